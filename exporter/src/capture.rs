@@ -1,0 +1,135 @@
+//! Snapshots as directories: kernel files under their own paths, to be read, attached to a report, and replayed.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use keyhole_policy::{Component, Kind, Pattern, Root, Row, Source, TABLE};
+use keyhole_proto::v1::Outcome;
+
+use crate::snapshot::{Content, Report, Snapshot};
+
+/// Reads a tree with `proc/` and `sys/` as a broker with these roots would.
+///
+/// Files are found by the policy's own patterns, so a tree with more in it (a fixture tree, or a whole host) does no
+/// harm, and symbolic links within it are followed.
+pub fn read_tree(dir: &Path) -> std::io::Result<Snapshot> {
+    fs::read_dir(dir)?;
+    let mut files = Vec::new();
+    let mut reports = Vec::new();
+    for row in TABLE {
+        let before = files.len();
+        for source in row.sources {
+            if let Some(root) = root_dir(dir, source) {
+                Walk { row, source, files: &mut files, end: before + row.entries }.source(&root);
+            }
+        }
+        reports.push((row.query, report(&files[before..])));
+    }
+    let mut snapshot = Snapshot::of_files(files);
+    for (query, report) in reports {
+        snapshot.set_report(query, report);
+    }
+    Ok(snapshot)
+}
+
+fn report(files: &[(Vec<u8>, Content)]) -> Report {
+    let bytes = files
+        .iter()
+        .map(|(_, content)| match content {
+            Content::Bytes { bytes, .. } => bytes.len() as u64,
+            _ => 0,
+        })
+        .sum();
+    let any = files.iter().any(|(_, content)| !matches!(content, Content::Errno(_)));
+    let outcome = if any { Outcome::Ok } else { Outcome::Absent };
+    Report { outcome, elapsed_ns: 0, bytes }
+}
+
+/// Where a root lies in a tree.
+fn root_dir(dir: &Path, source: &Source) -> Option<PathBuf> {
+    let first_of = |names: &[&str]| names.iter().map(|name| dir.join(name)).find(|path| path.exists());
+    match source.root {
+        Root::Udev => first_of(&["udev/data", "udev"]),
+        Root::OsRelease => first_of(&["etc", "usr/lib"]),
+        Root::Anchors | Root::Rootfs => None,
+        root => first_of(&[root.name()]),
+    }
+}
+
+/// Expands one source of a row below its root.
+struct Walk<'w> {
+    row: &'w Row,
+    source: &'w Source,
+    files: &'w mut Vec<(Vec<u8>, Content)>,
+    /// How many files there may be when the row is done.
+    end: usize,
+}
+
+impl Walk<'_> {
+    fn source(&mut self, root: &Path) {
+        // Every pattern of the table is tested to parse.
+        if let Ok(pattern) = Pattern::parse(self.source.pattern) {
+            self.below(root, self.source.root.name().as_bytes(), pattern.components());
+        }
+    }
+
+    fn below(&mut self, dir: &Path, name: &[u8], components: &[Component]) {
+        let Some((component, rest)) = components.split_first() else {
+            return self.read(dir, name);
+        };
+        let names: Vec<Vec<u8>> = match component {
+            Component::Fixed(names) => names.iter().map(|name| name.clone().into_bytes()).collect(),
+            Component::Wild(wild) => {
+                let mut names: Vec<Vec<u8>> = fs::read_dir(dir)
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|entry| Some(entry.ok()?.file_name().into_vec()))
+                    .filter(|name| wild.matches(name))
+                    .collect();
+                names.sort_unstable();
+                names
+            }
+        };
+        for child in names {
+            if self.files.len() >= self.end {
+                return;
+            }
+            let path = dir.join(std::ffi::OsStr::from_bytes(&child));
+            self.below(&path, &[name, b"/", &child].concat(), rest);
+        }
+    }
+
+    fn read(&mut self, path: &Path, name: &[u8]) {
+        let content = match self.source.kind {
+            Kind::Text => match read_text(path, self.row.file_bytes) {
+                Ok(Some(content)) => content,
+                Ok(None) => return,
+                Err(error) => match error.raw_os_error().unwrap_or(5) {
+                    // Absent, or a directory where a pattern met one.
+                    2 | 20 | 21 => return,
+                    errno => Content::Errno(errno as u32),
+                },
+            },
+            Kind::Link => match fs::read_link(path) {
+                Ok(target) => Content::Link(target.into_os_string().into_vec()),
+                Err(_) => return,
+            },
+            Kind::FileSystem => return,
+        };
+        self.files.push((name.to_vec(), content));
+    }
+}
+
+/// The first `limit` bytes of a regular file; none for anything else.
+fn read_text(path: &Path, limit: usize) -> std::io::Result<Option<Content>> {
+    if !fs::metadata(path)?.is_file() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+    let truncated = bytes.len() > limit;
+    bytes.truncate(limit);
+    Ok(Some(Content::Bytes { bytes, truncated }))
+}

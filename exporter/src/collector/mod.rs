@@ -1,0 +1,435 @@
+//! Collectors: one kernel subject a file, each a pure function from a snapshot to metric families.
+//!
+//! A collector's file holds its flags, the queries it needs, its families as rows, its parser and its tests; its row
+//! in [`COLLECTORS`] is all that the rest of the exporter knows of it.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use keyhole_proto::v1::{Outcome, Query};
+
+use crate::exposition::{Exposition, Family, Kind, Tally};
+use crate::options::{Flag, Options};
+use crate::snapshot::{Content, Snapshot};
+
+macro_rules! collectors {
+    ($($name:ident),* $(,)?) => {
+        $(pub mod $name;)*
+
+        /// Every collector, sorted by name.
+        pub const COLLECTORS: &[&Collector] = &[$(&$name::COLLECTOR),*];
+    };
+}
+
+collectors! {
+    arp,
+    bonding,
+    conntrack,
+    cpu,
+    cpufreq,
+    diskstats,
+    entropy,
+    filefd,
+    filesystem,
+    hwmon,
+    kernel_hung,
+    loadavg,
+    mdadm,
+    meminfo,
+    netclass,
+    netdev,
+    netstat,
+    os,
+    powersupplyclass,
+    pressure,
+    schedstat,
+    sockstat,
+    softnet,
+    stat,
+    textfile,
+    thermal_zone,
+    time,
+    timex,
+    udp_queues,
+    uname,
+    vmstat,
+}
+
+/// One collector: a row of the registry.
+#[derive(Debug)]
+pub struct Collector {
+    /// Its name, as node_exporter has it in `--collector.<name>`.
+    pub name: &'static str,
+    /// Whether it runs without being asked for.
+    pub default: bool,
+    /// One line on what it tells, for `--help`.
+    pub help: &'static str,
+    /// The queries that it cannot do without: when one of them fails, so does the collector.
+    pub queries: &'static [Query],
+    /// The queries that add to it where the broker may answer them.
+    pub optional: &'static [Query],
+    /// Its own flags, besides `--collector.<name>`.
+    pub flags: &'static [Flag],
+    /// The families it may give.
+    pub families: &'static [Family],
+    /// Turns a snapshot into samples.
+    pub collect: fn(&Context<'_>, &mut Exposition) -> Result<(), CollectError>,
+}
+
+/// What a collector works from.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// The host's files.
+    pub snapshot: &'a Snapshot,
+    /// The flags' values.
+    pub options: &'a Options,
+    /// What the exporter knows without the host.
+    pub own: &'a Own,
+}
+
+/// What the exporter knows without the host's files, taken once a scrape.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// The wall clock.
+    pub now: SystemTime,
+    /// The node's name, from the environment variable `NODE_NAME`.
+    pub node_name: Option<String>,
+    /// The kernel's clock discipline, or the errno of adjtimex(2).
+    pub timex: Result<keyhole_os::Timex, i32>,
+    /// The files of `--collector.textfile.directory`.
+    pub text_files: Vec<TextFile>,
+}
+
+/// A file of the textfile collector.
+#[derive(Debug, Clone)]
+pub struct TextFile {
+    /// Its path.
+    pub path: String,
+    /// When it was last changed.
+    pub modified: SystemTime,
+    /// What it holds, or why it could not be read.
+    pub content: Result<Vec<u8>, String>,
+}
+
+/// Why a collector gave less than it should.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum CollectError {
+    /// The host has nothing of the kind. Not a failure.
+    #[error("the host has no {0}")]
+    NoData(String),
+    /// The host has it, and the broker could not read it.
+    #[error("{path}: errno {errno}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        errno: u32,
+    },
+    /// A file is not as the kernel documents it.
+    #[error("{path}: {item}")]
+    Malformed {
+        /// The file.
+        path: String,
+        /// What was looked for and where.
+        item: String,
+    },
+    /// A query that the collector needs did not end well.
+    #[error("query {query}: {outcome}")]
+    Query {
+        /// The query's name in the contract.
+        query: &'static str,
+        /// How it ended.
+        outcome: &'static str,
+    },
+    /// A system call of the exporter itself was refused.
+    #[error("{call}: errno {errno}")]
+    Refused {
+        /// The system call.
+        call: &'static str,
+        /// Why.
+        errno: i32,
+    },
+}
+
+impl CollectError {
+    /// A file that is not as the kernel documents it.
+    pub fn malformed(path: &str, item: impl Into<String>) -> Self {
+        CollectError::Malformed { path: path.to_owned(), item: item.into() }
+    }
+}
+
+impl<'a> Context<'a> {
+    /// The bytes of a file that the collector cannot do without.
+    pub fn require(&self, path: &str) -> Result<&'a [u8], CollectError> {
+        match self.snapshot.content(path) {
+            Some(Content::Bytes { bytes, .. }) => Ok(bytes),
+            Some(Content::Errno(errno)) if !absent(*errno) => {
+                Err(CollectError::Unreadable { path: path.to_owned(), errno: *errno })
+            }
+            _ => Err(CollectError::NoData(path.to_owned())),
+        }
+    }
+}
+
+/// ENOENT, ENODEV, ESRCH and ENOTDIR: the host does not have it.
+fn absent(errno: u32) -> bool {
+    matches!(errno, 2 | 3 | 19 | 20)
+}
+
+/// How one collector did in one scrape.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// The collector's name.
+    pub name: &'static str,
+    /// How long it took.
+    pub duration: Duration,
+    /// What became of it.
+    pub result: Result<(), CollectError>,
+    /// What it added.
+    pub tally: Tally,
+}
+
+/// The queries that `collectors` need, each once.
+pub fn queries(collectors: &[&Collector]) -> Vec<Query> {
+    let mut queries: Vec<Query> = collectors
+        .iter()
+        .flat_map(|collector| collector.queries.iter().chain(collector.optional))
+        .copied()
+        .collect();
+    queries.sort_unstable();
+    queries.dedup();
+    queries
+}
+
+/// Runs `collectors` over one snapshot, each with room for at most `limit` series.
+pub fn run(
+    collectors: &[&'static Collector],
+    context: &Context<'_>,
+    limit: usize,
+    out: &mut Exposition,
+) -> Vec<Run> {
+    let runs: Vec<Run> = collectors
+        .iter()
+        .map(|collector| {
+            let start = Instant::now();
+            out.begin(limit);
+            let result = (collector.collect)(context, out);
+            let tally = out.end();
+            let result = failed_query(collector, context.snapshot).map_or(result, Err);
+            Run { name: collector.name, duration: start.elapsed(), result, tally }
+        })
+        .collect();
+    for run in &runs {
+        let name = [run.name.as_bytes()];
+        out.add(&DURATION, &name, run.duration.as_secs_f64());
+        out.add(&SUCCESS, &name, run.result.is_ok());
+        out.add(&SERIES, &name, run.tally.series);
+        if run.tally.over_limit > 0 {
+            out.add(&DROPPED, &name, run.tally.over_limit);
+        }
+        if run.tally.skipped > 0 {
+            out.add(&SKIPPED, &name, run.tally.skipped);
+        }
+    }
+    runs
+}
+
+/// A query that the collector needs and that did not end well, for a better reason than that nothing is there.
+fn failed_query(collector: &Collector, snapshot: &Snapshot) -> Option<CollectError> {
+    collector.queries.iter().find_map(|&query| {
+        let outcome = snapshot.report(query)?.outcome;
+        match outcome {
+            Outcome::Ok | Outcome::Absent => None,
+            _ => Some(CollectError::Query {
+                query: short(query.as_str_name(), "QUERY_"),
+                outcome: short(outcome.as_str_name(), "OUTCOME_"),
+            }),
+        }
+    })
+}
+
+fn short(name: &'static str, prefix: &str) -> &'static str {
+    name.strip_prefix(prefix).unwrap_or(name)
+}
+
+/// The families that [`run`] gives of its own.
+pub const FAMILIES: &[Family] = &[DURATION, SUCCESS, SERIES, DROPPED, SKIPPED];
+
+const DURATION: Family = Family {
+    name: "node_scrape_collector_duration_seconds",
+    help: "Time that the collector took to turn kernel files into samples.",
+    kind: Kind::Gauge,
+    labels: &["collector"],
+    source: "exporter",
+};
+const SUCCESS: Family = Family {
+    name: "node_scrape_collector_success",
+    help: "Whether the collector gave its metrics.",
+    kind: Kind::Gauge,
+    labels: &["collector"],
+    source: "exporter",
+};
+const SERIES: Family = Family {
+    name: "keyhole_collector_series",
+    help: "Series that the collector gave in this scrape.",
+    kind: Kind::Gauge,
+    labels: &["collector"],
+    source: "exporter",
+};
+const DROPPED: Family = Family {
+    name: "keyhole_collector_series_dropped",
+    help: "Series of this scrape that were dropped because the collector reached its limit.",
+    kind: Kind::Gauge,
+    labels: &["collector"],
+    source: "exporter",
+};
+const SKIPPED: Family = Family {
+    name: "keyhole_collector_skipped",
+    help: "Items in the collector's kernel files that could not be read in this scrape, and were left out.",
+    kind: Kind::Gauge,
+    labels: &["collector"],
+    source: "exporter",
+};
+
+/// The flags of all collectors, their switches among them, sorted by name.
+pub fn flags() -> Vec<Flag> {
+    use crate::options::FlagKind;
+    let mut flags = Vec::new();
+    for collector in COLLECTORS {
+        let name: &'static str = switch(collector.name);
+        flags.push(Flag { name, kind: FlagKind::Switch(collector.default), help: collector.help });
+        flags.extend_from_slice(collector.flags);
+    }
+    flags.sort_by_key(|flag| flag.name);
+    flags
+}
+
+/// The name of a collector's switch: `collector.<name>`.
+pub fn switch(name: &str) -> &'static str {
+    use std::sync::OnceLock;
+    static NAMES: OnceLock<Vec<String>> = OnceLock::new();
+    let names = NAMES.get_or_init(|| COLLECTORS.iter().map(|c| format!("collector.{}", c.name)).collect());
+    names.iter().find(|switch| switch.strip_prefix("collector.") == Some(name)).map_or("", String::as_str)
+}
+
+#[cfg(test)]
+pub mod testing {
+    //! What the collectors' tests share: kernel text in, exposition text out.
+
+    use super::*;
+
+    /// What the exporter knows of itself in tests: nothing, at the epoch.
+    pub fn own() -> Own {
+        Own {
+            now: SystemTime::UNIX_EPOCH,
+            node_name: Some("node-1".into()),
+            timex: Err(1),
+            text_files: Vec::new(),
+        }
+    }
+
+    /// Runs one collector over `files` with the given flags; gives its samples without HELP and TYPE lines.
+    pub fn collect(
+        collector: &'static Collector,
+        files: &[(&str, &[u8])],
+        flags: &[&str],
+    ) -> Result<String, CollectError> {
+        let files = files
+            .iter()
+            .map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(bytes.to_vec())))
+            .collect();
+        collect_snapshot(collector, &Snapshot::of_files(files), flags, &own())
+    }
+
+    /// The same, over a snapshot.
+    pub fn collect_snapshot(
+        collector: &'static Collector,
+        snapshot: &Snapshot,
+        flags: &[&str],
+        own: &Own,
+    ) -> Result<String, CollectError> {
+        let arguments = flags.iter().map(|flag| (*flag).to_owned());
+        let (options, _) = Options::parse(&super::flags(), arguments).expect("valid flags");
+        let mut out = Exposition::new();
+        (collector.collect)(&Context { snapshot, options: &options, own }, &mut out)?;
+        Ok(out
+            .to_text()
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| format!("{line}\n"))
+            .collect())
+    }
+
+    /// Runs a collector over any bytes in any of `paths`; all that is asked is that it ends.
+    pub fn survives(collector: &'static Collector, paths: &[&str]) {
+        use proptest::prelude::*;
+        let arbitrary = proptest::collection::vec(any::<u8>(), 0..200);
+        // Random bytes seldom look like kernel text: letters, digits and separators do more often.
+        let texty = "[a-zA-Z0-9_:.()\\[\\]/ \\t\\n-]{0,200}".prop_map(String::into_bytes);
+        let content = prop_oneof![arbitrary, texty];
+        let files = proptest::collection::vec(proptest::option::of(content), paths.len());
+        let mut runner = proptest::test_runner::TestRunner::default();
+        runner
+            .run(&files, |files| {
+                let present: Vec<(&str, &[u8])> = paths
+                    .iter()
+                    .zip(&files)
+                    .filter_map(|(path, bytes)| Some((*path, bytes.as_deref()?)))
+                    .collect();
+                let _ = collect(collector, &present, &[]);
+                Ok(())
+            })
+            .expect("the collector survives any bytes");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn collectors_are_sorted_and_named_once() {
+        assert!(COLLECTORS.windows(2).all(|pair| pair[0].name < pair[1].name));
+    }
+
+    #[test]
+    fn every_flag_is_named_once_and_its_default_is_valid() {
+        let flags = flags();
+        for pair in flags.windows(2) {
+            assert_ne!(pair[0].name, pair[1].name);
+        }
+        for flag in &flags {
+            if let crate::options::FlagKind::Regexp(text) = flag.kind {
+                assert!(
+                    text.is_empty() || Options::defaults(&flags).regexp(flag.name).is_some(),
+                    "{}",
+                    flag.name
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn families_are_declared_once_with_valid_names() {
+        let mut names = Vec::new();
+        for collector in COLLECTORS {
+            for family in collector.families {
+                let plain = family.name.replace(['<', '>'], "");
+                assert_eq!(crate::exposition::metric_name(&plain), plain);
+                assert!(family.help.ends_with('.'), "{}: a help text is a sentence", family.name);
+                names.push(family.name);
+            }
+        }
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    }
+
+    #[test]
+    fn a_query_that_failed_fails_the_collectors_that_need_it() {
+        let report = |outcome| crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0 };
+        let mut snapshot = Snapshot::default();
+        snapshot.set_report(Query::Loadavg, report(Outcome::Stuck));
+        assert_eq!(failed_query(&loadavg::COLLECTOR, &snapshot).unwrap().to_string(), "query LOADAVG: STUCK");
+        snapshot.set_report(Query::Loadavg, report(Outcome::Absent));
+        assert_eq!(failed_query(&loadavg::COLLECTOR, &snapshot), None);
+    }
+}

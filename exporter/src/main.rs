@@ -1,0 +1,6 @@
+//! The exporter; everything is in the library.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    keyhole_exporter::cli::main()
+}

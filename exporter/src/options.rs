@@ -1,0 +1,429 @@
+//! Flags as rows, and the values that a command line gave them.
+//!
+//! Names, defaults and manners are node_exporter's (kingpin's): `--name`, `--no-name` for switches, `--name=value` or
+//! `--name value` for the rest, and a flag that may stand once may stand once only.
+
+use std::collections::BTreeMap;
+
+use regex::bytes::Regex;
+
+/// One flag.
+#[derive(Debug, Clone, Copy)]
+pub struct Flag {
+    /// Its name, without the dashes.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: FlagKind,
+    /// One line on what it does; empty for an alias, which is not shown.
+    pub help: &'static str,
+}
+
+/// What a flag takes, with its default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlagKind {
+    /// Nothing: on or off.
+    Switch(bool),
+    /// A regular expression (RE2's syntax); empty for none.
+    Regexp(&'static str),
+    /// Any text; empty for none.
+    Text(&'static str),
+    /// Any number of texts.
+    Texts,
+    /// A whole number.
+    Number(u64),
+    /// A duration as Go writes it: `5s`, `1m30s`, `250ms`.
+    Duration(&'static str),
+    /// Another flag's old name.
+    Alias(&'static str),
+}
+
+/// A flag's value.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// On or off.
+    Switch(bool),
+    /// A compiled regular expression.
+    Regexp(Option<Regex>),
+    /// Text.
+    Text(String),
+    /// Texts in the order given.
+    Texts(Vec<String>),
+    /// A whole number.
+    Number(u64),
+    /// A duration.
+    Duration(std::time::Duration),
+}
+
+/// The values of all flags.
+#[derive(Debug, Clone)]
+pub struct Options {
+    values: BTreeMap<&'static str, Value>,
+    given: Vec<&'static str>,
+}
+
+/// What is wrong with a command line.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum OptionError {
+    /// No such flag.
+    #[error("unknown flag --{flag}{}; try --help", near.map(|near| format!(" (did you mean --{near}?)")).unwrap_or_default())]
+    Unknown {
+        /// As it was given.
+        flag: String,
+        /// The flag that looks most like it.
+        near: Option<&'static str>,
+    },
+    /// A value that the flag cannot take.
+    #[error("--{flag}={value:?}: {reason}")]
+    Invalid {
+        /// The flag.
+        flag: &'static str,
+        /// The value.
+        value: String,
+        /// Why not.
+        reason: String,
+    },
+    /// No value where one is needed.
+    #[error("--{flag} needs a value: --{flag}=VALUE")]
+    Missing {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// A value where none is taken.
+    #[error("--{flag} takes no value: use --{flag} or --no-{flag}")]
+    Unexpected {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// Twice the same.
+    #[error("--{flag} cannot be repeated")]
+    Repeated {
+        /// The flag.
+        flag: &'static str,
+    },
+    /// Two flags that exclude each other.
+    #[error("--{one} and --{other} exclude each other: give one of them")]
+    Exclusive {
+        /// The one.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
+}
+
+impl Options {
+    /// The defaults of `flags`. Defaults are tested to be valid.
+    pub fn defaults(flags: &[Flag]) -> Self {
+        let values = flags.iter().filter_map(|flag| Some((flag.name, default(flag.kind)?))).collect();
+        Self { values, given: Vec::new() }
+    }
+
+    /// Reads a command line over the defaults of `flags`. Bare words are given back, in order.
+    pub fn parse(
+        flags: &[Flag],
+        arguments: impl IntoIterator<Item = String>,
+    ) -> Result<(Self, Vec<String>), OptionError> {
+        let mut options = Self::defaults(flags);
+        let mut words = Vec::new();
+        let mut arguments = arguments.into_iter();
+        while let Some(argument) = arguments.next() {
+            let Some(flag) = argument.strip_prefix("--").filter(|flag| !flag.is_empty()) else {
+                words.push(argument);
+                continue;
+            };
+            let (name, value) = match flag.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (flag, None),
+            };
+            options.take(flags, name, value, &mut arguments)?;
+        }
+        Ok((options, words))
+    }
+
+    fn take(
+        &mut self,
+        flags: &[Flag],
+        name: &str,
+        value: Option<String>,
+        rest: &mut impl Iterator<Item = String>,
+    ) -> Result<(), OptionError> {
+        let (flag, on) = find(flags, name)?;
+        let name = flag.name;
+        if matches!(flag.kind, FlagKind::Switch(_)) {
+            if value.is_some() {
+                return Err(OptionError::Unexpected { flag: name });
+            }
+            self.once(name)?;
+            self.values.insert(name, Value::Switch(on));
+            return Ok(());
+        }
+        let value = value.or_else(|| rest.next()).ok_or(OptionError::Missing { flag: name })?;
+        if let Some(Value::Texts(texts)) = self.values.get_mut(name) {
+            texts.push(value);
+            if !self.given.contains(&name) {
+                self.given.push(name);
+            }
+            return Ok(());
+        }
+        self.once(name)?;
+        let parsed = parse_value(flag.kind, &value).map_err(|reason| OptionError::Invalid {
+            flag: name,
+            value,
+            reason,
+        })?;
+        self.values.insert(name, parsed);
+        Ok(())
+    }
+
+    fn once(&mut self, flag: &'static str) -> Result<(), OptionError> {
+        if self.given.contains(&flag) {
+            return Err(OptionError::Repeated { flag });
+        }
+        self.given.push(flag);
+        Ok(())
+    }
+
+    /// Refuses `one` and `other` given together.
+    pub fn exclusive(&self, one: &'static str, other: &'static str) -> Result<(), OptionError> {
+        match self.was_given(one) && self.was_given(other) {
+            true => Err(OptionError::Exclusive { one, other }),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether the command line gave the flag.
+    pub fn was_given(&self, flag: &str) -> bool {
+        self.given.contains(&flag)
+    }
+
+    /// Whether a switch is on; off when there is no such switch.
+    pub fn switch(&self, flag: &str) -> bool {
+        matches!(self.values.get(flag), Some(Value::Switch(true)))
+    }
+
+    /// A flag's regular expression; none when it is empty.
+    pub fn regexp(&self, flag: &str) -> Option<&Regex> {
+        match self.values.get(flag) {
+            Some(Value::Regexp(regexp)) => regexp.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// A flag's text; empty when there is none.
+    pub fn text(&self, flag: &str) -> &str {
+        match self.values.get(flag) {
+            Some(Value::Text(text)) => text,
+            _ => "",
+        }
+    }
+
+    /// The texts of a flag that may be repeated.
+    pub fn texts(&self, flag: &str) -> &[String] {
+        match self.values.get(flag) {
+            Some(Value::Texts(texts)) => texts,
+            _ => &[],
+        }
+    }
+
+    /// A flag's number.
+    pub fn number(&self, flag: &str) -> u64 {
+        match self.values.get(flag) {
+            Some(Value::Number(number)) => *number,
+            _ => 0,
+        }
+    }
+
+    /// A flag's duration.
+    pub fn duration(&self, flag: &str) -> std::time::Duration {
+        match self.values.get(flag) {
+            Some(Value::Duration(duration)) => *duration,
+            _ => std::time::Duration::ZERO,
+        }
+    }
+
+    /// Overrides a switch, as `--collector.disable-defaults` does.
+    pub fn set_switch(&mut self, flag: &'static str, on: bool) {
+        self.values.insert(flag, Value::Switch(on));
+    }
+
+    /// Whether `name` passes an include and an exclude expression: an include must match, an exclude must not.
+    pub fn passes(&self, include: &str, exclude: &str, name: &[u8]) -> bool {
+        self.regexp(include).is_none_or(|regexp| regexp.is_match(name))
+            && self.regexp(exclude).is_none_or(|regexp| !regexp.is_match(name))
+    }
+}
+
+/// The flag that `name` stands for, and whether it switches on.
+fn find<'f>(flags: &'f [Flag], name: &str) -> Result<(&'f Flag, bool), OptionError> {
+    let by_name = |name: &str| flags.iter().find(|flag| flag.name == name);
+    if let Some(flag) = by_name(name) {
+        return match flag.kind {
+            FlagKind::Alias(target) => find(flags, target),
+            _ => Ok((flag, true)),
+        };
+    }
+    let switched_off =
+        name.strip_prefix("no-").and_then(by_name).filter(|flag| matches!(flag.kind, FlagKind::Switch(_)));
+    match switched_off {
+        Some(flag) => Ok((flag, false)),
+        None => Err(OptionError::Unknown { flag: name.to_owned(), near: near_miss(flags, name) }),
+    }
+}
+
+fn default(kind: FlagKind) -> Option<Value> {
+    Some(match kind {
+        FlagKind::Switch(on) => Value::Switch(on),
+        FlagKind::Texts => Value::Texts(Vec::new()),
+        FlagKind::Number(number) => Value::Number(number),
+        FlagKind::Alias(_) => return None,
+        FlagKind::Regexp(text) | FlagKind::Text(text) | FlagKind::Duration(text) => {
+            parse_value(kind, text).ok()?
+        }
+    })
+}
+
+fn parse_value(kind: FlagKind, value: &str) -> Result<Value, String> {
+    Ok(match kind {
+        FlagKind::Regexp(_) if value.is_empty() => Value::Regexp(None),
+        FlagKind::Regexp(_) => Value::Regexp(Some(Regex::new(value).map_err(one_line)?)),
+        FlagKind::Number(_) => Value::Number(value.parse().map_err(|_| "not a whole number".to_owned())?),
+        FlagKind::Duration(_) => {
+            Value::Duration(go_duration(value).ok_or("not a duration such as 5s, 1m30s or 250ms")?)
+        }
+        _ => Value::Text(value.to_owned()),
+    })
+}
+
+/// The regex crate draws its errors over several lines; the last says what is wrong.
+fn one_line(error: regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or(&text);
+    format!("not a regular expression: {}", last.trim_start_matches("error: "))
+}
+
+/// A duration in Go's notation, in whole nanoseconds; at most a year.
+fn go_duration(text: &str) -> Option<std::time::Duration> {
+    let mut rest = text;
+    let mut seconds = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..unit] {
+                "ns" => 1e-9,
+                "us" | "µs" => 1e-6,
+                "ms" => 1e-3,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    let within_a_year = (0.0..31_536_000.0).contains(&seconds) && !text.is_empty();
+    within_a_year.then(|| std::time::Duration::from_secs_f64(seconds))
+}
+
+/// The flag that differs least from `name`, when it differs by few letters.
+fn near_miss(flags: &[Flag], name: &str) -> Option<&'static str> {
+    let bare = name.strip_prefix("no-").unwrap_or(name);
+    flags
+        .iter()
+        .map(|flag| (distance(flag.name.as_bytes(), bare.as_bytes()), flag.name))
+        .min()
+        .filter(|(distance, _)| *distance <= 3.max(bare.len() / 6))
+        .map(|(_, name)| name)
+}
+
+/// Levenshtein's distance, over at most 128 bytes.
+fn distance(a: &[u8], b: &[u8]) -> usize {
+    let (a, b) = (&a[..a.len().min(128)], &b[..b.len().min(128)]);
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FLAGS: &[Flag] = &[
+        Flag { name: "collector.cpu", kind: FlagKind::Switch(true), help: "" },
+        Flag { name: "device-exclude", kind: FlagKind::Regexp("^lo$"), help: "" },
+        Flag { name: "ignored-devices", kind: FlagKind::Alias("device-exclude"), help: "" },
+        Flag { name: "listen", kind: FlagKind::Texts, help: "" },
+        Flag { name: "max", kind: FlagKind::Number(40), help: "" },
+        Flag { name: "wait", kind: FlagKind::Duration("5s"), help: "" },
+    ];
+
+    fn parse(arguments: &[&str]) -> Result<(Options, Vec<String>), OptionError> {
+        Options::parse(FLAGS, arguments.iter().map(|a| a.to_string()))
+    }
+
+    #[test]
+    fn defaults_hold_until_they_are_overridden() {
+        let (options, _) = parse(&[]).unwrap();
+        assert!(options.switch("collector.cpu"));
+        assert!(!options.passes("none", "device-exclude", b"lo"));
+        let (options, words) =
+            parse(&["--no-collector.cpu", "query", "--device-exclude", "x", "--wait=1m0.5s"]).unwrap();
+        assert!(!options.switch("collector.cpu"));
+        assert!(options.passes("none", "device-exclude", b"lo"));
+        assert_eq!(options.duration("wait"), std::time::Duration::from_millis(60_500));
+        assert_eq!(words, ["query"]);
+    }
+
+    #[test]
+    fn an_old_name_sets_the_new_flag_and_both_are_too_many() {
+        let (options, _) = parse(&["--ignored-devices=^veth"]).unwrap();
+        assert!(!options.passes("", "device-exclude", b"veth0"));
+        assert_eq!(
+            parse(&["--ignored-devices=a", "--device-exclude=b"]).unwrap_err(),
+            OptionError::Repeated { flag: "device-exclude" }
+        );
+    }
+
+    #[test]
+    fn a_flag_that_may_repeat_keeps_its_order() {
+        let (options, _) = parse(&["--listen=:9100", "--listen", "[::1]:9100"]).unwrap();
+        assert_eq!(options.texts("listen"), [":9100", "[::1]:9100"]);
+    }
+
+    #[test]
+    fn errors_name_the_flag_the_value_and_a_near_miss() {
+        let message = |arguments: &[&str]| parse(arguments).unwrap_err().to_string();
+        assert_eq!(
+            message(&["--colector.cpu"]),
+            "unknown flag --colector.cpu (did you mean --collector.cpu?); try --help"
+        );
+        assert!(message(&["--device-exclude=("]).starts_with("--device-exclude=\"(\": not a regular"));
+        assert!(!message(&["--device-exclude=(\n"]).contains('\n'));
+        assert_eq!(message(&["--max=many"]), "--max=\"many\": not a whole number");
+        assert_eq!(message(&["--max"]), "--max needs a value: --max=VALUE");
+        assert!(message(&["--collector.cpu=true"]).contains("takes no value"));
+        assert!(message(&["--wait=5"]).contains("not a duration"));
+        assert!(message(&["--something-else-altogether"]).ends_with("altogether; try --help"));
+    }
+
+    proptest! {
+        #[test]
+        fn any_command_line_is_read_or_refused(arguments in proptest::collection::vec("\\PC{0,20}", 0..6)) {
+            let _ = Options::parse(FLAGS, arguments);
+        }
+
+        #[test]
+        fn any_duration_is_read_or_refused(text in "[0-9.smhnuµ]{0,12}") {
+            let _ = go_duration(&text);
+        }
+    }
+}

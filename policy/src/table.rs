@@ -1,0 +1,264 @@
+//! The table: what each query may read, and no more.
+
+use keyhole_proto::v1::Query;
+
+/// A directory or file that was given to the broker at start-up; every pattern is relative to one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Root {
+    /// The host's procfs (`--path.procfs`).
+    Proc,
+    /// The host's sysfs (`--path.sysfs`).
+    Sys,
+    /// What udev knows of devices (`--path.udev.data`).
+    Udev,
+    /// The os-release file (`--path.os-release`); its one pattern is the file itself.
+    OsRelease,
+    /// The broker's own `/proc/self`.
+    Own,
+    /// The empty directories given for statfs (`--filesystem.anchor`).
+    Anchors,
+    /// The host's root directory (`--path.rootfs`), for statfs alone.
+    Rootfs,
+}
+
+impl Root {
+    /// The first component of the paths below it, on the wire and in a capture.
+    pub fn name(self) -> &'static str {
+        match self {
+            Root::Proc => "proc",
+            Root::Sys => "sys",
+            Root::Udev => "udev",
+            Root::OsRelease => "etc",
+            Root::Own => "own",
+            Root::Anchors => "anchors",
+            Root::Rootfs => "rootfs",
+        }
+    }
+}
+
+/// What is taken of a path that matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Its bytes.
+    Text,
+    /// Where the symbolic link points.
+    Link,
+    /// The numbers of its file system.
+    FileSystem,
+}
+
+/// The least that a pod must be given for a row to be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rung {
+    /// No host mount: the file is the same in every container.
+    Own,
+    /// The host's /proc and /sys.
+    Host,
+}
+
+/// A pattern below a root.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// Where it starts.
+    pub root: Root,
+    /// The pattern, in the language of [`crate::Pattern`].
+    pub pattern: &'static str,
+    /// What is taken.
+    pub kind: Kind,
+}
+
+/// One row: everything that one query may read.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// The query.
+    pub query: Query,
+    /// Its sources, read in this order.
+    pub sources: &'static [Source],
+    /// The rung it needs.
+    pub rung: Rung,
+    /// The most bytes of one file that are handed over.
+    pub file_bytes: usize,
+    /// The most files, links and file systems in one answer.
+    pub entries: usize,
+}
+
+const fn proc(pattern: &'static str) -> Source {
+    Source { root: Root::Proc, pattern, kind: Kind::Text }
+}
+
+const fn sys(pattern: &'static str) -> Source {
+    Source { root: Root::Sys, pattern, kind: Kind::Text }
+}
+
+const fn sys_link(pattern: &'static str) -> Source {
+    Source { root: Root::Sys, pattern, kind: Kind::Link }
+}
+
+/// A sysfs attribute is at most a page.
+const PAGE: usize = 4 << 10;
+const KIB_64: usize = 64 << 10;
+const MIB: usize = 1 << 20;
+const MIB_4: usize = 4 << 20;
+
+/// The table. A row: query, sources, rung, bytes a file, files.
+#[rustfmt::skip]
+pub const TABLE: &[Row] = &[
+    row_of(Query::Stat, &[proc("stat")], Rung::Own, MIB, 1),
+    row_of(Query::Loadavg, &[proc("loadavg")], Rung::Own, PAGE, 1),
+    row_of(Query::Meminfo, &[proc("meminfo")], Rung::Own, KIB_64, 1),
+    row_of(Query::Vmstat, &[proc("vmstat")], Rung::Own, KIB_64, 1),
+    row_of(Query::Pressure, &[proc("pressure/{cpu,io,irq,memory}")], Rung::Own, PAGE, 4),
+    row_of(Query::Diskstats, &[proc("diskstats")], Rung::Own, MIB_4, 1),
+    row_of(Query::Block, &[sys("block/*/queue/rotational")], Rung::Own, PAGE, 4096),
+    row_of(Query::Udev, &[Source { root: Root::Udev, pattern: "b#:#", kind: Kind::Text }], Rung::Host, KIB_64, 4096),
+    row_of(Query::FileNr, &[proc("sys/fs/file-nr")], Rung::Own, PAGE, 1),
+    row_of(Query::Random, &[proc("sys/kernel/random/{entropy_avail,poolsize}")], Rung::Own, PAGE, 2),
+    row_of(Query::Schedstat, &[proc("schedstat")], Rung::Own, MIB_4, 1),
+    row_of(Query::Kernel, &[proc("sys/kernel/{ostype,osrelease,version,arch}")], Rung::Own, PAGE, 4),
+    row_of(Query::HungTasks, &[proc("sys/kernel/hung_task_detect_count")], Rung::Own, PAGE, 1),
+    row_of(Query::Cpu, &[
+        sys("devices/system/cpu/{isolated,online,offline}"),
+        sys("devices/system/cpu/cpu#/online"),
+        sys("devices/system/cpu/cpu#/topology/{physical_package_id,core_id}"),
+        sys("devices/system/cpu/cpu#/thermal_throttle/{core_throttle_count,package_throttle_count}"),
+    ], Rung::Own, PAGE, 32768),
+    row_of(Query::Cpuinfo, &[proc("cpuinfo")], Rung::Own, MIB_4, 1),
+    row_of(Query::Cpufreq, &[
+        sys("devices/system/cpu/cpu#/cpufreq/{cpuinfo_avg_freq,cpuinfo_cur_freq,cpuinfo_max_freq,cpuinfo_min_freq}"),
+        sys("devices/system/cpu/cpu#/cpufreq/{scaling_available_governors,scaling_cur_freq,scaling_governor,scaling_max_freq,scaling_min_freq}"),
+    ], Rung::Own, PAGE, 32768),
+    row_of(Query::CpuVulnerabilities, &[sys("devices/system/cpu/vulnerabilities/*")], Rung::Own, PAGE, 256),
+    row_of(Query::Clocksource, &[sys("devices/system/clocksource/clocksource#/{available_clocksource,current_clocksource}")], Rung::Own, PAGE, 16),
+    row_of(Query::Softnet, &[proc("1/net/softnet_stat")], Rung::Own, MIB, 1),
+    row_of(Query::Md, &[proc("mdstat"), sys("block/md*/md/{raid_disks,degraded}")], Rung::Own, MIB, 1024),
+    row_of(Query::Hwmon, &[
+        sys_link("class/hwmon/hwmon#"),
+        sys_link("class/hwmon/hwmon#/device"),
+        sys("class/hwmon/hwmon#/{name,beep_enable,update_interval,vrm}"),
+        sys("class/hwmon/hwmon#/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#"),
+        sys("class/hwmon/hwmon#/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#_*"),
+        // Drivers older than Linux 3.15 keep their attributes in the device's directory.
+        sys("class/hwmon/hwmon#/device/{name,beep_enable,update_interval,vrm}"),
+        sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#"),
+        sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#_*"),
+    ], Rung::Own, PAGE, 8192),
+    row_of(Query::Thermal, &[
+        sys("class/thermal/thermal_zone#/{type,temp,policy,mode,passive}"),
+        sys("class/thermal/cooling_device#/{type,cur_state,max_state}"),
+    ], Rung::Own, PAGE, 8192),
+    row_of(Query::PowerSupply, &[sys("class/power_supply/*/*")], Rung::Own, PAGE, 4096),
+    row_of(Query::OsRelease, &[Source { root: Root::OsRelease, pattern: "os-release", kind: Kind::Text }], Rung::Host, KIB_64, 1),
+
+    row_of(Query::NetDev, &[proc("1/net/dev")], Rung::Host, MIB_4, 1),
+    row_of(Query::NetClass, &[
+        sys("class/net/*/{addr_assign_type,address,broadcast,carrier,carrier_changes,carrier_down_count,carrier_up_count,dev_id,dormant,duplex,flags}"),
+        sys("class/net/*/{ifalias,ifindex,iflink,link_mode,mtu,name_assign_type,netdev_group,operstate,phys_port_id,phys_port_name,phys_switch_id,speed,tx_queue_len,type}"),
+        sys("class/net/*/statistics/rx_nohandler"),
+    ], Rung::Host, PAGE, 65536),
+    row_of(Query::NetSnmp, &[proc("1/net/{netstat,snmp,snmp6}")], Rung::Host, KIB_64, 3),
+    row_of(Query::Sockstat, &[proc("1/net/{sockstat,sockstat6}")], Rung::Host, PAGE, 2),
+    row_of(Query::Udp, &[proc("1/net/{udp,udp6}")], Rung::Host, MIB_4, 2),
+    row_of(Query::Arp, &[proc("1/net/arp")], Rung::Host, MIB_4, 1),
+    row_of(Query::Conntrack, &[proc("1/net/stat/nf_conntrack"), proc("sys/net/netfilter/nf_conntrack_max")], Rung::Host, KIB_64, 2),
+    row_of(Query::Bonding, &[
+        sys("class/net/bonding_masters"),
+        sys("class/net/*/bonding/slaves"),
+        sys("class/net/*/lower_*/bonding_slave/mii_status"),
+        sys("class/net/*/slave_*/bonding_slave/mii_status"),
+    ], Rung::Host, PAGE, 4096),
+
+    row_of(Query::Mounts, &[proc("1/mountinfo")], Rung::Host, MIB_4, 1),
+    row_of(Query::OwnMounts, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Rung::Own, MIB_4, 1),
+    row_of(Query::Anchors, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Rung::Own, PAGE, 64),
+    row_of(Query::RootFileSystems, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Rung::Host, PAGE, 8192),
+];
+
+const fn row_of(
+    query: Query,
+    sources: &'static [Source],
+    rung: Rung,
+    file_bytes: usize,
+    entries: usize,
+) -> Row {
+    Row { query, sources, rung, file_bytes, entries }
+}
+
+/// The row of a query; none for `QUERY_UNSPECIFIED`.
+pub fn row(query: Query) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.query == query)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Pattern;
+
+    fn sources() -> impl Iterator<Item = &'static Source> {
+        TABLE.iter().flat_map(|row| row.sources)
+    }
+
+    #[test]
+    fn every_query_has_exactly_one_row() {
+        // Enum values of the contract stay below 256; a gap is a value that was never given out.
+        let queries = (1..256).filter_map(|value| Query::try_from(value).ok());
+        let mut seen = 0;
+        for query in queries {
+            let rows = TABLE.iter().filter(|row| row.query == query).count();
+            assert_eq!(rows, 1, "{}", query.as_str_name());
+            seen += 1;
+        }
+        assert_eq!(seen, TABLE.len());
+        assert!(row(Query::Unspecified).is_none());
+    }
+
+    #[test]
+    fn every_pattern_parses() {
+        for source in sources() {
+            Pattern::parse(source.pattern).unwrap();
+        }
+    }
+
+    #[test]
+    fn procfs_patterns_are_fixed_since_nothing_of_procfs_is_opened_after_the_seal() {
+        for source in sources().filter(|source| source.root == Root::Proc) {
+            assert!(Pattern::parse(source.pattern).unwrap().is_fixed(), "{}", source.pattern);
+        }
+    }
+
+    #[test]
+    fn no_pattern_reads_the_brokers_own_network_namespace() {
+        for source in sources().filter(|source| source.root == Root::Proc) {
+            assert!(!source.pattern.starts_with("net"), "{}", source.pattern);
+            assert!(!source.pattern.starts_with("self"), "{}", source.pattern);
+            // The limit is global; everything else below sys/net is the reader's own.
+            if source.pattern.starts_with("sys/net") {
+                assert_eq!(source.pattern, "sys/net/netfilter/nf_conntrack_max");
+            }
+        }
+    }
+
+    #[test]
+    fn what_lies_in_the_hosts_network_namespace_needs_the_host_rung() {
+        for row in TABLE {
+            for source in row.sources {
+                let namespaced = source.pattern.starts_with("1/") || source.pattern.starts_with("class/net");
+                if namespaced && row.query != Query::Softnet {
+                    assert_eq!(row.rung, Rung::Host, "{}", row.query.as_str_name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_pattern_names_a_process_file_that_may_hold_secrets() {
+        for source in sources() {
+            for secret in ["environ", "cmdline", "maps", "mem", "root", "cwd", "exe", "fd", "io"] {
+                assert!(
+                    source.root != Root::Proc || !source.pattern.split('/').any(|c| c == secret),
+                    "{}",
+                    source.pattern
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Writes `proto/src/generated/keyhole.v1.rs` from the `.proto` files, with no protoc.
+//!
+//! `cargo run -p keyhole-proto-gen` after a change of the contract; this crate's test fails when that was forgotten.
+
+use std::path::{Path, PathBuf};
+
+const PROTO: &str = "keyhole/v1/broker.proto";
+const GENERATED: &str = "keyhole.v1.rs";
+
+type Failure = Box<dyn std::error::Error>;
+
+fn proto_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("proto/gen lies in proto/").to_path_buf()
+}
+
+fn descriptors() -> Result<prost_types::FileDescriptorSet, Failure> {
+    Ok(protox::compile([PROTO], [proto_dir()])?)
+}
+
+fn generate() -> Result<String, Failure> {
+    let dir = tempfile::tempdir()?;
+    tonic_prost_build::configure().build_transport(false).out_dir(dir.path()).compile_fds(descriptors()?)?;
+    Ok(std::fs::read_to_string(dir.path().join(GENERATED))?)
+}
+
+fn main() -> Result<(), Failure> {
+    let target = proto_dir().join("src/generated").join(GENERATED);
+    std::fs::write(&target, generate()?)?;
+    println!("wrote {}", target.display());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost_types::field_descriptor_proto::Type;
+    use prost_types::{DescriptorProto, FileDescriptorProto};
+
+    #[test]
+    fn the_committed_code_is_what_the_contract_generates() {
+        let path = proto_dir().join("src/generated").join(GENERATED);
+        let committed = std::fs::read_to_string(&path).expect("the generated code is committed");
+        assert!(
+            committed == generate().expect("the contract compiles"),
+            "{} is stale: run `cargo run -p keyhole-proto-gen`",
+            path.display()
+        );
+    }
+
+    /// Fields of `message` that are neither an enum, a bool nor a number.
+    fn free_form_fields(message: &DescriptorProto) -> Vec<String> {
+        message
+            .field
+            .iter()
+            .filter(|field| {
+                matches!(field.r#type(), Type::String | Type::Bytes | Type::Message | Type::Group)
+            })
+            .map(|field| format!("{}.{}", message.name(), field.name()))
+            .collect()
+    }
+
+    fn request_messages(file: &FileDescriptorProto) -> Vec<&DescriptorProto> {
+        let inputs: Vec<&str> = file
+            .service
+            .iter()
+            .flat_map(|service| &service.method)
+            .map(|method| method.input_type().rsplit('.').next().unwrap_or_default())
+            .collect();
+        file.message_type
+            .iter()
+            .filter(|message| inputs.contains(&message.name()) || message.name().ends_with("Request"))
+            .collect()
+    }
+
+    #[test]
+    fn a_request_holds_enums_bools_and_numbers_and_nothing_else() {
+        let set = descriptors().expect("the contract compiles");
+        let requests: Vec<_> = set.file.iter().flat_map(request_messages).collect();
+        assert!(requests.len() >= 2, "Read and Describe each have a request");
+        let found: Vec<_> = requests.into_iter().flat_map(free_form_fields).collect();
+        assert_eq!(found, Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_check_of_requests_sees_a_string() {
+        let set = descriptors().expect("the contract compiles");
+        let file = DescriptorProto::clone(
+            set.file[0]
+                .message_type
+                .iter()
+                .find(|message| message.name() == "Layer")
+                .expect("Layer is a message"),
+        );
+        assert_eq!(free_form_fields(&file), ["Layer.name", "Layer.detail"]);
+    }
+
+    #[test]
+    fn no_field_is_a_map_since_a_map_has_no_order() {
+        let set = descriptors().expect("the contract compiles");
+        for message in set.file.iter().flat_map(|file| &file.message_type) {
+            assert!(message.nested_type.is_empty(), "{}", message.name());
+        }
+    }
+}
