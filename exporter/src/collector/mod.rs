@@ -224,12 +224,19 @@ pub struct Run {
     pub tally: Tally,
 }
 
-/// The queries that `collectors` need, each once.
-pub fn queries(collectors: &[&Collector]) -> Vec<Query> {
+/// Queries that are asked only when a flag is on: for most hosts they cost more than they tell.
+const ON_DEMAND: &[(Query, &str)] = &[
+    (Query::NetAddresses, "collector.netdev.address-info"),
+    (Query::NetStatistics, "collector.netdev.enable-detailed-metrics"),
+];
+
+/// The queries that `collectors` need with these flags, each once.
+pub fn queries(collectors: &[&Collector], options: &Options) -> Vec<Query> {
     let mut queries: Vec<Query> = collectors
         .iter()
         .flat_map(|collector| collector.queries.iter().chain(collector.optional))
         .copied()
+        .filter(|query| ON_DEMAND.iter().all(|(of, flag)| of != query || options.switch(flag)))
         .collect();
     queries.sort_unstable();
     queries.dedup();
@@ -457,6 +464,20 @@ mod tests {
         }
         names.sort_unstable();
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    }
+
+    #[test]
+    fn a_query_on_demand_is_asked_when_its_flag_is_on_and_its_collector_wants_it() {
+        for (query, flag) in ON_DEMAND {
+            let asked = |collectors: &[&Collector], arguments: &[String]| {
+                let (options, _) = Options::parse(&flags(), arguments.iter().cloned()).unwrap();
+                queries(collectors, &options).contains(query)
+            };
+            let on = [format!("--{flag}")];
+            assert!(asked(COLLECTORS, &on), "{flag}");
+            assert!(!asked(COLLECTORS, &[]), "{flag}");
+            assert!(!asked(&[&loadavg::COLLECTOR], &on), "{flag}");
+        }
     }
 
     #[test]
