@@ -170,4 +170,13 @@ node_nf_conntrack_stat_search_restart 136
     fn any_bytes_are_survived() {
         survives(&COLLECTOR, &[STAT, MAX]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_rows_give_at_most_a_sample_a_column(rows in "([0-9a-fx ]{0,40}\\n?){0,5}") {
+            let table = format!("entries found drop found\n{rows}");
+            let text = collect(&COLLECTOR, &[(STAT, table.as_bytes())], &[]).unwrap();
+            proptest::prop_assert!(text.lines().count() <= 3, "{text}");
+        }
+    }
 }

@@ -198,4 +198,12 @@ mod tests {
     fn any_bytes_are_survived() {
         survives(&COLLECTOR, &[NETSTAT, SNMP, SNMP6]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_pairs_of_lines_give_at_most_a_sample_a_word(text in "((Ip|Tcp):( [a-z0-9-]{0,4}){0,4}\\n){0,8}") {
+            let words = text.split_ascii_whitespace().count();
+            proptest::prop_assert!(snmp(text.as_bytes(), ALL).lines().count() <= words);
+        }
+    }
 }
