@@ -18,8 +18,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Arp],
     optional: &[],
     flags: &[
-        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Devices to leave out; not with the next." },
-        Flag { name: INCLUDE, kind: FlagKind::Regexp(""), help: "Devices to take; not with the one before." },
+        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Devices to leave out; not together with device-include." },
+        Flag { name: INCLUDE, kind: FlagKind::Regexp(""), help: "Devices to take; not together with device-exclude." },
         Flag {
             name: NETLINK,
             kind: FlagKind::Switch(true),

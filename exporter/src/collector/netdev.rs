@@ -29,8 +29,8 @@ pub const COLLECTOR: Collector = Collector {
             help: "Tell the IPv6 addresses of devices; IPv4 addresses stand in no file.",
         },
         Flag { name: "collector.netdev.device-blacklist", kind: FlagKind::Alias(EXCLUDE), help: "" },
-        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Devices to leave out; not with the next." },
-        Flag { name: INCLUDE, kind: FlagKind::Regexp(""), help: "Devices to take; not with the one before." },
+        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Devices to leave out; not together with device-include." },
+        Flag { name: INCLUDE, kind: FlagKind::Regexp(""), help: "Devices to take; not together with device-exclude." },
         Flag { name: "collector.netdev.device-whitelist", kind: FlagKind::Alias(INCLUDE), help: "" },
         Flag {
             name: DETAILED,
