@@ -69,14 +69,15 @@ impl SocketError {
 /// The bound socket.
 #[derive(Debug)]
 pub struct Socket {
-    listener: StdListener,
+    /// The listener, known to the runtime already.
+    pub listener: UnixListener,
     /// Its directory, held so that the socket can be removed when nothing may be opened any more.
     pub dir: rustix::fd::OwnedFd,
     name: PathBuf,
 }
 
 impl Socket {
-    /// Binds `path` for its owner and group; a socket that nobody listens on is replaced.
+    /// Binds `path` for its owner and group; a socket that nobody listens on is replaced. Needs a runtime.
     pub fn bind(path: &Path, group: Option<u32>) -> Result<Self, SocketError> {
         let refused = |error| SocketError::refused(path, error);
         let name = path.file_name().ok_or_else(|| refused(io::ErrorKind::InvalidInput.into()))?;
@@ -98,17 +99,13 @@ impl Socket {
         };
         let dir = owned().map_err(|errno| refused(errno.into()))?;
         listener.set_nonblocking(true).map_err(refused)?;
+        let listener = UnixListener::from_std(listener).map_err(refused)?;
         Ok(Self { listener, dir, name: name.into() })
     }
 
     /// Takes the socket's name away, so that nobody finds it any more.
     pub fn remove(&self) -> rustix::io::Result<()> {
         rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty())
-    }
-
-    /// The listener, for the runtime that runs.
-    pub fn listen(&self) -> io::Result<UnixListener> {
-        UnixListener::from_std(self.listener.try_clone()?)
     }
 }
 
@@ -135,7 +132,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
 
 /// Accepts for ever: peers of `allowed` uids, each with few connections.
 pub async fn accept<H: Health>(
-    listener: UnixListener,
+    listener: &UnixListener,
     allowed: &[u32],
     service: Service,
     health: HealthServer<H>,

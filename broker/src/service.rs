@@ -63,13 +63,13 @@ struct Inner {
 }
 
 impl Service {
-    /// A service over `lanes`, for a process with these layers.
-    pub fn new(lanes: Lanes, layers: Vec<Layer>, tally: Arc<Tally>) -> Self {
+    /// A service over `lanes`, for a process with these layers and this uid.
+    pub fn new(lanes: Lanes, layers: Vec<Layer>, uid: u32, tally: Arc<Tally>) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(Arc::new(Inner {
             lanes,
             layers,
-            uid: rustix::process::getuid().as_raw(),
+            uid,
             start_time_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
             tally,
             limiter: Limiter::default(),
