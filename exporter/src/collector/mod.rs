@@ -95,8 +95,33 @@ pub struct Own {
     pub node_name: Option<String>,
     /// The kernel's clock discipline, or the errno of adjtimex(2).
     pub timex: Result<keyhole_os::Timex, i32>,
+    /// The exporter's uname(2); none when a snapshot of another host is looked at.
+    pub uname: Option<Uname>,
+    /// The exporter's time zone, where it has but one offset.
+    pub time_zone: Option<TimeZone>,
     /// The files of `--collector.textfile.directory`.
     pub text_files: Vec<TextFile>,
+}
+
+/// What uname(2) tells the exporter. The kernel is the host's; the names are those of its own UTS namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Uname {
+    pub sysname: Vec<u8>,
+    pub nodename: Vec<u8>,
+    pub release: Vec<u8>,
+    pub version: Vec<u8>,
+    pub machine: Vec<u8>,
+    pub domainname: Vec<u8>,
+}
+
+/// A time zone without daylight saving time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeZone {
+    /// Its abbreviation: `UTC`.
+    pub name: String,
+    /// Seconds east of UTC.
+    pub offset: i32,
 }
 
 /// A file of the textfile collector.
@@ -366,6 +391,8 @@ pub mod testing {
             now: SystemTime::UNIX_EPOCH,
             node_name: Some("node-1".into()),
             timex: Err(1),
+            uname: None,
+            time_zone: None,
             text_files: Vec::new(),
         }
     }
