@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 
 use keyhole_policy::{Component, Kind, Pattern, Root, Row, Rung, Source, TABLE};
 use keyhole_proto::v1::{self, Outcome, Query, file, file_system};
-use rustix::fs::{CWD, Mode, OFlags, RawDir, StatFs};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatFs};
 use rustix::io::Errno;
 
 use crate::mounts::mount_points;
@@ -53,6 +53,8 @@ pub struct Paths {
     pub os_release: Option<PathBuf>,
     /// `--filesystem.anchor`, as often as given.
     pub anchors: Vec<PathBuf>,
+    /// `--allow-processes`.
+    pub processes: bool,
 }
 
 /// The roots, open.
@@ -66,6 +68,8 @@ pub struct Roots {
     rootfs: Option<OwnedFd>,
     os_release: Option<PathBuf>,
     anchors: Vec<(Vec<u8>, OwnedFd)>,
+    /// Whether procfs is opened after the seal, for processes.
+    processes: bool,
 }
 
 /// A root that cannot be opened.
@@ -109,6 +113,7 @@ impl Roots {
             rootfs: optional("--path.rootfs", &paths.rootfs, OFlags::PATH | OFlags::DIRECTORY)?,
             os_release: paths.os_release.clone(),
             anchors,
+            processes: paths.processes,
         })
     }
 }
@@ -198,7 +203,8 @@ impl Host {
 
     /// The directories of which files are opened after the seal.
     pub fn opened_later(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [Some(&self.roots.sysfs), self.roots.udev.as_ref()].into_iter().flatten().map(AsFd::as_fd)
+        let procfs = self.roots.processes.then_some(&self.roots.procfs);
+        [Some(&self.roots.sysfs), self.roots.udev.as_ref(), procfs].into_iter().flatten().map(AsFd::as_fd)
     }
 
     /// Why a query cannot be answered here; none when it can.
@@ -286,7 +292,7 @@ fn open_source(source: &Source, roots: &Roots) -> Opened {
             };
             Opened::Fixed(fixed_paths(&pattern).into_iter().map(open).collect())
         }
-        Root::Sys | Root::Udev => Opened::Below(pattern),
+        Root::Sys | Root::Udev | Root::Processes => Opened::Below(pattern),
     }
 }
 
@@ -312,6 +318,7 @@ fn barred(row: &Row, roots: &Roots, view: &View) -> Option<(Outcome, String)> {
         |flag: &str| Some((Outcome::NotPermitted, format!("the broker was started without {flag}")));
     for source in row.sources {
         let given = match source.root {
+            Root::Processes if !roots.processes => missing("--allow-processes"),
             Root::Udev if roots.udev.is_none() => missing("--path.udev.data"),
             Root::OsRelease if roots.os_release.is_none() => missing("--path.os-release"),
             Root::Rootfs if roots.rootfs.is_none() => missing("--path.rootfs"),
@@ -436,13 +443,20 @@ impl Reading<'_, '_, '_> {
     /// One path that a pattern led to.
     fn entry(&mut self, source: &Source, path: Vec<u8>) -> ControlFlow<()> {
         let name = join(source.root.name().as_bytes(), &path);
-        if source.kind == Kind::Link {
-            let target = self.dir(source).and_then(|root| rustix::fs::readlinkat(root, &*path, Vec::new()));
-            return match target {
-                Ok(target) => self.give(&name, link_content(target.into_bytes()), false),
-                Err(errno) if gone(errno) => ControlFlow::Continue(()),
-                Err(errno) => self.give_errno(&name, errno),
-            };
+        let content = self.dir(source).and_then(|root| match source.kind {
+            Kind::Link => {
+                Ok(Some(link_content(rustix::fs::readlinkat(root, &*path, Vec::new())?.into_bytes())))
+            }
+            Kind::Entries => {
+                let stat = rustix::fs::statat(root, &*path, AtFlags::SYMLINK_NOFOLLOW)?;
+                Ok(Some(file::Content::Entries(stat.st_size as u64)))
+            }
+            Kind::Text | Kind::FileSystem => Ok(None),
+        });
+        match content {
+            Ok(Some(content)) => return self.give(&name, content, false),
+            Err(errno) => return self.give_read(&name, Err(errno)),
+            Ok(None) => {}
         }
         let size = if source.root == Root::Sys { Size::Page } else { Size::Any };
         let held = self.held.remove(&path).map(|held| held.file);
@@ -505,6 +519,7 @@ impl Reading<'_, '_, '_> {
     fn dir(&self, source: &Source) -> Result<BorrowedFd<'_>, Errno> {
         match source.root {
             Root::Sys => Ok(self.roots.sysfs.as_fd()),
+            Root::Processes => Ok(self.roots.procfs.as_fd()),
             Root::Udev => self.roots.udev.as_ref().map(AsFd::as_fd).ok_or(Errno::NOENT),
             _ => Err(Errno::NOENT),
         }

@@ -116,6 +116,10 @@ impl Walk<'_> {
                 Ok(target) => Content::Link(target.into_os_string().into_vec()),
                 Err(_) => return,
             },
+            Kind::Entries => match fs::read_dir(path) {
+                Ok(entries) => Content::Entries(entries.count() as u64),
+                Err(_) => return,
+            },
             Kind::FileSystem => return,
         };
         self.files.push((name.to_vec(), content));
