@@ -13,7 +13,7 @@ use std::time::UNIX_EPOCH;
 use super::{CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Value};
 use crate::options::{Flag, FlagKind};
-use parse::{Parsed, Sample};
+use parse::{Labels, Parsed, Sample};
 
 pub const COLLECTOR: Collector = Collector {
     name: "textfile",
@@ -116,7 +116,7 @@ fn add(family: &Parsed, kind: Kind, help: &str, out: &mut Exposition) {
 /// The buckets `+Inf` that a histogram's writer left out: each holds as many as the count says.
 fn last_buckets(samples: &[Sample]) -> Vec<Sample> {
     let infinite = |sample: &&Sample| sample.labels.iter().any(|(name, value)| name == "le" && value == "+Inf");
-    let without_bound = |sample: &Sample| -> Vec<(String, String)> {
+    let without_bound = |sample: &Sample| -> Labels {
         sample.labels.iter().filter(|(name, _)| name != "le").cloned().collect()
     };
     let complete: std::collections::HashSet<_> = samples.iter().filter(infinite).map(without_bound).collect();

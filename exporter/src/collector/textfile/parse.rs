@@ -21,9 +21,12 @@ pub(super) struct Sample {
     /// `_bucket`, `_count`, `_sum` or nothing.
     pub(super) suffix: &'static str,
     /// Sorted by name, each once, none empty: an empty label is no label.
-    pub(super) labels: Vec<(String, String)>,
+    pub(super) labels: Labels,
     pub(super) value: f64,
 }
+
+/// Names and values.
+pub(super) type Labels = Vec<(String, String)>;
 
 /// Why a file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -183,8 +186,8 @@ fn name(text: &str, more: impl Fn(u8) -> bool) -> (&str, &str) {
 }
 
 /// Labels up to and with their `}`, sorted by name.
-fn labels(text: &str) -> Result<(Vec<(String, String)>, &str), String> {
-    let mut labels: Vec<(String, String)> = Vec::new();
+fn labels(text: &str) -> Result<(Labels, &str), String> {
+    let mut labels = Labels::new();
     let mut rest = skip_blanks(text);
     loop {
         if let Some(rest) = rest.strip_prefix('}') {
