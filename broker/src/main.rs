@@ -1,1 +1,6 @@
-fn main() {}
+//! The broker; everything is in the library.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    keyhole_broker::run()
+}

@@ -160,7 +160,7 @@ impl Scraper {
     async fn run(&self, selection: &Selection, deadline: Instant) -> Result<Scrape, BrokerError> {
         let collectors: Vec<&'static Collector> =
             selection.0.iter().filter_map(|&at| self.enabled.get(at).copied()).collect();
-        let queries = collector::queries(&collectors);
+        let queries = collector::queries(&collectors, &self.options);
         let read = async {
             match queries.is_empty() {
                 true => Ok(Snapshot::default()),

@@ -2,6 +2,70 @@
 //!
 //! All `unsafe` of the project stands in this crate, each block with its reason.
 
+pub mod capabilities;
+pub mod landlock;
+pub mod process;
+pub mod seccomp;
 mod timex;
 
 pub use timex::{Timex, timex};
+
+/// One layer of a sandbox, as it is reported to people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// Its name: `capabilities`, `no_new_privs`, `landlock`, `seccomp`, ...
+    pub name: &'static str,
+    /// Whether it is in force.
+    pub in_force: bool,
+    /// How that was checked, or why it is not in force.
+    pub detail: String,
+}
+
+impl Layer {
+    pub(crate) fn of<E: std::fmt::Display>(name: &'static str, result: Result<String, E>) -> Self {
+        match result {
+            Ok(detail) => Self { name, in_force: true, detail },
+            Err(error) => Self { name, in_force: false, detail: error.to_string() },
+        }
+    }
+}
+
+/// What the kernel says of a thread's credentials; holds `/proc/thread-self/status`, so that it can still be asked
+/// when nothing may be opened any more.
+#[derive(Debug)]
+pub struct ThreadStatus(std::os::fd::OwnedFd);
+
+impl ThreadStatus {
+    /// Opens the status file of the calling thread.
+    pub fn open() -> std::io::Result<Self> {
+        Ok(Self(std::fs::File::open("/proc/thread-self/status")?.into()))
+    }
+
+    /// The names of those layers of `layers` that the kernel does not confirm for this thread.
+    pub fn unconfirmed(&self) -> std::io::Result<Vec<&'static str>> {
+        let mut text = [0; 8192];
+        let length = rustix::io::pread(&self.0, &mut text[..], 0)?;
+        let text = &text[..length];
+        let says = |line: &str| text.windows(line.len()).any(|window| window == line.as_bytes());
+        let facts = [
+            (
+                "capabilities",
+                "\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n",
+            ),
+            ("no_new_privs", "\nNoNewPrivs:\t1\n"),
+            ("seccomp", "\nSeccomp:\t2\n"),
+        ];
+        Ok(facts.into_iter().filter(|(_, line)| !says(line)).map(|(name, _)| name).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_without_a_filter_is_not_confirmed_to_have_one() {
+        let status = ThreadStatus::open().unwrap();
+        assert!(status.unconfirmed().unwrap().contains(&"seccomp"));
+    }
+}

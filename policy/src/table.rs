@@ -166,6 +166,11 @@ pub const TABLE: &[Row] = &[
         sys("class/net/*/lower_*/bonding_slave/mii_status"),
         sys("class/net/*/slave_*/bonding_slave/mii_status"),
     ], Rung::Host, PAGE, 4096),
+    row_of(Query::NetStatistics, &[
+        sys("class/net/*/statistics/{rx_crc_errors,rx_dropped,rx_frame_errors,rx_length_errors,rx_missed_errors,rx_over_errors}"),
+        sys("class/net/*/statistics/{tx_aborted_errors,tx_carrier_errors,tx_heartbeat_errors,tx_window_errors}"),
+    ], Rung::Host, PAGE, 65536),
+    row_of(Query::NetAddresses, &[proc("1/net/if_inet6")], Rung::Host, MIB_4, 1),
 
     row_of(Query::Mounts, &[proc("1/mountinfo")], Rung::Host, MIB_4, 1),
     row_of(Query::OwnMounts, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Rung::Own, MIB_4, 1),

@@ -35,10 +35,13 @@ async fn serve(options: Options) -> Result<(), Failure> {
     }
 
     let seal = SealOptions { readable, broker_socket: broker.socket().into() };
-    let layers = sandbox::seal(&seal);
+    let layers = sandbox::seal(&seal)?;
 
     for layer in &layers {
-        tracing::info!(layer = layer.name, in_force = layer.in_force, detail = layer.detail, "sandbox");
+        match layer.in_force {
+            true => tracing::info!(layer = layer.name, detail = layer.detail, "sandbox layer in force"),
+            false => tracing::warn!(layer = layer.name, detail = layer.detail, "sandbox layer MISSING"),
+        }
     }
     let collectors: Vec<_> = scrape::enabled(&options).iter().map(|collector| collector.name).collect();
     tracing::info!(collectors = collectors.join(","), "collectors");

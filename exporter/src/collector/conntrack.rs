@@ -1,14 +1,182 @@
-//! Stub.
+//! Connection tracking: `proc/1/net/stat/nf_conntrack` and `proc/sys/net/netfilter/nf_conntrack_max`.
+//!
+//! <https://docs.kernel.org/networking/nf_conntrack-sysctl.html>
+//!
+//! The count in `proc/sys/net/netfilter/nf_conntrack_count` is that of the reader's own network namespace, so the
+//! number of entries is taken from the statistics, which repeat it on every CPU's row.
 
-use super::{CollectError, Collector};
+use keyhole_proto::v1::Query;
+
+use super::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "conntrack",
     default: true,
-    help: "Stub.",
-    queries: &[],
+    help: "Entries of the connection tracking table.",
+    queries: &[Query::Conntrack],
     optional: &[],
     flags: &[],
-    families: &[],
-    collect: |_, _| Err(CollectError::NoData(String::new())),
+    families: FAMILIES,
+    collect,
 };
+
+const STAT: &str = "proc/1/net/stat/nf_conntrack";
+const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
+
+/// What comes before the kernel's name of a column in the name of its family.
+const OF_COLUMN: &str = "node_nf_conntrack_stat_";
+
+/// Every family; that of a counter is named for its column.
+#[rustfmt::skip]
+const FAMILIES: &[Family] = &[
+    ENTRIES,
+    LIMIT,
+    Family { name: "node_nf_conntrack_stat_drop",           help: "Packets that were dropped because tracking them failed.",                      ..ENTRIES },
+    Family { name: "node_nf_conntrack_stat_early_drop",     help: "Entries that were dropped to make room for new ones in a full table.",         ..ENTRIES },
+    Family { name: "node_nf_conntrack_stat_found",          help: "Searches of the table that found an entry.",                                   ..ENTRIES },
+    Family { name: "node_nf_conntrack_stat_ignore",         help: "Packets that were tracked already, or are not to be tracked.",                 ..ENTRIES },
+    Family { name: "node_nf_conntrack_stat_insert",         help: "Entries that were put into the table.",                                        ..ENTRIES },
+    Family { name: "node_nf_conntrack_stat_insert_failed",  help: "Entries that were not put into the table because an equal one stood there.",   ..ENTRIES },
+    Family { name: "node_nf_conntrack_stat_invalid",        help: "Packets that could not be tracked because they make no valid connection.",     ..ENTRIES },
+    Family { name: "node_nf_conntrack_stat_search_restart", help: "Searches of the table that began anew because it was resized meanwhile.",      ..ENTRIES },
+];
+
+const ENTRIES: Family = Family {
+    name: "node_nf_conntrack_entries",
+    help: "Connections in the tracking table.",
+    kind: Kind::Gauge,
+    labels: &[],
+    source: STAT,
+};
+const LIMIT: Family = Family {
+    name: "node_nf_conntrack_entries_limit",
+    help: "Connections that the tracking table may hold.",
+    source: MAX,
+    ..ENTRIES
+};
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let limit = context.snapshot.value(MAX).and_then(text::unsigned);
+    if let Some(limit) = limit {
+        out.add(&LIMIT, &[], limit);
+    }
+    match context.require_whole(STAT) {
+        Ok(table) => collect_table(table, out),
+        Err(CollectError::NoData(_)) if limit.is_some() => {
+            out.skip(|| format!("{STAT}: missing, so this kernel tells its entries to no other namespace"));
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Adds the counters of all CPUs up, each a row of hexadecimal numbers below the columns' names.
+fn collect_table(table: &[u8], out: &mut Exposition) -> Result<(), CollectError> {
+    let mut lines = text::lines(table);
+    let names: Vec<&[u8]> = text::fields(lines.next().unwrap_or_default()).collect();
+    let rows: Vec<Vec<Option<u64>>> = lines
+        .map(|line| {
+            let mut fields = text::fields(line);
+            names.iter().map(|_| text::hexadecimal(fields.next()?)).collect()
+        })
+        .collect();
+    let column = |name: &str| names.iter().position(|other| *other == name.as_bytes());
+    let value = |row: &[Option<u64>], at: usize| row.get(at).copied().flatten();
+
+    let entries = column("entries").ok_or_else(|| CollectError::malformed(STAT, "no column of entries"))?;
+    match rows.first().and_then(|row| value(row, entries)) {
+        Some(entries) => out.add(&ENTRIES, &[], entries),
+        None => out.skip(|| format!("{STAT}: no number of entries")),
+    }
+    for family in FAMILIES {
+        let Some(at) = family.name.strip_prefix(OF_COLUMN).and_then(column) else { continue };
+        // A CPU that cannot be read leaves the sum unknown.
+        let sum = rows.iter().try_fold(0u64, |sum, row| Some(sum.wrapping_add(value(row, at)?)));
+        match sum {
+            Some(sum) if !rows.is_empty() => out.add(family, &[], sum),
+            _ => out.skip(|| format!("{STAT}: a counter that is no number on every CPU")),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{collect, survives};
+    use super::*;
+
+    const OLD: &[u8] = b"\
+entries  searched found new invalid ignore delete delete_list insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart
+00000021  00000000 00000001 00000000 00000003 0000588a 00000000 00000000 00000004 00000005 00000006 00000007 00000000  00000000 00000000 00000000 00000008
+00000021  00000000 00000010 00000000 0000002f 000056a4 00000000 00000000 00000040 00000050 00000060 00000070 00000000  00000000 00000000 00000000 00000080
+";
+    const OLD_TEXT: &str = "\
+node_nf_conntrack_entries 33
+node_nf_conntrack_entries_limit 65536
+node_nf_conntrack_stat_drop 102
+node_nf_conntrack_stat_early_drop 119
+node_nf_conntrack_stat_found 17
+node_nf_conntrack_stat_ignore 44846
+node_nf_conntrack_stat_insert 68
+node_nf_conntrack_stat_insert_failed 85
+node_nf_conntrack_stat_invalid 50
+node_nf_conntrack_stat_search_restart 136
+";
+
+    #[test]
+    fn counters_are_summed_over_cpus_and_entries_are_not() {
+        assert_eq!(collect(&COLLECTOR, &[(STAT, OLD), (MAX, b"65536\n")], &[]).unwrap(), OLD_TEXT);
+    }
+
+    #[test]
+    fn columns_are_found_by_name_wherever_a_kernel_puts_them() {
+        let new = b"entries  clashres found chaintoolong invalid\n0000000a  1 2 3 4 ff\n0000000b  1 2 3 4 ff\n";
+        assert_eq!(
+            collect(&COLLECTOR, &[(STAT, new)], &[]).unwrap(),
+            "node_nf_conntrack_entries 10\nnode_nf_conntrack_stat_found 4\nnode_nf_conntrack_stat_invalid 8\n"
+        );
+    }
+
+    #[test]
+    fn a_sum_that_lacks_a_cpu_is_absent() {
+        let cut = b"entries found invalid\n0a 02 03\n0a 02 x\n0a 02\n";
+        assert_eq!(
+            collect(&COLLECTOR, &[(STAT, cut)], &[]).unwrap(),
+            "node_nf_conntrack_entries 10\nnode_nf_conntrack_stat_found 6\n"
+        );
+        assert_eq!(collect(&COLLECTOR, &[(STAT, b"entries found\n")], &[]).unwrap(), "");
+    }
+
+    #[test]
+    fn a_kernel_without_the_statistics_gives_the_limit_alone() {
+        assert_eq!(
+            collect(&COLLECTOR, &[(MAX, b"65536\n")], &[]).unwrap(),
+            "node_nf_conntrack_entries_limit 65536\n"
+        );
+        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn a_table_of_something_else_is_malformed() {
+        assert!(matches!(
+            collect(&COLLECTOR, &[(STAT, b"destroyed allocs\n1 2\n")], &[]),
+            Err(CollectError::Malformed { .. })
+        ));
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        survives(&COLLECTOR, &[STAT, MAX]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_rows_give_at_most_a_sample_a_column(rows in "([0-9a-fx ]{0,40}\\n?){0,5}") {
+            let table = format!("entries found drop found\n{rows}");
+            let text = collect(&COLLECTOR, &[(STAT, table.as_bytes())], &[]).unwrap();
+            proptest::prop_assert!(text.lines().count() <= 3, "{text}");
+        }
+    }
+}

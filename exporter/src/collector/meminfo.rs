@@ -1,14 +1,126 @@
-//! Stub.
+//! Memory of the host: `proc/meminfo`.
+//!
+//! <https://docs.kernel.org/filesystems/proc.html#meminfo>
+//!
+//! Every line is given, so that what a new kernel counts needs no new exporter.
 
-use super::{CollectError, Collector};
+use keyhole_proto::v1::Query;
+
+use super::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "meminfo",
     default: true,
-    help: "Stub.",
-    queries: &[],
+    help: "Memory of the host, by its use.",
+    queries: &[Query::Meminfo],
     optional: &[],
     flags: &[],
-    families: &[],
-    collect: |_, _| Err(CollectError::NoData(String::new())),
+    families: &[BYTES, COUNT],
+    collect,
 };
+
+const PATH: &str = "proc/meminfo";
+
+const BYTES: Family = Family {
+    name: "node_memory_<FIELD>_bytes",
+    help: "Memory that the kernel counts under this name, in bytes.",
+    kind: Kind::Gauge,
+    labels: &[],
+    source: PATH,
+};
+const COUNT: Family = Family {
+    name: "node_memory_<FIELD>",
+    help: "Pages that the kernel counts under this name.",
+    ..BYTES
+};
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let mut any = false;
+    for line in text::lines(context.require(PATH)?) {
+        match parse(line) {
+            Some((name, family, value)) => {
+                out.add_named(family, &name, &[], value);
+                any = true;
+            }
+            None => out.skip(|| format!("{PATH}: {}", line.escape_ascii())),
+        }
+    }
+    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line with a name and a number"))
+}
+
+/// `Active(anon):  1552 kB` as its metric's name, its family and its value; none when the unit is unknown.
+fn parse(line: &[u8]) -> Option<(String, &'static Family, u64)> {
+    let (key, rest) = text::split_last(line, b':')?;
+    let mut fields = text::fields(rest);
+    let value = text::unsigned(fields.next()?)?;
+    let (family, value) = match (fields.next(), fields.next()) {
+        (None, _) => (&COUNT, value),
+        (Some(b"kB"), None) => (&BYTES, value.checked_mul(1024)?),
+        _ => return None,
+    };
+    let key = text::printable(text::trim(key)).replace('(', "_").replace(')', "");
+    (!key.is_empty()).then(|| (family.name.replace("<FIELD>", &key), family, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{collect, survives};
+    use super::*;
+
+    #[test]
+    fn kibibytes_become_bytes_and_pages_stay_a_count() {
+        let meminfo = b"MemTotal:       24684084 kB\n\
+            Active(anon):       1552 kB\n\
+            Committed_AS:     132380 kB\n\
+            VmallocTotal:   34359738367 kB\n\
+            HugePages_Total:       5\n\
+            DirectMap1G:    25165824 kB\n";
+        assert_eq!(
+            collect(&COLLECTOR, &[(PATH, meminfo)], &[]).unwrap(),
+            "node_memory_Active_anon_bytes 1589248\n\
+             node_memory_Committed_AS_bytes 135557120\n\
+             node_memory_DirectMap1G_bytes 25769803776\n\
+             node_memory_HugePages_Total 5\n\
+             node_memory_MemTotal_bytes 25276502016\n\
+             node_memory_VmallocTotal_bytes 35184372087808\n"
+        );
+    }
+
+    #[test]
+    fn a_line_of_a_kernel_to_come_is_given_under_its_name() {
+        let text = collect(&COLLECTOR, &[(PATH, b"Unaccepted(far): 3 kB\nFrobs: 4\n")], &[]).unwrap();
+        assert_eq!(text, "node_memory_Frobs 4\nnode_memory_Unaccepted_far_bytes 3072\n");
+    }
+
+    #[test]
+    fn a_line_that_makes_no_sense_costs_only_itself() {
+        let meminfo = b"MemFree: 1 kB\nMemTotal: 1 MB\nCached: -1 kB\n: 1 kB\n\nSlab\nDirty: 1 kB per page\n\
+            Huge: 18446744073709551615 kB\n";
+        let text = collect(&COLLECTOR, &[(PATH, meminfo)], &[]).unwrap();
+        assert_eq!(text, "node_memory_MemFree_bytes 1024\n");
+    }
+
+    #[test]
+    fn a_hostile_name_becomes_a_metric_name() {
+        let text = collect(&COLLECTOR, &[(PATH, b"a\"{b}:\xff): 1 kB\n")], &[]).unwrap();
+        let (name, value) = text.trim_end().split_once(' ').unwrap();
+        assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_:".contains(&byte)), "{text}");
+        assert_eq!(value, "1024");
+    }
+
+    #[test]
+    fn a_file_without_any_number_is_malformed_and_a_missing_one_no_data() {
+        for bytes in [&b""[..], b"nothing\n"] {
+            let result = collect(&COLLECTOR, &[(PATH, bytes)], &[]);
+            assert!(matches!(result, Err(CollectError::Malformed { .. })));
+        }
+        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        survives(&COLLECTOR, &[PATH]);
+    }
+}

@@ -193,6 +193,42 @@ impl<'a> Context<'a> {
             _ => Err(CollectError::NoData(path.to_owned())),
         }
     }
+
+    /// The same, for a file of which a part would give wrong numbers.
+    pub fn require_whole(&self, path: &str) -> Result<&'a [u8], CollectError> {
+        match self.snapshot.content(path) {
+            Some(Content::Bytes { truncated: true, .. }) => {
+                Err(CollectError::malformed(path, "longer than the broker hands over"))
+            }
+            _ => self.require(path),
+        }
+    }
+
+    /// Hands every one of `paths` that the host has to `take`, whole. No data when it has none of them; an error when
+    /// it has one that could not be read, once the others are taken.
+    pub fn each_whole<'p>(
+        &self,
+        paths: &[&'p str],
+        mut take: impl FnMut(&'p str, &'a [u8]),
+    ) -> Result<(), CollectError> {
+        let mut taken = false;
+        let mut failed = None;
+        for path in paths {
+            match self.require_whole(path) {
+                Ok(bytes) => {
+                    take(path, bytes);
+                    taken = true;
+                }
+                Err(CollectError::NoData(_)) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None if taken => Ok(()),
+            None => Err(CollectError::NoData(paths.join(" or "))),
+        }
+    }
 }
 
 /// ENOENT, ENODEV, ESRCH and ENOTDIR: the host does not have it.
@@ -213,12 +249,19 @@ pub struct Run {
     pub tally: Tally,
 }
 
-/// The queries that `collectors` need, each once.
-pub fn queries(collectors: &[&Collector]) -> Vec<Query> {
+/// Queries that are asked only when a flag is on: for most hosts they cost more than they tell.
+const ON_DEMAND: &[(Query, &str)] = &[
+    (Query::NetAddresses, "collector.netdev.address-info"),
+    (Query::NetStatistics, "collector.netdev.enable-detailed-metrics"),
+];
+
+/// The queries that `collectors` need with these flags, each once.
+pub fn queries(collectors: &[&Collector], options: &Options) -> Vec<Query> {
     let mut queries: Vec<Query> = collectors
         .iter()
         .flat_map(|collector| collector.queries.iter().chain(collector.optional))
         .copied()
+        .filter(|query| ON_DEMAND.iter().all(|(of, flag)| of != query || options.switch(flag)))
         .collect();
     queries.sort_unstable();
     queries.dedup();
@@ -437,17 +480,56 @@ mod tests {
 
     #[test]
     fn families_are_declared_once_with_valid_names() {
-        let mut names = Vec::new();
+        let mut families = Vec::new();
         for collector in COLLECTORS {
             for family in collector.families {
                 let plain = family.name.replace(['<', '>'], "");
                 assert_eq!(crate::exposition::metric_name(&plain), plain);
                 assert!(family.help.ends_with('.'), "{}: a help text is a sentence", family.name);
-                names.push(family.name);
+                families.push((family.name, family.labels, family.kind));
             }
         }
-        names.sort_unstable();
-        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+        families.sort_unstable_by_key(|&(name, labels, _)| (name, labels));
+        for pair in families.windows(2) {
+            // node_cpu_frequency_hertz comes from two files, with the labels that each can give.
+            assert_ne!((pair[0].0, pair[0].1), (pair[1].0, pair[1].1));
+            assert!(pair[0].0 != pair[1].0 || pair[0].2 == pair[1].2, "{} has two types", pair[0].0);
+        }
+    }
+
+    #[test]
+    fn a_query_on_demand_is_asked_when_its_flag_is_on_and_its_collector_wants_it() {
+        for (query, flag) in ON_DEMAND {
+            let asked = |collectors: &[&Collector], arguments: &[String]| {
+                let (options, _) = Options::parse(&flags(), arguments.iter().cloned()).unwrap();
+                queries(collectors, &options).contains(query)
+            };
+            let on = [format!("--{flag}")];
+            assert!(asked(COLLECTORS, &on), "{flag}");
+            assert!(!asked(COLLECTORS, &[]), "{flag}");
+            assert!(!asked(&[&loadavg::COLLECTOR], &on), "{flag}");
+        }
+    }
+
+    #[test]
+    fn of_several_files_each_is_taken_and_one_that_failed_is_told() {
+        let files = vec![
+            (b"a".to_vec(), Content::bytes(&b"1"[..])),
+            (b"b".to_vec(), Content::Errno(5)),
+            (b"c".to_vec(), Content::Bytes { bytes: b"2".to_vec(), truncated: true }),
+            (b"d".to_vec(), Content::bytes(&b"3"[..])),
+        ];
+        let (snapshot, options) = (Snapshot::of_files(files), Options::defaults(&[]));
+        let context = Context { snapshot: &snapshot, options: &options, own: &testing::own() };
+        let each = |paths: &[&str]| {
+            let mut taken = String::new();
+            let result = context.each_whole(paths, |path, _| taken.push_str(path));
+            (taken, result.map_err(|error| error.to_string()))
+        };
+        assert_eq!(each(&["a", "none", "d"]), ("ad".into(), Ok(())));
+        assert_eq!(each(&["a", "b", "d"]), ("ad".into(), Err("b: errno 5".into())));
+        assert_eq!(each(&["c"]), (String::new(), Err("c: longer than the broker hands over".into())));
+        assert_eq!(each(&["x", "y"]), (String::new(), Err("the host has no x or y".into())));
     }
 
     #[test]

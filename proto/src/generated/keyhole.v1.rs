@@ -288,6 +288,10 @@ pub enum Query {
     Conntrack = 36,
     /// Bonding masters and their slaves: sys/class/net/\*/bonding.
     Bonding = 37,
+    /// Interface errors one by one, which proc/1/net/dev gives in sums: sys/class/net/\*/statistics.
+    NetStatistics = 38,
+    /// IPv6 addresses of interfaces: proc/1/net/if_inet6.
+    NetAddresses = 39,
     /// The host's mounts: proc/1/mountinfo.
     Mounts = 50,
     /// The broker's own mounts, to join anchors with the host's: own/mountinfo.
@@ -337,6 +341,8 @@ impl Query {
             Self::Arp => "QUERY_ARP",
             Self::Conntrack => "QUERY_CONNTRACK",
             Self::Bonding => "QUERY_BONDING",
+            Self::NetStatistics => "QUERY_NET_STATISTICS",
+            Self::NetAddresses => "QUERY_NET_ADDRESSES",
             Self::Mounts => "QUERY_MOUNTS",
             Self::OwnMounts => "QUERY_OWN_MOUNTS",
             Self::Anchors => "QUERY_ANCHORS",
@@ -379,6 +385,8 @@ impl Query {
             "QUERY_ARP" => Some(Self::Arp),
             "QUERY_CONNTRACK" => Some(Self::Conntrack),
             "QUERY_BONDING" => Some(Self::Bonding),
+            "QUERY_NET_STATISTICS" => Some(Self::NetStatistics),
+            "QUERY_NET_ADDRESSES" => Some(Self::NetAddresses),
             "QUERY_MOUNTS" => Some(Self::Mounts),
             "QUERY_OWN_MOUNTS" => Some(Self::OwnMounts),
             "QUERY_ANCHORS" => Some(Self::Anchors),

@@ -1,0 +1,207 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use lexopt::{Arg, Parser, ValueExt};
+
+use crate::host::Paths;
+use crate::view::Choice;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+keyhole-broker: reads the host's /proc and /sys and answers fixed queries over a Unix socket.
+
+Usage: keyhole-broker [FLAGS]          serve
+       keyhole-broker probe [FLAGS]    ask a running broker for its health; exit status 0 when it serves
+       keyhole-broker policy           print the policy table: what each query may read
+
+Socket:
+  --socket.path=PATH          where to listen (/run/keyhole/broker.sock)
+  --socket.group=GID          the group that may connect (the broker's own)
+  --allow-uid=UID             a uid that may ask, besides the broker's own; repeatable
+
+Host:
+  --path.procfs=DIR           the host's procfs (/proc)
+  --path.sysfs=DIR            the host's sysfs (/sys)
+  --path.rootfs=DIR           the host's root directory, for statfs alone (none)
+  --path.udev.data=DIR        the host's udev data (none)
+  --path.os-release=FILE      the host's os-release file (none)
+  --filesystem.anchor=DIR     an empty directory on a file system of the host, for statfs; repeatable
+  --view=auto|host|container  whose files these are (auto)
+
+Privilege:
+  --allow-root                run as uid 0 (for the few files that only root may read)
+  --allow-capabilities        start with capabilities, which are dropped
+
+Logs:
+  --log.level=LEVEL           debug, info, warn or error (info)
+  --log.format=FORMAT         logfmt or json (logfmt)
+
+  --help, --version
+";
+
+/// The values of all flags.
+#[derive(Debug, Clone)]
+pub struct Flags {
+    /// What to do.
+    pub command: Command,
+    /// `--socket.path`.
+    pub socket: PathBuf,
+    /// `--socket.group`.
+    pub socket_group: Option<u32>,
+    /// `--allow-uid`.
+    pub allowed_uids: Vec<u32>,
+    /// `--path.*` and `--filesystem.anchor`.
+    pub paths: Paths,
+    /// `--view`.
+    pub view: Choice,
+    /// `--allow-root`.
+    pub allow_root: bool,
+    /// `--allow-capabilities`.
+    pub allow_capabilities: bool,
+    /// `--log.level`.
+    pub log_level: tracing::Level,
+    /// `--log.format=json`.
+    pub log_json: bool,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Serve.
+    Serve,
+    /// Ask a running broker for its health.
+    Probe,
+    /// Print the policy table.
+    Policy,
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+}
+
+impl Default for Flags {
+    fn default() -> Self {
+        Self {
+            command: Command::Serve,
+            socket: "/run/keyhole/broker.sock".into(),
+            socket_group: None,
+            allowed_uids: Vec::new(),
+            paths: Paths { procfs: "/proc".into(), sysfs: "/sys".into(), ..Paths::default() },
+            view: Choice::Auto,
+            allow_root: false,
+            allow_capabilities: false,
+            log_level: tracing::Level::INFO,
+            log_json: false,
+        }
+    }
+}
+
+impl Flags {
+    /// Reads a command line.
+    pub fn parse(mut parser: Parser) -> Result<Self, lexopt::Error> {
+        let mut flags = Self::default();
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Arg::Value(word) => flags.command = command(&word.string()?)?,
+                Arg::Short('h') | Arg::Long("help") => flags.command = Command::Help,
+                Arg::Long("version") => flags.command = Command::Version,
+                Arg::Long("socket.path") => flags.socket = parser.value()?.into(),
+                Arg::Long("socket.group") => flags.socket_group = Some(parser.value()?.parse()?),
+                Arg::Long("allow-uid") => flags.allowed_uids.push(parser.value()?.parse()?),
+                Arg::Long("path.procfs") => flags.paths.procfs = parser.value()?.into(),
+                Arg::Long("path.sysfs") => flags.paths.sysfs = parser.value()?.into(),
+                Arg::Long("path.rootfs") => flags.paths.rootfs = Some(parser.value()?.into()),
+                Arg::Long("path.udev.data") => flags.paths.udev = Some(parser.value()?.into()),
+                Arg::Long("path.os-release") => flags.paths.os_release = Some(parser.value()?.into()),
+                Arg::Long("filesystem.anchor") => flags.paths.anchors.push(parser.value()?.into()),
+                Arg::Long("view") => flags.view = parser.value()?.parse_with(view)?,
+                Arg::Long("allow-root") => flags.allow_root = true,
+                Arg::Long("allow-capabilities") => flags.allow_capabilities = true,
+                Arg::Long("log.level") => flags.log_level = parser.value()?.parse_with(log_level)?,
+                Arg::Long("log.format") => flags.log_json = parser.value()?.parse_with(log_format)?,
+                Arg::Short(_) | Arg::Long(_) => {
+                    return Err(format!("unknown flag {}; try --help", spelling(&argument)).into());
+                }
+            }
+        }
+        Ok(flags)
+    }
+}
+
+fn spelling(argument: &Arg<'_>) -> String {
+    match argument {
+        Arg::Long(flag) => format!("--{flag}"),
+        Arg::Short(flag) => format!("-{flag}"),
+        Arg::Value(word) => word.to_string_lossy().into_owned(),
+    }
+}
+
+fn command(word: &str) -> Result<Command, String> {
+    match word {
+        "probe" => Ok(Command::Probe),
+        "policy" => Ok(Command::Policy),
+        word => Err(format!("unknown command {word:?}: probe or policy; try --help")),
+    }
+}
+
+fn view(word: &str) -> Result<Choice, &'static str> {
+    match word {
+        "auto" => Ok(Choice::Auto),
+        "host" => Ok(Choice::Host),
+        "container" => Ok(Choice::Container),
+        _ => Err("auto, host or container"),
+    }
+}
+
+fn log_level(word: &str) -> Result<tracing::Level, &'static str> {
+    match word {
+        "debug" => Ok(tracing::Level::DEBUG),
+        "info" => Ok(tracing::Level::INFO),
+        "warn" => Ok(tracing::Level::WARN),
+        "error" => Ok(tracing::Level::ERROR),
+        _ => Err("debug, info, warn or error"),
+    }
+}
+
+fn log_format(word: &str) -> Result<bool, &'static str> {
+    match word {
+        "logfmt" => Ok(false),
+        "json" => Ok(true),
+        _ => Err("logfmt or json"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Flags, String> {
+        Flags::parse(Parser::from_args(arguments)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_help_names_every_flag_that_is_taken() {
+        for line in HELP.lines().filter_map(|line| line.trim().strip_prefix("--")) {
+            let flag = line.split([' ', '=', ',']).next().unwrap();
+            let value = if line.split_whitespace().next().unwrap().contains('=') { "=1" } else { "" };
+            let error = parse(&[&format!("--{flag}{value}")]).err().unwrap_or_default();
+            assert!(!error.contains("unknown"), "{error}");
+        }
+    }
+
+    #[test]
+    fn repeatable_flags_keep_every_value() {
+        let flags = parse(&["--allow-uid=1", "--allow-uid", "2", "--filesystem.anchor=/a"]).unwrap();
+        assert_eq!(flags.allowed_uids, [1, 2]);
+        assert_eq!(flags.paths.anchors.len(), 1);
+    }
+
+    #[test]
+    fn errors_name_the_flag_and_what_it_takes() {
+        assert_eq!(parse(&["--nope"]).unwrap_err(), "unknown flag --nope; try --help");
+        assert!(parse(&["--view=x"]).unwrap_err().contains("auto, host or container"));
+        assert!(parse(&["serve"]).unwrap_err().contains("probe or policy"));
+        assert!(parse(&["--allow-uid=root"]).is_err());
+    }
+}

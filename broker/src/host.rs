@@ -1,0 +1,680 @@
+//! The host's files: roots, held descriptors, bounded reads. The only file that opens anything of the host.
+//!
+//! procfs is opened once, before the seal, and read by `pread` from then on. sysfs is opened by name below its root
+//! and held while it stays, up to a cap. Nothing that is read is looked into.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use keyhole_policy::{Component, Kind, Pattern, Root, Row, Rung, Source, TABLE};
+use keyhole_proto::v1::{self, Outcome, Query, file, file_system};
+use rustix::fs::{CWD, Mode, OFlags, RawDir, StatFs};
+use rustix::io::Errno;
+
+use crate::mounts::mount_points;
+use crate::view::View;
+
+/// The largest part of a file in one message.
+pub const PART_BYTES: usize = 256 << 10;
+
+/// Descriptors kept back for connections and the runtime.
+const RESERVED_DESCRIPTORS: u64 = 64;
+
+/// The most descriptors held for files below sysfs: each keeps a page of kernel memory after its first read.
+const HELD_DESCRIPTORS: u64 = 1024;
+
+/// The most names taken of one directory.
+const LISTING_LIMIT: usize = 65_536;
+
+/// Bytes asked of the kernel at a time.
+const READ_BYTES: usize = 32 << 10;
+
+/// statfs(2): mounted read-only.
+const ST_RDONLY: u64 = 1;
+
+/// What the command line gave.
+#[derive(Debug, Clone, Default)]
+pub struct Paths {
+    /// `--path.procfs`.
+    pub procfs: PathBuf,
+    /// `--path.sysfs`.
+    pub sysfs: PathBuf,
+    /// `--path.rootfs`.
+    pub rootfs: Option<PathBuf>,
+    /// `--path.udev.data`.
+    pub udev: Option<PathBuf>,
+    /// `--path.os-release`.
+    pub os_release: Option<PathBuf>,
+    /// `--filesystem.anchor`, as often as given.
+    pub anchors: Vec<PathBuf>,
+}
+
+/// The roots, open.
+#[derive(Debug)]
+pub struct Roots {
+    /// procfs.
+    pub procfs: OwnedFd,
+    /// sysfs.
+    pub sysfs: OwnedFd,
+    udev: Option<OwnedFd>,
+    rootfs: Option<OwnedFd>,
+    os_release: Option<PathBuf>,
+    anchors: Vec<(Vec<u8>, OwnedFd)>,
+}
+
+/// A root that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag}={path}: {errno}: {hint}")]
+pub struct RootError {
+    flag: &'static str,
+    path: String,
+    errno: Errno,
+    hint: &'static str,
+}
+
+impl Roots {
+    /// Opens every root that was given.
+    pub fn open(paths: &Paths) -> Result<Self, RootError> {
+        const DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
+        let root = |flag, path: &Path, flags: OFlags| {
+            let opened = rustix::fs::open(path, flags.union(OFlags::CLOEXEC), Mode::empty());
+            opened.map_err(|errno| RootError {
+                flag,
+                path: path.display().to_string(),
+                errno,
+                hint: "give a directory that exists and that this uid may search",
+            })
+        };
+        let optional = |flag, path: &Option<PathBuf>, flags| {
+            path.as_deref().map(|path| root(flag, path, flags)).transpose()
+        };
+        let anchors = paths
+            .anchors
+            .iter()
+            .map(|path| {
+                let dir = root("--filesystem.anchor", path, OFlags::PATH | OFlags::DIRECTORY)?;
+                Ok((path.as_os_str().as_bytes().to_vec(), dir))
+            })
+            .collect::<Result<_, RootError>>()?;
+        Ok(Self {
+            procfs: root("--path.procfs", &paths.procfs, DIR)?,
+            sysfs: root("--path.sysfs", &paths.sysfs, DIR)?,
+            udev: optional("--path.udev.data", &paths.udev, DIR)?,
+            rootfs: optional("--path.rootfs", &paths.rootfs, OFlags::PATH | OFlags::DIRECTORY)?,
+            os_release: paths.os_release.clone(),
+            anchors,
+        })
+    }
+}
+
+/// One answer's worth of a path.
+#[derive(Debug)]
+pub enum Item {
+    /// A file, a link, or an errno.
+    File(v1::File),
+    /// A file system.
+    FileSystem(v1::FileSystem),
+}
+
+/// Where items go; [`ControlFlow::Break`] means that nobody wants more.
+pub type Sink<'s> = dyn FnMut(Item) -> ControlFlow<()> + 's;
+
+/// Everything that may be read, a slot a row of the table.
+#[derive(Debug)]
+pub struct Host {
+    roots: Roots,
+    slots: Vec<Slot>,
+    view: View,
+    /// How many more descriptors below sysfs may be held.
+    spare: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    row: &'static Row,
+    /// Why it is never read here, if so.
+    barred: Option<(Outcome, String)>,
+    /// Locked by the one lane that reads it; a lane that is stuck in it keeps it, and no other is sent there.
+    files: Mutex<Files>,
+}
+
+#[derive(Debug)]
+struct Files {
+    sources: Vec<Opened>,
+    /// Files below sysfs, by path; those not seen in a round are let go.
+    held: HashMap<Vec<u8>, Held>,
+    round: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    file: OwnedFd,
+    round: u64,
+}
+
+#[derive(Debug)]
+enum Opened {
+    /// Opened once, before the seal.
+    Fixed(Vec<(String, Result<OwnedFd, Errno>)>),
+    /// Found by name each time.
+    Below(Pattern),
+    /// The anchors' own descriptors serve.
+    Anchors,
+    /// The host's mountinfo, for the mount points below the host root.
+    Mounts(Result<OwnedFd, Errno>),
+}
+
+impl Host {
+    /// Opens the fixed files of every row.
+    pub fn open(roots: Roots, view: View) -> Self {
+        let slots: Vec<Slot> = TABLE
+            .iter()
+            .map(|row| Slot {
+                row,
+                barred: barred(row, &roots, &view),
+                files: Mutex::new(Files {
+                    sources: row.sources.iter().map(|source| open_source(source, &roots)).collect(),
+                    held: HashMap::new(),
+                    round: 0,
+                }),
+            })
+            .collect();
+        let nofile =
+            rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+        let spare = nofile.saturating_sub(RESERVED_DESCRIPTORS).min(HELD_DESCRIPTORS);
+        Self { roots, slots, view, spare: AtomicUsize::new(spare as usize) }
+    }
+
+    /// Whose files these are.
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The directories of which files are opened after the seal.
+    pub fn opened_later(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(&self.roots.sysfs), self.roots.udev.as_ref()].into_iter().flatten().map(AsFd::as_fd)
+    }
+
+    /// Why a query cannot be answered here; none when it can.
+    pub fn reason(&self, query: Query) -> Option<String> {
+        let slot = self.slot(query)?;
+        match &slot.barred {
+            Some((_, reason)) => Some(reason.clone()),
+            // A lane that has the lock is reading it: then it can be read.
+            None => slot.files.try_lock().ok()?.unopened(),
+        }
+    }
+
+    fn slot(&self, query: Query) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.row.query == query)
+    }
+
+    /// Reads everything that `query` may read into `sink`.
+    pub fn read(&self, query: Query, buffer: &mut Vec<u8>, sink: &mut Sink<'_>) -> Outcome {
+        let Some(slot) = self.slot(query) else { return Outcome::NotPermitted };
+        if let Some((outcome, _)) = &slot.barred {
+            return *outcome;
+        }
+        let mut files = slot.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let Files { sources, held, round } = &mut *files;
+        *round += 1;
+        let mut reading = Reading {
+            row: slot.row,
+            roots: &self.roots,
+            spare: &self.spare,
+            held,
+            round: *round,
+            listings: HashMap::new(),
+            buffer,
+            sink,
+            tally: Tally::default(),
+        };
+        let flow = sources
+            .iter()
+            .zip(slot.row.sources)
+            .try_for_each(|(opened, source)| reading.source(source, opened));
+        let outcome = reading.tally.outcome();
+        if flow.is_continue() {
+            let before = held.len();
+            held.retain(|_, held| held.round == *round);
+            self.spare.fetch_add(before - held.len(), Ordering::Relaxed);
+        }
+        outcome
+    }
+}
+
+impl Files {
+    /// Why none of the fixed files could be opened at the start.
+    fn unopened(&self) -> Option<String> {
+        let mut first = None;
+        for source in &self.sources {
+            let Opened::Fixed(files) = source else { return None };
+            for (path, file) in files {
+                let errno = file.as_ref().err()?;
+                first = first.or(Some((path, *errno)));
+            }
+        }
+        first.map(|(path, errno)| format!("{path}: {errno}"))
+    }
+}
+
+fn open_source(source: &Source, roots: &Roots) -> Opened {
+    let fixed = |path: &str, file| Opened::Fixed(vec![(wire_path(source, path), file)]);
+    let pattern = match Pattern::parse(source.pattern) {
+        Ok(pattern) => pattern,
+        // Every pattern of the table is tested to parse.
+        Err(_) => return Opened::Fixed(Vec::new()),
+    };
+    match source.root {
+        Root::Anchors => Opened::Anchors,
+        Root::Rootfs => Opened::Mounts(open_file(roots.procfs.as_fd(), b"1/mountinfo")),
+        Root::Own => fixed("mountinfo", open_file(CWD, b"/proc/self/mountinfo")),
+        Root::OsRelease => {
+            let path = roots.os_release.as_deref().unwrap_or(Path::new("")).as_os_str();
+            fixed("os-release", open_file(CWD, path.as_bytes()))
+        }
+        Root::Proc => {
+            let open = |path: String| {
+                let file = open_file(roots.procfs.as_fd(), path.as_bytes());
+                (wire_path(source, &path), file)
+            };
+            Opened::Fixed(fixed_paths(&pattern).into_iter().map(open).collect())
+        }
+        Root::Sys | Root::Udev => Opened::Below(pattern),
+    }
+}
+
+fn wire_path(source: &Source, path: &str) -> String {
+    format!("{}/{path}", source.root.name())
+}
+
+/// Every path of a pattern without wildcards.
+fn fixed_paths(pattern: &Pattern) -> Vec<String> {
+    pattern.components().iter().fold(vec![String::new()], |paths, component| {
+        let Component::Fixed(names) = component else { return Vec::new() };
+        let join = |path: &String, name: &String| match path.is_empty() {
+            true => name.clone(),
+            false => format!("{path}/{name}"),
+        };
+        paths.iter().flat_map(|path| names.iter().map(move |name| join(path, name))).collect()
+    })
+}
+
+/// Why a row is never read with these roots and this view.
+fn barred(row: &Row, roots: &Roots, view: &View) -> Option<(Outcome, String)> {
+    let missing =
+        |flag: &str| Some((Outcome::NotPermitted, format!("the broker was started without {flag}")));
+    for source in row.sources {
+        let given = match source.root {
+            Root::Udev if roots.udev.is_none() => missing("--path.udev.data"),
+            Root::OsRelease if roots.os_release.is_none() => missing("--path.os-release"),
+            Root::Rootfs if roots.rootfs.is_none() => missing("--path.rootfs"),
+            Root::Anchors if roots.anchors.is_empty() => missing("--filesystem.anchor"),
+            Root::Proc if row.rung == Rung::Host && !view.proc_is_hosts => {
+                container("/proc", &view.proc_reason)
+            }
+            Root::Sys if row.rung == Rung::Host && !view.sys_is_hosts => container("/sys", &view.sys_reason),
+            Root::Rootfs if !view.proc_is_hosts => container("/proc", &view.proc_reason),
+            _ => None,
+        };
+        if given.is_some() {
+            return given;
+        }
+    }
+    None
+}
+
+fn container(what: &str, reason: &str) -> Option<(Outcome, String)> {
+    Some((Outcome::ContainerView, format!("{what} is a container's own: {reason}")))
+}
+
+const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
+
+fn open_file(dir: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(dir, path, READ, Mode::empty())
+}
+
+/// How the files of one reading did.
+#[derive(Debug, Default)]
+struct Tally {
+    entries: usize,
+    read: bool,
+    denied: bool,
+    truncated: bool,
+}
+
+impl Tally {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Tally { truncated: true, .. } => Outcome::Truncated,
+            Tally { read: true, .. } => Outcome::Ok,
+            Tally { denied: true, .. } => Outcome::Denied,
+            _ => Outcome::Absent,
+        }
+    }
+}
+
+/// One reading of one row.
+struct Reading<'r, 's, 't> {
+    row: &'static Row,
+    roots: &'r Roots,
+    spare: &'r AtomicUsize,
+    held: &'r mut HashMap<Vec<u8>, Held>,
+    round: u64,
+    /// Directories that were listed already in this reading.
+    listings: HashMap<Vec<u8>, Rc<[Vec<u8>]>>,
+    buffer: &'r mut Vec<u8>,
+    sink: &'s mut Sink<'t>,
+    tally: Tally,
+}
+
+impl Reading<'_, '_, '_> {
+    fn source(&mut self, source: &Source, opened: &Opened) -> ControlFlow<()> {
+        match opened {
+            Opened::Fixed(files) => files.iter().try_for_each(|(path, file)| {
+                let read = file.as_ref().map_err(|errno| *errno);
+                let read = read.and_then(|file| self.read(file.as_fd(), Size::Any));
+                match read {
+                    Ok(truncated) => self.give_text(path.as_bytes(), truncated),
+                    Err(errno) => self.give_errno(path.as_bytes(), errno),
+                }
+            }),
+            Opened::Below(pattern) => self.below(source, Vec::new(), pattern.components()),
+            Opened::Anchors => {
+                let anchors = self.roots.anchors.iter();
+                anchors.into_iter().try_for_each(|(path, dir)| self.give_file_system(path, fstatfs(dir)))
+            }
+            Opened::Mounts(mountinfo) => self.mounts(mountinfo),
+        }
+    }
+
+    /// Follows the rest of a pattern below `path`.
+    fn below(&mut self, source: &Source, path: Vec<u8>, components: &[Component]) -> ControlFlow<()> {
+        let Some((component, rest)) = components.split_first() else {
+            return self.entry(source, path);
+        };
+        match component {
+            Component::Fixed(names) => {
+                names.iter().try_for_each(|name| self.below(source, join(&path, name.as_bytes()), rest))
+            }
+            Component::Wild(wild) => {
+                let names = self.list(source, &path)?;
+                let mut matching = names.iter().filter(|name| wild.matches(name));
+                matching.try_for_each(|name| self.below(source, join(&path, name), rest))
+            }
+        }
+    }
+
+    /// The names in a directory, sorted; none when it cannot be listed.
+    fn list(&mut self, source: &Source, path: &[u8]) -> ControlFlow<(), Rc<[Vec<u8>]>> {
+        if let Some(names) = self.listings.get(path) {
+            return ControlFlow::Continue(names.clone());
+        }
+        // Not held: the kernel lists a directory that went and came back as empty through the old descriptor.
+        let listed = self.open(source, path, OFlags::DIRECTORY).and_then(|dir| names(dir.as_fd()));
+        let (names, truncated) = match listed {
+            Ok(listed) => listed,
+            Err(errno) if gone(errno) => (Vec::new(), false),
+            Err(errno) => {
+                let name = join(source.root.name().as_bytes(), path);
+                self.give_errno(&name, errno)?;
+                (Vec::new(), false)
+            }
+        };
+        self.tally.truncated |= truncated;
+        let names: Rc<[Vec<u8>]> = names.into();
+        self.listings.insert(path.to_vec(), names.clone());
+        ControlFlow::Continue(names)
+    }
+
+    /// One path that a pattern led to.
+    fn entry(&mut self, source: &Source, path: Vec<u8>) -> ControlFlow<()> {
+        let name = join(source.root.name().as_bytes(), &path);
+        if source.kind == Kind::Link {
+            let target = self.dir(source).and_then(|root| rustix::fs::readlinkat(root, &*path, Vec::new()));
+            return match target {
+                Ok(target) => self.give(&name, link_content(target.into_bytes()), false),
+                Err(errno) if gone(errno) => ControlFlow::Continue(()),
+                Err(errno) => self.give_errno(&name, errno),
+            };
+        }
+        let size = if source.root == Root::Sys { Size::Page } else { Size::Any };
+        let held = self.held.remove(&path).map(|held| held.file);
+        let read = match held {
+            // A name may stand for something new by now: look again when the old is gone.
+            Some(file) => match self.read(file.as_fd(), size) {
+                Err(errno) if gone(errno) => {
+                    self.spare.fetch_add(1, Ordering::Relaxed);
+                    Err(errno)
+                }
+                read => {
+                    self.held.insert(path.clone(), Held { file, round: self.round });
+                    return self.give_read(&name, read);
+                }
+            },
+            None => Err(Errno::NOENT),
+        };
+        let read = read.or_else(|_| {
+            let file = self.open(source, &path, OFlags::NOFOLLOW)?;
+            let truncated = self.read(file.as_fd(), size)?;
+            self.hold(source, path, file);
+            Ok(truncated)
+        });
+        self.give_read(&name, read)
+    }
+
+    fn give_read(&mut self, name: &[u8], read: Result<bool, Errno>) -> ControlFlow<()> {
+        match read {
+            Ok(truncated) => self.give_text(name, truncated),
+            Err(errno) if gone(errno) => ControlFlow::Continue(()),
+            Err(errno) => self.give_errno(name, errno),
+        }
+    }
+
+    /// statfs of each mount point below the host root.
+    fn mounts(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> ControlFlow<()> {
+        let read = mountinfo.as_ref().map_err(|errno| *errno).and_then(|file| {
+            self.read(file.as_fd(), Size::Any)?;
+            Ok(std::mem::take(self.buffer))
+        });
+        let text = match read {
+            Ok(text) => text,
+            Err(errno) => return self.give_errno(b"proc/1/mountinfo", errno),
+        };
+        for point in mount_points(&text) {
+            if self.tally.entries >= self.row.entries {
+                self.tally.truncated = true;
+                break;
+            }
+            let below = point.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
+            let numbers = self.roots.rootfs.as_ref().ok_or(Errno::NOENT).and_then(|root| {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                fstatfs(&rustix::fs::openat(root, below, flags, Mode::empty())?)
+            });
+            self.give_file_system(&point, numbers)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn dir(&self, source: &Source) -> Result<BorrowedFd<'_>, Errno> {
+        match source.root {
+            Root::Sys => Ok(self.roots.sysfs.as_fd()),
+            Root::Udev => self.roots.udev.as_ref().map(AsFd::as_fd).ok_or(Errno::NOENT),
+            _ => Err(Errno::NOENT),
+        }
+    }
+
+    fn open(&self, source: &Source, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        rustix::fs::openat(self.dir(source)?, path, READ | flags, Mode::empty())
+    }
+
+    /// Keeps a descriptor for the next reading, while there is room.
+    fn hold(&mut self, source: &Source, path: Vec<u8>, file: OwnedFd) {
+        // udev replaces its files by renaming: a held descriptor would go on giving the old one.
+        let room = |spare: usize| spare.checked_sub(1);
+        if source.root == Root::Sys
+            && self.spare.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+            && self.held.insert(path, Held { file, round: self.round }).is_some()
+        {
+            self.spare.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Fills the buffer with a file from its start; tells whether the row's limit cut it.
+    fn read(&mut self, file: BorrowedFd<'_>, size: Size) -> Result<bool, Errno> {
+        let limit = self.row.file_bytes;
+        self.buffer.clear();
+        loop {
+            let at = self.buffer.len();
+            // One byte more than the limit tells a file that ends there from one that goes on.
+            let room = (limit + 1 - at).min(READ_BYTES);
+            self.buffer.resize(at + room, 0);
+            let read =
+                rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut self.buffer[at..], at as u64))?;
+            self.buffer.truncate(at + read);
+            // procfs gives about a page a read, however much there is: only an empty read is the end.
+            let ended = read == 0 || (size == Size::Page && read < room);
+            if self.buffer.len() > limit {
+                self.buffer.truncate(limit);
+                return Ok(true);
+            }
+            if ended {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Hands over what the buffer holds, in parts.
+    fn give_text(&mut self, name: &[u8], truncated: bool) -> ControlFlow<()> {
+        let bytes = std::mem::take(self.buffer);
+        let last = bytes.len().saturating_sub(1) / PART_BYTES;
+        let mut flow = ControlFlow::Continue(());
+        for part in 0..=last {
+            let end = bytes.len().min((part + 1) * PART_BYTES);
+            let content = text_content(bytes[part * PART_BYTES..end].to_vec());
+            flow = self.give(name, content, truncated && part == last);
+            if flow.is_break() {
+                break;
+            }
+        }
+        *self.buffer = bytes;
+        flow
+    }
+
+    fn give_errno(&mut self, name: &[u8], errno: Errno) -> ControlFlow<()> {
+        match errno {
+            Errno::ACCESS | Errno::PERM => self.tally.denied = true,
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM => self.tally.truncated = true,
+            _ => {}
+        }
+        self.send(name, file::Content::Errno(errno.raw_os_error() as u32), false)
+    }
+
+    fn give(&mut self, name: &[u8], content: file::Content, truncated: bool) -> ControlFlow<()> {
+        self.tally.read = true;
+        self.tally.truncated |= truncated;
+        self.send(name, content, truncated)
+    }
+
+    fn send(&mut self, name: &[u8], content: file::Content, truncated: bool) -> ControlFlow<()> {
+        self.tally.entries += 1;
+        if self.tally.entries > self.row.entries {
+            self.tally.truncated = true;
+            return ControlFlow::Break(());
+        }
+        let name = match String::from_utf8(name.to_vec()) {
+            Ok(path) => file::Name::Path(path),
+            Err(error) => file::Name::RawPath(error.into_bytes()),
+        };
+        (self.sink)(Item::File(v1::File { name: Some(name), content: Some(content), truncated }))
+    }
+
+    fn give_file_system(&mut self, path: &[u8], numbers: Result<StatFs, Errno>) -> ControlFlow<()> {
+        self.tally.entries += 1;
+        let name = match String::from_utf8(path.to_vec()) {
+            Ok(path) => file_system::Name::Path(path),
+            Err(error) => file_system::Name::RawPath(error.into_bytes()),
+        };
+        let mut answer = v1::FileSystem { name: Some(name), ..Default::default() };
+        match numbers {
+            Ok(numbers) => {
+                self.tally.read = true;
+                answer.block_size = numbers.f_bsize as u64;
+                answer.blocks = numbers.f_blocks;
+                answer.blocks_free = numbers.f_bfree;
+                answer.blocks_available = numbers.f_bavail;
+                answer.files = numbers.f_files;
+                answer.files_free = numbers.f_ffree;
+                answer.read_only = numbers.f_flags as u64 & ST_RDONLY != 0;
+            }
+            Err(errno) => {
+                self.tally.denied |= matches!(errno, Errno::ACCESS | Errno::PERM);
+                answer.errno = errno.raw_os_error() as u32;
+            }
+        }
+        (self.sink)(Item::FileSystem(answer))
+    }
+}
+
+/// How a file's end is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Size {
+    /// By a read that gives nothing.
+    Any,
+    /// By a read that gives less than was asked: a sysfs attribute is shown whole.
+    Page,
+}
+
+/// The kernel no longer has it, or it was never a file.
+fn gone(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP)
+}
+
+fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    match dir {
+        b"" => name.to_vec(),
+        dir => [dir, b"/", name].concat(),
+    }
+}
+
+/// The names in an open directory, sorted, and whether there were too many.
+fn names(dir: BorrowedFd<'_>) -> Result<(Vec<Vec<u8>>, bool), Errno> {
+    let mut buffer = Vec::with_capacity(READ_BYTES);
+    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next() {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if names.len() >= LISTING_LIMIT {
+            return Ok((names, true));
+        }
+        if name != b"." && name != b".." {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok((names, false))
+}
+
+fn fstatfs(dir: &OwnedFd) -> Result<StatFs, Errno> {
+    rustix::fs::fstatfs(dir)
+}
+
+fn text_content(bytes: Vec<u8>) -> file::Content {
+    match String::from_utf8(bytes) {
+        Ok(text) => file::Content::Text(text),
+        Err(error) => file::Content::Raw(error.into_bytes()),
+    }
+}
+
+fn link_content(target: Vec<u8>) -> file::Content {
+    match String::from_utf8(target) {
+        Ok(target) => file::Content::Link(target),
+        Err(error) => file::Content::RawLink(error.into_bytes()),
+    }
+}

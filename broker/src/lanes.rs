@@ -1,0 +1,412 @@
+//! Lanes: the threads that read, one at a time, each query within a budget.
+//!
+//! A read of a kernel file may sleep for ever (a dead network file system, a broken sensor). The thread that sleeps
+//! keeps the query it was reading and is reported stuck until it returns; the next lane takes over the rest.
+//! Everything a lane gives goes into a bounded batch that the service empties; no lock is held across a send.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use keyhole_proto::v1::{Outcome, Query, QueryEnd, ReadResponse};
+use prost::Message;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::host::{Host, Item};
+
+/// How many threads read. More than one only matters when one is stuck.
+const LANES: usize = 4;
+
+/// The most time that one query may spend reading.
+const BUDGET: Duration = Duration::from_secs(2);
+
+/// A batch this large is handed over at once, and a lane waits while it is not taken.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// A smaller batch is handed over after this time.
+const BATCH_TIME: Duration = Duration::from_millis(5);
+
+/// A lane needs no deep stack.
+const STACK_BYTES: usize = 256 << 10;
+
+/// Why the threads could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError<E> {
+    /// The kernel gave no thread.
+    #[error("starting a reader thread: {0}")]
+    Spawn(#[from] std::io::Error),
+    /// A thread failed what it was to do first.
+    #[error("{0}")]
+    First(E),
+}
+
+/// The reader threads.
+#[derive(Debug)]
+pub struct Lanes {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    host: Host,
+    desk: Mutex<Desk>,
+    arrived: Condvar,
+    /// By the query's number in the contract.
+    stuck: Vec<AtomicBool>,
+    stuck_queries: AtomicU64,
+}
+
+/// Where jobs are handed to lanes.
+#[derive(Debug, Default)]
+struct Desk {
+    waiting: Option<Arc<Job>>,
+    /// The last job handed out; over when its lane has left it.
+    last: Option<Arc<Job>>,
+}
+
+/// Queries to be read by one lane, and what came of them.
+#[derive(Debug)]
+struct Job {
+    progress: Mutex<Progress>,
+    /// The lane may go on: the batch was taken, or the job abandoned.
+    room: Condvar,
+    /// The service should look: a batch is full, or the job is over.
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    queue: VecDeque<Query>,
+    batch: Vec<ReadResponse>,
+    batch_bytes: usize,
+    batch_since: Option<Instant>,
+    /// The query being read.
+    current: Option<Query>,
+    /// Since when its lane has been in the kernel; none while it waits for room.
+    reading_since: Option<Instant>,
+    /// What it spent before that.
+    spent: Duration,
+    /// Nobody wants the rest; the lane leaves at its next step.
+    abandoned: bool,
+    /// The lane has left.
+    over: bool,
+}
+
+impl Progress {
+    fn time_spent(&self) -> Duration {
+        self.spent + self.reading_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn push(&mut self, query: Query, item: Item) {
+        let last = self.batch.last_mut().filter(|last| last.query == query as i32 && last.end.is_none());
+        let part = match last {
+            Some(part) => part,
+            None => {
+                self.batch.push(ReadResponse { query: query.into(), ..Default::default() });
+                self.batch_since.get_or_insert_with(Instant::now);
+                match self.batch.last_mut() {
+                    Some(part) => part,
+                    None => return,
+                }
+            }
+        };
+        match item {
+            Item::File(file) => {
+                self.batch_bytes += file.encoded_len() + 8;
+                part.files.push(file);
+            }
+            Item::FileSystem(file_system) => {
+                self.batch_bytes += file_system.encoded_len() + 8;
+                part.file_systems.push(file_system);
+            }
+        }
+    }
+
+    fn end(&mut self, query: Query, outcome: Outcome) {
+        let elapsed_ns = u64::try_from(self.time_spent().as_nanos()).unwrap_or(u64::MAX);
+        let end = Some(QueryEnd { outcome: outcome.into(), elapsed_ns });
+        match self.batch.last_mut().filter(|last| last.query == query as i32) {
+            Some(part) => part.end = end,
+            None => self.batch.push(ReadResponse { query: query.into(), end, ..Default::default() }),
+        }
+        self.batch_since.get_or_insert_with(Instant::now);
+        self.current = None;
+        self.reading_since = None;
+        self.spent = Duration::ZERO;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Lanes {
+    /// Starts the threads, and waits until each has done `first` and said how that went: nothing of a thread's own
+    /// start may be left to do when system calls are taken away.
+    pub fn start<E: Send + 'static>(
+        host: Host,
+        first: impl Fn() -> Result<(), E> + Copy + Send + 'static,
+    ) -> Result<Self, StartError<E>> {
+        let highest = keyhole_policy::TABLE.iter().map(|row| row.query as usize).max().unwrap_or(0);
+        let shared = Arc::new(Shared {
+            host,
+            desk: Mutex::default(),
+            arrived: Condvar::new(),
+            stuck: (0..=highest).map(|_| AtomicBool::new(false)).collect(),
+            stuck_queries: AtomicU64::new(0),
+        });
+        let (ready, said) = mpsc::channel();
+        for number in 0..LANES {
+            let (shared, ready) = (shared.clone(), ready.clone());
+            std::thread::Builder::new().name(format!("lane-{number}")).stack_size(STACK_BYTES).spawn(
+                move || {
+                    let told = ready.send(first());
+                    drop(ready);
+                    if told.is_ok() {
+                        shared.work();
+                    }
+                },
+            )?;
+        }
+        drop(ready);
+        said.iter().collect::<Result<(), _>>().map_err(StartError::First)?;
+        Ok(Self { shared })
+    }
+
+    /// What the lanes read.
+    pub fn host(&self) -> &Host {
+        &self.shared.host
+    }
+
+    /// Whether a read of `query` has outstayed its budget and not returned.
+    pub fn is_stuck(&self, query: Query) -> bool {
+        self.shared.stuck(query).load(Ordering::Relaxed)
+    }
+
+    /// How many threads have not returned.
+    pub fn stuck_lanes(&self) -> usize {
+        self.shared.stuck_lanes()
+    }
+
+    /// Whether no thread is left to read with.
+    pub fn all_stuck(&self) -> bool {
+        self.stuck_lanes() >= LANES
+    }
+
+    /// How often a query outstayed its budget.
+    pub fn stuck_queries(&self) -> u64 {
+        self.shared.stuck_queries.load(Ordering::Relaxed)
+    }
+
+    /// Begins to read `queries`, once the lane of an earlier reading has left it or is stuck.
+    pub async fn begin(&self, queries: Vec<Query>) -> Reading {
+        let mut reading = Reading { shared: self.shared.clone(), job: Arc::new(Job::of(VecDeque::new())) };
+        let earlier = lock(&self.shared.desk).last.take();
+        if let Some(earlier) = earlier {
+            self.shared.wait_out(&earlier).await;
+        }
+        reading.hand_over(queries.into());
+        reading
+    }
+}
+
+impl Shared {
+    fn stuck(&self, query: Query) -> &AtomicBool {
+        &self.stuck[query as usize]
+    }
+
+    fn stuck_lanes(&self) -> usize {
+        self.stuck.iter().filter(|stuck| stuck.load(Ordering::Relaxed)).count()
+    }
+
+    /// Waits until an abandoned job's lane has left it, or has used up its budget.
+    async fn wait_out(&self, job: &Job) {
+        loop {
+            let left = {
+                let progress = lock(&job.progress);
+                if progress.over
+                    || progress.current.is_some_and(|query| self.stuck(query).load(Ordering::Relaxed))
+                {
+                    return;
+                }
+                match BUDGET.checked_sub(progress.time_spent()) {
+                    Some(left) if !left.is_zero() => left,
+                    _ => return self.give_up(&progress),
+                }
+            };
+            let _ = timeout(left, job.news.notified()).await;
+        }
+    }
+
+    /// Marks the query that a lane is in as stuck; the lane takes the mark away when it returns.
+    fn give_up(&self, progress: &Progress) {
+        if let Some(query) = progress.current {
+            self.stuck(query).store(true, Ordering::Relaxed);
+            self.stuck_queries.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(query = query.as_str_name(), "query outstayed its budget: its lane is stuck");
+        }
+    }
+
+    /// A lane's life.
+    fn work(&self) {
+        let mut buffer = Vec::new();
+        loop {
+            let job = self.next_job();
+            while let Some(query) = job.next_query() {
+                let outcome = self.host.read(query, &mut buffer, &mut |item| job.push(query, item));
+                let mut progress = lock(&job.progress);
+                if self.stuck(query).swap(false, Ordering::Relaxed) {
+                    tracing::warn!(query = query.as_str_name(), "stuck lane has returned");
+                }
+                progress.end(query, outcome);
+            }
+            lock(&job.progress).over = true;
+            job.news.notify_one();
+        }
+    }
+
+    fn next_job(&self) -> Arc<Job> {
+        let mut desk = lock(&self.desk);
+        loop {
+            if let Some(job) = desk.waiting.take() {
+                return job;
+            }
+            desk = self.arrived.wait(desk).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Job {
+    fn of(queue: VecDeque<Query>) -> Self {
+        Self {
+            progress: Mutex::new(Progress { queue, ..Default::default() }),
+            room: Condvar::new(),
+            news: Notify::new(),
+        }
+    }
+
+    fn next_query(&self) -> Option<Query> {
+        let mut progress = lock(&self.progress);
+        if progress.abandoned {
+            return None;
+        }
+        let query = progress.queue.pop_front()?;
+        progress.current = Some(query);
+        progress.reading_since = Some(Instant::now());
+        Some(query)
+    }
+
+    /// Adds to the batch; waits while it is full.
+    fn push(&self, query: Query, item: Item) -> ControlFlow<()> {
+        let mut progress = lock(&self.progress);
+        if progress.abandoned {
+            return ControlFlow::Break(());
+        }
+        progress.push(query, item);
+        if progress.batch_bytes >= BATCH_BYTES {
+            progress.spent = progress.time_spent();
+            progress.reading_since = None;
+            self.news.notify_one();
+            while progress.batch_bytes >= BATCH_BYTES && !progress.abandoned {
+                progress = self.room.wait(progress).unwrap_or_else(PoisonError::into_inner);
+            }
+            progress.reading_since = Some(Instant::now());
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// A reading under way. Dropping it makes its lane leave at the next file.
+#[derive(Debug)]
+pub struct Reading {
+    shared: Arc<Shared>,
+    job: Arc<Job>,
+}
+
+impl Reading {
+    /// The next batch; none when everything was handed over.
+    pub async fn next(&mut self) -> Option<Vec<ReadResponse>> {
+        loop {
+            let job = self.job.clone();
+            let wait = {
+                let mut progress = lock(&job.progress);
+                let over = progress.over || (progress.current.is_none() && progress.queue.is_empty());
+                let age = progress.batch_since.map_or(Duration::ZERO, |since| since.elapsed());
+                if over || progress.batch_bytes >= BATCH_BYTES || age >= BATCH_TIME {
+                    let batch = std::mem::take(&mut progress.batch);
+                    progress.batch_bytes = 0;
+                    progress.batch_since = None;
+                    job.room.notify_one();
+                    if !batch.is_empty() {
+                        return Some(batch);
+                    }
+                    if over {
+                        return None;
+                    }
+                }
+                let left = BUDGET.saturating_sub(progress.time_spent());
+                if left.is_zero() && progress.current.is_some() {
+                    return Some(self.take_over(progress));
+                }
+                match progress.batch_since {
+                    Some(since) => left.min(BATCH_TIME.saturating_sub(since.elapsed())),
+                    None => left,
+                }
+            };
+            // A millisecond at least: timers are no finer.
+            let _ = timeout(wait.max(Duration::from_millis(1)), job.news.notified()).await;
+        }
+    }
+
+    /// Leaves the stuck lane with its query, and gives the rest to the next.
+    fn take_over(&mut self, mut progress: MutexGuard<'_, Progress>) -> Vec<ReadResponse> {
+        self.shared.give_up(&progress);
+        let rest = std::mem::take(&mut progress.queue);
+        let mut batch = std::mem::take(&mut progress.batch);
+        if let Some(query) = progress.current {
+            let elapsed_ns = u64::try_from(progress.time_spent().as_nanos()).unwrap_or(u64::MAX);
+            let end = Some(QueryEnd { outcome: Outcome::TimedOut.into(), elapsed_ns });
+            match batch.last_mut().filter(|last| last.query == query as i32) {
+                Some(part) => part.end = end,
+                None => batch.push(ReadResponse { query: query.into(), end, ..Default::default() }),
+            }
+        }
+        progress.abandoned = true;
+        drop(progress);
+        self.hand_over(rest);
+        batch
+    }
+
+    /// Gives `queries` to a lane; those that are stuck, and all of them when no lane is free, end so at once.
+    fn hand_over(&mut self, queries: VecDeque<Query>) {
+        let mut desk = lock(&self.shared.desk);
+        // A lane that has just left its job may not be back yet: only stuck lanes count as gone.
+        let free = self.shared.stuck_lanes() < LANES;
+        let (read, refused): (VecDeque<Query>, VecDeque<Query>) =
+            queries.into_iter().partition(|query| free && !self.shared.stuck(*query).load(Ordering::Relaxed));
+        let job = Arc::new(Job::of(read));
+        {
+            let mut progress = lock(&job.progress);
+            for query in refused {
+                progress.end(query, Outcome::Stuck);
+            }
+            progress.over = progress.queue.is_empty();
+        }
+        self.job = job.clone();
+        if !lock(&job.progress).over {
+            desk.last = Some(job.clone());
+            desk.waiting = Some(job);
+            self.shared.arrived.notify_one();
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        lock(&self.job.progress).abandoned = true;
+        self.job.room.notify_one();
+    }
+}

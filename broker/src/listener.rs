@@ -1,0 +1,235 @@
+//! The socket: bind, accept, who may connect, and how much of HTTP/2 they may use.
+//!
+//! The accept loop is our own: it backs off when descriptors run out, where a plain loop would spin.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use keyhole_proto::v1::broker_server::BrokerServer;
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::codegen::Service as _;
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use crate::service::{Peer, Service, Tally};
+
+/// Connections that one uid may hold.
+const CONNECTIONS: usize = 8;
+
+/// How long a connection may take to its first request.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How long to wait when accept fails for want of descriptors or memory.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+const STREAMS: u32 = 8;
+const HEADER_BYTES: u32 = 8 << 10;
+const WINDOW_BYTES: u32 = 16 << 10;
+const SEND_BYTES: usize = 64 << 10;
+const PENDING_RESETS: usize = 16;
+const REQUEST_BYTES: usize = 4 << 10;
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// A socket that cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// A broker listens there.
+    #[error("--socket.path={0}: another broker is listening there: stop it, or choose another path")]
+    Occupied(String),
+    /// Something that is not a socket is there.
+    #[error("--socket.path={0}: something that is not a socket is there: remove it, or choose another path")]
+    NotASocket(String),
+    /// The kernel refused.
+    #[error("--socket.path={path}: {error}: the directory must exist and be writable to this uid")]
+    Refused {
+        /// The path.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+impl SocketError {
+    fn refused(path: &Path, error: io::Error) -> Self {
+        SocketError::Refused { path: path.display().to_string(), error }
+    }
+}
+
+/// The bound socket.
+#[derive(Debug)]
+pub struct Socket {
+    /// The listener, known to the runtime already.
+    pub listener: UnixListener,
+    /// Its directory, held so that the socket can be removed when nothing may be opened any more.
+    pub dir: rustix::fd::OwnedFd,
+    name: PathBuf,
+}
+
+impl Socket {
+    /// Binds `path` for its owner and group; a socket that nobody listens on is replaced. Needs a runtime.
+    pub fn bind(path: &Path, group: Option<u32>) -> Result<Self, SocketError> {
+        let refused = |error| SocketError::refused(path, error);
+        let name = path.file_name().ok_or_else(|| refused(io::ErrorKind::InvalidInput.into()))?;
+        remove_stale(path)?;
+        // No moment at which others could connect: the mode is right from the start.
+        let mask = rustix::process::umask(Mode::from_raw_mode(0o117));
+        let bound = StdListener::bind(path);
+        rustix::process::umask(mask);
+        let listener = bound.map_err(refused)?;
+        let owned = || -> rustix::io::Result<rustix::fd::OwnedFd> {
+            rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(0o660), AtFlags::empty())?;
+            if let Some(group) = group {
+                let group = Some(Gid::from_raw(group));
+                rustix::fs::chownat(CWD, path, None::<Uid>, group, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())
+        };
+        let dir = owned().map_err(|errno| refused(errno.into()))?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        let listener = UnixListener::from_std(listener).map_err(refused)?;
+        Ok(Self { listener, dir, name: name.into() })
+    }
+
+    /// Takes the socket's name away, so that nobody finds it any more.
+    pub fn remove(&self) -> rustix::io::Result<()> {
+        rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty())
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<(), SocketError> {
+    let refused = |error| SocketError::refused(path, error);
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(refused(error)),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(SocketError::NotASocket(path.display().to_string()));
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(SocketError::Occupied(path.display().to_string())),
+        // Only a refusal says that nobody listens; anything else may be a live broker.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!(path = %path.display(), "replacing a socket that nobody listens on");
+            std::fs::remove_file(path).map_err(refused)
+        }
+        Err(error) => Err(refused(error)),
+    }
+}
+
+/// Accepts for ever: peers of `allowed` uids, each with few connections.
+pub async fn accept<H: Health>(
+    listener: &UnixListener,
+    allowed: &[u32],
+    service: Service,
+    health: HealthServer<H>,
+    tally: Arc<Tally>,
+) {
+    let permits: HashMap<u32, Arc<Semaphore>> =
+        allowed.iter().map(|uid| (*uid, Arc::new(Semaphore::new(CONNECTIONS)))).collect();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(BACK_OFF).await;
+                continue;
+            }
+        };
+        let uid = stream.peer_cred().map(|peer| peer.uid());
+        let permit = match uid.as_ref().map(|uid| (uid, permits.get(uid))) {
+            Ok((_, Some(permits))) => {
+                permits.clone().try_acquire_owned().map_err(|_| "has too many connections")
+            }
+            _ => Err("is not allowed"),
+        };
+        match (uid, permit) {
+            (Ok(uid), Ok(permit)) => {
+                tally.connections.fetch_add(1, Ordering::Relaxed);
+                let connection = serve(stream, Peer { uid }, service.clone(), health.clone(), tally.clone());
+                tokio::spawn(hold(permit, connection));
+            }
+            (uid, refused) => {
+                let count = tally.refused_peers.fetch_add(1, Ordering::Relaxed) + 1;
+                // A line for each would let a stranger fill the log.
+                if count.is_power_of_two() {
+                    let why = refused.err().unwrap_or("has no uid");
+                    tracing::warn!(uid = uid.ok(), why, count, "connection refused");
+                }
+                // A flood of refusals costs its sender more than us.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    }
+}
+
+async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {
+    connection.await;
+    drop(permit);
+}
+
+async fn serve<H: Health>(
+    stream: UnixStream,
+    peer: Peer,
+    service: Service,
+    health: HealthServer<H>,
+    tally: Arc<Tally>,
+) {
+    let broker = BrokerServer::new(service).max_decoding_message_size(REQUEST_BYTES);
+    let asked = Arc::new(AtomicBool::new(false));
+    let first = asked.clone();
+    let route = service_fn(move |mut request: http::Request<Incoming>| {
+        first.store(true, Ordering::Relaxed);
+        request.extensions_mut().insert(peer);
+        let (mut broker, mut health) = (broker.clone(), health.clone());
+        async move {
+            if request.uri().path().starts_with("/keyhole.v1.Broker/") {
+                broker.call(request).await
+            } else if request.uri().path().starts_with("/grpc.health.v1.Health/") {
+                health.call(request).await
+            } else {
+                Ok(tonic::Status::unimplemented("no such service").into_http())
+            }
+        }
+    });
+    let mut connection = std::pin::pin!(
+        http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEADER_BYTES)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .max_send_buf_size(SEND_BYTES)
+            .max_pending_accept_reset_streams(PENDING_RESETS)
+            .max_local_error_reset_streams(PENDING_RESETS)
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .serve_connection(TokioIo::new(stream), route)
+    );
+    let early = tokio::time::timeout(HANDSHAKE, connection.as_mut()).await;
+    let ended = match early {
+        Ok(ended) => ended,
+        Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+        Err(_) => {
+            tally.late_handshakes.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(uid = peer.uid, "connection closed: no request in time");
+            return;
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(uid = peer.uid, %error, "connection ended");
+    }
+}

@@ -1,0 +1,98 @@
+//! The seal: which system calls the broker may make, each with its reason, and the check that the seal holds.
+//!
+//! One list for x86_64 and aarch64 with glibc; where they differ, the row says so by `cfg`.
+
+use std::os::fd::AsRawFd;
+
+use keyhole_os::seccomp::{ANONYMOUS, Argument, NOT_EXECUTABLE, READ_ONLY, Row, Rule, exactly, numbers};
+use keyhole_os::{Layer, ThreadStatus, allow};
+use rustix::fs::{CWD, Mode, OFlags};
+
+/// Everything that is allowed but `unlinkat`, which depends on a descriptor's number.
+#[rustfmt::skip]
+pub const SYSCALLS: &[Row] = &[
+    // Reading the host.
+    allow!(openat, "files below sysfs, mount points to statfs", READ_ONLY),
+    allow!(pread64, "held files, from their start"),
+    allow!(getdents64, "directories of wildcards"),
+    allow!(readlinkat, "links of hardware monitoring chips"),
+    allow!(fstatfs, "anchors and mount points"),
+    allow!(close, "files and connections"),
+    // Serving.
+    allow!(accept4, "connections"),
+    allow!(recvfrom, "requests"),
+    allow!(sendto, "answers", exactly(4, 0)),
+    allow!(writev, "answers of several frames; log lines"),
+    allow!(write, "log lines; the runtime's wake-up descriptor"),
+    allow!(read, "the runtime's wake-up descriptor"),
+    allow!(shutdown, "the end of a connection"),
+    allow!(getsockopt, "the peer's uid; a connection's error", SOL_SOCKET),
+    #[cfg(target_arch = "x86_64")]
+    allow!(epoll_wait, "the runtime's wait"),
+    allow!(epoll_pwait, "the runtime's wait where epoll_wait is not there"),
+    allow!(epoll_ctl, "the runtime's interest in connections"),
+    // Living.
+    allow!(futex, "locks between lanes and service"),
+    allow!(clock_gettime, "time, where the vDSO has none"),
+    allow!(getrandom, "seeds of hash maps"),
+    allow!(brk, "memory"),
+    allow!(mmap, "memory", NOT_EXECUTABLE, ANONYMOUS),
+    allow!(mremap, "memory"),
+    allow!(munmap, "memory"),
+    allow!(mprotect, "memory of another thread's heap", NOT_EXECUTABLE),
+    allow!(madvise, "memory given back", MADV_DONTNEED),
+    allow!(sched_yield, "the runtime's short waits"),
+    allow!(rt_sigprocmask, "signals around a thread's panic or end"),
+    allow!(rt_sigreturn, "the return from a signal"),
+    allow!(sigaltstack, "the end of a thread"),
+    allow!(restart_syscall, "a wait that was stopped and goes on"),
+    allow!(exit_group, "the end"),
+    #[cfg(debug_assertions)]
+    allow!(fcntl, "F_GETFD: a debug build asserts that what it closes is open", exactly(1, 1)),
+];
+
+// Constants of the kernel's headers, the same on x86_64 and aarch64.
+const MADV_DONTNEED: Argument = exactly(2, 4);
+const SOL_SOCKET: Argument = exactly(1, 1);
+
+/// What `unlinkat` is held to: the one call that changes a file system removes the socket from its own directory,
+/// by that directory's descriptor. Landlock keeps absolute paths out.
+pub fn unlink_arguments(dir: &rustix::fd::OwnedFd) -> [Argument; 2] {
+    [exactly(0, dir.as_raw_fd() as u32), exactly(2, 0)]
+}
+
+/// The whole list, for a socket directory.
+pub fn syscalls<'u>(unlink: &'u [Argument]) -> Vec<Rule<'u>> {
+    let unlinkat = Rule { number: numbers::unlinkat, when: unlink };
+    SYSCALLS.iter().map(|row| -> Rule<'u> { row.into() }).chain([unlinkat]).collect()
+}
+
+/// Why the broker does not start: the seal does not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The kernel does not confirm a layer that was put in force.
+    #[error("the kernel does not confirm {0}: the sandbox does not hold")]
+    Unconfirmed(&'static str),
+    /// A thread's status could not be read.
+    #[error("/proc/thread-self/status: {0}: the sandbox cannot be checked")]
+    Unreadable(#[from] std::io::Error),
+    /// A forbidden open went through.
+    #[error("the root directory can be opened although Landlock is in force: the sandbox does not hold")]
+    Open,
+}
+
+/// Checks what the kernel says of the thread against the layers that were put in force.
+pub fn confirm(layers: &[Layer], thread: &ThreadStatus) -> Result<(), SealError> {
+    let unconfirmed = thread.unconfirmed()?;
+    let claimed = layers.iter().find(|layer| layer.in_force && unconfirmed.contains(&layer.name));
+    claimed.map_or(Ok(()), |layer| Err(SealError::Unconfirmed(layer.name)))
+}
+
+/// Tries what Landlock must refuse to the calling thread.
+pub fn root_is_closed() -> Result<(), SealError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, "/", flags, Mode::empty()) {
+        Ok(_) => Err(SealError::Open),
+        Err(_) => Ok(()),
+    }
+}

@@ -1,0 +1,165 @@
+//! seccomp: which system calls a process may make, as a table of rows. seccomp(2)
+//!
+//! The default is to kill the process: a call that no row allows is a bug or an attack, and either should be loud.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
+
+use crate::Layer;
+
+/// One row: a system call that is allowed.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Its number on this architecture.
+    pub number: i64,
+    /// Its name.
+    pub name: &'static str,
+    /// Why it is needed.
+    pub reason: &'static str,
+    /// What its arguments must be; all of them hold. Empty: anything.
+    pub when: &'static [Argument],
+}
+
+/// What of a row the filter is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule<'a> {
+    /// The system call's number.
+    pub number: i64,
+    /// What its arguments must be.
+    pub when: &'a [Argument],
+}
+
+impl From<&Row> for Rule<'static> {
+    fn from(row: &Row) -> Self {
+        Self { number: row.number, when: row.when }
+    }
+}
+
+/// A condition on one argument, over its lower 32 bits.
+#[derive(Debug, Clone, Copy)]
+pub struct Argument {
+    /// Which argument, from 0.
+    pub index: u8,
+    /// The bits that are looked at.
+    pub mask: u32,
+    /// What they must be.
+    pub value: u32,
+}
+
+/// Writes a row: `allow!(openat, "why", arguments...)`.
+#[macro_export]
+macro_rules! allow {
+    ($name:ident, $reason:literal $(, $argument:expr)* $(,)?) => {
+        $crate::seccomp::Row {
+            number: $crate::seccomp::numbers::$name,
+            name: stringify!($name),
+            reason: $reason,
+            when: &[$($argument),*],
+        }
+    };
+}
+
+/// The numbers of the system calls that the tables name.
+pub mod numbers {
+    macro_rules! numbers {
+        ($($name:ident = $number:ident),* $(,)?) => {
+            $(#[allow(missing_docs, non_upper_case_globals)] pub const $name: i64 = libc::$number as i64;)*
+        };
+    }
+    numbers! {
+        accept4 = SYS_accept4, adjtimex = SYS_adjtimex, brk = SYS_brk, clock_adjtime = SYS_clock_adjtime,
+        clock_gettime = SYS_clock_gettime, close = SYS_close,
+        connect = SYS_connect, epoll_ctl = SYS_epoll_ctl, epoll_pwait = SYS_epoll_pwait, exit_group = SYS_exit_group,
+        fcntl = SYS_fcntl, fstat = SYS_fstat, fstatfs = SYS_fstatfs, futex = SYS_futex, getdents64 = SYS_getdents64,
+        getpid = SYS_getpid, getrandom = SYS_getrandom, getrusage = SYS_getrusage,
+        getsockname = SYS_getsockname, getpeername = SYS_getpeername, getsockopt = SYS_getsockopt,
+        ioctl = SYS_ioctl, lseek = SYS_lseek, madvise = SYS_madvise, mmap = SYS_mmap, mprotect = SYS_mprotect,
+        mremap = SYS_mremap, munmap = SYS_munmap, openat = SYS_openat, pread64 = SYS_pread64,
+        prlimit64 = SYS_prlimit64, read = SYS_read, readlinkat = SYS_readlinkat, recvfrom = SYS_recvfrom,
+        restart_syscall = SYS_restart_syscall, rt_sigaction = SYS_rt_sigaction,
+        rt_sigprocmask = SYS_rt_sigprocmask, rt_sigreturn = SYS_rt_sigreturn, sched_yield = SYS_sched_yield,
+        sendto = SYS_sendto, setsockopt = SYS_setsockopt, shutdown = SYS_shutdown, sigaltstack = SYS_sigaltstack,
+        socket = SYS_socket, statx = SYS_statx, unlinkat = SYS_unlinkat, uname = SYS_uname, write = SYS_write,
+        writev = SYS_writev,
+    }
+    #[cfg(target_arch = "x86_64")]
+    numbers! { epoll_wait = SYS_epoll_wait, newfstatat = SYS_newfstatat }
+    #[cfg(target_arch = "aarch64")]
+    numbers! { newfstatat = SYS_newfstatat }
+}
+
+/// `mmap` and `mprotect`: never executable.
+pub const NOT_EXECUTABLE: Argument = Argument { index: 2, mask: libc::PROT_EXEC as u32, value: 0 };
+
+/// `mmap`: memory of no file.
+pub const ANONYMOUS: Argument =
+    Argument { index: 3, mask: libc::MAP_ANONYMOUS as u32, value: libc::MAP_ANONYMOUS as u32 };
+
+/// `openat`: neither writing, nor creating, nor truncating, nor appending.
+pub const READ_ONLY: Argument = Argument {
+    index: 2,
+    mask: (libc::O_ACCMODE
+        | libc::O_CREAT
+        | libc::O_TRUNC
+        | libc::O_APPEND
+        | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32,
+    value: 0,
+};
+
+/// An argument that must be exactly `value`.
+pub const fn exactly(index: u8, value: u32) -> Argument {
+    Argument { index, mask: u32::MAX, value }
+}
+
+/// Why a filter could not be installed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The table cannot be compiled.
+    #[error("seccomp: {0}")]
+    Compile(#[from] seccompiler::BackendError),
+    /// The kernel refused it.
+    #[error("seccomp: {0}")]
+    Install(#[from] seccompiler::Error),
+}
+
+/// Compiles a table. Rules with the same number are alternatives.
+pub fn compile(table: &[Rule<'_>]) -> Result<BpfProgram, Error> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    for row in table {
+        let conditions = row
+            .when
+            .iter()
+            .map(|argument| {
+                SeccompCondition::new(
+                    argument.index,
+                    SeccompCmpArgLen::Dword,
+                    SeccompCmpOp::MaskedEq(u64::from(argument.mask)),
+                    u64::from(argument.value),
+                )
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let alternatives = rules.entry(row.number).or_default();
+        if !conditions.is_empty() {
+            alternatives.push(SeccompRule::new(conditions)?);
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    let arch = TargetArch::x86_64;
+    #[cfg(target_arch = "aarch64")]
+    let arch = TargetArch::aarch64;
+    let filter = SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, arch)?;
+    Ok(filter.try_into()?)
+}
+
+/// Puts a compiled table in force for every thread of the process.
+pub fn install(program: &BpfProgram, calls: usize) -> Layer {
+    let result = seccompiler::apply_filter_all_threads(program);
+    Layer::of(
+        "seccomp",
+        result.map(|()| format!("{calls} system calls allowed, any other kills the process")),
+    )
+}
