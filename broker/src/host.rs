@@ -511,6 +511,7 @@ impl Reading<'_, '_, '_> {
     }
 
     fn open(&self, source: &Source, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let path = if path.is_empty() { b"." } else { path };
         rustix::fs::openat(self.dir(source)?, path, READ | flags, Mode::empty())
     }
 
