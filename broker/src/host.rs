@@ -439,7 +439,11 @@ impl Reading<'_, '_, '_> {
         if source.kind == Kind::Link {
             let target = self.dir(source).and_then(|root| rustix::fs::readlinkat(root, &*path, Vec::new()));
             return match target {
-                Ok(target) => self.give(&name, link_content(target.into_bytes()), false),
+                Ok(target) => {
+                    self.count()?;
+                    self.tally.read = true;
+                    self.send(&name, link_content(target.into_bytes()), false)
+                }
                 Err(errno) if gone(errno) => ControlFlow::Continue(()),
                 Err(errno) => self.give_errno(&name, errno),
             };
@@ -553,13 +557,16 @@ impl Reading<'_, '_, '_> {
 
     /// Hands over what the buffer holds, in parts.
     fn give_text(&mut self, name: &[u8], truncated: bool) -> ControlFlow<()> {
+        self.count()?;
+        self.tally.read = true;
+        self.tally.truncated |= truncated;
         let bytes = std::mem::take(self.buffer);
         let last = bytes.len().saturating_sub(1) / PART_BYTES;
         let mut flow = ControlFlow::Continue(());
         for part in 0..=last {
             let end = bytes.len().min((part + 1) * PART_BYTES);
             let content = text_content(bytes[part * PART_BYTES..end].to_vec());
-            flow = self.give(name, content, truncated && part == last);
+            flow = self.send(name, content, truncated && part == last);
             if flow.is_break() {
                 break;
             }
@@ -569,6 +576,7 @@ impl Reading<'_, '_, '_> {
     }
 
     fn give_errno(&mut self, name: &[u8], errno: Errno) -> ControlFlow<()> {
+        self.count()?;
         match errno {
             Errno::ACCESS | Errno::PERM => self.tally.denied = true,
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => self.tally.truncated = true,
@@ -577,18 +585,17 @@ impl Reading<'_, '_, '_> {
         self.send(name, file::Content::Errno(errno.raw_os_error() as u32), false)
     }
 
-    fn give(&mut self, name: &[u8], content: file::Content, truncated: bool) -> ControlFlow<()> {
-        self.tally.read = true;
-        self.tally.truncated |= truncated;
-        self.send(name, content, truncated)
-    }
-
-    fn send(&mut self, name: &[u8], content: file::Content, truncated: bool) -> ControlFlow<()> {
-        self.tally.entries += 1;
-        if self.tally.entries > self.row.entries {
+    /// Counts one more entry, while the row takes more.
+    fn count(&mut self) -> ControlFlow<()> {
+        if self.tally.entries >= self.row.entries {
             self.tally.truncated = true;
             return ControlFlow::Break(());
         }
+        self.tally.entries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn send(&mut self, name: &[u8], content: file::Content, truncated: bool) -> ControlFlow<()> {
         let name = match String::from_utf8(name.to_vec()) {
             Ok(path) => file::Name::Path(path),
             Err(error) => file::Name::RawPath(error.into_bytes()),
