@@ -492,10 +492,6 @@ impl Reading<'_, '_, '_> {
             Err(errno) => return self.give_errno(b"proc/1/mountinfo", errno),
         };
         for point in mount_points(&text) {
-            if self.tally.entries >= self.row.entries {
-                self.tally.truncated = true;
-                break;
-            }
             let below = point.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
             let numbers = self.roots.rootfs.as_ref().ok_or(Errno::NOENT).and_then(|root| {
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -577,12 +573,16 @@ impl Reading<'_, '_, '_> {
 
     fn give_errno(&mut self, name: &[u8], errno: Errno) -> ControlFlow<()> {
         self.count()?;
+        self.note(errno);
+        self.send(name, file::Content::Errno(errno.raw_os_error() as u32), false)
+    }
+
+    fn note(&mut self, errno: Errno) {
         match errno {
             Errno::ACCESS | Errno::PERM => self.tally.denied = true,
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => self.tally.truncated = true,
             _ => {}
         }
-        self.send(name, file::Content::Errno(errno.raw_os_error() as u32), false)
     }
 
     /// Counts one more entry, while the row takes more.
@@ -604,7 +604,7 @@ impl Reading<'_, '_, '_> {
     }
 
     fn give_file_system(&mut self, path: &[u8], numbers: Result<StatFs, Errno>) -> ControlFlow<()> {
-        self.tally.entries += 1;
+        self.count()?;
         let name = match String::from_utf8(path.to_vec()) {
             Ok(path) => file_system::Name::Path(path),
             Err(error) => file_system::Name::RawPath(error.into_bytes()),
@@ -622,7 +622,7 @@ impl Reading<'_, '_, '_> {
                 answer.read_only = numbers.f_flags as u64 & ST_RDONLY != 0;
             }
             Err(errno) => {
-                self.tally.denied |= matches!(errno, Errno::ACCESS | Errno::PERM);
+                self.note(errno);
                 answer.errno = errno.raw_os_error() as u32;
             }
         }
