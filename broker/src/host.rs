@@ -484,13 +484,18 @@ impl Reading<'_, '_, '_> {
     /// statfs of each mount point below the host root.
     fn mounts(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> ControlFlow<()> {
         let read = mountinfo.as_ref().map_err(|errno| *errno).and_then(|file| {
-            self.read(file.as_fd(), Size::Any)?;
-            Ok(std::mem::take(self.buffer))
+            let truncated = self.read(file.as_fd(), Size::Any)?;
+            Ok((std::mem::take(self.buffer), truncated))
         });
-        let text = match read {
-            Ok(text) => text,
+        let (mut text, truncated) = match read {
+            Ok(read) => read,
             Err(errno) => return self.give_errno(b"proc/1/mountinfo", errno),
         };
+        if truncated {
+            // Half of a mount point may be another path.
+            text.truncate(text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0));
+            self.tally.truncated = true;
+        }
         for point in mount_points(&text) {
             let below = point.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
             let numbers = self.roots.rootfs.as_ref().ok_or(Errno::NOENT).and_then(|root| {
