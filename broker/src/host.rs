@@ -122,6 +122,9 @@ pub enum Item {
     FileSystem(v1::FileSystem),
 }
 
+/// A name in a directory, and its inode.
+type Entry = (Vec<u8>, u64);
+
 /// Where items go; [`ControlFlow::Break`] means that nobody wants more.
 pub type Sink<'s> = dyn FnMut(Item) -> ControlFlow<()> + 's;
 
@@ -155,6 +158,8 @@ struct Files {
 #[derive(Debug)]
 struct Held {
     file: OwnedFd,
+    /// What its path's wildcards stood for.
+    identity: u64,
     round: u64,
 }
 
@@ -368,7 +373,7 @@ struct Reading<'r, 's, 't> {
     held: &'r mut HashMap<Vec<u8>, Held>,
     round: u64,
     /// Directories that were listed already in this reading.
-    listings: HashMap<Vec<u8>, Rc<[Vec<u8>]>>,
+    listings: HashMap<Vec<u8>, Rc<[Entry]>>,
     buffer: &'r mut Vec<u8>,
     sink: &'s mut Sink<'t>,
     tally: Tally,
@@ -385,7 +390,7 @@ impl Reading<'_, '_, '_> {
                     Err(errno) => self.give_errno(path.as_bytes(), errno),
                 }
             }),
-            Opened::Below(pattern) => self.below(source, Vec::new(), pattern.components()),
+            Opened::Below(pattern) => self.below(source, Vec::new(), 0, pattern.components()),
             Opened::Anchors => {
                 let anchors = self.roots.anchors.iter();
                 anchors.into_iter().try_for_each(|(path, dir)| self.give_file_system(path, fstatfs(dir)))
@@ -394,25 +399,33 @@ impl Reading<'_, '_, '_> {
         }
     }
 
-    /// Follows the rest of a pattern below `path`.
-    fn below(&mut self, source: &Source, path: Vec<u8>, components: &[Component]) -> ControlFlow<()> {
+    /// Follows the rest of a pattern below `path`; `identity` is made of the inodes that wildcards stood for.
+    fn below(
+        &mut self,
+        source: &Source,
+        path: Vec<u8>,
+        identity: u64,
+        components: &[Component],
+    ) -> ControlFlow<()> {
         let Some((component, rest)) = components.split_first() else {
-            return self.entry(source, path);
+            return self.entry(source, path, identity);
         };
         match component {
-            Component::Fixed(names) => {
-                names.iter().try_for_each(|name| self.below(source, join(&path, name.as_bytes()), rest))
-            }
+            Component::Fixed(names) => names
+                .iter()
+                .try_for_each(|name| self.below(source, join(&path, name.as_bytes()), identity, rest)),
             Component::Wild(wild) => {
                 let names = self.list(source, &path)?;
-                let mut matching = names.iter().filter(|name| wild.matches(name));
-                matching.try_for_each(|name| self.below(source, join(&path, name), rest))
+                let mut matching = names.iter().filter(|(name, _)| wild.matches(name));
+                matching.try_for_each(|(name, inode)| {
+                    self.below(source, join(&path, name), identity.rotate_left(32) ^ inode, rest)
+                })
             }
         }
     }
 
-    /// The names in a directory, sorted; none when it cannot be listed.
-    fn list(&mut self, source: &Source, path: &[u8]) -> ControlFlow<(), Rc<[Vec<u8>]>> {
+    /// The names in a directory with their inodes, sorted; none when it cannot be listed.
+    fn list(&mut self, source: &Source, path: &[u8]) -> ControlFlow<(), Rc<[Entry]>> {
         if let Some(names) = self.listings.get(path) {
             return ControlFlow::Continue(names.clone());
         }
@@ -428,13 +441,13 @@ impl Reading<'_, '_, '_> {
             }
         };
         self.tally.truncated |= truncated;
-        let names: Rc<[Vec<u8>]> = names.into();
+        let names: Rc<[_]> = names.into();
         self.listings.insert(path.to_vec(), names.clone());
         ControlFlow::Continue(names)
     }
 
     /// One path that a pattern led to.
-    fn entry(&mut self, source: &Source, path: Vec<u8>) -> ControlFlow<()> {
+    fn entry(&mut self, source: &Source, path: Vec<u8>, identity: u64) -> ControlFlow<()> {
         let name = join(source.root.name().as_bytes(), &path);
         if source.kind == Kind::Link {
             let target = self.dir(source).and_then(|root| rustix::fs::readlinkat(root, &*path, Vec::new()));
@@ -449,25 +462,20 @@ impl Reading<'_, '_, '_> {
             };
         }
         let size = if source.root == Root::Sys { Size::Page } else { Size::Any };
-        let held = self.held.remove(&path).map(|held| held.file);
-        let read = match held {
+        if let Some(held) = self.held.remove(&path) {
+            // The kernel goes on serving a device that was renamed, through what was held under its old name.
+            let same = held.identity == identity;
+            let read = if same { self.read(held.file.as_fd(), size) } else { Err(Errno::NODEV) };
             // A name may stand for something new by now: look again when the old is gone.
-            Some(file) => match self.read(file.as_fd(), size) {
-                Err(errno) if gone(errno) => {
-                    self.spare.fetch_add(1, Ordering::Relaxed);
-                    Err(errno)
-                }
-                read => {
-                    self.held.insert(path.clone(), Held { file, round: self.round });
-                    return self.give_read(&name, read);
-                }
-            },
-            None => Err(Errno::NOENT),
-        };
-        let read = read.or_else(|_| {
-            let file = self.open(source, &path, OFlags::NOFOLLOW)?;
+            if !read.is_err_and(gone) {
+                self.held.insert(path, Held { round: self.round, ..held });
+                return self.give_read(&name, read);
+            }
+            self.spare.fetch_add(1, Ordering::Relaxed);
+        }
+        let read = self.open(source, &path, OFlags::NOFOLLOW).and_then(|file| {
             let truncated = self.read(file.as_fd(), size)?;
-            self.hold(source, path, file);
+            self.hold(source, path, identity, file);
             Ok(truncated)
         });
         self.give_read(&name, read)
@@ -521,12 +529,12 @@ impl Reading<'_, '_, '_> {
     }
 
     /// Keeps a descriptor for the next reading, while there is room.
-    fn hold(&mut self, source: &Source, path: Vec<u8>, file: OwnedFd) {
+    fn hold(&mut self, source: &Source, path: Vec<u8>, identity: u64, file: OwnedFd) {
         // udev replaces its files by renaming: a held descriptor would go on giving the old one.
         let room = |spare: usize| spare.checked_sub(1);
         if source.root == Root::Sys
             && self.spare.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
-            && self.held.insert(path, Held { file, round: self.round }).is_some()
+            && self.held.insert(path, Held { file, identity, round: self.round }).is_some()
         {
             self.spare.fetch_add(1, Ordering::Relaxed);
         }
@@ -656,18 +664,19 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The names in an open directory, sorted, and whether there were too many.
-fn names(dir: BorrowedFd<'_>) -> Result<(Vec<Vec<u8>>, bool), Errno> {
+/// The names in an open directory with their inodes, sorted, and whether there were too many.
+fn names(dir: BorrowedFd<'_>) -> Result<(Vec<Entry>, bool), Errno> {
     let mut buffer = Vec::with_capacity(READ_BYTES);
     let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
     let mut names = Vec::new();
     while let Some(entry) = entries.next() {
-        let name = entry?.file_name().to_bytes().to_vec();
+        let entry = entry?;
+        let name = entry.file_name().to_bytes().to_vec();
         if names.len() >= LISTING_LIMIT {
             return Ok((names, true));
         }
         if name != b"." && name != b".." {
-            names.push(name);
+            names.push((name, entry.ino()));
         }
     }
     names.sort_unstable();
