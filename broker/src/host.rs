@@ -700,3 +700,6 @@ fn link_content(target: Vec<u8>) -> file::Content {
         Err(error) => file::Content::RawLink(error.into_bytes()),
     }
 }
+
+#[cfg(test)]
+mod tests;
