@@ -204,7 +204,7 @@ impl Lanes {
     /// Begins to read `queries`, once the lane of an earlier reading has left it or is stuck.
     pub async fn begin(&self, queries: Vec<Query>) -> Reading {
         let mut reading = Reading { shared: self.shared.clone(), job: Arc::new(Job::of(VecDeque::new())) };
-        let earlier = lock(&self.shared.desk).last.take();
+        let earlier = lock(&self.shared.desk).last.clone();
         if let Some(earlier) = earlier {
             self.shared.wait_out(&earlier).await;
         }
