@@ -353,7 +353,7 @@ impl Reading {
                 }
                 match progress.batch_since {
                     Some(since) => left.min(BATCH_TIME.saturating_sub(since.elapsed())),
-                    None => left,
+                    None => left.min(BATCH_TIME),
                 }
             };
             // A millisecond at least: timers are no finer.
