@@ -328,7 +328,7 @@ fn barred(row: &Row, roots: &Roots, view: &View) -> Option<(Outcome, String)> {
             Root::OsRelease if roots.os_release.is_none() => missing("--path.os-release"),
             Root::Rootfs if roots.rootfs.is_none() => missing("--path.rootfs"),
             Root::Anchors if roots.anchors.is_empty() => missing("--filesystem.anchor"),
-            Root::Proc if row.rung == Rung::Host && !view.proc_is_hosts => {
+            Root::Proc | Root::Processes if row.rung == Rung::Host && !view.proc_is_hosts => {
                 container("/proc", &view.proc_reason)
             }
             Root::Sys if row.rung == Rung::Host && !view.sys_is_hosts => container("/sys", &view.sys_reason),

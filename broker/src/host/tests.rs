@@ -656,6 +656,7 @@ fn every_root(tree: &Tree) -> Paths {
         udev: Some(tree.at("udev")),
         os_release: Some(tree.at("os-release")),
         anchors: vec![tree.at("proc")],
+        processes: true,
         ..tree.paths()
     }
 }
@@ -712,12 +713,36 @@ fn nothing_of_procfs_is_opened_after_the_start() {
 }
 
 #[test]
+fn processes_are_read_anew_each_time_and_only_where_they_are_allowed() {
+    let tree =
+        Tree::with(&[("proc/1/stat", "1 (init) S"), ("proc/1/status", "Name:\tinit\n"), ("proc/1/fd/0", "")]);
+    for query in [Query::Processes, Query::ProcessDetails, Query::Threads] {
+        assert!(tree.host().reason(query).is_some_and(|reason| reason.contains("--allow-processes")));
+    }
+    let host = host(&Paths { processes: true, ..tree.paths() }, Choice::Host);
+    assert_eq!(read(&host, Query::Processes).files.len(), 1);
+    tree.put("proc/2/stat", "2 (kthreadd) S");
+    tree.put("proc/acpi/stat", "not a process");
+    let answer = read(&host, Query::Processes);
+    assert_eq!(answer.files.len(), 2);
+    assert_eq!(answer.text("proc/2/stat").unwrap(), "2 (kthreadd) S");
+    let details = read(&host, Query::ProcessDetails);
+    let size = fs::metadata(tree.at("proc/1/fd")).unwrap().len();
+    let entries = details.files.iter().find_map(|file| match file.content {
+        Some(file::Content::Entries(entries)) => Some(entries),
+        _ => None,
+    });
+    assert_eq!(entries, Some(size), "the size that the kernel gives is the count on procfs");
+}
+
+#[test]
 fn an_empty_tree_answers_every_query_with_nothing() {
     let tree = Tree::new();
     let host = tree.host();
     for row in TABLE {
         let expected = match row.query {
             Query::Udev | Query::OsRelease | Query::RootFileSystems | Query::Anchors => Outcome::NotPermitted,
+            Query::Processes | Query::ProcessDetails | Query::Threads => Outcome::NotPermitted,
             Query::OwnMounts => Outcome::Ok,
             _ => Outcome::Absent,
         };
