@@ -488,9 +488,12 @@ impl Reading<'_, '_, '_> {
             self.spare.fetch_add(1, Ordering::Relaxed);
         }
         let read = self.open(source, &path, OFlags::NOFOLLOW).and_then(|file| {
-            let truncated = self.read(file.as_fd(), size)?;
-            self.hold(source, path, identity, file);
-            Ok(truncated)
+            let read = self.read(file.as_fd(), size);
+            // A read that fails is held too: many attributes of a device that is down fail each time.
+            if !read.is_err_and(gone) {
+                self.hold(source, path, identity, file);
+            }
+            read
         });
         self.give_read(&name, read)
     }
