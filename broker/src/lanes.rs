@@ -353,7 +353,8 @@ impl Reading {
                 }
                 match progress.batch_since {
                     Some(since) => left.min(BATCH_TIME.saturating_sub(since.elapsed())),
-                    None => left,
+                    // A batch is begun without a notice: look for one in time for it to be handed over.
+                    None => left.min(BATCH_TIME),
                 }
             };
             // A millisecond at least: timers are no finer.
