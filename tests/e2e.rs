@@ -427,7 +427,7 @@ fn text_files_are_shown_beside_the_hosts_families() {
 fn refused(home: &Home, flags: &[OsString]) -> String {
     let mut command = home.command("keyhole-exporter", EXPORTER);
     command.args(flags);
-    let output = home.finish(command);
+    let output = common::finish(command);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{flags:?}: {message}");
     assert_one_line(&message);
@@ -495,7 +495,7 @@ fn bad_input_ends_the_brokers_start_with_one_line_that_tells_what_to_do() {
     for (flags, socket, said) in cases {
         let mut command = home.command("keyhole-broker", common::BROKER);
         command.arg(socket).args(*flags);
-        let output = home.finish(command);
+        let output = common::finish(command);
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{flags:?}: {message}");
         assert_one_line(&message);

@@ -220,8 +220,7 @@ fn escapes_are_valid(text: &str, quotes: bool) -> bool {
                 _ => false,
             },
             '"' => !quotes,
-            // Prometheus' lexer takes a NUL for the end of the text.
-            c => c != '\0',
+            _ => true,
         };
         if !valid {
             return false;

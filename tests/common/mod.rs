@@ -50,7 +50,7 @@ pub fn root_for(what: &str) -> bool {
 }
 
 /// The folder with both programs, built as this test was built, once a run.
-fn binaries() -> &'static Path {
+pub fn binaries() -> &'static Path {
     static BINARIES: OnceLock<PathBuf> = OnceLock::new();
     BINARIES.get_or_init(|| {
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
@@ -116,27 +116,7 @@ impl Home {
         command
     }
 
-    /// Runs a command that should end by itself soon.
-    pub fn finish(&self, mut command: Command) -> Output {
-        let child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        let pid = Pid::from_child(&child);
-        let (done, ended) = std::sync::mpsc::channel::<()>();
-        let watch = std::thread::spawn(move || {
-            let late = ended.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
-            if late {
-                // Not waited for yet, so the id is still its own.
-                let _ = kill_process(pid, Signal::KILL);
-            }
-            late
-        });
-        let output = child.wait_with_output().expect("the program's output");
-        drop(done);
-        assert!(!watch.join().unwrap(), "{command:?} did not end within {PATIENCE:?}: {output:?}");
-        output
-    }
-
-    /// Starts a broker over `roots` and waits until it serves.
+    /// Starts a broker over the roots that the flags name and waits until it serves.
     pub fn start_broker(&self, flags: &[OsString]) -> Running {
         let mut command = self.command("keyhole-broker", BROKER);
         command.arg(flag("--socket.path=", self.socket())).args(flags);
@@ -177,6 +157,25 @@ impl Home {
         let number = LOGS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         self.path().join(format!("{number}.log"))
     }
+}
+
+/// Runs a command that should end by itself soon.
+pub fn finish(mut command: Command) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let pid = Pid::from_child(&child);
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        let late = ended.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout);
+        if late {
+            // Not waited for yet, so the id is still its own.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        late
+    });
+    let output = child.wait_with_output().expect("the program's output");
+    drop(done);
+    assert!(!watch.join().unwrap(), "{command:?} did not end within {PATIENCE:?}: {output:?}");
+    output
 }
 
 /// A process of this test's, killed when it goes out of scope.
