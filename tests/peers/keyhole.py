@@ -176,7 +176,9 @@ class Keyhole:
             stop(process)
         if kind not in (None, KeyboardInterrupt):
             for log in sorted(self.home.glob("*.log")):
-                print(f"---- {log.name}\n{log.read_text()}", file=sys.stderr)
+                for line in log.read_text().splitlines():
+                    if not re.search(r"^\S+ +(INFO|level=INFO) ", line):
+                        print(f"{log.stem}: {line}", file=sys.stderr)
         shutil.rmtree(self.home, ignore_errors=True)
 
 
