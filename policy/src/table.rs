@@ -201,7 +201,7 @@ pub const TABLE: &[Row] = &[
     row_of(Query::Mounts, &[proc("1/mountinfo")], Rung::Host, MIB_4, 1),
     row_of(Query::OwnMounts, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Rung::Own, MIB_4, 1),
     row_of(Query::Anchors, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Rung::Own, PAGE, 64),
-    row_of(Query::RootFileSystems, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Rung::Host, PAGE, 8192),
+    row_of(Query::RootFileSystems, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Rung::Host, MIB_4, 8192),
 ];
 
 const fn row_of(
