@@ -2,10 +2,12 @@
 //!
 //! Kernel text is bytes: names in it may be any bytes but `/`, and some files escape what would break a line.
 
+mod cpu_columns;
 mod cpus;
 mod escapes;
 mod numbers;
 
+pub use cpu_columns::cpu_columns;
 pub use cpus::{cpu_list, cpu_number};
 pub use escapes::{printable, unescape_octal};
 pub use numbers::{float, hexadecimal, signed, unsigned};
