@@ -65,7 +65,6 @@ pub const NOT_OFFERED: &[&str] = &[
     "collector.bcache",
     "collector.bcachefs",
     "collector.btrfs",
-    "collector.buddyinfo",
     "collector.cgroups",
     "collector.cpu_vulnerabilities",
     "collector.dmi",
@@ -107,7 +106,6 @@ pub const NOT_OFFERED: &[&str] = &[
     "collector.xfrm",
     "collector.xfs",
     "collector.zfs",
-    "collector.zoneinfo",
 ];
 
 /// Every flag that is accepted.

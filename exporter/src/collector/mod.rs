@@ -23,6 +23,7 @@ macro_rules! collectors {
 collectors! {
     arp,
     bonding,
+    buddyinfo,
     conntrack,
     cpu,
     cpufreq,
@@ -54,6 +55,7 @@ collectors! {
     udp_queues,
     uname,
     vmstat,
+    zoneinfo,
 }
 
 /// One collector: a row of the registry.

@@ -6,11 +6,13 @@ mod cpu_columns;
 mod cpus;
 mod escapes;
 mod numbers;
+mod zones;
 
 pub use cpu_columns::cpu_columns;
 pub use cpus::{cpu_list, cpu_number};
 pub use escapes::{printable, unescape_octal};
 pub use numbers::{float, hexadecimal, signed, unsigned};
+pub use zones::node_and_zone;
 
 /// The lines of a file, without their newlines; a last line without one counts.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
