@@ -5,6 +5,7 @@
 mod cpu_columns;
 mod cpus;
 mod escapes;
+mod integers;
 mod meminfo;
 mod numbers;
 mod zones;
@@ -12,6 +13,7 @@ mod zones;
 pub use cpu_columns::cpu_columns;
 pub use cpus::{cpu_list, cpu_number};
 pub use escapes::{printable, unescape_octal};
+pub use integers::integer;
 pub use meminfo::{MeminfoLine, meminfo_line};
 pub use numbers::{float, hexadecimal, signed, unsigned};
 pub use zones::node_and_zone;
