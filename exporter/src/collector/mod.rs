@@ -27,8 +27,10 @@ collectors! {
     cgroups,
     conntrack,
     cpu,
+    cpu_vulnerabilities,
     cpufreq,
     diskstats,
+    edac,
     entropy,
     filefd,
     filesystem,
@@ -47,6 +49,7 @@ collectors! {
     powersupplyclass,
     pressure,
     schedstat,
+    selinux,
     slabinfo,
     sockstat,
     softirqs,
@@ -60,6 +63,7 @@ collectors! {
     udp_queues,
     uname,
     vmstat,
+    watchdog,
     zoneinfo,
 }
 
