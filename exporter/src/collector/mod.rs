@@ -48,6 +48,7 @@ collectors! {
     netdev,
     netstat,
     os,
+    pcidevice,
     powersupplyclass,
     pressure,
     rapl,
