@@ -30,6 +30,7 @@ Host:
   --view=auto|host|container  whose files these are (auto)
 
 Privilege:
+  --allow-processes           answer for every process too: procfs stays open after the seal
   --allow-root                run as uid 0 (for the few files that only root may read)
   --allow-capabilities        start with capabilities, which are dropped
 
@@ -116,6 +117,7 @@ impl Flags {
                 Arg::Long("path.os-release") => flags.paths.os_release = Some(parser.value()?.into()),
                 Arg::Long("filesystem.anchor") => flags.paths.anchors.push(parser.value()?.into()),
                 Arg::Long("view") => flags.view = parser.value()?.parse_with(view)?,
+                Arg::Long("allow-processes") => flags.paths.processes = true,
                 Arg::Long("allow-root") => flags.allow_root = true,
                 Arg::Long("allow-capabilities") => flags.allow_capabilities = true,
                 Arg::Long("log.level") => flags.log_level = parser.value()?.parse_with(log_level)?,

@@ -16,6 +16,7 @@ pub const SYSCALLS: &[Row] = &[
     allow!(pread64, "held files, from their start"),
     allow!(getdents64, "directories of wildcards"),
     allow!(readlinkat, "links of hardware monitoring chips"),
+    allow!(newfstatat, "the number of a process's descriptors"),
     allow!(fstatfs, "anchors and mount points"),
     allow!(close, "files and connections"),
     // Serving.

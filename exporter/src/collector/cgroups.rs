@@ -12,7 +12,7 @@ pub const COLLECTOR: Collector = Collector {
     name: "cgroups",
     default: false,
     help: "Cgroup controllers of the kernel, and their cgroups.",
-    queries: &[Query::Cgroups],
+    queries: &[Query::CgroupControllers],
     optional: &[],
     flags: &[],
     families: &[CGROUPS, ENABLED],
