@@ -91,7 +91,6 @@ pub const NOT_OFFERED: &[&str] = &[
     "collector.nvmesubsystem",
     "collector.pcidevice",
     "collector.perf",
-    "collector.processes",
     "collector.qdisc",
     "collector.rapl",
     "collector.runit",

@@ -41,6 +41,7 @@ collectors! {
     os,
     powersupplyclass,
     pressure,
+    processes,
     schedstat,
     sockstat,
     softnet,
@@ -53,6 +54,8 @@ collectors! {
     uname,
     vmstat,
 }
+
+mod process;
 
 /// One collector: a row of the registry.
 #[derive(Debug)]
@@ -204,6 +207,11 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Fails when `query` did not end well: what it gave is then a part, over which a sum would be wrong.
+    pub fn answered(&self, query: Query) -> Result<(), CollectError> {
+        answered(self.snapshot, query)
+    }
+
     /// Hands every one of `paths` that the host has to `take`, whole. No data when it has none of them; an error when
     /// it has one that could not be read, once the others are taken.
     pub fn each_whole<'p>(
@@ -303,16 +311,18 @@ pub fn run(
 
 /// A query that the collector needs and that did not end well, for a better reason than that nothing is there.
 fn failed_query(collector: &Collector, snapshot: &Snapshot) -> Option<CollectError> {
-    collector.queries.iter().find_map(|&query| {
-        let outcome = snapshot.report(query)?.outcome;
-        match outcome {
-            Outcome::Ok | Outcome::Absent => None,
-            _ => Some(CollectError::Query {
-                query: short(query.as_str_name(), "QUERY_"),
-                outcome: short(outcome.as_str_name(), "OUTCOME_"),
-            }),
-        }
-    })
+    collector.queries.iter().find_map(|&query| answered(snapshot, query).err())
+}
+
+fn answered(snapshot: &Snapshot, query: Query) -> Result<(), CollectError> {
+    let outcome = snapshot.report(query).map_or(Outcome::Ok, |report| report.outcome);
+    match outcome {
+        Outcome::Ok | Outcome::Absent => Ok(()),
+        _ => Err(CollectError::Query {
+            query: short(query.as_str_name(), "QUERY_"),
+            outcome: short(outcome.as_str_name(), "OUTCOME_"),
+        }),
+    }
 }
 
 fn short(name: &'static str, prefix: &str) -> &'static str {

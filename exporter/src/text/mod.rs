@@ -5,10 +5,12 @@
 mod cpus;
 mod escapes;
 mod numbers;
+mod process;
 
 pub use cpus::{cpu_list, cpu_number};
 pub use escapes::{printable, unescape_octal};
 pub use numbers::{float, hexadecimal, signed, unsigned};
+pub use process::{ProcessStat, process_state};
 
 /// The lines of a file, without their newlines; a last line without one counts.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
