@@ -23,6 +23,7 @@ macro_rules! collectors {
 collectors! {
     arp,
     bonding,
+    cgroup,
     conntrack,
     cpu,
     cpufreq,
