@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Failure, print};
 use crate::capture;
+use crate::collector::processgroups::ProcessGroups;
 use crate::collector::{self, Context};
 use crate::exposition::Exposition;
 use crate::options::Options;
@@ -15,7 +16,8 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
     let snapshot = capture::read_tree(dir)
         .map_err(|error| format!("cannot replay {}: {error}; it must be a directory", dir.display()))?;
     let node_name = std::env::var("NODE_NAME").ok();
-    let own = OwnSource::of_capture(options, node_name).now();
+    let own =
+        OwnSource::of_capture(options, node_name).with_process_groups(ProcessGroups::new(options)?).now();
     let mut out = Exposition::new();
     let context = Context { snapshot: &snapshot, options, own: &own };
     for run in collector::run(&scrape::enabled(options), &context, usize::MAX, &mut out) {

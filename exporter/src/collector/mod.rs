@@ -3,10 +3,12 @@
 //! A collector's file holds its flags, the queries it needs, its families as rows, its parser and its tests; its row
 //! in [`COLLECTORS`] is all that the rest of the exporter knows of it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use keyhole_proto::v1::{Outcome, Query};
 
+use self::processgroups::ProcessGroups;
 use crate::exposition::{Exposition, Family, Kind, Tally};
 use crate::options::{Flag, Options};
 use crate::snapshot::{Content, Snapshot};
@@ -43,6 +45,7 @@ collectors! {
     powersupplyclass,
     pressure,
     processes,
+    processgroups,
     schedstat,
     sockstat,
     softnet,
@@ -105,6 +108,8 @@ pub struct Own {
     pub time_zone: Option<TimeZone>,
     /// The files of `--collector.textfile.directory`.
     pub text_files: Vec<TextFile>,
+    /// Groups of processes, and what they have used in all scrapes so far.
+    pub process_groups: Arc<ProcessGroups>,
 }
 
 /// What uname(2) tells the exporter. The kernel is the host's; the names are those of its own UTS namespace.
@@ -405,6 +410,7 @@ pub mod testing {
             uname: None,
             time_zone: None,
             text_files: Vec::new(),
+            process_groups: Arc::default(),
         }
     }
 
