@@ -81,7 +81,6 @@ pub const NOT_OFFERED: &[&str] = &[
     "collector.nvme",
     "collector.nvmesubsystem",
     "collector.perf",
-    "collector.processes",
     "collector.qdisc",
     "collector.runit",
     "collector.supervisord",

@@ -8,6 +8,7 @@ mod escapes;
 mod integers;
 mod meminfo;
 mod numbers;
+mod process;
 mod zones;
 
 pub use cpu_columns::cpu_columns;
@@ -16,6 +17,7 @@ pub use escapes::{printable, unescape_octal};
 pub use integers::integer;
 pub use meminfo::{MeminfoLine, meminfo_line};
 pub use numbers::{float, hexadecimal, signed, unsigned};
+pub use process::{ProcessStat, process_state};
 pub use zones::node_and_zone;
 
 /// The lines of a file, without their newlines; a last line without one counts.
