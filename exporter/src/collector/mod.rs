@@ -38,6 +38,8 @@ collectors! {
     netclass,
     netdev,
     netstat,
+    nfs,
+    nfsd,
     os,
     powersupplyclass,
     pressure,

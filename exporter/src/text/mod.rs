@@ -4,10 +4,12 @@
 
 mod cpus;
 mod escapes;
+mod labelled;
 mod numbers;
 
 pub use cpus::{cpu_list, cpu_number};
 pub use escapes::{printable, unescape_octal};
+pub use labelled::labelled;
 pub use numbers::{float, hexadecimal, signed, unsigned};
 
 /// The lines of a file, without their newlines; a last line without one counts.
