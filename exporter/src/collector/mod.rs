@@ -31,6 +31,7 @@ collectors! {
     filefd,
     filesystem,
     hwmon,
+    ipvs,
     kernel_hung,
     loadavg,
     mdadm,
@@ -54,6 +55,7 @@ collectors! {
     udp_queues,
     uname,
     vmstat,
+    xfs,
 }
 
 /// One collector: a row of the registry.
