@@ -22,7 +22,10 @@ macro_rules! collectors {
 
 collectors! {
     arp,
+    bcache,
+    bcachefs,
     bonding,
+    btrfs,
     conntrack,
     cpu,
     cpufreq,
@@ -235,6 +238,7 @@ pub struct Run {
 
 /// Queries that are asked only when a flag is on: for most hosts they cost more than they tell.
 const ON_DEMAND: &[(Query, &str)] = &[
+    (Query::BcachePriorities, "collector.bcache.priorityStats"),
     (Query::NetAddresses, "collector.netdev.address-info"),
     (Query::NetStatistics, "collector.netdev.enable-detailed-metrics"),
 ];

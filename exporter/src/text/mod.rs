@@ -6,11 +6,13 @@ mod cpus;
 mod escapes;
 mod labelled;
 mod numbers;
+mod prefixes;
 
 pub use cpus::{cpu_list, cpu_number};
 pub use escapes::{printable, unescape_octal};
 pub use labelled::labelled;
 pub use numbers::{float, hexadecimal, signed, unsigned};
+pub use prefixes::{binary_prefix, shortened};
 
 /// The lines of a file, without their newlines; a last line without one counts.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
