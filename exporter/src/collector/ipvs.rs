@@ -139,8 +139,7 @@ fn kept_labels(flag: &str) -> Result<Vec<usize>, CollectError> {
 
 /// Hands over each server behind a virtual one, with the labels of both.
 fn each_server(text: &[u8], out: &mut Exposition, mut take: impl FnMut(Labels, Sums)) {
-    // Protocol, address, port and mark of the virtual server that the following lines belong to.
-    let mut local: Option<(&[u8], Vec<u8>, Vec<u8>, &[u8])> = None;
+    let mut server: Option<Server<'_>> = None;
     for line in text::lines(text) {
         let mut fields = text::fields(line);
         let (first, second) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
@@ -151,19 +150,19 @@ fn each_server(text: &[u8], out: &mut Exposition, mut take: impl FnMut(Labels, S
                 let mut number = |_| fields.next().and_then(text::unsigned);
                 // The field between the address and the numbers is how packets are passed on.
                 let (_, numbers) = (number(()), [number(()), number(()), number(())]);
-                match (&local, address_and_port(second), numbers) {
-                    (Some((proto, address, port, mark)), Some(remote), [Some(weight), Some(active), Some(inactive)]) => {
-                        let labels =
-                            [address.clone(), port.clone(), remote.0, remote.1, proto.to_vec(), mark.to_vec()];
-                        take(labels, [weight, active, inactive]);
+                match (&server, address_and_port(second), numbers) {
+                    (Some(server), Some(remote), [Some(weight), Some(active), Some(inactive)]) => {
+                        take(server.labels(remote), [weight, active, inactive]);
                     }
                     _ => out.skip(|| format!("{SERVERS}: {}", line.escape_ascii())),
                 }
             }
-            b"FWM" => local = Some((first, Vec::new(), b"0".to_vec(), second)),
+            b"FWM" => {
+                server = Some(Server { proto: first, local: (Vec::new(), b"0".to_vec()), mark: second });
+            }
             proto => {
-                local = address_and_port(second).map(|(address, port)| (proto, address, port, &b""[..]));
-                if local.is_none() {
+                server = address_and_port(second).map(|local| Server { proto, local, mark: b"" });
+                if server.is_none() {
                     out.skip(|| format!("{SERVERS}: {}", line.escape_ascii()));
                 }
             }
@@ -171,8 +170,26 @@ fn each_server(text: &[u8], out: &mut Exposition, mut take: impl FnMut(Labels, S
     }
 }
 
+/// An address and a port, as people write them.
+type Endpoint = (Vec<u8>, Vec<u8>);
+
+/// The virtual server that the following lines belong to.
+struct Server<'t> {
+    proto: &'t [u8],
+    local: Endpoint,
+    mark: &'t [u8],
+}
+
+impl Server<'_> {
+    /// The labels of a server behind it.
+    fn labels(&self, remote: Endpoint) -> Labels {
+        let (address, port) = self.local.clone();
+        [address, port, remote.0, remote.1, self.proto.to_vec(), self.mark.to_vec()]
+    }
+}
+
 /// `C0A80016:0CEA` or `[2001:0db8:...]:0CEA` as people write them.
-fn address_and_port(text: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+fn address_and_port(text: &[u8]) -> Option<Endpoint> {
     let (address, port) = text::split_last(text, b':')?;
     let port = u16::try_from(text::hexadecimal(port)?).ok()?;
     let address = match address.strip_prefix(b"[").and_then(|inner| inner.strip_suffix(b"]")) {
