@@ -1,6 +1,6 @@
 //! bcachefs file systems: `sys/fs/bcachefs/<uuid>/`.
 //!
-//! <https://docs.kernel.org/filesystems/bcachefs/index.html>
+//! <https://www.kernel.org/doc/html/v6.12/filesystems/bcachefs/index.html>
 
 use keyhole_proto::v1::Query;
 

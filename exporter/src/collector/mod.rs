@@ -44,6 +44,7 @@ collectors! {
     loadavg,
     mdadm,
     meminfo,
+    mountstats,
     netclass,
     netdev,
     netstat,
@@ -69,6 +70,7 @@ collectors! {
     vmstat,
     xfrm,
     xfs,
+    zfs,
 }
 
 /// One collector: a row of the registry.
