@@ -3,10 +3,17 @@
 //! The unprivileged side: it parses everything and opens nothing of the host.
 #![forbid(unsafe_code)]
 
+pub mod broker_client;
 pub mod capture;
 pub mod cli;
 pub mod collector;
 pub mod exposition;
+pub mod http;
 pub mod options;
+pub mod own;
+pub mod sandbox;
+pub mod scrape;
+pub mod self_metrics;
 pub mod snapshot;
 pub mod text;
+pub mod text_files;

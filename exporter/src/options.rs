@@ -245,10 +245,16 @@ impl Options {
         self.values.insert(flag, Value::Switch(on));
     }
 
-    /// Whether `name` passes an include and an exclude expression: an include must match, an exclude must not.
+    /// Whether `name` passes an include and an exclude expression: an include must match, an exclude must not. An
+    /// include stands for itself: it sets aside an exclude that is only a default.
     pub fn passes(&self, include: &str, exclude: &str, name: &[u8]) -> bool {
-        self.regexp(include).is_none_or(|regexp| regexp.is_match(name))
-            && self.regexp(exclude).is_none_or(|regexp| !regexp.is_match(name))
+        match self.regexp(include) {
+            Some(regexp) if !self.was_given(exclude) => regexp.is_match(name),
+            included => {
+                included.is_none_or(|regexp| regexp.is_match(name))
+                    && self.regexp(exclude).is_none_or(|regexp| !regexp.is_match(name))
+            }
+        }
     }
 }
 
@@ -360,6 +366,7 @@ mod tests {
     const FLAGS: &[Flag] = &[
         Flag { name: "collector.cpu", kind: FlagKind::Switch(true), help: "" },
         Flag { name: "device-exclude", kind: FlagKind::Regexp("^lo$"), help: "" },
+        Flag { name: "device-include", kind: FlagKind::Regexp(""), help: "" },
         Flag { name: "ignored-devices", kind: FlagKind::Alias("device-exclude"), help: "" },
         Flag { name: "listen", kind: FlagKind::Texts, help: "" },
         Flag { name: "max", kind: FlagKind::Number(40), help: "" },
@@ -381,6 +388,17 @@ mod tests {
         assert!(options.passes("none", "device-exclude", b"lo"));
         assert_eq!(options.duration("wait"), std::time::Duration::from_millis(60_500));
         assert_eq!(words, ["query"]);
+    }
+
+    #[test]
+    fn an_include_sets_a_default_exclude_aside() {
+        let passes = |arguments: &[&str], name: &str| {
+            parse(arguments).unwrap().0.passes("device-include", "device-exclude", name.as_bytes())
+        };
+        assert!(!passes(&[], "lo"));
+        assert!(passes(&["--device-include=^(lo|eth0)$"], "lo"));
+        assert!(!passes(&["--device-include=^(lo|eth0)$"], "eth1"));
+        assert!(!passes(&["--device-include=^(lo|eth0)$", "--device-exclude=^lo$"], "lo"));
     }
 
     #[test]

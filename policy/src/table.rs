@@ -7,6 +7,8 @@ use keyhole_proto::v1::Query;
 pub enum Root {
     /// The host's procfs (`--path.procfs`).
     Proc,
+    /// The host's procfs, opened anew for each reading: only with `--allow-processes`.
+    Processes,
     /// The host's sysfs (`--path.sysfs`).
     Sys,
     /// What udev knows of devices (`--path.udev.data`).
@@ -25,7 +27,7 @@ impl Root {
     /// The first component of the paths below it, on the wire and in a capture.
     pub fn name(self) -> &'static str {
         match self {
-            Root::Proc => "proc",
+            Root::Proc | Root::Processes => "proc",
             Root::Sys => "sys",
             Root::Udev => "udev",
             Root::OsRelease => "etc",
@@ -43,6 +45,8 @@ pub enum Kind {
     Text,
     /// Where the symbolic link points.
     Link,
+    /// The number of entries in the directory, as the kernel gives it for its size.
+    Entries,
     /// The numbers of its file system.
     FileSystem,
 }
@@ -84,6 +88,10 @@ pub struct Row {
 
 const fn proc(pattern: &'static str) -> Source {
     Source { root: Root::Proc, pattern, kind: Kind::Text }
+}
+
+const fn process(pattern: &'static str) -> Source {
+    Source { root: Root::Processes, pattern, kind: Kind::Text }
 }
 
 const fn sys(pattern: &'static str) -> Source {
@@ -174,10 +182,28 @@ pub const TABLE: &[Row] = &[
     ], Rung::Host, PAGE, 65536),
     row_of(Query::NetAddresses, &[proc("1/net/if_inet6")], Rung::Host, MIB_4, 1),
 
+    row_of(Query::Processes, &[process("#/stat")], Rung::Host, PAGE, 65536),
+    row_of(Query::ProcessDetails, &[
+        process("#/status"),
+        Source { root: Root::Processes, pattern: "#/fd", kind: Kind::Entries },
+    ], Rung::Host, PAGE, 131_072),
+    row_of(Query::Threads, &[process("#/task/#/stat")], Rung::Host, PAGE, 131_072),
+    row_of(Query::ProcessLimits, &[proc("sys/kernel/{pid_max,threads-max}")], Rung::Own, PAGE, 2),
+    row_of(Query::Cgroups, &[
+        sys("fs/cgroup/{cpu.stat,memory.stat,cgroup.controllers}"),
+        sys("fs/cgroup/{init,init.scope,system,system.slice,podruntime,runtime.slice,user.slice,machine.slice}/{cpu.stat,cpu.pressure,io.stat,io.pressure}"),
+        sys("fs/cgroup/{init,init.scope,system,system.slice,podruntime,runtime.slice,user.slice,machine.slice}/{memory.current,memory.events,memory.high,memory.max,memory.peak,memory.pressure,memory.stat,memory.swap.current,memory.swap.max,pids.current,pids.max}"),
+        sys("fs/cgroup/{system,system.slice,podruntime,runtime.slice}/*/{cpu.stat,cpu.pressure,io.stat,io.pressure}"),
+        sys("fs/cgroup/{system,system.slice,podruntime,runtime.slice}/*/{memory.current,memory.events,memory.high,memory.max,memory.peak,memory.pressure,memory.stat,memory.swap.current,memory.swap.max,pids.current,pids.max}"),
+        // Talos keeps its extension services one level further down.
+        sys("fs/cgroup/system/extensions/*/{cpu.stat,cpu.pressure,io.stat,io.pressure}"),
+        sys("fs/cgroup/system/extensions/*/{memory.current,memory.events,memory.high,memory.max,memory.peak,memory.pressure,memory.stat,memory.swap.current,memory.swap.max,pids.current,pids.max}"),
+    ], Rung::Host, 64 << 10, 16384),
+
     row_of(Query::Mounts, &[proc("1/mountinfo")], Rung::Host, MIB_4, 1),
     row_of(Query::OwnMounts, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Rung::Own, MIB_4, 1),
     row_of(Query::Anchors, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Rung::Own, PAGE, 64),
-    row_of(Query::RootFileSystems, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Rung::Host, PAGE, 8192),
+    row_of(Query::RootFileSystems, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Rung::Host, MIB_4, 8192),
 
     row_of(Query::Nfs, &[proc("1/net/rpc/nfs")], Rung::Host, KIB_64, 1),
     row_of(Query::Nfsd, &[proc("1/net/rpc/nfsd")], Rung::Host, KIB_64, 1),
@@ -320,7 +346,9 @@ mod tests {
     fn what_lies_in_the_hosts_network_namespace_needs_the_host_rung() {
         for row in TABLE {
             for source in row.sources {
-                let namespaced = source.pattern.starts_with("1/") || source.pattern.starts_with("class/net");
+                let namespaced = source.root == Root::Processes
+                    || source.pattern.starts_with("1/")
+                    || source.pattern.starts_with("class/net");
                 if namespaced && row.query != Query::Softnet {
                     assert_eq!(row.rung, Rung::Host, "{}", row.query.as_str_name());
                 }

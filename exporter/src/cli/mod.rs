@@ -1,42 +1,78 @@
 //! The command line.
 
-use std::path::Path;
-use std::time::SystemTime;
+pub mod capture;
+pub mod flags;
+pub mod help;
+pub mod log;
+pub mod replay;
+pub mod serve;
 
-use crate::capture;
-use crate::collector::{self, COLLECTORS, Context, Own};
-use crate::exposition::Exposition;
+use std::path::Path;
+use std::process::ExitCode;
+
 use crate::options::Options;
+use crate::self_metrics::VERSION;
 
 /// Runs the program; gives the exit status.
-pub fn main() -> std::process::ExitCode {
-    let (options, words) = match Options::parse(&collector::flags(), std::env::args().skip(1)) {
-        Ok(parsed) => parsed,
+pub fn main() -> ExitCode {
+    match run(std::env::args().skip(1)) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("keyhole-exporter: error: {error}");
-            return std::process::ExitCode::FAILURE;
+            ExitCode::FAILURE
         }
-    };
-    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["replay", dir] => replay(Path::new(dir), &options),
-        _ => std::process::ExitCode::FAILURE,
     }
 }
 
-fn replay(dir: &Path, options: &Options) -> std::process::ExitCode {
-    let snapshot = match capture::read_tree(dir) {
-        Ok(snapshot) => snapshot,
-        Err(error) => {
-            eprintln!("keyhole-exporter: error: {}: {error}", dir.display());
-            return std::process::ExitCode::FAILURE;
+/// What ends the program with a line on standard error.
+type Failure = String;
+
+fn run(arguments: impl Iterator<Item = String>) -> Result<(), Failure> {
+    let arguments = arguments.map(|argument| if argument == "-h" { "--help".into() } else { argument });
+    let (options, words) = flags::parse(arguments).map_err(|error| error.to_string())?;
+    if options.switch("help") {
+        return print(&help::text());
+    }
+    if options.switch("version") {
+        return print(&format!("keyhole-exporter {VERSION}\n"));
+    }
+    log::start(&options)?;
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => serve::run(options),
+        ["capture", dir] => capture::run(Path::new(dir), &options),
+        ["replay", dir] => replay::run(Path::new(dir), &options),
+        ["capture" | "replay"] => Err(format!("{} needs a directory; try --help", words.concat())),
+        [word, ..] if word.starts_with('-') => Err(format!("unknown flag {word}; try --help")),
+        [word, ..] => Err(format!("unknown command {word:?}; try --help")),
+    }
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to standard output: {error}"))
         }
-    };
-    let own =
-        Own { now: SystemTime::now(), node_name: None, timex: keyhole_os::timex(), text_files: Vec::new() };
-    let enabled: Vec<_> =
-        COLLECTORS.iter().copied().filter(|c| options.switch(collector::switch(c.name))).collect();
-    let mut out = Exposition::new();
-    collector::run(&enabled, &Context { snapshot: &snapshot, options, own: &own }, usize::MAX, &mut out);
-    print!("{}", out.to_text());
-    std::process::ExitCode::SUCCESS
+        _ => Ok(()),
+    }
+}
+
+/// The broker's socket: the flag, else the environment, else the default.
+fn socket(options: &Options) -> String {
+    let from_environment = || std::env::var("KEYHOLE_BROKER_SOCKET").ok().filter(|socket| !socket.is_empty());
+    match options.was_given("broker.socket") {
+        true => None,
+        false => from_environment(),
+    }
+    .unwrap_or_else(|| options.text("broker.socket").to_owned())
+}
+
+/// One thread, and none to be started later: the sandbox allows no more.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(|error| format!("cannot start: {error}"))
 }

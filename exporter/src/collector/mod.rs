@@ -114,8 +114,33 @@ pub struct Own {
     pub node_name: Option<String>,
     /// The kernel's clock discipline, or the errno of adjtimex(2).
     pub timex: Result<keyhole_os::Timex, i32>,
+    /// The exporter's uname(2); none when a snapshot of another host is looked at.
+    pub uname: Option<Uname>,
+    /// The exporter's time zone, where it has but one offset.
+    pub time_zone: Option<TimeZone>,
     /// The files of `--collector.textfile.directory`.
     pub text_files: Vec<TextFile>,
+}
+
+/// What uname(2) tells the exporter. The kernel is the host's; the names are those of its own UTS namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Uname {
+    pub sysname: Vec<u8>,
+    pub nodename: Vec<u8>,
+    pub release: Vec<u8>,
+    pub version: Vec<u8>,
+    pub machine: Vec<u8>,
+    pub domainname: Vec<u8>,
+}
+
+/// A time zone without daylight saving time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TimeZone {
+    /// Its abbreviation: `UTC`.
+    pub name: String,
+    /// Seconds east of UTC.
+    pub offset: i32,
 }
 
 /// A file of the textfile collector.
@@ -244,19 +269,26 @@ pub struct Run {
 }
 
 /// Queries that are asked only when a flag is on: for most hosts they cost more than they tell.
-const ON_DEMAND: &[(Query, &str)] = &[
-    (Query::BcachePriorities, "collector.bcache.priorityStats"),
-    (Query::NetAddresses, "collector.netdev.address-info"),
-    (Query::NetStatistics, "collector.netdev.enable-detailed-metrics"),
+const ON_DEMAND: &[(Query, &[&str])] = &[
+    (Query::BcachePriorities, &["collector.bcache.priorityStats"]),
+    (
+        Query::Cpuinfo,
+        &["collector.cpu.info", "collector.cpu.info.bugs-include", "collector.cpu.info.flags-include"],
+    ),
+    (Query::NetAddresses, &["collector.netdev.address-info"]),
+    (Query::NetStatistics, &["collector.netdev.enable-detailed-metrics"]),
 ];
 
 /// The queries that `collectors` need with these flags, each once.
 pub fn queries(collectors: &[&Collector], options: &Options) -> Vec<Query> {
+    // An expression that a filter was given is as good as its switch.
+    let asked =
+        |flags: &[&str]| flags.iter().any(|flag| options.switch(flag) || options.regexp(flag).is_some());
     let mut queries: Vec<Query> = collectors
         .iter()
         .flat_map(|collector| collector.queries.iter().chain(collector.optional))
         .copied()
-        .filter(|query| ON_DEMAND.iter().all(|(of, flag)| of != query || options.switch(flag)))
+        .filter(|query| ON_DEMAND.iter().all(|(of, flags)| of != query || asked(flags)))
         .collect();
     queries.sort_unstable();
     queries.dedup();
@@ -386,6 +418,8 @@ pub mod testing {
             now: SystemTime::UNIX_EPOCH,
             node_name: Some("node-1".into()),
             timex: Err(1),
+            uname: None,
+            time_zone: None,
             text_files: Vec::new(),
         }
     }
@@ -492,7 +526,8 @@ mod tests {
 
     #[test]
     fn a_query_on_demand_is_asked_when_its_flag_is_on_and_its_collector_wants_it() {
-        for (query, flag) in ON_DEMAND {
+        for (query, flags_of) in ON_DEMAND {
+            let flag = flags_of[0];
             let asked = |collectors: &[&Collector], arguments: &[String]| {
                 let (options, _) = Options::parse(&flags(), arguments.iter().cloned()).unwrap();
                 queries(collectors, &options).contains(query)

@@ -292,6 +292,16 @@ pub enum Query {
     NetStatistics = 38,
     /// IPv6 addresses of interfaces: proc/1/net/if_inet6.
     NetAddresses = 39,
+    /// Every process: proc/<pid>/stat. Only where the broker was told to allow it.
+    Processes = 40,
+    /// More of every process: proc/<pid>/status, and the number of its open descriptors. Likewise.
+    ProcessDetails = 41,
+    /// Every thread: proc/<pid>/task/<tid>/stat. Likewise.
+    Threads = 42,
+    /// The most processes and threads there may be: proc/sys/kernel/{pid_max,threads-max}.
+    ProcessLimits = 43,
+    /// The control groups of system daemons, pods excepted: sys/fs/cgroup.
+    Cgroups = 44,
     /// The host's mounts: proc/1/mountinfo.
     Mounts = 50,
     /// The broker's own mounts, to join anchors with the host's: own/mountinfo.
@@ -383,6 +393,11 @@ impl Query {
             Self::Bonding => "QUERY_BONDING",
             Self::NetStatistics => "QUERY_NET_STATISTICS",
             Self::NetAddresses => "QUERY_NET_ADDRESSES",
+            Self::Processes => "QUERY_PROCESSES",
+            Self::ProcessDetails => "QUERY_PROCESS_DETAILS",
+            Self::Threads => "QUERY_THREADS",
+            Self::ProcessLimits => "QUERY_PROCESS_LIMITS",
+            Self::Cgroups => "QUERY_CGROUPS",
             Self::Mounts => "QUERY_MOUNTS",
             Self::OwnMounts => "QUERY_OWN_MOUNTS",
             Self::Anchors => "QUERY_ANCHORS",
@@ -447,6 +462,11 @@ impl Query {
             "QUERY_BONDING" => Some(Self::Bonding),
             "QUERY_NET_STATISTICS" => Some(Self::NetStatistics),
             "QUERY_NET_ADDRESSES" => Some(Self::NetAddresses),
+            "QUERY_PROCESSES" => Some(Self::Processes),
+            "QUERY_PROCESS_DETAILS" => Some(Self::ProcessDetails),
+            "QUERY_THREADS" => Some(Self::Threads),
+            "QUERY_PROCESS_LIMITS" => Some(Self::ProcessLimits),
+            "QUERY_CGROUPS" => Some(Self::Cgroups),
             "QUERY_MOUNTS" => Some(Self::Mounts),
             "QUERY_OWN_MOUNTS" => Some(Self::OwnMounts),
             "QUERY_ANCHORS" => Some(Self::Anchors),

@@ -1,0 +1,310 @@
+//! The one way to the host: calls to the broker over its Unix socket, each with a deadline and a size limit.
+//!
+//! The channel connects when it is first used and again after a broker's restart, by itself.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use keyhole_proto::v1::{self, Outcome, Query, broker_client};
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+use crate::snapshot::{Report, Snapshot};
+
+/// Where the broker listens unless `--broker.socket` says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/keyhole/broker.sock";
+
+/// The most that one answer may hold.
+const ANSWER_BYTES: usize = 64 << 20;
+/// What a file costs besides its bytes, so that empty files are limited too.
+const FILE_COST: usize = 64;
+/// The most that one message may hold; the broker cuts its answers below 1 MiB.
+const MESSAGE_BYTES: usize = 2 << 20;
+/// How often a call is made again when the connection breaks: a broker that restarts costs no scrape.
+const RETRIES: u32 = 2;
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection to one broker.
+#[derive(Debug, Clone)]
+pub struct BrokerClient {
+    socket: String,
+    client: broker_client::BrokerClient<Channel>,
+}
+
+/// Why a call gave nothing.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum BrokerError {
+    /// The address of the socket is none.
+    #[error("{socket:?} is not the path of a socket")]
+    Address {
+        /// As it was given.
+        socket: String,
+    },
+    /// Nobody listens, or the connection broke.
+    #[error("cannot reach the broker at {socket}: {reason}")]
+    Unreachable {
+        /// The socket.
+        socket: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The broker said no.
+    #[error("the broker refused: {code:?}: {message}")]
+    Refused {
+        /// gRPC's code.
+        code: Code,
+        /// The broker's words, on one line.
+        message: String,
+    },
+    /// No answer in time.
+    #[error("the broker did not answer in time")]
+    Deadline,
+    /// More than an answer may hold.
+    #[error("the broker's answer is larger than {} MiB", ANSWER_BYTES >> 20)]
+    TooLarge,
+}
+
+impl BrokerClient {
+    /// A client of the broker at `socket`, a path with or without `unix:` before it. Needs a runtime; connects later.
+    pub fn new(socket: &str) -> Result<Self, BrokerError> {
+        let path = socket.strip_prefix("unix://").or_else(|| socket.strip_prefix("unix:")).unwrap_or(socket);
+        let address = || BrokerError::Address { socket: socket.to_owned() };
+        if path.is_empty() || path.contains('\0') {
+            return Err(address());
+        }
+        let endpoint = Endpoint::from_shared(format!("unix:{path}"))
+            .and_then(|endpoint| endpoint.user_agent(concat!("keyhole-exporter/", env!("CARGO_PKG_VERSION"))))
+            .map_err(|_| address())?
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(2 << 20)
+            .http2_max_header_list_size(8 << 10);
+        let client = broker_client::BrokerClient::new(endpoint.connect_lazy())
+            .max_decoding_message_size(MESSAGE_BYTES);
+        Ok(Self { socket: path.to_owned(), client })
+    }
+
+    /// The socket's path.
+    pub fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// Reads `queries` until `deadline`. What came before it is given; a query that did not end by then is marked
+    /// as timed out. Fails only when there is nothing to give.
+    pub async fn read(&self, queries: &[Query], deadline: Instant) -> Result<Snapshot, BrokerError> {
+        let mut attempt = 0;
+        loop {
+            let mut answer = Answer::new(queries);
+            let received = timeout_at(deadline, self.receive(&mut answer, deadline)).await;
+            let late = match received {
+                Ok(Ok(())) => return Ok(answer.finish(Outcome::Unspecified)),
+                Ok(Err(Failure::TooLarge)) => return Err(BrokerError::TooLarge),
+                Ok(Err(Failure::Status(status))) => {
+                    if self.again(&status, &mut attempt, deadline).await {
+                        continue;
+                    }
+                    self.error(&status)
+                }
+                Err(_) => BrokerError::Deadline,
+            };
+            return match late == BrokerError::Deadline && answer.any_ended {
+                true => Ok(answer.finish(Outcome::TimedOut)),
+                false => Err(late),
+            };
+        }
+    }
+
+    async fn receive(&self, answer: &mut Answer<'_>, deadline: Instant) -> Result<(), Failure> {
+        let queries = answer.queries.iter().map(|&query| query.into()).collect();
+        let mut request = Request::new(v1::ReadRequest { queries });
+        request.set_timeout(brokers_share(deadline));
+        let mut parts = self.client.clone().read(request).await?.into_inner();
+        while let Some(part) = parts.message().await? {
+            answer.take(part)?;
+        }
+        Ok(())
+    }
+
+    /// Asks the broker what it is.
+    pub async fn describe(&self, deadline: Instant) -> Result<v1::DescribeResponse, BrokerError> {
+        let mut attempt = 0;
+        loop {
+            let mut request = Request::new(v1::DescribeRequest {});
+            request.set_timeout(brokers_share(deadline));
+            let mut client = self.client.clone();
+            match timeout_at(deadline, client.describe(request)).await {
+                Ok(Ok(answer)) => return Ok(answer.into_inner()),
+                Ok(Err(status)) if self.again(&status, &mut attempt, deadline).await => {}
+                Ok(Err(status)) => return Err(self.error(&status)),
+                Err(_) => return Err(BrokerError::Deadline),
+            }
+        }
+    }
+
+    /// Whether to call again, after a pause: the connection broke, and there is time left.
+    async fn again(&self, status: &Status, attempt: &mut u32, deadline: Instant) -> bool {
+        let broke = status.source().is_some() && status.code() != Code::DeadlineExceeded;
+        if !broke || *attempt >= RETRIES || Instant::now() + 2 * RETRY_PAUSE > deadline {
+            return false;
+        }
+        *attempt += 1;
+        tokio::time::sleep(RETRY_PAUSE).await;
+        true
+    }
+
+    fn error(&self, status: &Status) -> BrokerError {
+        let timed_out = status.code() == Code::Cancelled && status.message().contains("Timeout expired");
+        if status.code() == Code::DeadlineExceeded || timed_out {
+            return BrokerError::Deadline;
+        }
+        match status.source() {
+            Some(source) => BrokerError::Unreachable {
+                socket: self.socket.clone(),
+                reason: one_line(&root_cause(source)),
+            },
+            None => BrokerError::Refused { code: status.code(), message: one_line(status.message()) },
+        }
+    }
+}
+
+enum Failure {
+    Status(Box<Status>),
+    TooLarge,
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Failure::Status(Box::new(status))
+    }
+}
+
+/// An answer as it comes in.
+struct Answer<'q> {
+    queries: &'q [Query],
+    snapshot: Snapshot,
+    room: usize,
+    any_ended: bool,
+}
+
+impl<'q> Answer<'q> {
+    fn new(queries: &'q [Query]) -> Self {
+        Self { queries, snapshot: Snapshot::default(), room: ANSWER_BYTES, any_ended: false }
+    }
+
+    fn take(&mut self, part: v1::ReadResponse) -> Result<(), Failure> {
+        if !self.queries.contains(&part.query()) {
+            return Ok(());
+        }
+        self.room = self.room.checked_sub(cost(&part)).ok_or(Failure::TooLarge)?;
+        self.any_ended |= part.end.is_some();
+        self.snapshot.absorb(part);
+        Ok(())
+    }
+
+    /// The snapshot, with `unfinished` for the queries that never ended.
+    fn finish(mut self, unfinished: Outcome) -> Snapshot {
+        for &query in self.queries {
+            let (elapsed_ns, bytes) = match self.snapshot.report(query) {
+                Some(report) if report.outcome != Outcome::Unspecified => continue,
+                Some(report) => (report.elapsed_ns, report.bytes),
+                None => (0, 0),
+            };
+            self.snapshot.set_report(query, Report { outcome: unfinished, elapsed_ns, bytes });
+        }
+        self.snapshot.seal();
+        self.snapshot
+    }
+}
+
+fn cost(part: &v1::ReadResponse) -> usize {
+    use v1::file::{Content, Name};
+    let of_file = |file: &v1::File| {
+        let name = match &file.name {
+            Some(Name::Path(path)) => path.len(),
+            Some(Name::RawPath(path)) => path.len(),
+            None => 0,
+        };
+        let content = match &file.content {
+            Some(Content::Text(text) | Content::Link(text)) => text.len(),
+            Some(Content::Raw(bytes) | Content::RawLink(bytes)) => bytes.len(),
+            _ => 0,
+        };
+        FILE_COST + name + content
+    };
+    let files: usize = part.files.iter().map(of_file).sum();
+    files + part.file_systems.len() * 4 * FILE_COST + FILE_COST
+}
+
+/// The broker gets a little less time than there is, so that what it has by then still arrives.
+fn brokers_share(deadline: Instant) -> Duration {
+    let left = deadline.saturating_duration_since(Instant::now());
+    left.saturating_sub((left / 10).min(Duration::from_millis(200)))
+}
+
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// A message of another process, fit for a log line.
+fn one_line(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(query: Query, bytes: usize, end: bool) -> v1::ReadResponse {
+        let file = v1::File {
+            name: Some(v1::file::Name::Path("proc/stat".into())),
+            content: Some(v1::file::Content::Raw(vec![0; bytes])),
+            truncated: false,
+        };
+        let end = end.then(|| v1::QueryEnd { outcome: Outcome::Ok.into(), elapsed_ns: 7 });
+        v1::ReadResponse { query: query.into(), files: vec![file], file_systems: Vec::new(), end }
+    }
+
+    #[test]
+    fn an_answer_beyond_its_limit_is_refused_also_when_its_files_are_empty() {
+        let mut answer = Answer::new(&[Query::Stat]);
+        assert!((0..65).any(|_| answer.take(part(Query::Stat, 1 << 20, false)).is_err()));
+        let mut answer = Answer::new(&[Query::Stat]);
+        let mut many = part(Query::Stat, 0, false);
+        many.files = vec![v1::File::default(); (ANSWER_BYTES / FILE_COST) + 1];
+        assert!(answer.take(many).is_err());
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_left_out_and_what_did_not_end_is_marked() {
+        let queries = [Query::Stat, Query::Loadavg];
+        let mut answer = Answer::new(&queries);
+        assert!(answer.take(part(Query::Stat, 3, true)).is_ok());
+        assert!(answer.take(part(Query::Meminfo, 3, true)).is_ok());
+        let snapshot = answer.finish(Outcome::TimedOut);
+        assert_eq!(snapshot.report(Query::Stat).unwrap().outcome, Outcome::Ok);
+        assert_eq!(snapshot.report(Query::Loadavg).unwrap().outcome, Outcome::TimedOut);
+        assert_eq!(snapshot.report(Query::Meminfo), None);
+    }
+
+    #[tokio::test]
+    async fn the_socket_may_be_given_as_an_address() {
+        for socket in ["/run/b.sock", "unix:/run/b.sock", "unix:///run/b.sock"] {
+            assert_eq!(BrokerClient::new(socket).unwrap().socket(), "/run/b.sock");
+        }
+        assert!(BrokerClient::new("unix:").is_err());
+    }
+
+    #[tokio::test]
+    async fn an_absent_broker_is_named_with_the_systems_reason() {
+        let client = BrokerClient::new("/nonexistent/b.sock").unwrap();
+        let error = client.describe(Instant::now() + Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot reach the broker at /nonexistent/b.sock: No such file or directory (os error 2)"
+        );
+    }
+}

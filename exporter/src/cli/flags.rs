@@ -1,0 +1,177 @@
+//! The exporter's own flags, besides those of its collectors, and what node_exporter's other flags come to here.
+
+use crate::broker_client::DEFAULT_SOCKET;
+use crate::collector;
+use crate::options::{Flag, FlagKind, OptionError, Options};
+
+/// A part of `--help`.
+#[derive(Debug, Clone, Copy)]
+pub struct Group {
+    /// Its heading.
+    pub title: &'static str,
+    /// Its flags.
+    pub flags: &'static [Flag],
+}
+
+const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
+    Flag { name, kind, help }
+}
+
+/// The exporter's own flags.
+#[rustfmt::skip]
+pub const GROUPS: &[Group] = &[
+    Group { title: "Broker", flags: &[
+        flag("broker.socket", FlagKind::Text(DEFAULT_SOCKET), "The broker's Unix socket (environment: KEYHOLE_BROKER_SOCKET)."),
+    ] },
+    Group { title: "Web", flags: &[
+        flag("web.listen-address", FlagKind::Texts, "Address to listen on, repeatable: :9100 (the default), 127.0.0.1:9100, [::1]:9100."),
+        flag("web.telemetry-path", FlagKind::Text("/metrics"), "Path of the metrics page."),
+        flag("web.max-requests", FlagKind::Number(40), "Scrapes answered at once; 0 for no limit."),
+        flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Leave out promhttp_* and process_*."),
+        flag("web.config.file", FlagKind::Text(""), "TLS and authentication; not offered yet."),
+        flag("web.systemd-socket", FlagKind::Switch(false), "Sockets from systemd; not offered."),
+    ] },
+    Group { title: "Scrape", flags: &[
+        flag("scrape.timeout", FlagKind::Duration("10s"), "Time for a scrape whose client names none."),
+        flag("scrape.timeout-offset", FlagKind::Duration("500ms"), "What is kept back of a scrape's time for its answer to arrive."),
+        flag("scrape.series-limit", FlagKind::Number(100_000), "The most series that one collector may give."),
+    ] },
+    Group { title: "Log", flags: &[
+        flag("log.level", FlagKind::Text("info"), "debug, info, warn or error."),
+        flag("log.format", FlagKind::Text("logfmt"), "logfmt or json."),
+    ] },
+    Group { title: "Accepted as node_exporter's, without effect", flags: &[
+        flag("path.procfs", FlagKind::Text("/proc"), "The broker reads the host: give it this flag."),
+        flag("path.sysfs", FlagKind::Text("/sys"), "The broker reads the host: give it this flag."),
+        flag("path.rootfs", FlagKind::Text("/"), "The broker reads the host: give it this flag."),
+        flag("path.udev.data", FlagKind::Text("/run/udev/data"), "The broker reads the host: give it this flag."),
+        flag("runtime.gomaxprocs", FlagKind::Number(1), "The exporter is one thread."),
+    ] },
+    Group { title: "Help", flags: &[
+        flag("help", FlagKind::Switch(false), "This text."),
+        flag("version", FlagKind::Switch(false), "The version."),
+    ] },
+];
+
+/// Turns the collectors that are on by default off, but for those that are named.
+pub const DISABLE_DEFAULTS: Flag = Flag {
+    name: "collector.disable-defaults",
+    kind: FlagKind::Switch(false),
+    help: "Only the collectors that are switched on by name.",
+};
+
+/// Collectors of node_exporter that are not offered, by the name of their switch. Sorted.
+pub const NOT_OFFERED: &[&str] = &[
+    "collector.bcache",
+    "collector.bcachefs",
+    "collector.btrfs",
+    "collector.buddyinfo",
+    "collector.cgroups",
+    "collector.cpu_vulnerabilities",
+    "collector.dmi",
+    "collector.dmmultipath",
+    "collector.drbd",
+    "collector.drm",
+    "collector.edac",
+    "collector.ethtool",
+    "collector.fibrechannel",
+    "collector.infiniband",
+    "collector.interrupts",
+    "collector.ipvs",
+    "collector.ksmd",
+    "collector.lnstat",
+    "collector.logind",
+    "collector.meminfo_numa",
+    "collector.mountstats",
+    "collector.network_route",
+    "collector.nfs",
+    "collector.nfsd",
+    "collector.ntp",
+    "collector.nvme",
+    "collector.nvmesubsystem",
+    "collector.pcidevice",
+    "collector.perf",
+    "collector.processes",
+    "collector.qdisc",
+    "collector.rapl",
+    "collector.runit",
+    "collector.selinux",
+    "collector.slabinfo",
+    "collector.softirqs",
+    "collector.supervisord",
+    "collector.swap",
+    "collector.sysctl",
+    "collector.systemd",
+    "collector.tapestats",
+    "collector.tcpstat",
+    "collector.watchdog",
+    "collector.wifi",
+    "collector.xfrm",
+    "collector.xfs",
+    "collector.zfs",
+    "collector.zoneinfo",
+];
+
+/// Every flag that is accepted.
+pub fn all() -> Vec<Flag> {
+    let own = GROUPS.iter().flat_map(|group| group.flags).copied();
+    let not_offered = NOT_OFFERED.iter().map(|name| flag(name, FlagKind::Switch(false), ""));
+    own.chain([DISABLE_DEFAULTS]).chain(not_offered).chain(collector::flags()).collect()
+}
+
+/// Reads a command line and refuses flags that exclude each other.
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Vec<String>), OptionError> {
+    let flags = all();
+    let (options, words) = Options::parse(&flags, arguments)?;
+    for flag in &flags {
+        let Some(stem) = flag.name.strip_suffix("-include") else { continue };
+        let exclude = flags.iter().find(|other| other.name.strip_suffix("-exclude") == Some(stem));
+        if let Some(exclude) = exclude {
+            options.exclusive(flag.name, exclude.name)?;
+        }
+    }
+    Ok((options, words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Options, OptionError> {
+        parse(arguments.iter().map(|argument| (*argument).to_owned())).map(|(options, _)| options)
+    }
+
+    #[test]
+    fn every_flag_is_named_once() {
+        let mut names: Vec<&str> = all().iter().map(|flag| flag.name).collect();
+        names.sort_unstable();
+        for pair in names.windows(2) {
+            assert_ne!(pair[0], pair[1], "a collector that is offered is not in NOT_OFFERED");
+        }
+        assert!(NOT_OFFERED.is_sorted());
+    }
+
+    #[test]
+    fn the_charts_flags_are_accepted_as_they_are() {
+        let options = parsed(&[
+            "--web.listen-address=[0.0.0.0]:9100",
+            "--path.procfs=/host/proc",
+            "--path.sysfs=/host/sys",
+            "--path.rootfs=/host/root",
+            "--path.udev.data=/host/root/run/udev/data",
+            "--no-collector.wifi",
+            "--no-collector.btrfs",
+            "--no-collector.hwmon",
+        ])
+        .unwrap();
+        assert!(!options.switch("collector.hwmon"));
+        assert!(parsed(&["--collector.systemd.unit-include=x"]).is_err());
+    }
+
+    #[test]
+    fn disabled_defaults_leave_what_is_named() {
+        let options = parsed(&["--collector.disable-defaults", "--collector.loadavg"]).unwrap();
+        let names: Vec<_> = crate::scrape::enabled(&options).iter().map(|collector| collector.name).collect();
+        assert_eq!(names, ["loadavg"]);
+    }
+}

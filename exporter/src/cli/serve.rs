@@ -1,0 +1,113 @@
+//! The exporter as a server: everything that must be opened, then the seal, then the first connection.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::flags::{GROUPS, NOT_OFFERED};
+use super::{Failure, runtime, socket};
+use crate::broker_client::BrokerClient;
+use crate::http::{self, App, listen};
+use crate::options::Options;
+use crate::own::OwnSource;
+use crate::sandbox::{self, SealOptions};
+use crate::scrape::{self, Scraper};
+use crate::self_metrics::{VERSION, process::Process};
+
+/// Serves until SIGTERM or SIGINT.
+pub(super) fn run(options: Options) -> Result<(), Failure> {
+    refuse_what_is_not_offered(&options)?;
+    runtime()?.block_on(serve(options))
+}
+
+async fn serve(options: Options) -> Result<(), Failure> {
+    let signals = || Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
+    let (mut terminate, mut interrupt) =
+        signals().map_err(|error: std::io::Error| format!("cannot wait for signals: {error}"))?;
+    let broker = BrokerClient::new(&socket(&options)).map_err(|error| error.to_string())?;
+    let listeners = listen::bind(options.texts("web.listen-address")).map_err(|error| error.to_string())?;
+    let process = Process::open();
+    let own = OwnSource::new(&options);
+    let (readable, missing) = own.text_directories();
+    tell_what_has_no_effect(&options);
+    for pattern in missing {
+        tracing::warn!(pattern, "textfile directory does not exist; once it does, start the exporter again");
+    }
+
+    let seal = SealOptions { readable, broker_socket: broker.socket().into() };
+    let layers = sandbox::seal(&seal)?;
+
+    for layer in &layers {
+        match layer.in_force {
+            true => tracing::info!(layer = layer.name, detail = layer.detail, "sandbox layer in force"),
+            false => tracing::warn!(layer = layer.name, detail = layer.detail, "sandbox layer MISSING"),
+        }
+    }
+    let collectors: Vec<_> = scrape::enabled(&options).iter().map(|collector| collector.name).collect();
+    tracing::info!(collectors = collectors.join(","), "collectors");
+    for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
+        tracing::info!(%address, broker = broker.socket(), version = VERSION, "listening");
+    }
+    let scraper = Scraper::new(broker, options.clone(), own, process, layers);
+    let scraper = scraper.map_err(|error| format!("cannot count: {error}"))?;
+    let app = Arc::new(App::new(Arc::new(scraper), &options));
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+    };
+    http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}"))
+}
+
+/// A setting that protects something is never ignored.
+fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
+    if options.was_given("web.config.file") && !options.text("web.config.file").is_empty() {
+        return Err(
+            "--web.config.file: TLS and authentication are not offered yet, and serving without them is not \
+                    what was asked for; drop the flag, or put a proxy before the exporter"
+                .into(),
+        );
+    }
+    if options.switch("web.systemd-socket") {
+        return Err(
+            "--web.systemd-socket: sockets from systemd are not offered; use --web.listen-address".into()
+        );
+    }
+    if !options.text("web.telemetry-path").starts_with('/') {
+        return Err("--web.telemetry-path: a path begins with /, such as /metrics".into());
+    }
+    Ok(())
+}
+
+fn tell_what_has_no_effect(options: &Options) {
+    let given = |prefix: &str| {
+        let flags = GROUPS.iter().flat_map(|group| group.flags);
+        let names = flags.map(|flag| flag.name).filter(|name| name.starts_with(prefix));
+        names
+            .filter(|name| options.was_given(name))
+            .map(|name| format!("--{name}"))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let paths = given("path.");
+    if !paths.is_empty() {
+        tracing::info!(
+            flags = paths,
+            "without effect here: the broker reads the host, and takes these flags"
+        );
+    }
+    let asked: Vec<_> = NOT_OFFERED.iter().copied().filter(|name| options.switch(name)).collect();
+    if !asked.is_empty() {
+        tracing::warn!(collectors = asked.join(","), "collectors that are not offered are not run");
+    }
+    let refused: Vec<_> =
+        NOT_OFFERED.iter().copied().filter(|name| options.was_given(name) && !options.switch(name)).collect();
+    if !refused.is_empty() {
+        tracing::info!(
+            collectors = refused.join(","),
+            "collectors that are switched off are not offered anyway"
+        );
+    }
+}

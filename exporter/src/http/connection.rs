@@ -1,0 +1,202 @@
+//! One client's connection: its requests, and when it is given up.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::routes::App;
+
+/// The most that a request's head may hold.
+const HEAD_BYTES: usize = 16 << 10;
+/// How long a connection may live without a first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a connection may lie idle; more than the usual scrape interval, so that Prometheus keeps its own.
+const IDLE: Duration = Duration::from_secs(150);
+/// How long a connection must have been idle to be given up for another.
+const IDLE_IN_A_CROWD: Duration = Duration::from_secs(1);
+/// How often a connection is looked at.
+const TICK: Duration = Duration::from_secs(5);
+
+/// Serves a connection until it ends, or is idle for too long, or the server stops.
+pub(super) async fn serve(
+    stream: TcpStream,
+    app: Arc<App>,
+    crowded: Arc<Notify>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let activity = Arc::new(Activity::new());
+    let io = TokioIo::new(Tracked { stream, activity: Arc::clone(&activity) });
+    let service = service_fn(|request: Request<Incoming>| {
+        let app = Arc::clone(&app);
+        let running = activity.request();
+        async move {
+            let answer = app.answer(&request).await;
+            drop(running);
+            Ok::<_, std::convert::Infallible>(answer)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_header_size(HEAD_BYTES)
+        .max_buf_size(4 * HEAD_BYTES)
+        .max_headers(64)
+        .half_close(false)
+        .serve_connection(io, service);
+    tokio::pin!(connection);
+    let mut stopped = false;
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            // A broken connection is the client's business.
+            _ = connection.as_mut() => return,
+            _ = stopping.wait_for(|stop| *stop), if !stopped => {
+                stopped = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = crowded.notified() => {
+                if activity.idle() >= IDLE_IN_A_CROWD {
+                    return;
+                }
+            }
+            _ = tick.tick() => {
+                let limit = if activity.any_request() { IDLE } else { FIRST_REQUEST };
+                if activity.idle_or_young() >= limit {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// When a connection last moved a byte, and whether a request of it is being answered.
+#[derive(Debug)]
+struct Activity {
+    start: Instant,
+    /// Milliseconds after `start`.
+    last_byte: AtomicU64,
+    running: AtomicUsize,
+    requests: AtomicUsize,
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            last_byte: AtomicU64::new(0),
+            running: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
+        }
+    }
+
+    fn touch(&self) {
+        self.last_byte.store(self.age_ms(), Ordering::Relaxed);
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn request(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        Running(Arc::clone(self))
+    }
+
+    fn any_request(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
+    }
+
+    /// How long nothing has happened; nothing at all while a request is being answered.
+    fn idle(&self) -> Duration {
+        match self.running.load(Ordering::Relaxed) {
+            0 => Duration::from_millis(self.age_ms().saturating_sub(self.last_byte.load(Ordering::Relaxed))),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The same, but before the first request bytes that trickle in do not count as life.
+    fn idle_or_young(&self) -> Duration {
+        if self.any_request() { self.idle() } else { self.start.elapsed() }
+    }
+}
+
+/// A request that is being answered.
+struct Running(Arc<Activity>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.0.touch();
+    }
+}
+
+/// A stream that notes when bytes move.
+struct Tracked {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl Tracked {
+    fn note<T>(&self, result: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
+        if matches!(result, Poll::Ready(Ok(_))) {
+            self.activity.touch();
+        }
+        result
+    }
+}
+
+impl AsyncRead for Tracked {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.note(result)
+    }
+}
+
+impl AsyncWrite for Tracked {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.note(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

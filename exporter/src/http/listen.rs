@@ -1,0 +1,155 @@
+//! Listening sockets, from addresses as `--web.listen-address` takes them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+/// Where node_exporter listens.
+pub const DEFAULT_ADDRESS: &str = ":9100";
+
+/// Connections that the kernel may hold before they are accepted.
+const BACKLOG: i32 = 128;
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Not an address.
+    #[error("--web.listen-address={0:?}: not an address such as :9100, 127.0.0.1:9100 or [::1]:9100")]
+    Address(String),
+    /// A kind of socket that is not offered.
+    #[error("--web.listen-address={0:?}: vsock is not offered; listen on a TCP address such as :9100")]
+    Vsock(String),
+    /// The port is taken.
+    #[error(
+        "cannot listen on {0}: the port is in use (by a node_exporter?): stop what uses it, or choose another port with --web.listen-address"
+    )]
+    Occupied(String),
+    /// Anything else that the system says.
+    #[error("cannot listen on {address}: {reason}; choose another address with --web.listen-address")]
+    System {
+        /// The address, as it was given.
+        address: String,
+        /// The system's reason.
+        reason: std::io::Error,
+    },
+}
+
+/// Binds every address. An address without a host is the whole machine, by IPv4 and IPv6.
+pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, ListenError> {
+    let mut listeners = Vec::new();
+    let default = [DEFAULT_ADDRESS.to_owned()];
+    for address in if addresses.is_empty() { &default } else { addresses } {
+        let (host, port) = parse(address)?;
+        let system = |errno: Errno| match errno {
+            Errno::ADDRINUSE => ListenError::Occupied(address.clone()),
+            errno => ListenError::System { address: address.clone(), reason: errno.into() },
+        };
+        let socket = match host {
+            Host::Any => match listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
+                // A kernel without IPv6.
+                Err(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL) => {
+                    listen(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+                }
+                bound => bound,
+            },
+            Host::Ip(ip) => listen(SocketAddr::from((ip, port))),
+            Host::Name(name) => {
+                let resolved = (name.as_str(), port)
+                    .to_socket_addrs()
+                    .map_err(|reason| ListenError::System { address: address.clone(), reason })?;
+                let Some(first) = resolved.into_iter().next() else {
+                    return Err(ListenError::Address(address.clone()));
+                };
+                listen(first)
+            }
+        };
+        listeners.push(TcpListener::from(socket.map_err(system)?));
+    }
+    Ok(listeners)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Host {
+    Any,
+    Ip(IpAddr),
+    Name(String),
+}
+
+/// `host:port` as Go takes it: the host may be empty, a name, or an address with or without brackets.
+fn parse(address: &str) -> Result<(Host, u16), ListenError> {
+    let invalid = || ListenError::Address(address.to_owned());
+    if address.starts_with("vsock:") {
+        return Err(ListenError::Vsock(address.to_owned()));
+    }
+    let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
+    let port = port.parse().map_err(|_| invalid())?;
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = match (bracketed, host) {
+        (None, "") => Host::Any,
+        (Some(host), _) => Host::Ip(host.parse().map_err(|_| invalid())?),
+        (None, host) => match host.parse::<Ipv4Addr>() {
+            Ok(ip) => Host::Ip(ip.into()),
+            Err(_) if host.contains([':', '/', '[', ']']) || host.chars().any(char::is_whitespace) => {
+                return Err(invalid());
+            }
+            Err(_) => Host::Name(host.to_owned()),
+        },
+    };
+    Ok((host, port))
+}
+
+fn listen(address: SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_as_go_takes_them() {
+        let parse = |address| parse(address).unwrap();
+        assert_eq!(parse(":9100"), (Host::Any, 9100));
+        assert_eq!(parse("127.0.0.1:1"), (Host::Ip(Ipv4Addr::LOCALHOST.into()), 1));
+        assert_eq!(parse("[0.0.0.0]:9100"), (Host::Ip(Ipv4Addr::UNSPECIFIED.into()), 9100));
+        assert_eq!(parse("[::1]:9100"), (Host::Ip(Ipv6Addr::LOCALHOST.into()), 9100));
+        assert_eq!(parse("localhost:80"), (Host::Name("localhost".into()), 80));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_in_one_line_with_what_to_do() {
+        for address in ["", "9100", ":", ":99999", "::1:9100", "[::1:9100", "a b:1", "unix:/x:1", "[name]:1"]
+        {
+            let error = parse(address).unwrap_err().to_string();
+            assert!(error.contains(":9100") && !error.contains('\n'), "{error}");
+        }
+        let error = parse("vsock://:9100").unwrap_err().to_string();
+        assert!(error.contains("vsock is not offered"), "{error}");
+    }
+
+    #[test]
+    fn an_occupied_port_is_named_with_a_way_out() {
+        let held = bind(&["127.0.0.1:0".into()]).unwrap();
+        let address = held[0].local_addr().unwrap().to_string();
+        let error = bind(&[address]).unwrap_err().to_string();
+        assert!(error.contains("in use") && error.contains("--web.listen-address"), "{error}");
+    }
+
+    #[test]
+    fn an_address_without_a_host_takes_ipv4_too() {
+        let held = bind(&[":0".into()]).unwrap();
+        let port = held[0].local_addr().unwrap().port();
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+    }
+}

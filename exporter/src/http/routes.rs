@@ -1,0 +1,176 @@
+//! The pages: metrics, health, readiness and a landing page.
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::query::{self, Parameters};
+use crate::options::Options;
+use crate::scrape::Scraper;
+use crate::self_metrics::VERSION;
+
+/// The content type of node_exporter's text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+const HTML_TYPE: &str = "text/html; charset=UTF-8";
+const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
+/// What a scrape may take at least and at most, whatever its header says.
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// What answers requests.
+#[derive(Debug)]
+pub struct App {
+    scraper: Arc<Scraper>,
+    telemetry_path: String,
+    max_requests: usize,
+    permits: Semaphore,
+    timeout: Duration,
+    timeout_offset: Duration,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl App {
+    /// Pages by the flags.
+    pub fn new(scraper: Arc<Scraper>, options: &Options) -> Self {
+        let max_requests = usize::try_from(options.number("web.max-requests")).unwrap_or(usize::MAX);
+        let permits = match max_requests {
+            0 => Semaphore::MAX_PERMITS,
+            limit => limit.min(Semaphore::MAX_PERMITS),
+        };
+        let path = options.text("web.telemetry-path");
+        Self {
+            scraper,
+            telemetry_path: if path.is_empty() { "/metrics".into() } else { path.into() },
+            max_requests,
+            permits: Semaphore::new(permits),
+            timeout: options.duration("scrape.timeout"),
+            timeout_offset: options.duration("scrape.timeout-offset"),
+        }
+    }
+
+    /// Answers one request; nothing of its body is read.
+    pub async fn answer<B>(&self, request: &Request<B>) -> Answer {
+        let path = request.uri().path();
+        let known = path == self.telemetry_path || matches!(path, "/" | "/-/healthy" | "/-/ready");
+        if !known {
+            return text(StatusCode::NOT_FOUND, "404 page not found");
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return answer;
+        }
+        match path {
+            path if path == self.telemetry_path => self.metrics(request).await,
+            "/-/healthy" => text(StatusCode::OK, "the exporter is up"),
+            "/-/ready" => match self.scraper.ready().await {
+                Ok(()) => text(StatusCode::OK, "the broker answers"),
+                Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+            },
+            _ => body(StatusCode::OK, HTML_TYPE, self.landing_page().into()),
+        }
+    }
+
+    async fn metrics<B>(&self, request: &Request<B>) -> Answer {
+        let handler = &self.scraper.handler;
+        let Ok(_permit) = self.permits.try_acquire() else {
+            handler.answered(503);
+            let reason =
+                format!("Limit of concurrent requests reached ({}), try again later.", self.max_requests);
+            return text(StatusCode::SERVICE_UNAVAILABLE, &reason);
+        };
+        let parameters = Parameters::parse(request.uri().query().unwrap_or(""));
+        let selection = match self.scraper.select(&parameters.collect, &parameters.exclude) {
+            Ok(selection) => selection,
+            Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
+        };
+        handler.in_flight.inc();
+        let _in_flight = Decrement(&handler.in_flight);
+        let shared = self.scraper.scrape(selection, self.deadline(request)).await;
+        let scrape = match shared.as_ref() {
+            Ok(scrape) => scrape,
+            Err(error) => {
+                handler.gathering_failed();
+                handler.answered(503);
+                tracing::warn!(%error, "scrape failed");
+                return text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
+            }
+        };
+        handler.answered(200);
+        let gzip = query::wants_gzip(headers(request, header::ACCEPT_ENCODING.as_str()));
+        let (content, gzip) = match (parameters.names.is_empty(), gzip) {
+            (true, true) => (scrape.compressed(compress), true),
+            (true, false) => (scrape.text(), false),
+            (false, true) => (compress(&scrape.families(&parameters.names)).into(), true),
+            (false, false) => (scrape.families(&parameters.names), false),
+        };
+        let mut answer = body(StatusCode::OK, METRICS_TYPE, content);
+        answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        if gzip {
+            answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        answer
+    }
+
+    /// When a scrape must have ended for its answer to arrive in time.
+    fn deadline<B>(&self, request: &Request<B>) -> Instant {
+        let asked = headers(request, TIMEOUT_HEADER).find_map(query::timeout_seconds);
+        let timeout = asked.map_or(self.timeout, |seconds| Duration::from_secs_f64(seconds.min(1e6)));
+        let budget = timeout.saturating_sub(self.timeout_offset.min(timeout / 2));
+        Instant::now() + budget.clamp(SHORTEST, LONGEST)
+    }
+
+    fn landing_page(&self) -> String {
+        let path = self.telemetry_path.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
+        format!(
+            "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>Node Exporter</title></head>\n\
+             <body>\n<h1>Node Exporter</h1>\n<p>keyhole-exporter {VERSION}: node_exporter's metrics of this node, \
+             read by a broker without privileges.</p>\n<ul>\n<li><a href=\"{path}\">Metrics</a></li>\n\
+             <li><a href=\"/-/ready\">Readiness</a></li>\n</ul>\n</body>\n</html>\n"
+        )
+    }
+}
+
+/// Takes one off a gauge when a request ends, however it ends.
+struct Decrement<'g>(&'g prometheus::IntGauge);
+
+impl Drop for Decrement<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn headers<'r, B>(request: &'r Request<B>, name: &str) -> impl Iterator<Item = &'r str> {
+    request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok())
+}
+
+/// gzip at its fastest; writing to memory cannot fail.
+fn compress(text: &[u8]) -> Vec<u8> {
+    let room = Vec::with_capacity(text.len() / 6);
+    let mut encoder = flate2::write::GzEncoder::new(room, flate2::Compression::fast());
+    let written = encoder.write_all(text);
+    debug_assert!(written.is_ok());
+    encoder.finish().unwrap_or_default()
+}
+
+fn text(status: StatusCode, line: &str) -> Answer {
+    let mut answer = body(status, TEXT_TYPE, format!("{line}\n").into());
+    answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}
+
+fn body(status: StatusCode, content_type: &'static str, content: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(content));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}

@@ -1,0 +1,324 @@
+//! One scrape: one read of the broker for all collectors, their samples, and the exporter's own metrics, rendered.
+//!
+//! Scrapes of the same collectors that come while one is under way share it, so that any number of clients costs the
+//! host one read.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use keyhole_proto::v1::DescribeResponse;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::broker_client::{BrokerClient, BrokerError};
+use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
+use crate::exposition::Exposition;
+use crate::options::Options;
+use crate::own::OwnSource;
+use crate::sandbox::Layer;
+use crate::self_metrics::{self, broker, handler::Handler, process::Process};
+use crate::snapshot::Snapshot;
+
+/// How long what the broker said of itself is taken as true.
+const DESCRIPTION_AGE: Duration = Duration::from_secs(15);
+/// How long the broker may take to say it.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Makes scrapes.
+#[derive(Debug)]
+pub struct Scraper {
+    broker: BrokerClient,
+    options: Options,
+    own: OwnSource,
+    enabled: Vec<&'static Collector>,
+    process: Process,
+    layers: Vec<Layer>,
+    /// Counters that the server adds to.
+    pub handler: Handler,
+    running: Mutex<HashMap<Selection, watch::Receiver<Option<Shared>>>>,
+    description: Mutex<Description>,
+    /// What each collector last failed with, so that the log tells changes and not every scrape.
+    failures: Mutex<HashMap<&'static str, String>>,
+}
+
+/// A set of collectors, by their place in the registry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Selection(Vec<usize>);
+
+/// A finished scrape, shared by all who asked for it.
+pub type Shared = Arc<Result<Scrape, BrokerError>>;
+
+/// A finished scrape.
+#[derive(Debug)]
+pub struct Scrape {
+    exposition: Exposition,
+    text: Bytes,
+    compressed: OnceLock<Bytes>,
+}
+
+#[derive(Debug, Default)]
+struct Description {
+    answer: Option<Arc<DescribeResponse>>,
+    /// When it came; none when it has to be asked for again.
+    at: Option<Instant>,
+    start_time_ms: u64,
+}
+
+/// Why collectors cannot be selected; node_exporter's words.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum SelectError {
+    /// `collect[]` and `exclude[]` together.
+    #[error("Combined collect and exclude queries are not allowed.")]
+    Combined,
+    /// No such collector.
+    #[error("Couldn't create filtered metrics handler: couldn't create collector: missing collector: {0}")]
+    Missing(String),
+    /// A collector that is not enabled.
+    #[error("Couldn't create filtered metrics handler: couldn't create collector: disabled collector: {0}")]
+    Disabled(String),
+}
+
+impl Scraper {
+    /// Everything that scrapes need; `layers` are those of the exporter's own sandbox.
+    pub fn new(
+        broker: BrokerClient,
+        options: Options,
+        own: OwnSource,
+        process: Process,
+        layers: Vec<Layer>,
+    ) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            broker,
+            own,
+            enabled: enabled(&options),
+            options,
+            process,
+            layers,
+            handler: Handler::new()?,
+            running: Mutex::default(),
+            description: Mutex::default(),
+            failures: Mutex::default(),
+        })
+    }
+
+    /// The enabled collectors, less or only those that the request names.
+    pub fn select(&self, collect: &[String], exclude: &[String]) -> Result<Selection, SelectError> {
+        if !collect.is_empty() && !exclude.is_empty() {
+            return Err(SelectError::Combined);
+        }
+        for name in collect {
+            if !COLLECTORS.iter().any(|collector| collector.name == name) {
+                return Err(SelectError::Missing(name.clone()));
+            }
+            if !self.enabled.iter().any(|collector| collector.name == name) {
+                return Err(SelectError::Disabled(name.clone()));
+            }
+        }
+        let named = |names: &[String], collector: &Collector| names.iter().any(|name| name == collector.name);
+        let chosen = self.enabled.iter().enumerate().filter(|(_, collector)| match collect.is_empty() {
+            true => !named(exclude, collector),
+            false => named(collect, collector),
+        });
+        Ok(Selection(chosen.map(|(at, _)| at).collect()))
+    }
+
+    /// A scrape of `selection`: one that is under way, or a new one. Ends by `deadline`.
+    pub async fn scrape(self: &Arc<Self>, selection: Selection, deadline: Instant) -> Shared {
+        let mut shared = self.join_or_start(selection, deadline);
+        // A scrape has its own deadline; a little more lets its partial answer through.
+        let finished =
+            timeout_at(deadline + Duration::from_millis(100), shared.wait_for(Option::is_some)).await;
+        match finished {
+            Ok(Ok(scrape)) => scrape.clone(),
+            _ => None,
+        }
+        .unwrap_or_else(|| Arc::new(Err(BrokerError::Deadline)))
+    }
+
+    fn join_or_start(
+        self: &Arc<Self>,
+        selection: Selection,
+        deadline: Instant,
+    ) -> watch::Receiver<Option<Shared>> {
+        let mut running = lock(&self.running);
+        if let Some(scrape) = running.get(&selection) {
+            return scrape.clone();
+        }
+        let (sender, receiver) = watch::channel(None);
+        running.insert(selection.clone(), receiver.clone());
+        let entry = Entry { scraper: Arc::clone(self), selection };
+        tokio::spawn(async move {
+            let scrape = entry.scraper.run(&entry.selection, deadline).await;
+            drop(entry);
+            sender.send_replace(Some(Arc::new(scrape)));
+        });
+        receiver
+    }
+
+    async fn run(&self, selection: &Selection, deadline: Instant) -> Result<Scrape, BrokerError> {
+        let collectors: Vec<&'static Collector> =
+            selection.0.iter().filter_map(|&at| self.enabled.get(at).copied()).collect();
+        let queries = collector::queries(&collectors, &self.options);
+        let read = async {
+            match queries.is_empty() {
+                true => Ok(Snapshot::default()),
+                false => self.broker.read(&queries, deadline).await,
+            }
+        };
+        let (snapshot, description) = tokio::join!(read, self.description(deadline));
+        let snapshot = snapshot.inspect_err(|_| lock(&self.description).at = None)?;
+        Ok(self.render(&collectors, &snapshot, description.as_deref()))
+    }
+
+    fn render(
+        &self,
+        collectors: &[&'static Collector],
+        snapshot: &Snapshot,
+        description: Option<&DescribeResponse>,
+    ) -> Scrape {
+        let mut out = Exposition::new();
+        let own_metrics = !self.options.switch("web.disable-exporter-metrics");
+        self_metrics::add_build(&self.layers, &mut out);
+        broker::add_description(description, &mut out);
+        broker::add_queries(snapshot, &mut out);
+        self.handler.add(own_metrics, &mut out);
+        if own_metrics {
+            self.process.add(&mut out);
+        }
+        let limit = usize::try_from(self.options.number("scrape.series-limit")).unwrap_or(usize::MAX);
+        let own = self.own.now();
+        let context = Context { snapshot, options: &self.options, own: &own };
+        for run in collector::run(collectors, &context, limit, &mut out) {
+            self.note(&run);
+        }
+        let mut text = Vec::new();
+        let written = out.write(&mut text, |_| true);
+        self.handler.duplicates.inc_by(written.duplicates as u64);
+        Scrape { exposition: out, text: text.into(), compressed: OnceLock::new() }
+    }
+
+    /// Logs a collector whose result changed.
+    fn note(&self, run: &Run) {
+        let mut failures = lock(&self.failures);
+        let before = failures.get(run.name);
+        match &run.result {
+            Ok(()) => {
+                if failures.remove(run.name).is_some() {
+                    tracing::info!(collector = run.name, "collector works again");
+                }
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if before == Some(&text) {
+                    return;
+                }
+                match error {
+                    CollectError::NoData(_) => {
+                        tracing::debug!(collector = run.name, error = %text, "collector has no data");
+                    }
+                    _ => tracing::error!(collector = run.name, error = %text, "collector failed"),
+                }
+                failures.insert(run.name, text);
+            }
+        }
+        if let Some(first) = &run.tally.first_skipped {
+            tracing::debug!(collector = run.name, skipped = run.tally.skipped, %first, "items left out");
+        }
+        if run.tally.over_limit > 0 {
+            tracing::debug!(collector = run.name, dropped = run.tally.over_limit, "series limit reached");
+        }
+    }
+
+    /// What the broker says of itself; asked again when that is old or when it did not answer.
+    async fn description(&self, deadline: Instant) -> Option<Arc<DescribeResponse>> {
+        let fresh = {
+            let known = lock(&self.description);
+            known.at.filter(|at| at.elapsed() < DESCRIPTION_AGE).map(|_| known.answer.clone())
+        };
+        match fresh {
+            Some(answer) => answer,
+            None => self.describe(deadline.min(Instant::now() + DESCRIBE_TIMEOUT)).await.ok(),
+        }
+    }
+
+    async fn describe(&self, deadline: Instant) -> Result<Arc<DescribeResponse>, BrokerError> {
+        let answer = self.broker.describe(deadline).await;
+        let mut known = lock(&self.description);
+        match answer {
+            Ok(answer) => {
+                if known.start_time_ms != 0 && known.start_time_ms != answer.start_time_ms {
+                    self.handler.restarts.inc();
+                    tracing::info!(version = answer.version, "the broker was restarted");
+                }
+                known.start_time_ms = answer.start_time_ms;
+                known.at = Some(Instant::now());
+                let answer = Arc::new(answer);
+                known.answer = Some(Arc::clone(&answer));
+                Ok(answer)
+            }
+            Err(error) => {
+                *known = Description { start_time_ms: known.start_time_ms, ..Description::default() };
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether the broker answers, asked now unless it did a moment ago.
+    pub async fn ready(&self) -> Result<(), BrokerError> {
+        let lately = lock(&self.description).at.is_some_and(|at| at.elapsed() < DESCRIBE_TIMEOUT);
+        match lately {
+            true => Ok(()),
+            false => self.describe(Instant::now() + DESCRIBE_TIMEOUT).await.map(drop),
+        }
+    }
+}
+
+impl Scrape {
+    /// All of it, in text format 0.0.4.
+    pub fn text(&self) -> Bytes {
+        self.text.clone()
+    }
+
+    /// The same, compressed once for all who ask.
+    pub fn compressed(&self, compress: impl FnOnce(&[u8]) -> Vec<u8>) -> Bytes {
+        self.compressed.get_or_init(|| compress(&self.text).into()).clone()
+    }
+
+    /// The families with these names alone.
+    pub fn families(&self, names: &[String]) -> Bytes {
+        let mut text = Vec::new();
+        self.exposition.write(&mut text, |family| names.iter().any(|name| name == family));
+        text.into()
+    }
+}
+
+/// A scrape under way; whoever comes after its end starts another.
+struct Entry {
+    scraper: Arc<Scraper>,
+    selection: Selection,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        lock(&self.scraper.running).remove(&self.selection);
+    }
+}
+
+/// The collectors that the flags leave on. Text files come last: where they name a family of the host's, the host's stands.
+pub fn enabled(options: &Options) -> Vec<&'static Collector> {
+    let defaults = !options.switch("collector.disable-defaults");
+    let on = |collector: &&'static Collector| {
+        let switch = collector::switch(collector.name);
+        options.switch(switch) && (defaults || options.was_given(switch))
+    };
+    let mut enabled: Vec<&'static Collector> = COLLECTORS.iter().copied().filter(on).collect();
+    enabled.sort_by_key(|collector| collector.name == "textfile");
+    enabled
+}
+
+/// No lock here is held over a point where a task could end early.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,200 @@
+//! The broker as the exporter sees it: what it says of itself, and how each query of a scrape ended.
+
+use keyhole_proto::v1::{DescribeResponse, Rung, View};
+
+use crate::exposition::{Exposition, Family, Kind};
+use crate::snapshot::Snapshot;
+
+/// The families that this module gives.
+pub const FAMILIES: &[Family] = &[
+    UP,
+    INFO,
+    LAYER,
+    START,
+    OUTCOME,
+    DURATION,
+    BYTES,
+    LANES_STUCK,
+    CONNECTIONS,
+    REFUSED,
+    LATE,
+    READS,
+    LIMITED,
+    STUCK,
+];
+
+const DESCRIBE: &str = "keyhole.v1.Broker/Describe";
+const READ: &str = "keyhole.v1.Broker/Read";
+
+const UP: Family = Family {
+    name: "keyhole_broker_up",
+    help: "Whether the broker last answered when it was asked what it is.",
+    kind: Kind::Gauge,
+    labels: &[],
+    source: DESCRIBE,
+};
+const INFO: Family = Family {
+    name: "keyhole_broker_info",
+    help: "Always 1; its labels tell the broker's version, rung of privilege, uid, and whose proc and sys it reads.",
+    labels: &["version", "rung", "proc_view", "sys_view", "uid"],
+    ..UP
+};
+const LAYER: Family = Family {
+    name: "keyhole_broker_sandbox_layer",
+    help: "Whether a layer of the broker's sandbox is in force.",
+    labels: &["layer"],
+    ..UP
+};
+const START: Family = Family {
+    name: "keyhole_broker_start_time_seconds",
+    help: "When the broker started, in seconds since the epoch.",
+    ..UP
+};
+const OUTCOME: Family = Family {
+    name: "keyhole_query_outcome",
+    help: "Always 1; its labels tell how a query of this scrape ended.",
+    labels: &["query", "outcome"],
+    source: READ,
+    ..UP
+};
+const DURATION: Family = Family {
+    name: "keyhole_query_duration_seconds",
+    help: "Time that the broker spent reading for a query of this scrape.",
+    labels: &["query"],
+    ..OUTCOME
+};
+const BYTES: Family = Family {
+    name: "keyhole_query_bytes",
+    help: "Bytes of kernel files that a query of this scrape gave.",
+    labels: &["query"],
+    ..OUTCOME
+};
+const LANES_STUCK: Family = Family {
+    name: "keyhole_broker_lanes_stuck",
+    help: "Reader threads of the broker that have not returned from the kernel.",
+    ..UP
+};
+const CONNECTIONS: Family = Family {
+    name: "keyhole_broker_connections_total",
+    help: "Connections that the broker accepted.",
+    kind: Kind::Counter,
+    ..UP
+};
+const REFUSED: Family = Family {
+    name: "keyhole_broker_refused_peers_total",
+    help: "Connections that the broker refused for their peer's uid.",
+    ..CONNECTIONS
+};
+const LATE: Family = Family {
+    name: "keyhole_broker_late_handshakes_total",
+    help: "Connections that the broker closed because they never asked anything.",
+    ..CONNECTIONS
+};
+const READS: Family =
+    Family { name: "keyhole_broker_reads_total", help: "Reads that the broker began.", ..CONNECTIONS };
+const LIMITED: Family = Family {
+    name: "keyhole_broker_limited_requests_total",
+    help: "Requests that the broker refused because there were too many.",
+    ..CONNECTIONS
+};
+const STUCK: Family = Family {
+    name: "keyhole_broker_stuck_queries_total",
+    help: "Times that a query outstayed its budget in the broker.",
+    ..CONNECTIONS
+};
+
+/// Adds how each query of a scrape ended.
+pub fn add_queries(snapshot: &Snapshot, out: &mut Exposition) {
+    for (query, report) in snapshot.reports() {
+        let query = word(query.as_str_name(), "QUERY_");
+        let outcome = word(report.outcome.as_str_name(), "OUTCOME_");
+        out.add(&OUTCOME, &[query.as_bytes(), outcome.as_bytes()], true);
+        out.add(&DURATION, &[query.as_bytes()], report.elapsed_ns as f64 / 1e9);
+        out.add(&BYTES, &[query.as_bytes()], report.bytes);
+    }
+}
+
+/// Adds what the broker says of itself; none when it did not answer.
+pub fn add_description(description: Option<&DescribeResponse>, out: &mut Exposition) {
+    out.add(&UP, &[], description.is_some());
+    let Some(broker) = description else { return };
+    let view = |view: View| word(view.as_str_name(), "VIEW_");
+    let rung = Rung::try_from(broker.rung).unwrap_or_default();
+    let labels = [
+        broker.version.clone(),
+        word(rung.as_str_name(), "RUNG_"),
+        view(broker.proc_view()),
+        view(broker.sys_view()),
+        broker.uid.to_string(),
+    ];
+    out.add(&INFO, &labels.each_ref().map(|label| label.as_bytes()), true);
+    out.add(&START, &[], broker.start_time_ms as f64 / 1e3);
+    for layer in &broker.layers {
+        out.add(&LAYER, &[layer.name.as_bytes()], layer.in_force);
+    }
+    if let Some(counters) = &broker.counters {
+        for (family, count) in [
+            (&CONNECTIONS, counters.connections),
+            (&REFUSED, counters.refused_peers),
+            (&LATE, counters.late_handshakes),
+            (&READS, counters.reads),
+            (&LIMITED, counters.limited_requests),
+            (&STUCK, counters.stuck_queries),
+            (&LANES_STUCK, counters.lanes_stuck),
+        ] {
+            out.add(family, &[], count);
+        }
+    }
+}
+
+/// An enum value of the contract as a label: without its prefix, in lower case.
+pub fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Report;
+    use keyhole_proto::v1::{Counters, Layer, Outcome, Query};
+
+    #[test]
+    fn queries_tell_how_they_ended() {
+        let mut snapshot = Snapshot::default();
+        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 1_500_000, bytes: 12 };
+        snapshot.set_report(Query::NetDev, report);
+        let mut out = Exposition::new();
+        add_queries(&snapshot, &mut out);
+        let text = out.to_text();
+        assert!(text.contains("\nkeyhole_query_bytes{query=\"net_dev\"} 12\n"), "{text}");
+        assert!(text.contains("\nkeyhole_query_duration_seconds{query=\"net_dev\"} 0.0015\n"), "{text}");
+        assert!(text.contains("{query=\"net_dev\",outcome=\"container_view\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn a_broker_that_answered_is_described_and_an_absent_one_is_down() {
+        let mut out = Exposition::new();
+        let broker = DescribeResponse {
+            version: "1.2".into(),
+            uid: 64646,
+            rung: Rung::Host.into(),
+            proc_view: View::Host.into(),
+            layers: vec![Layer { name: "landlock".into(), in_force: true, detail: String::new() }],
+            counters: Some(Counters { refused_peers: 3, ..Default::default() }),
+            ..Default::default()
+        };
+        add_description(Some(&broker), &mut out);
+        let text = out.to_text();
+        for line in [
+            "keyhole_broker_up 1",
+            "keyhole_broker_info{version=\"1.2\",rung=\"host\",proc_view=\"host\",sys_view=\"unspecified\",uid=\"64646\"} 1",
+            "keyhole_broker_sandbox_layer{layer=\"landlock\"} 1",
+            "keyhole_broker_refused_peers_total 3",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in {text}");
+        }
+        let mut out = Exposition::new();
+        add_description(None, &mut out);
+        assert!(out.to_text().ends_with("gauge\nkeyhole_broker_up 0\n"));
+    }
+}

@@ -1,0 +1,158 @@
+//! Requests to the metrics page, counted by the `prometheus` crate under the names of Prometheus' Go client.
+
+use prometheus::proto::MetricType;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+use crate::exposition::{Exposition, Family, Kind, Value};
+
+/// The families that [`Handler::add`] gives.
+pub const FAMILIES: &[Family] = &[REQUESTS, IN_FLIGHT, ERRORS, DUPLICATES, RESTARTS];
+
+const REQUESTS: Family = Family {
+    name: "promhttp_metric_handler_requests_total",
+    help: "Requests to the metrics page, by the status code of their answer.",
+    kind: Kind::Counter,
+    labels: &["code"],
+    source: "exporter",
+};
+const IN_FLIGHT: Family = Family {
+    name: "promhttp_metric_handler_requests_in_flight",
+    help: "Requests to the metrics page that are being answered.",
+    kind: Kind::Gauge,
+    labels: &[],
+    source: "exporter",
+};
+const ERRORS: Family = Family {
+    name: "promhttp_metric_handler_errors_total",
+    help: "Errors while metrics were gathered or encoded.",
+    kind: Kind::Counter,
+    labels: &["cause"],
+    source: "exporter",
+};
+const DUPLICATES: Family = Family {
+    name: "keyhole_duplicate_samples_total",
+    help: "Samples left out because one with the same name and labels was there.",
+    kind: Kind::Counter,
+    labels: &[],
+    source: "exporter",
+};
+const RESTARTS: Family = Family {
+    name: "keyhole_broker_restarts_seen_total",
+    help: "Times that the exporter found its broker restarted.",
+    kind: Kind::Counter,
+    labels: &[],
+    source: "keyhole.v1.Broker/Describe",
+};
+
+/// The counters.
+#[derive(Debug)]
+pub struct Handler {
+    registry: Registry,
+    requests: IntCounterVec,
+    /// Requests being answered.
+    pub in_flight: IntGauge,
+    errors: IntCounterVec,
+    /// Samples left out.
+    pub duplicates: IntCounter,
+    /// Broker restarts found.
+    pub restarts: IntCounter,
+}
+
+impl Handler {
+    /// The counters at 0. Fails only on names that are no metric names, which a test rules out.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let opts = |family: &Family| Opts::new(family.name, family.help);
+        let handler = Self {
+            registry: Registry::new(),
+            requests: IntCounterVec::new(opts(&REQUESTS), REQUESTS.labels)?,
+            in_flight: IntGauge::with_opts(opts(&IN_FLIGHT))?,
+            errors: IntCounterVec::new(opts(&ERRORS), ERRORS.labels)?,
+            duplicates: IntCounter::with_opts(opts(&DUPLICATES))?,
+            restarts: IntCounter::with_opts(opts(&RESTARTS))?,
+        };
+        for code in ["200", "500", "503"] {
+            handler.requests.with_label_values(&[code]);
+        }
+        for cause in ["encoding", "gathering"] {
+            handler.errors.with_label_values(&[cause]);
+        }
+        let Self { registry, requests, in_flight, errors, duplicates, restarts } = &handler;
+        registry.register(Box::new(requests.clone()))?;
+        registry.register(Box::new(in_flight.clone()))?;
+        registry.register(Box::new(errors.clone()))?;
+        registry.register(Box::new(duplicates.clone()))?;
+        registry.register(Box::new(restarts.clone()))?;
+        Ok(handler)
+    }
+
+    /// Counts an answer of the metrics page.
+    pub fn answered(&self, code: u16) {
+        self.requests.with_label_values(&[code.to_string()]).inc();
+    }
+
+    /// Counts a scrape that could not be gathered.
+    pub fn gathering_failed(&self) {
+        self.errors.with_label_values(&["gathering"]).inc();
+    }
+
+    /// Adds every counter; without `promhttp`, only what is not the metrics page's own.
+    pub fn add(&self, promhttp: bool, out: &mut Exposition) {
+        for family in self.registry.gather() {
+            let declared = FAMILIES.iter().find(|declared| declared.name == family.name());
+            let Some(declared) =
+                declared.filter(|declared| promhttp || !declared.name.starts_with("promhttp_"))
+            else {
+                continue;
+            };
+            for metric in family.get_metric() {
+                let value = match family.get_field_type() {
+                    MetricType::COUNTER => metric.get_counter().get_value(),
+                    _ => metric.get_gauge().get_value(),
+                };
+                let labels: Vec<&[u8]> =
+                    metric.get_label().iter().map(|label| label.value().as_bytes()).collect();
+                out.add(declared, &labels, Value::Float(value));
+            }
+        }
+    }
+
+    /// Names of what is registered, for the test that every family is.
+    #[cfg(test)]
+    fn names(&self) -> Vec<String> {
+        self.registry.gather().iter().map(|family| family.name().to_owned()).collect()
+    }
+
+    /// The number of answers with `code`.
+    pub fn answers(&self, code: &str) -> u64 {
+        self.requests.with_label_values(&[code]).get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_is_registered_and_begins_at_zero() {
+        let handler = Handler::new().unwrap();
+        let mut declared: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+        declared.sort_unstable();
+        assert_eq!(handler.names(), declared);
+        let mut out = Exposition::new();
+        handler.answered(503);
+        handler.add(true, &mut out);
+        let text = out.to_text();
+        assert!(text.contains("promhttp_metric_handler_requests_total{code=\"200\"} 0\n"), "{text}");
+        assert!(text.contains("promhttp_metric_handler_requests_total{code=\"503\"} 1\n"), "{text}");
+        assert!(text.contains("# TYPE promhttp_metric_handler_requests_in_flight gauge\n"), "{text}");
+        assert!(text.contains("promhttp_metric_handler_errors_total{cause=\"encoding\"} 0\n"), "{text}");
+    }
+
+    #[test]
+    fn the_pages_own_counters_can_be_left_out() {
+        let mut out = Exposition::new();
+        Handler::new().unwrap().add(false, &mut out);
+        let text = out.to_text();
+        assert!(!text.contains("promhttp_") && text.contains("keyhole_duplicate_samples_total 0"), "{text}");
+    }
+}

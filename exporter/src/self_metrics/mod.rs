@@ -1,0 +1,89 @@
+//! What the exporter tells of itself and of its broker, besides the host's metrics.
+
+pub mod broker;
+pub mod handler;
+pub mod process;
+
+use crate::exposition::{Exposition, Family, Kind};
+use crate::sandbox::Layer;
+
+/// Every family of this module, for documents and tests.
+pub const FAMILIES: &[&[Family]] = &[
+    &[NODE_EXPORTER_BUILD_INFO, BUILD_INFO, SANDBOX_LAYER],
+    broker::FAMILIES,
+    handler::FAMILIES,
+    process::FAMILIES,
+];
+
+const NODE_EXPORTER_BUILD_INFO: Family = Family {
+    name: "node_exporter_build_info",
+    help: "Always 1; its labels tell the program that stands in for node_exporter. It is not written in Go, so goversion is empty.",
+    kind: Kind::Gauge,
+    labels: &["branch", "goarch", "goos", "goversion", "revision", "tags", "version"],
+    source: "exporter",
+};
+const BUILD_INFO: Family = Family {
+    name: "keyhole_build_info",
+    help: "Always 1; its labels tell the exporter's version.",
+    kind: Kind::Gauge,
+    labels: &["version"],
+    source: "exporter",
+};
+const SANDBOX_LAYER: Family = Family {
+    name: "keyhole_exporter_sandbox_layer",
+    help: "Whether a layer of the exporter's own sandbox is in force.",
+    kind: Kind::Gauge,
+    labels: &["layer"],
+    source: "exporter",
+};
+
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Adds what does not change while the exporter runs.
+pub fn add_build(layers: &[Layer], out: &mut Exposition) {
+    let labels = [b"", goarch().as_bytes(), b"linux", b"", b"", b"", VERSION.as_bytes()];
+    out.add(&NODE_EXPORTER_BUILD_INFO, &labels, true);
+    out.add(&BUILD_INFO, &[VERSION.as_bytes()], true);
+    for layer in layers {
+        out.add(&SANDBOX_LAYER, &[layer.name.as_bytes()], layer.in_force);
+    }
+}
+
+/// The machine in Go's words, which dashboards know.
+fn goarch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_declared_once_with_valid_names_and_sentences() {
+        let mut names = Vec::new();
+        for family in FAMILIES.iter().copied().flatten().chain(crate::collector::FAMILIES) {
+            assert_eq!(crate::exposition::metric_name(family.name), family.name);
+            assert!(family.help.ends_with('.'), "{}: a help text is a sentence", family.name);
+            names.push(family.name);
+        }
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn the_build_and_the_layers_are_told() {
+        let mut out = Exposition::new();
+        let layer = Layer { name: "seccomp", in_force: false, detail: String::new() };
+        add_build(&[layer], &mut out);
+        let text = out.to_text();
+        assert!(text.contains("\nkeyhole_exporter_sandbox_layer{layer=\"seccomp\"} 0\n"), "{text}");
+        assert!(text.contains(&format!("version=\"{VERSION}\"}} 1\n")), "{text}");
+    }
+}

@@ -1,0 +1,201 @@
+//! The files of `--collector.textfile.directory`: the only files that the exporter opens once it is sealed.
+
+use std::fs::{self, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::OFlags;
+
+use crate::collector::TextFile;
+
+/// The most that one file may hold.
+const FILE_BYTES: u64 = 16 << 20;
+/// The most that all of them may hold together.
+const ALL_BYTES: u64 = 64 << 20;
+/// The most directories and files that are looked at.
+const ENTRIES: usize = 4096;
+
+/// Reads the `*.prom` files in the directories that `patterns` name, sorted by name within each. What cannot be read
+/// is there with the reason, a directory too.
+pub fn read(patterns: &[String]) -> Vec<TextFile> {
+    let mut room = ALL_BYTES;
+    let mut files = Vec::new();
+    for directory in patterns.iter().flat_map(|pattern| directories(pattern)) {
+        match names(&directory) {
+            Ok(names) => files.extend(
+                names.into_iter().take(ENTRIES).map(|name| read_file(&directory.join(name), &mut room)),
+            ),
+            Err(error) => files.push(failed(&directory, error.to_string())),
+        }
+    }
+    files
+}
+
+/// The directories that a pattern names now; the pattern itself when it matches nothing, for the error.
+pub fn directories(pattern: &str) -> Vec<PathBuf> {
+    let literal = || vec![PathBuf::from(pattern)];
+    if !is_glob(pattern.as_bytes()) {
+        return literal();
+    }
+    let mut found = vec![PathBuf::from(if pattern.starts_with('/') { "/" } else { "" })];
+    for component in pattern.split('/').filter(|component| !component.is_empty()) {
+        found = match is_glob(component.as_bytes()) {
+            false => found.into_iter().map(|dir| dir.join(component)).filter(|dir| dir.exists()).collect(),
+            true => found.into_iter().flat_map(|dir| matching(&dir, component)).take(ENTRIES).collect(),
+        };
+    }
+    if found.is_empty() { literal() } else { found }
+}
+
+fn matching(dir: &Path, component: &str) -> Vec<PathBuf> {
+    let listed = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    let mut paths: Vec<PathBuf> = fs::read_dir(listed)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name())
+        .filter(|name| glob(component.as_bytes(), name.as_encoded_bytes()))
+        .map(|name| dir.join(name))
+        .collect();
+    paths.sort_unstable();
+    paths
+}
+
+fn is_glob(text: &[u8]) -> bool {
+    text.iter().any(|byte| matches!(byte, b'*' | b'?'))
+}
+
+/// Whether `name` matches a pattern of `*` (any run) and `?` (any byte), in time linear in each but for their product.
+fn glob(pattern: &[u8], name: &[u8]) -> bool {
+    let mut reachable = vec![false; name.len() + 1];
+    if let Some(start) = reachable.first_mut() {
+        *start = true;
+    }
+    for &token in pattern {
+        let mut next = vec![false; name.len() + 1];
+        let mut any_before = false;
+        for (at, slot) in next.iter_mut().enumerate() {
+            any_before |= reachable.get(at).copied().unwrap_or(false);
+            let before = at.checked_sub(1).and_then(|before| reachable.get(before)).copied().unwrap_or(false);
+            *slot = match token {
+                b'*' => any_before,
+                b'?' => before,
+                byte => before && at.checked_sub(1).and_then(|before| name.get(before)) == Some(&byte),
+            };
+        }
+        reachable = next;
+    }
+    reachable.last().copied().unwrap_or(false)
+}
+
+fn names(directory: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        if name.as_encoded_bytes().ends_with(b".prom") {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn failed(path: &Path, reason: String) -> TextFile {
+    TextFile {
+        path: path.to_string_lossy().into_owned(),
+        modified: SystemTime::UNIX_EPOCH,
+        content: Err(reason),
+    }
+}
+
+fn read_file(path: &Path, room: &mut u64) -> TextFile {
+    match try_read(path, *room) {
+        Ok(file) => {
+            let read = file.content.as_ref().map_or(0, |bytes| bytes.len() as u64);
+            *room = room.saturating_sub(read);
+            file
+        }
+        Err(error) => failed(path, error.to_string()),
+    }
+}
+
+fn try_read(path: &Path, room: u64) -> std::io::Result<TextFile> {
+    // A FIFO without a writer would hold up every scrape.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Ok(failed(path, "not a regular file".into()));
+    }
+    let limit = FILE_BYTES.min(room);
+    let mut bytes = Vec::new();
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Ok(failed(path, format!("larger than the limit of {limit} bytes")));
+    }
+    Ok(TextFile { modified: metadata.modified()?, content: Ok(bytes), ..failed(path, String::new()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tree() -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in [("a/one.prom", "a 1\n"), ("a/no.txt", "x"), ("b1/two.prom", "b 2\n")] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    fn pattern(dir: &tempfile::TempDir, rest: &str) -> String {
+        format!("{}/{rest}", dir.path().display())
+    }
+
+    #[test]
+    fn files_are_found_by_ending_in_every_directory_that_a_pattern_names() {
+        let dir = tree();
+        let read = |rest: &[&str]| -> Vec<String> {
+            let patterns: Vec<String> = rest.iter().map(|rest| pattern(&dir, rest)).collect();
+            let name = |file: TextFile| file.path.rsplit('/').next().unwrap().to_owned();
+            super::read(&patterns).into_iter().map(name).collect()
+        };
+        assert_eq!(read(&["a"]), ["one.prom"]);
+        assert_eq!(read(&["a/", "b?"]), ["one.prom", "two.prom"]);
+        assert_eq!(read(&["*"]), ["one.prom", "two.prom"]);
+        assert_eq!(read(&[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_read_is_there_with_its_reason() {
+        let dir = tree();
+        let files = read(&[pattern(&dir, "missing"), pattern(&dir, "none*")]);
+        assert_eq!(files.len(), 2);
+        assert!(files.iter().all(|file| file.content.as_ref().unwrap_err().contains("No such file")));
+    }
+
+    #[test]
+    fn a_fifo_holds_nothing_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.prom");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let files = read(&[pattern(&dir, "")]);
+        assert_eq!(files[0].content, Err("not a regular file".to_owned()));
+    }
+
+    proptest! {
+        #[test]
+        fn a_star_takes_any_run_and_a_question_mark_one_byte(a in "[a-c]{0,4}", b in "[a-c]{0,4}") {
+            let [plain, longer] = ["", "x"].map(|middle| format!("{a}{middle}{b}"));
+            let [star, question] = ["*", "?"].map(|middle| format!("{a}{middle}{b}"));
+            let matches = |pattern: &str, name: &str| glob(pattern.as_bytes(), name.as_bytes());
+            prop_assert!(matches(&star, &plain) && matches(&star, &longer));
+            prop_assert!(!matches(&question, &plain) && matches(&question, &longer));
+        }
+    }
+}

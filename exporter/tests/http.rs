@@ -1,0 +1,306 @@
+//! The exporter over real HTTP, before a broker that answers as the test says.
+
+mod support;
+
+use std::io::Read;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use keyhole_proto::v1::{Outcome, Query};
+use support::{Exporter, FakeBroker, Script};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+fn directory() -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("broker.sock");
+    (dir, socket)
+}
+
+#[tokio::test]
+async fn a_scrape_gives_the_hosts_metrics_and_the_exporters_own() {
+    let (_dir, socket) = directory();
+    let broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    let answer = exporter.get("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(
+        answer.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8; escaping=underscores"),
+        "{}",
+        answer.head
+    );
+    for line in [
+        "node_load1 0.5",
+        "node_scrape_collector_success{collector=\"loadavg\"} 1",
+        "keyhole_broker_up 1",
+        "keyhole_broker_sandbox_layer{layer=\"seccomp\"} 1",
+        "keyhole_broker_reads_total 7",
+        "keyhole_query_outcome{query=\"loadavg\",outcome=\"ok\"} 1",
+        "promhttp_metric_handler_requests_in_flight 1",
+        "promhttp_metric_handler_requests_total{code=\"200\"} 0",
+    ] {
+        assert!(answer.has(line), "{line} is missing in {}", answer.text());
+    }
+    assert_eq!(*broker.calls.asked.lock().unwrap(), [Query::Loadavg, Query::Clocksource]);
+    assert!(exporter.get("/metrics").await.has("promhttp_metric_handler_requests_total{code=\"200\"} 1"));
+    assert_eq!(broker.calls.describes.load(Ordering::SeqCst), 1, "what the broker is, is kept for a while");
+}
+
+#[tokio::test]
+async fn the_exporters_own_metrics_can_be_left_out() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &["--web.disable-exporter-metrics"]);
+    let text = exporter.get("/metrics").await.text();
+    assert!(!text.contains("promhttp_") && !text.contains("process_"));
+    assert!(text.contains("node_exporter_build_info{") && text.contains("node_scrape_collector_success{"));
+}
+
+#[tokio::test]
+async fn an_absent_broker_is_503_with_its_reason_and_the_other_pages_stand() {
+    let (_dir, socket) = directory();
+    let exporter = Exporter::start(&socket, &[]);
+    let answer = exporter.get("/metrics").await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().starts_with("cannot reach the broker at "), "{}", answer.text());
+    assert_eq!(answer.text().lines().count(), 1);
+    assert_eq!(exporter.get("/-/healthy").await.status, 200);
+    assert_eq!(exporter.get("/-/ready").await.status, 503);
+    let landing = exporter.get("/").await;
+    assert_eq!(landing.status, 200);
+    assert!(landing.text().contains("<title>Node Exporter</title>"));
+    assert!(landing.text().contains("<a href=\"/metrics\">"));
+    let own = exporter.get("/metrics?collect[]=time").await;
+    assert_eq!(own.status, 503, "the time collector asks for clock sources too");
+}
+
+#[tokio::test]
+async fn one_failed_query_fails_its_collector_and_nothing_else() {
+    let (_dir, socket) = directory();
+    let script = Script { outcomes: vec![(Query::Loadavg, Outcome::Stuck)], ..Script::default() };
+    let _broker = FakeBroker::start(&socket, script);
+    let exporter = Exporter::start(&socket, &[]);
+    let answer = exporter.get("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.has("node_scrape_collector_success{collector=\"loadavg\"} 0"));
+    assert!(answer.has("node_scrape_collector_success{collector=\"time\"} 1"));
+}
+
+#[tokio::test]
+async fn a_refused_read_is_503_on_one_line() {
+    let (_dir, socket) = directory();
+    let script = Script { refuses: Some(tonic::Code::ResourceExhausted), ..Script::default() };
+    let broker = FakeBroker::start(&socket, script);
+    let exporter = Exporter::start(&socket, &[]);
+    let answer = exporter.get("/metrics").await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.text(), "the broker refused: ResourceExhausted: as the test says in two lines\n");
+    assert_eq!(broker.reads(), 1, "what was refused is not asked again");
+}
+
+#[tokio::test]
+async fn collectors_and_families_are_filtered_as_in_node_exporter() {
+    let (_dir, socket) = directory();
+    let broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    let text = exporter.get("/metrics?collect%5B%5D=loadavg").await.text();
+    assert!(text.contains("node_load1 ") && !text.contains("collector=\"time\""));
+    assert!(text.contains("process_"), "its own metrics stay");
+    let text = exporter.get("/metrics?exclude[]=loadavg&exclude[]=nope").await.text();
+    assert!(!text.contains("node_load1 ") && text.contains("collector=\"time\""));
+    let reads = broker.reads();
+    let text = exporter.get("/metrics?exclude[]=loadavg&exclude[]=time").await.text();
+    assert!(!text.contains("node_scrape_collector"), "nothing is left, so nothing runs");
+    assert_eq!(broker.reads(), reads);
+    let text = exporter.get("/metrics?name[]=node_load1&name[]=node_load5").await.text();
+    assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 2, "{text}");
+    assert_eq!(exporter.get("/metrics?name[]=none").await.text(), "");
+
+    let refused = |answer: support::Answer| (answer.status, answer.text());
+    assert_eq!(
+        refused(exporter.get("/metrics?collect[]=a&exclude[]=b").await),
+        (400, "Combined collect and exclude queries are not allowed.\n".into())
+    );
+    let prefix = "Couldn't create filtered metrics handler: couldn't create collector: ";
+    assert_eq!(
+        refused(exporter.get("/metrics?collect[]=nope").await),
+        (400, format!("{prefix}missing collector: nope\n"))
+    );
+    assert_eq!(
+        refused(exporter.get("/metrics?collect[]=stat").await),
+        (400, format!("{prefix}disabled collector: stat\n"))
+    );
+}
+
+#[tokio::test]
+async fn other_paths_and_methods_are_refused() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &["--web.telemetry-path=/m"]);
+    for path in ["/metrics", "/m/", "/health", "//"] {
+        assert_eq!(exporter.get(path).await.status, 404, "{path}");
+    }
+    let answer = exporter.request("POST", "/m", &[("Content-Length", "0")]).await;
+    assert_eq!(answer.status, 405);
+    assert!(answer.head.contains("allow: get, head"));
+    let answer = exporter.request("HEAD", "/m", &[]).await;
+    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    assert!(answer.head.contains("content-length: "));
+    assert_eq!(exporter.get("/-/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn gzip_holds_the_same_text() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    for path in ["/metrics", "/metrics?name[]=node_load1"] {
+        let answer = exporter.request("GET", path, &[("Accept-Encoding", "zstd, gzip;q=0.5")]).await;
+        assert!(answer.head.contains("content-encoding: gzip"), "{}", answer.head);
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&answer.body[..]).read_to_string(&mut text).unwrap();
+        assert!(text.contains("\nnode_load1 0.5\n"));
+        let answer = exporter.request("GET", path, &[("Accept-Encoding", "gzip;q=0")]).await;
+        assert!(!answer.head.contains("content-encoding"));
+    }
+}
+
+#[tokio::test]
+async fn scrapes_that_come_together_share_one_read() {
+    let (_dir, socket) = directory();
+    let script = Script { delay: Duration::from_millis(300), ..Script::default() };
+    let broker = FakeBroker::start(&socket, script);
+    let exporter = Exporter::start(&socket, &[]);
+    let (one, two, other) = tokio::join!(
+        exporter.get("/metrics"),
+        exporter.get("/metrics?name[]=node_load1"),
+        exporter.get("/metrics?collect[]=loadavg"),
+    );
+    assert!(one.has("node_load1 0.5") && two.has("node_load1 0.5") && other.has("node_load1 0.5"));
+    assert_eq!(broker.reads(), 2, "one for two of the same collectors, one for others");
+    exporter.get("/metrics").await;
+    assert_eq!(broker.reads(), 3, "a later scrape reads anew");
+}
+
+#[tokio::test]
+async fn too_many_scrapes_are_told_so() {
+    let (_dir, socket) = directory();
+    let script = Script { delay: Duration::from_millis(400), ..Script::default() };
+    let _broker = FakeBroker::start(&socket, script);
+    let exporter = Exporter::start(&socket, &["--web.max-requests=1"]);
+    let (one, two) = tokio::join!(exporter.get("/metrics"), exporter.get("/metrics"));
+    let refused = if one.status == 503 { &one } else { &two };
+    assert_eq!(one.status + two.status, 703);
+    assert_eq!(refused.text(), "Limit of concurrent requests reached (1), try again later.\n");
+}
+
+#[tokio::test]
+async fn a_restarted_broker_is_found_without_losing_a_scrape() {
+    let (_dir, socket) = directory();
+    let first = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    assert_eq!(exporter.get("/metrics").await.status, 200);
+    drop(first);
+    assert_eq!(exporter.get("/metrics").await.status, 503);
+    let _second = FakeBroker::start(&socket, Script { start_time_ms: 2, ..Script::default() });
+    let answer = exporter.get("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(exporter.get("/metrics").await.has("keyhole_broker_restarts_seen_total 1"));
+}
+
+#[tokio::test]
+async fn a_broker_replaced_between_two_scrapes_costs_none() {
+    let (_dir, socket) = directory();
+    let first = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    assert_eq!(exporter.get("/metrics").await.status, 200);
+    drop(first);
+    let _second = FakeBroker::start(&socket, Script::default());
+    assert_eq!(exporter.get("/metrics").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_broker_killed_mid_scrape_is_503_or_answered_by_the_next() {
+    let (_dir, socket) = directory();
+    let first = FakeBroker::start(&socket, Script { delay: Duration::from_secs(30), ..Script::default() });
+    let exporter = Exporter::start(&socket, &[]);
+    let replace = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(first);
+        FakeBroker::start(&socket, Script::default())
+    };
+    let (answer, _second) = tokio::join!(exporter.get("/metrics"), replace);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_hanging_broker_is_503_within_the_scrapes_own_time() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script { delay: Duration::from_secs(60), ..Script::default() });
+    let exporter = Exporter::start(&socket, &[]);
+    let start = Instant::now();
+    let timeout = [("X-Prometheus-Scrape-Timeout-Seconds", "1")];
+    let answer = exporter.request("GET", "/metrics", &timeout).await;
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.text(), "the broker did not answer in time\n");
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_millis(950), "{took:?}");
+}
+
+#[tokio::test]
+async fn what_a_hanging_broker_gave_before_is_not_lost() {
+    let (_dir, socket) = directory();
+    let script = Script { hangs_at: Some(Query::Clocksource), ..Script::default() };
+    let _broker = FakeBroker::start(&socket, script);
+    let exporter = Exporter::start(&socket, &[]);
+    let timeout = [("X-Prometheus-Scrape-Timeout-Seconds", "1")];
+    let answer = exporter.request("GET", "/metrics", &timeout).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.has("node_load1 0.5"));
+    assert!(answer.has("keyhole_query_outcome{query=\"clocksource\",outcome=\"timed_out\"} 1"));
+}
+
+#[tokio::test]
+async fn a_stop_finishes_what_is_under_way_and_accepts_nothing_more() {
+    let (_dir, socket) = directory();
+    let script = Script { delay: Duration::from_millis(400), ..Script::default() };
+    let _broker = FakeBroker::start(&socket, script);
+    let mut exporter = Exporter::start(&socket, &[]);
+    let mut idle = TcpStream::connect(exporter.address).await.unwrap();
+    let address = exporter.address;
+    let running = tokio::spawn(async move {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    });
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    exporter.stop();
+    assert!(running.await.unwrap().starts_with("HTTP/1.1 200"));
+    exporter.served.join_next().await.unwrap().unwrap().unwrap();
+    assert_eq!(idle.read(&mut [0; 8]).await.unwrap(), 0);
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_others() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    let mut held = Vec::new();
+    for _ in 0..80 {
+        held.push(TcpStream::connect(exporter.address).await.unwrap());
+    }
+    let answered = tokio::time::timeout(Duration::from_secs(8), exporter.get("/-/healthy")).await;
+    assert_eq!(answered.expect("room is made in time").status, 200);
+}
+
+#[tokio::test]
+async fn a_head_beyond_its_limit_is_refused() {
+    let (_dir, socket) = directory();
+    let exporter = Exporter::start(&socket, &[]);
+    let long = "x".repeat(40 << 10);
+    let answer = exporter.request("GET", "/", &[("X-Long", &long)]).await;
+    assert_eq!(answer.status, 431);
+}
