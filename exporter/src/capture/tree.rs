@@ -116,7 +116,7 @@ impl Walk<'_> {
                 Ok(target) => Content::Link(target.into_os_string().into_vec()),
                 Err(error) => match error.raw_os_error().unwrap_or(5) {
                     2 | 20 => return,
-                    // As the broker says it: fixture trees have directories where a kernel has links to them.
+                    // As a broker has it: what is there and no link answers EINVAL.
                     errno => Content::Errno(errno as u32),
                 },
             },
