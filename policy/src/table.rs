@@ -107,6 +107,8 @@ const PAGE: usize = 4 << 10;
 const KIB_64: usize = 64 << 10;
 const MIB: usize = 1 << 20;
 const MIB_4: usize = 4 << 20;
+/// A line a TCP socket or a route, of which a host may have some hundred thousands.
+const MIB_32: usize = 32 << 20;
 const MIB_16: usize = 16 << 20;
 
 /// The table. A row: query, sources, rung, bytes a file, files.
@@ -268,6 +270,78 @@ pub const TABLE: &[Row] = &[
         sys("class/scsi_tape/st#/stats/{in_flight,io_ns,other_cnt,read_byte_cnt,read_cnt,read_ns}"),
         sys("class/scsi_tape/st#/stats/{resid_cnt,write_byte_cnt,write_cnt,write_ns}"),
     ], Rung::Own, PAGE, 4096),
+
+    row_of(Query::Nfs, &[proc("1/net/rpc/nfs")], Rung::Host, KIB_64, 1),
+    row_of(Query::Nfsd, &[proc("1/net/rpc/nfsd")], Rung::Host, KIB_64, 1),
+    row_of(Query::Xfs, &[sys("fs/xfs/*/stats/stats")], Rung::Own, PAGE, 4096),
+    row_of(Query::Ipvs, &[proc("1/net/{ip_vs,ip_vs_stats}")], Rung::Host, MIB_4, 2),
+    row_of(Query::Nvme, &[
+        sys("class/nvme/nvme#/{cntlid,firmware_rev,model,serial,state}"),
+        sys("class/nvme/nvme#/nvme#n#/{ana_state,nuse,size}"),
+        sys("class/nvme/nvme#/nvme#n#/queue/logical_block_size"),
+    ], Rung::Own, PAGE, 8192),
+    row_of(Query::NvmeSubsystem, &[
+        sys("class/nvme-subsystem/nvme-subsys#/{iopolicy,model,serial,subsysnqn}"),
+        sys("class/nvme-subsystem/nvme-subsys#/nvme#/{state,transport}"),
+        sys("class/nvme-subsystem/nvme-subsys#/nvme#n#/size"),
+    ], Rung::Own, PAGE, 8192),
+    row_of(Query::Infiniband, &[
+        sys("class/infiniband/*/{board_id,fw_ver,hca_type}"),
+        sys("class/infiniband/*/ports/#/{phys_state,rate,state}"),
+        sys("class/infiniband/*/ports/#/counters/{VL15_dropped,excessive_buffer_overrun_errors,link_downed,link_error_recovery,local_link_integrity_errors,symbol_error}"),
+        sys("class/infiniband/*/ports/#/counters/{multicast_rcv_packets,multicast_xmit_packets,unicast_rcv_packets,unicast_xmit_packets}"),
+        sys("class/infiniband/*/ports/#/counters/port_rcv_{constraint_errors,data,discards,errors,packets,remote_physical_errors,switch_relay_errors}"),
+        sys("class/infiniband/*/ports/#/counters/port_xmit_{constraint_errors,data,discards,packets,wait}"),
+        // Kernels before Linux 4.5 have the counters of 64 bits apart.
+        sys("class/infiniband/*/ports/#/counters_ext/port_{multicast_rcv_packets,multicast_xmit_packets,unicast_rcv_packets,unicast_xmit_packets}"),
+        sys("class/infiniband/*/ports/#/counters_ext/port_{rcv_data_64,rcv_packets_64,xmit_data_64,xmit_packets_64}"),
+        sys("class/infiniband/*/ports/#/hw_counters/{duplicate_request,implied_nak_seq_err,lifespan,local_ack_timeout_err,np_cnp_sent,np_ecn_marked_roce_packets}"),
+        sys("class/infiniband/*/ports/#/hw_counters/{out_of_buffer,out_of_sequence,packet_seq_err,req_cqe_error,req_cqe_flush_error,req_remote_access_errors}"),
+        sys("class/infiniband/*/ports/#/hw_counters/{req_remote_invalid_request,resp_cqe_error,resp_cqe_flush_error,resp_local_length_error,resp_remote_access_errors}"),
+        sys("class/infiniband/*/ports/#/hw_counters/{rnr_nak_retry_err,roce_adp_retrans,roce_adp_retrans_to,roce_slow_restart,roce_slow_restart_cnps,roce_slow_restart_trans}"),
+        sys("class/infiniband/*/ports/#/hw_counters/{rp_cnp_handled,rp_cnp_ignored,rx_atomic_requests,rx_dct_connect,rx_icrc_encapsulated,rx_read_requests,rx_write_requests}"),
+    ], Rung::Host, PAGE, 16384),
+    row_of(Query::FibreChannel, &[
+        sys("class/fc_host/host#/{dev_loss_tmo,fabric_name,port_id,port_name,port_state,port_type,speed,supported_classes,supported_speeds,symbolic_name}"),
+        sys("class/fc_host/host#/statistics/{dumped_frames,error_frames,fcp_packet_aborts,invalid_crc_count,invalid_tx_word_count,link_failure_count}"),
+        sys("class/fc_host/host#/statistics/{loss_of_signal_count,loss_of_sync_count,nos_count,rx_frames,rx_words,seconds_since_last_reset,tx_frames,tx_words}"),
+    ], Rung::Own, PAGE, 4096),
+    row_of(Query::DeviceMapper, &[
+        sys("block/dm-#/size"),
+        sys("block/dm-#/dm/{name,suspended,uuid}"),
+        sys_link("block/dm-#/slaves/*"),
+        sys("block/*/device/state"),
+    ], Rung::Own, PAGE, 16384),
+    row_of(Query::Bcache, &[
+        sys("fs/bcache/*/{average_key_size,btree_cache_size,cache_available_percent,congested,root_usage_percent,tree_depth}"),
+        sys("fs/bcache/*/internal/{active_journal_entries,btree_nodes,btree_read_average_duration_us,cache_read_races}"),
+        sys("fs/bcache/*/bdev#/{dirty_data,writeback_rate_debug}"),
+        sys("fs/bcache/*/bdev#/stats_total/{bypassed,cache_bypass_hits,cache_bypass_misses,cache_hits,cache_miss_collisions,cache_misses,cache_readaheads}"),
+        sys("fs/bcache/*/cache#/{io_errors,metadata_written,written}"),
+    ], Rung::Own, PAGE, 4096),
+    row_of(Query::BcachePriorities, &[sys("fs/bcache/*/cache#/priority_stats")], Rung::Own, PAGE, 256),
+    row_of(Query::Bcachefs, &[
+        sys("fs/bcachefs/*/{btree_cache_size,btree_write_stats,compression_stats,errors}"),
+        sys("fs/bcachefs/*/counters/*"),
+        sys("fs/bcachefs/*/dev-#/{bucket_size,durability,io_done,io_errors,label,nbuckets,state}"),
+    ], Rung::Own, PAGE, 16384),
+    row_of(Query::Btrfs, &[
+        sys("fs/btrfs/*/{commit_stats,label,metadata_uuid}"),
+        sys("fs/btrfs/*/allocation/global_rsv_size"),
+        sys("fs/btrfs/*/allocation/{data,metadata,system}/bytes_reserved"),
+        sys("fs/btrfs/*/allocation/{data,metadata,system}/*/{total_bytes,used_bytes}"),
+        sys("fs/btrfs/*/devices/*/size"),
+        sys("fs/btrfs/*/devinfo/#/error_stats"),
+    ], Rung::Own, PAGE, 8192),
+    row_of(Query::Lnstat, &[proc("1/net/stat/{arp_cache,clip_arp_cache,ip_conntrack,ndisc_cache,nf_conntrack,rt_cache,synproxy}")], Rung::Host, MIB, 7),
+    row_of(Query::Xfrm, &[proc("1/net/xfrm_stat")], Rung::Host, PAGE, 1),
+    row_of(Query::Tcp, &[proc("1/net/{tcp,tcp6}")], Rung::Host, MIB_32, 2),
+    row_of(Query::Routes, &[proc("1/net/{ipv6_route,route}")], Rung::Host, MIB_32, 2),
+    row_of(Query::Drbd, &[proc("drbd")], Rung::Own, KIB_64, 1),
+    row_of(Query::MountStats, &[proc("1/mountstats")], Rung::Host, MIB_4, 1),
+    row_of(Query::Zfs, &[
+        proc("spl/kstat/zfs/{abdstats,arcstats,dbufstats,dmu_tx,dnodestats,fm,vdev_cache_stats,vdev_mirror_stats,xuio_stats,zfetchstats,zil}"),
+    ], Rung::Own, KIB_64, 11),
 ];
 
 const fn row_of(

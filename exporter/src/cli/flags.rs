@@ -62,34 +62,15 @@ pub const DISABLE_DEFAULTS: Flag = Flag {
 
 /// Collectors of node_exporter that are not offered, by the name of their switch. Sorted.
 pub const NOT_OFFERED: &[&str] = &[
-    "collector.bcache",
-    "collector.bcachefs",
-    "collector.btrfs",
-    "collector.dmmultipath",
-    "collector.drbd",
     "collector.ethtool",
-    "collector.fibrechannel",
-    "collector.infiniband",
-    "collector.ipvs",
-    "collector.lnstat",
     "collector.logind",
-    "collector.mountstats",
-    "collector.network_route",
-    "collector.nfs",
-    "collector.nfsd",
     "collector.ntp",
-    "collector.nvme",
-    "collector.nvmesubsystem",
     "collector.perf",
     "collector.qdisc",
     "collector.runit",
     "collector.supervisord",
     "collector.systemd",
-    "collector.tcpstat",
     "collector.wifi",
-    "collector.xfrm",
-    "collector.xfs",
-    "collector.zfs",
 ];
 
 /// What may be both included and excluded, as in node_exporter.

@@ -6,8 +6,10 @@ mod cpu_columns;
 mod cpus;
 mod escapes;
 mod integers;
+mod labelled;
 mod meminfo;
 mod numbers;
+mod prefixes;
 mod process;
 mod zones;
 
@@ -15,8 +17,10 @@ pub use cpu_columns::cpu_columns;
 pub use cpus::{cpu_list, cpu_number};
 pub use escapes::{printable, unescape_octal};
 pub use integers::integer;
+pub use labelled::labelled;
 pub use meminfo::{MeminfoLine, meminfo_line};
 pub use numbers::{float, hexadecimal, signed, unsigned};
+pub use prefixes::{binary_prefix, shortened};
 pub use process::{ProcessStat, process_state};
 pub use zones::node_and_zone;
 

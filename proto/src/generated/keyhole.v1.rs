@@ -346,6 +346,46 @@ pub enum Query {
     Pci = 76,
     /// SCSI tape drives: sys/class/scsi_tape.
     Tape = 77,
+    /// Calls of the host's NFS client: proc/1/net/rpc/nfs.
+    Nfs = 90,
+    /// Calls that the host's NFS server answered: proc/1/net/rpc/nfsd.
+    Nfsd = 91,
+    /// Statistics of each XFS file system: sys/fs/xfs/\*/stats/stats.
+    Xfs = 92,
+    /// Virtual servers of the host's network namespace: proc/1/net/{ip_vs,ip_vs_stats}.
+    Ipvs = 93,
+    /// NVMe controllers and their namespaces: sys/class/nvme.
+    Nvme = 94,
+    /// NVMe subsystems and the paths to them: sys/class/nvme-subsystem.
+    NvmeSubsystem = 95,
+    /// InfiniBand devices and the counters of their ports: sys/class/infiniband.
+    Infiniband = 96,
+    /// Fibre Channel hosts and their statistics: sys/class/fc_host.
+    FibreChannel = 97,
+    /// Device mapper devices, what lies below them, and the state of those: sys/block.
+    DeviceMapper = 98,
+    /// Caches in front of block devices: sys/fs/bcache.
+    Bcache = 99,
+    /// bcachefs file systems: sys/fs/bcachefs.
+    Bcachefs = 100,
+    /// Btrfs file systems: sys/fs/btrfs.
+    Btrfs = 101,
+    /// Caches of the network stack, CPU by CPU: proc/1/net/stat/\*.
+    Lnstat = 102,
+    /// Errors of IPsec transformation: proc/1/net/xfrm_stat.
+    Xfrm = 103,
+    /// TCP sockets: proc/1/net/{tcp,tcp6}.
+    Tcp = 104,
+    /// The main routing tables: proc/1/net/{route,ipv6_route}.
+    Routes = 105,
+    /// Replicated block devices: proc/drbd.
+    Drbd = 106,
+    /// What the host's mounts count of themselves: proc/1/mountstats. Readable to its owner, uid 0, alone.
+    MountStats = 107,
+    /// Statistics of ZFS and of its pools: proc/spl/kstat/zfs.
+    Zfs = 108,
+    /// How full the buckets of caches are, for which the kernel sorts them all: sys/fs/bcache/*/cache*/priority_stats.
+    BcachePriorities = 109,
 }
 impl Query {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -416,6 +456,26 @@ impl Query {
             Self::Drm => "QUERY_DRM",
             Self::Pci => "QUERY_PCI",
             Self::Tape => "QUERY_TAPE",
+            Self::Nfs => "QUERY_NFS",
+            Self::Nfsd => "QUERY_NFSD",
+            Self::Xfs => "QUERY_XFS",
+            Self::Ipvs => "QUERY_IPVS",
+            Self::Nvme => "QUERY_NVME",
+            Self::NvmeSubsystem => "QUERY_NVME_SUBSYSTEM",
+            Self::Infiniband => "QUERY_INFINIBAND",
+            Self::FibreChannel => "QUERY_FIBRE_CHANNEL",
+            Self::DeviceMapper => "QUERY_DEVICE_MAPPER",
+            Self::Bcache => "QUERY_BCACHE",
+            Self::Bcachefs => "QUERY_BCACHEFS",
+            Self::Btrfs => "QUERY_BTRFS",
+            Self::Lnstat => "QUERY_LNSTAT",
+            Self::Xfrm => "QUERY_XFRM",
+            Self::Tcp => "QUERY_TCP",
+            Self::Routes => "QUERY_ROUTES",
+            Self::Drbd => "QUERY_DRBD",
+            Self::MountStats => "QUERY_MOUNT_STATS",
+            Self::Zfs => "QUERY_ZFS",
+            Self::BcachePriorities => "QUERY_BCACHE_PRIORITIES",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -483,6 +543,26 @@ impl Query {
             "QUERY_DRM" => Some(Self::Drm),
             "QUERY_PCI" => Some(Self::Pci),
             "QUERY_TAPE" => Some(Self::Tape),
+            "QUERY_NFS" => Some(Self::Nfs),
+            "QUERY_NFSD" => Some(Self::Nfsd),
+            "QUERY_XFS" => Some(Self::Xfs),
+            "QUERY_IPVS" => Some(Self::Ipvs),
+            "QUERY_NVME" => Some(Self::Nvme),
+            "QUERY_NVME_SUBSYSTEM" => Some(Self::NvmeSubsystem),
+            "QUERY_INFINIBAND" => Some(Self::Infiniband),
+            "QUERY_FIBRE_CHANNEL" => Some(Self::FibreChannel),
+            "QUERY_DEVICE_MAPPER" => Some(Self::DeviceMapper),
+            "QUERY_BCACHE" => Some(Self::Bcache),
+            "QUERY_BCACHEFS" => Some(Self::Bcachefs),
+            "QUERY_BTRFS" => Some(Self::Btrfs),
+            "QUERY_LNSTAT" => Some(Self::Lnstat),
+            "QUERY_XFRM" => Some(Self::Xfrm),
+            "QUERY_TCP" => Some(Self::Tcp),
+            "QUERY_ROUTES" => Some(Self::Routes),
+            "QUERY_DRBD" => Some(Self::Drbd),
+            "QUERY_MOUNT_STATS" => Some(Self::MountStats),
+            "QUERY_ZFS" => Some(Self::Zfs),
+            "QUERY_BCACHE_PRIORITIES" => Some(Self::BcachePriorities),
             _ => None,
         }
     }
