@@ -672,7 +672,10 @@ enum Size {
 
 /// The kernel no longer has it, or it was never a file.
 fn gone(errno: Errno) -> bool {
-    matches!(errno, Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP)
+    matches!(
+        errno,
+        Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::SPIPE
+    )
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {

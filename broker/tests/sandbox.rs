@@ -59,7 +59,7 @@ fn forked(act: impl FnOnce() -> i32) -> End {
         // SAFETY: alarm and _exit take numbers. The alarm ends a child that hangs; _exit leaves the parent's
         // buffers and its test harness alone.
         unsafe {
-            libc::alarm(5);
+            libc::alarm(20);
             libc::_exit(std::panic::catch_unwind(AssertUnwindSafe(act)).unwrap_or(101));
         }
     }
@@ -153,16 +153,18 @@ fn a_signal_handler_returns_under_the_seal() {
                 libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: soon };
             // SAFETY: the handler only stores to an atomic; the timer is read by the kernel and not kept.
             unsafe {
-                libc::signal(libc::SIGPROF, handle as *const () as libc::sighandler_t);
-                libc::setitimer(libc::ITIMER_PROF, &timer, std::ptr::null_mut());
+                libc::signal(libc::SIGALRM, handle as *const () as libc::sighandler_t);
+                libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
             }
             if !seal() {
                 return UNSEALED;
             }
-            while !HANDLED.load(Ordering::Relaxed) {
+            // The timer has taken the place of the alarm that would end a child that hangs.
+            let start = Instant::now();
+            while !HANDLED.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(5) {
                 std::thread::yield_now();
             }
-            0
+            i32::from(!HANDLED.load(Ordering::Relaxed))
         });
         assert_eq!(end, End::Exited(0));
     });

@@ -1,9 +1,11 @@
 //! What the exporter knows without the host: its clock, its uname, its node's name, its text files.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::capture::About;
+use crate::collector::processgroups::ProcessGroups;
 use crate::collector::{Own, TimeZone, Uname};
 use crate::options::Options;
 use crate::{text, text_files};
@@ -18,6 +20,7 @@ pub struct OwnSource {
     uname: Option<Uname>,
     time_zone: Option<TimeZone>,
     text_patterns: Vec<String>,
+    process_groups: Arc<ProcessGroups>,
 }
 
 impl OwnSource {
@@ -30,7 +33,13 @@ impl OwnSource {
             uname: Some(uname()),
             time_zone: time_zone(),
             text_patterns: options.texts("collector.textfile.directory").to_vec(),
+            process_groups: Arc::default(),
         }
+    }
+
+    /// The same, with processes grouped in a way of their own.
+    pub fn with_process_groups(self, groups: ProcessGroups) -> Self {
+        Self { process_groups: Arc::new(groups), ..self }
     }
 
     /// The same for a capture: of this process only its text files are asked, and its clock and `NODE_NAME` where
@@ -59,6 +68,7 @@ impl OwnSource {
             uname: self.uname.clone(),
             time_zone: self.time_zone.clone(),
             text_files: text_files::read(&self.text_patterns),
+            process_groups: Arc::clone(&self.process_groups),
         }
     }
 

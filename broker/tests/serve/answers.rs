@@ -109,6 +109,7 @@ fn every_query_is_answered_under_the_seal_again_and_again() {
         format!("--filesystem.anchor={}", stage.at("anchor").display()),
         "--path.rootfs=/".to_owned(),
         "--view=host".to_owned(),
+        "--allow-processes".to_owned(),
     ]);
     let queries: Vec<Query> = TABLE.iter().map(|row| row.query).collect();
     for _ in 0..3 {
@@ -132,6 +133,8 @@ fn every_query_is_answered_under_the_seal_again_and_again() {
             Query::Anchors,
             Query::RootFileSystems,
             Query::OsRelease,
+            Query::Processes,
+            Query::ProcessDetails,
             Query::Udev,
             Query::Cpu,
             Query::NetClass,

@@ -114,7 +114,11 @@ impl Walk<'_> {
             },
             Kind::Link => match fs::read_link(path) {
                 Ok(target) => Content::Link(target.into_os_string().into_vec()),
-                Err(_) => return,
+                Err(error) => match error.raw_os_error().unwrap_or(5) {
+                    2 | 20 => return,
+                    // As a broker has it: what is there and no link answers EINVAL.
+                    errno => Content::Errno(errno as u32),
+                },
             },
             Kind::Entries => match fs::read_dir(path) {
                 Ok(entries) => Content::Entries(entries.count() as u64),

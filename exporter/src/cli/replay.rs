@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Failure, print};
 use crate::capture;
+use crate::collector::processgroups::ProcessGroups;
 use crate::collector::{self, Context};
 use crate::exposition::Exposition;
 use crate::options::Options;
@@ -15,7 +16,8 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
     let capture = capture::read(dir).map_err(|error| {
         format!("cannot replay {}: {error}; give a capture or a tree with proc/", dir.display())
     })?;
-    let own = OwnSource::of_capture(options, capture.about).now();
+    let groups = ProcessGroups::new(options)?;
+    let own = OwnSource::of_capture(options, capture.about).with_process_groups(groups).now();
     let mut out = Exposition::new();
     let context = Context { snapshot: &capture.snapshot, options, own: &own };
     for run in collector::run(&scrape::enabled(options), &context, usize::MAX, &mut out) {

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::flags::{GROUPS, NOT_OFFERED};
 use super::{Failure, runtime, socket};
 use crate::broker_client::BrokerClient;
+use crate::collector::processgroups::ProcessGroups;
 use crate::http::{self, App, listen};
 use crate::options::Options;
 use crate::own::OwnSource;
@@ -27,7 +28,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| error.to_string())?;
     let listeners = listen::bind(options.texts("web.listen-address")).map_err(|error| error.to_string())?;
     let process = Process::open();
-    let own = OwnSource::new(&options);
+    let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
     let (readable, missing) = own.text_directories();
     tell_what_has_no_effect(&options);
     for pattern in missing {

@@ -3,10 +3,12 @@
 //! A collector's file holds its flags, the queries it needs, its families as rows, its parser and its tests; its row
 //! in [`COLLECTORS`] is all that the rest of the exporter knows of it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use keyhole_proto::v1::{Outcome, Query};
 
+use self::processgroups::ProcessGroups;
 use crate::exposition::{Exposition, Family, Kind, Tally};
 use crate::options::{Flag, Options};
 use crate::snapshot::{Content, Snapshot};
@@ -23,28 +25,48 @@ macro_rules! collectors {
 collectors! {
     arp,
     bonding,
+    buddyinfo,
+    cgroup,
+    cgroups,
     conntrack,
     cpu,
+    cpu_vulnerabilities,
     cpufreq,
     diskstats,
+    dmi,
+    drm,
+    edac,
     entropy,
     filefd,
     filesystem,
     hwmon,
+    interrupts,
     kernel_hung,
+    ksmd,
     loadavg,
     mdadm,
     meminfo,
+    meminfo_numa,
     netclass,
     netdev,
     netstat,
     os,
+    pcidevice,
     powersupplyclass,
     pressure,
+    processes,
+    processgroups,
+    rapl,
     schedstat,
+    selinux,
+    slabinfo,
     sockstat,
+    softirqs,
     softnet,
     stat,
+    swap,
+    sysctl,
+    tapestats,
     textfile,
     thermal_zone,
     time,
@@ -52,7 +74,11 @@ collectors! {
     udp_queues,
     uname,
     vmstat,
+    watchdog,
+    zoneinfo,
 }
+
+mod process;
 
 /// One collector: a row of the registry.
 #[derive(Debug)]
@@ -101,6 +127,8 @@ pub struct Own {
     pub time_zone: Option<TimeZone>,
     /// The files of `--collector.textfile.directory`.
     pub text_files: Vec<TextFile>,
+    /// Groups of processes, and what they have used in all scrapes so far.
+    pub process_groups: Arc<ProcessGroups>,
 }
 
 /// What uname(2) tells the exporter. The kernel is the host's; the names are those of its own UTS namespace.
@@ -202,6 +230,11 @@ impl<'a> Context<'a> {
             }
             _ => self.require(path),
         }
+    }
+
+    /// Fails when `query` did not end well: what it gave is then a part, over which a sum would be wrong.
+    pub fn answered(&self, query: Query) -> Result<(), CollectError> {
+        answered(self.snapshot, query)
     }
 
     /// Hands every one of `paths` that the host has to `take`, whole. No data when it has none of them; an error when
@@ -310,16 +343,18 @@ pub fn run(
 
 /// A query that the collector needs and that did not end well, for a better reason than that nothing is there.
 fn failed_query(collector: &Collector, snapshot: &Snapshot) -> Option<CollectError> {
-    collector.queries.iter().find_map(|&query| {
-        let outcome = snapshot.report(query)?.outcome;
-        match outcome {
-            Outcome::Ok | Outcome::Absent => None,
-            _ => Some(CollectError::Query {
-                query: short(query.as_str_name(), "QUERY_"),
-                outcome: short(outcome.as_str_name(), "OUTCOME_"),
-            }),
-        }
-    })
+    collector.queries.iter().find_map(|&query| answered(snapshot, query).err())
+}
+
+fn answered(snapshot: &Snapshot, query: Query) -> Result<(), CollectError> {
+    let outcome = snapshot.report(query).map_or(Outcome::Ok, |report| report.outcome);
+    match outcome {
+        Outcome::Ok | Outcome::Absent => Ok(()),
+        _ => Err(CollectError::Query {
+            query: short(query.as_str_name(), "QUERY_"),
+            outcome: short(outcome.as_str_name(), "OUTCOME_"),
+        }),
+    }
 }
 
 fn short(name: &'static str, prefix: &str) -> &'static str {
@@ -401,6 +436,7 @@ pub mod testing {
             uname: None,
             time_zone: None,
             text_files: Vec::new(),
+            process_groups: Arc::default(),
         }
     }
 
