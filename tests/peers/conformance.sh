@@ -40,7 +40,7 @@ timeout 60 "$exporter" "${known[@]}" --log.level=error replay "$work/tree" >"$wo
 
 forwarded=()
 for flag in "${known[@]}"; do forwarded+=(--exporter="$flag"); done
-timeout 120 python3 "$here/keyhole.py" --binaries "$binaries" --broker=--view=host \
+timeout 120 python3 "$here/launch.py" --binaries "$binaries" --broker=--view=host \
     --broker=--path.procfs="$work/tree/proc" --broker=--path.sysfs="$work/tree/sys" \
     --broker=--path.udev.data="$work/tree/udev/data" --broker=--path.os-release="$work/tree/usr/lib/os-release" \
     --broker=--allow-processes \

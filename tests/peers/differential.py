@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from keyhole import Keyhole, fail, free_port, scrape, stop, wait_for
+from launch import Keyhole, fail, free_port, scrape, stop, wait_for
 
 # Differences that are meant, by the name of the series and its labels, with the reason.
 KNOWN = [

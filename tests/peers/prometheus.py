@@ -19,8 +19,8 @@ import tempfile
 import time
 import urllib.parse
 
-import keyhole as peers
-from keyhole import Keyhole, fail, fetch, free_port, stop, wait_for
+import launch
+from launch import Keyhole, fail, fetch, free_port, stop, wait_for
 
 CONFIGURATION = """\
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
@@ -111,7 +111,7 @@ def main():
                     return False
 
             wait_for("prometheus", prometheus, ready)
-            deadline = time.monotonic() + 3 * arguments.seconds + peers.PATIENCE
+            deadline = time.monotonic() + 3 * arguments.seconds + launch.PATIENCE
             while (number(base, "count_over_time(up[1h])") or 0) < arguments.seconds:
                 if time.monotonic() > deadline:
                     fail(f"fewer than {arguments.seconds} scrapes in time")

@@ -19,7 +19,7 @@ accepted=(
     "node_(hwmon|power_supply)_[a-z0-9_]+ .*"
 )
 
-timeout 60 python3 "$here/keyhole.py" ${1:+--binaries "$1"} scrape >"$work/scrape"
+timeout 60 python3 "$here/launch.py" ${1:+--binaries "$1"} scrape >"$work/scrape"
 families=$(grep -c '^# TYPE ' "$work/scrape")
 samples=$(grep -vc '^#' "$work/scrape")
 

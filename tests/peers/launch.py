@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Starts a broker and an exporter for a test against a peer, and stops both again.
 
-usage: keyhole.py [--binaries DIR] [--broker FLAG]... [--exporter FLAG]... scrape
-       keyhole.py [--binaries DIR] [--broker FLAG]... [--exporter FLAG]... run COMMAND [ARGUMENT]...
+usage: launch.py [--binaries DIR] [--broker FLAG]... [--exporter FLAG]... scrape
+       launch.py [--binaries DIR] [--broker FLAG]... [--exporter FLAG]... run COMMAND [ARGUMENT]...
 
   scrape   prints one scrape
   run      runs a command with KEYHOLE_URL (the metrics page) and KEYHOLE_SOCKET in its environment; its exit status

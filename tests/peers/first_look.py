@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Runs the README's command as a newcomer would, scrapes once and stops it.
+
+usage: first_look.py
+
+`cargo run --release` must say where the metrics are, serve them there, and end with status 0 on Ctrl-C with nothing
+left behind.
+"""
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from launch import REPOSITORY, fail, free_port, scrape, stop
+
+BUILD = 600  # seconds that building may take
+
+
+def main():
+    address = f"127.0.0.1:{free_port()}"
+    command = ["cargo", "run", "--quiet", "--release", "--", f"--web.listen-address={address}"]
+    program = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )
+    said = []
+    try:
+        os.set_blocking(program.stdout.fileno(), False)
+        deadline = time.monotonic() + BUILD
+        while "stop with Ctrl-C" not in "".join(said):
+            said += program.stdout.readlines()
+            if program.poll() is not None:
+                fail(f"it ended with status {program.returncode}: {said}")
+            if time.monotonic() > deadline:
+                fail(f"it did not serve within {BUILD} s: {said}")
+            time.sleep(0.1)
+        url = re.search(r"http://\S+", "".join(said))
+        if not url or url.group() != f"http://{address}/metrics":
+            fail(f"it does not say where the metrics are: {said}")
+        samples = sum(not line.startswith("#") for line in scrape(url.group()).splitlines())
+        pids = [int(pid) for pid in re.findall(r"pid (\d+)", "".join(said))]
+        if len(pids) != 2:
+            fail(f"it does not say which processes it started: {said}")
+        program.send_signal(signal.SIGINT)
+        if program.wait(30) != 0:
+            fail(f"Ctrl-C ends it with status {program.returncode}")
+        left = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+        if left:
+            fail(f"still running after Ctrl-C: {left}")
+    finally:
+        stop(program)
+    print(f"first_look: {samples} samples at the address that it told, and nothing left after Ctrl-C")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
