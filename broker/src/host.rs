@@ -1,11 +1,12 @@
 //! The host's files: roots, held descriptors, bounded reads. The only file that opens anything of the host.
 //!
-//! procfs is opened once, before the seal, and read by `pread` from then on. sysfs is opened by name below its root
-//! and held while it stays, up to a cap. Nothing that is read is looked into.
+//! procfs is opened once, before the seal, and read by `pread` from then on; the few wildcards in it are followed then
+//! and never again. sysfs is opened by name below its root and held while it stays, up to a cap. Nothing that is read
+//! is looked into.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -189,15 +190,15 @@ impl Host {
                 row,
                 barred: barred(row, &roots, &view),
                 files: Mutex::new(Files {
-                    sources: row.sources.iter().map(|source| open_source(source, &roots)).collect(),
+                    sources: row.sources.iter().map(|source| open_source(row, source, &roots)).collect(),
                     held: HashMap::new(),
                     round: 0,
                 }),
             })
             .collect();
-        let nofile =
-            rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-        let spare = nofile.saturating_sub(RESERVED_DESCRIPTORS).min(HELD_DESCRIPTORS);
+        let fixed: u64 =
+            slots.iter().map(|slot| slot.files.try_lock().map_or(0, |files| files.fixed())).sum();
+        let spare = descriptors().saturating_sub(RESERVED_DESCRIPTORS + fixed).min(HELD_DESCRIPTORS);
         Self { roots, slots, view, spare: AtomicUsize::new(spare as usize) }
     }
 
@@ -261,6 +262,15 @@ impl Host {
 }
 
 impl Files {
+    /// How many files were opened once and stay open.
+    fn fixed(&self) -> u64 {
+        let count = |source: &Opened| match source {
+            Opened::Fixed(files) => files.iter().filter(|(_, file)| file.is_ok()).count() as u64,
+            _ => 0,
+        };
+        self.sources.iter().map(count).sum()
+    }
+
     /// Why none of the fixed files could be opened at the start.
     fn unopened(&self) -> Option<String> {
         let mut first = None;
@@ -275,7 +285,7 @@ impl Files {
     }
 }
 
-fn open_source(source: &Source, roots: &Roots) -> Opened {
+fn open_source(row: &Row, source: &Source, roots: &Roots) -> Opened {
     let fixed = |path: &str, file| Opened::Fixed(vec![(wire_path(source, path), file)]);
     let pattern = match Pattern::parse(source.pattern) {
         Ok(pattern) => pattern,
@@ -292,10 +302,17 @@ fn open_source(source: &Source, roots: &Roots) -> Opened {
         }
         Root::Proc => {
             let open = |path: String| {
-                let file = open_file(roots.procfs.as_fd(), path.as_bytes());
+                let file = open_file(roots.procfs.as_fd(), path.as_bytes()).and_then(within_limit);
                 (wire_path(source, &path), file)
             };
-            Opened::Fixed(fixed_paths(&pattern).into_iter().map(open).collect())
+            // One path more than may be given says that there are more.
+            let paths = procfs_paths(roots.procfs.as_fd(), &pattern, row.entries + 1);
+            let mut files: Vec<_> = paths.into_iter().map(open).collect();
+            if !pattern.is_fixed() {
+                // What a wildcard found is not always a directory, and need not have every name.
+                files.retain(|(_, file)| !matches!(file, Err(errno) if gone(*errno)));
+            }
+            Opened::Fixed(files)
         }
         Root::Sys | Root::Udev | Root::Processes => Opened::Below(pattern),
     }
@@ -305,15 +322,25 @@ fn wire_path(source: &Source, path: &str) -> String {
     format!("{}/{path}", source.root.name())
 }
 
-/// Every path of a pattern without wildcards.
-fn fixed_paths(pattern: &Pattern) -> Vec<String> {
+/// Every path that a pattern below procfs leads to now: fixed names whether or not they exist, wildcards by listing
+/// their directory. At most `limit` of each component.
+fn procfs_paths(procfs: BorrowedFd<'_>, pattern: &Pattern, limit: usize) -> Vec<String> {
     pattern.components().iter().fold(vec![String::new()], |paths, component| {
-        let Component::Fixed(names) = component else { return Vec::new() };
-        let join = |path: &String, name: &String| match path.is_empty() {
-            true => name.clone(),
-            false => format!("{path}/{name}"),
+        let below = |path: &String| match component {
+            Component::Fixed(names) => names.clone(),
+            Component::Wild(wild) => {
+                let dir = if path.is_empty() { "." } else { path };
+                let listed = rustix::fs::openat(procfs, dir, READ | OFlags::DIRECTORY, Mode::empty())
+                    .and_then(|dir| names(dir.as_fd()));
+                let names = listed.map(|(names, _)| names).unwrap_or_default();
+                let matching = names.into_iter().filter(|(name, _)| wild.matches(name));
+                matching.filter_map(|(name, _)| String::from_utf8(name).ok()).collect()
+            }
         };
-        paths.iter().flat_map(|path| names.iter().map(move |name| join(path, name))).collect()
+        let join = |path: &str, name: String| if path.is_empty() { name } else { format!("{path}/{name}") };
+        let children =
+            paths.iter().flat_map(|path| below(path).into_iter().map(move |name| join(path, name)));
+        children.take(limit).collect()
     })
 }
 
@@ -350,6 +377,17 @@ const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOCTTY)
 
 fn open_file(dir: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(dir, path, READ, Mode::empty())
+}
+
+/// How many descriptors there may be.
+fn descriptors() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// A file that is to stay open; not when only the descriptors kept back are left.
+fn within_limit(file: OwnedFd) -> Result<OwnedFd, Errno> {
+    let number = file.as_raw_fd() as u64;
+    if number.saturating_add(RESERVED_DESCRIPTORS) < descriptors() { Ok(file) } else { Err(Errno::MFILE) }
 }
 
 /// How the files of one reading did.
