@@ -46,7 +46,7 @@ for address in sys/class/net/*/address; do
 done
 sed -i -E 's/([0-9a-f]{2}:){5}[0-9a-f]{2}/02:00:00:00:00:ff/; s/^[0-9]+(\.[0-9]+){3} /192.0.2.1 /' proc/1/net/arp
 sed -i -E 's/^f[de8-b][0-9a-f]{6}/fd000000/; s/^(.{8}).{24} /\1000000000000000000000001 /' proc/1/net/if_inet6
-find . -name '*serial*' -type f -exec sh -c 'echo 0 >"$1"' _ {} \;
+find . \( -name '*serial*' -o -name '*uuid*' -o -name '*asset_tag*' \) -type f -exec sh -c 'echo 0 >"$1"' _ {} \;
 find . -type d -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
 cd - >/dev/null
 
