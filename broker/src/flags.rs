@@ -108,8 +108,8 @@ impl Flags {
                 Arg::Short('h') | Arg::Long("help") => flags.command = Command::Help,
                 Arg::Long("version") => flags.command = Command::Version,
                 Arg::Long("socket.path") => flags.socket = parser.value()?.into(),
-                Arg::Long("socket.group") => flags.socket_group = Some(parser.value()?.parse()?),
-                Arg::Long("allow-uid") => flags.allowed_uids.push(parser.value()?.parse()?),
+                Arg::Long("socket.group") => flags.socket_group = Some(parser.value()?.parse_with(id)?),
+                Arg::Long("allow-uid") => flags.allowed_uids.push(parser.value()?.parse_with(id)?),
                 Arg::Long("path.procfs") => flags.paths.procfs = parser.value()?.into(),
                 Arg::Long("path.sysfs") => flags.paths.sysfs = parser.value()?.into(),
                 Arg::Long("path.rootfs") => flags.paths.rootfs = Some(parser.value()?.into()),
@@ -147,12 +147,16 @@ fn command(word: &str) -> Result<Command, String> {
     }
 }
 
+fn id(word: &str) -> Result<u32, &'static str> {
+    word.parse().map_err(|_| "--allow-uid and --socket.group take a number")
+}
+
 fn view(word: &str) -> Result<Choice, &'static str> {
     match word {
         "auto" => Ok(Choice::Auto),
         "host" => Ok(Choice::Host),
         "container" => Ok(Choice::Container),
-        _ => Err("auto, host or container"),
+        _ => Err("--view takes auto, host or container"),
     }
 }
 
@@ -162,7 +166,7 @@ fn log_level(word: &str) -> Result<tracing::Level, &'static str> {
         "info" => Ok(tracing::Level::INFO),
         "warn" => Ok(tracing::Level::WARN),
         "error" => Ok(tracing::Level::ERROR),
-        _ => Err("debug, info, warn or error"),
+        _ => Err("--log.level takes debug, info, warn or error"),
     }
 }
 
@@ -170,7 +174,7 @@ fn log_format(word: &str) -> Result<bool, &'static str> {
     match word {
         "logfmt" => Ok(false),
         "json" => Ok(true),
-        _ => Err("logfmt or json"),
+        _ => Err("--log.format takes logfmt or json"),
     }
 }
 
@@ -204,6 +208,9 @@ mod tests {
         assert_eq!(parse(&["--nope"]).unwrap_err(), "unknown flag --nope; try --help");
         assert!(parse(&["--view=x"]).unwrap_err().contains("auto, host or container"));
         assert!(parse(&["serve"]).unwrap_err().contains("probe or policy"));
-        assert!(parse(&["--allow-uid=root"]).is_err());
+        for flag in ["--allow-uid", "--socket.group", "--view", "--log.level", "--log.format"] {
+            let error = parse(&[&format!("{flag}=x")]).unwrap_err();
+            assert!(error.contains(flag) && error.contains(" take"), "{error}");
+        }
     }
 }

@@ -127,6 +127,9 @@ pub enum Item {
     FileSystem(v1::FileSystem),
 }
 
+/// A name in a directory, and its inode.
+type Entry = (Vec<u8>, u64);
+
 /// Where items go; [`ControlFlow::Break`] means that nobody wants more.
 pub type Sink<'s> = dyn FnMut(Item) -> ControlFlow<()> + 's;
 
@@ -160,6 +163,8 @@ struct Files {
 #[derive(Debug)]
 struct Held {
     file: OwnedFd,
+    /// What its path's wildcards stood for.
+    identity: u64,
     round: u64,
 }
 
@@ -323,7 +328,7 @@ fn barred(row: &Row, roots: &Roots, view: &View) -> Option<(Outcome, String)> {
             Root::OsRelease if roots.os_release.is_none() => missing("--path.os-release"),
             Root::Rootfs if roots.rootfs.is_none() => missing("--path.rootfs"),
             Root::Anchors if roots.anchors.is_empty() => missing("--filesystem.anchor"),
-            Root::Proc if row.rung == Rung::Host && !view.proc_is_hosts => {
+            Root::Proc | Root::Processes if row.rung == Rung::Host && !view.proc_is_hosts => {
                 container("/proc", &view.proc_reason)
             }
             Root::Sys if row.rung == Rung::Host && !view.sys_is_hosts => container("/sys", &view.sys_reason),
@@ -375,7 +380,7 @@ struct Reading<'r, 's, 't> {
     held: &'r mut HashMap<Vec<u8>, Held>,
     round: u64,
     /// Directories that were listed already in this reading.
-    listings: HashMap<Vec<u8>, Rc<[Vec<u8>]>>,
+    listings: HashMap<Vec<u8>, Rc<[Entry]>>,
     buffer: &'r mut Vec<u8>,
     sink: &'s mut Sink<'t>,
     tally: Tally,
@@ -392,7 +397,7 @@ impl Reading<'_, '_, '_> {
                     Err(errno) => self.give_errno(path.as_bytes(), errno),
                 }
             }),
-            Opened::Below(pattern) => self.below(source, Vec::new(), pattern.components()),
+            Opened::Below(pattern) => self.below(source, Vec::new(), 0, pattern.components()),
             Opened::Anchors => {
                 let anchors = self.roots.anchors.iter();
                 anchors.into_iter().try_for_each(|(path, dir)| self.give_file_system(path, fstatfs(dir)))
@@ -401,25 +406,33 @@ impl Reading<'_, '_, '_> {
         }
     }
 
-    /// Follows the rest of a pattern below `path`.
-    fn below(&mut self, source: &Source, path: Vec<u8>, components: &[Component]) -> ControlFlow<()> {
+    /// Follows the rest of a pattern below `path`; `identity` is made of the inodes that wildcards stood for.
+    fn below(
+        &mut self,
+        source: &Source,
+        path: Vec<u8>,
+        identity: u64,
+        components: &[Component],
+    ) -> ControlFlow<()> {
         let Some((component, rest)) = components.split_first() else {
-            return self.entry(source, path);
+            return self.entry(source, path, identity);
         };
         match component {
-            Component::Fixed(names) => {
-                names.iter().try_for_each(|name| self.below(source, join(&path, name.as_bytes()), rest))
-            }
+            Component::Fixed(names) => names
+                .iter()
+                .try_for_each(|name| self.below(source, join(&path, name.as_bytes()), identity, rest)),
             Component::Wild(wild) => {
                 let names = self.list(source, &path)?;
-                let mut matching = names.iter().filter(|name| wild.matches(name));
-                matching.try_for_each(|name| self.below(source, join(&path, name), rest))
+                let mut matching = names.iter().filter(|(name, _)| wild.matches(name));
+                matching.try_for_each(|(name, inode)| {
+                    self.below(source, join(&path, name), identity.rotate_left(32) ^ inode, rest)
+                })
             }
         }
     }
 
-    /// The names in a directory, sorted; none when it cannot be listed.
-    fn list(&mut self, source: &Source, path: &[u8]) -> ControlFlow<(), Rc<[Vec<u8>]>> {
+    /// The names in a directory with their inodes, sorted; none when it cannot be listed.
+    fn list(&mut self, source: &Source, path: &[u8]) -> ControlFlow<(), Rc<[Entry]>> {
         if let Some(names) = self.listings.get(path) {
             return ControlFlow::Continue(names.clone());
         }
@@ -435,13 +448,13 @@ impl Reading<'_, '_, '_> {
             }
         };
         self.tally.truncated |= truncated;
-        let names: Rc<[Vec<u8>]> = names.into();
+        let names: Rc<[_]> = names.into();
         self.listings.insert(path.to_vec(), names.clone());
         ControlFlow::Continue(names)
     }
 
     /// One path that a pattern led to.
-    fn entry(&mut self, source: &Source, path: Vec<u8>) -> ControlFlow<()> {
+    fn entry(&mut self, source: &Source, path: Vec<u8>, identity: u64) -> ControlFlow<()> {
         let name = join(source.root.name().as_bytes(), &path);
         let content = self.dir(source).and_then(|root| match source.kind {
             Kind::Link => {
@@ -454,31 +467,33 @@ impl Reading<'_, '_, '_> {
             Kind::Text | Kind::FileSystem => Ok(None),
         });
         match content {
-            Ok(Some(content)) => return self.give(&name, content, false),
+            Ok(Some(content)) => {
+                self.count()?;
+                self.tally.read = true;
+                return self.send(&name, content, false);
+            }
             Err(errno) => return self.give_read(&name, Err(errno)),
             Ok(None) => {}
         }
         let size = if source.root == Root::Sys { Size::Page } else { Size::Any };
-        let held = self.held.remove(&path).map(|held| held.file);
-        let read = match held {
+        if let Some(held) = self.held.remove(&path) {
+            // The kernel goes on serving a device that was renamed, through what was held under its old name.
+            let same = held.identity == identity;
+            let read = if same { self.read(held.file.as_fd(), size) } else { Err(Errno::NODEV) };
             // A name may stand for something new by now: look again when the old is gone.
-            Some(file) => match self.read(file.as_fd(), size) {
-                Err(errno) if gone(errno) => {
-                    self.spare.fetch_add(1, Ordering::Relaxed);
-                    Err(errno)
-                }
-                read => {
-                    self.held.insert(path.clone(), Held { file, round: self.round });
-                    return self.give_read(&name, read);
-                }
-            },
-            None => Err(Errno::NOENT),
-        };
-        let read = read.or_else(|_| {
-            let file = self.open(source, &path, OFlags::NOFOLLOW)?;
-            let truncated = self.read(file.as_fd(), size)?;
-            self.hold(source, path, file);
-            Ok(truncated)
+            if !read.is_err_and(gone) {
+                self.held.insert(path, Held { round: self.round, ..held });
+                return self.give_read(&name, read);
+            }
+            self.spare.fetch_add(1, Ordering::Relaxed);
+        }
+        let read = self.open(source, &path, OFlags::NOFOLLOW).and_then(|file| {
+            let read = self.read(file.as_fd(), size);
+            // A read that fails is held too: many attributes of a device that is down fail each time.
+            if !read.is_err_and(gone) {
+                self.hold(source, path, identity, file);
+            }
+            read
         });
         self.give_read(&name, read)
     }
@@ -494,18 +509,19 @@ impl Reading<'_, '_, '_> {
     /// statfs of each mount point below the host root.
     fn mounts(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> ControlFlow<()> {
         let read = mountinfo.as_ref().map_err(|errno| *errno).and_then(|file| {
-            self.read(file.as_fd(), Size::Any)?;
-            Ok(std::mem::take(self.buffer))
+            let truncated = self.read(file.as_fd(), Size::Any)?;
+            Ok((std::mem::take(self.buffer), truncated))
         });
-        let text = match read {
-            Ok(text) => text,
+        let (mut text, truncated) = match read {
+            Ok(read) => read,
             Err(errno) => return self.give_errno(b"proc/1/mountinfo", errno),
         };
+        if truncated {
+            // Half of a mount point may be another path.
+            text.truncate(text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0));
+            self.tally.truncated = true;
+        }
         for point in mount_points(&text) {
-            if self.tally.entries >= self.row.entries {
-                self.tally.truncated = true;
-                break;
-            }
             let below = point.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
             let numbers = self.roots.rootfs.as_ref().ok_or(Errno::NOENT).and_then(|root| {
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -526,16 +542,17 @@ impl Reading<'_, '_, '_> {
     }
 
     fn open(&self, source: &Source, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let path = if path.is_empty() { b"." } else { path };
         rustix::fs::openat(self.dir(source)?, path, READ | flags, Mode::empty())
     }
 
     /// Keeps a descriptor for the next reading, while there is room.
-    fn hold(&mut self, source: &Source, path: Vec<u8>, file: OwnedFd) {
+    fn hold(&mut self, source: &Source, path: Vec<u8>, identity: u64, file: OwnedFd) {
         // udev replaces its files by renaming: a held descriptor would go on giving the old one.
         let room = |spare: usize| spare.checked_sub(1);
         if source.root == Root::Sys
             && self.spare.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
-            && self.held.insert(path, Held { file, round: self.round }).is_some()
+            && self.held.insert(path, Held { file, identity, round: self.round }).is_some()
         {
             self.spare.fetch_add(1, Ordering::Relaxed);
         }
@@ -567,13 +584,16 @@ impl Reading<'_, '_, '_> {
 
     /// Hands over what the buffer holds, in parts.
     fn give_text(&mut self, name: &[u8], truncated: bool) -> ControlFlow<()> {
+        self.count()?;
+        self.tally.read = true;
+        self.tally.truncated |= truncated;
         let bytes = std::mem::take(self.buffer);
         let last = bytes.len().saturating_sub(1) / PART_BYTES;
         let mut flow = ControlFlow::Continue(());
         for part in 0..=last {
             let end = bytes.len().min((part + 1) * PART_BYTES);
             let content = text_content(bytes[part * PART_BYTES..end].to_vec());
-            flow = self.give(name, content, truncated && part == last);
+            flow = self.send(name, content, truncated && part == last);
             if flow.is_break() {
                 break;
             }
@@ -583,26 +603,30 @@ impl Reading<'_, '_, '_> {
     }
 
     fn give_errno(&mut self, name: &[u8], errno: Errno) -> ControlFlow<()> {
+        self.count()?;
+        self.note(errno);
+        self.send(name, file::Content::Errno(errno.raw_os_error() as u32), false)
+    }
+
+    fn note(&mut self, errno: Errno) {
         match errno {
             Errno::ACCESS | Errno::PERM => self.tally.denied = true,
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => self.tally.truncated = true,
             _ => {}
         }
-        self.send(name, file::Content::Errno(errno.raw_os_error() as u32), false)
     }
 
-    fn give(&mut self, name: &[u8], content: file::Content, truncated: bool) -> ControlFlow<()> {
-        self.tally.read = true;
-        self.tally.truncated |= truncated;
-        self.send(name, content, truncated)
-    }
-
-    fn send(&mut self, name: &[u8], content: file::Content, truncated: bool) -> ControlFlow<()> {
-        self.tally.entries += 1;
-        if self.tally.entries > self.row.entries {
+    /// Counts one more entry, while the row takes more.
+    fn count(&mut self) -> ControlFlow<()> {
+        if self.tally.entries >= self.row.entries {
             self.tally.truncated = true;
             return ControlFlow::Break(());
         }
+        self.tally.entries += 1;
+        ControlFlow::Continue(())
+    }
+
+    fn send(&mut self, name: &[u8], content: file::Content, truncated: bool) -> ControlFlow<()> {
         let name = match String::from_utf8(name.to_vec()) {
             Ok(path) => file::Name::Path(path),
             Err(error) => file::Name::RawPath(error.into_bytes()),
@@ -611,7 +635,7 @@ impl Reading<'_, '_, '_> {
     }
 
     fn give_file_system(&mut self, path: &[u8], numbers: Result<StatFs, Errno>) -> ControlFlow<()> {
-        self.tally.entries += 1;
+        self.count()?;
         let name = match String::from_utf8(path.to_vec()) {
             Ok(path) => file_system::Name::Path(path),
             Err(error) => file_system::Name::RawPath(error.into_bytes()),
@@ -629,7 +653,7 @@ impl Reading<'_, '_, '_> {
                 answer.read_only = numbers.f_flags as u64 & ST_RDONLY != 0;
             }
             Err(errno) => {
-                self.tally.denied |= matches!(errno, Errno::ACCESS | Errno::PERM);
+                self.note(errno);
                 answer.errno = errno.raw_os_error() as u32;
             }
         }
@@ -648,7 +672,10 @@ enum Size {
 
 /// The kernel no longer has it, or it was never a file.
 fn gone(errno: Errno) -> bool {
-    matches!(errno, Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP)
+    matches!(
+        errno,
+        Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::SPIPE
+    )
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
@@ -658,18 +685,19 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The names in an open directory, sorted, and whether there were too many.
-fn names(dir: BorrowedFd<'_>) -> Result<(Vec<Vec<u8>>, bool), Errno> {
+/// The names in an open directory with their inodes, sorted, and whether there were too many.
+fn names(dir: BorrowedFd<'_>) -> Result<(Vec<Entry>, bool), Errno> {
     let mut buffer = Vec::with_capacity(READ_BYTES);
     let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
     let mut names = Vec::new();
     while let Some(entry) = entries.next() {
-        let name = entry?.file_name().to_bytes().to_vec();
+        let entry = entry?;
+        let name = entry.file_name().to_bytes().to_vec();
         if names.len() >= LISTING_LIMIT {
             return Ok((names, true));
         }
         if name != b"." && name != b".." {
-            names.push(name);
+            names.push((name, entry.ino()));
         }
     }
     names.sort_unstable();
@@ -693,3 +721,6 @@ fn link_content(target: Vec<u8>) -> file::Content {
         Err(error) => file::Content::RawLink(error.into_bytes()),
     }
 }
+
+#[cfg(test)]
+mod tests;

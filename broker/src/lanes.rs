@@ -204,7 +204,7 @@ impl Lanes {
     /// Begins to read `queries`, once the lane of an earlier reading has left it or is stuck.
     pub async fn begin(&self, queries: Vec<Query>) -> Reading {
         let mut reading = Reading { shared: self.shared.clone(), job: Arc::new(Job::of(VecDeque::new())) };
-        let earlier = lock(&self.shared.desk).last.take();
+        let earlier = lock(&self.shared.desk).last.clone();
         if let Some(earlier) = earlier {
             self.shared.wait_out(&earlier).await;
         }
@@ -256,6 +256,10 @@ impl Shared {
         loop {
             let job = self.next_job();
             while let Some(query) = job.next_query() {
+                if self.stuck(query).load(Ordering::Relaxed) {
+                    lock(&job.progress).end(query, Outcome::Stuck);
+                    continue;
+                }
                 let outcome = self.host.read(query, &mut buffer, &mut |item| job.push(query, item));
                 let mut progress = lock(&job.progress);
                 if self.stuck(query).swap(false, Ordering::Relaxed) {
@@ -353,7 +357,7 @@ impl Reading {
                 }
                 match progress.batch_since {
                     Some(since) => left.min(BATCH_TIME.saturating_sub(since.elapsed())),
-                    None => left,
+                    None => left.min(BATCH_TIME),
                 }
             };
             // A millisecond at least: timers are no finer.
@@ -380,18 +384,17 @@ impl Reading {
         batch
     }
 
-    /// Gives `queries` to a lane; those that are stuck, and all of them when no lane is free, end so at once.
+    /// Gives `queries` to a lane; all of them end stuck at once when none is free.
     fn hand_over(&mut self, queries: VecDeque<Query>) {
         let mut desk = lock(&self.shared.desk);
-        // A lane that has just left its job may not be back yet: only stuck lanes count as gone.
-        let free = self.shared.stuck_lanes() < LANES;
-        let (read, refused): (VecDeque<Query>, VecDeque<Query>) =
-            queries.into_iter().partition(|query| free && !self.shared.stuck(*query).load(Ordering::Relaxed));
-        let job = Arc::new(Job::of(read));
+        let job = Arc::new(Job::of(queries));
         {
             let mut progress = lock(&job.progress);
-            for query in refused {
-                progress.end(query, Outcome::Stuck);
+            // A lane that has just left its job may not be back yet: only stuck lanes count as gone.
+            if self.shared.stuck_lanes() >= LANES {
+                for query in std::mem::take(&mut progress.queue) {
+                    progress.end(query, Outcome::Stuck);
+                }
             }
             progress.over = progress.queue.is_empty();
         }

@@ -50,6 +50,9 @@ pub enum SocketError {
     /// Something that is not a socket is there.
     #[error("--socket.path={0}: something that is not a socket is there: remove it, or choose another path")]
     NotASocket(String),
+    /// The socket cannot be given to the group.
+    #[error("--socket.group={0}: {1}: run the broker as a member of that group")]
+    Group(u32, rustix::io::Errno),
     /// The kernel refused.
     #[error("--socket.path={path}: {error}: the directory must exist and be writable to this uid")]
     Refused {
@@ -87,12 +90,13 @@ impl Socket {
         let bound = StdListener::bind(path);
         rustix::process::umask(mask);
         let listener = bound.map_err(refused)?;
+        if let Some(group) = group {
+            let gid = Some(Gid::from_raw(group));
+            rustix::fs::chownat(CWD, path, None::<Uid>, gid, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|errno| SocketError::Group(group, errno))?;
+        }
         let owned = || -> rustix::io::Result<rustix::fd::OwnedFd> {
             rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(0o660), AtFlags::empty())?;
-            if let Some(group) = group {
-                let group = Some(Gid::from_raw(group));
-                rustix::fs::chownat(CWD, path, None::<Uid>, group, AtFlags::SYMLINK_NOFOLLOW)?;
-            }
             let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())

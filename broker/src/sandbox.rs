@@ -22,7 +22,7 @@ pub const SYSCALLS: &[Row] = &[
     // Serving.
     allow!(accept4, "connections"),
     allow!(recvfrom, "requests"),
-    allow!(sendto, "answers", exactly(4, 0)),
+    allow!(sendto, "answers", exactly(5, 0)),
     allow!(writev, "answers of several frames; log lines"),
     allow!(write, "log lines; the runtime's wake-up descriptor"),
     allow!(read, "the runtime's wake-up descriptor"),

@@ -11,6 +11,7 @@ use keyhole_proto::v1::{
     broker_server,
 };
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{error::Elapsed, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -19,6 +20,9 @@ use crate::limit::Limiter;
 
 /// The most time from a read's begin to its end, waiting for the client included.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The most time that a client may take for one part while it has the only turn.
+const PART_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Reads that may wait for the one that runs.
 const WAITING_READS: usize = 8;
@@ -151,13 +155,16 @@ impl broker_server::Broker for Service {
         let place = inner.waiting.clone().try_acquire_owned();
         let place = place.map_err(|_| self.exhausted("too many reads wait already: ask again later"))?;
         inner.tally.reads.fetch_add(1, Ordering::Relaxed);
-        let (parts, stream) = mpsc::channel(1);
+        let (parts, stream) = mpsc::channel(2);
+        // A place kept for the error: a client that takes nothing leaves no other.
+        let late =
+            parts.clone().try_reserve_owned().map_err(|_| Status::internal("a new channel is full"))?;
         // A task of its own: the stream is not polled while the client does not read, and time must go on.
         tokio::spawn(async move {
             let _place = place;
-            let late = parts.clone();
-            if tokio::time::timeout(READ_DEADLINE, inner.answer(queries, parts)).await.is_err() {
-                let _ = late.try_send(Err(Status::deadline_exceeded("the answer was not taken in time")));
+            let taken = timeout(READ_DEADLINE, inner.answer(queries, parts)).await;
+            if !matches!(taken, Ok(Ok(()))) {
+                late.send(Err(Status::deadline_exceeded("the answer was not taken in time")));
             }
         });
         Ok(Response::new(ReceiverStream::new(stream)))
@@ -203,19 +210,23 @@ fn wire_layer(layer: &Layer) -> v1::Layer {
 }
 
 impl Inner {
-    /// Reads `queries` and sends what comes, until it is done or the client has gone.
-    async fn answer(&self, queries: Vec<Query>, parts: mpsc::Sender<Result<ReadResponse, Status>>) {
-        let Ok(_turn) = self.reading.acquire().await else { return };
+    /// Reads `queries` and sends what comes, until it is done or the client has gone, or takes nothing any more.
+    async fn answer(
+        &self,
+        queries: Vec<Query>,
+        parts: mpsc::Sender<Result<ReadResponse, Status>>,
+    ) -> Result<(), Elapsed> {
+        let Ok(_turn) = self.reading.acquire().await else { return Ok(()) };
         let mut reading = self.lanes.begin(queries).await;
         loop {
             let batch = tokio::select! {
                 batch = reading.next() => batch,
-                () = parts.closed() => return,
+                () = parts.closed() => return Ok(()),
             };
-            let Some(batch) = batch else { return };
+            let Some(batch) = batch else { return Ok(()) };
             for part in batch {
-                if parts.send(Ok(part)).await.is_err() {
-                    return;
+                if timeout(PART_DEADLINE, parts.send(Ok(part))).await?.is_err() {
+                    return Ok(());
                 }
             }
         }

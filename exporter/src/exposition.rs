@@ -244,6 +244,12 @@ impl Exposition {
         Some(at)
     }
 
+    /// The type under which a family already stands.
+    pub fn kind(&self, name: &str) -> Option<Kind> {
+        let at = *self.by_name.get(name)?;
+        Some(self.families[at as usize].kind)
+    }
+
     /// The HELP text under which a family already stands.
     pub fn help(&self, name: &str) -> Option<&str> {
         let at = *self.by_name.get(name)?;

@@ -4,14 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::capture::About;
 use crate::collector::processgroups::ProcessGroups;
 use crate::collector::{Own, TimeZone, Uname};
 use crate::options::Options;
-use crate::text_files;
+use crate::{text, text_files};
 
 /// What is looked up once, before the exporter seals itself.
 #[derive(Debug, Clone)]
 pub struct OwnSource {
+    captured: bool,
+    /// The time of a capture.
+    time: Option<SystemTime>,
     node_name: Option<String>,
     uname: Option<Uname>,
     time_zone: Option<TimeZone>,
@@ -23,6 +27,8 @@ impl OwnSource {
     /// Looks at the environment and this process.
     pub fn new(options: &Options) -> Self {
         Self {
+            captured: false,
+            time: None,
             node_name: std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()),
             uname: Some(uname()),
             time_zone: time_zone(),
@@ -31,14 +37,24 @@ impl OwnSource {
         }
     }
 
+    /// The same for a capture: of this process only its text files are asked, and its clock and `NODE_NAME` where
+    /// the capture does not say.
+    pub fn of_capture(options: &Options, about: Option<About>) -> Self {
+        let own = Self::new(options);
+        let (time, node_name) = about.map(|about| (about.time, about.node_name)).unzip();
+        let node_name = own.node_name.or(node_name);
+        Self { captured: true, time, node_name, uname: None, time_zone: None, ..own }
+    }
+
+    /// The node's name: what `NODE_NAME` says, else the exporter's own host name.
+    pub fn nodes_name(&self) -> String {
+        let own = self.uname.as_ref().map(|uname| text::printable(&uname.nodename).into_owned());
+        self.node_name.clone().or(own).unwrap_or_default()
+    }
+
     /// The same, with processes grouped in a way of their own.
     pub fn with_process_groups(self, groups: ProcessGroups) -> Self {
         Self { process_groups: Arc::new(groups), ..self }
-    }
-
-    /// The same for a snapshot of another host: of this process, only its text files and its clock are asked.
-    pub fn of_capture(options: &Options, node_name: Option<String>) -> Self {
-        Self { node_name, uname: None, time_zone: None, ..Self::new(options) }
     }
 
     /// What is known at this moment; reads the text files.
@@ -46,9 +62,9 @@ impl OwnSource {
         /// The captured host's clock discipline cannot be asked.
         const ENODATA: i32 = 61;
         Own {
-            now: SystemTime::now(),
+            now: self.time.unwrap_or_else(SystemTime::now),
             node_name: self.node_name.clone(),
-            timex: if self.uname.is_some() { keyhole_os::timex() } else { Err(ENODATA) },
+            timex: if self.captured { Err(ENODATA) } else { keyhole_os::timex() },
             uname: self.uname.clone(),
             time_zone: self.time_zone.clone(),
             text_files: text_files::read(&self.text_patterns),

@@ -1,7 +1,8 @@
 //! Landlock: which files a thread may reach, whatever its uid. <https://docs.kernel.org/userspace-api/landlock.html>
 //!
 //! Best effort: what the running kernel's ABI does not know is left out, and the layer says so. An enforced domain
-//! also refuses every `/proc/<pid>/{root,environ,mem,io,...}` of other processes, even to root.
+//! also refuses every `/proc/<pid>/{root,environ,mem,io,...}` of other processes, even to uid 0; to a process with
+//! CAP_PERFMON not all of them, so that capabilities must go as well.
 
 use std::os::fd::BorrowedFd;
 

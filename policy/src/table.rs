@@ -107,6 +107,7 @@ const PAGE: usize = 4 << 10;
 const KIB_64: usize = 64 << 10;
 const MIB: usize = 1 << 20;
 const MIB_4: usize = 4 << 20;
+const MIB_16: usize = 16 << 20;
 
 /// The table. A row: query, sources, rung, bytes a file, files.
 #[rustfmt::skip]
@@ -201,7 +202,72 @@ pub const TABLE: &[Row] = &[
     row_of(Query::Mounts, &[proc("1/mountinfo")], Rung::Host, MIB_4, 1),
     row_of(Query::OwnMounts, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Rung::Own, MIB_4, 1),
     row_of(Query::Anchors, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Rung::Own, PAGE, 64),
-    row_of(Query::RootFileSystems, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Rung::Host, PAGE, 8192),
+    row_of(Query::RootFileSystems, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Rung::Host, MIB_4, 8192),
+
+    row_of(Query::Buddyinfo, &[proc("buddyinfo")], Rung::Own, KIB_64, 1),
+    row_of(Query::CgroupControllers, &[proc("cgroups")], Rung::Own, PAGE, 1),
+    // Container runtimes mask it in a container's own /proc.
+    row_of(Query::Interrupts, &[proc("interrupts")], Rung::Host, MIB_16, 1),
+    row_of(Query::Softirqs, &[proc("softirqs")], Rung::Own, MIB, 1),
+    row_of(Query::Slabinfo, &[proc("slabinfo")], Rung::Own, MIB, 1),
+    row_of(Query::Zoneinfo, &[proc("zoneinfo")], Rung::Own, MIB_4, 1),
+    row_of(Query::Swaps, &[proc("swaps")], Rung::Own, KIB_64, 1),
+    // None that a namespace has of its own (kernel/pid_max, kernel/shm*, net/*), and none that reading changes.
+    row_of(Query::Sysctl, &[
+        proc("sys/fs/{aio-max-nr,aio-nr,dentry-state,file-max,file-nr,inode-nr,inode-state,nr_open,pipe-max-size}"),
+        proc("sys/fs/epoll/max_user_watches"),
+        proc("sys/fs/inotify/{max_queued_events,max_user_instances,max_user_watches}"),
+        proc("sys/kernel/{dmesg_restrict,hung_task_timeout_secs,io_uring_disabled,kptr_restrict,modules_disabled,numa_balancing}"),
+        proc("sys/kernel/{panic,panic_on_oops,perf_event_paranoid,randomize_va_space,softlockup_panic,sysrq,tainted,threads-max}"),
+        proc("sys/kernel/{unprivileged_bpf_disabled,watchdog_thresh}"),
+        proc("sys/kernel/seccomp/{actions_avail,actions_logged}"),
+        proc("sys/kernel/yama/ptrace_scope"),
+        proc("sys/vm/{dirty_background_bytes,dirty_background_ratio,dirty_bytes,dirty_ratio,max_map_count,min_free_kbytes,nr_hugepages}"),
+        proc("sys/vm/{overcommit_memory,overcommit_ratio,panic_on_oom,swappiness,vfs_cache_pressure,watermark_scale_factor,zone_reclaim_mode}"),
+    ], Rung::Own, PAGE, 64),
+    row_of(Query::Numa, &[sys("devices/system/node/node#/{meminfo,numastat}")], Rung::Own, PAGE, 2048),
+    row_of(Query::Ksm, &[
+        sys("kernel/mm/ksm/{full_scans,general_profit,merge_across_nodes,pages_shared,pages_sharing,pages_to_scan}"),
+        sys("kernel/mm/ksm/{pages_unshared,pages_volatile,run,sleep_millisecs}"),
+    ], Rung::Own, PAGE, 10),
+    // A file system of its own, mounted in the host's /sys and not in a container's.
+    row_of(Query::Selinux, &[sys("fs/selinux/enforce")], Rung::Host, PAGE, 1),
+    row_of(Query::Watchdog, &[
+        // Kernels without WATCHDOG_SYSFS tell no more than that there is one.
+        sys_link("class/watchdog/watchdog#"),
+        sys("class/watchdog/watchdog#/{access_cs0,bootstatus,fw_version,identity,nowayout,options}"),
+        sys("class/watchdog/watchdog#/{pretimeout,pretimeout_governor,state,status,timeleft,timeout}"),
+    ], Rung::Own, PAGE, 1024),
+    row_of(Query::Edac, &[
+        sys("devices/system/edac/mc/mc#/{ce_count,ce_noinfo_count,ue_count,ue_noinfo_count}"),
+        sys("devices/system/edac/mc/mc#/csrow#/{ce_count,ue_count}"),
+        sys("devices/system/edac/mc/mc#/csrow#/ch#_{ce_count,dimm_label,ue_count}"),
+    ], Rung::Own, PAGE, 8192),
+    // Container runtimes mask it in a container's own /sys.
+    row_of(Query::Powercap, &[sys("class/powercap/*/{energy_uj,name}")], Rung::Host, PAGE, 1024),
+    row_of(Query::Dmi, &[
+        sys("class/dmi/id/{bios_date,bios_release,bios_vendor,bios_version}"),
+        sys("class/dmi/id/{board_asset_tag,board_name,board_serial,board_vendor,board_version}"),
+        sys("class/dmi/id/{chassis_asset_tag,chassis_serial,chassis_vendor,chassis_version}"),
+        sys("class/dmi/id/{product_family,product_name,product_serial,product_sku,product_uuid,product_version,sys_vendor}"),
+    ], Rung::Own, PAGE, 20),
+    row_of(Query::Drm, &[
+        sys("class/drm/card#/device/{gpu_busy_percent,mem_info_gtt_total,mem_info_gtt_used,mem_info_vis_vram_total,mem_info_vis_vram_used}"),
+        sys("class/drm/card#/device/{mem_info_vram_total,mem_info_vram_used,mem_info_vram_vendor,power_dpm_force_performance_level}"),
+        sys("class/drm/card#/device/{uevent,unique_id}"),
+    ], Rung::Own, PAGE, 1024),
+    row_of(Query::Pci, &[
+        // Where a device hangs stands in the target.
+        sys_link("bus/pci/devices/*"),
+        sys("bus/pci/devices/*/{class,device,revision,subsystem_device,subsystem_vendor,vendor}"),
+        sys("bus/pci/devices/*/{current_link_speed,current_link_width,max_link_speed,max_link_width}"),
+        sys("bus/pci/devices/*/{d3cold_allowed,numa_node,power_state}"),
+        sys("bus/pci/devices/*/{sriov_drivers_autoprobe,sriov_numvfs,sriov_totalvfs,sriov_vf_total_msix}"),
+    ], Rung::Own, PAGE, 65536),
+    row_of(Query::Tape, &[
+        sys("class/scsi_tape/st#/stats/{in_flight,io_ns,other_cnt,read_byte_cnt,read_cnt,read_ns}"),
+        sys("class/scsi_tape/st#/stats/{resid_cnt,write_byte_cnt,write_cnt,write_ns}"),
+    ], Rung::Own, PAGE, 4096),
 ];
 
 const fn row_of(

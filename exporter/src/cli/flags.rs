@@ -42,7 +42,7 @@ pub const GROUPS: &[Group] = &[
     ] },
     Group { title: "Accepted as node_exporter's, without effect", flags: &[
         flag("path.procfs", FlagKind::Text("/proc"), "The broker reads the host: give it this flag."),
-        flag("path.sysfs", FlagKind::Text("/sys"), "The broker reads the host: give it this flag."),
+        flag("path.sysfs", FlagKind::Text("/sys"), "The broker reads the host: give it this flag. Here it is what path labels begin with."),
         flag("path.rootfs", FlagKind::Text("/"), "The broker reads the host: give it this flag."),
         flag("path.udev.data", FlagKind::Text("/run/udev/data"), "The broker reads the host: give it this flag."),
         flag("runtime.gomaxprocs", FlagKind::Number(1), "The exporter is one thread."),
@@ -65,23 +65,14 @@ pub const NOT_OFFERED: &[&str] = &[
     "collector.bcache",
     "collector.bcachefs",
     "collector.btrfs",
-    "collector.buddyinfo",
-    "collector.cgroups",
-    "collector.cpu_vulnerabilities",
-    "collector.dmi",
     "collector.dmmultipath",
     "collector.drbd",
-    "collector.drm",
-    "collector.edac",
     "collector.ethtool",
     "collector.fibrechannel",
     "collector.infiniband",
-    "collector.interrupts",
     "collector.ipvs",
-    "collector.ksmd",
     "collector.lnstat",
     "collector.logind",
-    "collector.meminfo_numa",
     "collector.mountstats",
     "collector.network_route",
     "collector.nfs",
@@ -89,27 +80,20 @@ pub const NOT_OFFERED: &[&str] = &[
     "collector.ntp",
     "collector.nvme",
     "collector.nvmesubsystem",
-    "collector.pcidevice",
     "collector.perf",
     "collector.qdisc",
-    "collector.rapl",
     "collector.runit",
-    "collector.selinux",
-    "collector.slabinfo",
-    "collector.softirqs",
     "collector.supervisord",
-    "collector.swap",
-    "collector.sysctl",
     "collector.systemd",
-    "collector.tapestats",
     "collector.tcpstat",
-    "collector.watchdog",
     "collector.wifi",
     "collector.xfrm",
     "collector.xfs",
     "collector.zfs",
-    "collector.zoneinfo",
 ];
+
+/// What may be both included and excluded, as in node_exporter.
+const TOGETHER: &[&str] = &["collector.slabinfo.slabs"];
 
 /// Every flag that is accepted.
 pub fn all() -> Vec<Flag> {
@@ -124,6 +108,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Ve
     let (options, words) = Options::parse(&flags, arguments)?;
     for flag in &flags {
         let Some(stem) = flag.name.strip_suffix("-include") else { continue };
+        if TOGETHER.contains(&stem) {
+            continue;
+        }
         let exclude = flags.iter().find(|other| other.name.strip_suffix("-exclude") == Some(stem));
         if let Some(exclude) = exclude {
             options.exclusive(flag.name, exclude.name)?;
@@ -165,6 +152,14 @@ mod tests {
         .unwrap();
         assert!(!options.switch("collector.hwmon"));
         assert!(parsed(&["--collector.systemd.unit-include=x"]).is_err());
+    }
+
+    #[test]
+    fn an_include_and_an_exclude_go_together_for_slab_caches_alone() {
+        for (stem, together) in [("collector.interrupts.name", false), ("collector.slabinfo.slabs", true)] {
+            let both = [format!("--{stem}-include=x"), format!("--{stem}-exclude=y")];
+            assert_eq!(parsed(&both.each_ref().map(String::as_str)).is_ok(), together, "{stem}");
+        }
     }
 
     #[test]

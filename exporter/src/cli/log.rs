@@ -5,10 +5,13 @@ use std::fmt;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::options::Options;
 
@@ -21,10 +24,17 @@ pub fn start(options: &Options) -> Result<(), String> {
         "error" => LevelFilter::ERROR,
         other => return Err(format!("--log.level={other:?}: use debug, info, warn or error")),
     };
-    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    // Libraries tell their inner life at debug and info: only ours is of use.
+    let filter =
+        Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("keyhole_exporter", level);
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry();
     match options.text("log.format") {
-        "logfmt" => log.event_format(Logfmt).init(),
-        "json" => log.json().flatten_event(true).with_target(false).init(),
+        "logfmt" => registry.with(log.event_format(Logfmt).with_filter(filter)).init(),
+        "json" => {
+            let log = log.json().flatten_event(true).with_target(false);
+            registry.with(log.with_filter(filter)).init();
+        }
         other => return Err(format!("--log.format={other:?}: use logfmt or json")),
     }
     Ok(())
@@ -44,7 +54,6 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        // Libraries tell their inner life at debug level: only ours is of use.
         write!(writer, "time=")?;
         SystemTime.format_time(&mut writer)?;
         write!(writer, " level={}", event.metadata().level())?;

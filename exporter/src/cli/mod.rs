@@ -15,7 +15,10 @@ use crate::self_metrics::VERSION;
 
 /// Runs the program; gives the exit status.
 pub fn main() -> ExitCode {
-    match run(std::env::args().skip(1)) {
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.into_string());
+    let arguments: Result<Vec<String>, _> = arguments.collect();
+    let arguments = arguments.map_err(|argument| format!("{argument:?} is not UTF-8; try --help"));
+    match arguments.and_then(|arguments| run(arguments.into_iter())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("keyhole-exporter: error: {error}");

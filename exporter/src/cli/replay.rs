@@ -13,13 +13,13 @@ use crate::scrape;
 
 /// Prints the exposition of the tree below `dir`, and nothing else, to standard output.
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
-    let snapshot = capture::read_tree(dir)
-        .map_err(|error| format!("cannot replay {}: {error}; it must be a directory", dir.display()))?;
-    let node_name = std::env::var("NODE_NAME").ok();
-    let own =
-        OwnSource::of_capture(options, node_name).with_process_groups(ProcessGroups::new(options)?).now();
+    let capture = capture::read(dir).map_err(|error| {
+        format!("cannot replay {}: {error}; give a capture or a tree with proc/", dir.display())
+    })?;
+    let groups = ProcessGroups::new(options)?;
+    let own = OwnSource::of_capture(options, capture.about).with_process_groups(groups).now();
     let mut out = Exposition::new();
-    let context = Context { snapshot: &snapshot, options, own: &own };
+    let context = Context { snapshot: &capture.snapshot, options, own: &own };
     for run in collector::run(&scrape::enabled(options), &context, usize::MAX, &mut out) {
         if let Err(error) = &run.result {
             tracing::debug!(collector = run.name, %error, "collector failed");

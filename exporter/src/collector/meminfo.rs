@@ -39,29 +39,16 @@ const COUNT: Family = Family {
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
     for line in text::lines(context.require(PATH)?) {
-        match parse(line) {
-            Some((name, family, value)) => {
-                out.add_named(family, &name, &[], value);
+        match text::meminfo_line(line) {
+            Some(line) => {
+                let family = if line.bytes { &BYTES } else { &COUNT };
+                out.add_named(family, &family.name.replace("<FIELD>", &line.name), &[], line.value);
                 any = true;
             }
             None => out.skip(|| format!("{PATH}: {}", line.escape_ascii())),
         }
     }
     any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line with a name and a number"))
-}
-
-/// `Active(anon):  1552 kB` as its metric's name, its family and its value; none when the unit is unknown.
-fn parse(line: &[u8]) -> Option<(String, &'static Family, u64)> {
-    let (key, rest) = text::split_last(line, b':')?;
-    let mut fields = text::fields(rest);
-    let value = text::unsigned(fields.next()?)?;
-    let (family, value) = match (fields.next(), fields.next()) {
-        (None, _) => (&COUNT, value),
-        (Some(b"kB"), None) => (&BYTES, value.checked_mul(1024)?),
-        _ => return None,
-    };
-    let key = text::printable(text::trim(key)).replace('(', "_").replace(')', "");
-    (!key.is_empty()).then(|| (family.name.replace("<FIELD>", &key), family, value))
 }
 
 #[cfg(test)]

@@ -25,31 +25,48 @@ macro_rules! collectors {
 collectors! {
     arp,
     bonding,
+    buddyinfo,
     cgroup,
+    cgroups,
     conntrack,
     cpu,
+    cpu_vulnerabilities,
     cpufreq,
     diskstats,
+    dmi,
+    drm,
+    edac,
     entropy,
     filefd,
     filesystem,
     hwmon,
+    interrupts,
     kernel_hung,
+    ksmd,
     loadavg,
     mdadm,
     meminfo,
+    meminfo_numa,
     netclass,
     netdev,
     netstat,
     os,
+    pcidevice,
     powersupplyclass,
     pressure,
     processes,
     processgroups,
+    rapl,
     schedstat,
+    selinux,
+    slabinfo,
     sockstat,
+    softirqs,
     softnet,
     stat,
+    swap,
+    sysctl,
+    tapestats,
     textfile,
     thermal_zone,
     time,
@@ -57,6 +74,8 @@ collectors! {
     udp_queues,
     uname,
     vmstat,
+    watchdog,
+    zoneinfo,
 }
 
 mod process;
@@ -264,18 +283,25 @@ pub struct Run {
 }
 
 /// Queries that are asked only when a flag is on: for most hosts they cost more than they tell.
-const ON_DEMAND: &[(Query, &str)] = &[
-    (Query::NetAddresses, "collector.netdev.address-info"),
-    (Query::NetStatistics, "collector.netdev.enable-detailed-metrics"),
+const ON_DEMAND: &[(Query, &[&str])] = &[
+    (
+        Query::Cpuinfo,
+        &["collector.cpu.info", "collector.cpu.info.bugs-include", "collector.cpu.info.flags-include"],
+    ),
+    (Query::NetAddresses, &["collector.netdev.address-info"]),
+    (Query::NetStatistics, &["collector.netdev.enable-detailed-metrics"]),
 ];
 
 /// The queries that `collectors` need with these flags, each once.
 pub fn queries(collectors: &[&Collector], options: &Options) -> Vec<Query> {
+    // An expression that a filter was given is as good as its switch.
+    let asked =
+        |flags: &[&str]| flags.iter().any(|flag| options.switch(flag) || options.regexp(flag).is_some());
     let mut queries: Vec<Query> = collectors
         .iter()
         .flat_map(|collector| collector.queries.iter().chain(collector.optional))
         .copied()
-        .filter(|query| ON_DEMAND.iter().all(|(of, flag)| of != query || options.switch(flag)))
+        .filter(|query| ON_DEMAND.iter().all(|(of, flags)| of != query || asked(flags)))
         .collect();
     queries.sort_unstable();
     queries.dedup();
@@ -516,7 +542,8 @@ mod tests {
 
     #[test]
     fn a_query_on_demand_is_asked_when_its_flag_is_on_and_its_collector_wants_it() {
-        for (query, flag) in ON_DEMAND {
+        for (query, flags_of) in ON_DEMAND {
+            let flag = flags_of[0];
             let asked = |collectors: &[&Collector], arguments: &[String]| {
                 let (options, _) = Options::parse(&flags(), arguments.iter().cloned()).unwrap();
                 queries(collectors, &options).contains(query)

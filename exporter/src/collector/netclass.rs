@@ -118,7 +118,7 @@ fn collect_device(
         let Content::Bytes { bytes, .. } = content else { continue };
         any = true;
         let value = text::trim(bytes);
-        match (file, attribute(file), number(value)) {
+        match (file, attribute(file), text::integer(value)) {
             (b"operstate", ..) => out.add(&UP, &[name], value == b"up"),
             (b"speed", _, Some(speed)) if speed >= 0 || !ignore_invalid_speed => {
                 out.add(&SPEED, &[name], speed.saturating_mul(BYTES_A_MEGABIT));
@@ -141,17 +141,9 @@ fn attribute(file: &[u8]) -> Option<&'static Family> {
         .find(|family| family.source.strip_prefix(OF_DEVICE).is_some_and(|name| name.as_bytes() == file))
 }
 
-/// A number as sysfs writes it: decimal, or hexadecimal after `0x`.
-fn number(text: &[u8]) -> Option<i64> {
-    match text.starts_with(b"0x") {
-        true => i64::try_from(text::hexadecimal(text)?).ok(),
-        false => text::signed(text),
-    }
-}
-
 fn add_info(device: &Dir<'_>, out: &mut Exposition) {
     let value = |file: &str| device.value(file).unwrap_or_default();
-    let admin_state: &[u8] = match number(value("flags")) {
+    let admin_state: &[u8] = match text::integer(value("flags")) {
         None => b"unknown",
         Some(flags) if flags & IFF_UP != 0 => b"up",
         Some(_) => b"down",

@@ -1,14 +1,227 @@
-//! Stub.
+//! Metrics that other programs leave in files: `*.prom` in `--collector.textfile.directory`.
+//!
+//! A file is taken as a whole or refused, and a refused one takes nothing from the others. Files may add series to
+//! one family; a family whose type or help text differs from the first file's is left out.
+//!
+//! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
-use super::{CollectError, Collector};
+mod parse;
+
+use std::collections::HashMap;
+use std::time::UNIX_EPOCH;
+
+use super::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Value};
+use crate::options::{Flag, FlagKind};
+use parse::{Labels, Parsed, Sample};
 
 pub const COLLECTOR: Collector = Collector {
     name: "textfile",
     default: true,
-    help: "Stub.",
+    help: "Metrics of *.prom files.",
     queries: &[],
     optional: &[],
-    flags: &[],
-    families: &[],
-    collect: |_, _| Err(CollectError::NoData(String::new())),
+    flags: &[Flag {
+        name: "collector.textfile.directory",
+        kind: FlagKind::Texts,
+        help: "Directory with *.prom files, repeatable; * and ? are wildcards.",
+    }],
+    families: &[MTIME, ERROR, READ],
+    collect,
 };
+
+const MTIME: Family = Family {
+    name: "node_textfile_mtime_seconds",
+    help: "When a text file was last changed, in seconds since the epoch.",
+    kind: Kind::Gauge,
+    labels: &["file"],
+    source: "*.prom",
+};
+const ERROR: Family = Family {
+    name: "node_textfile_scrape_error",
+    help: "Whether a text file or a directory of them could not be read as a whole.",
+    labels: &[],
+    ..MTIME
+};
+/// Stands for whatever the files hold.
+const READ: Family = Family {
+    name: "<NAME>",
+    help: "Whatever a text file says of it.",
+    kind: Kind::Untyped,
+    labels: &[],
+    ..MTIME
+};
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let mut error = false;
+    let mut families = Vec::new();
+    for file in &context.own.text_files {
+        let parsed = match &file.content {
+            Ok(text) => parse::parse(text).map_err(|error| error.to_string()),
+            Err(reason) => Err(reason.clone()),
+        };
+        match parsed {
+            Ok(parsed) => {
+                let modified = file.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+                out.add(&MTIME, &[file.path.as_bytes()], modified.as_secs());
+                families.extend(parsed.into_iter().map(|family| (file.path.as_str(), family)));
+            }
+            Err(reason) => {
+                error = true;
+                out.skip(|| format!("{}: {reason}", file.path));
+            }
+        }
+    }
+    let sources = sources(&families);
+    let mut helps: HashMap<&str, &str> = HashMap::new();
+    for (path, family) in &families {
+        let help = family.help.as_deref();
+        let known = helps.get(family.name.as_str());
+        let kind = family.kind.unwrap_or(Kind::Untyped);
+        let same_type = out.kind(&family.name).is_none_or(|known| known == kind);
+        if !same_type || help.is_some_and(|help| known.is_some_and(|known| *known != help)) {
+            error = true;
+            let what = if same_type { "help text" } else { "type" };
+            out.skip(|| format!("{path}: {} stands elsewhere with another {what}", family.name));
+            continue;
+        }
+        if let Some(help) = help {
+            helps.insert(&family.name, help);
+        }
+        let read_from = || sources.get(family.name.as_str()).map(|paths| format!("Read from {}.", paths.join(", ")));
+        let help = help.map_or_else(|| read_from().unwrap_or_default(), str::to_owned);
+        add(family, kind, &help, out);
+    }
+    out.add(&ERROR, &[], error);
+    Ok(())
+}
+
+/// Which files each family comes from.
+fn sources<'f>(families: &'f [(&'f str, Parsed)]) -> HashMap<&'f str, Vec<&'f str>> {
+    let mut sources: HashMap<&str, Vec<&str>> = HashMap::new();
+    for (path, family) in families {
+        sources.entry(&family.name).or_default().push(path);
+    }
+    sources
+}
+
+fn add(family: &Parsed, kind: Kind, help: &str, out: &mut Exposition) {
+    let completed = if kind == Kind::Histogram { last_buckets(&family.samples) } else { Vec::new() };
+    for sample in family.samples.iter().chain(&completed) {
+        let labels = sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        out.add_sample(&family.name, sample.suffix, help, kind, labels, Value::Float(sample.value));
+    }
+}
+
+/// The buckets `+Inf` that a histogram's writer left out: each holds as many as the count says.
+fn last_buckets(samples: &[Sample]) -> Vec<Sample> {
+    let infinite = |sample: &&Sample| sample.labels.iter().any(|(name, value)| name == "le" && value == "+Inf");
+    let without_bound = |sample: &Sample| -> Labels {
+        sample.labels.iter().filter(|(name, _)| name != "le").cloned().collect()
+    };
+    let complete: std::collections::HashSet<_> = samples.iter().filter(infinite).map(without_bound).collect();
+    let counts = samples.iter().filter(|sample| sample.suffix == "_count");
+    counts
+        .filter(|count| !complete.contains(&count.labels))
+        .map(|count| {
+            let mut labels = count.labels.clone();
+            labels.push(("le".into(), "+Inf".into()));
+            labels.sort_unstable();
+            Sample { suffix: "_bucket", labels, value: count.value }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::testing::{collect_snapshot, own};
+    use super::super::{Own, TextFile};
+    use super::*;
+    use crate::snapshot::Snapshot;
+
+    fn own_files(files: &[(&str, &str)]) -> Own {
+        let file = |(path, text): &(&str, &str)| TextFile {
+            path: (*path).into(),
+            modified: UNIX_EPOCH + Duration::from_millis(5700),
+            content: Ok(text.as_bytes().to_vec()),
+        };
+        Own { text_files: files.iter().map(file).collect(), ..own() }
+    }
+
+    fn collect(files: &[(&str, &str)]) -> String {
+        collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &own_files(files)).unwrap()
+    }
+
+    #[test]
+    fn without_files_there_is_no_error() {
+        assert_eq!(collect(&[]), "node_textfile_scrape_error 0\n");
+    }
+
+    #[test]
+    fn every_type_is_given_as_it_was_written() {
+        let text = collect(&[(
+            "/d/a.prom",
+            "# HELP c_total Things.\n# TYPE c_total counter\nc_total{b=\"x\",a=\"\"} 1e3\n# TYPE g gauge\ng -0.5\nu NaN\n\
+             # TYPE s summary\ns{quantile=\"0.5\"} 1\ns_sum 2\ns_count 3\n\
+             # TYPE h histogram\nh_bucket{le=\"1000000\"} 5\nh_sum 7\nh_count 8\n",
+        )]);
+        assert_eq!(
+            text,
+            "c_total{b=\"x\"} 1000\n\
+             g -0.5\n\
+             h_bucket{le=\"+Inf\"} 8\n\
+             h_bucket{le=\"1e+06\"} 5\n\
+             h_count 8\n\
+             h_sum 7\n\
+             node_textfile_mtime_seconds{file=\"/d/a.prom\"} 5\n\
+             node_textfile_scrape_error 0\n\
+             s_count 3\n\
+             s_sum 2\n\
+             s{quantile=\"0.5\"} 1\n\
+             u NaN\n"
+        );
+    }
+
+    #[test]
+    fn a_broken_file_is_told_and_the_others_stand() {
+        let text = collect(&[("/d/a.prom", "a 1\nb"), ("/d/b.prom", "b 2\n"), ("/d/c.prom", "c 3 1700000000000\n")]);
+        assert_eq!(text, "b 2\nnode_textfile_mtime_seconds{file=\"/d/b.prom\"} 5\nnode_textfile_scrape_error 1\n");
+    }
+
+    #[test]
+    fn an_unreadable_directory_is_an_error() {
+        let mut own = own_files(&[("/d", "")]);
+        own.text_files[0].content = Err("No such file or directory".into());
+        let text = collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &own).unwrap();
+        assert_eq!(text, "node_textfile_scrape_error 1\n");
+    }
+
+    #[test]
+    fn files_share_a_family_and_the_first_of_two_equal_series_stands() {
+        let text = collect(&[("a", "m{x=\"1\"} 1\n"), ("b", "m{x=\"2\"} 2\nm{x=\"1\",y=\"\"} 3\n")]);
+        assert!(text.contains("m{x=\"1\"} 1\nm{x=\"2\"} 2\n") && !text.contains(" 3\n"), "{text}");
+        assert!(text.contains("node_textfile_scrape_error 0\n"));
+    }
+
+    #[test]
+    fn a_family_with_another_type_or_help_text_is_left_out_and_told() {
+        for other in ["# TYPE m counter\nm{x=\"2\"} 2\n", "# HELP m Else.\n# TYPE m gauge\nm{x=\"2\"} 2\n"] {
+            let text = collect(&[("a", "# HELP m One.\n# TYPE m gauge\nm 1\n"), ("b", &format!("{other}n 3\n"))]);
+            assert!(text.contains("\nm 1\n") || text.starts_with("m 1\n"), "{text}");
+            assert!(!text.contains("x=\"2\"") && text.contains("n 3\n"), "{text}");
+            assert!(text.contains("node_textfile_scrape_error 1\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_family_without_a_help_text_names_its_files() {
+        let own = own_files(&[("a", "m{x=\"1\"} 1\n"), ("b", "m{x=\"2\"} 2\n")]);
+        let mut out = Exposition::new();
+        let options = crate::options::Options::defaults(&[]);
+        let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
+        super::collect(&context, &mut out).unwrap();
+        assert_eq!(out.help("m"), Some("Read from a, b."));
+    }
+}

@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn the_build_and_the_layers_are_told() {
         let mut out = Exposition::new();
-        let layer = Layer { name: "seccomp".into(), in_force: false, detail: String::new() };
+        let layer = Layer { name: "seccomp", in_force: false, detail: String::new() };
         add_build(&[layer], &mut out);
         let text = out.to_text();
         assert!(text.contains("\nkeyhole_exporter_sandbox_layer{layer=\"seccomp\"} 0\n"), "{text}");

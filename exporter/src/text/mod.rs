@@ -2,15 +2,23 @@
 //!
 //! Kernel text is bytes: names in it may be any bytes but `/`, and some files escape what would break a line.
 
+mod cpu_columns;
 mod cpus;
 mod escapes;
+mod integers;
+mod meminfo;
 mod numbers;
 mod process;
+mod zones;
 
+pub use cpu_columns::cpu_columns;
 pub use cpus::{cpu_list, cpu_number};
 pub use escapes::{printable, unescape_octal};
+pub use integers::integer;
+pub use meminfo::{MeminfoLine, meminfo_line};
 pub use numbers::{float, hexadecimal, signed, unsigned};
 pub use process::{ProcessStat, process_state};
+pub use zones::node_and_zone;
 
 /// The lines of a file, without their newlines; a last line without one counts.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {

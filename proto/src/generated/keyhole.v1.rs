@@ -310,6 +310,42 @@ pub enum Query {
     Anchors = 52,
     /// statfs of each mount of the host, below the host root the broker was given.
     RootFileSystems = 53,
+    /// Free memory blocks by size: proc/buddyinfo.
+    Buddyinfo = 60,
+    /// Cgroup controllers: proc/cgroups.
+    CgroupControllers = 61,
+    /// Interrupts by CPU: proc/interrupts, which container runtimes mask in a container's own /proc.
+    Interrupts = 62,
+    /// Soft interrupts by CPU: proc/softirqs.
+    Softirqs = 63,
+    /// Slab caches: proc/slabinfo, which only uid 0 may read.
+    Slabinfo = 64,
+    /// Memory zones: proc/zoneinfo.
+    Zoneinfo = 65,
+    /// Swap areas: proc/swaps.
+    Swaps = 66,
+    /// Sysctls that are the same in every namespace: a fixed list below proc/sys.
+    Sysctl = 67,
+    /// Memory of each NUMA node: sys/devices/system/node/node\*.
+    Numa = 68,
+    /// Merging of equal pages: sys/kernel/mm/ksm.
+    Ksm = 69,
+    /// Whether SELinux enforces: sys/fs/selinux/enforce, which is mounted in the host's /sys alone.
+    Selinux = 70,
+    /// Watchdogs: sys/class/watchdog.
+    Watchdog = 71,
+    /// Memory errors found: sys/devices/system/edac/mc.
+    Edac = 72,
+    /// Energy used, which only uid 0 may read: sys/class/powercap, masked in a container's own /sys.
+    Powercap = 73,
+    /// What the firmware tells of the machine: sys/class/dmi/id. Only uid 0 may read serial numbers.
+    Dmi = 74,
+    /// Graphics cards: sys/class/drm/card\*.
+    Drm = 75,
+    /// PCI devices: sys/bus/pci/devices.
+    Pci = 76,
+    /// SCSI tape drives: sys/class/scsi_tape.
+    Tape = 77,
 }
 impl Query {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -362,6 +398,24 @@ impl Query {
             Self::OwnMounts => "QUERY_OWN_MOUNTS",
             Self::Anchors => "QUERY_ANCHORS",
             Self::RootFileSystems => "QUERY_ROOT_FILE_SYSTEMS",
+            Self::Buddyinfo => "QUERY_BUDDYINFO",
+            Self::CgroupControllers => "QUERY_CGROUP_CONTROLLERS",
+            Self::Interrupts => "QUERY_INTERRUPTS",
+            Self::Softirqs => "QUERY_SOFTIRQS",
+            Self::Slabinfo => "QUERY_SLABINFO",
+            Self::Zoneinfo => "QUERY_ZONEINFO",
+            Self::Swaps => "QUERY_SWAPS",
+            Self::Sysctl => "QUERY_SYSCTL",
+            Self::Numa => "QUERY_NUMA",
+            Self::Ksm => "QUERY_KSM",
+            Self::Selinux => "QUERY_SELINUX",
+            Self::Watchdog => "QUERY_WATCHDOG",
+            Self::Edac => "QUERY_EDAC",
+            Self::Powercap => "QUERY_POWERCAP",
+            Self::Dmi => "QUERY_DMI",
+            Self::Drm => "QUERY_DRM",
+            Self::Pci => "QUERY_PCI",
+            Self::Tape => "QUERY_TAPE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -411,6 +465,24 @@ impl Query {
             "QUERY_OWN_MOUNTS" => Some(Self::OwnMounts),
             "QUERY_ANCHORS" => Some(Self::Anchors),
             "QUERY_ROOT_FILE_SYSTEMS" => Some(Self::RootFileSystems),
+            "QUERY_BUDDYINFO" => Some(Self::Buddyinfo),
+            "QUERY_CGROUP_CONTROLLERS" => Some(Self::CgroupControllers),
+            "QUERY_INTERRUPTS" => Some(Self::Interrupts),
+            "QUERY_SOFTIRQS" => Some(Self::Softirqs),
+            "QUERY_SLABINFO" => Some(Self::Slabinfo),
+            "QUERY_ZONEINFO" => Some(Self::Zoneinfo),
+            "QUERY_SWAPS" => Some(Self::Swaps),
+            "QUERY_SYSCTL" => Some(Self::Sysctl),
+            "QUERY_NUMA" => Some(Self::Numa),
+            "QUERY_KSM" => Some(Self::Ksm),
+            "QUERY_SELINUX" => Some(Self::Selinux),
+            "QUERY_WATCHDOG" => Some(Self::Watchdog),
+            "QUERY_EDAC" => Some(Self::Edac),
+            "QUERY_POWERCAP" => Some(Self::Powercap),
+            "QUERY_DMI" => Some(Self::Dmi),
+            "QUERY_DRM" => Some(Self::Drm),
+            "QUERY_PCI" => Some(Self::Pci),
+            "QUERY_TAPE" => Some(Self::Tape),
             _ => None,
         }
     }

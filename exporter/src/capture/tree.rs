@@ -1,4 +1,4 @@
-//! Snapshots as directories: kernel files under their own paths, to be read, attached to a report, and replayed.
+//! Any tree with `proc/` and `sys/`, read by the policy's patterns: a fixture tree, or a whole host.
 
 use std::fs;
 use std::io::Read;
@@ -14,7 +14,7 @@ use crate::snapshot::{Content, Report, Snapshot};
 ///
 /// Files are found by the policy's own patterns, so a tree with more in it (a fixture tree, or a whole host) does no
 /// harm, and symbolic links within it are followed.
-pub fn read_tree(dir: &Path) -> std::io::Result<Snapshot> {
+pub(super) fn read(dir: &Path) -> std::io::Result<Snapshot> {
     fs::read_dir(dir)?;
     let mut files = Vec::new();
     let mut reports = Vec::new();
@@ -114,7 +114,11 @@ impl Walk<'_> {
             },
             Kind::Link => match fs::read_link(path) {
                 Ok(target) => Content::Link(target.into_os_string().into_vec()),
-                Err(_) => return,
+                Err(error) => match error.raw_os_error().unwrap_or(5) {
+                    2 | 20 => return,
+                    // As a broker has it: what is there and no link answers EINVAL.
+                    errno => Content::Errno(errno as u32),
+                },
             },
             Kind::Entries => match fs::read_dir(path) {
                 Ok(entries) => Content::Entries(entries.count() as u64),

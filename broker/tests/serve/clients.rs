@@ -1,0 +1,293 @@
+//! Who may ask, and what those who ask badly cost: their own connection.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use keyhole_proto::v1::broker_client::BrokerClient;
+use keyhole_proto::v1::{DescribeRequest, Outcome, Query, ReadRequest};
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::stage::*;
+
+#[test]
+fn an_allowed_uid_is_answered_and_a_stranger_finds_the_door_shut() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let broker = stage.start(&[format!("--allow-uid={ALLOWED}")]);
+    for uid in [BROKER, ALLOWED] {
+        let answers =
+            broker.ask_as(uid, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
+        assert_eq!(answers.unwrap()[0].outcome, Outcome::Ok, "uid {uid}");
+    }
+    assert_eq!(broker.describe().counters.unwrap().refused_peers, 0);
+    // uid 0 is a stranger too.
+    for uid in [STRANGER, 0] {
+        let mut stream = as_uid(uid, BROKER, || connect(&stage.socket()));
+        let start = Instant::now();
+        let mut said = Vec::new();
+        match stream.read_to_end(&mut said) {
+            Ok(_) => assert!(said.is_empty(), "{said:?}"),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        let asked = as_uid(uid, BROKER, || {
+            block_on(async {
+                let mut client = BrokerClient::new(try_channel(stage.socket()).await.ok()?);
+                client.describe(DescribeRequest {}).await.ok()
+            })
+        });
+        assert!(asked.is_none(), "{asked:?}");
+    }
+    let counters = broker.describe().counters.unwrap();
+    assert!(counters.refused_peers >= 4, "{counters:?}");
+    let shut = as_uid(STRANGER, STRANGER, || UnixStream::connect(stage.socket()).unwrap_err().kind());
+    assert_eq!(shut, ErrorKind::PermissionDenied, "one outside the group does not even connect");
+}
+
+#[test]
+fn a_uid_that_may_not_ask_is_told_so_by_its_probe() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let broker = stage.start(&["--log.level=info"]);
+    assert!(probe(&stage, BROKER).status.success());
+    let refused = probe(&stage, STRANGER);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("is this uid allowed?") && said.lines().count() == 1, "{said}");
+    drop(broker);
+}
+
+/// What a client says first: the preface and an empty SETTINGS frame.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[test]
+fn garbage_ends_its_connection_and_nothing_else() {
+    let stage = Stage::new();
+    let mut broker = stage.start(&["--log.level=info"]);
+    // Numbers from no entropy, so that a failure happens again.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let noise: Vec<u8> = (0..1 << 20)
+        .map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 56) as u8
+        })
+        .collect();
+    let frame = |length: u32, kind: u8, flags: u8, stream: u32, payload: &[u8]| -> Vec<u8> {
+        let mut frame = length.to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
+        frame
+    };
+    let after_preface = |bytes: &[u8]| [PREFACE, bytes].concat();
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("noise", noise.clone()),
+        ("zeros", vec![0; 1 << 16]),
+        ("HTTP/1.1", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
+        ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(50)),
+        ("noise after the preface", after_preface(&noise)),
+        ("a frame larger than allowed", after_preface(&frame(0x00ff_ffff, 0, 0, 1, &noise[..1 << 16]))),
+        ("data on no stream", after_preface(&frame(4, 0, 0, 1, b"abcd"))),
+        ("headers that are no HPACK", after_preface(&frame(64, 1, 4, 1, &noise[..64]))),
+        ("settings on a stream", after_preface(&frame(0, 4, 0, 3, b""))),
+        ("a window of nothing", after_preface(&frame(4, 8, 0, 0, &[0; 4]))),
+        ("a continuation of nothing", after_preface(&frame(0, 9, 0, 1, b""))),
+    ];
+    for (what, bytes) in cases {
+        let mut stream = broker.connect();
+        // It may be closed before all was written.
+        let _ = stream.write_all(&bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let start = Instant::now();
+        let ended = stream.read_to_end(&mut Vec::new());
+        assert!(
+            !matches!(&ended, Err(error) if error.kind() == ErrorKind::WouldBlock),
+            "{what} is not closed after {:?}",
+            start.elapsed()
+        );
+        assert!(broker.lives(), "{what} ended it");
+        assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok, "after {what}");
+    }
+}
+
+#[test]
+fn a_connection_that_asks_nothing_is_closed_after_five_seconds() {
+    let stage = Stage::new();
+    let broker = stage.start(&["--log.level=info"]);
+    let (mut silent, mut polite) = (broker.connect(), broker.connect());
+    polite.write_all(PREFACE).unwrap();
+    let start = Instant::now();
+    for stream in [&mut silent, &mut polite] {
+        stream.read_to_end(&mut Vec::new()).unwrap();
+        let after = start.elapsed();
+        assert!(after > Duration::from_secs(4) && after < Duration::from_secs(9), "{after:?}");
+    }
+    assert_eq!(broker.describe().counters.unwrap().late_handshakes, 2);
+}
+
+#[test]
+fn a_uid_holds_few_connections_and_no_other_uids() {
+    let stage = Stage::new();
+    let broker = stage.start(&[format!("--allow-uid={ALLOWED}")]);
+    let mut held: Vec<_> = (0..8).map(|_| broker.connect()).collect();
+    // The ninth is closed at once; those before it live.
+    let mut ninth = broker.connect();
+    let start = Instant::now();
+    let _ = ninth.read_to_end(&mut Vec::new());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    held[0].set_nonblocking(true).unwrap();
+    let mut bytes = [0; 1024];
+    loop {
+        match held[0].read(&mut bytes) {
+            Ok(0) => panic!("it was closed"),
+            Ok(_) => {}
+            Err(error) => break assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+    }
+    if is_root() {
+        let answers =
+            broker.ask_as(ALLOWED, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
+        assert_eq!(answers.unwrap()[0].outcome, Outcome::Ok, "another uid is not held up");
+    }
+    drop(held);
+    // Its places come back.
+    let described = soon("a place", || {
+        as_uid(broker_uid(), broker_gid(), || {
+            block_on(async {
+                let mut client = BrokerClient::new(try_channel(stage.socket()).await.ok()?);
+                client.describe(DescribeRequest {}).await.ok()
+            })
+        })
+    });
+    assert!(described.into_inner().counters.unwrap().refused_peers >= 1);
+}
+
+#[test]
+fn a_request_that_is_not_a_list_of_known_queries_is_invalid() {
+    let stage = Stage::new();
+    let broker = stage.start(&["--log.level=info"]);
+    let (stat, unknown) = (Query::Stat as i32, 9999);
+    let cases: Vec<(&str, Vec<i32>)> = vec![
+        ("empty", vec![]),
+        ("unspecified", vec![0]),
+        ("unknown", vec![stat, unknown]),
+        ("negative", vec![-1]),
+        ("repeated", vec![stat, stat]),
+        ("long", (1..=200).collect()),
+    ];
+    let socket = stage.socket();
+    broker.ask(|mut client| async move {
+        for (what, queries) in cases {
+            let status = read_numbers(&mut client, queries).await.unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status}");
+            assert!(!status.message().is_empty());
+        }
+        // Longer than any request may be.
+        let status = read_numbers(&mut client, vec![stat; 100_000]).await.unwrap_err();
+        assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status}");
+        // What is not offered.
+        let mut other = HealthClient::new(channel(socket).await);
+        let status = other.check(HealthCheckRequest { service: "x".into() }).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound);
+        assert_eq!(read_numbers(&mut client, vec![stat]).await.unwrap()[0].outcome, Outcome::Ok);
+    });
+    assert_eq!(broker.describe().counters.unwrap().reads, 1, "nothing was read for the others");
+}
+
+#[test]
+fn a_service_that_is_not_offered_is_unimplemented() {
+    let stage = Stage::new();
+    let broker = stage.start(&["--log.level=info"]);
+    broker.ask(|_| async {
+        for path in
+            ["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/x/y", "/keyhole.v1.Broker/Write"]
+        {
+            let (status, _) = call(&stage.socket(), path, &[0; 5]).await;
+            assert_eq!(status, Some(Code::Unimplemented as i32), "{path}");
+        }
+    });
+}
+
+#[test]
+fn more_than_a_burst_is_exhausted_until_time_passes() {
+    let stage = Stage::new();
+    let broker = stage.start(&[format!("--allow-uid={ALLOWED}")]);
+    let limited = broker.ask(|mut client| async move {
+        let mut limited = 0;
+        for _ in 0..120 {
+            match client.describe(DescribeRequest {}).await {
+                Ok(_) => {}
+                Err(status) => {
+                    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                    limited += 1;
+                }
+            }
+        }
+        let refused = read(&mut client, &[Query::Loadavg]).await;
+        assert_eq!(refused.unwrap_err().code(), Code::ResourceExhausted, "reads count too");
+        limited
+    });
+    assert!(limited >= 40, "only {limited} of 120 were too many");
+    if is_root() {
+        let other =
+            broker.ask_as(ALLOWED, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
+        assert!(other.is_ok(), "another uid has its own share");
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(broker.describe().counters.unwrap().limited_requests > limited);
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_up_others_for_its_turn_only_and_is_told() {
+    let stage = Stage::new();
+    stage.put("proc/1/net/dev", &"x".repeat(4 << 20));
+    stage.put("proc/loadavg", "1");
+    let broker = stage.start(&stage.fixtures());
+    let socket = stage.socket();
+    broker.ask(|mut client| async move {
+        let request = grpc(&ReadRequest { queries: vec![Query::NetDev as i32] });
+        let unread = begin(&socket, "/keyhole.v1.Broker/Read", &request).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let start = Instant::now();
+        let answers = read(&mut client, &[Query::Loadavg]).await.unwrap();
+        assert_eq!(answers[0].outcome, Outcome::Ok);
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        // When it reads on it learns that it has not got everything.
+        let (status, bytes) = finish(unread).await;
+        assert_eq!(status, Some(Code::DeadlineExceeded as i32));
+        assert!(bytes < 4 << 20);
+    });
+}
+
+#[test]
+fn a_client_that_reads_slowly_gets_everything() {
+    let stage = Stage::new();
+    stage.put("proc/1/net/dev", &"x".repeat(4 << 20));
+    let broker = stage.start(&stage.fixtures());
+    let socket = stage.socket();
+    broker.ask(|_| async move {
+        let request = grpc(&ReadRequest { queries: vec![Query::NetDev as i32] });
+        let mut answer = begin(&socket, "/keyhole.v1.Broker/Read", &request).await;
+        let mut bytes = 0;
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let mut part = 0;
+            while part < 512 << 10 {
+                let data = answer.0.body_mut().data().await.unwrap().unwrap();
+                answer.0.body_mut().flow_control().release_capacity(data.len()).unwrap();
+                part += data.len();
+            }
+            bytes += part;
+        }
+        let (status, rest) = finish(answer).await;
+        assert_eq!(status, Some(Code::Ok as i32));
+        assert!(bytes + rest > 4 << 20);
+    });
+}

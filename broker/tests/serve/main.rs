@@ -1,0 +1,9 @@
+//! The broker as it ships, from outside: who may connect, what it answers, how it starts, seals itself and ends.
+//!
+//! As root the broker runs as a uid of its own; what needs root is left out with a note otherwise, and fails when
+//! `KEYHOLE_REQUIRE_ROOT` is set.
+
+mod answers;
+mod clients;
+mod stage;
+mod start;

@@ -1,0 +1,187 @@
+//! How it starts, and refuses to; how it ends.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+
+use keyhole_proto::v1::broker_client::BrokerClient;
+use keyhole_proto::v1::{DescribeRequest, Outcome, Query, Rung};
+use rustix::process::{Signal, getgid};
+
+use crate::stage::*;
+
+#[test]
+fn the_socket_is_for_its_owner_and_the_group_given() {
+    let stage = Stage::new();
+    let group = if is_root() { 64700 } else { getgid().as_raw() };
+    let mut command = stage.command_as_is(&[format!("--socket.group={group}")]);
+    let become_broker = is_root();
+    // SAFETY: the child only makes system calls that take numbers, and one with memory that lives through it.
+    unsafe {
+        command.pre_exec(move || {
+            // The mask of whoever starts it is not asked.
+            libc::umask(0);
+            let became = !become_broker
+                || libc::setgroups(1, &group) == 0 && libc::setgid(BROKER) == 0 && libc::setuid(BROKER) == 0;
+            if became { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        });
+    }
+    let _broker = stage.run(command);
+    let metadata = fs::symlink_metadata(stage.socket()).unwrap();
+    assert!(metadata.file_type().is_socket());
+    assert_eq!(metadata.mode() & 0o7777, 0o660);
+    assert_eq!((metadata.uid(), metadata.gid()), (broker_uid(), group));
+}
+
+#[test]
+fn a_signal_ends_it_and_takes_the_socket_away() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let stage = Stage::new();
+        let mut broker = stage.start(&["--log.level=info"]);
+        // With a connection open, and one in the middle of nothing.
+        let _idle = broker.connect();
+        broker.read(&[Query::Loadavg]);
+        broker.signal(signal);
+        assert_eq!(broker.wait().code(), Some(0), "{}", fs::read_to_string(stage.at("log")).unwrap());
+        assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is gone");
+    }
+}
+
+#[test]
+fn a_socket_left_by_a_crash_is_replaced() {
+    let stage = Stage::new();
+    let mut broker = stage.start(&["--log.level=info"]);
+    broker.signal(Signal::KILL);
+    broker.wait();
+    assert!(fs::symlink_metadata(stage.socket()).is_ok(), "it had no time to remove it");
+    let again = stage.start(&["--log.level=info"]);
+    assert_eq!(again.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
+}
+
+#[test]
+fn a_live_brokers_socket_is_never_taken() {
+    let stage = Stage::new();
+    let broker = stage.start(&["--log.level=info"]);
+    let line = refusal(&mut stage.command(&["--log.level=warn"]));
+    assert!(line.contains("--socket.path=") && line.contains("stop it, or choose another path"), "{line}");
+    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok, "the first one goes on");
+
+    // Nor that of any other program that listens.
+    let other = Stage::new();
+    let listener = UnixListener::bind(other.socket()).unwrap();
+    fs::set_permissions(other.socket(), Permissions::from_mode(0o777)).unwrap();
+    let line = refusal(&mut other.command(&["--log.level=warn"]));
+    assert!(line.contains("another broker is listening"), "{line}");
+    drop(listener);
+}
+
+#[test]
+fn what_is_not_a_socket_is_left_alone() {
+    let stage = Stage::new();
+    fs::write(stage.socket(), "precious").unwrap();
+    let line = refusal(&mut stage.command(&["--log.level=info"]));
+    assert!(line.contains("not a socket") && line.contains("remove it, or choose another path"), "{line}");
+    assert_eq!(fs::read(stage.socket()).unwrap(), b"precious");
+
+    let linked = Stage::new();
+    std::os::unix::fs::symlink(stage.socket(), linked.socket()).unwrap();
+    let line = refusal(&mut linked.command(&["--log.level=info"]));
+    assert!(line.contains("not a socket"), "{line}");
+}
+
+#[test]
+fn privilege_that_was_not_asked_for_is_refused() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let line = refusal(&mut stage.command_as_is(&["--allow-capabilities"]));
+    assert!(line.contains("uid 0") && line.contains("--allow-root"), "{line}");
+    let line = refusal(&mut stage.command_as_is(&["--allow-root"]));
+    assert!(line.contains("CAP_SYS_ADMIN") && line.contains("--allow-capabilities"), "{line}");
+    assert!(fs::symlink_metadata(stage.socket()).is_err(), "refused before anything was made");
+}
+
+#[test]
+fn root_that_was_asked_for_holds_no_capability() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let broker = stage.run(stage.command_as_is(&["--allow-root", "--allow-capabilities", "--view=host"]));
+    let status = fs::read_to_string(format!("/proc/{}/status", broker.pid())).unwrap();
+    let sets: Vec<_> = status.lines().filter(|line| line.starts_with("Cap")).collect();
+    assert_eq!(sets.len(), 5);
+    assert!(sets.iter().all(|set| set.ends_with("\t0000000000000000")), "{sets:?}");
+    let described = as_uid(0, 0, || {
+        block_on(async {
+            let mut client = BrokerClient::new(channel(stage.socket()).await);
+            client.describe(DescribeRequest {}).await.unwrap().into_inner()
+        })
+    });
+    assert_eq!((described.uid, described.rung()), (0, Rung::RootFiles));
+}
+
+#[test]
+fn a_start_that_cannot_be_says_what_to_do_in_one_line() {
+    let stage = Stage::new();
+    let missing = stage.at("missing");
+    let missing = missing.display();
+    let cases: &[(String, &[&str])] = &[
+        (format!("--path.procfs={missing}"), &["--path.procfs=", "give a directory"]),
+        (format!("--path.sysfs={missing}"), &["--path.sysfs=", "give a directory"]),
+        (format!("--path.rootfs={missing}"), &["--path.rootfs=", "give a directory"]),
+        (format!("--path.udev.data={missing}"), &["--path.udev.data=", "give a directory"]),
+        (format!("--filesystem.anchor={missing}"), &["--filesystem.anchor=", "give a directory"]),
+        ("--path.procfs=/tmp".into(), &["--path.procfs", "mount the host's proc there", "--view=host"]),
+        ("--path.sysfs=/tmp".into(), &["--path.sysfs", "mount the host's sysfs there", "--view=host"]),
+        ("--path.procfs=/etc/passwd".into(), &["--path.procfs=", "give a directory"]),
+        ("--collector.cpu".into(), &["unknown flag --collector.cpu", "--help"]),
+        ("-x".into(), &["unknown flag -x", "--help"]),
+        ("--allow-uid=root".into(), &["--allow-uid", "root", "a number"]),
+        ("--allow-uid=-1".into(), &["--allow-uid", "-1", "a number"]),
+        ("--allow-uid=4294967296".into(), &["--allow-uid", "4294967296", "a number"]),
+        ("--socket.group=wheel".into(), &["--socket.group", "wheel", "a number"]),
+        ("--allow-uid".into(), &["--allow-uid"]),
+        ("--view=guest".into(), &["--view", "auto, host or container"]),
+        ("--log.level=loud".into(), &["--log.level", "debug, info, warn or error"]),
+        ("--log.format=xml".into(), &["--log.format", "logfmt or json"]),
+        ("--allow-root=yes".into(), &["--allow-root"]),
+        ("serve".into(), &["probe or policy"]),
+    ];
+    for (argument, hints) in cases {
+        let line = refusal(&mut stage.command(&["--log.level=error", argument]));
+        assert!(hints.iter().all(|hint| line.contains(hint)), "{argument}: {line}");
+    }
+    for socket in [stage.at("nowhere/broker.sock"), stage.at("broker.sock"), stage.at("run/x".repeat(60))] {
+        // Unless the tests' own uid may write there.
+        if socket == stage.at("broker.sock") && !is_root() {
+            continue;
+        }
+        let line = refusal(&mut stage.command(&[format!("--socket.path={}", socket.display())]));
+        assert!(line.contains("--socket.path=") && line.contains("must exist and be writable"), "{line}");
+    }
+    if is_root() {
+        let line = refusal(&mut stage.command(&["--socket.group=0"]));
+        assert!(line.contains("--socket.group=0") && line.contains("a member of that group"), "{line}");
+    }
+    let line = refusal(stage.command(&["probe"]).stdout(Stdio::piped()));
+    assert!(line.contains("--socket.path=") && line.contains("is the broker running?"), "{line}");
+}
+
+#[test]
+fn what_only_prints_prints() {
+    let stage = Stage::new();
+    for (argument, expected) in [
+        ("policy", keyhole_broker::policy()),
+        ("--version", format!("keyhole-broker {}\n", env!("CARGO_PKG_VERSION"))),
+    ] {
+        let output = stage.command(&[argument]).stdout(Stdio::piped()).output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    }
+    let help = stage.command(&["--help"]).stdout(Stdio::piped()).output().unwrap();
+    assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("--allow-uid=UID"));
+}

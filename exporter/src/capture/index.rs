@@ -1,0 +1,258 @@
+//! The text files below `keyhole/` of a capture: one fact a line, fields between tabs, odd bytes as `\xNN`.
+
+use std::fs;
+use std::io::{Error, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use keyhole_proto::v1::{Outcome, Query};
+
+use super::{About, Capture, META};
+use crate::snapshot::{Content, FileSystem, Numbers, Report, Snapshot};
+use crate::text;
+
+pub(super) const FILES: &str = "files";
+pub(super) const FILE_SYSTEMS: &str = "file-systems";
+pub(super) const QUERIES: &str = "queries";
+pub(super) const CAPTURED: &str = "captured";
+
+/// The most that is read of one file of a capture.
+const LIMIT: u64 = 256 << 20;
+
+/// `bytes` on one line, without tabs.
+pub(super) fn escape(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for (at, &byte) in bytes.iter().enumerate() {
+        match byte {
+            b'\\' => out.push_str("\\x5c"),
+            b'#' if at == 0 => out.push_str("\\x23"),
+            b' '..=b'~' => out.push(char::from(byte)),
+            byte => out.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    out
+}
+
+fn unescape(text: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = match byte {
+            b'\\' => {
+                let digits = tail.strip_prefix(b"x")?.first_chunk::<2>()?;
+                out.push(u8::try_from(text::hexadecimal(digits)?).ok()?);
+                tail.get(3..)?
+            }
+            byte => {
+                out.push(byte);
+                tail
+            }
+        };
+    }
+    Some(out)
+}
+
+/// Where a path may lie below a capture's directory; none when no file system should be asked to hold it.
+pub(super) fn place(path: &[u8]) -> Option<PathBuf> {
+    let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    let fits = |component: &&[u8]| {
+        !matches!(**component, [] | [b'.'] | [b'.', b'.'])
+            && component.len() <= 255
+            && !component.contains(&0)
+    };
+    let ours = components.first() == Some(&META.as_bytes());
+    let fits = !ours && path.len() < 2048 && components.iter().all(fits);
+    fits.then(|| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
+}
+
+/// Where the contents of a path without a place lie.
+pub(super) fn blob(number: usize) -> PathBuf {
+    Path::new(META).join("blobs").join(number.to_string())
+}
+
+/// The capture in `dir`; none when it is a tree without an index.
+pub(super) fn read(dir: &Path) -> std::io::Result<Option<Capture>> {
+    let Some(files) = lines(dir, FILES)? else { return Ok(None) };
+    let mut contents = Vec::new();
+    for line in files.lines() {
+        if let Some(file) = files.parsed(line, |fields| file(dir, fields))? {
+            contents.push(file);
+        }
+    }
+    let mut snapshot = Snapshot::of_files(contents);
+    if let Some(lines) = lines(dir, FILE_SYSTEMS)? {
+        for line in lines.lines() {
+            let (query, file_system) = lines.parsed(line, file_system)?;
+            snapshot.add_file_system(query, file_system);
+        }
+    }
+    if let Some(lines) = lines(dir, QUERIES)? {
+        for line in lines.lines() {
+            let (query, report) = lines.parsed(line, report)?;
+            snapshot.set_report(query, report);
+        }
+    }
+    let about = lines(dir, CAPTURED)?.map(|lines| about(&lines));
+    Ok(Some(Capture { snapshot, about }))
+}
+
+/// A file of the index.
+struct Lines {
+    name: &'static str,
+    text: Vec<u8>,
+}
+
+type Line<'t> = (usize, &'t [u8]);
+type Fields<'t> = std::slice::Split<'t, u8, fn(&u8) -> bool>;
+
+fn lines(dir: &Path, name: &'static str) -> std::io::Result<Option<Lines>> {
+    match read_file(dir, &Path::new(META).join(name)) {
+        Ok(text) => Ok(Some(Lines { name, text })),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Lines {
+    fn lines(&self) -> impl Iterator<Item = Line<'_>> {
+        text::lines(&self.text).enumerate().filter(|(_, line)| !line.starts_with(b"#"))
+    }
+
+    fn parsed<'t, T>(
+        &self,
+        (at, line): Line<'t>,
+        parse: impl FnOnce(&mut Fields<'t>) -> std::io::Result<Option<T>>,
+    ) -> std::io::Result<T> {
+        let mut fields: Fields<'t> = line.split(|byte| *byte == b'\t');
+        let named = |what: &dyn std::fmt::Display| {
+            Error::new(ErrorKind::InvalidData, format!("{META}/{}:{}: {what}", self.name, at + 1))
+        };
+        match parse(&mut fields) {
+            Ok(Some(parsed)) => Ok(parsed),
+            Ok(None) => Err(named(&"not as a capture has it")),
+            Err(error) => Err(named(&error)),
+        }
+    }
+}
+
+/// A path and what it held; none of a file that was taken out of the capture.
+#[expect(clippy::type_complexity, reason = "a line may be wrong, and a right one may tell of nothing")]
+fn file(dir: &Path, fields: &mut Fields<'_>) -> std::io::Result<Option<Option<(Vec<u8>, Content)>>> {
+    let Some(path) = fields.next().and_then(unescape) else { return Ok(None) };
+    let Some(kind) = fields.next() else { return Ok(None) };
+    let content = match kind {
+        b"text" => {
+            let (mut truncated, mut stored) = (false, place(&path));
+            for field in fields {
+                match field.strip_prefix(b"stored=") {
+                    Some(number) => {
+                        let number = text::unsigned(number).and_then(|number| usize::try_from(number).ok());
+                        stored = number.map(blob);
+                    }
+                    None if field == b"truncated" => truncated = true,
+                    None => return Ok(None),
+                }
+            }
+            let Some(stored) = stored else { return Ok(None) };
+            match read_file(dir, &stored) {
+                Ok(bytes) => Some(Content::Bytes { bytes, truncated }),
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(None)),
+                Err(error) => return Err(error),
+            }
+        }
+        b"link" => fields.next().and_then(unescape).map(Content::Link),
+        b"entries" => fields.next().and_then(text::unsigned).map(Content::Entries),
+        b"errno" => number(fields.next()).map(Content::Errno),
+        _ => None,
+    };
+    Ok(content.map(|content| Some((path, content))))
+}
+
+fn number<T: TryFrom<u64>>(field: Option<&[u8]>) -> Option<T> {
+    T::try_from(text::unsigned(field?)?).ok()
+}
+
+fn file_system(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, FileSystem)>> {
+    let mut parse = || {
+        let query = query(fields.next()?)?;
+        let path = unescape(fields.next()?)?;
+        let numbers = match fields.next()? {
+            b"errno" => Err(number(fields.next())?),
+            mode => Ok(Numbers {
+                read_only: mode == b"ro",
+                block_size: number(fields.next())?,
+                blocks: number(fields.next())?,
+                blocks_free: number(fields.next())?,
+                blocks_available: number(fields.next())?,
+                files: number(fields.next())?,
+                files_free: number(fields.next())?,
+            }),
+        };
+        Some((query, FileSystem { path, numbers }))
+    };
+    Ok(parse())
+}
+
+fn report(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, Report)>> {
+    let mut parse = || {
+        let query = query(fields.next()?)?;
+        let outcome = std::str::from_utf8(fields.next()?).ok().and_then(Outcome::from_str_name)?;
+        let elapsed_ns = number(fields.next())?;
+        Some((query, Report { outcome, elapsed_ns, bytes: number(fields.next())? }))
+    };
+    Ok(parse())
+}
+
+fn query(name: &[u8]) -> Option<Query> {
+    Query::from_str_name(std::str::from_utf8(name).ok()?)
+}
+
+/// What was captured when; what is not said is left empty.
+fn about(lines: &Lines) -> About {
+    let value = |name: &[u8]| {
+        let line = lines.lines().find_map(|(_, line)| line.strip_prefix(name)?.strip_prefix(b"\t"));
+        text::printable(&line.and_then(unescape).unwrap_or_default()).into_owned()
+    };
+    let milliseconds = value(b"time_ms").parse().unwrap_or(0);
+    let time = UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds)).unwrap_or(SystemTime::UNIX_EPOCH);
+    About { time, node_name: value(b"node_name"), versions: value(b"versions") }
+}
+
+/// A regular file of the capture. Symbolic links are refused: a capture may come from a stranger, and must not
+/// have files of this machine read.
+fn read_file(dir: &Path, path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read as _;
+    let mut whole = dir.to_owned();
+    for component in path.components() {
+        whole.push(component);
+        let metadata = fs::symlink_metadata(&whole)?;
+        if !metadata.is_dir() && !metadata.is_file() {
+            let what = format!("{} is neither a file nor a directory", whole.display());
+            return Err(Error::new(ErrorKind::InvalidData, what));
+        }
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(&whole)?.take(LIMIT).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_fit_a_field(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let line = escape(&bytes);
+            prop_assert!(!line.contains(['\t', '\n']) && !line.starts_with('#'));
+            prop_assert_eq!(unescape(line.as_bytes()), Some(bytes));
+        }
+
+        #[test]
+        fn any_field_is_unescaped_or_refused(text in "[\\\\x0-9a-g]{0,12}") {
+            let _ = unescape(text.as_bytes());
+        }
+    }
+}

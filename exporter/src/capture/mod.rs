@@ -1,0 +1,232 @@
+//! Snapshots as directories: kernel files under their own paths, to be read, attached to a report, and replayed.
+//!
+//! Beside the files, `keyhole/` holds what a file cannot say, as text: how each path was answered (`files`), file
+//! systems, how each query ended, and what was captured when. A tree without it is read by the policy's patterns.
+
+mod index;
+mod tree;
+mod write;
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use crate::snapshot::Snapshot;
+
+pub use write::{WriteError, write};
+
+/// The directory of a capture that holds what files cannot say.
+const META: &str = "keyhole";
+
+/// A capture as it was read.
+#[derive(Debug, Clone)]
+pub struct Capture {
+    /// The host's files.
+    pub snapshot: Snapshot,
+    /// What else is known; none of a tree that is no capture.
+    pub about: Option<About>,
+}
+
+/// What is known of a capture besides its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// When it was made.
+    pub time: SystemTime,
+    /// The node's name.
+    pub node_name: String,
+    /// Which programs made it.
+    pub versions: String,
+}
+
+/// Reads a capture, or any tree with `proc/` and `sys/` as a broker with these roots would.
+pub fn read(dir: &Path) -> std::io::Result<Capture> {
+    match index::read(dir)? {
+        Some(capture) => Ok(capture),
+        None => Ok(Capture { snapshot: tree::read(dir)?, about: None }),
+    }
+}
+
+/// The files of a capture or a tree.
+pub fn read_tree(dir: &Path) -> std::io::Result<Snapshot> {
+    read(dir).map(|capture| capture.snapshot)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use keyhole_proto::v1::{Outcome, Query};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::snapshot::{Content, FileSystem, Numbers, Report};
+
+    fn about() -> About {
+        About {
+            time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            node_name: "node \"1\"\n".into(),
+            versions: "1".into(),
+        }
+    }
+
+    /// Writes and reads; gives what came back and the directory.
+    fn round_trip(snapshot: &Snapshot) -> (Capture, tempfile::TempDir) {
+        let parent = tempfile::tempdir().unwrap();
+        write(snapshot, &about(), &parent.path().join("capture")).unwrap();
+        (read(&parent.path().join("capture")).unwrap(), parent)
+    }
+
+    fn assert_same(one: &Snapshot, other: &Snapshot) -> Result<(), TestCaseError> {
+        prop_assert!(one.files().eq(other.files()), "{one:?}\n{other:?}");
+        prop_assert!(one.reports().eq(other.reports()));
+        for row in keyhole_policy::TABLE {
+            prop_assert!(one.file_systems(row.query).eq(other.file_systems(row.query)));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_capture_is_kernel_files_under_their_own_paths() {
+        let mut snapshot = Snapshot::of_files(vec![
+            (b"proc/loadavg".to_vec(), Content::bytes(&b"1 2 3\n"[..])),
+            (b"sys/class/hwmon/hwmon0".to_vec(), Content::Link(b"../../devices/x".to_vec())),
+            (b"sys/class/hwmon/hwmon0/device".to_vec(), Content::Link(b"../../x".to_vec())),
+            (b"sys/class/hwmon/hwmon0/name".to_vec(), Content::bytes(&b"coretemp\n"[..])),
+        ]);
+        let report = Report { outcome: Outcome::Stuck, elapsed_ns: 5, bytes: 7 };
+        snapshot.set_report(Query::Loadavg, report);
+        let (capture, dir) = round_trip(&snapshot);
+        let path = |path: &str| dir.path().join("capture").join(path);
+        assert_eq!(std::fs::read(path("proc/loadavg")).unwrap(), b"1 2 3\n");
+        assert!(path("sys/class/hwmon/hwmon0").is_dir(), "files lie below it, so the link is noted only");
+        assert_eq!(std::fs::read_link(path("sys/class/hwmon/hwmon0/device")).unwrap(), Path::new("../../x"));
+        assert_same(&snapshot, &capture.snapshot).unwrap();
+        assert_eq!(capture.about, Some(about()));
+        let index = std::fs::read_to_string(path("keyhole/queries")).unwrap();
+        assert!(index.contains("QUERY_LOADAVG\tOUTCOME_STUCK\t5\t7\n"), "{index}");
+    }
+
+    #[test]
+    fn nothing_is_written_outside_whatever_the_broker_says() {
+        let evil =
+            ["../escaped", "/tmp/escaped", "a/../../escaped", "keyhole/files", "", ".", "a//b", "a\0b"];
+        let mut files: Vec<_> =
+            evil.iter().map(|path| (path.as_bytes().to_vec(), Content::bytes(&b"evil"[..]))).collect();
+        files.push((b"l".to_vec(), Content::Link(b"..".to_vec())));
+        files.push((b"l/escaped".to_vec(), Content::bytes(&b"evil"[..])));
+        files.push((vec![b'n'; 300], Content::bytes(&b"evil"[..])));
+        let snapshot = Snapshot::of_files(files);
+        let (capture, dir) = round_trip(&snapshot);
+        assert_same(&snapshot, &capture.snapshot).unwrap();
+        let beside: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+        assert_eq!(beside, ["capture"]);
+    }
+
+    #[test]
+    fn a_directory_with_anything_in_it_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        write(&Snapshot::default(), &about(), &empty).unwrap();
+        let error = write(&Snapshot::default(), &about(), &empty).unwrap_err().to_string();
+        assert!(error.contains("is not empty"), "{error}");
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        assert!(write(&Snapshot::default(), &about(), &file).is_err());
+        assert!(write(&Snapshot::default(), &about(), &dir.path().join("no/such/parent")).is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing half-written stays");
+    }
+
+    #[test]
+    fn what_was_taken_out_of_a_capture_by_hand_is_absent() {
+        let snapshot = Snapshot::of_files(vec![
+            (b"proc/1/net/arp".to_vec(), Content::bytes(&b"x"[..])),
+            (b"proc/stat".to_vec(), Content::bytes(&b"y"[..])),
+        ]);
+        let (_, dir) = round_trip(&snapshot);
+        let capture = dir.path().join("capture");
+        std::fs::remove_file(capture.join("proc/1/net/arp")).unwrap();
+        let again = read_tree(&capture).unwrap();
+        assert_eq!((again.text("proc/1/net/arp"), again.text("proc/stat")), (None, Some(&b"y"[..])));
+        std::fs::remove_file(capture.join("proc/stat")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", capture.join("proc/stat")).unwrap();
+        assert!(read_tree(&capture).is_err(), "a capture of a stranger reads no file of this machine");
+    }
+
+    #[test]
+    fn an_index_that_makes_no_sense_is_named_with_its_line() {
+        let (_, dir) = round_trip(&Snapshot::default());
+        let capture = dir.path().join("capture");
+        for (file, line) in [("files", "a\tthing\n"), ("queries", "QUERY_X\n"), ("file-systems", "x\n")] {
+            let path = capture.join("keyhole").join(file);
+            let before = std::fs::read(&path).unwrap();
+            std::fs::write(&path, line).unwrap();
+            let error = read_tree(&capture).unwrap_err().to_string();
+            assert!(error.contains(&format!("keyhole/{file}:1")), "{error}");
+            std::fs::write(&path, before).unwrap();
+        }
+    }
+
+    fn any_path() -> impl Strategy<Value = Vec<u8>> {
+        let component = prop_oneof![
+            3 => "[ab]{1,2}".prop_map(String::into_bytes),
+            1 => proptest::collection::vec(any::<u8>(), 0..4),
+            1 => prop::sample::select(vec![&b".."[..], b".", b"\n", b"a\"b", b"\xff\xfe", b"#", b"\\x41", b"keyhole"])
+                .prop_map(<[u8]>::to_vec),
+        ];
+        proptest::collection::vec(component, 1..4).prop_map(|components| components.join(&b'/'))
+    }
+
+    fn any_content() -> impl Strategy<Value = Content> {
+        let bytes = || proptest::collection::vec(any::<u8>(), 0..20);
+        prop_oneof![
+            (bytes(), any::<bool>()).prop_map(|(bytes, truncated)| Content::Bytes { bytes, truncated }),
+            bytes().prop_map(Content::Link),
+            any::<u64>().prop_map(Content::Entries),
+            any::<u32>().prop_map(Content::Errno),
+        ]
+    }
+
+    fn any_file_system() -> impl Strategy<Value = FileSystem> {
+        let numbers = (any::<[u64; 6]>(), any::<bool>()).prop_map(|(n, read_only)| Numbers {
+            block_size: n[0],
+            blocks: n[1],
+            blocks_free: n[2],
+            blocks_available: n[3],
+            files: n[4],
+            files_free: n[5],
+            read_only,
+        });
+        let numbers = prop_oneof![numbers.prop_map(Ok), any::<u32>().prop_map(Err)];
+        (any_path(), numbers).prop_map(|(path, numbers)| FileSystem { path, numbers })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(128))]
+
+        #[test]
+        fn any_snapshot_comes_back_as_it_was(
+            files in proptest::collection::vec((any_path(), any_content()), 0..12),
+            file_systems in proptest::collection::vec(any_file_system(), 0..3),
+            report in (0usize..keyhole_policy::TABLE.len(), 0i32..9, any::<u64>(), any::<u64>()),
+        ) {
+            let mut snapshot = Snapshot::of_files(files);
+            for file_system in file_systems {
+                snapshot.add_file_system(Query::Anchors, file_system);
+            }
+            let (row, outcome, elapsed_ns, bytes) = report;
+            let outcome = Outcome::try_from(outcome).unwrap();
+            snapshot.set_report(keyhole_policy::TABLE[row].query, Report { outcome, elapsed_ns, bytes });
+            let (capture, _dir) = round_trip(&snapshot);
+            assert_same(&snapshot, &capture.snapshot)?;
+        }
+
+        #[test]
+        fn any_index_is_read_or_refused(text in "([a-z/.\\t\\n\\\\]|text|link|errno|stored=){0,60}") {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join("keyhole")).unwrap();
+            std::fs::write(dir.path().join("keyhole/files"), text).unwrap();
+            let _ = read(dir.path());
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Cgroup controllers of the kernel: `proc/cgroups`.
+//!
+//! <https://man7.org/linux/man-pages/man7/cgroups.7.html>
+
+use keyhole_proto::v1::Query;
+
+use super::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::text;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "cgroups",
+    default: false,
+    help: "Cgroup controllers of the kernel, and their cgroups.",
+    queries: &[Query::CgroupControllers],
+    optional: &[],
+    flags: &[],
+    families: &[CGROUPS, ENABLED],
+    collect,
+};
+
+const PATH: &str = "proc/cgroups";
+
+const CGROUPS: Family = Family {
+    name: "node_cgroups_cgroups",
+    help: "Cgroups in the hierarchy of this controller.",
+    kind: Kind::Gauge,
+    labels: &["subsys_name"],
+    source: PATH,
+};
+const ENABLED: Family =
+    Family { name: "node_cgroups_enabled", help: "Whether this controller is enabled.", ..CGROUPS };
+
+/// By column, behind the controller's name and the number of its hierarchy.
+const COLUMNS: &[(usize, &Family)] = &[(2, &CGROUPS), (3, &ENABLED)];
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    for line in text::lines(context.require_whole(PATH)?).filter(|line| !line.starts_with(b"#")) {
+        let Some(name) = text::fields(line).next() else { continue };
+        for (column, family) in COLUMNS {
+            match text::fields(line).nth(*column).and_then(text::unsigned) {
+                Some(value) => out.add(family, &[name], value),
+                None => out.skip(|| format!("{PATH}: column {column} of {}", line.escape_ascii())),
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{collect, survives};
+    use super::*;
+
+    #[test]
+    fn each_controller_tells_its_cgroups_and_whether_it_is_enabled() {
+        let cgroups = b"#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t5\t47\t1\nrdma\t4\t1\t0\n";
+        assert_eq!(
+            collect(&COLLECTOR, &[(PATH, cgroups)], &[]).unwrap(),
+            "node_cgroups_cgroups{subsys_name=\"cpuset\"} 47\n\
+             node_cgroups_cgroups{subsys_name=\"rdma\"} 1\n\
+             node_cgroups_enabled{subsys_name=\"cpuset\"} 1\n\
+             node_cgroups_enabled{subsys_name=\"rdma\"} 0\n"
+        );
+    }
+
+    #[test]
+    fn a_column_of_a_kernel_to_come_is_left_alone_and_a_missing_one_absent() {
+        let text = collect(&COLLECTOR, &[(PATH, b"cpu\t0\t9\t1\t7\nio\t0\t8\n")], &[]).unwrap();
+        assert_eq!(
+            text,
+            "node_cgroups_cgroups{subsys_name=\"cpu\"} 9\n\
+             node_cgroups_cgroups{subsys_name=\"io\"} 8\n\
+             node_cgroups_enabled{subsys_name=\"cpu\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn a_bad_number_costs_only_itself() {
+        let text = collect(&COLLECTOR, &[(PATH, b"\ncpu\t0\tx\t1\n\"\xff\t0\t1\t-1\n")], &[]).unwrap();
+        assert_eq!(
+            text,
+            "node_cgroups_cgroups{subsys_name=\"\\\"\u{fffd}\"} 1\nnode_cgroups_enabled{subsys_name=\"cpu\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn a_kernel_without_cgroups_has_no_data() {
+        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        survives(&COLLECTOR, &[PATH]);
+    }
+}

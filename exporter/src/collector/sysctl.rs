@@ -1,0 +1,303 @@
+//! Kernel parameters that are asked for by name: `proc/sys/`.
+//!
+//! <https://docs.kernel.org/admin-guide/sysctl/index.html>
+//!
+//! A request to the broker carries no names, so only those of its policy's list can be given.
+
+use keyhole_policy::{Component, Pattern};
+use keyhole_proto::v1::Query;
+
+use super::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Value};
+use crate::options::{Flag, FlagKind};
+use crate::text;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "sysctl",
+    default: false,
+    help: "Kernel parameters, of those that the broker offers.",
+    queries: &[Query::Sysctl],
+    optional: &[],
+    flags: &[
+        Flag {
+            name: INCLUDE,
+            kind: FlagKind::Texts,
+            help: "Parameter to give as numbers, repeatable: fs.file-max, or fs.file-nr:total,current,max with names for its fields.",
+        },
+        Flag { name: INCLUDE_INFO, kind: FlagKind::Texts, help: "Parameter to give as text, repeatable." },
+    ],
+    families: &[NUMBER, INDEXED, INFO],
+    collect,
+};
+
+const INCLUDE: &str = "collector.sysctl.include";
+const INCLUDE_INFO: &str = "collector.sysctl.include-info";
+
+const NUMBER: Family = Family {
+    name: "node_sysctl_<NAME>",
+    help: "Value of the kernel parameter.",
+    kind: Kind::Untyped,
+    labels: &[],
+    source: "proc/sys/<name>",
+};
+const INDEXED: Family = Family { labels: &["index"], ..NUMBER };
+const INFO: Family = Family {
+    name: "node_sysctl_info",
+    help: "A field of the kernel parameter, as text; always 1.",
+    kind: Kind::Gauge,
+    labels: &["index", "name", "value"],
+    ..NUMBER
+};
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let numbers = context.options.texts(INCLUDE).iter().map(|asked| (asked, add_numbers as Add));
+    let texts = context.options.texts(INCLUDE_INFO).iter().map(|asked| (asked, add_texts as Add));
+    let mut failed = None;
+    let mut given = false;
+    for (asked, add) in numbers.chain(texts) {
+        let (name, keys) = match asked.split_once(':') {
+            Some((name, keys)) => (name, keys.split(',').collect()),
+            None => (asked.as_str(), Vec::new()),
+        };
+        let result = read(context, name).and_then(|fields| add(name, &keys, &fields, out));
+        given |= result.is_ok();
+        if let Err(error) = result {
+            out.skip(|| format!("--{INCLUDE}[-info]={asked}: {error}"));
+            failed = failed.or(Some(error));
+        }
+    }
+    match failed {
+        Some(error) if !given => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Adds the fields of a parameter: its name, the names for its fields, and the fields.
+type Add = fn(&str, &[&str], &[&[u8]], &mut Exposition) -> Result<(), CollectError>;
+
+/// The fields of a parameter, at least one.
+fn read<'a>(context: &Context<'a>, name: &str) -> Result<Vec<&'a [u8]>, CollectError> {
+    let path = path(name);
+    if !offered(&path) {
+        return Err(CollectError::malformed(&path, "not among the kernel parameters that the broker offers"));
+    }
+    let fields: Vec<&[u8]> = text::fields(context.require_whole(&path)?).collect();
+    match fields.is_empty() {
+        true => Err(CollectError::malformed(&path, "empty")),
+        false => Ok(fields),
+    }
+}
+
+/// Numbers: one alone, several under their index or under the names that were given for them.
+fn add_numbers(
+    name: &str,
+    keys: &[&str],
+    fields: &[&[u8]],
+    out: &mut Exposition,
+) -> Result<(), CollectError> {
+    let numbers: Option<Vec<Value>> = fields.iter().map(|field| number(field)).collect();
+    let numbers = numbers.ok_or_else(|| CollectError::malformed(&path(name), "not all numbers"))?;
+    let metric = NUMBER.name.replace("<NAME>", &name.replace(':', "_"));
+    match (&*numbers, keys) {
+        ([number], []) => out.add_named(&NUMBER, &metric, &[], *number),
+        (_, []) => {
+            for (index, number) in numbers.iter().enumerate() {
+                out.add_named(&INDEXED, &metric, &[index.to_string().as_bytes()], *number);
+            }
+        }
+        ([_, _, ..], _) if keys.len() == numbers.len() => {
+            for (key, number) in keys.iter().zip(numbers) {
+                out.add_named(&NUMBER, &format!("{metric}_{key}"), &[], number);
+            }
+        }
+        _ => return Err(mismatch(name, keys, fields)),
+    }
+    Ok(())
+}
+
+fn add_texts(name: &str, keys: &[&str], fields: &[&[u8]], out: &mut Exposition) -> Result<(), CollectError> {
+    if !keys.is_empty() {
+        return Err(mismatch(name, keys, fields));
+    }
+    for (index, field) in fields.iter().enumerate() {
+        out.add(&INFO, &[index.to_string().as_bytes(), name.as_bytes(), field], 1u64);
+    }
+    Ok(())
+}
+
+fn mismatch(name: &str, keys: &[&str], fields: &[&[u8]]) -> CollectError {
+    let item = format!("{} names for {} fields", keys.len(), fields.len());
+    CollectError::malformed(&path(name), item)
+}
+
+/// A limit may be as large as an unsigned number gets.
+fn number(field: &[u8]) -> Option<Value> {
+    text::unsigned(field).map(Value::from).or_else(|| text::signed(field).map(Value::from))
+}
+
+/// `fs.inotify.max_user_watches` as its file.
+fn path(name: &str) -> String {
+    format!("proc/sys/{}", name.replace('.', "/"))
+}
+
+/// Whether the policy has the broker read this file. Its patterns are fixed: lists of names, a list a component.
+fn offered(path: &str) -> bool {
+    let Some(row) = keyhole_policy::row(Query::Sysctl) else { return false };
+    row.sources.iter().any(|source| {
+        let Ok(pattern) = Pattern::parse(source.pattern) else { return false };
+        let mut names = path.split('/');
+        names.next() == Some(source.root.name())
+            && pattern.components().iter().all(|component| {
+                let name = names.next().unwrap_or_default();
+                matches!(component, Component::Fixed(fixed) if fixed.iter().any(|fixed| fixed == name))
+            })
+            && names.next().is_none()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{collect, collect_snapshot, own, survives};
+    use super::*;
+    use crate::snapshot::{Content, Snapshot};
+
+    const FILES: &[(&str, &[u8])] = &[
+        ("proc/sys/fs/file-nr", b"1024\t0\t1631329\n"),
+        ("proc/sys/fs/file-max", b"9223372036854775807\n"),
+        ("proc/sys/kernel/seccomp/actions_avail", b"kill_process trap\n"),
+        ("proc/sys/kernel/perf_event_paranoid", b"-1\n"),
+        ("proc/sys/kernel/threads-max", b"7801\n"),
+    ];
+
+    #[test]
+    fn one_number_stands_alone_and_several_have_an_index() {
+        let flags = [
+            "--collector.sysctl.include=kernel.threads-max",
+            "--collector.sysctl.include=kernel.perf_event_paranoid",
+            "--collector.sysctl.include=fs.file-max",
+            "--collector.sysctl.include=fs.file-nr",
+        ];
+        assert_eq!(
+            collect(&COLLECTOR, FILES, &flags).unwrap(),
+            "node_sysctl_fs_file_max 9223372036854775807\n\
+             node_sysctl_fs_file_nr{index=\"0\"} 1024\n\
+             node_sysctl_fs_file_nr{index=\"1\"} 0\n\
+             node_sysctl_fs_file_nr{index=\"2\"} 1631329\n\
+             node_sysctl_kernel_perf_event_paranoid -1\n\
+             node_sysctl_kernel_threads_max 7801\n"
+        );
+    }
+
+    #[test]
+    fn fields_go_by_the_names_that_were_given_for_them() {
+        let flags = ["--collector.sysctl.include=fs.file-nr:total,current,max"];
+        assert_eq!(
+            collect(&COLLECTOR, FILES, &flags).unwrap(),
+            "node_sysctl_fs_file_nr_current 0\n\
+             node_sysctl_fs_file_nr_max 1631329\n\
+             node_sysctl_fs_file_nr_total 1024\n"
+        );
+    }
+
+    #[test]
+    fn texts_are_labels() {
+        let flags = [
+            "--collector.sysctl.include-info=kernel.seccomp.actions_avail",
+            "--collector.sysctl.include-info=kernel.threads-max",
+        ];
+        assert_eq!(
+            collect(&COLLECTOR, FILES, &flags).unwrap(),
+            "node_sysctl_info{index=\"0\",name=\"kernel.seccomp.actions_avail\",value=\"kill_process\"} 1\n\
+             node_sysctl_info{index=\"0\",name=\"kernel.threads-max\",value=\"7801\"} 1\n\
+             node_sysctl_info{index=\"1\",name=\"kernel.seccomp.actions_avail\",value=\"trap\"} 1\n"
+        );
+    }
+
+    fn error(flag: &str) -> String {
+        collect(&COLLECTOR, FILES, &[flag]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_the_broker_does_not_offer_is_said_and_not_looked_for() {
+        let net = ("proc/sys/net/ipv4/ip_forward", &b"1\n"[..]);
+        let flags = ["--collector.sysctl.include=net.ipv4.ip_forward"];
+        assert_eq!(
+            collect(&COLLECTOR, &[net], &flags).unwrap_err().to_string(),
+            "proc/sys/net/ipv4/ip_forward: not among the kernel parameters that the broker offers"
+        );
+        for name in ["", ".", "fs", "fs.file-nr.x", "fs.{file-nr,file-max}", "fs/../fs/file-nr", "fs.inotify"] {
+            let text = error(&format!("--collector.sysctl.include-info={name}"));
+            assert!(text.ends_with("that the broker offers"), "{name}: {text}");
+        }
+    }
+
+    #[test]
+    fn every_offered_parameter_is_found_by_its_name() {
+        for name in ["vm.swappiness", "fs.inotify.max_user_watches", "kernel.yama.ptrace_scope"] {
+            assert!(offered(&path(name)), "{name}");
+        }
+        assert!(!offered("proc/sys/kernel/pid_max"), "each pid namespace has its own");
+    }
+
+    #[test]
+    fn names_that_do_not_fit_the_fields_are_said() {
+        let of = |name| error(&format!("--collector.sysctl.include={name}"));
+        assert_eq!(of("fs.file-nr:total,max"), "proc/sys/fs/file-nr: 2 names for 3 fields");
+        assert_eq!(of("kernel.threads-max:max"), "proc/sys/kernel/threads-max: 1 names for 1 fields");
+        assert_eq!(of("kernel.seccomp.actions_avail"), "proc/sys/kernel/seccomp/actions_avail: not all numbers");
+        assert_eq!(of("vm.swappiness"), "the host has no proc/sys/vm/swappiness");
+        assert_eq!(
+            error("--collector.sysctl.include-info=fs.file-nr:a,b,c"),
+            "proc/sys/fs/file-nr: 3 names for 3 fields"
+        );
+    }
+
+    #[test]
+    fn one_that_fails_is_skipped_and_the_others_stand() {
+        let snapshot = Snapshot::of_files(vec![
+            (b"proc/sys/fs/file-nr".to_vec(), Content::Errno(13)),
+            (b"proc/sys/vm/swappiness".to_vec(), Content::bytes(&b"60\n"[..])),
+            (b"proc/sys/fs/file-max".to_vec(), Content::bytes(&b" \n"[..])),
+        ]);
+        let flags = [
+            "--collector.sysctl.include=fs.file-nr",
+            "--collector.sysctl.include=vm.swappiness",
+            "--collector.sysctl.include=fs.file-max",
+        ];
+        let given = collect_snapshot(&COLLECTOR, &snapshot, &flags, &own());
+        assert_eq!(given.unwrap(), "node_sysctl_vm_swappiness 60\n");
+    }
+
+    #[test]
+    fn hostile_fields_are_labels_and_hostile_names_are_metric_names() {
+        let files: &[(&str, &[u8])] = &[("proc/sys/fs/file-nr", b"1 2"), ("proc/sys/kernel/panic", b"a\"\\\xff")];
+        let flags = [
+            "--collector.sysctl.include=fs.file-nr:a:\"{b},ü",
+            "--collector.sysctl.include-info=kernel.panic",
+        ];
+        assert_eq!(
+            collect(&COLLECTOR, files, &flags).unwrap(),
+            "node_sysctl_fs_file_nr___ 2\nnode_sysctl_fs_file_nr_a:__b_ 1\n\
+             node_sysctl_info{index=\"0\",name=\"kernel.panic\",value=\"a\\\"\\\\\u{fffd}\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn nothing_asked_is_nothing_given() {
+        assert_eq!(collect(&COLLECTOR, FILES, &[]).unwrap(), "");
+        survives(&COLLECTOR, &["proc/sys/fs/file-nr"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_under_any_flag_are_survived(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60),
+            keys in "(:[a-z,]{0,6})?",
+        ) {
+            for flag in [INCLUDE, INCLUDE_INFO] {
+                let flag = format!("--{flag}=fs.file-nr{keys}");
+                let _ = collect(&COLLECTOR, &[("proc/sys/fs/file-nr", &bytes)], &[&flag]);
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The real program: captures and their replay, mistakes on the command line, logs and a stop.
+
+mod support;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use keyhole_proto::v1::{Outcome, Query};
+use support::{Exporter, FakeBroker, Script};
+
+fn exporter(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_keyhole-exporter")).args(arguments).output().unwrap()
+}
+
+/// Runs the program without holding up the fake broker.
+async fn capture(socket: &Path, dir: &Path) -> Output {
+    let socket = format!("--broker.socket={}", socket.display());
+    let dir = dir.display().to_string();
+    tokio::task::spawn_blocking(move || exporter(&[&socket, "capture", &dir])).await.unwrap()
+}
+
+fn samples(text: &str, keep: impl Fn(&str) -> bool) -> Vec<&str> {
+    text.lines().filter(|line| !line.starts_with('#') && keep(line)).collect()
+}
+
+#[tokio::test]
+async fn a_replayed_capture_gives_what_a_scrape_gave() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("broker.sock");
+    let device = "sys/devices/system/clocksource/clocksource0";
+    let script = Script {
+        files: vec![
+            (Query::Loadavg, "proc/loadavg", b"0.5 1 1.5 1/2 3\n".to_vec()),
+            (Query::Clocksource, device, Vec::new()),
+            (
+                Query::Clocksource,
+                "sys/devices/system/clocksource/clocksource0/current_clocksource",
+                b"a\xff b\"c\n".to_vec(),
+            ),
+            (Query::OsRelease, "etc/os-release", b"NAME=x\nVERSION_ID=1.2\n".to_vec()),
+            (Query::Stat, "proc/../../outside", b"evil".to_vec()),
+        ],
+        outcomes: vec![(Query::Stat, Outcome::Stuck)],
+        ..Script::default()
+    };
+    let _broker = FakeBroker::start(&socket, script);
+    let live = Exporter::start(&socket, &["--collector.os"]).get("/metrics").await.text();
+    let out = dir.path().join("out");
+    let made = capture(&socket, &out).await;
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    assert!(!dir.path().join("outside").exists());
+
+    let out = out.display().to_string();
+    let flags = ["--collector.disable-defaults", "--collector.loadavg", "--collector.time", "--collector.os"];
+    let replayed = exporter(&[&flags[..], &["replay", &out]].concat());
+    assert!(replayed.stderr.is_empty(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    let replayed = String::from_utf8(replayed.stdout).unwrap();
+    let of_the_host = |line: &str| {
+        let own = ["duration", "exporter_build_info", "time_seconds", "time_zone"];
+        line.starts_with("node_") && !own.iter().any(|own| line.contains(own))
+    };
+    assert_eq!(samples(&live, of_the_host), samples(&replayed, of_the_host));
+    assert!(samples(&replayed, |line| line.starts_with("node_os_version")).len() == 1);
+
+    let again = capture(&socket, Path::new(&out)).await;
+    assert_eq!(again.status.code(), Some(1));
+    let error = String::from_utf8(again.stderr).unwrap();
+    assert!(error.starts_with("keyhole-exporter: error: ") && error.contains("is not empty"), "{error}");
+}
+
+#[tokio::test]
+async fn without_a_broker_nothing_is_left_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = capture(&dir.path().join("none.sock"), &dir.path().join("out")).await;
+    assert_eq!(made.status.code(), Some(1));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let occupied = format!("--web.listen-address={}", held.local_addr().unwrap());
+    for (arguments, part) in [
+        (vec!["--no-such-flag"], "try --help"),
+        (vec!["--collector.netstat.feilds=x"], "try --help"),
+        (vec!["-x"], "try --help"),
+        (vec!["serve"], "unknown command \"serve\"; try --help"),
+        (vec!["replay"], "replay needs a directory"),
+        (vec!["replay", "/nonexistent"], "give a capture or a tree"),
+        (vec!["--web.listen-address=9100"], "not an address such as :9100"),
+        (vec!["--web.listen-address=vsock://:9100"], "vsock is not offered"),
+        (vec![occupied.as_str()], "the port is in use"),
+        (vec!["--web.config.file=/x.yaml"], "not offered yet"),
+        (vec!["--web.systemd-socket"], "use --web.listen-address"),
+        (vec!["--web.telemetry-path=metrics"], "a path begins with /"),
+        (vec!["--log.level=loud"], "use debug, info, warn or error"),
+        (vec!["--log.format=xml"], "use logfmt or json"),
+        (vec!["--broker.socket=unix:"], "is not the path of a socket"),
+        (vec!["--web.max-requests=many"], "not a whole number"),
+    ] {
+        let output = exporter(&arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.starts_with("keyhole-exporter: error: ") && error.contains(part), "{error}");
+    }
+    for flag in ["--help", "-h", "--version"] {
+        let output = exporter(&[flag]);
+        assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty());
+    }
+}
+
+/// Starts the program as a server, and ends it when the test ends.
+struct Server(std::process::Child);
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
+        Self(command.args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap())
+    }
+
+    /// The first line of its log that holds `part`, and the lines before it.
+    fn line(&mut self, part: &str) -> String {
+        use std::io::BufRead as _;
+        let log = std::io::BufReader::new(self.0.stderr.as_mut().unwrap());
+        log.lines().map_while(Result::ok).find(|line| line.contains(part)).unwrap()
+    }
+
+    fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
+    let flags = [
+        "--web.listen-address=127.0.0.1:0",
+        "--no-collector.wifi",
+        "--collector.zfs",
+        "--path.procfs=/host/proc",
+    ];
+    let mut server = Server::start(&flags);
+    let line = server.line("not run");
+    assert!(
+        line.starts_with("time=20") && line.contains(" level=WARN msg=\"") && line.ends_with("collector.zfs"),
+        "{line}"
+    );
+    let line = server.line("msg=listening");
+    let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap();
+    assert!(std::net::TcpStream::connect(address).is_ok(), "{line}");
+    assert_eq!(server.stop(), Some(0));
+
+    let mut server = Server::start(&["--web.listen-address=127.0.0.1:0", "--log.format=json"]);
+    let line = server.line("\"message\":\"listening\"");
+    assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
+    assert_eq!(server.stop(), Some(0));
+}

@@ -1,0 +1,543 @@
+//! Both programs on this host, over real sockets: what a scrape holds, and what is left when something breaks.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::exposition::Exposition;
+use common::{EXPORTER, Exporter, Home, PATIENCE, Running, STRANGER, flag, http, this_host};
+
+/// A broker of this host and one exporter.
+fn start() -> (Home, Running, Exporter) {
+    let home = Home::new();
+    let broker = home.start_broker(&this_host());
+    let exporter = home.start_exporter::<&str>(&[]);
+    (home, broker, exporter)
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The number behind a word at the start of a line.
+fn number(text: &str, word: &str) -> f64 {
+    let line = text.lines().find(|line| line.split_whitespace().next() == Some(word));
+    let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    number.unwrap_or_else(|| panic!("no {word}"))
+}
+
+fn set<S: Into<String>>(items: impl IntoIterator<Item = S>) -> BTreeSet<String> {
+    items.into_iter().map(Into::into).collect()
+}
+
+fn assert_one_line(text: &str) {
+    assert!(text.ends_with('\n') && text.trim_end().lines().count() == 1, "not one line: {text:?}");
+}
+
+#[test]
+fn a_scrape_of_this_host_has_what_dashboards_and_alerts_need() {
+    let (_home, _broker, exporter) = start();
+    let scrape = exporter.scrape();
+    let missing: Vec<&str> = TIER_1.iter().copied().filter(|family| !scrape.has(family)).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+    assert!(scrape.len() > 300, "only {} samples", scrape.len());
+    if scrape.value("node_scrape_collector_success", &[("collector", "timex")]) == Some(1.0) {
+        assert!(scrape.has("node_timex_sync_status") && scrape.has("node_timex_offset_seconds"));
+    } else {
+        assert_eq!(scrape.samples("node_timex_sync_status").count(), 0, "refused, and yet there");
+    }
+}
+
+/// The families that node-mixin's alerts and the common dashboards ask of any Linux.
+const TIER_1: &[&str] = &[
+    "node_boot_time_seconds",
+    "node_context_switches_total",
+    "node_cpu_seconds_total",
+    "node_disk_io_time_seconds_total",
+    "node_disk_io_time_weighted_seconds_total",
+    "node_disk_read_bytes_total",
+    "node_disk_written_bytes_total",
+    "node_exporter_build_info",
+    "node_filefd_allocated",
+    "node_filefd_maximum",
+    "node_filesystem_avail_bytes",
+    "node_filesystem_files",
+    "node_filesystem_files_free",
+    "node_filesystem_readonly",
+    "node_filesystem_size_bytes",
+    "node_intr_total",
+    "node_load1",
+    "node_load15",
+    "node_load5",
+    "node_memory_Buffers_bytes",
+    "node_memory_Cached_bytes",
+    "node_memory_MemAvailable_bytes",
+    "node_memory_MemFree_bytes",
+    "node_memory_MemTotal_bytes",
+    "node_memory_Slab_bytes",
+    "node_network_receive_bytes_total",
+    "node_network_receive_drop_total",
+    "node_network_receive_errs_total",
+    "node_network_transmit_bytes_total",
+    "node_network_up",
+    "node_scrape_collector_duration_seconds",
+    "node_time_seconds",
+    "node_uname_info",
+    "node_vmstat_pgmajfault",
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+];
+
+#[test]
+fn values_that_stand_still_are_those_of_proc() {
+    let (_home, _broker, exporter) = start();
+    let scrape = exporter.scrape();
+
+    let total = number(&read("/proc/meminfo"), "MemTotal:") * 1024.0;
+    assert_eq!(scrape.value("node_memory_MemTotal_bytes", &[]), Some(total));
+
+    // The kernel works it out anew from two clocks each time: a second's difference is its own.
+    let boot = scrape.value("node_boot_time_seconds", &[]).expect("a boot time");
+    assert!((boot - number(&read("/proc/stat"), "btime")).abs() <= 1.0, "{boot}");
+
+    let stat = read("/proc/stat");
+    let cpus = stat.lines().filter_map(|line| line.split(' ').next()?.strip_prefix("cpu"));
+    let cpus = set(cpus.filter(|cpu| !cpu.is_empty()));
+    assert_eq!(scrape.label_values("node_cpu_seconds_total", "cpu"), cpus);
+
+    let limit: f64 = read("/proc/sys/fs/file-nr").split_whitespace().nth(2).unwrap().parse().unwrap();
+    assert_eq!(scrape.value("node_filefd_maximum", &[]), Some(limit));
+
+    let release = read("/proc/sys/kernel/osrelease");
+    let uname = [("nodename", common::NODE_NAME), ("sysname", "Linux"), ("release", release.trim_end())];
+    assert_eq!(scrape.value("node_uname_info", &uname), Some(1.0));
+
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let told = scrape.value("node_time_seconds", &[]).expect("a time");
+    assert!((told - now).abs() < 60.0, "{told} is not about {now}");
+}
+
+#[test]
+fn interfaces_disks_and_mount_points_are_those_of_proc() {
+    let (_home, _broker, exporter) = start();
+    let scrape = exporter.scrape();
+
+    let dev = read("/proc/1/net/dev");
+    let names = set(dev.lines().skip(2).filter_map(|line| Some(line.rsplit_once(':')?.0.trim())));
+    assert_eq!(scrape.label_values("node_network_receive_bytes_total", "device"), names);
+
+    let disks = set(read("/proc/diskstats").lines().filter_map(|line| line.split_whitespace().nth(2)));
+    let told = scrape.label_values("node_disk_read_bytes_total", "device");
+    assert!(!told.is_empty() && told.is_subset(&disks), "{told:?} of {disks:?}");
+
+    let mounts = read("/proc/1/mountinfo");
+    let shown = set(mounts.lines().filter_map(shown_mount_point));
+    assert_eq!(scrape.label_values("node_filesystem_device_error", "mountpoint"), shown);
+    let sized = scrape.label_values("node_filesystem_size_bytes", "mountpoint");
+    assert!(!sized.is_empty() && sized.is_subset(&shown), "{sized:?} of {shown:?}");
+}
+
+/// The mount point of a line of mountinfo, unless node_exporter's defaults leave it out.
+fn shown_mount_point(line: &str) -> Option<String> {
+    const TYPES: &str = "autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs fusectl hugetlbfs \
+        iso9660 mqueue nsfs overlay proc procfs pstore rpc_pipefs securityfs selinuxfs squashfs erofs sysfs tracefs";
+    const BELOW: &[&str] = &["/run/credentials/", "/var/lib/docker/", "/var/lib/containers/storage/"];
+    let point = line.split(' ').nth(4)?.replace("\\040", " ").replace("\\134", "\\");
+    let kind = line.rsplit_once(" - ")?.1.split(' ').next()?;
+    let inside = |dir: &str| point == dir || point.starts_with(&format!("{dir}/"));
+    let hidden = TYPES.split_whitespace().any(|hidden| hidden == kind)
+        || ["/dev", "/proc", "/sys"].into_iter().any(inside)
+        || BELOW.iter().any(|dir| point.starts_with(dir));
+    (!hidden).then_some(point)
+}
+
+#[test]
+fn every_sandbox_layer_of_both_programs_is_in_force_here() {
+    let (_home, _broker, exporter) = start();
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.value("keyhole_broker_up", &[]), Some(1.0));
+    // Only a kernel that says itself that it goes without Landlock may go without it.
+    let modules = fs::read_to_string("/sys/kernel/security/lsm").ok();
+    let no_landlock = modules.is_some_and(|modules| !modules.contains("landlock"));
+    for family in ["keyhole_broker_sandbox_layer", "keyhole_exporter_sandbox_layer"] {
+        for layer in ["capabilities", "landlock", "limits", "no_new_privs", "not_dumpable", "seccomp"] {
+            let in_force = scrape.value(family, &[("layer", layer)]);
+            let expected = if layer == "landlock" && no_landlock { 0.0 } else { 1.0 };
+            assert_eq!(in_force, Some(expected), "{family} {layer}");
+        }
+    }
+}
+
+#[test]
+fn the_kernel_confirms_what_both_programs_tell_of_their_sandbox() {
+    let (_home, broker, exporter) = start();
+    for pid in [broker.pid(), exporter.process.pid()] {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        for task in tasks {
+            let status = read(task.unwrap().path().join("status").to_str().unwrap());
+            assert_eq!(number(&status, "Seccomp:"), 2.0, "a filter on every thread");
+            assert_eq!(number(&status, "NoNewPrivs:"), 1.0);
+            for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+                assert!(status.contains(&format!("{set}\t0000000000000000\n")), "{set} {status}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dead_broker_is_503_with_a_reason_while_the_exporter_lives_on() {
+    let (home, broker, mut exporter) = start();
+    assert_eq!(exporter.metrics("10").status, 200);
+    broker.kill();
+
+    let scrape = exporter.metrics("10");
+    assert_eq!(scrape.status, 503);
+    assert_one_line(&scrape.text());
+    assert!(scrape.text().contains("broker"), "{}", scrape.text());
+    let landing = exporter.get("/");
+    assert_eq!(landing.status, 200);
+    assert!(landing.took < Duration::from_secs(1), "{:?}", landing.took);
+    assert_eq!(exporter.get("/-/healthy").status, 200);
+    let ready = exporter.get("/-/ready");
+    assert_eq!(ready.status, 503);
+    assert_one_line(&ready.text());
+
+    let _broker = home.start_broker(&this_host());
+    assert_eq!(exporter.metrics("10").status, 200, "the first scrape after the restart");
+    assert_eq!(exporter.get("/-/ready").status, 200);
+    assert!(exporter.process.is_running());
+}
+
+#[test]
+fn a_broker_killed_and_restarted_amid_scrapes_hangs_none_of_them() {
+    const CLIENTS: usize = 4;
+    const SCRAPES: usize = 12;
+    let (home, broker, exporter) = start();
+    let address = exporter.address;
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                scope.spawn(move || {
+                    let mut statuses = Vec::new();
+                    for _ in 0..SCRAPES {
+                        let timeout = [("X-Prometheus-Scrape-Timeout-Seconds", "3")];
+                        let answer = http::get(address, "/metrics", &timeout);
+                        assert!(answer.took < Duration::from_secs(4), "{:?}", answer.took);
+                        if answer.status == 200 {
+                            Exposition::parse(&answer.body).unwrap();
+                        }
+                        statuses.push(answer.status);
+                        std::thread::sleep(Duration::from_millis(100));
+                    }
+                    statuses
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(400));
+        broker.kill();
+        std::thread::sleep(Duration::from_millis(400));
+        let restarted = home.start_broker(&this_host());
+        let statuses = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        assert_eq!(exporter.metrics("10").status, 200, "once it is back");
+        drop(restarted);
+        statuses
+    });
+    assert_eq!(statuses.len(), CLIENTS * SCRAPES);
+    assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
+    assert!(statuses.contains(&200), "{statuses:?}");
+}
+
+#[test]
+fn two_exporters_and_many_clients_share_one_broker() {
+    let (home, _broker, first) = start();
+    let second = home.start_exporter(&["--collector.disable-defaults", "--collector.loadavg"]);
+    std::thread::scope(|scope| {
+        for address in [first.address, second.address] {
+            for _ in 0..6 {
+                scope.spawn(move || {
+                    let answer = http::get(address, "/metrics", &[]);
+                    assert_eq!(answer.status, 200, "{}", answer.text());
+                    let scrape = Exposition::parse(&answer.body).unwrap();
+                    assert!(scrape.has("node_load1"));
+                });
+            }
+        }
+    });
+    assert!(first.scrape().has("node_memory_MemTotal_bytes"));
+    assert!(!second.scrape().has("node_memory_MemTotal_bytes"), "not asked for");
+}
+
+/// A copy of the files of this host that a few collectors need, as a fixture tree.
+fn fixture_tree(home: &Home) -> [OsString; 3] {
+    let tree = home.path().join("tree");
+    for path in [
+        "proc/stat",
+        "proc/meminfo",
+        "proc/loadavg",
+        "proc/vmstat",
+        "proc/diskstats",
+        "proc/1/net/dev",
+        "proc/1/mountinfo",
+        "proc/sys/fs/file-nr",
+    ] {
+        let copy = tree.join(path);
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::write(copy, fs::read(Path::new("/").join(path)).unwrap()).unwrap();
+    }
+    fs::create_dir_all(tree.join("sys/class/thermal/thermal_zone0")).unwrap();
+    fs::write(tree.join("sys/class/thermal/thermal_zone0/type"), "x86_pkg_temp\n").unwrap();
+    [flag("--path.procfs=", tree.join("proc")), flag("--path.sysfs=", tree.join("sys")), "--view=host".into()]
+}
+
+fn success(scrape: &Exposition, collector: &str) -> Option<f64> {
+    scrape.value("node_scrape_collector_success", &[("collector", collector)])
+}
+
+#[test]
+fn a_stuck_file_costs_its_collector_and_nothing_else_within_the_scrapes_time() {
+    let home = Home::new();
+    let flags = fixture_tree(&home);
+    // Nobody ever writes to it, so whoever opens it waits for good.
+    let fifo = home.path().join("tree/sys/class/thermal/thermal_zone0/temp");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+    let _broker = home.start_broker(&flags);
+    let exporter = home.start_exporter::<&str>(&[]);
+
+    let whole = |timeout: &str| {
+        let answer = exporter.metrics(timeout);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let limit = Duration::from_secs_f64(timeout.parse().unwrap());
+        assert!(answer.took < limit, "{:?} of {limit:?}", answer.took);
+        let scrape = Exposition::parse(&answer.body).unwrap();
+        assert_eq!(success(&scrape, "thermal_zone"), Some(0.0));
+        for collector in ["cpu", "diskstats", "filefd", "loadavg", "meminfo", "netdev", "stat", "vmstat"] {
+            assert_eq!(success(&scrape, collector), Some(1.0), "{collector}");
+        }
+        scrape
+    };
+    let first = whole("6");
+    let outcome = |scrape: &Exposition| scrape.label_values("keyhole_query_outcome", "outcome");
+    assert!(outcome(&first).contains("timed_out"), "{:?}", outcome(&first));
+    // From now on the broker knows, and a scrape with hardly any time is whole.
+    let second = whole("1.5");
+    assert!(outcome(&second).contains("stuck"), "{:?}", outcome(&second));
+}
+
+#[test]
+fn a_stuck_file_does_not_hold_up_a_scrape_with_less_time_than_the_brokers_budget() {
+    let home = Home::new();
+    let flags = fixture_tree(&home);
+    let fifo = home.path().join("tree/sys/class/thermal/thermal_zone0/temp");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+    let _broker = home.start_broker(&flags);
+    let exporter = home.start_exporter::<&str>(&[]);
+    let answer = exporter.metrics("1");
+    assert!(answer.took < Duration::from_secs(1), "{:?}", answer.took);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let scrape = Exposition::parse(&answer.body).unwrap();
+    assert_eq!(success(&scrape, "thermal_zone"), Some(0.0));
+    assert_eq!(success(&scrape, "meminfo"), Some(1.0), "what came before is there");
+}
+
+#[test]
+fn a_containers_own_files_are_left_out_and_reported_never_shown_as_the_hosts() {
+    let home = Home::new();
+    let _broker = home.start_broker(&["--view=container".into()]);
+    let exporter = home.start_exporter::<&str>(&[]);
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.value("keyhole_broker_info", &[("rung", "own")]), Some(1.0));
+    assert!(scrape.has("node_cpu_seconds_total") && scrape.has("node_memory_MemTotal_bytes"));
+    for (prefix, collector, query) in
+        [("node_network_", "netdev", "net_dev"), ("node_filesystem_", "filesystem", "mounts")]
+    {
+        let there: Vec<_> = scrape.families().filter(|family| family.starts_with(prefix)).collect();
+        assert_eq!(there, Vec::<&str>::new());
+        assert_eq!(success(&scrape, collector), Some(0.0), "{collector}");
+        let told = [("query", query), ("outcome", "container_view")];
+        assert_eq!(scrape.value("keyhole_query_outcome", &told), Some(1.0), "{query}");
+    }
+}
+
+#[test]
+fn a_uid_that_is_not_allowed_gets_nothing() {
+    if !common::root_for("run an exporter as a uid of its own") {
+        return;
+    }
+    let (home, _broker, allowed) = start();
+    let stranger = home.start_exporter_as::<&str>(STRANGER, &[]);
+    let answer = stranger.metrics("3");
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_one_line(&answer.text());
+    let refused = allowed.scrape().value("keyhole_broker_refused_peers_total", &[]);
+    assert!(refused >= Some(1.0), "{refused:?}");
+}
+
+#[test]
+fn an_exporter_without_a_broker_starts_and_waits_for_one() {
+    let home = Home::new();
+    let exporter = home.start_exporter::<&str>(&[]);
+    let answer = exporter.metrics("5");
+    assert_eq!(answer.status, 503);
+    assert_one_line(&answer.text());
+    assert_eq!(exporter.get("/").status, 200);
+    let _broker = home.start_broker(&this_host());
+    assert_eq!(exporter.metrics("10").status, 200);
+}
+
+#[test]
+fn an_unreadable_textfile_folder_is_told_and_costs_nothing_else() {
+    let home = Home::new();
+    let _broker = home.start_broker(&this_host());
+    let folder = home.path().join("textfiles");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("a.prom"), "unreachable_metric 1\n").unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o0)).unwrap();
+    let exporter = home.start_exporter(&[flag("--collector.textfile.directory=", &folder)]);
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.value("node_textfile_scrape_error", &[]), Some(1.0));
+    assert!(!scrape.has("unreachable_metric"));
+    assert!(scrape.has("node_memory_MemTotal_bytes"));
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn text_files_are_shown_beside_the_hosts_families() {
+    let home = Home::new();
+    let _broker = home.start_broker(&this_host());
+    let folder = home.path().join("textfiles");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(folder.join("a.prom"), "# TYPE own_jobs_total counter\nown_jobs_total{job=\"a b\"} 3\n")
+        .unwrap();
+    let exporter = home.start_exporter(&[flag("--collector.textfile.directory=", &folder)]);
+    let scrape = exporter.scrape();
+    assert_eq!(scrape.value("own_jobs_total", &[("job", "a b")]), Some(3.0));
+    assert_eq!(scrape.kind("own_jobs_total"), Some("counter"));
+    assert_eq!(scrape.value("node_textfile_scrape_error", &[]), Some(0.0));
+}
+
+/// Starts the exporter, which must refuse; gives its message.
+fn refused(home: &Home, flags: &[OsString]) -> String {
+    let mut command = home.command("keyhole-exporter", EXPORTER);
+    command.args(flags);
+    let output = common::finish(command);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{flags:?}: {message}");
+    assert_one_line(&message);
+    assert!(message.starts_with("keyhole-exporter: error: "), "{message}");
+    message
+}
+
+#[test]
+fn bad_input_ends_the_exporters_start_with_one_line_that_tells_what_to_do() {
+    let home = Home::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = format!("--web.listen-address={}", listener.local_addr().unwrap());
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--colector.cpu"], &["unknown flag --colector.cpu", "did you mean --collector.cpu?"]),
+        (
+            &["--collector.netdev.device-exclude=("],
+            &["--collector.netdev.device-exclude", "regular expression"],
+        ),
+        (&[&taken], &["in use", "--web.listen-address"]),
+        (
+            &["--collector.netdev.device-include=a", "--collector.netdev.device-exclude=b"],
+            &["--collector.netdev.device-include", "--collector.netdev.device-exclude", "exclude each other"],
+        ),
+        (&["--web.listen-address=nowhere"], &["--web.listen-address", "127.0.0.1:9100"]),
+        (&["--log.level=loud"], &["--log.level", "debug, info, warn or error"]),
+        (&["--web.config.file=/tls.yml"], &["--web.config.file"]),
+        (&["--scrape.timeout=soon"], &["--scrape.timeout", "5s"]),
+        (&["--collector.cpu=yes"], &["--collector.cpu", "--no-collector.cpu"]),
+        (&["serve"], &["serve", "--help"]),
+        (&["replay"], &["directory", "--help"]),
+        (&["replay", "/nonexistent"], &["/nonexistent", "directory"]),
+    ];
+    for (flags, said) in cases {
+        let flags: Vec<OsString> = flags.iter().map(Into::into).collect();
+        let message = refused(&home, &flags);
+        for said in *said {
+            assert!(message.contains(said), "{flags:?}: {said:?} is not in {message:?}");
+        }
+    }
+    drop(listener);
+}
+
+#[test]
+fn an_argument_that_is_not_utf_8_is_refused_like_any_other() {
+    use std::os::unix::ffi::OsStringExt;
+    let home = Home::new();
+    let message = refused(&home, &[OsString::from_vec(b"--collector.\xff".to_vec())]);
+    assert!(message.contains("--collector."), "{message}");
+}
+
+#[test]
+fn bad_input_ends_the_brokers_start_with_one_line_that_tells_what_to_do() {
+    let home = Home::new();
+    let _broker = home.start_broker(&this_host());
+    let live = flag("--socket.path=", home.socket());
+    let free = flag("--socket.path=", home.path().join("socket/other.sock"));
+    let cases: &[(&[&str], &OsString, &str)] = &[
+        (&["--path.sysroot=/"], &free, "unknown flag --path.sysroot"),
+        (&["--path.procfs=/nonexistent"], &free, "--path.procfs"),
+        (&["--path.procfs=/etc"], &free, "--view=host"),
+        (&["--path.sysfs=/etc"], &free, "--view=host"),
+        (&["--view=mine"], &free, "auto, host or container"),
+        (&[], &live, "broker.sock"),
+    ];
+    for (flags, socket, said) in cases {
+        let mut command = home.command("keyhole-broker", common::BROKER);
+        command.arg(socket).args(*flags);
+        let output = common::finish(command);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{flags:?}: {message}");
+        assert_one_line(&message);
+        assert!(message.starts_with("keyhole-broker: error: "), "{message}");
+        assert!(message.contains(said), "{flags:?}: {said:?} is not in {message:?}");
+    }
+    assert_eq!(home.start_exporter::<&str>(&[]).metrics("10").status, 200, "the live broker still serves");
+}
+
+#[test]
+fn both_programs_stop_on_sigterm_with_status_0_and_leave_no_socket() {
+    let (home, mut broker, mut exporter) = start();
+    assert_eq!(exporter.metrics("10").status, 200);
+    assert_eq!(exporter.process.terminate().code(), Some(0));
+    assert!(home.socket().exists());
+    assert_eq!(broker.terminate().code(), Some(0));
+    assert!(!home.socket().exists());
+}
+
+#[test]
+fn a_scrape_under_way_is_finished_when_the_exporter_is_told_to_stop() {
+    let home = Home::new();
+    let flags = fixture_tree(&home);
+    let fifo = home.path().join("tree/sys/class/thermal/thermal_zone0/temp");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+    let _broker = home.start_broker(&flags);
+    let mut exporter = home.start_exporter::<&str>(&[]);
+    let address = exporter.address;
+    let asked = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let scrape = scope.spawn(|| {
+            asked.store(true, Ordering::SeqCst);
+            http::get(address, "/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "2")])
+        });
+        let deadline = Instant::now() + PATIENCE;
+        while !asked.load(Ordering::SeqCst) {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        // The stuck file keeps the scrape under way for its whole time.
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(exporter.process.terminate().code(), Some(0));
+        assert_eq!(scrape.join().unwrap().status, 200);
+    });
+}

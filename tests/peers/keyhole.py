@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""Starts a broker and an exporter for a test against a peer, and stops both again.
+
+usage: keyhole.py [--binaries DIR] [--broker FLAG]... [--exporter FLAG]... scrape
+       keyhole.py [--binaries DIR] [--broker FLAG]... [--exporter FLAG]... run COMMAND [ARGUMENT]...
+
+  scrape   prints one scrape
+  run      runs a command with KEYHOLE_URL (the metrics page) and KEYHOLE_SOCKET in its environment; its exit status
+           is the command's
+
+As root the broker runs as uid 64646 and the exporter as 64647, as in a cluster; else both run as the user. Without a
+--broker flag the broker reads this host. DIR is target/release unless it or KEYHOLE_BINARIES says otherwise.
+
+Other scripts in this folder import it. Python's standard library is all it needs.
+"""
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+BROKER_UID, EXPORTER_UID = 64646, 64647
+PATIENCE = 20  # seconds that a process may take to start, and to stop
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+# What Prometheus sends with a scrape.
+PROMETHEUS_HEADERS = {
+    "Accept": "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+    "Accept-Encoding": "gzip",
+    "User-Agent": "Prometheus/2.42.0",
+    "X-Prometheus-Scrape-Timeout-Seconds": "10",
+}
+
+
+def fail(message):
+    """Ends the program with a line that says why."""
+    sys.exit(f"{pathlib.Path(sys.argv[0]).name}: error: {message}")
+
+
+def binaries(given=None):
+    """The folder with both programs."""
+    folder = pathlib.Path(given or os.environ.get("KEYHOLE_BINARIES") or REPOSITORY / "target/release").resolve()
+    for program in ("keyhole-broker", "keyhole-exporter"):
+        if not (folder / program).is_file():
+            fail(f"{folder / program} is missing: run cargo build --release -p keyhole-broker -p keyhole-exporter")
+    return folder
+
+
+def fetch(url, timeout=10, headers={}):
+    """Status and body of a GET; a body that comes compressed is left so."""
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def scrape(url):
+    """A scrape's text; it must succeed."""
+    status, body = fetch(url)
+    if status != 200:
+        fail(f"{url} answered {status}: {body.decode(errors='replace').strip()}")
+    return body.decode()
+
+
+def free_port():
+    """A port of 127.0.0.1 that was free a moment ago, for programs that cannot choose one and tell which."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def wait_for(what, process, ready):
+    """Asks until there is an answer; fails when the process ends or takes too long."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        answer = ready()
+        if answer:
+            return answer
+        if process.poll() is not None:
+            fail(f"{what} ended with status {process.returncode}")
+        time.sleep(0.05)
+    fail(f"{what} was not ready within {PATIENCE} s")
+
+
+def stop(process):
+    """Asks a process of ours to stop, and ends it when it does not."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def this_host():
+    """Broker flags to read this host."""
+    flags = ["--path.rootfs=/"]
+    for flag, path in (("--path.os-release", "/etc/os-release"), ("--path.udev.data", "/run/udev/data")):
+        if os.path.exists(path):
+            flags.append(f"{flag}={path}")
+    try:
+        kthreadd = pathlib.Path("/proc/2/stat").read_text().startswith("2 (kthreadd) ")
+    except OSError:
+        kthreadd = False
+    # Inside a container the "host" that a peer sees as well is the container.
+    return flags if kthreadd else flags + ["--view=host"]
+
+
+# Told to stop, whatever was started is stopped on the way out.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+class Keyhole:
+    """A broker and an exporter with a private socket and a port of their own; a context manager."""
+
+    def __init__(self, folder=None, broker_flags=None, exporter_flags=()):
+        self.binaries = binaries(folder)
+        self.broker_flags = this_host() if broker_flags is None else list(broker_flags)
+        self.exporter_flags = list(exporter_flags)
+        self.processes = []
+
+    def __enter__(self):
+        self.home = pathlib.Path(tempfile.mkdtemp(prefix="keyhole-peers-"))
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def start(self):
+        root = os.geteuid() == 0
+        self.home.chmod(0o711)
+        sockets = self.home / "socket"
+        sockets.mkdir(mode=0o750)
+        if root:
+            os.chown(sockets, BROKER_UID, BROKER_UID)
+        self.socket = sockets / "broker.sock"
+        for program in ("keyhole-broker", "keyhole-exporter"):
+            shutil.copy(self.binaries / program, self.home / program)
+        # The user of this script may ask as well: Python's gRPC client does.
+        allowed = [f"--allow-uid={EXPORTER_UID}", "--allow-uid=0"] if root else []
+        self.broker = self.spawn("keyhole-broker", BROKER_UID, [f"--socket.path={self.socket}", *allowed, *self.broker_flags])
+        probe = [self.home / "keyhole-broker", "probe", f"--socket.path={self.socket}"]
+        wait_for("the broker", self.broker, lambda: subprocess.run(probe, stderr=subprocess.DEVNULL).returncode == 0)
+        flags = [f"--broker.socket={self.socket}", "--web.listen-address=127.0.0.1:0", *self.exporter_flags]
+        self.exporter = self.spawn("keyhole-exporter", EXPORTER_UID, flags)
+        # It chose the port itself, and its log tells which.
+        log = self.home / "keyhole-exporter.log"
+        found = wait_for("the exporter", self.exporter, lambda: re.search(r"msg=listening address=(\S+)", log.read_text()))
+        self.url = f"http://{found.group(1)}/metrics"
+
+    def spawn(self, program, uid, flags):
+        drop = dict(user=uid, group=BROKER_UID, extra_groups=[]) if os.geteuid() == 0 else {}
+        environment = {**os.environ, "NODE_NAME": os.uname().nodename}
+        with open(self.home / f"{program}.log", "w") as log:
+            process = subprocess.Popen(
+                [self.home / program, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd="/", env=environment, **drop,
+            )
+        self.processes.append(process)
+        return process
+
+    def __exit__(self, kind=None, *_):
+        for process in reversed(self.processes):
+            stop(process)
+        if kind not in (None, KeyboardInterrupt):
+            for log in sorted(self.home.glob("*.log")):
+                for line in log.read_text().splitlines():
+                    if not re.search(r"^\S+ +(INFO|level=INFO) ", line):
+                        print(f"{log.stem}: {line}", file=sys.stderr)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binaries")
+    parser.add_argument("--broker", action="append")
+    parser.add_argument("--exporter", action="append", default=[])
+    parser.add_argument("action", choices=["scrape", "run"])
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    with Keyhole(arguments.binaries, arguments.broker, arguments.exporter) as keyhole:
+        if arguments.action == "scrape":
+            sys.stdout.write(scrape(keyhole.url))
+            return 0
+        environment = {**os.environ, "KEYHOLE_URL": keyhole.url, "KEYHOLE_SOCKET": str(keyhole.socket)}
+        return subprocess.run(arguments.command, env=environment).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
