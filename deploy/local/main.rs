@@ -48,7 +48,7 @@ async fn run() -> Result<(), Failure> {
 
     let binaries = build().await?;
     let home = Home::new(&binaries)?;
-    let mut broker = start_broker(&home).await?;
+    let mut broker = start_broker(&home, &arguments).await?;
     let address = address(&arguments);
     let mut exporter = start_exporter(&home, &arguments, &address).await?;
     println!("==> metrics    http://{address}/metrics");
@@ -140,7 +140,7 @@ fn spawn(mut command: Command) -> Result<Child, Failure> {
     })
 }
 
-async fn start_broker(home: &Home) -> Result<Child, Failure> {
+async fn start_broker(home: &Home, arguments: &[OsString]) -> Result<Child, Failure> {
     let socket = home.socket();
     let mut command = home.command("keyhole-broker", BROKER);
     command.arg(with("--socket.path=", &socket)).arg("--path.rootfs=/");
@@ -151,6 +151,10 @@ async fn start_broker(home: &Home) -> Result<Child, Failure> {
     }
     if home.root {
         command.arg(format!("--allow-uid={EXPORTER}"));
+    }
+    // Collectors that need it are off unless they are named.
+    if arguments.iter().any(|argument| argument.to_string_lossy().starts_with("--collector.process")) {
+        command.arg("--allow-processes");
     }
     let mut broker = spawn(command)?;
     wait_until("broker", &mut broker, async || {

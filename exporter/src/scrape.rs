@@ -23,6 +23,8 @@ use crate::snapshot::Snapshot;
 
 /// How long what the broker said of itself is taken as true.
 const DESCRIPTION_AGE: Duration = Duration::from_secs(15);
+/// How often the log tells that a collector is at its limit.
+const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// How long the broker may take to say it.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -41,7 +43,13 @@ pub struct Scraper {
     description: Mutex<Description>,
     /// What each collector last failed with, so that the log tells changes and not every scrape.
     failures: Mutex<HashMap<&'static str, String>>,
+    /// Collectors at their limit that the log has told of.
+    limits_told: Told,
 }
+
+/// When the log last told of a collector.
+#[derive(Debug, Default)]
+struct Told(Mutex<HashMap<&'static str, Instant>>);
 
 /// A set of collectors, by their place in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -100,6 +108,7 @@ impl Scraper {
             running: Mutex::default(),
             description: Mutex::default(),
             failures: Mutex::default(),
+            limits_told: Told::default(),
         })
     }
 
@@ -187,12 +196,17 @@ impl Scraper {
         if own_metrics {
             self.process.add(&mut out);
         }
-        let limit = usize::try_from(self.options.number("scrape.series-limit")).unwrap_or(usize::MAX);
+        let limit = match self.options.number("collector.series-limit") {
+            0 => usize::MAX,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        };
         let own = self.own.now();
         let context = Context { snapshot, options: &self.options, own: &own };
         for run in collector::run(collectors, &context, limit, &mut out) {
+            self.handler.dropped(run.name, run.tally.over_limit);
             self.note(&run);
         }
+        self.handler.add_dropped(&mut out);
         let mut text = Vec::new();
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);
@@ -226,8 +240,13 @@ impl Scraper {
         if let Some(first) = &run.tally.first_skipped {
             tracing::debug!(collector = run.name, skipped = run.tally.skipped, %first, "items left out");
         }
-        if run.tally.over_limit > 0 {
-            tracing::debug!(collector = run.name, dropped = run.tally.over_limit, "series limit reached");
+        if run.tally.over_limit > 0 && self.limits_told.is_due(run.name) {
+            tracing::warn!(
+                collector = run.name,
+                series = run.tally.series,
+                dropped = run.tally.over_limit,
+                "the collector reached --collector.series-limit; narrow it by its flags, or raise the limit"
+            );
         }
     }
 
@@ -316,6 +335,19 @@ pub fn enabled(options: &Options) -> Vec<&'static Collector> {
     let mut enabled: Vec<&'static Collector> = COLLECTORS.iter().copied().filter(on).collect();
     enabled.sort_by_key(|collector| collector.name == "textfile");
     enabled
+}
+
+impl Told {
+    /// Whether it is time to tell of `collector`; then it counts as told.
+    fn is_due(&self, collector: &'static str) -> bool {
+        let now = Instant::now();
+        let mut told = lock(&self.0);
+        let due = told.get(collector).is_none_or(|last| now.duration_since(*last) >= TELL_AGAIN);
+        if due {
+            told.insert(collector, now);
+        }
+        due
+    }
 }
 
 /// No lock here is held over a point where a task could end early.

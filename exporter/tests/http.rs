@@ -57,6 +57,27 @@ async fn the_exporters_own_metrics_can_be_left_out() {
 }
 
 #[tokio::test]
+async fn a_collector_at_its_limit_is_cut_and_what_was_dropped_adds_up_over_scrapes() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &["--collector.series-limit=2"]);
+    for dropped in [1, 2] {
+        let answer = exporter.get("/metrics?collect[]=loadavg").await;
+        assert!(answer.has("keyhole_collector_series{collector=\"loadavg\"} 2"), "{}", answer.text());
+        let line = format!("keyhole_collector_series_dropped_total{{collector=\"loadavg\"}} {dropped}");
+        assert!(answer.has(&line), "{}", answer.text());
+    }
+    let unlimited = Exporter::start(&socket, &["--collector.series-limit=0"]);
+    let answer = unlimited.get("/metrics").await;
+    assert!(answer.has("keyhole_collector_series{collector=\"loadavg\"} 3"), "{}", answer.text());
+    assert!(
+        answer.has("keyhole_collector_series_dropped_total{collector=\"loadavg\"} 0"),
+        "{}",
+        answer.text()
+    );
+}
+
+#[tokio::test]
 async fn an_absent_broker_is_503_with_its_reason_and_the_other_pages_stand() {
     let (_dir, socket) = directory();
     let exporter = Exporter::start(&socket, &[]);

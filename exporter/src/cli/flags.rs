@@ -34,7 +34,7 @@ pub const GROUPS: &[Group] = &[
     Group { title: "Scrape", flags: &[
         flag("scrape.timeout", FlagKind::Duration("10s"), "Time for a scrape whose client names none."),
         flag("scrape.timeout-offset", FlagKind::Duration("500ms"), "What is kept back of a scrape's time for its answer to arrive."),
-        flag("scrape.series-limit", FlagKind::Number(100_000), "The most series that one collector may give."),
+        flag("collector.series-limit", FlagKind::Number(20_000), "The most series that one collector may give in a scrape; 0 for no limit."),
     ] },
     Group { title: "Log", flags: &[
         flag("log.level", FlagKind::Text("info"), "debug, info, warn or error."),

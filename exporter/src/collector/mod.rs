@@ -351,9 +351,6 @@ pub fn run(
         out.add(&DURATION, &name, run.duration.as_secs_f64());
         out.add(&SUCCESS, &name, run.result.is_ok());
         out.add(&SERIES, &name, run.tally.series);
-        if run.tally.over_limit > 0 {
-            out.add(&DROPPED, &name, run.tally.over_limit);
-        }
         if run.tally.skipped > 0 {
             out.add(&SKIPPED, &name, run.tally.skipped);
         }
@@ -382,7 +379,7 @@ fn short(name: &'static str, prefix: &str) -> &'static str {
 }
 
 /// The families that [`run`] gives of its own.
-pub const FAMILIES: &[Family] = &[DURATION, SUCCESS, SERIES, DROPPED, SKIPPED];
+pub const FAMILIES: &[Family] = &[DURATION, SUCCESS, SERIES, SKIPPED];
 
 const DURATION: Family = Family {
     name: "node_scrape_collector_duration_seconds",
@@ -401,13 +398,6 @@ const SUCCESS: Family = Family {
 const SERIES: Family = Family {
     name: "keyhole_collector_series",
     help: "Series that the collector gave in this scrape.",
-    kind: Kind::Gauge,
-    labels: &["collector"],
-    source: "exporter",
-};
-const DROPPED: Family = Family {
-    name: "keyhole_collector_series_dropped",
-    help: "Series of this scrape that were dropped because the collector reached its limit.",
     kind: Kind::Gauge,
     labels: &["collector"],
     source: "exporter",

@@ -1,12 +1,14 @@
-//! Requests to the metrics page, counted by the `prometheus` crate under the names of Prometheus' Go client.
+//! What the exporter counts over its life, by the `prometheus` crate: requests to the metrics page, under the names of
+//! Prometheus' Go client, and what it left out of scrapes.
 
-use prometheus::proto::MetricType;
+use prometheus::core::Collector as _;
+use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::exposition::{Exposition, Family, Kind, Value};
 
 /// The families that [`Handler::add`] gives.
-pub const FAMILIES: &[Family] = &[REQUESTS, IN_FLIGHT, ERRORS, DUPLICATES, RESTARTS];
+pub const FAMILIES: &[Family] = &[REQUESTS, IN_FLIGHT, ERRORS, DUPLICATES, RESTARTS, DROPPED];
 
 const REQUESTS: Family = Family {
     name: "promhttp_metric_handler_requests_total",
@@ -44,6 +46,14 @@ const RESTARTS: Family = Family {
     source: "keyhole.v1.Broker/Describe",
 };
 
+const DROPPED: Family = Family {
+    name: "keyhole_collector_series_dropped_total",
+    help: "Series left out because their collector reached --collector.series-limit.",
+    kind: Kind::Counter,
+    labels: &["collector"],
+    source: "exporter",
+};
+
 /// The counters.
 #[derive(Debug)]
 pub struct Handler {
@@ -56,6 +66,8 @@ pub struct Handler {
     pub duplicates: IntCounter,
     /// Broker restarts found.
     pub restarts: IntCounter,
+    /// Not in the registry: it is added after the collectors, so that a scrape tells of itself.
+    dropped: IntCounterVec,
 }
 
 impl Handler {
@@ -69,6 +81,7 @@ impl Handler {
             errors: IntCounterVec::new(opts(&ERRORS), ERRORS.labels)?,
             duplicates: IntCounter::with_opts(opts(&DUPLICATES))?,
             restarts: IntCounter::with_opts(opts(&RESTARTS))?,
+            dropped: IntCounterVec::new(opts(&DROPPED), DROPPED.labels)?,
         };
         for code in ["200", "500", "503"] {
             handler.requests.with_label_values(&[code]);
@@ -76,7 +89,7 @@ impl Handler {
         for cause in ["encoding", "gathering"] {
             handler.errors.with_label_values(&[cause]);
         }
-        let Self { registry, requests, in_flight, errors, duplicates, restarts } = &handler;
+        let Self { registry, requests, in_flight, errors, duplicates, restarts, dropped: _ } = &handler;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
         registry.register(Box::new(errors.clone()))?;
@@ -104,15 +117,19 @@ impl Handler {
             else {
                 continue;
             };
-            for metric in family.get_metric() {
-                let value = match family.get_field_type() {
-                    MetricType::COUNTER => metric.get_counter().get_value(),
-                    _ => metric.get_gauge().get_value(),
-                };
-                let labels: Vec<&[u8]> =
-                    metric.get_label().iter().map(|label| label.value().as_bytes()).collect();
-                out.add(declared, &labels, Value::Float(value));
-            }
+            add_family(declared, &family, out);
+        }
+    }
+
+    /// Counts series that a collector had no room for.
+    pub fn dropped(&self, collector: &str, series: usize) {
+        self.dropped.with_label_values(&[collector]).inc_by(series as u64);
+    }
+
+    /// Adds the series that were dropped so far, of each collector that ran.
+    pub fn add_dropped(&self, out: &mut Exposition) {
+        for family in self.dropped.collect() {
+            add_family(&DROPPED, &family, out);
         }
     }
 
@@ -128,6 +145,17 @@ impl Handler {
     }
 }
 
+fn add_family(declared: &Family, family: &MetricFamily, out: &mut Exposition) {
+    for metric in family.get_metric() {
+        let value = match family.get_field_type() {
+            MetricType::COUNTER => metric.get_counter().get_value(),
+            _ => metric.get_gauge().get_value(),
+        };
+        let labels: Vec<&[u8]> = metric.get_label().iter().map(|label| label.value().as_bytes()).collect();
+        out.add(declared, &labels, Value::Float(value));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,7 +163,8 @@ mod tests {
     #[test]
     fn every_family_is_registered_and_begins_at_zero() {
         let handler = Handler::new().unwrap();
-        let mut declared: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+        let registered = FAMILIES.iter().map(|family| family.name).filter(|name| *name != DROPPED.name);
+        let mut declared: Vec<&str> = registered.collect();
         declared.sort_unstable();
         assert_eq!(handler.names(), declared);
         let mut out = Exposition::new();
@@ -154,5 +183,16 @@ mod tests {
         Handler::new().unwrap().add(false, &mut out);
         let text = out.to_text();
         assert!(!text.contains("promhttp_") && text.contains("keyhole_duplicate_samples_total 0"), "{text}");
+    }
+
+    #[test]
+    fn what_was_dropped_adds_up_over_scrapes() {
+        let handler = Handler::new().unwrap();
+        for dropped in [0, 3, 4] {
+            handler.dropped("netdev", dropped);
+        }
+        let mut out = Exposition::new();
+        handler.add_dropped(&mut out);
+        assert!(out.to_text().ends_with("keyhole_collector_series_dropped_total{collector=\"netdev\"} 7\n"));
     }
 }
