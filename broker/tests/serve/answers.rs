@@ -159,6 +159,21 @@ fn a_long_file_arrives_whole() {
 }
 
 #[test]
+fn the_memory_that_a_long_file_takes_is_given_back() {
+    let stage = Stage::new();
+    stage.put("proc/1/net/tcp", &"x".repeat(32 << 20));
+    let broker = stage.start(&stage.fixtures());
+    // More often than there are lanes.
+    for _ in 0..8 {
+        assert_eq!(broker.read(&[Query::Tcp])[0].outcome, Outcome::Ok);
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", broker.pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 32 << 10, "{kib} KiB");
+}
+
+#[test]
 fn the_view_is_what_the_flag_says_and_a_container_is_not_taken_for_the_host() {
     let stage = Stage::new();
     for (flag, view, rung, outcome) in [
