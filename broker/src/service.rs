@@ -162,7 +162,12 @@ impl broker_server::Broker for Service {
         // A task of its own: the stream is not polled while the client does not read, and time must go on.
         tokio::spawn(async move {
             let _place = place;
-            let taken = timeout(READ_DEADLINE, inner.answer(queries, parts)).await;
+            let gone = parts.clone();
+            let taken = tokio::select! {
+                taken = timeout(READ_DEADLINE, inner.answer(queries, parts)) => taken,
+                // Nobody waits for it any more: its place and its turn are for others.
+                () = gone.closed() => return,
+            };
             if !matches!(taken, Ok(Ok(()))) {
                 late.send(Err(Status::deadline_exceeded("the answer was not taken in time")));
             }
@@ -210,7 +215,7 @@ fn wire_layer(layer: &Layer) -> v1::Layer {
 }
 
 impl Inner {
-    /// Reads `queries` and sends what comes, until it is done or the client has gone, or takes nothing any more.
+    /// Reads `queries` and sends what comes, until it is done or the client takes nothing any more.
     async fn answer(
         &self,
         queries: Vec<Query>,
@@ -219,11 +224,7 @@ impl Inner {
         let Ok(_turn) = self.reading.acquire().await else { return Ok(()) };
         let mut reading = self.lanes.begin(queries).await;
         loop {
-            let batch = tokio::select! {
-                batch = reading.next() => batch,
-                () = parts.closed() => return Ok(()),
-            };
-            let Some(batch) = batch else { return Ok(()) };
+            let Some(batch) = reading.next().await else { return Ok(()) };
             for part in batch {
                 if timeout(PART_DEADLINE, parts.send(Ok(part))).await?.is_err() {
                     return Ok(());
