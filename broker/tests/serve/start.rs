@@ -91,6 +91,17 @@ fn a_live_brokers_socket_is_never_taken() {
 }
 
 #[test]
+fn a_broker_leaves_the_socket_of_its_successor_alone() {
+    let stage = Stage::new();
+    let mut first = stage.start(&["--log.level=info"]);
+    fs::rename(stage.socket(), stage.at("aside")).unwrap();
+    let second = stage.start(&["--log.level=info"]);
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait().code(), Some(0));
+    assert_eq!(second.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
+}
+
+#[test]
 fn what_is_not_a_socket_is_left_alone() {
     let stage = Stage::new();
     fs::write(stage.socket(), "precious").unwrap();
