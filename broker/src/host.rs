@@ -33,6 +33,9 @@ const HELD_DESCRIPTORS: u64 = 1024;
 /// The most names taken of one directory.
 const LISTING_LIMIT: usize = 65_536;
 
+/// The most names taken of all directories in one reading, which keeps them until its end.
+const NAMES_LIMIT: usize = 4 * LISTING_LIMIT;
+
 /// Bytes asked of the kernel at a time.
 const READ_BYTES: usize = 32 << 10;
 
@@ -394,6 +397,7 @@ fn within_limit(file: OwnedFd) -> Result<OwnedFd, Errno> {
 #[derive(Debug, Default)]
 struct Tally {
     entries: usize,
+    names: usize,
     read: bool,
     denied: bool,
     truncated: bool,
@@ -491,6 +495,11 @@ impl Reading<'_, '_, '_> {
             }
         };
         self.tally.truncated |= truncated;
+        self.tally.names += names.len();
+        if self.tally.names > NAMES_LIMIT {
+            self.tally.truncated = true;
+            return ControlFlow::Break(());
+        }
         let names: Rc<[_]> = names.into();
         self.listings.insert(path.to_vec(), names.clone());
         ControlFlow::Continue(names)

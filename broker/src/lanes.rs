@@ -15,7 +15,7 @@ use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::host::{Host, Item};
+use crate::host::{Host, Item, PART_BYTES};
 
 /// How many threads read. More than one only matters when one is stuck.
 const LANES: usize = 4;
@@ -261,6 +261,9 @@ impl Shared {
                     continue;
                 }
                 let outcome = self.host.read(query, &mut buffer, &mut |item| job.push(query, item));
+                // A table of all TCP sockets is no reason to keep as much of each lane for good.
+                buffer.clear();
+                buffer.shrink_to(PART_BYTES);
                 let mut progress = lock(&job.progress);
                 if self.stuck(query).swap(false, Ordering::Relaxed) {
                     tracing::warn!(query = query.as_str_name(), "stuck lane has returned");

@@ -77,6 +77,7 @@ pub struct Socket {
     /// Its directory, held so that the socket can be removed when nothing may be opened any more.
     pub dir: rustix::fd::OwnedFd,
     name: PathBuf,
+    inode: u64,
 }
 
 impl Socket {
@@ -104,13 +105,21 @@ impl Socket {
         let dir = owned().map_err(|errno| refused(errno.into()))?;
         listener.set_nonblocking(true).map_err(refused)?;
         let listener = UnixListener::from_std(listener).map_err(refused)?;
-        Ok(Self { listener, dir, name: name.into() })
+        let inode = inode(&dir, name).map_err(|errno| refused(errno.into()))?;
+        Ok(Self { listener, dir, name: name.into(), inode })
     }
 
-    /// Takes the socket's name away, so that nobody finds it any more.
+    /// Takes the socket's name away, so that nobody finds it any more; not when another broker has it by now.
     pub fn remove(&self) -> rustix::io::Result<()> {
+        if inode(&self.dir, &self.name)? != self.inode {
+            return Ok(());
+        }
         rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty())
     }
+}
+
+fn inode(dir: &rustix::fd::OwnedFd, name: impl rustix::path::Arg) -> rustix::io::Result<u64> {
+    Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
 }
 
 fn remove_stale(path: &Path) -> Result<(), SocketError> {

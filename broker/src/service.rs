@@ -188,7 +188,12 @@ impl broker_server::Broker for Service {
         // A task of its own: the stream is not polled while the client does not read, and time must go on.
         tokio::spawn(async move {
             let _place = place;
-            let taken = timeout(READ_DEADLINE, inner.answer(queries, batches)).await;
+            let gone = batches.clone();
+            let taken = tokio::select! {
+                taken = timeout(READ_DEADLINE, inner.answer(queries, batches)) => taken,
+                // Nobody waits for it any more: its place and its turn are for others.
+                () = gone.closed() => return,
+            };
             if !matches!(taken, Ok(Ok(()))) {
                 late.send(Err(Status::deadline_exceeded("the answer was not taken in time")));
             }
@@ -236,7 +241,7 @@ fn wire_layer(layer: &Layer) -> v1::Layer {
 }
 
 impl Inner {
-    /// Reads `queries` and sends what comes, until it is done or the client has gone, or takes nothing any more.
+    /// Reads `queries` and sends what comes, until it is done or the client takes nothing any more.
     async fn answer(
         &self,
         queries: Vec<Query>,
@@ -245,11 +250,7 @@ impl Inner {
         let Ok(_turn) = self.reading.acquire().await else { return Ok(()) };
         let mut reading = self.lanes.begin(queries).await;
         loop {
-            let batch = tokio::select! {
-                batch = reading.next() => batch,
-                () = batches.closed() => return Ok(()),
-            };
-            let Some(batch) = batch else { return Ok(()) };
+            let Some(batch) = reading.next().await else { return Ok(()) };
             if timeout(BATCH_DEADLINE, batches.send(Ok(batch))).await?.is_err() {
                 return Ok(());
             }

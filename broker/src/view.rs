@@ -51,9 +51,10 @@ const SYSFS_MAGIC: u64 = 0x6265_6572;
 impl View {
     /// Finds out whose files `roots` are.
     ///
-    /// procfs is the host's when it is another mount than the broker's own `/proc`, or when its PID 2 is the
-    /// kernel's thread daemon. sysfs is the host's when it is another mount than the broker's own `/sys`, or when
-    /// the broker stands in the network namespace of a host's PID 1.
+    /// procfs is the host's when its PID 2 is the kernel's thread daemon, or when it shows the broker under another
+    /// PID than the broker's own `/proc` does: then its PID namespace is an outer one. sysfs is the host's when it
+    /// is another mount than the broker's own `/sys`, or when the broker stands in the network namespace of a
+    /// host's PID 1.
     pub fn find(roots: &Roots, choice: Choice) -> Result<Self, NotKernelFiles> {
         if choice != Choice::Auto {
             let hosts = choice == Choice::Host;
@@ -67,14 +68,17 @@ impl View {
         }
         check_magic(&roots.procfs, PROC_SUPER_MAGIC, "--path.procfs", "proc")?;
         check_magic(&roots.sysfs, SYSFS_MAGIC, "--path.sysfs", "sysfs")?;
-        let (proc_is_hosts, proc_reason) = if !same_mount(&roots.procfs, "/proc") {
-            (true, "another procfs than the broker's own")
-        } else if pid_2_is_kthreadd(roots) {
+        let (proc_is_hosts, proc_reason) = if pid_2_is_kthreadd(roots) {
             (true, "its PID 2 is the kernel's thread daemon")
+        } else if of_outer_pids(roots) {
+            (true, "its PID namespace is around the broker's own")
         } else {
-            (false, "it is the broker's own, and its PID 2 is not the kernel's thread daemon")
+            (
+                false,
+                "its PID namespace is not around the broker's own, and PID 2 is not the kernel's thread daemon",
+            )
         };
-        let (sys_is_hosts, sys_reason) = if !same_mount(&roots.sysfs, "/sys") {
+        let (sys_is_hosts, sys_reason) = if !same_file_system(&roots.sysfs, "/sys") {
             (true, "another sysfs than the broker's own")
         } else if proc_is_hosts && in_network_of_pid_1(roots) {
             (true, "the broker is in the host's network namespace")
@@ -102,9 +106,18 @@ fn check_magic(
     }
 }
 
-/// Whether `root` and `path` are one file system. Each PID namespace has a procfs of its own, and each network
-/// namespace a sysfs of its own.
-fn same_mount(root: impl AsFd, path: &str) -> bool {
+/// Whether procfs knows the broker, by another PID than its own. Devices cannot tell: since Linux 5.8 each mount of
+/// one namespace's procfs is a file system of its own.
+fn of_outer_pids(roots: &Roots) -> bool {
+    let pid = |dir, path| rustix::fs::readlinkat(dir, path, Vec::new());
+    match (pid(roots.procfs.as_fd(), "self"), pid(CWD, "/proc/self")) {
+        (Ok(there), Ok(own)) => there != own,
+        _ => false,
+    }
+}
+
+/// Whether `root` and `path` are one file system. Each network namespace has a sysfs of its own.
+fn same_file_system(root: impl AsFd, path: &str) -> bool {
     let device = |stat: Result<rustix::fs::Stat, Errno>| stat.ok().map(|stat| stat.st_dev);
     device(rustix::fs::fstat(root)) == device(rustix::fs::stat(path))
 }

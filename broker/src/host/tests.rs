@@ -368,6 +368,21 @@ fn a_directory_with_too_many_names_is_cut_and_says_so() {
 }
 
 #[test]
+fn directories_with_too_many_names_together_are_cut_and_say_so() {
+    let memory = Path::new("/dev/shm");
+    let tree = if memory.is_dir() { Tree::below(memory) } else { Tree::new() };
+    let (dir, class) = (tree.at("sys/devices/big"), tree.at("sys/class/hwmon"));
+    [&dir, &class].iter().for_each(|dir| fs::create_dir_all(dir).unwrap());
+    for number in 0..LISTING_LIMIT - 1 {
+        symlink("nowhere", dir.join(number.to_string())).unwrap();
+    }
+    for number in 0..=NAMES_LIMIT / LISTING_LIMIT {
+        symlink("../../devices/big", class.join(format!("hwmon{number}"))).unwrap();
+    }
+    assert_eq!(read(&tree.host(), Query::Hwmon).outcome, Outcome::Truncated);
+}
+
+#[test]
 fn a_reader_that_wants_no_more_is_given_no_more() {
     let tree = Tree::with(&[("sys/class/power_supply/A/a", "1"), ("sys/class/power_supply/B/b", "2")]);
     let host = tree.host();

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use keyhole_policy::TABLE;
 use keyhole_proto::v1::{Outcome, Query, Rung, View};
@@ -158,6 +159,21 @@ fn a_long_file_arrives_whole() {
 }
 
 #[test]
+fn the_memory_that_a_long_file_takes_is_given_back() {
+    let stage = Stage::new();
+    stage.put("proc/1/net/tcp", &"x".repeat(32 << 20));
+    let broker = stage.start(&stage.fixtures());
+    // More often than there are lanes.
+    for _ in 0..8 {
+        assert_eq!(broker.read(&[Query::Tcp])[0].outcome, Outcome::Ok);
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", broker.pid())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 32 << 10, "{kib} KiB");
+}
+
+#[test]
 fn the_view_is_what_the_flag_says_and_a_container_is_not_taken_for_the_host() {
     let stage = Stage::new();
     for (flag, view, rung, outcome) in [
@@ -173,6 +189,33 @@ fn the_view_is_what_the_flag_says_and_a_container_is_not_taken_for_the_host() {
         let answers = broker.read(&[Query::NetDev, Query::Loadavg]);
         assert_eq!(answers[0].outcome, outcome);
         assert_eq!(answers[1].outcome, Outcome::Ok);
+    }
+}
+
+#[test]
+fn a_containers_procfs_that_is_mounted_once_more_is_not_taken_for_the_hosts() {
+    let unshare = |script: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount", "sh", "-c", script, "sh"]);
+        command
+    };
+    if !root() || !unshare("mount -t proc proc /proc").status().is_ok_and(|status| status.success()) {
+        return println!("skipped: needs the right to make namespaces");
+    }
+    for (mounts, view) in [
+        ("mount -t proc proc /proc && mount -t proc proc $1", View::Container),
+        ("mount --bind /proc $1 && mount -t proc proc /proc", View::Host),
+    ] {
+        let stage = Stage::new();
+        fs::create_dir(stage.at("proc")).unwrap();
+        let become_broker = "setpriv --reuid=$2 --regid=$2 --clear-groups --inh-caps=-all";
+        let flags = "--socket.path=$4 --path.procfs=$1";
+        // The shell stays: its end is that of its namespace. The broker, which changes its uid, would live on.
+        let mut command = unshare(&format!("{mounts} && {become_broker} $3 {flags}; true"));
+        command.arg(stage.at("proc")).arg(BROKER.to_string());
+        command.arg(stage.at("keyhole-broker")).arg(stage.socket());
+        let broker = stage.run(command);
+        assert_eq!(broker.describe().proc_view(), view, "{mounts}");
     }
 }
 

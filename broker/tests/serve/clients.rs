@@ -267,6 +267,25 @@ fn a_client_that_does_not_read_holds_up_others_for_its_turn_only_and_is_told() {
 }
 
 #[test]
+fn a_client_that_went_away_gives_its_place_in_the_queue_back() {
+    let stage = Stage::new();
+    stage.put("proc/1/net/dev", &"x".repeat(4 << 20));
+    stage.put("proc/loadavg", "1");
+    let broker = stage.start(&stage.fixtures());
+    let socket = stage.socket();
+    broker.ask(|mut client| async move {
+        let request = grpc(&ReadRequest { queries: vec![Query::NetDev as i32] });
+        let _unread = begin(&socket, "/keyhole.v1.Broker/Read", &request).await;
+        for _ in 0..20 {
+            let waiting = read(&mut client, &[Query::Loadavg]);
+            assert!(tokio::time::timeout(Duration::from_millis(20), waiting).await.is_err());
+        }
+        let answers = read(&mut client, &[Query::Loadavg]).await.unwrap();
+        assert_eq!(answers[0].outcome, Outcome::Ok);
+    });
+}
+
+#[test]
 fn a_client_that_reads_slowly_gets_everything() {
     let stage = Stage::new();
     stage.put("proc/1/net/dev", &"x".repeat(4 << 20));

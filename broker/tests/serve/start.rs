@@ -50,6 +50,19 @@ fn a_signal_ends_it_and_takes_the_socket_away() {
 }
 
 #[test]
+fn a_log_that_takes_no_line_ends_nothing() {
+    let stage = Stage::new();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let child = stage.command(&["--log.level=info"]).stderr(full).spawn().unwrap();
+    let mut broker = Broker { stage: &stage, child };
+    soon("the socket", || stage.socket().exists().then_some(()));
+    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.wait().code(), Some(0));
+    assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is gone");
+}
+
+#[test]
 fn a_socket_left_by_a_crash_is_replaced() {
     let stage = Stage::new();
     let mut broker = stage.start(&["--log.level=info"]);
@@ -75,6 +88,17 @@ fn a_live_brokers_socket_is_never_taken() {
     let line = refusal(&mut other.command(&["--log.level=warn"]));
     assert!(line.contains("another broker is listening"), "{line}");
     drop(listener);
+}
+
+#[test]
+fn a_broker_leaves_the_socket_of_its_successor_alone() {
+    let stage = Stage::new();
+    let mut first = stage.start(&["--log.level=info"]);
+    fs::rename(stage.socket(), stage.at("aside")).unwrap();
+    let second = stage.start(&["--log.level=info"]);
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait().code(), Some(0));
+    assert_eq!(second.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
 }
 
 #[test]
