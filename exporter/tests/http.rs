@@ -110,13 +110,30 @@ async fn one_failed_query_fails_its_collector_and_nothing_else() {
 #[tokio::test]
 async fn a_refused_read_is_503_on_one_line() {
     let (_dir, socket) = directory();
-    let script = Script { refuses: Some(tonic::Code::ResourceExhausted), ..Script::default() };
+    let script = Script { refuses: Some(tonic::Code::PermissionDenied), ..Script::default() };
     let broker = FakeBroker::start(&socket, script);
     let exporter = Exporter::start(&socket, &[]);
     let answer = exporter.get("/metrics").await;
     assert_eq!(answer.status, 503);
-    assert_eq!(answer.text(), "the broker refused: ResourceExhausted: as the test says in two lines\n");
+    assert_eq!(answer.text(), "the broker refused: PermissionDenied: as the test says in two lines\n");
     assert_eq!(broker.reads(), 1, "what was refused is not asked again");
+}
+
+#[tokio::test]
+async fn a_busy_broker_is_asked_again_while_there_is_time() {
+    let busy = || Script { refuses: Some(tonic::Code::ResourceExhausted), ..Script::default() };
+    let (_dir, socket) = directory();
+    let broker = FakeBroker::start(&socket, Script { refusals: 3, ..busy() });
+    let exporter = Exporter::start(&socket, &[]);
+    assert_eq!(exporter.get("/metrics").await.status, 200, "whoever asks often must not blind the others");
+    assert_eq!(broker.reads(), 4);
+    drop(broker);
+
+    let _broker = FakeBroker::start(&socket, busy());
+    let soon = [("X-Prometheus-Scrape-Timeout-Seconds", "1")];
+    let answer = exporter.request("GET", "/metrics", &soon).await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().starts_with("the broker refused: ResourceExhausted"), "{}", answer.text());
 }
 
 #[tokio::test]
