@@ -342,3 +342,23 @@ async fn a_head_beyond_its_limit_is_refused() {
     let answer = exporter.request("GET", "/", &[("X-Long", &long)]).await;
     assert_eq!(answer.status, 431);
 }
+
+#[tokio::test]
+async fn requests_that_trickle_in_make_room_for_a_probe() {
+    let (_dir, socket) = directory();
+    let exporter = Exporter::start(&socket, &[]);
+    let mut slow = Vec::new();
+    for _ in 0..70 {
+        let mut stream = TcpStream::connect(exporter.address).await.unwrap();
+        slow.push(tokio::spawn(async move {
+            while stream.write_all(b"G").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }));
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let start = Instant::now();
+    assert_eq!(exporter.get("/").await.status, 200);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    slow.iter().for_each(tokio::task::JoinHandle::abort);
+}
