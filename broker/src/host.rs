@@ -455,13 +455,18 @@ impl Reading<'_, '_, '_> {
         let Some((component, rest)) = components.split_first() else {
             return self.entry(source, path, identity);
         };
+        let chosen = |name: &[u8]| match component {
+            Component::Fixed(names) => names.iter().any(|chosen| chosen.as_bytes() == name),
+            Component::Wild(wild) => wild.matches(name),
+        };
         match component {
-            Component::Fixed(names) => names
+            Component::Fixed(names) if names.len() == 1 || rest.is_empty() => names
                 .iter()
                 .try_for_each(|name| self.below(source, join(&path, name.as_bytes()), identity, rest)),
-            Component::Wild(wild) => {
+            // A choice among directories is listed as a wildcard is: one that is missing is not asked for each file.
+            _ => {
                 let names = self.list(source, &path)?;
-                let mut matching = names.iter().filter(|(name, _)| wild.matches(name));
+                let mut matching = names.iter().filter(|(name, _)| chosen(name));
                 matching.try_for_each(|(name, inode)| {
                     self.below(source, join(&path, name), identity.rotate_left(32) ^ inode, rest)
                 })

@@ -1,7 +1,9 @@
 //! The gRPC service: the contract over lanes and host.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keyhole_os::Layer;
@@ -12,7 +14,7 @@ use keyhole_proto::v1::{
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{error::Elapsed, timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::lanes::Lanes;
@@ -21,8 +23,8 @@ use crate::limit::Limiter;
 /// The most time from a read's begin to its end, waiting for the client included.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The most time that a client may take for one part while it has the only turn.
-const PART_DEADLINE: Duration = Duration::from_secs(2);
+/// The most time that a client may take for one batch while it has the only turn.
+const BATCH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Reads that may wait for the one that runs.
 const WAITING_READS: usize = 8;
@@ -144,9 +146,33 @@ fn parse(request: ReadRequest) -> Result<Vec<Query>, Status> {
     Ok(queries)
 }
 
+/// The parts of an answer, as their batches come: those of one batch go out in few writes.
+#[derive(Debug)]
+pub struct Parts {
+    batches: mpsc::Receiver<Result<Vec<ReadResponse>, Status>>,
+    batch: std::vec::IntoIter<ReadResponse>,
+}
+
+impl Stream for Parts {
+    type Item = Result<ReadResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(part) = self.batch.next() {
+                return Poll::Ready(Some(Ok(part)));
+            }
+            match ready!(self.batches.poll_recv(context)) {
+                Some(Ok(batch)) => self.batch = batch.into_iter(),
+                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl broker_server::Broker for Service {
-    type ReadStream = ReceiverStream<Result<ReadResponse, Status>>;
+    type ReadStream = Parts;
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         self.limit(&request)?;
@@ -155,19 +181,19 @@ impl broker_server::Broker for Service {
         let place = inner.waiting.clone().try_acquire_owned();
         let place = place.map_err(|_| self.exhausted("too many reads wait already: ask again later"))?;
         inner.tally.reads.fetch_add(1, Ordering::Relaxed);
-        let (parts, stream) = mpsc::channel(2);
+        let (batches, stream) = mpsc::channel(2);
         // A place kept for the error: a client that takes nothing leaves no other.
         let late =
-            parts.clone().try_reserve_owned().map_err(|_| Status::internal("a new channel is full"))?;
+            batches.clone().try_reserve_owned().map_err(|_| Status::internal("a new channel is full"))?;
         // A task of its own: the stream is not polled while the client does not read, and time must go on.
         tokio::spawn(async move {
             let _place = place;
-            let taken = timeout(READ_DEADLINE, inner.answer(queries, parts)).await;
+            let taken = timeout(READ_DEADLINE, inner.answer(queries, batches)).await;
             if !matches!(taken, Ok(Ok(()))) {
                 late.send(Err(Status::deadline_exceeded("the answer was not taken in time")));
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(Parts { batches: stream, batch: Vec::new().into_iter() }))
     }
 
     async fn describe(
@@ -214,20 +240,18 @@ impl Inner {
     async fn answer(
         &self,
         queries: Vec<Query>,
-        parts: mpsc::Sender<Result<ReadResponse, Status>>,
+        batches: mpsc::Sender<Result<Vec<ReadResponse>, Status>>,
     ) -> Result<(), Elapsed> {
         let Ok(_turn) = self.reading.acquire().await else { return Ok(()) };
         let mut reading = self.lanes.begin(queries).await;
         loop {
             let batch = tokio::select! {
                 batch = reading.next() => batch,
-                () = parts.closed() => return Ok(()),
+                () = batches.closed() => return Ok(()),
             };
             let Some(batch) = batch else { return Ok(()) };
-            for part in batch {
-                if timeout(PART_DEADLINE, parts.send(Ok(part))).await?.is_err() {
-                    return Ok(());
-                }
+            if timeout(BATCH_DEADLINE, batches.send(Ok(batch))).await?.is_err() {
+                return Ok(());
             }
         }
     }

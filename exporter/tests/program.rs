@@ -4,6 +4,8 @@ mod support;
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use keyhole_proto::v1::{Outcome, Query};
 use support::{Exporter, FakeBroker, Script};
@@ -110,20 +112,30 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
     }
 }
 
-/// Starts the program as a server, and ends it when the test ends.
-struct Server(std::process::Child);
+/// The program as a server, and the lines of its log; it ends when the test ends.
+struct Server(std::process::Child, mpsc::Receiver<String>);
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
+        use std::io::BufRead as _;
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
-        Self(command.args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap())
+        let mut child = command.args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let log = std::io::BufReader::new(child.stderr.take().unwrap());
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self(child, lines)
     }
 
-    /// The first line of its log that holds `part`, and the lines before it.
+    /// The next line of its log that holds `part`.
     fn line(&mut self, part: &str) -> String {
-        use std::io::BufRead as _;
-        let log = std::io::BufReader::new(self.0.stderr.as_mut().unwrap());
-        log.lines().map_while(Result::ok).find(|line| line.contains(part)).unwrap()
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.1.recv_timeout(left).unwrap_or_else(|_| panic!("no line with {part:?} in 20 s"));
+            if line.contains(part) {
+                return line;
+            }
+        }
     }
 
     fn stop(mut self) -> Option<i32> {
@@ -145,13 +157,15 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
     let flags = [
         "--web.listen-address=127.0.0.1:0",
         "--no-collector.wifi",
-        "--collector.zfs",
+        "--collector.systemd",
         "--path.procfs=/host/proc",
     ];
     let mut server = Server::start(&flags);
     let line = server.line("not run");
     assert!(
-        line.starts_with("time=20") && line.contains(" level=WARN msg=\"") && line.ends_with("collector.zfs"),
+        line.starts_with("time=20")
+            && line.contains(" level=WARN msg=\"")
+            && line.ends_with("collector.systemd"),
         "{line}"
     );
     let line = server.line("msg=listening");
