@@ -3,9 +3,11 @@
 //! The channel connects when it is first used and again after a broker's restart, by itself.
 
 use std::error::Error as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyhole_proto::v1::{self, Outcome, Query, broker_client};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -30,6 +32,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 pub struct BrokerClient {
     socket: String,
     client: broker_client::BrokerClient<Channel>,
+    /// Reads wait for each other in order, as the broker has them wait: whoever asks most is not served first.
+    turn: Arc<Mutex<()>>,
 }
 
 /// Why a call gave nothing.
@@ -81,7 +85,7 @@ impl BrokerClient {
             .http2_max_header_list_size(8 << 10);
         let client = broker_client::BrokerClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MESSAGE_BYTES);
-        Ok(Self { socket: path.to_owned(), client })
+        Ok(Self { socket: path.to_owned(), client, turn: Arc::default() })
     }
 
     /// The socket's path.
@@ -92,6 +96,7 @@ impl BrokerClient {
     /// Reads `queries` until `deadline`. What came before it is given; a query that did not end by then is marked
     /// as timed out. Fails only when there is nothing to give.
     pub async fn read(&self, queries: &[Query], deadline: Instant) -> Result<Snapshot, BrokerError> {
+        let _turn = timeout_at(deadline, self.turn.lock()).await.map_err(|_| BrokerError::Deadline)?;
         let mut attempt = 0;
         loop {
             let mut answer = Answer::new(queries);
@@ -141,13 +146,16 @@ impl BrokerClient {
         }
     }
 
-    /// Whether to call again, after a pause: the connection broke, and there is time left.
+    /// Whether to call again, after a pause: the connection broke or the broker has had too many calls for the
+    /// moment, and there is time left.
     async fn again(&self, status: &Status, attempt: &mut u32, deadline: Instant) -> bool {
+        let busy = status.code() == Code::ResourceExhausted;
         let broke = status.source().is_some() && status.code() != Code::DeadlineExceeded;
-        if !broke || *attempt >= RETRIES || Instant::now() + 2 * RETRY_PAUSE > deadline {
+        let worth_it = busy || (broke && *attempt < RETRIES);
+        if !worth_it || Instant::now() + 2 * RETRY_PAUSE > deadline {
             return false;
         }
-        *attempt += 1;
+        *attempt += u32::from(broke);
         tokio::time::sleep(RETRY_PAUSE).await;
         true
     }

@@ -72,6 +72,16 @@ pub enum OptionError {
         /// The flag that looks most like it.
         near: Option<&'static str>,
     },
+    /// A flag of a collector that is not offered.
+    #[error("--{flag}: the {collector} collector is not offered: {why}; drop the flag")]
+    NotOffered {
+        /// As it was given.
+        flag: String,
+        /// The collector.
+        collector: &'static str,
+        /// Why it is not offered.
+        why: &'static str,
+    },
     /// A value that the flag cannot take.
     #[error("--{flag}={value:?}: {reason}")]
     Invalid {

@@ -11,9 +11,9 @@ use rustix::fs::OFlags;
 use crate::collector::TextFile;
 
 /// The most that one file may hold.
-const FILE_BYTES: u64 = 16 << 20;
-/// The most that all of them may hold together.
-const ALL_BYTES: u64 = 64 << 20;
+const FILE_BYTES: u64 = 4 << 20;
+/// The most that all of them may hold together: understood, a byte costs up to sixteen.
+const ALL_BYTES: u64 = 8 << 20;
 /// The most directories and files that are looked at.
 const ENTRIES: usize = 4096;
 

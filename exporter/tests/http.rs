@@ -110,13 +110,30 @@ async fn one_failed_query_fails_its_collector_and_nothing_else() {
 #[tokio::test]
 async fn a_refused_read_is_503_on_one_line() {
     let (_dir, socket) = directory();
-    let script = Script { refuses: Some(tonic::Code::ResourceExhausted), ..Script::default() };
+    let script = Script { refuses: Some(tonic::Code::PermissionDenied), ..Script::default() };
     let broker = FakeBroker::start(&socket, script);
     let exporter = Exporter::start(&socket, &[]);
     let answer = exporter.get("/metrics").await;
     assert_eq!(answer.status, 503);
-    assert_eq!(answer.text(), "the broker refused: ResourceExhausted: as the test says in two lines\n");
+    assert_eq!(answer.text(), "the broker refused: PermissionDenied: as the test says in two lines\n");
     assert_eq!(broker.reads(), 1, "what was refused is not asked again");
+}
+
+#[tokio::test]
+async fn a_busy_broker_is_asked_again_while_there_is_time() {
+    let busy = || Script { refuses: Some(tonic::Code::ResourceExhausted), ..Script::default() };
+    let (_dir, socket) = directory();
+    let broker = FakeBroker::start(&socket, Script { refusals: 3, ..busy() });
+    let exporter = Exporter::start(&socket, &[]);
+    assert_eq!(exporter.get("/metrics").await.status, 200, "whoever asks often must not blind the others");
+    assert_eq!(broker.reads(), 4);
+    drop(broker);
+
+    let _broker = FakeBroker::start(&socket, busy());
+    let soon = [("X-Prometheus-Scrape-Timeout-Seconds", "1")];
+    let answer = exporter.request("GET", "/metrics", &soon).await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().starts_with("the broker refused: ResourceExhausted"), "{}", answer.text());
 }
 
 #[tokio::test]
@@ -324,4 +341,24 @@ async fn a_head_beyond_its_limit_is_refused() {
     let long = "x".repeat(40 << 10);
     let answer = exporter.request("GET", "/", &[("X-Long", &long)]).await;
     assert_eq!(answer.status, 431);
+}
+
+#[tokio::test]
+async fn requests_that_trickle_in_make_room_for_a_probe() {
+    let (_dir, socket) = directory();
+    let exporter = Exporter::start(&socket, &[]);
+    let mut slow = Vec::new();
+    for _ in 0..70 {
+        let mut stream = TcpStream::connect(exporter.address).await.unwrap();
+        slow.push(tokio::spawn(async move {
+            while stream.write_all(b"G").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }));
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let start = Instant::now();
+    assert_eq!(exporter.get("/").await.status, 200);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    slow.iter().for_each(tokio::task::JoinHandle::abort);
 }

@@ -123,6 +123,20 @@ mod tests {
     }
 
     #[test]
+    fn a_link_out_of_a_tree_without_an_index_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |path: &str| dir.path().join(path);
+        std::fs::create_dir_all(path("tree/proc")).unwrap();
+        std::fs::write(path("secret"), "1 2 3 4/5 6\n").unwrap();
+        std::fs::write(path("tree/real"), "10 20\n").unwrap();
+        std::os::unix::fs::symlink("../../secret", path("tree/proc/loadavg")).unwrap();
+        std::os::unix::fs::symlink("../real", path("tree/proc/meminfo")).unwrap();
+        let snapshot = read_tree(&path("tree")).unwrap();
+        assert_eq!(snapshot.content("proc/loadavg"), Some(&Content::Errno(18)));
+        assert_eq!(snapshot.content("proc/meminfo"), Some(&Content::bytes(&b"10 20\n"[..])));
+    }
+
+    #[test]
     fn a_directory_with_anything_in_it_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty");

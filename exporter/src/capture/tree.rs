@@ -13,16 +13,17 @@ use crate::snapshot::{Content, Report, Snapshot};
 /// Reads a tree with `proc/` and `sys/` as a broker with these roots would.
 ///
 /// Files are found by the policy's own patterns, so a tree with more in it (a fixture tree, or a whole host) does no
-/// harm, and symbolic links within it are followed.
+/// harm, and symbolic links within it are followed. One that leads out of it is not: a tree may come from a stranger.
 pub(super) fn read(dir: &Path) -> std::io::Result<Snapshot> {
     fs::read_dir(dir)?;
+    let bounds = &dir.canonicalize()?;
     let mut files = Vec::new();
     let mut reports = Vec::new();
     for row in TABLE {
         let before = files.len();
         for source in row.sources {
             if let Some(root) = root_dir(dir, source) {
-                Walk { row, source, files: &mut files, end: before + row.entries }.source(&root);
+                Walk { row, source, bounds, files: &mut files, end: before + row.entries }.source(&root);
             }
         }
         reports.push((row.query, report(&files[before..])));
@@ -62,6 +63,8 @@ fn root_dir(dir: &Path, source: &Source) -> Option<PathBuf> {
 struct Walk<'w> {
     row: &'w Row,
     source: &'w Source,
+    /// The whole tree's directory.
+    bounds: &'w Path,
     files: &'w mut Vec<(Vec<u8>, Content)>,
     /// How many files there may be when the row is done.
     end: usize,
@@ -102,7 +105,12 @@ impl Walk<'_> {
     }
 
     fn read(&mut self, path: &Path, name: &[u8]) {
+        /// EXDEV: a link leads out of the tree.
+        const OUTSIDE: u32 = 18;
+        let followed = !matches!(self.source.kind, Kind::Link);
+        let outside = |path: &Path| path.canonicalize().is_ok_and(|path| !path.starts_with(self.bounds));
         let content = match self.source.kind {
+            _ if followed && outside(path) => Content::Errno(OUTSIDE),
             Kind::Text => match read_text(path, self.row.file_bytes) {
                 Ok(Some(content)) => content,
                 Ok(None) => return,

@@ -60,18 +60,32 @@ pub const DISABLE_DEFAULTS: Flag = Flag {
     help: "Only the collectors that are switched on by name.",
 };
 
-/// Collectors of node_exporter that are not offered, by the name of their switch. Sorted.
-pub const NOT_OFFERED: &[&str] = &[
-    "collector.ethtool",
-    "collector.logind",
-    "collector.ntp",
-    "collector.perf",
-    "collector.qdisc",
-    "collector.runit",
-    "collector.supervisord",
-    "collector.systemd",
-    "collector.wifi",
+/// Collectors of node_exporter that are not offered, by the name of their switch, with the reason. Sorted.
+#[rustfmt::skip]
+pub const NOT_OFFERED: &[(&str, &str)] = &[
+    ("collector.ethtool",     NETLINK),
+    ("collector.logind",      DBUS),
+    ("collector.ntp",         "it asks a time server; the timex collector tells the clock's state"),
+    ("collector.perf",        "it needs perf_event_open and a capability for it"),
+    ("collector.qdisc",       NETLINK),
+    ("collector.runit",       "it reads the service directory of runit"),
+    ("collector.supervisord", "it asks supervisord over the network"),
+    ("collector.systemd",     DBUS),
+    ("collector.wifi",        NETLINK),
 ];
+
+const DBUS: &str = "it needs the host's D-Bus";
+const NETLINK: &str = "it needs netlink or ioctl in the host's network namespace";
+
+/// The collector that is not offered to which a flag belongs (`collector.systemd.unit-include`), and the reason.
+fn not_offered(flag: &str) -> Option<(&'static str, &'static str)> {
+    // An old spelling that node_exporter still takes.
+    let flag = flag.strip_prefix("no-").unwrap_or(flag).replacen("collector.qdisk.", "collector.qdisc.", 1);
+    let owner = NOT_OFFERED
+        .iter()
+        .find(|(name, _)| flag.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))?;
+    Some((owner.0.trim_start_matches("collector."), owner.1))
+}
 
 /// What may be both included and excluded, as in node_exporter.
 const TOGETHER: &[&str] = &["collector.slabinfo.slabs"];
@@ -79,14 +93,20 @@ const TOGETHER: &[&str] = &["collector.slabinfo.slabs"];
 /// Every flag that is accepted.
 pub fn all() -> Vec<Flag> {
     let own = GROUPS.iter().flat_map(|group| group.flags).copied();
-    let not_offered = NOT_OFFERED.iter().map(|name| flag(name, FlagKind::Switch(false), ""));
+    let not_offered = NOT_OFFERED.iter().map(|(name, _)| flag(name, FlagKind::Switch(false), ""));
     own.chain([DISABLE_DEFAULTS]).chain(not_offered).chain(collector::flags()).collect()
 }
 
 /// Reads a command line and refuses flags that exclude each other.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Vec<String>), OptionError> {
     let flags = all();
-    let (options, words) = Options::parse(&flags, arguments)?;
+    let (options, words) = Options::parse(&flags, arguments).map_err(|error| match error {
+        OptionError::Unknown { flag, near } => match not_offered(&flag) {
+            Some((collector, why)) => OptionError::NotOffered { flag, collector, why },
+            None => OptionError::Unknown { flag, near },
+        },
+        error => error,
+    })?;
     for flag in &flags {
         let Some(stem) = flag.name.strip_suffix("-include") else { continue };
         if TOGETHER.contains(&stem) {
@@ -132,7 +152,23 @@ mod tests {
         ])
         .unwrap();
         assert!(!options.switch("collector.hwmon"));
-        assert!(parsed(&["--collector.systemd.unit-include=x"]).is_err());
+    }
+
+    #[test]
+    fn a_flag_of_a_collector_that_is_not_offered_is_refused_with_the_reason() {
+        for (flag, collector) in [
+            ("--collector.systemd.unit-include=x", "systemd"),
+            ("--no-collector.systemd.enable-task-metrics", "systemd"),
+            ("--collector.qdisk.device-exclude=x", "qdisc"),
+            ("--collector.qdisc.device-exclude=x", "qdisc"),
+        ] {
+            let error = parsed(&[flag]).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("the {collector} collector is not offered: it needs")),
+                "{error}"
+            );
+            assert!(error.ends_with("; drop the flag") && !error.contains("did you mean"), "{error}");
+        }
     }
 
     #[test]

@@ -99,12 +99,11 @@ fn tell_what_has_no_effect(options: &Options) {
             "without effect here: the broker reads the host, and takes these flags"
         );
     }
-    let asked: Vec<_> = NOT_OFFERED.iter().copied().filter(|name| options.switch(name)).collect();
-    if !asked.is_empty() {
-        tracing::warn!(collectors = asked.join(","), "collectors that are not offered are not run");
+    for (name, why) in NOT_OFFERED.iter().filter(|(name, _)| options.switch(name)) {
+        tracing::warn!(flag = format!("--{name}"), why, "without effect: the collector is not offered");
     }
-    let refused: Vec<_> =
-        NOT_OFFERED.iter().copied().filter(|name| options.was_given(name) && !options.switch(name)).collect();
+    let names = NOT_OFFERED.iter().map(|(name, _)| *name);
+    let refused: Vec<_> = names.filter(|name| options.was_given(name) && !options.switch(name)).collect();
     if !refused.is_empty() {
         tracing::info!(
             collectors = refused.join(","),

@@ -1,7 +1,8 @@
 //! Metrics that other programs leave in files: `*.prom` in `--collector.textfile.directory`.
 //!
 //! A file is taken as a whole or refused, and a refused one takes nothing from the others. Files may add series to
-//! one family; a family whose type or help text differs from the first file's is left out.
+//! one family; a family whose type or help text differs from the first file's is left out, and so is one that tells
+//! of the scrape itself.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
@@ -52,12 +53,17 @@ const READ: Family = Family {
     ..MTIME
 };
 
+/// The most lines that all files may have together: what a line holds takes many times its room.
+const LINES: usize = 200_000;
+
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut error = false;
+    let mut room = LINES;
     let mut families = Vec::new();
     for file in &context.own.text_files {
         let parsed = match &file.content {
-            Ok(text) => parse::parse(text).map_err(|error| error.to_string()),
+            Ok(text) => take_lines(text, &mut room)
+                .and_then(|()| parse::parse(text).map_err(|error| error.to_string())),
             Err(reason) => Err(reason.clone()),
         };
         match parsed {
@@ -73,27 +79,56 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         }
     }
     let sources = sources(&families);
+    let mut kinds: HashMap<&str, Kind> = HashMap::new();
     let mut helps: HashMap<&str, &str> = HashMap::new();
+    let mut taken = Vec::new();
     for (path, family) in &families {
+        let name = family.name.as_str();
         let help = family.help.as_deref();
-        let known = helps.get(family.name.as_str());
         let kind = family.kind.unwrap_or(Kind::Untyped);
-        let same_type = out.kind(&family.name).is_none_or(|known| known == kind);
-        if !same_type || help.is_some_and(|help| known.is_some_and(|known| *known != help)) {
+        let known = out.kind(name).or_else(|| kinds.get(name).copied());
+        let conflict = match helps.get(name) {
+            _ if is_own(name) => Some("is the exporter's own"),
+            _ if known.is_some_and(|known| known != kind) => Some("stands elsewhere with another type"),
+            Some(known) if help.is_some_and(|help| help != *known) => {
+                Some("stands elsewhere with another help text")
+            }
+            _ => None,
+        };
+        if let Some(conflict) = conflict {
             error = true;
-            let what = if same_type { "help text" } else { "type" };
-            out.skip(|| format!("{path}: {} stands elsewhere with another {what}", family.name));
+            out.skip(|| format!("{path}: {name} {conflict}"));
             continue;
         }
+        kinds.insert(name, kind);
         if let Some(help) = help {
-            helps.insert(&family.name, help);
+            helps.insert(name, help);
         }
-        let read_from = || sources.get(family.name.as_str()).map(|paths| format!("Read from {}.", paths.join(", ")));
-        let help = help.map_or_else(|| read_from().unwrap_or_default(), str::to_owned);
+        taken.push((family, kind));
+    }
+    // Before the files' samples: these may reach the limit of series.
+    out.add(&ERROR, &[], error);
+    for (family, kind) in taken {
+        let read_from =
+            || sources.get(family.name.as_str()).map(|paths| format!("Read from {}.", paths.join(", ")));
+        let help = family.help.clone().or_else(read_from).unwrap_or_default();
         add(family, kind, &help, out);
     }
-    out.add(&ERROR, &[], error);
     Ok(())
+}
+
+/// Takes a file's lines from what is left for all of them.
+fn take_lines(text: &[u8], room: &mut usize) -> Result<(), String> {
+    let lines = text.iter().filter(|byte| **byte == b'\n').count();
+    *room = room
+        .checked_sub(lines)
+        .ok_or_else(|| format!("more than the {LINES} lines that all files may have together"))?;
+    Ok(())
+}
+
+/// Whether a family tells of the scrape itself: a file must not speak for that.
+fn is_own(name: &str) -> bool {
+    name == ERROR.name || name.starts_with("node_scrape_collector_") || name.starts_with("keyhole_")
 }
 
 /// Which files each family comes from.
@@ -213,6 +248,33 @@ mod tests {
             assert!(!text.contains("x=\"2\"") && text.contains("n 3\n"), "{text}");
             assert!(text.contains("node_textfile_scrape_error 1\n"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_does_not_speak_for_the_scrape() {
+        for own in ["node_textfile_scrape_error", "node_scrape_collector_success{collector=\"cpu\"}", "keyhole_x"] {
+            let text = collect(&[("a", &format!("{own} 7\nm 1\n"))]);
+            assert_eq!(text, "m 1\nnode_textfile_mtime_seconds{file=\"a\"} 5\nnode_textfile_scrape_error 1\n");
+        }
+    }
+
+    #[test]
+    fn the_error_is_told_even_when_the_files_reach_the_limit_of_series() {
+        let own = own_files(&[("a", "m 1\nn 2\n"), ("b", "broken")]);
+        let options = crate::options::Options::defaults(&[]);
+        let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
+        let mut out = Exposition::new();
+        out.begin(2);
+        super::collect(&context, &mut out).unwrap();
+        assert!(out.to_text().contains("node_textfile_scrape_error 1\n"), "{}", out.to_text());
+    }
+
+    #[test]
+    fn more_lines_than_a_scrape_should_hold_are_refused_and_small_files_stand() {
+        let many = "m 1\n".repeat(LINES);
+        let text = collect(&[("a", "a 1\n"), ("b", &many), ("c", "c 3\n")]);
+        assert!(!text.contains("\nm 1\n") && text.starts_with("a 1\nc 3\n"), "{}", text.len());
+        assert!(text.ends_with("node_textfile_scrape_error 1\n"));
     }
 
     #[test]

@@ -24,8 +24,8 @@ const HEAD_BYTES: usize = 16 << 10;
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long a connection may lie idle; more than the usual scrape interval, so that Prometheus keeps its own.
 const IDLE: Duration = Duration::from_secs(150);
-/// How long a connection must have been idle to be given up for another.
-const IDLE_IN_A_CROWD: Duration = Duration::from_secs(1);
+/// How long a connection must have been idle to be given up for another: that one may be a probe with a second's time.
+const IDLE_IN_A_CROWD: Duration = Duration::from_millis(250);
 /// How often a connection is looked at.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -73,7 +73,7 @@ pub(super) async fn serve(
             }
             _ = tick.tick() => {
                 let limit = if activity.any_request() { IDLE } else { FIRST_REQUEST };
-                if activity.idle_or_young() >= limit {
+                if activity.idle() >= limit {
                     return;
                 }
             }
@@ -81,11 +81,12 @@ pub(super) async fn serve(
     }
 }
 
-/// When a connection last moved a byte, and whether a request of it is being answered.
+/// When a connection was last of use, and whether a request of it is being answered.
 #[derive(Debug)]
 struct Activity {
     start: Instant,
-    /// Milliseconds after `start`.
+    /// When a byte was last written, in milliseconds after `start`. A byte that is read is no sign of life: anyone can
+    /// have a request trickle in for ever.
     last_byte: AtomicU64,
     running: AtomicUsize,
     requests: AtomicUsize,
@@ -126,11 +127,6 @@ impl Activity {
             _ => Duration::ZERO,
         }
     }
-
-    /// The same, but before the first request bytes that trickle in do not count as life.
-    fn idle_or_young(&self) -> Duration {
-        if self.any_request() { self.idle() } else { self.start.elapsed() }
-    }
 }
 
 /// A request that is being answered.
@@ -143,14 +139,14 @@ impl Drop for Running {
     }
 }
 
-/// A stream that notes when bytes move.
+/// A stream that notes when bytes are written.
 struct Tracked {
     stream: TcpStream,
     activity: Arc<Activity>,
 }
 
 impl Tracked {
-    fn note<T>(&self, result: Poll<std::io::Result<T>>) -> Poll<std::io::Result<T>> {
+    fn note(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
         if matches!(result, Poll::Ready(Ok(_))) {
             self.activity.touch();
         }
@@ -164,8 +160,7 @@ impl AsyncRead for Tracked {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.note(result)
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Script {
     pub hangs_at: Option<Query>,
     /// What a read is refused with.
     pub refuses: Option<tonic::Code>,
+    /// How many reads it refuses before it answers.
+    pub refusals: usize,
     pub start_time_ms: u64,
 }
 
@@ -49,6 +51,7 @@ impl Default for Script {
             delay: Duration::ZERO,
             hangs_at: None,
             refuses: None,
+            refusals: usize::MAX,
             start_time_ms: 1,
         }
     }
@@ -73,10 +76,10 @@ impl Broker for Service {
     type ReadStream = Parts;
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Parts>, Status> {
-        self.calls.reads.fetch_add(1, Ordering::SeqCst);
+        let before = self.calls.reads.fetch_add(1, Ordering::SeqCst);
         let queries: Vec<Query> = request.get_ref().queries().collect();
         *self.calls.asked.lock().unwrap() = queries.clone();
-        if let Some(code) = self.script.refuses {
+        if let Some(code) = self.script.refuses.filter(|_| before < self.script.refusals) {
             return Err(Status::new(code, "as the test says\nin two lines"));
         }
         tokio::time::sleep(self.script.delay).await;
