@@ -111,19 +111,24 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
 }
 
 /// Starts the program as a server, and ends it when the test ends.
-struct Server(std::process::Child);
+struct Server(std::process::Child, std::sync::mpsc::Receiver<String>);
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
+        use std::io::BufRead as _;
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
-        Self(command.args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap())
+        let mut child = command.args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let log = std::io::BufReader::new(child.stderr.take().unwrap());
+        let (said, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
+        Self(child, lines)
     }
 
-    /// The first line of its log that holds `part`, and the lines before it.
+    /// The next line of its log that holds `part`; the lines before it are gone.
     fn line(&mut self, part: &str) -> String {
-        use std::io::BufRead as _;
-        let log = std::io::BufReader::new(self.0.stderr.as_mut().unwrap());
-        log.lines().map_while(Result::ok).find(|line| line.contains(part)).unwrap()
+        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+        let lines = std::iter::from_fn(|| self.1.recv_timeout(PATIENCE).ok());
+        lines.into_iter().find(|line| line.contains(part)).unwrap_or_else(|| panic!("no line with {part:?}"))
     }
 
     fn stop(mut self) -> Option<i32> {
@@ -145,13 +150,15 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
     let flags = [
         "--web.listen-address=127.0.0.1:0",
         "--no-collector.wifi",
-        "--collector.zfs",
+        "--collector.perf",
         "--path.procfs=/host/proc",
     ];
     let mut server = Server::start(&flags);
     let line = server.line("not run");
     assert!(
-        line.starts_with("time=20") && line.contains(" level=WARN msg=\"") && line.ends_with("collector.zfs"),
+        line.starts_with("time=20")
+            && line.contains(" level=WARN msg=\"")
+            && line.ends_with("collector.perf"),
         "{line}"
     );
     let line = server.line("msg=listening");
