@@ -4,6 +4,8 @@ mod support;
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use keyhole_proto::v1::{Outcome, Query};
 use support::{Exporter, FakeBroker, Script};
@@ -110,8 +112,8 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
     }
 }
 
-/// Starts the program as a server, and ends it when the test ends.
-struct Server(std::process::Child, std::sync::mpsc::Receiver<String>);
+/// The program as a server, and the lines of its log; it ends when the test ends.
+struct Server(std::process::Child, mpsc::Receiver<String>);
 
 impl Server {
     fn start(arguments: &[&str]) -> Self {
@@ -119,16 +121,21 @@ impl Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
         let mut child = command.args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
         let log = std::io::BufReader::new(child.stderr.take().unwrap());
-        let (said, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| said.send(line)));
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
         Self(child, lines)
     }
 
-    /// The next line of its log that holds `part`; the lines before it are gone.
+    /// The next line of its log that holds `part`.
     fn line(&mut self, part: &str) -> String {
-        const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
-        let lines = std::iter::from_fn(|| self.1.recv_timeout(PATIENCE).ok());
-        lines.into_iter().find(|line| line.contains(part)).unwrap_or_else(|| panic!("no line with {part:?}"))
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.1.recv_timeout(left).unwrap_or_else(|_| panic!("no line with {part:?} in 20 s"));
+            if line.contains(part) {
+                return line;
+            }
+        }
     }
 
     fn stop(mut self) -> Option<i32> {
@@ -150,7 +157,7 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
     let flags = [
         "--web.listen-address=127.0.0.1:0",
         "--no-collector.wifi",
-        "--collector.perf",
+        "--collector.systemd",
         "--path.procfs=/host/proc",
     ];
     let mut server = Server::start(&flags);
@@ -158,7 +165,7 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
     assert!(
         line.starts_with("time=20")
             && line.contains(" level=WARN msg=\"")
-            && line.ends_with("collector.perf"),
+            && line.ends_with("collector.systemd"),
         "{line}"
     );
     let line = server.line("msg=listening");
