@@ -96,7 +96,7 @@ impl Roots {
                 flag,
                 path: path.display().to_string(),
                 errno,
-                hint: "give a directory that exists and that this uid may search",
+                hint: "give one that exists, of the right kind, and that this uid may read",
             })
         };
         let optional = |flag, path: &Option<PathBuf>, flags| {
@@ -110,6 +110,8 @@ impl Roots {
                 Ok((path.as_os_str().as_bytes().to_vec(), dir))
             })
             .collect::<Result<_, RootError>>()?;
+        // It is opened again, as a file to read, with the rest of its row.
+        optional("--path.os-release", &paths.os_release, OFlags::RDONLY)?;
         Ok(Self {
             procfs: root("--path.procfs", &paths.procfs, DIR)?,
             sysfs: root("--path.sysfs", &paths.sysfs, DIR)?,

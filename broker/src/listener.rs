@@ -16,7 +16,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use keyhole_proto::v1::broker_server::BrokerServer;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Uid};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::Service as _;
@@ -32,6 +32,9 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// How long to wait when accept fails for want of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// How often to try for the lock of the socket's directory.
+const LOCK_TRIES: u32 = 50;
 
 const STREAMS: u32 = 8;
 const HEADER_BYTES: u32 = 8 << 10;
@@ -85,6 +88,12 @@ impl Socket {
     pub fn bind(path: &Path, group: Option<u32>) -> Result<Self, SocketError> {
         let refused = |error| SocketError::refused(path, error);
         let name = path.file_name().ok_or_else(|| refused(io::ErrorKind::InvalidInput.into()))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())
+            .map_err(|errno| refused(errno.into()))?;
+        // Of brokers that start at once each must see what the one before it has bound.
+        lock(&dir).map_err(|errno| refused(errno.into()))?;
         remove_stale(path)?;
         // No moment at which others could connect: the mode is right from the start.
         let mask = rustix::process::umask(Mode::from_raw_mode(0o117));
@@ -96,13 +105,9 @@ impl Socket {
             rustix::fs::chownat(CWD, path, None::<Uid>, gid, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|errno| SocketError::Group(group, errno))?;
         }
-        let owned = || -> rustix::io::Result<rustix::fd::OwnedFd> {
-            rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(0o660), AtFlags::empty())?;
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())
-        };
-        let dir = owned().map_err(|errno| refused(errno.into()))?;
+        rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(0o660), AtFlags::empty())
+            .and_then(|()| rustix::fs::flock(&dir, FlockOperation::Unlock))
+            .map_err(|errno| refused(errno.into()))?;
         listener.set_nonblocking(true).map_err(refused)?;
         let listener = UnixListener::from_std(listener).map_err(refused)?;
         let inode = inode(&dir, name).map_err(|errno| refused(errno.into()))?;
@@ -116,6 +121,17 @@ impl Socket {
         }
         rustix::fs::unlinkat(&self.dir, &self.name, AtFlags::empty())
     }
+}
+
+/// Locks a directory for the time of a bind; gives up after a few seconds.
+fn lock(dir: &rustix::fd::OwnedFd) -> rustix::io::Result<()> {
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(BACK_OFF),
+            locked => return locked,
+        }
+    }
+    Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 fn inode(dir: &rustix::fd::OwnedFd, name: impl rustix::path::Arg) -> rustix::io::Result<u64> {

@@ -74,16 +74,26 @@ pub enum SealError {
     /// The kernel does not confirm a layer that was put in force.
     #[error("the kernel does not confirm {0}: the sandbox does not hold")]
     Unconfirmed(&'static str),
+    /// A layer that every kernel has is not in force.
+    #[error("{0} could not be put in force: {1}")]
+    Missing(&'static str, String),
     /// A thread's status could not be read.
     #[error("/proc/thread-self/status: {0}: the sandbox cannot be checked")]
     Unreadable(#[from] std::io::Error),
     /// A forbidden open went through.
-    #[error("the root directory can be opened although Landlock is in force: the sandbox does not hold")]
+    #[error(
+        "opening the root directory is not refused although Landlock is in force: the sandbox does not hold"
+    )]
     Open,
 }
 
-/// Checks what the kernel says of the thread against the layers that were put in force.
+/// Checks what the kernel says of the thread against the layers that were put in force. Landlock may be missing, since
+/// not every kernel has it; these three may not.
 pub fn confirm(layers: &[Layer], thread: &ThreadStatus) -> Result<(), SealError> {
+    let needed = |layer: &&Layer| matches!(layer.name, "no_new_privs" | "capabilities" | "seccomp");
+    if let Some(missing) = layers.iter().filter(needed).find(|layer| !layer.in_force) {
+        return Err(SealError::Missing(missing.name, missing.detail.clone()));
+    }
     let unconfirmed = thread.unconfirmed()?;
     let claimed = layers.iter().find(|layer| layer.in_force && unconfirmed.contains(&layer.name));
     claimed.map_or(Ok(()), |layer| Err(SealError::Unconfirmed(layer.name)))
@@ -93,7 +103,7 @@ pub fn confirm(layers: &[Layer], thread: &ThreadStatus) -> Result<(), SealError>
 pub fn root_is_closed() -> Result<(), SealError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::openat(CWD, "/", flags, Mode::empty()) {
-        Ok(_) => Err(SealError::Open),
-        Err(_) => Ok(()),
+        Err(rustix::io::Errno::ACCESS) => Ok(()),
+        _ => Err(SealError::Open),
     }
 }

@@ -390,12 +390,16 @@ fn the_seal_is_on_every_thread_and_is_confirmed() {
 #[test]
 fn a_layer_that_the_kernel_does_not_confirm_ends_the_start() {
     let status = ThreadStatus::open().unwrap();
-    let layer = |in_force| Layer { name: "seccomp", in_force, detail: String::new() };
-    match sandbox::confirm(&[layer(true)], &status) {
+    let layer = |name, in_force| Layer { name, in_force, detail: String::new() };
+    match sandbox::confirm(&[layer("seccomp", true)], &status) {
         Err(SealError::Unconfirmed(name)) => assert_eq!(name, "seccomp"),
         other => panic!("{other:?}"),
     }
-    assert!(sandbox::confirm(&[layer(false)], &status).is_ok(), "one that is not claimed need not be");
+    for name in ["no_new_privs", "capabilities", "seccomp"] {
+        let missing = sandbox::confirm(&[layer(name, false)], &status);
+        assert!(matches!(missing, Err(SealError::Missing(..))), "every kernel has {name}: {missing:?}");
+    }
+    assert!(sandbox::confirm(&[layer("landlock", false)], &status).is_ok(), "not every kernel has Landlock");
     assert!(matches!(sandbox::root_is_closed(), Err(SealError::Open)), "without Landlock it is open");
 }
 

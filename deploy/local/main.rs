@@ -44,6 +44,7 @@ fn main() -> ExitCode {
 async fn run() -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
 
     let binaries = build().await?;
@@ -57,6 +58,7 @@ async fn run() -> Result<(), Failure> {
     let ended = tokio::select! {
         _ = interrupt.recv() => None,
         _ = terminate.recv() => None,
+        _ = hangup.recv() => None,
         status = broker.wait() => Some(("broker", status?)),
         status = exporter.wait() => Some(("exporter", status?)),
     };

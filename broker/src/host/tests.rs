@@ -777,16 +777,17 @@ fn an_empty_tree_answers_every_query_with_nothing() {
 fn a_root_that_cannot_be_opened_names_its_flag() {
     let tree = Tree::new();
     let missing = tree.at("missing");
-    let cases: [(&str, Paths); 5] = [
+    let cases: [(&str, Paths); 6] = [
         ("--path.procfs", Paths { procfs: missing.clone(), ..tree.paths() }),
         ("--path.sysfs", Paths { sysfs: missing.clone(), ..tree.paths() }),
         ("--path.rootfs", Paths { rootfs: Some(missing.clone()), ..tree.paths() }),
         ("--path.udev.data", Paths { udev: Some(missing.clone()), ..tree.paths() }),
+        ("--path.os-release", Paths { os_release: Some(missing.clone()), ..tree.paths() }),
         ("--filesystem.anchor", Paths { anchors: vec![missing], ..tree.paths() }),
     ];
     for (flag, paths) in cases {
         let error = Roots::open(&paths).unwrap_err().to_string();
-        assert!(error.starts_with(flag) && error.contains("give a directory"), "{error}");
+        assert!(error.starts_with(flag) && error.contains("give one that exists"), "{error}");
     }
 }
 
