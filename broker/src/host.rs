@@ -96,7 +96,10 @@ impl Roots {
                 flag,
                 path: path.display().to_string(),
                 errno,
-                hint: "give one that exists, of the right kind, and that this uid may read",
+                hint: match flags.contains(OFlags::DIRECTORY) {
+                    true => "give a directory that exists and that this uid may search",
+                    false => "give a file that exists and that this uid may read",
+                },
             })
         };
         let optional = |flag, path: &Option<PathBuf>, flags| {
