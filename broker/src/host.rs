@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use keyhole_policy::{Component, Kind, Pattern, Root, Row, Rung, Source, TABLE};
 use keyhole_proto::v1::{self, Outcome, Query, file, file_system};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatFs};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatFs, fstatfs};
 use rustix::io::Errno;
 
 use crate::mounts::mount_points;
@@ -759,10 +759,6 @@ fn names(dir: BorrowedFd<'_>) -> Result<(Vec<Entry>, bool), Errno> {
     }
     names.sort_unstable();
     Ok((names, false))
-}
-
-fn fstatfs(dir: &OwnedFd) -> Result<StatFs, Errno> {
-    rustix::fs::fstatfs(dir)
 }
 
 fn text_content(bytes: Vec<u8>) -> file::Content {
