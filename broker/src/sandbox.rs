@@ -25,12 +25,12 @@ pub const SYSCALLS: &[Row] = &[
     allow!(sendto, "answers", exactly(5, 0)),
     allow!(writev, "answers of several frames; log lines"),
     allow!(write, "log lines; the runtime's wake-up descriptor"),
-    allow!(read, "the runtime's wake-up descriptor"),
     allow!(shutdown, "the end of a connection"),
     allow!(getsockopt, "the peer's uid; a connection's error", SOL_SOCKET),
     #[cfg(target_arch = "x86_64")]
     allow!(epoll_wait, "the runtime's wait"),
-    allow!(epoll_pwait, "the runtime's wait where epoll_wait is not there"),
+    #[cfg(not(target_arch = "x86_64"))]
+    allow!(epoll_pwait, "the runtime's wait"),
     allow!(epoll_ctl, "the runtime's interest in connections"),
     // Living.
     allow!(futex, "locks between lanes and service"),
@@ -42,11 +42,8 @@ pub const SYSCALLS: &[Row] = &[
     allow!(munmap, "memory"),
     allow!(mprotect, "memory of another thread's heap", NOT_EXECUTABLE),
     allow!(madvise, "memory given back", MADV_DONTNEED),
-    allow!(sched_yield, "the runtime's short waits"),
-    allow!(rt_sigprocmask, "signals around a thread's panic or end"),
     allow!(rt_sigreturn, "the return from a signal"),
-    allow!(sigaltstack, "the end of a thread"),
-    allow!(restart_syscall, "a wait that was stopped and goes on"),
+    allow!(sigaltstack, "the end, which gives its signal stack back"),
     allow!(exit_group, "the end"),
     #[cfg(debug_assertions)]
     allow!(fcntl, "F_GETFD: a debug build asserts that what it closes is open", exactly(1, 1)),

@@ -162,7 +162,7 @@ fn a_signal_handler_returns_under_the_seal() {
             // The timer has taken the place of the alarm that would end a child that hangs.
             let start = Instant::now();
             while !HANDLED.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(5) {
-                std::thread::yield_now();
+                std::hint::spin_loop();
             }
             i32::from(!HANDLED.load(Ordering::Relaxed))
         });
@@ -380,7 +380,7 @@ fn the_seal_is_on_every_thread_and_is_confirmed() {
             }
             // The other thread's forbidden call ends this one too.
             loop {
-                std::thread::yield_now();
+                std::hint::spin_loop();
             }
         });
         assert_eq!(end, REFUSED);

@@ -20,7 +20,7 @@ pub struct Section {
 }
 
 /// Every section, in the order of the document.
-pub const SECTIONS: &[Section] = &[
+pub static SECTIONS: &[Section] = &[
     Section { title: "To change files", attacks: change::ATTACKS },
     Section { title: "To read what no query gives", attacks: look::ATTACKS },
     Section { title: "To reach other processes", attacks: processes::ATTACKS },

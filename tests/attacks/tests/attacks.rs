@@ -120,8 +120,9 @@ impl Machine {
         let next = AtomicUsize::new(0);
         let done = Mutex::new(Vec::new());
         let work = || {
-            while let Some(attack) = attacks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let place = attacks.iter().position(|other| std::ptr::eq(*other, *attack)).unwrap();
+            loop {
+                let place = next.fetch_add(1, Ordering::Relaxed);
+                let Some(attack) = attacks.get(place) else { return };
                 let ends = COLUMNS.map(|column| {
                     self.attempt(place, attack, &column)
                         .map_err(|why| format!("{}, {column:?}: {why}", attack.what))

@@ -8,7 +8,7 @@ use crate::{Attack, L, MINUS_ONE, R, S, U, attack, call};
 const ATTR: &std::ffi::CStr = c"user.keyhole";
 
 #[rustfmt::skip]
-pub(super) const ATTACKS: &[Attack] = &[
+pub(super) static ATTACKS: &[Attack] = &[
     attack("write to a file of its own uid", "openat", S | L, |host| host.open("own", O_WRONLY)),
     attack("write to a file that all may write", "openat", S | L, |host| host.open("world", O_WRONLY)),
     attack("write to a file of root", "openat", S | L | U, |host| host.open("roots", O_WRONLY)),

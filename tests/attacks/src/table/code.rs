@@ -8,7 +8,7 @@ const PAGE: usize = 4096;
 const UFFD_USER_MODE_ONLY: i32 = 1;
 
 #[rustfmt::skip]
-pub(super) const ATTACKS: &[Attack] = &[
+pub(super) static ATTACKS: &[Attack] = &[
     attack("run a program", "execve", S | L, |_| call!(SYS_execve, SHELL.as_ptr(), arguments().as_ptr(), [0usize].as_ptr())),
     attack("run a program by another call", "execveat", S | L, |_| {
         call!(SYS_execveat, libc::AT_FDCWD, SHELL.as_ptr(), arguments().as_ptr(), [0usize].as_ptr(), 0)

@@ -16,7 +16,7 @@ const SYSLOG_ACTION_READ_ALL: i32 = 3;
 const SOFTWARE_EVENT: u32 = 1;
 
 #[rustfmt::skip]
-pub(super) const ATTACKS: &[Attack] = &[
+pub(super) static ATTACKS: &[Attack] = &[
     attack("kill a control group", "openat", S | L | U, |host| open_in_cgroup(host, "cgroup.kill")),
     attack("freeze a control group", "openat", S | L | U, |host| open_in_cgroup(host, "cgroup.freeze")),
     attack("move processes between control groups", "openat", S | L | U, |host| open_in_cgroup(host, "cgroup.procs")),

@@ -8,7 +8,7 @@ use crate::host::{list, open, read};
 use crate::{Attack, L, R, S, U, attack, call};
 
 #[rustfmt::skip]
-pub(super) const ATTACKS: &[Attack] = &[
+pub(super) static ATTACKS: &[Attack] = &[
     attack("read /etc/shadow", "openat", L | U, |_| read(c"/etc/shadow")),
     attack("read /etc/passwd", "openat", L, |_| read(c"/etc/passwd")),
     attack("read a file of its own uid", "openat", L, |host| host.open("own", O_RDONLY)),
@@ -70,6 +70,8 @@ pub(super) const ATTACKS: &[Attack] = &[
         .residual("sysfs is granted whole: wildcards are followed after the seal. Its files are for every uid to read."),
     attack("read a file of sysfs that only root may read", "openat", U, |_| read(c"/sys/kernel/slab/dentry/objects"))
         .residual("The rung `root-files` is there to read such files; sysfs is granted whole."),
+    attack("read the kernel's debug files below sysfs", "openat", U, |_| list(c"/sys/kernel/debug"))
+        .residual("What is mounted below sysfs is granted with it: another reason to prefer a uid that is not root's."),
     attack("learn whether a file exists, and its size", "newfstatat", 0, |_| {
         let mut stat = [0u8; 144];
         call!(SYS_newfstatat, AT_FDCWD, c"/etc/shadow".as_ptr(), stat.as_mut_ptr(), 0)

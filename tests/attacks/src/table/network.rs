@@ -8,7 +8,7 @@ use crate::{Attack, L, R, S, U, attack, call};
 const LEFT_OPEN: i32 = 1;
 
 #[rustfmt::skip]
-pub(super) const ATTACKS: &[Attack] = &[
+pub(super) static ATTACKS: &[Attack] = &[
     attack("make a Unix socket", "socket", S, |_| socket(libc::AF_UNIX, SOCK_STREAM, 0)),
     attack("make a pair of Unix sockets", "socketpair", S, |_| {
         let mut pair = [0i32; 2];

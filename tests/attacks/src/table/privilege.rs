@@ -9,7 +9,7 @@ const CAP_SYS_ADMIN: usize = 21;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 #[rustfmt::skip]
-pub(super) const ATTACKS: &[Attack] = &[
+pub(super) static ATTACKS: &[Attack] = &[
     attack("become root", "setuid", S | U, |_| call!(SYS_setuid, 0)),
     attack("become another uid", "setresuid", S | U | R, |_| call!(SYS_setresuid, STRANGER, STRANGER, STRANGER)),
     attack("become another group", "setresgid", S | U | R, |_| call!(SYS_setresgid, STRANGER, STRANGER, STRANGER)),

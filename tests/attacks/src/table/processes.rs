@@ -6,7 +6,7 @@ use crate::{Attack, L, R, S, U, attack, call};
 const PTRACE_SEIZE: i32 = 0x4206;
 
 #[rustfmt::skip]
-pub(super) const ATTACKS: &[Attack] = &[
+pub(super) static ATTACKS: &[Attack] = &[
     attack("signal a neighbour", "kill", S | L, |host| call!(SYS_kill, host.neighbour, 0)),
     attack("signal a neighbour's thread", "tgkill", S | L, |host| call!(SYS_tgkill, host.neighbour, host.neighbour, 0)),
     attack("signal a stranger", "kill", S | L | U | R, |host| call!(SYS_kill, host.stranger, 0)),

@@ -47,7 +47,7 @@ fn text(seen: &[(&'static Attack, Ends)]) -> String {
             section.title
         );
         for attack in section.attacks {
-            let Some((_, ends)) = seen.iter().find(|(other, _)| std::ptr::eq(*other, attack)) else {
+            let Some((_, ends)) = seen.iter().find(|(other, _)| other.what == attack.what) else {
                 continue;
             };
             let cells: Vec<_> = SHOWN.map(|column| cell(ends, column)).collect();
