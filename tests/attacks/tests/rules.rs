@@ -5,7 +5,7 @@ mod stage;
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -42,23 +42,22 @@ const LIFE: &[(&str, fn(&Ground, Pid))] = &[
     ("the end",                  |_, pid| { let _ = kill_process(pid, Signal::TERM); }),
 ];
 
-fn broker(program: &Program, without_call: Option<i64>) -> (Ground, Running) {
+fn broker(program: &Program, tree: &Path, without_call: Option<i64>) -> (Ground, Running) {
     let ground = Ground::new(BROKER);
-    lay_out(&ground);
     let mut command = program.command(&ground, BROKER);
     command
-        .arg(format!("--path.procfs={}", ground.at("proc").display()))
-        .arg(format!("--path.sysfs={}", ground.at("sys").display()))
+        .arg(format!("--path.procfs={}", tree.join("proc").display()))
+        .arg(format!("--path.sysfs={}", tree.join("sys").display()))
         .arg(format!("--filesystem.anchor={}", ground.at("open").display()))
         .args(["--allow-processes", "--log.level=debug"]);
     command.envs(without_call.map(|number| ("KEYHOLE_WITHOUT_CALL", number.to_string())));
     (ground, Running(command.spawn().unwrap()))
 }
 
-/// A small host: a file of a few MiB, a directory to list, a link, a process.
-fn lay_out(ground: &Ground) {
+/// A small host: a file of a few MiB, directories to list, links, a process.
+fn lay_out(tree: &Path) {
     let put = |path: &str, content: &str| {
-        let path = ground.at(path);
+        let path = tree.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     };
@@ -67,9 +66,9 @@ fn lay_out(ground: &Ground) {
     put("proc/7/stat", "7 (x) S 1\n");
     put("proc/7/status", "Name:\tx\n");
     put("proc/7/fd/0", "");
-    for chip in 0..200 {
+    for chip in 0..50 {
         put(&format!("sys/devices/hwmon{chip}/name"), "chip\n");
-        let class = ground.at("sys/class/hwmon");
+        let class = tree.join("sys/class/hwmon");
         fs::create_dir_all(&class).unwrap();
         let target = format!("../../devices/hwmon{chip}");
         std::os::unix::fs::symlink(target, class.join(format!("hwmon{chip}"))).unwrap();
@@ -77,8 +76,12 @@ fn lay_out(ground: &Ground) {
 }
 
 /// What ended a broker that lives its life without a row, and during which step.
-fn live(program: &Program, without_call: Option<i64>) -> (&'static str, std::process::ExitStatus) {
-    let (ground, mut broker) = broker(program, without_call);
+fn live(
+    program: &Program,
+    tree: &Path,
+    without_call: Option<i64>,
+) -> (&'static str, std::process::ExitStatus) {
+    let (ground, mut broker) = broker(program, tree, without_call);
     let pid = Pid::from_child(&broker.0);
     let started = soon("a start", || {
         broker.0.try_wait().unwrap().map(Err).or_else(|| ground.reported().then_some(Ok(())))
@@ -103,8 +106,9 @@ fn without_any_row_of_the_table_a_broker_is_killed() {
 }
 
 fn remove_each_row() {
-    let program = Program::new();
-    let (step, ended) = live(&program, None);
+    let (program, tree) = (Program::new(), stage::public_dir());
+    lay_out(tree.path());
+    let (step, ended) = live(&program, tree.path(), None);
     assert!(ended.success(), "with every row it lives: {step}, {ended}");
 
     let mut rows: Vec<_> = SYSCALLS.iter().map(|row| (row.name, row.number)).collect();
@@ -114,7 +118,7 @@ fn remove_each_row() {
         for _ in 0..4 {
             scope.spawn(|| {
                 while let Some((name, number)) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (step, ended) = live(&program, Some(*number));
+                    let (step, ended) = live(&program, tree.path(), Some(*number));
                     println!("{name}: {step}, {ended}");
                     if ended.signal() != Some(libc::SIGSYS) {
                         redundant.lock().unwrap().push(*name);

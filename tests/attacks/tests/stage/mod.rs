@@ -177,7 +177,8 @@ fn tcp_socket() -> Stdio {
     Stdio::from(socket(AddressFamily::INET, SocketType::STREAM, None).unwrap())
 }
 
-fn public_dir() -> TempDir {
+/// A directory that any uid may search.
+pub fn public_dir() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
     dir
