@@ -54,15 +54,15 @@ const MADV_DONTNEED: Argument = exactly(2, 4);
 const SOL_SOCKET: Argument = exactly(1, 1);
 
 /// What `unlinkat` is held to: the one call that changes a file system removes the socket from its own directory,
-/// by that directory's descriptor. Landlock keeps absolute paths out.
+/// by that directory's descriptor. seccomp cannot see that the name leads nowhere else: only Landlock can.
 pub fn unlink_arguments(dir: &rustix::fd::OwnedFd) -> [Argument; 2] {
     [exactly(0, dir.as_raw_fd() as u32), exactly(2, 0)]
 }
 
-/// The whole list, for a socket directory.
-pub fn syscalls<'u>(unlink: &'u [Argument]) -> Vec<Rule<'u>> {
-    let unlinkat = Rule { number: numbers::unlinkat, when: unlink };
-    SYSCALLS.iter().map(|row| -> Rule<'u> { row.into() }).chain([unlinkat]).collect()
+/// The whole list; with `unlinkat` only for a socket directory that Landlock keeps it to.
+pub fn syscalls<'u>(unlink: Option<&'u [Argument; 2]>) -> Vec<Rule<'u>> {
+    let unlinkat = unlink.map(|when| Rule { number: numbers::unlinkat, when });
+    SYSCALLS.iter().map(|row| -> Rule<'u> { row.into() }).chain(unlinkat).collect()
 }
 
 /// Why the broker does not start: the seal does not hold.

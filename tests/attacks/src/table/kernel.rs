@@ -56,7 +56,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("swap to a file", "swapon", S | L | U | R, |host| past(EINVAL, call!(SYS_swapon, host.at("own").as_ptr(), 0))),
     attack("keep accounts of processes", "acct", S | U | R, |_| past(ENOENT, call!(SYS_acct, c"/none/of/these".as_ptr()))),
     attack("control a device", "ioctl", S, |_| call!(SYS_ioctl, 0, libc::FIOCLEX, 0)),
-    attack("set a timer that outlives its owner", "timer_create", S, |_| {
+    attack("set a timer", "timer_create", S, |_| {
         let mut timer = 0i32;
         call!(SYS_timer_create, libc::CLOCK_MONOTONIC, 0, &raw mut timer)
     }),

@@ -7,6 +7,9 @@ use crate::{Attack, L, R, S, U, attack, call};
 /// Descriptor 1: a TCP socket that is neither bound nor connected.
 const LEFT_OPEN: i32 = 1;
 
+/// More than any family that there is.
+const AF_MAX: i32 = 64;
+
 #[rustfmt::skip]
 pub(super) static ATTACKS: &[Attack] = &[
     attack("make a Unix socket", "socket", S, |_| socket(libc::AF_UNIX, SOCK_STREAM, 0)),
@@ -27,6 +30,9 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("make a Bluetooth socket", "socket", S, |_| socket(libc::AF_BLUETOOTH, SOCK_STREAM, 3)),
     attack("make a CAN socket", "socket", S, |_| socket(libc::AF_CAN, SOCK_RAW, 1)),
     attack("make a TIPC socket", "socket", S, |_| socket(libc::AF_TIPC, SOCK_STREAM, 0)),
+    attack("make a socket of any family", "socket", S, |_| {
+        (0..AF_MAX).map(|family| socket(family, SOCK_DGRAM, 0)).max().unwrap_or(0)
+    }),
     attack("connect a TCP socket that was left open", "connect", S | L, |host| connect(LEFT_OPEN.into(), host.port)),
     attack("bind a TCP socket that was left open", "bind", S | L, |_| {
         let any = inet(0);

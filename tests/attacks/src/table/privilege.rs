@@ -38,15 +38,20 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("let itself be traced and dumped", "prctl", S, |_| call!(SYS_prctl, libc::PR_SET_DUMPABLE, 1)),
     attack("call itself something else", "prctl", S, |_| call!(SYS_prctl, libc::PR_SET_NAME, c"kworker/0:1".as_ptr())),
     attack("adopt orphans", "prctl", S, |_| call!(SYS_prctl, libc::PR_SET_CHILD_SUBREAPER, 1)),
-    attack("switch speculation guards off", "prctl", S, |_| call!(SYS_prctl, libc::PR_GET_SPECULATION_CTRL, 0, 0, 0, 0)),
+    attack("switch speculation guards off", "prctl", S, |_| {
+        call!(SYS_prctl, libc::PR_SET_SPECULATION_CTRL, libc::PR_SPEC_STORE_BYPASS, libc::PR_SPEC_ENABLE, 0, 0)
+    }),
+    attack("any kind of prctl", "prctl", S, |_| {
+        (1..100).map(|option| call!(SYS_prctl, option, 0, 0, 0, 0)).max().unwrap_or(0)
+    }),
     attack("add a filter of its own", "seccomp", S, |_| {
         let allow = [0x7fff_0000_0000_0006u64];
         let program = [1usize, allow.as_ptr() as usize];
         call!(SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         call!(SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, program.as_ptr())
     }),
-    attack("be another kind of process", "personality", S, |_| call!(SYS_personality, libc::ADDR_NO_RANDOMIZE)),
-    attack("raise its limits", "prlimit64", S, |_| {
+    attack("lay its memory out without chance", "personality", S, |_| call!(SYS_personality, libc::ADDR_NO_RANDOMIZE)),
+    attack("change its limits", "prlimit64", S, |_| {
         let limit = [0u64; 2];
         call!(SYS_prlimit64, 0, libc::RLIMIT_CORE, limit.as_ptr(), 0)
     }),

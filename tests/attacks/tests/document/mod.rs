@@ -5,12 +5,12 @@ use std::path::Path;
 
 use keyhole_attacks::{Attack, End, L, Layers, R, S, SECTIONS, U};
 
-use crate::{ALONE, Ends, is_here};
+use crate::{ALONE, Ends, SEALED, is_here, stopped_by};
 
 const HOW: &str = "UPDATE_DOCUMENTS=1 cargo test -p keyhole-attacks --features hostile-code-for-tests";
 
 /// The columns that are shown: each layer alone, sealed, sealed without Landlock.
-const SHOWN: std::ops::Range<usize> = ALONE.start..9;
+const SHOWN: std::ops::Range<usize> = ALONE.start..SEALED.end + 2;
 
 /// Compares the document with what was seen, or rewrites it.
 pub(crate) fn hold(seen: &[(&'static Attack, Ends)]) {
@@ -33,7 +33,7 @@ fn text(seen: &[(&'static Attack, Ends)]) -> String {
          a lane too, with the same result. With nothing in force, as root with every capability, each goes through: that is how it is known \
          to be an attack. The kernel is Linux 6.18 on x86_64 with Landlock ABI 7.\n\n\
          *seccomp* and *Landlock* stand alone, under root with every capability. *uid 64646* and *uid 0* stand for a process of that uid \
-         without capabilities, under no_new_privs: what file modes and the kernel's own checks refuse. *killed* is SIGSYS, and the end of the \
+         without capabilities, under no_new_privs, not dumpable and limited: what file modes and the kernel's own checks refuse. *killed* is SIGSYS, and the end of the \
          process; a name is the errno; **yes** is an attack that went through. What this kernel does not have is marked so: there seccomp alone \
          can be seen to stop it.\n\n"
     );
@@ -51,7 +51,7 @@ fn text(seen: &[(&'static Attack, Ends)]) -> String {
                 continue;
             };
             let cells: Vec<_> = SHOWN.map(|column| cell(ends, column)).collect();
-            let held = held_by(attack, ends);
+            let held = held_by(ends);
             let _ =
                 writeln!(text, "| {} | `{}` | {} | {held} |", attack.what, attack.call, cells.join(" | "));
         }
@@ -65,39 +65,63 @@ fn text(seen: &[(&'static Attack, Ends)]) -> String {
     text
 }
 
+/// Counts, for a broker of uid 64646 and of uid 0.
 fn summary(text: &mut String, seen: &[(&'static Attack, Ends)]) {
-    let count =
-        |is: &dyn Fn(&Attack, &Ends) -> bool| seen.iter().filter(|(attack, ends)| is(attack, ends)).count();
-    let alone = |layer: Layers| count(&move |attack, _| attack.stopped_by & layer != 0);
-    let only =
-        |uid: Layers, layer: Layers| count(&move |attack, _| attack.stopped_by & (S | L | uid) == layer);
-    let through = |column: usize| count(&move |_, ends| is_here(ends) && ends[column] == End::Through);
-    let _ = write!(
-        text,
-        "| of {} attacks | uid 64646 | uid 0 |\n|---|---|---|\n\
-         | seccomp alone stops | {} | {} |\n| Landlock alone stops | {} | {} |\n| the uid without capabilities alone stops | {} | {} |\n\
-         | held by seccomp only | {} | {} |\n| held by Landlock only | {} | {} |\n| held by the uid only | {} | {} |\n\
-         | go through the sealed broker | {} | {} |\n| go through it where Landlock is missing | {} | {} |\n\
-         | not on this kernel | {absent} | {absent} |\n",
-        seen.len(),
-        alone(S),
-        alone(S),
-        alone(L),
-        alone(L),
-        alone(U),
-        alone(R),
-        only(U, S),
-        only(R, S),
-        only(U, L),
-        only(R, L),
-        only(U, U),
-        only(R, R),
-        through(5),
-        through(6),
-        through(7),
-        through(8),
-        absent = count(&|_, ends| !is_here(ends)),
-    );
+    type Is<'a> = &'a dyn Fn(&Ends, &Uid) -> bool;
+    let facts: [(&str, Is<'_>); 10] = [
+        ("seccomp alone stops", &|ends, _| stopped_by(ends) & S != 0),
+        ("Landlock alone stops", &|ends, _| stopped_by(ends) & L != 0),
+        ("the uid without capabilities alone stops", &|ends, uid| stopped_by(ends) & uid.layer != 0),
+        ("only seccomp stops", &|ends, uid| uid.only(ends) == Some(S)),
+        ("only Landlock stops", &|ends, uid| uid.only(ends) == Some(L)),
+        ("only the uid stops", &|ends, uid| uid.only(ends) == Some(uid.layer)),
+        ("no layer alone stops, but several together", &|ends, uid| uid.only(ends) == Some(0)),
+        ("go through the sealed broker", &|ends, uid| is_here(ends) && ends[uid.sealed] == End::Through),
+        ("go through it where Landlock is missing", &|ends, uid| {
+            is_here(ends) && ends[uid.without_landlock] == End::Through
+        }),
+        ("are about what is not on this kernel", &|ends, _| !is_here(ends)),
+    ];
+    let _ = write!(text, "| of {} attacks | uid 64646 | uid 0 |\n|---|---|---|\n", seen.len());
+    for (title, is) in facts {
+        let [user, root] = UIDS.map(|uid| seen.iter().filter(|(_, ends)| is(ends, &uid)).count());
+        let _ = writeln!(text, "| {title} | {user} | {root} |");
+    }
+}
+
+/// A uid that the broker runs as: what it stops alone, and the columns in which it is sealed.
+struct Uid {
+    layer: Layers,
+    sealed: usize,
+    without_landlock: usize,
+}
+
+const UIDS: [Uid; 2] = [
+    Uid { layer: U, sealed: SEALED.start, without_landlock: SEALED.end },
+    Uid { layer: R, sealed: SEALED.start + 1, without_landlock: SEALED.end + 1 },
+];
+
+impl Uid {
+    /// The one layer that holds an attack, or 0 when it takes several; none when more could or nothing does.
+    fn only(&self, ends: &Ends) -> Option<Layers> {
+        let alone = stopped_by(ends) & (S | L | self.layer);
+        let held = is_here(ends) && ends[self.sealed] != End::Through;
+        (held && alone.count_ones() < 2).then_some(alone)
+    }
+
+    fn held_by(&self, ends: &Ends) -> String {
+        let alone = stopped_by(ends);
+        let names = [(S, "seccomp"), (L, "Landlock"), (self.layer, "uid")];
+        let names = names.iter().filter(|(layer, _)| alone & layer != 0).map(|(_, name)| *name);
+        match names.collect::<Vec<_>>()[..] {
+            _ if ends[self.sealed] == End::Through => "nothing".to_owned(),
+            _ if !is_here(ends) && alone == 0 => "not seen".to_owned(),
+            ["seccomp"] if !is_here(ends) => "seccomp; others not seen".to_owned(),
+            [] => "several together".to_owned(),
+            [one] => format!("**{one} only**"),
+            ref names => names.join(", "),
+        }
+    }
 }
 
 fn cell(ends: &Ends, column: usize) -> String {
@@ -110,25 +134,13 @@ fn cell(ends: &Ends, column: usize) -> String {
 }
 
 /// The layers that stop an attack, by uid where that differs, and in bold where there is only one.
-fn held_by(attack: &Attack, ends: &Ends) -> String {
-    let of = |uid: Layers, sealed: usize| {
-        let held = attack.stopped_by & (S | L | uid);
-        let names = [(S, "seccomp"), (L, "Landlock"), (uid, "uid")];
-        let names: Vec<_> =
-            names.iter().filter(|(layer, _)| held & layer != 0).map(|(_, name)| *name).collect();
-        match names[..] {
-            [] if ends[sealed] == End::Through => "nothing".to_owned(),
-            [] => "several together".to_owned(),
-            [one] => format!("**{one} only**"),
-            _ => names.join(", "),
-        }
-    };
-    let (user, root) = (of(U, 5), of(R, 6));
+fn held_by(ends: &Ends) -> String {
+    let [user, root] = UIDS.map(|uid| uid.held_by(ends));
     if user == root { user } else { format!("{user}; uid 0: {root}") }
 }
 
 fn residual_uids(ends: &Ends) -> &'static str {
-    match (ends[5], ends[6]) {
+    match (ends[SEALED.start], ends[SEALED.start + 1]) {
         (End::Through, End::Through) => "any uid",
         (End::Through, _) => "uid 64646",
         _ => "uid 0",
