@@ -28,9 +28,11 @@ const NOT_PROVOKED: &[(&str, &str)] = &[(
     "the vDSO tells the time without a call; where the clock source or the kernel gives it none, each time is a call",
 )];
 
+type Step = fn(&Ground, Pid);
+
 /// What a broker does in its life; each step gets as far as the broker lets it.
 #[rustfmt::skip]
-const LIFE: &[(&str, fn(&Ground, Pid))] = &[
+const LIFE: &[(&str, Step)] = &[
     ("a description",            |ground, _| describe(ground)),
     ("a reading of everything",  |ground, _| { read_all(ground); }),
     ("a peer that is refused",   |ground, _| as_uid(STRANGER, || drop(UnixStream::connect(ground.socket())))),
