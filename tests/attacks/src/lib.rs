@@ -134,3 +134,16 @@ fn child(pid: i64) -> i64 {
     }
     pid
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_attack_says_is_understood() {
+        let echoed = WENT_THROUGH.to_str().unwrap().split('\'').nth(1).unwrap();
+        assert_eq!(said(echoed), Some(End::Through));
+        assert_eq!(said(&format!("a line before\n{SAID}-13\n")), Some(End::Refused(13)));
+        assert_eq!(said("a line before\n"), None);
+    }
+}

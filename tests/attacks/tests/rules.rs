@@ -25,7 +25,7 @@ use stage::{Ground, Program, Running, alone, root, soon};
 /// Rows that nothing here provokes, each with the reason why it stays.
 const NOT_PROVOKED: &[(&str, &str)] = &[(
     "clock_gettime",
-    "the vDSO tells the time without a call; where the clock source or the kernel gives it none, each time is a call",
+    "the vDSO tells the time without a call; without one, as with some clock sources, each time is a call",
 )];
 
 type Step = fn(&Ground, Pid);
