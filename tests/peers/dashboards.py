@@ -306,7 +306,7 @@ def compare_names(theirs, ours, path):
 
 def settle(prometheus, scrapes):
     """Waits until every target was scraped so often."""
-    deadline = time.monotonic() + 3 * scrapes + launch.PATIENCE
+    deadline = time.monotonic() + 6 * scrapes + launch.PATIENCE
     while (prometheus.number("min(sum_over_time(up[1h]))") or 0) < scrapes or prometheus.number("count(up)") < 3:
         if time.monotonic() > deadline:
             fail(f"fewer than {scrapes} scrapes in time: {prometheus.ask('sum_over_time(up[1h])')}")
