@@ -8,7 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -22,10 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::Service as _;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use crate::limit::{Client, Metered};
 use crate::service::{Peer, Service, Tally};
-
-/// Connections that one uid may hold.
-const CONNECTIONS: usize = 8;
 
 /// How long a connection may take to its first request.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -33,10 +31,13 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long to wait when accept fails for want of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
+/// Connections refused in a row before a pause: a flood must neither fill the kernel's queue for long nor a CPU.
+const REFUSALS: u64 = 16;
+
 /// How often to try for the lock of the socket's directory.
 const LOCK_TRIES: u32 = 50;
 
-const STREAMS: u32 = 8;
+const STREAMS: u32 = 4;
 const HEADER_BYTES: u32 = 8 << 10;
 const WINDOW_BYTES: u32 = 16 << 10;
 const SEND_BYTES: usize = 64 << 10;
@@ -159,7 +160,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Accepts for ever: peers of `allowed` uids, each with few connections.
+/// Accepts for ever: peers of `allowed` uids, each within its limits.
 pub async fn accept<H: Health>(
     listener: &UnixListener,
     allowed: &[u32],
@@ -167,42 +168,43 @@ pub async fn accept<H: Health>(
     health: HealthServer<H>,
     tally: Arc<Tally>,
 ) {
-    let permits: HashMap<u32, Arc<Semaphore>> =
-        allowed.iter().map(|uid| (*uid, Arc::new(Semaphore::new(CONNECTIONS)))).collect();
+    let clients: HashMap<u32, Arc<Client>> =
+        allowed.iter().map(|uid| (*uid, Arc::new(Client::new()))).collect();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "accept failed");
+                if let Some(count) = count(&tally.failed_accepts) {
+                    tracing::warn!(%error, count, "accept failed");
+                }
                 tokio::time::sleep(BACK_OFF).await;
                 continue;
             }
         };
-        let uid = stream.peer_cred().map(|peer| peer.uid());
-        let permit = match uid.as_ref().map(|uid| (uid, permits.get(uid))) {
-            Ok((_, Some(permits))) => {
-                permits.clone().try_acquire_owned().map_err(|_| "has too many connections")
-            }
-            _ => Err("is not allowed"),
-        };
-        match (uid, permit) {
-            (Ok(uid), Ok(permit)) => {
+        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+        let client = uid.and_then(|uid| clients.get(&uid));
+        match client.ok_or("is not allowed").and_then(|client| Ok((client, client.connect()?))) {
+            Ok((client, place)) => {
                 tally.connections.fetch_add(1, Ordering::Relaxed);
-                let connection = serve(stream, Peer { uid }, service.clone(), health.clone(), tally.clone());
-                tokio::spawn(hold(permit, connection));
+                let peer = Peer { client: client.clone(), turn: Arc::new(Semaphore::new(1)) };
+                let connection = serve(stream, uid, peer, service.clone(), health.clone(), tally.clone());
+                tokio::spawn(hold(place, connection));
             }
-            (uid, refused) => {
-                let count = tally.refused_peers.fetch_add(1, Ordering::Relaxed) + 1;
-                // A line for each would let a stranger fill the log.
-                if count.is_power_of_two() {
-                    let why = refused.err().unwrap_or("has no uid");
-                    tracing::warn!(uid = uid.ok(), why, count, "connection refused");
+            Err(why) => {
+                if let Some(count) = count(&tally.refused_peers) {
+                    tracing::warn!(uid, why, count, "connection refused");
                 }
-                // A flood of refusals costs its sender more than us.
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                if tally.refused_peers.load(Ordering::Relaxed).is_multiple_of(REFUSALS) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
         }
     }
+}
+
+/// Counts one more; gives the count when it is worth a line: a line for each would let a stranger fill the log.
+fn count(counter: &AtomicU64) -> Option<u64> {
+    Some(counter.fetch_add(1, Ordering::Relaxed) + 1).filter(|count| count.is_power_of_two())
 }
 
 async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {
@@ -212,6 +214,7 @@ async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>
 
 async fn serve<H: Health>(
     stream: UnixStream,
+    uid: Option<u32>,
     peer: Peer,
     service: Service,
     health: HealthServer<H>,
@@ -222,7 +225,7 @@ async fn serve<H: Health>(
     let first = asked.clone();
     let route = service_fn(move |mut request: http::Request<Incoming>| {
         first.store(true, Ordering::Relaxed);
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(peer.clone());
         let (mut broker, mut health) = (broker.clone(), health.clone());
         async move {
             if request.uri().path().starts_with("/keyhole.v1.Broker/") {
@@ -234,6 +237,8 @@ async fn serve<H: Health>(
             }
         }
     });
+    let (receive, send) = stream.into_split();
+    let stream = tokio::io::join(Metered::new(receive), send);
     let mut connection = std::pin::pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -253,12 +258,13 @@ async fn serve<H: Health>(
         Ok(ended) => ended,
         Err(_) if asked.load(Ordering::Relaxed) => connection.await,
         Err(_) => {
-            tally.late_handshakes.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(uid = peer.uid, "connection closed: no request in time");
+            if let Some(count) = count(&tally.late_handshakes) {
+                tracing::warn!(uid, count, "connection closed: no request in time");
+            }
             return;
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(uid = peer.uid, %error, "connection ended");
+        tracing::debug!(uid, %error, "connection ended");
     }
 }
