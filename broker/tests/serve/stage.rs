@@ -66,6 +66,14 @@ pub(crate) fn soon<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// The program: of this build, or of the folder that `KEYHOLE_BINARIES` names.
+fn program() -> PathBuf {
+    match std::env::var_os("KEYHOLE_BINARIES") {
+        Some(folder) => Path::new(&folder).join("keyhole-broker"),
+        None => env!("CARGO_BIN_EXE_keyhole-broker").into(),
+    }
+}
+
 /// A directory for one test: the program where any uid may run it, a place for sockets, and room for fixtures.
 pub(crate) struct Stage(pub(crate) TempDir);
 
@@ -73,11 +81,11 @@ impl Stage {
     pub(crate) fn new() -> Self {
         let stage = Self(tempfile::tempdir().unwrap());
         fs::set_permissions(stage.at(""), Permissions::from_mode(0o755)).unwrap();
-        let program = env!("CARGO_BIN_EXE_keyhole-broker");
-        if fs::hard_link(program, stage.at("keyhole-broker")).is_err() {
+        let program = program();
+        if fs::hard_link(&program, stage.at("keyhole-broker")).is_err() {
             // By another process: a descriptor open for writing, inherited by a child of another test, would make
             // the program busy.
-            let copied = Command::new("cp").arg(program).arg(stage.at("keyhole-broker")).status().unwrap();
+            let copied = Command::new("cp").arg(&program).arg(stage.at("keyhole-broker")).status().unwrap();
             assert!(copied.success());
         }
         fs::create_dir(stage.at("run")).unwrap();
