@@ -22,7 +22,7 @@ use crate::mounts::mount_points;
 use crate::view::View;
 
 /// The largest part of a file in one message.
-pub const PART_BYTES: usize = 32 << 10;
+pub const PART_BYTES: usize = 16 << 10;
 
 /// Descriptors kept back for connections and the runtime.
 const RESERVED_DESCRIPTORS: u64 = 64;

@@ -24,10 +24,10 @@ const LANES: usize = 4;
 const BUDGET: Duration = Duration::from_secs(2);
 
 /// A batch this large is handed over at once, and a lane waits while it is not taken.
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 128 << 10;
 
 /// A message this large takes no more: what a client has been sent and does not read stays in memory.
-const MESSAGE_BYTES: usize = 32 << 10;
+const MESSAGE_BYTES: usize = PART_BYTES;
 
 /// A smaller batch is handed over after this time.
 const BATCH_TIME: Duration = Duration::from_millis(5);

@@ -32,7 +32,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Connections refused in a row before a pause: a flood must neither fill the kernel's queue for long nor a CPU.
-const REFUSALS: u64 = 16;
+const REFUSALS: u64 = 32;
 
 /// How often to try for the lock of the socket's directory.
 const LOCK_TRIES: u32 = 50;
@@ -40,7 +40,7 @@ const LOCK_TRIES: u32 = 50;
 const STREAMS: u32 = 4;
 const HEADER_BYTES: u32 = 8 << 10;
 const WINDOW_BYTES: u32 = 16 << 10;
-const SEND_BYTES: usize = 64 << 10;
+const SEND_BYTES: usize = 32 << 10;
 const PENDING_RESETS: usize = 16;
 const REQUEST_BYTES: usize = 4 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);

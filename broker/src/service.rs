@@ -28,7 +28,7 @@ const READ_DEADLINE: Duration = Duration::from_secs(30);
 const BATCH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The most time in all that others wait for a client that has the turn.
-const PATIENCE: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_millis(150);
 
 /// How often to look whether others wait.
 const LOOK: Duration = Duration::from_millis(50);
@@ -315,15 +315,17 @@ impl Inner {
         }
         drop(waits);
         let mut reading = self.lanes.begin(queries).await;
-        let mut waited = Duration::ZERO;
+        let (mut read, mut waited) = (Duration::ZERO, Duration::ZERO);
         loop {
             let begun = Instant::now();
             let batch = reading.next().await;
-            peer.client.spend(begun.elapsed());
-            let Some(batch) = batch else { return Ok(()) };
+            read += begun.elapsed();
+            let Some(batch) = batch else { break };
             answer.put(batch);
             self.taken(answer, &mut waited).await?;
         }
+        peer.client.spend(read);
+        Ok(())
     }
 
     /// Waits until the client has taken what is there; `waited` is how long others have waited for it so far.

@@ -309,7 +309,7 @@ async fn a_slow_client_is_waited_for_and_never_buffered_for() {
     let mut batches = 0;
     while let Some(batch) = bounded(reading.next()).await {
         let bytes: usize = batch.iter().map(Message::encoded_len).sum();
-        assert!(bytes <= (256 << 10) + 2 * PART_BYTES, "a batch of {bytes} bytes");
+        assert!(bytes <= (128 << 10) + 2 * PART_BYTES, "a batch of {bytes} bytes");
         assert!(batch.iter().all(|part| part.encoded_len() <= PART_BYTES + 1024), "a message is small");
         batches += 1;
         if batches % 10 == 0 {

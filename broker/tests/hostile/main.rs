@@ -20,10 +20,13 @@ use watch::{Load, Neighbour, ask_without_end};
 use wire::Connection;
 
 /// How long each flood lasts.
-const FLOOD: Duration = Duration::from_millis(1500);
+const FLOOD: Duration = Duration::from_millis(1400);
 
 /// Connections that flood at once. The hostile uid's fourth is its well-behaved one.
 const THREADS: usize = 3;
+
+/// What each of a few files of the host under test holds.
+const LONG_BYTES: usize = 500 << 10;
 
 const MEMORY_KIB: u64 = 8 << 10;
 const CPU_PERCENT: f64 = 50.0;
@@ -43,11 +46,9 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
         return;
     }
     let stage = Stage::new();
-    let mut broker = stage.start(&[
-        format!("--allow-uid={ALLOWED}"),
-        "--view=host".to_owned(),
-        "--allow-processes".to_owned(),
-    ]);
+    let mut flags = vec![format!("--allow-uid={ALLOWED}"), "--path.sysfs=/sys".to_owned()];
+    flags.extend(large_procfs(&stage));
+    let mut broker = stage.start(&flags);
     // What is held from the first reading on is no leak.
     broker.read(&keyhole_policy::TABLE.iter().map(|row| row.query).collect::<Vec<_>>());
 
@@ -95,7 +96,10 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
             claim(sent.connections.load(Ordering::Relaxed) > 0, "nothing was sent".into());
             claim(after.peak_kib < MEMORY_KIB, format!("{} KiB", after.peak_kib));
             claim(cpu < CPU_PERCENT, format!("{cpu:.1} % of a CPU"));
-            claim(settled <= before.descriptors, format!("{} descriptors, then {settled}", before.descriptors));
+            claim(
+                settled <= before.descriptors,
+                format!("{} descriptors, then {settled}", before.descriptors),
+            );
             for (neighbour, worst) in neighbours.iter().zip(worst) {
                 claim(worst < ANSWER, format!("{} waited {worst:?}", neighbour.name));
                 neighbour.complaints().into_iter().for_each(|said| claim(false, said));
@@ -111,6 +115,19 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
     assert!(failures.is_empty(), "{failures:#?}");
     assert!(counters.limited_requests > 100 && counters.refused_peers > 1000, "{counters:?}");
     assert!(log.lines().count() < 100, "a flood fills the log: {log}");
+}
+
+/// The /proc of a host that has much to tell, so that what is not read weighs something.
+fn large_procfs(stage: &Stage) -> [String; 2] {
+    for path in ["stat", "meminfo", "loadavg", "vmstat", "diskstats", "cpuinfo"] {
+        stage.put(&format!("proc/{path}"), &std::fs::read_to_string(Path::new("/proc").join(path)).unwrap());
+    }
+    let long = "eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n".repeat(LONG_BYTES / 44);
+    for path in ["1/net/dev", "1/net/udp", "1/net/arp", "1/net/tcp", "1/mountinfo", "interrupts", "zoneinfo"]
+    {
+        stage.put(&format!("proc/{path}"), &long);
+    }
+    [format!("--path.procfs={}", stage.at("proc").display()), "--view=host".to_owned()]
 }
 
 /// Floods from several threads, each with a connection after the other.

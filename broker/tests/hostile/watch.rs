@@ -18,7 +18,7 @@ use crate::stage::{read, try_channel};
 const TICKS: u64 = 100;
 
 /// How often a neighbour asks.
-const INTERVAL: Duration = Duration::from_millis(250);
+const INTERVAL: Duration = Duration::from_millis(150);
 
 /// What a process uses.
 pub(crate) struct Load {
@@ -76,9 +76,15 @@ impl Neighbour {
 
     /// Waits until it has asked twice in peace, and forgets what was.
     pub(crate) fn settle(&self) {
-        let (since, deadline) = (self.asked.load(Ordering::Relaxed), Instant::now() + Duration::from_secs(20));
+        let (since, deadline) =
+            (self.asked.load(Ordering::Relaxed), Instant::now() + Duration::from_secs(20));
         while self.asked.load(Ordering::Relaxed) < since + 2 {
-            assert!(Instant::now() < deadline, "{} is not answered in peace: {:?}", self.name, self.complaints());
+            assert!(
+                Instant::now() < deadline,
+                "{} is not answered in peace: {:?}",
+                self.name,
+                self.complaints()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         self.worst();
@@ -121,7 +127,7 @@ pub(crate) fn ask_without_end(neighbour: &Neighbour, socket: &Path, over: &Atomi
         let service = || HealthCheckRequest { service: "keyhole.v1.Broker".to_owned() };
         while over.load(Ordering::Relaxed) == 0 {
             let begun = Instant::now();
-            let answer = read(&mut client, &[Query::Stat, Query::Meminfo, Query::NetDev]).await;
+            let answer = read(&mut client, &[Query::Stat, Query::Meminfo, Query::Loadavg]).await;
             neighbour.note("read", begun, answered(answer.map(drop)));
             let begun = Instant::now();
             let answer = health.check(service()).await;
