@@ -34,9 +34,14 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// Connections refused in a row before a pause: a flood must neither fill the kernel's queue for long nor a CPU.
 const REFUSALS: u64 = 32;
 
+/// Connections that the kernel keeps until they are accepted. In a flood, who comes last waits behind all of them.
+const QUEUE: i32 = 128;
+
 /// How often to try for the lock of the socket's directory.
 const LOCK_TRIES: u32 = 50;
 
+// What each connection may have of HTTP/2. Answers that are not read weigh what fits into all streams of all connections:
+// with a few of each, less than the 8 MiB that the broker promises to stay below.
 const STREAMS: u32 = 4;
 const HEADER_BYTES: u32 = 8 << 10;
 const WINDOW_BYTES: u32 = 16 << 10;
@@ -107,6 +112,7 @@ impl Socket {
                 .map_err(|errno| SocketError::Group(group, errno))?;
         }
         rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(0o660), AtFlags::empty())
+            .and_then(|()| rustix::net::listen(&listener, QUEUE))
             .and_then(|()| rustix::fs::flock(&dir, FlockOperation::Unlock))
             .map_err(|errno| refused(errno.into()))?;
         listener.set_nonblocking(true).map_err(refused)?;

@@ -56,6 +56,8 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
     let neighbours = [Neighbour::new("another uid"), Neighbour::new("the same uid")];
     let over = AtomicU64::new(0);
     let mut failures = Vec::new();
+    // A neighbour's probe may be under way when they are counted.
+    let mut descriptors = usize::MAX;
     std::thread::scope(|scope| {
         for (neighbour, uid) in neighbours.iter().zip([BROKER, ALLOWED]) {
             let (socket, over) = (&socket, &over);
@@ -68,12 +70,13 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
         for flood in FLOODS {
             neighbours.iter().for_each(Neighbour::settle);
             let (before, start) = (Load::of(broker.pid()), Instant::now());
+            descriptors = descriptors.min(before.descriptors);
             before.forget_peak();
             let sent = Sent::default();
             as_uid(ALLOWED, BROKER, || rage(flood, &socket, &sent));
             let (after, took) = (Load::of(broker.pid()), start.elapsed());
             let cpu = 100.0 * (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
-            let settled = after.settled(before.descriptors);
+            let settled = after.settled(descriptors);
             let worst = neighbours.each_ref().map(|neighbour| neighbour.worst());
             println!(
                 "{:<26} {:>7.1} {:>9} {:>6} {:>8} {:>6.1} {:>4}/{:<4} {:>11} {:>11}",
@@ -83,7 +86,7 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
                 sent.connections.load(Ordering::Relaxed),
                 after.peak_kib,
                 cpu,
-                before.descriptors,
+                descriptors,
                 settled,
                 worst[0].as_millis(),
                 worst[1].as_millis(),

@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use keyhole_broker::sandbox::LAYERS;
 use keyhole_proto::v1::broker_client::BrokerClient;
-use keyhole_proto::v1::{DescribeRequest, Outcome, Query, Rung};
+use keyhole_proto::v1::{DescribeRequest, Outcome, Query, Rung, file};
 use rustix::process::{Signal, getgid};
 
 use crate::stage::*;
@@ -280,4 +280,21 @@ fn a_start_with_every_layer_that_is_required_says_so_in_one_line() {
     let log = fs::read_to_string(stage.at("log")).unwrap();
     let summary = log.lines().find(|line| line.contains(" in_force="));
     assert!(summary.is_some_and(|line| required.iter().all(|layer| line.contains(layer))), "{log}");
+}
+
+#[test]
+fn a_fifo_in_a_fixture_tree_holds_up_no_start() {
+    let stage = Stage::new();
+    let flags = stage.fixtures();
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mkfifoat(rustix::fs::CWD, stage.at("proc/stat"), mode).unwrap();
+    stage.put("proc/loadavg", "1");
+    let answers = stage.start(&flags).read(&[Query::Stat, Query::Loadavg]);
+    let seek = rustix::io::Errno::SPIPE.raw_os_error() as u32;
+    assert_eq!(
+        answers[0].files[0].content,
+        Some(file::Content::Errno(seek)),
+        "it cannot be read by position"
+    );
+    assert_eq!(answers[1].outcome, Outcome::Ok);
 }
