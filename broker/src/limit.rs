@@ -88,11 +88,11 @@ impl Client {
         take(&self.requests)
     }
 
-    /// Takes the allowance of a read that took so long: in a loop, one uid keeps the host's files busy for half of the
-    /// time. A read that slept in the kernel is not the client's fault: it costs no more than half of what there is.
+    /// Takes the allowance of a read, besides that of its request: in a loop, one uid keeps the host's files busy for at most
+    /// half of the time. A read that slept in the kernel is not the client's fault: it takes at most half of a burst.
     pub fn spend(&self, reading: Duration) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        requests.spend((2 * reading).min(BURST / 2), Instant::now());
+        requests.spend((2 * reading).saturating_sub(REQUEST).min(BURST / 2), Instant::now());
     }
 }
 
@@ -151,9 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn reading_takes_of_what_may_be_asked() {
+    fn a_long_read_takes_of_what_may_be_asked_and_a_short_one_is_one_request() {
         let client = Client::new();
-        client.spend(Duration::from_millis(250));
+        let full = client.requests.lock().unwrap().full;
+        client.spend(REQUEST / 2);
+        assert!(client.requests.lock().unwrap().full <= full.max(Instant::now()));
+        client.spend(Duration::from_millis(275));
         // More may have come back meanwhile.
         assert!((30..40).contains(&(0..100).filter(|_| client.ask()).count()));
         let slept = Client::new();

@@ -99,10 +99,7 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
             claim(sent.connections.load(Ordering::Relaxed) > 0, "nothing was sent".into());
             claim(after.peak_kib < MEMORY_KIB, format!("{} KiB", after.peak_kib));
             claim(cpu < CPU_PERCENT, format!("{cpu:.1} % of a CPU"));
-            claim(
-                settled <= before.descriptors,
-                format!("{} descriptors, then {settled}", before.descriptors),
-            );
+            claim(settled <= descriptors, format!("{descriptors} descriptors, then {settled}"));
             for (neighbour, worst) in neighbours.iter().zip(worst) {
                 claim(worst < ANSWER, format!("{} waited {worst:?}", neighbour.name));
                 neighbour.complaints().into_iter().for_each(|said| claim(false, said));
