@@ -72,7 +72,7 @@ struct Inner {
     tally: Arc<Tally>,
     /// One read at a time.
     turn: Semaphore,
-    /// Held by each read that waits for the turn.
+    /// Held by each read that waits for the turn of another connection.
     waiting: Arc<()>,
 }
 
@@ -305,14 +305,12 @@ struct Late;
 impl Inner {
     /// Reads `queries` and gives what comes, until the client has it all or is too slow.
     async fn answer(&self, peer: &Peer, queries: Vec<Query>, answer: &Answer) -> Result<(), Late> {
-        // Connections of a uid take turns, and uids do. The turn is kept until everything was taken: only one answer
-        // is in memory at a time.
+        // The reads of a connection take turns, the connections of a uid do, and uids do. The turn is kept until everything
+        // was taken: only one answer is in memory at a time.
+        let Ok(_of_connection) = peer.turn.acquire().await else { return Ok(()) };
         let waits = self.waiting.clone();
-        let mut turns = Vec::with_capacity(3);
-        for turn in [&peer.turn, &peer.client.turn, &self.turn] {
-            let Ok(turn) = turn.acquire().await else { return Ok(()) };
-            turns.push(turn);
-        }
+        let Ok(_of_uid) = peer.client.turn.acquire().await else { return Ok(()) };
+        let Ok(_turn) = self.turn.acquire().await else { return Ok(()) };
         drop(waits);
         let mut reading = self.lanes.begin(queries).await;
         let (mut read, mut waited) = (Duration::ZERO, Duration::ZERO);
