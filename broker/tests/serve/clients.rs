@@ -255,7 +255,7 @@ fn a_want_of_descriptors_is_counted_waited_out_and_does_not_fill_the_log() {
     // By its own uid: another's needs a capability that even root may lack.
     let allow = |current| {
         let limit = Rlimit { current, maximum };
-        as_uid(broker_uid(), broker_gid(), || prlimit(Some(pid), Resource::Nofile, limit.clone()).unwrap());
+        as_uid(broker_uid(), broker_gid(), || prlimit(Some(pid), Resource::Nofile, limit).unwrap());
     };
     allow(Some(1));
     let _waits = broker.connect();
