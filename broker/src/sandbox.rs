@@ -65,6 +65,10 @@ pub fn syscalls<'u>(unlink: Option<&'u [Argument; 2]>) -> Vec<Rule<'u>> {
     SYSCALLS.iter().map(|row| -> Rule<'u> { row.into() }).chain(unlinkat).collect()
 }
 
+/// The layers, by the names under which they are reported.
+pub const LAYERS: [&str; 6] =
+    ["not_dumpable", "limits", "no_new_privs", "capabilities", "landlock", "seccomp"];
+
 /// Why the broker does not start: the seal does not hold.
 #[derive(Debug, thiserror::Error)]
 pub enum SealError {
@@ -74,6 +78,9 @@ pub enum SealError {
     /// A layer that every kernel has is not in force.
     #[error("{0} could not be put in force: {1}")]
     Missing(&'static str, String),
+    /// A layer that the command line requires is not in force.
+    #[error("--sandbox.require={0}: not in force here: {1}: {hint}, or do not require it", hint = hint(.0))]
+    Required(&'static str, String),
     /// A thread's status could not be read.
     #[error("/proc/thread-self/status: {0}: the sandbox cannot be checked")]
     Unreadable(#[from] std::io::Error),
@@ -94,6 +101,20 @@ pub fn confirm(layers: &[Layer], thread: &ThreadStatus) -> Result<(), SealError>
     let unconfirmed = thread.unconfirmed()?;
     let claimed = layers.iter().find(|layer| layer.in_force && unconfirmed.contains(&layer.name));
     claimed.map_or(Ok(()), |layer| Err(SealError::Unconfirmed(layer.name)))
+}
+
+/// Checks that the layers that the command line requires are in force.
+pub fn require(layers: &[Layer], required: &[&'static str]) -> Result<(), SealError> {
+    let missing = layers.iter().find(|layer| !layer.in_force && required.contains(&layer.name));
+    missing.map_or(Ok(()), |layer| Err(SealError::Required(layer.name, layer.detail.clone())))
+}
+
+/// What to do about a layer that is missing.
+fn hint(layer: &str) -> &'static str {
+    match layer {
+        "landlock" => "run a kernel of 5.13 or later that has landlock among its lsm= modules",
+        _ => "let the container's own seccomp profile allow it",
+    }
 }
 
 /// Tries what Landlock must refuse to the calling thread.
