@@ -297,6 +297,13 @@ def every_volume_and_its_claim_are_pinned_to_each_other(things):
     assert used == set(claims), (used, set(claims))
 
 
+# By the components node-name and trial.
+RELABELINGS = [
+    {"action": "replace", "sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "instance"},
+    {"action": "replace", "targetLabel": "job", "replacement": "keyhole-trial"},
+]
+
+
 def selects(selector, labels):
     return selector.items() <= labels.items()
 
@@ -333,8 +340,7 @@ def the_selectors_find_the_pods_and_the_job_is_node_exporter(things):
             (endpoint,) = monitor["spec"][endpoints]
             assert endpoint["port"] == "metrics" and set(endpoint) <= {"port", "relabelings"}
             for relabeling in endpoint.get("relabelings", []):
-                assert relabeling == {"action": "replace", "sourceLabels": ["__meta_kubernetes_pod_node_name"],
-                                      "targetLabel": "instance"}
+                assert relabeling in RELABELINGS, relabeling
 
 
 def the_rules_and_dashboards_are_those_of_deploy_monitoring(things):

@@ -67,6 +67,7 @@ def combinations():
             other = {"pod-monitor", "service-monitor"} - {monitor}
             every = [name for name in components if name not in other] + ["node-name"]
             yield f"{overlay} + all, by {monitor}", overlay, every
+            yield f"{overlay} + {monitor} on trial", overlay, [monitor, "trial"]
 
 
 def objects(things, kind):

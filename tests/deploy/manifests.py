@@ -19,6 +19,7 @@ import yaml
 
 import admission
 import claims
+import guide
 import mutations
 from kustomize import KUBERNETES, REPOSITORY, Failed, combinations, containers, kustomize, objects, pod_of, \
     with_components
@@ -223,7 +224,9 @@ def main():
     assert {claim for claim, _ in claims.BREAK_SETS} == set(claims.SET_CLAIMS)
     for title, things in sets.items():
         if " + all" in title:
-            tally.check(f"{title}: instance is the node's name", instance_is_the_nodes_name, things)
+            tally.check(f"{title}: instance is the node's name", relabels, things, "instance")
+        if "on trial" in title:
+            tally.check(f"{title}: the job is another", relabels, things, "job")
     tally.check("a field that does not exist is refused", it_is_refused_by_the_schema,
                 {**hostpath, "spec": {**hostpath["spec"], "hostNetworks": True}}, VERSIONS[0])
     for name in ("broker", "exporter"):
@@ -256,6 +259,7 @@ def main():
         tally.check(f"{policy_name}: every rule refuses something", lambda: same(unhit, set()))
         if policy_name == "keyhole-claims":
             tally.check("a pod without the claims is nobody's business", a_foreign_pod_without_the_claims_passes, policy)
+    tally.check("the queries of docs/migrating.md find what they are for", guide.the_queries_find_what_they_are_for)
     tally.check("Talos' audit policies", the_talos_audit_policies_are_one_and_well_formed)
 
     print(f"{len(sets)} sets built, {len(known)} different objects, {validated} against the schemas of Kubernetes "
@@ -290,11 +294,11 @@ def noticed_in_a_set(claim, change, things):
     raise AssertionError("the claim holds for a set that breaks it")
 
 
-def instance_is_the_nodes_name(things):
-    """The component node-name finds whichever monitor there is; claims.py says what the relabeling holds."""
+def relabels(things, label):
+    """The component finds whichever monitor there is; claims.py says what its relabeling holds."""
     (monitor,) = objects(things, "PodMonitor") + objects(things, "ServiceMonitor")
     (endpoint,) = monitor["spec"].get("podMetricsEndpoints", []) + monitor["spec"].get("endpoints", [])
-    assert len(endpoint["relabelings"]) == 1
+    assert [each["targetLabel"] for each in endpoint["relabelings"]] == [label]
 
 
 if __name__ == "__main__":
