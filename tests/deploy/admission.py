@@ -30,6 +30,8 @@ class Policy:
             (each["key"], ENVIRONMENT.compile(each["valueExpression"])) for each in spec.get("auditAnnotations", [])
         ]
         names = [name for name, _ in self.validations]
+        # The API server takes no message of several lines.
+        assert not any("\n" in each["message"] for each in spec["validations"])
         assert len(set(names)) == len(names) and all(" " not in name for name in names), names
 
     def matches(self, request):

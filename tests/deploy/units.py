@@ -237,7 +237,7 @@ def the_filters_allow_what_the_programs_call(folder):
             os.chown(trace, uid, uid)
             # -D: the program is this one's child, and is stopped by its pid.
             started.append(subprocess.Popen(
-                ["strace", "-D", "-f", "-qq", "-o", trace, folder / "bin" / name, *arguments], user=uid, group=uid,
+                ["strace", "-D", "-f", "-q", "-o", trace, folder / "bin" / name, *arguments], user=uid, group=uid,
                 extra_groups=[64646], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 text=True))
             deadline = time.monotonic() + PATIENCE
@@ -255,8 +255,12 @@ def the_filters_allow_what_the_programs_call(folder):
         for process in reversed(started):
             process.terminate()
             process.wait(timeout=10)
-    for name in NAMES:
-        trace = (folder / f"{name}.trace").read_text()
+    for name, process in zip(NAMES, started):
+        # strace writes its last lines after the program's end.
+        deadline = time.monotonic() + PATIENCE
+        while f"\n{process.pid} +++ exited" not in (trace := (folder / f"{name}.trace").read_text()):
+            assert time.monotonic() < deadline, f"{name}: its trace has no end"
+            time.sleep(0.1)
         called = set(re.findall(r"^\d+ +(?:<\.\.\. )?([a-z_0-9]+)", trace, re.MULTILINE))
         assert len(called) > 30, (name, called)
         assert called <= allowed(name), f"{name}: {sorted(called - allowed(name))}"
