@@ -3,15 +3,38 @@
 <https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/>
 
 Variables are evaluated in their order, each sees those before it. An expression that fails is a refusal too
-(failurePolicy Fail), but one by mistake: it is told apart. Types are not checked against the API's schema here.
+(failurePolicy Fail), but one by mistake: it is told apart. Types are checked as far as the expressions tell them, not
+against the API's schema.
 """
+import re
+
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_optional
 
-ENVIRONMENT = cel.NewEnv(
-    variables={name: cel.Type.DYN for name in ("object", "oldObject", "request", "variables")},
-    extensions=[ext_optional.ExtOptional()],
-)
+DECLARED = {name: cel.Type.DYN for name in ("object", "oldObject", "request")}
+
+
+class Compiler:
+    """Compiles a policy's expressions one after the other: a variable is known, with its type, to those after it."""
+
+    def __init__(self):
+        self.types = dict(DECLARED)
+
+    def compile(self, text):
+        environment = cel.NewEnv(variables=self.types, extensions=[ext_optional.ExtOptional()])
+        # CEL here has no type with named fields: variables.x is a variable of its own.
+        return environment.compile(re.sub(r"\bvariables\.(\w+)", r"variables__\1", text))
+
+    def variable(self, name, text):
+        expression = self.compile(text)
+        self.types[f"variables__{name}"] = expression.return_type()
+        return f"variables__{name}", expression
+
+    def of_type(self, text, kind):
+        """As the API server, which takes no expression that may give another type."""
+        expression = self.compile(text)
+        assert expression.return_type() in (kind, cel.Type.DYN), (text, expression.return_type().name())
+        return expression
 
 
 class Policy:
@@ -21,14 +44,13 @@ class Policy:
         spec = thing["spec"]
         self.name = thing["metadata"]["name"]
         self.rules = spec["matchConstraints"]["resourceRules"]
-        self.variables = [(each["name"], ENVIRONMENT.compile(each["expression"])) for each in spec.get("variables", [])]
+        compiler = Compiler()
+        self.variables = [compiler.variable(each["name"], each["expression"]) for each in spec.get("variables", [])]
         # A validation has no name of its own: its message begins with one.
-        self.validations = [
-            (each["message"].split(":")[0], ENVIRONMENT.compile(each["expression"])) for each in spec["validations"]
-        ]
-        self.annotations = [
-            (each["key"], ENVIRONMENT.compile(each["valueExpression"])) for each in spec.get("auditAnnotations", [])
-        ]
+        self.validations = [(each["message"].split(":")[0], compiler.of_type(each["expression"], cel.Type.BOOL))
+                            for each in spec["validations"]]
+        self.annotations = [(each["key"], compiler.of_type(each["valueExpression"], cel.Type.STRING))
+                            for each in spec.get("auditAnnotations", [])]
         names = [name for name, _ in self.validations]
         # The API server takes no message of several lines.
         assert not any("\n" in each["message"] for each in spec["validations"])
@@ -51,8 +73,7 @@ class Policy:
         """Names of the validations that refuse, what failed to evaluate, and the audit annotations."""
         if not self.matches(request):
             return [], [], {}
-        variables = {}
-        data = {"object": thing, "oldObject": old, "request": request, "variables": variables}
+        data = {"object": thing, "oldObject": old, "request": request}
         errors = []
 
         def value(name, expression, kind):
@@ -63,7 +84,7 @@ class Policy:
             return result.plain_value()
 
         for name, expression in self.variables:
-            variables[name] = value(name, expression, None)
+            data[name] = value(name, expression, None)
         refused = [name for name, expression in self.validations if value(name, expression, cel.Type.BOOL) is False]
         annotations = {key: value(key, expression, cel.Type.STRING) for key, expression in self.annotations}
         return refused, errors, {key: text for key, text in annotations.items() if text}
