@@ -7,7 +7,7 @@ FOLDER is deploy/monitoring unless told otherwise: alerts.yaml and alerts.test.y
 and the tests passed. Then, one alert after the other, a copy of the rules is broken: an alert that never fires and one
 that always fires, one without its `for` and, where the expression has parts joined by `or`, one without each part. The
 tests must fail for each, so that nothing about an alert is untested. Each alert must have a severity, a summary, a description and a
-section of the runbook. Needs Debian's prometheus package and PyYAML.
+section of the runbook, and ask for metrics and outcomes that there are, as dashboards must. Needs Debian's prometheus package and PyYAML.
 """
 import pathlib
 import re
@@ -104,6 +104,18 @@ def untested(names, tests):
             yield f"{name} is tested {kind}, and is no alert"
 
 
+def unknown(text):
+    """Names of Keyhole's metrics and of outcomes in expressions that nothing gives."""
+    families = set(re.findall(r"^\| `(keyhole_\w+)`", (REPOSITORY / "docs/metrics.md").read_text(), re.MULTILINE))
+    outcomes = re.findall(r"^ +OUTCOME_(\w+) =", (REPOSITORY / "proto/keyhole/v1/broker.proto").read_text(), re.MULTILINE)
+    for name in sorted(set(re.findall(r"\bkeyhole_\w+", text)) - families):
+        yield f"{name}, which docs/metrics.md does not list"
+    for values in re.findall(r'outcome(?:=~|!~|!=|=)\\?"([^"\\]*)', text):
+        for value in values.split("|"):
+            if value.upper() not in outcomes:
+                yield f"the outcome {value}, which the contract does not have"
+
+
 def main():
     folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else REPOSITORY / "deploy/monitoring").resolve()
     shutil.which("promtool") or fail("promtool is missing: apt-get install prometheus")
@@ -120,6 +132,8 @@ def main():
     for rule in alerts:
         complaints += [f"{rule['alert']} lacks {what}" for what in lacks(rule, sections)]
     complaints += [f"docs/runbook.md: {name} is no alert" for name in sections if name.startswith("Keyhole") and name not in names]
+    for file in (folder / "alerts.yaml", folder / "alerts.test.yaml", *sorted((folder / "dashboards").glob("*.json"))):
+        complaints += [f"{file.name} has {what}" for what in unknown(file.read_text())]
     broken, passed = survivors(alerts, tests)
     complaints += [f"the tests pass with {what}" for what in passed]
     for complaint in complaints:

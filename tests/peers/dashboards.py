@@ -16,6 +16,7 @@ prometheus-node-exporter packages, and root to be a stranger.
 import argparse
 import collections
 import csv
+import doctest
 import http.server
 import json
 import os
@@ -30,6 +31,7 @@ import threading
 import time
 
 import launch
+import promql
 from differential import NEWER_DEFAULTS
 from launch import Keyhole, fail, free_port, stop, this_host, wait_for
 from monitoring import try_alerts, try_dashboard
@@ -46,7 +48,7 @@ TOLERATED = 0.02
 ATTEMPTS = 3
 
 CONFIGURATION = """\
-global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
+global: {{scrape_interval: 2s, scrape_timeout: 2s, evaluation_interval: 1s}}
 rule_files: ["*.rules.yaml"]
 scrape_configs:
   - job_name: {job}
@@ -243,7 +245,7 @@ class Comparison:
             rows = [row for row in rows if not self.ask(row, final=attempt == ATTEMPTS - 1)]
             if not rows:
                 break
-            time.sleep(2)
+            time.sleep(3)
 
     def ask(self, row, final):
         """Counts what the two answer, unless Keyhole falls short and this is not the last time; whether it was counted."""
@@ -304,7 +306,7 @@ def compare_names(theirs, ours, path):
 
 def settle(prometheus, scrapes):
     """Waits until every target was scraped so often."""
-    deadline = time.monotonic() + 3 * scrapes + launch.PATIENCE
+    deadline = time.monotonic() + 6 * scrapes + launch.PATIENCE
     while (prometheus.number("min(sum_over_time(up[1h]))") or 0) < scrapes or prometheus.number("count(up)") < 3:
         if time.monotonic() > deadline:
             fail(f"fewer than {scrapes} scrapes in time: {prometheus.ask('sum_over_time(up[1h])')}")
@@ -316,8 +318,10 @@ def main():
     parser.add_argument("--reference", required=True, type=pathlib.Path)
     parser.add_argument("--conformance", required=True, type=pathlib.Path)
     parser.add_argument("--binaries")
-    parser.add_argument("--scrapes", type=int, default=6)
+    parser.add_argument("--scrapes", type=int, default=5)
     arguments = parser.parse_args()
+    if doctest.testmod(promql).failed:
+        fail("promql.py does not do what it says")
     rows = list(rows_of(arguments.reference / "dashboard-metrics.tsv"))
     rules = {"recorded.rules.yaml": recording_rules(rows)}
     alerts = {"alerts.rules.yaml": (launch.REPOSITORY / "deploy/monitoring/alerts.yaml").read_text()}

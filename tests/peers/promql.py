@@ -1,7 +1,7 @@
 """Turns expressions of dashboards and rules into queries that a Prometheus of this folder's scripts can be asked."""
 import re
 
-# Windows hold several scrapes of a Prometheus that scrapes each second and has run for a few.
+# Holds several scrapes of a Prometheus that scrapes every second or two.
 INTERVAL = "10s"
 
 # What no comparison stands in: strings, and the matchers of a selector.
@@ -10,7 +10,11 @@ COMPARISON = re.compile(rf"({OPAQUE})|(==|!=|<=|>=|<|>)(\s*bool\b)?")
 
 
 def fill(expression, values):
-    """The expression with Grafana's variables filled in: `$name`, `${name}`, `${name:format}`, `[[name]]`."""
+    """The expression with Grafana's variables filled in: `$name`, `${name}`, `${name:format}`, `[[name]]`.
+
+    >>> fill('rate(up{job="$job",device=~"(a|b)$"}[$__rate_interval]) and ${x:regex}', {"job": "one", "x": "y"})
+    'rate(up{job="one",device=~"(a|b)$"}[10s]) and y'
+    """
     values = {"__rate_interval": INTERVAL, "__interval": INTERVAL, "__range": INTERVAL, **values}
 
     def value(found):
@@ -28,12 +32,19 @@ def told(expression):
     """The expression with comparisons that tell their outcome instead of dropping what does not hold.
 
     A threshold is about values, and nothing of a drop-in: that the host is well must not hide whether an alert's
-    series are there. `a > 90` becomes `a > bool 90`, which has a series wherever `a` has one.
+    series are there. The outcome has a series wherever its operands have.
+
+    >>> told('a{b!="c > d", e=~"{1,2}"} > 90 and rate(f[5m]) <= bool 1 unless g!=0')
+    'a{b!="c > d", e=~"{1,2}"} > bool  90 and rate(f[5m]) <= bool  1 unless g!= bool 0'
     """
-    return COMPARISON.sub(lambda found: found.group(1) or f"{found.group(2)} bool", expression)
+    return COMPARISON.sub(lambda found: found.group(1) or f"{found.group(2)} bool ", expression)
 
 
 def label_values(query):
-    """The selector and the label of a dashboard's variable; none when it is another kind of query."""
+    """The selector and the label of a dashboard's variable; none when it is another kind of query.
+
+    >>> label_values('label_values(up{a="b,c"}, instance)')
+    ('up{a="b,c"}', 'instance')
+    """
     found = re.fullmatch(r"label_values\(\s*(?:(.*?)\s*,\s*)?(\w+)\s*\)", query, re.DOTALL)
     return found and found.groups()
