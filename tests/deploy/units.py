@@ -258,7 +258,9 @@ def the_filters_allow_what_the_programs_call(folder):
     for name, process in zip(NAMES, started):
         # strace writes its last lines after the program's end.
         deadline = time.monotonic() + PATIENCE
-        while f"\n{process.pid} +++ exited" not in (trace := (folder / f"{name}.trace").read_text()):
+        # Pids stand in columns.
+        end = re.compile(rf"^{process.pid} +\+\+\+ exited with 0", re.MULTILINE)
+        while not end.search(trace := (folder / f"{name}.trace").read_text()):
             assert time.monotonic() < deadline, f"{name}: its trace has no end: {trace[-300:]}"
             time.sleep(0.1)
         called = set(re.findall(r"^\d+ +(?:<\.\.\. )?([a-z_0-9]+)", trace, re.MULTILINE))
