@@ -4,14 +4,9 @@ What the kubelet does and `podman play kube` does not is done here, and nothing 
 so that a test can hold the list against ALLOWED.
 """
 import copy
-import pathlib
 import re
-import subprocess
 
-import yaml
-
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
-OVERLAYS = REPOSITORY / "deploy/kubernetes/overlays"
+from kustomize import one, with_components
 
 # Every way in which the played pod may differ from the DaemonSet's template, and why. `C` is a container's name.
 ALLOWED = {
@@ -24,13 +19,9 @@ ALLOWED = {
 }
 
 
-def template(overlay):
-    """The pod template of the overlay's one DaemonSet, as kustomize builds it."""
-    built = subprocess.run(
-        ["kubectl", "kustomize", str(OVERLAYS / overlay)], check=True, capture_output=True, text=True, timeout=60
-    ).stdout
-    (daemon_set,) = (item for item in yaml.safe_load_all(built) if item and item["kind"] == "DaemonSet")
-    return daemon_set["spec"]["template"]
+def template(kubectl, overlay, components=()):
+    """The pod template of the overlay's DaemonSet with components, as kustomize builds it."""
+    return one(with_components(kubectl, overlay, components), "DaemonSet")["spec"]["template"]
 
 
 def render(pod_template, name, images, node):
