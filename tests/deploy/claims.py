@@ -359,6 +359,41 @@ SET_CLAIMS = [
 ]
 
 
+def _of(kind, change):
+    """A change to the objects of a kind in a set."""
+    def changed(things):
+        found = objects(things, kind)
+        assert found, kind
+        for thing in found:
+            change(thing)
+    return changed
+
+
+# Changes to the good set of restricted-pv with every component that its claim must notice.
+BREAK_SETS = [
+    (the_namespace_admits_the_pod,
+     _of("DaemonSet", lambda thing: thing["spec"]["template"]["spec"].update(hostNetwork=True))),
+    (the_namespace_admits_the_pod,
+     _of("Namespace", lambda thing: thing["metadata"]["labels"].update(
+         {f"pod-security.kubernetes.io/{mode}": "privileged" for mode in ("enforce", "audit", "warn")}))),
+    (everything_is_in_one_namespace_and_named_once,
+     _of("ValidatingAdmissionPolicy", lambda thing: thing["metadata"].update(namespace="keyhole"))),
+    (policies_come_before_claims_and_claims_before_the_daemonset, list.reverse),
+    (every_policy_is_bound_to_the_namespace_denies_and_audits,
+     _of("ValidatingAdmissionPolicyBinding", lambda thing: thing["spec"].update(validationActions=["Warn"]))),
+    (every_volume_and_its_claim_are_pinned_to_each_other,
+     _of("PersistentVolume", lambda thing: thing["spec"]["claimRef"].update(namespace="default"))),
+    (the_selectors_find_the_pods_and_the_job_is_node_exporter,
+     _of("NetworkPolicy", lambda thing: thing["spec"].update(egress=[{}]))),
+    (the_selectors_find_the_pods_and_the_job_is_node_exporter,
+     _of("PodMonitor", lambda thing: thing["spec"].update(jobLabel="app.kubernetes.io/name"))),
+    (the_rules_and_dashboards_are_those_of_deploy_monitoring,
+     _of("PrometheusRule", lambda thing: thing["spec"]["groups"].pop())),
+    (the_rules_and_dashboards_are_those_of_deploy_monitoring,
+     _of("ConfigMap", lambda thing: thing["data"].update({"keyhole.json": "{}"}))),
+]
+
+
 def write_prometheus_rule():
     """Makes the PrometheusRule anew of the plain rule file."""
     path = KUBERNETES / "components/prometheus-rule/prometheus-rule.yaml"

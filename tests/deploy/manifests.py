@@ -217,6 +217,13 @@ def main():
     hostpath = pod_of(sets["privileged-hostpath"])
     for claim in claims.POD_CLAIMS:
         tally.check(f"a pod is found for which not: {claim.__name__}", noticed, claim, hostpath)
+    every = sets["restricted-pv + all, by pod-monitor"]
+    for claim, change in claims.BREAK_SETS:
+        tally.check(f"a set is found for which not: {claim.__name__}", noticed_in_a_set, claim, change, every)
+    assert {claim for claim, _ in claims.BREAK_SETS} == set(claims.SET_CLAIMS)
+    for title, things in sets.items():
+        if " + all" in title:
+            tally.check(f"{title}: instance is the node's name", instance_is_the_nodes_name, things)
     tally.check("a field that does not exist is refused", it_is_refused_by_the_schema,
                 {**hostpath, "spec": {**hostpath["spec"], "hostNetworks": True}}, VERSIONS[0])
     for name in ("broker", "exporter"):
@@ -270,6 +277,24 @@ def noticed(claim, pod):
     except (AssertionError, KeyError):
         return
     raise AssertionError("the claim holds for a pod that breaks it")
+
+
+def noticed_in_a_set(claim, change, things):
+    claim(things)
+    changed = copy.deepcopy(things)
+    change(changed)
+    try:
+        claim(changed)
+    except (AssertionError, KeyError):
+        return
+    raise AssertionError("the claim holds for a set that breaks it")
+
+
+def instance_is_the_nodes_name(things):
+    """The component node-name finds whichever monitor there is; claims.py says what the relabeling holds."""
+    (monitor,) = objects(things, "PodMonitor") + objects(things, "ServiceMonitor")
+    (endpoint,) = monitor["spec"].get("podMetricsEndpoints", []) + monitor["spec"].get("endpoints", [])
+    assert len(endpoint["relabelings"]) == 1
 
 
 if __name__ == "__main__":
