@@ -84,6 +84,15 @@ class Images(unittest.TestCase):
             self.assertIn("LOAD", headers.stdout)
             self.assertNotIn("INTERP", headers.stdout)
 
+    def test_a_program_does_not_tell_where_it_was_built(self):
+        home = os.environ.get("CARGO_HOME", os.path.expanduser("~/.cargo"))
+        for name in UIDS:
+            program = (programs / f"keyhole-{name}").read_bytes()
+            # Panic messages do name sources, by what stands in place of the folders.
+            self.assertIn(b"/cargo/registry/src/", program)
+            for folder in (str(REPOSITORY), home):
+                self.assertNotIn(f"{folder}/".encode(), program)
+
     def test_an_image_says_its_user_as_a_number_and_what_it_is(self):
         for name, uid in UIDS.items():
             config = self.inspect(name)["Config"]
