@@ -21,6 +21,9 @@ pub enum WriteError {
     /// The path has no last component that could be a directory's name.
     #[error("{0}: give a directory that does not exist yet")]
     NoName(PathBuf),
+    /// It was told to stop.
+    #[error("stopped; nothing was written")]
+    Stopped,
     /// Anything else that the system says.
     #[error("cannot write {path}: {reason}")]
     System {
@@ -33,6 +36,16 @@ pub enum WriteError {
 
 /// Writes a snapshot to `dir`, which must not exist or be empty; it is there as a whole or not at all.
 pub fn write(snapshot: &Snapshot, about: &About, dir: &Path) -> Result<(), WriteError> {
+    write_unless(snapshot, about, dir, &|| false)
+}
+
+/// The same, unless it is told to stop, for which it asks before each file.
+pub fn write_unless(
+    snapshot: &Snapshot,
+    about: &About,
+    dir: &Path,
+    stopped: &dyn Fn() -> bool,
+) -> Result<(), WriteError> {
     let name = dir.file_name().ok_or_else(|| WriteError::NoName(dir.to_owned()))?;
     if fs::symlink_metadata(dir).is_ok() {
         let empty = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
@@ -42,7 +55,7 @@ pub fn write(snapshot: &Snapshot, about: &About, dir: &Path) -> Result<(), Write
     }
     let partial = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
     let partial = Partial::create(dir.with_file_name(partial))?;
-    Writer { dir: &partial.0, blobs: 0 }.all(snapshot, about)?;
+    Writer { dir: &partial.0, blobs: 0, stopped }.all(snapshot, about)?;
     partial.finish(dir)
 }
 
@@ -73,6 +86,7 @@ impl Drop for Partial {
 struct Writer<'w> {
     dir: &'w Path,
     blobs: usize,
+    stopped: &'w dyn Fn() -> bool,
 }
 
 impl Writer<'_> {
@@ -120,6 +134,9 @@ impl Writer<'_> {
     }
 
     fn file(&self, place: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+        if (self.stopped)() {
+            return Err(WriteError::Stopped);
+        }
         let path = self.dir.join(place);
         let write = || {
             self.parent(&path)?;
