@@ -182,7 +182,8 @@ impl Options {
             let flag = flags.iter().find(|flag| flag.variable().as_deref() == Some(&variable));
             let Some(flag) = flag.filter(|_| !value.is_empty()) else { continue };
             let name = flag.name;
-            let invalid = |reason| OptionError::Environment { variable, flag: name, value: value.clone(), reason };
+            let invalid =
+                |reason| OptionError::Environment { variable, flag: name, value: value.clone(), reason };
             self.values.insert(name, from_variable(flag.kind, &value).map_err(invalid)?);
             self.in_environment.push(name);
         }
@@ -231,7 +232,8 @@ impl Options {
         if let FlagKind::Interval(alone) = flag.kind {
             self.once(name)?;
             let value = value.unwrap_or_else(|| alone.to_owned());
-            let interval = interval(&value).map_err(|reason| OptionError::Invalid { flag: name, value, reason })?;
+            let interval =
+                interval(&value).map_err(|reason| OptionError::Invalid { flag: name, value, reason })?;
             self.values.insert(name, Value::Interval(Some(interval)));
             return Ok(());
         }
@@ -405,7 +407,9 @@ fn from_variable(kind: FlagKind, value: &str) -> Result<Value, String> {
 /// A duration, or a number of seconds.
 fn interval(value: &str) -> Result<std::time::Duration, String> {
     let seconds = || go_duration(&format!("{value}s"));
-    go_duration(value).or_else(seconds).ok_or_else(|| "not a number of seconds or a duration such as 500ms".to_owned())
+    go_duration(value)
+        .or_else(seconds)
+        .ok_or_else(|| "not a number of seconds or a duration such as 500ms".to_owned())
 }
 
 /// The regex crate draws its errors over several lines; the last says what is wrong.

@@ -1,5 +1,6 @@
 //! A snapshot written as a directory. What the broker says is not trusted: no path of it leaves the directory.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -46,17 +47,22 @@ pub fn write_unless(
     dir: &Path,
     stopped: &dyn Fn() -> bool,
 ) -> Result<(), WriteError> {
-    let name = dir.file_name().ok_or_else(|| WriteError::NoName(dir.to_owned()))?;
-    if fs::symlink_metadata(dir).is_ok() {
-        let empty = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
-        if !empty {
-            return Err(WriteError::Exists(dir.to_owned()));
-        }
-    }
+    let name = vacant(dir)?;
     let partial = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
     let partial = Partial::create(dir.with_file_name(partial))?;
     Writer { dir: &partial.0, blobs: 0, stopped }.all(snapshot, about)?;
     partial.finish(dir)
+}
+
+/// The name of `dir`, when a capture may be written there.
+pub fn vacant(dir: &Path) -> Result<&OsStr, WriteError> {
+    let name = dir.file_name().ok_or_else(|| WriteError::NoName(dir.to_owned()))?;
+    let there = fs::symlink_metadata(dir).is_ok();
+    let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    match there && !is_empty() {
+        true => Err(WriteError::Exists(dir.to_owned())),
+        false => Ok(name),
+    }
 }
 
 /// A directory that is removed unless it is finished.
@@ -160,7 +166,7 @@ impl Writer<'_> {
             let Some(place) = place(path).filter(|_| snapshot.dir(path).is_empty()) else { continue };
             let path = self.dir.join(place);
             if self.parent(&path).is_ok() {
-                let _ = std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), path);
+                let _ = std::os::unix::fs::symlink(OsStr::from_bytes(target), path);
             }
         }
     }

@@ -23,6 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Asks the broker for everything and writes it to `dir`.
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
+    // Better said before the host is read than after.
+    capture::vacant(dir).map_err(|error| error.to_string())?;
     let socket = socket(options);
     let mut progress = Progress::new();
     let snapshot = runtime()?.block_on(async {
@@ -44,7 +46,11 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
     }
 }
 
-async fn read(socket: &str, options: &Options, progress: &mut Progress) -> Result<(Snapshot, About), Failure> {
+async fn read(
+    socket: &str,
+    options: &Options,
+    progress: &mut Progress,
+) -> Result<(Snapshot, About), Failure> {
     let broker = BrokerClient::new(socket).map_err(|error| Failure::Usage(error.to_string()))?;
     let deadline = Instant::now() + TIMEOUT;
     let description = broker.describe(deadline).await.map_err(|error| error.to_string())?;
@@ -54,9 +60,14 @@ async fn read(socket: &str, options: &Options, progress: &mut Progress) -> Resul
     let mut ended = 0;
     let mut tell = |query: Query| {
         ended += 1;
-        progress.part(&format!("reading: {ended} of {} queries, last {}", queries.len(), query.as_str_name()));
+        progress.part(&format!(
+            "reading: {ended} of {} queries, last {}",
+            queries.len(),
+            query.as_str_name()
+        ));
     };
-    let snapshot = broker.read_telling(&queries, deadline, &mut tell).await.map_err(|error| error.to_string())?;
+    let snapshot =
+        broker.read_telling(&queries, deadline, &mut tell).await.map_err(|error| error.to_string())?;
     let node_name = OwnSource::new(options).nodes_name();
     let versions = format!("exporter {VERSION}, broker {}", description.version);
     Ok((snapshot, About { time, node_name, versions }))

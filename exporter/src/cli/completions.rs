@@ -43,7 +43,8 @@ fn spelling(flag: &Flag) -> String {
 }
 
 fn commands() -> String {
-    let names: Vec<&str> = COMMANDS.iter().map(|command| command.name).filter(|name| !name.is_empty()).collect();
+    let names: Vec<&str> =
+        COMMANDS.iter().map(|command| command.name).filter(|name| !name.is_empty()).collect();
     names.join(" ")
 }
 
@@ -109,7 +110,12 @@ fn fish() -> String {
         let (when, help) = (after("query"), quoted(collector.help));
         let _ = writeln!(text, "complete -c keyhole-exporter -n '{when}' -a {} -d {help}", collector.name);
     }
-    let _ = writeln!(text, "complete -c keyhole-exporter -n '{}' -a '{}'", after("completions"), SHELLS.join(" "));
+    let _ = writeln!(
+        text,
+        "complete -c keyhole-exporter -n '{}' -a '{}'",
+        after("completions"),
+        SHELLS.join(" ")
+    );
     let _ = writeln!(
         text,
         "complete -c keyhole-exporter -n '{}' -a '(__fish_complete_directories)'",
@@ -131,7 +137,9 @@ fn fish() -> String {
 
 fn zsh() -> String {
     let described = |words: Vec<(String, &str)>| {
-        let line = |(word, help): (String, &str)| format!("    {}\n", quoted(&format!("{}:{help}", word.replace(':', "\\:"))));
+        let line = |(word, help): (String, &str)| {
+            format!("    {}\n", quoted(&format!("{}:{help}", word.replace(':', "\\:"))))
+        };
         words.into_iter().map(line).collect::<String>()
     };
     let flags = described(shown().map(|flag| (spelling(&flag), flag.help)).collect());
@@ -197,7 +205,10 @@ mod tests {
                 assert!(script.contains(name), "{shell}: {name}");
             }
         }
-        assert_eq!(script("bsh").unwrap_err(), "no completions for \"bsh\" (did you mean bash?): bash, zsh or fish");
+        assert_eq!(
+            script("bsh").unwrap_err(),
+            "no completions for \"bsh\" (did you mean bash?): bash, zsh or fish"
+        );
     }
 
     #[test]

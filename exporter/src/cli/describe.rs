@@ -6,8 +6,8 @@ use keyhole_proto::v1::{DescribeResponse, QueryDescription, Rung, View};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::query::table::{Cell, Column, Table};
 use super::query::Format;
+use super::query::table::{Cell, Column, Table};
 use super::screen::{self, Screen, Style, harmless_json};
 use super::{Failure, Stops, runtime, socket};
 use crate::broker_client::BrokerClient;
@@ -40,7 +40,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 async fn ask(options: &Options) -> Result<DescribeResponse, Failure> {
     let mut stops = Stops::listen()?;
     let broker = BrokerClient::new(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
-    let seal = SealOptions { broker_socket: broker.socket().into(), also: QUERY_SYSCALLS, ..Default::default() };
+    let seal =
+        SealOptions { broker_socket: broker.socket().into(), also: QUERY_SYSCALLS, ..Default::default() };
     sandbox::seal(&seal)?;
     tokio::select! {
         described = broker.describe(Instant::now() + options.duration("scrape.timeout")) => {
@@ -67,10 +68,16 @@ fn text_of(
     say("/proc", view(described.proc_view()).to_owned());
     say("/sys", view(described.sys_view()).to_owned());
     say("running for", uptime(described.start_time_ms));
-    say("reads", format!("{}, of which {} queries outstayed their budget", counters.reads, counters.stuck_queries));
+    say(
+        "reads",
+        format!("{}, of which {} queries outstayed their budget", counters.reads, counters.stuck_queries),
+    );
     say(
         "turned away",
-        format!("{} peers by their uid, {} requests as too many", counters.refused_peers, counters.limited_requests),
+        format!(
+            "{} peers by their uid, {} requests as too many",
+            counters.refused_peers, counters.limited_requests
+        ),
     );
 
     let mut layers = Table::new(&[left("LAYER"), left("IN FORCE"), left("HOW IT WAS CHECKED, OR WHY NOT")]);
@@ -99,7 +106,8 @@ fn text_of(
             table.row(row);
         }
     }
-    let blocks = [about.lines(screen, false, None), layers.lines(screen, head, None), table.lines(screen, head, None)];
+    let blocks =
+        [about.lines(screen, false, None), layers.lines(screen, head, None), table.lines(screen, head, None)];
     blocks.map(|lines| lines.join("\n") + "\n").join("\n")
 }
 

@@ -198,7 +198,8 @@ mod tests {
             ("KEYHOLE_SERVICE_HOST", "10.0.0.1"),
             ("KEYHOLE_HELP", "true"),
         ];
-        let options = with_environment(&["--web.max-requests=9", "--web.listen-address=:3"], &variables).unwrap();
+        let options =
+            with_environment(&["--web.max-requests=9", "--web.listen-address=:3"], &variables).unwrap();
         assert_eq!((options.text("broker.socket"), options.number("web.max-requests")), ("/x", 9));
         assert!(!options.switch("collector.hwmon") && !options.switch("help"));
         assert_eq!(options.texts("web.listen-address"), [":3"], "not added to");
@@ -216,7 +217,8 @@ mod tests {
             "KEYHOLE_WEB_MAX_REQUESTS=\"many\" in the environment, for --web.max-requests: not a whole number"
         );
         assert!(error(("KEYHOLE_COLLECTOR_CPU", "yes")).ends_with("--collector.cpu: not true or false"));
-        let variables = ["KEYHOLE_WEB_MAX_REQUEST", "KEYHOLE_PORT_9100_TCP_ADDR", "KEYHOLE_LOG_LEVEL", "PATH"];
+        let variables =
+            ["KEYHOLE_WEB_MAX_REQUEST", "KEYHOLE_PORT_9100_TCP_ADDR", "KEYHOLE_LOG_LEVEL", "PATH"];
         let near = misspelled(variables.into_iter().map(str::to_owned));
         assert_eq!(near, [("KEYHOLE_WEB_MAX_REQUEST".to_owned(), "KEYHOLE_WEB_MAX_REQUESTS".to_owned())]);
     }
@@ -230,7 +232,9 @@ mod tests {
 
     #[test]
     fn a_flag_of_a_command_is_refused_elsewhere() {
-        assert!(parsed(&["query", "--output=json"]).is_ok() && parsed(&["describe", "--output=json"]).is_ok());
+        assert!(
+            parsed(&["query", "--output=json"]).is_ok() && parsed(&["describe", "--output=json"]).is_ok()
+        );
         assert_eq!(
             parsed(&["--no-headers"]).unwrap_err().to_string(),
             "--headers belongs to the commands query and describe; try --help"

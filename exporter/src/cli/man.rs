@@ -63,7 +63,15 @@ mod tests {
     fn rows_become_terms_and_nothing_of_them_a_request() {
         let help = "p: does things.\n\nUsage: p [FLAGS]    serve\n       p x          other\n\nA\\B:\n  --a=B   .c 'd\n  --long\n                   text\n";
         let page = page(help);
-        assert!(page.contains(".SH NAME\np \\- does things.\n.SH USAGE\n.TP\n.B p [FLAGS]\nserve\n.TP\n.B p x\nother\n"), "{page}");
-        assert!(page.ends_with(".SH A\\eB\n.TP\n.B \\-\\-a=B\n\\&.c 'd\n.TP\n.B \\-\\-long\ntext\n"), "{page}");
+        assert!(
+            page.contains(
+                ".SH NAME\np \\- does things.\n.SH USAGE\n.TP\n.B p [FLAGS]\nserve\n.TP\n.B p x\nother\n"
+            ),
+            "{page}"
+        );
+        assert!(
+            page.ends_with(".SH A\\eB\n.TP\n.B \\-\\-a=B\n\\&.c 'd\n.TP\n.B \\-\\-long\ntext\n"),
+            "{page}"
+        );
     }
 }

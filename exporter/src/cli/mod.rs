@@ -96,7 +96,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<String>) -> Result<(), Failure> {
-    let environment = || std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let environment =
+        || std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
     let arguments = arguments.into_iter().map(long_form);
     let (options, words) =
         flags::read(arguments, environment()).map_err(|error| Failure::Usage(error.to_string()))?;
@@ -114,7 +115,11 @@ fn run(arguments: Vec<String>) -> Result<(), Failure> {
     match words[..] {
         [] => {
             for (variable, near) in flags::misspelled(environment().map(|(name, _)| name)) {
-                tracing::warn!(variable, near, "without effect: no flag has this variable; did you mean the other?");
+                tracing::warn!(
+                    variable,
+                    near,
+                    "without effect: no flag has this variable; did you mean the other?"
+                );
             }
             serve::run(options)
         }

@@ -8,6 +8,7 @@ use super::flags::{GROUPS, NOT_OFFERED};
 use super::{Failure, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::collector::processgroups::ProcessGroups;
+use crate::http::listen::ListenError;
 use crate::http::{self, App, listen};
 use crate::options::Options;
 use crate::own::OwnSource;
@@ -26,7 +27,10 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) =
         signals().map_err(|error: std::io::Error| format!("cannot wait for signals: {error}"))?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
-    let listeners = listen::bind(options.texts("web.listen-address")).map_err(|error| error.to_string())?;
+    let listeners = listen::bind(options.texts("web.listen-address")).map_err(|error| match error {
+        ListenError::Address(_) | ListenError::Vsock(_) => Failure::Usage(error.to_string()),
+        error => Failure::Failed(error.to_string()),
+    })?;
     let process = Process::open();
     let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
     let (readable, missing) = own.text_directories();
@@ -72,9 +76,7 @@ fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
         );
     }
     if options.switch("web.systemd-socket") {
-        return usage(
-            "--web.systemd-socket: sockets from systemd are not offered; use --web.listen-address",
-        );
+        return usage("--web.systemd-socket: sockets from systemd are not offered; use --web.listen-address");
     }
     if !options.text("web.telemetry-path").starts_with('/') {
         return usage("--web.telemetry-path: a path begins with /, such as /metrics");

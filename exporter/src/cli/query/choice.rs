@@ -53,7 +53,9 @@ impl Choice {
         };
         let interval = options.interval("watch");
         if interval.is_some_and(|interval| interval < SHORTEST) {
-            return Err(Failure::Usage("--watch: at least 200ms, so that the broker has time for others".into()));
+            return Err(Failure::Usage(
+                "--watch: at least 200ms, so that the broker has time for others".into(),
+            ));
         }
         if options.was_given("count") && interval.is_none() {
             return Err(Failure::Usage("--count goes with --watch".into()));
@@ -104,8 +106,7 @@ fn collector(name: &str) -> Result<&'static Collector, Failure> {
     if let Some(collector) = COLLECTORS.iter().find(|collector| collector.name == name) {
         return Ok(collector);
     }
-    let switch = collector::switch(name);
-    if let Some((_, why)) = NOT_OFFERED.iter().find(|(of, _)| *of == switch) {
+    if let Some((_, why)) = NOT_OFFERED.iter().find(|(of, _)| of.strip_prefix("collector.") == Some(name)) {
         return Err(Failure::Usage(format!("the {name} collector is not offered: {why}")));
     }
     let near = nearest(COLLECTORS.iter().map(|collector| collector.name), name);

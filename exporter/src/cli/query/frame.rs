@@ -65,7 +65,7 @@ impl Frame {
             has_rates: choice.interval.is_some(),
             rates,
             shown,
-            failures: if raw { unanswered(snapshot) } else { failed(&runs) },
+            failures: if raw { unanswered(choice, snapshot) } else { failed(&runs) },
             notes: notes(choice, &runs),
             out,
             runs,
@@ -107,7 +107,7 @@ impl Frame {
         let one = |run: &Run| {
             let state = match &run.result {
                 Ok(()) => "ok",
-                Err(CollectError::NoData(_)) => "no data",
+                Err(error) if is_no_data(error) => "no data",
                 Err(_) => "failed",
             };
             let error = run.result.as_ref().err().map(ToString::to_string);
@@ -184,10 +184,15 @@ fn rate_text(rate: Option<f64>, kind: Kind) -> String {
     }
 }
 
+/// Whether there is nothing to know: a capture holds no clock discipline (ENODATA), a host no tape drive.
+fn is_no_data(error: &CollectError) -> bool {
+    matches!(error, CollectError::NoData(_) | CollectError::Refused { errno: 61, .. })
+}
+
 fn failed(runs: &[Run]) -> Vec<String> {
-    let failure = |run: &Run| match &run.result {
-        Ok(()) | Err(CollectError::NoData(_)) => None,
-        Err(error) => Some(format!("{}: {error}", run.name)),
+    let failure = |run: &Run| {
+        let error = run.result.as_ref().err().filter(|error| !is_no_data(error))?;
+        Some(format!("{}: {error}", run.name))
     };
     runs.iter().filter_map(failure).collect()
 }
@@ -195,11 +200,8 @@ fn failed(runs: &[Run]) -> Vec<String> {
 fn notes(choice: &Choice, runs: &[Run]) -> Vec<String> {
     let mut notes = Vec::new();
     for run in runs {
-        if let Err(error @ CollectError::NoData(_)) = &run.result
-            && choice.named
-        {
-            notes.push(format!("{}: {error}", run.name));
-        }
+        let error = run.result.as_ref().err().filter(|error| choice.named && is_no_data(error));
+        notes.extend(error.map(|error| format!("{}: {error}", run.name)));
         if let Some(first) = &run.tally.first_skipped {
             notes.push(format!("{}: {} items could not be read: {first}, ...", run.name, run.tally.skipped));
         }
@@ -207,11 +209,14 @@ fn notes(choice: &Choice, runs: &[Run]) -> Vec<String> {
     notes
 }
 
-/// Queries that did not end well, of a reading that no collector looks at.
-fn unanswered(snapshot: &Snapshot) -> Vec<String> {
+/// Queries that the chosen collectors cannot do without and that did not end well, for a reading that no collector
+/// looks at.
+fn unanswered(choice: &Choice, snapshot: &Snapshot) -> Vec<String> {
+    let needed = |query: &Query| choice.collectors.iter().any(|collector| collector.queries.contains(query));
     let failure = |(query, outcome): (Query, Outcome)| match outcome {
         Outcome::Ok | Outcome::Absent => None,
         outcome => Some(format!("{}: {}", query.as_str_name(), outcome.as_str_name())),
     };
-    snapshot.reports().map(|(query, report)| (query, report.outcome)).filter_map(failure).collect()
+    let reports = snapshot.reports().map(|(query, report)| (query, report.outcome));
+    reports.filter(|(query, _)| needed(query)).filter_map(failure).collect()
 }

@@ -41,7 +41,9 @@ pub(super) fn run(names: &[&str], options: Options) -> Result<(), Failure> {
 /// Shows a saved capture, or any tree with `proc/` and `sys/`.
 pub(super) fn of_capture(dir: &Path, choice: &Choice, options: &Options) -> Result<Frame, Failure> {
     if choice.interval.is_some() {
-        return Err(Failure::Usage("--watch and --from exclude each other: what is saved does not change".into()));
+        return Err(Failure::Usage(
+            "--watch and --from exclude each other: what is saved does not change".into(),
+        ));
     }
     let screen = Screen::find();
     let groups = ProcessGroups::new(options)?;

@@ -88,7 +88,8 @@ mod tests {
 
     fn table() -> Table {
         let column = |title, right| Column { title, right };
-        let mut table = Table::new(&[column("METRIC", false), column("VALUE", true), column("LABELS", false)]);
+        let mut table =
+            Table::new(&[column("METRIC", false), column("VALUE", true), column("LABELS", false)]);
         table.row(["node_load1", "0.5"].map(Cell::plain).to_vec());
         table.row(["up", "12345", "device=\"eth\x1b[2J\n0\""].map(Cell::plain).to_vec());
         table

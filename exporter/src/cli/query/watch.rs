@@ -62,11 +62,13 @@ fn show(asked: &Asked<'_>, frame: &Frame, shown: u64, every: Duration) -> Result
     let seconds = every.as_secs_f64();
     let more = if shown == 0 { "; rates from the next reading on" } else { "" };
     let node = frame.node_name.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
-    let status = harmless(&format!("{node}every {seconds} s, reading {}{more}; Ctrl-C ends", shown + 1), false)
-        .chars()
-        .take(columns)
-        .collect::<String>();
-    let text = frame.render(choice, screen, Some((columns, rows.saturating_sub(1))));
+    let status =
+        harmless(&format!("{node}every {seconds} s, reading {}{more}; Ctrl-C ends", shown + 1), false)
+            .chars()
+            .take(columns)
+            .collect::<String>();
+    let text = frame.render(choice, screen, Some((columns, rows.saturating_sub(2))));
+    // One row is the status, and one is where the cursor stands at the end.
     // Home, each line up to its end, and nothing below: no flicker.
     let mut whole = if shown == 0 { "\x1b[2J\x1b[H" } else { "\x1b[H" }.to_owned();
     whole.push_str(&screen.paint(Style::Dim, &status));
