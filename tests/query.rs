@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::{Output, Stdio};
 
-use common::{EXPORTER, Home, finish, flag, this_host};
+use common::{EXPORTER, Home, finish, flag, root_for, this_host};
 
 /// Runs a query as the exporter's uid.
 fn query(home: &Home, arguments: &[&str]) -> Output {
@@ -39,14 +39,22 @@ fn every_collector_answers_within_the_seal_from_the_broker_and_from_a_capture() 
     fs::set_permissions(&saved, fs::Permissions::from_mode(0o777)).unwrap();
     let tree = saved.join("tree").display().to_string();
     assert_eq!(query(&home, &["capture", &tree]).status.code(), Some(0));
-    for from in [tree.as_str(), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/hostile/tree")] {
-        // Read as this user: another's folders may be closed to the exporter's.
+    let host = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/host/tree");
+    let of_this_user = |from: &str| {
         let mut command = std::process::Command::new(home.path().join("keyhole-exporter"));
         command.args(["query", "--from", from]).args(&names).stdin(Stdio::null()).current_dir("/");
-        let output = finish(command);
-        assert!(matches!(output.status.code(), Some(0 | 3)), "{from}: {output:?}");
-        assert!(text(&output.stdout).starts_with("METRIC"), "{from}");
-        assert!(!output.stdout.iter().any(|byte| byte.is_ascii_control() && *byte != b'\n'), "{from}");
+        finish(command)
+    };
+    for output in [query(&home, &[&["query", "--from", &tree][..], &names].concat()), of_this_user(host)] {
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+        assert!(text(&output.stdout).starts_with("METRIC"), "{output:?}");
+        assert!(!output.stdout.iter().any(|byte| byte.is_ascii_control() && *byte != b'\n'));
+    }
+    if root_for("read a capture that is another's") {
+        // The seal drops root's right to read everything, and says so.
+        let output = of_this_user(&tree);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains("run it as the owner of the files"), "{output:?}");
     }
 }
 

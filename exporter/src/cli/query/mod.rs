@@ -9,6 +9,7 @@ mod raw;
 pub(super) mod table;
 mod watch;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,7 +52,13 @@ pub(super) fn of_capture(dir: &Path, choice: &Choice, options: &Options) -> Resu
     let own = OwnSource::new(options).with_process_groups(groups);
     seal(&own, dir.into(), PathBuf::new())?;
     let saved = capture::read(dir).map_err(|error| {
-        format!("cannot read {}: {error}; give a capture or a tree with proc/", dir.display())
+        let advice = match error.kind() {
+            ErrorKind::PermissionDenied => {
+                "run it as the owner of the files: it gives up root's right to read them before it reads"
+            }
+            _ => "give a capture or a tree with proc/",
+        };
+        format!("cannot read {}: {error}; {advice}", dir.display())
     })?;
     let own = own.of_capture(saved.about).now();
     let frame = Frame::new(choice, &saved.snapshot, options, &own, None);
