@@ -10,7 +10,7 @@ pub fn page(help: &str) -> String {
     let (program, purpose) = help.lines().next().and_then(|line| line.split_once(": ")).unwrap_or_default();
     let title = program.to_uppercase();
     let mut page = format!(
-        ".TH {title} 1 \"\" \"{program} {VERSION}\" \"Keyhole\"\n.SH NAME\n{} \\- {}\n",
+        ".TH {title} 1 \"\" \"{program} {VERSION}\" \"Keyhole\"\n.ad l\n.SH NAME\n{} \\- {}\n",
         escaped(program),
         escaped(purpose)
     );
