@@ -34,7 +34,7 @@ zsh_offers() { # COMMAND-LINE WORD: waits for the word
         while (( SECONDS < 15 )) && [[ $text != *$2* ]]; do
             zpty -rt z line && text+=$line || sleep 0.1
         done
-        print -r -- "$text"' - "$1" "$2'
+        print -r -- "$text"' - "$1" "$2"
 }
 expect() { # SHELL WORD ARGUMENT...: the word must be offered after the arguments
     local shell=$1 word=$2
