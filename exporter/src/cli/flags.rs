@@ -262,6 +262,10 @@ mod tests {
             "--no-collector.wifi",
             "--no-collector.btrfs",
             "--no-collector.hwmon",
+            "--collector.filesystem.mount-points-exclude=^/(dev|proc|sys|run/k3s/containerd/.+|var/lib/docker/.+|var/lib/kubelet/pods/.+)($|/)",
+            "--collector.filesystem.fs-types-exclude=^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs)$",
+            "--collector.netclass.ignored-devices=^(veth.*|[a-f0-9]{15})$",
+            "--collector.netdev.device-exclude=^(veth.*|[a-f0-9]{15})$",
         ])
         .unwrap();
         assert!(!options.switch("collector.hwmon"));
