@@ -213,6 +213,27 @@ fn count(counter: &AtomicU64) -> Option<u64> {
     Some(counter.fetch_add(1, Ordering::Relaxed) + 1).filter(|count| count.is_power_of_two())
 }
 
+/// Tells the contract to whoever has no copy of it; older clients ask by the name of the trial version.
+#[cfg(feature = "reflection")]
+async fn reflect(
+    request: http::Request<Incoming>,
+) -> Result<http::Response<tonic::body::Body>, std::convert::Infallible> {
+    let contract = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(keyhole_proto::DESCRIPTORS);
+    let broken =
+        |error: tonic_reflection::server::Error| tonic::Status::internal(error.to_string()).into_http();
+    match request.uri().path().starts_with("/grpc.reflection.v1alpha.") {
+        true => match contract.build_v1alpha() {
+            Ok(service) => service.max_decoding_message_size(REQUEST_BYTES).call(request).await,
+            Err(error) => Ok(broken(error)),
+        },
+        false => match contract.build_v1() {
+            Ok(service) => service.max_decoding_message_size(REQUEST_BYTES).call(request).await,
+            Err(error) => Ok(broken(error)),
+        },
+    }
+}
+
 async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {
     connection.await;
     drop(permit);
@@ -239,6 +260,10 @@ async fn serve<H: Health>(
             } else if request.uri().path().starts_with("/grpc.health.v1.Health/") {
                 health.call(request).await
             } else {
+                #[cfg(feature = "reflection")]
+                if request.uri().path().starts_with("/grpc.reflection.") {
+                    return reflect(request).await;
+                }
                 Ok(tonic::Status::unimplemented("no such service").into_http())
             }
         }

@@ -5,6 +5,7 @@
 //! Collectors add samples in any order; [`Exposition::write`] sorts families by name and samples by labels. A second
 //! sample with the same name and labels is dropped and counted, so that one bad collector never spoils a scrape.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
@@ -128,6 +129,31 @@ struct Sample {
     /// Where the labels end and the value begins.
     value: u32,
     end: u32,
+}
+
+/// One sample, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Series<'e> {
+    /// The name of its family.
+    pub family: &'e str,
+    /// The type of its family.
+    pub kind: Kind,
+    /// Its name and labels: `name{label="value"}`.
+    pub key: Cow<'e, str>,
+    /// Its value.
+    pub value: Cow<'e, str>,
+}
+
+impl Series<'_> {
+    /// Its own name, which in a histogram is not its family's.
+    pub fn name(&self) -> &str {
+        self.key.split_once('{').map_or(&self.key, |(name, _)| name)
+    }
+
+    /// Its labels without the braces: `label="value",...`.
+    pub fn labels(&self) -> &str {
+        self.key.split_once('{').map_or("", |(_, labels)| labels.strip_suffix('}').unwrap_or(labels))
+    }
 }
 
 /// What one collector added, and what was kept out.
@@ -256,8 +282,23 @@ impl Exposition {
         Some(&self.families[at as usize].help)
     }
 
-    /// Writes everything in text format 0.0.4; `keep` chooses families by name.
-    pub fn write(&self, out: &mut Vec<u8>, keep: impl Fn(&str) -> bool) -> Written {
+    /// Every sample once, in the order in which they are written.
+    pub fn series(&self) -> impl Iterator<Item = Series<'_>> {
+        let mut samples = self.sorted();
+        samples.dedup_by(|later, first| later.family == first.family && self.key(later) == self.key(first));
+        samples.into_iter().map(|sample| {
+            let header = self.header(sample.family);
+            Series {
+                family: &header.name,
+                kind: header.kind,
+                key: text::printable(self.key(sample)),
+                value: text::printable(&self.text[sample.value as usize..sample.end as usize]),
+            }
+        })
+    }
+
+    /// All samples, by family and then by labels.
+    fn sorted(&self) -> Vec<&Sample> {
         let mut order: Vec<u32> = (0..self.families.len() as u32).collect();
         order.sort_unstable_by(|a, b| self.header(*a).name.cmp(&self.header(*b).name));
         let mut rank = vec![0u32; order.len()];
@@ -269,12 +310,16 @@ impl Exposition {
             let rank = rank[a.family as usize].cmp(&rank[b.family as usize]);
             rank.then_with(|| self.key(a).cmp(self.key(b)))
         });
+        samples
+    }
 
+    /// Writes everything in text format 0.0.4; `keep` chooses families by name.
+    pub fn write(&self, out: &mut Vec<u8>, keep: impl Fn(&str) -> bool) -> Written {
         let mut written = Written::default();
         out.reserve(self.text.len() + self.samples.len() + 128 * self.families.len());
         let mut last: Option<&Sample> = None;
         let mut kept = false;
-        for sample in samples {
+        for sample in self.sorted() {
             if last.is_none_or(|last| last.family != sample.family) {
                 kept = keep(&self.header(sample.family).name);
                 if kept {
