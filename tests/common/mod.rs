@@ -116,9 +116,24 @@ impl Home {
         command
     }
 
+    /// The same, started by another program that takes a command line, such as nsenter or prlimit; as root only.
+    fn command_by(&self, starter: &[String], program: &str, uid: u32) -> Command {
+        let [first, rest @ ..] = starter else { return self.command(program, uid) };
+        let mut command = Command::new(first);
+        command.args(rest).args(["setpriv", "--clear-groups"]);
+        command.args([format!("--reuid={uid}"), format!("--regid={BROKER}")]).arg(self.path().join(program));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
+        command.env_remove("KEYHOLE_BROKER_SOCKET").env("NODE_NAME", NODE_NAME);
+        command
+    }
+
     /// Starts a broker over the roots that the flags name and waits until it serves.
     pub fn start_broker(&self, flags: &[OsString]) -> Running {
-        let mut command = self.command("keyhole-broker", BROKER);
+        self.start_broker_by(&[], flags)
+    }
+
+    pub fn start_broker_by(&self, starter: &[String], flags: &[OsString]) -> Running {
+        let mut command = self.command_by(starter, "keyhole-broker", BROKER);
         command.arg(flag("--socket.path=", self.socket())).args(flags);
         if is_root() {
             command.arg(format!("--allow-uid={EXPORTER}"));
@@ -138,7 +153,14 @@ impl Home {
     }
 
     pub fn start_exporter_as<S: AsRef<OsStr>>(&self, uid: u32, flags: &[S]) -> Exporter {
-        let mut command = self.command("keyhole-exporter", uid);
+        self.start_exporter_of(self.command("keyhole-exporter", uid), flags)
+    }
+
+    pub fn start_exporter_by<S: AsRef<OsStr>>(&self, starter: &[String], flags: &[S]) -> Exporter {
+        self.start_exporter_of(self.command_by(starter, "keyhole-exporter", EXPORTER), flags)
+    }
+
+    fn start_exporter_of<S: AsRef<OsStr>>(&self, mut command: Command, flags: &[S]) -> Exporter {
         command.arg(flag("--broker.socket=", self.socket()));
         command.arg("--web.listen-address=127.0.0.1:0").args(flags);
         let mut process = Running::start(command, self.log());
