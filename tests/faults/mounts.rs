@@ -6,9 +6,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::common::exposition::Exposition;
+use crate::common::usage::{Usage, soon};
 use crate::common::{Exporter, Home, root_for};
 use crate::success;
-use crate::world::{Usage, World, soon};
+use crate::world::World;
 
 /// A scrape that must succeed within `limit`.
 fn scrape_within(exporter: &Exporter, limit: Duration) -> Exposition {

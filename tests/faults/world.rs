@@ -1,15 +1,14 @@
-//! Namespaces of a test's own, and what a process holds.
+//! Namespaces of a test's own.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{Home, PATIENCE, flag};
+use crate::common::{Home, flag};
 
 /// Mount, network and PID namespaces with a procfs and a sysfs of theirs, as a small host. Gone with its owner.
 pub struct World {
@@ -102,36 +101,5 @@ impl Drop for Kept {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// What a process holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    pub descriptors: usize,
-    pub threads: usize,
-    pub resident_kib: u64,
-}
-
-impl Usage {
-    pub fn of(pid: u32) -> Self {
-        let count =
-            |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).expect("a process of ours").count();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
-        Self {
-            descriptors: count("fd"),
-            threads: count("task"),
-            resident_kib: resident.and_then(|kib| kib.parse().ok()).expect("VmRSS"),
-        }
-    }
-}
-
-/// Asks until it is so; panics when that takes too long.
-pub fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
