@@ -85,12 +85,7 @@ impl Home {
             // A link costs nothing; across file systems a copy is needed.
             fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).expect(program);
         }
-        let sockets = home.socket_dir();
-        fs::create_dir(&sockets).unwrap();
-        fs::set_permissions(&sockets, fs::Permissions::from_mode(0o750)).unwrap();
-        if is_root() {
-            chown(&sockets, Some(BROKER), Some(BROKER)).unwrap();
-        }
+        home.make_socket_dir();
         home
     }
 
@@ -98,7 +93,16 @@ impl Home {
         self.dir.path()
     }
 
-    fn socket_dir(&self) -> PathBuf {
+    pub fn make_socket_dir(&self) {
+        let sockets = self.socket_dir();
+        fs::create_dir(&sockets).unwrap();
+        fs::set_permissions(&sockets, fs::Permissions::from_mode(0o750)).unwrap();
+        if is_root() {
+            chown(&sockets, Some(BROKER), Some(BROKER)).unwrap();
+        }
+    }
+
+    pub fn socket_dir(&self) -> PathBuf {
         self.path().join("socket")
     }
 

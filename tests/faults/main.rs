@@ -1,9 +1,12 @@
 //! Faults, real ones where this kernel has them: each costs what it must and nothing else, is seen by a person, and is
 //! over one scrape after it is gone. Needs root: namespaces, mounts and devices are made, all of the test's own.
 
+mod broker;
 #[path = "../common/mod.rs"]
 mod common;
+mod leaks;
 mod mounts;
+mod shapes;
 mod world;
 
 use common::exposition::Exposition;
