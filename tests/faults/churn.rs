@@ -27,6 +27,7 @@ fn what_comes_and_goes_while_scrapes_run_fails_none_and_doubles_nothing() {
     }
     let before = [broker.pid(), exporter.process.pid()].map(Usage::of);
 
+    let disks = world.run("echo $(ls sys/block | grep zram)").trim().to_owned();
     // Each loop takes away what it made; what the last round left goes with the namespaces or is taken away below.
     let churns = [
         "for i in $(seq 400); do ip link add a$i type ifb; ip link set a$i name b$i; ip link set b$i up; ip link del b$i; done",
@@ -56,8 +57,11 @@ fn what_comes_and_goes_while_scrapes_run_fails_none_and_doubles_nothing() {
     }
     eprintln!("{scrapes} scrapes beside the churn; interfaces, disks and cgroups seen in {met:?}");
     drop(workers);
-    world.run("rmdir sys/fs/cgroup/system.slice/keyhole-*.service 2>/dev/null || true; rmdir sys/fs/cgroup/system.slice || true");
-    world.run("for l in $(ls sys/class/net | grep '^[ab][0-9]'); do ip link del $l; done");
+    let clean = "for l in $(ls sys/class/net | grep '^[ab][0-9]'); do ip link del $l; done; \
+         for d in $(ls sys/block | grep zram); do case $disks in *\" $d \"*) ;; \
+         *) echo ${d#zram} >/sys/class/zram-control/hot_remove;; esac; done; \
+         cd sys/fs/cgroup/system.slice && { rmdir keyhole-*.service; cd ..; rmdir system.slice; } || true";
+    world.run(&format!("disks=' {disks} '; {clean}"));
     soon("what is gone is let go", || {
         let devices = exporter.scrape().label_values("node_network_receive_bytes_total", "device");
         let now = [broker.pid(), exporter.process.pid()].map(Usage::of);
