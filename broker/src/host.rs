@@ -11,14 +11,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keyhole_policy::{Component, Kind, Pattern, Root, Row, Rung, Source, TABLE};
 use keyhole_proto::v1::{self, Outcome, Query, file, file_system};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatFs, fstatfs};
 use rustix::io::Errno;
 
-use crate::mounts::mount_points;
+use crate::mounts::{Mount, mounts};
 use crate::view::View;
 
 /// The largest part of a file in one message.
@@ -38,6 +38,9 @@ const NAMES_LIMIT: usize = 4 * LISTING_LIMIT;
 
 /// Bytes asked of the kernel at a time.
 const READ_BYTES: usize = 32 << 10;
+
+/// How many lanes may be asleep in mounts before no more of them are asked about: one must be left to read the rest.
+const HUNG_MOUNTS: usize = 3;
 
 /// statfs(2): mounted read-only.
 const ST_RDONLY: u64 = 1;
@@ -150,6 +153,8 @@ pub struct Host {
     view: View,
     /// How many more descriptors below sysfs may be held.
     spare: AtomicUsize,
+    /// The mounts that lanes are asking about. All but the newest have not answered in time.
+    asked: Mutex<Vec<Mount>>,
 }
 
 #[derive(Debug)]
@@ -157,13 +162,13 @@ struct Slot {
     row: &'static Row,
     /// Why it is never read here, if so.
     barred: Option<(Outcome, String)>,
-    /// Locked by the one lane that reads it; a lane that is stuck in it keeps it, and no other is sent there.
+    sources: Vec<Opened>,
+    /// Taken out by the lane that reads it.
     files: Mutex<Files>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Files {
-    sources: Vec<Opened>,
     /// Files below sysfs, by path; those not seen in a round are let go.
     held: HashMap<Vec<u8>, Held>,
     round: u64,
@@ -197,17 +202,13 @@ impl Host {
             .map(|row| Slot {
                 row,
                 barred: barred(row, &roots, &view),
-                files: Mutex::new(Files {
-                    sources: row.sources.iter().map(|source| open_source(row, source, &roots)).collect(),
-                    held: HashMap::new(),
-                    round: 0,
-                }),
+                sources: row.sources.iter().map(|source| open_source(row, source, &roots)).collect(),
+                files: Mutex::default(),
             })
             .collect();
-        let fixed: u64 =
-            slots.iter().map(|slot| slot.files.try_lock().map_or(0, |files| files.fixed())).sum();
+        let fixed: u64 = slots.iter().map(Slot::fixed).sum();
         let spare = descriptors().saturating_sub(RESERVED_DESCRIPTORS + fixed).min(HELD_DESCRIPTORS);
-        Self { roots, slots, view, spare: AtomicUsize::new(spare as usize) }
+        Self { roots, slots, view, spare: AtomicUsize::new(spare as usize), asked: Mutex::default() }
     }
 
     /// Whose files these are.
@@ -226,9 +227,15 @@ impl Host {
         let slot = self.slot(query)?;
         match &slot.barred {
             Some((_, reason)) => Some(reason.clone()),
-            // A lane that has the lock is reading it: then it can be read.
-            None => slot.files.try_lock().ok()?.unopened(),
+            None => slot.unopened(),
         }
+    }
+
+    /// How many lanes may be asleep in `query` while it is still read: each in a mount of its own, since one dead file
+    /// server must not hide every file system.
+    pub fn lanes(&self, query: Query) -> usize {
+        let mounts = |slot: &Slot| slot.sources.iter().any(|source| matches!(source, Opened::Mounts(_)));
+        if self.slot(query).is_some_and(mounts) { HUNG_MOUNTS } else { 1 }
     }
 
     fn slot(&self, query: Query) -> Option<&Slot> {
@@ -241,13 +248,15 @@ impl Host {
         if let Some((outcome, _)) = &slot.barred {
             return *outcome;
         }
-        let mut files = slot.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let Files { sources, held, round } = &mut *files;
+        // No lock is held over a read: it may sleep for ever.
+        let mut files = std::mem::take(&mut *lock(&slot.files));
+        let Files { held, round } = &mut files;
         *round += 1;
         let mut reading = Reading {
             row: slot.row,
             roots: &self.roots,
             spare: &self.spare,
+            asked: &self.asked,
             held,
             round: *round,
             listings: HashMap::new(),
@@ -255,7 +264,8 @@ impl Host {
             sink,
             tally: Tally::default(),
         };
-        let flow = sources
+        let flow = slot
+            .sources
             .iter()
             .zip(slot.row.sources)
             .try_for_each(|(opened, source)| reading.source(source, opened));
@@ -265,11 +275,16 @@ impl Host {
             held.retain(|_, held| held.round == *round);
             self.spare.fetch_add(before - held.len(), Ordering::Relaxed);
         }
+        *lock(&slot.files) = files;
         outcome
     }
 }
 
-impl Files {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Slot {
     /// How many files were opened once and stay open.
     fn fixed(&self) -> u64 {
         let count = |source: &Opened| match source {
@@ -425,6 +440,7 @@ struct Reading<'r, 's, 't> {
     row: &'static Row,
     roots: &'r Roots,
     spare: &'r AtomicUsize,
+    asked: &'r Mutex<Vec<Mount>>,
     held: &'r mut HashMap<Vec<u8>, Held>,
     round: u64,
     /// Directories that were listed already in this reading.
@@ -579,15 +595,26 @@ impl Reading<'_, '_, '_> {
             text.truncate(text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0));
             self.tally.truncated = true;
         }
-        for point in mount_points(&text) {
-            let below = point.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
-            let numbers = self.roots.rootfs.as_ref().ok_or(Errno::NOENT).and_then(|root| {
-                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                fstatfs(&rustix::fs::openat(root, below, flags, Mode::empty())?)
-            });
-            self.give_file_system(&point, numbers)?;
+        let hung = lock(self.asked).clone();
+        for mount in mounts(&text) {
+            let numbers = match hung.iter().any(|hung| mount.may_hang_with(hung)) {
+                true => Err(Errno::INPROGRESS),
+                false => self.ask(&mount),
+            };
+            self.give_file_system(&mount.point, numbers)?;
         }
         ControlFlow::Continue(())
+    }
+
+    /// statfs of a mount point; whoever comes while it sleeps knows what it sleeps in.
+    fn ask(&self, mount: &Mount) -> Result<StatFs, Errno> {
+        let root = self.roots.rootfs.as_ref().ok_or(Errno::NOENT)?;
+        let below = mount.point.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
+        lock(self.asked).push(mount.clone());
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let numbers = rustix::fs::openat(root, below, flags, Mode::empty()).and_then(fstatfs);
+        lock(self.asked).retain(|asked| asked != mount);
+        numbers
     }
 
     fn dir(&self, source: &Source) -> Result<BorrowedFd<'_>, Errno> {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -57,8 +57,8 @@ struct Shared {
     host: Host,
     desk: Mutex<Desk>,
     arrived: Condvar,
-    /// By the query's number in the contract.
-    stuck: Vec<AtomicBool>,
+    /// How many lanes are stuck in each query, by its number in the contract.
+    stuck: Vec<AtomicUsize>,
     stuck_queries: AtomicU64,
 }
 
@@ -96,6 +96,8 @@ struct Progress {
     spent: Duration,
     /// Nobody wants the rest; the lane leaves at its next step.
     abandoned: bool,
+    /// The lane counts as stuck in the current query.
+    given_up: bool,
     /// The lane has left.
     over: bool,
 }
@@ -156,7 +158,7 @@ impl Lanes {
             host,
             desk: Mutex::default(),
             arrived: Condvar::new(),
-            stuck: (0..=highest).map(|_| AtomicBool::new(false)).collect(),
+            stuck: (0..=highest).map(|_| AtomicUsize::new(0)).collect(),
             stuck_queries: AtomicU64::new(0),
         });
         let (ready, said) = mpsc::channel();
@@ -184,7 +186,7 @@ impl Lanes {
 
     /// Whether a read of `query` has outstayed its budget and not returned.
     pub fn is_stuck(&self, query: Query) -> bool {
-        self.shared.stuck(query).load(Ordering::Relaxed)
+        self.shared.stuck(query).load(Ordering::Relaxed) > 0
     }
 
     /// How many threads have not returned.
@@ -215,27 +217,30 @@ impl Lanes {
 }
 
 impl Shared {
-    fn stuck(&self, query: Query) -> &AtomicBool {
+    fn stuck(&self, query: Query) -> &AtomicUsize {
         &self.stuck[query as usize]
     }
 
     fn stuck_lanes(&self) -> usize {
-        self.stuck.iter().filter(|stuck| stuck.load(Ordering::Relaxed)).count()
+        self.stuck.iter().map(|stuck| stuck.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Whether another lane may read `query` beside those that are stuck in it.
+    fn is_open(&self, query: Query) -> bool {
+        self.stuck(query).load(Ordering::Relaxed) < self.host.lanes(query)
     }
 
     /// Waits until an abandoned job's lane has left it, or has used up its budget.
     async fn wait_out(&self, job: &Job) {
         loop {
             let left = {
-                let progress = lock(&job.progress);
-                if progress.over
-                    || progress.current.is_some_and(|query| self.stuck(query).load(Ordering::Relaxed))
-                {
+                let mut progress = lock(&job.progress);
+                if progress.over || progress.given_up {
                     return;
                 }
                 match BUDGET.checked_sub(progress.time_spent()) {
                     Some(left) if !left.is_zero() => left,
-                    _ => return self.give_up(&progress),
+                    _ => return self.give_up(&mut progress),
                 }
             };
             let _ = timeout(left, job.news.notified()).await;
@@ -243,9 +248,10 @@ impl Shared {
     }
 
     /// Marks the query that a lane is in as stuck; the lane takes the mark away when it returns.
-    fn give_up(&self, progress: &Progress) {
+    fn give_up(&self, progress: &mut Progress) {
         if let Some(query) = progress.current {
-            self.stuck(query).store(true, Ordering::Relaxed);
+            progress.given_up = true;
+            self.stuck(query).fetch_add(1, Ordering::Relaxed);
             self.stuck_queries.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(query = query.as_str_name(), "query outstayed its budget: its lane is stuck");
         }
@@ -259,7 +265,7 @@ impl Shared {
         loop {
             let job = self.next_job();
             while let Some(query) = job.next_query() {
-                if self.stuck(query).load(Ordering::Relaxed) {
+                if !self.is_open(query) {
                     lock(&job.progress).end(query, Outcome::Stuck);
                     continue;
                 }
@@ -268,7 +274,8 @@ impl Shared {
                 buffer.clear();
                 buffer.shrink_to(PART_BYTES);
                 let mut progress = lock(&job.progress);
-                if self.stuck(query).swap(false, Ordering::Relaxed) {
+                if std::mem::take(&mut progress.given_up) {
+                    self.stuck(query).fetch_sub(1, Ordering::Relaxed);
                     tracing::warn!(query = query.as_str_name(), "stuck lane has returned");
                 }
                 progress.end(query, outcome);
@@ -371,12 +378,16 @@ impl Reading {
         }
     }
 
-    /// Leaves the stuck lane with its query, and gives the rest to the next.
+    /// Leaves the stuck lane with its query, and gives the rest to the next. A query that may go on without what the
+    /// lane is stuck in comes last, from its start.
     fn take_over(&mut self, mut progress: MutexGuard<'_, Progress>) -> Vec<ReadResponse> {
-        self.shared.give_up(&progress);
-        let rest = std::mem::take(&mut progress.queue);
+        self.shared.give_up(&mut progress);
+        let mut rest = std::mem::take(&mut progress.queue);
         let mut batch = std::mem::take(&mut progress.batch);
-        if let Some(query) = progress.current {
+        let again = progress.current.filter(|&query| self.shared.is_open(query));
+        if let Some(query) = again {
+            rest.push_back(query);
+        } else if let Some(query) = progress.current {
             let elapsed_ns = u64::try_from(progress.time_spent().as_nanos()).unwrap_or(u64::MAX);
             let end = Some(QueryEnd { outcome: Outcome::TimedOut.into(), elapsed_ns });
             match batch.last_mut().filter(|last| last.query == query as i32) {

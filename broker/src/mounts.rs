@@ -1,17 +1,42 @@
 //! Mount points out of a mountinfo: the one thing that the broker looks for inside a file, and only when it was
 //! given a host root to statfs. <https://docs.kernel.org/filesystems/proc.html> (section 3.5)
 
-/// The mount points of a mountinfo, in its order, each once. Lines without one are left out, as is any with a `..`.
-pub(crate) fn mount_points(mountinfo: &[u8]) -> Vec<Vec<u8>> {
+/// A mount, as far as the broker looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// Where it is.
+    pub point: Vec<u8>,
+    /// The type of its file system, as it is written; empty where there is none.
+    pub kind: Vec<u8>,
+}
+
+impl Mount {
+    /// Whether asking about this one may sleep for what `hung` sleeps for: its file system is of the same type, most
+    /// likely served by the same server, or the way to it leads through the other.
+    pub fn may_hang_with(&self, hung: &Mount) -> bool {
+        let below = || self.point.strip_prefix(&*hung.point).is_some_and(|rest| rest.starts_with(b"/"));
+        self.kind == hung.kind || below()
+    }
+}
+
+/// The mounts of a mountinfo, in its order, each mount point once. Lines without one are left out, as is any with a `..`.
+pub(crate) fn mounts(mountinfo: &[u8]) -> Vec<Mount> {
     let mut seen = std::collections::HashSet::new();
     mountinfo
         .split(|&byte| byte == b'\n')
-        .filter_map(|line| line.split(|&byte| byte == b' ').nth(4))
-        .map(unescape)
-        .filter(|point| point.starts_with(b"/") && !point.contains(&0))
-        .filter(|point| !point.split(|&byte| byte == b'/').any(|component| component == b".."))
-        .filter(|point| seen.insert(point.clone()))
+        .filter_map(mount)
+        .filter(|mount| mount.point.starts_with(b"/") && !mount.point.contains(&0))
+        .filter(|mount| !mount.point.split(|&byte| byte == b'/').any(|component| component == b".."))
+        .filter(|mount| seen.insert(mount.point.clone()))
         .collect()
+}
+
+/// A line: the mount point is the fifth field, and the type follows a lone `-`.
+fn mount(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|&byte| byte == b' ');
+    let point = unescape(fields.nth(4)?);
+    let kind = fields.skip_while(|field| *field != b"-").nth(1).unwrap_or_default();
+    Some(Mount { point, kind: kind.to_vec() })
 }
 
 /// Undoes `\040` and its kin.
@@ -35,6 +60,27 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn mount_points(mountinfo: &[u8]) -> Vec<Vec<u8>> {
+        mounts(mountinfo).into_iter().map(|mount| mount.point).collect()
+    }
+
+    #[test]
+    fn a_type_is_found_behind_any_number_of_tags() {
+        let text = b"1 2 0:3 / /a rw - nfs4 s:/x rw\n1 2 0:4 / /b rw shared:1 master:2 - fuse.x y rw\n1 2 0:5 / /c rw";
+        let kinds: Vec<_> = mounts(text).into_iter().map(|mount| mount.kind).collect();
+        assert_eq!(kinds, [&b"nfs4"[..], b"fuse.x", b""]);
+    }
+
+    #[test]
+    fn a_mount_hangs_with_its_kind_and_with_what_it_lies_below() {
+        let mount = |point: &str, kind: &str| Mount { point: point.into(), kind: kind.into() };
+        let hung = mount("/mnt/a", "nfs4");
+        assert!(mount("/b", "nfs4").may_hang_with(&hung));
+        assert!(mount("/mnt/a/b", "ext4").may_hang_with(&hung));
+        assert!(!mount("/mnt/ab", "ext4").may_hang_with(&hung));
+        assert!(!mount("/mnt", "ext4").may_hang_with(&hung));
+    }
 
     #[test]
     fn a_mount_point_with_a_space_is_one() {

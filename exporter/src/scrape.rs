@@ -146,6 +146,11 @@ impl Scraper {
         .unwrap_or_else(|| Arc::new(Err(BrokerError::Deadline)))
     }
 
+    /// Whether a scrape of `selection` is under way.
+    pub fn is_running(&self, selection: &Selection) -> bool {
+        lock(&self.running).contains_key(selection)
+    }
+
     fn join_or_start(
         self: &Arc<Self>,
         selection: Selection,

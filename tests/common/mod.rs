@@ -7,6 +7,7 @@
 
 pub mod exposition;
 pub mod http;
+pub mod usage;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -84,12 +85,7 @@ impl Home {
             // A link costs nothing; across file systems a copy is needed.
             fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).expect(program);
         }
-        let sockets = home.socket_dir();
-        fs::create_dir(&sockets).unwrap();
-        fs::set_permissions(&sockets, fs::Permissions::from_mode(0o750)).unwrap();
-        if is_root() {
-            chown(&sockets, Some(BROKER), Some(BROKER)).unwrap();
-        }
+        home.make_socket_dir();
         home
     }
 
@@ -97,7 +93,16 @@ impl Home {
         self.dir.path()
     }
 
-    fn socket_dir(&self) -> PathBuf {
+    pub fn make_socket_dir(&self) {
+        let sockets = self.socket_dir();
+        fs::create_dir(&sockets).unwrap();
+        fs::set_permissions(&sockets, fs::Permissions::from_mode(0o750)).unwrap();
+        if is_root() {
+            chown(&sockets, Some(BROKER), Some(BROKER)).unwrap();
+        }
+    }
+
+    pub fn socket_dir(&self) -> PathBuf {
         self.path().join("socket")
     }
 
@@ -116,9 +121,27 @@ impl Home {
         command
     }
 
+    /// The same, started by another program that takes a command line, such as nsenter or prlimit; as root only.
+    fn command_by(&self, starter: &[String], program: &str, uid: u32) -> Command {
+        let [first, rest @ ..] = starter else { return self.command(program, uid) };
+        let mut command = Command::new(first);
+        command.args(rest).args(["setpriv", "--clear-groups"]);
+        command.args([format!("--reuid={uid}"), format!("--regid={BROKER}")]).arg(self.path().join(program));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/");
+        command.env_remove("KEYHOLE_BROKER_SOCKET").env("NODE_NAME", NODE_NAME);
+        command
+    }
+
     /// Starts a broker over the roots that the flags name and waits until it serves.
     pub fn start_broker(&self, flags: &[OsString]) -> Running {
-        let mut command = self.command("keyhole-broker", BROKER);
+        self.start_broker_by(&[], flags)
+    }
+
+    pub fn start_broker_by(&self, starter: &[String], flags: &[OsString]) -> Running {
+        self.start_broker_of(self.command_by(starter, "keyhole-broker", BROKER), flags)
+    }
+
+    pub fn start_broker_of(&self, mut command: Command, flags: &[OsString]) -> Running {
         command.arg(flag("--socket.path=", self.socket())).args(flags);
         if is_root() {
             command.arg(format!("--allow-uid={EXPORTER}"));
@@ -138,7 +161,14 @@ impl Home {
     }
 
     pub fn start_exporter_as<S: AsRef<OsStr>>(&self, uid: u32, flags: &[S]) -> Exporter {
-        let mut command = self.command("keyhole-exporter", uid);
+        self.start_exporter_of(self.command("keyhole-exporter", uid), flags)
+    }
+
+    pub fn start_exporter_by<S: AsRef<OsStr>>(&self, starter: &[String], flags: &[S]) -> Exporter {
+        self.start_exporter_of(self.command_by(starter, "keyhole-exporter", EXPORTER), flags)
+    }
+
+    pub fn start_exporter_of<S: AsRef<OsStr>>(&self, mut command: Command, flags: &[S]) -> Exporter {
         command.arg(flag("--broker.socket=", self.socket()));
         command.arg("--web.listen-address=127.0.0.1:0").args(flags);
         let mut process = Running::start(command, self.log());

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ use super::routes::App;
 
 /// The most that a request's head may hold.
 const HEAD_BYTES: usize = 16 << 10;
-/// How long a connection may live without a first request.
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// How long a connection may live without a first request, and how long a client may take nothing of an answer.
+const HELD_UP: Duration = Duration::from_secs(10);
 /// How long a connection may lie idle; more than the usual scrape interval, so that Prometheus keeps its own.
 const IDLE: Duration = Duration::from_secs(150);
 /// How long a connection must have been idle to be given up for another: that one may be a probe with a second's time.
-const IDLE_IN_A_CROWD: Duration = Duration::from_millis(250);
+const IDLE_IN_A_CROWD: Duration = Duration::from_millis(100);
 /// How often a connection is looked at.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -53,7 +53,8 @@ pub(super) async fn serve(
         .max_header_size(HEAD_BYTES)
         .max_buf_size(4 * HEAD_BYTES)
         .max_headers(64)
-        .half_close(false)
+        // A client that has said all it had to say may still wait for its answer.
+        .half_close(true)
         .serve_connection(io, service);
     tokio::pin!(connection);
     let mut stopped = false;
@@ -72,7 +73,7 @@ pub(super) async fn serve(
                 }
             }
             _ = tick.tick() => {
-                let limit = if activity.any_request() { IDLE } else { FIRST_REQUEST };
+                let limit = if activity.is_held_up() { HELD_UP } else { IDLE };
                 if activity.idle() >= limit {
                     return;
                 }
@@ -90,6 +91,8 @@ struct Activity {
     last_byte: AtomicU64,
     running: AtomicUsize,
     requests: AtomicUsize,
+    /// Whether the client's buffer is full.
+    stalled: AtomicBool,
 }
 
 impl Activity {
@@ -99,6 +102,7 @@ impl Activity {
             last_byte: AtomicU64::new(0),
             running: AtomicUsize::new(0),
             requests: AtomicUsize::new(0),
+            stalled: AtomicBool::new(false),
         }
     }
 
@@ -116,8 +120,8 @@ impl Activity {
         Running(Arc::clone(self))
     }
 
-    fn any_request(&self) -> bool {
-        self.requests.load(Ordering::Relaxed) > 0
+    fn is_held_up(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0 || self.stalled.load(Ordering::Relaxed)
     }
 
     /// How long nothing has happened; nothing at all while a request is being answered.
@@ -150,6 +154,7 @@ impl Tracked {
         if matches!(result, Poll::Ready(Ok(_))) {
             self.activity.touch();
         }
+        self.activity.stalled.store(result.is_pending(), Ordering::Relaxed);
         result
     }
 }

@@ -9,8 +9,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 /// Where node_exporter listens.
 pub const DEFAULT_ADDRESS: &str = ":9100";
 
-/// Connections that the kernel may hold before they are accepted.
-const BACKLOG: i32 = 128;
+/// Connections that the kernel may hold before they are accepted: one more has to knock again, a second later.
+const BACKLOG: i32 = 1024;
 
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]

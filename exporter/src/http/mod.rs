@@ -15,11 +15,15 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 pub use routes::App;
 
 /// Connections served at once.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 256;
+/// Descriptors kept back from connections: the broker, textfiles, the runtime and what was inherited.
+const OTHER_DESCRIPTORS: u64 = 32;
 /// How long answers under way may take once the server is told to stop.
 const STOP: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error that will not pass by itself, such as EMFILE.
 const BACK_OFF: Duration = Duration::from_millis(200);
+/// How often idle connections are asked to go while another waits.
+const CROWDED: Duration = Duration::from_millis(25);
 
 /// Accepts on every listener until `stop` is done, then finishes what is under way.
 pub async fn serve(
@@ -28,7 +32,8 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
     let (stopping, stopped) = watch::channel(false);
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = connections();
+    let permits = Arc::new(Semaphore::new(connections));
     let crowded = Arc::new(Notify::new());
     let mut accepting = Vec::new();
     for listener in listeners {
@@ -47,11 +52,20 @@ pub async fn serve(
         // Closes the listener.
         task.abort();
     }
-    let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
+    let all = u32::try_from(connections).unwrap_or(u32::MAX);
     if tokio::time::timeout(STOP, permits.acquire_many(all)).await.is_err() {
         tracing::warn!("stopped with answers under way");
     }
     Ok(())
+}
+
+/// As many as there are descriptors for: one that could be accepted and not served would starve the rest.
+fn connections() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let room = limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX)
+    });
+    CONNECTIONS.min(room).max(1)
 }
 
 struct Accept {
@@ -103,7 +117,7 @@ impl Accept {
             }
             self.crowded.notify_waiters();
             let waited = Arc::clone(&self.permits).acquire_owned();
-            if let Ok(permit) = tokio::time::timeout(BACK_OFF, waited).await {
+            if let Ok(permit) = tokio::time::timeout(CROWDED, waited).await {
                 return permit.ok();
             }
         }

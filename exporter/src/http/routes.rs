@@ -82,17 +82,19 @@ impl App {
 
     async fn metrics<B>(&self, request: &Request<B>) -> Answer {
         let handler = &self.scraper.handler;
-        let Ok(_permit) = self.permits.try_acquire() else {
-            handler.answered(503);
-            let reason =
-                format!("Limit of concurrent requests reached ({}), try again later.", self.max_requests);
-            return text(StatusCode::SERVICE_UNAVAILABLE, &reason);
-        };
         let parameters = Parameters::parse(request.uri().query().unwrap_or(""));
         let selection = match self.scraper.select(&parameters.collect, &parameters.exclude) {
             Ok(selection) => selection,
             Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
         };
+        let permit = self.permits.try_acquire();
+        // Who shares a scrape costs nothing, and many who ask must not shut Prometheus out.
+        if permit.is_err() && !self.scraper.is_running(&selection) {
+            handler.answered(503);
+            let reason =
+                format!("Limit of concurrent requests reached ({}), try again later.", self.max_requests);
+            return text(StatusCode::SERVICE_UNAVAILABLE, &reason);
+        }
         handler.in_flight.inc();
         let _in_flight = Decrement(&handler.in_flight);
         let shared = self.scraper.scrape(selection, self.deadline(request)).await;

@@ -15,7 +15,7 @@ pub struct ReadResponse {
     /// Files, in the order of the policy table and, under a wildcard, of their names.
     #[prost(message, repeated, tag = "2")]
     pub files: ::prost::alloc::vec::Vec<File>,
-    /// File systems, for the queries that ask for them.
+    /// File systems, for the queries that ask for them. One may come again, when another slept and the rest was asked anew.
     #[prost(message, repeated, tag = "3")]
     pub file_systems: ::prost::alloc::vec::Vec<FileSystem>,
     /// Present in the last part of the query's answer.
@@ -83,7 +83,8 @@ pub mod file {
 /// The numbers of one file system, as statfs(2) gives them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileSystem {
-    /// The errno when statfs failed; the fields below are 0 then.
+    /// The errno when statfs failed; the fields below are 0 then. EINPROGRESS: it was not asked, since an earlier statfs of
+    /// the same type of file system, or of one above it, has not returned yet.
     #[prost(uint32, tag = "3")]
     pub errno: u32,
     /// The unit of the block counts, in bytes.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 /// What statfs and the file systems below it give. Numbers are the same on x86_64 and aarch64.
 #[rustfmt::skip]
-const TEXTS: [(u32, &str); 31] = [
+const TEXTS: [(u32, &str); 32] = [
     (1,   "operation not permitted"),
     (2,   "no such file or directory"),
     (4,   "interrupted system call"),
@@ -35,6 +35,8 @@ const TEXTS: [(u32, &str); 31] = [
     (111, "connection refused"),
     (112, "host is down"),
     (113, "no route to host"),
+    // The broker's own word for a mount that hangs: statfs never gives it.
+    (115, "mountpoint timeout"),
     (116, "stale NFS file handle"),
     (117, "structure needs cleaning"),
     (126, "required key not available"),

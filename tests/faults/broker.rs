@@ -1,0 +1,108 @@
+//! A broker that is killed, or whose socket is taken away.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::common::exposition::Exposition;
+use crate::common::usage::{Usage, soon};
+use crate::common::{Home, PATIENCE, http, this_host};
+
+/// A number that looks random and is the same in each run (xorshift).
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+#[test]
+fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_half_a_scrape_called_whole() {
+    const SCRAPES: usize = 200;
+    let home = Home::new();
+    let mut broker = home.start_broker(&this_host());
+    let exporter = home.start_exporter::<&str>(&[]);
+    let whole = exporter.scrape();
+    let families: Vec<&str> = whole.families().filter(|family| family.starts_with("node_")).collect();
+    let before = Usage::of(exporter.process.pid());
+
+    let (done, ask) = (AtomicUsize::new(0), AtomicBool::new(true));
+    let (mut good, mut bad, mut kills) = (0, 0, 0);
+    let _broker = std::thread::scope(|scope| {
+        let scrapes = scope.spawn(|| {
+            let mut statuses = Vec::new();
+            while statuses.len() < SCRAPES && ask.load(Ordering::Relaxed) {
+                let answer =
+                    http::get(exporter.address, "/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "3")]);
+                assert!(answer.took < Duration::from_secs(3), "{:?}", answer.took);
+                statuses.push((answer.status, answer.body));
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            statuses
+        });
+        let mut state = 0x9e37_79b9_7f4a_7c15;
+        let start = Instant::now();
+        while !scrapes.is_finished() {
+            assert!(start.elapsed() < 6 * PATIENCE, "{} scrapes", done.load(Ordering::Relaxed));
+            std::thread::sleep(Duration::from_micros(next(&mut state) % 150_000));
+            broker.kill();
+            kills += 1;
+            std::thread::sleep(Duration::from_micros(next(&mut state) % 30_000));
+            broker = home.start_broker(&this_host());
+        }
+        ask.store(false, Ordering::Relaxed);
+        for (status, body) in scrapes.join().unwrap() {
+            match status {
+                200 => {
+                    good += 1;
+                    let scrape = Exposition::parse(&body).unwrap();
+                    let missing: Vec<&&str> = families.iter().filter(|family| !scrape.has(family)).collect();
+                    assert!(missing.is_empty(), "200 without {missing:?}");
+                }
+                503 => {
+                    bad += 1;
+                    assert_eq!(body.iter().filter(|&&byte| byte == b'\n').count(), 1, "one line");
+                }
+                status => panic!("{status}"),
+            }
+        }
+        broker
+    });
+    eprintln!("{kills} kills: {good} scrapes were whole, {bad} were 503");
+    assert!(kills >= 10 && good > 0, "{kills} kills, {good} whole scrapes");
+    let scrape = exporter.scrape();
+    assert!(families.iter().all(|family| scrape.has(family)), "one scrape after the restart");
+    assert!(scrape.value("keyhole_broker_restarts_seen_total", &[]) >= Some(1.0));
+    soon("descriptors are given back", || {
+        let now = Usage::of(exporter.process.pid());
+        now.descriptors <= before.descriptors && now.threads == before.threads
+    });
+}
+
+#[test]
+fn a_socket_that_was_wiped_with_or_without_its_folder_is_found_again_after_a_restart() {
+    let home = Home::new();
+    let mut broker = home.start_broker(&this_host());
+    let exporter = home.start_exporter::<&str>(&[]);
+    exporter.scrape();
+    let before = Usage::of(exporter.process.pid());
+
+    fs::remove_file(home.socket()).unwrap();
+    assert_eq!(exporter.metrics("3").status, 200, "a connection that stands goes on");
+    broker.kill();
+    assert_eq!(exporter.metrics("3").status, 503);
+    broker = home.start_broker(&this_host());
+    exporter.scrape();
+
+    fs::remove_dir_all(home.socket_dir()).unwrap();
+    broker.kill();
+    let answer = exporter.metrics("3");
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().contains("No such file or directory"), "{}", answer.text());
+    home.make_socket_dir();
+    let _broker = home.start_broker(&this_host());
+    exporter.scrape();
+    soon("descriptors are given back", || {
+        Usage::of(exporter.process.pid()).descriptors <= before.descriptors
+    });
+}

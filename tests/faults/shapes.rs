@@ -1,0 +1,195 @@
+//! Hosts that are not as this one: another kernel's files, a procfs that hides, a file that sleeps.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::common::exposition::Exposition;
+use crate::common::usage::{Usage, soon};
+use crate::common::{Exporter, Home, flag, root_for};
+use crate::success;
+use crate::world::World;
+
+fn flags_of(tree: &Path) -> [OsString; 3] {
+    [flag("--path.procfs=", tree.join("proc")), flag("--path.sysfs=", tree.join("sys")), "--view=host".into()]
+}
+
+/// Files of this host that many collectors read, copied to a tree.
+fn tree(home: &Home) -> PathBuf {
+    let tree = home.path().join("tree");
+    fs::create_dir_all(tree.join("sys/class/thermal/thermal_zone0")).unwrap();
+    for path in FILES {
+        let copy = tree.join(path);
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::write(copy, fs::read(Path::new("/").join(path)).unwrap_or_default()).unwrap();
+    }
+    fs::write(tree.join("sys/class/thermal/thermal_zone0/type"), "x86_pkg_temp\n").unwrap();
+    tree
+}
+
+const FILES: &[&str] = &[
+    "proc/1/mountinfo",
+    "proc/1/net/arp",
+    "proc/1/net/dev",
+    "proc/1/net/netstat",
+    "proc/1/net/snmp",
+    "proc/1/net/sockstat",
+    "proc/1/net/softnet_stat",
+    "proc/cpuinfo",
+    "proc/diskstats",
+    "proc/loadavg",
+    "proc/mdstat",
+    "proc/meminfo",
+    "proc/pressure/cpu",
+    "proc/schedstat",
+    "proc/stat",
+    "proc/sys/fs/file-nr",
+    "proc/vmstat",
+];
+
+fn well_formed(exporter: &Exporter) -> Exposition {
+    let answer = exporter.metrics("5");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    Exposition::parse(&answer.body).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A change of a line of a kernel file.
+type Change = (&'static str, fn(&str) -> String);
+
+/// What other kernels have made of files, or might.
+const CHANGES: &[Change] = &[
+    ("empty", |_| String::new()),
+    ("a line only", |text| text.lines().next().unwrap_or("").to_owned()),
+    ("cut in the middle", |text| text[..text.len() / 2].to_owned()),
+    ("columns more", |text| text.lines().map(|line| format!("{line} 7 8 9\n")).collect()),
+    ("columns less", |text| {
+        let shorter =
+            |line: &str| line.rsplit_once(' ').map_or(line, |(start, _)| start).trim_end().to_owned() + "\n";
+        text.lines().map(shorter).collect()
+    }),
+    ("each line twice", |text| text.lines().flat_map(|line| [line, "\n", line, "\n"]).collect()),
+    ("lines in reverse", |text| text.lines().rev().flat_map(|line| [line, "\n"]).collect()),
+    ("no digits", |text| text.replace(|c: char| c.is_ascii_digit(), "x")),
+    ("numbers beyond 64 bits", |text| text.replace(|c: char| c.is_ascii_digit(), "99999999")),
+    ("negative", |text| text.replace(' ', " -")),
+    ("tabs", |text| text.replace(' ', "\t")),
+    ("one long line", |text| text.replace('\n', " ")),
+];
+
+#[test]
+fn files_of_another_shape_cost_their_collectors_and_the_next_scrape_is_right_again() {
+    let home = Home::new();
+    let tree = tree(&home);
+    let _broker = home.start_broker(&flags_of(&tree));
+    let exporter = home.start_exporter::<&str>(&[]);
+    let collectors = |scrape: &Exposition| -> Vec<(String, f64)> {
+        let of =
+            |sample: &crate::common::exposition::Sample| (sample.labels["collector"].clone(), sample.value);
+        scrape.samples("node_scrape_collector_success").map(of).collect()
+    };
+    let before = collectors(&well_formed(&exporter));
+    let works =
+        |scrape: &Exposition| scrape.has("node_time_seconds") && scrape.has("node_exporter_build_info");
+    for (what, change) in CHANGES {
+        let originals: Vec<_> =
+            FILES.iter().map(|path| fs::read_to_string(tree.join(path)).unwrap()).collect();
+        // Written in place: fixed files are held open.
+        FILES
+            .iter()
+            .zip(&originals)
+            .for_each(|(path, text)| fs::write(tree.join(path), change(text)).unwrap());
+        assert!(works(&well_formed(&exporter)), "{what}");
+        FILES.iter().zip(&originals).for_each(|(path, text)| fs::write(tree.join(path), text).unwrap());
+        assert_eq!(collectors(&well_formed(&exporter)), before, "after: {what}");
+    }
+}
+
+#[test]
+fn a_kernel_without_a_file_costs_its_collector_alone() {
+    let home = Home::new();
+    let tree = tree(&home);
+    for (missing, collector) in [
+        ("proc/vmstat", "vmstat"),
+        ("proc/loadavg", "loadavg"),
+        ("proc/1/net/dev", "netdev"),
+        ("proc/diskstats", "diskstats"),
+    ] {
+        let aside = home.path().join("aside");
+        fs::rename(tree.join(missing), &aside).unwrap();
+        let _broker = home.start_broker(&flags_of(&tree));
+        let exporter = home.start_exporter::<&str>(&[]);
+        let scrape = well_formed(&exporter);
+        assert_eq!(success(&scrape, collector), Some(0.0), "{missing}");
+        for other in ["stat", "meminfo", "filefd", "vmstat", "loadavg", "netdev", "diskstats"] {
+            assert_eq!(
+                success(&scrape, other),
+                Some(f64::from(u8::from(other != collector))),
+                "{missing}: {other}"
+            );
+        }
+        fs::rename(&aside, tree.join(missing)).unwrap();
+    }
+}
+
+/// Stands for a sysfs attribute whose read sleeps: a fifo that nobody writes to.
+#[test]
+fn a_file_that_sleeps_is_told_as_stuck_and_is_right_one_scrape_after_it_wakes() {
+    let home = Home::new();
+    let tree = tree(&home);
+    let temp = tree.join("sys/class/thermal/thermal_zone0/temp");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &temp, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+    let broker = home.start_broker(&flags_of(&tree));
+    let exporter = home.start_exporter::<&str>(&[]);
+    let outcome = |scrape: &Exposition, outcome: &str| {
+        scrape.value("keyhole_query_outcome", &[("query", "thermal"), ("outcome", outcome)])
+    };
+    assert_eq!(outcome(&well_formed(&exporter), "timed_out"), Some(1.0));
+    let before = Usage::of(broker.pid());
+    for _ in 0..20 {
+        let scrape = well_formed(&exporter);
+        assert_eq!(outcome(&scrape, "stuck"), Some(1.0));
+        assert_eq!(success(&scrape, "thermal_zone"), Some(0.0));
+        assert_eq!(success(&scrape, "meminfo"), Some(1.0));
+    }
+    let after = Usage::of(broker.pid());
+    assert_eq!(
+        (before.descriptors, before.threads),
+        (after.descriptors, after.threads),
+        "no more lanes are lost"
+    );
+    let aside = home.path().join("aside");
+    fs::rename(&temp, &aside).unwrap();
+    fs::write(&temp, "42000\n").unwrap();
+    // Opening its other end wakes whoever sleeps in it.
+    soon("a reader of the fifo", || {
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+        rustix::fs::open(&aside, flags, rustix::fs::Mode::empty()).is_ok()
+    });
+    soon("the lane returns", || broker.log().contains("stuck lane has returned"));
+    let scrape = well_formed(&exporter);
+    assert_eq!(scrape.value("node_thermal_zone_temp", &[]), Some(42.0));
+    assert_eq!(success(&scrape, "thermal_zone"), Some(1.0));
+}
+
+#[test]
+fn a_procfs_that_hides_other_users_processes_costs_what_it_hides_and_says_so() {
+    if !root_for("mount a procfs") {
+        return;
+    }
+    let home = Home::new();
+    let world = World::new(&home, "hidepid=2", "");
+    let _broker = home.start_broker_by(&world.starter(), &world.flags());
+    let exporter = home.start_exporter::<&str>(&[]);
+    let scrape = well_formed(&exporter);
+    for collector in ["cpu", "stat", "meminfo", "loadavg", "vmstat", "diskstats", "netclass"] {
+        assert_eq!(success(&scrape, collector), Some(1.0), "{collector}");
+    }
+    // PID 1 belongs to another user: what is read through it is not there, and must not be made up.
+    for (collector, family) in
+        [("netdev", "node_network_receive_bytes_total"), ("filesystem", "node_filesystem_size_bytes")]
+    {
+        assert_eq!(success(&scrape, collector), Some(0.0), "{collector}");
+        assert!(!scrape.has(family), "{family}");
+    }
+    well_formed(&exporter);
+}

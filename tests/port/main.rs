@@ -1,0 +1,237 @@
+//! Attacks on the exporter's port, from outside and against the real programs: what it holds is bounded, and Prometheus
+//! gets its answer within a second all the while.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod siege;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use siege::{Siege, connect, exchange};
+
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens `many` connections, sends `head` on each, then a byte at a time; opens another for each that is closed.
+fn drip(address: SocketAddr, stop: &AtomicBool, many: usize, head: &str, byte: &[u8]) {
+    let open = || connect(address).filter(|mut stream| stream.write_all(head.as_bytes()).is_ok());
+    let mut streams: Vec<Option<TcpStream>> = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        if streams.len() < many {
+            streams.push(open());
+            continue;
+        }
+        for slot in &mut streams {
+            if slot.as_mut().is_none_or(|stream| stream.write_all(byte).is_err()) {
+                *slot = open();
+            }
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+#[test]
+fn heads_that_trickle_in_hold_nobody_up() {
+    let siege = Siege::new();
+    siege.withstands("slow heads", 4, |address, stop| {
+        drip(address, stop, 40, "GET /metrics HTTP/1.1\r\nX-A: ", b"a")
+    });
+}
+
+#[test]
+fn bodies_that_trickle_in_hold_nobody_up() {
+    let siege = Siege::new();
+    let head = "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
+    siege.withstands("slow bodies", 4, |address, stop| drip(address, stop, 40, head, b"a"));
+    let head = "GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n";
+    siege.withstands("slow chunks", 4, |address, stop| drip(address, stop, 40, head, b"a"));
+}
+
+#[test]
+fn a_thousand_idle_connections_hold_nobody_up() {
+    let siege = Siege::new();
+    siege.withstands("1,000 idle connections", 4, |address, stop| drip(address, stop, 250, "", b""));
+}
+
+#[test]
+fn heads_beyond_every_limit_are_refused_and_cost_no_memory() {
+    let siege = Siege::new();
+    let address = siege.exporter.address;
+    let many: String = (0..500).map(|n| format!("X-{n}: y\r\n")).collect();
+    let long = "x".repeat(1 << 20);
+    let requests = [
+        (format!("GET / HTTP/1.1\r\nHost: x\r\n{many}\r\n"), "431"),
+        (format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {long}\r\n\r\n"), "431"),
+        (format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n"), "4"),
+        (format!("{long} / HTTP/1.1\r\nHost: x\r\n\r\n"), "4"),
+    ];
+    for (request, status) in &requests {
+        let answer = exchange(address, request.as_bytes());
+        let answer = String::from_utf8_lossy(&answer);
+        let refused = answer.starts_with(&format!("HTTP/1.1 {status}")) || answer.is_empty();
+        assert!(refused, "{:?}: {answer:?}", &request[..40]);
+    }
+    siege.withstands("huge heads", 8, |address, stop| {
+        while !stop.load(Ordering::Relaxed) {
+            for (request, _) in &requests {
+                exchange(address, request.as_bytes());
+            }
+        }
+    });
+}
+
+#[test]
+fn requests_in_one_breath_are_answered_in_order() {
+    const MANY: usize = 300;
+    let siege = Siege::new();
+    let pipeline = |last: &str| {
+        let one =
+            "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n".repeat(MANY);
+        format!("{one}GET {last} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    };
+    let answer = exchange(siege.exporter.address, pipeline("/").as_bytes());
+    let answer = String::from_utf8_lossy(&answer);
+    let statuses: Vec<&str> = answer.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(statuses.len(), 2 * MANY + 1);
+    assert!(
+        statuses.chunks(2).all(|pair| pair[0] == "200" && pair.get(1).is_none_or(|status| *status == "404"))
+    );
+    siege.withstands("pipelining", 4, |address, stop| {
+        while !stop.load(Ordering::Relaxed) {
+            exchange(address, pipeline("/metrics").as_bytes());
+        }
+    });
+}
+
+#[test]
+fn clients_that_ask_and_never_read_hold_nobody_up() {
+    let siege = Siege::new();
+    let head = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
+    siege.withstands("never reading", 4, |address, stop| drip(address, stop, 40, &head, b""));
+}
+
+#[test]
+fn connections_that_come_and_go_hold_nobody_up() {
+    let siege = Siege::new();
+    siege.withstands("churn", 4, |address, stop| {
+        while !stop.load(Ordering::Relaxed) {
+            let Some(mut stream) = connect(address) else { continue };
+            let _ = stream.write_all(b"GET /-/healthy HTTP/1.1\r\nHo");
+            if rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_client_that_closed_its_half_gets_its_answer() {
+    let siege = Siege::new();
+    for path in ["/", "/metrics"] {
+        let mut stream = connect(siege.exporter.address).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer:?}");
+    }
+}
+
+/// What is no request of HTTP/1, or is one that two readers may read differently.
+const MALFORMED: &[(&str, &[u8])] = &[
+    ("HTTP/0.9", b"GET /metrics\r\n\r\n"),
+    ("HTTP/2 with prior knowledge", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
+    ("HTTP/3.7", b"GET /metrics HTTP/3.7\r\nHost: x\r\n\r\n"),
+    ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
+    ("no method", b" /metrics HTTP/1.1\r\nHost: x\r\n\r\n"),
+    ("a NUL in the path", b"GET /met\0rics HTTP/1.1\r\nHost: x\r\n\r\n"),
+    ("a NUL in a header", b"GET /metrics HTTP/1.1\r\nHost: x\0y\r\n\r\n"),
+    ("a space before a colon", b"GET /metrics HTTP/1.1\r\nHost : x\r\n\r\n"),
+    ("a folded header", b"GET /metrics HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n"),
+    ("a bare CR", b"GET /metrics HTTP/1.1\rHost: x\r\r"),
+    ("two lengths", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+    ("a length below zero", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n"),
+    ("a length with a sign", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\nGET /"),
+    ("an absurd length", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999\r\n\r\n"),
+    ("chunked not last", b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n"),
+    ("an unknown coding", b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+    ("a chunked answer to HTTP/1.0", b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+];
+
+#[test]
+fn what_is_no_request_is_refused_and_its_connection_closed() {
+    let siege = Siege::new();
+    for (what, request) in MALFORMED {
+        // Were the connection to go on, this would be answered.
+        let request =
+            [request, &b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"[..]].concat();
+        let answer = exchange(siege.exporter.address, &request);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(!answer.contains("HTTP/1.1 200"), "{what}: {answer}");
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
+        assert_eq!(siege.exporter.get("/").status, 200, "after {what}");
+    }
+    siege.exporter.scrape();
+}
+
+#[test]
+fn a_body_is_never_taken_for_a_request() {
+    let siege = Siege::new();
+    let inner = "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n";
+    let shapes = [
+        format!("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{inner}", inner.len()),
+        format!(
+            "POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{inner}\r\n0\r\n\r\n",
+            inner.len()
+        ),
+        format!(
+            "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}",
+            5 + inner.len()
+        ),
+        format!("POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{inner}"),
+        format!(
+            "POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n{inner}"
+        ),
+    ];
+    for shape in &shapes {
+        let mut stream = connect(siege.exporter.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
+        stream.write_all(shape.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 40"), "{shape}: {answer}");
+        assert!(!answer.contains("HTTP/1.1 200"), "{shape}: {answer}");
+    }
+}
+
+#[test]
+fn odd_but_valid_requests_are_answered_like_any_other() {
+    let siege = Siege::new();
+    let get = |head: &str| format!("{head}Host: x\r\nConnection: close\r\n\r\n");
+    for (request, status) in [
+        (get("GET /metrics HTTP/1.0\r\n"), "200"),
+        (get("HEAD /metrics HTTP/1.1\r\n"), "200"),
+        (get("GET http://elsewhere/metrics HTTP/1.1\r\n"), "200"),
+        (get("GET /metrics?collect[]=loadavg&x=%ff%00 HTTP/1.1\r\n"), "200"),
+        (get("GET /metrics?collect[]=%ff HTTP/1.1\r\n"), "200"),
+        (get("GET /%6detrics HTTP/1.1\r\n"), "404"),
+        (get("GET /../metrics HTTP/1.1\r\n"), "404"),
+        (get("BREW /metrics HTTP/1.1\r\n"), "405"),
+        (get("OPTIONS * HTTP/1.1\r\n"), "40"),
+        (get("CONNECT elsewhere:443 HTTP/1.1\r\n"), "40"),
+        (get("GET /metrics HTTP/1.1\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n"), "200"),
+        (get("GET /metrics HTTP/1.1\r\nX-Prometheus-Scrape-Timeout-Seconds: NaN\r\n"), "200"),
+        (get("GET /metrics HTTP/1.1\r\nAccept-Encoding: \u{ff}gzip;q=1e999\r\n"), "200"),
+    ] {
+        let answer = exchange(siege.exporter.address, request.as_bytes());
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}"))
+                || answer.starts_with(&format!("HTTP/1.0 {status}")),
+            "{request}: {answer}"
+        );
+    }
+}
