@@ -2,7 +2,7 @@
 //! given a host root to statfs. <https://docs.kernel.org/filesystems/proc.html> (section 3.5)
 
 /// The mount points of a mountinfo, in its order, each once. Lines without one are left out, as is any with a `..`.
-pub(crate) fn mount_points(mountinfo: &[u8]) -> Vec<Vec<u8>> {
+pub fn mount_points(mountinfo: &[u8]) -> Vec<Vec<u8>> {
     let mut seen = std::collections::HashSet::new();
     mountinfo
         .split(|&byte| byte == b'\n')
