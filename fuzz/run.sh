@@ -6,8 +6,10 @@
 # First comes what once fell (fuzz/regressions), then inputs made from fixture trees, then mutations of them. The
 # trees are tests/golden/host and, where it lies beside the clone, node_exporter's own (../shared/conformance). What falls
 # is kept in fuzz/artifacts/TARGET: mend it, add a test that says what was wrong, and move the input to fuzz/regressions.
-# Needs a C++ compiler. JOBS targets run at once (2).
+# PROFILE=fuzz builds everything anew and optimised, which pays for runs of more than some minutes; the default takes what
+# the tests have built. JOBS targets run at once (2). Needs a C++ compiler.
 set -euo pipefail
+: "${PROFILE:=dev}"
 cd "$(dirname "$0")/.."
 seconds=${1:-10}
 shift || true
@@ -17,14 +19,8 @@ targets=("$@")
 # The generic targets have most to find.
 declare -A share=([collector]=4 [answer]=2)
 
-host=$(rustc -vV | sed -n 's/^host: //p')
-built=target/fuzz/$host/debug
-export CARGO_INCREMENTAL=0
-# Coverage as libFuzzer wants it. The code under test is safe Rust: a sanitizer would find nothing more.
-coverage=-sanitizer-coverage
-export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=$coverage-level=4 -Cllvm-args=$coverage-inline-8bit-counters \
--Cllvm-args=$coverage-pc-table -Cllvm-args=$coverage-trace-compares -Ccodegen-units=4"
-cargo build --locked --quiet --manifest-path fuzz/Cargo.toml --target-dir target/fuzz --target "$host" --bins
+built=target/${PROFILE/#dev/debug}
+RUSTC_WORKSPACE_WRAPPER=$PWD/fuzz/instrument cargo build --locked --quiet --profile "$PROFILE" -p keyhole-fuzz --features libfuzzer --bins
 
 corpus=target/fuzz/corpus
 trees=(tests/golden/host/tree)

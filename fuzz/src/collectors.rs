@@ -88,7 +88,8 @@ pub fn process_groups(input: &[u8]) {
     let file = tempfile::NamedTempFile::new_in("/dev/shm").expect("a file in memory");
     std::fs::write(file.path(), rules).expect("a file in memory");
     let argument = format!("--collector.processgroups.config={}", file.path().display());
-    let (given, _) = Options::parse(&FLAGS, [argument]).expect("a flag");
+    let collector = &collector::processgroups::COLLECTOR;
+    let (given, _) = Options::parse(collector.flags, [argument]).expect("a flag");
     let groups = match ProcessGroups::new(&given) {
         Ok(groups) => groups,
         Err(reason) => {
@@ -96,7 +97,6 @@ pub fn process_groups(input: &[u8]) {
             ProcessGroups::default()
         }
     };
-    let collector = &collector::processgroups::COLLECTOR;
     let options = options(collector, false);
     let own = own(records, Arc::new(groups));
     let half = records.len() / 2;
