@@ -44,3 +44,44 @@ pub const TARGETS: &[Target] = &[
     ("text", text),
     ("textfile", textfile),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    use super::TARGETS;
+
+    /// The names in a folder of this crate, without their endings.
+    fn names(folder: &str) -> BTreeSet<String> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn what_once_fell_stands() {
+        let mut replayed = 0;
+        for (target, run) in TARGETS {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target);
+            for entry in fs::read_dir(folder).into_iter().flatten() {
+                run(&fs::read(entry.unwrap().path()).unwrap());
+                replayed += 1;
+            }
+        }
+        assert!(replayed > 0);
+    }
+
+    #[test]
+    fn every_target_has_its_file_and_is_run() {
+        let targets: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let mut files = names("fuzz_targets");
+        assert!(files.remove("seeds"));
+        assert_eq!(files, targets);
+        assert!(names("regressions").is_subset(&targets));
+        let script = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("run.sh")).unwrap();
+        let all = script.split("all=(").nth(1).and_then(|rest| rest.split(')').next()).unwrap();
+        assert_eq!(all.split(' ').map(str::to_owned).collect::<BTreeSet<_>>(), targets);
+    }
+}

@@ -40,8 +40,11 @@ const SHAPES: &[&[u8]] = &[
     b"1 2 0:3 / /a\\040b\\012 rw,ro shared:1 - ext4 /dev/a rw\n",
 ];
 
+/// Paths and what they hold.
+type Files = &'static [(&'static [u8], &'static [u8])];
+
 /// What collectors need that no tree has: the exporter's own knowledge, and kernel files of rarer machines.
-const OWN: &[(&str, &[(&[u8], &[u8])])] = &[
+const OWN: &[(&str, Files)] = &[
     (
         "drm",
         &[
@@ -302,7 +305,7 @@ fn answers(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
         };
         let found = snapshot.files().filter(|(path, _)| row.sources.iter().any(|source| is_of(source, path)));
         let files: Vec<v1::File> = found.take(24).map(file).collect();
-        let end = v1::QueryEnd { outcome: v1::Outcome::Ok.into(), elapsed_ns: 5, ..Default::default() };
+        let end = v1::QueryEnd { outcome: v1::Outcome::Ok.into(), elapsed_ns: 5 };
         let file_systems = vec![v1::FileSystem { block_size: 4096, blocks: 9, ..Default::default() }];
         let part = v1::ReadResponse { query: row.query.into(), files, file_systems, end: Some(end) };
         seeds.push(part.encode_length_delimited_to_vec());

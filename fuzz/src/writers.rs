@@ -57,7 +57,7 @@ pub fn exposition(input: &[u8]) {
     let lines = |text: &str| text.lines().filter(ours).map(str::to_owned).collect::<Vec<_>>();
     // Only what a text file may not speak of is refused.
     let refused = read.contains("node_textfile_scrape_error 1\n");
-    assert_eq!(refused, text.lines().any(|line| is_own(line)), "{text}{read}");
+    assert_eq!(refused, text.lines().any(is_own), "{text}{read}");
     assert_eq!(lines(&read), without_empty_labels(&lines(&text)));
 }
 
