@@ -121,7 +121,7 @@ fn the_policy_table_is_fresh() {
 fn the_lists_of_system_calls_are_fresh() {
     let mut text = format!(
         "{GENERATED}# System calls\n\nWhat each process may still ask of the kernel once it is sealed; anything else ends it. Besides these, the \
-         broker may make one `unlinkat`: of its socket, by its folder's descriptor. A debug build may also `fcntl(F_GETFD)`.\n"
+         broker may make one `unlinkat`, where Landlock is in force: of its socket, by its folder's descriptor. A debug build may also `fcntl(F_GETFD)`.\n"
     );
     for (name, rows) in [
         ("keyhole-broker", keyhole_broker::sandbox::SYSCALLS),

@@ -252,6 +252,8 @@ impl Shared {
 
     /// A lane's life.
     fn work(&self) {
+        #[cfg(feature = "hostile-code-for-tests")]
+        crate::hostile::on_lane();
         let mut buffer = Vec::new();
         loop {
             let job = self.next_job();

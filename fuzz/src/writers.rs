@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use keyhole_exporter::collector::{Context, Own, TextFile, textfile as reader};
-use keyhole_exporter::exposition::{Exposition, Family, Kind, Value, Written};
+use keyhole_exporter::exposition::{Exposition, Family, Kind, Value, Written, metric_name};
 use keyhole_exporter::options::Options;
 use keyhole_exporter::snapshot::Snapshot;
 
@@ -26,7 +26,7 @@ pub fn exposition(input: &[u8]) {
     out.begin(1000);
     for (name, letter, rest) in input::records(input).iter().filter_map(|record| input::split(record)) {
         // What its reader says of itself comes with what it reads.
-        if name.starts_with(b"node_textfile_") {
+        if metric_name(&String::from_utf8_lossy(name)).starts_with("node_textfile_") {
             continue;
         }
         let kind = match letter {

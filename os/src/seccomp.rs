@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
+
+/// A compiled table.
+pub use seccompiler::BpfProgram as Program;
 
 use crate::Layer;
 
@@ -127,7 +129,7 @@ pub enum Error {
 }
 
 /// Compiles a table. Rules with the same number are alternatives.
-pub fn compile(table: &[Rule<'_>]) -> Result<BpfProgram, Error> {
+pub fn compile(table: &[Rule<'_>]) -> Result<Program, Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for row in table {
         let conditions = row
@@ -156,7 +158,7 @@ pub fn compile(table: &[Rule<'_>]) -> Result<BpfProgram, Error> {
 }
 
 /// Puts a compiled table in force for every thread of the process.
-pub fn install(program: &BpfProgram, calls: usize) -> Layer {
+pub fn install(program: &Program, calls: usize) -> Layer {
     let result = seccompiler::apply_filter_all_threads(program);
     Layer::of(
         "seccomp",

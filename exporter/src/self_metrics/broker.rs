@@ -82,7 +82,7 @@ const CONNECTIONS: Family = Family {
 };
 const REFUSED: Family = Family {
     name: "keyhole_broker_refused_peers_total",
-    help: "Connections that the broker refused for their peer's uid.",
+    help: "Connections that the broker refused: of a uid that it does not serve, or too many at once of one that it does.",
     ..CONNECTIONS
 };
 const LATE: Family = Family {
