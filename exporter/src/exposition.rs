@@ -210,11 +210,18 @@ impl Exposition {
         self.add_named(family, family.name, labels, value);
     }
 
-    /// Adds a sample of a family whose name depends on the host. Bytes that no metric name may have become `_`.
+    /// Adds a sample of a family whose name depends on the host. Bytes that no metric name may have become `_`. A
+    /// counter below zero is none: it is skipped.
     pub fn add_named(&mut self, family: &Family, name: &str, labels: &[&[u8]], value: impl Into<Value>) {
         debug_assert_eq!(family.labels.len(), labels.len(), "labels of {name}");
+        let value = value.into();
+        if let (Kind::Counter, Value::Float(value)) = (family.kind, value)
+            && (value < 0.0 || value.is_nan())
+        {
+            return self.skip(|| format!("{name}: {value}, and it is a counter"));
+        }
         let pairs = family.labels.iter().copied().zip(labels.iter().copied());
-        self.add_sample(name, "", family.help, family.kind, pairs, value.into());
+        self.add_sample(name, "", family.help, family.kind, pairs, value);
     }
 
     /// Adds a sample whose family, labels and suffix (`_bucket`) are known only from a file.
@@ -503,6 +510,19 @@ mod tests {
         }
         let tally = out.end();
         assert_eq!((tally.series, tally.over_limit), (2, 1));
+    }
+
+    #[test]
+    fn a_counter_below_zero_is_skipped_and_counted() {
+        let mut out = Exposition::new();
+        out.begin(10);
+        out.add(&BYTES, &[b"a"], -1i64);
+        out.add(&BYTES, &[b"b"], f64::NAN);
+        out.add(&BYTES, &[b"c"], -0.0);
+        out.add(&Family { name: "node_b", kind: Kind::Gauge, ..BYTES }, &[b"d"], -1i64);
+        let tally = out.end();
+        assert_eq!((tally.series, tally.skipped), (2, 2));
+        assert_eq!(tally.first_skipped.as_deref(), Some("node_bytes_total: -1, and it is a counter"));
     }
 
     #[test]

@@ -119,7 +119,7 @@ fn utc() -> TimeZone {
 /// The zone of a TZif file with one local time type; none when its offset changes over the year.
 ///
 /// <https://man7.org/linux/man-pages/man5/tzfile.5.html>
-fn constant_zone(file: &[u8]) -> Option<TimeZone> {
+pub fn constant_zone(file: &[u8]) -> Option<TimeZone> {
     // magic, version, 15 unused; then the counts isutc, isstd, leap, time, type, char.
     const HEADER: usize = 44;
     let count = |header: &[u8], at: usize| -> Option<usize> {

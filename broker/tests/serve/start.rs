@@ -51,6 +51,28 @@ fn a_signal_ends_it_and_takes_the_socket_away() {
 }
 
 #[test]
+fn a_log_of_json_is_an_object_a_line() {
+    let stage = Stage::new();
+    let log = fs::File::create(stage.at("json")).unwrap();
+    let child = stage.command(&["--log.level=info", "--log.format=json"]).stderr(log).spawn().unwrap();
+    let mut broker = Broker { stage: &stage, child };
+    soon("the socket", || stage.socket().exists().then_some(()));
+    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
+    broker.signal(Signal::TERM);
+    broker.wait();
+    let log = fs::read_to_string(stage.at("json")).unwrap();
+    for line in log.lines() {
+        assert!(line.starts_with("{\"timestamp\":\"2") && line.ends_with("\"}}"), "{line}");
+        assert!(line.contains("\"level\":\"INFO\",\"target\":\"keyhole_broker"), "{line}");
+        assert!(line.matches('"').count() % 2 == 0, "{line}");
+    }
+    let of = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert!(of("\"message\":\"sandbox layer in force\"") >= 3, "{log}");
+    assert_eq!(of("\"layer\":\"seccomp\""), 1, "{log}");
+    assert_eq!(of("\"message\":\"stopping on SIGTERM\""), 1, "{log}");
+}
+
+#[test]
 fn a_log_that_takes_no_line_ends_nothing() {
     let stage = Stage::new();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
