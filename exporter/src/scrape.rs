@@ -196,7 +196,7 @@ impl Scraper {
         let own_metrics = !self.options.switch("web.disable-exporter-metrics");
         self_metrics::add_build(&self.layers, &mut out);
         broker::add_description(description, &mut out);
-        broker::add_queries(snapshot, &mut out);
+        broker::add_queries(snapshot, own_metrics, &mut out);
         self.handler.add(own_metrics, &mut out);
         if own_metrics {
             self.process.add(&mut out);
@@ -211,7 +211,7 @@ impl Scraper {
             self.handler.dropped(run.name, run.tally.over_limit);
             self.note(&run);
         }
-        self.handler.add_dropped(&mut out);
+        self.handler.add_dropped(own_metrics, &mut out);
         let mut text = Vec::new();
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);
