@@ -33,7 +33,7 @@ pub fn plot(title: &str, values: &[Option<f64>], show: impl Fn(f64) -> String) -
                 path.bars d=(bars(values, known.last().copied().unwrap_or(0.0))) {}
                 path.lost d=(gaps(values)) {}
             }
-            small { "median " (median) " · highest " (highest) }
+            small { span { "median " (median) } " · " span { "peak " (highest) } }
         }
     }
 }

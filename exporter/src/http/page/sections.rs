@@ -37,7 +37,7 @@ pub(super) fn status(facts: &Facts<'_>) -> Markup {
                 p { code { (words::clean(&error.to_string(), TEXT)) } }
                 p { (trouble(error).1) }
                 @match &known.answer {
-                    Some((_, at)) => p { "What is said of it below is what it said " (ago(*at)) "." }
+                    Some((_, at)) => p { "What follows is what it said " (ago(*at)) "." }
                     None => p { "It has not answered since this exporter started." }
                 }
             }
@@ -96,8 +96,10 @@ pub(super) fn cost(kept: &Kept) -> Markup {
     };
     let time = |seconds: f64| words::milliseconds(std::time::Duration::from_secs_f64(seconds));
     let whole = |value: f64| words::count(value as u64);
-    let lost: Vec<_> = scrapes.iter().rev().filter_map(|past| Some((past, past.outcome.as_ref().err()?))).collect();
-    let took: Vec<_> = scrapes.iter().map(|past| past.outcome.is_ok().then(|| past.duration.as_secs_f64())).collect();
+    let lost: Vec<_> =
+        scrapes.iter().rev().filter_map(|past| Some((past, past.outcome.as_ref().err()?))).collect();
+    let took: Vec<_> =
+        scrapes.iter().map(|past| past.outcome.is_ok().then(|| past.duration.as_secs_f64())).collect();
     html! {
         section aria-labelledby="cost" {
             h2 id="cost" { "What a scrape costs" }
@@ -106,7 +108,7 @@ pub(super) fn cost(kept: &Kept) -> Markup {
             } @else {
                 div.plots {
                     (plot::plot("Scrape time", &took, time))
-                    (plot::plot("Reading, in the broker", &given(|given| given.reading.as_secs_f64()), time))
+                    (plot::plot("Read by the broker", &given(|given| given.reading.as_secs_f64()), time))
                     (plot::plot("Kernel text", &given(|given| given.bytes as f64), |value| words::bytes(value as u64)))
                     (plot::plot("Series", &given(|given| given.series as f64), whole))
                 }
@@ -170,8 +172,10 @@ pub(super) fn view(known: &Known) -> Markup {
             } @else {
                 dl.reasons {
                     @for (reason, names) in by_reason(&queries) {
-                        dt { (reason.what) @if !reason.advice.is_empty() { small { (reason.advice) } } }
-                        dd { (chips(&names)) }
+                        div {
+                            dt { (reason.what) @if !reason.advice.is_empty() { small { (reason.advice) } } }
+                            dd { (chips(&names)) }
+                        }
                     }
                 }
             }
@@ -185,7 +189,10 @@ pub(super) fn view(known: &Known) -> Markup {
 
 const RUNGS: [(Rung, &str); 3] = [
     (Rung::Own, "What is the same in every container: CPU, memory, disks, pressure, sensors. No host mount."),
-    (Rung::Host, "The host's network, file systems and control groups as well, by its /proc and /sys, read-only."),
+    (
+        Rung::Host,
+        "The host's network, file systems and control groups as well, by its /proc and /sys, read-only.",
+    ),
     (Rung::RootFiles, "The few files that only uid 0 may read, still without a capability."),
 ];
 
@@ -210,16 +217,18 @@ impl Reason {
         let reason = |what: &str, advice| Self { what: words::clean(what, TEXT), advice };
         let file = words.split_once(": ").filter(|(path, _)| !path.contains(' ')).map(|(_, error)| error);
         match (file, words.strip_prefix("the broker was started without ")) {
-            (Some(error), _) if error.ends_with("(os error 2)") => {
-                reason("This kernel has no such file", "A driver or a service that is not here, or not built in.")
-            }
+            (Some(error), _) if error.ends_with("(os error 2)") => reason(
+                "This kernel has no such file",
+                "A driver or a service that is not here, or not built in.",
+            ),
             (Some(error), _) if error.ends_with("(os error 13)") || error.ends_with("(os error 1)") => {
-                reason("Refused to the broker's uid", "The rung root-files may read them, if they are worth it.")
+                reason(
+                    "Refused to the broker's uid",
+                    "The rung root-files may read them, if they are worth it.",
+                )
             }
             (Some(error), _) => reason(error, ""),
-            (None, Some(flag)) => {
-                reason(&format!("Not asked for: {flag}"), "Give the broker this flag, and what it names.")
-            }
+            (None, Some(flag)) => reason(&format!("Needs {flag}"), "A flag that the broker was not given."),
             (None, None) if words.contains("is a container's own") => {
                 reason(words, "Mount the host's /proc and /sys into the broker, read-only: the rung host.")
             }
@@ -397,7 +406,8 @@ fn ago(at: Instant) -> String {
 }
 
 fn up(broker: &DescribeResponse) -> Option<String> {
-    let started = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(broker.start_time_ms))?;
+    let started =
+        std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(broker.start_time_ms))?;
     Some(words::span(started.elapsed().ok()?))
 }
 
@@ -431,7 +441,7 @@ mod tests {
         );
         assert_eq!(what("proc/slabinfo: Permission denied (os error 13)"), "Refused to the broker's uid");
         assert_eq!(what("proc/x: Input/output error (os error 5)"), "Input/output error (os error 5)");
-        assert_eq!(what("the broker was started without --allow-processes"), "Not asked for: --allow-processes");
+        assert_eq!(what("the broker was started without --allow-processes"), "Needs --allow-processes");
         let container = "/proc is a container's own: pid 2 is no kernel thread";
         assert_eq!(what(container), container);
         assert_eq!(what(""), "The broker does not say");

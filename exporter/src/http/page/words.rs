@@ -9,7 +9,8 @@ pub fn clean(text: &str, length: usize) -> String {
         c.is_control()
             || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
     };
-    let mut clean: String = text.chars().take(length).map(|c| if unseen(c) { '\u{fffd}' } else { c }).collect();
+    let mut clean: String =
+        text.chars().take(length).map(|c| if unseen(c) { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(length).is_some() {
         clean.push('…');
     }
@@ -87,7 +88,10 @@ mod tests {
         let ms = |us| milliseconds(Duration::from_micros(us));
         assert_eq!([ms(0), ms(7), ms(42), ms(3_140)], ["0 µs", "7 µs", "0.04 ms", "3.1 ms"]);
         assert_eq!([ms(9_960), ms(345_600), ms(999_600)], ["10 ms", "346 ms", "1.0 s"]);
-        assert_eq!([bytes(0), bytes(1023), bytes(1434), bytes(12 << 20)], ["0 B", "1023 B", "1.4 KiB", "12.0 MiB"]);
+        assert_eq!(
+            [bytes(0), bytes(1023), bytes(1434), bytes(12 << 20)],
+            ["0 B", "1023 B", "1.4 KiB", "12.0 MiB"]
+        );
         assert_eq!([count(0), count(999), count(1_234_567)], ["0", "999", "1,234,567"]);
         let span = |seconds| span(Duration::from_secs(seconds));
         assert_eq!([span(0), span(59), span(60), span(3_725)], ["0 s", "59 s", "1 min", "1 h 2 min"]);
