@@ -118,6 +118,8 @@ impl App {
             (false, false) => (scrape.families(&parameters.names), false),
         };
         let mut answer = body(StatusCode::OK, METRICS_TYPE, content);
+        // A name on the host must not make a browser take this for anything but text.
+        answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
         if gzip {
             answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));

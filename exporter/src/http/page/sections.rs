@@ -224,7 +224,7 @@ impl Reason {
             (Some(error), _) if error.ends_with("(os error 13)") || error.ends_with("(os error 1)") => {
                 reason(
                     "Refused to the broker's uid",
-                    "The rung root-files may read them, if they are worth it.",
+                    "At the rung root-files they can be read.",
                 )
             }
             (Some(error), _) => reason(error, ""),
