@@ -20,7 +20,7 @@ use crate::self_metrics::VERSION;
 
 const STYLE: &str = include_str!("page.css");
 /// Nothing but this style, by its hash, and the icon that the page itself holds.
-const POLICY: &str = "default-src 'none'; style-src 'sha256-c9TVFF7i4PxxLhLSWPUIlFbkH5hmC2PytkXX0Q4aEio='; img-src data:; base-uri 'none'; \
+const POLICY: &str = "default-src 'none'; style-src 'sha256-kbSJJIcPkKEoTgvUMNTk5vh3BhVwFiQiMwcnO0Zgqqc='; img-src data:; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E\
                     %3Crect width='32' height='32' rx='8' fill='%230d6b66'/%3E\
@@ -164,7 +164,7 @@ mod tests {
         use sha2::Digest as _;
         let hash = base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(STYLE));
         assert!(
-            POLICY.contains(&format!("style-src 'sha256-c9TVFF7i4PxxLhLSWPUIlFbkH5hmC2PytkXX0Q4aEio=';")),
+            POLICY.contains(&format!("style-src 'sha256-kbSJJIcPkKEoTgvUMNTk5vh3BhVwFiQiMwcnO0Zgqqc=';")),
             "the hash in POLICY must be {hash}"
         );
         assert!(!STYLE.contains("</") && !STYLE.contains("url("), "the style stays in its element");

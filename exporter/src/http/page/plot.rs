@@ -28,12 +28,12 @@ pub fn plot(title: &str, values: &[Option<f64>], show: impl Fn(f64) -> String) -
     html! {
         figure {
             figcaption { (title) }
-            strong { (last) }
+            strong { @if values.last().is_some_and(Option::is_none) { "–" } @else { (last) } }
             svg role="img" aria-label=(words) viewBox=(format!("0 0 {width} {HEIGHT}")) preserveAspectRatio="none" {
                 path.bars d=(bars(values, known.last().copied().unwrap_or(0.0))) {}
                 path.lost d=(gaps(values)) {}
             }
-            small { span { "median " (median) } " · " span { "peak " (highest) } }
+            small { span { "median " (median) } span { "peak " (highest) } }
         }
     }
 }

@@ -52,9 +52,17 @@ pub(super) fn status(facts: &Facts<'_>) -> Markup {
                     (fact("Broker", &format!("{}, uid {}", words::clean(&broker.version, 24), broker.uid)))
                     @if known.error.is_none() && let Some(up) = up(broker) { (fact("Up for", &up)) }
                 }
-                (fact("Last scrape", &facts.kept.scrapes.back().map_or("none yet".into(), |past| ago(past.ended))))
+                (fact("Last scrape", &last_scrape(&facts.kept)))
             }
         }
+    }
+}
+
+fn last_scrape(kept: &Kept) -> String {
+    match kept.scrapes.back() {
+        Some(past) if past.outcome.is_err() => format!("{}, gave nothing", ago(past.ended)),
+        Some(past) => ago(past.ended),
+        None => "none yet".into(),
     }
 }
 
@@ -222,10 +230,7 @@ impl Reason {
                 "A driver or a service that is not here, or not built in.",
             ),
             (Some(error), _) if error.ends_with("(os error 13)") || error.ends_with("(os error 1)") => {
-                reason(
-                    "Refused to the broker's uid",
-                    "At the rung root-files they can be read.",
-                )
+                reason("Refused to the broker's uid", "At the rung root-files they can be read.")
             }
             (Some(error), _) => reason(error, ""),
             (None, Some(flag)) => reason(&format!("Needs {flag}"), "A flag that the broker was not given."),
