@@ -107,7 +107,7 @@ pub(super) fn cost(kept: &Kept) -> Markup {
     let lost: Vec<_> =
         scrapes.iter().rev().filter_map(|past| Some((past, past.outcome.as_ref().err()?))).collect();
     let took: Vec<_> =
-        scrapes.iter().map(|past| past.outcome.is_ok().then(|| past.duration.as_secs_f64())).collect();
+        scrapes.iter().map(|past| past.outcome.is_ok().then_some(past.duration.as_secs_f64())).collect();
     html! {
         section aria-labelledby="cost" {
             h2 id="cost" { "What a scrape costs" }
