@@ -8,6 +8,7 @@ use super::flags::{GROUPS, NOT_OFFERED};
 use super::{Failure, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::collector::processgroups::ProcessGroups;
+use crate::http::listen::ListenError;
 use crate::http::{self, App, listen};
 use crate::options::Options;
 use crate::own::OwnSource;
@@ -25,8 +26,11 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let signals = || Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
     let (mut terminate, mut interrupt) =
         signals().map_err(|error: std::io::Error| format!("cannot wait for signals: {error}"))?;
-    let broker = BrokerClient::new(&socket(&options)).map_err(|error| error.to_string())?;
-    let listeners = listen::bind(options.texts("web.listen-address")).map_err(|error| error.to_string())?;
+    let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
+    let listeners = listen::bind(options.texts("web.listen-address")).map_err(|error| match error {
+        ListenError::Address(_) | ListenError::Vsock(_) => Failure::Usage(error.to_string()),
+        error => Failure::Failed(error.to_string()),
+    })?;
     let process = Process::open();
     let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
     let (readable, missing) = own.text_directories();
@@ -35,7 +39,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
         tracing::warn!(pattern, "textfile directory does not exist; once it does, start the exporter again");
     }
 
-    let seal = SealOptions { readable, broker_socket: broker.socket().into() };
+    let seal = SealOptions { readable, broker_socket: broker.socket().into(), also: &[] };
     let layers = sandbox::seal(&seal)?;
 
     for layer in &layers {
@@ -59,25 +63,23 @@ async fn serve(options: Options) -> Result<(), Failure> {
         }
         tracing::info!("stopping");
     };
-    http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}"))
+    http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}").into())
 }
 
 /// A setting that protects something is never ignored.
 fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
+    let usage = |error: &str| Err(Failure::Usage(error.to_owned()));
     if options.was_given("web.config.file") && !options.text("web.config.file").is_empty() {
-        return Err(
+        return usage(
             "--web.config.file: TLS and authentication are not offered yet, and serving without them is not \
-                    what was asked for; drop the flag, or put a proxy before the exporter"
-                .into(),
+                    what was asked for; drop the flag, or put a proxy before the exporter",
         );
     }
     if options.switch("web.systemd-socket") {
-        return Err(
-            "--web.systemd-socket: sockets from systemd are not offered; use --web.listen-address".into()
-        );
+        return usage("--web.systemd-socket: sockets from systemd are not offered; use --web.listen-address");
     }
     if !options.text("web.telemetry-path").starts_with('/') {
-        return Err("--web.telemetry-path: a path begins with /, such as /metrics".into());
+        return usage("--web.telemetry-path: a path begins with /, such as /metrics");
     }
     Ok(())
 }
