@@ -74,7 +74,7 @@ async fn a_collector_that_fails_is_named_with_its_error_and_so_is_a_lost_scrape(
     let exporter = Exporter::start(&socket, &[]);
     exporter.get("/metrics").await;
     let (text, _) = timed(&exporter).await;
-    assert!(text.contains("The broker answers, and some collectors fail"), "{text}");
+    assert!(text.contains("1 collector failed when last asked"), "{text}");
     assert!(text.contains("<small>proc/loadavg: no number for a load average</small>"), "{text}");
     drop(broker);
     exporter.get("/metrics").await;
@@ -138,6 +138,19 @@ async fn many_who_look_cost_the_broker_one_question() {
     let asked = broker.calls.describes.load(std::sync::atomic::Ordering::SeqCst);
     let seconds = usize::try_from(start.elapsed().as_secs()).unwrap();
     assert!((1..=1 + seconds).contains(&asked), "{asked} questions in {seconds} s");
+}
+
+#[tokio::test]
+async fn who_goes_away_before_the_answer_leaves_no_false_alarm() {
+    let (_dir, socket) = directory();
+    let script = Script { describe_delay: Duration::from_millis(100), ..Script::default() };
+    let broker = FakeBroker::start(&socket, script);
+    let exporter = Exporter::start(&socket, &[]);
+    let gone = tokio::time::timeout(Duration::from_millis(40), exporter.get("/")).await;
+    assert!(gone.is_err(), "the answer takes longer");
+    let (text, _) = timed(&exporter).await;
+    assert!(text.contains("The broker answers"), "{text}");
+    assert_eq!(broker.calls.describes.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

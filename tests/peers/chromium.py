@@ -66,7 +66,7 @@ class Chromium:
         os.close(theirs_in)
         os.close(theirs_out)
         self.unread, self.number, self.session = b"", 0, None
-        self.requests, self.messages, self.loaded = [], [], False
+        self.requests, self.messages = [], []
         try:
             self.attach()
         except BaseException:
@@ -131,8 +131,6 @@ class Chromium:
             self.messages.append(json.dumps(parameters)[:300])
         elif event == "Audits.issueAdded":
             self.messages.append(json.dumps(parameters["issue"])[:300])
-        elif event == "Page.loadEventFired":
-            self.loaded = True
 
     def open(self, url, width=1280, height=800, dark=False, scale=1):
         """Opens a page in a window of that size, and waits until all of it is there."""
@@ -141,13 +139,15 @@ class Chromium:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=width < 500)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.requests, self.messages, self.loaded = [], [], False
+        self.requests, self.messages = [], []
         answer = self.call("Page.navigate", url=url)
         if "errorText" in answer:
             raise Failure(f"{url}: {answer['errorText']}")
         deadline = time.monotonic() + PATIENCE
-        while not (self.loaded and self.evaluate("location.href") == url):
-            self.receive(deadline, url)
+        while self.evaluate("document.readyState + location.href") != "complete" + url:
+            if time.monotonic() > deadline:
+                raise Failure(f"{url} was not there within {PATIENCE} s")
+            time.sleep(0.05)
 
     def evaluate(self, expression):
         """The value of a JavaScript expression in the page."""

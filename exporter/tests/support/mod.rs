@@ -42,6 +42,8 @@ pub struct Script {
     pub start_time_ms: u64,
     /// What it says of itself, when that is not the usual.
     pub description: Option<DescribeResponse>,
+    /// How long it takes to say it.
+    pub describe_delay: Duration,
 }
 
 impl Default for Script {
@@ -56,6 +58,7 @@ impl Default for Script {
             refusals: usize::MAX,
             start_time_ms: 1,
             description: None,
+            describe_delay: Duration::ZERO,
         }
     }
 }
@@ -104,6 +107,7 @@ impl Broker for Service {
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
         self.calls.describes.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(self.script.describe_delay).await;
         if let Some(description) = &self.script.description {
             return Ok(Response::new(description.clone()));
         }

@@ -27,27 +27,28 @@ pub struct Known {
 
 /// One question at a time.
 #[derive(Debug, Default)]
-pub struct Asked(Mutex<Known>);
+pub struct Asked(Arc<Mutex<Known>>);
 
 impl Asked {
     /// What is known, asked anew unless that was a moment ago. Takes [`PATIENCE`] at most, and a little.
-    pub async fn broker(&self, scraper: &Scraper) -> Known {
-        // Whoever waits here finds a fresh answer or a fresh failure behind it.
-        let mut known = self.0.lock().await;
-        if known.at.is_some_and(|at| at.elapsed() < FRESH) {
-            return known.clone();
-        }
-        // Who goes away before the answer leaves this, so that the next does not wait as long again.
-        known.at = Some(Instant::now());
-        known.error = Some(BrokerError::Deadline);
-        match scraper.describe(Instant::now() + PATIENCE).await {
-            Ok(answer) => {
-                known.answer = Some((answer, Instant::now()));
-                known.error = None;
+    pub async fn broker(&self, scraper: &Arc<Scraper>) -> Known {
+        let (known, scraper) = (Arc::clone(&self.0), Arc::clone(scraper));
+        // A task of its own: who goes away before the answer must not leave the next one without.
+        let asked = tokio::spawn(async move {
+            // Whoever waits here finds a fresh answer or a fresh failure behind it.
+            let mut known = known.lock().await;
+            if known.at.is_none_or(|at| at.elapsed() >= FRESH) {
+                match scraper.describe(Instant::now() + PATIENCE).await {
+                    Ok(answer) => {
+                        known.answer = Some((answer, Instant::now()));
+                        known.error = None;
+                    }
+                    Err(error) => known.error = Some(error),
+                }
+                known.at = Some(Instant::now());
             }
-            Err(error) => known.error = Some(error),
-        }
-        known.at = Some(Instant::now());
-        known.clone()
+            known.clone()
+        });
+        asked.await.unwrap_or(Known { error: Some(BrokerError::Deadline), ..Known::default() })
     }
 }

@@ -9,6 +9,8 @@ mod plot;
 mod sections;
 mod words;
 
+use std::sync::Arc;
+
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Request};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -50,7 +52,7 @@ struct Target {
 
 impl Page {
     /// The document, for a request; `metrics` is the path of the metrics.
-    pub async fn render<B>(&self, scraper: &Scraper, request: &Request<B>, metrics: &str) -> String {
+    pub async fn render<B>(&self, scraper: &Arc<Scraper>, request: &Request<B>, metrics: &str) -> String {
         let target = Target::of(request);
         let broker = self.asked.broker(scraper).await;
         let facts = Facts { broker, kept: scraper.history.kept(), scraper, metrics, target };

@@ -25,10 +25,13 @@ const QUERIES: usize = 250;
 pub(super) fn status(facts: &Facts<'_>) -> Markup {
     let known = &facts.broker;
     let failing = facts.kept.collectors.values().filter(|last| last.standing == Standing::Failed).count();
-    let (class, title) = match (&known.error, failing) {
-        (Some(error), _) => ("bad", trouble(error).0),
-        (None, 0) => ("good", "The broker answers"),
-        (None, _) => ("fair", "The broker answers, and some collectors fail"),
+    let own = facts.scraper.layers().iter().filter(|layer| !layer.in_force).count();
+    let brokers = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.layers);
+    let missing = own + brokers.iter().filter(|layer| !layer.in_force).count();
+    let (class, title) = match &known.error {
+        Some(error) => ("bad", trouble(error).0),
+        None if failing + missing > 0 => ("fair", "The broker answers"),
+        None => ("good", "The broker answers"),
     };
     html! {
         section.status.(class) aria-labelledby="status" {
@@ -42,7 +45,10 @@ pub(super) fn status(facts: &Facts<'_>) -> Markup {
                 }
             }
             @if failing > 0 {
-                p { (words::of(failing, "collector")) " failed in the last scrape: " a href="#collectors" { "see which, and why" } "." }
+                p { (words::of(failing, "collector")) " failed when last asked: " a href="#collectors" { "which, and why" } "." }
+            }
+            @if missing > 0 {
+                p { (words::of(missing, "sandbox layer")) " not in force: " a href="#sandbox" { "which, and why" } "." }
             }
             dl {
                 @if let Some((broker, _)) = &known.answer {
@@ -179,7 +185,7 @@ pub(super) fn view(known: &Known) -> Markup {
                 p.none { "Nothing: every query can be answered." }
             } @else {
                 dl.reasons {
-                    @for (reason, names) in by_reason(&queries) {
+                    @for (reason, names) in by_reason(&queries, here) {
                         div {
                             dt { (reason.what) @if !reason.advice.is_empty() { small { (reason.advice) } } }
                             dd { (chips(&names)) }
@@ -211,17 +217,17 @@ struct Reason {
     advice: &'static str,
 }
 
-fn by_reason(queries: &[&QueryDescription]) -> BTreeMap<Reason, Vec<String>> {
+fn by_reason(queries: &[&QueryDescription], here: Rung) -> BTreeMap<Reason, Vec<String>> {
     let mut reasons: BTreeMap<Reason, Vec<String>> = BTreeMap::new();
     for query in queries.iter().filter(|query| !query.available) {
-        reasons.entry(Reason::of(&query.reason)).or_default().push(name(query));
+        reasons.entry(Reason::of(&query.reason, here)).or_default().push(name(query));
     }
     reasons
 }
 
 impl Reason {
-    /// By the broker's words. Those of one file become one for all files.
-    fn of(words: &str) -> Self {
+    /// By the broker's words, of a broker at the rung `here`. Those of one file become one for all files.
+    fn of(words: &str, here: Rung) -> Self {
         let reason = |what: &str, advice| Self { what: words::clean(what, TEXT), advice };
         let file = words.split_once(": ").filter(|(path, _)| !path.contains(' ')).map(|(_, error)| error);
         match (file, words.strip_prefix("the broker was started without ")) {
@@ -230,7 +236,10 @@ impl Reason {
                 "A driver or a service that is not here, or not built in.",
             ),
             (Some(error), _) if error.ends_with("(os error 13)") || error.ends_with("(os error 1)") => {
-                reason("Refused to the broker's uid", "At the rung root-files they can be read.")
+                reason(
+                    "Refused to the broker's uid",
+                    if here == Rung::RootFiles { "" } else { "At the rung root-files they can be read." },
+                )
             }
             (Some(error), _) => reason(error, ""),
             (None, Some(flag)) => reason(&format!("Needs {flag}"), "A flag that the broker was not given."),
@@ -428,7 +437,7 @@ mod tests {
 
     #[test]
     fn reasons_of_single_files_become_one_and_others_stay_as_the_broker_has_them() {
-        let what = |words: &str| Reason::of(words).what;
+        let what = |words: &str| Reason::of(words, Rung::Host).what;
         assert_eq!(
             what("proc/drbd: No such file or directory (os error 2)"),
             what("proc/1/net/ip_vs: No such file or directory (os error 2)")
