@@ -6,6 +6,7 @@
 
 mod asked;
 mod plot;
+mod reasons;
 mod sections;
 mod words;
 

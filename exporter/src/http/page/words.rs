@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Characters that are shown of a text of the broker's or the host's.
+pub const TEXT: usize = 240;
+
 /// At most `length` characters of `text`. What is not to be seen, or turns the direction of what is around it, is
 /// marked: nobody's name rearranges the page. The template escapes what is left.
 pub fn clean(text: &str, length: usize) -> String {
