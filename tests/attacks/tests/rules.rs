@@ -114,6 +114,20 @@ fn without_any_row_of_the_table_a_broker_is_killed() {
     }
 }
 
+#[test]
+fn a_sealed_broker_that_panics_says_where() {
+    if !root() {
+        return;
+    }
+    let (program, ground) = (Program::new(), Ground::new(BROKER));
+    let mut command = program.command(&ground, BROKER);
+    command.env("KEYHOLE_PANIC", "1");
+    let mut broker = Running(command.spawn().unwrap());
+    let ended = broker.end();
+    let log = ground.log();
+    assert!(!ended.success() && log.contains("main.rs") && log.contains("for a test"), "{ended}: {log}");
+}
+
 fn remove_each_row() {
     let (program, tree) = (Program::new(), stage::public_dir());
     lay_out(tree.path());
