@@ -28,7 +28,7 @@ pub const GROUPS: &[Group] = &[
         flag("web.telemetry-path", FlagKind::Text("/metrics"), "Path of the metrics page."),
         flag("web.max-requests", FlagKind::Number(40), "Scrapes answered at once; 0 for no limit."),
         flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Leave out promhttp_* and process_*."),
-        flag("web.config.file", FlagKind::Text(""), "TLS and authentication; not offered yet."),
+        flag("web.config.file", FlagKind::Text(""), "TLS, users, headers and a rate limit: a file of exporter-toolkit's shape."),
         flag("web.systemd-socket", FlagKind::Switch(false), "Sockets from systemd; not offered."),
     ] },
     Group { title: "Scrape", flags: &[

@@ -8,6 +8,7 @@ use super::flags::{GROUPS, NOT_OFFERED};
 use super::{Failure, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::collector::processgroups::ProcessGroups;
+use crate::http::web_config::Guard;
 use crate::http::{self, App, listen};
 use crate::options::Options;
 use crate::own::OwnSource;
@@ -29,14 +30,19 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let listeners = listen::bind(options.texts("web.listen-address")).map_err(|error| error.to_string())?;
     let process = Process::open();
     let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
-    let (readable, missing) = own.text_directories();
+    let (mut readable, missing) = own.text_directories();
     tell_what_has_no_effect(&options);
     for pattern in missing {
         tracing::warn!(pattern, "textfile directory does not exist; once it does, start the exporter again");
     }
 
+    let mut guard = guard(&options)?;
+    if let Some(guard) = &guard {
+        readable.extend(guard.directories()?);
+    }
+
     let seal = SealOptions { readable, broker_socket: broker.socket().into() };
-    let layers = sandbox::seal(&seal)?;
+    let layers = sandbox::seal(&seal, || guard.as_mut().map_or(Ok(()), Guard::start))?;
 
     for layer in &layers {
         match layer.in_force {
@@ -47,11 +53,12 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let collectors: Vec<_> = scrape::enabled(&options).iter().map(|collector| collector.name).collect();
     tracing::info!(collectors = collectors.join(","), "collectors");
     for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
-        tracing::info!(%address, broker = broker.socket(), version = VERSION, "listening");
+        let tls = guard.as_ref().is_some_and(Guard::is_encrypted);
+        tracing::info!(%address, tls, broker = broker.socket(), version = VERSION, "listening");
     }
     let scraper = Scraper::new(broker, options.clone(), own, process, layers);
     let scraper = scraper.map_err(|error| format!("cannot count: {error}"))?;
-    let app = Arc::new(App::new(Arc::new(scraper), &options));
+    let app = Arc::new(App::new(Arc::new(scraper), &options).guarded(guard));
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -62,15 +69,16 @@ async fn serve(options: Options) -> Result<(), Failure> {
     http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}"))
 }
 
+/// What `--web.config.file` asks for; an empty name asks for nothing, as in node_exporter.
+fn guard(options: &Options) -> Result<Option<Guard>, Failure> {
+    match options.text("web.config.file") {
+        "" => Ok(None),
+        path => Guard::new(path).map(Some),
+    }
+}
+
 /// A setting that protects something is never ignored.
 fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
-    if options.was_given("web.config.file") && !options.text("web.config.file").is_empty() {
-        return Err(
-            "--web.config.file: TLS and authentication are not offered yet, and serving without them is not \
-                    what was asked for; drop the flag, or put a proxy before the exporter"
-                .into(),
-        );
-    }
     if options.switch("web.systemd-socket") {
         return Err(
             "--web.systemd-socket: sockets from systemd are not offered; use --web.listen-address".into()

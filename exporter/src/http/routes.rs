@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::query::{self, Parameters};
+use super::web_config::Guard;
 use crate::options::Options;
 use crate::scrape::Scraper;
 use crate::self_metrics::VERSION;
@@ -34,9 +35,10 @@ pub struct App {
     permits: Semaphore,
     timeout: Duration,
     timeout_offset: Duration,
+    pub(super) guard: Option<Guard>,
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 impl App {
     /// Pages by the flags.
@@ -54,7 +56,13 @@ impl App {
             permits: Semaphore::new(permits),
             timeout: options.duration("scrape.timeout"),
             timeout_offset: options.duration("scrape.timeout-offset"),
+            guard: None,
         }
+    }
+
+    /// The same, behind a guard.
+    pub fn guarded(self, guard: Option<Guard>) -> Self {
+        Self { guard, ..self }
     }
 
     /// Answers one request; nothing of its body is read.
@@ -164,7 +172,7 @@ fn compress(text: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-fn text(status: StatusCode, line: &str) -> Answer {
+pub(super) fn text(status: StatusCode, line: &str) -> Answer {
     let mut answer = body(status, TEXT_TYPE, format!("{line}\n").into());
     answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer
