@@ -130,6 +130,27 @@ struct Sample {
     end: u32,
 }
 
+/// A piece of an exposition, in the order of its text.
+#[derive(Debug, Clone, Copy)]
+pub enum Part<'e> {
+    /// A family that begins.
+    Family {
+        /// Its name.
+        name: &'e str,
+        /// Its HELP text.
+        help: &'e str,
+        /// Its type.
+        kind: Kind,
+    },
+    /// A sample of the family shown last.
+    Sample {
+        /// `name{labels}`.
+        key: &'e [u8],
+        /// Its value, as text.
+        value: &'e [u8],
+    },
+}
+
 /// What one collector added, and what was kept out.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Tally {
@@ -258,6 +279,20 @@ impl Exposition {
 
     /// Writes everything in text format 0.0.4; `keep` chooses families by name.
     pub fn write(&self, out: &mut Vec<u8>, keep: impl Fn(&str) -> bool) -> Written {
+        out.reserve(self.text.len() + self.samples.len() + 128 * self.families.len());
+        self.visit(keep, |part| match part {
+            Part::Family { name, help, kind } => write_header(out, name, help, kind),
+            Part::Sample { key, value } => {
+                out.extend_from_slice(key);
+                out.push(b' ');
+                out.extend_from_slice(value);
+                out.push(b'\n');
+            }
+        })
+    }
+
+    /// Shows every family that `keep` chooses by name, sorted, each before its samples, sorted and without duplicates.
+    pub fn visit(&self, keep: impl Fn(&str) -> bool, mut show: impl FnMut(Part<'_>)) -> Written {
         let mut order: Vec<u32> = (0..self.families.len() as u32).collect();
         order.sort_unstable_by(|a, b| self.header(*a).name.cmp(&self.header(*b).name));
         let mut rank = vec![0u32; order.len()];
@@ -271,14 +306,14 @@ impl Exposition {
         });
 
         let mut written = Written::default();
-        out.reserve(self.text.len() + self.samples.len() + 128 * self.families.len());
         let mut last: Option<&Sample> = None;
         let mut kept = false;
         for sample in samples {
             if last.is_none_or(|last| last.family != sample.family) {
-                kept = keep(&self.header(sample.family).name);
+                let Header { name, help, kind } = self.header(sample.family);
+                kept = keep(name);
                 if kept {
-                    self.write_header(out, sample.family);
+                    show(Part::Family { name, help, kind: *kind });
                 }
             } else if last.is_some_and(|last| self.key(last) == self.key(sample)) {
                 written.duplicates += 1;
@@ -286,10 +321,8 @@ impl Exposition {
             }
             last = Some(sample);
             if kept {
-                out.extend_from_slice(self.key(sample));
-                out.push(b' ');
-                out.extend_from_slice(&self.text[sample.value as usize..sample.end as usize]);
-                out.push(b'\n');
+                let value = &self.text[sample.value as usize..sample.end as usize];
+                show(Part::Sample { key: self.key(sample), value });
             }
         }
         written
@@ -309,19 +342,18 @@ impl Exposition {
     fn key(&self, sample: &Sample) -> &[u8] {
         &self.text[sample.start as usize..sample.value as usize]
     }
+}
 
-    fn write_header(&self, out: &mut Vec<u8>, family: u32) {
-        let header = self.header(family);
-        out.extend_from_slice(b"# HELP ");
-        out.extend_from_slice(header.name.as_bytes());
-        out.push(b' ');
-        escape(out, header.help.as_bytes(), false);
-        out.extend_from_slice(b"\n# TYPE ");
-        out.extend_from_slice(header.name.as_bytes());
-        out.push(b' ');
-        out.extend_from_slice(header.kind.as_str().as_bytes());
-        out.push(b'\n');
-    }
+fn write_header(out: &mut Vec<u8>, name: &str, help: &str, kind: Kind) {
+    out.extend_from_slice(b"# HELP ");
+    out.extend_from_slice(name.as_bytes());
+    out.push(b' ');
+    escape(out, help.as_bytes(), false);
+    out.extend_from_slice(b"\n# TYPE ");
+    out.extend_from_slice(name.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(kind.as_str().as_bytes());
+    out.push(b'\n');
 }
 
 /// `name` as a metric name: `[a-zA-Z_:][a-zA-Z0-9_:]*`, with `_` for each byte that cannot stand there.

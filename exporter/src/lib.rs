@@ -11,6 +11,7 @@ pub mod exposition;
 pub mod http;
 pub mod options;
 pub mod own;
+pub mod protobuf;
 pub mod sandbox;
 pub mod scrape;
 pub mod self_metrics;

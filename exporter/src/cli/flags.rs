@@ -29,7 +29,7 @@ pub const GROUPS: &[Group] = &[
         flag("web.max-requests", FlagKind::Number(40), "Scrapes answered at once; 0 for no limit."),
         flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Leave out promhttp_* and process_*."),
         flag("web.config.file", FlagKind::Text(""), "TLS, users, headers and a rate limit: a file of exporter-toolkit's shape."),
-        flag("web.systemd-socket", FlagKind::Switch(false), "Sockets from systemd; not offered."),
+        flag("web.systemd-socket", FlagKind::Switch(false), "Listen on the sockets that systemd hands over (LISTEN_FDS), and on no address."),
     ] },
     Group { title: "Scrape", flags: &[
         flag("scrape.timeout", FlagKind::Duration("10s"), "Time for a scrape whose client names none."),

@@ -27,7 +27,11 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) =
         signals().map_err(|error: std::io::Error| format!("cannot wait for signals: {error}"))?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| error.to_string())?;
-    let listeners = listen::bind(options.texts("web.listen-address")).map_err(|error| error.to_string())?;
+    let listeners = match options.switch("web.systemd-socket") {
+        true => listen::inherited(),
+        false => listen::bind(options.texts("web.listen-address")),
+    }
+    .map_err(|error| error.to_string())?;
     let process = Process::open();
     let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
     let (mut readable, missing) = own.text_directories();
@@ -79,11 +83,6 @@ fn guard(options: &Options) -> Result<Option<Guard>, Failure> {
 
 /// A setting that protects something is never ignored.
 fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
-    if options.switch("web.systemd-socket") {
-        return Err(
-            "--web.systemd-socket: sockets from systemd are not offered; use --web.listen-address".into()
-        );
-    }
     if !options.text("web.telemetry-path").starts_with('/') {
         return Err("--web.telemetry-path: a path begins with /, such as /metrics".into());
     }

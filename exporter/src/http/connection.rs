@@ -111,12 +111,8 @@ fn told(error: &std::io::Error) {
     tracing::debug!(%error, "TLS handshake failed");
 }
 
-async fn talk_http1<S>(
-    stream: S,
-    app: Arc<App>,
-    activity: Arc<Activity>,
-    stopping: watch::Receiver<bool>,
-) where
+async fn talk_http1<S>(stream: S, app: Arc<App>, activity: Arc<Activity>, stopping: watch::Receiver<bool>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = http1::Builder::new()
@@ -131,12 +127,8 @@ async fn talk_http1<S>(
     finish(connection, stopping).await;
 }
 
-async fn talk_http2<S>(
-    stream: S,
-    app: Arc<App>,
-    activity: Arc<Activity>,
-    stopping: watch::Receiver<bool>,
-) where
+async fn talk_http2<S>(stream: S, app: Arc<App>, activity: Arc<Activity>, stopping: watch::Receiver<bool>)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = http2::Builder::new(TokioExecutor::new())

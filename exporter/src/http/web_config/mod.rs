@@ -86,7 +86,10 @@ impl Guard {
         guard.acceptor().map_err(wrong)?;
         let left_out = config.tls.as_ref().map(tls::left_out).unwrap_or_default();
         if !left_out.is_empty() {
-            tracing::warn!(left_out = left_out.join(","), "not offered, as too weak or unknown to the TLS library");
+            tracing::warn!(
+                left_out = left_out.join(","),
+                "not offered, as too weak or unknown to the TLS library"
+            );
         }
         Ok(guard)
     }
@@ -95,7 +98,8 @@ impl Guard {
     /// files by a link beside them, hence whole directories; a link that leads elsewhere is followed.
     pub fn directories(&self) -> Result<Vec<PathBuf>, String> {
         let config = self.config()?;
-        let pems = config.tls.iter().flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()]);
+        let pems =
+            config.tls.iter().flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()]);
         let named = pems.flatten().filter_map(|pem| match pem {
             Pem::File(path) => Some(path.as_path()),
             Pem::Inline(_) => None,
@@ -221,7 +225,8 @@ impl Guard {
         if acceptor.is_some() {
             tracing::info!("the certificates or their settings changed, and are in use");
         }
-        let made = acceptor.insert(Acceptor { tls: tls.clone(), http2: config.http2, material, config: made });
+        let made =
+            acceptor.insert(Acceptor { tls: tls.clone(), http2: config.http2, material, config: made });
         Ok(Some(Arc::clone(&made.config)))
     }
 

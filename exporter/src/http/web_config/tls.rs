@@ -38,10 +38,7 @@ pub(super) struct Material {
 
 impl Material {
     /// Reads the section's files.
-    pub(super) fn read(
-        tls: &Tls,
-        read: impl Fn(&Path) -> Result<Vec<u8>, String>,
-    ) -> Result<Self, String> {
+    pub(super) fn read(tls: &Tls, read: impl Fn(&Path) -> Result<Vec<u8>, String>) -> Result<Self, String> {
         let bytes = |name: &str, pem: &Pem| match pem {
             Pem::File(path) => read(path).map_err(|reason| format!("{name}_file: {reason}")),
             Pem::Inline(text) => Ok(text.clone().into_bytes()),
@@ -171,8 +168,7 @@ fn client_certificates(
             for certificate in certificates(pem).map_err(|reason| format!("client_ca: {reason}"))? {
                 roots.add(certificate).map_err(|error| format!("client_ca: {error}"))?;
             }
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
             Some(verifier.build().map_err(|error| format!("client_ca: {error}"))?)
         }
     };
