@@ -27,6 +27,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) =
         signals().map_err(|error: std::io::Error| format!("cannot wait for signals: {error}"))?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| error.to_string())?;
+    let mut guard = guard(&options)?;
     let listeners = match options.switch("web.systemd-socket") {
         true => listen::inherited(),
         false => listen::bind(options.texts("web.listen-address")),
@@ -40,7 +41,6 @@ async fn serve(options: Options) -> Result<(), Failure> {
         tracing::warn!(pattern, "textfile directory does not exist; once it does, start the exporter again");
     }
 
-    let mut guard = guard(&options)?;
     if let Some(guard) = &guard {
         readable.extend(guard.directories()?);
     }
