@@ -212,7 +212,25 @@ fn a_dead_broker_is_503_with_a_reason_while_the_exporter_lives_on() {
     let _broker = home.start_broker(&this_host());
     assert_eq!(exporter.metrics("10").status, 200, "the first scrape after the restart");
     assert_eq!(exporter.get("/-/ready").status, 200);
+    assert_eq!(exporter.scrape().value("keyhole_broker_restarts_seen_total", &[]), Some(1.0));
     assert!(exporter.process.is_running());
+}
+
+#[test]
+fn requests_that_the_broker_refuses_because_there_were_too_many_are_counted() {
+    let (home, broker, exporter) = start();
+    let before = exporter.scrape();
+    assert_eq!(before.value("keyhole_broker_limited_requests_total", &[]), Some(0.0));
+    assert_eq!(before.value("keyhole_broker_restarts_seen_total", &[]), Some(0.0));
+    // Faster than a uid may ask; the exporter asks again, so that each is answered.
+    for _ in 0..70 {
+        assert_eq!(exporter.get("/metrics?collect[]=loadavg").status, 200);
+    }
+    // The broker is asked for its counts now and then: an exporter that has just started asks at once.
+    let counts = home.start_exporter::<&str>(&[]).scrape();
+    let limited = counts.value("keyhole_broker_limited_requests_total", &[]);
+    assert!(limited >= Some(1.0), "{limited:?}");
+    drop(broker);
 }
 
 #[test]
@@ -328,6 +346,9 @@ fn a_stuck_file_costs_its_collector_and_nothing_else_within_the_scrapes_time() {
     // From now on the broker knows, and a scrape with hardly any time is whole.
     let second = whole("1.5");
     assert!(outcome(&second).contains("stuck"), "{:?}", outcome(&second));
+    let counts = home.start_exporter::<&str>(&[]).scrape();
+    assert_eq!(counts.value("keyhole_broker_stuck_queries_total", &[]), Some(1.0));
+    assert_eq!(counts.value("keyhole_broker_lanes_stuck", &[]), Some(1.0));
 }
 
 #[test]
@@ -429,7 +450,9 @@ fn refused(home: &Home, flags: &[OsString]) -> String {
     command.args(flags);
     let output = common::finish(command);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{flags:?}: {message}");
+    // 2 is a mistake of the command line, 1 what only the system can say.
+    let of_the_system = ["in use", "/nonexistent"].iter().any(|part| message.contains(part));
+    assert_eq!(output.status.code(), Some(if of_the_system { 1 } else { 2 }), "{flags:?}: {message}");
     assert_one_line(&message);
     assert!(message.starts_with("keyhole-exporter: error: "), "{message}");
     message

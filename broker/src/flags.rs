@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser, ValueExt};
 
 use crate::host::Paths;
+use crate::sandbox::LAYERS;
 use crate::view::Choice;
 
 /// What `--help` prints.
@@ -33,6 +34,8 @@ Privilege:
   --allow-processes           answer for every process too: procfs stays open after the seal
   --allow-root                run as uid 0 (for the few files that only root may read)
   --allow-capabilities        start with capabilities, which are dropped
+  --sandbox.require=LAYER,... start only with these layers in force: not_dumpable, limits, landlock; repeatable
+                              (no_new_privs, capabilities and seccomp are always required)
 
 Logs:
   --log.level=LEVEL           debug, info, warn or error (info)
@@ -60,6 +63,8 @@ pub struct Flags {
     pub allow_root: bool,
     /// `--allow-capabilities`.
     pub allow_capabilities: bool,
+    /// `--sandbox.require`, all of them.
+    pub required_layers: Vec<&'static str>,
     /// `--log.level`.
     pub log_level: tracing::Level,
     /// `--log.format=json`.
@@ -92,6 +97,7 @@ impl Default for Flags {
             view: Choice::Auto,
             allow_root: false,
             allow_capabilities: false,
+            required_layers: Vec::new(),
             log_level: tracing::Level::INFO,
             log_json: false,
         }
@@ -120,6 +126,9 @@ impl Flags {
                 Arg::Long("allow-processes") => flags.paths.processes = true,
                 Arg::Long("allow-root") => flags.allow_root = true,
                 Arg::Long("allow-capabilities") => flags.allow_capabilities = true,
+                Arg::Long("sandbox.require") => {
+                    flags.required_layers.extend(parser.value()?.parse_with(layers)?);
+                }
                 Arg::Long("log.level") => flags.log_level = parser.value()?.parse_with(log_level)?,
                 Arg::Long("log.format") => flags.log_json = parser.value()?.parse_with(log_format)?,
                 Arg::Short(_) | Arg::Long(_) => {
@@ -158,6 +167,12 @@ fn view(word: &str) -> Result<Choice, &'static str> {
         "container" => Ok(Choice::Container),
         _ => Err("--view takes auto, host or container"),
     }
+}
+
+fn layers(words: &str) -> Result<Vec<&'static str>, String> {
+    let layer = |word| LAYERS.into_iter().find(|layer| *layer == word);
+    let unknown = |word| format!("--sandbox.require takes layers, not {word:?}: {}", LAYERS.join(", "));
+    words.split(',').map(|word| layer(word).ok_or_else(|| unknown(word))).collect()
 }
 
 fn log_level(word: &str) -> Result<tracing::Level, &'static str> {
@@ -201,6 +216,16 @@ mod tests {
         let flags = parse(&["--allow-uid=1", "--allow-uid", "2", "--filesystem.anchor=/a"]).unwrap();
         assert_eq!(flags.allowed_uids, [1, 2]);
         assert_eq!(flags.paths.anchors.len(), 1);
+        let flags = parse(&["--sandbox.require=landlock,seccomp", "--sandbox.require=limits"]).unwrap();
+        assert_eq!(flags.required_layers, ["landlock", "seccomp", "limits"]);
+    }
+
+    #[test]
+    fn a_layer_that_is_none_is_refused_with_those_there_are() {
+        for words in ["apparmor", "", "landlock,", "landlock seccomp", "Landlock"] {
+            let error = parse(&[&format!("--sandbox.require={words}")]).unwrap_err();
+            assert!(LAYERS.iter().all(|layer| error.contains(layer)), "{error}");
+        }
     }
 
     #[test]

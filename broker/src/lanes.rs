@@ -24,7 +24,10 @@ const LANES: usize = 4;
 const BUDGET: Duration = Duration::from_secs(2);
 
 /// A batch this large is handed over at once, and a lane waits while it is not taken.
-const BATCH_BYTES: usize = 256 << 10;
+const BATCH_BYTES: usize = 128 << 10;
+
+/// A message this large takes no more: what a client has been sent and does not read stays in memory.
+const MESSAGE_BYTES: usize = PART_BYTES;
 
 /// A smaller batch is handed over after this time.
 const BATCH_TIME: Duration = Duration::from_millis(5);
@@ -82,6 +85,8 @@ struct Progress {
     queue: VecDeque<Query>,
     batch: Vec<ReadResponse>,
     batch_bytes: usize,
+    /// How much of that is in the last message.
+    message_bytes: usize,
     batch_since: Option<Instant>,
     /// The query being read.
     current: Option<Query>,
@@ -103,28 +108,24 @@ impl Progress {
     }
 
     fn push(&mut self, query: Query, item: Item) {
-        let last = self.batch.last_mut().filter(|last| last.query == query as i32 && last.end.is_none());
-        let part = match last {
-            Some(part) => part,
-            None => {
-                self.batch.push(ReadResponse { query: query.into(), ..Default::default() });
-                self.batch_since.get_or_insert_with(Instant::now);
-                match self.batch.last_mut() {
-                    Some(part) => part,
-                    None => return,
-                }
-            }
+        let bytes = 8 + match &item {
+            Item::File(file) => file.encoded_len(),
+            Item::FileSystem(file_system) => file_system.encoded_len(),
         };
-        match item {
-            Item::File(file) => {
-                self.batch_bytes += file.encoded_len() + 8;
-                part.files.push(file);
-            }
-            Item::FileSystem(file_system) => {
-                self.batch_bytes += file_system.encoded_len() + 8;
-                part.file_systems.push(file_system);
-            }
+        let fits = self.message_bytes + bytes <= MESSAGE_BYTES;
+        let goes_on = |last: &&mut ReadResponse| fits && last.query == query as i32 && last.end.is_none();
+        if self.batch.last_mut().filter(goes_on).is_none() {
+            self.batch.push(ReadResponse { query: query.into(), ..Default::default() });
+            self.batch_since.get_or_insert_with(Instant::now);
+            self.message_bytes = 0;
         }
+        let Some(part) = self.batch.last_mut() else { return };
+        match item {
+            Item::File(file) => part.files.push(file),
+            Item::FileSystem(file_system) => part.file_systems.push(file_system),
+        }
+        self.message_bytes += bytes;
+        self.batch_bytes += bytes;
     }
 
     fn end(&mut self, query: Query, outcome: Outcome) {
@@ -258,6 +259,8 @@ impl Shared {
 
     /// A lane's life.
     fn work(&self) {
+        #[cfg(feature = "hostile-code-for-tests")]
+        crate::hostile::on_lane();
         let mut buffer = Vec::new();
         loop {
             let job = self.next_job();

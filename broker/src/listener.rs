@@ -8,7 +8,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -22,10 +22,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::Service as _;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use crate::limit::{Client, Metered};
 use crate::service::{Peer, Service, Tally};
-
-/// Connections that one uid may hold.
-const CONNECTIONS: usize = 8;
 
 /// How long a connection may take to its first request.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -33,13 +31,21 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// How long to wait when accept fails for want of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
+/// Connections refused in a row before a pause: a flood must neither fill the kernel's queue for long nor a CPU.
+const REFUSALS: u64 = 32;
+
+/// Connections that the kernel keeps until they are accepted. In a flood, who comes last waits behind all of them.
+const QUEUE: i32 = 128;
+
 /// How often to try for the lock of the socket's directory.
 const LOCK_TRIES: u32 = 50;
 
-const STREAMS: u32 = 8;
+// What each connection may have of HTTP/2. Answers that are not read weigh what fits into all streams of all connections:
+// with a few of each, less than the 8 MiB that the broker promises to stay below.
+const STREAMS: u32 = 4;
 const HEADER_BYTES: u32 = 8 << 10;
 const WINDOW_BYTES: u32 = 16 << 10;
-const SEND_BYTES: usize = 64 << 10;
+const SEND_BYTES: usize = 32 << 10;
 const PENDING_RESETS: usize = 16;
 const REQUEST_BYTES: usize = 4 << 10;
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -106,6 +112,7 @@ impl Socket {
                 .map_err(|errno| SocketError::Group(group, errno))?;
         }
         rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(0o660), AtFlags::empty())
+            .and_then(|()| rustix::net::listen(&listener, QUEUE))
             .and_then(|()| rustix::fs::flock(&dir, FlockOperation::Unlock))
             .map_err(|errno| refused(errno.into()))?;
         listener.set_nonblocking(true).map_err(refused)?;
@@ -159,7 +166,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Accepts for ever: peers of `allowed` uids, each with few connections.
+/// Accepts for ever: peers of `allowed` uids, each within its limits.
 pub async fn accept<H: Health>(
     listener: &UnixListener,
     allowed: &[u32],
@@ -167,41 +174,63 @@ pub async fn accept<H: Health>(
     health: HealthServer<H>,
     tally: Arc<Tally>,
 ) {
-    let permits: HashMap<u32, Arc<Semaphore>> =
-        allowed.iter().map(|uid| (*uid, Arc::new(Semaphore::new(CONNECTIONS)))).collect();
+    let clients: HashMap<u32, Arc<Client>> =
+        allowed.iter().map(|uid| (*uid, Arc::new(Client::new()))).collect();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "accept failed");
+                if let Some(count) = count(&tally.failed_accepts) {
+                    tracing::warn!(%error, count, "accept failed");
+                }
                 tokio::time::sleep(BACK_OFF).await;
                 continue;
             }
         };
-        let uid = stream.peer_cred().map(|peer| peer.uid());
-        let permit = match uid.as_ref().map(|uid| (uid, permits.get(uid))) {
-            Ok((_, Some(permits))) => {
-                permits.clone().try_acquire_owned().map_err(|_| "has too many connections")
-            }
-            _ => Err("is not allowed"),
-        };
-        match (uid, permit) {
-            (Ok(uid), Ok(permit)) => {
+        let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+        let client = uid.and_then(|uid| clients.get(&uid));
+        match client.ok_or("is not allowed").and_then(|client| Ok((client, client.connect()?))) {
+            Ok((client, place)) => {
                 tally.connections.fetch_add(1, Ordering::Relaxed);
-                let connection = serve(stream, Peer { uid }, service.clone(), health.clone(), tally.clone());
-                tokio::spawn(hold(permit, connection));
+                let peer = Peer { client: client.clone(), turn: Arc::new(Semaphore::new(1)) };
+                let connection = serve(stream, uid, peer, service.clone(), health.clone(), tally.clone());
+                tokio::spawn(hold(place, connection));
             }
-            (uid, refused) => {
-                let count = tally.refused_peers.fetch_add(1, Ordering::Relaxed) + 1;
-                // A line for each would let a stranger fill the log.
-                if count.is_power_of_two() {
-                    let why = refused.err().unwrap_or("has no uid");
-                    tracing::warn!(uid = uid.ok(), why, count, "connection refused");
+            Err(why) => {
+                if let Some(count) = count(&tally.refused_peers) {
+                    tracing::warn!(uid, why, count, "connection refused");
                 }
-                // A flood of refusals costs its sender more than us.
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                if tally.refused_peers.load(Ordering::Relaxed).is_multiple_of(REFUSALS) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
             }
         }
+    }
+}
+
+/// Counts one more; gives the count when it is worth a line: a line for each would let a stranger fill the log.
+fn count(counter: &AtomicU64) -> Option<u64> {
+    Some(counter.fetch_add(1, Ordering::Relaxed) + 1).filter(|count| count.is_power_of_two())
+}
+
+/// Tells the contract to whoever has no copy of it; older clients ask by the name of the trial version.
+#[cfg(feature = "reflection")]
+async fn reflect(
+    request: http::Request<Incoming>,
+) -> Result<http::Response<tonic::body::Body>, std::convert::Infallible> {
+    let contract = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(keyhole_proto::DESCRIPTORS);
+    let broken =
+        |error: tonic_reflection::server::Error| tonic::Status::internal(error.to_string()).into_http();
+    match request.uri().path().starts_with("/grpc.reflection.v1alpha.") {
+        true => match contract.build_v1alpha() {
+            Ok(service) => service.max_decoding_message_size(REQUEST_BYTES).call(request).await,
+            Err(error) => Ok(broken(error)),
+        },
+        false => match contract.build_v1() {
+            Ok(service) => service.max_decoding_message_size(REQUEST_BYTES).call(request).await,
+            Err(error) => Ok(broken(error)),
+        },
     }
 }
 
@@ -212,6 +241,7 @@ async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>
 
 async fn serve<H: Health>(
     stream: UnixStream,
+    uid: Option<u32>,
     peer: Peer,
     service: Service,
     health: HealthServer<H>,
@@ -222,7 +252,7 @@ async fn serve<H: Health>(
     let first = asked.clone();
     let route = service_fn(move |mut request: http::Request<Incoming>| {
         first.store(true, Ordering::Relaxed);
-        request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(peer.clone());
         let (mut broker, mut health) = (broker.clone(), health.clone());
         async move {
             if request.uri().path().starts_with("/keyhole.v1.Broker/") {
@@ -230,10 +260,16 @@ async fn serve<H: Health>(
             } else if request.uri().path().starts_with("/grpc.health.v1.Health/") {
                 health.call(request).await
             } else {
+                #[cfg(feature = "reflection")]
+                if request.uri().path().starts_with("/grpc.reflection.") {
+                    return reflect(request).await;
+                }
                 Ok(tonic::Status::unimplemented("no such service").into_http())
             }
         }
     });
+    let (receive, send) = stream.into_split();
+    let stream = tokio::io::join(Metered::new(receive), send);
     let mut connection = std::pin::pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -253,12 +289,13 @@ async fn serve<H: Health>(
         Ok(ended) => ended,
         Err(_) if asked.load(Ordering::Relaxed) => connection.await,
         Err(_) => {
-            tally.late_handshakes.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(uid = peer.uid, "connection closed: no request in time");
+            if let Some(count) = count(&tally.late_handshakes) {
+                tracing::warn!(uid, count, "connection closed: no request in time");
+            }
             return;
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(uid = peer.uid, %error, "connection ended");
+        tracing::debug!(uid, %error, "connection ended");
     }
 }

@@ -3,7 +3,7 @@
 
 /// A mount, as far as the broker looks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Mount {
+pub struct Mount {
     /// Where it is.
     pub point: Vec<u8>,
     /// The type of its file system, as it is written; empty where there is none.
@@ -20,7 +20,7 @@ impl Mount {
 }
 
 /// The mounts of a mountinfo, in its order, each mount point once. Lines without one are left out, as is any with a `..`.
-pub(crate) fn mounts(mountinfo: &[u8]) -> Vec<Mount> {
+pub fn mounts(mountinfo: &[u8]) -> Vec<Mount> {
     let mut seen = std::collections::HashSet::new();
     mountinfo
         .split(|&byte| byte == b'\n')

@@ -11,6 +11,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 /// A probe that takes longer has failed.
 const DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long to wait when the queue of connections is full.
+const CROWDED: Duration = Duration::from_millis(5);
+
 /// A gRPC message that holds nothing: uncompressed, length 0.
 const EMPTY_MESSAGE: [u8; 5] = [0; 5];
 
@@ -47,13 +50,20 @@ pub fn probe(path: &Path) -> Result<(), ProbeError> {
     let connect = |error| ProbeError::Connect { path: path.display().to_string(), error };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(connect)?;
     runtime.block_on(async {
-        tokio::time::timeout(DEADLINE, async {
-            let stream = tokio::net::UnixStream::connect(path).await.map_err(connect)?;
-            ask(stream).await
-        })
-        .await
-        .unwrap_or(Err(ProbeError::Late))
+        tokio::time::timeout(DEADLINE, async { ask(dial(path).await.map_err(connect)?).await })
+            .await
+            .unwrap_or(Err(ProbeError::Late))
     })
+}
+
+/// Connects; tries again while others crowd the door, since a flood of connections is no sign of a broker that is ill.
+async fn dial(path: &Path) -> std::io::Result<tokio::net::UnixStream> {
+    loop {
+        match tokio::net::UnixStream::connect(path).await {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => tokio::time::sleep(CROWDED).await,
+            dialled => return dialled,
+        }
+    }
 }
 
 async fn ask(stream: tokio::net::UnixStream) -> Result<(), ProbeError> {

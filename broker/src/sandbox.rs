@@ -25,12 +25,12 @@ pub const SYSCALLS: &[Row] = &[
     allow!(sendto, "answers", exactly(5, 0)),
     allow!(writev, "answers of several frames; log lines"),
     allow!(write, "log lines; the runtime's wake-up descriptor"),
-    allow!(read, "the runtime's wake-up descriptor"),
     allow!(shutdown, "the end of a connection"),
     allow!(getsockopt, "the peer's uid; a connection's error", SOL_SOCKET),
     #[cfg(target_arch = "x86_64")]
     allow!(epoll_wait, "the runtime's wait"),
-    allow!(epoll_pwait, "the runtime's wait where epoll_wait is not there"),
+    #[cfg(not(target_arch = "x86_64"))]
+    allow!(epoll_pwait, "the runtime's wait"),
     allow!(epoll_ctl, "the runtime's interest in connections"),
     // Living.
     allow!(futex, "locks between lanes and service"),
@@ -42,11 +42,8 @@ pub const SYSCALLS: &[Row] = &[
     allow!(munmap, "memory"),
     allow!(mprotect, "memory of another thread's heap", NOT_EXECUTABLE),
     allow!(madvise, "memory given back", MADV_DONTNEED),
-    allow!(sched_yield, "the runtime's short waits"),
-    allow!(rt_sigprocmask, "signals around a thread's panic or end"),
     allow!(rt_sigreturn, "the return from a signal"),
-    allow!(sigaltstack, "the end of a thread"),
-    allow!(restart_syscall, "a wait that was stopped and goes on"),
+    allow!(sigaltstack, "the end, which gives its signal stack back"),
     allow!(exit_group, "the end"),
     #[cfg(debug_assertions)]
     allow!(fcntl, "F_GETFD: a debug build asserts that what it closes is open", exactly(1, 1)),
@@ -57,16 +54,20 @@ const MADV_DONTNEED: Argument = exactly(2, 4);
 const SOL_SOCKET: Argument = exactly(1, 1);
 
 /// What `unlinkat` is held to: the one call that changes a file system removes the socket from its own directory,
-/// by that directory's descriptor. Landlock keeps absolute paths out.
+/// by that directory's descriptor. seccomp cannot see that the name leads nowhere else: only Landlock can.
 pub fn unlink_arguments(dir: &rustix::fd::OwnedFd) -> [Argument; 2] {
     [exactly(0, dir.as_raw_fd() as u32), exactly(2, 0)]
 }
 
-/// The whole list, for a socket directory.
-pub fn syscalls<'u>(unlink: &'u [Argument]) -> Vec<Rule<'u>> {
-    let unlinkat = Rule { number: numbers::unlinkat, when: unlink };
-    SYSCALLS.iter().map(|row| -> Rule<'u> { row.into() }).chain([unlinkat]).collect()
+/// The whole list; with `unlinkat` only for a socket directory that Landlock keeps it to.
+pub fn syscalls<'u>(unlink: Option<&'u [Argument; 2]>) -> Vec<Rule<'u>> {
+    let unlinkat = unlink.map(|when| Rule { number: numbers::unlinkat, when });
+    SYSCALLS.iter().map(|row| -> Rule<'u> { row.into() }).chain(unlinkat).collect()
 }
+
+/// The layers, by the names under which they are reported.
+pub const LAYERS: [&str; 6] =
+    ["not_dumpable", "limits", "no_new_privs", "capabilities", "landlock", "seccomp"];
 
 /// Why the broker does not start: the seal does not hold.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +78,9 @@ pub enum SealError {
     /// A layer that every kernel has is not in force.
     #[error("{0} could not be put in force: {1}")]
     Missing(&'static str, String),
+    /// A layer that the command line requires is not in force.
+    #[error("--sandbox.require={0}: not in force here: {1}: {hint}, or do not require it", hint = hint(.0))]
+    Required(&'static str, String),
     /// A thread's status could not be read.
     #[error("/proc/thread-self/status: {0}: the sandbox cannot be checked")]
     Unreadable(#[from] std::io::Error),
@@ -97,6 +101,20 @@ pub fn confirm(layers: &[Layer], thread: &ThreadStatus) -> Result<(), SealError>
     let unconfirmed = thread.unconfirmed()?;
     let claimed = layers.iter().find(|layer| layer.in_force && unconfirmed.contains(&layer.name));
     claimed.map_or(Ok(()), |layer| Err(SealError::Unconfirmed(layer.name)))
+}
+
+/// Checks that the layers that the command line requires are in force.
+pub fn require(layers: &[Layer], required: &[&'static str]) -> Result<(), SealError> {
+    let missing = layers.iter().find(|layer| !layer.in_force && required.contains(&layer.name));
+    missing.map_or(Ok(()), |layer| Err(SealError::Required(layer.name, layer.detail.clone())))
+}
+
+/// What to do about a layer that is missing.
+fn hint(layer: &str) -> &'static str {
+    match layer {
+        "landlock" => "run a kernel of 5.13 or later that has landlock among its lsm= modules",
+        _ => "let the container's own seccomp profile allow it",
+    }
 }
 
 /// Tries what Landlock must refuse to the calling thread.

@@ -1,10 +1,11 @@
 //! The gRPC service: the contract over lanes and host.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keyhole_os::Layer;
 use keyhole_policy::{Rung, TABLE, row};
@@ -12,13 +13,13 @@ use keyhole_proto::v1::{
     self, Counters, DescribeRequest, DescribeResponse, Query, QueryDescription, ReadRequest, ReadResponse,
     broker_server,
 };
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{error::Elapsed, timeout};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::lanes::Lanes;
-use crate::limit::Limiter;
+use crate::limit::Client;
 
 /// The most time from a read's begin to its end, waiting for the client included.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
@@ -26,14 +27,19 @@ const READ_DEADLINE: Duration = Duration::from_secs(30);
 /// The most time that a client may take for one batch while it has the only turn.
 const BATCH_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Reads that may wait for the one that runs.
-const WAITING_READS: usize = 8;
+/// The most time in all that others wait for a client that has the turn.
+const PATIENCE: Duration = Duration::from_millis(150);
+
+/// How often to look whether others wait.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Who is on the other end of a connection; put into each of its requests by the listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Peer {
-    /// Its uid, as the kernel gave it at connect.
-    pub uid: u32,
+    /// What its uid, as the kernel gave it at connect, has taken.
+    pub client: Arc<Client>,
+    /// One read of a connection stands in its uid's line.
+    pub turn: Arc<Semaphore>,
 }
 
 /// What is counted since the start.
@@ -41,12 +47,14 @@ pub struct Peer {
 pub struct Tally {
     /// Connections accepted.
     pub connections: AtomicU64,
-    /// Connections refused for their peer's uid.
+    /// Connections refused: for their peer's uid, or because it had or made too many.
     pub refused_peers: AtomicU64,
     /// Connections that asked nothing in time.
     pub late_handshakes: AtomicU64,
     /// Reads begun.
     pub reads: AtomicU64,
+    /// Connections that could not be accepted, for want of descriptors or memory.
+    pub failed_accepts: AtomicU64,
     /// Requests answered RESOURCE_EXHAUSTED.
     pub limited_requests: AtomicU64,
 }
@@ -62,10 +70,10 @@ struct Inner {
     uid: u32,
     start_time_ms: u64,
     tally: Arc<Tally>,
-    limiter: Limiter,
     /// One read at a time.
-    reading: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    turn: Semaphore,
+    /// Held by each read that waits for the turn of another connection.
+    waiting: Arc<()>,
 }
 
 impl Service {
@@ -78,9 +86,8 @@ impl Service {
             uid,
             start_time_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
             tally,
-            limiter: Limiter::default(),
-            reading: Arc::new(Semaphore::new(1)),
-            waiting: Arc::new(Semaphore::new(WAITING_READS)),
+            turn: Semaphore::new(1),
+            waiting: Arc::default(),
         }))
     }
 
@@ -89,18 +96,15 @@ impl Service {
         !self.0.lanes.all_stuck()
     }
 
-    fn limit<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let uid = request.extensions().get::<Peer>().map(|peer| peer.uid);
-        let uid = uid.ok_or_else(|| Status::unauthenticated("the peer's uid is not known"))?;
-        match self.0.limiter.take(uid) {
-            true => Ok(()),
-            false => Err(self.exhausted("too many requests from this uid: ask again later")),
+    /// Who asks, unless it has asked too often.
+    fn admit<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("the peer's uid is not known"))?;
+        if peer.client.ask() {
+            return Ok(peer.clone());
         }
-    }
-
-    fn exhausted(&self, message: &'static str) -> Status {
         self.0.tally.limited_requests.fetch_add(1, Ordering::Relaxed);
-        Status::resource_exhausted(message)
+        Err(Status::resource_exhausted("too many requests from this uid: ask again later"))
     }
 
     fn describe_query(&self, row: &keyhole_policy::Row) -> QueryDescription {
@@ -146,27 +150,86 @@ fn parse(request: ReadRequest) -> Result<Vec<Query>, Status> {
     Ok(queries)
 }
 
-/// The parts of an answer, as their batches come: those of one batch go out in few writes.
-#[derive(Debug)]
-pub struct Parts {
-    batches: mpsc::Receiver<Result<Vec<ReadResponse>, Status>>,
-    batch: std::vec::IntoIter<ReadResponse>,
+/// An answer on its way to its client. What the client does not take can be taken back: it would keep memory for good.
+#[derive(Debug, Default)]
+struct Answer {
+    state: Mutex<AnswerState>,
+    /// The client has taken everything that was there.
+    taken: Notify,
+    /// The client wants no more.
+    left: Notify,
 }
+
+#[derive(Debug, Default)]
+struct AnswerState {
+    parts: VecDeque<ReadResponse>,
+    /// How it ended, when it has.
+    end: Option<Option<Status>>,
+    waker: Option<Waker>,
+}
+
+impl Answer {
+    fn state(&self) -> MutexGuard<'_, AnswerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a batch; those of one batch go out in few writes.
+    fn put(&self, batch: Vec<ReadResponse>) {
+        let mut state = self.state();
+        state.parts.extend(batch);
+        state.wake();
+    }
+
+    /// Whether the client has taken everything.
+    fn is_empty(&self) -> bool {
+        self.state().parts.is_empty()
+    }
+
+    /// Ends it: as it is, or with an error in the place of what was not taken.
+    fn end(&self, error: Option<Status>) {
+        let mut state = self.state();
+        if error.is_some() {
+            state.parts = VecDeque::new();
+        }
+        state.end = Some(error);
+        state.wake();
+    }
+}
+
+impl AnswerState {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The client's end of an answer.
+#[derive(Debug)]
+pub struct Parts(Arc<Answer>);
 
 impl Stream for Parts {
     type Item = Result<ReadResponse, Status>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        loop {
-            if let Some(part) = self.batch.next() {
-                return Poll::Ready(Some(Ok(part)));
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut state = self.0.state();
+        if let Some(part) = state.parts.pop_front() {
+            if state.parts.is_empty() {
+                self.0.taken.notify_one();
             }
-            match ready!(self.batches.poll_recv(context)) {
-                Some(Ok(batch)) => self.batch = batch.into_iter(),
-                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
-                None => return Poll::Ready(None),
-            }
+            return Poll::Ready(Some(Ok(part)));
         }
+        if let Some(end) = &mut state.end {
+            return Poll::Ready(end.take().map(Err));
+        }
+        state.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        self.0.left.notify_one();
     }
 }
 
@@ -175,37 +238,32 @@ impl broker_server::Broker for Service {
     type ReadStream = Parts;
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        self.limit(&request)?;
+        let peer = self.admit(&request)?;
         let queries = parse(request.into_inner())?;
         let inner = self.0.clone();
-        let place = inner.waiting.clone().try_acquire_owned();
-        let place = place.map_err(|_| self.exhausted("too many reads wait already: ask again later"))?;
         inner.tally.reads.fetch_add(1, Ordering::Relaxed);
-        let (batches, stream) = mpsc::channel(2);
-        // A place kept for the error: a client that takes nothing leaves no other.
-        let late =
-            batches.clone().try_reserve_owned().map_err(|_| Status::internal("a new channel is full"))?;
+        let answer = Arc::new(Answer::default());
+        let parts = Parts(answer.clone());
         // A task of its own: the stream is not polled while the client does not read, and time must go on.
         tokio::spawn(async move {
-            let _place = place;
-            let gone = batches.clone();
-            let taken = tokio::select! {
-                taken = timeout(READ_DEADLINE, inner.answer(queries, batches)) => taken,
-                // Nobody waits for it any more: its place and its turn are for others.
-                () = gone.closed() => return,
+            let read = tokio::select! {
+                read = timeout(READ_DEADLINE, inner.answer(&peer, queries, &answer)) => read,
+                // Nobody waits for it any more: its turn is for others.
+                () = answer.left.notified() => return,
             };
-            if !matches!(taken, Ok(Ok(()))) {
-                late.send(Err(Status::deadline_exceeded("the answer was not taken in time")));
-            }
+            answer.end(match read {
+                Ok(Ok(())) => None,
+                _ => Some(Status::deadline_exceeded("the answer was not taken in time")),
+            });
         });
-        Ok(Response::new(Parts { batches: stream, batch: Vec::new().into_iter() }))
+        Ok(Response::new(parts))
     }
 
     async fn describe(
         &self,
         request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        self.limit(&request)?;
+        self.admit(&request)?;
         let Inner { lanes, layers, uid, start_time_ms, tally, .. } = &*self.0;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let view = lanes.host().view();
@@ -231,6 +289,7 @@ impl broker_server::Broker for Service {
                 limited_requests: count(&tally.limited_requests),
                 stuck_queries: lanes.stuck_queries(),
                 lanes_stuck: lanes.stuck_lanes() as u64,
+                failed_accepts: count(&tally.failed_accepts),
             }),
         }))
     }
@@ -240,21 +299,48 @@ fn wire_layer(layer: &Layer) -> v1::Layer {
     v1::Layer { name: layer.name.to_owned(), in_force: layer.in_force, detail: layer.detail.clone() }
 }
 
+/// A client that did not take its answer in time.
+struct Late;
+
 impl Inner {
-    /// Reads `queries` and sends what comes, until it is done or the client takes nothing any more.
-    async fn answer(
-        &self,
-        queries: Vec<Query>,
-        batches: mpsc::Sender<Result<Vec<ReadResponse>, Status>>,
-    ) -> Result<(), Elapsed> {
-        let Ok(_turn) = self.reading.acquire().await else { return Ok(()) };
+    /// Reads `queries` and gives what comes, until the client has it all or is too slow.
+    async fn answer(&self, peer: &Peer, queries: Vec<Query>, answer: &Answer) -> Result<(), Late> {
+        // The reads of a connection take turns, the connections of a uid do, and uids do. The turn is kept until everything
+        // was taken: only one answer is in memory at a time.
+        let Ok(_of_connection) = peer.turn.acquire().await else { return Ok(()) };
+        let waits = self.waiting.clone();
+        let Ok(_of_uid) = peer.client.turn.acquire().await else { return Ok(()) };
+        let Ok(_turn) = self.turn.acquire().await else { return Ok(()) };
+        drop(waits);
         let mut reading = self.lanes.begin(queries).await;
+        let (mut read, mut waited) = (Duration::ZERO, Duration::ZERO);
         loop {
-            let Some(batch) = reading.next().await else { return Ok(()) };
-            if timeout(BATCH_DEADLINE, batches.send(Ok(batch))).await?.is_err() {
-                return Ok(());
+            let begun = Instant::now();
+            let batch = reading.next().await;
+            read += begun.elapsed();
+            let Some(batch) = batch else { break };
+            answer.put(batch);
+            self.taken(answer, &mut waited).await?;
+        }
+        peer.client.spend(read);
+        Ok(())
+    }
+
+    /// Waits until the client has taken what is there; `waited` is how long others have waited for it so far.
+    async fn taken(&self, answer: &Answer, waited: &mut Duration) -> Result<(), Late> {
+        let begun = Instant::now();
+        while !answer.is_empty() {
+            if timeout(LOOK, answer.taken.notified()).await.is_ok() {
+                continue;
+            }
+            if Arc::strong_count(&self.waiting) > 1 {
+                *waited += LOOK;
+            }
+            if *waited >= PATIENCE || begun.elapsed() >= BATCH_DEADLINE {
+                return Err(Late);
             }
         }
+        Ok(())
     }
 }
 

@@ -96,11 +96,21 @@ impl BrokerClient {
     /// Reads `queries` until `deadline`. What came before it is given; a query that did not end by then is marked
     /// as timed out. Fails only when there is nothing to give.
     pub async fn read(&self, queries: &[Query], deadline: Instant) -> Result<Snapshot, BrokerError> {
+        self.read_telling(queries, deadline, &mut |_| {}).await
+    }
+
+    /// The same, and tells of each query that ends.
+    pub async fn read_telling(
+        &self,
+        queries: &[Query],
+        deadline: Instant,
+        tell: &mut (dyn FnMut(Query) + Send),
+    ) -> Result<Snapshot, BrokerError> {
         let _turn = timeout_at(deadline, self.turn.lock()).await.map_err(|_| BrokerError::Deadline)?;
         let mut attempt = 0;
         loop {
             let mut answer = Answer::new(queries);
-            let received = timeout_at(deadline, self.receive(&mut answer, deadline)).await;
+            let received = timeout_at(deadline, self.receive(&mut answer, deadline, tell)).await;
             let late = match received {
                 Ok(Ok(())) => return Ok(answer.finish(Outcome::Unspecified)),
                 Ok(Err(Failure::TooLarge)) => return Err(BrokerError::TooLarge),
@@ -119,13 +129,20 @@ impl BrokerClient {
         }
     }
 
-    async fn receive(&self, answer: &mut Answer<'_>, deadline: Instant) -> Result<(), Failure> {
+    async fn receive(
+        &self,
+        answer: &mut Answer<'_>,
+        deadline: Instant,
+        tell: &mut (dyn FnMut(Query) + Send),
+    ) -> Result<(), Failure> {
         let queries = answer.queries.iter().map(|&query| query.into()).collect();
         let mut request = Request::new(v1::ReadRequest { queries });
         request.set_timeout(brokers_share(deadline));
         let mut parts = self.client.clone().read(request).await?.into_inner();
         while let Some(part) = parts.message().await? {
+            let ended = part.end.as_ref().map(|_| part.query());
             answer.take(part)?;
+            ended.into_iter().for_each(&mut *tell);
         }
         Ok(())
     }

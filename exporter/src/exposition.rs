@@ -5,8 +5,11 @@
 //! Collectors add samples in any order; [`Exposition::write`] sorts families by name and samples by labels. A second
 //! sample with the same name and labels is dropped and counted, so that one bad collector never spoils a scrape.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
+
+use rustc_hash::FxHashMap;
 
 use crate::text;
 
@@ -105,7 +108,9 @@ impl From<bool> for Value {
 #[derive(Debug, Default)]
 pub struct Exposition {
     families: Vec<Header>,
-    by_name: HashMap<Box<str>, u32>,
+    by_name: HashMap<Cow<'static, str>, u32>,
+    /// Families by where their name lies in the program: a scrape asks for the same few hundred a thousand times.
+    declared: FxHashMap<(usize, usize), u32>,
     samples: Vec<Sample>,
     /// Every sample's `name{labels}` and value, one after the other.
     text: Vec<u8>,
@@ -116,8 +121,8 @@ pub struct Exposition {
 
 #[derive(Debug)]
 struct Header {
-    name: Box<str>,
-    help: Box<str>,
+    name: Cow<'static, str>,
+    help: Cow<'static, str>,
     kind: Kind,
 }
 
@@ -130,25 +135,29 @@ struct Sample {
     end: u32,
 }
 
-/// A piece of an exposition, in the order of its text.
-#[derive(Debug, Clone, Copy)]
-pub enum Part<'e> {
-    /// A family that begins.
-    Family {
-        /// Its name.
-        name: &'e str,
-        /// Its HELP text.
-        help: &'e str,
-        /// Its type.
-        kind: Kind,
-    },
-    /// A sample of the family shown last.
-    Sample {
-        /// `name{labels}`.
-        key: &'e [u8],
-        /// Its value, as text.
-        value: &'e [u8],
-    },
+/// One sample, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Series<'e> {
+    /// The name of its family.
+    pub family: &'e str,
+    /// The type of its family.
+    pub kind: Kind,
+    /// Its name and labels: `name{label="value"}`.
+    pub key: Cow<'e, str>,
+    /// Its value.
+    pub value: Cow<'e, str>,
+}
+
+impl Series<'_> {
+    /// Its own name, which in a histogram is not its family's.
+    pub fn name(&self) -> &str {
+        self.key.split_once('{').map_or(&self.key, |(name, _)| name)
+    }
+
+    /// Its labels without the braces: `label="value",...`.
+    pub fn labels(&self) -> &str {
+        self.key.split_once('{').map_or("", |(_, labels)| labels.strip_suffix('}').unwrap_or(labels))
+    }
 }
 
 /// What one collector added, and what was kept out.
@@ -173,10 +182,22 @@ pub struct Written {
     pub duplicates: usize,
 }
 
+/// Room for a default scrape, made at once and not by doubling.
+const FAMILIES: usize = 448;
+const SAMPLES: usize = 1024;
+
 impl Exposition {
     /// An exposition without limits.
     pub fn new() -> Self {
-        Self { limit: usize::MAX, ..Self::default() }
+        Self {
+            families: Vec::with_capacity(FAMILIES),
+            by_name: HashMap::with_capacity(FAMILIES),
+            declared: FxHashMap::with_capacity_and_hasher(FAMILIES, Default::default()),
+            samples: Vec::with_capacity(SAMPLES),
+            text: Vec::with_capacity(64 * SAMPLES),
+            limit: usize::MAX,
+            ..Self::default()
+        }
     }
 
     /// Starts a collector that may add at most `limit` series.
@@ -199,17 +220,46 @@ impl Exposition {
         }
     }
 
+    /// Whether a family can have such a value: a counter below zero is skipped.
+    fn may_be(&mut self, family: &Family, name: &str, value: Value) -> bool {
+        match value {
+            Value::Float(value) if family.kind == Kind::Counter && (value < 0.0 || value.is_nan()) => {
+                self.skip(|| format!("{name}: {value}, and it is a counter"));
+                false
+            }
+            _ => true,
+        }
+    }
+
     /// Adds a sample of a declared family; `labels` are the values of its labels, in its order.
     pub fn add(&mut self, family: &Family, labels: &[&[u8]], value: impl Into<Value>) {
         debug_assert!(!family.name.contains('<'), "{} has a variable name", family.name);
-        self.add_named(family, family.name, labels, value);
+        debug_assert_eq!(family.labels.len(), labels.len(), "labels of {}", family.name);
+        let value = value.into();
+        if !self.may_be(family, family.name, value) {
+            return;
+        }
+        let address = (family.name.as_ptr().addr(), family.name.len());
+        let at = match self.declared.get(&address) {
+            Some(&at) => self.of_kind(at, family.kind),
+            None => {
+                let at = self.family(Cow::Borrowed(family.name), family.kind, || Cow::Borrowed(family.help));
+                at.inspect(|&at| _ = self.declared.insert(address, at))
+            }
+        };
+        let pairs = family.labels.iter().copied().zip(labels.iter().copied());
+        self.add_to(at, "", pairs, value);
     }
 
     /// Adds a sample of a family whose name depends on the host. Bytes that no metric name may have become `_`.
     pub fn add_named(&mut self, family: &Family, name: &str, labels: &[&[u8]], value: impl Into<Value>) {
         debug_assert_eq!(family.labels.len(), labels.len(), "labels of {name}");
+        let value = value.into();
+        if !self.may_be(family, name, value) {
+            return;
+        }
         let pairs = family.labels.iter().copied().zip(labels.iter().copied());
-        self.add_sample(name, "", family.help, family.kind, pairs, value.into());
+        self.add_sample(name, "", family.help, family.kind, pairs, value);
     }
 
     /// Adds a sample whose family, labels and suffix (`_bucket`) are known only from a file.
@@ -222,11 +272,26 @@ impl Exposition {
         labels: impl Iterator<Item = (&'l str, &'l [u8])>,
         value: Value,
     ) {
+        let at = match self.by_name.get(name) {
+            Some(&at) => self.of_kind(at, kind),
+            None => self.family(Cow::Owned(name.to_owned()), kind, || Cow::Owned(help.to_owned())),
+        };
+        self.add_to(at, suffix, labels, value);
+    }
+
+    /// Adds a sample to a family by its number; none for a name that stands for another type.
+    fn add_to<'l>(
+        &mut self,
+        family: Option<u32>,
+        suffix: &str,
+        labels: impl Iterator<Item = (&'l str, &'l [u8])>,
+        value: Value,
+    ) {
         if self.tally.series >= self.limit {
             self.tally.over_limit += 1;
             return;
         }
-        let Some(family) = self.family(name, help, kind) else {
+        let Some(family) = family else {
             self.tally.conflicts += 1;
             return;
         };
@@ -245,23 +310,37 @@ impl Exposition {
         self.tally.series += 1;
     }
 
-    /// The family's number; none when the name stands for a family of another type.
-    fn family(&mut self, name: &str, help: &str, kind: Kind) -> Option<u32> {
-        if let Some(&at) = self.by_name.get(name) {
-            return (self.families[at as usize].kind == kind).then_some(at);
+    /// A family's number, if it is of that type.
+    fn of_kind(&self, at: u32, kind: Kind) -> Option<u32> {
+        (self.families[at as usize].kind == kind).then_some(at)
+    }
+
+    /// The number of a family, which is new unless its name becomes that of another; none when that is of another type.
+    fn family(
+        &mut self,
+        name: Cow<'static, str>,
+        kind: Kind,
+        help: impl FnOnce() -> Cow<'static, str>,
+    ) -> Option<u32> {
+        if let Some(&at) = self.by_name.get(&name) {
+            return self.of_kind(at, kind);
         }
-        let valid: Box<str> = metric_name(name).into();
+        let valid = match metric_name(&name) {
+            Cow::Borrowed(_) => name.clone(),
+            Cow::Owned(valid) => Cow::Owned(valid),
+        };
         let at = match self.by_name.get(&valid) {
-            Some(&at) if self.families[at as usize].kind == kind => at,
-            Some(_) => return None,
+            Some(&at) => self.of_kind(at, kind)?,
             None => {
                 let at = self.families.len() as u32;
-                self.families.push(Header { name: valid.clone(), help: help.into(), kind });
+                self.families.push(Header { name: valid.clone(), help: help(), kind });
                 self.by_name.insert(valid, at);
                 at
             }
         };
-        self.by_name.insert(name.into(), at);
+        if self.families[at as usize].name != name {
+            self.by_name.insert(name, at);
+        }
         Some(at)
     }
 
@@ -277,22 +356,23 @@ impl Exposition {
         Some(&self.families[at as usize].help)
     }
 
-    /// Writes everything in text format 0.0.4; `keep` chooses families by name.
-    pub fn write(&self, out: &mut Vec<u8>, keep: impl Fn(&str) -> bool) -> Written {
-        out.reserve(self.text.len() + self.samples.len() + 128 * self.families.len());
-        self.visit(keep, |part| match part {
-            Part::Family { name, help, kind } => write_header(out, name, help, kind),
-            Part::Sample { key, value } => {
-                out.extend_from_slice(key);
-                out.push(b' ');
-                out.extend_from_slice(value);
-                out.push(b'\n');
+    /// Every sample once, in the order in which they are written.
+    pub fn series(&self) -> impl Iterator<Item = Series<'_>> {
+        let mut samples = self.sorted();
+        samples.dedup_by(|later, first| later.family == first.family && self.key(later) == self.key(first));
+        samples.into_iter().map(|sample| {
+            let header = self.header(sample.family);
+            Series {
+                family: &header.name,
+                kind: header.kind,
+                key: text::printable(self.key(sample)),
+                value: text::printable(&self.text[sample.value as usize..sample.end as usize]),
             }
         })
     }
 
-    /// Shows every family that `keep` chooses by name, sorted, each before its samples, sorted and without duplicates.
-    pub fn visit(&self, keep: impl Fn(&str) -> bool, mut show: impl FnMut(Part<'_>)) -> Written {
+    /// All samples, by family and then by labels; of equal ones the first comes first.
+    fn sorted(&self) -> Vec<&Sample> {
         let mut order: Vec<u32> = (0..self.families.len() as u32).collect();
         order.sort_unstable_by(|a, b| self.header(*a).name.cmp(&self.header(*b).name));
         let mut rank = vec![0u32; order.len()];
@@ -300,20 +380,26 @@ impl Exposition {
             rank[*family as usize] = position as u32;
         }
         let mut samples: Vec<&Sample> = self.samples.iter().collect();
-        samples.sort_by(|a, b| {
-            let rank = rank[a.family as usize].cmp(&rank[b.family as usize]);
-            rank.then_with(|| self.key(a).cmp(self.key(b)))
-        });
+        // Numbers first, and text only within a family: most have but one sample.
+        samples.sort_by_key(|sample| rank[sample.family as usize]);
+        for family in samples.chunk_by_mut(|a, b| a.family == b.family) {
+            family.sort_by(|a, b| self.key(a).cmp(self.key(b)));
+        }
+        samples
+    }
 
+    /// Writes everything in text format 0.0.4; `keep` chooses families by name.
+    pub fn write(&self, out: &mut Vec<u8>, keep: impl Fn(&str) -> bool) -> Written {
         let mut written = Written::default();
+        out.reserve(self.text.len() + self.samples.len() + 128 * self.families.len());
         let mut last: Option<&Sample> = None;
         let mut kept = false;
-        for sample in samples {
+        for sample in self.sorted() {
             if last.is_none_or(|last| last.family != sample.family) {
-                let Header { name, help, kind } = self.header(sample.family);
-                kept = keep(name);
+                let header = self.header(sample.family);
+                kept = keep(&header.name);
                 if kept {
-                    show(Part::Family { name, help, kind: *kind });
+                    header.write(out);
                 }
             } else if last.is_some_and(|last| self.key(last) == self.key(sample)) {
                 written.duplicates += 1;
@@ -321,8 +407,10 @@ impl Exposition {
             }
             last = Some(sample);
             if kept {
-                let value = &self.text[sample.value as usize..sample.end as usize];
-                show(Part::Sample { key: self.key(sample), value });
+                out.extend_from_slice(self.key(sample));
+                out.push(b' ');
+                out.extend_from_slice(&self.text[sample.value as usize..sample.end as usize]);
+                out.push(b'\n');
             }
         }
         written
@@ -344,31 +432,29 @@ impl Exposition {
     }
 }
 
-fn write_header(out: &mut Vec<u8>, name: &str, help: &str, kind: Kind) {
-    out.extend_from_slice(b"# HELP ");
-    out.extend_from_slice(name.as_bytes());
-    out.push(b' ');
-    escape(out, help.as_bytes(), false);
-    out.extend_from_slice(b"\n# TYPE ");
-    out.extend_from_slice(name.as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(kind.as_str().as_bytes());
-    out.push(b'\n');
+impl Header {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"# HELP ");
+        out.extend_from_slice(self.name.as_bytes());
+        out.push(b' ');
+        escape(out, self.help.as_bytes(), false);
+        out.extend_from_slice(b"\n# TYPE ");
+        out.extend_from_slice(self.name.as_bytes());
+        out.push(b' ');
+        out.extend_from_slice(self.kind.as_str().as_bytes());
+        out.push(b'\n');
+    }
 }
 
 /// `name` as a metric name: `[a-zA-Z_:][a-zA-Z0-9_:]*`, with `_` for each byte that cannot stand there.
-pub fn metric_name(name: &str) -> String {
-    let mut valid: String = name
-        .bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b':' => char::from(byte),
-            _ => '_',
-        })
-        .collect();
-    if valid.is_empty() || valid.starts_with(|first: char| first.is_ascii_digit()) {
-        valid.insert(0, '_');
+pub fn metric_name(name: &str) -> Cow<'_, str> {
+    let fits = |byte: u8| matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b':');
+    let starts_well = name.starts_with(|first: char| !first.is_ascii_digit());
+    if starts_well && name.bytes().all(fits) {
+        return Cow::Borrowed(name);
     }
-    valid
+    let valid = name.bytes().map(|byte| if fits(byte) { char::from(byte) } else { '_' });
+    Cow::Owned((!starts_well).then_some('_').into_iter().chain(valid).collect())
 }
 
 fn write_labels<'l>(out: &mut Vec<u8>, labels: impl Iterator<Item = (&'l str, &'l [u8])>) {
@@ -387,33 +473,38 @@ fn write_labels<'l>(out: &mut Vec<u8>, labels: impl Iterator<Item = (&'l str, &'
 }
 
 fn escape(out: &mut Vec<u8>, text: &[u8], quotes: bool) {
-    for &byte in text {
-        match byte {
-            b'\\' => out.extend_from_slice(b"\\\\"),
-            b'\n' => out.extend_from_slice(b"\\n"),
-            b'"' if quotes => out.extend_from_slice(b"\\\""),
-            byte => out.push(byte),
-        }
+    let special = |byte: &u8| matches!(byte, b'\\' | b'\n') || (*byte == b'"' && quotes);
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(special) {
+        out.extend_from_slice(&rest[..at]);
+        out.extend_from_slice(match rest[at] {
+            b'\\' => b"\\\\",
+            b'\n' => b"\\n",
+            _ => b"\\\"",
+        });
+        rest = &rest[at + 1..];
     }
+    out.extend_from_slice(rest);
 }
 
 /// The shortest text that reads back as the same number.
 fn write_value(out: &mut Vec<u8>, value: Value) {
     /// Below it every whole number is its own float.
     const EXACT: f64 = 9_007_199_254_740_992.0;
+    let value = match value {
+        Value::Unsigned(whole) => {
+            return out.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
+        }
+        Value::Float(value) => value,
+    };
     let mut text = Text(out);
     // Writing to a Vec cannot fail.
     let _ = match value {
-        Value::Unsigned(value) => write!(text, "{value}"),
-        Value::Float(value) if value.is_nan() => write!(text, "NaN"),
-        Value::Float(value) if value.is_infinite() => {
-            write!(text, "{}Inf", if value > 0.0 { '+' } else { '-' })
-        }
-        Value::Float(value) if value.fract() == 0.0 && value.abs() < EXACT => {
-            write!(text, "{}", value as i64)
-        }
-        Value::Float(value) if (1e-5..1e17).contains(&value.abs()) => write!(text, "{value}"),
-        Value::Float(value) => write!(text, "{value:e}"),
+        value if value.is_nan() => write!(text, "NaN"),
+        value if value.is_infinite() => write!(text, "{}Inf", if value > 0.0 { '+' } else { '-' }),
+        value if value.fract() == 0.0 && value.abs() < EXACT => write!(text, "{}", value as i64),
+        value if (1e-5..1e17).contains(&value.abs()) => write!(text, "{value}"),
+        value => write!(text, "{value:e}"),
     };
 }
 
@@ -490,6 +581,19 @@ mod tests {
         }
         let tally = out.end();
         assert_eq!((tally.series, tally.over_limit), (2, 1));
+    }
+
+    #[test]
+    fn a_counter_below_zero_is_skipped_and_counted() {
+        let mut out = Exposition::new();
+        out.begin(10);
+        out.add(&BYTES, &[b"a"], -1i64);
+        out.add(&BYTES, &[b"b"], f64::NAN);
+        out.add(&BYTES, &[b"c"], -0.0);
+        out.add(&Family { name: "node_b", kind: Kind::Gauge, ..BYTES }, &[b"d"], -1i64);
+        let tally = out.end();
+        assert_eq!((tally.series, tally.skipped), (2, 2));
+        assert_eq!(tally.first_skipped.as_deref(), Some("node_bytes_total: -1, and it is a counter"));
     }
 
     #[test]

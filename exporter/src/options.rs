@@ -33,8 +33,18 @@ pub enum FlagKind {
     Number(u64),
     /// A duration as Go writes it: `5s`, `1m30s`, `250ms`.
     Duration(&'static str),
+    /// Off, or every so often: a duration or a number of seconds, and this one when the flag stands alone.
+    Interval(&'static str),
     /// Another flag's old name.
     Alias(&'static str),
+}
+
+impl Flag {
+    /// The variable of the environment that stands for it; none where one would make no sense.
+    pub fn variable(&self) -> Option<String> {
+        let lasting = !matches!(self.kind, FlagKind::Alias(_) | FlagKind::Interval(_));
+        lasting.then(|| format!("KEYHOLE_{}", self.name.to_ascii_uppercase().replace(['.', '-'], "_")))
+    }
 }
 
 /// A flag's value.
@@ -52,13 +62,18 @@ pub enum Value {
     Number(u64),
     /// A duration.
     Duration(std::time::Duration),
+    /// A duration, when it is on.
+    Interval(Option<std::time::Duration>),
 }
 
 /// The values of all flags.
 #[derive(Debug, Clone)]
 pub struct Options {
     values: BTreeMap<&'static str, Value>,
+    /// Flags of the command line.
     given: Vec<&'static str>,
+    /// Flags of the environment.
+    in_environment: Vec<&'static str>,
 }
 
 /// What is wrong with a command line.
@@ -81,6 +96,18 @@ pub enum OptionError {
         collector: &'static str,
         /// Why it is not offered.
         why: &'static str,
+    },
+    /// A variable of the environment whose flag cannot take its value.
+    #[error("{variable}={value:?} in the environment, for --{flag}: {reason}")]
+    Environment {
+        /// The variable.
+        variable: String,
+        /// The flag that it stands for.
+        flag: &'static str,
+        /// The value.
+        value: String,
+        /// Why not.
+        reason: String,
     },
     /// A value that the flag cannot take.
     #[error("--{flag}={value:?}: {reason}")]
@@ -110,6 +137,14 @@ pub enum OptionError {
         /// The flag.
         flag: &'static str,
     },
+    /// A flag of another command.
+    #[error("--{flag} belongs to the commands {}; try --help", commands.join(" and "))]
+    Misplaced {
+        /// The flag.
+        flag: &'static str,
+        /// The commands that take it.
+        commands: &'static [&'static str],
+    },
     /// Two flags that exclude each other.
     #[error("--{one} and --{other} exclude each other: give one of them")]
     Exclusive {
@@ -124,7 +159,7 @@ impl Options {
     /// The defaults of `flags`. Defaults are tested to be valid.
     pub fn defaults(flags: &[Flag]) -> Self {
         let values = flags.iter().filter_map(|flag| Some((flag.name, default(flag.kind)?))).collect();
-        Self { values, given: Vec::new() }
+        Self { values, given: Vec::new(), in_environment: Vec::new() }
     }
 
     /// Reads a command line over the defaults of `flags`. Bare words are given back, in order.
@@ -132,7 +167,35 @@ impl Options {
         flags: &[Flag],
         arguments: impl IntoIterator<Item = String>,
     ) -> Result<(Self, Vec<String>), OptionError> {
-        let mut options = Self::defaults(flags);
+        Self::defaults(flags).over(flags, arguments)
+    }
+
+    /// Reads the environment over these values: `KEYHOLE_WEB_MAX_REQUESTS` is `--web.max-requests`. A switch takes
+    /// true or false, a flag that may be repeated one value a line. An empty variable says nothing, and one that
+    /// names no flag is not looked at: others put theirs here too.
+    pub fn set_environment(
+        &mut self,
+        flags: &[Flag],
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(), OptionError> {
+        for (variable, value) in variables {
+            let flag = flags.iter().find(|flag| flag.variable().as_deref() == Some(&variable));
+            let Some(flag) = flag.filter(|_| !value.is_empty()) else { continue };
+            let name = flag.name;
+            let invalid =
+                |reason| OptionError::Environment { variable, flag: name, value: value.clone(), reason };
+            self.values.insert(name, from_variable(flag.kind, &value).map_err(invalid)?);
+            self.in_environment.push(name);
+        }
+        Ok(())
+    }
+
+    /// Reads a command line over these values. Bare words are given back, in order.
+    pub fn over(
+        mut self,
+        flags: &[Flag],
+        arguments: impl IntoIterator<Item = String>,
+    ) -> Result<(Self, Vec<String>), OptionError> {
         let mut words = Vec::new();
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
@@ -144,9 +207,9 @@ impl Options {
                 Some((name, value)) => (name, Some(value.to_owned())),
                 None => (flag, None),
             };
-            options.take(flags, name, value, &mut arguments)?;
+            self.take(flags, name, value, &mut arguments)?;
         }
-        Ok((options, words))
+        Ok((self, words))
     }
 
     fn take(
@@ -166,12 +229,22 @@ impl Options {
             self.values.insert(name, Value::Switch(on));
             return Ok(());
         }
+        if let FlagKind::Interval(alone) = flag.kind {
+            self.once(name)?;
+            let value = value.unwrap_or_else(|| alone.to_owned());
+            let interval =
+                interval(&value).map_err(|reason| OptionError::Invalid { flag: name, value, reason })?;
+            self.values.insert(name, Value::Interval(Some(interval)));
+            return Ok(());
+        }
         let value = value.or_else(|| rest.next()).ok_or(OptionError::Missing { flag: name })?;
         if let Some(Value::Texts(texts)) = self.values.get_mut(name) {
-            texts.push(value);
             if !self.given.contains(&name) {
+                // What the environment says is replaced, not added to.
+                texts.clear();
                 self.given.push(name);
             }
+            texts.push(value);
             return Ok(());
         }
         self.once(name)?;
@@ -200,9 +273,9 @@ impl Options {
         }
     }
 
-    /// Whether the command line gave the flag.
+    /// Whether the command line or the environment gave the flag.
     pub fn was_given(&self, flag: &str) -> bool {
-        self.given.contains(&flag)
+        self.given.contains(&flag) || self.in_environment.contains(&flag)
     }
 
     /// Whether a switch is on; off when there is no such switch.
@@ -250,6 +323,14 @@ impl Options {
         }
     }
 
+    /// A flag's interval; none when it is off.
+    pub fn interval(&self, flag: &str) -> Option<std::time::Duration> {
+        match self.values.get(flag) {
+            Some(Value::Interval(interval)) => *interval,
+            _ => None,
+        }
+    }
+
     /// Overrides a switch, as `--collector.disable-defaults` does.
     pub fn set_switch(&mut self, flag: &'static str, on: bool) {
         self.values.insert(flag, Value::Switch(on));
@@ -290,6 +371,7 @@ fn default(kind: FlagKind) -> Option<Value> {
         FlagKind::Switch(on) => Value::Switch(on),
         FlagKind::Texts => Value::Texts(Vec::new()),
         FlagKind::Number(number) => Value::Number(number),
+        FlagKind::Interval(_) => Value::Interval(None),
         FlagKind::Alias(_) => return None,
         FlagKind::Regexp(text) | FlagKind::Text(text) | FlagKind::Duration(text) => {
             parse_value(kind, text).ok()?
@@ -307,6 +389,27 @@ fn parse_value(kind: FlagKind, value: &str) -> Result<Value, String> {
         }
         _ => Value::Text(value.to_owned()),
     })
+}
+
+/// The value that a variable of the environment stands for.
+fn from_variable(kind: FlagKind, value: &str) -> Result<Value, String> {
+    match kind {
+        FlagKind::Switch(_) => match value {
+            "true" | "1" => Ok(Value::Switch(true)),
+            "false" | "0" => Ok(Value::Switch(false)),
+            _ => Err("not true or false".to_owned()),
+        },
+        FlagKind::Texts => Ok(Value::Texts(value.lines().map(str::to_owned).collect())),
+        kind => parse_value(kind, value),
+    }
+}
+
+/// A duration, or a number of seconds.
+fn interval(value: &str) -> Result<std::time::Duration, String> {
+    let seconds = || go_duration(&format!("{value}s"));
+    go_duration(value)
+        .or_else(seconds)
+        .ok_or_else(|| "not a number of seconds or a duration such as 500ms".to_owned())
 }
 
 /// The regex crate draws its errors over several lines; the last says what is wrong.
@@ -344,12 +447,16 @@ pub(crate) fn go_duration(text: &str) -> Option<std::time::Duration> {
 /// The flag that differs least from `name`, when it differs by few letters.
 fn near_miss(flags: &[Flag], name: &str) -> Option<&'static str> {
     let bare = name.strip_prefix("no-").unwrap_or(name);
-    flags
-        .iter()
-        .map(|flag| (distance(flag.name.as_bytes(), bare.as_bytes()), flag.name))
+    nearest(flags.iter().map(|flag| flag.name), bare)
+}
+
+/// The one of `names` that differs least from `name`, when it differs by few letters: by less than half of them.
+pub fn nearest<'n>(names: impl Iterator<Item = &'n str>, name: &str) -> Option<&'n str> {
+    names
+        .map(|other| (distance(other.as_bytes(), name.as_bytes()), other))
         .min()
-        .filter(|(distance, _)| *distance <= 3.max(bare.len() / 6))
-        .map(|(_, name)| name)
+        .filter(|(distance, _)| *distance <= 3.max(name.len() / 6) && *distance * 2 < name.len())
+        .map(|(_, other)| other)
 }
 
 /// Levenshtein's distance, over at most 128 bytes.

@@ -44,11 +44,10 @@ impl OwnSource {
 
     /// The same for a capture: of this process only its text files are asked, and its clock and `NODE_NAME` where
     /// the capture does not say.
-    pub fn of_capture(options: &Options, about: Option<About>) -> Self {
-        let own = Self::new(options);
+    pub fn of_capture(self, about: Option<About>) -> Self {
         let (time, node_name) = about.map(|about| (about.time, about.node_name)).unzip();
-        let node_name = own.node_name.or(node_name);
-        Self { captured: true, time, node_name, uname: None, time_zone: None, ..own }
+        let node_name = self.node_name.or(node_name);
+        Self { captured: true, time, node_name, uname: None, time_zone: None, ..self }
     }
 
     /// The node's name: what `NODE_NAME` says, else the exporter's own host name.
@@ -120,7 +119,7 @@ fn utc() -> TimeZone {
 /// The zone of a TZif file with one local time type; none when its offset changes over the year.
 ///
 /// <https://man7.org/linux/man-pages/man5/tzfile.5.html>
-fn constant_zone(file: &[u8]) -> Option<TimeZone> {
+pub fn constant_zone(file: &[u8]) -> Option<TimeZone> {
     // magic, version, 15 unused; then the counts isutc, isstd, leap, time, type, char.
     const HEADER: usize = 44;
     let count = |header: &[u8], at: usize| -> Option<usize> {

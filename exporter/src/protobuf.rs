@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use crate::exposition::{Exposition, Kind, Part};
+use crate::exposition::{Exposition, Kind};
 
 #[derive(Clone, PartialEq, Message)]
 struct MetricFamily {
@@ -91,18 +91,17 @@ struct Bucket {
 pub fn encode(exposition: &Exposition, keep: impl Fn(&str) -> bool) -> Vec<u8> {
     let mut out = Vec::new();
     let mut current: Option<Builder> = None;
-    exposition.visit(keep, |part| match part {
-        Part::Family { name, help, kind } => {
-            if let Some(finished) = current.replace(Builder::new(name, help, kind)) {
+    for series in exposition.series().filter(|series| keep(series.family)) {
+        if current.as_ref().is_none_or(|builder| builder.family.name != series.family) {
+            let help = exposition.help(series.family).unwrap_or_default();
+            if let Some(finished) = current.replace(Builder::new(series.family, help, series.kind)) {
                 finished.write(&mut out);
             }
         }
-        Part::Sample { key, value } => {
-            if let Some(builder) = &mut current {
-                builder.add(key, value);
-            }
+        if let Some(builder) = &mut current {
+            builder.add(&series.key, &series.value);
         }
-    });
+    }
     if let Some(finished) = current {
         finished.write(&mut out);
     }
@@ -131,10 +130,9 @@ impl Builder {
     }
 
     /// Adds a sample as the text has it: `name_suffix{labels}`, and its value.
-    fn add(&mut self, key: &[u8], value: &[u8]) {
-        let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
-        let value: f64 = text(value).parse().unwrap_or(f64::NAN);
-        let rest = text(key).strip_prefix(&self.family.name).unwrap_or_default();
+    fn add(&mut self, key: &str, value: &str) {
+        let value: f64 = value.parse().unwrap_or(f64::NAN);
+        let rest = key.strip_prefix(&self.family.name).unwrap_or_default();
         let (suffix, labels) = rest.split_once('{').unwrap_or((rest, ""));
         let labels = parse_labels(labels);
         let single = Some(Single { value });

@@ -71,9 +71,20 @@ pub const SYSCALLS: &[Row] = &[
     allow!(exit_group, "the end"),
 ];
 
+/// What a query from the command line may do besides.
+#[rustfmt::skip]
+pub const QUERY_SYSCALLS: &[Row] = &[
+    allow!(ioctl, "the size of the terminal", exactly(1, TIOCGWINSZ)),
+    #[cfg(target_arch = "x86_64")]
+    allow!(readlink, "links of a saved tree, of which none may lead out of it"),
+    allow!(readlinkat, "the same, as another C library asks it"),
+    allow!(getcwd, "a saved tree that was named without a leading /"),
+];
+
 // Constants of the kernel's headers, the same on x86_64 and aarch64.
 const AF_UNIX: u32 = 1;
 const FIONBIO: u32 = 0x5421;
+const TIOCGWINSZ: u32 = 0x5413;
 
 /// What the exporter still needs once it is sealed.
 #[derive(Debug, Clone, Default)]
@@ -82,18 +93,27 @@ pub struct SealOptions {
     pub readable: Vec<PathBuf>,
     /// The broker's socket, which it connects to.
     pub broker_socket: PathBuf,
+    /// System calls besides [`SYSCALLS`].
+    pub also: &'static [Row],
 }
 
 /// Gives up what the exporter no longer needs, for good, and tells what is in force.
 ///
-/// `threads` starts those that will be needed: under every other layer, which they inherit, and before seccomp, which
-/// lets none begin. Called once, with one thread running, after the listening sockets are bound and everything that is held open is
+/// Called once, with one thread running, after the listening sockets are bound and everything that is held open is
 /// open. From here on files are opened below `readable` only. A layer that cannot be put in force is reported, not
 /// fatal: what it would add is a second wall. A layer that claims to be in force and is not ends the start.
-pub fn seal(
+pub fn seal(options: &SealOptions) -> Result<Vec<Layer>, String> {
+    seal_with_threads(options, || Ok(()))
+}
+
+/// The same; `start` starts the threads that will be needed, after the layers that they inherit and before seccomp,
+/// which is put on all of them and lets none begin.
+pub fn seal_with_threads(
     options: &SealOptions,
-    threads: impl FnOnce() -> std::io::Result<()>,
+    start: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<Vec<Layer>, String> {
+    // Looked up once and kept: the first look is a system call that the filter refuses.
+    let _ = (rustix::param::clock_ticks_per_second(), rustix::param::page_size());
     let unreadable = |error| format!("/proc/thread-self/status: {error}: the sandbox cannot be checked");
     let status = ThreadStatus::open().map_err(unreadable)?;
     let readable: Vec<OwnedFd> = options.readable.iter().filter_map(|dir| open_dir(dir)).collect();
@@ -103,7 +123,7 @@ pub fn seal(
         .map(|dir| Grant { dir: dir.as_fd(), right: Right::Read })
         .chain(socket_dir.iter().map(|dir| Grant { dir: dir.as_fd(), right: Right::Connect }))
         .collect();
-    let rules: Vec<Rule<'_>> = SYSCALLS.iter().map(Rule::from).collect();
+    let rules: Vec<Rule<'_>> = SYSCALLS.iter().chain(options.also).map(Rule::from).collect();
     let filter = seccomp::compile(&rules).map_err(|error| error.to_string())?;
     let mut layers = vec![
         process::not_dumpable(),
@@ -112,8 +132,8 @@ pub fn seal(
         capabilities::drop_all(),
         landlock::restrict(&grants),
     ];
-    threads().map_err(|error| format!("cannot start a thread: {error}"))?;
-    layers.push(seccomp::install(&filter, SYSCALLS.len()));
+    start().map_err(|error| format!("cannot start a thread: {error}"))?;
+    layers.push(seccomp::install(&filter, rules.len()));
     let unconfirmed = status.unconfirmed().map_err(unreadable)?;
     match layers.iter().find(|layer| layer.in_force && unconfirmed.contains(&layer.name)) {
         Some(layer) => Err(format!("the kernel does not confirm {}: the sandbox does not hold", layer.name)),

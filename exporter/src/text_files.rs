@@ -68,7 +68,7 @@ fn is_glob(text: &[u8]) -> bool {
 }
 
 /// Whether `name` matches a pattern of `*` (any run) and `?` (any byte), in time linear in each but for their product.
-fn glob(pattern: &[u8], name: &[u8]) -> bool {
+pub fn glob(pattern: &[u8], name: &[u8]) -> bool {
     let mut reachable = vec![false; name.len() + 1];
     if let Some(start) = reachable.first_mut() {
         *start = true;

@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
+
+/// A compiled table.
+pub use seccompiler::BpfProgram as Program;
 
 use crate::Layer;
 
@@ -75,7 +77,7 @@ pub mod numbers {
         clock_gettime = SYS_clock_gettime, close = SYS_close,
         connect = SYS_connect, epoll_ctl = SYS_epoll_ctl, epoll_pwait = SYS_epoll_pwait, exit_group = SYS_exit_group,
         fcntl = SYS_fcntl, fstat = SYS_fstat, fstatfs = SYS_fstatfs, futex = SYS_futex, getdents64 = SYS_getdents64,
-        getpid = SYS_getpid, getrandom = SYS_getrandom, getrusage = SYS_getrusage,
+        getcwd = SYS_getcwd, getpid = SYS_getpid, getrandom = SYS_getrandom, getrusage = SYS_getrusage,
         getsockname = SYS_getsockname, getpeername = SYS_getpeername, getsockopt = SYS_getsockopt,
         ioctl = SYS_ioctl, lseek = SYS_lseek, madvise = SYS_madvise, mmap = SYS_mmap, mprotect = SYS_mprotect,
         mremap = SYS_mremap, munmap = SYS_munmap, openat = SYS_openat, pread64 = SYS_pread64,
@@ -87,7 +89,7 @@ pub mod numbers {
         writev = SYS_writev,
     }
     #[cfg(target_arch = "x86_64")]
-    numbers! { epoll_wait = SYS_epoll_wait, newfstatat = SYS_newfstatat }
+    numbers! { epoll_wait = SYS_epoll_wait, newfstatat = SYS_newfstatat, readlink = SYS_readlink }
     #[cfg(target_arch = "aarch64")]
     numbers! { newfstatat = SYS_newfstatat }
 }
@@ -127,7 +129,7 @@ pub enum Error {
 }
 
 /// Compiles a table. Rules with the same number are alternatives.
-pub fn compile(table: &[Rule<'_>]) -> Result<BpfProgram, Error> {
+pub fn compile(table: &[Rule<'_>]) -> Result<Program, Error> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for row in table {
         let conditions = row
@@ -156,7 +158,7 @@ pub fn compile(table: &[Rule<'_>]) -> Result<BpfProgram, Error> {
 }
 
 /// Puts a compiled table in force for every thread of the process.
-pub fn install(program: &BpfProgram, calls: usize) -> Layer {
+pub fn install(program: &Program, calls: usize) -> Layer {
     let result = seccompiler::apply_filter_all_threads(program);
     Layer::of(
         "seccomp",

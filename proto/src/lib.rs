@@ -14,3 +14,6 @@ pub mod v1 {
 
 /// The contract itself, for clients that want to show or compile it.
 pub const BROKER_PROTO: &str = include_str!("../keyhole/v1/broker.proto");
+
+/// The same as a `google.protobuf.FileDescriptorSet`, for gRPC's reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!("generated/keyhole.v1.bin");

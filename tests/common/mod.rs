@@ -138,7 +138,10 @@ impl Home {
     }
 
     pub fn start_broker_by(&self, starter: &[String], flags: &[OsString]) -> Running {
-        let mut command = self.command_by(starter, "keyhole-broker", BROKER);
+        self.start_broker_of(self.command_by(starter, "keyhole-broker", BROKER), flags)
+    }
+
+    pub fn start_broker_of(&self, mut command: Command, flags: &[OsString]) -> Running {
         command.arg(flag("--socket.path=", self.socket())).args(flags);
         if is_root() {
             command.arg(format!("--allow-uid={EXPORTER}"));
@@ -165,7 +168,7 @@ impl Home {
         self.start_exporter_of(self.command_by(starter, "keyhole-exporter", EXPORTER), flags)
     }
 
-    fn start_exporter_of<S: AsRef<OsStr>>(&self, mut command: Command, flags: &[S]) -> Exporter {
+    pub fn start_exporter_of<S: AsRef<OsStr>>(&self, mut command: Command, flags: &[S]) -> Exporter {
         command.arg(flag("--broker.socket=", self.socket()));
         command.arg("--web.listen-address=127.0.0.1:0").args(flags);
         let mut process = Running::start(command, self.log());

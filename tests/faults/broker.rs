@@ -28,7 +28,7 @@ fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_half_a_scrape_called
 
     let (done, ask) = (AtomicUsize::new(0), AtomicBool::new(true));
     let (mut good, mut bad, mut kills) = (0, 0, 0);
-    std::thread::scope(|scope| {
+    let _broker = std::thread::scope(|scope| {
         let scrapes = scope.spawn(|| {
             let mut statuses = Vec::new();
             while statuses.len() < SCRAPES && ask.load(Ordering::Relaxed) {
@@ -43,7 +43,7 @@ fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_half_a_scrape_called
         let mut state = 0x9e37_79b9_7f4a_7c15;
         let start = Instant::now();
         while !scrapes.is_finished() {
-            assert!(start.elapsed() < 4 * PATIENCE, "{} scrapes", done.load(Ordering::Relaxed));
+            assert!(start.elapsed() < 6 * PATIENCE, "{} scrapes", done.load(Ordering::Relaxed));
             std::thread::sleep(Duration::from_micros(next(&mut state) % 150_000));
             broker.kill();
             kills += 1;
@@ -66,6 +66,7 @@ fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_half_a_scrape_called
                 status => panic!("{status}"),
             }
         }
+        broker
     });
     eprintln!("{kills} kills: {good} scrapes were whole, {bad} were 503");
     assert!(kills >= 10 && good > 0, "{kills} kills, {good} whole scrapes");

@@ -2,9 +2,11 @@
 //! over one scrape after it is gone. Needs root: namespaces, mounts and devices are made, all of the test's own.
 
 mod broker;
+mod churn;
 #[path = "../common/mod.rs"]
 mod common;
 mod leaks;
+mod limits;
 mod mounts;
 mod shapes;
 mod world;

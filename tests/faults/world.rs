@@ -43,6 +43,11 @@ impl World {
         ["nsenter", "--mount", "--net", "--target", &self.init.to_string()].map(str::to_owned).into()
     }
 
+    /// What starts a program among its mounts alone.
+    pub fn mounts_starter(&self) -> Vec<String> {
+        ["nsenter", "--mount", "--target", &self.init.to_string()].map(str::to_owned).into()
+    }
+
     /// The broker's flags for it.
     pub fn flags(&self) -> Vec<OsString> {
         let (proc, sys) = (self.dir.join("proc"), self.dir.join("sys"));
@@ -64,6 +69,13 @@ impl World {
         let output = crate::common::finish(command);
         assert!(output.status.success(), "{script}: {output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Starts shell in it that goes on until its owner is gone.
+    pub fn start(&self, script: &str) -> Kept {
+        let mut command = Command::new("nsenter");
+        let script = format!("cd {}; echo ready; {script}", self.dir.display());
+        Kept::start(command.args(&self.starter()[1..]).args(["sh", "-c", &script]).stderr(Stdio::null()))
     }
 
     /// Mounts a file system in user space at a folder of it, which is made.

@@ -9,18 +9,12 @@ where the host has such data. Fails as well when a scrape fails, when Prometheus
 scrape has fewer than 500 samples. Needs Debian's prometheus package.
 """
 import argparse
-import json
-import pathlib
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.parse
 
 import launch
-from launch import Keyhole, fail, fetch, free_port, stop, wait_for
+from launch import Keyhole, fail
+from prometheus_server import Prometheus
 
 CONFIGURATION = """\
 global: {{scrape_interval: 1s, scrape_timeout: 1s}}
@@ -70,21 +64,6 @@ QUERIES = [
     ("rate(process_cpu_seconds_total[5s]) >= 0", None),
     ("keyhole_query_duration_seconds < 1", None),
 ]
-COMPLAINTS = re.compile(r"duplicate|out.of.order|out of bounds|append failed|level=error", re.IGNORECASE)
-
-
-def ask(base, query):
-    """The number of series in a query's answer."""
-    status, body = fetch(f"{base}/api/v1/query?{urllib.parse.urlencode({'query': query})}")
-    answer = json.loads(body)
-    if status != 200 or answer["status"] != "success":
-        fail(f"{query}: {answer.get('error', status)}")
-    return answer["data"]["result"]
-
-
-def number(base, query):
-    result = ask(base, query)
-    return float(result[0]["value"][1]) if result else None
 
 
 def main():
@@ -92,53 +71,34 @@ def main():
     parser.add_argument("--binaries")
     parser.add_argument("--seconds", type=int, default=12, help="scrapes to wait for")
     arguments = parser.parse_args()
-    program = shutil.which("prometheus") or fail("prometheus is missing: apt-get install prometheus")
-    with Keyhole(arguments.binaries) as keyhole, tempfile.TemporaryDirectory(prefix="keyhole-prometheus-") as home:
-        home = pathlib.Path(home)
-        (home / "prometheus.yml").write_text(CONFIGURATION.format(address=keyhole.url.split("/")[2]))
-        base = f"http://127.0.0.1:{free_port()}"
-        with open(home / "log", "w") as log:
-            prometheus = subprocess.Popen(
-                [program, f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={home}/data",
-                 f"--web.listen-address={base.removeprefix('http://')}"],
-                stdout=log, stderr=log, cwd=home,
-            )
-        try:
-            def ready():
-                try:
-                    return fetch(f"{base}/-/ready", timeout=2)[0] == 200
-                except OSError:
-                    return False
-
-            wait_for("prometheus", prometheus, ready)
+    with Keyhole(arguments.binaries) as keyhole:
+        prometheus = Prometheus(CONFIGURATION.format(address=keyhole.url.split("/")[2]))
+        with prometheus:
             deadline = time.monotonic() + 3 * arguments.seconds + launch.PATIENCE
-            while (number(base, "count_over_time(up[1h])") or 0) < arguments.seconds:
+            while (prometheus.number("count_over_time(up[1h])") or 0) < arguments.seconds:
                 if time.monotonic() > deadline:
                     fail(f"fewer than {arguments.seconds} scrapes in time")
                 time.sleep(0.5)
             unanswered, absent = [], []
             for query, needs in QUERIES:
-                if needs and not ask(base, f"count({needs})"):
+                if needs and not prometheus.ask(f"count({needs})"):
                     absent.append(needs)
-                elif not ask(base, query):
+                elif not prometheus.ask(query):
                     unanswered.append(query)
-            scrapes, scraped = number(base, "count_over_time(up[1h])"), number(base, "scrape_samples_scraped")
-            took = number(base, "quantile_over_time(0.5, scrape_duration_seconds[1h])")
-        finally:
-            stop(prometheus)
-        complaints = [line for line in (home / "log").read_text().splitlines() if COMPLAINTS.search(line)]
+            scrapes, scraped = prometheus.number("count_over_time(up[1h])"), prometheus.number("scrape_samples_scraped")
+            took = prometheus.number("quantile_over_time(0.5, scrape_duration_seconds[1h])")
     for name in absent:
         print(f"  the host has no {name}: its query was not asked")
     for query in unanswered:
         print(f"  no answer: {query}")
-    for line in complaints:
+    for line in prometheus.complaints:
         print(f"  prometheus' log: {line}")
     asked = len(QUERIES) - len(absent)
     print(
         f"prometheus: {asked - len(unanswered)}/{asked} queries answered after {scrapes:.0f} scrapes of "
         f"{scraped:.0f} samples, median {1000 * took:.1f} ms"
     )
-    return 1 if unanswered or complaints or asked < 15 else 0
+    return 1 if unanswered or prometheus.complaints or asked < 15 else 0
 
 
 if __name__ == "__main__":

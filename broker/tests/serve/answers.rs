@@ -26,7 +26,7 @@ fn it_serves_is_healthy_and_says_what_holds_it() {
     assert_eq!(described.version, env!("CARGO_PKG_VERSION"));
     assert_eq!(described.uid, broker_uid());
     let layers: Vec<_> = described.layers.iter().map(|layer| layer.name.as_str()).collect();
-    assert_eq!(layers, ["not_dumpable", "limits", "no_new_privs", "capabilities", "landlock", "seccomp"]);
+    assert_eq!(layers, keyhole_broker::sandbox::LAYERS);
     let landlock = kernel_has_landlock();
     for layer in &described.layers {
         assert_eq!(layer.in_force, landlock || layer.name != "landlock", "{layer:?}");
@@ -39,11 +39,6 @@ fn it_serves_is_healthy_and_says_what_holds_it() {
         assert_eq!(query.available, query.reason.is_empty(), "{query:?}");
     }
     assert!(described.start_time_ms > 1_600_000_000_000);
-}
-
-fn kernel_has_landlock() -> bool {
-    // SAFETY: with this flag (version) and no attributes the call only tells a number.
-    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, 1u64) > 0 }
 }
 
 #[test]

@@ -55,6 +55,11 @@ pub(crate) fn broker_gid() -> u32 {
     if is_root() { BROKER } else { getgid().as_raw() }
 }
 
+pub(crate) fn kernel_has_landlock() -> bool {
+    // SAFETY: with this flag (version) and no attributes the call only tells a number.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, 1u64) > 0 }
+}
+
 pub(crate) fn soon<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -62,7 +67,15 @@ pub(crate) fn soon<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The program: of this build, or of the folder that `KEYHOLE_BINARIES` names.
+fn program() -> PathBuf {
+    match std::env::var_os("KEYHOLE_BINARIES") {
+        Some(folder) => Path::new(&folder).join("keyhole-broker"),
+        None => env!("CARGO_BIN_EXE_keyhole-broker").into(),
     }
 }
 
@@ -73,11 +86,11 @@ impl Stage {
     pub(crate) fn new() -> Self {
         let stage = Self(tempfile::tempdir().unwrap());
         fs::set_permissions(stage.at(""), Permissions::from_mode(0o755)).unwrap();
-        let program = env!("CARGO_BIN_EXE_keyhole-broker");
-        if fs::hard_link(program, stage.at("keyhole-broker")).is_err() {
+        let program = program();
+        if fs::hard_link(&program, stage.at("keyhole-broker")).is_err() {
             // By another process: a descriptor open for writing, inherited by a child of another test, would make
             // the program busy.
-            let copied = Command::new("cp").arg(program).arg(stage.at("keyhole-broker")).status().unwrap();
+            let copied = Command::new("cp").arg(&program).arg(stage.at("keyhole-broker")).status().unwrap();
             assert!(copied.success());
         }
         fs::create_dir(stage.at("run")).unwrap();
@@ -200,8 +213,18 @@ impl Broker<'_> {
         self.ask(|mut client| async move { client.describe(DescribeRequest {}).await.unwrap().into_inner() })
     }
 
+    /// Reads; asks again as long as it is told that it has asked too much.
     pub(crate) fn read(&self, queries: &[Query]) -> Vec<Answer> {
-        self.ask(|mut client| async move { read(&mut client, queries).await.unwrap() })
+        self.ask(|mut client| async move {
+            loop {
+                match read(&mut client, queries).await {
+                    Err(status) if status.code() == tonic::Code::ResourceExhausted => {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                    answers => return answers.unwrap(),
+                }
+            }
+        })
     }
 
     pub(crate) fn health(&self) -> Health {
@@ -368,24 +391,44 @@ pub(crate) async fn finish((mut answer, _client, driver): Begun) -> (Option<i32>
 
 /// Sends a gRPC call and waits for the head of its answer.
 pub(crate) async fn begin(socket: &Path, path: &str, body: &[u8]) -> Begun {
+    let (mut client, driver) = dial(socket).await;
+    (send(&mut client, path, body).await.await.unwrap(), client, driver)
+}
+
+async fn dial(socket: &Path) -> (Sender, tokio::task::JoinHandle<()>) {
     let stream = tokio::net::UnixStream::connect(socket).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
     let driver = tokio::spawn(async move {
         let _ = connection.await;
     });
+    (client, driver)
+}
+
+/// Sends as many gRPC calls on one connection, and waits for nothing.
+pub(crate) async fn begin_many(socket: &Path, path: &str, body: &[u8], calls: usize) -> impl Sized {
+    let (mut client, driver) = dial(socket).await;
+    let mut answers = Vec::new();
+    for _ in 0..calls {
+        answers.push(send(&mut client, path, body).await);
+    }
+    (answers, client, driver)
+}
+
+async fn send(client: &mut Sender, path: &str, body: &[u8]) -> h2::client::ResponseFuture {
     let request = http::Request::post(format!("http://localhost{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(())
         .unwrap();
-    let mut client = client.ready().await.unwrap();
+    std::future::poll_fn(|context| client.poll_ready(context)).await.unwrap();
     let (answer, mut send) = client.send_request(request, false).unwrap();
     send.send_data(bytes::Bytes::copy_from_slice(body), true).unwrap();
-    (answer.await.unwrap(), client, driver)
+    answer
 }
 
-pub(crate) type Begun =
-    (http::Response<h2::RecvStream>, h2::client::SendRequest<bytes::Bytes>, tokio::task::JoinHandle<()>);
+type Sender = h2::client::SendRequest<bytes::Bytes>;
+
+pub(crate) type Begun = (http::Response<h2::RecvStream>, Sender, tokio::task::JoinHandle<()>);
 
 pub(crate) fn grpc(message: &impl Message) -> Vec<u8> {
     let mut body = vec![0];

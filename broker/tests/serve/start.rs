@@ -6,8 +6,9 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
+use keyhole_broker::sandbox::LAYERS;
 use keyhole_proto::v1::broker_client::BrokerClient;
-use keyhole_proto::v1::{DescribeRequest, Outcome, Query, Rung};
+use keyhole_proto::v1::{DescribeRequest, Outcome, Query, Rung, file};
 use rustix::process::{Signal, getgid};
 
 use crate::stage::*;
@@ -47,6 +48,28 @@ fn a_signal_ends_it_and_takes_the_socket_away() {
         assert_eq!(broker.wait().code(), Some(0), "{}", fs::read_to_string(stage.at("log")).unwrap());
         assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is gone");
     }
+}
+
+#[test]
+fn a_log_of_json_is_an_object_a_line() {
+    let stage = Stage::new();
+    let log = fs::File::create(stage.at("json")).unwrap();
+    let child = stage.command(&["--log.level=info", "--log.format=json"]).stderr(log).spawn().unwrap();
+    let mut broker = Broker { stage: &stage, child };
+    soon("the socket", || stage.socket().exists().then_some(()));
+    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
+    broker.signal(Signal::TERM);
+    broker.wait();
+    let log = fs::read_to_string(stage.at("json")).unwrap();
+    for line in log.lines() {
+        assert!(line.starts_with("{\"timestamp\":\"2") && line.ends_with("\"}}"), "{line}");
+        assert!(line.contains("\"level\":\"INFO\",\"target\":\"keyhole_broker"), "{line}");
+        assert!(line.matches('"').count() % 2 == 0, "{line}");
+    }
+    let of = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert!(of("\"message\":\"sandbox layer in force\"") >= 3, "{log}");
+    assert_eq!(of("\"layer\":\"seccomp\""), 1, "{log}");
+    assert_eq!(of("\"message\":\"stopping on SIGTERM\""), 1, "{log}");
 }
 
 #[test]
@@ -174,6 +197,8 @@ fn a_start_that_cannot_be_says_what_to_do_in_one_line() {
         ("--log.level=loud".into(), &["--log.level", "debug, info, warn or error"]),
         ("--log.format=xml".into(), &["--log.format", "logfmt or json"]),
         ("--allow-root=yes".into(), &["--allow-root"]),
+        ("--sandbox.require=apparmor".into(), &["--sandbox.require", "apparmor", "landlock", "seccomp"]),
+        (format!("--path.procfs={missing}\nx"), &["--path.procfs=", "missing\\nx", "give a directory"]),
         ("serve".into(), &["probe or policy"]),
     ];
     for (argument, hints) in cases {
@@ -209,4 +234,89 @@ fn what_only_prints_prints() {
     }
     let help = stage.command(&["--help"]).stdout(Stdio::piped()).output().unwrap();
     assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("--allow-uid=UID"));
+}
+
+/// Makes one system call fail with ENOSYS, as on a kernel that has it not. For the child alone, before it runs.
+fn without_syscall(command: &mut std::process::Command, number: libc::c_long) {
+    const fn op(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+        libc::sock_filter { code: code as u16, jt, jf, k }
+    }
+    let (load, equal, done) = (
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+        libc::BPF_RET | libc::BPF_K,
+    );
+    let mut program = [
+        op(load, 0, 0, 0),
+        op(equal, 0, 1, number as u32),
+        op(done, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
+        op(done, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    // SAFETY: two prctl calls; the second is given a program that the closure owns and that lives through the call.
+    unsafe {
+        command.pre_exec(move || {
+            let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+            let installed = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0;
+            if installed { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        });
+    }
+}
+
+#[test]
+fn a_required_layer_that_is_missing_ends_the_start_and_one_that_is_not_required_does_not() {
+    let stage = Stage::new();
+    let mut required = stage.command(&["--log.level=error", "--sandbox.require=limits,landlock"]);
+    without_syscall(&mut required, libc::SYS_landlock_create_ruleset);
+    let line = refusal(&mut required);
+    for said in ["--sandbox.require=landlock", "this kernel has no Landlock", "lsm=", "or do not require it"]
+    {
+        assert!(line.contains(said), "{line}");
+    }
+    assert!(fs::symlink_metadata(stage.socket()).is_err(), "no socket is left that nobody listens on");
+
+    let mut anyway = stage.command(&["--sandbox.require=limits,seccomp"]);
+    without_syscall(&mut anyway, libc::SYS_landlock_create_ruleset);
+    let broker = stage.run(anyway);
+    let layers = broker.describe().layers;
+    let missing: Vec<_> = layers.iter().filter(|layer| !layer.in_force).map(|layer| &layer.name).collect();
+    assert_eq!(missing, ["landlock"]);
+    let log = fs::read_to_string(stage.at("log")).unwrap();
+    let summary = log.lines().find(|line| line.contains("sandbox INCOMPLETE")).expect(&log);
+    assert!(summary.contains("missing=\"landlock\""), "{summary}");
+    assert!(
+        summary.contains("in_force=\"not_dumpable limits no_new_privs capabilities seccomp\""),
+        "{summary}"
+    );
+    assert!(log.contains("sandbox layer MISSING layer=\"landlock\""), "{log}");
+}
+
+#[test]
+fn a_start_with_every_layer_that_is_required_says_so_in_one_line() {
+    let stage = Stage::new();
+    let mut required = LAYERS.to_vec();
+    if !kernel_has_landlock() {
+        required.retain(|layer| *layer != "landlock");
+    }
+    let _broker = stage.start(&[format!("--sandbox.require={}", required.join(","))]);
+    let log = fs::read_to_string(stage.at("log")).unwrap();
+    let summary = log.lines().find(|line| line.contains(" in_force="));
+    assert!(summary.is_some_and(|line| required.iter().all(|layer| line.contains(layer))), "{log}");
+}
+
+#[test]
+fn a_fifo_in_a_fixture_tree_holds_up_no_start() {
+    let stage = Stage::new();
+    let flags = stage.fixtures();
+    let mode = rustix::fs::Mode::from_raw_mode(0o644);
+    rustix::fs::mkfifoat(rustix::fs::CWD, stage.at("proc/stat"), mode).unwrap();
+    stage.put("proc/loadavg", "1");
+    let answers = stage.start(&flags).read(&[Query::Stat, Query::Loadavg]);
+    let seek = rustix::io::Errno::SPIPE.raw_os_error() as u32;
+    assert_eq!(
+        answers[0].files[0].content,
+        Some(file::Content::Errno(seek)),
+        "it cannot be read by position"
+    );
+    assert_eq!(answers[1].outcome, Outcome::Ok);
 }

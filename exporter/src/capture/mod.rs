@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use crate::snapshot::Snapshot;
 
-pub use write::{WriteError, write};
+pub use write::{WriteError, vacant, write, write_unless};
 
 /// The directory of a capture that holds what files cannot say.
 const META: &str = "keyhole";

@@ -1,5 +1,6 @@
 //! A snapshot written as a directory. What the broker says is not trusted: no path of it leaves the directory.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
@@ -21,6 +22,9 @@ pub enum WriteError {
     /// The path has no last component that could be a directory's name.
     #[error("{0}: give a directory that does not exist yet")]
     NoName(PathBuf),
+    /// It was told to stop.
+    #[error("stopped; nothing was written")]
+    Stopped,
     /// Anything else that the system says.
     #[error("cannot write {path}: {reason}")]
     System {
@@ -33,17 +37,32 @@ pub enum WriteError {
 
 /// Writes a snapshot to `dir`, which must not exist or be empty; it is there as a whole or not at all.
 pub fn write(snapshot: &Snapshot, about: &About, dir: &Path) -> Result<(), WriteError> {
-    let name = dir.file_name().ok_or_else(|| WriteError::NoName(dir.to_owned()))?;
-    if fs::symlink_metadata(dir).is_ok() {
-        let empty = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
-        if !empty {
-            return Err(WriteError::Exists(dir.to_owned()));
-        }
-    }
+    write_unless(snapshot, about, dir, &|| false)
+}
+
+/// The same, unless it is told to stop, for which it asks before each file.
+pub fn write_unless(
+    snapshot: &Snapshot,
+    about: &About,
+    dir: &Path,
+    stopped: &dyn Fn() -> bool,
+) -> Result<(), WriteError> {
+    let name = vacant(dir)?;
     let partial = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
     let partial = Partial::create(dir.with_file_name(partial))?;
-    Writer { dir: &partial.0, blobs: 0 }.all(snapshot, about)?;
+    Writer { dir: &partial.0, blobs: 0, stopped }.all(snapshot, about)?;
     partial.finish(dir)
+}
+
+/// The name of `dir`, when a capture may be written there.
+pub fn vacant(dir: &Path) -> Result<&OsStr, WriteError> {
+    let name = dir.file_name().ok_or_else(|| WriteError::NoName(dir.to_owned()))?;
+    let there = fs::symlink_metadata(dir).is_ok();
+    let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
+    match there && !is_empty() {
+        true => Err(WriteError::Exists(dir.to_owned())),
+        false => Ok(name),
+    }
 }
 
 /// A directory that is removed unless it is finished.
@@ -73,6 +92,7 @@ impl Drop for Partial {
 struct Writer<'w> {
     dir: &'w Path,
     blobs: usize,
+    stopped: &'w dyn Fn() -> bool,
 }
 
 impl Writer<'_> {
@@ -120,6 +140,9 @@ impl Writer<'_> {
     }
 
     fn file(&self, place: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+        if (self.stopped)() {
+            return Err(WriteError::Stopped);
+        }
         let path = self.dir.join(place);
         let write = || {
             self.parent(&path)?;
@@ -143,7 +166,7 @@ impl Writer<'_> {
             let Some(place) = place(path).filter(|_| snapshot.dir(path).is_empty()) else { continue };
             let path = self.dir.join(place);
             if self.parent(&path).is_ok() {
-                let _ = std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), path);
+                let _ = std::os::unix::fs::symlink(OsStr::from_bytes(target), path);
             }
         }
     }

@@ -1,16 +1,18 @@
 //! `capture DIR`: what the broker answers to every query, as a directory.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use keyhole_policy::TABLE;
-use keyhole_proto::v1::Query;
-use tokio::signal::unix::{SignalKind, signal};
+use keyhole_proto::v1::{Outcome, Query};
 use tokio::time::Instant;
 
-use super::{Failure, print, runtime, socket};
+use super::screen::Progress;
+use super::{Failure, Stop, Stops, print, runtime, socket};
 use crate::broker_client::BrokerClient;
-use crate::capture::{self, About};
+use crate::capture::{self, About, WriteError};
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::self_metrics::VERSION;
@@ -21,40 +23,112 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Asks the broker for everything and writes it to `dir`.
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
+    // Better said before the host is read than after.
+    capture::vacant(dir).map_err(|error| error.to_string())?;
     let socket = socket(options);
-    let (snapshot, about) = runtime()?.block_on(async {
-        // From here on Ctrl-C ends the reading, and never the writing half-way.
-        let interrupted = signal(SignalKind::interrupt());
-        let mut interrupted = interrupted.map_err(|error| format!("cannot wait for signals: {error}"))?;
-        tokio::select! {
-            read = read(&socket, options) => read,
-            _ = interrupted.recv() => Err("interrupted; nothing was written".into()),
-        }
+    let mut progress = Progress::new();
+    let snapshot = runtime()?.block_on(async {
+        // From here on a signal ends the work, with nothing left half-written.
+        let mut stops = Stops::listen()?;
+        let (snapshot, about) = tokio::select! {
+            read = read(&socket, options, &mut progress) => read?,
+            stop = stops.next() => return Err(Failure::Stopped(stop)),
+        };
+        progress.step(&format!("writing {} files to {}", snapshot.files().count(), dir.display()));
+        write(Arc::new(snapshot), about, dir, &mut stops).await
     })?;
-    capture::write(&snapshot, &about, dir).map_err(|error| error.to_string())?;
-    print(&summary(&snapshot, dir))
+    drop(progress);
+    print(&summary(&snapshot, dir))?;
+    let cut_short = |outcome| matches!(outcome, Outcome::TimedOut | Outcome::Stuck);
+    match snapshot.reports().any(|(_, report)| cut_short(report.outcome)) {
+        true => Err(Failure::Partial),
+        false => Ok(()),
+    }
 }
 
-async fn read(socket: &str, options: &Options) -> Result<(Snapshot, About), Failure> {
-    let broker = BrokerClient::new(socket).map_err(|error| error.to_string())?;
+async fn read(
+    socket: &str,
+    options: &Options,
+    progress: &mut Progress,
+) -> Result<(Snapshot, About), Failure> {
+    let broker = BrokerClient::new(socket).map_err(|error| Failure::Usage(error.to_string()))?;
     let deadline = Instant::now() + TIMEOUT;
     let description = broker.describe(deadline).await.map_err(|error| error.to_string())?;
     let queries: Vec<Query> = TABLE.iter().map(|row| row.query).collect();
+    progress.step(&format!("reading {} queries from the broker at {}", queries.len(), broker.socket()));
     let time = SystemTime::now();
-    let snapshot = broker.read(&queries, deadline).await.map_err(|error| error.to_string())?;
+    let mut ended = 0;
+    let mut tell = |query: Query| {
+        ended += 1;
+        progress.part(&format!(
+            "reading: {ended} of {} queries, last {}",
+            queries.len(),
+            query.as_str_name()
+        ));
+    };
+    let snapshot =
+        broker.read_telling(&queries, deadline, &mut tell).await.map_err(|error| error.to_string())?;
     let node_name = OwnSource::new(options).nodes_name();
     let versions = format!("exporter {VERSION}, broker {}", description.version);
     Ok((snapshot, About { time, node_name, versions }))
+}
+
+/// Writes on a thread of its own, so that a signal is heard meanwhile.
+async fn write(
+    snapshot: Arc<Snapshot>,
+    about: About,
+    dir: &Path,
+    stops: &mut Stops,
+) -> Result<Arc<Snapshot>, Failure> {
+    let told = Arc::new(AtomicBool::new(false));
+    let (snapshot_there, told_there, dir) = (snapshot.clone(), told.clone(), dir.to_owned());
+    let mut writing = tokio::task::spawn_blocking(move || {
+        capture::write_unless(&snapshot_there, &about, &dir, &|| told_there.load(Ordering::Relaxed))
+    });
+    let mut stopped: Option<Stop> = None;
+    let written = loop {
+        tokio::select! {
+            written = &mut writing => break written,
+            stop = stops.next() => {
+                stopped = Some(stop);
+                told.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    match (written.map_err(|error| format!("cannot write: {error}"))?, stopped) {
+        (Ok(()), _) => Ok(snapshot),
+        (Err(WriteError::Stopped), Some(stop)) => Err(Failure::Stopped(stop)),
+        (Err(error), _) => Err(error.to_string().into()),
+    }
 }
 
 fn summary(snapshot: &Snapshot, dir: &Path) -> String {
     let texts = snapshot.files().filter(|(_, content)| matches!(content, Content::Bytes { .. })).count();
     let bytes: u64 = snapshot.reports().map(|(_, report)| report.bytes).sum();
     format!(
-        "{}: {texts} files, {} KiB\nIt names devices, addresses and mounts: look through it before you share it.\n\
+        "{}: {texts} files, {} KiB\n{}It names devices, addresses and mounts: look through it before you share it.\n\
          keyhole-exporter replay {} prints its metrics.\n",
         dir.display(),
         bytes.div_ceil(1024),
+        unanswered(snapshot),
         dir.display()
     )
+}
+
+/// The queries that gave less than the host has, by the reason.
+fn unanswered(snapshot: &Snapshot) -> String {
+    const REASONS: &[(Outcome, &str)] = &[
+        (Outcome::Denied, "refused by the kernel"),
+        (Outcome::NotPermitted, "not given to the broker"),
+        (Outcome::ContainerView, "a container's own, not the host's"),
+        (Outcome::Truncated, "cut by a limit"),
+        (Outcome::TimedOut, "out of time"),
+        (Outcome::Stuck, "stuck in the kernel"),
+    ];
+    let line = |(outcome, reason): &(Outcome, &str)| {
+        let of_it = snapshot.reports().filter(|(_, report)| report.outcome == *outcome);
+        let names: Vec<&str> = of_it.map(|(query, _)| query.as_str_name()).collect();
+        (!names.is_empty()).then(|| format!("{reason}: {}\n", names.join(", ")))
+    };
+    REASONS.iter().filter_map(line).collect()
 }

@@ -2,7 +2,7 @@
 
 use crate::broker_client::DEFAULT_SOCKET;
 use crate::collector;
-use crate::options::{Flag, FlagKind, OptionError, Options};
+use crate::options::{Flag, FlagKind, OptionError, Options, nearest};
 
 /// A part of `--help`.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +11,8 @@ pub struct Group {
     pub title: &'static str,
     /// Its flags.
     pub flags: &'static [Flag],
+    /// The commands that alone take them; empty for all.
+    pub commands: &'static [&'static str],
 }
 
 const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
@@ -20,10 +22,10 @@ const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
 /// The exporter's own flags.
 #[rustfmt::skip]
 pub const GROUPS: &[Group] = &[
-    Group { title: "Broker", flags: &[
-        flag("broker.socket", FlagKind::Text(DEFAULT_SOCKET), "The broker's Unix socket (environment: KEYHOLE_BROKER_SOCKET)."),
+    Group { title: "Broker", commands: &[], flags: &[
+        flag("broker.socket", FlagKind::Text(DEFAULT_SOCKET), "The broker's Unix socket."),
     ] },
-    Group { title: "Web", flags: &[
+    Group { title: "Web", commands: &[], flags: &[
         flag("web.listen-address", FlagKind::Texts, "Address to listen on, repeatable: :9100 (the default), 127.0.0.1:9100, [::1]:9100."),
         flag("web.telemetry-path", FlagKind::Text("/metrics"), "Path of the metrics page."),
         flag("web.max-requests", FlagKind::Number(40), "Scrapes answered at once; 0 for no limit."),
@@ -31,27 +33,39 @@ pub const GROUPS: &[Group] = &[
         flag("web.config.file", FlagKind::Text(""), "TLS, users, headers and a rate limit: a file of exporter-toolkit's shape."),
         flag("web.systemd-socket", FlagKind::Switch(false), "Listen on the sockets that systemd hands over (LISTEN_FDS), and on no address."),
     ] },
-    Group { title: "Scrape", flags: &[
+    Group { title: "Scrape", commands: &[], flags: &[
         flag("scrape.timeout", FlagKind::Duration("10s"), "Time for a scrape whose client names none."),
         flag("scrape.timeout-offset", FlagKind::Duration("500ms"), "What is kept back of a scrape's time for its answer to arrive."),
         flag("collector.series-limit", FlagKind::Number(20_000), "The most series that one collector may give in a scrape; 0 for no limit."),
     ] },
-    Group { title: "Log", flags: &[
+    Group { title: "Log", commands: &[], flags: &[
         flag("log.level", FlagKind::Text("info"), "debug, info, warn or error."),
         flag("log.format", FlagKind::Text("logfmt"), "logfmt or json."),
     ] },
-    Group { title: "Accepted as node_exporter's, without effect", flags: &[
+    Group { title: "Accepted as node_exporter's, without effect", commands: &[], flags: &[
         flag("path.procfs", FlagKind::Text("/proc"), "The broker reads the host: give it this flag."),
         flag("path.sysfs", FlagKind::Text("/sys"), "The broker reads the host: give it this flag. Here it is what path labels begin with."),
         flag("path.rootfs", FlagKind::Text("/"), "The broker reads the host: give it this flag."),
         flag("path.udev.data", FlagKind::Text("/run/udev/data"), "The broker reads the host: give it this flag."),
         flag("runtime.gomaxprocs", FlagKind::Number(1), "The exporter is one thread."),
     ] },
-    Group { title: "Help", flags: &[
-        flag("help", FlagKind::Switch(false), "This text."),
+    Group { title: "Queries", commands: &["query", "describe"], flags: &[
+        flag("output", FlagKind::Text("table"), "table, json, prom (the text format) or raw (kernel files); describe: table or json. Also -o."),
+        flag("filter", FlagKind::Regexp(""), "Only series whose name{label=\"value\",...} matches; raw: paths; describe: names and patterns of queries."),
+        flag("watch", FlagKind::Interval("2s"), "Again and again, with rates per second of counters: every 2 s, or as --watch=SECONDS says. Also -w."),
+        flag("count", FlagKind::Number(0), "With --watch, end after so many times; 0 for no end."),
+        flag("from", FlagKind::Text(""), "A directory made by capture, or any tree with proc/ and sys/, instead of the broker."),
+        flag("headers", FlagKind::Switch(true), "The first line of a table."),
+    ] },
+    Group { title: HELP, commands: &[], flags: &[
+        flag("help", FlagKind::Switch(false), "This text; after a command, the command's. Also -h."),
+        flag("help-long", FlagKind::Switch(false), "This text."),
+        flag("help-man", FlagKind::Switch(false), "The same as a manual page."),
         flag("version", FlagKind::Switch(false), "The version."),
     ] },
 ];
+
+const HELP: &str = "Help";
 
 /// Turns the collectors that are on by default off, but for those that are named.
 pub const DISABLE_DEFAULTS: Flag = Flag {
@@ -97,10 +111,43 @@ pub fn all() -> Vec<Flag> {
     own.chain([DISABLE_DEFAULTS]).chain(not_offered).chain(collector::flags()).collect()
 }
 
-/// Reads a command line and refuses flags that exclude each other.
+/// The flags that a variable of the environment may stand for: all that say how the exporter runs.
+fn in_environment() -> impl Iterator<Item = Flag> {
+    let of_one_run = |name| {
+        let groups = GROUPS.iter().filter(|group| group.title == HELP || !group.commands.is_empty());
+        groups.flat_map(|group| group.flags).any(|flag| flag.name == name)
+    };
+    all().into_iter().filter(move |flag| !of_one_run(flag.name))
+}
+
+/// Variables of the environment that look like a flag's and are none, with the one that they look like.
+pub fn misspelled(variables: impl Iterator<Item = String>) -> Vec<(String, String)> {
+    let known: Vec<String> = in_environment().filter_map(|flag| flag.variable()).collect();
+    variables
+        .filter(|variable| variable.starts_with("KEYHOLE_") && !known.contains(variable))
+        .filter_map(|variable| {
+            let near = nearest(known.iter().map(String::as_str), &variable)?.to_owned();
+            Some((variable, near))
+        })
+        .collect()
+}
+
+/// Reads a command line alone.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Vec<String>), OptionError> {
+    read(arguments, [])
+}
+
+/// Reads a command line and the environment below it, and refuses flags that exclude each other or that the command
+/// does not take. The bare words that are given back are the command and what it is to work on.
+pub fn read(
+    arguments: impl IntoIterator<Item = String>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Options, Vec<String>), OptionError> {
     let flags = all();
-    let (options, words) = Options::parse(&flags, arguments).map_err(|error| match error {
+    let lasting: Vec<Flag> = in_environment().collect();
+    let mut options = Options::defaults(&flags);
+    options.set_environment(&lasting, environment)?;
+    let (options, words) = options.over(&flags, arguments).map_err(|error| match error {
         OptionError::Unknown { flag, near } => match not_offered(&flag) {
             Some((collector, why)) => OptionError::NotOffered { flag, collector, why },
             None => OptionError::Unknown { flag, near },
@@ -117,6 +164,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Ve
             options.exclusive(flag.name, exclude.name)?;
         }
     }
+    let command = words.first().map_or("", String::as_str);
+    for group in GROUPS.iter().filter(|group| !group.commands.is_empty()) {
+        let misplaced = group.flags.iter().find(|flag| options.was_given(flag.name));
+        if let Some(flag) = misplaced.filter(|_| !group.commands.contains(&command)) {
+            return Err(OptionError::Misplaced { flag: flag.name, commands: group.commands });
+        }
+    }
     Ok((options, words))
 }
 
@@ -125,7 +179,66 @@ mod tests {
     use super::*;
 
     fn parsed(arguments: &[&str]) -> Result<Options, OptionError> {
-        parse(arguments.iter().map(|argument| (*argument).to_owned())).map(|(options, _)| options)
+        with_environment(arguments, &[])
+    }
+
+    fn with_environment(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Options, OptionError> {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        read(arguments.iter().map(|argument| (*argument).to_owned()), variables).map(|(options, _)| options)
+    }
+
+    #[test]
+    fn the_command_line_stands_above_the_environment_and_that_above_the_defaults() {
+        let variables = [
+            ("KEYHOLE_BROKER_SOCKET", "/x"),
+            ("KEYHOLE_COLLECTOR_HWMON", "false"),
+            ("KEYHOLE_WEB_LISTEN_ADDRESS", ":1\n:2"),
+            ("KEYHOLE_WEB_MAX_REQUESTS", "7"),
+            ("KEYHOLE_LOG_LEVEL", ""),
+            ("KEYHOLE_SERVICE_HOST", "10.0.0.1"),
+            ("KEYHOLE_HELP", "true"),
+        ];
+        let options =
+            with_environment(&["--web.max-requests=9", "--web.listen-address=:3"], &variables).unwrap();
+        assert_eq!((options.text("broker.socket"), options.number("web.max-requests")), ("/x", 9));
+        assert!(!options.switch("collector.hwmon") && !options.switch("help"));
+        assert_eq!(options.texts("web.listen-address"), [":3"], "not added to");
+        assert_eq!(options.text("log.level"), "info", "an empty variable says nothing");
+        let options = with_environment(&[], &variables).unwrap();
+        assert_eq!(options.texts("web.listen-address"), [":1", ":2"]);
+        assert_eq!(options.number("web.max-requests"), 7);
+    }
+
+    #[test]
+    fn a_bad_variable_is_named_with_its_flag_and_a_misspelled_one_with_its_near_miss() {
+        let error = |variable| with_environment(&[], &[variable]).unwrap_err().to_string();
+        assert_eq!(
+            error(("KEYHOLE_WEB_MAX_REQUESTS", "many")),
+            "KEYHOLE_WEB_MAX_REQUESTS=\"many\" in the environment, for --web.max-requests: not a whole number"
+        );
+        assert!(error(("KEYHOLE_COLLECTOR_CPU", "yes")).ends_with("--collector.cpu: not true or false"));
+        let variables =
+            ["KEYHOLE_WEB_MAX_REQUEST", "KEYHOLE_PORT_9100_TCP_ADDR", "KEYHOLE_LOG_LEVEL", "PATH"];
+        let near = misspelled(variables.into_iter().map(str::to_owned));
+        assert_eq!(near, [("KEYHOLE_WEB_MAX_REQUEST".to_owned(), "KEYHOLE_WEB_MAX_REQUESTS".to_owned())]);
+    }
+
+    #[test]
+    fn every_variable_stands_for_one_flag() {
+        let mut variables: Vec<_> = in_environment().filter_map(|flag| flag.variable()).collect();
+        variables.sort_unstable();
+        assert!(variables.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn a_flag_of_a_command_is_refused_elsewhere() {
+        assert!(
+            parsed(&["query", "--output=json"]).is_ok() && parsed(&["describe", "--output=json"]).is_ok()
+        );
+        assert_eq!(
+            parsed(&["--no-headers"]).unwrap_err().to_string(),
+            "--headers belongs to the commands query and describe; try --help"
+        );
     }
 
     #[test]
@@ -149,6 +262,10 @@ mod tests {
             "--no-collector.wifi",
             "--no-collector.btrfs",
             "--no-collector.hwmon",
+            "--collector.filesystem.mount-points-exclude=^/(dev|proc|sys|run/k3s/containerd/.+|var/lib/docker/.+|var/lib/kubelet/pods/.+)($|/)",
+            "--collector.filesystem.fs-types-exclude=^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs)$",
+            "--collector.netclass.ignored-devices=^(veth.*|[a-f0-9]{15})$",
+            "--collector.netdev.device-exclude=^(veth.*|[a-f0-9]{15})$",
         ])
         .unwrap();
         assert!(!options.switch("collector.hwmon"));

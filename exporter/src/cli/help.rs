@@ -3,24 +3,33 @@
 use std::fmt::Write as _;
 
 use super::flags::{DISABLE_DEFAULTS, GROUPS};
+use super::{COMMANDS, EXIT_STATUSES};
 use crate::collector::{self, COLLECTORS};
 use crate::options::{Flag, FlagKind};
 
-const INTRODUCTION: &str = "\
-keyhole-exporter: node_exporter's metrics of this node, read by a broker without privileges.
+const INTRODUCTION: &str =
+    "keyhole-exporter: node_exporter's metrics of this node, read by a broker without privileges.\n";
 
-Usage:
-  keyhole-exporter [FLAGS]               serve metrics
-  keyhole-exporter [FLAGS] capture DIR   write what the broker answers to DIR, as kernel files under their paths
-  keyhole-exporter [FLAGS] replay DIR    print the metrics of such a directory, or of any tree with proc/ and sys/
-
+const MANNERS: &str = "
 A switch is turned off by --no-NAME. Regular expressions are RE2's.
-NODE_NAME in the environment is the node's name in node_uname_info.
+
+Environment:
+  KEYHOLE_FLAG                           Each flag but the queries' own has a variable: KEYHOLE_WEB_MAX_REQUESTS=20 is --web.max-requests=20, and KEYHOLE_COLLECTOR_HWMON=false is --no-collector.hwmon. A flag that may be repeated takes one value a line. The command line stands above it.
+  NODE_NAME                              The node's name in node_uname_info.
+  NO_COLOR                               If set, terminals get no colours.
 ";
 
-/// The whole text.
+/// Everything.
 pub fn text() -> String {
-    let mut text = INTRODUCTION.to_owned();
+    let mut text = format!("{INTRODUCTION}\nUsage:\n");
+    for command in COMMANDS {
+        let _ = writeln!(text, "{}", usage_of(command, 52));
+    }
+    text.push_str(MANNERS);
+    text.push_str("\nExit status:\n");
+    for (status, meaning) in EXIT_STATUSES {
+        row(&mut text, status, meaning);
+    }
     for group in GROUPS {
         section(&mut text, group.title, group.flags.iter());
     }
@@ -32,17 +41,39 @@ pub fn text() -> String {
     text
 }
 
+/// What concerns one command, or everything.
+pub fn of(name: &str) -> String {
+    let Some(command) = COMMANDS.iter().find(|command| command.name == name && !name.is_empty()) else {
+        return text();
+    };
+    let mut text = format!("{INTRODUCTION}\nUsage:\n{}\n", usage_of(command, 0));
+    for group in GROUPS.iter().filter(|group| group.commands.contains(&name)) {
+        section(&mut text, group.title, group.flags.iter());
+    }
+    text.push_str("\nThe flags of the broker's socket, of the log and of collectors apply as well; keyhole-exporter --help has them all.\n");
+    text
+}
+
+fn usage_of(command: &super::Command, width: usize) -> String {
+    let words = ["  keyhole-exporter [FLAGS]", command.name, command.operands];
+    let usage = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    format!("{usage:<width$}  {}", command.help)
+}
+
 fn section<'f>(text: &mut String, title: &str, flags: impl Iterator<Item = &'f Flag>) {
-    // Writing to a String cannot fail.
     let _ = writeln!(text, "\n{title}:");
     for flag in flags.filter(|flag| !flag.help.is_empty()) {
         let (usage, default) = usage(flag);
-        let _ = match usage.len() < 38 {
-            true => write!(text, "  {usage:<38} {}", flag.help),
-            false => write!(text, "  {usage}\n  {:<38} {}", "", flag.help),
-        };
-        let _ = writeln!(text, "{default}");
+        row(text, &usage, &format!("{}{default}", flag.help));
     }
+}
+
+fn row(text: &mut String, term: &str, meaning: &str) {
+    // Writing to a String cannot fail.
+    let _ = match term.len() < 38 {
+        true => writeln!(text, "  {term:<38} {meaning}"),
+        false => writeln!(text, "  {term}\n  {:<38} {meaning}", ""),
+    };
 }
 
 fn usage(flag: &Flag) -> (String, String) {
@@ -59,6 +90,7 @@ fn usage(flag: &Flag) -> (String, String) {
         FlagKind::Texts => (format!("--{name}=TEXT"), String::new()),
         FlagKind::Number(value) => (format!("--{name}=NUMBER"), default(&value.to_string())),
         FlagKind::Duration(value) => (format!("--{name}=DURATION"), default(value)),
+        FlagKind::Interval(_) => (format!("--{name}[=DURATION]"), String::new()),
     }
 }
 
@@ -75,5 +107,12 @@ mod tests {
                 text.lines().filter(|line| line.trim_start().split(' ').next() == Some(&usage)).count();
             assert_eq!(shown, 1, "{usage}");
         }
+    }
+
+    #[test]
+    fn a_command_has_a_help_of_its_own() {
+        assert!(of("query").contains("--watch[=DURATION]") && !of("query").contains("--web."));
+        assert_eq!(of(""), text());
+        assert_eq!(of("serve"), text());
     }
 }

@@ -8,6 +8,7 @@ use super::flags::{GROUPS, NOT_OFFERED};
 use super::{Failure, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::collector::processgroups::ProcessGroups;
+use crate::http::listen::ListenError;
 use crate::http::web_config::Guard;
 use crate::http::{self, App, listen};
 use crate::options::Options;
@@ -26,13 +27,16 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let signals = || Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
     let (mut terminate, mut interrupt) =
         signals().map_err(|error: std::io::Error| format!("cannot wait for signals: {error}"))?;
-    let broker = BrokerClient::new(&socket(&options)).map_err(|error| error.to_string())?;
+    let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut guard = guard(&options)?;
     let listeners = match options.switch("web.systemd-socket") {
         true => listen::inherited(),
         false => listen::bind(options.texts("web.listen-address")),
-    }
-    .map_err(|error| error.to_string())?;
+    };
+    let listeners = listeners.map_err(|error| match error {
+        ListenError::Address(_) | ListenError::Vsock(_) => Failure::Usage(error.to_string()),
+        error => Failure::Failed(error.to_string()),
+    })?;
     let process = Process::open();
     let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
     let (mut readable, missing) = own.text_directories();
@@ -45,8 +49,8 @@ async fn serve(options: Options) -> Result<(), Failure> {
         readable.extend(guard.directories()?);
     }
 
-    let seal = SealOptions { readable, broker_socket: broker.socket().into() };
-    let layers = sandbox::seal(&seal, || guard.as_mut().map_or(Ok(()), Guard::start))?;
+    let seal = SealOptions { readable, broker_socket: broker.socket().into(), also: &[] };
+    let layers = sandbox::seal_with_threads(&seal, || guard.as_mut().map_or(Ok(()), Guard::start))?;
 
     for layer in &layers {
         match layer.in_force {
@@ -70,21 +74,22 @@ async fn serve(options: Options) -> Result<(), Failure> {
         }
         tracing::info!("stopping");
     };
-    http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}"))
+    http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}").into())
 }
 
 /// What `--web.config.file` asks for; an empty name asks for nothing, as in node_exporter.
 fn guard(options: &Options) -> Result<Option<Guard>, Failure> {
     match options.text("web.config.file") {
         "" => Ok(None),
-        path => Guard::new(path).map(Some),
+        path => Ok(Some(Guard::new(path)?)),
     }
 }
 
 /// A setting that protects something is never ignored.
 fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
+    let usage = |error: &str| Err(Failure::Usage(error.to_owned()));
     if !options.text("web.telemetry-path").starts_with('/') {
-        return Err("--web.telemetry-path: a path begins with /, such as /metrics".into());
+        return usage("--web.telemetry-path: a path begins with /, such as /metrics");
     }
     Ok(())
 }

@@ -97,14 +97,14 @@ pub fn inherited() -> Result<Vec<TcpListener>, ListenError> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Host {
+pub enum Host {
     Any,
     Ip(IpAddr),
     Name(String),
 }
 
 /// `host:port` as Go takes it: the host may be empty, a name, or an address with or without brackets.
-fn parse(address: &str) -> Result<(Host, u16), ListenError> {
+pub fn parse(address: &str) -> Result<(Host, u16), ListenError> {
     let invalid = || ListenError::Address(address.to_owned());
     if address.starts_with("vsock:") {
         return Err(ListenError::Vsock(address.to_owned()));

@@ -18,6 +18,7 @@ pub const FAMILIES: &[Family] = &[
     CONNECTIONS,
     REFUSED,
     LATE,
+    FAILED_ACCEPTS,
     READS,
     LIMITED,
     STUCK,
@@ -82,12 +83,17 @@ const CONNECTIONS: Family = Family {
 };
 const REFUSED: Family = Family {
     name: "keyhole_broker_refused_peers_total",
-    help: "Connections that the broker refused for their peer's uid.",
+    help: "Connections that the broker refused: for their peer's uid, or because it had or made too many.",
     ..CONNECTIONS
 };
 const LATE: Family = Family {
     name: "keyhole_broker_late_handshakes_total",
     help: "Connections that the broker closed because they never asked anything.",
+    ..CONNECTIONS
+};
+const FAILED_ACCEPTS: Family = Family {
+    name: "keyhole_broker_failed_accepts_total",
+    help: "Times that the broker could not accept a connection, for want of descriptors or memory.",
     ..CONNECTIONS
 };
 const READS: Family =
@@ -137,6 +143,7 @@ pub fn add_description(description: Option<&DescribeResponse>, out: &mut Exposit
             (&CONNECTIONS, counters.connections),
             (&REFUSED, counters.refused_peers),
             (&LATE, counters.late_handshakes),
+            (&FAILED_ACCEPTS, counters.failed_accepts),
             (&READS, counters.reads),
             (&LIMITED, counters.limited_requests),
             (&STUCK, counters.stuck_queries),
@@ -179,8 +186,20 @@ mod tests {
             uid: 64646,
             rung: Rung::Host.into(),
             proc_view: View::Host.into(),
-            layers: vec![Layer { name: "landlock".into(), in_force: true, detail: String::new() }],
-            counters: Some(Counters { refused_peers: 3, ..Default::default() }),
+            layers: vec![
+                Layer { name: "landlock".into(), in_force: false, detail: String::new() },
+                Layer { name: "seccomp".into(), in_force: true, detail: String::new() },
+            ],
+            counters: Some(Counters {
+                connections: 2,
+                refused_peers: 3,
+                late_handshakes: 4,
+                reads: 5,
+                limited_requests: 6,
+                stuck_queries: 7,
+                lanes_stuck: 8,
+                failed_accepts: 9,
+            }),
             ..Default::default()
         };
         add_description(Some(&broker), &mut out);
@@ -188,8 +207,16 @@ mod tests {
         for line in [
             "keyhole_broker_up 1",
             "keyhole_broker_info{version=\"1.2\",rung=\"host\",proc_view=\"host\",sys_view=\"unspecified\",uid=\"64646\"} 1",
-            "keyhole_broker_sandbox_layer{layer=\"landlock\"} 1",
+            "keyhole_broker_sandbox_layer{layer=\"landlock\"} 0",
+            "keyhole_broker_sandbox_layer{layer=\"seccomp\"} 1",
+            "keyhole_broker_connections_total 2",
             "keyhole_broker_refused_peers_total 3",
+            "keyhole_broker_late_handshakes_total 4",
+            "keyhole_broker_reads_total 5",
+            "keyhole_broker_limited_requests_total 6",
+            "keyhole_broker_stuck_queries_total 7",
+            "keyhole_broker_lanes_stuck 8",
+            "keyhole_broker_failed_accepts_total 9",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in {text}");
         }

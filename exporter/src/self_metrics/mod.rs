@@ -51,7 +51,7 @@ pub fn add_build(layers: &[Layer], out: &mut Exposition) {
 }
 
 /// The machine in Go's words, which dashboards know.
-fn goarch() -> &'static str {
+pub fn goarch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

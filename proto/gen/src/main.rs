@@ -1,4 +1,4 @@
-//! Writes `proto/src/generated/keyhole.v1.rs` from the `.proto` files, with no protoc.
+//! Writes `proto/src/generated/keyhole.v1.rs` and the descriptors beside it from the `.proto` files, with no protoc.
 //!
 //! `cargo run -p keyhole-proto-gen` after a change of the contract; this crate's test fails when that was forgotten.
 
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 const PROTO: &str = "keyhole/v1/broker.proto";
 const GENERATED: &str = "keyhole.v1.rs";
+const DESCRIPTORS: &str = "keyhole.v1.bin";
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -23,10 +24,18 @@ fn generate() -> Result<String, Failure> {
     Ok(std::fs::read_to_string(dir.path().join(GENERATED))?)
 }
 
+/// The descriptors without comments and places, which reflection does not need.
+fn encoded_descriptors() -> Result<Vec<u8>, Failure> {
+    let mut set = descriptors()?;
+    set.file.iter_mut().for_each(|file| file.source_code_info = None);
+    Ok(prost::Message::encode_to_vec(&set))
+}
+
 fn main() -> Result<(), Failure> {
-    let target = proto_dir().join("src/generated").join(GENERATED);
-    std::fs::write(&target, generate()?)?;
-    println!("wrote {}", target.display());
+    let dir = proto_dir().join("src/generated");
+    std::fs::write(dir.join(GENERATED), generate()?)?;
+    std::fs::write(dir.join(DESCRIPTORS), encoded_descriptors()?)?;
+    println!("wrote {}", dir.display());
     Ok(())
 }
 
@@ -42,6 +51,17 @@ mod tests {
         let committed = std::fs::read_to_string(&path).expect("the generated code is committed");
         assert!(
             committed == generate().expect("the contract compiles"),
+            "{} is stale: run `cargo run -p keyhole-proto-gen`",
+            path.display()
+        );
+    }
+
+    #[test]
+    fn the_committed_descriptors_are_those_of_the_contract() {
+        let path = proto_dir().join("src/generated").join(DESCRIPTORS);
+        let committed = std::fs::read(&path).expect("the descriptors are committed");
+        assert!(
+            committed == encoded_descriptors().expect("the contract compiles"),
             "{} is stale: run `cargo run -p keyhole-proto-gen`",
             path.display()
         );

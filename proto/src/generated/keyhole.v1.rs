@@ -200,7 +200,7 @@ pub struct Counters {
     /// Connections accepted.
     #[prost(uint64, tag = "1")]
     pub connections: u64,
-    /// Connections refused for their peer's uid.
+    /// Connections refused: for their peer's uid, or because it had or made too many.
     #[prost(uint64, tag = "2")]
     pub refused_peers: u64,
     /// Connections closed because they never spoke HTTP/2, or never asked anything.
@@ -218,6 +218,9 @@ pub struct Counters {
     /// Reader threads that have not returned from the kernel, now.
     #[prost(uint64, tag = "7")]
     pub lanes_stuck: u64,
+    /// Times that a connection could not be accepted, for want of descriptors or memory.
+    #[prost(uint64, tag = "8")]
+    pub failed_accepts: u64,
 }
 /// A fixed set of kernel files. The values are grouped by kernel subject and never change their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -777,10 +780,11 @@ pub mod broker_client {
             self
         }
         /// Reads the files of each query, in the order asked. Each query is answered by one or more responses, the
-        /// last of which carries its `end`. One read runs at a time: a second waits for the first.
+        /// last of which carries its `end`. One read runs at a time: uids take turns, and so do connections of one uid. Who
+        /// does not take its answer while others wait loses its turn.
         ///
         /// Errors: INVALID_ARGUMENT for an empty list, a list with a repeated or an unknown query;
-        /// RESOURCE_EXHAUSTED when too many reads wait already; DEADLINE_EXCEEDED when the client takes too long.
+        /// RESOURCE_EXHAUSTED when the client's uid asks too often; DEADLINE_EXCEEDED when the client takes too long.
         pub async fn read(
             &mut self,
             request: impl tonic::IntoRequest<super::ReadRequest>,
@@ -849,10 +853,11 @@ pub mod broker_server {
             + std::marker::Send
             + 'static;
         /// Reads the files of each query, in the order asked. Each query is answered by one or more responses, the
-        /// last of which carries its `end`. One read runs at a time: a second waits for the first.
+        /// last of which carries its `end`. One read runs at a time: uids take turns, and so do connections of one uid. Who
+        /// does not take its answer while others wait loses its turn.
         ///
         /// Errors: INVALID_ARGUMENT for an empty list, a list with a repeated or an unknown query;
-        /// RESOURCE_EXHAUSTED when too many reads wait already; DEADLINE_EXCEEDED when the client takes too long.
+        /// RESOURCE_EXHAUSTED when the client's uid asks too often; DEADLINE_EXCEEDED when the client takes too long.
         async fn read(
             &self,
             request: tonic::Request<super::ReadRequest>,

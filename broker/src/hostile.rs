@@ -1,0 +1,120 @@
+//! What `tests/attacks` adds to a broker: code of its own that runs once the broker is sealed, and a seal with a
+//! piece left out. Behind the feature `hostile-code-for-tests`, which no build that ships can have.
+//!
+//! The modules below stand in for those of `keyhole_os` with the same names, and do the same unless told otherwise.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use keyhole_os::Layer;
+
+#[cfg(not(debug_assertions))]
+compile_error!("hostile-code-for-tests is on, and this is not a debug build: hostile code must never ship");
+
+/// What a program says in its log when it has this module; no shipped binary may hold it.
+pub const MARKER: &str = "this broker has HOSTILE CODE FOR TESTS in it";
+
+/// How a test wants its broker; set before [`crate::run`].
+#[derive(Debug)]
+pub struct Hostile {
+    /// The layers that are left out: `identity` (capabilities, no_new_privs, limits, not dumpable), `landlock`, `seccomp`.
+    pub without: Vec<String>,
+    /// A system call that is left out of what seccomp allows.
+    pub without_call: Option<i64>,
+    /// What runs on the main thread once the broker is sealed.
+    pub on_main: Option<fn()>,
+    /// What runs on a lane once the broker is sealed.
+    pub on_lane: Option<fn()>,
+}
+
+/// How this broker is to be.
+pub static HOSTILE: OnceLock<Hostile> = OnceLock::new();
+
+static SEALED: OnceLock<()> = OnceLock::new();
+static STRUCK: AtomicBool = AtomicBool::new(false);
+
+/// What the main thread does between the seal and its first connection.
+pub(crate) fn on_main() {
+    tracing::warn!("{MARKER}");
+    let _ = SEALED.set(());
+    if let Some(strike) = HOSTILE.get().and_then(|hostile| hostile.on_main) {
+        strike();
+    }
+}
+
+/// What a lane does before its first job: the first one to come strikes, once all threads are sealed.
+pub(crate) fn on_lane() {
+    let Some(strike) = HOSTILE.get().and_then(|hostile| hostile.on_lane) else { return };
+    if !STRUCK.swap(true, Ordering::Relaxed) {
+        SEALED.wait();
+        strike();
+    }
+}
+
+/// Does `act`, unless this broker is to be without `layer`. What was left out has a name of its own, for which the
+/// check of the seal does not ask.
+fn unless_without(layer: &str, act: impl FnOnce() -> Layer) -> Layer {
+    let left_out = HOSTILE.get().is_some_and(|hostile| hostile.without.iter().any(|name| name == layer));
+    match left_out {
+        false => act(),
+        true => Layer { name: "left out", in_force: false, detail: layer.to_owned() },
+    }
+}
+
+pub(crate) mod process {
+    use keyhole_os::Layer;
+    use keyhole_os::process as real;
+
+    pub(crate) use real::{clear_environment, close_inherited};
+
+    pub(crate) fn not_dumpable() -> Layer {
+        super::unless_without("identity", real::not_dumpable)
+    }
+
+    pub(crate) fn limits() -> Layer {
+        super::unless_without("identity", real::limits)
+    }
+}
+
+pub(crate) mod capabilities {
+    use keyhole_os::Layer;
+    use keyhole_os::capabilities as real;
+
+    pub(crate) use real::held;
+
+    pub(crate) fn no_new_privs() -> Layer {
+        super::unless_without("identity", real::no_new_privs)
+    }
+
+    pub(crate) fn drop_all() -> Layer {
+        super::unless_without("identity", real::drop_all)
+    }
+}
+
+pub(crate) mod landlock {
+    use keyhole_os::Layer;
+    use keyhole_os::landlock as real;
+
+    pub(crate) use real::{Grant, Right};
+
+    pub(crate) fn restrict(grants: &[Grant<'_>]) -> Layer {
+        super::unless_without("landlock", || real::restrict(grants))
+    }
+}
+
+pub(crate) mod seccomp {
+    use keyhole_os::Layer;
+    use keyhole_os::seccomp as real;
+
+    use real::{Error, Program, Rule};
+
+    pub(crate) fn compile(table: &[Rule<'_>]) -> Result<Program, Error> {
+        let left_out = super::HOSTILE.get().and_then(|hostile| hostile.without_call);
+        let table: Vec<_> = table.iter().filter(|rule| Some(rule.number) != left_out).copied().collect();
+        real::compile(&table)
+    }
+
+    pub(crate) fn install(program: &Program, calls: usize) -> Layer {
+        super::unless_without("seccomp", || real::install(program, calls))
+    }
+}

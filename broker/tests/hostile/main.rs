@@ -1,0 +1,148 @@
+//! A broken-into exporter: every flood that it can send at the broker, with its uid, while others go on asking.
+//!
+//! Ignored by `cargo test`, since it takes a minute and its bounds are those of a release build:
+//! `KEYHOLE_BINARIES=$PWD/target/release cargo test -p keyhole-broker --test hostile -- --ignored --nocapture`
+
+mod floods;
+#[path = "../serve/stage.rs"]
+#[allow(dead_code, reason = "shared with the tests of what is served")]
+mod stage;
+mod watch;
+mod wire;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use floods::{FLOODS, Flood};
+use stage::*;
+use watch::{Load, Neighbour, ask_without_end};
+use wire::Connection;
+
+/// How long each flood lasts.
+const FLOOD: Duration = Duration::from_millis(1400);
+
+/// Connections that flood at once. The hostile uid's fourth is its well-behaved one.
+const THREADS: usize = 3;
+
+/// What each of a few files of the host under test holds.
+const LONG_BYTES: usize = 500 << 10;
+
+const MEMORY_KIB: u64 = 8 << 10;
+const CPU_PERCENT: f64 = 50.0;
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// What a flood sent: frames, and connections.
+#[derive(Default)]
+struct Sent {
+    frames: AtomicU64,
+    connections: AtomicU64,
+}
+
+#[test]
+#[ignore = "takes a minute, and bounds a release build: see the top of this file"]
+fn no_flood_costs_much_or_keeps_others_waiting() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let mut flags = vec![format!("--allow-uid={ALLOWED}"), "--path.sysfs=/sys".to_owned()];
+    flags.extend(large_procfs(&stage));
+    let mut broker = stage.start(&flags);
+    // What is held from the first reading on is no leak.
+    broker.read(&keyhole_policy::TABLE.iter().map(|row| row.query).collect::<Vec<_>>());
+
+    let socket = stage.socket();
+    let neighbours = [Neighbour::new("another uid"), Neighbour::new("the same uid")];
+    let over = AtomicU64::new(0);
+    let mut failures = Vec::new();
+    // A neighbour's probe may be under way when they are counted.
+    let mut descriptors = usize::MAX;
+    std::thread::scope(|scope| {
+        for (neighbour, uid) in neighbours.iter().zip([BROKER, ALLOWED]) {
+            let (socket, over) = (&socket, &over);
+            scope.spawn(move || as_uid(uid, BROKER, || ask_without_end(neighbour, socket, over)));
+        }
+        println!(
+            "{:<26} {:>7} {:>9} {:>6} {:>8} {:>6} {:>9} {:>11} {:>11}",
+            "flood", "seconds", "frames", "conns", "peak KiB", "CPU %", "fds", "other, ms", "same, ms"
+        );
+        for flood in FLOODS {
+            neighbours.iter().for_each(Neighbour::settle);
+            let (before, start) = (Load::of(broker.pid()), Instant::now());
+            descriptors = descriptors.min(before.descriptors);
+            before.forget_peak();
+            let sent = Sent::default();
+            as_uid(ALLOWED, BROKER, || rage(flood, &socket, &sent));
+            let (after, took) = (Load::of(broker.pid()), start.elapsed());
+            let cpu = 100.0 * (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
+            let settled = after.settled(descriptors);
+            let worst = neighbours.each_ref().map(|neighbour| neighbour.worst());
+            println!(
+                "{:<26} {:>7.1} {:>9} {:>6} {:>8} {:>6.1} {:>4}/{:<4} {:>11} {:>11}",
+                flood.name,
+                took.as_secs_f64(),
+                sent.frames.load(Ordering::Relaxed),
+                sent.connections.load(Ordering::Relaxed),
+                after.peak_kib,
+                cpu,
+                descriptors,
+                settled,
+                worst[0].as_millis(),
+                worst[1].as_millis(),
+            );
+            let mut claim = |holds: bool, what: String| {
+                if !holds {
+                    failures.push(format!("{}: {what}", flood.name));
+                }
+            };
+            claim(sent.connections.load(Ordering::Relaxed) > 0, "nothing was sent".into());
+            claim(after.peak_kib < MEMORY_KIB, format!("{} KiB", after.peak_kib));
+            claim(cpu < CPU_PERCENT, format!("{cpu:.1} % of a CPU"));
+            claim(settled <= descriptors, format!("{descriptors} descriptors, then {settled}"));
+            for (neighbour, worst) in neighbours.iter().zip(worst) {
+                claim(worst < ANSWER, format!("{} waited {worst:?}", neighbour.name));
+                neighbour.complaints().into_iter().for_each(|said| claim(false, said));
+            }
+            claim(broker.lives(), "it ended the broker".into());
+        }
+        over.store(1, Ordering::Relaxed);
+    });
+    let counters = broker.describe().counters.unwrap();
+    println!("{counters:?}");
+    let log = std::fs::read_to_string(stage.at("log")).unwrap();
+    println!("{} lines of log", log.lines().count());
+    assert!(failures.is_empty(), "{failures:#?}");
+    assert!(counters.limited_requests > 100 && counters.refused_peers > 1000, "{counters:?}");
+    assert!(log.lines().count() < 100, "a flood fills the log: {log}");
+}
+
+/// The /proc of a host that has much to tell, so that what is not read weighs something.
+fn large_procfs(stage: &Stage) -> [String; 2] {
+    for path in ["stat", "meminfo", "loadavg", "vmstat", "diskstats", "cpuinfo"] {
+        stage.put(&format!("proc/{path}"), &std::fs::read_to_string(Path::new("/proc").join(path)).unwrap());
+    }
+    let long = "eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n".repeat(LONG_BYTES / 44);
+    for path in ["1/net/dev", "1/net/udp", "1/net/arp", "1/net/tcp", "1/mountinfo", "interrupts", "zoneinfo"]
+    {
+        stage.put(&format!("proc/{path}"), &long);
+    }
+    [format!("--path.procfs={}", stage.at("proc").display()), "--view=host".to_owned()]
+}
+
+/// Floods from several threads, each with a connection after the other.
+fn rage(flood: &Flood, socket: &Path, sent: &Sent) {
+    let until = Instant::now() + FLOOD;
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while Instant::now() < until {
+                    let number = sent.connections.fetch_add(1, Ordering::Relaxed);
+                    let Some(mut connection) = Connection::open(socket, until, number) else { continue };
+                    (flood.act)(&mut connection);
+                    sent.frames.fetch_add(connection.sent, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+}

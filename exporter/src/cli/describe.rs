@@ -1,0 +1,200 @@
+//! `describe`: what the broker is, what holds it, and what each query may read here or why it may not.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use keyhole_proto::v1::{DescribeResponse, QueryDescription, Rung, View};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::query::Format;
+use super::query::table::{Cell, Column, Table};
+use super::screen::{self, Screen, Style, harmless_json};
+use super::{Failure, Stops, runtime, socket};
+use crate::broker_client::BrokerClient;
+use crate::options::Options;
+use crate::sandbox::{self, QUERY_SYSCALLS, SealOptions};
+
+/// Flags of queries that mean nothing here.
+const MEANINGLESS: &[&str] = &["watch", "count", "from"];
+
+/// Asks the broker what it is, and shows it.
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
+    let format = Format::find(options.text("output"), &["table", "json"])?;
+    if let Some(flag) = MEANINGLESS.iter().find(|flag| options.was_given(flag)) {
+        return Err(Failure::Usage(format!("--{flag} belongs to query: describe asks the broker once")));
+    }
+    let screen = Screen::find();
+    let described = runtime()?.block_on(ask(options))?;
+    let shows = |query: &&QueryDescription| {
+        let text = format!("{} {}", query.query().as_str_name(), query.patterns.join(" "));
+        options.regexp("filter").is_none_or(|filter| filter.is_match(text.as_bytes()))
+    };
+    let queries: Vec<&QueryDescription> = described.queries.iter().filter(shows).collect();
+    let text = match format {
+        Format::Json => json_of(&described, &queries)?,
+        _ => text_of(&described, &queries, screen, options.switch("headers")),
+    };
+    screen::write(text.as_bytes()).map(drop)
+}
+
+async fn ask(options: &Options) -> Result<DescribeResponse, Failure> {
+    let mut stops = Stops::listen()?;
+    let broker = BrokerClient::new(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+    let seal =
+        SealOptions { broker_socket: broker.socket().into(), also: QUERY_SYSCALLS, ..Default::default() };
+    sandbox::seal(&seal)?;
+    tokio::select! {
+        described = broker.describe(Instant::now() + options.duration("scrape.timeout")) => {
+            described.map_err(|error| error.to_string().into())
+        }
+        stop = stops.next() => Err(Failure::Stopped(stop)),
+    }
+}
+
+fn text_of(
+    described: &DescribeResponse,
+    queries: &[&QueryDescription],
+    screen: Screen,
+    head: bool,
+) -> String {
+    let mut about = Table::new(&[left(""), left("")]);
+    let counters = described.counters.unwrap_or_default();
+    let mut say = |name: &str, value: String| {
+        about.row(vec![Cell::new(name, Style::Bold), Cell::plain(&value)]);
+    };
+    say("version", described.version.clone());
+    say("uid", described.uid.to_string());
+    say("rung", format!("{}: {}", rung(described.rung()), gains(described.rung())));
+    say("/proc", view(described.proc_view()).to_owned());
+    say("/sys", view(described.sys_view()).to_owned());
+    say("running for", uptime(described.start_time_ms));
+    say(
+        "reads",
+        format!("{}, of which {} queries outstayed their budget", counters.reads, counters.stuck_queries),
+    );
+    say(
+        "turned away",
+        format!(
+            "{} peers by their uid, {} requests as too many",
+            counters.refused_peers, counters.limited_requests
+        ),
+    );
+
+    let mut layers = Table::new(&[left("LAYER"), left("IN FORCE"), left("HOW IT WAS CHECKED, OR WHY NOT")]);
+    for layer in &described.layers {
+        layers.row(vec![Cell::plain(&layer.name), yes_no(layer.in_force), Cell::plain(&layer.detail)]);
+    }
+
+    let mut table = Table::new(&[left("QUERY"), left("NEEDS"), left("ANSWERED"), left("FILES, AND WHY NOT")]);
+    for query in queries {
+        let why_not = (!query.reason.is_empty()).then(|| Cell::new(&query.reason, Style::Bad));
+        let why_not = match query.stuck {
+            true => Some(Cell::new("a read of it has not returned from the kernel", Style::Bad)),
+            false => why_not,
+        };
+        let patterns = query.patterns.iter().map(|pattern| Cell::new(pattern, Style::Dim));
+        for (at, cell) in why_not.into_iter().chain(patterns).enumerate() {
+            let mut row = match at {
+                0 => vec![
+                    Cell::plain(query.query().as_str_name()),
+                    Cell::plain(rung(query.rung())),
+                    yes_no(query.available && !query.stuck),
+                ],
+                _ => vec![Cell::plain(""); 3],
+            };
+            row.push(cell);
+            table.row(row);
+        }
+    }
+    let blocks =
+        [about.lines(screen, false, None), layers.lines(screen, head, None), table.lines(screen, head, None)];
+    blocks.map(|lines| lines.join("\n") + "\n").join("\n")
+}
+
+fn json_of(described: &DescribeResponse, queries: &[&QueryDescription]) -> Result<String, Failure> {
+    let counters = described.counters.unwrap_or_default();
+    let layers: Vec<Value> = described
+        .layers
+        .iter()
+        .map(|layer| json!({ "name": layer.name, "in_force": layer.in_force, "detail": layer.detail }))
+        .collect();
+    let queries: Vec<Value> = queries
+        .iter()
+        .map(|query| {
+            json!({
+                "name": query.query().as_str_name(),
+                "patterns": query.patterns,
+                "rung": rung(query.rung()),
+                "available": query.available,
+                "reason": query.reason,
+                "stuck": query.stuck,
+            })
+        })
+        .collect();
+    let object = json!({
+        "version": described.version,
+        "uid": described.uid,
+        "rung": rung(described.rung()),
+        "proc_view": view(described.proc_view()),
+        "sys_view": view(described.sys_view()),
+        "start_time_ms": described.start_time_ms,
+        "counters": {
+            "connections": counters.connections,
+            "refused_peers": counters.refused_peers,
+            "late_handshakes": counters.late_handshakes,
+            "reads": counters.reads,
+            "limited_requests": counters.limited_requests,
+            "stuck_queries": counters.stuck_queries,
+            "lanes_stuck": counters.lanes_stuck,
+        },
+        "layers": layers,
+        "queries": queries,
+    });
+    let text = serde_json::to_string_pretty(&object).map_err(|error| error.to_string())?;
+    Ok(harmless_json(&text) + "\n")
+}
+
+const fn left(title: &'static str) -> Column {
+    Column { title, right: false }
+}
+
+fn yes_no(yes: bool) -> Cell {
+    if yes { Cell::new("yes", Style::Good) } else { Cell::new("no", Style::Bad) }
+}
+
+fn rung(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Own => "own",
+        Rung::Host => "host",
+        Rung::RootFiles => "root-files",
+        Rung::Unspecified => "unknown",
+    }
+}
+
+fn gains(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Own => "no host mount; what is the same in every container",
+        Rung::Host => "the host's /proc and /sys, as an ordinary uid",
+        Rung::RootFiles => "the host's /proc and /sys, also what only uid 0 may read",
+        Rung::Unspecified => "the broker is newer than this program",
+    }
+}
+
+fn view(view: View) -> &'static str {
+    match view {
+        View::Host => "host",
+        View::Container => "container",
+        View::Unspecified => "unknown",
+    }
+}
+
+fn uptime(start_time_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = now.saturating_sub(Duration::from_millis(start_time_ms)).as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (days, hours, _) => format!("{days} d {hours} h"),
+    }
+}

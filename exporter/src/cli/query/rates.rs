@@ -1,0 +1,92 @@
+//! How fast counters rise, from one reading to the next.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::exposition::{Kind, Series};
+
+/// The counters of the last reading.
+#[derive(Debug, Default)]
+pub(super) struct Rates {
+    at: Option<Instant>,
+    counters: HashMap<String, f64>,
+}
+
+impl Rates {
+    /// The rate of each of `series` since the last reading, and these as the last reading from now on.
+    pub(super) fn of<'s>(
+        &mut self,
+        now: Instant,
+        series: impl Iterator<Item = &'s Series<'s>>,
+    ) -> Vec<Option<f64>> {
+        let elapsed = self.at.replace(now).map(|before| now.saturating_duration_since(before));
+        let mut counters = HashMap::new();
+        let mut rate = |series: &Series<'_>| {
+            let value = is_counter(series).then(|| series.value.parse::<f64>().ok())??;
+            counters.insert(series.key.to_string(), value);
+            rise(*self.counters.get(&*series.key)?, value, elapsed?)
+        };
+        let rates = series.map(&mut rate).collect();
+        self.counters = counters;
+        rates
+    }
+}
+
+/// Counters, and what of a histogram or a summary only rises.
+fn is_counter(series: &Series<'_>) -> bool {
+    match series.kind {
+        Kind::Counter => true,
+        Kind::Histogram | Kind::Summary => series.name() != series.family,
+        Kind::Gauge | Kind::Untyped => false,
+    }
+}
+
+/// By how much a second a counter rose. One that fell began anew at 0 in between, as Prometheus' rate() has it.
+fn rise(before: f64, now: f64, elapsed: Duration) -> Option<f64> {
+    let risen = if now >= before { now - before } else { now };
+    (elapsed > Duration::ZERO && risen.is_finite()).then(|| risen / elapsed.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exposition::{Exposition, Family};
+
+    fn exposition(kind: Kind, value: f64) -> Exposition {
+        let family = Family { name: "x_total", help: "X.", kind, labels: &["a"], source: "" };
+        let mut out = Exposition::new();
+        out.add(&family, &[b"1"], value);
+        out
+    }
+
+    fn rates(kind: Kind, values: &[f64]) -> Vec<Option<f64>> {
+        let (mut rates, start) = (Rates::default(), Instant::now());
+        let mut last = Vec::new();
+        for (second, value) in values.iter().enumerate() {
+            let out = exposition(kind, *value);
+            let series: Vec<_> = out.series().collect();
+            last = rates.of(start + Duration::from_secs(2 * second as u64), series.iter());
+        }
+        last
+    }
+
+    #[test]
+    fn a_counter_has_a_rate_from_its_second_reading_on() {
+        assert_eq!(rates(Kind::Counter, &[5.0]), [None]);
+        assert_eq!(rates(Kind::Counter, &[5.0, 9.0]), [Some(2.0)]);
+        assert_eq!(rates(Kind::Counter, &[5.0, 9.0, 9.0]), [Some(0.0)]);
+    }
+
+    #[test]
+    fn a_counter_that_fell_began_anew() {
+        assert_eq!(rates(Kind::Counter, &[500.0, 8.0]), [Some(4.0)]);
+        assert_eq!(rates(Kind::Counter, &[f64::NAN, 8.0]), [Some(4.0)]);
+        assert_eq!(rates(Kind::Counter, &[8.0, f64::INFINITY]), [None]);
+    }
+
+    #[test]
+    fn what_is_no_counter_has_no_rate() {
+        assert_eq!(rates(Kind::Gauge, &[1.0, 2.0]), [None]);
+        assert_eq!(rates(Kind::Untyped, &[1.0, 2.0]), [None]);
+    }
+}

@@ -1,0 +1,401 @@
+//! The command line as people and scripts use it: the real program before a broker that answers as it is told.
+
+mod support;
+
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use keyhole_proto::v1::{Outcome, Query};
+use rustix::process::{Pid, Signal, kill_process};
+use support::{FakeBroker, Script};
+
+/// How long a program may take for what should be done at once.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An interface whose name clears the screen, and a line of its own after a line feed.
+const HOSTILE: &[u8] = b"Inter-|   Receive                           |  Transmit\n\
+ face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed\n\
+ e\x1b[2J\x9b0: 10 1 0 0 0 0 0 0 20 2 0 0 0 0 0 0\n";
+
+struct Scene {
+    dir: tempfile::TempDir,
+    _broker: FakeBroker,
+}
+
+impl Scene {
+    fn new(script: Script) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let _broker = FakeBroker::start(&dir.path().join("broker.sock"), script);
+        Self { dir, _broker }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = program(arguments);
+        command.env("KEYHOLE_BROKER_SOCKET", self.path("broker.sock"));
+        command
+    }
+
+    /// Runs the program without holding up the fake broker.
+    async fn run(&self, arguments: &[&str]) -> Ended {
+        let mut command = self.command(arguments);
+        tokio::task::spawn_blocking(move || Ended::of(command.output().unwrap())).await.unwrap()
+    }
+}
+
+fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
+    command.args(arguments).env_remove("NODE_NAME").stdin(Stdio::null());
+    command
+}
+
+#[derive(Debug)]
+struct Ended {
+    status: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    fn of(output: Output) -> Self {
+        Self {
+            status: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn script(files: &[(Query, &'static str, &[u8])]) -> Script {
+    let files = files.iter().map(|(query, path, bytes)| (*query, *path, bytes.to_vec())).collect();
+    Script { files, ..Script::default() }
+}
+
+fn netdev() -> Script {
+    let mut script = script(&[(Query::NetDev, "proc/1/net/dev", HOSTILE)]);
+    script.files.extend(Script::default().files);
+    script
+}
+
+async fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match ready() {
+            Some(value) => return value,
+            None if Instant::now() > deadline => panic!("{what}: not within {PATIENCE:?}"),
+            None => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_collectors_metrics_are_a_table_of_aligned_columns() {
+    let scene = Scene::new(Script::default());
+    let ended = scene.run(&["query", "loadavg"]).await;
+    let table = "METRIC       VALUE  LABELS\nnode_load1     0.5\nnode_load15    1.5\nnode_load5       1\n";
+    assert_eq!((ended.status, ended.out.as_str(), ended.err.as_str()), (Some(0), table, ""));
+    let ended = scene.run(&["query", "loadavg", "--no-headers", "--filter=load1$"]).await;
+    assert_eq!(ended.out, "node_load1  0.5\n");
+}
+
+#[tokio::test]
+async fn json_has_the_shape_that_is_documented() {
+    let scene = Scene::new(netdev());
+    let ended = scene.run(&["query", "netdev", "-o", "json", "--filter=receive_bytes"]).await;
+    let value: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(value["collectors"][0], serde_json::json!({"name": "netdev", "state": "ok", "error": null}));
+    let metric = serde_json::json!({
+        "name": "node_network_receive_bytes_total",
+        "type": "counter",
+        "labels": {"device": "e\u{1b}[2J\u{fffd}0"},
+        "value": 10,
+    });
+    assert_eq!(value["metrics"], serde_json::json!([metric]));
+    assert!(value["time"].is_number() && value["node"].is_null());
+    assert_eq!(
+        value.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["collectors", "metrics", "node", "time"]
+    );
+}
+
+#[tokio::test]
+async fn prom_is_what_a_scrape_gives_and_raw_is_what_the_kernel_said() {
+    let scene = Scene::new(netdev());
+    let ended = scene.run(&["query", "loadavg", "-oprom", "--filter=load1$"]).await;
+    assert_eq!(ended.out, "# TYPE node_load1 gauge\nnode_load1 0.5\n");
+    let ended = scene.run(&["query", "loadavg", "--output=prom"]).await;
+    assert!(
+        ended.out.contains("# HELP node_load1 ") && ended.out.contains("\nnode_load5 1\n"),
+        "{}",
+        ended.out
+    );
+    let ended = scene.run(&["query", "loadavg", "netdev", "-o=raw", "--filter=^proc/load"]).await;
+    assert_eq!(ended.out, "==> proc/loadavg <==\n0.5 1 1.5 1/2 3\n");
+    // To a file or a pipe kernel text goes as it is.
+    let mut raw = scene.command(&["query", "netdev", "-oraw"]);
+    let output = tokio::task::spawn_blocking(move || raw.output().unwrap()).await.unwrap();
+    assert_eq!(output.stdout, [b"==> proc/1/net/dev <==\n", HOSTILE].concat());
+}
+
+/// What a terminal would get that stands at standard output.
+async fn on_a_terminal(mut command: Command) -> String {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = std::fs::OpenOptions::new().write(true).open(name.to_str().unwrap()).unwrap();
+    let size = rustix::termios::Winsize { ws_row: 12, ws_col: 60, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(&slave, size).unwrap();
+    let mut child = command.stdout(slave).env("TERM", "xterm").env_remove("NO_COLOR").spawn().unwrap();
+    // The command holds the other end too; without it the end of the program is the end of what can be read.
+    drop(command);
+    tokio::task::spawn_blocking(move || {
+        let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
+        let mut master = std::fs::File::from(master);
+        while let Ok(length @ 1..) = master.read(&mut part) {
+            bytes.extend_from_slice(&part[..length]);
+        }
+        assert!(child.wait().unwrap().success());
+        String::from_utf8(bytes).unwrap()
+    })
+    .await
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_hostile_name_moves_no_cursor_of_a_terminal_in_any_format() {
+    let scene = Scene::new(netdev());
+    for format in ["table", "json", "prom", "raw"] {
+        let text = on_a_terminal(scene.command(&["query", "netdev", "-o", format])).await;
+        // Colours are ours; anything else that a terminal obeys is the host's.
+        let plain = ["\x1b[1m", "\x1b[2m", "\x1b[0m"].iter().fold(text, |text, code| text.replace(code, ""));
+        assert!(plain.contains("[2J"), "{format}: the name is shown: {plain:?}");
+        let obeyed = plain.chars().find(|c| c.is_control() && !matches!(c, '\r' | '\n' | '\t'));
+        assert_eq!(obeyed, None, "{format}: {plain:?}");
+    }
+    let ended = scene.run(&["query", "netdev"]).await;
+    assert!(ended.out.contains("device=\"e\\u{1b}[2J\u{fffd}0\""), "{}", ended.out);
+    assert!(!ended.out.contains('\x1b'), "no colours where there is no terminal");
+}
+
+#[tokio::test]
+async fn colours_are_for_terminals_and_not_for_those_who_said_no() {
+    let scene = Scene::new(Script::default());
+    let text = on_a_terminal(scene.command(&["query", "loadavg"])).await;
+    assert!(text.contains("\x1b[1mMETRIC"), "{text:?}");
+    // A variable set by env(1), since the one of this test is taken away.
+    let mut command = Command::new("env");
+    command.arg("NO_COLOR=1").arg(env!("CARGO_BIN_EXE_keyhole-exporter")).args(["query", "loadavg"]);
+    command.env("KEYHOLE_BROKER_SOCKET", scene.path("broker.sock"));
+    let text = on_a_terminal(command).await;
+    assert!(text.contains("METRIC") && !text.contains('\x1b'), "{text:?}");
+}
+
+#[tokio::test]
+async fn a_watch_fits_its_terminal_and_tells_what_it_does() {
+    let scene = Scene::new(netdev());
+    let text =
+        on_a_terminal(scene.command(&["query", "netdev", "loadavg", "--watch=0.2", "--count=2"])).await;
+    assert!(text.contains("every 0.2 s, reading 1; rates from the next reading on"), "{text:?}");
+    assert!(text.contains("PER SECOND") && text.contains("more: name collectors, or narrow it by --filter"));
+    let frames: Vec<&str> = text.split("\x1b[J").filter(|frame| !frame.is_empty()).collect();
+    assert_eq!(frames.len(), 2, "{text:?}");
+    assert!(frames.iter().all(|frame| frame.matches('\n').count() < 12), "{text:?}");
+}
+
+#[tokio::test]
+async fn a_watch_gives_scripts_a_reading_after_the_other() {
+    let scene = Scene::new(netdev());
+    let watch = ["query", "netdev", "--watch=0.2", "--count=2", "--filter=receive_bytes"];
+    let ended = scene.run(&[&watch[..], &["--output=json"]].concat()).await;
+    let lines: Vec<serde_json::Value> =
+        ended.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((ended.status, lines.len()), (Some(0), 2));
+    assert!(lines[0]["metrics"][0].get("rate").is_none(), "{}", lines[0]);
+    assert_eq!(lines[1]["metrics"][0]["rate"], serde_json::json!(0.0));
+    let ended = scene.run(&watch).await;
+    let blocks: Vec<&str> = ended.out.split("\n\n").collect();
+    assert_eq!(blocks.len(), 2, "{}", ended.out);
+    assert!(blocks.iter().all(|block| block.starts_with("METRIC")) && !ended.out.contains('\x1b'));
+}
+
+#[tokio::test]
+async fn a_broker_that_goes_away_during_a_watch_is_said_and_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("broker.sock");
+    let broker = FakeBroker::start(&socket, Script::default());
+    let arguments = ["query", "loadavg", "--watch=0.2", "--count=30", "--no-headers", "--filter=load1$"];
+    let shown = dir.path().join("shown");
+    let mut command = program(&arguments);
+    command.env("KEYHOLE_BROKER_SOCKET", &socket).stdout(std::fs::File::create(&shown).unwrap());
+    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let shown = || std::fs::read_to_string(&shown).unwrap();
+    wait_for("a reading", || shown().ends_with('\n').then_some(())).await;
+    drop(broker);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let _again = FakeBroker::start(&socket, Script::default());
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+    let ended = Ended { out: shown(), ..Ended::of(output) };
+    assert!(ended.err.contains("cannot reach the broker"), "{}", ended.err);
+    let readings = ended.out.matches("node_load1").count();
+    let failures = ended.err.lines().count();
+    assert_eq!((ended.status, readings + failures), (Some(0), 30), "the last reading was whole: {ended:?}");
+}
+
+#[tokio::test]
+async fn ctrl_c_is_the_usual_end_of_a_watch() {
+    let scene = Scene::new(Script::default());
+    for signal in [Signal::INT, Signal::TERM] {
+        let before = scene._broker.reads();
+        let child = scene.command(&["query", "loadavg", "--watch"]).stdout(Stdio::null()).spawn().unwrap();
+        wait_for("a reading", || (scene._broker.reads() > before).then_some(())).await;
+        assert_eq!(stopped(child, signal).await, Some(0));
+    }
+}
+
+/// The exit status of a program that is sent a signal.
+async fn stopped(mut child: std::process::Child, signal: Signal) -> Option<i32> {
+    kill_process(Pid::from_child(&child), signal).unwrap();
+    tokio::task::spawn_blocking(move || child.wait().unwrap().code()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
+    let scene = Scene::new(netdev());
+    for arguments in [&["query"][..], &["query", "--watch=0.2"], &["describe"], &["--help"]] {
+        let mut child =
+            scene.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
+        let ended = Ended::of(output);
+        // Of this script most collectors have no data; none fails.
+        assert_eq!(
+            (ended.status, ended.err.contains("Broken pipe")),
+            (Some(0), false),
+            "{arguments:?} {ended:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_exit_status_tells_what_became_of_a_query() {
+    let stuck = Script { outcomes: vec![(Query::Meminfo, Outcome::Stuck)], ..Script::default() };
+    let scene = Scene::new(stuck);
+    let status = async |arguments: &[&str]| {
+        let ended = scene.run(arguments).await;
+        (ended.status, ended.err)
+    };
+    assert_eq!(status(&["query", "loadavg"]).await, (Some(0), String::new()));
+    let (code, error) = status(&["query", "loadavg", "meminfo"]).await;
+    assert_eq!((code, error.as_str()), (Some(3), "keyhole-exporter: meminfo: query MEMINFO: STUCK\n"));
+    let (code, error) = status(&["query", "meminfo", "-oraw"]).await;
+    assert_eq!((code, error.as_str()), (Some(3), "keyhole-exporter: QUERY_MEMINFO: OUTCOME_STUCK\n"));
+    let (code, error) = status(&["query", "mdadm"]).await;
+    assert_eq!((code, error.contains("mdadm: the host has no")), (Some(0), true), "{error}");
+    let (code, error) = status(&["query", "loadavg", "--broker.socket=/nonexistent/b.sock"]).await;
+    assert_eq!((code, error.contains("cannot reach the broker")), (Some(1), true), "{error}");
+    let out = scene.path("out").display().to_string();
+    let (code, _) = status(&["capture", &out]).await;
+    assert_eq!(code, Some(3), "what a stuck query would give is missing");
+    assert!(scene.path("out/proc/loadavg").is_file(), "and all else is there");
+}
+
+#[test]
+fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
+    for (arguments, part) in [
+        (&["query", "netdve"][..], "unknown collector \"netdve\" (did you mean netdev?)"),
+        (&["query", "qdisc"], "the qdisc collector is not offered: it needs netlink"),
+        (&["query", "-o", "jsn"], "--output=\"jsn\": use table, json, prom, raw (did you mean json?)"),
+        (&["describe", "-oraw"], "--output=\"raw\": use table, json"),
+        (&["describe", "--watch"], "--watch belongs to query"),
+        (&["query", "--watch=0.1"], "--watch: at least 200ms"),
+        (&["query", "--watch=often"], "--watch=\"often\": not a number of seconds"),
+        (&["query", "--count=2"], "--count goes with --watch"),
+        (&["query", "--watch", "--from=/tmp"], "--watch and --from exclude each other"),
+        (&["query", "--filter=("], "--filter=\"(\": not a regular expression"),
+        (&["--output=json"], "--output belongs to the commands query and describe"),
+        (&["qeury"], "unknown command \"qeury\" (did you mean query?)"),
+        (&["describe", "cpu"], "describe takes no words after it"),
+        (&["capture", "a", "b"], "capture takes one word after it: capture DIR"),
+        (&["completions", "bsh"], "(did you mean bash?)"),
+    ] {
+        let ended = Ended::of(program(arguments).output().unwrap());
+        assert_eq!(ended.status, Some(2), "{arguments:?}: {}", ended.err);
+        assert!(ended.err.contains(part) && ended.err.lines().count() == 1, "{arguments:?}: {}", ended.err);
+    }
+    let mut command = program(&["query"]);
+    let ended = Ended::of(command.env("KEYHOLE_SCRAPE_TIMEOUT", "soon").output().unwrap());
+    assert_eq!(ended.status, Some(2));
+    assert!(ended.err.contains("KEYHOLE_SCRAPE_TIMEOUT=\"soon\" in the environment, for --scrape.timeout"));
+}
+
+#[tokio::test]
+async fn a_capture_that_is_stopped_leaves_nothing() {
+    let hangs = Script { hangs_at: Some(Query::Meminfo), ..Script::default() };
+    let scene = Scene::new(hangs);
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let before = scene._broker.reads();
+        let out = scene.path("out").display().to_string();
+        let child = scene.command(&["capture", &out]).stderr(Stdio::null()).spawn().unwrap();
+        wait_for("a read", || (scene._broker.reads() > before).then_some(())).await;
+        assert_eq!(stopped(child, signal).await, Some(status));
+        assert_eq!(entries(scene.dir.path()), ["broker.sock"]);
+    }
+}
+
+#[tokio::test]
+async fn a_capture_that_is_stopped_while_it_writes_takes_away_what_it_wrote() {
+    // So many files that writing them takes a while.
+    let name = |at: usize| &*format!("sys/class/hwmon/hwmon{at}/name").leak();
+    let files = (0..20_000).map(|at| (Query::Hwmon, name(at), b"x".to_vec())).collect();
+    let scene = Scene::new(Script { files, ..Script::default() });
+    for signal in [Signal::INT, Signal::TERM] {
+        let out = scene.path("out").display().to_string();
+        let child =
+            scene.command(&["capture", &out]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let partial = |name: &String| name.contains(".partial-");
+        wait_for("the writing", || entries(scene.dir.path()).iter().any(partial).then_some(())).await;
+        assert_eq!(stopped(child, signal).await, Some(128 + signal.as_raw()));
+        assert_eq!(entries(scene.dir.path()), ["broker.sock"]);
+    }
+}
+
+fn entries(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap().flatten().map(|e| e.file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test]
+async fn a_capture_tells_its_steps_and_what_it_did_not_get() {
+    let script = Script { outcomes: vec![(Query::Slabinfo, Outcome::Denied)], ..Script::default() };
+    let scene = Scene::new(script);
+    let out = scene.path("out").display().to_string();
+    let ended = scene.run(&["capture", &out]).await;
+    assert_eq!(ended.status, Some(0));
+    assert!(ended.out.contains("refused by the kernel: QUERY_SLABINFO\n"), "{}", ended.out);
+    let steps: Vec<&str> = ended.err.lines().collect();
+    assert_eq!(steps.len(), 2, "{steps:?}");
+    assert!(steps[0].contains("reading ") && steps[1].contains("writing "), "{steps:?}");
+    let saved = Ended::of(program(&["query", "--from", &out, "loadavg", "--no-headers"]).output().unwrap());
+    assert_eq!((saved.status, saved.out.lines().next()), (Some(0), Some("node_load1   0.5")), "{saved:?}");
+}
+
+#[tokio::test]
+async fn describe_shows_layers_and_queries() {
+    let scene = Scene::new(Script::default());
+    let ended = scene.run(&["describe"]).await;
+    assert!(ended.out.contains("\nseccomp  yes") && ended.out.contains("version"), "{}", ended.out);
+    let ended = scene.run(&["describe", "-o", "json"]).await;
+    let value: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(value["layers"][0]["name"], "seccomp");
+    assert_eq!(value["counters"]["reads"], 7);
+}

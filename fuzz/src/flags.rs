@@ -1,0 +1,52 @@
+//! Command lines.
+
+use keyhole_broker::flags::Flags;
+use keyhole_exporter::options::{Flag, FlagKind, OptionError, Options};
+use keyhole_exporter::{cli, http};
+
+fn arguments(input: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(input).split('\n').map(str::to_owned).collect()
+}
+
+/// An argument a line. A flag that was given is known as given, a word comes back, an error is one line.
+pub fn exporter_flags(input: &[u8]) {
+    let arguments = arguments(input);
+    for address in arguments.iter().take(4) {
+        if let Err(error) = http::listen::parse(address) {
+            one_line(&error.to_string());
+        }
+    }
+    // Expressions take long to compile, the defaults' most of all: here they are none, and few are tried.
+    let defaults: Vec<Flag> = cli::flags::all()
+        .into_iter()
+        .map(|flag| match flag.kind {
+            FlagKind::Regexp(_) => Flag { kind: FlagKind::Regexp(""), ..flag },
+            _ => flag,
+        })
+        .collect();
+    match Options::parse(&defaults, arguments.iter().cloned()) {
+        Ok((options, words)) => {
+            assert!(words.len() <= arguments.len());
+            let given = defaults.iter().filter(|flag| options.was_given(flag.name)).count();
+            assert!(given + words.len() <= arguments.len(), "{arguments:?}");
+        }
+        Err(OptionError::Invalid { value, .. }) => {
+            assert!(arguments.iter().any(|given| given.ends_with(&value)))
+        }
+        Err(error) => one_line(&error.to_string()),
+    }
+}
+
+/// An argument a line, as lexopt takes them.
+pub fn broker_flags(input: &[u8]) {
+    let arguments = arguments(input);
+    match Flags::parse(lexopt::Parser::from_args(&arguments)) {
+        Ok(flags) => assert!(flags.allowed_uids.len() <= arguments.len()),
+        Err(error) => one_line(&error.to_string()),
+    }
+}
+
+/// An argument here holds no newline, and an error adds none.
+fn one_line(error: &str) {
+    assert!(!error.is_empty() && !error.contains('\n'), "{error}");
+}

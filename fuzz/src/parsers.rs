@@ -1,0 +1,197 @@
+//! Parsers of one text each, most against another way to the same answer.
+
+use keyhole_broker::mounts::mounts;
+use keyhole_exporter::http::query::{Parameters, timeout_seconds, wants_gzip};
+use keyhole_exporter::{own, text as kernel, text_files};
+use keyhole_policy::{Component, Pattern};
+
+/// The small parsers that collectors share.
+pub fn text(input: &[u8]) {
+    let plain = std::str::from_utf8(input).ok();
+    let digits = |text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    assert_eq!(kernel::unsigned(input), plain.filter(digits).and_then(|text| text.parse().ok()));
+    let signed = |text: &&str| digits(&text.strip_prefix('-').unwrap_or(text));
+    assert_eq!(kernel::signed(input), plain.filter(signed).and_then(|text| text.parse().ok()));
+    if let Some(value) = kernel::float(input) {
+        assert_eq!(Some(value), plain.and_then(|text| text.parse().ok()));
+        assert!(value.is_finite());
+    }
+    let bare = plain.map(|text| text.strip_prefix("0x").unwrap_or(text));
+    let hexadecimal = |text: &&str| (1..=16).contains(&text.len()) && !text.starts_with('+');
+    assert_eq!(
+        kernel::hexadecimal(input),
+        bare.filter(hexadecimal).and_then(|text| u64::from_str_radix(text, 16).ok())
+    );
+    if let Some(number) = kernel::integer(input).filter(|_| !input.starts_with(b"0x")) {
+        assert_eq!(kernel::signed(input), Some(number));
+    }
+
+    assert!(kernel::cpu_list(input).count() <= 65_536);
+    let commas = input.iter().filter(|byte| **byte == b',').count();
+    assert!(kernel::cpu_list(input).filter(Option::is_none).count() <= commas + 1);
+    if let Some(number) = kernel::cpu_number(input) {
+        assert!(kernel::unsigned(number).is_some());
+    }
+    let unescaped = kernel::unescape_octal(input);
+    assert!(unescaped.len() <= input.len() && input.len() <= 4 * unescaped.len());
+    let printable = kernel::printable(input);
+    assert!(printable.len() <= 3 * input.len());
+    match plain {
+        Some(plain) => assert_eq!(printable, plain),
+        None => {
+            let lossy = String::from_utf8_lossy(input);
+            let squeezed =
+                |text: &str| text.chars().filter(|c| *c != char::REPLACEMENT_CHARACTER).collect::<String>();
+            assert_eq!(squeezed(&printable), squeezed(&lossy));
+        }
+    }
+
+    let fields = |line| kernel::fields(line).map(<[u8]>::len).sum::<usize>();
+    let in_lines: usize = kernel::lines(input).map(fields).sum();
+    assert!(in_lines <= input.len());
+    assert!(kernel::labelled(input).map(|(_, numbers)| numbers.len() + 1).sum::<usize>() <= input.len());
+    for line in kernel::lines(input).take(64) {
+        if let Some(meminfo) = kernel::meminfo_line(line) {
+            assert!(!meminfo.name.is_empty() && meminfo.name.len() <= 3 * line.len());
+            assert!(!meminfo.bytes || meminfo.value % 1024 == 0);
+        }
+        if let Some(columns) = kernel::cpu_columns(line) {
+            assert!(!columns.is_empty() && 4 * columns.len() <= line.len() + 1);
+        }
+        if let Some((node, zone)) = kernel::node_and_zone(&mut kernel::fields(line)) {
+            assert!(kernel::unsigned(node).is_some() && !zone.is_empty());
+        }
+        if let Some(value) = kernel::shortened(line) {
+            assert!(value.fract() == 0.0 || !value.is_finite());
+        }
+        let (number, factor) = kernel::binary_prefix(line);
+        assert!(line.starts_with(number) && factor >= 1.0);
+    }
+    if let Some(stat) = kernel::ProcessStat::parse(input) {
+        assert_eq!(kernel::process_state(input), Some(stat.state));
+        assert!(stat.state.is_ascii_alphabetic() && stat.comm.len() < input.len());
+    }
+    for separator in [b':', b' '] {
+        for (head, tail) in [kernel::split_first(input, separator), kernel::split_last(input, separator)]
+            .into_iter()
+            .flatten()
+        {
+            assert_eq!([head, &[separator], tail].concat(), input);
+        }
+    }
+}
+
+/// The broker's one parser: absolute mount points, each once, none of which leaves the root.
+pub fn mountinfo(input: &[u8]) {
+    let points: Vec<_> = mounts(input).into_iter().map(|mount| mount.point).collect();
+    assert!(points.len() <= input.split(|byte| *byte == b'\n').count());
+    assert!(points.iter().map(Vec::len).sum::<usize>() <= input.len());
+    let mut once = points.clone();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), points.len());
+    for point in &points {
+        assert!(point.starts_with(b"/") && !point.contains(&0));
+        assert!(point.split(|byte| *byte == b'/').all(|component| component != b".."));
+    }
+}
+
+/// A pattern and names, a line each: the matcher against the regular expression that means the same.
+pub fn pattern(input: &[u8]) {
+    let mut lines = input.split(|byte| *byte == b'\n');
+    let Some(pattern) = lines.next().and_then(|line| std::str::from_utf8(line).ok()) else { return };
+    if pattern.len() > 60 {
+        return;
+    }
+    let Ok(parsed) = Pattern::parse(pattern) else { return };
+    let texts: Vec<&str> = pattern.split('/').collect();
+    assert_eq!(texts.len(), parsed.components().len());
+    for (component, text) in parsed.components().iter().zip(texts) {
+        let Component::Wild(wild) = component else {
+            assert!(!text.contains(['*', '#']));
+            continue;
+        };
+        let Ok(same) = regex::bytes::Regex::new(&expression(text)) else { continue };
+        // `#` takes every digit there is and gives none back, which no expression of the library can say.
+        let exact = !text
+            .as_bytes()
+            .windows(2)
+            .any(|pair| pair[0] == b'#' && (pair[1].is_ascii_digit() || b"#{},".contains(&pair[1])))
+            && !text.contains("}#");
+        for name in lines.clone().filter(|name| name.len() <= 255) {
+            let matches = wild.matches(name);
+            assert!(!matches || same.is_match(name), "{text} and {}", name.escape_ascii());
+            assert!(!exact || matches == same.is_match(name), "{text} and {}", name.escape_ascii());
+        }
+    }
+}
+
+/// A component as a regular expression.
+fn expression(component: &str) -> String {
+    let mut expression = String::from("(?s-u)^(?:");
+    let mut inside = false;
+    for c in component.chars() {
+        match c {
+            '*' => expression.push_str(".*"),
+            '#' => expression.push_str("[0-9]+"),
+            '{' => expression.push_str("(?:"),
+            '}' => expression.push(')'),
+            ',' if inside => expression.push('|'),
+            c => {
+                for byte in c.to_string().bytes() {
+                    expression.push_str(&format!("\\x{byte:02x}"));
+                }
+            }
+        }
+        inside = (inside || c == '{') && c != '}';
+    }
+    expression + ")$"
+}
+
+/// A query string, and headers.
+pub fn query(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    let parameters = Parameters::parse(text);
+    let values: Vec<&String> =
+        [&parameters.collect, &parameters.exclude, &parameters.names].into_iter().flatten().collect();
+    assert!(values.len() <= text.split('&').count());
+    assert!(values.iter().map(|value| value.len()).sum::<usize>() <= text.len());
+    // Written with every byte encoded, it says the same.
+    let mut encoded = String::new();
+    for (key, values) in [
+        ("collect[]", &parameters.collect),
+        ("exclude[]", &parameters.exclude),
+        ("name[]", &parameters.names),
+    ] {
+        for value in values {
+            let hex: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            encoded.push_str(&format!("{key}={hex}&"));
+        }
+    }
+    assert_eq!(Parameters::parse(&encoded), parameters);
+    let _ = wants_gzip(text.split('\n'));
+    if let Some(seconds) = timeout_seconds(text) {
+        assert!(seconds > 0.0 && seconds.is_finite());
+    }
+}
+
+/// Wildcards of directories' names, and time zone files.
+pub fn names(input: &[u8]) {
+    if let Some(zone) = own::constant_zone(input) {
+        assert!(zone.name.len() <= input.len());
+    }
+    let Some((pattern, name)) = kernel::split_first(input, b'\n') else { return };
+    if pattern.len() > 60 || name.len() > 255 {
+        return;
+    }
+    let mut expression = String::from("(?s-u)^");
+    for byte in pattern {
+        expression.push_str(&match byte {
+            b'*' => ".*".to_owned(),
+            b'?' => ".".to_owned(),
+            byte => format!("\\x{byte:02x}"),
+        });
+    }
+    let same = regex::bytes::Regex::new(&(expression + "$")).expect("an expression");
+    assert_eq!(text_files::glob(pattern, name), same.is_match(name));
+}

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Asserts that no binary that ships holds hostile code, and that no build without debug assertions compiles with it.
+# Usage: tests/attacks/not_shipped.sh DIRECTORY-OF-RELEASE-BINARIES, after the tests of keyhole-attacks were built.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+die() {
+    echo "not_shipped.sh: error: $*" >&2
+    exit 1
+}
+
+marker='HOSTILE CODE FOR TESTS'
+has_marker() { grep --quiet --binary-files=text --fixed-strings "$marker" "$1"; }
+
+# What finds nothing anywhere would prove nothing.
+has_marker target/debug/hostile-broker || die "target/debug/hostile-broker does not hold '$marker': this check is blind"
+for program in keyhole-broker keyhole-exporter; do
+    [ -f "$1/$program" ] || die "$1/$program is missing: cargo build --release -p $program"
+    ! has_marker "$1/$program" || die "$1/$program holds '$marker': it was built with hostile-code-for-tests"
+done
+
+said=$(cargo check --locked --quiet --workspace --lib --features keyhole-broker/hostile-code-for-tests \
+    --config 'profile.dev.package.keyhole-broker.debug-assertions=false' 2>&1) &&
+    die "hostile-code-for-tests compiles without debug assertions"
+grep --quiet 'hostile code must never ship' <<<"$said" || die "the build failed for another reason: $said"

@@ -1,0 +1,149 @@
+//! What an intruder in the sealed broker would try: a table of attacks, each with the layers that stop it.
+//!
+//! To add an attack, add a row to one of the files below `table/`. The test `attacks` starts the real broker with one
+//! layer in force at a time, and with all of them, runs the row's code inside, and holds what it sees against the row
+//! and against `docs/attacks.md`.
+
+mod host;
+mod table;
+
+pub use host::{BROKER, Host, STRANGER};
+pub use table::{SECTIONS, Section};
+
+/// A set of layers, any one of which is enough to stop an attack.
+pub type Layers = u8;
+
+/// seccomp.
+pub const S: Layers = 1;
+/// Landlock.
+pub const L: Layers = 1 << 1;
+/// Uid 64646 without capabilities, under no_new_privs, not dumpable and limited: what the kernel refuses to any such
+/// process, by file modes above all.
+pub const U: Layers = 1 << 2;
+/// The same with uid 0.
+pub const R: Layers = 1 << 3;
+
+/// One thing that an intruder tries.
+#[derive(Debug, Clone, Copy)]
+pub struct Attack {
+    /// What it is, in words.
+    pub what: &'static str,
+    /// The system call that does it.
+    pub call: &'static str,
+    /// Which layers stop it when nothing else is in force.
+    pub stopped_by: Layers,
+    /// Does it; gives what a system call gives, so less than zero when it was refused.
+    pub go: fn(&Host) -> i64,
+    /// What an intruder gains where all layers together do not stop it, and why that is borne.
+    pub residual: Option<&'static str>,
+    /// A flag of the broker that is there for this attack.
+    pub flag: Option<&'static str>,
+}
+
+/// A row of the table.
+const fn attack(what: &'static str, call: &'static str, stopped_by: Layers, go: fn(&Host) -> i64) -> Attack {
+    Attack { what, call, stopped_by, go, residual: None, flag: None }
+}
+
+impl Attack {
+    const fn residual(mut self, why: &'static str) -> Self {
+        self.residual = Some(why);
+        self
+    }
+
+    const fn with(mut self, flag: &'static str) -> Self {
+        self.flag = Some(flag);
+        self
+    }
+}
+
+/// Every attack, in the order of the document.
+pub fn all() -> impl Iterator<Item = &'static Attack> {
+    SECTIONS.iter().flat_map(|section| section.attacks)
+}
+
+/// What one attack came to, as the broker it ran in says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It went through.
+    Through,
+    /// The kernel refused it with an errno.
+    Refused(i32),
+    /// seccomp ended the process.
+    Killed,
+}
+
+/// What a broker writes before the outcome of its attack.
+const SAID: &str = "the attack came to ";
+
+/// Does an attack, says what it came to on standard error, and ends the process.
+pub fn strike(attack: &Attack, host: &Host) -> ! {
+    let came_to = (attack.go)(host);
+    let line = format!("{SAID}{}\n", came_to.min(0));
+    call!(SYS_write, 2, line.as_ptr(), line.len());
+    loop {
+        call!(SYS_exit_group, 0);
+    }
+}
+
+/// What a broker said that its attack came to; none when it did not live to say so.
+pub fn said(log: &str) -> Option<End> {
+    let came_to = log.lines().find_map(|line| line.strip_prefix(SAID))?;
+    match came_to.parse::<i32>().ok()? {
+        0 => Some(End::Through),
+        errno => Some(End::Refused(-errno)),
+    }
+}
+
+/// What an attack that went through says when it has become another program.
+pub const WENT_THROUGH: &std::ffi::CStr = c"echo 'the attack came to 0' >&2";
+
+/// A system call, as the kernel answers it: not less than zero, or an errno with its sign turned.
+fn raw(number: i64, arguments: &[usize]) -> i64 {
+    let argument = |index: usize| arguments.get(index).copied().unwrap_or(0);
+    let [a, b, c, d, e, f] = std::array::from_fn(argument);
+    // SAFETY: this program exists to be harmed. Pointers that are passed point to memory that lives through the call
+    // and is as long as is said; what a call does to the process ends with it, since it makes one attack and exits.
+    let result = unsafe { libc::syscall(number as libc::c_long, a, b, c, d, e, f) };
+    match result {
+        -1 => -i64::from(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
+        result => result,
+    }
+}
+
+/// `call!(SYS_openat, descriptor, path.as_ptr(), flags)`: a system call by its name.
+macro_rules! call {
+    ($number:ident $(, $argument:expr)* $(,)?) => {
+        $crate::raw(libc::$number as i64, &[$($argument as usize),*])
+    };
+}
+pub(crate) use call;
+
+/// -1 as an argument: no descriptor, no key, nobody.
+const MINUS_ONE: usize = usize::MAX;
+
+/// Takes an errno for success: past the check of privilege the kernel found nothing to do, as it was meant to.
+fn past(errno: i32, result: i64) -> i64 {
+    if result == -i64::from(errno) { 0 } else { result }
+}
+
+/// Ends a child that was forked, at once; its parent goes on with the child's pid.
+fn child(pid: i64) -> i64 {
+    if pid == 0 {
+        call!(SYS_exit_group, 0);
+    }
+    pid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_attack_says_is_understood() {
+        let echoed = WENT_THROUGH.to_str().unwrap().split('\'').nth(1).unwrap();
+        assert_eq!(said(echoed), Some(End::Through));
+        assert_eq!(said(&format!("a line before\n{SAID}-13\n")), Some(End::Refused(13)));
+        assert_eq!(said("a line before\n"), None);
+    }
+}

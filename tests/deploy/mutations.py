@@ -1,0 +1,251 @@
+"""Pods that the admission policies must refuse, each one change away from the good pod, and by which rule.
+
+A row: what is wrong, the rule that must say so, and the change. A change takes a case, a dictionary of `pod`, `old`
+(on UPDATE) and `request`, and alters it.
+"""
+import copy
+
+DAEMON_SET_CONTROLLER = "system:serviceaccount:kube-system:daemon-set-controller"
+
+
+def create(pod):
+    """The request that makes the good pod."""
+    return {
+        "pod": copy.deepcopy(pod),
+        "old": None,
+        "request": {
+            "operation": "CREATE",
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": "keyhole",
+            "userInfo": {"username": DAEMON_SET_CONTROLLER, "groups": ["system:serviceaccounts"]},
+        },
+    }
+
+
+def broker(case):
+    return case["pod"]["spec"]["initContainers"][0]
+
+
+def exporter(case):
+    return case["pod"]["spec"]["containers"][0]
+
+
+def volume(case, name):
+    return next(each for each in case["pod"]["spec"]["volumes"] if each["name"] == name)
+
+
+def mount(container, name):
+    return next(each for each in container["volumeMounts"] if each["name"] == name)
+
+
+def by(user):
+    return lambda case: case["request"]["userInfo"].update(username=user)
+
+
+def spec(**fields):
+    return lambda case: case["pod"]["spec"].update(fields)
+
+
+def security(container, **fields):
+    return lambda case: container(case)["securityContext"].update(fields)
+
+
+def field(container, **fields):
+    return lambda case: container(case).update(fields)
+
+
+def add_volume(**fields):
+    return lambda case: case["pod"]["spec"]["volumes"].append(fields)
+
+
+def add_mount(container, **fields):
+    return lambda case: container(case)["volumeMounts"].append(fields)
+
+
+def host_path(name, path):
+    return lambda case: volume(case, name).update(hostPath={"path": path})
+
+
+def update(change):
+    """The change as an UPDATE of the good pod, which the namespace's own user asks for."""
+    def altered(case):
+        case["old"] = copy.deepcopy(case["pod"])
+        case["request"]["operation"] = "UPDATE"
+        by("alice")(case)
+        change(case)
+    return altered
+
+
+def debug(case):
+    """`kubectl debug` in a profile that Pod Security's restricted admits."""
+    update(lambda case: None)(case)
+    case["request"]["subResource"] = "ephemeralcontainers"
+    case["pod"]["spec"]["ephemeralContainers"] = [{
+        "name": "debugger", "image": "busybox", "targetContainerName": "broker",
+        "securityContext": {"runAsUser": 64646, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }]
+
+
+def swap_mounts_into_the_exporter(case):
+    exporter(case)["volumeMounts"].append(dict(mount(broker(case), "proc")))
+
+
+def another_init_container(case):
+    mounted = [dict(mount(broker(case), "proc"))]
+    case["pod"]["spec"]["initContainers"].append({"name": "first", "image": "busybox", "volumeMounts": mounted})
+
+
+def of_another_daemonset(case):
+    case["pod"]["metadata"]["ownerReferences"][0]["name"] = "evil"
+
+
+def by_a_user_with_a_forged_owner(case):
+    by("system:serviceaccount:keyhole:default")(case)
+
+
+def orphan(case):
+    del case["pod"]["metadata"]["ownerReferences"]
+
+
+def owner_that_does_not_control(case):
+    del case["pod"]["metadata"]["ownerReferences"][0]["controller"]
+
+
+def by_a_replicaset(case):
+    case["pod"]["metadata"]["ownerReferences"][0]["kind"] = "ReplicaSet"
+
+
+def without(container, name, key):
+    return lambda case: mount(container(case), name).pop(key)
+
+
+def changed_mount(container, name, **fields):
+    return lambda case: mount(container(case), name).update(fields)
+
+
+def another_image(container):
+    return lambda case: container(case).update(image="evil:1")
+
+
+CLAIMS = [
+    ("a volume of kind ephemeral", "no-ephemeral-volumes",
+     add_volume(name="more", ephemeral={"volumeClaimTemplate": {"spec": {}}})),
+    ("a user makes the pod, its owner forged", "daemonset-only", by_a_user_with_a_forged_owner),
+    ("another DaemonSet's pod", "daemonset-only", of_another_daemonset),
+    ("a pod without an owner", "daemonset-only", orphan),
+    ("an owner that is no controller", "daemonset-only", owner_that_does_not_control),
+    ("a ReplicaSet of that name", "daemonset-only", by_a_replicaset),
+    ("the ReplicaSet controller's account", "daemonset-only",
+     by("system:serviceaccount:kube-system:replicaset-controller")),
+    ("/proc's claim held for writing", "claims-read-only",
+     lambda case: volume(case, "proc")["persistentVolumeClaim"].pop("readOnly")),
+    ("/sys' claim held for writing", "claims-read-only",
+     lambda case: volume(case, "sys")["persistentVolumeClaim"].update(readOnly=False)),
+    ("the exporter mounts /proc", "broker-only", swap_mounts_into_the_exporter),
+    ("another init container mounts /proc", "broker-only", another_init_container),
+    ("the broker under another name", "broker-only", field(broker, name="broker2")),
+    ("a claim once more, by another volume's name, in the exporter", "broker-only",
+     lambda case: (add_volume(name="p", persistentVolumeClaim={"claimName": "keyhole-proc", "readOnly": True})(case),
+                   add_mount(exporter, name="p", mountPath="/p", readOnly=True, recursiveReadOnly="Enabled")(case))),
+    ("a mount that is not readOnly", "recursively-read-only", without(broker, "proc", "readOnly")),
+    ("a mount that is read-only at its top alone", "recursively-read-only", without(broker, "sys", "recursiveReadOnly")),
+    ("a mount that is recursively read-only if possible", "recursively-read-only",
+     changed_mount(broker, "sys", recursiveReadOnly="IfPossible")),
+    ("an ephemeral container", "no-ephemeral-containers", debug),
+    ("the broker's image swapped", "no-image-change", update(another_image(broker))),
+    ("the exporter's image swapped", "no-image-change", update(another_image(exporter))),
+]
+
+CLAIMS_WITH_TEXTFILE = [
+    ("the broker mounts the textfiles", "exporter-only",
+     lambda case: broker(case)["volumeMounts"].append(dict(mount(exporter(case), "textfile")))),
+    ("another container mounts the textfiles", "exporter-only",
+     lambda case: case["pod"]["spec"]["containers"].append(
+         {"name": "more", "image": "busybox", "volumeMounts": [dict(mount(exporter(case), "textfile"))]})),
+    ("textfiles mounted for writing", "recursively-read-only", without(exporter, "textfile", "readOnly")),
+    ("textfiles' claim held for writing", "claims-read-only",
+     lambda case: volume(case, "textfile")["persistentVolumeClaim"].pop("readOnly")),
+    ("a user makes a pod with the textfiles alone", "daemonset-only",
+     lambda case: (by("alice")(case), case["pod"]["spec"].update(
+         initContainers=[], volumes=[volume(case, "textfile")]))),
+]
+
+SHAPE = [
+    ("another container", "containers",
+     lambda case: case["pod"]["spec"]["containers"].append({"name": "more", "image": "busybox"})),
+    ("another init container", "containers", another_init_container),
+    ("no broker", "containers", lambda case: case["pod"]["spec"].pop("initContainers")),
+    ("an ephemeral container", "no-ephemeral-containers", debug),
+    ("the host's network", "no-host-namespaces", spec(hostNetwork=True)),
+    ("the host's PIDs", "no-host-namespaces", spec(hostPID=True)),
+    ("the host's IPC", "no-host-namespaces", spec(hostIPC=True)),
+    ("PIDs shared by the containers", "no-host-namespaces", spec(shareProcessNamespace=True)),
+    ("a port of the node's", "no-host-ports", lambda case: exporter(case)["ports"][0].update(hostPort=9100)),
+    ("a probe of another host", "no-host-ports",
+     lambda case: exporter(case)["livenessProbe"]["httpGet"].update(host="169.254.169.254")),
+    ("a probe of another host's port", "no-host-ports",
+     field(broker, startupProbe={"tcpSocket": {"host": "10.0.0.1", "port": 22}})),
+    ("another broker", "images", another_image(broker)),
+    ("another exporter", "images", another_image(exporter)),
+    ("the broker's image in the exporter", "images", lambda case: exporter(case).update(image=broker(case)["image"])),
+    ("the broker's image swapped later", "images", update(another_image(broker))),
+    ("a command of one's own", "commands", field(broker, command=["/bin/sh"])),
+    ("a hook after the start", "commands", field(exporter, lifecycle={"postStart": {"exec": {"command": ["/x"]}}})),
+    ("a secret in the environment", "commands",
+     field(exporter, env=[{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}])),
+    ("the broker with an environment", "commands", field(broker, env=[{"name": "LD_PRELOAD", "value": "/x"}])),
+    ("a broker that is root", "users", security(broker, runAsUser=0)),
+    ("a broker of group root", "users", security(broker, runAsGroup=0)),
+    ("an exporter with the broker's uid", "users", security(exporter, runAsUser=64646)),
+    ("a broker without a uid", "users", lambda case: broker(case)["securityContext"].pop("runAsUser")),
+    ("one more group", "users",
+     lambda case: case["pod"]["spec"]["securityContext"].update(supplementalGroups=[64646, 0])),
+    ("a group for volumes", "users", lambda case: case["pod"]["spec"]["securityContext"].update(fsGroup=0)),
+    ("a privileged broker", "privileges", security(broker, privileged=True)),
+    ("a privileged exporter", "privileges", security(exporter, privileged=True)),
+    ("a capability", "privileges", security(broker, capabilities={"drop": ["ALL"], "add": ["SYS_PTRACE"]})),
+    ("capabilities kept", "privileges", security(exporter, capabilities={})),
+    ("privilege escalation", "privileges", security(broker, allowPrivilegeEscalation=True)),
+    ("privilege escalation by default", "privileges",
+     lambda case: exporter(case)["securityContext"].pop("allowPrivilegeEscalation")),
+    ("a root that can be written", "privileges", security(exporter, readOnlyRootFilesystem=False)),
+    ("an unmasked /proc", "privileges", security(broker, procMount="Unmasked")),
+    ("a container without seccomp", "privileges", security(broker, seccompProfile={"type": "Unconfined"})),
+    ("a container without AppArmor", "privileges", security(broker, appArmorProfile={"type": "Unconfined"})),
+    ("another SELinux type", "privileges", security(broker, seLinuxOptions={"type": "spc_t"})),
+    ("a container without a security context", "privileges", lambda case: exporter(case).pop("securityContext")),
+    ("a pod without seccomp", "profiles",
+     lambda case: case["pod"]["spec"]["securityContext"].update(seccompProfile={"type": "Unconfined"})),
+    ("a pod without a security context", "profiles", lambda case: case["pod"]["spec"].pop("securityContext")),
+    ("AppArmor off by annotation", "profiles",
+     lambda case: case["pod"]["metadata"]["annotations"].update(
+         {"container.apparmor.security.beta.kubernetes.io/broker": "unconfined"})),
+    ("a sysctl", "profiles",
+     lambda case: case["pod"]["spec"]["securityContext"].update(sysctls=[{"name": "kernel.x", "value": "1"}])),
+    ("a token", "no-token", spec(automountServiceAccountToken=True)),
+    ("a token by default", "no-token", lambda case: case["pod"]["spec"].pop("automountServiceAccountToken")),
+    ("a projected token", "volume-kinds", add_volume(name="t", projected={"sources": [{"serviceAccountToken": {}}]})),
+    ("a claim", "volume-kinds", add_volume(name="c", persistentVolumeClaim={"claimName": "c"})),
+    ("a CSI volume", "volume-kinds", add_volume(name="c", csi={"driver": "c"})),
+    ("the host's root", "host-paths", add_volume(name="root", hostPath={"path": "/"})),
+    ("the root behind /proc", "host-paths", host_path("proc", "/proc/1/root")),
+    ("the host's /etc by the name sys", "host-paths", host_path("sys", "/etc")),
+    ("/proc by a name of its own", "host-paths", add_volume(name="p", hostPath={"path": "/proc"})),
+    ("the exporter mounts /proc", "broker-only", swap_mounts_into_the_exporter),
+    ("a /proc that can be written", "recursively-read-only", without(broker, "proc", "readOnly")),
+    ("a /sys whose cgroups can be written", "recursively-read-only", without(broker, "sys", "recursiveReadOnly")),
+    ("a part of /proc", "recursively-read-only", changed_mount(broker, "proc", subPath="1/root")),
+    ("a mount that propagates", "recursively-read-only",
+     changed_mount(broker, "sys", mountPropagation="HostToContainer")),
+    ("a device", "devices", field(broker, resources={"limits": {"vendor.example/device": "1"}})),
+    ("a block device", "devices", field(broker, volumeDevices=[{"name": "proc", "devicePath": "/dev/x"}])),
+    ("a resource claim", "devices", spec(resourceClaims=[{"name": "r"}])),
+    ("another runtime", "devices", spec(runtimeClassName="loose")),
+]
+
+SHAPE_WITH_TEXTFILE = [
+    ("the broker mounts the textfiles", "broker-only",
+     lambda case: broker(case)["volumeMounts"].append(dict(mount(exporter(case), "textfile")))),
+    ("textfiles from elsewhere", "host-paths", host_path("textfile", "/var/lib")),
+    ("textfiles mounted for writing", "recursively-read-only", without(exporter, "textfile", "readOnly")),
+]

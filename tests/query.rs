@@ -1,0 +1,115 @@
+//! `keyhole-exporter query` against a real broker, as the uid that `kubectl exec` gives it.
+
+mod common;
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::process::{Output, Stdio};
+
+use common::{EXPORTER, Home, finish, flag, root_for, this_host};
+
+/// Runs a query as the exporter's uid.
+fn query(home: &Home, arguments: &[&str]) -> Output {
+    let mut command = home.command("keyhole-exporter", EXPORTER);
+    command.arg(flag("--broker.socket=", home.socket())).args(arguments);
+    finish(command)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn every_collector_answers_within_the_seal_from_the_broker_and_from_a_capture() {
+    let home = Home::new();
+    let _broker = home.start_broker(&this_host());
+    let names: Vec<&str> =
+        keyhole_exporter::collector::COLLECTORS.iter().map(|collector| collector.name).collect();
+    for format in ["table", "json", "prom", "raw"] {
+        let output = query(&home, &[&["query", "-o", format][..], &names].concat());
+        // Some cannot be read at this rung; a call that the seal does not allow would have killed it.
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{format}: {output:?}");
+        assert!(text(&output.stdout).contains("load"), "{format}");
+    }
+    // What the exporter's uid may write to.
+    let saved = home.path().join("saved");
+    fs::create_dir(&saved).unwrap();
+    fs::set_permissions(&saved, fs::Permissions::from_mode(0o777)).unwrap();
+    let tree = saved.join("tree").display().to_string();
+    assert_eq!(query(&home, &["capture", &tree]).status.code(), Some(0));
+    let host = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/host/tree");
+    let of_this_user = |from: &str| {
+        let mut command = std::process::Command::new(home.path().join("keyhole-exporter"));
+        command.args(["query", "--from", from]).args(&names).stdin(Stdio::null()).current_dir("/");
+        finish(command)
+    };
+    for output in [query(&home, &[&["query", "--from", &tree][..], &names].concat()), of_this_user(host)] {
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{output:?}");
+        assert!(text(&output.stdout).starts_with("METRIC"), "{output:?}");
+        assert!(!output.stdout.iter().any(|byte| byte.is_ascii_control() && *byte != b'\n'));
+    }
+    if root_for("read a capture that is another's") {
+        // The seal drops root's right to read everything, and says so.
+        let output = of_this_user(&tree);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(text(&output.stderr).contains("run it as the owner of the files"), "{output:?}");
+    }
+}
+
+#[test]
+fn a_watch_gives_rates_of_counters_and_takes_a_reset_for_a_new_beginning() {
+    let home = Home::new();
+    let proc = home.path().join("proc");
+    let net = proc.join("1/net");
+    fs::create_dir_all(&net).unwrap();
+    fs::create_dir(home.path().join("sys")).unwrap();
+    let line = |bytes: u64| format!("{COLUMNS} eth0: {bytes:8} 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n");
+    fs::write(net.join("dev"), line(1_000_000)).unwrap();
+    for dir in [home.path().join("sys"), proc.clone(), proc.join("1"), net.clone()] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::set_permissions(net.join("dev"), fs::Permissions::from_mode(0o644)).unwrap();
+    let flags: [OsString; 3] =
+        [flag("--path.procfs=", &proc), flag("--path.sysfs=", home.path().join("sys")), "--view=host".into()];
+    let _broker = home.start_broker(&flags);
+    let mut command = home.command("keyhole-exporter", EXPORTER);
+    command.arg(flag("--broker.socket=", home.socket()));
+    command.args(["query", "netdev", "--watch=0.2", "-o", "json", "--filter=receive_bytes"]);
+    let mut child = Child(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let first = lines.next().expect("a first reading");
+    assert_eq!((number(&first, "value"), number(&first, "rate")), (Some(1_000_000.0), None));
+    for (bytes, risen) in [(3_000_000, 2_000_000.0), (500_000, 500_000.0)] {
+        // In place and in one write, as the kernel changes it: the broker holds the file open.
+        let file = fs::OpenOptions::new().write(true).open(net.join("dev")).unwrap();
+        file.write_all_at(line(bytes).as_bytes(), 0).unwrap();
+        let changed = lines.by_ref().take(50).find(|line| number(line, "value") == Some(bytes as f64));
+        let rate = number(&changed.expect("the new number within 10 s"), "rate").expect("a rate");
+        // How long 0.2 s were depends on the machine; they were hardly shorter, and no test takes a minute.
+        assert!((risen / 60.0..risen / 0.1).contains(&rate), "{bytes}: {rate} a second");
+        let next = lines.next().expect("a next reading");
+        assert_eq!(number(&next, "rate"), Some(0.0), "{next}");
+    }
+}
+
+/// The first lines of net/dev.
+const COLUMNS: &str = "Inter-|   Receive                           |  Transmit\n \
+    face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed\n";
+
+/// A process that is ended with the test.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A number of the one metric in a line of JSON.
+fn number(line: &str, key: &str) -> Option<f64> {
+    let after = line.split(&format!("\"{key}\":")).nth(1)?;
+    after.split([',', '}']).next()?.parse().ok()
+}
