@@ -240,7 +240,7 @@ def starts(program, flags, addresses, log):
 
 
 def compare_starts(ours, theirs, flags, home):
-    """Addresses that both take, and command lines that both refuse."""
+    """Addresses that both take, and command lines that both refuse; a mistake is status 2 of the exporter's."""
     failures = []
     held = socket.create_server(("127.0.0.1", 0))
     taken = held.getsockname()[1]
@@ -252,15 +252,15 @@ def compare_starts(ours, theirs, flags, home):
         (both, [("127.0.0.1", port) for port in ports], "serves"),
         ([f"--web.listen-address=localhost:{ports[0]}"], [("localhost", ports[0])], "serves"),
         ([f"--web.listen-address=127.0.0.1:{taken}"], [], "1"),
-        (["--web.listen-address=nonsense"], [], "1"),
-        (["--web.nonsense"], [], "1"),
+        (["--web.listen-address=nonsense"], [], "1", "2"),
+        (["--web.nonsense"], [], "1", "2"),
         (["--web.config.file=/nonexistent.yml", f"--web.listen-address=127.0.0.1:{ports[0]}"], [], "1"),
-        (["--web.telemetry-path=/a", "--web.telemetry-path=/b"], [], "1"),
+        (["--web.telemetry-path=/a", "--web.telemetry-path=/b"], [], "1", "2"),
     ]
     if socket.has_ipv6 and pathlib.Path("/proc/net/if_inet6").exists():
         rows.append(([f"--web.listen-address=[::1]:{ports[0]}"], [("::1", ports[0])], "serves"))
-    for arguments, addresses, expected in rows:
-        for program, more in ((theirs, []), (ours, flags)):
+    for arguments, addresses, *statuses in rows:
+        for program, more, expected in ((theirs, [], statuses[0]), (ours, flags, statuses[-1])):
             came = starts(program, more + arguments, addresses, home / "log")
             if came != expected:
                 failures.append(f"{pathlib.Path(program).name} {' '.join(arguments)}: {came}, not {expected}")
