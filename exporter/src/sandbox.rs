@@ -22,7 +22,7 @@ pub const SYSCALLS: &[Row] = &[
     allow!(sendto, "answers; requests to the broker"),
     allow!(writev, "answers in several parts; log lines"),
     allow!(write, "log lines; the runtime's wake-up descriptor"),
-    allow!(read, "the same; the runtime's wake-up descriptor"),
+    allow!(read, "textfiles; the web configuration; the runtime's wake-up descriptor"),
     allow!(shutdown, "the end of a connection"),
     allow!(setsockopt, "no delay on a connection"),
     allow!(getsockopt, "a connection's error"),

@@ -13,6 +13,7 @@ Needs Debian's prometheus-node-exporter package.
 import argparse
 import gzip
 import http.client
+import os
 import pathlib
 import re
 import shutil
@@ -239,6 +240,39 @@ def starts(program, flags, addresses, log):
         stop(process)
 
 
+def compare_inherited(ours, theirs, flags, home):
+    """Serving on a socket that systemd hands over, and the end without one."""
+    failures = []
+    command = ["sh", "-c", 'export LISTEN_PID=$$; exec "$@"', "sh"]
+    for name, family, expected in (("TCP", socket.AF_INET, "serves"), ("Unix", socket.AF_UNIX, "1"), (None, None, "1")):
+        for program, more in ((theirs, []), (ours, flags)):
+            if program == theirs and name == "Unix":
+                continue  # It serves there, and is listed as missing here.
+            inherit, listener = {}, None
+            if family is not None:
+                listener = socket.socket(family)
+                listener.bind(("127.0.0.1", 0) if name == "TCP" else str(home / "socket"))
+                listener.listen()
+                number = listener.fileno()
+                inherit = dict(pass_fds=(3,), preexec_fn=lambda: os.dup2(number, 3), env={**os.environ, "LISTEN_FDS": "1"})
+            with open(home / "log", "w") as sink:
+                process = subprocess.Popen([*command, program, *COLLECTORS, *more, "--web.systemd-socket"],
+                                           stdout=sink, stderr=sink, **inherit)
+            try:
+                # The listener is ours too: it takes connections before the program does.
+                came = str(ask(listener.getsockname(), "GET", "/", {})[0] == 200 and "serves") if name == "TCP" else str(process.wait(20))
+            except OSError as error:
+                came = str(error)
+            finally:
+                stop(process)
+                if listener:
+                    listener.close()
+            if came != expected:
+                failures.append(f"{pathlib.Path(program).name} with a {name} socket from systemd: {came}, not {expected}")
+    print("sockets from systemd: taken alike")
+    return failures
+
+
 def compare_starts(ours, theirs, flags, home):
     """Addresses that both take, and command lines that both refuse; a mistake is status 2 of the exporter's."""
     failures = []
@@ -307,6 +341,7 @@ def main():
         if keyhole.exporter.returncode != 0:
             failures.append(f"the exporter ends by SIGTERM with {keyhole.exporter.returncode}, not 0")
         flags = [f"--broker.socket={keyhole.socket}"]
+        failures += compare_inherited(str(keyhole.home / "keyhole-exporter"), program, flags, home)
         failures += compare_starts(str(keyhole.home / "keyhole-exporter"), program, flags, home)
     for failure in failures:
         print(f"  {failure}")

@@ -13,7 +13,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -87,6 +87,8 @@ async fn talk(
         // A request's first letter, where a handshake has 22.
         let mut first = [0];
         if stream.stream.peek(&mut first).await.is_ok_and(|read| read == 1) && first[0].is_ascii_uppercase() {
+            // What came is read, lest the end of the connection overtake the answer.
+            let _ = stream.read(&mut [0; HEAD_BYTES]).await;
             let _ = stream.write_all(NOT_TLS).await;
             let _ = stream.shutdown().await;
             return None;

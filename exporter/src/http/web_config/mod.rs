@@ -141,9 +141,7 @@ impl Guard {
 
     /// Answers a request that may be answered, and sets the file's headers.
     pub(super) async fn answer<B>(&self, app: &App, request: &Request<B>) -> Answer {
-        let config = self.config();
-        self.tell(config.as_ref().err());
-        let Ok(config) = config else {
+        let Ok(config) = self.config().inspect_err(|error| self.tell(Some(error))) else {
             return routes::text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
         };
         let mut answer = match self.refusal(&config, request).await {
@@ -230,7 +228,7 @@ impl Guard {
         Ok(Some(Arc::clone(&made.config)))
     }
 
-    /// Logs an error once, and its end.
+    /// Logs an error once, and, when a connection can be accepted again, its end.
     fn tell(&self, error: Option<&String>) {
         let mut told = lock(&self.told);
         if told.as_ref() == error {
