@@ -257,7 +257,7 @@ def users(web, pki, ours):
     check(f"{name}: a burst and its end", [answer[0] for answer in came], [200, 200, 200, 429])
     check(f"{name}: what 429 says", came[-1][2], b"Too Many Requests\n")
     # Strangers who guess do not hold up Prometheus, nor the page.
-    web.put(web_yml=USERS.replace("$04$", "$11$"))
+    web.put(web_yml=USERS.replace("$04$", "$10$"))
     check(f"{name} starts with a costly hash", web.start(), "serves")
     refused = []
     guesses = [threading.Thread(target=lambda n=n: refused.append(web.status(user=f"prometheus:{n}"))) for n in range(40)]
