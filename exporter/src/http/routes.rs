@@ -1,4 +1,4 @@
-//! The pages: metrics, health, readiness and a landing page.
+//! What answers at which path: metrics, health, readiness and the page at `/`.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::page::Page;
 use super::query::{self, Parameters};
 use super::web_config::Guard;
 use crate::options::Options;
 use crate::scrape::{Format, Scraper};
-use crate::self_metrics::VERSION;
 
 /// The content types of an exposition, without the scheme of its names.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -32,6 +32,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct App {
     scraper: Arc<Scraper>,
+    page: Page,
     telemetry_path: String,
     max_requests: usize,
     permits: Semaphore,
@@ -53,6 +54,7 @@ impl App {
         let path = options.text("web.telemetry-path");
         Self {
             scraper,
+            page: Page::default(),
             telemetry_path: if path.is_empty() { "/metrics".into() } else { path.into() },
             max_requests,
             permits: Semaphore::new(permits),
@@ -86,7 +88,7 @@ impl App {
                 Ok(()) => text(StatusCode::OK, "the broker answers"),
                 Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
             },
-            _ => body(StatusCode::OK, HTML_TYPE, self.landing_page().into()),
+            _ => self.front(request).await,
         }
     }
 
@@ -138,6 +140,8 @@ impl App {
         if let Ok(content_type) = HeaderValue::from_str(&format!("{media_type}; escaping={escaping}")) {
             answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
         }
+        // A name on the host must not make a browser take this for anything but text.
+        answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if gzip {
             answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -153,14 +157,12 @@ impl App {
         Instant::now() + budget.clamp(SHORTEST, LONGEST)
     }
 
-    fn landing_page(&self) -> String {
-        let path = self.telemetry_path.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
-        format!(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>Node Exporter</title></head>\n\
-             <body>\n<h1>Node Exporter</h1>\n<p>keyhole-exporter {VERSION}: node_exporter's metrics of this node, \
-             read by a broker without privileges.</p>\n<ul>\n<li><a href=\"{path}\">Metrics</a></li>\n\
-             <li><a href=\"/-/ready\">Readiness</a></li>\n</ul>\n</body>\n</html>\n"
-        )
+    /// The page at `/`.
+    async fn front<B>(&self, request: &Request<B>) -> Answer {
+        let page = self.page.render(&self.scraper, request, &self.telemetry_path).await;
+        let mut answer = body(StatusCode::OK, HTML_TYPE, page.into());
+        Page::headers(answer.headers_mut());
+        answer
     }
 }
 
