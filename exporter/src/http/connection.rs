@@ -81,7 +81,7 @@ async fn talk(
         Err(_) => return,
     };
     let Some(tls) = tls else {
-        return talk_http1(stream, app, activity, stopping).await;
+        return talk_http1(stream, false, app, activity, stopping).await;
     };
     let handshake = async {
         // A request's first letter, where a handshake has 22.
@@ -103,18 +103,27 @@ async fn talk(
         Some(stream) if stream.get_ref().1.alpn_protocol() == Some(H2) => {
             talk_http2(stream, app, activity, stopping).await;
         }
-        Some(stream) => talk_http1(stream, app, activity, stopping).await,
+        Some(stream) => talk_http1(stream, true, app, activity, stopping).await,
         None => {}
     }
 }
+
+/// Marks a request of HTTP/1.1 that came encrypted: its own words do not say so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Encrypted;
 
 /// A handshake that failed is told at debug: anyone can cause it.
 fn told(error: &std::io::Error) {
     tracing::debug!(%error, "TLS handshake failed");
 }
 
-async fn talk_http1<S>(stream: S, app: Arc<App>, activity: Arc<Activity>, stopping: watch::Receiver<bool>)
-where
+async fn talk_http1<S>(
+    stream: S,
+    encrypted: bool,
+    app: Arc<App>,
+    activity: Arc<Activity>,
+    stopping: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = http1::Builder::new()
@@ -125,7 +134,15 @@ where
         .max_headers(64)
         // A client that has said all it had to say may still wait for its answer.
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service_fn(|request| answer(request, &app, &activity)));
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(|mut request: Request<Incoming>| {
+                if encrypted {
+                    request.extensions_mut().insert(Encrypted);
+                }
+                answer(request, &app, &activity)
+            }),
+        );
     finish(connection, stopping).await;
 }
 
