@@ -7,9 +7,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use keyhole_proto::v1::{file, file_system};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
+use super::reading::{LISTING_LIMIT, MISSING_READINGS, NAMES_LIMIT};
 use super::*;
 use crate::view::Choice;
 
