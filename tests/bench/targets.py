@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 
@@ -27,10 +28,11 @@ class Group:
     def __init__(self, name):
         roots = (pathlib.Path("/sys/fs/cgroup/memory"), pathlib.Path("/sys/fs/cgroup"))
         root = next((root for root in roots if (root / "cgroup.procs").is_file()), roots[1])
-        self.at, self.outside = root / f"keyhole-bench-{os.getpid()}-{name}", root / own_group()
+        self.outside = root / own_group()
         try:
-            self.at.mkdir()
-        except OSError:
+            self.at = pathlib.Path(tempfile.mkdtemp(prefix=f"keyhole-bench-{name}-", dir=root))
+        except OSError as error:
+            print(f"no memory cgroup, and no figure of kernel memory: {error}", file=sys.stderr)
             self.at = None
 
     @contextlib.contextmanager
@@ -111,7 +113,7 @@ class Peer:
     def __enter__(self):
         self.group = Group(re.sub(r"\W+", "-", self.name))
         # A copy of its own: pages that two processes share would count half for each in PSS.
-        self.home = pathlib.Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+        self.home = pathlib.Path(tempfile.mkdtemp(prefix="keyhole-bench-peer-"))
         self.program = shutil.copy(self.source, self.home / "node_exporter")
         with self.group.entered():
             self.url, (self.process,) = self.start_anew()

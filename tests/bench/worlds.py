@@ -37,6 +37,18 @@ def compiled(name, home):
 
 
 @contextlib.contextmanager
+def mounted(kind, at, options):
+    """A file system at `at`, until the end."""
+    at.mkdir()
+    subprocess.run(["mount", "-t", kind, "-o", options, kind, at], check=True)
+    try:
+        yield at
+    finally:
+        # Lazily: what was stopped may still be letting go of it.
+        subprocess.run(["umount", "--lazy", at], check=True)
+
+
+@contextlib.contextmanager
 def host(home, _count):
     yield World("This host as it is", broker=this_host())
 
@@ -44,15 +56,11 @@ def host(home, _count):
 @contextlib.contextmanager
 def interfaces(home, count):
     """`count` veth pairs in a network namespace of their own, and the sysfs that shows it."""
-    sysfs = home / "sys"
-    sysfs.mkdir()
-    subprocess.run(["mount", "-t", "sysfs", "-o", "ro", "sysfs", sysfs], check=True)
     pairs = "".join(f"link add veth{n}a type veth peer name veth{n}b\n" for n in range(count))
     subprocess.run(["ip", "-batch", "-"], input=pairs, text=True, check=True)
-    yield World(
-        f"{count} veth pairs", broker=["--path.rootfs=/", "--view=host", f"--path.sysfs={sysfs}"],
-        exporter=[f"--path.sysfs={sysfs}"], peer=[f"--path.sysfs={sysfs}"], count=2 * count,
-    )
+    with mounted("sysfs", home / "sys", "ro") as sysfs:
+        paths = [f"--path.sysfs={sysfs}"]
+        yield World(f"{count} veth pairs", ["--path.rootfs=/", "--view=host", *paths], paths, paths, 2 * count)
 
 
 @contextlib.contextmanager
@@ -61,11 +69,12 @@ def processes(home, count):
     sleepers = subprocess.Popen([compiled("sleepers", home), str(count)], stdout=subprocess.PIPE)
     if sleepers.stdout.readline() != b"ready\n":
         fail(f"{count} processes could not be started: see pids.max and kernel.pid_max")
+    # node_exporter is given the collectors that both have, and so this one.
     flags = ["--collector.processes"]
     try:
         yield World(
-            f"{count} processes, with the collector processes", exporter=flags, peer=flags,
-            broker=["--path.rootfs=/", "--view=host", "--allow-processes"], count=count,
+            f"{count} processes, with the collector processes", ["--path.rootfs=/", "--view=host", "--allow-processes"],
+            flags, count=count,
         )
     finally:
         sleepers.kill()
@@ -75,10 +84,8 @@ def processes(home, count):
 class Tree:
     """A fixture tree on tmpfs: the host of the golden test, enlarged."""
 
-    def __init__(self, home):
-        self.at = home / "tree"
-        self.at.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", self.at], check=True)
+    def __init__(self, at):
+        self.at = at
         for part in ("proc", "sys"):
             shutil.copytree(GOLDEN / part, self.at / part, symlinks=True)
         # What node_exporter reads through its own process.
@@ -156,26 +163,46 @@ class Tree:
         for point in points:
             (self.root / point[1:]).mkdir(parents=True)
 
-    def world(self, title, count=0):
-        """Flags to read the tree."""
-        paths = [f"--path.{name}fs={self.at / name}" for name in ("proc", "sys", "root")]
-        paths = [path.replace("rootfs=", "rootfs=") for path in paths]
-        return World(title, broker=["--view=host", *paths], exporter=[], peer=paths, count=count)
+    def links(self, count):
+        """Interfaces of pods, as the host's end of a veth pair shows them."""
+        names = [f"veth{n:08x}" for n in range(count)]
+        row = "  123456     789    0    0    0     0          0         0   234567     890    0    0    0     0       0          0"
+        self.append("proc/1/net/dev", "".join(f"{name}: {row}\n" for name in names))
+        for number, name in enumerate(names, 10):
+            shutil.copytree(self.at / "sys/class/net/eth0", self.at / "sys/class/net" / name, symlinks=True)
+            self.write(f"sys/class/net/{name}/ifindex", f"{number}\n")
 
 
 @contextlib.contextmanager
+def fixture(home, title, count=0, **parts):
+    """A tree with so many of each part."""
+    with mounted("tmpfs", home / "tree", "mode=755") as at:
+        tree = Tree(at)
+        for part, of in parts.items():
+            getattr(tree, part)(of)
+        paths = [f"--path.procfs={at}/proc", f"--path.sysfs={at}/sys", f"--path.rootfs={at}/root"]
+        # node_exporter would ask netlink, which knows of no tree.
+        yield World(title, ["--view=host", *paths], [], [*paths, "--no-collector.netdev.netlink"], count)
+
+
 def tree(home, _count):
-    yield Tree(home).world("The fixture tree that the next ones enlarge")
+    return fixture(home, "The fixture tree that others enlarge")
 
 
-def enlarged(part, what):
-    @contextlib.contextmanager
-    def world(home, count):
-        tree = Tree(home)
-        getattr(tree, part)(count)
-        yield tree.world(f"{count} {what}", count)
+def cpus(home, count):
+    return fixture(home, f"{count} CPUs", count, cpus=count)
 
-    return world
+
+def disks(home, count):
+    return fixture(home, f"{count} disks", count, disks=count)
+
+
+def mounts(home, count):
+    return fixture(home, f"{count} mounts", count, mounts=count)
+
+
+def node(home, _count):
+    return fixture(home, "A node of a cluster: 64 CPUs, 4 disks, 30 mounts, 60 interfaces of pods", cpus=64, disks=4, mounts=30, links=60)
 
 
 # name: (its context manager, how many unless told otherwise, what its growth is measured from)
@@ -184,7 +211,8 @@ WORLDS = {
     "interfaces": (interfaces, 200, "host"),
     "processes": (processes, 5000, "host"),
     "tree": (tree, 0, None),
-    "cpus": (enlarged("cpus", "CPUs"), 128, "tree"),
-    "disks": (enlarged("disks", "disks"), 1000, "tree"),
-    "mounts": (enlarged("mounts", "mounts"), 2000, "tree"),
+    "cpus": (cpus, 128, "tree"),
+    "disks": (disks, 1000, "tree"),
+    "mounts": (mounts, 2000, "tree"),
+    "node": (node, 0, None),
 }
