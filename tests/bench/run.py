@@ -36,7 +36,11 @@ from targets import BLOCK, Measured, Peer, Target  # noqa: E402
 from worlds import WORLDS, compiled  # noqa: E402
 
 DOCUMENT = REPOSITORY / "docs/performance.md"
-NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+# What a program is run by in namespaces of its own.
+NAMESPACES = [
+    "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
+    "sh", "-c", 'ip link set lo up && exec "$0" "$@"',
+]
 
 
 def quartiles(values):
@@ -101,11 +105,15 @@ def measured(ours, peers, home, short):
     return rows
 
 
+def node_exporter():
+    """Its path."""
+    program = shutil.which("prometheus-node-exporter") or shutil.which("node_exporter")
+    return program or fail("node_exporter is missing: apt-get install prometheus-node-exporter")
+
+
 def inside(name, count, arguments):
     """Measures in one world; gives what the table is made of."""
-    program = shutil.which("prometheus-node-exporter") or shutil.which("node_exporter")
-    if not program:
-        fail("node_exporter is missing: apt-get install prometheus-node-exporter")
+    program = node_exporter()
     make = WORLDS[name][0]
     with contextlib.ExitStack() as stack:
         home = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyhole-bench-")))
@@ -139,9 +147,8 @@ def enter(name, count, arguments):
     with tempfile.NamedTemporaryFile(prefix="keyhole-bench-") as result:
         command = [sys.executable, __file__, "--inside", result.name, f"--scrapes={arguments.scrapes}", f"{name}={count}"]
         command += ["--short"] * arguments.short + [f"--binaries={arguments.binaries}"]
-        of_its_own = [] if name == "host" else NAMESPACES
-        if of_its_own:
-            command = [*of_its_own, "sh", "-c", 'ip link set lo up && exec "$0" "$@"', *command]
+        if name != "host":
+            command = [*NAMESPACES, *command]
         if subprocess.run(command).returncode != 0:
             fail(f"no figures for {name}: see above")
         return json.load(open(result.name))
@@ -209,21 +216,20 @@ def sizes(arguments):
         of["static"] = binaries(arguments.static)
     mib = lambda path: f"{os.path.getsize(path) / (1 << 20):>8.2f}"
     rows = [f"| {kind:<8} | {mib(at / 'keyhole-broker')} | {mib(at / 'keyhole-exporter')} | {'':>13} |" for kind, at in of.items()]
-    peer = os.path.realpath(shutil.which("prometheus-node-exporter") or "/usr/bin/prometheus-node-exporter")
-    rows[0] = rows[0][:-15] + f"{mib(peer):>13} |"
+    rows[0] = rows[0][:-15] + f"{mib(node_exporter()):>13} |"
     head = "| MiB      |   broker | exporter | node_exporter |\n|----------|---------:|---------:|--------------:|\n"
     return "Sizes of the programs\n\n" + head + "\n".join(rows)
 
 
-def write(parts):
-    """Puts each part into the document, between the marks that have its name."""
-    text = DOCUMENT.read_text()
+def put(document, parts, script="run.py"):
+    """Puts each part into a document, between the marks that have its name."""
+    text = document.read_text()
     for name, part in parts.items():
-        marks = re.compile(rf"(<!-- {name}: written by tests/bench/run\.py -->\n).*?(<!-- end -->)", re.DOTALL)
+        marks = re.compile(rf"(<!-- {name}: written by tests/bench/{re.escape(script)} -->\n).*?(<!-- end -->)", re.DOTALL)
         text, found = marks.subn(lambda match: f"{match.group(1)}\n{part}\n\n{match.group(2)}", text)
         if found != 1:
-            fail(f"{DOCUMENT.name} has {found} places for {name}")
-    DOCUMENT.write_text(text)
+            fail(f"{document.name} has {found} places for {name}")
+    document.write_text(text)
 
 
 def main():
@@ -252,18 +258,19 @@ def main():
         result = inside(*wanted[0], arguments)
         pathlib.Path(arguments.inside).write_text(json.dumps(result))
         return
-    results, parts = [], {}
+    results = []
+
+    def give(name, part):
+        print(f"{part}\n", flush=True)
+        if arguments.write:
+            put(DOCUMENT, {name: part})
+
     for name, count in wanted:
         results.append(enter(name, count, arguments))
-        parts[name] = table(results[-1])
-        print(f"{parts[name]}\n", flush=True)
+        give(name, table(results[-1]))
     if of_growth := growth(results):
-        parts["growth"] = of_growth
-        print(f"{of_growth}\n")
-    parts["sizes"] = sizes(arguments)
-    print(parts["sizes"])
-    if arguments.write:
-        write(parts)
+        give("growth", of_growth)
+    give("sizes", sizes(arguments))
 
 
 if __name__ == "__main__":
