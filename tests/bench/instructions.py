@@ -21,10 +21,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 BUDGET = HERE / "instructions.budget"
 TREE = "tests/golden/host/tree"
-# name: (package, bench, fewer rounds, more rounds). The first rounds make what later ones reuse.
+# name: (package, bench, fewer rounds, more rounds). The first rounds make what later ones reuse; many
+# make little of how a read happens to be cut into batches.
 COUNTED = {
-    "broker: a read of all queries": ("keyhole-broker", "read", 5, 15),
-    "exporter: collectors and text of a scrape": ("keyhole-exporter", "render", 5, 15),
+    "broker: a read of all queries": ("keyhole-broker", "read", 5, 45),
+    "exporter: collectors and text of a scrape": ("keyhole-exporter", "render", 5, 45),
 }
 ABOVE, OTHER_COMPILER, BELOW = 0.05, 0.15, 0.10
 
@@ -84,7 +85,7 @@ def main():
     over = []
     for name, instructions in counted.items():
         of = instructions / int(budget[name]) - 1
-        print(f"  {name}: {instructions:,} instructions, {100 * of:+.1f} % of the budget")
+        print(f"  {name}: {instructions:,} instructions, {100 * of:+.1f} % against the budget")
         if of > margin:
             over.append(name)
         if of < -BELOW:
