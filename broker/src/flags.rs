@@ -34,7 +34,7 @@ Privilege:
   --allow-processes           answer for every process too: procfs stays open after the seal
   --allow-root                run as uid 0 (for the few files that only root may read)
   --allow-capabilities        start with capabilities, which are dropped
-  --sandbox.require=LAYER,... start only with these layers in force: not_dumpable, limits, landlock; repeatable
+  --sandbox.require=LAYERS    start only with these layers in force, comma-separated: not_dumpable, limits, landlock; repeatable
                               (no_new_privs, capabilities and seccomp are always required)
 
 Logs:

@@ -36,6 +36,12 @@ const LISTING_LIMIT: usize = 65_536;
 /// The most names taken of all directories in one reading, which keeps them until its end.
 const NAMES_LIMIT: usize = 4 * LISTING_LIMIT;
 
+/// What was not found is asked for again after this many readings at most: half of what a machine could have, it has not.
+const MISSING_READINGS: u64 = 8;
+
+/// The most paths of one pattern that are known to be missing.
+const MISSING_LIMIT: usize = 4096;
+
 /// Bytes asked of the kernel at a time.
 const READ_BYTES: usize = 32 << 10;
 
@@ -171,7 +177,17 @@ struct Slot {
 struct Files {
     /// Files below sysfs, by path; those not seen in a round are let go.
     held: HashMap<Vec<u8>, Held>,
+    /// What each source did not find below sysfs, by path: files, and directories without a name that fits.
+    missing: Vec<HashMap<Vec<u8>, Missing>>,
     round: u64,
+}
+
+#[derive(Debug)]
+struct Missing {
+    /// What its path's wildcards stood for.
+    identity: u64,
+    /// The round in which it is looked for again.
+    again: u64,
 }
 
 #[derive(Debug)]
@@ -250,27 +266,33 @@ impl Host {
         }
         // No lock is held over a read: it may sleep for ever.
         let mut files = std::mem::take(&mut *lock(&slot.files));
-        let Files { held, round } = &mut files;
+        let Files { held, missing, round } = &mut files;
         *round += 1;
+        missing.resize_with(slot.sources.len(), HashMap::new);
         let mut reading = Reading {
             row: slot.row,
             roots: &self.roots,
             spare: &self.spare,
             asked: &self.asked,
             held,
+            missing: &mut HashMap::new(),
             round: *round,
             listings: HashMap::new(),
             buffer,
             sink,
             tally: Tally::default(),
         };
-        let flow = slot
-            .sources
-            .iter()
-            .zip(slot.row.sources)
-            .try_for_each(|(opened, source)| reading.source(source, opened));
+        let flow = slot.sources.iter().zip(slot.row.sources).zip(&mut *missing).try_for_each(
+            |((opened, source), missing)| {
+                reading.missing = missing;
+                reading.source(source, opened)
+            },
+        );
         let outcome = reading.tally.outcome();
         if flow.is_continue() {
+            for missing in missing {
+                missing.retain(|_, missing| missing.again > *round);
+            }
             let before = held.len();
             held.retain(|_, held| held.round == *round);
             self.spare.fetch_add(before - held.len(), Ordering::Relaxed);
@@ -442,6 +464,7 @@ struct Reading<'r, 's, 't> {
     spare: &'r AtomicUsize,
     asked: &'r Mutex<Vec<Mount>>,
     held: &'r mut HashMap<Vec<u8>, Held>,
+    missing: &'r mut HashMap<Vec<u8>, Missing>,
     round: u64,
     /// Directories that were listed already in this reading.
     listings: HashMap<Vec<u8>, Rc<[Entry]>>,
@@ -491,8 +514,17 @@ impl Reading<'_, '_, '_> {
                 .try_for_each(|name| self.below(source, join(&path, name.as_bytes()), identity, rest)),
             // A choice among directories is listed as a wildcard is: one that is missing is not asked for each file.
             _ => {
+                // What a class of devices has is looked for each time, what one device has not.
+                let a_devices = identity != 0;
+                if a_devices && self.is_missing(&path, identity) {
+                    return ControlFlow::Continue(());
+                }
                 let names = self.list(source, &path)?;
-                let mut matching = names.iter().filter(|(name, _)| chosen(name));
+                let mut matching = names.iter().filter(|(name, _)| chosen(name)).peekable();
+                if a_devices && !names.is_empty() && matching.peek().is_none() {
+                    self.miss(source, path, identity);
+                    return ControlFlow::Continue(());
+                }
                 matching.try_for_each(|(name, inode)| {
                     self.below(source, join(&path, name), identity.rotate_left(32) ^ inode, rest)
                 })
@@ -529,6 +561,9 @@ impl Reading<'_, '_, '_> {
 
     /// One path that a pattern led to.
     fn entry(&mut self, source: &Source, path: Vec<u8>, identity: u64) -> ControlFlow<()> {
+        if self.is_missing(&path, identity) {
+            return ControlFlow::Continue(());
+        }
         let name = join(source.root.name().as_bytes(), &path);
         let content = self.dir(source).and_then(|root| match source.kind {
             Kind::Link => {
@@ -565,11 +600,30 @@ impl Reading<'_, '_, '_> {
             let read = self.read(file.as_fd(), size);
             // A read that fails is held too: many attributes of a device that is down fail each time.
             if !read.is_err_and(gone) {
-                self.hold(source, path, identity, file);
+                self.hold(source, path.clone(), identity, file);
             }
             read
         });
-        self.give_read(&name, read)
+        let flow = self.give_read(&name, read);
+        if read == Err(Errno::NOENT) {
+            self.miss(source, path, identity);
+        }
+        flow
+    }
+
+    /// Whether `path` was not there a few readings ago, below the same devices.
+    fn is_missing(&self, path: &[u8], identity: u64) -> bool {
+        let known = |missing: &Missing| missing.identity == identity && self.round < missing.again;
+        self.missing.get(path).is_some_and(known)
+    }
+
+    /// Remembers that `path` is not there. Not all are looked for again in the same reading.
+    fn miss(&mut self, source: &Source, path: Vec<u8>, identity: u64) {
+        if source.root == Root::Sys && self.missing.len() < MISSING_LIMIT {
+            let spread: u64 = path.iter().map(|&byte| u64::from(byte)).sum();
+            let again = self.round + MISSING_READINGS - spread % (MISSING_READINGS / 2);
+            self.missing.insert(path, Missing { identity, again });
+        }
     }
 
     fn give_read(&mut self, name: &[u8], read: Result<bool, Errno>) -> ControlFlow<()> {

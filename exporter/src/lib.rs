@@ -8,6 +8,7 @@ pub mod capture;
 pub mod cli;
 pub mod collector;
 pub mod exposition;
+pub mod history;
 pub mod http;
 pub mod options;
 pub mod own;

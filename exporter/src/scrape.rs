@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::broker_client::{BrokerClient, BrokerError};
 use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
 use crate::exposition::Exposition;
+use crate::history::History;
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::sandbox::Layer;
@@ -39,6 +40,8 @@ pub struct Scraper {
     layers: Vec<Layer>,
     /// Counters that the server adds to.
     pub handler: Handler,
+    /// What the last scrapes cost.
+    pub history: History,
     running: Mutex<HashMap<Selection, watch::Receiver<Option<Shared>>>>,
     description: Mutex<Description>,
     /// What each collector last failed with, so that the log tells changes and not every scrape.
@@ -105,6 +108,7 @@ impl Scraper {
             process,
             layers,
             handler: Handler::new()?,
+            history: History::default(),
             running: Mutex::default(),
             description: Mutex::default(),
             failures: Mutex::default(),
@@ -131,6 +135,26 @@ impl Scraper {
             false => named(collect, collector),
         });
         Ok(Selection(chosen.map(|(at, _)| at).collect()))
+    }
+
+    /// The collectors that a scrape runs unless it is told otherwise.
+    pub fn collectors(&self) -> &[&'static Collector] {
+        &self.enabled
+    }
+
+    /// The layers of the exporter's own sandbox.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The node's name, as this process was told.
+    pub fn node_name(&self) -> String {
+        self.own.nodes_name()
+    }
+
+    /// The broker's socket.
+    pub fn socket(&self) -> &str {
+        self.broker.socket()
     }
 
     /// A scrape of `selection`: one that is under way, or a new one. Ends by `deadline`.
@@ -172,6 +196,7 @@ impl Scraper {
     }
 
     async fn run(&self, selection: &Selection, deadline: Instant) -> Result<Scrape, BrokerError> {
+        let begun = Instant::now();
         let collectors: Vec<&'static Collector> =
             selection.0.iter().filter_map(|&at| self.enabled.get(at).copied()).collect();
         let queries = collector::queries(&collectors, &self.options);
@@ -182,8 +207,11 @@ impl Scraper {
             }
         };
         let (snapshot, description) = tokio::join!(read, self.description(deadline));
-        let snapshot = snapshot.inspect_err(|_| lock(&self.description).at = None)?;
-        Ok(self.render(&collectors, &snapshot, description.as_deref()))
+        let snapshot = snapshot.inspect_err(|error| {
+            lock(&self.description).at = None;
+            self.history.failed(begun, error);
+        })?;
+        Ok(self.render(&collectors, &snapshot, description.as_deref(), begun))
     }
 
     fn render(
@@ -191,12 +219,13 @@ impl Scraper {
         collectors: &[&'static Collector],
         snapshot: &Snapshot,
         description: Option<&DescribeResponse>,
+        begun: Instant,
     ) -> Scrape {
         let mut out = Exposition::new();
         let own_metrics = !self.options.switch("web.disable-exporter-metrics");
         self_metrics::add_build(&self.layers, &mut out);
         broker::add_description(description, &mut out);
-        broker::add_queries(snapshot, &mut out);
+        broker::add_queries(snapshot, own_metrics, &mut out);
         self.handler.add(own_metrics, &mut out);
         if own_metrics {
             self.process.add(&mut out);
@@ -207,14 +236,16 @@ impl Scraper {
         };
         let own = self.own.now();
         let context = Context { snapshot, options: &self.options, own: &own };
-        for run in collector::run(collectors, &context, limit, &mut out) {
+        let runs = collector::run(collectors, &context, limit, &mut out);
+        for run in &runs {
             self.handler.dropped(run.name, run.tally.over_limit);
-            self.note(&run);
+            self.note(run);
         }
-        self.handler.add_dropped(&mut out);
+        self.handler.add_dropped(own_metrics, &mut out);
         let mut text = Vec::new();
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);
+        self.history.scraped(begun, snapshot, &runs);
         Scrape { exposition: out, text: text.into(), compressed: OnceLock::new() }
     }
 
@@ -267,7 +298,8 @@ impl Scraper {
         }
     }
 
-    async fn describe(&self, deadline: Instant) -> Result<Arc<DescribeResponse>, BrokerError> {
+    /// Asks the broker what it is.
+    pub async fn describe(&self, deadline: Instant) -> Result<Arc<DescribeResponse>, BrokerError> {
         let answer = self.broker.describe(deadline).await;
         let mut known = lock(&self.description);
         match answer {

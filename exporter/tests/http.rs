@@ -53,6 +53,7 @@ async fn the_exporters_own_metrics_can_be_left_out() {
     let exporter = Exporter::start(&socket, &["--web.disable-exporter-metrics"]);
     let text = exporter.get("/metrics").await.text();
     assert!(!text.contains("promhttp_") && !text.contains("process_"));
+    assert!(!text.contains("keyhole_query_") && !text.contains("keyhole_collector_"), "{text}");
     assert!(text.contains("node_exporter_build_info{") && text.contains("node_scrape_collector_success{"));
 }
 

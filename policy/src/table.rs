@@ -174,8 +174,7 @@ pub const TABLE: &[Row] = &[
     row_of(Query::Bonding, &[
         sys("class/net/bonding_masters"),
         sys("class/net/*/bonding/slaves"),
-        sys("class/net/*/lower_*/bonding_slave/mii_status"),
-        sys("class/net/*/slave_*/bonding_slave/mii_status"),
+        sys("class/net/*/{lower,slave}_*/bonding_slave/mii_status"),
     ], Rung::Host, PAGE, 4096),
     row_of(Query::NetStatistics, &[
         sys("class/net/*/statistics/{rx_crc_errors,rx_dropped,rx_frame_errors,rx_length_errors,rx_missed_errors,rx_over_errors}"),

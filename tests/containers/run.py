@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import stat
@@ -138,6 +139,28 @@ class Rendering(unittest.TestCase):
             self.assertNotEqual(pods.unallowed(pods.changes(template, pod)), [], what)
 
 
+def host_mounts_of(path):
+    """The lines of the host's mountinfo, as fields, whose file system `path` lies on."""
+    device = os.stat(path).st_dev
+    device = f"{os.major(device)}:{os.minor(device)}"
+    lines = [line.split() for line in pathlib.Path("/proc/1/mountinfo").read_text().splitlines()]
+    return [line for line in lines if line[2] == device]
+
+
+def size_of(path):
+    numbers = os.statvfs(path)
+    return float(numbers.f_blocks * numbers.f_frsize)
+
+
+def sizes(text):
+    """{mount point: bytes} of a scrape."""
+    return {
+        point: value
+        for series, value in samples(text).items() if series.startswith("node_filesystem_size_bytes{")
+        for point in re.findall(r'mountpoint="([^"]*)"', series)
+    }
+
+
 class PodClaims:
     """What holds for the pod of every overlay."""
 
@@ -225,6 +248,13 @@ class PodClaims:
             family = f"keyhole_{program}_sandbox_layer"
             self.assertEqual(labelled(found, family, "layer"), LAYERS)
             self.assertEqual({value for series, value in found.items() if series.startswith(family)}, {1.0})
+
+    def test_the_command_that_the_readme_executes_in_a_pod_shows_a_metric(self):
+        readme = (REPOSITORY / "README.md").read_text()
+        (command,) = re.findall(r"^\$ kubectl -n keyhole exec ds/keyhole -c exporter -- (.+)$", readme, re.MULTILINE)
+        program, subcommand, *_ = shlex.split(command)
+        done = podman("exec", self.container("exporter"), program, subcommand, "loadavg")
+        self.assertIn("node_load1", done.stdout)
 
     def test_there_is_a_probe_to_execute_and_no_shell(self):
         broker = self.container("broker")
@@ -330,20 +360,11 @@ class PrivilegedHostpath(PodClaims, unittest.TestCase):
         self.assertEqual(labelled(found, "node_uname_info", "nodename"), {NODE})
 
     def test_the_file_system_of_an_empty_dir_has_the_hosts_numbers(self):
-        device = os.stat(podman.home).st_dev
-        device = f"{os.major(device)}:{os.minor(device)}"
-        hosts = (line.split() for line in pathlib.Path("/proc/1/mountinfo").read_text().splitlines())
-        points = {line[4] for line in hosts if line[2] == device}
-        numbers = os.statvfs(podman.home)
-        found = samples(self.scrape())
-        sizes = {
-            point: value
-            for series, value in found.items()
-            if series.startswith("node_filesystem_size_bytes{")
-            for point in re.findall(r'mountpoint="([^"]*)"', series) if point in points
-        }
-        self.assertTrue(sizes, points)
-        self.assertEqual(set(sizes.values()), {float(numbers.f_blocks * numbers.f_frsize)})
+        hosts = host_mounts_of(podman.home)
+        found = sizes(self.scrape())
+        points = found.keys() & {mount[4] for mount in hosts}
+        self.assertTrue(points, found)
+        self.assertEqual({found[point] for point in points}, {size_of(podman.home)})
 
     def test_a_prometheus_scrapes_the_pod_and_answers_what_dashboards_ask(self):
         answered, missing = by_prometheus(self.address)
@@ -378,6 +399,19 @@ class Own(PodClaims, unittest.TestCase):
         for query in ("arp", "cgroups", "conntrack", "mounts", "net_class", "net_dev", "net_snmp", "sockstat", "udp"):
             self.assertEqual(found[f'keyhole_query_outcome{{query="{query}",outcome="container_view"}}'], 1)
         self.assertEqual(labelled(found, "keyhole_broker_info", "rung"), {"own"})
+
+    def test_the_file_system_of_an_empty_dir_is_the_one_that_is_known_and_has_the_hosts_numbers(self):
+        text = self.scrape()
+        self.assertEqual(sizes(text), {"/anchors/kubelet": size_of(podman.home)})
+        # The host's device and type, and not that this mount is read-only.
+        (series,) = (series for series in samples(text) if series.startswith("node_filesystem_readonly{"))
+        labels = dict(re.findall(r'(\w+)="([^"]*)"', series))
+        hosts = {(mount[mount.index("-") + 2], mount[mount.index("-") + 1]) for mount in host_mounts_of(podman.home)}
+        self.assertIn((labels["device"], labels["fstype"]), hosts)
+        writable = not os.statvfs(podman.home).f_flag & os.ST_RDONLY
+        self.assertEqual(samples(text)[series], 0 if writable else 1)
+        # It is not all that was asked for.
+        self.assertEqual(samples(text)['node_scrape_collector_success{collector="filesystem"}'], 0)
 
     def test_what_every_pod_can_know_is_the_hosts(self):
         found = samples(self.scrape())

@@ -11,7 +11,9 @@ import re
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_optional
 
-DECLARED = {name: cel.Type.DYN for name in ("object", "oldObject", "request")}
+DECLARED = {name: cel.Type.DYN for name in ("object", "oldObject", "request", "authorizer")}
+# The one way of asking whether the user may do a thing that is known here.
+AUTHORIZED = re.compile(r"\bauthorizer\.group\('(\w*)'\)\.resource\('(\w+)'\)\.check\('(\w+)'\)\.allowed\(\)")
 
 
 class Compiler:
@@ -22,7 +24,9 @@ class Compiler:
 
     def compile(self, text):
         environment = cel.NewEnv(variables=self.types, extensions=[ext_optional.ExtOptional()])
-        # CEL here has no type with named fields: variables.x is a variable of its own.
+        # CEL here has no type with named fields: variables.x is a variable of its own. Nor has it an authorizer: that is a
+        # list of what the user may do, as `verb group/resource`.
+        text = AUTHORIZED.sub(r"('\3 \1/\2' in authorizer)", text)
         return environment.compile(re.sub(r"\bvariables\.(\w+)", r"variables__\1", text))
 
     def variable(self, name, text):
@@ -69,11 +73,14 @@ class Policy:
             for rule in self.rules
         )
 
-    def review(self, request, thing, old=None):
-        """Names of the validations that refuse, what failed to evaluate, and the audit annotations."""
+    def review(self, request, thing, old=None, rights=()):
+        """Names of the validations that refuse, what failed to evaluate, and the audit annotations.
+
+        The user's rights are texts `verb group/resource`.
+        """
         if not self.matches(request):
             return [], [], {}
-        data = {"object": thing, "oldObject": old, "request": request}
+        data = {"object": thing, "oldObject": old, "request": request, "authorizer": list(rights)}
         errors = []
 
         def value(name, expression, kind):

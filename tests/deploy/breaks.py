@@ -23,6 +23,7 @@ from claims import (
     nobody_but_the_broker_mounts_the_host,
     only_a_broker_that_is_told_so_is_root,
     policies_come_before_claims_and_claims_before_the_daemonset,
+    the_anchor_is_an_empty_directory_on_the_kubelets_file_system,
     the_broker_is_a_native_sidecar_that_is_probed_by_its_own_command,
     the_exporter_is_probed_over_http_on_its_own_port,
     the_exporter_knows_the_nodes_name,
@@ -60,7 +61,7 @@ BREAKS = {
     it_gets_no_token_and_no_service_links: lambda pod: pod["spec"].pop("automountServiceAccountToken"),
     nobody_but_the_broker_mounts_the_host: _exporter_mounts_proc,
     every_mount_of_the_host_is_recursively_read_only:
-        lambda pod: container(pod, "broker")["volumeMounts"][1].update(recursiveReadOnly="IfPossible"),
+        lambda pod: container(pod, "broker")["volumeMounts"][-1].update(recursiveReadOnly="IfPossible"),
     every_claim_is_held_read_only: _claim,
     the_broker_is_a_native_sidecar_that_is_probed_by_its_own_command:
         lambda pod: container(pod, "broker").pop("restartPolicy"),
@@ -68,6 +69,9 @@ BREAKS = {
         lambda pod: container(pod, "exporter")["livenessProbe"]["httpGet"].update(path="/"),
     the_socket_is_the_brokers_and_read_only_next_door:
         lambda pod: container(pod, "exporter")["volumeMounts"][0].pop("readOnly"),
+    the_anchor_is_an_empty_directory_on_the_kubelets_file_system:
+        lambda pod: next(each for each in pod["spec"]["volumes"] if each["name"] == "anchor").update(
+            emptyDir={"medium": "Memory"}),
     every_mount_has_its_volume_and_every_volume_its_mount:
         lambda pod: pod["spec"]["volumes"].append({"name": "more", "emptyDir": {}}),
     every_path_that_a_flag_names_is_mounted:

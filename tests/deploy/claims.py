@@ -117,6 +117,15 @@ def the_socket_is_the_brokers_and_read_only_next_door(pod):
     assert pod["spec"]["securityContext"]["supplementalGroups"] == [BROKER]
 
 
+def the_anchor_is_an_empty_directory_on_the_kubelets_file_system(pod):
+    (anchor,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "anchor")
+    # In memory it would be a file system of its own; under a limit it may have a quota's numbers.
+    assert anchor["emptyDir"] == {}, anchor
+    (mount,) = (mount for each in containers(pod) for mount in each["volumeMounts"] if mount["name"] == "anchor")
+    assert mount in container(pod, "broker")["volumeMounts"] and mount["readOnly"] is True
+    assert f"--filesystem.anchor={mount['mountPath']}" in container(pod, "broker")["args"]
+
+
 def every_mount_has_its_volume_and_every_volume_its_mount(pod):
     volumes = [volume["name"] for volume in pod["spec"]["volumes"]]
     mounts = {mount["name"] for each in containers(pod) for mount in each.get("volumeMounts", [])}
@@ -163,6 +172,7 @@ POD_CLAIMS = [
     the_broker_is_a_native_sidecar_that_is_probed_by_its_own_command,
     the_exporter_is_probed_over_http_on_its_own_port,
     the_socket_is_the_brokers_and_read_only_next_door,
+    the_anchor_is_an_empty_directory_on_the_kubelets_file_system,
     every_mount_has_its_volume_and_every_volume_its_mount,
     every_path_that_a_flag_names_is_mounted,
     every_container_has_requests_and_a_memory_limit,

@@ -1,12 +1,16 @@
-"""The queries of docs/migrating.md, evaluated by Prometheus on two targets that differ in known ways."""
+"""What the guides tell people to type: their kustomizations, built, and the queries of docs/migrating.md, evaluated by
+Prometheus on two targets that differ in known ways.
+"""
 import pathlib
 import re
+import shutil
 import subprocess
 import tempfile
+import textwrap
 
 import yaml
 
-from kustomize import REPOSITORY
+from kustomize import REPOSITORY, kustomize, one
 
 NEW, OLD = "keyhole-trial", "node-exporter"
 
@@ -33,6 +37,22 @@ FOUND = [
     {'{nodename="a", mountpoint="/var"}': 0.9},
     {'{collector="hwmon"}': 1},
 ]
+
+
+def the_kustomizations_build(kubectl):
+    """Each guide's kustomization stands beside a checkout named keyhole."""
+    for guide, needed in (("talos", "NetworkPolicy"), ("migrating", "PodMonitor")):
+        text = (REPOSITORY / f"docs/{guide}.md").read_text()
+        blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL)
+        built = [block for _, block in blocks if "kind: Kustomization" in block]
+        assert len(built) == 1, f"{len(built)} kustomizations in {guide}"
+        with tempfile.TemporaryDirectory() as folder:
+            here = pathlib.Path(folder).resolve()
+            shutil.copytree(REPOSITORY / "deploy", here / "keyhole/deploy")
+            (here / "kustomization.yaml").write_text(textwrap.dedent(built[0]))
+            things = kustomize(kubectl, here)
+        one(things, "DaemonSet")
+        one(things, needed)
 
 
 def series(name, labels, job):

@@ -21,8 +21,8 @@ EVERYWHERE = [
 ]
 OVERLAYS = {
     "own": [],
-    "restricted-pv": ["root-files", "udev/pv", "textfile/pv"],
-    "privileged-hostpath": ["root-files", "udev/hostpath", "textfile/hostpath"],
+    "restricted-pv": ["guard-daemonset", "root-files", "udev/pv", "textfile/pv"],
+    "privileged-hostpath": ["guard-daemonset", "root-files", "udev/hostpath", "textfile/hostpath"],
 }
 
 

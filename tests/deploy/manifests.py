@@ -8,6 +8,7 @@ the admission policies are evaluated with the good pod and with pods that are on
 talks to a cluster. Needs pip's kubernetes-validate, PyYAML and cel-expr-python; --update writes the PrometheusRule.
 """
 import argparse
+import copy
 import pathlib
 import subprocess
 import sys
@@ -21,8 +22,8 @@ import breaks
 import claims
 import guide
 import mutations
-from kustomize import KUBERNETES, REPOSITORY, Failed, combinations, containers, kustomize, objects, pod_of, \
-    with_components
+from kustomize import KUBERNETES, REPOSITORY, Failed, combinations, containers, kustomize, objects, one, \
+    pod_of, with_components
 from pod_security import violations
 
 # Native sidecars and recursiveReadOnly are stable since the first; the second is the newest that is looked at.
@@ -137,6 +138,33 @@ def exec_is_refused(policy):
     assert not policy.matches({**request, "subResource": "log", "operation": "GET"})
 
 
+def only_who_may_grant_the_host_changes_the_daemonset(policy, daemon_set):
+    old, changed = copy.deepcopy(daemon_set), copy.deepcopy(daemon_set)
+    changed["spec"]["template"]["spec"]["initContainers"][0]["image"] = "evil:1"
+    marked = copy.deepcopy(daemon_set)
+    marked["metadata"]["finalizers"] = ["foregroundDeletion"]
+    other = {**changed, "metadata": {**changed["metadata"], "name": "other"}}
+    admin = ["create /persistentvolumes"]
+    for operation, thing, before, rights, expected in (
+        ("CREATE", daemon_set, None, [], ["host-granters"]),
+        ("CREATE", daemon_set, None, ["create apps/daemonsets", "get /persistentvolumes"], ["host-granters"]),
+        ("CREATE", daemon_set, None, admin, []),
+        ("UPDATE", changed, old, [], ["host-granters"]),
+        ("UPDATE", changed, old, admin, []),
+        ("UPDATE", marked, old, [], []),
+        ("CREATE", other, None, [], []),
+    ):
+        request = {
+            "operation": operation, "resource": {"group": "apps", "version": "v1", "resource": "daemonsets"},
+            "namespace": "keyhole", "userInfo": {"username": "alice"},
+        }
+        assert policy.matches(request)
+        refused, errors, annotations = policy.review(request, thing, before, rights)
+        assert (refused, errors) == (expected, []), (operation, rights, refused, errors)
+        assert annotations == {"daemonset": f"{operation} by alice"}, annotations
+    assert not policy.matches({**request, "subResource": "status"}), "the controller's own"
+
+
 def the_talos_audit_policies_are_one_and_well_formed():
     """Both spellings of the machine configuration hold the same policy, in the shape of audit.k8s.io/v1."""
     folder = REPOSITORY / "deploy/talos"
@@ -212,6 +240,9 @@ def main():
         for policy in policies:
             if policy.name == "keyhole-no-exec":
                 tally.check(f"{title}: nobody runs anything in it", exec_is_refused, policy)
+            if policy.name == "keyhole-daemonset":
+                tally.check(f"{title}: its DaemonSet is guarded", only_who_may_grant_the_host_changes_the_daemonset,
+                            policy, one(things, "DaemonSet"))
 
     # That the checks can fail.
     hostpath = pod_of(sets["privileged-hostpath"])
@@ -257,6 +288,7 @@ def main():
         tally.check(f"{policy_name}: every rule refuses something", lambda: same(unhit, set()))
         if policy_name == "keyhole-claims":
             tally.check("a pod without the claims is nobody's business", a_foreign_pod_without_the_claims_passes, policy)
+    tally.check("the kustomizations of the guides build", guide.the_kustomizations_build, arguments.kubectl)
     tally.check("the queries of docs/migrating.md find what they are for", guide.the_queries_find_what_they_are_for)
     tally.check("Talos' audit policies", the_talos_audit_policies_are_one_and_well_formed)
 

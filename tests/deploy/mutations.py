@@ -127,6 +127,33 @@ def another_image(container):
     return lambda case: container(case).update(image="evil:1")
 
 
+def foreign(change=lambda case: None):
+    """A pod of the namespace's own user that leaves the claims and the host alone, made or, with an `old`, changed."""
+    def altered(case):
+        case["pod"] = {
+            "metadata": {"name": "x", "labels": {}}, "spec": {"containers": [{"name": "x", "image": "x"}]},
+        }
+        by("alice")(case)
+        change(case)
+    return altered
+
+
+def labelled(case):
+    case["pod"]["metadata"]["labels"].update({"app.kubernetes.io/name": "keyhole", "app.kubernetes.io/instance": "keyhole"})
+
+
+def owned(case):
+    case["pod"]["metadata"]["ownerReferences"] = [
+        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "keyhole", "uid": "0", "controller": True}]
+
+
+def a_program_over(container, path):
+    """Another program in the place of the image's own, from an object that whoever makes pods can make as well."""
+    return lambda case: (
+        add_volume(name="evil", configMap={"name": "evil", "defaultMode": 0o555})(case),
+        add_mount(container, name="evil", mountPath=path, subPath="program", readOnly=True)(case))
+
+
 CLAIMS = [
     ("a volume of kind ephemeral", "no-ephemeral-volumes",
      add_volume(name="more", ephemeral={"volumeClaimTemplate": {"spec": {}}})),
@@ -154,6 +181,10 @@ CLAIMS = [
     ("an ephemeral container", "no-ephemeral-containers", debug),
     ("the broker's image swapped", "no-image-change", update(another_image(broker))),
     ("the exporter's image swapped", "no-image-change", update(another_image(exporter))),
+    ("a pod with keyhole's labels, for Prometheus to find", "no-impostors", foreign(labelled)),
+    ("a pod that says keyhole is its owner", "no-impostors", foreign(owned)),
+    ("a pod that takes keyhole's labels later", "no-impostors", foreign(update(labelled))),
+    ("a pod that takes keyhole for its owner later", "no-impostors", foreign(update(owned))),
 ]
 
 CLAIMS_WITH_TEXTFILE = [
@@ -175,6 +206,9 @@ SHAPE = [
      lambda case: case["pod"]["spec"]["containers"].append({"name": "more", "image": "busybox"})),
     ("another init container", "containers", another_init_container),
     ("no broker", "containers", lambda case: case["pod"]["spec"].pop("initContainers")),
+    ("a user makes the pod, its owner forged", "daemonset-only", by_a_user_with_a_forged_owner),
+    ("another DaemonSet's pod", "daemonset-only", of_another_daemonset),
+    ("a pod without an owner", "daemonset-only", orphan),
     ("an ephemeral container", "no-ephemeral-containers", debug),
     ("the host's network", "no-host-namespaces", spec(hostNetwork=True)),
     ("the host's PIDs", "no-host-namespaces", spec(hostPID=True)),
@@ -193,6 +227,10 @@ SHAPE = [
     ("a hook after the start", "commands", field(exporter, lifecycle={"postStart": {"exec": {"command": ["/x"]}}})),
     ("a secret in the environment", "commands",
      field(exporter, env=[{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}])),
+    ("a probe that runs something else", "commands",
+     lambda case: broker(case)["livenessProbe"]["exec"].update(command=["/host/proc/1/root/bin/sh"])),
+    ("a start that something else probes", "commands",
+     field(exporter, startupProbe={"exec": {"command": ["/keyhole-exporter", "capture", "/x"]}})),
     ("the broker with an environment", "commands", field(broker, env=[{"name": "LD_PRELOAD", "value": "/x"}])),
     ("a broker that is root", "users", security(broker, runAsUser=0)),
     ("a broker of group root", "users", security(broker, runAsGroup=0)),
@@ -227,6 +265,18 @@ SHAPE = [
     ("a projected token", "volume-kinds", add_volume(name="t", projected={"sources": [{"serviceAccountToken": {}}]})),
     ("a claim", "volume-kinds", add_volume(name="c", persistentVolumeClaim={"claimName": "c"})),
     ("a CSI volume", "volume-kinds", add_volume(name="c", csi={"driver": "c"})),
+    ("an image's files", "volume-kinds", add_volume(name="i", image={"reference": "evil:1"})),
+    ("a secret", "volume-kinds", add_volume(name="s", secret={"secretName": "s"})),
+    ("a program over the broker's, of a ConfigMap", "volume-kinds", a_program_over(broker, "/keyhole-broker")),
+    ("a program over the broker's", "mounts", a_program_over(broker, "/keyhole-broker")),
+    ("a program over the exporter's", "mounts", a_program_over(exporter, "/keyhole-exporter")),
+    ("a mount that leads back to the root", "mounts", changed_mount(broker, "anchor", mountPath="/anchors/..")),
+    ("a mount elsewhere", "mounts", changed_mount(broker, "proc", mountPath="/proc")),
+    ("an anchor that can be written", "mounts", without(broker, "anchor", "readOnly")),
+    ("the socket's folder for the exporter to write", "mounts", without(exporter, "socket", "readOnly")),
+    ("a folder of its own for the exporter", "mounts",
+     lambda case: (add_volume(name="e", emptyDir={})(case),
+                   add_mount(exporter, name="e", mountPath="/e", readOnly=True)(case))),
     ("the host's root", "host-paths", add_volume(name="root", hostPath={"path": "/"})),
     ("the root behind /proc", "host-paths", host_path("proc", "/proc/1/root")),
     ("the host's /etc by the name sys", "host-paths", host_path("sys", "/etc")),
@@ -234,7 +284,8 @@ SHAPE = [
     ("the exporter mounts /proc", "broker-only", swap_mounts_into_the_exporter),
     ("a /proc that can be written", "recursively-read-only", without(broker, "proc", "readOnly")),
     ("a /sys whose cgroups can be written", "recursively-read-only", without(broker, "sys", "recursiveReadOnly")),
-    ("a part of /proc", "recursively-read-only", changed_mount(broker, "proc", subPath="1/root")),
+    ("a part of /proc", "mounts", changed_mount(broker, "proc", subPath="1/root")),
+    ("a part of /proc by an expression", "mounts", changed_mount(broker, "proc", subPathExpr="1/root")),
     ("a mount that propagates", "recursively-read-only",
      changed_mount(broker, "sys", mountPropagation="HostToContainer")),
     ("a device", "devices", field(broker, resources={"limits": {"vendor.example/device": "1"}})),

@@ -139,20 +139,24 @@ class Keyhole:
         return self
 
     def start(self):
-        root = os.geteuid() == 0
         self.home.chmod(0o711)
+        self.start_broker()
+        self.start_exporter()
+
+    def start_broker(self):
+        root = os.geteuid() == 0
         sockets = self.home / "socket"
         sockets.mkdir(mode=0o750)
         if root:
             os.chown(sockets, BROKER_UID, BROKER_UID)
         self.socket = sockets / "broker.sock"
-        for program in ("keyhole-broker", "keyhole-exporter"):
-            shutil.copy(self.binaries / program, self.home / program)
         # The user of this script may ask as well: Python's gRPC client does.
         allowed = [f"--allow-uid={EXPORTER_UID}", "--allow-uid=0"] if root else []
         self.broker = self.spawn("keyhole-broker", BROKER_UID, [f"--socket.path={self.socket}", *allowed, *self.broker_flags])
         probe = [self.home / "keyhole-broker", "probe", f"--socket.path={self.socket}"]
         wait_for("the broker", self.broker, lambda: subprocess.run(probe, stderr=subprocess.DEVNULL).returncode == 0)
+
+    def start_exporter(self):
         flags = [f"--broker.socket={self.socket}", "--web.listen-address=127.0.0.1:0", *self.exporter_flags]
         self.exporter = self.spawn("keyhole-exporter", EXPORTER_UID, flags)
         # It chose the port itself, and its log tells which.
@@ -162,7 +166,8 @@ class Keyhole:
 
     def spawn(self, program, uid, flags):
         drop = dict(user=uid, group=BROKER_UID, extra_groups=[]) if os.geteuid() == 0 else {}
-        environment = {**os.environ, "NODE_NAME": os.uname().nodename}
+        environment = {"NODE_NAME": os.uname().nodename, **os.environ}
+        shutil.copy(self.binaries / program, self.home / program)
         with open(self.home / f"{program}.log", "w") as log:
             process = subprocess.Popen(
                 [self.home / program, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log,

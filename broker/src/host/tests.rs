@@ -258,6 +258,23 @@ fn a_wildcard_finds_what_has_come_and_forgets_what_has_gone() {
 }
 
 #[test]
+fn what_a_device_did_not_have_is_found_a_few_readings_later_and_on_a_new_device_at_once() {
+    let tree = Tree::with(&[("sys/class/power_supply/BAT0/capacity", "99")]);
+    let host = tree.host();
+    let capacities = |readings| (0..readings).map(|_| read(&host, Query::PowerSupply).names().len()).max();
+    assert_eq!(capacities(1), Some(1));
+    tree.put("sys/class/power_supply/BAT0/status", "Full");
+    assert_eq!(capacities(MISSING_READINGS), Some(2), "looked for again");
+
+    fs::remove_dir_all(tree.at("sys/class/power_supply/BAT0")).unwrap();
+    for attribute in ["capacity", "status", "health"] {
+        tree.put(Path::new("new").join(attribute), "1");
+    }
+    fs::rename(tree.at("new"), tree.at("sys/class/power_supply/BAT0")).unwrap();
+    assert_eq!(capacities(1), Some(3), "another device under the same name");
+}
+
+#[test]
 fn one_replaced_under_its_name_is_read_anew() {
     let tree = Tree::with(&[("sys/class/power_supply/BAT0/capacity", "old")]);
     let host = tree.host();

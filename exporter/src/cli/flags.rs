@@ -29,7 +29,7 @@ pub const GROUPS: &[Group] = &[
         flag("web.listen-address", FlagKind::Texts, "Address to listen on, repeatable: :9100 (the default), 127.0.0.1:9100, [::1]:9100."),
         flag("web.telemetry-path", FlagKind::Text("/metrics"), "Path of the metrics page."),
         flag("web.max-requests", FlagKind::Number(40), "Scrapes answered at once; 0 for no limit."),
-        flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Leave out promhttp_* and process_*."),
+        flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Leave out promhttp_*, process_* and what keyhole_* tells of queries and collectors that fare well."),
         flag("web.config.file", FlagKind::Text(""), "TLS and authentication; not offered yet."),
         flag("web.systemd-socket", FlagKind::Switch(false), "Sockets from systemd; not offered."),
     ] },

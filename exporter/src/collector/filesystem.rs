@@ -5,7 +5,8 @@
 //! The numbers come from two places. Where the broker was given the host's root, it asked statfs about every mount
 //! point. Where it was not, it asked about empty directories that lie on the host's file systems: on which of them is
 //! told by the broker's own mounts, whose device numbers are the host's. statfs tells of the file system as a whole,
-//! so an empty directory's numbers are those of every mount of it.
+//! so an empty directory's numbers are those of every mount of it. Where the host's mounts are not known either, the
+//! empty directories' file systems are all there is, at the places where the broker has them.
 
 mod errno;
 mod mounts;
@@ -145,9 +146,12 @@ const FAMILIES: [Family; NUMBERS.len() + 3] = {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let snapshot = context.snapshot;
-    // What a container has mounted tells nothing of the host.
+    // What a container has mounted tells nothing of the host, but for the directories that were given for that.
     if snapshot.report(Query::Mounts).is_some_and(|report| report.outcome == Outcome::ContainerView) {
-        return Err(CollectError::Query { query: "MOUNTS", outcome: "CONTAINER_VIEW" });
+        return match give_anchors(context, out) {
+            true => Ok(()),
+            false => Err(CollectError::Query { query: "MOUNTS", outcome: "CONTAINER_VIEW" }),
+        };
     }
     context.require(PATH)?;
     let mounts = mounts(snapshot, PATH, out);
@@ -158,10 +162,33 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let known = Known::new(snapshot, own.as_deref());
     for mount in Tree::new(&mounts).visible() {
         if passes(context.options, mount) {
-            give(mount, &known, out);
+            give(mount, mount.read_only, &known, out);
         }
     }
     Ok(())
+}
+
+/// File systems that a container runtime makes for a container: their numbers are not the host's.
+const OF_A_CONTAINER: [&[u8]; 3] = [b"overlay", b"ramfs", b"tmpfs"];
+
+/// Gives the file systems that the broker's empty directories lie on, each once. Device, type and numbers are the host's;
+/// the mount point is the broker's, since where the host has it mounted cannot be known. False if there is none.
+fn give_anchors(context: &Context<'_>, out: &mut Exposition) -> bool {
+    let snapshot = context.snapshot;
+    let Some(own) = mounts_of_the_broker(snapshot, out) else { return false };
+    let known = Known::new(snapshot, Some(&own));
+    let tree = Tree::new(&own);
+    let mut found = HashSet::new();
+    for anchor in snapshot.file_systems(Query::Anchors) {
+        // A directory that is no mount of its own lies on the container's root.
+        let mounted = tree.at(&anchor.path).filter(|mount| mount.mount_point == anchor.path.as_slice());
+        let Some(mount) = mounted.filter(|mount| !OF_A_CONTAINER.contains(&&*mount.fstype)) else { continue };
+        if found.insert(mount.number) && passes(context.options, mount) {
+            // That the broker may not write there says nothing of the host.
+            give(mount, mount.all_read_only, &known, out);
+        }
+    }
+    !found.is_empty()
 }
 
 fn passes(options: &Options, mount: &Mount<'_>) -> bool {
@@ -172,12 +199,12 @@ fn passes(options: &Options, mount: &Mount<'_>) -> bool {
         && options.passes(FS_TYPES_INCLUDE, FS_TYPES_EXCLUDE, fstype.as_bytes())
 }
 
-fn give(mount: &Mount<'_>, known: &Known<'_>, out: &mut Exposition) {
+fn give(mount: &Mount<'_>, read_only: bool, known: &Known<'_>, out: &mut Exposition) {
     let numbers = known.numbers(mount);
     let device_error = numbers.as_ref().err().map_or("", |why| why);
     let labels = [&*mount.source, &mount.mount_point, &mount.fstype, device_error.as_bytes()];
     out.add(&DEVICE_ERROR, &labels, numbers.is_err());
-    out.add(&READONLY, &labels, mount.read_only);
+    out.add(&READONLY, &labels, read_only);
     if let Ok(numbers) = &numbers {
         for (family, number) in &NUMBERS {
             out.add(family, &labels, number(numbers));
@@ -554,9 +581,7 @@ mod tests {
 
     #[test]
     fn a_containers_mounts_are_never_the_hosts() {
-        let mut snapshot = Answer { host: HOST, ..Answer::default() }.snapshot();
-        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0 };
-        snapshot.set_report(Query::Mounts, report);
+        let snapshot = container_view(&Answer { host: HOST, ..Answer::default() });
         assert_eq!(
             collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap_err().to_string(),
             "query MOUNTS: CONTAINER_VIEW"
@@ -566,6 +591,52 @@ mod tests {
             collect_snapshot(&COLLECTOR, &own_only.snapshot(), &[], &own()),
             Err(CollectError::NoData(_))
         ));
+    }
+
+    /// What a broker without the host's /proc answers.
+    fn container_view(answer: &Answer<'_>) -> Snapshot {
+        let mut snapshot = answer.snapshot();
+        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0 };
+        snapshot.set_report(Query::Mounts, report);
+        snapshot
+    }
+
+    #[test]
+    fn without_the_hosts_mounts_an_anchors_file_system_is_given_where_the_broker_has_it() {
+        let anchors = [("/anchors/var", Ok(7)), ("/anchors/twice", Ok(7)), ("/", Ok(8)), ("/anchors/var/below", Ok(9))];
+        let own_mounts = OWN_MOUNTS.replace(" rw,noatime master:21", " ro,noatime master:21")
+            + "903 900 259:6 /x /anchors/twice rw - xfs /dev/nvme0n1p6 rw\n";
+        let answer = Answer { own: &own_mounts, anchors: &anchors, ..Answer::default() };
+        let text = collect_snapshot(&COLLECTOR, &container_view(&answer), &[ALL], &own()).unwrap();
+        let labels = "{device=\"/dev/nvme0n1p6\",mountpoint=\"/anchors/var\",fstype=\"xfs\",device_error=\"\"}";
+        assert!(text.contains(&format!("node_filesystem_size_bytes{labels} 28672\n")), "{text}");
+        // It is the broker's mount that is read-only, and not the file system.
+        assert!(text.contains(&format!("node_filesystem_readonly{labels} 0\n")), "{text}");
+        assert!(text.contains("major=\"259\",minor=\"6\",mountpoint=\"/anchors/var\"} 1\n"), "{text}");
+        assert_eq!(text.lines().count(), FAMILIES.len(), "{text}");
+        let failed = own_mounts.replace("/dev/nvme0n1p6 rw", "/dev/nvme0n1p6 ro,emergency_ro");
+        let answer = Answer { own: &failed, ..answer };
+        let text = collect_snapshot(&COLLECTOR, &container_view(&answer), &[], &own()).unwrap();
+        assert!(text.contains(&format!("node_filesystem_readonly{labels} 1\n")), "{text}");
+    }
+
+    #[test]
+    fn without_the_hosts_mounts_what_is_the_containers_own_is_left_out() {
+        let refused = |answer: &Answer<'_>| {
+            let error = collect_snapshot(&COLLECTOR, &container_view(answer), &[ALL], &own()).unwrap_err();
+            assert_eq!(error.to_string(), "query MOUNTS: CONTAINER_VIEW");
+        };
+        let anchors = [("/anchors/var", Ok(7))];
+        for fstype in ["tmpfs", "ramfs", "overlay"] {
+            let own = OWN_MOUNTS.replace("- xfs", &format!("- {fstype}"));
+            refused(&Answer { own: &own, anchors: &anchors, ..Answer::default() });
+        }
+        // No directory was given, or it is not mounted, or the broker's mounts are not known.
+        refused(&Answer { own: OWN_MOUNTS, ..Answer::default() });
+        refused(&Answer { own: OWN_MOUNTS, anchors: &[("/other", Ok(7))], ..Answer::default() });
+        refused(&Answer { anchors: &anchors, ..Answer::default() });
+        // The mounts of PID 1 are never believed.
+        refused(&Answer { host: HOST, anchors: &anchors, ..Answer::default() });
     }
 
     #[test]

@@ -350,7 +350,9 @@ pub fn run(
         let name = [run.name.as_bytes()];
         out.add(&DURATION, &name, run.duration.as_secs_f64());
         out.add(&SUCCESS, &name, run.result.is_ok());
-        out.add(&SERIES, &name, run.tally.series);
+        if !context.options.switch("web.disable-exporter-metrics") {
+            out.add(&SERIES, &name, run.tally.series);
+        }
         if run.tally.skipped > 0 {
             out.add(&SKIPPED, &name, run.tally.skipped);
         }

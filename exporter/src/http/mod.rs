@@ -2,6 +2,7 @@
 
 mod connection;
 pub mod listen;
+mod page;
 pub mod query;
 pub mod routes;
 

@@ -1,4 +1,4 @@
-//! The pages: metrics, health, readiness and a landing page.
+//! What answers at which path: metrics, health, readiness and the page at `/`.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::page::Page;
 use super::query::{self, Parameters};
 use crate::options::Options;
 use crate::scrape::Scraper;
-use crate::self_metrics::VERSION;
 
 /// The content type of node_exporter's text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
@@ -29,6 +29,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct App {
     scraper: Arc<Scraper>,
+    page: Page,
     telemetry_path: String,
     max_requests: usize,
     permits: Semaphore,
@@ -49,6 +50,7 @@ impl App {
         let path = options.text("web.telemetry-path");
         Self {
             scraper,
+            page: Page::default(),
             telemetry_path: if path.is_empty() { "/metrics".into() } else { path.into() },
             max_requests,
             permits: Semaphore::new(permits),
@@ -76,7 +78,7 @@ impl App {
                 Ok(()) => text(StatusCode::OK, "the broker answers"),
                 Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
             },
-            _ => body(StatusCode::OK, HTML_TYPE, self.landing_page().into()),
+            _ => self.front(request).await,
         }
     }
 
@@ -116,6 +118,8 @@ impl App {
             (false, false) => (scrape.families(&parameters.names), false),
         };
         let mut answer = body(StatusCode::OK, METRICS_TYPE, content);
+        // A name on the host must not make a browser take this for anything but text.
+        answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
         if gzip {
             answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -131,14 +135,12 @@ impl App {
         Instant::now() + budget.clamp(SHORTEST, LONGEST)
     }
 
-    fn landing_page(&self) -> String {
-        let path = self.telemetry_path.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
-        format!(
-            "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>Node Exporter</title></head>\n\
-             <body>\n<h1>Node Exporter</h1>\n<p>keyhole-exporter {VERSION}: node_exporter's metrics of this node, \
-             read by a broker without privileges.</p>\n<ul>\n<li><a href=\"{path}\">Metrics</a></li>\n\
-             <li><a href=\"/-/ready\">Readiness</a></li>\n</ul>\n</body>\n</html>\n"
-        )
+    /// The page at `/`.
+    async fn front<B>(&self, request: &Request<B>) -> Answer {
+        let page = self.page.render(&self.scraper, request, &self.telemetry_path).await;
+        let mut answer = body(StatusCode::OK, HTML_TYPE, page.into());
+        Page::headers(answer.headers_mut());
+        answer
     }
 }
 

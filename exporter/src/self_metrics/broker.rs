@@ -1,6 +1,6 @@
 //! The broker as the exporter sees it: what it says of itself, and how each query of a scrape ended.
 
-use keyhole_proto::v1::{DescribeResponse, Rung, View};
+use keyhole_proto::v1::{DescribeResponse, Outcome, Rung, View};
 
 use crate::exposition::{Exposition, Family, Kind};
 use crate::snapshot::Snapshot;
@@ -109,14 +109,19 @@ const STUCK: Family = Family {
     ..CONNECTIONS
 };
 
-/// Adds how each query of a scrape ended.
-pub fn add_queries(snapshot: &Snapshot, out: &mut Exposition) {
+/// Adds how each query of a scrape ended; without `detail`, of those alone that did not end as they should.
+pub fn add_queries(snapshot: &Snapshot, detail: bool, out: &mut Exposition) {
     for (query, report) in snapshot.reports() {
         let query = word(query.as_str_name(), "QUERY_");
         let outcome = word(report.outcome.as_str_name(), "OUTCOME_");
-        out.add(&OUTCOME, &[query.as_bytes(), outcome.as_bytes()], true);
-        out.add(&DURATION, &[query.as_bytes()], report.elapsed_ns as f64 / 1e9);
-        out.add(&BYTES, &[query.as_bytes()], report.bytes);
+        let fine = matches!(report.outcome, Outcome::Ok | Outcome::Absent);
+        if detail || !fine {
+            out.add(&OUTCOME, &[query.as_bytes(), outcome.as_bytes()], true);
+        }
+        if detail {
+            out.add(&DURATION, &[query.as_bytes()], report.elapsed_ns as f64 / 1e9);
+            out.add(&BYTES, &[query.as_bytes()], report.bytes);
+        }
     }
 }
 
@@ -163,7 +168,7 @@ pub fn word(name: &str, prefix: &str) -> String {
 mod tests {
     use super::*;
     use crate::snapshot::Report;
-    use keyhole_proto::v1::{Counters, Layer, Outcome, Query};
+    use keyhole_proto::v1::{Counters, Layer, Query};
 
     #[test]
     fn queries_tell_how_they_ended() {
@@ -171,7 +176,7 @@ mod tests {
         let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 1_500_000, bytes: 12 };
         snapshot.set_report(Query::NetDev, report);
         let mut out = Exposition::new();
-        add_queries(&snapshot, &mut out);
+        add_queries(&snapshot, true, &mut out);
         let text = out.to_text();
         assert!(text.contains("\nkeyhole_query_bytes{query=\"net_dev\"} 12\n"), "{text}");
         assert!(text.contains("\nkeyhole_query_duration_seconds{query=\"net_dev\"} 0.0015\n"), "{text}");

@@ -126,9 +126,12 @@ impl Handler {
         self.dropped.with_label_values(&[collector]).inc_by(series as u64);
     }
 
-    /// Adds the series that were dropped so far, of each collector that ran.
-    pub fn add_dropped(&self, out: &mut Exposition) {
-        for family in self.dropped.collect() {
+    /// Adds the series that were dropped so far, of each collector that ran; without `detail`, of those alone that dropped any.
+    pub fn add_dropped(&self, detail: bool, out: &mut Exposition) {
+        for mut family in self.dropped.collect() {
+            if !detail {
+                family.mut_metric().retain(|metric| metric.get_counter().get_value() > 0.0);
+            }
             add_family(&DROPPED, &family, out);
         }
     }
@@ -190,9 +193,15 @@ mod tests {
         let handler = Handler::new().unwrap();
         for dropped in [0, 3, 4] {
             handler.dropped("netdev", dropped);
+            handler.dropped("cpu", 0);
         }
         let mut out = Exposition::new();
-        handler.add_dropped(&mut out);
-        assert!(out.to_text().ends_with("keyhole_collector_series_dropped_total{collector=\"netdev\"} 7\n"));
+        handler.add_dropped(false, &mut out);
+        assert!(
+            out.to_text()
+                .ends_with("counter\nkeyhole_collector_series_dropped_total{collector=\"netdev\"} 7\n")
+        );
+        handler.add_dropped(true, &mut out);
+        assert!(out.to_text().contains("{collector=\"cpu\"} 0\n"));
     }
 }

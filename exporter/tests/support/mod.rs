@@ -40,6 +40,10 @@ pub struct Script {
     /// How many reads it refuses before it answers.
     pub refusals: usize,
     pub start_time_ms: u64,
+    /// What it says of itself, when that is not the usual.
+    pub description: Option<DescribeResponse>,
+    /// How long it takes to say it.
+    pub describe_delay: Duration,
 }
 
 impl Default for Script {
@@ -53,6 +57,8 @@ impl Default for Script {
             refuses: None,
             refusals: usize::MAX,
             start_time_ms: 1,
+            description: None,
+            describe_delay: Duration::ZERO,
         }
     }
 }
@@ -101,6 +107,10 @@ impl Broker for Service {
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
         self.calls.describes.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(self.script.describe_delay).await;
+        if let Some(description) = &self.script.description {
+            return Ok(Response::new(description.clone()));
+        }
         Ok(Response::new(DescribeResponse {
             version: "fake".into(),
             start_time_ms: self.script.start_time_ms,

@@ -50,12 +50,12 @@ fn rise(before: f64, now: f64, elapsed: Duration) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exposition::{Exposition, Family};
+    use crate::exposition::{Exposition, Value};
 
     fn exposition(kind: Kind, value: f64) -> Exposition {
-        let family = Family { name: "x_total", help: "X.", kind, labels: &["a"], source: "" };
         let mut out = Exposition::new();
-        out.add(&family, &[b"1"], value);
+        // As from a text file, in which a counter may be anything.
+        out.add_sample("x_total", "", "X.", kind, [("a", &b"1"[..])].into_iter(), Value::Float(value));
         out
     }
 

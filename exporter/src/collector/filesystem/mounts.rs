@@ -23,7 +23,10 @@ pub(super) struct Mount<'a> {
     pub(super) mount_point: Cow<'a, [u8]>,
     pub(super) fstype: Cow<'a, [u8]>,
     pub(super) source: Cow<'a, [u8]>,
+    /// Nothing can be written at this mount point.
     pub(super) read_only: bool,
+    /// Nor at any other of the same file system.
+    pub(super) all_read_only: bool,
 }
 
 impl<'a> Mount<'a> {
@@ -43,10 +46,11 @@ impl<'a> Mount<'a> {
         let fstype = text::unescape_octal(fields.next()?);
         let source = text::unescape_octal(fields.next()?);
         let super_options = fields.next().unwrap_or_default();
-        let read_only = has(options, b"ro") || has(super_options, b"ro") || has(super_options, b"emergency_ro");
+        let all_read_only = has(super_options, b"ro") || has(super_options, b"emergency_ro");
+        let read_only = has(options, b"ro") || all_read_only;
         mount_point
             .starts_with(b"/")
-            .then_some(Self { id, parent, number, mount_point, fstype, source, read_only })
+            .then_some(Self { id, parent, number, mount_point, fstype, source, read_only, all_read_only })
     }
 }
 

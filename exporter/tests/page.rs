@@ -1,0 +1,186 @@
+//! The page at `/` over real HTTP, with a broker that answers, is absent, hangs or lies. How it looks and behaves in a
+//! browser is checked by tests/peers/page.py.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use keyhole_proto::v1::{DescribeResponse, Layer, Query, QueryDescription, Rung};
+use support::{Exporter, FakeBroker, Script};
+
+/// What kubelet gives the probe in node_exporter's chart.
+const PROBE: Duration = Duration::from_secs(1);
+
+fn directory() -> (tempfile::TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("broker.sock");
+    (dir, socket)
+}
+
+async fn timed(exporter: &Exporter) -> (String, Duration) {
+    let start = Instant::now();
+    let answer = exporter.get("/").await;
+    assert_eq!(answer.status, 200);
+    (answer.text(), start.elapsed())
+}
+
+#[tokio::test]
+async fn the_page_may_load_nothing_and_is_not_kept() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &["--web.telemetry-path=/m?<\"&"]);
+    let answer = exporter.get("/").await;
+    for line in [
+        "content-type: text/html; charset=utf-8",
+        "content-security-policy: default-src 'none'; style-src 'sha256-",
+        "frame-ancestors 'none'",
+        "x-content-type-options: nosniff",
+        "referrer-policy: no-referrer",
+        "cache-control: no-store",
+    ] {
+        assert!(answer.head.contains(line), "{line} is missing in {}", answer.head);
+    }
+    assert!(!answer.head.contains("unsafe") && !answer.head.contains("script-src"), "{}", answer.head);
+    let text = answer.text();
+    assert!(text.contains("<title>Node Exporter</title>"), "{text}");
+    assert!(text.contains("<a href=\"/m?&lt;&quot;&amp;\">Metrics</a>"), "{text}");
+    assert!(text.contains("    metrics_path: &quot;/m?&lt;\\&quot;&amp;&quot;\n"), "{text}");
+    assert!(!text.contains("<script") && !text.contains(" style="));
+}
+
+#[tokio::test]
+async fn a_scrape_shows_in_the_plots_and_among_the_collectors() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    let (text, _) = timed(&exporter).await;
+    assert!(text.contains("The broker answers") && text.contains("No scrape yet"), "{text}");
+    assert!(text.contains("2 collectors not asked yet"), "{text}");
+    for _ in 0..2 {
+        exporter.get("/metrics").await;
+    }
+    exporter.get("/metrics?collect[]=loadavg").await;
+    let (text, _) = timed(&exporter).await;
+    assert!(text.contains("aria-label=\"Series of the last 3 scrapes: last 3, median"), "{text}");
+    assert!(text.contains("<th scope=\"row\">loadavg</th><td class=\"number\">3</td>"), "{text}");
+    assert!(!text.contains("not asked yet"), "{text}");
+}
+
+#[tokio::test]
+async fn a_collector_that_fails_is_named_with_its_error_and_so_is_a_lost_scrape() {
+    let (_dir, socket) = directory();
+    let files = vec![(Query::Loadavg, "proc/loadavg", b"<b>".to_vec())];
+    let broker = FakeBroker::start(&socket, Script { files, ..Script::default() });
+    let exporter = Exporter::start(&socket, &[]);
+    exporter.get("/metrics").await;
+    let (text, _) = timed(&exporter).await;
+    assert!(text.contains("1 collector failed when last asked"), "{text}");
+    assert!(text.contains("<small>proc/loadavg: no number for a load average</small>"), "{text}");
+    drop(broker);
+    exporter.get("/metrics").await;
+    let (text, _) = timed(&exporter).await;
+    assert!(
+        text.contains("1 scrape of the last 2 gave nothing, the last just now: <code>cannot reach"),
+        "{text}"
+    );
+    assert!(text.contains("; 1 gave none\""), "a plot says so in words: {text}");
+}
+
+#[tokio::test]
+async fn an_absent_broker_is_told_at_once_with_what_it_last_said() {
+    let (_dir, socket) = directory();
+    let exporter = Exporter::start(&socket, &[]);
+    let (text, took) = timed(&exporter).await;
+    assert!(took < PROBE, "{took:?}");
+    assert!(text.contains("The broker is down") && text.contains("cannot reach the broker at "), "{text}");
+    assert!(text.contains("It has not answered since this exporter started."), "{text}");
+    let broker = FakeBroker::start(&socket, Script::default());
+    tokio::time::sleep(PROBE).await;
+    let (text, _) = timed(&exporter).await;
+    assert!(text.contains("The broker answers") && text.contains("<dd>fake, uid 0</dd>"), "{text}");
+    drop(broker);
+    tokio::time::sleep(PROBE).await;
+    let (text, took) = timed(&exporter).await;
+    assert!(took < PROBE, "{took:?}");
+    assert!(text.contains("The broker is down") && text.contains("What follows is what it said "), "{text}");
+    assert!(text.contains("<dd>fake, uid 0</dd>"), "{text}");
+}
+
+#[tokio::test]
+async fn a_broker_that_accepts_and_says_nothing_holds_no_probe_up() {
+    let (_dir, socket) = directory();
+    let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let exporter = Exporter::start(&socket, &[]);
+    let probes = looks(&exporter, 20).await;
+    for (text, took) in probes {
+        assert!(took < PROBE, "{took:?}");
+        assert!(text.contains("The broker does not answer"), "{text}");
+    }
+}
+
+/// So many requests at once.
+async fn looks(exporter: &Exporter, number: usize) -> Vec<(String, Duration)> {
+    let mut all = Vec::new();
+    for _ in 0..number / 4 {
+        let (a, b, c, d) = tokio::join!(timed(exporter), timed(exporter), timed(exporter), timed(exporter));
+        all.extend([a, b, c, d]);
+    }
+    all
+}
+
+#[tokio::test]
+async fn many_who_look_cost_the_broker_one_question() {
+    let (_dir, socket) = directory();
+    let broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    let start = Instant::now();
+    looks(&exporter, 40).await;
+    let asked = broker.calls.describes.load(std::sync::atomic::Ordering::SeqCst);
+    let seconds = usize::try_from(start.elapsed().as_secs()).unwrap();
+    assert!((1..=1 + seconds).contains(&asked), "{asked} questions in {seconds} s");
+}
+
+#[tokio::test]
+async fn who_goes_away_before_the_answer_leaves_no_false_alarm() {
+    let (_dir, socket) = directory();
+    let script = Script { describe_delay: Duration::from_millis(100), ..Script::default() };
+    let broker = FakeBroker::start(&socket, script);
+    let exporter = Exporter::start(&socket, &[]);
+    let gone = tokio::time::timeout(Duration::from_millis(40), exporter.get("/")).await;
+    assert!(gone.is_err(), "the answer takes longer");
+    let (text, _) = timed(&exporter).await;
+    assert!(text.contains("The broker answers"), "{text}");
+    assert_eq!(broker.calls.describes.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn whatever_the_broker_says_is_text_and_no_more_than_fits() {
+    let (_dir, socket) = directory();
+    let evil = "\"><img src=x onerror=alert(1)><script>alert(1)</script>\u{202e}'\n";
+    let layer = Layer { name: evil.into(), in_force: true, detail: evil.repeat(40) };
+    let query = |number| QueryDescription {
+        query: number,
+        patterns: vec![evil.into()],
+        rung: Rung::Own.into(),
+        available: false,
+        reason: format!("{number}{evil}").repeat(8),
+        stuck: true,
+    };
+    let description = DescribeResponse {
+        version: evil.repeat(10),
+        rung: 77,
+        proc_view: 77,
+        start_time_ms: u64::MAX,
+        layers: vec![layer; 200],
+        queries: (-500..500).map(query).collect(),
+        ..Default::default()
+    };
+    let _broker = FakeBroker::start(&socket, Script { description: Some(description), ..Script::default() });
+    let exporter = Exporter::start(&socket, &[]);
+    let (text, took) = timed(&exporter).await;
+    assert!(text.contains("The broker answers"), "{text}");
+    assert!(took < PROBE, "{took:?}");
+    assert!(text.contains("&lt;img src=x onerror=alert(1)&gt;&lt;script&gt;"), "{text}");
+    assert!(!text.contains("<img") && !text.contains("<script") && !text.contains('\u{202e}'));
+    assert!(text.len() < 400 << 10, "{} bytes", text.len());
+}
