@@ -117,8 +117,8 @@ class Tree:
         self.write("proc/stat", "\n".join([total, *(f"cpu{n} {times}" for n in range(count)), *rest]) + "\n")
         processor = self.text("proc/cpuinfo").split("\n\n")[0].split("\n", 1)[1]
         self.write("proc/cpuinfo", "".join(f"processor\t: {n}\n{processor}\n\n" for n in range(count)))
-        queue = self.text("proc/1/net/softnet_stat").splitlines()[0].rsplit(" ", 2)[0]
-        self.write("proc/1/net/softnet_stat", "".join(f"{queue} {n:08x} 00000000\n" for n in range(count)))
+        queue = self.text("proc/1/net/softnet_stat").splitlines()[0].rsplit(" ", 3)[0]
+        self.write("proc/1/net/softnet_stat", "".join(f"{queue} {n:08x} 00000000 00000000\n" for n in range(count)))
         schedstat = "version 15\ntimestamp 4300000000\n"
         self.write("proc/schedstat", schedstat + "".join(f"cpu{n} 0 0 0 0 0 0 123456789 23456789 3456{n}\n" for n in range(count)))
         for n in range(count):
