@@ -19,8 +19,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [dir, rest @ ..] = &arguments[..] else { return Err("usage: read DIR [ROUNDS]".into()) };
     let rounds: usize = rest.first().map_or(Ok(1000), |rounds| rounds.parse())?;
     let dir = Path::new(dir);
-    let roots =
-        Roots::open(&Paths { procfs: dir.join("proc"), sysfs: dir.join("sys"), ..Paths::default() })?;
+    let roots = Roots::open(&Paths { procfs: dir.join("proc"), sysfs: dir.join("sys"), ..Paths::default() })?;
     let view = View::find(&roots, Choice::Host)?;
     let lanes = Lanes::start(Host::open(roots, view), || Ok::<(), String>(()))?;
     let queries: Vec<Query> = keyhole_policy::TABLE.iter().map(|row| row.query).collect();
