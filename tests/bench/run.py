@@ -18,6 +18,7 @@ Needs root, a C compiler, strace, iproute2 and Debian's prometheus-node-exporter
 import argparse
 import contextlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -72,7 +73,8 @@ def measured(ours, peers, home, short):
     # strace makes a call dozens of times as slow: one scrape is enough where there are tens of thousands.
     few = 1 if statistics.median(ours.latencies) > 30 else 3 if short else 10
     traces = {target.name: target.trace(few, home) for target in targets}
-    bare = floor(traces[ours.name].files, 30 if short else 100, home)
+    files = traces[ours.name].files
+    bare = floor(files, 30 if short else 100, home) if files else [float("nan")]
     start_up = {target.name: target.start_up(5 if short else 20) for target in targets}
 
     def of(title, digits, observations, parts=True):
@@ -102,7 +104,7 @@ def measured(ours, peers, home, short):
         ("samples", 0, [[target.samples] for target in targets]),
         ("bytes to Prometheus, compressed", 0, [[statistics.median(target.sizes)] for target in targets]),
         ("bytes on the broker's socket", 0, [[traces[ours.name].written["broker"]]]),
-        ("files that the broker reads", 0, [[len(traces[ours.name].files)]]),
+        ("files that the broker reads", 0, [[len(files) or float("nan")]]),
     ]
     return rows
 
@@ -158,6 +160,8 @@ def enter(name, count, arguments):
 
 def cell(values, digits):
     middle, spread = quartiles(values)
+    if math.isnan(middle):
+        return "not known"
     text = f"{middle:,.{digits}f}"
     return text + (f" ({spread[0]:,.{digits}f}–{spread[1]:,.{digits}f})" if spread else "")
 
@@ -167,7 +171,8 @@ def times(theirs, ours):
     if len(theirs) == len(ours) and len(ours) >= 4:
         middle, spread = quartiles([their / our for their, our in zip(theirs, ours)])
         return f"{middle:.1f} ({spread[0]:.1f}–{spread[1]:.1f})"
-    return f"{statistics.median(theirs) / statistics.median(ours):.1f}"
+    ratio = statistics.median(theirs) / statistics.median(ours)
+    return "" if math.isnan(ratio) else f"{ratio:.1f}"
 
 
 def table(result):

@@ -225,13 +225,17 @@ class Target:
             )
 
         wait_for("strace", strace, attached)
+        whole = True
         for _ in range(scrapes):
             got = gzip.decompress(self.scrape()).decode()
-            if sum(not line.startswith("#") for line in got.splitlines()) < 0.99 * self.samples:
-                fail(f"{self.name} was too slow under strace to give all of its samples")
+            whole &= sum(not line.startswith("#") for line in got.splitlines()) >= 0.99 * self.samples
         time.sleep(PAUSE)
         strace.send_signal(signal.SIGINT)
         strace.wait(PATIENCE)
+        if not whole:
+            print(f"{self.name} was too slow under strace to give all of its samples: no figures of calls", file=sys.stderr)
+            unknown = dict.fromkeys(self.pids, float("nan"))
+            return Calls(unknown, unknown, [])
         calls, written, files = dict.fromkeys(self.pids, 0), dict.fromkeys(self.pids, 0), set()
         for line in log.read_text(errors="replace").splitlines():
             task, call = line.split(maxsplit=1)
