@@ -22,6 +22,16 @@ pub(crate) fn start(level: Level, json: bool) {
     }
 }
 
+/// Says where a panic was, in one line. The standard library's own hook asks for the thread's number first, for which the
+/// seal kills the process: nobody would learn why.
+pub(crate) fn panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let line = format!("keyhole-broker: {}\n", panic.to_string().replace('\n', " "));
+        // Nothing is left to do when standard error is closed.
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    }));
+}
+
 /// `{"timestamp":"...","level":"INFO","target":"...","fields":{"message":"...","key":"value"}}`
 struct Json;
 

@@ -302,6 +302,31 @@ fn wire_layer(layer: &Layer) -> v1::Layer {
 /// A client that did not take its answer in time.
 struct Late;
 
+/// The time that a client's read has taken so far; charged however the read ends, a client's leaving included.
+struct Bill<'c> {
+    client: &'c Client,
+    read: Duration,
+    /// Since when it reads; none while it waits for its client.
+    since: Option<Instant>,
+}
+
+impl<'c> Bill<'c> {
+    fn of(client: &'c Client) -> Self {
+        Self { client, read: Duration::ZERO, since: Some(Instant::now()) }
+    }
+
+    fn pause(&mut self) {
+        self.read += self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+    }
+}
+
+impl Drop for Bill<'_> {
+    fn drop(&mut self) {
+        self.pause();
+        self.client.spend(self.read);
+    }
+}
+
 impl Inner {
     /// Reads `queries` and gives what comes, until the client has it all or is too slow.
     async fn answer(&self, peer: &Peer, queries: Vec<Query>, answer: &Answer) -> Result<(), Late> {
@@ -313,16 +338,13 @@ impl Inner {
         let Ok(_turn) = self.turn.acquire().await else { return Ok(()) };
         drop(waits);
         let mut reading = self.lanes.begin(queries).await;
-        let (mut read, mut waited) = (Duration::ZERO, Duration::ZERO);
-        loop {
-            let begun = Instant::now();
-            let batch = reading.next().await;
-            read += begun.elapsed();
-            let Some(batch) = batch else { break };
+        let (mut bill, mut waited) = (Bill::of(&peer.client), Duration::ZERO);
+        while let Some(batch) = reading.next().await {
+            bill.pause();
             answer.put(batch);
             self.taken(answer, &mut waited).await?;
+            bill.since = Some(Instant::now());
         }
-        peer.client.spend(read);
         Ok(())
     }
 
@@ -330,14 +352,14 @@ impl Inner {
     async fn taken(&self, answer: &Answer, waited: &mut Duration) -> Result<(), Late> {
         let begun = Instant::now();
         while !answer.is_empty() {
-            if timeout(LOOK, answer.taken.notified()).await.is_ok() {
-                continue;
-            }
-            if Arc::strong_count(&self.waiting) > 1 {
-                *waited += LOOK;
-            }
             if *waited >= PATIENCE || begun.elapsed() >= BATCH_DEADLINE {
                 return Err(Late);
+            }
+            let look = Instant::now();
+            let taken = timeout(LOOK, answer.taken.notified()).await.is_ok();
+            if Arc::strong_count(&self.waiting) > 1 {
+                // Who takes it, however slowly, is borne with for twice as long.
+                *waited += if taken { look.elapsed() / 2 } else { LOOK };
             }
         }
         Ok(())

@@ -241,6 +241,7 @@ fn every_condition_of_every_row_is_enforced() {
         // A condition that goes or comes is a change of the boundary: let it be seen here too.
         let mut expected = vec![
             ("openat", 2),
+            ("read", 2),
             ("sendto", 5),
             ("getsockopt", 1),
             ("mmap", 2),

@@ -12,6 +12,7 @@ pub mod history;
 pub mod http;
 pub mod options;
 pub mod own;
+pub mod protobuf;
 pub mod sandbox;
 pub mod scrape;
 pub mod self_metrics;

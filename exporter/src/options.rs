@@ -420,7 +420,7 @@ fn one_line(error: regex::Error) -> String {
 }
 
 /// A duration in Go's notation, in whole nanoseconds; at most a year.
-fn go_duration(text: &str) -> Option<std::time::Duration> {
+pub(crate) fn go_duration(text: &str) -> Option<std::time::Duration> {
     let mut rest = text;
     let mut seconds = 0.0;
     while !rest.is_empty() {

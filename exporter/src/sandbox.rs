@@ -1,7 +1,7 @@
 //! The exporter's own sandbox, entered before the first connection is accepted.
 //!
 //! It holds no host file and no capability to begin with; the seal makes sure that what breaks into it gains
-//! nothing either: no file but the textfile folders, no socket but Unix ones, no process, no executable memory.
+//! nothing either: no file but the textfile folders and those of the web configuration, no socket but Unix ones, no process, no executable memory.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub const SYSCALLS: &[Row] = &[
     allow!(sendto, "answers; requests to the broker"),
     allow!(writev, "answers in several parts; log lines"),
     allow!(write, "log lines; the runtime's wake-up descriptor"),
-    allow!(read, "textfiles; the runtime's wake-up descriptor"),
+    allow!(read, "textfiles; the web configuration; the runtime's wake-up descriptor"),
     allow!(shutdown, "the end of a connection"),
     allow!(setsockopt, "no delay on a connection"),
     allow!(getsockopt, "a connection's error"),
@@ -32,7 +32,7 @@ pub const SYSCALLS: &[Row] = &[
     allow!(socket, "a Unix socket to the broker", exactly(0, AF_UNIX)),
     allow!(connect, "to the broker: no other kind of socket can be made"),
     // Its own files.
-    allow!(openat, "textfiles", READ_ONLY),
+    allow!(openat, "textfiles; the web configuration and its certificates", READ_ONLY),
     allow!(getdents64, "the textfile folders; its own open descriptors"),
     allow!(statx, "when a textfile was changed"),
     allow!(fstat, "a textfile's size; the count of its own descriptors"),
@@ -89,7 +89,7 @@ const TIOCGWINSZ: u32 = 0x5413;
 /// What the exporter still needs once it is sealed.
 #[derive(Debug, Clone, Default)]
 pub struct SealOptions {
-    /// Directories that it reads files from: those of the textfile collector.
+    /// Directories that it reads files from: those of the textfile collector and of the web configuration.
     pub readable: Vec<PathBuf>,
     /// The broker's socket, which it connects to.
     pub broker_socket: PathBuf,
@@ -103,6 +103,15 @@ pub struct SealOptions {
 /// open. From here on files are opened below `readable` only. A layer that cannot be put in force is reported, not
 /// fatal: what it would add is a second wall. A layer that claims to be in force and is not ends the start.
 pub fn seal(options: &SealOptions) -> Result<Vec<Layer>, String> {
+    seal_with_threads(options, || Ok(()))
+}
+
+/// The same; `start` starts the threads that will be needed, after the layers that they inherit and before seccomp,
+/// which is put on all of them and lets none begin.
+pub fn seal_with_threads(
+    options: &SealOptions,
+    start: impl FnOnce() -> std::io::Result<()>,
+) -> Result<Vec<Layer>, String> {
     // Looked up once and kept: the first look is a system call that the filter refuses.
     let _ = (rustix::param::clock_ticks_per_second(), rustix::param::page_size());
     let unreadable = |error| format!("/proc/thread-self/status: {error}: the sandbox cannot be checked");
@@ -116,14 +125,15 @@ pub fn seal(options: &SealOptions) -> Result<Vec<Layer>, String> {
         .collect();
     let rules: Vec<Rule<'_>> = SYSCALLS.iter().chain(options.also).map(Rule::from).collect();
     let filter = seccomp::compile(&rules).map_err(|error| error.to_string())?;
-    let layers = vec![
+    let mut layers = vec![
         process::not_dumpable(),
         process::limits(),
         capabilities::no_new_privs(),
         capabilities::drop_all(),
         landlock::restrict(&grants),
-        seccomp::install(&filter, rules.len()),
     ];
+    start().map_err(|error| format!("cannot start a thread: {error}"))?;
+    layers.push(seccomp::install(&filter, rules.len()));
     let unconfirmed = status.unconfirmed().map_err(unreadable)?;
     match layers.iter().find(|layer| layer.in_force && unconfirmed.contains(&layer.name)) {
         Some(layer) => Err(format!("the kernel does not confirm {}: the sandbox does not hold", layer.name)),

@@ -13,11 +13,13 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::broker_client::{BrokerClient, BrokerError};
+use crate::cli::flags::NOT_OFFERED;
 use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
 use crate::exposition::Exposition;
 use crate::history::History;
 use crate::options::Options;
 use crate::own::OwnSource;
+use crate::protobuf;
 use crate::sandbox::Layer;
 use crate::self_metrics::{self, broker, handler::Handler, process::Process};
 use crate::snapshot::Snapshot;
@@ -65,8 +67,24 @@ pub type Shared = Arc<Result<Scrape, BrokerError>>;
 #[derive(Debug)]
 pub struct Scrape {
     exposition: Exposition,
-    text: Bytes,
+    text: Encoded,
+    protobuf: Encoded,
+}
+
+/// One form of a scrape, made when it is first asked for.
+#[derive(Debug, Default)]
+struct Encoded {
+    plain: OnceLock<Bytes>,
     compressed: OnceLock<Bytes>,
+}
+
+/// The forms of an exposition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Text format 0.0.4.
+    Text,
+    /// `io.prometheus.client.MetricFamily` messages, each after its length.
+    Protobuf,
 }
 
 #[derive(Debug, Default)]
@@ -89,6 +107,16 @@ pub enum SelectError {
     /// A collector that is not enabled.
     #[error("Couldn't create filtered metrics handler: couldn't create collector: disabled collector: {0}")]
     Disabled(String),
+    /// A collector of node_exporter's that is off by default there, and never on here.
+    #[error(
+        "Couldn't create filtered metrics handler: couldn't create collector: disabled collector: {name} (not offered: {why})"
+    )]
+    NotOffered {
+        /// Its name.
+        name: String,
+        /// Why it is not offered.
+        why: &'static str,
+    },
 }
 
 impl Scraper {
@@ -123,7 +151,12 @@ impl Scraper {
         }
         for name in collect {
             if !COLLECTORS.iter().any(|collector| collector.name == name) {
-                return Err(SelectError::Missing(name.clone()));
+                let not_offered =
+                    NOT_OFFERED.iter().find(|(flag, _)| flag.strip_prefix("collector.") == Some(name));
+                return Err(match not_offered {
+                    Some((_, why)) => SelectError::NotOffered { name: name.clone(), why },
+                    None => SelectError::Missing(name.clone()),
+                });
             }
             if !self.enabled.iter().any(|collector| collector.name == name) {
                 return Err(SelectError::Disabled(name.clone()));
@@ -246,7 +279,8 @@ impl Scraper {
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);
         self.history.scraped(begun, snapshot, &runs);
-        Scrape { exposition: out, text: text.into(), compressed: OnceLock::new() }
+        let text = Encoded { plain: OnceLock::from(Bytes::from(text)), compressed: OnceLock::new() };
+        Scrape { exposition: out, text, protobuf: Encoded::default() }
     }
 
     /// Logs a collector whose result changed.
@@ -332,21 +366,38 @@ impl Scraper {
 }
 
 impl Scrape {
-    /// All of it, in text format 0.0.4.
-    pub fn text(&self) -> Bytes {
-        self.text.clone()
+    /// All of it.
+    pub fn whole(&self, format: Format) -> Bytes {
+        self.encoded(format).plain.get_or_init(|| self.encode(format, |_| true)).clone()
     }
 
     /// The same, compressed once for all who ask.
-    pub fn compressed(&self, compress: impl FnOnce(&[u8]) -> Vec<u8>) -> Bytes {
-        self.compressed.get_or_init(|| compress(&self.text).into()).clone()
+    pub fn compressed(&self, format: Format, compress: impl FnOnce(&[u8]) -> Vec<u8>) -> Bytes {
+        let compressed = &self.encoded(format).compressed;
+        compressed.get_or_init(|| compress(&self.whole(format)).into()).clone()
     }
 
     /// The families with these names alone.
-    pub fn families(&self, names: &[String]) -> Bytes {
-        let mut text = Vec::new();
-        self.exposition.write(&mut text, |family| names.iter().any(|name| name == family));
-        text.into()
+    pub fn families(&self, format: Format, names: &[String]) -> Bytes {
+        self.encode(format, |family| names.iter().any(|name| name == family))
+    }
+
+    fn encoded(&self, format: Format) -> &Encoded {
+        match format {
+            Format::Text => &self.text,
+            Format::Protobuf => &self.protobuf,
+        }
+    }
+
+    fn encode(&self, format: Format, keep: impl Fn(&str) -> bool) -> Bytes {
+        match format {
+            Format::Text => {
+                let mut text = Vec::new();
+                self.exposition.write(&mut text, keep);
+                text.into()
+            }
+            Format::Protobuf => protobuf::encode(&self.exposition, keep).into(),
+        }
     }
 }
 

@@ -365,3 +365,49 @@ async fn requests_that_trickle_in_make_room_for_a_probe() {
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     slow.iter().for_each(tokio::task::JoinHandle::abort);
 }
+
+#[tokio::test]
+async fn the_protobuf_form_and_the_text_are_of_one_scrape() {
+    let (_dir, socket) = directory();
+    let broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    let accept = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+    for (path, names) in [("/metrics", 2), ("/metrics?name[]=node_load1", 1)] {
+        let answer = exporter.request("GET", path, &[("Accept", accept)]).await;
+        assert_eq!(answer.status, 200);
+        let media_type = format!("content-type: {}", accept.to_lowercase().replace(';', "; "));
+        assert!(answer.head.contains(&format!("{media_type}; escaping=underscores")), "{}", answer.head);
+        assert!(answer.head.contains("vary: accept, accept-encoding"), "{}", answer.head);
+        // The name of a family, behind its tag and length.
+        let has = |name: &str| {
+            let field = [&[10, name.len() as u8], name.as_bytes()].concat();
+            answer.body.windows(field.len()).filter(|window| *window == field).count()
+        };
+        assert_eq!((has("node_load1"), has("node_load5") + 1), (1, names), "{path}");
+        let zipped = [("Accept", accept), ("Accept-Encoding", "gzip")];
+        let answer = exporter.request("GET", path, &zipped).await;
+        assert!(answer.head.contains("content-encoding: gzip"), "{}", answer.head);
+        let mut bytes = Vec::new();
+        flate2::read::GzDecoder::new(&answer.body[..]).read_to_end(&mut bytes).unwrap();
+        assert!(bytes.windows(10).any(|window| window == b"node_load1"));
+    }
+    assert_eq!(broker.reads(), 4);
+}
+
+#[tokio::test]
+async fn a_filter_that_cannot_be_read_is_not_given_everything() {
+    let (_dir, socket) = directory();
+    let broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    for (query, reason) in [
+        ("collect[]=%zz", "invalid escape in the query: collect[]=%zz"),
+        ("collect[]=%ff", "missing collector: \u{fffd}"),
+        ("collect[]=", "missing collector: "),
+        ("collect[]=systemd", "disabled collector: systemd (not offered: it needs the host's D-Bus)"),
+    ] {
+        let answer = exporter.get(&format!("/metrics?{query}")).await;
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.text().ends_with(&format!("{reason}\n")), "{}", answer.text());
+    }
+    assert_eq!(broker.reads(), 0);
+}

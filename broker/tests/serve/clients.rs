@@ -245,6 +245,27 @@ fn more_than_a_burst_is_exhausted_until_time_passes() {
 }
 
 #[test]
+fn a_read_that_its_client_leaves_is_charged_to_it() {
+    let stage = Stage::new();
+    stage.put("sys/devices/system/cpu/vulnerabilities/x", "");
+    let sleeping = stage.at("sys/devices/system/cpu/vulnerabilities/meltdown");
+    // Opening it sleeps for ever: nobody writes.
+    rustix::fs::mkfifoat(rustix::fs::CWD, sleeping, 0o644.into()).unwrap();
+    let broker = stage.start(&stage.fixtures());
+    broker.ask(|mut client| async move {
+        let reading = read(&mut client, &[Query::CpuVulnerabilities]);
+        assert!(tokio::time::timeout(Duration::from_secs(1), reading).await.is_err(), "it sleeps");
+        // It has cost half of a burst of 40; 20 a second come back.
+        let (start, mut answered) = (Instant::now(), 0);
+        while answered < 200 && client.describe(DescribeRequest {}).await.is_ok() {
+            answered += 1;
+        }
+        let most = 25.0 + 20.0 * start.elapsed().as_secs_f64();
+        assert!(f64::from(answered) < most, "{answered} answers after a read of a second, at most {most}");
+    });
+}
+
+#[test]
 fn a_want_of_descriptors_is_counted_waited_out_and_does_not_fill_the_log() {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
     let stage = Stage::new();
@@ -291,6 +312,37 @@ fn a_client_that_does_not_read_holds_up_others_for_a_moment_only_and_is_told() {
         let (status, bytes) = finish(unread.remove(0)).await;
         assert_eq!(status, Some(Code::DeadlineExceeded as i32));
         assert!(bytes < 4 << 20);
+    });
+}
+
+#[test]
+fn a_client_that_reads_just_fast_enough_holds_up_others_for_less_than_a_second() {
+    let stage = Stage::new();
+    stage.put("proc/1/net/tcp", &"x".repeat(16 << 20));
+    stage.put("proc/loadavg", "1");
+    let broker = stage.start(&stage.fixtures());
+    let socket = stage.socket();
+    broker.ask(|mut client| async move {
+        let request = grpc(&ReadRequest { queries: vec![Query::Tcp as i32] });
+        let mut answer = begin(&socket, "/keyhole.v1.Broker/Read", &request).await;
+        let dawdle = tokio::spawn(async move {
+            let mut taken = 0;
+            // A batch of the broker's at a time.
+            while let Some(Ok(data)) = answer.0.body_mut().data().await {
+                answer.0.body_mut().flow_control().release_capacity(data.len()).unwrap();
+                taken += data.len();
+                if taken >= 128 << 10 {
+                    taken = 0;
+                    tokio::time::sleep(Duration::from_millis(30)).await;
+                }
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let start = Instant::now();
+        let answers = read(&mut client, &[Query::Loadavg]).await.unwrap();
+        assert_eq!(answers[0].outcome, Outcome::Ok);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        dawdle.abort();
     });
 }
 

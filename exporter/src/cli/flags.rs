@@ -30,8 +30,8 @@ pub const GROUPS: &[Group] = &[
         flag("web.telemetry-path", FlagKind::Text("/metrics"), "Path of the metrics page."),
         flag("web.max-requests", FlagKind::Number(40), "Scrapes answered at once; 0 for no limit."),
         flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Leave out promhttp_*, process_* and what keyhole_* tells of queries and collectors that fare well."),
-        flag("web.config.file", FlagKind::Text(""), "TLS and authentication; not offered yet."),
-        flag("web.systemd-socket", FlagKind::Switch(false), "Sockets from systemd; not offered."),
+        flag("web.config.file", FlagKind::Text(""), "TLS, users, headers and a rate limit: a file of exporter-toolkit's shape."),
+        flag("web.systemd-socket", FlagKind::Switch(false), "Listen on the sockets that systemd hands over (LISTEN_FDS), and on no address."),
     ] },
     Group { title: "Scrape", commands: &[], flags: &[
         flag("scrape.timeout", FlagKind::Duration("10s"), "Time for a scrape whose client names none."),

@@ -9,6 +9,7 @@ use super::{Failure, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::collector::processgroups::ProcessGroups;
 use crate::http::listen::ListenError;
+use crate::http::web_config::Guard;
 use crate::http::{self, App, listen};
 use crate::options::Options;
 use crate::own::OwnSource;
@@ -27,20 +28,29 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let (mut terminate, mut interrupt) =
         signals().map_err(|error: std::io::Error| format!("cannot wait for signals: {error}"))?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
-    let listeners = listen::bind(options.texts("web.listen-address")).map_err(|error| match error {
+    let mut guard = guard(&options)?;
+    let listeners = match options.switch("web.systemd-socket") {
+        true => listen::inherited(),
+        false => listen::bind(options.texts("web.listen-address")),
+    };
+    let listeners = listeners.map_err(|error| match error {
         ListenError::Address(_) | ListenError::Vsock(_) => Failure::Usage(error.to_string()),
         error => Failure::Failed(error.to_string()),
     })?;
     let process = Process::open();
     let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
-    let (readable, missing) = own.text_directories();
+    let (mut readable, missing) = own.text_directories();
     tell_what_has_no_effect(&options);
     for pattern in missing {
         tracing::warn!(pattern, "textfile directory does not exist; once it does, start the exporter again");
     }
 
+    if let Some(guard) = &guard {
+        readable.extend(guard.directories()?);
+    }
+
     let seal = SealOptions { readable, broker_socket: broker.socket().into(), also: &[] };
-    let layers = sandbox::seal(&seal)?;
+    let layers = sandbox::seal_with_threads(&seal, || guard.as_mut().map_or(Ok(()), Guard::start))?;
 
     for layer in &layers {
         match layer.in_force {
@@ -51,11 +61,12 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let collectors: Vec<_> = scrape::enabled(&options).iter().map(|collector| collector.name).collect();
     tracing::info!(collectors = collectors.join(","), "collectors");
     for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
-        tracing::info!(%address, broker = broker.socket(), version = VERSION, "listening");
+        let tls = guard.as_ref().is_some_and(Guard::is_encrypted);
+        tracing::info!(%address, tls, broker = broker.socket(), version = VERSION, "listening");
     }
     let scraper = Scraper::new(broker, options.clone(), own, process, layers);
     let scraper = scraper.map_err(|error| format!("cannot count: {error}"))?;
-    let app = Arc::new(App::new(Arc::new(scraper), &options));
+    let app = Arc::new(App::new(Arc::new(scraper), &options).guarded(guard));
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -66,18 +77,17 @@ async fn serve(options: Options) -> Result<(), Failure> {
     http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}").into())
 }
 
+/// What `--web.config.file` asks for; an empty name asks for nothing, as in node_exporter.
+fn guard(options: &Options) -> Result<Option<Guard>, Failure> {
+    match options.text("web.config.file") {
+        "" => Ok(None),
+        path => Ok(Some(Guard::new(path)?)),
+    }
+}
+
 /// A setting that protects something is never ignored.
 fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
     let usage = |error: &str| Err(Failure::Usage(error.to_owned()));
-    if options.was_given("web.config.file") && !options.text("web.config.file").is_empty() {
-        return usage(
-            "--web.config.file: TLS and authentication are not offered yet, and serving without them is not \
-                    what was asked for; drop the flag, or put a proxy before the exporter",
-        );
-    }
-    if options.switch("web.systemd-socket") {
-        return usage("--web.systemd-socket: sockets from systemd are not offered; use --web.listen-address");
-    }
     if !options.text("web.telemetry-path").starts_with('/') {
         return usage("--web.telemetry-path: a path begins with /, such as /metrics");
     }

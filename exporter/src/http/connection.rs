@@ -1,5 +1,6 @@
 //! One client's connection: its requests, and when it is given up.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -8,15 +9,18 @@ use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
-use super::routes::App;
+use super::routes::{Answer, App};
+use super::web_config::{Guard, H2};
 
 /// The most that a request's head may hold.
 const HEAD_BYTES: usize = 16 << 10;
@@ -29,44 +33,26 @@ const IDLE_IN_A_CROWD: Duration = Duration::from_millis(100);
 /// How often a connection is looked at.
 const TICK: Duration = Duration::from_secs(5);
 
+/// What Go's server tells a client that speaks plain HTTP to its TLS port.
+const NOT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+/// Requests of one HTTP/2 connection that are answered at once.
+const STREAMS: u32 = 16;
+
 /// Serves a connection until it ends, or is idle for too long, or the server stops.
 pub(super) async fn serve(
     stream: TcpStream,
     app: Arc<App>,
     crowded: Arc<Notify>,
-    mut stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
 ) {
     let activity = Arc::new(Activity::new());
-    let io = TokioIo::new(Tracked { stream, activity: Arc::clone(&activity) });
-    let service = service_fn(|request: Request<Incoming>| {
-        let app = Arc::clone(&app);
-        let running = activity.request();
-        async move {
-            let answer = app.answer(&request).await;
-            drop(running);
-            Ok::<_, std::convert::Infallible>(answer)
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
-        .max_header_size(HEAD_BYTES)
-        .max_buf_size(4 * HEAD_BYTES)
-        .max_headers(64)
-        // A client that has said all it had to say may still wait for its answer.
-        .half_close(true)
-        .serve_connection(io, service);
-    tokio::pin!(connection);
-    let mut stopped = false;
+    let stream = Tracked { stream, activity: Arc::clone(&activity) };
+    let talk = talk(stream, app, Arc::clone(&activity), stopping);
+    tokio::pin!(talk);
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
-            // A broken connection is the client's business.
-            _ = connection.as_mut() => return,
-            _ = stopping.wait_for(|stop| *stop), if !stopped => {
-                stopped = true;
-                connection.as_mut().graceful_shutdown();
-            }
+            () = talk.as_mut() => return,
             () = crowded.notified() => {
                 if activity.idle() >= IDLE_IN_A_CROWD {
                     return;
@@ -77,6 +63,133 @@ pub(super) async fn serve(
                 if activity.idle() >= limit {
                     return;
                 }
+            }
+        }
+    }
+}
+
+/// Encrypts the connection, where that is asked for, and speaks HTTP on it.
+async fn talk(
+    mut stream: Tracked,
+    app: Arc<App>,
+    activity: Arc<Activity>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let tls = match app.guard.as_ref().map(Guard::accept).transpose() {
+        Ok(tls) => tls.flatten(),
+        // The log has been told; there is no answer to give without a certificate.
+        Err(_) => return,
+    };
+    let Some(tls) = tls else {
+        return talk_http1(stream, false, app, activity, stopping).await;
+    };
+    let handshake = async {
+        // A request's first letter, where a handshake has 22.
+        let mut first = [0];
+        if stream.stream.peek(&mut first).await.is_ok_and(|read| read == 1) && first[0].is_ascii_uppercase() {
+            // What came is read, lest the end of the connection overtake the answer.
+            let _ = stream.read(&mut [0; HEAD_BYTES]).await;
+            let _ = stream.write_all(NOT_TLS).await;
+            let _ = stream.shutdown().await;
+            return None;
+        }
+        TlsAcceptor::from(tls).accept(stream).await.inspect_err(told).ok()
+    };
+    let stream = tokio::select! {
+        stream = handshake => stream,
+        _ = stopping.wait_for(|stop| *stop) => None,
+    };
+    match stream {
+        Some(stream) if stream.get_ref().1.alpn_protocol() == Some(H2) => {
+            talk_http2(stream, app, activity, stopping).await;
+        }
+        Some(stream) => talk_http1(stream, true, app, activity, stopping).await,
+        None => {}
+    }
+}
+
+/// Marks a request of HTTP/1.1 that came encrypted: its own words do not say so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Encrypted;
+
+/// A handshake that failed is told at debug: anyone can cause it.
+fn told(error: &std::io::Error) {
+    tracing::debug!(%error, "TLS handshake failed");
+}
+
+async fn talk_http1<S>(
+    stream: S,
+    encrypted: bool,
+    app: Arc<App>,
+    activity: Arc<Activity>,
+    stopping: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_header_size(HEAD_BYTES)
+        .max_buf_size(4 * HEAD_BYTES)
+        .max_headers(64)
+        // A client that has said all it had to say may still wait for its answer.
+        .half_close(true)
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(|mut request: Request<Incoming>| {
+                if encrypted {
+                    request.extensions_mut().insert(Encrypted);
+                }
+                answer(request, &app, &activity)
+            }),
+        );
+    finish(connection, stopping).await;
+}
+
+async fn talk_http2<S>(stream: S, app: Arc<App>, activity: Arc<Activity>, stopping: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEAD_BYTES as u32)
+        // What a client sends besides its head is never read, and shall not be kept either.
+        .initial_stream_window_size(HEAD_BYTES as u32)
+        .max_send_buf_size(4 * HEAD_BYTES)
+        .serve_connection(
+            TokioIo::new(stream),
+            service_fn(move |request| {
+                let (app, activity) = (Arc::clone(&app), Arc::clone(&activity));
+                async move { answer(request, &app, &activity).await }
+            }),
+        );
+    finish(connection, stopping).await;
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    app: &Arc<App>,
+    activity: &Arc<Activity>,
+) -> Result<Answer, Infallible> {
+    let _running = activity.request();
+    Ok(match &app.guard {
+        Some(guard) => guard.answer(app, &request).await,
+        None => app.answer(&request).await,
+    })
+}
+
+/// Drives a connection to its end; when the server stops, to the end of what is being answered.
+async fn finish(connection: impl GracefulConnection, mut stopping: watch::Receiver<bool>) {
+    tokio::pin!(connection);
+    let mut stopped = false;
+    loop {
+        tokio::select! {
+            // A broken connection is the client's business.
+            _ = connection.as_mut() => return,
+            _ = stopping.wait_for(|stop| *stop), if !stopped => {
+                stopped = true;
+                connection.as_mut().graceful_shutdown();
             }
         }
     }

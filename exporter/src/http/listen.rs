@@ -21,6 +21,15 @@ pub enum ListenError {
     /// A kind of socket that is not offered.
     #[error("--web.listen-address={0:?}: vsock is not offered; listen on a TCP address such as :9100")]
     Vsock(String),
+    /// No socket came from systemd.
+    #[error(
+        "--web.systemd-socket: systemd handed over no socket (LISTEN_FDS is not set for this process); start the program \
+         by a socket unit, or drop the flag"
+    )]
+    NotInherited,
+    /// A socket from systemd that cannot be used.
+    #[error("--web.systemd-socket: {0}; only TCP sockets (ListenStream=9100) are served")]
+    Inherited(std::io::Error),
     /// The port is taken.
     #[error(
         "cannot listen on {0}: the port is in use (by a node_exporter?): stop what uses it, or choose another port with --web.listen-address"
@@ -68,6 +77,23 @@ pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, ListenError> {
         listeners.push(TcpListener::from(socket.map_err(system)?));
     }
     Ok(listeners)
+}
+
+/// The sockets that systemd hands over. sd_listen_fds(3)
+pub fn inherited() -> Result<Vec<TcpListener>, ListenError> {
+    let mut sockets = listenfd::ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for at in 0..sockets.len() {
+        let listener = sockets.take_tcp_listener(at).map_err(ListenError::Inherited)?;
+        listeners.extend(listener);
+    }
+    for listener in &listeners {
+        listener.set_nonblocking(true).map_err(ListenError::Inherited)?;
+    }
+    match listeners.is_empty() {
+        true => Err(ListenError::NotInherited),
+        false => Ok(listeners),
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,10 +1,11 @@
-//! The HTTP server: hyper's HTTP/1 under an accept loop of its own, so that every limit is ours.
+//! The HTTP server: hyper's HTTP/1 and, with TLS, HTTP/2, under an accept loop of its own, so that every limit is ours.
 
 mod connection;
 pub mod listen;
 mod page;
 pub mod query;
 pub mod routes;
+pub mod web_config;
 
 use std::io::{Error, ErrorKind};
 use std::net::TcpListener;

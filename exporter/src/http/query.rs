@@ -1,5 +1,7 @@
 //! Query strings and the request headers that choose an answer's form.
 
+use crate::scrape::Format;
+
 /// The parameters that the metrics page knows; others are ignored.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
@@ -12,12 +14,15 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Reads a query string; a pair that is not well encoded is ignored.
-    pub fn parse(query: &str) -> Self {
+    /// Reads a query string. The error is a pair that is not well encoded: were it ignored, a filter would be lost, and
+    /// everything given.
+    pub fn parse(query: &str) -> Result<Self, String> {
         let mut parameters = Self::default();
         for pair in query.split('&') {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (Some(key), Some(value)) = (decode(key), decode(value)) else { continue };
+            let (Some(key), Some(value)) = (decode(key), decode(value)) else {
+                return Err(format!("invalid escape in the query: {pair}"));
+            };
             match key.as_str() {
                 "collect[]" => parameters.collect.push(value),
                 "exclude[]" => parameters.exclude.push(value),
@@ -25,11 +30,11 @@ impl Parameters {
                 _ => {}
             }
         }
-        parameters
+        Ok(parameters)
     }
 }
 
-/// Undoes `%41` and `+`.
+/// Undoes `%41` and `+`. Bytes that are not UTF-8 become U+FFFD, which is in no name.
 fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -43,7 +48,59 @@ fn decode(text: &str) -> Option<String> {
             byte => byte,
         });
     }
-    String::from_utf8(bytes).ok()
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The form that `Accept` asks for most, and the scheme of names that it asks for: chosen as Prometheus' Go client does,
+/// where anything unknown is text.
+pub fn negotiate<'h>(accept: impl Iterator<Item = &'h str>) -> (Format, &'static str) {
+    let ranges = accept.flat_map(|header| header.split(',')).map(Range::parse);
+    let mut ranges: Vec<Range<'_>> = ranges.filter(|range| range.quality > 0.0).collect();
+    ranges.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    let mut escaping = ESCAPINGS[0];
+    for range in ranges {
+        if let Some(known) = ESCAPINGS.iter().find(|known| range.parameter("escaping") == Some(known)) {
+            escaping = known;
+        }
+        let protobuf = range.parameter("proto") == Some("io.prometheus.client.MetricFamily")
+            && range.parameter("encoding") == Some("delimited");
+        match (range.name, range.parameter("version")) {
+            ("application/vnd.google.protobuf", _) if protobuf => return (Format::Protobuf, escaping),
+            ("text/plain", None | Some("" | "0.0.4")) => return (Format::Text, escaping),
+            _ => {}
+        }
+    }
+    (Format::Text, escaping)
+}
+
+/// How names that older clients do not know could be written; every name here is an old one, and the same in all.
+const ESCAPINGS: &[&str] = &["underscores", "allow-utf-8", "dots", "values"];
+
+/// A part of `Accept`.
+struct Range<'h> {
+    name: &'h str,
+    parameters: Vec<(&'h str, &'h str)>,
+    quality: f32,
+}
+
+impl<'h> Range<'h> {
+    fn parse(text: &'h str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let name = parts.next().unwrap_or("");
+        let parameters: Vec<_> = parts
+            .filter_map(|part| part.split_once('='))
+            .map(|(name, value)| (name.trim(), value.trim().trim_matches('"')))
+            .collect();
+        let mut range = Self { name, parameters, quality: 1.0 };
+        if let Some(quality) = range.parameter("q") {
+            range.quality = quality.parse().unwrap_or(0.0);
+        }
+        range
+    }
+
+    fn parameter(&self, name: &str) -> Option<&'h str> {
+        self.parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
+    }
 }
 
 /// Whether `Accept-Encoding` asks for gzip at least as much as for the plain text.
@@ -80,17 +137,57 @@ mod tests {
     #[test]
     fn encoded_and_plain_brackets_are_the_same() {
         let parameters =
-            Parameters::parse("collect%5B%5D=cpu&collect[]=net%64ev&exclude[]=a+b&name[]=x&collect=no");
+            Parameters::parse("collect%5B%5D=cpu&collect[]=net%64ev&exclude[]=a+b&name[]=x&collect=no")
+                .unwrap();
         assert_eq!(parameters.collect, ["cpu", "netdev"]);
         assert_eq!(parameters.exclude, ["a b"]);
         assert_eq!(parameters.names, ["x"]);
     }
 
     #[test]
-    fn a_pair_that_is_not_well_encoded_is_ignored() {
-        for query in ["collect[]=%", "collect[]=%4", "collect[]=%zz", "collect[]=%ff", "%=x", "", "&&="] {
-            assert_eq!(Parameters::parse(query), Parameters::default(), "{query}");
+    fn a_pair_that_is_not_well_encoded_loses_no_filter() {
+        for query in ["collect[]=%", "collect[]=%4", "a=b&exclude[]=%zz", "%=x", "name[]=%+1"] {
+            assert!(Parameters::parse(query).unwrap_err().contains('%'), "{query}");
         }
+        assert_eq!(Parameters::parse("collect[]=%ff").unwrap().collect, ["\u{fffd}"]);
+        for query in ["", "&&=", "x=%41"] {
+            assert_eq!(Parameters::parse(query).unwrap(), Parameters::default(), "{query}");
+        }
+    }
+
+    #[test]
+    fn the_form_is_what_is_asked_for_most_and_can_be_had() {
+        const PROTOBUF: &str =
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+        let chosen = |header: &str| negotiate([header].into_iter());
+        let text = (Format::Text, "underscores");
+        for header in [
+            "",
+            "*/*",
+            "application/json",
+            "text/html",
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            &format!("text/plain, {PROTOBUF};q=0.5"),
+            &format!("{PROTOBUF};q=0"),
+            &format!("{PROTOBUF};q=x"),
+            &PROTOBUF.replace("delimited", "text"),
+            "application/vnd.google.protobuf",
+        ] {
+            assert_eq!(chosen(header), text, "{header}");
+        }
+        let others =
+            "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        for header in [
+            PROTOBUF.to_owned(),
+            format!("{PROTOBUF},{others}"),
+            format!("text/plain;q=0.3, {};q=0.6", PROTOBUF.replace(';', " ; ")),
+            format!("text/plain;version=1.0.0, {PROTOBUF};q=0.1"),
+        ] {
+            assert_eq!(chosen(&header).0, Format::Protobuf, "{header}");
+        }
+        assert_eq!(chosen("text/plain;version=0.0.4;escaping=allow-utf-8").1, "allow-utf-8");
+        assert_eq!(chosen("application/openmetrics-text;escaping=dots;q=0.6, text/plain;q=0.5").1, "dots");
+        assert_eq!(chosen("text/plain;escaping=other").1, "underscores");
     }
 
     #[test]
@@ -119,7 +216,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_headers_are_survived(text in "\\PC{0,60}") {
-            let _ = (Parameters::parse(&text), wants_gzip([text.as_str()].into_iter()), timeout_seconds(&text));
+            let _ = (negotiate([text.as_str()].into_iter()), Parameters::parse(&text), wants_gzip([text.as_str()].into_iter()), timeout_seconds(&text));
         }
     }
 }

@@ -13,11 +13,14 @@ use tokio::time::Instant;
 
 use super::page::Page;
 use super::query::{self, Parameters};
+use super::web_config::Guard;
 use crate::options::Options;
-use crate::scrape::Scraper;
+use crate::scrape::{Format, Scraper};
 
-/// The content type of node_exporter's text format.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+/// The content types of an exposition, without the scheme of its names.
+const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const METRICS_PROTOBUF: &str =
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
 const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 const HTML_TYPE: &str = "text/html; charset=UTF-8";
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
@@ -35,9 +38,10 @@ pub struct App {
     permits: Semaphore,
     timeout: Duration,
     timeout_offset: Duration,
+    pub(super) guard: Option<Guard>,
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 impl App {
     /// Pages by the flags.
@@ -56,7 +60,13 @@ impl App {
             permits: Semaphore::new(permits),
             timeout: options.duration("scrape.timeout"),
             timeout_offset: options.duration("scrape.timeout-offset"),
+            guard: None,
         }
+    }
+
+    /// The same, behind a guard.
+    pub fn guarded(self, guard: Option<Guard>) -> Self {
+        Self { guard, ..self }
     }
 
     /// Answers one request; nothing of its body is read.
@@ -84,7 +94,10 @@ impl App {
 
     async fn metrics<B>(&self, request: &Request<B>) -> Answer {
         let handler = &self.scraper.handler;
-        let parameters = Parameters::parse(request.uri().query().unwrap_or(""));
+        let parameters = match Parameters::parse(request.uri().query().unwrap_or("")) {
+            Ok(parameters) => parameters,
+            Err(error) => return text(StatusCode::BAD_REQUEST, &error),
+        };
         let selection = match self.scraper.select(&parameters.collect, &parameters.exclude) {
             Ok(selection) => selection,
             Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -111,16 +124,25 @@ impl App {
         };
         handler.answered(200);
         let gzip = query::wants_gzip(headers(request, header::ACCEPT_ENCODING.as_str()));
-        let (content, gzip) = match (parameters.names.is_empty(), gzip) {
-            (true, true) => (scrape.compressed(compress), true),
-            (true, false) => (scrape.text(), false),
-            (false, true) => (compress(&scrape.families(&parameters.names)).into(), true),
-            (false, false) => (scrape.families(&parameters.names), false),
+        let (format, escaping) = query::negotiate(headers(request, header::ACCEPT.as_str()));
+        let names = &parameters.names;
+        let content = match (names.is_empty(), gzip) {
+            (true, true) => scrape.compressed(format, compress),
+            (true, false) => scrape.whole(format),
+            (false, true) => compress(&scrape.families(format, names)).into(),
+            (false, false) => scrape.families(format, names),
         };
-        let mut answer = body(StatusCode::OK, METRICS_TYPE, content);
+        let media_type = match format {
+            Format::Text => METRICS_TEXT,
+            Format::Protobuf => METRICS_PROTOBUF,
+        };
+        let mut answer = Response::new(Full::new(content));
+        if let Ok(content_type) = HeaderValue::from_str(&format!("{media_type}; escaping={escaping}")) {
+            answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        }
         // A name on the host must not make a browser take this for anything but text.
         answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if gzip {
             answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
@@ -166,7 +188,7 @@ fn compress(text: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-fn text(status: StatusCode, line: &str) -> Answer {
+pub(super) fn text(status: StatusCode, line: &str) -> Answer {
     let mut answer = body(status, TEXT_TYPE, format!("{line}\n").into());
     answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer

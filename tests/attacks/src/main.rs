@@ -1,6 +1,6 @@
 //! The broker, with an intruder in it: `KEYHOLE_ATTACK` is the attack's place in the table, `KEYHOLE_ATTACKED` what it is
 //! made on, `KEYHOLE_THREAD` where it runs, `KEYHOLE_WITHOUT` which layers are left out, `KEYHOLE_WITHOUT_CALL` which row
-//! of the system calls. All else, from the command line on, is the real broker.
+//! of the system calls, `KEYHOLE_PANIC` that the intruder is a panic. All else, from the command line on, is the real broker.
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         ATTACK.get_or_init(|| attacked);
         intrude as fn()
     });
+    let panics = variable("KEYHOLE_PANIC").map(|_| (|| panic!("for a test")) as fn());
+    let strike = strike.or(panics);
     let on_lane = variable("KEYHOLE_THREAD").is_some_and(|thread| thread == "lane");
     let without = variable("KEYHOLE_WITHOUT").unwrap_or_default();
     HOSTILE.get_or_init(|| Hostile {

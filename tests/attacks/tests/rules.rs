@@ -44,7 +44,17 @@ const LIFE: &[(&str, Step)] = &[
     ("the end",                  |_, pid| { let _ = kill_process(pid, Signal::TERM); }),
 ];
 
-fn broker(program: &Program, tree: &Path, without_call: Option<i64>) -> (Ground, Running) {
+/// Rows that a broker needs only where Landlock is missing, or lets it into the procfs that its C library looks at.
+const WITHOUT_LANDLOCK: &[&str] = &["read"];
+
+/// What is left out of a broker's seal.
+#[derive(Debug, Clone, Copy, Default)]
+struct Without {
+    landlock: bool,
+    call: Option<i64>,
+}
+
+fn broker(program: &Program, tree: &Path, without: Without) -> (Ground, Running) {
     let ground = Ground::new(BROKER);
     let mut command = program.command(&ground, BROKER);
     command
@@ -52,7 +62,8 @@ fn broker(program: &Program, tree: &Path, without_call: Option<i64>) -> (Ground,
         .arg(format!("--path.sysfs={}", tree.join("sys").display()))
         .arg(format!("--filesystem.anchor={}", ground.at("open").display()))
         .args(["--allow-processes", "--log.level=debug"]);
-    command.envs(without_call.map(|number| ("KEYHOLE_WITHOUT_CALL", number.to_string())));
+    command.envs(without.landlock.then_some(("KEYHOLE_WITHOUT", "landlock")));
+    command.envs(without.call.map(|number| ("KEYHOLE_WITHOUT_CALL", number.to_string())));
     (ground, Running(command.spawn().unwrap()))
 }
 
@@ -77,13 +88,9 @@ fn lay_out(tree: &Path) {
     }
 }
 
-/// What ended a broker that lives its life without a row, and during which step.
-fn live(
-    program: &Program,
-    tree: &Path,
-    without_call: Option<i64>,
-) -> (&'static str, std::process::ExitStatus) {
-    let (ground, mut broker) = broker(program, tree, without_call);
+/// What ended a broker that lives its life without a row or Landlock, and during which step.
+fn live(program: &Program, tree: &Path, without: Without) -> (&'static str, std::process::ExitStatus) {
+    let (ground, mut broker) = broker(program, tree, without);
     let pid = Pid::from_child(&broker.0);
     let started = soon("a start", || {
         broker.0.try_wait().unwrap().map(Err).or_else(|| ground.reported().then_some(Ok(())))
@@ -107,11 +114,27 @@ fn without_any_row_of_the_table_a_broker_is_killed() {
     }
 }
 
+#[test]
+fn a_sealed_broker_that_panics_says_where() {
+    if !root() {
+        return;
+    }
+    let (program, ground) = (Program::new(), Ground::new(BROKER));
+    let mut command = program.command(&ground, BROKER);
+    command.env("KEYHOLE_PANIC", "1");
+    let mut broker = Running(command.spawn().unwrap());
+    let ended = broker.end();
+    let log = ground.log();
+    assert!(!ended.success() && log.contains("main.rs") && log.contains("for a test"), "{ended}: {log}");
+}
+
 fn remove_each_row() {
     let (program, tree) = (Program::new(), stage::public_dir());
     lay_out(tree.path());
-    let (step, ended) = live(&program, tree.path(), None);
-    assert!(ended.success(), "with every row it lives: {step}, {ended}");
+    for landlock in [false, true] {
+        let (step, ended) = live(&program, tree.path(), Without { landlock, call: None });
+        assert!(ended.success(), "with every row it lives, Landlock left out {landlock}: {step}, {ended}");
+    }
 
     let mut rows: Vec<_> = SYSCALLS.iter().map(|row| (row.name, row.number)).collect();
     rows.push(("unlinkat", numbers::unlinkat));
@@ -120,7 +143,8 @@ fn remove_each_row() {
         for _ in 0..4 {
             scope.spawn(|| {
                 while let Some((name, number)) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let (step, ended) = live(&program, tree.path(), Some(*number));
+                    let without = Without { landlock: WITHOUT_LANDLOCK.contains(name), call: Some(*number) };
+                    let (step, ended) = live(&program, tree.path(), without);
                     println!("{name}: {step}, {ended}");
                     if ended.signal() != Some(libc::SIGSYS) {
                         redundant.lock().unwrap().push(*name);

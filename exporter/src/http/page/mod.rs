@@ -17,6 +17,7 @@ use hyper::{HeaderMap, Request};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::asked::{Asked, Known};
+use super::connection::Encrypted;
 use crate::history::Kept;
 use crate::scrape::Scraper;
 use crate::self_metrics::VERSION;
@@ -83,7 +84,8 @@ impl Target {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         let valid = (1..=255).contains(&asked.len()) && asked.bytes().all(plain);
         let authority = if valid { asked } else { "NODE:9100" }.to_owned();
-        Self { https: uri.scheme_str() == Some("https"), authority }
+        let https = uri.scheme_str() == Some("https") || request.extensions().get::<Encrypted>().is_some();
+        Self { https, authority }
     }
 }
 
@@ -151,6 +153,9 @@ mod tests {
         assert_eq!(target("/", "node-1:9100"), (false, "node-1:9100".into()));
         assert_eq!(target("/", "[fd00::1]:9100"), (false, "[fd00::1]:9100".into()));
         assert_eq!(target("https://node-1:9100/", "other"), (true, "node-1:9100".into()));
+        let mut encrypted = Request::builder().uri("/").header("host", "node-1:9100").body(()).unwrap();
+        encrypted.extensions_mut().insert(Encrypted);
+        assert!(Target::of(&encrypted).https, "HTTP/1.1 over TLS");
         for bad in ["", "a\"b", "a]\n- x", "a b", "<x>", &"x".repeat(256)] {
             let request = Request::builder().uri("/").body(()).unwrap();
             let (mut parts, ()) = request.into_parts();

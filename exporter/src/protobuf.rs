@@ -1,0 +1,312 @@
+//! Prometheus' protobuf exposition: `io.prometheus.client.MetricFamily` messages, each after its length.
+//!
+//! Messages and numbers as in <https://github.com/prometheus/client_model/blob/master/io/prometheus/client/metrics.proto>.
+//! Prometheus asks for it when native histograms are on; it says what the text says, and nothing more.
+
+use std::collections::HashMap;
+
+use prost::Message;
+
+use crate::exposition::{Exposition, Kind};
+
+#[derive(Clone, PartialEq, Message)]
+struct MetricFamily {
+    #[prost(string, required, tag = "1")]
+    name: String,
+    #[prost(string, required, tag = "2")]
+    help: String,
+    #[prost(int32, required, tag = "3")]
+    kind: i32,
+    #[prost(message, repeated, tag = "4")]
+    metrics: Vec<Metric>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Metric {
+    #[prost(message, repeated, tag = "1")]
+    labels: Vec<Label>,
+    #[prost(message, optional, tag = "2")]
+    gauge: Option<Single>,
+    #[prost(message, optional, tag = "3")]
+    counter: Option<Single>,
+    #[prost(message, optional, tag = "4")]
+    summary: Option<Summary>,
+    #[prost(message, optional, tag = "5")]
+    untyped: Option<Single>,
+    #[prost(message, optional, tag = "7")]
+    histogram: Option<Histogram>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+struct Label {
+    #[prost(string, required, tag = "1")]
+    name: String,
+    #[prost(string, required, tag = "2")]
+    value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Single {
+    #[prost(double, required, tag = "1")]
+    value: f64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(uint64, optional, tag = "1")]
+    count: Option<u64>,
+    #[prost(double, optional, tag = "2")]
+    sum: Option<f64>,
+    #[prost(message, repeated, tag = "3")]
+    quantiles: Vec<Quantile>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Quantile {
+    #[prost(double, required, tag = "1")]
+    quantile: f64,
+    #[prost(double, required, tag = "2")]
+    value: f64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Histogram {
+    #[prost(uint64, optional, tag = "1")]
+    count: Option<u64>,
+    #[prost(double, optional, tag = "2")]
+    sum: Option<f64>,
+    #[prost(message, repeated, tag = "3")]
+    buckets: Vec<Bucket>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Bucket {
+    #[prost(uint64, required, tag = "1")]
+    cumulative_count: u64,
+    #[prost(double, required, tag = "2")]
+    upper_bound: f64,
+}
+
+/// Writes the families that `keep` chooses by name.
+pub fn encode(exposition: &Exposition, keep: impl Fn(&str) -> bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut current: Option<Builder> = None;
+    for series in exposition.series().filter(|series| keep(series.family)) {
+        if current.as_ref().is_none_or(|builder| builder.family.name != series.family) {
+            let help = exposition.help(series.family).unwrap_or_default();
+            if let Some(finished) = current.replace(Builder::new(series.family, help, series.kind)) {
+                finished.write(&mut out);
+            }
+        }
+        if let Some(builder) = &mut current {
+            builder.add(&series.key, &series.value);
+        }
+    }
+    if let Some(finished) = current {
+        finished.write(&mut out);
+    }
+    out
+}
+
+/// A family whose samples come one by one.
+struct Builder {
+    family: MetricFamily,
+    kind: Kind,
+    /// Where the metric with these labels is; of summaries and histograms, which are several samples.
+    by_labels: HashMap<Vec<Label>, usize>,
+}
+
+impl Builder {
+    fn new(name: &str, help: &str, kind: Kind) -> Self {
+        let number = match kind {
+            Kind::Counter => 0,
+            Kind::Gauge => 1,
+            Kind::Summary => 2,
+            Kind::Untyped => 3,
+            Kind::Histogram => 4,
+        };
+        let family = MetricFamily { name: name.into(), help: help.into(), kind: number, metrics: Vec::new() };
+        Self { family, kind, by_labels: HashMap::new() }
+    }
+
+    /// Adds a sample as the text has it: `name_suffix{labels}`, and its value.
+    fn add(&mut self, key: &str, value: &str) {
+        let value: f64 = value.parse().unwrap_or(f64::NAN);
+        let rest = key.strip_prefix(&self.family.name).unwrap_or_default();
+        let (suffix, labels) = rest.split_once('{').unwrap_or((rest, ""));
+        let labels = parse_labels(labels);
+        let single = Some(Single { value });
+        let metric = match self.kind {
+            Kind::Counter => Metric { labels, counter: single, ..Metric::default() },
+            Kind::Gauge => Metric { labels, gauge: single, ..Metric::default() },
+            Kind::Untyped => Metric { labels, untyped: single, ..Metric::default() },
+            Kind::Summary => return self.add_to_summary(suffix, labels, value),
+            Kind::Histogram => return self.add_to_histogram(suffix, labels, value),
+        };
+        self.family.metrics.push(metric);
+    }
+
+    fn add_to_summary(&mut self, suffix: &str, labels: Vec<Label>, value: f64) {
+        let (labels, quantile) = without(labels, "quantile");
+        let summary = self.metric(labels).summary.get_or_insert_default();
+        match (suffix, quantile) {
+            ("_count", _) => summary.count = Some(value as u64),
+            ("_sum", _) => summary.sum = Some(value),
+            (_, Some(quantile)) => summary.quantiles.push(Quantile { quantile, value }),
+            (_, None) => {}
+        }
+    }
+
+    fn add_to_histogram(&mut self, suffix: &str, labels: Vec<Label>, value: f64) {
+        let (labels, bound) = without(labels, "le");
+        let histogram = self.metric(labels).histogram.get_or_insert_default();
+        match (suffix, bound) {
+            ("_count", _) => histogram.count = Some(value as u64),
+            ("_sum", _) => histogram.sum = Some(value),
+            (_, Some(upper_bound)) => {
+                histogram.buckets.push(Bucket { cumulative_count: value as u64, upper_bound });
+            }
+            (_, None) => {}
+        }
+    }
+
+    fn metric(&mut self, labels: Vec<Label>) -> &mut Metric {
+        let metrics = &mut self.family.metrics;
+        let at = *self.by_labels.entry(labels).or_insert_with_key(|labels| {
+            metrics.push(Metric { labels: labels.clone(), ..Metric::default() });
+            metrics.len() - 1
+        });
+        &mut metrics[at]
+    }
+
+    fn write(mut self, out: &mut Vec<u8>) {
+        // The text is sorted by letters, these are by size.
+        for metric in &mut self.family.metrics {
+            if let Some(summary) = &mut metric.summary {
+                summary.quantiles.sort_by(|a, b| a.quantile.total_cmp(&b.quantile));
+            }
+            if let Some(histogram) = &mut metric.histogram {
+                histogram.buckets.sort_by(|a, b| a.upper_bound.total_cmp(&b.upper_bound));
+            }
+        }
+        let written = self.family.encode_length_delimited(out);
+        debug_assert!(written.is_ok(), "a Vec has room");
+    }
+}
+
+/// The labels without one, and that one's value as a number.
+fn without(mut labels: Vec<Label>, name: &str) -> (Vec<Label>, Option<f64>) {
+    let at = labels.iter().position(|label| label.name == name);
+    let value = at.map(|at| labels.remove(at)).and_then(|label| label.value.parse().ok());
+    (labels, value)
+}
+
+/// `a="b",c="d"}` as the text writer wrote it, its escapes undone.
+fn parse_labels(mut text: &str) -> Vec<Label> {
+    let mut labels = Vec::new();
+    while let Some((name, rest)) = text.split_once("=\"") {
+        let mut value = String::new();
+        let mut letters = rest.chars();
+        loop {
+            match letters.next() {
+                None | Some('"') => break,
+                Some('\\') => value.push(match letters.next() {
+                    Some('n') => '\n',
+                    Some(other) => other,
+                    None => '\\',
+                }),
+                Some(letter) => value.push(letter),
+            }
+        }
+        labels.push(Label { name: name.trim_start_matches(',').into(), value });
+        text = letters.as_str();
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exposition::{Family, Value};
+    use proptest::prelude::*;
+
+    const COUNTER: Family = Family {
+        name: "node_bytes_total",
+        help: "Bytes \"seen\"\nhere.",
+        kind: Kind::Counter,
+        labels: &["device", "mode"],
+        source: "proc/x",
+    };
+
+    fn decode(mut bytes: &[u8]) -> Vec<MetricFamily> {
+        let mut families = Vec::new();
+        while !bytes.is_empty() {
+            families.push(MetricFamily::decode_length_delimited(&mut bytes).unwrap());
+        }
+        families
+    }
+
+    fn label(name: &str, value: &str) -> Label {
+        Label { name: name.into(), value: value.into() }
+    }
+
+    #[test]
+    fn every_simple_type_says_what_the_text_says() {
+        let mut out = Exposition::new();
+        out.add(&COUNTER, &[b"a\"b\\n,c=\"\nd}", b""], 3u64);
+        out.add(&COUNTER, &[b"eth0", b"rx"], u64::MAX);
+        out.add(&Family { name: "a", kind: Kind::Gauge, labels: &[], ..COUNTER }, &[], f64::INFINITY);
+        out.add(&Family { name: "b", kind: Kind::Untyped, labels: &[], ..COUNTER }, &[], -0.5);
+        let families = decode(&encode(&out, |_| true));
+        let names: Vec<_> = families.iter().map(|family| (family.name.as_str(), family.kind)).collect();
+        assert_eq!(names, [("a", 1), ("b", 3), ("node_bytes_total", 0)]);
+        assert_eq!(families[0].metrics[0].gauge, Some(Single { value: f64::INFINITY }));
+        assert_eq!(families[1].metrics[0].untyped, Some(Single { value: -0.5 }));
+        assert_eq!(families[2].help, "Bytes \"seen\"\nhere.");
+        let [first, second] = &families[2].metrics[..] else { panic!("{:?}", families[2]) };
+        assert_eq!(first.labels, [label("device", "a\"b\\n,c=\"\nd}"), label("mode", "")]);
+        assert_eq!(first.counter, Some(Single { value: 3.0 }));
+        assert_eq!(second.counter, Some(Single { value: u64::MAX as f64 }));
+        assert_eq!(decode(&encode(&out, |name| name == "b")).len(), 1);
+    }
+
+    #[test]
+    fn the_samples_of_a_histogram_or_summary_are_one_metric() {
+        let mut out = Exposition::new();
+        let mut add = |name, kind, suffix, labels: &[(&'static str, &'static str)], value: f64| {
+            let labels = labels.iter().map(|(name, value)| (*name, value.as_bytes()));
+            out.add_sample(name, suffix, "", kind, labels, Value::Float(value));
+        };
+        for (le, count) in [("+Inf", 9.0), ("10", 7.0), ("2.5", 4.0)] {
+            add("h", Kind::Histogram, "_bucket", &[("le", le), ("x", "1")], count);
+        }
+        add("h", Kind::Histogram, "_count", &[("x", "1")], 9.0);
+        add("h", Kind::Histogram, "_sum", &[("x", "1")], 30.5);
+        add("s", Kind::Summary, "", &[("quantile", "0.9")], 2.0);
+        add("s", Kind::Summary, "", &[("quantile", "0.5")], 1.0);
+        add("s", Kind::Summary, "_sum", &[], 12.0);
+        let families = decode(&encode(&out, |_| true));
+        let [histogram] = &families[0].metrics[..] else { panic!("{:?}", families[0]) };
+        assert_eq!(histogram.labels, [label("x", "1")]);
+        let histogram = histogram.histogram.as_ref().unwrap();
+        assert_eq!((histogram.count, histogram.sum), (Some(9), Some(30.5)));
+        let buckets: Vec<_> =
+            histogram.buckets.iter().map(|bucket| (bucket.upper_bound, bucket.cumulative_count)).collect();
+        assert_eq!(buckets, [(2.5, 4), (10.0, 7), (f64::INFINITY, 9)]);
+        let [summary] = &families[1].metrics[..] else { panic!("{:?}", families[1]) };
+        let summary = summary.summary.as_ref().unwrap();
+        assert_eq!((summary.count, summary.sum), (None, Some(12.0)));
+        assert_eq!(summary.quantiles[0], Quantile { quantile: 0.5, value: 1.0 });
+    }
+
+    proptest! {
+        #[test]
+        fn any_label_comes_back_as_the_text_shows_it(value in "\\PC{0,40}") {
+            let mut out = Exposition::new();
+            out.add(&COUNTER, &[value.as_bytes(), b"m"], 1u64);
+            let families = decode(&encode(&out, |_| true));
+            prop_assert_eq!(&families[0].metrics[0].labels[1], &label("mode", "m"));
+            prop_assert_eq!(&families[0].metrics[0].labels[0].value, &value);
+        }
+    }
+}
