@@ -65,7 +65,7 @@ pub(crate) mod process {
     use keyhole_os::Layer;
     use keyhole_os::process as real;
 
-    pub(crate) use real::{clear_environment, close_inherited};
+    pub(crate) use real::{clear_environment, close_inherited, one_heap};
 
     pub(crate) fn not_dumpable() -> Layer {
         super::unless_without("identity", real::not_dumpable)

@@ -27,6 +27,18 @@ pub fn clear_environment() {
     }
 }
 
+/// Has all threads share one heap.
+///
+/// glibc gives each thread one of its own, and where it makes such a heap smaller it opens and reads
+/// /proc/sys/vm/overcommit_memory: a system call that a sealed process dies of. Call it before any thread is started.
+pub fn one_heap() {
+    // SAFETY: mallopt takes two numbers, and no other thread allocates yet. Where it fails nothing changes.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Forbids core dumps and ptrace of this process by its own uid.
 pub fn not_dumpable() -> Layer {
     let result = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
