@@ -14,7 +14,6 @@ pub const SYSCALLS: &[Row] = &[
     // Reading the host.
     allow!(openat, "files below sysfs, mount points to statfs", READ_ONLY),
     allow!(pread64, "held files, from their start"),
-    allow!(read, "a byte of overcommit_memory: the C library's allocator opens it where it can", exactly(2, 1)),
     allow!(getdents64, "directories of wildcards"),
     allow!(readlinkat, "links of hardware monitoring chips"),
     allow!(newfstatat, "the number of a process's descriptors; whether the socket is still its own"),
@@ -41,8 +40,6 @@ pub const SYSCALLS: &[Row] = &[
     allow!(mmap, "memory", NOT_EXECUTABLE, ANONYMOUS),
     allow!(mremap, "memory"),
     allow!(munmap, "memory"),
-    allow!(mprotect, "memory of another thread's heap", NOT_EXECUTABLE),
-    allow!(madvise, "memory given back", MADV_DONTNEED),
     allow!(rt_sigreturn, "the return from a signal"),
     allow!(sigaltstack, "the end, which gives its signal stack back"),
     allow!(exit_group, "the end"),
@@ -50,8 +47,7 @@ pub const SYSCALLS: &[Row] = &[
     allow!(fcntl, "F_GETFD: a debug build asserts that what it closes is open", exactly(1, 1)),
 ];
 
-// Constants of the kernel's headers, the same on x86_64 and aarch64.
-const MADV_DONTNEED: Argument = exactly(2, 4);
+// A constant of the kernel's headers, the same on x86_64 and aarch64.
 const SOL_SOCKET: Argument = exactly(1, 1);
 
 /// What `unlinkat` is held to: the one call that changes a file system removes the socket from its own directory,

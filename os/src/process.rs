@@ -29,8 +29,8 @@ pub fn clear_environment() {
 
 /// Has all threads share one heap.
 ///
-/// glibc gives each thread one of its own, and where it makes such a heap smaller it opens and reads
-/// /proc/sys/vm/overcommit_memory: a system call that a sealed process dies of. Call it before any thread is started.
+/// glibc gives each thread one of its own otherwise, which grows by mprotect(2) and shrinks by madvise(2) and a look at
+/// /proc/sys/vm/overcommit_memory: three system calls that a sealed process does without. Call it before any thread is started.
 pub fn one_heap() {
     // SAFETY: mallopt takes two numbers, and no other thread allocates yet. Where it fails nothing changes.
     #[cfg(target_env = "gnu")]
