@@ -476,7 +476,7 @@ fn bad_input_ends_the_exporters_start_with_one_line_that_tells_what_to_do() {
         ),
         (&["--web.listen-address=nowhere"], &["--web.listen-address", "127.0.0.1:9100"]),
         (&["--log.level=loud"], &["--log.level", "debug, info, warn or error"]),
-        (&["--web.config.file=/tls.yml"], &["--web.config.file"]),
+        (&["--web.config.file=/nonexistent/tls.yml"], &["--web.config.file"]),
         (&["--scrape.timeout=soon"], &["--scrape.timeout", "5s"]),
         (&["--collector.cpu=yes"], &["--collector.cpu", "--no-collector.cpu"]),
         (&["serve"], &["serve", "--help"]),
