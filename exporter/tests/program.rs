@@ -94,8 +94,8 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
         (vec!["--web.listen-address=9100"], "not an address such as :9100"),
         (vec!["--web.listen-address=vsock://:9100"], "vsock is not offered"),
         (vec![occupied.as_str()], "the port is in use"),
-        (vec!["--web.config.file=/x.yaml"], "not offered yet"),
-        (vec!["--web.systemd-socket"], "use --web.listen-address"),
+        (vec!["--web.config.file=/x.yaml"], "No such file"),
+        (vec!["--web.systemd-socket"], "start the program by a socket unit"),
         (vec!["--web.telemetry-path=metrics"], "a path begins with /"),
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--log.format=xml"], "use logfmt or json"),
@@ -105,7 +105,9 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
         let output = exporter(&arguments);
         let error = String::from_utf8(output.stderr).unwrap();
         // What only the system knows is no mistake of the command line.
-        let of_the_system = ["give a capture", "the port is in use"].iter().any(|of_it| part.contains(of_it));
+        let of_the_system = ["give a capture", "the port is in use", "No such file", "a socket unit"]
+            .iter()
+            .any(|of_it| part.contains(of_it));
         let status = if of_the_system { 1 } else { 2 };
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
