@@ -216,7 +216,7 @@ fn odd_but_valid_requests_are_answered_like_any_other() {
         (get("HEAD /metrics HTTP/1.1\r\n"), "200"),
         (get("GET http://elsewhere/metrics HTTP/1.1\r\n"), "200"),
         (get("GET /metrics?collect[]=loadavg&x=%ff%00 HTTP/1.1\r\n"), "200"),
-        (get("GET /metrics?collect[]=%ff HTTP/1.1\r\n"), "200"),
+        (get("GET /metrics?collect[]=%ff HTTP/1.1\r\n"), "400"),
         (get("GET /%6detrics HTTP/1.1\r\n"), "404"),
         (get("GET /../metrics HTTP/1.1\r\n"), "404"),
         (get("BREW /metrics HTTP/1.1\r\n"), "405"),
