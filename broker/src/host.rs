@@ -11,8 +11,8 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use keyhole_policy::{Component, Pattern, Root, Row, Rung, Source, TABLE};
 use keyhole_proto::v1::{self, Outcome, Query};
@@ -20,6 +20,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use self::reading::{Reading, Tally, gone, names};
+use crate::lock;
 use crate::mounts::Mount;
 use crate::view::View;
 
@@ -281,10 +282,6 @@ impl Host {
         *lock(&slot.files) = files;
         outcome
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Slot {

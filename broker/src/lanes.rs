@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::host::{Host, Item, PART_BYTES};
+use crate::lock;
 
 /// How many threads read. More than one only matters when one is stuck.
 const LANES: usize = 4;
@@ -140,10 +141,6 @@ impl Progress {
         self.reading_since = None;
         self.spent = Duration::ZERO;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Lanes {

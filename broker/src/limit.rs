@@ -1,13 +1,15 @@
 //! What one uid may take of the broker: connections, requests, bytes, and its turn to read.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Semaphore;
 use tokio::time::Sleep;
+
+use crate::lock;
 
 /// Connections that one uid may hold.
 const CONNECTIONS: usize = 4;
@@ -91,13 +93,13 @@ impl Client {
     /// Takes the allowance of a read, besides that of its request: in a loop, one uid keeps the host's files busy for at most
     /// half of the time. A read that slept in the kernel is not the client's fault: it takes at most half of a burst.
     pub fn spend(&self, reading: Duration) {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = lock(&self.requests);
         requests.spend((2 * reading).saturating_sub(REQUEST).min(BURST / 2), Instant::now());
     }
 }
 
 fn take(allowance: &Mutex<Allowance>) -> bool {
-    allowance.lock().unwrap_or_else(PoisonError::into_inner).take(REQUEST, Instant::now())
+    lock(allowance).take(REQUEST, Instant::now())
 }
 
 /// The receiving half of a connection, read no faster than its allowance: every flood costs the broker bytes to

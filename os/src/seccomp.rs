@@ -77,7 +77,7 @@ pub mod numbers {
         clock_gettime = SYS_clock_gettime, close = SYS_close,
         connect = SYS_connect, epoll_ctl = SYS_epoll_ctl, epoll_pwait = SYS_epoll_pwait, exit_group = SYS_exit_group,
         fcntl = SYS_fcntl, fstat = SYS_fstat, fstatfs = SYS_fstatfs, futex = SYS_futex, getdents64 = SYS_getdents64,
-        getcwd = SYS_getcwd, getpid = SYS_getpid, getrandom = SYS_getrandom, getrusage = SYS_getrusage,
+        getcwd = SYS_getcwd, getrandom = SYS_getrandom, getrusage = SYS_getrusage,
         getsockname = SYS_getsockname, getpeername = SYS_getpeername, getsockopt = SYS_getsockopt,
         ioctl = SYS_ioctl, lseek = SYS_lseek, madvise = SYS_madvise, mmap = SYS_mmap, mprotect = SYS_mprotect,
         mremap = SYS_mremap, munmap = SYS_munmap, openat = SYS_openat, pread64 = SYS_pread64,

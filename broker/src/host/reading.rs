@@ -12,7 +12,8 @@ use keyhole_proto::v1::{self, Outcome, file, file_system};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatFs, fstatfs};
 use rustix::io::Errno;
 
-use super::{Held, Item, Missing, Opened, PART_BYTES, READ, Roots, Sink, lock};
+use super::{Held, Item, Missing, Opened, PART_BYTES, READ, Roots, Sink};
+use crate::lock;
 use crate::mounts::{Mount, mounts};
 
 /// The most names taken of one directory.
