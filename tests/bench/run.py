@@ -4,7 +4,7 @@
 usage: run.py [--binaries DIR] [--static DIR] [--scrapes N] [--short] [--write] [WORLD[=COUNT]]...
 
 Scrapes both in turn, N times each (1000 unless told otherwise), with the headers that Prometheus sends. Prints, for each
-world, medians with their quartiles and how many times Keyhole's figure node_exporter's is. Worlds are host, interfaces,
+world, medians with their quartiles and how many times Keyhole's figure node_exporter's is. Worlds are host, interfaces, held,
 processes, tree, cpus, disks and mounts; all of them unless named, and COUNT changes how many there are of what they have
 many of.
 
