@@ -89,6 +89,7 @@ async fn a_collector_at_its_limit_is_cut_and_what_was_dropped_adds_up_over_scrap
     let unlimited = Exporter::start(&socket, &["--collector.series-limit=0"]);
     let answer = unlimited.get("/metrics").await;
     assert!(answer.has("node_load15 1.5"), "{}", answer.text());
+    assert!(!answer.text().contains("keyhole_collector_series_dropped_total"), "{}", answer.text());
 }
 
 #[tokio::test]
