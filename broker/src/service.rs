@@ -175,10 +175,13 @@ impl Answer {
         lock(&self.state)
     }
 
-    /// Adds a batch; those of one batch go out in few writes.
-    fn put(&self, batch: Vec<ReadResponse>) {
+    /// Adds a batch; those of one batch go out in few writes, and so does the end after the last.
+    fn put(&self, batch: Vec<ReadResponse>, last: bool) {
         let mut state = self.state();
         state.parts.extend(batch);
+        if last {
+            state.end = Some(None);
+        }
         state.wake();
     }
 
@@ -359,7 +362,7 @@ impl Inner {
         let (mut bill, mut waited) = (Bill::of(&peer.client), Duration::ZERO);
         while let Some(batch) = reading.next().await {
             bill.pause();
-            answer.put(batch);
+            answer.put(batch, reading.is_over());
             self.taken(answer, &mut waited).await?;
             bill.since = Some(Instant::now());
         }
