@@ -15,7 +15,7 @@ use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::host::{Host, Item, PART_BYTES};
+use crate::host::{Host, Item, PART_BYTES, Scratch};
 use crate::lock;
 
 /// How many threads read. More than one only matters when one is stuck.
@@ -258,18 +258,16 @@ impl Shared {
     fn work(&self) {
         #[cfg(feature = "hostile-code-for-tests")]
         crate::hostile::on_lane();
-        let mut buffer = Vec::new();
+        let mut scratch = Scratch::default();
         loop {
             let job = self.next_job();
+            scratch.begin();
             while let Some(query) = job.next_query() {
                 if !self.is_open(query) {
                     lock(&job.progress).end(query, Outcome::Stuck);
                     continue;
                 }
-                let outcome = self.host.read(query, &mut buffer, &mut |item| job.push(query, item));
-                // A table of all TCP sockets is no reason to keep as much of each lane for good.
-                buffer.clear();
-                buffer.shrink_to(PART_BYTES);
+                let outcome = self.host.read(query, &mut scratch, &mut |item| job.push(query, item));
                 let mut progress = lock(&job.progress);
                 if std::mem::take(&mut progress.given_up) {
                     self.stuck(query).fetch_sub(1, Ordering::Relaxed);
