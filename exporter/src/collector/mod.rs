@@ -346,12 +346,12 @@ pub fn run(
             Run { name: collector.name, duration: start.elapsed(), result, tally }
         })
         .collect();
-    let own_metrics = !context.options.switch("web.disable-exporter-metrics");
+    let detail = context.options.switch("scrape.detail");
     for run in &runs {
         let name = [run.name.as_bytes()];
         out.add(&DURATION, &name, run.duration.as_secs_f64());
         out.add(&SUCCESS, &name, run.result.is_ok());
-        if own_metrics {
+        if detail {
             out.add(&SERIES, &name, run.tally.series);
         }
         if run.tally.skipped > 0 {
@@ -400,7 +400,7 @@ const SUCCESS: Family = Family {
 };
 const SERIES: Family = Family {
     name: "keyhole_collector_series",
-    help: "Series that the collector gave in this scrape.",
+    help: "Series that the collector gave in this scrape; with --scrape.detail.",
     kind: Kind::Gauge,
     labels: &["collector"],
     source: "exporter",
