@@ -641,6 +641,8 @@ mod tests {
         out.add_named(&family, "node_a(b)-c", &[], 1u64);
         out.add_named(&family, "node_a(b)-c", &[], 1u64);
         assert!(out.to_text().contains("\nnode_a_b__c 1\n"), "{}", out.to_text());
+        assert_eq!(Family { name: "node_<FIELD>_bytes", ..family }.name_of("a"), "node_a_bytes");
+        assert_eq!(BYTES.name_of("a"), BYTES.name, "a name that does not vary");
         assert_eq!(metric_name("0"), "_0");
         assert_eq!(metric_name(""), "_");
     }
