@@ -1,6 +1,7 @@
 //! The gRPC service: the contract over lanes and host.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -209,6 +210,21 @@ impl AnswerState {
 #[derive(Debug)]
 pub struct Parts(Arc<Answer>);
 
+impl Parts {
+    /// Waits for the first of it, or its end: the head of an answer then goes out with it, in one write.
+    async fn begun(&self) {
+        poll_fn(|context| {
+            let mut state = self.0.state();
+            if !state.parts.is_empty() || state.end.is_some() {
+                return Poll::Ready(());
+            }
+            state.waker = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
 impl Stream for Parts {
     type Item = Result<ReadResponse, Status>;
 
@@ -257,6 +273,7 @@ impl broker_server::Broker for Service {
                 _ => Some(Status::deadline_exceeded("the answer was not taken in time")),
             });
         });
+        parts.begun().await;
         Ok(Response::new(parts))
     }
 
