@@ -1,0 +1,78 @@
+//! Memory that only the start needed.
+//!
+//! The kernel maps the pages of a program's file in runs of sixteen or more around each that is touched, and keeps
+//! them: of what a sealed process holds, most would be code and tables that it never comes back to.
+//! <https://man7.org/linux/man-pages/man2/madvise.2.html>
+
+use std::ffi::{c_int, c_void};
+
+/// Gives back free heap and the program's own pages; those that are still used come back as they are touched.
+///
+/// Where the kernel or the C library does not, nothing is lost but the memory.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes a number, and locks the heap.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    // SAFETY: the callback has the signature that is asked for, and uses nothing of what could be passed to it.
+    unsafe {
+        libc::dl_iterate_phdr(Some(drop_pages), std::ptr::null_mut());
+    }
+}
+
+/// Drops the pages of the first object, which is the program itself; the others are shared with other programs.
+unsafe extern "C" fn drop_pages(object: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> c_int {
+    // SAFETY: dl_iterate_phdr passes an object that outlives the call, whose headers are mapped as the program is.
+    let (base, headers) = unsafe {
+        let object = &*object;
+        (object.dlpi_addr, std::slice::from_raw_parts(object.dlpi_phdr, object.dlpi_phnum.into()))
+    };
+    let page = rustix::param::page_size() as u64;
+    let read_only =
+        |header: &&libc::Elf64_Phdr| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0;
+    for header in headers.iter().filter(read_only) {
+        let from = (base + header.p_vaddr) / page * page;
+        let length = base + header.p_vaddr + header.p_memsz - from;
+        // SAFETY: the range is one read-only segment: private, of the program's file, and never written to, not even by
+        // the dynamic linker, whose relocations lie in writable ones. A dropped page is read from the file again.
+        unsafe {
+            libc::madvise(from as *mut c_void, length as usize, libc::MADV_DONTNEED);
+        }
+    }
+    1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Kilobytes of the program's read-only segments that are in memory.
+    fn resident() -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let program = std::env::current_exe().unwrap();
+        let mut counts = false;
+        let mut kilobytes = 0;
+        for line in maps.lines() {
+            let mut words = line.split_whitespace();
+            match (words.next().unwrap(), words.next()) {
+                (range, Some(rights)) if range.contains('-') => {
+                    counts = rights.starts_with("r-") && line.ends_with(program.to_str().unwrap());
+                }
+                ("Private_Clean:" | "Shared_Clean:", Some(value)) if counts => {
+                    kilobytes += value.parse::<u64>().unwrap()
+                }
+                _ => {}
+            }
+        }
+        kilobytes
+    }
+
+    #[test]
+    fn pages_of_the_program_that_the_start_touched_are_given_back() {
+        let before = resident();
+        give_back();
+        let after = resident();
+        assert!(after < before / 2, "{before} kB before, {after} kB after");
+    }
+}
