@@ -4,21 +4,22 @@
 //! and never again. sysfs is opened by name below its root and held while it stays, up to a cap. Nothing that is read
 //! is looked into.
 
+mod kept;
 mod reading;
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keyhole_policy::{Component, Pattern, Root, Row, Rung, Source, TABLE};
 use keyhole_proto::v1::{self, Outcome, Query};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use self::kept::{Kept, Spare};
+pub use self::reading::Scratch;
 use self::reading::{Reading, Tally, gone, names};
 use crate::lock;
 use crate::mounts::Mount;
@@ -31,7 +32,10 @@ pub const PART_BYTES: usize = 16 << 10;
 const RESERVED_DESCRIPTORS: u64 = 64;
 
 /// The most descriptors held for files below sysfs: each keeps a page of kernel memory after its first read.
-const HELD_DESCRIPTORS: u64 = 1024;
+const HELD_FILES: u64 = 1024;
+
+/// The most held for directories below sysfs, which keep next to nothing: they serve past the cap of files.
+const HELD_DIRECTORIES: u64 = 2048;
 
 /// How many lanes may be asleep in mounts before no more of them are asked about: one must be left to read the rest.
 const HUNG_MOUNTS: usize = 3;
@@ -139,8 +143,9 @@ pub struct Host {
     roots: Roots,
     slots: Vec<Slot>,
     view: View,
-    /// How many more descriptors below sysfs may be held.
-    spare: AtomicUsize,
+    /// How many more descriptors below sysfs may be held, of either kind.
+    spare_files: Spare,
+    spare_dirs: Spare,
     /// The mounts that lanes are asking about. All but the newest have not answered in time.
     asked: Mutex<Vec<Mount>>,
 }
@@ -152,32 +157,7 @@ struct Slot {
     barred: Option<(Outcome, String)>,
     sources: Vec<Opened>,
     /// Taken out by the lane that reads it.
-    files: Mutex<Files>,
-}
-
-#[derive(Debug, Default)]
-struct Files {
-    /// Files below sysfs, by path; those not seen in a round are let go.
-    held: HashMap<Vec<u8>, Held>,
-    /// What each source did not find below sysfs, by path: files, and directories without a name that fits.
-    missing: Vec<HashMap<Vec<u8>, Missing>>,
-    round: u64,
-}
-
-#[derive(Debug)]
-struct Missing {
-    /// What its path's wildcards stood for.
-    identity: u64,
-    /// The round in which it is looked for again.
-    again: u64,
-}
-
-#[derive(Debug)]
-struct Held {
-    file: OwnedFd,
-    /// What its path's wildcards stood for.
-    identity: u64,
-    round: u64,
+    kept: Mutex<Kept>,
 }
 
 #[derive(Debug)]
@@ -201,12 +181,15 @@ impl Host {
                 row,
                 barred: barred(row, &roots, &view),
                 sources: row.sources.iter().map(|source| open_source(row, source, &roots)).collect(),
-                files: Mutex::default(),
+                kept: Mutex::default(),
             })
             .collect();
         let fixed: u64 = slots.iter().map(Slot::fixed).sum();
-        let spare = descriptors().saturating_sub(RESERVED_DESCRIPTORS + fixed).min(HELD_DESCRIPTORS);
-        Self { roots, slots, view, spare: AtomicUsize::new(spare as usize), asked: Mutex::default() }
+        let spare = descriptors().saturating_sub(RESERVED_DESCRIPTORS + fixed);
+        let files = spare.min(HELD_FILES);
+        let dirs = (spare - files).min(HELD_DIRECTORIES);
+        let asked = Mutex::default();
+        Self { roots, slots, view, spare_files: Spare::of(files), spare_dirs: Spare::of(dirs), asked }
     }
 
     /// Whose files these are.
@@ -241,45 +224,36 @@ impl Host {
     }
 
     /// Reads everything that `query` may read into `sink`.
-    pub fn read(&self, query: Query, buffer: &mut Vec<u8>, sink: &mut Sink<'_>) -> Outcome {
+    pub fn read(&self, query: Query, scratch: &mut Scratch, sink: &mut Sink<'_>) -> Outcome {
         let Some(slot) = self.slot(query) else { return Outcome::NotPermitted };
         if let Some((outcome, _)) = &slot.barred {
             return *outcome;
         }
         // No lock is held over a read: it may sleep for ever.
-        let mut files = std::mem::take(&mut *lock(&slot.files));
-        let Files { held, missing, round } = &mut files;
-        *round += 1;
-        missing.resize_with(slot.sources.len(), HashMap::new);
+        let mut kept = std::mem::take(&mut *lock(&slot.kept));
+        kept.begin(slot.sources.len());
         let mut reading = Reading {
             row: slot.row,
             roots: &self.roots,
-            spare: &self.spare,
             asked: &self.asked,
-            held,
-            missing: &mut HashMap::new(),
-            round: *round,
-            listings: HashMap::new(),
-            buffer,
+            spare_files: &self.spare_files,
+            spare_dirs: &self.spare_dirs,
+            kept: &mut kept,
+            scratch,
             sink,
             tally: Tally::default(),
         };
-        let flow = slot.sources.iter().zip(slot.row.sources).zip(&mut *missing).try_for_each(
-            |((opened, source), missing)| {
-                reading.missing = missing;
-                reading.source(source, opened)
-            },
-        );
+        let mut sources = slot.sources.iter().zip(slot.row.sources).enumerate();
+        let flow = sources.try_for_each(|(number, (opened, source))| {
+            reading.kept.at_source(number);
+            reading.source(source, opened)
+        });
         let outcome = reading.tally.outcome();
         if flow.is_continue() {
-            for missing in missing {
-                missing.retain(|_, missing| missing.again > *round);
-            }
-            let before = held.len();
-            held.retain(|_, held| held.round == *round);
-            self.spare.fetch_add(before - held.len(), Ordering::Relaxed);
+            kept.end();
         }
-        *lock(&slot.files) = files;
+        *lock(&slot.kept) = kept;
+        scratch.trim();
         outcome
     }
 }

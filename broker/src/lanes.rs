@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use keyhole_proto::v1::{Outcome, Query, QueryEnd, ReadResponse};
@@ -15,7 +16,7 @@ use prost::Message;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::host::{Host, Item, PART_BYTES};
+use crate::host::{Host, Item, PART_BYTES, Scratch};
 use crate::lock;
 
 /// How many threads read. More than one only matters when one is stuck.
@@ -57,7 +58,6 @@ pub struct Lanes {
 struct Shared {
     host: Host,
     desk: Mutex<Desk>,
-    arrived: Condvar,
     /// How many lanes are stuck in each query, by its number in the contract.
     stuck: Vec<AtomicUsize>,
     stuck_queries: AtomicU64,
@@ -67,6 +67,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Desk {
     waiting: Option<Arc<Job>>,
+    /// Lanes without a job. The last to come is the first to go: its stack and its buffers are warm.
+    idle: Vec<Thread>,
     /// The last job handed out; over when its lane has left it.
     last: Option<Arc<Job>>,
 }
@@ -154,7 +156,6 @@ impl Lanes {
         let shared = Arc::new(Shared {
             host,
             desk: Mutex::default(),
-            arrived: Condvar::new(),
             stuck: (0..=highest).map(|_| AtomicUsize::new(0)).collect(),
             stuck_queries: AtomicU64::new(0),
         });
@@ -258,18 +259,16 @@ impl Shared {
     fn work(&self) {
         #[cfg(feature = "hostile-code-for-tests")]
         crate::hostile::on_lane();
-        let mut buffer = Vec::new();
+        let mut scratch = Scratch::default();
         loop {
             let job = self.next_job();
+            scratch.begin();
             while let Some(query) = job.next_query() {
                 if !self.is_open(query) {
                     lock(&job.progress).end(query, Outcome::Stuck);
                     continue;
                 }
-                let outcome = self.host.read(query, &mut buffer, &mut |item| job.push(query, item));
-                // A table of all TCP sockets is no reason to keep as much of each lane for good.
-                buffer.clear();
-                buffer.shrink_to(PART_BYTES);
+                let outcome = self.host.read(query, &mut scratch, &mut |item| job.push(query, item));
                 let mut progress = lock(&job.progress);
                 if std::mem::take(&mut progress.given_up) {
                     self.stuck(query).fetch_sub(1, Ordering::Relaxed);
@@ -283,12 +282,19 @@ impl Shared {
     }
 
     fn next_job(&self) -> Arc<Job> {
-        let mut desk = lock(&self.desk);
+        let this = std::thread::current();
         loop {
+            let mut desk = lock(&self.desk);
             if let Some(job) = desk.waiting.take() {
+                desk.idle.retain(|lane| lane.id() != this.id());
                 return job;
             }
-            desk = self.arrived.wait(desk).unwrap_or_else(PoisonError::into_inner);
+            // It may have woken for nothing.
+            if desk.idle.iter().all(|lane| lane.id() != this.id()) {
+                desk.idle.push(this.clone());
+            }
+            drop(desk);
+            std::thread::park();
         }
     }
 }
@@ -416,7 +422,10 @@ impl Reading {
         if !lock(&job.progress).over {
             desk.last = Some(job.clone());
             desk.waiting = Some(job);
-            self.shared.arrived.notify_one();
+            // Where none is idle, one that has left its job looks before it rests.
+            if let Some(lane) = desk.idle.pop() {
+                lane.unpark();
+            }
         }
     }
 }

@@ -627,7 +627,7 @@ fn landlock_refuses_the_network_abstract_sockets_and_signals() {
 
 #[test]
 fn a_link_out_of_sysfs_is_refused_under_the_brokers_own_grants() {
-    use keyhole_broker::host::{Host, Item, Paths, Roots};
+    use keyhole_broker::host::{Host, Item, Paths, Roots, Scratch};
     use keyhole_broker::view::{Choice, View};
     use keyhole_proto::v1::{Outcome, Query, file};
     let (tree, _) = tempdir();
@@ -646,7 +646,7 @@ fn a_link_out_of_sysfs_is_refused_under_the_brokers_own_grants() {
     let grants: Vec<_> = host.opened_later().map(|dir| Grant { dir, right: Right::Read }).collect();
     confined(&grants, || {
         let mut files = Vec::new();
-        let outcome = host.read(Query::NetClass, &mut Vec::new(), &mut |item| {
+        let outcome = host.read(Query::NetClass, &mut Scratch::default(), &mut |item| {
             if let Item::File(file) = item {
                 files.push((file.name.unwrap(), file.content.unwrap()));
             }

@@ -43,6 +43,8 @@ impl Root {
 pub enum Kind {
     /// Its bytes.
     Text,
+    /// Its bytes, where the directory that its last wildcard lists has several: a lone thread tells what its process does.
+    TextOfSeveral,
     /// Where the symbolic link points.
     Link,
     /// The number of entries in the directory, as the kernel gives it for its size.
@@ -163,7 +165,7 @@ pub const TABLE: &[Row] = &[
     row_of(Query::NetDev, &[proc("1/net/dev")], Rung::Host, MIB_4, 1),
     row_of(Query::NetClass, &[
         sys("class/net/*/{addr_assign_type,address,broadcast,carrier,carrier_changes,carrier_down_count,carrier_up_count,dev_id,dormant,duplex,flags}"),
-        sys("class/net/*/{ifalias,ifindex,iflink,link_mode,mtu,name_assign_type,netdev_group,operstate,phys_port_id,phys_port_name,phys_switch_id,speed,tx_queue_len,type}"),
+        sys("class/net/*/{ifalias,ifindex,iflink,link_mode,mtu,name_assign_type,netdev_group,operstate,speed,tx_queue_len,type}"),
         sys("class/net/*/statistics/rx_nohandler"),
     ], Rung::Host, PAGE, 65536),
     row_of(Query::NetSnmp, &[proc("1/net/{netstat,snmp,snmp6}")], Rung::Host, KIB_64, 3),
@@ -187,7 +189,8 @@ pub const TABLE: &[Row] = &[
         process("#/status"),
         Source { root: Root::Processes, pattern: "#/fd", kind: Kind::Entries },
     ], Rung::Host, PAGE, 131_072),
-    row_of(Query::Threads, &[process("#/task/#/stat")], Rung::Host, PAGE, 131_072),
+    // A process of one thread says all of it in its own stat.
+    row_of(Query::Threads, &[Source { root: Root::Processes, pattern: "#/task/#/stat", kind: Kind::TextOfSeveral }], Rung::Host, PAGE, 131_072),
     row_of(Query::ProcessLimits, &[proc("sys/kernel/{pid_max,threads-max}")], Rung::Own, PAGE, 2),
     row_of(Query::Cgroups, &[
         sys("fs/cgroup/{cpu.stat,memory.stat,cgroup.controllers}"),

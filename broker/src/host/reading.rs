@@ -5,14 +5,14 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keyhole_policy::{Component, Kind, Root, Row, Source};
 use keyhole_proto::v1::{self, Outcome, file, file_system};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatFs, fstatfs};
 use rustix::io::Errno;
 
-use super::{Held, Item, Missing, Opened, PART_BYTES, READ, Roots, Sink};
+use super::kept::{Dir, Held, Kept, Known, Spare};
+use super::{Item, Opened, PART_BYTES, READ, Roots, Sink};
 use crate::lock;
 use crate::mounts::{Mount, mounts};
 
@@ -22,14 +22,8 @@ pub(super) const LISTING_LIMIT: usize = 65_536;
 /// The most names taken of all directories in one reading, which keeps them until its end.
 pub(super) const NAMES_LIMIT: usize = 4 * LISTING_LIMIT;
 
-/// What was not found is asked for again after this many readings at most: half of what a machine could have, it has not.
-pub(super) const MISSING_READINGS: u64 = 8;
-
-/// The most paths of one pattern that are known to be missing.
-const MISSING_LIMIT: usize = 4096;
-
 /// Bytes asked of the kernel at a time.
-const READ_BYTES: usize = 32 << 10;
+const READ_BYTES: usize = 16 << 10;
 
 /// statfs(2): mounted read-only.
 const ST_RDONLY: u64 = 1;
@@ -58,18 +52,46 @@ impl Tally {
     }
 }
 
+/// What a lane uses again from one query to the next.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// Holds a file while it is read. It stays as long as it was, so that nothing is cleared for each file.
+    buffer: Vec<u8>,
+    /// Directories that were listed already for the same request: many queries look into the same.
+    listings: HashMap<(Root, Vec<u8>), Listing>,
+}
+
+#[derive(Debug, Clone)]
+struct Listing {
+    names: Rc<[Entry]>,
+    truncated: bool,
+}
+
+impl Scratch {
+    /// A new request: directories are listed anew.
+    pub fn begin(&mut self) {
+        self.listings.clear();
+    }
+
+    /// The next query: a table of all TCP sockets, or of all processes, is no reason to keep as much.
+    pub(super) fn trim(&mut self) {
+        self.buffer.truncate(READ_BYTES);
+        self.buffer.shrink_to(READ_BYTES);
+        if self.listings.values().map(|listing| listing.names.len()).sum::<usize>() > LISTING_LIMIT {
+            self.listings.clear();
+        }
+    }
+}
+
 /// One reading of one row.
 pub(super) struct Reading<'r, 's, 't> {
     pub row: &'static Row,
     pub roots: &'r Roots,
-    pub spare: &'r AtomicUsize,
     pub asked: &'r Mutex<Vec<Mount>>,
-    pub held: &'r mut HashMap<Vec<u8>, Held>,
-    pub missing: &'r mut HashMap<Vec<u8>, Missing>,
-    pub round: u64,
-    /// Directories that were listed already in this reading.
-    pub listings: HashMap<Vec<u8>, Rc<[Entry]>>,
-    pub buffer: &'r mut Vec<u8>,
+    pub spare_files: &'r Spare,
+    pub spare_dirs: &'r Spare,
+    pub kept: &'r mut Kept,
+    pub scratch: &'r mut Scratch,
     pub sink: &'s mut Sink<'t>,
     pub tally: Tally,
 }
@@ -80,9 +102,8 @@ impl Reading<'_, '_, '_> {
         match opened {
             Opened::Fixed(files) => files.iter().try_for_each(|(path, file)| {
                 let read = file.as_ref().map_err(|errno| *errno);
-                let read = read.and_then(|file| self.read(file.as_fd(), Size::Any));
-                match read {
-                    Ok(truncated) => self.give_text(path.as_bytes(), truncated),
+                match read.and_then(|file| self.read(file.as_fd(), End::Nothing)) {
+                    Ok(text) => self.give_text(path.as_bytes(), text),
                     Err(errno) => self.give_errno(path.as_bytes(), errno),
                 }
             }),
@@ -103,134 +124,200 @@ impl Reading<'_, '_, '_> {
         identity: u64,
         components: &[Component],
     ) -> ControlFlow<()> {
-        let Some((component, rest)) = components.split_first() else {
-            return self.entry(source, path, identity);
-        };
+        let Some((component, rest)) = components.split_first() else { return ControlFlow::Continue(()) };
+        match component {
+            Component::Fixed(names) if rest.is_empty() => {
+                let names: Vec<&[u8]> = names.iter().map(String::as_bytes).collect();
+                return self.files(source, &path, identity, &names);
+            }
+            Component::Fixed(names) if names.len() == 1 => {
+                return self.below(source, join(&path, names[0].as_bytes()), identity, rest);
+            }
+            // A choice among directories is listed as a wildcard is: one that is missing is not asked for each file.
+            _ => {}
+        }
+        // What a class of devices has is looked for each time, what one device has not.
+        let a_devices = identity != 0;
+        if a_devices && self.kept.is_barren(&path, identity) {
+            return ControlFlow::Continue(());
+        }
+        if a_devices && source.kind == Kind::TextOfSeveral && self.is_alone(source, &path) {
+            return ControlFlow::Continue(());
+        }
+        let names = self.list(source, &path)?;
         let chosen = |name: &[u8]| match component {
             Component::Fixed(names) => names.iter().any(|chosen| chosen.as_bytes() == name),
             Component::Wild(wild) => wild.matches(name),
         };
-        match component {
-            Component::Fixed(names) if names.len() == 1 || rest.is_empty() => names
-                .iter()
-                .try_for_each(|name| self.below(source, join(&path, name.as_bytes()), identity, rest)),
-            // A choice among directories is listed as a wildcard is: one that is missing is not asked for each file.
-            _ => {
-                // What a class of devices has is looked for each time, what one device has not.
-                let a_devices = identity != 0;
-                if a_devices && self.is_missing(&path, identity) {
-                    return ControlFlow::Continue(());
-                }
-                let names = self.list(source, &path)?;
-                let mut matching = names.iter().filter(|(name, _)| chosen(name)).peekable();
-                if a_devices && !names.is_empty() && matching.peek().is_none() {
-                    self.miss(source, path, identity);
-                    return ControlFlow::Continue(());
-                }
-                matching.try_for_each(|(name, inode)| {
-                    self.below(source, join(&path, name), identity.rotate_left(32) ^ inode, rest)
-                })
-            }
+        let mut matching = names.iter().filter(|(name, _)| chosen(name)).peekable();
+        if a_devices && !names.is_empty() && matching.peek().is_none() {
+            self.kept.is_now_barren(path, identity);
+            return ControlFlow::Continue(());
         }
+        if rest.is_empty() {
+            let names: Vec<&[u8]> = matching.map(|(name, _)| &**name).collect();
+            return self.files(source, &path, identity, &names);
+        }
+        matching.try_for_each(|(name, inode)| {
+            self.below(source, join(&path, name), identity.rotate_left(32) ^ inode, rest)
+        })
+    }
+
+    /// Whether a directory has one directory in it at most, as its links tell: its name, its own `.`, and a `..`.
+    fn is_alone(&self, source: &Source, path: &[u8]) -> bool {
+        let stat =
+            self.dir(source).and_then(|root| rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW));
+        stat.is_ok_and(|stat| stat.st_nlink <= 3)
     }
 
     /// The names in a directory with their inodes, sorted; none when it cannot be listed.
     fn list(&mut self, source: &Source, path: &[u8]) -> ControlFlow<(), Rc<[Entry]>> {
-        if let Some(names) = self.listings.get(path) {
-            return ControlFlow::Continue(names.clone());
-        }
-        // Not held: the kernel lists a directory that went and came back as empty through the old descriptor.
-        let listed = self.open(source, path, OFlags::DIRECTORY).and_then(|dir| names(dir.as_fd()));
-        let (names, truncated) = match listed {
-            Ok(listed) => listed,
-            Err(errno) if gone(errno) => (Vec::new(), false),
-            Err(errno) => {
-                let name = join(source.root.name().as_bytes(), path);
-                self.give_errno(&name, errno)?;
-                (Vec::new(), false)
+        let key = (source.root, path.to_vec());
+        let listing = match self.scratch.listings.get(&key) {
+            Some(listing) => listing.clone(),
+            None => {
+                // Not held: the kernel lists a directory that went and came back as empty through the old descriptor.
+                let listed = self.open(source, path, OFlags::DIRECTORY).and_then(|dir| names(dir.as_fd()));
+                let (names, truncated) = match listed {
+                    Ok(listed) => listed,
+                    Err(errno) if gone(errno) => (Vec::new(), false),
+                    Err(errno) => {
+                        self.give_errno(&join(source.root.name().as_bytes(), path), errno)?;
+                        return ControlFlow::Continue(Rc::default());
+                    }
+                };
+                let listing = Listing { names: names.into(), truncated };
+                self.scratch.listings.insert(key, listing.clone());
+                listing
             }
         };
-        self.tally.truncated |= truncated;
-        self.tally.names += names.len();
+        self.tally.truncated |= listing.truncated;
+        self.tally.names += listing.names.len();
         if self.tally.names > NAMES_LIMIT {
             self.tally.truncated = true;
             return ControlFlow::Break(());
         }
-        let names: Rc<[_]> = names.into();
-        self.listings.insert(path.to_vec(), names.clone());
-        ControlFlow::Continue(names)
+        ControlFlow::Continue(listing.names)
     }
 
-    /// One path that a pattern led to.
-    fn entry(&mut self, source: &Source, path: Vec<u8>, identity: u64) -> ControlFlow<()> {
-        if self.is_missing(&path, identity) {
-            return ControlFlow::Continue(());
+    /// The files of one directory that a pattern led to.
+    fn files(&mut self, source: &Source, path: &[u8], identity: u64, names: &[&[u8]]) -> ControlFlow<()> {
+        // udev replaces its files by renaming, and processes come and go: only what is below sysfs is kept.
+        let keeps = source.root == Root::Sys;
+        let mut dir = if keeps { self.kept.take(path, identity) } else { Dir::default() };
+        let several = names.len() > 1;
+        let mut name = join(source.root.name().as_bytes(), path);
+        if !path.is_empty() {
+            name.push(b'/');
         }
-        let name = join(source.root.name().as_bytes(), &path);
-        let content = self.dir(source).and_then(|root| match source.kind {
-            Kind::Link => {
-                Ok(Some(link_content(rustix::fs::readlinkat(root, &*path, Vec::new())?.into_bytes())))
+        let prefix = name.len();
+        let flow = names.iter().try_for_each(|file| {
+            name.truncate(prefix);
+            name.extend_from_slice(file);
+            match source.kind {
+                Kind::Text | Kind::TextOfSeveral if keeps => {
+                    let read = self.kept_file(source, &mut dir, &name, prefix, several);
+                    read.map_or(ControlFlow::Continue(()), |read| self.give_read(&name, read))
+                }
+                Kind::Text | Kind::TextOfSeveral => {
+                    let opened = self.open(source, below_root(source, &name), OFlags::NOFOLLOW);
+                    let read = opened.and_then(|file| self.read(file.as_fd(), End::Short));
+                    self.give_read(&name, read)
+                }
+                kind => self.entry(source, kind, &name),
             }
-            Kind::Entries => {
-                let stat = rustix::fs::statat(root, &*path, AtFlags::SYMLINK_NOFOLLOW)?;
-                Ok(Some(file::Content::Entries(stat.st_size as u64)))
-            }
-            Kind::Text | Kind::FileSystem => Ok(None),
         });
-        match content {
-            Ok(Some(content)) => {
-                self.count()?;
-                self.tally.read = true;
-                return self.send(&name, content, false);
-            }
-            Err(errno) => return self.give_read(&name, Err(errno)),
-            Ok(None) => {}
-        }
-        let size = if source.root == Root::Sys { Size::Page } else { Size::Any };
-        if let Some(held) = self.held.remove(&path) {
-            // The kernel goes on serving a device that was renamed, through what was held under its old name.
-            let same = held.identity == identity;
-            let read = if same { self.read(held.file.as_fd(), size) } else { Err(Errno::NODEV) };
-            // A name may stand for something new by now: look again when the old is gone.
-            if !read.is_err_and(gone) {
-                self.held.insert(path, Held { round: self.round, ..held });
-                return self.give_read(&name, read);
-            }
-            self.spare.fetch_add(1, Ordering::Relaxed);
-        }
-        let read = self.open(source, &path, OFlags::NOFOLLOW).and_then(|file| {
-            let read = self.read(file.as_fd(), size);
-            // A read that fails is held too: many attributes of a device that is down fail each time.
-            if !read.is_err_and(gone) {
-                self.hold(source, path.clone(), identity, file);
-            }
-            read
-        });
-        let flow = self.give_read(&name, read);
-        if read == Err(Errno::NOENT) {
-            self.miss(source, path, identity);
+        if keeps {
+            self.kept.put(path, dir);
         }
         flow
     }
 
-    /// Whether `path` was not there a few readings ago, below the same devices.
-    fn is_missing(&self, path: &[u8], identity: u64) -> bool {
-        let known = |missing: &Missing| missing.identity == identity && self.round < missing.again;
-        self.missing.get(path).is_some_and(known)
-    }
-
-    /// Remembers that `path` is not there. Not all are looked for again in the same reading.
-    fn miss(&mut self, source: &Source, path: Vec<u8>, identity: u64) {
-        if source.root == Root::Sys && self.missing.len() < MISSING_LIMIT {
-            let spread: u64 = path.iter().map(|&byte| u64::from(byte)).sum();
-            let again = self.round + MISSING_READINGS - spread % (MISSING_READINGS / 2);
-            self.missing.insert(path, Missing { identity, again });
+    /// What is taken of a path besides text.
+    fn entry(&mut self, source: &Source, kind: Kind, name: &[u8]) -> ControlFlow<()> {
+        let path = below_root(source, name);
+        let content = self.dir(source).and_then(|root| match kind {
+            Kind::Entries => {
+                let stat = rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW)?;
+                Ok(file::Content::Entries(stat.st_size as u64))
+            }
+            _ => Ok(link_content(rustix::fs::readlinkat(root, path, Vec::new())?.into_bytes())),
+        });
+        match content {
+            Ok(content) => {
+                self.count()?;
+                self.tally.read = true;
+                self.send(name, content, false)
+            }
+            Err(errno) => self.give_read(name, Err(errno)),
         }
     }
 
-    fn give_read(&mut self, name: &[u8], read: Result<bool, Errno>) -> ControlFlow<()> {
+    /// Reads a file, whose name in its directory begins at `at`, and keeps what the next reading can use; none when it
+    /// was not there a few readings ago.
+    fn kept_file(
+        &mut self,
+        source: &Source,
+        dir: &mut Dir,
+        name: &[u8],
+        at: usize,
+        several: bool,
+    ) -> Option<Result<Text, Errno>> {
+        let (path, file) = (below_root(source, &name[..at - 1]), &name[at..]);
+        let round = self.kept.round();
+        match dir.files.get_mut(file) {
+            _ if round < dir.missing_until => return None,
+            Some(Known::Missing { until }) if round < *until => return None,
+            Some(Known::Held { file, round: read_in }) => {
+                let read = self.read(file.descriptor.as_fd(), End::Short);
+                // A name may stand for something new by now: look again when the old is gone.
+                if !read.is_err_and(gone) {
+                    *read_in = round;
+                    return Some(read);
+                }
+            }
+            _ => {}
+        }
+        dir.files.remove(file);
+        if several && dir.identity != 0 && dir.held.is_none() {
+            match self.hold_dir(source, path) {
+                // None of its files is there, and each need not be asked for.
+                Err(errno) if gone(errno) => {
+                    dir.missing_until = self.kept.look_again(path);
+                    return None;
+                }
+                held => dir.held = held.unwrap_or_default(),
+            }
+        }
+        let opened = match &dir.held {
+            Some(held) => rustix::fs::openat(&held.descriptor, file, READ | OFlags::NOFOLLOW, Mode::empty()),
+            None => self.open(source, below_root(source, name), OFlags::NOFOLLOW),
+        };
+        let read = opened.and_then(|descriptor| {
+            let read = self.read(descriptor.as_fd(), End::Short);
+            // A read that fails is held too: many attributes of a device that is down fail each time.
+            if let Some(permit) = self.spare_files.take().filter(|_| !read.is_err_and(gone)) {
+                dir.files
+                    .insert(file.to_vec(), Known::Held { file: Held { descriptor, _permit: permit }, round });
+            }
+            read
+        });
+        if read == Err(Errno::NOENT) {
+            dir.files.insert(file.to_vec(), Known::Missing { until: self.kept.look_again(name) });
+        }
+        Some(read)
+    }
+
+    /// Opens a directory to open files in it; none when no more may be held.
+    fn hold_dir(&self, source: &Source, path: &[u8]) -> Result<Option<Held>, Errno> {
+        let Some(permit) = self.spare_dirs.take() else { return Ok(None) };
+        let descriptor = self.open(source, path, OFlags::PATH | OFlags::DIRECTORY)?;
+        Ok(Some(Held { descriptor, _permit: permit }))
+    }
+
+    fn give_read(&mut self, name: &[u8], read: Result<Text, Errno>) -> ControlFlow<()> {
         match read {
-            Ok(truncated) => self.give_text(name, truncated),
+            Ok(text) => self.give_text(name, text),
             Err(errno) if gone(errno) => ControlFlow::Continue(()),
             Err(errno) => self.give_errno(name, errno),
         }
@@ -238,21 +325,20 @@ impl Reading<'_, '_, '_> {
 
     /// statfs of each mount point below the host root.
     fn mounts(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> ControlFlow<()> {
-        let read = mountinfo.as_ref().map_err(|errno| *errno).and_then(|file| {
-            let truncated = self.read(file.as_fd(), Size::Any)?;
-            Ok((std::mem::take(self.buffer), truncated))
-        });
-        let (mut text, truncated) = match read {
-            Ok(read) => read,
+        let read =
+            mountinfo.as_ref().map_err(|errno| *errno).and_then(|file| self.read(file.as_fd(), End::Nothing));
+        let Text { mut length, truncated } = match read {
+            Ok(text) => text,
             Err(errno) => return self.give_errno(b"proc/1/mountinfo", errno),
         };
+        let text = std::mem::take(&mut self.scratch.buffer);
         if truncated {
             // Half of a mount point may be another path.
-            text.truncate(text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0));
+            length = text[..length].iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
             self.tally.truncated = true;
         }
         let hung = lock(self.asked).clone();
-        for mount in mounts(&text) {
+        for mount in mounts(&text[..length]) {
             let numbers = match hung.iter().any(|hung| mount.may_hang_with(hung)) {
                 true => Err(Errno::INPROGRESS),
                 false => self.ask(&mount),
@@ -287,60 +373,40 @@ impl Reading<'_, '_, '_> {
         rustix::fs::openat(self.dir(source)?, path, READ | flags, Mode::empty())
     }
 
-    /// Keeps a descriptor for the next reading, while there is room.
-    fn hold(&mut self, source: &Source, path: Vec<u8>, identity: u64, file: OwnedFd) {
-        // udev replaces its files by renaming: a held descriptor would go on giving the old one.
-        let room = |spare: usize| spare.checked_sub(1);
-        if source.root == Root::Sys
-            && self.spare.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
-            && self.held.insert(path, Held { file, identity, round: self.round }).is_some()
-        {
-            self.spare.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Fills the buffer with a file from its start; tells whether the row's limit cut it.
-    fn read(&mut self, file: BorrowedFd<'_>, size: Size) -> Result<bool, Errno> {
+    /// Fills the buffer with a file from its start.
+    fn read(&mut self, file: BorrowedFd<'_>, end: End) -> Result<Text, Errno> {
         let limit = self.row.file_bytes;
-        self.buffer.clear();
+        let buffer = &mut self.scratch.buffer;
+        let mut length = 0;
         loop {
-            let at = self.buffer.len();
             // One byte more than the limit tells a file that ends there from one that goes on.
-            let room = (limit + 1 - at).min(READ_BYTES);
-            self.buffer.resize(at + room, 0);
-            let read =
-                rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut self.buffer[at..], at as u64))?;
-            self.buffer.truncate(at + read);
-            // procfs gives about a page a read, however much there is: only an empty read is the end.
-            let ended = read == 0 || (size == Size::Page && read < room);
-            if self.buffer.len() > limit {
-                self.buffer.truncate(limit);
-                return Ok(true);
+            let room = (limit + 1 - length).min(READ_BYTES);
+            if buffer.len() < length + room {
+                buffer.resize(length + room, 0);
             }
-            if ended {
-                return Ok(false);
+            let free = &mut buffer[length..length + room];
+            let read = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *free, length as u64))?;
+            length += read;
+            if length > limit {
+                return Ok(Text { length: limit, truncated: true });
+            }
+            if read == 0 || (end == End::Short && read < room) {
+                return Ok(Text { length, truncated: false });
             }
         }
     }
 
     /// Hands over what the buffer holds, in parts.
-    fn give_text(&mut self, name: &[u8], truncated: bool) -> ControlFlow<()> {
+    fn give_text(&mut self, name: &[u8], Text { length, truncated }: Text) -> ControlFlow<()> {
         self.count()?;
         self.tally.read = true;
         self.tally.truncated |= truncated;
-        let bytes = std::mem::take(self.buffer);
-        let last = bytes.len().saturating_sub(1) / PART_BYTES;
-        let mut flow = ControlFlow::Continue(());
-        for part in 0..=last {
-            let end = bytes.len().min((part + 1) * PART_BYTES);
-            let content = text_content(bytes[part * PART_BYTES..end].to_vec());
-            flow = self.send(name, content, truncated && part == last);
-            if flow.is_break() {
-                break;
-            }
-        }
-        *self.buffer = bytes;
-        flow
+        let last = length.saturating_sub(1) / PART_BYTES;
+        (0..=last).try_for_each(|part| {
+            let end = length.min((part + 1) * PART_BYTES);
+            let content = text_content(self.scratch.buffer[part * PART_BYTES..end].to_vec());
+            self.send(name, content, truncated && part == last)
+        })
     }
 
     fn give_errno(&mut self, name: &[u8], errno: Errno) -> ControlFlow<()> {
@@ -402,13 +468,27 @@ impl Reading<'_, '_, '_> {
     }
 }
 
+/// A file that was read: what of the buffer is its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Text {
+    length: usize,
+    /// Whether the row's limit cut it.
+    truncated: bool,
+}
+
 /// How a file's end is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Size {
-    /// By a read that gives nothing.
-    Any,
-    /// By a read that gives less than was asked: a sysfs attribute is shown whole.
-    Page,
+enum End {
+    /// By a read that gives nothing: procfs gives about a page a read, however much there is.
+    Nothing,
+    /// By a read that gives less than was asked: an attribute below sysfs and what procfs tells of a process are each
+    /// shown whole.
+    Short,
+}
+
+/// A name on the wire as a path below its root.
+fn below_root<'n>(source: &Source, name: &'n [u8]) -> &'n [u8] {
+    name.get(source.root.name().len() + 1..).unwrap_or_default()
 }
 
 /// The kernel no longer has it, or it was never a file.

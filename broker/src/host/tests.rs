@@ -11,7 +11,8 @@ use keyhole_proto::v1::{file, file_system};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
-use super::reading::{LISTING_LIMIT, MISSING_READINGS, NAMES_LIMIT};
+use super::kept::MISSING_READINGS;
+use super::reading::{LISTING_LIMIT, NAMES_LIMIT};
 use super::*;
 use crate::view::Choice;
 
@@ -72,7 +73,7 @@ struct Answer {
 
 fn read(host: &Host, query: Query) -> Answer {
     let (mut files, mut file_systems) = (Vec::new(), Vec::new());
-    let outcome = host.read(query, &mut Vec::new(), &mut |item| {
+    let outcome = host.read(query, &mut Scratch::default(), &mut |item| {
         match item {
             Item::File(file) => files.push(file),
             Item::FileSystem(numbers) => file_systems.push(numbers),
@@ -158,10 +159,14 @@ fn soft_nofile(files: u64) {
     setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum }).unwrap();
 }
 
-/// How many descriptors the host holds below sysfs, and how many more it may.
+/// How many files the host holds below sysfs, and how many more it may.
 fn held_and_spare(host: &Host) -> (usize, usize) {
-    let held = host.slots.iter().map(|slot| slot.files.lock().unwrap().held.len()).sum();
-    (held, host.spare.load(Ordering::Relaxed))
+    (host.slots.iter().map(|slot| slot.kept.lock().unwrap().held().0).sum(), host.spare_files.left())
+}
+
+/// The same of directories.
+fn held_and_spare_dirs(host: &Host) -> (usize, usize) {
+    (host.slots.iter().map(|slot| slot.kept.lock().unwrap().held().1).sum(), host.spare_dirs.left())
 }
 
 #[test]
@@ -406,7 +411,7 @@ fn a_reader_that_wants_no_more_is_given_no_more() {
     let tree = Tree::with(&[("sys/class/power_supply/A/a", "1"), ("sys/class/power_supply/B/b", "2")]);
     let host = tree.host();
     let mut given = 0;
-    host.read(Query::PowerSupply, &mut Vec::new(), &mut |_| {
+    host.read(Query::PowerSupply, &mut Scratch::default(), &mut |_| {
         given += 1;
         ControlFlow::Break(())
     });
@@ -422,18 +427,21 @@ fn every_descriptor_is_either_held_or_spare() {
         tree.put(format!("sys/class/power_supply/BAT{number}/capacity"), "50");
     }
     let host = tree.host();
-    let (_, all) = held_and_spare(&host);
+    let ((_, all), (_, all_dirs)) = (held_and_spare(&host), held_and_spare_dirs(&host));
     for round in 0..20 {
         match round % 4 {
             0 => fs::remove_dir_all(tree.at(format!("sys/class/net/eth{round}"))).unwrap(),
             1 => tree.put(format!("sys/class/net/new{round}/mtu"), "1"),
             2 => fs::remove_file(tree.at(format!("sys/class/power_supply/BAT{round}/capacity"))).unwrap(),
-            _ => drop(host.read(Query::NetClass, &mut Vec::new(), &mut |_| ControlFlow::Break(()))),
+            _ => drop(host.read(Query::NetClass, &mut Scratch::default(), &mut |_| ControlFlow::Break(()))),
         }
         let answers = [Query::NetClass, Query::PowerSupply].map(|query| read(&host, query).files.len());
         let (held, spare) = held_and_spare(&host);
         assert_eq!(held + spare, all);
         assert_eq!(held, answers.iter().sum::<usize>());
+        let (held, spare) = held_and_spare_dirs(&host);
+        assert_eq!(held + spare, all_dirs);
+        assert_eq!(held, answers[0], "each interface has one file here, of which many were asked for");
     }
 }
 
@@ -467,13 +475,85 @@ fn the_cap_holds_however_many_descriptors_may_be_had() {
         }
         soft_nofile(4096);
         let tree = Tree::new();
-        let files = HELD_DESCRIPTORS as usize + 100;
+        let files = HELD_FILES as usize + 100;
         (0..files).for_each(|number| tree.put(format!("sys/class/power_supply/S/{number}"), "1"));
         let host = tree.host();
         let answer = read(&host, Query::PowerSupply);
         assert_eq!((answer.outcome, answer.files.len()), (Outcome::Ok, files));
-        assert_eq!(held_and_spare(&host), (HELD_DESCRIPTORS as usize, 0));
+        assert_eq!(held_and_spare(&host), (HELD_FILES as usize, 0));
     });
+}
+
+#[test]
+fn past_the_cap_files_are_opened_in_the_directories_that_are_held() {
+    alone("past_the_cap_files_are_opened_in_the_directories_that_are_held", || {
+        let tree = Tree::new();
+        for number in 0..HELD_FILES / 2 {
+            for attribute in ["flags", "mtu", "operstate"] {
+                tree.put(format!("sys/class/net/eth{number}/{attribute}"), "1");
+            }
+        }
+        soft_nofile(4096);
+        let host = tree.host();
+        let files = 3 * (HELD_FILES / 2) as usize;
+        for _ in 0..2 * MISSING_READINGS {
+            let answer = read(&host, Query::NetClass);
+            assert_eq!((answer.outcome, answer.files.len()), (Outcome::Ok, files));
+            assert_eq!(held_and_spare(&host), (HELD_FILES as usize, 0));
+            assert_eq!(held_and_spare_dirs(&host).0, (HELD_FILES / 2) as usize);
+        }
+        // The kernel goes on serving a directory that was renamed, too.
+        let (last, other) = (tree.at("sys/class/net/eth511"), tree.at("sys/class/net/eth510"));
+        fs::write(last.join("mtu"), "2").unwrap();
+        fs::remove_dir_all(&other).unwrap();
+        fs::rename(&last, &other).unwrap();
+        let answer = read(&host, Query::NetClass);
+        assert_eq!(answer.files.len(), files - 3);
+        assert_eq!(answer.text("sys/class/net/eth510/mtu").unwrap(), "2");
+    });
+}
+
+#[test]
+fn a_directory_is_listed_once_for_a_request() {
+    let tree = Tree::with(&[("sys/class/net/eth0/mtu", "1500")]);
+    let host = tree.host();
+    let mut scratch = Scratch::default();
+    let mtus = |scratch: &mut Scratch| {
+        let mut files = 0;
+        host.read(Query::NetClass, scratch, &mut |_| {
+            files += 1;
+            ControlFlow::Continue(())
+        });
+        files
+    };
+    assert_eq!(mtus(&mut scratch), 1);
+    tree.put("sys/class/net/eth1/mtu", "1500");
+    assert_eq!(mtus(&mut scratch), 1, "a query of the same request sees the same devices");
+    scratch.begin();
+    assert_eq!(mtus(&mut scratch), 2, "the next request sees what is there");
+}
+
+#[test]
+fn a_directory_that_a_device_has_not_is_asked_for_once_and_again_later() {
+    let tree = Tree::with(&[("sys/devices/system/cpu/cpu0/topology/core_id", "0")]);
+    let host = tree.host();
+    let throttling = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count";
+    assert_eq!(read(&host, Query::Cpu).names().len(), 1);
+    tree.put(throttling, "7");
+    let found =
+        (0..MISSING_READINGS).filter_map(|_| read(&host, Query::Cpu).text(throttling)).collect::<Vec<_>>();
+    assert!((1..MISSING_READINGS as usize).contains(&found.len()), "{found:?}");
+}
+
+#[test]
+fn threads_are_read_where_a_process_has_several() {
+    let tree = Tree::with(&[
+        ("proc/1/task/1/stat", "1 (init) S"),
+        ("proc/20/task/20/stat", "20 (many) S"),
+        ("proc/20/task/21/stat", "21 (many) R"),
+    ]);
+    let host = host(&Paths { processes: true, ..tree.paths() }, Choice::Host);
+    assert_eq!(read(&host, Query::Threads).names(), ["proc/20/task/20/stat", "proc/20/task/21/stat"]);
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl Walk<'_> {
         let outside = |path: &Path| path.canonicalize().is_ok_and(|path| !path.starts_with(self.bounds));
         let content = match self.source.kind {
             _ if followed && outside(path) => Content::Errno(OUTSIDE),
-            Kind::Text => match read_text(path, self.row.file_bytes) {
+            Kind::Text | Kind::TextOfSeveral => match read_text(path, self.row.file_bytes) {
                 Ok(Some(content)) => content,
                 Ok(None) => return,
                 Err(error) => match error.raw_os_error().unwrap_or(5) {

@@ -76,15 +76,20 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     context.answered(Query::Processes)?;
     let (mut pids, mut threads) = (0u64, 0u64);
     let (mut states, mut thread_states) = (States::new(), States::new());
+    // A process of one thread, whose state is the thread's: of its threads a broker tells nothing, a tree does.
+    let mut alone = None;
     process::each_file(context.snapshot, |pid, file, content| {
         let known = match (file, content) {
             (File::Stat, Content::Bytes { bytes, .. }) => ProcessStat::parse(bytes).map(|stat| {
                 pids += 1;
                 threads = threads.saturating_add(stat.threads);
                 *states.entry(stat.state).or_default() += 1;
+                count(&mut thread_states, alone.take());
+                alone = (stat.threads == 1).then_some((pid, stat.state));
             }),
             (File::Thread, Content::Bytes { bytes, .. }) => {
-                text::process_state(bytes).map(|state| *thread_states.entry(state).or_default() += 1)
+                alone.take_if(|(of, _)| *of == pid);
+                text::process_state(bytes).map(|state| count(&mut thread_states, Some((pid, state))))
             }
             (File::Stat | File::Thread, _) => None,
             (File::Status | File::Descriptors, _) => Some(()),
@@ -100,8 +105,15 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     out.add(&THREADS, &[], threads);
     add_states(&STATE, &states, out);
     context.answered(Query::Threads)?;
+    count(&mut thread_states, alone);
     add_states(&THREADS_STATE, &thread_states, out);
     Ok(())
+}
+
+fn count(states: &mut States, of: Option<(u32, u8)>) {
+    if let Some((_, state)) = of {
+        *states.entry(state).or_default() += 1;
+    }
 }
 
 fn add_states(family: &Family, states: &States, out: &mut Exposition) {
@@ -158,6 +170,12 @@ mod tests {
     #[test]
     fn processes_and_threads_are_counted_by_state() {
         assert_eq!(collect(&COLLECTOR, FILES, &[]).unwrap(), ALL);
+    }
+
+    #[test]
+    fn the_state_of_a_lone_thread_is_its_processs() {
+        let told: Vec<_> = FILES.iter().copied().filter(|(path, _)| *path != "proc/2/task/2/stat").collect();
+        assert_eq!(collect(&COLLECTOR, &told, &[]).unwrap(), ALL);
     }
 
     #[test]

@@ -300,7 +300,7 @@ pub enum Query {
     Processes = 40,
     /// More of every process: proc/<pid>/status, and the number of its open descriptors. Likewise.
     ProcessDetails = 41,
-    /// Every thread: proc/<pid>/task/<tid>/stat. Likewise.
+    /// Every thread of processes that have several: proc/<pid>/task/<tid>/stat. Likewise. A lone thread's is its process's.
     Threads = 42,
     /// The most processes and threads there may be: proc/sys/kernel/{pid_max,threads-max}.
     ProcessLimits = 43,
