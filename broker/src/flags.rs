@@ -29,6 +29,7 @@ Host:
   --path.os-release=FILE      the host's os-release file (none)
   --filesystem.anchor=DIR     an empty directory on a file system of the host, for statfs; repeatable
   --view=auto|host|container  whose files these are (auto)
+  --held-files=COUNT          files below sysfs that stay open, of 5 KiB of kernel memory each (1024)
 
 Privilege:
   --allow-processes           answer for every process too: procfs stays open after the seal
@@ -55,7 +56,7 @@ pub struct Flags {
     pub socket_group: Option<u32>,
     /// `--allow-uid`.
     pub allowed_uids: Vec<u32>,
-    /// `--path.*` and `--filesystem.anchor`.
+    /// `--path.*`, `--filesystem.anchor` and how they are read.
     pub paths: Paths,
     /// `--view`.
     pub view: Choice,
@@ -123,6 +124,7 @@ impl Flags {
                 Arg::Long("path.os-release") => flags.paths.os_release = Some(parser.value()?.into()),
                 Arg::Long("filesystem.anchor") => flags.paths.anchors.push(parser.value()?.into()),
                 Arg::Long("view") => flags.view = parser.value()?.parse_with(view)?,
+                Arg::Long("held-files") => flags.paths.held_files = Some(parser.value()?.parse()?),
                 Arg::Long("allow-processes") => flags.paths.processes = true,
                 Arg::Long("allow-root") => flags.allow_root = true,
                 Arg::Long("allow-capabilities") => flags.allow_capabilities = true,

@@ -31,8 +31,9 @@ pub const PART_BYTES: usize = 16 << 10;
 /// Descriptors kept back for connections and the runtime.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
-/// The most descriptors held for files below sysfs: each keeps a page of kernel memory after its first read.
-const HELD_FILES: u64 = 1024;
+/// The most descriptors held for files below sysfs, unless told otherwise: each keeps a page of kernel memory after its
+/// first read.
+const HELD_FILES: u32 = 1024;
 
 /// The most held for directories below sysfs, which keep next to nothing: they serve past the cap of files.
 const HELD_DIRECTORIES: u64 = 2048;
@@ -57,6 +58,8 @@ pub struct Paths {
     pub anchors: Vec<PathBuf>,
     /// `--allow-processes`.
     pub processes: bool,
+    /// `--held-files`.
+    pub held_files: Option<u32>,
 }
 
 /// The roots, open.
@@ -72,6 +75,7 @@ pub struct Roots {
     anchors: Vec<(Vec<u8>, OwnedFd)>,
     /// Whether procfs is opened after the seal, for processes.
     processes: bool,
+    held_files: u32,
 }
 
 /// A root that cannot be opened.
@@ -121,6 +125,7 @@ impl Roots {
             os_release: paths.os_release.clone(),
             anchors,
             processes: paths.processes,
+            held_files: paths.held_files.unwrap_or(HELD_FILES),
         })
     }
 }
@@ -186,7 +191,7 @@ impl Host {
             .collect();
         let fixed: u64 = slots.iter().map(Slot::fixed).sum();
         let spare = descriptors().saturating_sub(RESERVED_DESCRIPTORS + fixed);
-        let files = spare.min(HELD_FILES);
+        let files = spare.min(roots.held_files.into());
         let dirs = (spare - files).min(HELD_DIRECTORIES);
         let asked = Mutex::default();
         Self { roots, slots, view, spare_files: Spare::of(files), spare_dirs: Spare::of(dirs), asked }

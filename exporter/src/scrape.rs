@@ -256,9 +256,10 @@ impl Scraper {
     ) -> Scrape {
         let mut out = Exposition::new();
         let own_metrics = !self.options.switch("web.disable-exporter-metrics");
+        let detail = self.options.switch("scrape.detail");
         self_metrics::add_build(&self.layers, &mut out);
         broker::add_description(description, &mut out);
-        broker::add_queries(snapshot, own_metrics, &mut out);
+        broker::add_queries(snapshot, detail, &mut out);
         self.handler.add(own_metrics, &mut out);
         if own_metrics {
             self.process.add(&mut out);
@@ -271,10 +272,12 @@ impl Scraper {
         let context = Context { snapshot, options: &self.options, own: &own };
         let runs = collector::run(collectors, &context, limit, &mut out);
         for run in &runs {
-            self.handler.dropped(run.name, run.tally.over_limit);
+            if detail || run.tally.over_limit > 0 {
+                self.handler.dropped(run.name, run.tally.over_limit);
+            }
             self.note(run);
         }
-        self.handler.add_dropped(own_metrics, &mut out);
+        self.handler.add_dropped(&mut out);
         let mut text = Vec::new();
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);

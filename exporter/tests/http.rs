@@ -35,7 +35,7 @@ async fn a_scrape_gives_the_hosts_metrics_and_the_exporters_own() {
         "keyhole_broker_up 1",
         "keyhole_broker_sandbox_layer{layer=\"seccomp\"} 1",
         "keyhole_broker_reads_total 7",
-        "keyhole_query_outcome{query=\"loadavg\",outcome=\"ok\"} 1",
+        "keyhole_queries{outcome=\"ok\"} 1",
         "promhttp_metric_handler_requests_in_flight 1",
         "promhttp_metric_handler_requests_total{code=\"200\"} 0",
     ] {
@@ -53,8 +53,26 @@ async fn the_exporters_own_metrics_can_be_left_out() {
     let exporter = Exporter::start(&socket, &["--web.disable-exporter-metrics"]);
     let text = exporter.get("/metrics").await.text();
     assert!(!text.contains("promhttp_") && !text.contains("process_"));
-    assert!(!text.contains("keyhole_query_") && !text.contains("keyhole_collector_"), "{text}");
     assert!(text.contains("node_exporter_build_info{") && text.contains("node_scrape_collector_success{"));
+    assert!(text.contains("\nkeyhole_queries{outcome=\"ok\"} 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn each_query_and_collector_that_fares_well_is_told_in_detail_alone() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let text = Exporter::start(&socket, &[]).get("/metrics").await.text();
+    assert!(!text.contains("keyhole_query_") && !text.contains("keyhole_collector_"), "{text}");
+    let detailed = Exporter::start(&socket, &["--scrape.detail"]).get("/metrics").await;
+    for line in [
+        "keyhole_query_outcome{query=\"loadavg\",outcome=\"ok\"} 1",
+        "keyhole_query_bytes{query=\"loadavg\"} 16",
+        "keyhole_collector_series{collector=\"loadavg\"} 3",
+        "keyhole_collector_series_dropped_total{collector=\"loadavg\"} 0",
+        "keyhole_queries{outcome=\"ok\"} 1",
+    ] {
+        assert!(detailed.has(line), "{line} is missing in {}", detailed.text());
+    }
 }
 
 #[tokio::test]
@@ -64,18 +82,14 @@ async fn a_collector_at_its_limit_is_cut_and_what_was_dropped_adds_up_over_scrap
     let exporter = Exporter::start(&socket, &["--collector.series-limit=2"]);
     for dropped in [1, 2] {
         let answer = exporter.get("/metrics?collect[]=loadavg").await;
-        assert!(answer.has("keyhole_collector_series{collector=\"loadavg\"} 2"), "{}", answer.text());
+        assert!(answer.has("node_load5 1") && !answer.has("node_load15 1.5"), "{}", answer.text());
         let line = format!("keyhole_collector_series_dropped_total{{collector=\"loadavg\"}} {dropped}");
         assert!(answer.has(&line), "{}", answer.text());
     }
     let unlimited = Exporter::start(&socket, &["--collector.series-limit=0"]);
     let answer = unlimited.get("/metrics").await;
-    assert!(answer.has("keyhole_collector_series{collector=\"loadavg\"} 3"), "{}", answer.text());
-    assert!(
-        answer.has("keyhole_collector_series_dropped_total{collector=\"loadavg\"} 0"),
-        "{}",
-        answer.text()
-    );
+    assert!(answer.has("node_load15 1.5"), "{}", answer.text());
+    assert!(!answer.text().contains("keyhole_collector_series_dropped_total"), "{}", answer.text());
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ static long long nanoseconds(void) {
 }
 
 int main(int count, char **arguments) {
-    static char path[8192], buffer[32 << 10]; // the broker asks for as much at a time
+    static char path[8192], buffer[16 << 10]; // the broker asks for as much at a time
     if (count != 4) {
         fprintf(stderr, "usage: floor LIST ROUNDS PAUSE_MS\n");
         return 2;

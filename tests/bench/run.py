@@ -4,7 +4,7 @@
 usage: run.py [--binaries DIR] [--static DIR] [--scrapes N] [--short] [--write] [WORLD[=COUNT]]...
 
 Scrapes both in turn, N times each (1000 unless told otherwise), with the headers that Prometheus sends. Prints, for each
-world, medians with their quartiles and how many times Keyhole's figure node_exporter's is. Worlds are host, interfaces,
+world, medians with their quartiles and how many times Keyhole's figure node_exporter's is. Worlds are host, interfaces, held,
 processes, tree, cpus, disks and mounts; all of them unless named, and COUNT changes how many there are of what they have
 many of.
 
@@ -115,6 +115,13 @@ def node_exporter():
     return program or fail("node_exporter is missing: apt-get install prometheus-node-exporter")
 
 
+def look_first(arguments, world, program):
+    """A scrape of others: the kernel charges its cache of names and inodes, which is everybody's, to who looks first."""
+    with Measured(arguments.binaries, world.broker, world.exporter) as keyhole, Peer("first", program, world.peer) as peer:
+        for url in (keyhole.url, peer.url):
+            scrape(url)
+
+
 def inside(name, count, arguments):
     """Measures in one world; gives what the table is made of."""
     program = node_exporter()
@@ -123,6 +130,7 @@ def inside(name, count, arguments):
         home = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="keyhole-bench-")))
         home.chmod(0o711)
         world = stack.enter_context(make(home, count))
+        look_first(arguments, world, program)
         keyhole = stack.enter_context(Measured(arguments.binaries, world.broker, world.exporter))
         shared = sorted(our_collectors(scrape(keyhole.url)) & peer_collectors(program))
         same = ["--collector.disable-defaults", *(f"--collector.{of}" for of in shared), *NEWER_DEFAULTS]

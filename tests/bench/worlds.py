@@ -54,13 +54,19 @@ def host(home, _count):
 
 
 @contextlib.contextmanager
-def interfaces(home, count):
+def interfaces(home, count, more=()):
     """`count` veth pairs in a network namespace of their own, and the sysfs that shows it."""
     pairs = "".join(f"link add veth{n}a type veth peer name veth{n}b\n" for n in range(count))
     subprocess.run(["ip", "-batch", "-"], input=pairs, text=True, check=True)
     with mounted("sysfs", home / "sys", "ro") as sysfs:
         paths = [f"--path.sysfs={sysfs}"]
-        yield World(f"{count} veth pairs", ["--path.rootfs=/", "--view=host", *paths], paths, paths, 2 * count)
+        title = " ".join([f"{count} veth pairs", *(f"and {flag}" for flag in more)])
+        yield World(title, ["--path.rootfs=/", "--view=host", *paths, *more], paths, paths, 2 * count)
+
+
+def held(home, count):
+    """The same, with every attribute's file held open."""
+    return interfaces(home, count, ["--held-files=16384"])
 
 
 @contextlib.contextmanager
@@ -209,6 +215,7 @@ def node(home, _count):
 WORLDS = {
     "host": (host, 0, None),
     "interfaces": (interfaces, 200, "host"),
+    "held": (held, 200, "host"),
     "processes": (processes, 5000, "host"),
     "tree": (tree, 0, None),
     "cpus": (cpus, 128, "tree"),

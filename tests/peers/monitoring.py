@@ -11,15 +11,18 @@ from promql import fill, label_values
 NOTICED = 15
 # A uid that no broker serves.
 STRANGER = 64999
+# A row whose title names it has panels that only an exporter with this flag can fill.
+DETAIL = "--scrape.detail"
 # Of the kubelet and kube-state-metrics; here a stand-in gives them.
 OF_THE_CLUSTER = ("container_", "kube_")
 
 
 def panels_of(dashboard):
-    """All panels, those in collapsed rows too."""
+    """All panels, those in collapsed rows too, each with the title of its collapsed row."""
     for panel in dashboard["panels"]:
-        yield panel
-        yield from panel.get("panels", [])
+        yield panel, ""
+        for folded in panel.get("panels", []):
+            yield folded, panel["title"]
 
 
 def hard_coded(node, path="dashboard"):
@@ -35,8 +38,12 @@ def hard_coded(node, path="dashboard"):
             yield from hard_coded(value, f"{path}[{at}]")
 
 
-def try_dashboard(prometheus, values, instances):
-    """Asks for every panel and variable of every dashboard: prints how many have data; what is wrong."""
+def try_dashboard(prometheus, values, plain, detailed):
+    """Asks for every panel and variable of every dashboard: prints how many have data; what is wrong.
+
+    `plain` and `detailed` are instances without and with --scrape.detail: what does not say that it needs the flag is asked of
+    the one without it.
+    """
     wrong = []
     files = sorted((REPOSITORY / "deploy/monitoring/dashboards").glob("*.json"))
     if not files:
@@ -44,26 +51,30 @@ def try_dashboard(prometheus, values, instances):
     for file in files:
         dashboard = json.loads(file.read_text())
         wrong += [f"{file.name}: {where}" for where in hard_coded(dashboard)]
-        panels = [panel for panel in panels_of(dashboard) if panel["type"] != "row"]
-        numbers = [panel["id"] for panel in panels_of(dashboard)]
+        panels = [(panel, row) for panel, row in panels_of(dashboard) if panel["type"] != "row"]
+        numbers = [panel["id"] for panel, _ in panels_of(dashboard)]
         if len(set(numbers)) != len(numbers):
             wrong.append(f"{file.name}: two panels have the same id")
-        values = {**values, "instance": "|".join(instances)}
-        expressions, of_the_cluster = 0, 0
-        for panel in panels:
+        expressions, of_the_cluster, in_detail = 0, 0, 0
+        for panel, row in panels:
+            here = {**values, "instance": detailed if DETAIL in row else plain}
+            in_detail += DETAIL in row
             if not panel.get("targets"):
                 wrong.append(f"{file.name}: {panel['title']} asks nothing")
             for target in panel.get("targets", []):
                 expressions += 1
                 of_the_cluster += any(prefix in target["expr"] for prefix in OF_THE_CLUSTER)
-                if not prometheus.ask(fill(target["expr"], values)):
+                if not prometheus.ask(fill(target["expr"], here)):
                     wrong.append(f"{file.name}: {panel['title']}: no data: {target['expr']}")
         for variable in dashboard["templating"]["list"]:
             if variable["type"] == "query":
-                selector, label = label_values(fill(variable["query"]["query"], values))
+                selector, label = label_values(fill(variable["query"]["query"], {**values, "instance": plain}))
                 if not prometheus.get(f"label/{label}/values", {"match[]": selector}):
                     wrong.append(f"{file.name}: variable {variable['name']} has no values")
-        print(f"{file.name}: {len(panels)} panels, {expressions} expressions asked, {of_the_cluster} of them of a stand-in for kubelet and kube-state-metrics")
+        print(
+            f"{file.name}: {len(panels)} panels, {in_detail} of them for {DETAIL}; {expressions} expressions asked, "
+            f"{of_the_cluster} of them of a stand-in for kubelet and kube-state-metrics"
+        )
     return wrong
 
 

@@ -301,7 +301,8 @@ def main():
     took = {}
     servers = []
     with tempfile.TemporaryDirectory(prefix="keyhole-page-") as folder, Chromium() as browser:
-        with Keyhole(arguments.binaries) as keyhole:
+        # The series of each collector are on the page in any case, and in the metrics with this flag.
+        with Keyhole(arguments.binaries, exporter_flags=["--scrape.detail"]) as keyhole:
             url = front(keyhole)
             for _ in range(SCRAPES):
                 scrape(keyhole.url)

@@ -485,6 +485,16 @@ fn the_cap_holds_however_many_descriptors_may_be_had() {
 }
 
 #[test]
+fn as_many_files_are_held_as_was_said() {
+    let tree = Tree::with(&[("sys/class/net/eth0/mtu", "1500"), ("sys/class/net/eth0/flags", "1")]);
+    for (said, held) in [(0, 0), (1, 1), (2, 2), (3, 2)] {
+        let host = host(&Paths { held_files: Some(said), ..tree.paths() }, Choice::Host);
+        assert_eq!(read(&host, Query::NetClass).files.len(), 2);
+        assert_eq!(held_and_spare(&host).0, held);
+    }
+}
+
+#[test]
 fn past_the_cap_files_are_opened_in_the_directories_that_are_held() {
     alone("past_the_cap_files_are_opened_in_the_directories_that_are_held", || {
         let tree = Tree::new();

@@ -350,7 +350,7 @@ pub fn run(
         let name = [run.name.as_bytes()];
         out.add(&DURATION, &name, run.duration.as_secs_f64());
         out.add(&SUCCESS, &name, run.result.is_ok());
-        if !context.options.switch("web.disable-exporter-metrics") {
+        if context.options.switch("scrape.detail") {
             out.add(&SERIES, &name, run.tally.series);
         }
         if run.tally.skipped > 0 {
@@ -399,7 +399,7 @@ const SUCCESS: Family = Family {
 };
 const SERIES: Family = Family {
     name: "keyhole_collector_series",
-    help: "Series that the collector gave in this scrape.",
+    help: "Series that the collector gave in this scrape; with --scrape.detail.",
     kind: Kind::Gauge,
     labels: &["collector"],
     source: "exporter",

@@ -1,5 +1,7 @@
 //! The broker as the exporter sees it: what it says of itself, and how each query of a scrape ended.
 
+use std::collections::BTreeMap;
+
 use keyhole_proto::v1::{DescribeResponse, Outcome, Rung, View};
 
 use crate::exposition::{Exposition, Family, Kind};
@@ -11,6 +13,9 @@ pub const FAMILIES: &[Family] = &[
     INFO,
     LAYER,
     START,
+    QUERIES,
+    READ_DURATION,
+    READ_BYTES,
     OUTCOME,
     DURATION,
     BYTES,
@@ -51,24 +56,40 @@ const START: Family = Family {
     help: "When the broker started, in seconds since the epoch.",
     ..UP
 };
-const OUTCOME: Family = Family {
-    name: "keyhole_query_outcome",
-    help: "Always 1; its labels tell how a query of this scrape ended.",
-    labels: &["query", "outcome"],
+const QUERIES: Family = Family {
+    name: "keyhole_queries",
+    help: "Queries of this scrape, by how they ended.",
+    labels: &["outcome"],
     source: READ,
     ..UP
 };
+const READ_DURATION: Family = Family {
+    name: "keyhole_read_duration_seconds",
+    help: "Time that the broker spent reading for all queries of this scrape.",
+    labels: &[],
+    ..QUERIES
+};
+const READ_BYTES: Family = Family {
+    name: "keyhole_read_bytes",
+    help: "Bytes of kernel files that all queries of this scrape gave.",
+    ..READ_DURATION
+};
+const OUTCOME: Family = Family {
+    name: "keyhole_query_outcome",
+    help: "Always 1; its labels tell how a query of this scrape ended; of one that ended as ok or absent only with --scrape.detail.",
+    labels: &["query", "outcome"],
+    ..QUERIES
+};
 const DURATION: Family = Family {
     name: "keyhole_query_duration_seconds",
-    help: "Time that the broker spent reading for a query of this scrape.",
+    help: "Time that the broker spent reading for a query of this scrape; with --scrape.detail.",
     labels: &["query"],
     ..OUTCOME
 };
 const BYTES: Family = Family {
     name: "keyhole_query_bytes",
-    help: "Bytes of kernel files that a query of this scrape gave.",
-    labels: &["query"],
-    ..OUTCOME
+    help: "Bytes of kernel files that a query of this scrape gave; with --scrape.detail.",
+    ..DURATION
 };
 const LANES_STUCK: Family = Family {
     name: "keyhole_broker_lanes_stuck",
@@ -109,20 +130,31 @@ const STUCK: Family = Family {
     ..CONNECTIONS
 };
 
-/// Adds how each query of a scrape ended; without `detail`, of those alone that did not end as they should.
+/// Adds how the queries of a scrape ended: summed up, and one by one those that did not end as they should; with `detail`, each.
 pub fn add_queries(snapshot: &Snapshot, detail: bool, out: &mut Exposition) {
+    // The ones that are ok are told even if there are none, so that the family is always there.
+    let mut ended = BTreeMap::from([(Outcome::Ok, 0_u64)]);
+    let (mut elapsed_ns, mut bytes) = (0_u64, 0_u64);
     for (query, report) in snapshot.reports() {
+        *ended.entry(report.outcome).or_default() += 1;
+        elapsed_ns = elapsed_ns.saturating_add(report.elapsed_ns);
+        bytes = bytes.saturating_add(report.bytes);
+        if !detail && matches!(report.outcome, Outcome::Ok | Outcome::Absent) {
+            continue;
+        }
         let query = word(query.as_str_name(), "QUERY_");
         let outcome = word(report.outcome.as_str_name(), "OUTCOME_");
-        let fine = matches!(report.outcome, Outcome::Ok | Outcome::Absent);
-        if detail || !fine {
-            out.add(&OUTCOME, &[query.as_bytes(), outcome.as_bytes()], true);
-        }
+        out.add(&OUTCOME, &[query.as_bytes(), outcome.as_bytes()], true);
         if detail {
             out.add(&DURATION, &[query.as_bytes()], report.elapsed_ns as f64 / 1e9);
             out.add(&BYTES, &[query.as_bytes()], report.bytes);
         }
     }
+    for (outcome, queries) in ended {
+        out.add(&QUERIES, &[word(outcome.as_str_name(), "OUTCOME_").as_bytes()], queries);
+    }
+    out.add(&READ_DURATION, &[], elapsed_ns as f64 / 1e9);
+    out.add(&READ_BYTES, &[], bytes);
 }
 
 /// Adds what the broker says of itself; none when it did not answer.
@@ -170,17 +202,58 @@ mod tests {
     use crate::snapshot::Report;
     use keyhole_proto::v1::{Counters, Layer, Query};
 
-    #[test]
-    fn queries_tell_how_they_ended() {
+    /// The samples of a scrape whose queries ended so, without HELP and TYPE lines.
+    fn told(queries: &[(Query, Outcome)], detail: bool) -> Vec<String> {
         let mut snapshot = Snapshot::default();
-        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 1_500_000, bytes: 12 };
-        snapshot.set_report(Query::NetDev, report);
+        for &(query, outcome) in queries {
+            snapshot.set_report(query, Report { outcome, elapsed_ns: 1_500_000, bytes: 12 });
+        }
         let mut out = Exposition::new();
-        add_queries(&snapshot, true, &mut out);
-        let text = out.to_text();
-        assert!(text.contains("\nkeyhole_query_bytes{query=\"net_dev\"} 12\n"), "{text}");
-        assert!(text.contains("\nkeyhole_query_duration_seconds{query=\"net_dev\"} 0.0015\n"), "{text}");
-        assert!(text.contains("{query=\"net_dev\",outcome=\"container_view\"} 1\n"), "{text}");
+        add_queries(&snapshot, detail, &mut out);
+        out.to_text().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn queries_that_fare_well_are_summed_up_and_each_other_is_told() {
+        let well = [(Query::Stat, Outcome::Ok), (Query::Loadavg, Outcome::Ok), (Query::Nfs, Outcome::Absent)];
+        let ill =
+            [Outcome::Denied, Outcome::TimedOut, Outcome::Stuck, Outcome::Truncated, Outcome::ContainerView];
+        let ill_queries = [Query::Slabinfo, Query::Hwmon, Query::Thermal, Query::Processes, Query::NetDev];
+        let all: Vec<_> = well.into_iter().chain(ill_queries.into_iter().zip(ill)).collect();
+        let lines = told(&all, false);
+        for line in [
+            "keyhole_queries{outcome=\"absent\"} 1",
+            "keyhole_queries{outcome=\"ok\"} 2",
+            "keyhole_queries{outcome=\"stuck\"} 1",
+            "keyhole_query_outcome{query=\"hwmon\",outcome=\"timed_out\"} 1",
+            "keyhole_query_outcome{query=\"net_dev\",outcome=\"container_view\"} 1",
+            "keyhole_query_outcome{query=\"processes\",outcome=\"truncated\"} 1",
+            "keyhole_query_outcome{query=\"slabinfo\",outcome=\"denied\"} 1",
+            "keyhole_query_outcome{query=\"thermal\",outcome=\"stuck\"} 1",
+            "keyhole_read_bytes 96",
+            "keyhole_read_duration_seconds 0.012",
+        ] {
+            assert!(lines.iter().any(|l| l == line), "{line} is missing in {lines:#?}");
+        }
+        assert_eq!(lines.len(), 7 + 5 + 2, "{lines:#?}");
+        let without =
+            ["keyhole_queries{outcome=\"ok\"} 0", "keyhole_read_bytes 0", "keyhole_read_duration_seconds 0"];
+        assert_eq!(told(&[], false), without);
+    }
+
+    #[test]
+    fn in_detail_each_query_has_its_outcome_time_and_bytes() {
+        let lines = told(&[(Query::Stat, Outcome::Ok), (Query::Nfs, Outcome::Absent)], true);
+        for line in [
+            "keyhole_query_outcome{query=\"stat\",outcome=\"ok\"} 1",
+            "keyhole_query_outcome{query=\"nfs\",outcome=\"absent\"} 1",
+            "keyhole_query_duration_seconds{query=\"stat\"} 0.0015",
+            "keyhole_query_bytes{query=\"nfs\"} 12",
+            "keyhole_queries{outcome=\"ok\"} 1",
+            "keyhole_read_duration_seconds 0.003",
+        ] {
+            assert!(lines.iter().any(|l| l == line), "{line} is missing in {lines:#?}");
+        }
     }
 
     #[test]

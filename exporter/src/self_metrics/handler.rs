@@ -48,7 +48,7 @@ const RESTARTS: Family = Family {
 
 const DROPPED: Family = Family {
     name: "keyhole_collector_series_dropped_total",
-    help: "Series left out because their collector reached --collector.series-limit.",
+    help: "Series left out because their collector reached --collector.series-limit; of a collector that left none out only with --scrape.detail.",
     kind: Kind::Counter,
     labels: &["collector"],
     source: "exporter",
@@ -121,17 +121,14 @@ impl Handler {
         }
     }
 
-    /// Counts series that a collector had no room for.
+    /// Counts series that a collector had no room for. From then on it has a counter, even if there were none.
     pub fn dropped(&self, collector: &str, series: usize) {
         self.dropped.with_label_values(&[collector]).inc_by(series as u64);
     }
 
-    /// Adds the series that were dropped so far, of each collector that ran; without `detail`, of those alone that dropped any.
-    pub fn add_dropped(&self, detail: bool, out: &mut Exposition) {
-        for mut family in self.dropped.collect() {
-            if !detail {
-                family.mut_metric().retain(|metric| metric.get_counter().get_value() > 0.0);
-            }
+    /// Adds the series that were dropped so far, of each collector that has a counter.
+    pub fn add_dropped(&self, out: &mut Exposition) {
+        for family in self.dropped.collect() {
             add_family(&DROPPED, &family, out);
         }
     }
@@ -191,17 +188,18 @@ mod tests {
     #[test]
     fn what_was_dropped_adds_up_over_scrapes() {
         let handler = Handler::new().unwrap();
-        for dropped in [0, 3, 4] {
-            handler.dropped("netdev", dropped);
-            handler.dropped("cpu", 0);
-        }
-        let mut out = Exposition::new();
-        handler.add_dropped(false, &mut out);
-        assert!(
+        let text = || {
+            let mut out = Exposition::new();
+            handler.add_dropped(&mut out);
             out.to_text()
-                .ends_with("counter\nkeyhole_collector_series_dropped_total{collector=\"netdev\"} 7\n")
-        );
-        handler.add_dropped(true, &mut out);
-        assert!(out.to_text().contains("{collector=\"cpu\"} 0\n"));
+        };
+        assert_eq!(text(), "", "no collector has a counter yet");
+        for dropped in [3, 0, 4] {
+            handler.dropped("netdev", dropped);
+        }
+        let netdev = "keyhole_collector_series_dropped_total{collector=\"netdev\"} 7\n";
+        assert!(text().ends_with(&format!("counter\n{netdev}")), "{}", text());
+        handler.dropped("cpu", 0);
+        assert!(text().contains("{collector=\"cpu\"} 0\n"), "{}", text());
     }
 }
