@@ -4,6 +4,7 @@
 
 pub mod capabilities;
 pub mod landlock;
+pub mod memory;
 pub mod process;
 pub mod seccomp;
 mod timex;

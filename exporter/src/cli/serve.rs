@@ -74,6 +74,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
         }
         tracing::info!("stopping");
     };
+    keyhole_os::memory::give_back();
     http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}").into())
 }
 
