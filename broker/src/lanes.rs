@@ -110,6 +110,11 @@ impl Progress {
         self.spent + self.reading_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    /// Whether nothing is left to read.
+    fn is_read(&self) -> bool {
+        self.over || (self.current.is_none() && self.queue.is_empty())
+    }
+
     fn push(&mut self, query: Query, item: Item) {
         let bytes = 8 + match &item {
             Item::File(file) => file.encoded_len(),
@@ -353,7 +358,7 @@ impl Reading {
             let job = self.job.clone();
             let wait = {
                 let mut progress = lock(&job.progress);
-                let over = progress.over || (progress.current.is_none() && progress.queue.is_empty());
+                let over = progress.is_read();
                 let age = progress.batch_since.map_or(Duration::ZERO, |since| since.elapsed());
                 if over || progress.batch_bytes >= BATCH_BYTES || age >= BATCH_TIME {
                     let batch = std::mem::take(&mut progress.batch);
@@ -379,6 +384,12 @@ impl Reading {
             // A millisecond at least: timers are no finer.
             let _ = timeout(wait.max(Duration::from_millis(1)), job.news.notified()).await;
         }
+    }
+
+    /// Whether everything was handed over.
+    pub fn is_over(&self) -> bool {
+        let progress = lock(&self.job.progress);
+        progress.is_read() && progress.batch.is_empty()
     }
 
     /// Leaves the stuck lane with its query, and gives the rest to the next. A query that may go on without what the

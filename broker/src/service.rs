@@ -1,6 +1,7 @@
 //! The gRPC service: the contract over lanes and host.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -174,10 +175,13 @@ impl Answer {
         lock(&self.state)
     }
 
-    /// Adds a batch; those of one batch go out in few writes.
-    fn put(&self, batch: Vec<ReadResponse>) {
+    /// Adds a batch; those of one batch go out in few writes, and so does the end after the last.
+    fn put(&self, batch: Vec<ReadResponse>, last: bool) {
         let mut state = self.state();
         state.parts.extend(batch);
+        if last {
+            state.end = Some(None);
+        }
         state.wake();
     }
 
@@ -208,6 +212,21 @@ impl AnswerState {
 /// The client's end of an answer.
 #[derive(Debug)]
 pub struct Parts(Arc<Answer>);
+
+impl Parts {
+    /// Waits for the first of it, or its end: the head of an answer then goes out with it, in one write.
+    async fn begun(&self) {
+        poll_fn(|context| {
+            let mut state = self.0.state();
+            if !state.parts.is_empty() || state.end.is_some() {
+                return Poll::Ready(());
+            }
+            state.waker = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+}
 
 impl Stream for Parts {
     type Item = Result<ReadResponse, Status>;
@@ -257,6 +276,7 @@ impl broker_server::Broker for Service {
                 _ => Some(Status::deadline_exceeded("the answer was not taken in time")),
             });
         });
+        parts.begun().await;
         Ok(Response::new(parts))
     }
 
@@ -342,7 +362,7 @@ impl Inner {
         let (mut bill, mut waited) = (Bill::of(&peer.client), Duration::ZERO);
         while let Some(batch) = reading.next().await {
             bill.pause();
-            answer.put(batch);
+            answer.put(batch, reading.is_over());
             self.taken(answer, &mut waited).await?;
             bill.since = Some(Instant::now());
         }

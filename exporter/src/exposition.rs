@@ -7,8 +7,10 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt::Write as _;
 
+use memchr::{memchr2, memchr3};
 use rustc_hash::FxHashMap;
 
 use crate::text;
@@ -26,6 +28,15 @@ pub struct Family {
     pub labels: &'static [&'static str],
     /// The kernel file or system call that it comes from.
     pub source: &'static str,
+}
+
+impl Family {
+    /// The name with `part` where it varies, in a family whose names vary in one place.
+    pub fn name_of(&self, part: &str) -> String {
+        let around =
+            self.name.split_once('<').and_then(|(before, place)| Some((before, place.split_once('>')?.1)));
+        around.map_or_else(|| self.name.to_owned(), |(before, after)| [before, part, after].concat())
+    }
 }
 
 /// A family's type.
@@ -110,9 +121,9 @@ pub struct Exposition {
     families: Vec<Header>,
     by_name: HashMap<Cow<'static, str>, u32>,
     /// Families by where their name lies in the program: a scrape asks for the same few hundred a thousand times.
-    declared: FxHashMap<(usize, usize), u32>,
+    by_address: FxHashMap<(usize, usize), u32>,
     samples: Vec<Sample>,
-    /// Every sample's `name{labels}` and value, one after the other.
+    /// Every sample as the line that is written, one after the other.
     text: Vec<u8>,
     tally: Tally,
     /// The most series that the current collector may add.
@@ -130,8 +141,9 @@ struct Header {
 struct Sample {
     family: u32,
     start: u32,
-    /// Where the labels end and the value begins.
-    value: u32,
+    /// Where the labels end and a space before the value stands.
+    key_end: u32,
+    /// Where its line ends, after the newline.
     end: u32,
 }
 
@@ -192,7 +204,7 @@ impl Exposition {
         Self {
             families: Vec::with_capacity(FAMILIES),
             by_name: HashMap::with_capacity(FAMILIES),
-            declared: FxHashMap::with_capacity_and_hasher(FAMILIES, Default::default()),
+            by_address: FxHashMap::with_capacity_and_hasher(FAMILIES, Default::default()),
             samples: Vec::with_capacity(SAMPLES),
             text: Vec::with_capacity(64 * SAMPLES),
             limit: usize::MAX,
@@ -233,19 +245,16 @@ impl Exposition {
 
     /// Adds a sample of a declared family; `labels` are the values of its labels, in its order.
     pub fn add(&mut self, family: &Family, labels: &[&[u8]], value: impl Into<Value>) {
-        debug_assert!(!family.name.contains('<'), "{} has a variable name", family.name);
+        debug_assert_eq!(metric_name(family.name), family.name, "a declared name is valid");
         debug_assert_eq!(family.labels.len(), labels.len(), "labels of {}", family.name);
         let value = value.into();
         if !self.may_be(family, family.name, value) {
             return;
         }
         let address = (family.name.as_ptr().addr(), family.name.len());
-        let at = match self.declared.get(&address) {
+        let at = match self.by_address.get(&address) {
             Some(&at) => self.of_kind(at, family.kind),
-            None => {
-                let at = self.family(Cow::Borrowed(family.name), family.kind, || Cow::Borrowed(family.help));
-                at.inspect(|&at| _ = self.declared.insert(address, at))
-            }
+            None => self.declared(family).inspect(|&at| _ = self.by_address.insert(address, at)),
         };
         let pairs = family.labels.iter().copied().zip(labels.iter().copied());
         self.add_to(at, "", pairs, value);
@@ -258,8 +267,12 @@ impl Exposition {
         if !self.may_be(family, name, value) {
             return;
         }
+        let at = match self.by_name.get(name) {
+            Some(&at) => self.of_kind(at, family.kind),
+            None => self.named(name, family.kind, Cow::Borrowed(family.help)),
+        };
         let pairs = family.labels.iter().copied().zip(labels.iter().copied());
-        self.add_sample(name, "", family.help, family.kind, pairs, value);
+        self.add_to(at, "", pairs, value);
     }
 
     /// Adds a sample whose family, labels and suffix (`_bucket`) are known only from a file.
@@ -274,7 +287,7 @@ impl Exposition {
     ) {
         let at = match self.by_name.get(name) {
             Some(&at) => self.of_kind(at, kind),
-            None => self.family(Cow::Owned(name.to_owned()), kind, || Cow::Owned(help.to_owned())),
+            None => self.named(name, kind, Cow::Owned(help.to_owned())),
         };
         self.add_to(at, suffix, labels, value);
     }
@@ -299,12 +312,14 @@ impl Exposition {
         self.text.extend_from_slice(self.families[family as usize].name.as_bytes());
         self.text.extend_from_slice(suffix.as_bytes());
         write_labels(&mut self.text, labels);
-        let value_at = self.text.len();
+        let key_end = self.text.len();
+        self.text.push(b' ');
         write_value(&mut self.text, value);
+        self.text.push(b'\n');
         self.samples.push(Sample {
             family,
             start: start as u32,
-            value: value_at as u32,
+            key_end: key_end as u32,
             end: self.text.len() as u32,
         });
         self.tally.series += 1;
@@ -315,32 +330,43 @@ impl Exposition {
         (self.families[at as usize].kind == kind).then_some(at)
     }
 
-    /// The number of a family, which is new unless its name becomes that of another; none when that is of another type.
-    fn family(
-        &mut self,
-        name: Cow<'static, str>,
-        kind: Kind,
-        help: impl FnOnce() -> Cow<'static, str>,
-    ) -> Option<u32> {
-        if let Some(&at) = self.by_name.get(&name) {
-            return self.of_kind(at, kind);
+    /// The number of a declared family, whose name is valid; none when the name stands for another type.
+    fn declared(&mut self, family: &Family) -> Option<u32> {
+        match self.by_name.entry(Cow::Borrowed(family.name)) {
+            Entry::Occupied(known) => {
+                let at = *known.get();
+                self.of_kind(at, family.kind)
+            }
+            Entry::Vacant(vacant) => {
+                let (name, help) = (Cow::Borrowed(family.name), Cow::Borrowed(family.help));
+                let at = self.families.len() as u32;
+                self.families.push(Header { name, help, kind: family.kind });
+                Some(*vacant.insert(at))
+            }
         }
-        let valid = match metric_name(&name) {
-            Cow::Borrowed(_) => name.clone(),
-            Cow::Owned(valid) => Cow::Owned(valid),
+    }
+
+    /// The number of a family of a name not seen before, which is new unless the name becomes that of another; none
+    /// when that is of another type.
+    fn named(&mut self, name: &str, kind: Kind, help: Cow<'static, str>) -> Option<u32> {
+        let made_valid = match metric_name(name) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(valid) => Some(valid),
         };
-        let at = match self.by_name.get(&valid) {
-            Some(&at) => self.of_kind(at, kind)?,
+        let known = made_valid.as_deref().and_then(|valid| self.by_name.get(valid).copied());
+        let at = match known {
+            Some(at) => self.of_kind(at, kind)?,
             None => {
                 let at = self.families.len() as u32;
-                self.families.push(Header { name: valid.clone(), help: help(), kind });
-                self.by_name.insert(valid, at);
+                let valid = made_valid.clone().unwrap_or_else(|| name.to_owned());
+                self.families.push(Header { name: Cow::Owned(valid), help, kind });
+                if let Some(valid) = made_valid {
+                    self.by_name.insert(Cow::Owned(valid), at);
+                }
                 at
             }
         };
-        if self.families[at as usize].name != name {
-            self.by_name.insert(name, at);
-        }
+        self.by_name.insert(Cow::Owned(name.to_owned()), at);
         Some(at)
     }
 
@@ -366,7 +392,7 @@ impl Exposition {
                 family: &header.name,
                 kind: header.kind,
                 key: text::printable(self.key(sample)),
-                value: text::printable(&self.text[sample.value as usize..sample.end as usize]),
+                value: text::printable(&self.text[sample.key_end as usize + 1..sample.end as usize - 1]),
             }
         })
     }
@@ -379,9 +405,21 @@ impl Exposition {
         for (position, family) in order.iter().enumerate() {
             rank[*family as usize] = position as u32;
         }
-        let mut samples: Vec<&Sample> = self.samples.iter().collect();
-        // Numbers first, and text only within a family: most have but one sample.
-        samples.sort_by_key(|sample| rank[sample.family as usize]);
+        // Counted first, and text compared only within a family: most have but one sample.
+        let mut places = vec![0usize; order.len() + 1];
+        for sample in &self.samples {
+            places[rank[sample.family as usize] as usize + 1] += 1;
+        }
+        for family in 1..places.len() {
+            places[family] += places[family - 1];
+        }
+        let Some(any) = self.samples.first() else { return Vec::new() };
+        let mut samples = vec![any; self.samples.len()];
+        for sample in &self.samples {
+            let place = &mut places[rank[sample.family as usize] as usize];
+            samples[*place] = sample;
+            *place += 1;
+        }
         for family in samples.chunk_by_mut(|a, b| a.family == b.family) {
             family.sort_by(|a, b| self.key(a).cmp(self.key(b)));
         }
@@ -391,7 +429,7 @@ impl Exposition {
     /// Writes everything in text format 0.0.4; `keep` chooses families by name.
     pub fn write(&self, out: &mut Vec<u8>, keep: impl Fn(&str) -> bool) -> Written {
         let mut written = Written::default();
-        out.reserve(self.text.len() + self.samples.len() + 128 * self.families.len());
+        out.reserve(self.text.len() + 128 * self.families.len());
         let mut last: Option<&Sample> = None;
         let mut kept = false;
         for sample in self.sorted() {
@@ -407,10 +445,7 @@ impl Exposition {
             }
             last = Some(sample);
             if kept {
-                out.extend_from_slice(self.key(sample));
-                out.push(b' ');
-                out.extend_from_slice(&self.text[sample.value as usize..sample.end as usize]);
-                out.push(b'\n');
+                out.extend_from_slice(&self.text[sample.start as usize..sample.end as usize]);
             }
         }
         written
@@ -428,7 +463,7 @@ impl Exposition {
     }
 
     fn key(&self, sample: &Sample) -> &[u8] {
-        &self.text[sample.start as usize..sample.value as usize]
+        &self.text[sample.start as usize..sample.key_end as usize]
     }
 }
 
@@ -473,9 +508,12 @@ fn write_labels<'l>(out: &mut Vec<u8>, labels: impl Iterator<Item = (&'l str, &'
 }
 
 fn escape(out: &mut Vec<u8>, text: &[u8], quotes: bool) {
-    let special = |byte: &u8| matches!(byte, b'\\' | b'\n') || (*byte == b'"' && quotes);
+    let special = |text| match quotes {
+        true => memchr3(b'\\', b'\n', b'"', text),
+        false => memchr2(b'\\', b'\n', text),
+    };
     let mut rest = text;
-    while let Some(at) = rest.iter().position(special) {
+    while let Some(at) = special(rest) {
         out.extend_from_slice(&rest[..at]);
         out.extend_from_slice(match rest[at] {
             b'\\' => b"\\\\",
@@ -603,6 +641,8 @@ mod tests {
         out.add_named(&family, "node_a(b)-c", &[], 1u64);
         out.add_named(&family, "node_a(b)-c", &[], 1u64);
         assert!(out.to_text().contains("\nnode_a_b__c 1\n"), "{}", out.to_text());
+        assert_eq!(Family { name: "node_<FIELD>_bytes", ..family }.name_of("a"), "node_a_bytes");
+        assert_eq!(BYTES.name_of("a"), BYTES.name, "a name that does not vary");
         assert_eq!(metric_name("0"), "_0");
         assert_eq!(metric_name(""), "_");
     }

@@ -3,9 +3,14 @@
 //! Names, defaults and manners are node_exporter's (kingpin's): `--name`, `--no-name` for switches, `--name=value` or
 //! `--name value` for the rest, and a flag that may stand once may stand once only.
 
-use std::collections::BTreeMap;
+mod remembered;
+
+use std::sync::Arc;
 
 use regex::bytes::Regex;
+use rustc_hash::FxHashMap;
+
+pub use remembered::{Matcher, Remembered};
 
 /// One flag.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +57,8 @@ impl Flag {
 pub enum Value {
     /// On or off.
     Switch(bool),
-    /// A compiled regular expression.
-    Regexp(Option<Regex>),
+    /// A compiled regular expression, and what it said in earlier scrapes.
+    Regexp(Option<(Regex, Arc<Remembered>)>),
     /// Text.
     Text(String),
     /// Texts in the order given.
@@ -69,7 +74,7 @@ pub enum Value {
 /// The values of all flags.
 #[derive(Debug, Clone)]
 pub struct Options {
-    values: BTreeMap<&'static str, Value>,
+    values: FxHashMap<&'static str, Value>,
     /// Flags of the command line.
     given: Vec<&'static str>,
     /// Flags of the environment.
@@ -286,7 +291,16 @@ impl Options {
     /// A flag's regular expression; none when it is empty.
     pub fn regexp(&self, flag: &str) -> Option<&Regex> {
         match self.values.get(flag) {
-            Some(Value::Regexp(regexp)) => regexp.as_ref(),
+            Some(Value::Regexp(Some((regexp, _)))) => Some(regexp),
+            _ => None,
+        }
+    }
+
+    /// The same for the names of one scrape, of which there are hundreds: they are asked for in their order, and the
+    /// answers kept.
+    pub fn matcher(&self, flag: &str) -> Option<Matcher<'_>> {
+        match self.values.get(flag) {
+            Some(Value::Regexp(Some((regexp, remembered)))) => Some(remembered.matcher(regexp)),
             _ => None,
         }
     }
@@ -382,7 +396,7 @@ fn default(kind: FlagKind) -> Option<Value> {
 fn parse_value(kind: FlagKind, value: &str) -> Result<Value, String> {
     Ok(match kind {
         FlagKind::Regexp(_) if value.is_empty() => Value::Regexp(None),
-        FlagKind::Regexp(_) => Value::Regexp(Some(Regex::new(value).map_err(one_line)?)),
+        FlagKind::Regexp(_) => Value::Regexp(Some((Regex::new(value).map_err(one_line)?, Arc::default()))),
         FlagKind::Number(_) => Value::Number(value.parse().map_err(|_| "not a whole number".to_owned())?),
         FlagKind::Duration(_) => {
             Value::Duration(go_duration(value).ok_or("not a duration such as 5s, 1m30s or 250ms")?)

@@ -171,7 +171,7 @@ impl Snapshot {
 
     /// A directory, whether or not the host has it.
     pub fn dir(&self, path: impl Into<Vec<u8>>) -> Dir<'_> {
-        Dir { snapshot: self, path: path.into() }
+        Dir::among(&self.files, path.into())
     }
 
     /// All files, sorted by path.
@@ -208,11 +208,21 @@ impl Snapshot {
 /// A directory of a snapshot.
 #[derive(Debug, Clone)]
 pub struct Dir<'a> {
-    snapshot: &'a Snapshot,
-    path: Vec<u8>,
+    path: Cow<'a, [u8]>,
+    /// Everything below it, under its whole path, sorted.
+    below: &'a [(Vec<u8>, Content)],
 }
 
 impl<'a> Dir<'a> {
+    /// A directory by its path, among sorted files of which some may lie in it.
+    fn among(files: &'a [(Vec<u8>, Content)], path: Vec<u8>) -> Self {
+        let prefix = [&path, &b"/"[..]].concat();
+        let from = files.partition_point(|(path, _)| *path < prefix);
+        let files = &files[from..];
+        let below = &files[..files.partition_point(|(path, _)| path.starts_with(&prefix))];
+        Self { path: path.into(), below }
+    }
+
     /// Its last component.
     pub fn name(&self) -> &[u8] {
         match text::split_last(&self.path, b'/') {
@@ -233,12 +243,15 @@ impl<'a> Dir<'a> {
 
     /// The bytes of a file in it that could be read.
     pub fn text(&self, name: impl AsRef<[u8]>) -> Option<&'a [u8]> {
-        self.snapshot.text(self.join(name))
+        match self.content(name)? {
+            Content::Bytes { bytes, .. } => Some(bytes),
+            _ => None,
+        }
     }
 
     /// The one value of a file in it, trimmed.
     pub fn value(&self, name: impl AsRef<[u8]>) -> Option<&'a [u8]> {
-        self.snapshot.value(self.join(name))
+        self.text(name).map(text::trim)
     }
 
     /// The value of a file in it, as a number without a sign.
@@ -253,7 +266,9 @@ impl<'a> Dir<'a> {
 
     /// Everything that a path in it holds.
     pub fn content(&self, name: impl AsRef<[u8]>) -> Option<&'a Content> {
-        self.snapshot.content(self.join(name))
+        let (name, skip) = (name.as_ref(), self.skip());
+        let at = self.below.binary_search_by(|(path, _)| path[skip..].cmp(name)).ok()?;
+        Some(&self.below[at].1)
     }
 
     /// The target of the symbolic link `name` in it.
@@ -265,47 +280,43 @@ impl<'a> Dir<'a> {
     }
 
     /// What lies directly in it: files and links with what they hold, sorted by name.
-    pub fn files(&self) -> impl Iterator<Item = (&'a [u8], &'a Content)> {
-        let skip = self.path.len() + 1;
-        self.below()
+    pub fn files(&self) -> impl Iterator<Item = (&'a [u8], &'a Content)> + use<'a> {
+        let skip = self.skip();
+        self.below
+            .iter()
             .map(move |(path, content)| (&path[skip..], content))
             .filter(|(name, _)| !name.contains(&b'/'))
     }
 
     /// The directories directly in it that hold anything, in the order of their paths.
-    pub fn dirs(&self) -> impl Iterator<Item = Dir<'a>> {
-        let skip = self.path.len() + 1;
-        let mut last: Option<&'a [u8]> = None;
-        let snapshot = self.snapshot;
-        self.below().filter_map(move |(path, _)| {
+    pub fn dirs(&self) -> impl Iterator<Item = Dir<'a>> + use<'a> {
+        let skip = self.skip();
+        // All that lies below one directory stands together.
+        let same = move |a: &[u8], b: &[u8]| {
+            text::split_first(&a[skip..], b'/').is_some_and(|(name, _)| {
+                b[skip..].strip_prefix(name).is_some_and(|rest| rest.starts_with(b"/"))
+            })
+        };
+        self.below.chunk_by(move |(a, _), (b, _)| same(a, b)).filter_map(move |below| {
+            let path = &below.first()?.0;
             let (name, _) = text::split_first(&path[skip..], b'/')?;
-            if last == Some(name) {
-                return None;
-            }
-            last = Some(name);
-            let path = path[..skip + name.len()].to_vec();
-            Some(Dir { snapshot, path })
+            Some(Dir { path: Cow::Borrowed(&path[..skip + name.len()]), below })
         })
     }
 
     /// A directory in it.
     pub fn dir(&self, name: impl AsRef<[u8]>) -> Dir<'a> {
-        self.snapshot.dir(self.join(name))
+        Dir::among(self.below, self.join(name))
     }
 
-    /// Whether the host has anything in it.
+    /// Whether the host has nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.below().next().is_none()
+        self.below.is_empty()
     }
 
-    /// Everything below it, under its whole path.
-    fn below(&self) -> impl Iterator<Item = (&'a [u8], &'a Content)> + use<'a> {
-        let prefix = [&self.path, &b"/"[..]].concat();
-        let from = self.snapshot.position(&prefix).unwrap_or_else(|at| at);
-        self.snapshot.files[from..]
-            .iter()
-            .take_while(move |(path, _)| path.starts_with(&prefix))
-            .map(|(path, content)| (path.as_slice(), content))
+    /// How much of a path below it is its own, with the separator.
+    fn skip(&self) -> usize {
+        self.path.len() + 1
     }
 }
 

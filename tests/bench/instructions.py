@@ -25,7 +25,7 @@ TREE = "tests/golden/host/tree"
 # make little of how a read happens to be cut into batches.
 COUNTED = {
     "broker: a read of all queries": ("keyhole-broker", "read", 5, 45),
-    "exporter: collectors and text of a scrape": ("keyhole-exporter", "render", 5, 45),
+    "exporter: a scrape, from the answer to gzip": ("keyhole-exporter", "render", 5, 45),
 }
 ABOVE, OTHER_COMPILER, BELOW = 0.05, 0.15, 0.10
 

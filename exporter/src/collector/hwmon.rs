@@ -329,7 +329,7 @@ fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_
             b"input" if !attributes.contains_key(&b""[..]) => kind.into(),
             attribute => format!("{kind}_{}", clean(attribute)).into(),
         };
-        let name = rule.family.name.replace("<SENSOR>", &subject);
+        let name = rule.family.name_of(&subject);
         out.add_named(rule.family, &name, &[chip, sensor.as_bytes()], value);
     }
 }

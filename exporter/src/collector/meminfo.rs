@@ -42,7 +42,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         match text::meminfo_line(line) {
             Some(line) => {
                 let family = if line.bytes { &BYTES } else { &COUNT };
-                out.add_named(family, &family.name.replace("<FIELD>", &line.name), &[], line.value);
+                out.add_named(family, &family.name_of(&line.name), &[], line.value);
                 any = true;
             }
             None => out.skip(|| format!("{PATH}: {}", line.escape_ascii())),

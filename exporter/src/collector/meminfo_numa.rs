@@ -58,7 +58,7 @@ fn add_meminfo(dir: &Dir<'_>, node: &[u8], out: &mut Exposition) {
             .and_then(|line| line.strip_prefix(node)?.strip_prefix(b" "));
         match of_node.and_then(text::meminfo_line) {
             Some(line) => {
-                out.add_named(&MEMORY, &MEMORY.name.replace("<FIELD>", &line.name), &[node], line.value);
+                out.add_named(&MEMORY, &MEMORY.name_of(&line.name), &[node], line.value);
             }
             // Old kernels begin with an empty line.
             None if line.is_empty() => {}
@@ -73,7 +73,7 @@ fn add_numastat(dir: &Dir<'_>, node: &[u8], out: &mut Exposition) {
         let mut fields = text::fields(line);
         match (fields.next(), fields.next().and_then(text::unsigned), fields.next()) {
             (Some(name), Some(count), None) => {
-                let name = COUNT.name.replace("<FIELD>", &text::printable(name));
+                let name = COUNT.name_of(&text::printable(name));
                 out.add_named(&COUNT, &name, &[node], count);
             }
             _ => out.skip(|| format!("{}: {}", COUNT.source, line.escape_ascii())),

@@ -346,11 +346,12 @@ pub fn run(
             Run { name: collector.name, duration: start.elapsed(), result, tally }
         })
         .collect();
+    let detail = context.options.switch("scrape.detail");
     for run in &runs {
         let name = [run.name.as_bytes()];
         out.add(&DURATION, &name, run.duration.as_secs_f64());
         out.add(&SUCCESS, &name, run.result.is_ok());
-        if context.options.switch("scrape.detail") {
+        if detail {
             out.add(&SERIES, &name, run.tally.series);
         }
         if run.tally.skipped > 0 {

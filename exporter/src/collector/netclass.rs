@@ -2,8 +2,11 @@
 //!
 //! <https://docs.kernel.org/admin-guide/abi-testing.html> (`/sys/class/net/<iface>/`)
 
+use std::sync::LazyLock;
+
 use keyhole_proto::v1::Query;
 use regex::bytes::Regex;
+use rustc_hash::FxHashMap;
 
 use super::{CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind};
@@ -136,9 +139,12 @@ fn collect_device(
 
 /// The family of an attribute.
 fn attribute(file: &[u8]) -> Option<&'static Family> {
-    FAMILIES
-        .iter()
-        .find(|family| family.source.strip_prefix(OF_DEVICE).is_some_and(|name| name.as_bytes() == file))
+    /// By the name of the file: each of hundreds of devices has two dozen.
+    static BY_FILE: LazyLock<FxHashMap<&[u8], &Family>> = LazyLock::new(|| {
+        let file = |family: &'static Family| Some((family.source.strip_prefix(OF_DEVICE)?.as_bytes(), family));
+        FAMILIES.iter().filter_map(file).collect()
+    });
+    BY_FILE.get(file).copied()
 }
 
 fn add_info(device: &Dir<'_>, out: &mut Exposition) {

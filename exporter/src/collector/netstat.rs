@@ -3,11 +3,10 @@
 //! <https://docs.kernel.org/networking/snmp_counter.html>
 
 use keyhole_proto::v1::Query;
-use regex::bytes::Regex;
 
 use super::{CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Value};
-use crate::options::{Flag, FlagKind};
+use crate::options::{Flag, FlagKind, Matcher};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -46,7 +45,7 @@ const FIELD: Family = Family {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut fields = Fields { wanted: context.options.regexp(FIELDS), name: Vec::new(), out };
+    let mut fields = Fields { wanted: context.options.matcher(FIELDS), name: PREFIX.into(), out };
     context.each_whole(&[NETSTAT, SNMP, SNMP6], |path, text| match path {
         SNMP6 => fields.take_lines(path, text),
         _ => fields.take_pairs(path, text),
@@ -56,8 +55,8 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 /// Where the fields go.
 struct Fields<'a> {
     /// The fields to take; all of them when there is no expression.
-    wanted: Option<&'a Regex>,
-    /// The name of a family, kept to spare an allocation a field.
+    wanted: Option<Matcher<'a>>,
+    /// The name of a family, after its prefix; kept to spare an allocation a field.
     name: Vec<u8>,
     out: &'a mut Exposition,
 }
@@ -66,6 +65,7 @@ impl Fields<'_> {
     /// Takes lines in pairs: `Tcp: InSegs OutSegs`, then `Tcp: 5 7`.
     fn take_pairs(&mut self, path: &str, text: &[u8]) {
         let mut header: Option<(&[u8], &[u8])> = None;
+        let mut pairs = Vec::new();
         for line in text::lines(text) {
             let Some((protocol, values)) = text::split_first(line, b':') else {
                 self.out.skip(|| format!("{path}: a line without a protocol"));
@@ -76,12 +76,15 @@ impl Fields<'_> {
                 header = Some((protocol, values));
                 continue;
             };
-            if text::fields(names).count() != text::fields(values).count() {
+            let mut values = text::fields(values);
+            pairs.clear();
+            pairs.extend(text::fields(names).map(|name| (name, values.next())));
+            if values.next().is_some() || pairs.last().is_some_and(|(_, value)| value.is_none()) {
                 self.out.skip(|| format!("{path}: more or fewer values than names"));
                 continue;
             }
-            for (name, value) in text::fields(names).zip(text::fields(values)) {
-                self.take(path, protocol, name, value);
+            for (name, value) in &pairs {
+                self.take(path, protocol, name, value.unwrap_or_default());
             }
         }
     }
@@ -104,12 +107,12 @@ impl Fields<'_> {
     }
 
     fn take(&mut self, path: &str, protocol: &[u8], field: &[u8], value: &[u8]) {
-        self.name.clear();
-        for part in [PREFIX.as_bytes(), protocol, b"_", field] {
+        self.name.truncate(PREFIX.len());
+        for part in [protocol, b"_", field] {
             self.name.extend_from_slice(part);
         }
-        let key = self.name.strip_prefix(PREFIX.as_bytes()).unwrap_or_default();
-        if self.wanted.is_some_and(|wanted| !wanted.is_match(key)) {
+        let key = &self.name[PREFIX.len()..];
+        if self.wanted.as_mut().is_some_and(|wanted| !wanted.is_match(key)) {
             return;
         }
         let number = text::unsigned(value)

@@ -81,7 +81,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             out.add(&ZONE_JOULES, &[index.as_bytes(), &path, name], joules);
         } else {
             let name = text::printable(name).replace(':', "_");
-            let name = JOULES.name.replace("<ZONE>", &name);
+            let name = JOULES.name_of(&name);
             out.add_named(&JOULES, &name, &[index.as_bytes(), &path], joules);
         }
     }

@@ -82,11 +82,11 @@ fn add(protocol: &str, key: &[u8], value: i64, out: &mut Exposition) {
         .find(|family| family.name.strip_prefix(OF_PROTOCOL).is_some_and(|of| of.as_bytes() == key));
     // Keys of kernels to come are left alone.
     let Some(family) = family else { return };
-    out.add_named(family, &family.name.replace("<PROTOCOL>", protocol), &[], value);
+    out.add_named(family, &family.name_of(protocol), &[], value);
     if key == b"mem" {
         // The kernel counts in its own pages, and the exporter runs on that kernel.
         let bytes = value.saturating_mul(rustix::param::page_size() as i64);
-        out.add_named(&MEM_BYTES, &MEM_BYTES.name.replace("<PROTOCOL>", protocol), &[], bytes);
+        out.add_named(&MEM_BYTES, &MEM_BYTES.name_of(protocol), &[], bytes);
     }
 }
 

@@ -36,7 +36,7 @@ const FIELD: Family = Family {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let wanted = context.options.regexp(FIELDS_FLAG);
+    let mut wanted = context.options.matcher(FIELDS_FLAG);
     let mut any = false;
     for line in text::lines(context.require(PATH)?) {
         let mut fields = text::fields(line);
@@ -45,8 +45,8 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             continue;
         };
         any = true;
-        if wanted.is_none_or(|wanted| wanted.is_match(name)) {
-            out.add_named(&FIELD, &FIELD.name.replace("<FIELD>", &text::printable(name)), &[], value);
+        if wanted.as_mut().is_none_or(|wanted| wanted.is_match(name)) {
+            out.add_named(&FIELD, &FIELD.name_of(&text::printable(name)), &[], value);
         }
     }
     any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line with a name and a number"))

@@ -114,7 +114,7 @@ fn add_protection(line: &[u8], labels: &[&[u8]], out: &mut Exposition) {
     for (index, number) in numbers.split(|&byte| byte == b',').enumerate() {
         match text::unsigned(text::trim(number)) {
             Some(pages) => {
-                let name = PROTECTION.name.replace("<INDEX>", &index.to_string());
+                let name = PROTECTION.name_of(&index.to_string());
                 out.add_named(&PROTECTION, &name, labels, pages);
             }
             None => out.skip(|| format!("{PATH}: {}", line.escape_ascii())),

@@ -25,7 +25,10 @@ pub fn meminfo_line(line: &[u8]) -> Option<MeminfoLine> {
         (Some(b"kB"), None) => (value.checked_mul(1024)?, true),
         _ => return None,
     };
-    let name = printable(trim(name)).replace('(', "_").replace(')', "");
+    let mut name = printable(trim(name)).into_owned();
+    if name.contains(['(', ')']) {
+        name = name.replace('(', "_").replace(')', "");
+    }
     (!name.is_empty()).then_some(MeminfoLine { name, value, bytes })
 }
 

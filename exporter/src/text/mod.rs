@@ -13,6 +13,10 @@ mod prefixes;
 mod process;
 mod zones;
 
+use std::iter;
+
+use memchr::{memchr, memrchr};
+
 pub use cpu_columns::cpu_columns;
 pub use cpus::{cpu_list, cpu_number};
 pub use escapes::{printable, unescape_octal};
@@ -27,8 +31,16 @@ pub use zones::node_and_zone;
 /// The lines of a file, without their newlines; a last line without one counts.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
-    let empty = text.is_empty();
-    text.split(|&byte| byte == b'\n').filter(move |_| !empty)
+    let mut rest = (!text.is_empty()).then_some(text);
+    iter::from_fn(move || {
+        let text = rest?;
+        let (line, after) = match split_first(text, b'\n') {
+            Some((line, after)) => (line, Some(after)),
+            None => (text, None),
+        };
+        rest = after;
+        Some(line)
+    })
 }
 
 /// The fields of a line: runs of bytes between spaces and tabs.
@@ -43,13 +55,13 @@ pub fn trim(text: &[u8]) -> &[u8] {
 
 /// Splits at the first `separator`: for keys that cannot hold it.
 pub fn split_first(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
-    let at = text.iter().position(|&byte| byte == separator)?;
+    let at = memchr(separator, text)?;
     Some((&text[..at], &text[at + 1..]))
 }
 
 /// Splits at the last `separator`: for names that may hold it, followed by values that cannot.
 pub fn split_last(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
-    let at = text.iter().rposition(|&byte| byte == separator)?;
+    let at = memrchr(separator, text)?;
     Some((&text[..at], &text[at + 1..]))
 }
 

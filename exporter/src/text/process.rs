@@ -2,7 +2,7 @@
 //!
 //! <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>
 
-use super::{fields, split_first, split_last, unsigned};
+use super::{fields, split_first, split_last, trim, unsigned};
 
 /// What the line says of a process. Times are in clock ticks, of which the kernel shows 100 a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl<'a> ProcessStat<'a> {
         let (name, rest) = split_last(line, b')')?;
         let (_, comm) = split_first(name, b'(')?;
         // Columns are numbered as in the manual page; `rest` begins with the third.
-        let mut rest = fields(rest);
+        let mut rest = trim(rest).split(|&byte| byte == b' ');
         let mut read = 2;
         let mut column = |number: usize| {
             let field = rest.nth(number.checked_sub(read + 1)?)?;

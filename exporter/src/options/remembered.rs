@@ -1,0 +1,126 @@
+//! Answers of a regular expression, remembered from one scrape to the next.
+//!
+//! Some kernel files name hundreds of fields, the same ones in the same order each time. What an expression said of
+//! them is kept in that order: looking one up is comparing it with the one that is due.
+
+use std::sync::{Mutex, MutexGuard};
+
+use regex::bytes::Regex;
+
+/// The most that is remembered: far more than the kernel's files have, and a bound for whatever else is asked.
+const NAMES: usize = 4096;
+const BYTES: usize = 128 << 10;
+
+/// What an expression said of the names that it was asked for, in their order.
+#[derive(Debug, Default)]
+pub struct Remembered(Mutex<Answers>);
+
+#[derive(Debug, Default)]
+struct Answers {
+    /// The names, one after the other.
+    names: Vec<u8>,
+    /// Where each name ends, and whether it matches.
+    each: Vec<(usize, bool)>,
+}
+
+/// An expression that is asked for the names of one scrape, in turn.
+#[derive(Debug)]
+pub struct Matcher<'a> {
+    regexp: &'a Regex,
+    /// None while another scrape is asking: then nothing is remembered.
+    known: Option<MutexGuard<'a, Answers>>,
+    /// How many names are behind, and where in the text they end.
+    at: (usize, usize),
+}
+
+impl Remembered {
+    /// `regexp`, with what it said before.
+    pub fn matcher<'a>(&'a self, regexp: &'a Regex) -> Matcher<'a> {
+        Matcher { regexp, known: self.0.try_lock().ok(), at: (0, 0) }
+    }
+}
+
+impl Matcher<'_> {
+    /// Whether the expression matches `name`.
+    pub fn is_match(&mut self, name: &[u8]) -> bool {
+        let Some(known) = &mut self.known else { return self.regexp.is_match(name) };
+        let (at, start) = self.at;
+        match known.each.get(at) {
+            Some(&(end, answer)) if known.names[start..end] == *name => {
+                self.at = (at + 1, end);
+                return answer;
+            }
+            // Another host's file, or a field has come or gone: the rest is learnt anew.
+            Some(_) => {
+                known.each.truncate(at);
+                known.names.truncate(start);
+            }
+            None => {}
+        }
+        let answer = self.regexp.is_match(name);
+        let end = start + name.len();
+        if at < NAMES && end <= BYTES {
+            known.names.extend_from_slice(name);
+            known.each.push((end, answer));
+            self.at = (at + 1, end);
+        }
+        answer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_in_the_same_order_are_remembered_and_others_asked_anew() {
+        let (regexp, remembered) = (Regex::new("^a").unwrap(), Remembered::default());
+        let ask = |names: &[&str]| {
+            let mut matcher = remembered.matcher(&regexp);
+            names.iter().map(|name| matcher.is_match(name.as_bytes())).collect::<Vec<_>>()
+        };
+        let known = || String::from_utf8(remembered.0.lock().unwrap().names.clone()).unwrap();
+        assert_eq!(ask(&["a1", "b", "", "a2"]), [true, false, false, true]);
+        assert_eq!(known(), "a1ba2");
+        assert_eq!(ask(&["a1", "b"]), [true, false]);
+        assert_eq!(known(), "a1ba2", "a shorter file forgets nothing");
+        assert_eq!(ask(&["a1", "a3", "b"]), [true, true, false]);
+        assert_eq!(known(), "a1a3b");
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_bound() {
+        let (regexp, remembered) = (Regex::new("9$").unwrap(), Remembered::default());
+        for _ in 0..2 {
+            let mut matcher = remembered.matcher(&regexp);
+            for number in 0..2 * NAMES {
+                assert_eq!(matcher.is_match(number.to_string().as_bytes()), number % 10 == 9);
+            }
+            assert!(!matcher.is_match(&vec![b'x'; 2 * BYTES]));
+        }
+        let known = remembered.0.lock().unwrap();
+        assert_eq!(known.each.len(), NAMES);
+        assert!(known.names.len() <= BYTES);
+    }
+
+    #[test]
+    fn two_scrapes_at_once_get_the_same_answers() {
+        let (regexp, remembered) = (Regex::new("^a").unwrap(), Remembered::default());
+        let (mut one, mut other) = (remembered.matcher(&regexp), remembered.matcher(&regexp));
+        assert_eq!((one.is_match(b"a"), other.is_match(b"b"), one.is_match(b"b")), (true, false, false));
+    }
+
+    proptest! {
+        #[test]
+        fn the_answers_are_the_expressions(scrapes in proptest::collection::vec(proptest::collection::vec("[ab]{0,3}", 0..8), 0..8)) {
+            let (regexp, remembered) = (Regex::new("^a.*b$").unwrap(), Remembered::default());
+            for names in scrapes {
+                let mut matcher = remembered.matcher(&regexp);
+                for name in names {
+                    prop_assert_eq!(matcher.is_match(name.as_bytes()), regexp.is_match(name.as_bytes()));
+                }
+            }
+        }
+    }
+}
