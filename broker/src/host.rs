@@ -35,7 +35,7 @@ const RESERVED_DESCRIPTORS: u64 = 64;
 /// first read.
 const HELD_FILES: u32 = 1024;
 
-/// The most held for directories below sysfs, which keep next to nothing: they serve past the cap of files.
+/// The most held for directories below sysfs, which have no page of their own: they serve past the cap of files.
 const HELD_DIRECTORIES: u64 = 2048;
 
 /// How many lanes may be asleep in mounts before no more of them are asked about: one must be left to read the rest.

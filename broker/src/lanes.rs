@@ -267,7 +267,6 @@ impl Shared {
         let mut scratch = Scratch::default();
         loop {
             let job = self.next_job();
-            scratch.begin();
             while let Some(query) = job.next_query() {
                 if !self.is_open(query) {
                     lock(&job.progress).end(query, Outcome::Stuck);
@@ -281,6 +280,7 @@ impl Shared {
                 }
                 progress.end(query, outcome);
             }
+            scratch.end();
             lock(&job.progress).over = true;
             job.news.notify_one();
         }

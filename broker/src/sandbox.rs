@@ -16,7 +16,7 @@ pub const SYSCALLS: &[Row] = &[
     allow!(pread64, "held files, from their start"),
     allow!(getdents64, "directories of wildcards"),
     allow!(readlinkat, "links of hardware monitoring chips"),
-    allow!(newfstatat, "the number of a process's descriptors; whether the socket is still its own"),
+    allow!(newfstatat, "the number of a process's descriptors or threads; whether the socket is still its own"),
     allow!(fstatfs, "anchors and mount points"),
     allow!(close, "files and connections"),
     // Serving.

@@ -19,7 +19,7 @@ use crate::mounts::{Mount, mounts};
 /// The most names taken of one directory.
 pub(super) const LISTING_LIMIT: usize = 65_536;
 
-/// The most names taken of all directories in one reading, which keeps them until its end.
+/// The most names taken of all directories in one reading; its request keeps them until its end.
 pub(super) const NAMES_LIMIT: usize = 4 * LISTING_LIMIT;
 
 /// Bytes asked of the kernel at a time.
@@ -68,9 +68,9 @@ struct Listing {
 }
 
 impl Scratch {
-    /// A new request: directories are listed anew.
-    pub fn begin(&mut self) {
-        self.listings.clear();
+    /// The end of a request: the next lists directories anew.
+    pub fn end(&mut self) {
+        self.listings = HashMap::new();
     }
 
     /// The next query: a table of all TCP sockets, or of all processes, is no reason to keep as much.
@@ -163,11 +163,12 @@ impl Reading<'_, '_, '_> {
         })
     }
 
-    /// Whether a directory has one directory in it at most, as its links tell: its name, its own `.`, and a `..`.
+    /// Whether a directory has one directory in it, as its links tell: its name, its own `.`, and one `..`. A file system
+    /// that does not count links has one.
     fn is_alone(&self, source: &Source, path: &[u8]) -> bool {
         let stat =
             self.dir(source).and_then(|root| rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW));
-        stat.is_ok_and(|stat| stat.st_nlink <= 3)
+        stat.is_ok_and(|stat| stat.st_nlink == 3)
     }
 
     /// The names in a directory with their inodes, sorted; none when it cannot be listed.
@@ -289,9 +290,18 @@ impl Reading<'_, '_, '_> {
                 held => dir.held = held.unwrap_or_default(),
             }
         }
-        let opened = match &dir.held {
-            Some(held) => rustix::fs::openat(&held.descriptor, file, READ | OFlags::NOFOLLOW, Mode::empty()),
-            None => self.open(source, below_root(source, name), OFlags::NOFOLLOW),
+        let in_held = dir
+            .held
+            .as_ref()
+            .map(|held| rustix::fs::openat(&held.descriptor, file, READ | OFlags::NOFOLLOW, Mode::empty()));
+        let opened = match in_held {
+            // Through its old descriptor, nothing is found in a directory that went and came back.
+            Some(Err(Errno::NOENT)) | None => {
+                let opened = self.open(source, below_root(source, name), OFlags::NOFOLLOW);
+                dir.held = dir.held.take().filter(|_| opened.is_err());
+                opened
+            }
+            Some(opened) => opened,
         };
         let read = opened.and_then(|descriptor| {
             let read = self.read(descriptor.as_fd(), End::Short);
@@ -481,8 +491,8 @@ struct Text {
 enum End {
     /// By a read that gives nothing: procfs gives about a page a read, however much there is.
     Nothing,
-    /// By a read that gives less than was asked: an attribute below sysfs and what procfs tells of a process are each
-    /// shown whole.
+    /// By a read that gives less than was asked: an attribute below sysfs, what procfs tells of a process and an ordinary
+    /// file, as udev's are, are each shown whole.
     Short,
 }
 
