@@ -169,10 +169,12 @@ impl Lanes {
             let (shared, ready) = (shared.clone(), ready.clone());
             std::thread::Builder::new().name(format!("lane-{number}")).stack_size(STACK_BYTES).spawn(
                 move || {
+                    // Its maps are seeded by a system call that a sealed broker has not.
+                    let scratch = Scratch::default();
                     let told = ready.send(first());
                     drop(ready);
                     if told.is_ok() {
-                        shared.work();
+                        shared.work(scratch);
                     }
                 },
             )?;
@@ -261,10 +263,9 @@ impl Shared {
     }
 
     /// A lane's life.
-    fn work(&self) {
+    fn work(&self, mut scratch: Scratch) {
         #[cfg(feature = "hostile-code-for-tests")]
         crate::hostile::on_lane();
-        let mut scratch = Scratch::default();
         loop {
             let job = self.next_job();
             while let Some(query) = job.next_query() {

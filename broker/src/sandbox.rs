@@ -35,7 +35,6 @@ pub const SYSCALLS: &[Row] = &[
     // Living.
     allow!(futex, "locks between lanes and service"),
     allow!(clock_gettime, "time, where the vDSO has none"),
-    allow!(getrandom, "seeds of hash maps"),
     allow!(brk, "memory"),
     allow!(mmap, "memory", NOT_EXECUTABLE, ANONYMOUS),
     allow!(mremap, "memory"),
