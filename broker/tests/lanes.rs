@@ -67,7 +67,8 @@ struct Jam {
 }
 
 impl Jam {
-    /// Puts an ordinary file in its place and lets whoever sleeps in it go.
+    /// Puts an ordinary file in its place and lets whoever sleeps in it go: a lane must, that is told by an answer that
+    /// says so.
     fn release(&self) {
         fs::rename(&self.path, &self.aside).unwrap();
         fs::write(&self.path, "1\n").unwrap();
@@ -229,7 +230,10 @@ async fn what_was_read_is_handed_over_while_a_later_query_sleeps() {
     answer.add(bounded(reading.next()).await.unwrap());
     assert!(start.elapsed() < BUDGET / 2, "{:?}", start.elapsed());
     assert_eq!(answer.outcomes(), [(Query::Loadavg, Outcome::Ok)]);
+    let rest = take_all(&mut reading).await;
+    assert_eq!(rest.outcomes(), [(Query::Thermal, Outcome::TimedOut)]);
     jam.release();
+    soon("the lane", || lanes.stuck_lanes() == 0);
 }
 
 /// A tree with some files as long as they may be, and the queries for them.
