@@ -12,7 +12,7 @@ pub(super) const MISSING_READINGS: u64 = 8;
 const DIRECTORIES: usize = 4096;
 
 /// How many more descriptors of one kind may be held.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Spare(Arc<AtomicUsize>);
 
 /// One of them; it is given back when this is dropped.
@@ -95,7 +95,6 @@ impl Kept {
     /// Begins a reading of a row with so many sources.
     pub(super) fn begin(&mut self, sources: usize) {
         self.round += 1;
-        self.source = 0;
         self.barren.resize_with(sources, HashMap::new);
     }
 

@@ -215,18 +215,17 @@ impl Reading<'_, '_, '_> {
         let flow = names.iter().try_for_each(|file| {
             name.truncate(prefix);
             name.extend_from_slice(file);
-            match source.kind {
+            let read = match source.kind {
                 Kind::Text | Kind::TextOfSeveral if keeps => {
-                    let read = self.kept_file(source, &mut dir, &name, prefix, several);
-                    read.map_or(ControlFlow::Continue(()), |read| self.give_read(&name, read))
+                    self.kept_file(source, &mut dir, &name, prefix, several)
                 }
                 Kind::Text | Kind::TextOfSeveral => {
                     let opened = self.open(source, below_root(source, &name), OFlags::NOFOLLOW);
-                    let read = opened.and_then(|file| self.read(file.as_fd(), End::Short));
-                    self.give_read(&name, read)
+                    Some(opened.and_then(|file| self.read(file.as_fd(), End::Short)))
                 }
-                kind => self.entry(source, kind, &name),
-            }
+                kind => return self.entry(source, kind, &name),
+            };
+            read.map_or(ControlFlow::Continue(()), |read| self.give_read(&name, read))
         });
         if keeps {
             self.kept.put(path, dir);
@@ -348,14 +347,15 @@ impl Reading<'_, '_, '_> {
             self.tally.truncated = true;
         }
         let hung = lock(self.asked).clone();
-        for mount in mounts(&text[..length]) {
+        let flow = mounts(&text[..length]).into_iter().try_for_each(|mount| {
             let numbers = match hung.iter().any(|hung| mount.may_hang_with(hung)) {
                 true => Err(Errno::INPROGRESS),
                 false => self.ask(&mount),
             };
-            self.give_file_system(&mount.point, numbers)?;
-        }
-        ControlFlow::Continue(())
+            self.give_file_system(&mount.point, numbers)
+        });
+        self.scratch.buffer = text;
+        flow
     }
 
     /// statfs of a mount point; whoever comes while it sleeps knows what it sleeps in.
