@@ -267,10 +267,7 @@ impl Exposition {
         if !self.may_be(family, name, value) {
             return;
         }
-        let at = match self.by_name.get(name) {
-            Some(&at) => self.of_kind(at, family.kind),
-            None => self.named(name, family.kind, Cow::Borrowed(family.help)),
-        };
+        let at = self.named(name, family.kind, || Cow::Borrowed(family.help));
         let pairs = family.labels.iter().copied().zip(labels.iter().copied());
         self.add_to(at, "", pairs, value);
     }
@@ -285,10 +282,7 @@ impl Exposition {
         labels: impl Iterator<Item = (&'l str, &'l [u8])>,
         value: Value,
     ) {
-        let at = match self.by_name.get(name) {
-            Some(&at) => self.of_kind(at, kind),
-            None => self.named(name, kind, Cow::Owned(help.to_owned())),
-        };
+        let at = self.named(name, kind, || Cow::Owned(help.to_owned()));
         self.add_to(at, suffix, labels, value);
     }
 
@@ -346,9 +340,12 @@ impl Exposition {
         }
     }
 
-    /// The number of a family of a name not seen before, which is new unless the name becomes that of another; none
-    /// when that is of another type.
-    fn named(&mut self, name: &str, kind: Kind, help: Cow<'static, str>) -> Option<u32> {
+    /// The number of a family by a name that may be invalid; it is new unless the name is known or becomes that of another.
+    /// None when that is of another type.
+    fn named(&mut self, name: &str, kind: Kind, help: impl FnOnce() -> Cow<'static, str>) -> Option<u32> {
+        if let Some(&at) = self.by_name.get(name) {
+            return self.of_kind(at, kind);
+        }
         let made_valid = match metric_name(name) {
             Cow::Borrowed(_) => None,
             Cow::Owned(valid) => Some(valid),
@@ -359,7 +356,7 @@ impl Exposition {
             None => {
                 let at = self.families.len() as u32;
                 let valid = made_valid.clone().unwrap_or_else(|| name.to_owned());
-                self.families.push(Header { name: Cow::Owned(valid), help, kind });
+                self.families.push(Header { name: Cow::Owned(valid), help: help(), kind });
                 if let Some(valid) = made_valid {
                     self.by_name.insert(Cow::Owned(valid), at);
                 }

@@ -1,13 +1,14 @@
 //! What the last scrapes cost and how each collector did, for the page: kept in memory, bounded, gone with the process.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::broker_client::BrokerError;
 use crate::collector::{CollectError, Run};
+use crate::lock;
 use crate::snapshot::Snapshot;
 
 /// How many scrapes are kept: an hour's, for who scrapes once a minute.
@@ -87,7 +88,7 @@ impl History {
             given.reading = given.reading.saturating_add(Duration::from_nanos(report.elapsed_ns));
             given.bytes = given.bytes.saturating_add(report.bytes);
         }
-        let mut kept = self.lock();
+        let mut kept = lock(&self.0);
         for run in runs {
             let standing = match &run.result {
                 Ok(()) => Standing::Works,
@@ -111,17 +112,12 @@ impl History {
     pub fn failed(&self, begun: Instant, error: &BrokerError) {
         let now = Instant::now();
         let outcome = Err(short(&error.to_string()));
-        self.lock().add(Past { ended: now, duration: now - begun, outcome });
+        lock(&self.0).add(Past { ended: now, duration: now - begun, outcome });
     }
 
     /// What is known now.
     pub fn kept(&self) -> Kept {
-        self.lock().clone()
-    }
-
-    /// No code that could panic halfway runs under this lock.
-    fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).clone()
     }
 }
 

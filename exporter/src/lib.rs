@@ -19,3 +19,10 @@ pub mod self_metrics;
 pub mod snapshot;
 pub mod text;
 pub mod text_files;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks, also after a panic: everything under a lock here is whole at each step, and no task ends under one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -4,7 +4,7 @@
 //! host one read.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use crate::cli::flags::NOT_OFFERED;
 use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
 use crate::exposition::Exposition;
 use crate::history::History;
+use crate::lock;
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::protobuf;
@@ -439,9 +440,4 @@ impl Told {
         }
         due
     }
-}
-
-/// No lock here is held over a point where a task could end early.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -83,13 +83,13 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             (File::Stat, Content::Bytes { bytes, .. }) => ProcessStat::parse(bytes).map(|stat| {
                 pids += 1;
                 threads = threads.saturating_add(stat.threads);
-                *states.entry(stat.state).or_default() += 1;
-                count(&mut thread_states, alone.take());
+                count(&mut states, Some(stat.state));
+                count(&mut thread_states, alone.take().map(|(_, state)| state));
                 alone = (stat.threads == 1).then_some((pid, stat.state));
             }),
             (File::Thread, Content::Bytes { bytes, .. }) => {
                 alone.take_if(|(of, _)| *of == pid);
-                text::process_state(bytes).map(|state| count(&mut thread_states, Some((pid, state))))
+                text::process_state(bytes).map(|state| count(&mut thread_states, Some(state)))
             }
             (File::Stat | File::Thread, _) => None,
             (File::Status | File::Descriptors, _) => Some(()),
@@ -105,13 +105,13 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     out.add(&THREADS, &[], threads);
     add_states(&STATE, &states, out);
     context.answered(Query::Threads)?;
-    count(&mut thread_states, alone);
+    count(&mut thread_states, alone.map(|(_, state)| state));
     add_states(&THREADS_STATE, &thread_states, out);
     Ok(())
 }
 
-fn count(states: &mut States, of: Option<(u32, u8)>) {
-    if let Some((_, state)) = of {
+fn count(states: &mut States, state: Option<u8>) {
+    if let Some(state) = state {
         *states.entry(state).or_default() += 1;
     }
 }

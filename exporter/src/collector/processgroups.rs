@@ -9,7 +9,7 @@ mod living;
 mod rules;
 mod totals;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use keyhole_proto::v1::{Outcome, Query};
 
@@ -19,6 +19,7 @@ use self::totals::{Counts, Totals};
 use super::process::{self, File};
 use super::{CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind};
+use crate::lock;
 use crate::options::{Flag, FlagKind, Options};
 use crate::snapshot::{Content, Snapshot};
 use crate::text::{self, ProcessStat};
@@ -169,7 +170,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let processes = processes.into_iter().filter_map(|process| Some((rules.group(&process.stat)?, process)));
     let processes: Vec<_> = processes.collect();
     let most = usize::try_from(context.options.number(MAX)).unwrap_or(usize::MAX);
-    let mut totals = totals.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut totals = lock(totals);
     for (name, group) in totals.look(&processes, most) {
         add_counters(name.as_bytes(), &group.used, out);
         add_living(name.as_bytes(), &group.living, &known, out);

@@ -180,7 +180,7 @@ fn headers<'r, B>(request: &'r Request<B>, name: &str) -> impl Iterator<Item = &
 }
 
 /// gzip at its fastest; writing to memory cannot fail.
-fn compress(text: &[u8]) -> Vec<u8> {
+pub fn compress(text: &[u8]) -> Vec<u8> {
     let room = Vec::with_capacity(text.len() / 6);
     let mut encoder = flate2::write::GzEncoder::new(room, flate2::Compression::fast());
     let written = encoder.write_all(text);

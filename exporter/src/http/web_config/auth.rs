@@ -2,14 +2,16 @@
 //! what passed is remembered, so that Prometheus is not checked with every scrape and never waits behind strangers.
 
 use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::{hmac, rand};
 use tokio::sync::oneshot;
+
+use crate::lock;
 
 /// Checks that may wait.
 const WAITING: usize = 32;
@@ -95,7 +97,7 @@ impl Checker {
             context.update(part);
         }
         let tag = context.sign().as_ref().to_vec();
-        if known && self.passed.lock().unwrap_or_else(PoisonError::into_inner).contains(&tag) {
+        if known && lock(&self.passed).contains(&tag) {
             return Verdict::Passed;
         }
         let (answer, answered) = oneshot::channel();
@@ -104,7 +106,7 @@ impl Checker {
         }
         match tokio::time::timeout(PATIENCE, answered).await {
             Ok(Ok(true)) if known => {
-                let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut passed = lock(&self.passed);
                 passed.truncate(REMEMBERED - 1);
                 passed.push_front(tag);
                 Verdict::Passed

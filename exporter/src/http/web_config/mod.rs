@@ -14,7 +14,7 @@ use std::fs::OpenOptions;
 use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hyper::header::{self, HeaderValue};
 use hyper::{Request, StatusCode};
@@ -23,6 +23,7 @@ use rustls::ServerConfig;
 use tokio::time::Instant;
 
 use super::routes::{self, Answer, App};
+use crate::lock;
 use auth::{Checker, Credentials, Verdict};
 use file::{Config, Pem, Tls};
 use limit::Bucket;
@@ -267,9 +268,4 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         true => Err(format!("{}: larger than {FILE_BYTES} bytes", path.display())),
         false => Ok(bytes),
     }
-}
-
-/// No lock here is held over a point where a task could end early.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
