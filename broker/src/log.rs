@@ -6,7 +6,7 @@ use std::fmt::{self, Write as _};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::format::{Format, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
@@ -16,10 +16,8 @@ pub(crate) fn start(level: Level, json: bool) {
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level);
     // What reads the log may go away: a line that cannot be written is lost, and no reason to panic.
     let log = log.log_internal_errors(false);
-    match json {
-        true => log.event_format(Json).init(),
-        false => log.with_ansi(false).with_target(false).init(),
-    }
+    let text = tracing_subscriber::fmt::format().with_target(false);
+    log.with_ansi(false).event_format(Lines { json, text }).init();
 }
 
 /// Says where a panic was, in one line. The standard library's own hook asks for the thread's number first, for which the
@@ -32,20 +30,28 @@ pub(crate) fn panics() {
     }));
 }
 
-/// `{"timestamp":"...","level":"INFO","target":"...","fields":{"message":"...","key":"value"}}`
-struct Json;
+/// Text as the library has it, or
+/// `{"timestamp":"...","level":"INFO","target":"...","fields":{"message":"...","key":"value"}}`.
+/// One type for both, since the library's code is compiled once for each.
+struct Lines {
+    json: bool,
+    text: Format,
+}
 
-impl<S, N> FormatEvent<S, N> for Json
+impl<S, N> FormatEvent<S, N> for Lines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
     fn format_event(
         &self,
-        _: &FmtContext<'_, S, N>,
+        context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        if !self.json {
+            return self.text.format_event(context, writer, event);
+        }
         let metadata = event.metadata();
         write!(writer, "{{\"timestamp\":\"")?;
         SystemTime.format_time(&mut writer)?;

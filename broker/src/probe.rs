@@ -1,10 +1,12 @@
 //! `keyhole-broker probe`: asks a running broker for its health over its socket, for an exec probe.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
 use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 use tonic_health::pb::HealthCheckResponse;
 use tonic_health::pb::health_check_response::ServingStatus;
 
@@ -14,8 +16,27 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// How long to wait when the queue of connections is full.
 const CROWDED: Duration = Duration::from_millis(5);
 
-/// A gRPC message that holds nothing: uncompressed, length 0.
-const EMPTY_MESSAGE: [u8; 5] = [0; 5];
+/// The one request that a probe makes, as it goes over the wire (RFC 9113): a library that can make any is a twentieth
+/// of the program.
+const REQUEST: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\
+    \x00\x00\x00\x04\x00\x00\x00\x00\x00\
+    \x00\x00\x4b\x01\x04\x00\x00\x00\x01\
+    \x83\x86\x01\x09localhost\x04\x1c/grpc.health.v1.Health/Check\
+    \x0f\x10\x10application/grpc\x00\x02te\x08trailers\
+    \x00\x00\x05\x00\x01\x00\x00\x00\x01\
+    \x00\x00\x00\x00\x00";
+
+// Types of frames, and the flag of the last of a request or an answer.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const END_STREAM: u8 = 1;
+
+/// The longest frame for a client that has not allowed for longer ones.
+const FRAME_BYTES: usize = 16 << 10;
+
+/// What comes before a message of gRPC: whether it is compressed, and its length.
+const MESSAGE_HEAD: usize = 5;
 
 /// A length that no health answer has.
 const ANSWER_BYTES: usize = 1024;
@@ -29,14 +50,14 @@ pub enum ProbeError {
         /// The socket.
         path: String,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// No answer within the deadline.
     #[error("no answer within {} s", DEADLINE.as_secs())]
     Late,
     /// The connection broke.
     #[error("the broker closed the connection: {0}: is this uid allowed?")]
-    Broken(#[from] h2::Error),
+    Broken(#[from] io::Error),
     /// An answer that is not one.
     #[error("the broker's answer is not a health answer")]
     Nonsense,
@@ -57,40 +78,83 @@ pub fn probe(path: &Path) -> Result<(), ProbeError> {
 }
 
 /// Connects; tries again while others crowd the door, since a flood of connections is no sign of a broker that is ill.
-async fn dial(path: &Path) -> std::io::Result<tokio::net::UnixStream> {
+async fn dial(path: &Path) -> io::Result<UnixStream> {
     loop {
-        match tokio::net::UnixStream::connect(path).await {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => tokio::time::sleep(CROWDED).await,
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(CROWDED).await,
             dialled => return dialled,
         }
     }
 }
 
-async fn ask(stream: tokio::net::UnixStream) -> Result<(), ProbeError> {
-    let (client, connection) = h2::client::handshake(stream).await?;
-    tokio::spawn(connection);
-    let request = http::Request::post("http://localhost/grpc.health.v1.Health/Check")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(())
-        .map_err(|_| ProbeError::Nonsense)?;
-    let (answer, mut body) = client.ready().await?.send_request(request, false)?;
-    body.send_data(Bytes::from_static(&EMPTY_MESSAGE), true)?;
-    let mut stream = answer.await?.into_body();
-    let mut message = Vec::new();
-    while let Some(data) = stream.data().await {
-        message.extend_from_slice(&data?);
-        if message.len() > ANSWER_BYTES {
+async fn ask(mut stream: UnixStream) -> Result<(), ProbeError> {
+    stream.write_all(REQUEST).await?;
+    let (mut answer, mut flags) = (Vec::new(), 0);
+    while flags & END_STREAM == 0 {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let [high, middle, low, kind, ..] = head;
+        let length = u32::from_be_bytes([0, high, middle, low]) as usize;
+        if length > FRAME_BYTES || answer.len() > ANSWER_BYTES {
             return Err(ProbeError::Nonsense);
         }
+        let mut payload = vec![0; length];
+        stream.read_exact(&mut payload).await?;
+        match kind {
+            DATA => answer.extend(payload),
+            HEADERS => {}
+            RST_STREAM => return Err(io::Error::from(io::ErrorKind::ConnectionReset).into()),
+            // What is about the connection has the same flag for other things.
+            _ => continue,
+        }
+        flags = head[4];
     }
-    let mut message = &message[..];
-    if message.len() < EMPTY_MESSAGE.len() {
-        return Err(ProbeError::Nonsense);
-    }
-    message.advance(EMPTY_MESSAGE.len());
+    let message = answer.get(MESSAGE_HEAD..).ok_or(ProbeError::Nonsense)?;
     match HealthCheckResponse::decode(message).map_err(|_| ProbeError::Nonsense)?.status() {
         ServingStatus::Serving => Ok(()),
         status => Err(ProbeError::NotServing(status.as_str_name())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a probe makes of an answer, after which the other side hangs up.
+    fn ask_one_who_says(answer: &[u8]) -> Result<(), ProbeError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(answer).await.unwrap();
+            theirs.shutdown().await.unwrap();
+            ask(ours).await
+        })
+    }
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    #[test]
+    fn an_answer_is_read_whatever_frames_it_is_in() {
+        const SETTINGS: u8 = 4;
+        let settings = [frame(SETTINGS, 0, &[]), frame(SETTINGS, END_STREAM, &[])].concat();
+        let in_pieces =
+            [frame(DATA, 0, &[0, 0, 0]), frame(DATA, 0, &[0, 2, 8]), frame(DATA, 0, &[1])].concat();
+        let answer = [settings, frame(HEADERS, 4, b"\x88"), in_pieces, frame(HEADERS, 5, b"")].concat();
+        assert!(ask_one_who_says(&answer).is_ok());
+        let not_serving = frame(DATA, END_STREAM, &[0, 0, 0, 0, 2, 8, 2]);
+        assert!(matches!(ask_one_who_says(&not_serving), Err(ProbeError::NotServing("NOT_SERVING"))));
+    }
+
+    #[test]
+    fn what_is_no_answer_is_an_error() {
+        let endless = frame(DATA, 0, &[1; 200]).repeat(1000);
+        for nonsense in [b"HTTP/1.1 400 Bad Request\r\n\r\n", &*frame(DATA, END_STREAM, &[0, 0]), &endless] {
+            assert!(matches!(ask_one_who_says(nonsense), Err(ProbeError::Nonsense)), "{nonsense:?}");
+        }
+        for broken in [vec![], vec![0; 5], frame(DATA, 0, &[1]), frame(RST_STREAM, 0, &[0; 4])] {
+            assert!(matches!(ask_one_who_says(&broken), Err(ProbeError::Broken(_))), "{broken:?}");
+        }
     }
 }

@@ -22,6 +22,7 @@ programs() {
     flags=(
         -Ctarget-feature=+crt-static
         -Clink-arg=-Wl,-z,pack-relative-relocs
+        -Clink-arg=-Wl,-T,deploy/images/no-unwind-tables.ld,--no-eh-frame-hdr
         "--remap-path-prefix=$PWD=/keyhole"
         "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     )
