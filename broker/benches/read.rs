@@ -10,6 +10,7 @@ use std::time::Instant;
 use keyhole_broker::host::{Host, Paths, Roots};
 use keyhole_broker::lanes::Lanes;
 use keyhole_broker::view::{Choice, View};
+use keyhole_proto::Encoded;
 use keyhole_proto::v1::Query;
 use prost::Message;
 
@@ -30,7 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         bytes = 0;
         let mut reading = lanes.begin(queries.clone()).await;
         while let Some(batch) = reading.next().await {
-            bytes += batch.iter().map(|part| part.encode_to_vec().len()).sum::<usize>();
+            bytes += batch.into_iter().map(|part| Encoded::from(part).encode_to_vec().len()).sum::<usize>();
         }
         times.push(start.elapsed());
     }

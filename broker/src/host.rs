@@ -130,17 +130,26 @@ impl Roots {
     }
 }
 
-/// One answer's worth of a path.
+/// One answer's worth of a path, with names and texts beside it that are used again for the next.
 #[derive(Debug)]
-pub enum Item {
+pub enum Item<'i> {
     /// A file, a link, or an errno.
-    File(v1::File),
-    /// A file system.
-    FileSystem(v1::FileSystem),
+    File { name: &'i [u8], content: Content<'i>, truncated: bool },
+    /// A file system; its name is not in it.
+    FileSystem { name: &'i [u8], numbers: v1::FileSystem },
+}
+
+/// What a file or a link holds, or why not.
+#[derive(Debug)]
+pub enum Content<'i> {
+    Text(&'i [u8]),
+    Link(&'i [u8]),
+    Entries(u64),
+    Errno(Errno),
 }
 
 /// Where items go; [`ControlFlow::Break`] means that nobody wants more.
-pub type Sink<'s> = dyn FnMut(Item) -> ControlFlow<()> + 's;
+pub type Sink<'s> = dyn FnMut(Item<'_>) -> ControlFlow<()> + 's;
 
 /// Everything that may be read, a slot a row of the table.
 #[derive(Debug)]

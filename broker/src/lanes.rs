@@ -11,13 +11,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use keyhole_proto::v1::{Outcome, Query, QueryEnd, ReadResponse};
-use prost::Message;
+use keyhole_proto::v1::{Outcome, Query};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::host::{Host, Item, PART_BYTES, Scratch};
+use crate::host::{Host, Item, Scratch};
 use crate::lock;
+use crate::part::Part;
 
 /// How many threads read. More than one only matters when one is stuck.
 const LANES: usize = 4;
@@ -27,9 +27,6 @@ const BUDGET: Duration = Duration::from_secs(2);
 
 /// A batch this large is handed over at once, and a lane waits while it is not taken.
 const BATCH_BYTES: usize = 128 << 10;
-
-/// A message this large takes no more: what a client has been sent and does not read stays in memory.
-const MESSAGE_BYTES: usize = PART_BYTES;
 
 /// A smaller batch is handed over after this time.
 const BATCH_TIME: Duration = Duration::from_millis(5);
@@ -86,10 +83,8 @@ struct Job {
 #[derive(Debug, Default)]
 struct Progress {
     queue: VecDeque<Query>,
-    batch: Vec<ReadResponse>,
+    batch: Vec<Part>,
     batch_bytes: usize,
-    /// How much of that is in the last message.
-    message_bytes: usize,
     batch_since: Option<Instant>,
     /// The query being read.
     current: Option<Query>,
@@ -115,34 +110,31 @@ impl Progress {
         self.over || (self.current.is_none() && self.queue.is_empty())
     }
 
-    fn push(&mut self, query: Query, item: Item) {
-        let bytes = 8 + match &item {
-            Item::File(file) => file.encoded_len(),
-            Item::FileSystem(file_system) => file_system.encoded_len(),
-        };
-        let fits = self.message_bytes + bytes <= MESSAGE_BYTES;
-        let goes_on = |last: &&mut ReadResponse| fits && last.query == query as i32 && last.end.is_none();
-        if self.batch.last_mut().filter(goes_on).is_none() {
-            self.batch.push(ReadResponse { query: query.into(), ..Default::default() });
+    /// The last part of the batch, when it is of `query` and takes `item`, or else a new one.
+    fn part(&mut self, query: Query, item: Option<&Item<'_>>) -> &mut Part {
+        let takes = |last: &Part| last.is_of(query) && item.is_none_or(|item| last.has_room_for(item));
+        if !self.batch.last().is_some_and(takes) {
+            self.batch.push(Part::of(query));
             self.batch_since.get_or_insert_with(Instant::now);
-            self.message_bytes = 0;
         }
-        let Some(part) = self.batch.last_mut() else { return };
-        match item {
-            Item::File(file) => part.files.push(file),
-            Item::FileSystem(file_system) => part.file_systems.push(file_system),
-        }
-        self.message_bytes += bytes;
-        self.batch_bytes += bytes;
+        let last = self.batch.len() - 1;
+        &mut self.batch[last]
+    }
+
+    fn push(&mut self, query: Query, item: &Item<'_>) {
+        let part = self.part(query, Some(item));
+        let before = part.encoded_len();
+        part.push(item);
+        self.batch_bytes += part.encoded_len() - before;
+    }
+
+    fn add_end(&mut self, query: Query, outcome: Outcome) {
+        let elapsed_ns = u64::try_from(self.time_spent().as_nanos()).unwrap_or(u64::MAX);
+        self.part(query, None).end(outcome, elapsed_ns);
     }
 
     fn end(&mut self, query: Query, outcome: Outcome) {
-        let elapsed_ns = u64::try_from(self.time_spent().as_nanos()).unwrap_or(u64::MAX);
-        let end = Some(QueryEnd { outcome: outcome.into(), elapsed_ns });
-        match self.batch.last_mut().filter(|last| last.query == query as i32) {
-            Some(part) => part.end = end,
-            None => self.batch.push(ReadResponse { query: query.into(), end, ..Default::default() }),
-        }
+        self.add_end(query, outcome);
         self.batch_since.get_or_insert_with(Instant::now);
         self.current = None;
         self.reading_since = None;
@@ -273,7 +265,7 @@ impl Shared {
                     lock(&job.progress).end(query, Outcome::Stuck);
                     continue;
                 }
-                let outcome = self.host.read(query, &mut scratch, &mut |item| job.push(query, item));
+                let outcome = self.host.read(query, &mut scratch, &mut |item| job.push(query, &item));
                 let mut progress = lock(&job.progress);
                 if std::mem::take(&mut progress.given_up) {
                     self.stuck(query).fetch_sub(1, Ordering::Relaxed);
@@ -326,7 +318,7 @@ impl Job {
     }
 
     /// Adds to the batch; waits while it is full.
-    fn push(&self, query: Query, item: Item) -> ControlFlow<()> {
+    fn push(&self, query: Query, item: &Item<'_>) -> ControlFlow<()> {
         let mut progress = lock(&self.progress);
         if progress.abandoned {
             return ControlFlow::Break(());
@@ -354,7 +346,7 @@ pub struct Reading {
 
 impl Reading {
     /// The next batch; none when everything was handed over.
-    pub async fn next(&mut self) -> Option<Vec<ReadResponse>> {
+    pub async fn next(&mut self) -> Option<Vec<Part>> {
         loop {
             let job = self.job.clone();
             let wait = {
@@ -395,21 +387,16 @@ impl Reading {
 
     /// Leaves the stuck lane with its query, and gives the rest to the next. A query that may go on without what the
     /// lane is stuck in comes last, from its start.
-    fn take_over(&mut self, mut progress: MutexGuard<'_, Progress>) -> Vec<ReadResponse> {
+    fn take_over(&mut self, mut progress: MutexGuard<'_, Progress>) -> Vec<Part> {
         self.shared.give_up(&mut progress);
         let mut rest = std::mem::take(&mut progress.queue);
-        let mut batch = std::mem::take(&mut progress.batch);
-        let again = progress.current.filter(|&query| self.shared.is_open(query));
-        if let Some(query) = again {
-            rest.push_back(query);
-        } else if let Some(query) = progress.current {
-            let elapsed_ns = u64::try_from(progress.time_spent().as_nanos()).unwrap_or(u64::MAX);
-            let end = Some(QueryEnd { outcome: Outcome::TimedOut.into(), elapsed_ns });
-            match batch.last_mut().filter(|last| last.query == query as i32) {
-                Some(part) => part.end = end,
-                None => batch.push(ReadResponse { query: query.into(), end, ..Default::default() }),
+        if let Some(query) = progress.current {
+            match self.shared.is_open(query) {
+                true => rest.push_back(query),
+                false => progress.add_end(query, Outcome::TimedOut),
             }
         }
+        let batch = std::mem::take(&mut progress.batch);
         progress.abandoned = true;
         drop(progress);
         self.hand_over(rest);

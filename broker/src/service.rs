@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keyhole_os::Layer;
 use keyhole_policy::{Rung, TABLE, row};
+use keyhole_proto::Encoded;
+use keyhole_proto::server::broker_server;
 use keyhole_proto::v1::{
-    self, Counters, DescribeRequest, DescribeResponse, Query, QueryDescription, ReadRequest, ReadResponse,
-    broker_server,
+    self, Counters, DescribeRequest, DescribeResponse, Query, QueryDescription, ReadRequest,
 };
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
@@ -22,6 +23,7 @@ use tonic::{Request, Response, Status};
 use crate::lanes::Lanes;
 use crate::limit::Client;
 use crate::lock;
+use crate::part::Part;
 
 /// The most time from a read's begin to its end, waiting for the client included.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
@@ -164,7 +166,7 @@ struct Answer {
 
 #[derive(Debug, Default)]
 struct AnswerState {
-    parts: VecDeque<ReadResponse>,
+    parts: VecDeque<Part>,
     /// How it ended, when it has.
     end: Option<Option<Status>>,
     waker: Option<Waker>,
@@ -176,7 +178,7 @@ impl Answer {
     }
 
     /// Adds a batch; those of one batch go out in few writes, and so does the end after the last.
-    fn put(&self, batch: Vec<ReadResponse>, last: bool) {
+    fn put(&self, batch: Vec<Part>, last: bool) {
         let mut state = self.state();
         state.parts.extend(batch);
         if last {
@@ -229,7 +231,7 @@ impl Parts {
 }
 
 impl Stream for Parts {
-    type Item = Result<ReadResponse, Status>;
+    type Item = Result<Encoded, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut state = self.0.state();
@@ -237,7 +239,7 @@ impl Stream for Parts {
             if state.parts.is_empty() {
                 self.0.taken.notify_one();
             }
-            return Poll::Ready(Some(Ok(part)));
+            return Poll::Ready(Some(Ok(part.into())));
         }
         if let Some(end) = &mut state.end {
             return Poll::Ready(end.take().map(Err));

@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use keyhole_broker::host::{Host, PART_BYTES, Paths, Roots};
 use keyhole_broker::lanes::{Lanes, Reading, StartError};
+use keyhole_broker::part::Part;
 use keyhole_broker::view::{Choice, View};
+use keyhole_proto::Encoded;
 use keyhole_proto::v1::{File, Outcome, Query, ReadResponse, file};
+use prost::Message;
 use rustix::fs::{CWD, FileType, Mode};
 use tempfile::TempDir;
 
@@ -109,8 +112,9 @@ impl Answer {
     }
 
     /// Adds a batch; a query's parts come together and its end is in the last.
-    fn add(&mut self, batch: Vec<ReadResponse>) {
+    fn add(&mut self, batch: Vec<Part>) {
         for part in batch {
+            let part = ReadResponse::decode(&*Encoded::from(part).0).unwrap();
             let query = part.query();
             assert!(self.ends.iter().all(|(ended, ..)| *ended != query), "{query:?} goes on after its end");
             self.files.extend(part.files);
@@ -303,7 +307,6 @@ async fn a_begin_that_is_cancelled_leaves_the_earlier_reading_known() {
 
 #[tokio::test]
 async fn a_slow_client_is_waited_for_and_never_buffered_for() {
-    use prost::Message;
     let (tree, queries) = long_files();
     let lanes = tree.lanes();
     let mut reading = lanes.begin(queries.clone()).await;
@@ -312,7 +315,7 @@ async fn a_slow_client_is_waited_for_and_never_buffered_for() {
     let mut answer = Answer::default();
     let mut batches = 0;
     while let Some(batch) = bounded(reading.next()).await {
-        let bytes: usize = batch.iter().map(Message::encoded_len).sum();
+        let bytes: usize = batch.iter().map(Part::encoded_len).sum();
         assert!(bytes <= (128 << 10) + 2 * PART_BYTES, "a batch of {bytes} bytes");
         assert!(batch.iter().all(|part| part.encoded_len() <= PART_BYTES + 1024), "a message is small");
         batches += 1;

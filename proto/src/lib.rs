@@ -4,12 +4,54 @@
 //! proves it fresh (`docs/adr/0001-generated-code-is-committed.md`).
 #![forbid(unsafe_code)]
 
+use prost::DecodeError;
+use prost::bytes::{Buf, BufMut};
+use prost::encoding::{DecodeContext, WireType};
+
 /// Package `keyhole.v1`.
 #[allow(missing_docs, unreachable_pub)]
 #[allow(clippy::all)]
 #[rustfmt::skip]
 pub mod v1 {
     include!("generated/keyhole.v1.rs");
+}
+
+/// The server of package `keyhole.v1`, which sends its answers to Read as they are already encoded.
+#[allow(missing_docs, unreachable_pub)]
+#[allow(clippy::all)]
+#[rustfmt::skip]
+pub mod server {
+    include!("generated/keyhole.v1.server.rs");
+}
+
+/// A message in its encoding. Fields appended to it are part of it, which is how a long answer is written while it is
+/// read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Encoded(pub Vec<u8>);
+
+impl prost::Message for Encoded {
+    fn encode_raw(&self, buffer: &mut impl BufMut) {
+        buffer.put_slice(&self.0);
+    }
+
+    fn encoded_len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Servers alone have use for this type: what is received is decoded as what it is.
+    fn merge_field(
+        &mut self,
+        tag: u32,
+        wire_type: WireType,
+        buffer: &mut impl Buf,
+        context: DecodeContext,
+    ) -> Result<(), DecodeError> {
+        prost::encoding::skip_field(wire_type, tag, buffer, context)
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
+    }
 }
 
 /// The contract itself, for clients that want to show or compile it.

@@ -1,18 +1,19 @@
 //! One reading of one row: following patterns, opening, reading within limits, handing over.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Mutex;
 
 use keyhole_policy::{Component, Kind, Root, Row, Source};
-use keyhole_proto::v1::{self, Outcome, file, file_system};
+use keyhole_proto::v1::{self, Outcome};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatFs, fstatfs};
 use rustix::io::Errno;
 
 use super::kept::{Dir, Held, Kept, Known, Spare};
-use super::{Item, Opened, PART_BYTES, READ, Roots, Sink};
+use super::{Content, Item, Opened, PART_BYTES, READ, Roots, Sink};
 use crate::lock;
 use crate::mounts::{Mount, mounts};
 
@@ -236,18 +237,22 @@ impl Reading<'_, '_, '_> {
     /// What is taken of a path besides text.
     fn entry(&mut self, source: &Source, kind: Kind, name: &[u8]) -> ControlFlow<()> {
         let path = below_root(source, name);
+        let mut target = CString::default();
         let content = self.dir(source).and_then(|root| match kind {
             Kind::Entries => {
                 let stat = rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW)?;
-                Ok(file::Content::Entries(stat.st_size as u64))
+                Ok(Content::Entries(stat.st_size as u64))
             }
-            _ => Ok(link_content(rustix::fs::readlinkat(root, path, Vec::new())?.into_bytes())),
+            _ => {
+                target = rustix::fs::readlinkat(root, path, Vec::new())?;
+                Ok(Content::Link(target.as_bytes()))
+            }
         });
         match content {
             Ok(content) => {
                 self.count()?;
                 self.tally.read = true;
-                self.send(name, content, false)
+                self.send(name, content)
             }
             Err(errno) => self.give_read(name, Err(errno)),
         }
@@ -414,15 +419,15 @@ impl Reading<'_, '_, '_> {
         let last = length.saturating_sub(1) / PART_BYTES;
         (0..=last).try_for_each(|part| {
             let end = length.min((part + 1) * PART_BYTES);
-            let content = text_content(self.scratch.buffer[part * PART_BYTES..end].to_vec());
-            self.send(name, content, truncated && part == last)
+            let content = Content::Text(&self.scratch.buffer[part * PART_BYTES..end]);
+            (self.sink)(Item::File { name, content, truncated: truncated && part == last })
         })
     }
 
     fn give_errno(&mut self, name: &[u8], errno: Errno) -> ControlFlow<()> {
         self.count()?;
         self.note(errno);
-        self.send(name, file::Content::Errno(errno.raw_os_error() as u32), false)
+        self.send(name, Content::Errno(errno))
     }
 
     fn note(&mut self, errno: Errno) {
@@ -443,21 +448,13 @@ impl Reading<'_, '_, '_> {
         ControlFlow::Continue(())
     }
 
-    fn send(&mut self, name: &[u8], content: file::Content, truncated: bool) -> ControlFlow<()> {
-        let name = match String::from_utf8(name.to_vec()) {
-            Ok(path) => file::Name::Path(path),
-            Err(error) => file::Name::RawPath(error.into_bytes()),
-        };
-        (self.sink)(Item::File(v1::File { name: Some(name), content: Some(content), truncated }))
+    fn send(&mut self, name: &[u8], content: Content<'_>) -> ControlFlow<()> {
+        (self.sink)(Item::File { name, content, truncated: false })
     }
 
-    fn give_file_system(&mut self, path: &[u8], numbers: Result<StatFs, Errno>) -> ControlFlow<()> {
+    fn give_file_system(&mut self, name: &[u8], numbers: Result<StatFs, Errno>) -> ControlFlow<()> {
         self.count()?;
-        let name = match String::from_utf8(path.to_vec()) {
-            Ok(path) => file_system::Name::Path(path),
-            Err(error) => file_system::Name::RawPath(error.into_bytes()),
-        };
-        let mut answer = v1::FileSystem { name: Some(name), ..Default::default() };
+        let mut answer = v1::FileSystem::default();
         match numbers {
             Ok(numbers) => {
                 self.tally.read = true;
@@ -474,7 +471,7 @@ impl Reading<'_, '_, '_> {
                 answer.errno = errno.raw_os_error() as u32;
             }
         }
-        (self.sink)(Item::FileSystem(answer))
+        (self.sink)(Item::FileSystem { name, numbers: answer })
     }
 }
 
@@ -533,18 +530,4 @@ pub(super) fn names(dir: BorrowedFd<'_>) -> Result<(Vec<Entry>, bool), Errno> {
     }
     names.sort_unstable();
     Ok((names, false))
-}
-
-fn text_content(bytes: Vec<u8>) -> file::Content {
-    match String::from_utf8(bytes) {
-        Ok(text) => file::Content::Text(text),
-        Err(error) => file::Content::Raw(error.into_bytes()),
-    }
-}
-
-fn link_content(target: Vec<u8>) -> file::Content {
-    match String::from_utf8(target) {
-        Ok(target) => file::Content::Link(target),
-        Err(error) => file::Content::RawLink(error.into_bytes()),
-    }
 }

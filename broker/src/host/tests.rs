@@ -7,13 +7,16 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use keyhole_proto::Encoded;
 use keyhole_proto::v1::{file, file_system};
+use prost::Message;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 use super::kept::MISSING_READINGS;
 use super::reading::{LISTING_LIMIT, NAMES_LIMIT};
 use super::*;
+use crate::part::Part;
 use crate::view::Choice;
 
 /// A directory with `proc` and `sys`, and whatever else a test puts there.
@@ -72,14 +75,13 @@ struct Answer {
 }
 
 fn read(host: &Host, query: Query) -> Answer {
-    let (mut files, mut file_systems) = (Vec::new(), Vec::new());
+    // As a client has it.
+    let mut part = Part::of(query);
     let outcome = host.read(query, &mut Scratch::default(), &mut |item| {
-        match item {
-            Item::File(file) => files.push(file),
-            Item::FileSystem(numbers) => file_systems.push(numbers),
-        }
+        part.push(&item);
         ControlFlow::Continue(())
     });
+    let v1::ReadResponse { files, file_systems, .. } = Message::decode(&*Encoded::from(part).0).unwrap();
     Answer { outcome, files, file_systems }
 }
 

@@ -15,10 +15,12 @@ use keyhole_exporter::http::{self, App, listen};
 use keyhole_exporter::own::OwnSource;
 use keyhole_exporter::scrape::Scraper;
 use keyhole_exporter::self_metrics::process::Process;
+use keyhole_proto::Encoded;
+use keyhole_proto::server::broker_server::{Broker, BrokerServer};
 use keyhole_proto::v1::{
     self, DescribeRequest, DescribeResponse, Outcome, Query, QueryEnd, ReadRequest, ReadResponse,
-    broker_server::{Broker, BrokerServer},
 };
+use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener};
 use tokio::task::JoinSet;
@@ -75,7 +77,7 @@ struct Service {
     calls: Arc<Calls>,
 }
 
-type Parts = Pin<Box<dyn tokio_stream::Stream<Item = Result<ReadResponse, Status>> + Send>>;
+type Parts = Pin<Box<dyn tokio_stream::Stream<Item = Result<Encoded, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Broker for Service {
@@ -97,7 +99,8 @@ impl Broker for Service {
                 if script.hangs_at == Some(query) {
                     std::future::pending::<()>().await;
                 }
-                if sender.send(Ok(answer(&script, query))).await.is_err() {
+                let answer = Encoded(answer(&script, query).encode_to_vec());
+                if sender.send(Ok(answer)).await.is_err() {
                     return;
                 }
             }

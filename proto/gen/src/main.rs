@@ -1,4 +1,5 @@
-//! Writes `proto/src/generated/keyhole.v1.rs` and the descriptors beside it from the `.proto` files, with no protoc.
+//! Writes what lies in `proto/src/generated` from the `.proto` files, with no protoc: messages and client, the server,
+//! and the descriptors.
 //!
 //! `cargo run -p keyhole-proto-gen` after a change of the contract; this crate's test fails when that was forgotten.
 
@@ -6,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 const PROTO: &str = "keyhole/v1/broker.proto";
 const GENERATED: &str = "keyhole.v1.rs";
+const SERVER: &str = "keyhole.v1.server.rs";
 const DESCRIPTORS: &str = "keyhole.v1.bin";
 
 type Failure = Box<dyn std::error::Error>;
@@ -18,10 +20,19 @@ fn descriptors() -> Result<prost_types::FileDescriptorSet, Failure> {
     Ok(protox::compile([PROTO], [proto_dir()])?)
 }
 
-fn generate() -> Result<String, Failure> {
-    let dir = tempfile::tempdir()?;
-    tonic_prost_build::configure().build_transport(false).out_dir(dir.path()).compile_fds(descriptors()?)?;
-    Ok(std::fs::read_to_string(dir.path().join(GENERATED))?)
+/// Each file of generated code, and what is to be in it.
+fn generate() -> Result<[(&'static str, String); 2], Failure> {
+    let code = |builder: tonic_prost_build::Builder| -> Result<String, Failure> {
+        let dir = tempfile::tempdir()?;
+        builder.build_transport(false).out_dir(dir.path()).compile_fds(descriptors()?)?;
+        Ok(std::fs::read_to_string(dir.path().join(GENERATED))?)
+    };
+    let messages_and_client = tonic_prost_build::configure().build_server(false);
+    let server = tonic_prost_build::configure()
+        .build_client(false)
+        .extern_path(".keyhole.v1", "crate::v1")
+        .extern_path(".keyhole.v1.ReadResponse", "crate::Encoded");
+    Ok([(GENERATED, code(messages_and_client)?), (SERVER, code(server)?)])
 }
 
 /// The descriptors without comments and places, which reflection does not need.
@@ -33,7 +44,9 @@ fn encoded_descriptors() -> Result<Vec<u8>, Failure> {
 
 fn main() -> Result<(), Failure> {
     let dir = proto_dir().join("src/generated");
-    std::fs::write(dir.join(GENERATED), generate()?)?;
+    for (name, code) in generate()? {
+        std::fs::write(dir.join(name), code)?;
+    }
     std::fs::write(dir.join(DESCRIPTORS), encoded_descriptors()?)?;
     println!("wrote {}", dir.display());
     Ok(())
@@ -47,13 +60,11 @@ mod tests {
 
     #[test]
     fn the_committed_code_is_what_the_contract_generates() {
-        let path = proto_dir().join("src/generated").join(GENERATED);
-        let committed = std::fs::read_to_string(&path).expect("the generated code is committed");
-        assert!(
-            committed == generate().expect("the contract compiles"),
-            "{} is stale: run `cargo run -p keyhole-proto-gen`",
-            path.display()
-        );
+        for (name, code) in generate().expect("the contract compiles") {
+            let path = proto_dir().join("src/generated").join(name);
+            let committed = std::fs::read_to_string(&path).expect("the generated code is committed");
+            assert!(committed == code, "{} is stale: run `cargo run -p keyhole-proto-gen`", path.display());
+        }
     }
 
     #[test]
