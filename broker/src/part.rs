@@ -4,10 +4,7 @@ use keyhole_proto::Encoded;
 use keyhole_proto::v1::{self, Outcome, Query, QueryEnd, ReadResponse, file};
 use prost::{Message, encode_length_delimiter, length_delimiter_len};
 
-use crate::host::{Content, Item};
-
-/// A message this large takes no more: what a client has been sent and does not read stays in memory.
-const PART_BYTES: usize = crate::host::PART_BYTES;
+use crate::host::{Content, Item, PART_BYTES};
 
 // Numbers of fields in the contract, of those that are written here; the rest is left to the generated code.
 const FILES: u8 = 2;
@@ -43,7 +40,8 @@ impl Part {
         self.bytes.len()
     }
 
-    /// Whether `item` may be added.
+    /// Whether `item` may be added. A part as large as one of a file takes no more: what a client has been sent and does
+    /// not read stays in memory.
     pub(crate) fn has_room_for(&self, item: &Item<'_>) -> bool {
         let (Item::File { name, .. } | Item::FileSystem { name, .. }) = item;
         let text = if let Item::File { content: Content::Text(text), .. } = item { text.len() } else { 0 };
@@ -90,9 +88,11 @@ impl Part {
         self.ended = true;
     }
 
-    /// Begins a field of so many bytes.
+    /// Begins a field of so many bytes, for which there is room then, and for the end of a query.
     fn begin(&mut self, number: u8, length: usize) {
         const LENGTH_DELIMITED: u8 = 2;
+        const BESIDE_IT: usize = 32;
+        self.bytes.reserve(length + BESIDE_IT);
         self.bytes.push(number << 3 | LENGTH_DELIMITED);
         // A vector grows as it must.
         let _ = encode_length_delimiter(length, &mut self.bytes);
