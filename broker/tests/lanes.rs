@@ -70,8 +70,8 @@ struct Jam {
 }
 
 impl Jam {
-    /// Puts an ordinary file in its place and lets whoever sleeps in it go: a lane must, that is told by an answer that
-    /// says so.
+    /// Puts an ordinary file in its place and lets the lane go that sleeps in it. One must: without an outcome that says
+    /// so, it may come only now, and open the ordinary file.
     fn release(&self) {
         fs::rename(&self.path, &self.aside).unwrap();
         fs::write(&self.path, "1\n").unwrap();

@@ -1,6 +1,6 @@
 //! The contract between keyhole-broker and its clients: the code generated from `keyhole/v1/broker.proto`.
 //!
-//! The generated file is committed, so that the broker's build runs no code generator; `proto/gen` writes it and
+//! What is generated is committed, so that the broker's build runs no code generator; `proto/gen` writes it and
 //! proves it fresh (`docs/adr/0001-generated-code-is-committed.md`).
 #![forbid(unsafe_code)]
 
@@ -38,7 +38,7 @@ impl prost::Message for Encoded {
         self.0.len()
     }
 
-    /// Servers alone have use for this type: what is received is decoded as what it is.
+    /// Servers alone have use for this type: what is received is decoded as what it is, and as this it is empty.
     fn merge_field(
         &mut self,
         tag: u32,
