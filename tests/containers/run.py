@@ -84,6 +84,8 @@ class Images(unittest.TestCase):
             headers = subprocess.run(["readelf", "--program-headers", program], check=True, capture_output=True, text=True)
             self.assertIn("LOAD", headers.stdout)
             self.assertNotIn("INTERP", headers.stdout)
+            # deploy/images/no-unwind-tables.ld was heard.
+            self.assertNotIn("GNU_EH_FRAME", headers.stdout)
 
     def test_a_program_does_not_tell_where_it_was_built(self):
         home = os.environ.get("CARGO_HOME", os.path.expanduser("~/.cargo"))
