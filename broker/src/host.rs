@@ -130,21 +130,25 @@ impl Roots {
     }
 }
 
-/// One answer's worth of a path, with names and texts beside it that are used again for the next.
+/// One answer's worth of a path. What it borrows is overwritten by the next.
 #[derive(Debug)]
 pub enum Item<'i> {
-    /// A file, a link, or an errno.
+    /// A file or a link: its path on the wire, and whether it has more than is given.
     File { name: &'i [u8], content: Content<'i>, truncated: bool },
-    /// A file system; its name is not in it.
+    /// A file system: its mount point, and its numbers without that.
     FileSystem { name: &'i [u8], numbers: v1::FileSystem },
 }
 
-/// What a file or a link holds, or why not.
+/// What there is of a path.
 #[derive(Debug)]
 pub enum Content<'i> {
+    /// Bytes of a file, [`PART_BYTES`] at most; what follows comes under the same name.
     Text(&'i [u8]),
+    /// Where a link leads.
     Link(&'i [u8]),
+    /// How many entries a directory says that it has.
     Entries(u64),
+    /// Why it could not be read.
     Errno(Errno),
 }
 

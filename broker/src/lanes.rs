@@ -128,14 +128,15 @@ impl Progress {
         self.batch_bytes += part.encoded_len() - before;
     }
 
+    /// Says how `query` ended, in whatever lane it is.
     fn add_end(&mut self, query: Query, outcome: Outcome) {
         let elapsed_ns = u64::try_from(self.time_spent().as_nanos()).unwrap_or(u64::MAX);
         self.part(query, None).end(outcome, elapsed_ns);
     }
 
+    /// The lane has ended `query`.
     fn end(&mut self, query: Query, outcome: Outcome) {
         self.add_end(query, outcome);
-        self.batch_since.get_or_insert_with(Instant::now);
         self.current = None;
         self.reading_since = None;
         self.spent = Duration::ZERO;
