@@ -56,19 +56,13 @@ impl Part {
     pub(crate) fn push(&mut self, item: &Item<'_>) {
         match item {
             Item::File { name, content, truncated } => {
-                let mut rest = v1::File { truncated: *truncated, ..Default::default() };
-                let text = match content {
-                    Content::Text(text) => Some((TEXT, text)),
-                    Content::Link(target) => Some((LINK, target)),
-                    Content::Entries(entries) => {
-                        rest.content = Some(file::Content::Entries(*entries));
-                        None
-                    }
-                    Content::Errno(errno) => {
-                        rest.content = Some(file::Content::Errno(errno.raw_os_error() as u32));
-                        None
-                    }
+                let (text, content) = match content {
+                    Content::Text(text) => (Some((TEXT, text)), None),
+                    Content::Link(target) => (Some((LINK, target)), None),
+                    Content::Entries(entries) => (None, Some(file::Content::Entries(*entries))),
+                    Content::Errno(errno) => (None, Some(file::Content::Errno(errno.raw_os_error() as u32))),
                 };
+                let rest = v1::File { content, truncated: *truncated, ..Default::default() };
                 let text_length = text.map_or(0, |(_, text)| field_length(text));
                 self.begin_item(FILES, field_length(name) + text_length + rest.encoded_len());
                 self.field(NAME, name);

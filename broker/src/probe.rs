@@ -89,11 +89,11 @@ async fn dial(path: &Path) -> io::Result<UnixStream> {
 
 async fn ask(mut stream: UnixStream) -> Result<(), ProbeError> {
     stream.write_all(REQUEST).await?;
-    let (mut answer, mut flags) = (Vec::new(), 0);
-    while flags & END_STREAM == 0 {
+    let mut answer = Vec::new();
+    loop {
         let mut head = [0; 9];
         stream.read_exact(&mut head).await?;
-        let [high, middle, low, kind, ..] = head;
+        let [high, middle, low, kind, flags, ..] = head;
         let length = u32::from_be_bytes([0, high, middle, low]) as usize;
         let longest = if kind == DATA { ANSWER_BYTES - answer.len() } else { FRAME_BYTES };
         if length > longest {
@@ -108,7 +108,9 @@ async fn ask(mut stream: UnixStream) -> Result<(), ProbeError> {
             // Only one stream is open. What is about the connection has the same flag for other things.
             _ => continue,
         }
-        flags = head[4];
+        if flags & END_STREAM != 0 {
+            break;
+        }
     }
     let message = answer.get(MESSAGE_HEAD..).ok_or(ProbeError::Nonsense)?;
     match HealthCheckResponse::decode(message).map_err(|_| ProbeError::Nonsense)?.status() {

@@ -26,7 +26,7 @@ pub mod server {
 
 /// A message in its encoding. Fields appended to it are part of it, which is how a long answer is written while it is
 /// read.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Encoded(pub Vec<u8>);
 
 impl prost::Message for Encoded {
@@ -38,7 +38,7 @@ impl prost::Message for Encoded {
         self.0.len()
     }
 
-    /// Servers alone have use for this type: what is received is decoded as what it is, and as this it is empty.
+    /// Without a default nothing is ever decoded as this: what is received is decoded as what it is.
     fn merge_field(
         &mut self,
         tag: u32,

@@ -1,7 +1,6 @@
 //! One reading of one row: following patterns, opening, reading within limits, handing over.
 
 use std::collections::HashMap;
-use std::ffi::CString;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
@@ -237,17 +236,17 @@ impl Reading<'_, '_, '_> {
     /// What is taken of a path besides text.
     fn entry(&mut self, source: &Source, kind: Kind, name: &[u8]) -> ControlFlow<()> {
         let path = below_root(source, name);
-        let mut target = CString::default();
-        let content = self.dir(source).and_then(|root| match kind {
-            Kind::Entries => {
-                let stat = rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW)?;
-                Ok(Content::Entries(stat.st_size as u64))
-            }
+        let root = self.dir(source);
+        let target;
+        let content = match kind {
+            Kind::Entries => root
+                .and_then(|root| rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW))
+                .map(|stat| Content::Entries(stat.st_size as u64)),
             _ => {
-                target = rustix::fs::readlinkat(root, path, Vec::new())?;
-                Ok(Content::Link(target.as_bytes()))
+                target = root.and_then(|root| rustix::fs::readlinkat(root, path, Vec::new()));
+                target.as_ref().map(|target| Content::Link(target.as_bytes())).map_err(|errno| *errno)
             }
-        });
+        };
         match content {
             Ok(content) => {
                 self.count()?;
