@@ -192,7 +192,7 @@ mod tests {
                 .find(|message| message.name() == "Layer")
                 .expect("Layer is a message"),
         );
-        assert_eq!(free_form_fields(&file), ["Layer.name", "Layer.detail"]);
+        assert_eq!(free_form_fields(&file), ["Layer.name", "Layer.detail", "Layer.process"]);
     }
 
     #[test]
