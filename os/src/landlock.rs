@@ -39,7 +39,11 @@ pub enum Right {
 /// Restricts the calling thread and those that it starts later to `grants`; everything else is refused, TCP bind
 /// and connect included.
 pub fn restrict(grants: &[Grant<'_>]) -> Layer {
-    match try_restrict(grants) {
+    layer(restrict_rights(AccessFs::from_all(NEWEST), grants))
+}
+
+fn layer(restricted: Result<RulesetStatus, RulesetError>) -> Layer {
+    match restricted {
         Ok(status) => {
             let (in_force, detail) = match status {
                 RulesetStatus::FullyEnforced => (true, "enforced, all rights of its newest ABI".to_owned()),
@@ -56,10 +60,17 @@ pub fn restrict(grants: &[Grant<'_>]) -> Layer {
     }
 }
 
-fn try_restrict(grants: &[Grant<'_>]) -> Result<RulesetStatus, RulesetError> {
+/// Refuses the calling thread and what it starts later everything but reading. Without a rule for any path: what a
+/// process may read is for the process itself to give up.
+pub fn restrict_all_but_reading() -> Layer {
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    layer(restrict_rights(AccessFs::from_all(NEWEST) & !reading, &[]))
+}
+
+fn restrict_rights(handled: BitFlags<AccessFs>, grants: &[Grant<'_>]) -> Result<RulesetStatus, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(handled)?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
         .create()?;

@@ -3,10 +3,12 @@
 //! All `unsafe` of the project stands in this crate, each block with its reason.
 
 pub mod capabilities;
+pub mod fork;
 pub mod landlock;
 pub mod memory;
 pub mod process;
 pub mod seccomp;
+pub mod shared;
 mod timex;
 
 pub use timex::{Timex, timex};
