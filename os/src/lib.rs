@@ -44,6 +44,11 @@ impl ThreadStatus {
         Ok(Self(std::fs::File::open("/proc/thread-self/status")?.into()))
     }
 
+    /// The number of its descriptor.
+    pub fn descriptor(&self) -> u32 {
+        std::os::fd::AsRawFd::as_raw_fd(&self.0).cast_unsigned()
+    }
+
     /// The names of those layers of `layers` that the kernel does not confirm for this thread.
     pub fn unconfirmed(&self) -> std::io::Result<Vec<&'static str>> {
         let mut text = [0; 8192];

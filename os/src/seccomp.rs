@@ -35,7 +35,7 @@ pub struct Rule<'a> {
     pub when: &'a [Argument],
 }
 
-impl From<&Row> for Rule<'static> {
+impl<'a> From<&'a Row> for Rule<'a> {
     fn from(row: &Row) -> Self {
         Self { number: row.number, when: row.when }
     }

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use keyhole_policy::{Query, TABLE};
+use keyhole_policy::Query;
 
 /// Whose files these are, as `--view` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,13 +37,11 @@ pub struct Arguments {
     pub os_release: Option<PathBuf>,
     /// `--filesystem.anchor`, as often as given.
     pub anchors: Vec<PathBuf>,
-    /// `--allow-processes`.
-    pub processes: bool,
     /// `--view`.
     pub view: Choice,
     /// `--descriptor-cache`: files below sysfs that all readers together keep open.
     pub cached_files: u64,
-    /// `--query=NUMBER`: a query that may be asked; every one without.
+    /// `--query=NUMBER`: a query that may be asked. Nothing of the others is opened.
     pub queries: Vec<Query>,
     /// `--allow-root`.
     pub allow_root: bool,
@@ -76,7 +74,6 @@ impl Arguments {
             b"--path.udev.data" => self.udev = Some(path()),
             b"--path.os-release" => self.os_release = Some(path()),
             b"--filesystem.anchor" => self.anchors.push(path()),
-            b"--allow-processes" => self.processes = true,
             b"--view" => {
                 self.view = match value {
                     b"auto" => Choice::Auto,
@@ -96,7 +93,7 @@ impl Arguments {
 
     /// Whether a query may be asked.
     pub fn permits(&self, query: Query) -> bool {
-        self.queries.is_empty() && TABLE.iter().any(|row| row.query == query) || self.queries.contains(&query)
+        self.queries.contains(&query)
     }
 }
 
@@ -119,7 +116,6 @@ mod tests {
         assert_eq!(parsed.slots, [[3, 4], [5, 6]]);
         assert_eq!(parsed.procfs, PathBuf::from("/a=b"));
         assert!(parsed.permits(Query::Stat) && parsed.permits(Query::Tcp) && !parsed.permits(Query::Udp));
-        assert!(parse(&[]).unwrap().permits(Query::Udp));
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Host {
     ) -> Self {
         let rows: Vec<OpenRow> = rows
             .map(|row| {
-                let unavailable = unavailable(row, arguments, &roots, &view);
+                let unavailable = unavailable(row, &view);
                 let open = |source| open_source(row, source, &roots);
                 // What cannot be asked is not opened.
                 let sources = if unavailable.is_some() { &[] } else { row.sources };
@@ -339,29 +339,19 @@ fn procfs_paths(procfs: BorrowedFd<'_>, pattern: &Pattern, limit: usize) -> Vec<
     })
 }
 
-/// Why a row is never read with these roots and this view.
-fn unavailable(row: &Row, arguments: &Arguments, roots: &Roots, view: &View) -> Option<(Outcome, String)> {
-    let missing =
-        |flag: &str| Some((Outcome::NotPermitted, format!("the broker was started without {flag}")));
+/// Why a row is never read with this view: a container's own files would answer for the container.
+fn unavailable(row: &Row, view: &View) -> Option<(Outcome, String)> {
+    let container = |what: &str, reason: &str| {
+        Some((Outcome::ContainerView, format!("{what} is a container's own: {reason}")))
+    };
+    let of_host = row.access_level == AccessLevel::Host;
     row.sources.iter().find_map(|source| match source.root {
-        Root::Processes if !arguments.processes => missing("--allow-processes"),
-        Root::Udev if roots.udev.is_none() => missing("--path.udev.data"),
-        Root::OsRelease if roots.os_release.is_none() => missing("--path.os-release"),
-        Root::Rootfs if roots.rootfs.is_none() => missing("--path.rootfs"),
-        Root::Anchors if roots.anchors.is_empty() => missing("--filesystem.anchor"),
-        Root::Proc | Root::Processes if row.access_level == AccessLevel::Host && !view.proc_is_hosts => {
+        Root::Proc | Root::Processes | Root::Rootfs if of_host && !view.proc_is_hosts => {
             container("/proc", &view.proc_reason)
         }
-        Root::Sys if row.access_level == AccessLevel::Host && !view.sys_is_hosts => {
-            container("/sys", &view.sys_reason)
-        }
-        Root::Rootfs if !view.proc_is_hosts => container("/proc", &view.proc_reason),
+        Root::Sys if of_host && !view.sys_is_hosts => container("/sys", &view.sys_reason),
         _ => None,
     })
-}
-
-fn container(what: &str, reason: &str) -> Option<(Outcome, String)> {
-    Some((Outcome::ContainerView, format!("{what} is a container's own: {reason}")))
 }
 
 pub const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
