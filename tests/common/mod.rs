@@ -7,6 +7,7 @@
 
 pub mod exposition;
 pub mod http;
+pub mod lacking;
 pub mod usage;
 
 use std::ffi::{OsStr, OsString};
