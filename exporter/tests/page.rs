@@ -5,7 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use keyhole_proto::v1::{DescribeResponse, Layer, Query, QueryDescription, Rung};
+use keyhole_proto::v1::{AccessLevel, DescribeResponse, Layer, Query, QueryDescription, ReaderClass};
 use support::{Exporter, FakeBroker, Script};
 
 /// What kubelet gives the probe in node_exporter's chart.
@@ -157,21 +157,25 @@ async fn who_goes_away_before_the_answer_leaves_no_false_alarm() {
 async fn whatever_the_broker_says_is_text_and_no_more_than_fits() {
     let (_dir, socket) = directory();
     let evil = "\"><img src=x onerror=alert(1)><script>alert(1)</script>\u{202e}'\n";
-    let layer = Layer { name: evil.into(), in_force: true, detail: evil.repeat(40) };
+    let layer = Layer { name: evil.into(), in_force: true, detail: evil.repeat(40), process: evil.into() };
+    let reader = ReaderClass { name: evil.repeat(40), stuck: u64::MAX, ..Default::default() };
     let query = |number| QueryDescription {
         query: number,
         patterns: vec![evil.into()],
-        rung: Rung::Own.into(),
+        access_level: AccessLevel::Minimal.into(),
         available: false,
         reason: format!("{number}{evil}").repeat(8),
         stuck: true,
+        reader: evil.into(),
+        outcome: number,
     };
     let description = DescribeResponse {
         version: evil.repeat(10),
-        rung: 77,
+        access_level: 77,
         proc_view: 77,
         start_time_ms: u64::MAX,
         layers: vec![layer; 200],
+        readers: vec![reader; 200],
         queries: (-500..500).map(query).collect(),
         ..Default::default()
     };

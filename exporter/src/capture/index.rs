@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use keyhole_policy::TABLE;
 use keyhole_proto::v1::{Outcome, Query};
 
 use super::{About, Capture, META};
@@ -197,7 +198,7 @@ fn file_system(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, FileSy
 fn report(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, Report)>> {
     let mut parse = || {
         let query = query(fields.next()?)?;
-        let outcome = std::str::from_utf8(fields.next()?).ok().and_then(Outcome::from_str_name)?;
+        let outcome = outcome(fields.next()?)?;
         let elapsed_ns = number(fields.next())?;
         Some((query, Report { outcome, elapsed_ns, bytes: number(fields.next())? }))
     };
@@ -205,7 +206,12 @@ fn report(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, Report)>> {
 }
 
 fn query(name: &[u8]) -> Option<Query> {
-    Query::from_str_name(std::str::from_utf8(name).ok()?)
+    TABLE.iter().map(|row| row.query).find(|query| query.as_str_name().as_bytes() == name)
+}
+
+fn outcome(name: &[u8]) -> Option<Outcome> {
+    let mut outcomes = (0..=i32::from(u8::MAX)).filter_map(|number| Outcome::try_from(number).ok());
+    outcomes.find(|outcome| outcome.as_str_name().as_bytes() == name)
 }
 
 /// What was captured when; what is not said is left empty.
