@@ -90,8 +90,11 @@ pub(super) fn read(dir: &Path) -> std::io::Result<Option<Capture>> {
     }
     if let Some(lines) = lines(dir, QUERIES)? {
         for line in lines.lines() {
-            let (query, report) = lines.parsed(line, report)?;
+            let (query, report, reason) = lines.parsed(line, report)?;
             snapshot.set_report(query, report);
+            if let Some(reason) = reason {
+                snapshot.set_reason(query, &String::from_utf8_lossy(&reason));
+            }
         }
     }
     let about = lines(dir, CAPTURED)?.map(|lines| about(&lines));
@@ -195,12 +198,19 @@ fn file_system(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, FileSy
     Ok(parse())
 }
 
-fn report(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, Report)>> {
+/// How a query ended, and why it was not answered where that was known.
+#[expect(clippy::type_complexity, reason = "the three facts of a line")]
+fn report(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, Report, Option<Vec<u8>>)>> {
     let mut parse = || {
         let query = query(fields.next()?)?;
         let outcome = outcome(fields.next()?)?;
         let elapsed_ns = number(fields.next())?;
-        Some((query, Report { outcome, elapsed_ns, bytes: number(fields.next())? }))
+        let report = Report { outcome, elapsed_ns, bytes: number(fields.next())? };
+        let reason = match fields.next() {
+            Some(reason) => Some(unescape(reason)?),
+            None => None,
+        };
+        Some((query, report, reason))
     };
     Ok(parse())
 }
