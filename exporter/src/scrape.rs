@@ -241,10 +241,13 @@ impl Scraper {
             }
         };
         let (snapshot, description) = tokio::join!(read, self.description(deadline));
-        let snapshot = snapshot.inspect_err(|error| {
+        let mut snapshot = snapshot.inspect_err(|error| {
             lock(&self.description).at = None;
             self.history.failed(begun, error);
         })?;
+        if let Some(description) = &description {
+            snapshot.explain(description);
+        }
         Ok(self.render(&collectors, &snapshot, description.as_deref(), begun))
     }
 

@@ -1,6 +1,6 @@
 //! The parts of the page, from top to bottom.
 
-use keyhole_proto::v1::{DescribeResponse, QueryDescription, Rung, View};
+use keyhole_proto::v1::{AccessLevel, DescribeResponse, QueryDescription, ReaderClass, View};
 use maud::{Markup, html};
 use tokio::time::Instant;
 
@@ -17,7 +17,8 @@ use crate::self_metrics::broker::word;
 /// Characters of a name of the broker's or the host's.
 const NAME: usize = 60;
 /// What is shown of a broker's lists, however long they are.
-const LAYERS: usize = 24;
+const LAYERS: usize = 96;
+const READERS: usize = 12;
 const QUERIES: usize = 250;
 
 /// Whether the broker answers, and the state of all in one glance.
@@ -51,7 +52,7 @@ pub(super) fn status(facts: &Facts<'_>) -> Markup {
             }
             dl {
                 @if let Some((broker, _)) = &known.answer {
-                    (fact("Rung", &rung_word(rung(broker))))
+                    (fact("Access level", &level_word(broker.access_level())))
                     (fact("/proc", &view_word(broker.proc_view())))
                     (fact("/sys", &view_word(broker.sys_view())))
                     (fact("Broker", &format!("{}, uid {}", words::clean(&broker.version, 24), broker.uid)))
@@ -81,7 +82,7 @@ fn trouble(error: &BrokerError) -> (&'static str, String) {
         BrokerError::Unreachable { .. } | BrokerError::Address { .. } => (
             "The broker is down",
             "Until it is back every scrape is answered 503. See that its container runs, and that both containers \
-             mount the folder of its socket; its log says why it ended."
+             mount the directory of its socket; its log says why it ended."
                 .into(),
         ),
         BrokerError::Deadline => (
@@ -134,7 +135,7 @@ pub(super) fn cost(kept: &Kept) -> Markup {
     }
 }
 
-/// The rungs, and each query that cannot be answered, by its reason.
+/// The access levels, and each query that cannot be answered, by its reason.
 pub(super) fn view(known: &Known) -> Markup {
     let Some((broker, _)) = &known.answer else {
         return html! {
@@ -147,21 +148,21 @@ pub(super) fn view(known: &Known) -> Markup {
     let queries: Vec<&QueryDescription> = broker.queries.iter().take(QUERIES).collect();
     let available = queries.iter().filter(|query| query.available).count();
     let stuck: Vec<_> = queries.iter().filter(|query| query.stuck).map(|query| name(query)).collect();
-    let here = rung(broker);
+    let here = broker.access_level();
     html! {
         section aria-labelledby="view" {
             h2 id="view" { "What this node shows" }
             p { "The broker can answer " b { (available) " of " (queries.len()) } " fixed queries here. Which ones is a \
-                matter of its rung, of its flags, and of this kernel." }
+                matter of its access level, of its flags, and of this kernel." }
             div.scroll {
-                table.rungs {
-                    caption { "Rungs of privilege" }
-                    thead { tr { th scope="col" { "Rung" } th scope="col" { "Shows" } th.number scope="col" { "Answered" } } }
+                table.levels {
+                    caption { "Access levels" }
+                    thead { tr { th scope="col" { "Access level" } th scope="col" { "Shows" } th.number scope="col" { "Answered" } } }
                     tbody {
-                        @for (of, shows) in RUNGS {
-                            @let needing = || queries.iter().filter(|query| query.rung() == of);
-                            tr aria-current=[(of == here).then_some("true")] {
-                                th scope="row" { (rung_word(of)) @if of == here { " " span.tag { "here" } } }
+                        @for (level, shows) in LEVELS {
+                            @let needing = || queries.iter().filter(|query| query.access_level() == level);
+                            tr aria-current=[(level == here).then_some("true")] {
+                                th scope="row" { (level_word(level)) @if level == here { " " span.tag { "here" } } }
                                 td { (shows) }
                                 td.number {
                                     @match needing().count() {
@@ -200,46 +201,91 @@ pub(super) fn view(known: &Known) -> Markup {
     }
 }
 
-const RUNGS: [(Rung, &str); 3] = [
-    (Rung::Own, "What is the same in every container: CPU, memory, disks, pressure, sensors. No host mount."),
+const LEVELS: [(AccessLevel, &str); 3] = [
     (
-        Rung::Host,
+        AccessLevel::Minimal,
+        "What is the same in every container: CPU, memory, disks, pressure, sensors. No host mount.",
+    ),
+    (
+        AccessLevel::Host,
         "The host's network, file systems and control groups as well, by its /proc and /sys, read-only.",
     ),
-    (Rung::RootFiles, "The few files that only uid 0 may read, still without a capability."),
+    (AccessLevel::Root, "The few files that only uid 0 may read, still without a capability."),
 ];
 
 fn chips(names: &[String]) -> Markup {
     html! { ul.chips { @for name in names { li { (name) } } } }
 }
 
-/// The sandbox layers of both programs.
-pub(super) fn sandbox(known: &Known, own: &[Layer]) -> Markup {
-    type Cell = (bool, String);
-    let mut layers: Vec<(String, Option<Cell>, Option<Cell>)> = Vec::new();
-    let broker = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.layers);
-    for layer in broker.iter().take(LAYERS) {
-        let cell = (layer.in_force, words::clean(&layer.detail, TEXT));
-        layers.push((words::clean(&layer.name, NAME), Some(cell), None));
-    }
-    for layer in own {
-        let cell = Some((layer.in_force, words::clean(&layer.detail, TEXT)));
-        match layers.iter_mut().find(|(name, _, exporter)| name == layer.name && exporter.is_none()) {
-            Some((_, _, exporter)) => *exporter = cell,
-            None => layers.push((layer.name.to_owned(), None, cell)),
-        }
-    }
-    let cell = |cell: &Option<Cell>| {
+/// The readers of each class: whether they can be asked, and what became of them.
+pub(super) fn readers(known: &Known) -> Markup {
+    let readers = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.readers);
+    let count = |count: u64| html! { td.number { (words::count(count)) } };
+    let state = |reader: &ReaderClass| {
         html! {
             td {
-                @match cell {
-                    Some((true, detail)) => { span.yes { "in force" } " " small { (detail) } }
-                    Some((false, detail)) => { span.no { "missing" } " " small { (detail) } }
-                    None => span.none { "–" }
+                @if reader.available { span.yes { "available" } } @else { span.no { "unavailable" } }
+                @if reader.seccomp_kills > 0 {
+                    " " small { (words::count(reader.seccomp_kills)) " killed by seccomp" }
                 }
             }
         }
     };
+    html! {
+        section aria-labelledby="readers" {
+            h2 id="readers" { "Readers" }
+            @if readers.is_empty() {
+                p.none { "Not known until the broker answers." }
+            } @else {
+                p { "Processes that read kernel files for the broker, one class for each kind of file. One that does not \
+                    return from the kernel is replaced; one that was asked to read what it must not is killed." }
+                div.scroll {
+                    table.readers {
+                        caption { "Readers by class" }
+                        thead {
+                            tr {
+                                th scope="col" { "Class" }
+                                th scope="col" { "State" }
+                                @for title in ["Stuck", "Deaths", "Replaced", "Reopened"] {
+                                    th.number scope="col" { (title) }
+                                }
+                            }
+                        }
+                        tbody {
+                            @for reader in readers.iter().take(READERS) {
+                                tr {
+                                    th scope="row" { (words::clean(&reader.name, NAME)) }
+                                    (state(reader))
+                                    (count(reader.stuck))
+                                    (count(reader.deaths))
+                                    (count(reader.replacements))
+                                    (count(reader.reopenings))
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sandbox layers of every process, and of both programs.
+pub(super) fn sandbox(known: &Known, own: &[Layer]) -> Markup {
+    let broker = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.layers);
+    let cut = |text: &str, length| words::clean(text, length);
+    let mut layers: Vec<(String, String, bool, String)> = broker
+        .iter()
+        .take(LAYERS)
+        .map(|layer| {
+            let (process, name) = (cut(&layer.process, NAME), cut(&layer.name, NAME));
+            (process, name, layer.in_force, cut(&layer.detail, TEXT))
+        })
+        .collect();
+    layers.extend(own.iter().map(|layer| {
+        ("exporter".to_owned(), layer.name.to_owned(), layer.in_force, cut(&layer.detail, TEXT))
+    }));
+    let processes: Vec<_> = layers.chunk_by(|(one, ..), (other, ..)| one == other).collect();
     html! {
         section aria-labelledby="sandbox" {
             h2 id="sandbox" { "Sandbox" }
@@ -248,11 +294,20 @@ pub(super) fn sandbox(known: &Known, own: &[Layer]) -> Markup {
             } @else {
                 div.scroll {
                     table.layers {
-                        caption { "Layers in force, as each program found them when it sealed itself" }
-                        thead { tr { th scope="col" { "Layer" } th scope="col" { "Broker" } th scope="col" { "Exporter" } } }
-                        tbody {
-                            @for (name, broker, exporter) in &layers {
-                                tr { th scope="row" { (name) } (cell(broker)) (cell(exporter)) }
+                        caption { "Layers in force, as each process found them when it sealed itself" }
+                        thead { tr { th scope="col" { "Process" } th scope="col" { "Layer" } th scope="col" { "State" } } }
+                        @for layers in processes {
+                            tbody {
+                                @for (at, (process, name, in_force, detail)) in layers.iter().enumerate() {
+                                    tr {
+                                        @if at == 0 { th scope="rowgroup" rowspan=(layers.len()) { (process) } }
+                                        td { code { (name) } }
+                                        td {
+                                            @if *in_force { span.yes { "in force" } } @else { span.no { "missing" } }
+                                            " " small { (detail) }
+                                        }
+                                    }
+                                }
                             }
                         }
                     }
@@ -365,13 +420,8 @@ fn up(broker: &DescribeResponse) -> Option<String> {
     Some(words::span(started.elapsed().ok()?))
 }
 
-fn rung(broker: &DescribeResponse) -> Rung {
-    Rung::try_from(broker.rung).unwrap_or_default()
-}
-
-/// As the documents have it: `root-files`.
-fn rung_word(rung: Rung) -> String {
-    word(rung.as_str_name(), "RUNG_").replace('_', "-")
+fn level_word(level: AccessLevel) -> String {
+    word(level.as_str_name(), "ACCESS_LEVEL_")
 }
 
 fn view_word(view: View) -> String {
