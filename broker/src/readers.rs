@@ -326,7 +326,6 @@ impl Inner {
             }
             Event::Frame(Frame { kind: Kind::Failed, payload, .. }) => {
                 let why = zygote::one_line(&payload);
-                tracing::error!(reader = name, why, "a reader could not start");
                 if let Event::Ended(status) = next(&mut slot, READ_TIMEOUT).await {
                     self.bury(class, slot, status);
                 } else {
@@ -386,15 +385,21 @@ impl Inner {
         }
         if reading.starting.is_some() {
             let wait = if reading.active.is_some() { Duration::ZERO } else { START_TIMEOUT };
-            // It is in the log, and the next read tries again.
-            let _ = self.ready(class, reading, wait).await;
+            self.welcome_next(class, reading, wait).await;
         }
         if reading.active.is_none() {
             self.order(class, reading);
-            let _ = self.ready(class, reading, START_TIMEOUT).await;
+            self.welcome_next(class, reading, START_TIMEOUT).await;
         }
         self.check(class, reading).await;
         lock(&class.status).available = reading.active.is_some();
+    }
+
+    /// The same as [`Self::ready`] once the broker serves: the next read tries again.
+    async fn welcome_next(self: &Arc<Self>, class: &ReaderClass, reading: &mut Reading, patience: Duration) {
+        if let Err(why) = self.ready(class, reading, patience).await {
+            tracing::error!(reader = class.class.name(), why, "a reader could not start");
+        }
     }
 
     /// Asks the reader for an account of itself, when the last is old, and starts another one when there is more to see.
@@ -424,7 +429,7 @@ impl Inner {
                     );
                     lock(&class.status).reopenings += 1;
                     self.order(class, reading);
-                    let _ = self.ready(class, reading, FRESH_TIMEOUT).await;
+                    self.welcome_next(class, reading, FRESH_TIMEOUT).await;
                 }
             }
             event => self.lose(class, reading, event),

@@ -179,7 +179,11 @@ pub fn parse_hello(payload: &[u8]) -> Option<Hello> {
 /// What a process of the privileged side says, fit for a line.
 pub fn one_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    text.chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let mut line = String::new();
+    for c in text.chars().take(500) {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// How a process ended, for a person: out of its wait status, see wait(2).
