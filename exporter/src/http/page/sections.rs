@@ -27,10 +27,13 @@ pub(super) fn status(facts: &Facts<'_>) -> Markup {
     let failing = facts.kept.collectors.values().filter(|last| last.standing == Standing::Failed).count();
     let own = facts.scraper.layers().iter().filter(|layer| !layer.in_force).count();
     let brokers = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.layers);
+    let readers = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.readers);
+    let unavailable = readers.iter().filter(|reader| !reader.available).count();
+    let killed = readers.iter().filter(|reader| reader.seccomp_kills > 0).count();
     let missing = own + brokers.iter().filter(|layer| !layer.in_force).count();
     let (class, title) = match &known.error {
         Some(error) => ("bad", trouble(error).0),
-        None if failing + missing > 0 => ("fair", "The broker answers"),
+        None if failing + missing + unavailable + killed > 0 => ("fair", "The broker answers"),
         None => ("good", "The broker answers"),
     };
     html! {
@@ -49,6 +52,13 @@ pub(super) fn status(facts: &Facts<'_>) -> Markup {
             }
             @if missing > 0 {
                 p { (words::of(missing, "sandbox layer")) " not in force: " a href="#sandbox" { "which, and why" } "." }
+            }
+            @if unavailable > 0 {
+                p { (words::of(unavailable, "reader")) " unavailable: " a href="#readers" { "which" } "." }
+            }
+            @if killed > 0 {
+                p { "Seccomp has killed readers: " a href="#readers" { "of which class" } ". Treat it as an attack until the broker's log has \
+                    explained it." }
             }
             dl {
                 @if let Some((broker, _)) = &known.answer {
@@ -238,7 +248,7 @@ pub(super) fn readers(known: &Known) -> Markup {
                 p.none { "Not known until the broker answers." }
             } @else {
                 p { "Processes that read kernel files for the broker, one class for each kind of file. One that does not \
-                    return from the kernel is replaced; one that was asked to read what it must not is killed." }
+                    return from the kernel is replaced; one that makes a system call that it must not is killed." }
                 div.scroll {
                     table.readers {
                         caption { "Readers by class" }
