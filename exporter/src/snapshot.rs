@@ -246,6 +246,11 @@ impl Snapshot {
         self.reasons.get(&(query as i32)).map(String::as_str)
     }
 
+    /// The reason, where it is the broker's flag `--queries` that leaves the query out.
+    pub fn left_out(&self, query: Query) -> Option<&str> {
+        self.reason(query).filter(|reason| reason.starts_with("--queries"))
+    }
+
     /// Every query that was asked, and how it ended.
     pub fn reports(&self) -> impl Iterator<Item = (Query, &Report)> {
         self.reports.iter().filter_map(|(query, report)| Some((Query::try_from(*query).ok()?, report)))

@@ -103,6 +103,7 @@ async fn the_readers_and_the_layers_of_every_process_are_shown_and_the_flag_that
         stuck,
         ..Default::default()
     };
+    let killed = ReaderClass { seccomp_kills: 1, ..reader("sysfs", true, 0) };
     let tcp = QueryDescription {
         query: Query::Tcp.into(),
         reason: "--queries=default leaves it out: add +tcp".into(),
@@ -111,7 +112,7 @@ async fn the_readers_and_the_layers_of_every_process_are_shown_and_the_flag_that
     let description = DescribeResponse {
         access_level: AccessLevel::Root.into(),
         layers: vec![layer("broker", true), layer("zygote", true), layer("reader-procfs", false)],
-        readers: vec![reader("procfs", true, 0), reader("mounts", false, 4)],
+        readers: vec![reader("procfs", true, 0), reader("mounts", false, 4), killed],
         queries: vec![tcp],
         ..Default::default()
     };
@@ -125,8 +126,11 @@ async fn the_readers_and_the_layers_of_every_process_are_shown_and_the_flag_that
         "<dt>Access level</dt><dd>root</dd>",
         "<th scope=\"row\">procfs</th><td><span class=\"yes\">available</span></td><td class=\"number\">0</td>",
         "<th scope=\"row\">mounts</th><td><span class=\"no\">unavailable</span></td><td class=\"number\">4</td>",
-        "<th scope=\"rowgroup\" rowspan=\"1\">reader-procfs</th><td><code>landlock</code></td><td><span class=\"no\">missing</span> <small>ABI 6</small></td>",
+        "<th scope=\"rowgroup\" rowspan=\"1\"><div>broker</div><div>zygote</div></th><td><code>landlock</code></td><td><span class=\"yes\">in force</span> <small>ABI 6</small></td>",
+        "<th scope=\"rowgroup\" rowspan=\"1\"><div>reader-procfs</div></th><td><code>landlock</code></td><td><span class=\"no\">missing</span> <small>ABI 6</small></td>",
         "1 sandbox layer not in force",
+        "1 reader unavailable: ",
+        "Seccomp has killed readers: ",
         "<dt>Left out by --queries=default<small>",
         "<li>+tcp</li>",
         "<small>query TCP: NOT_PERMITTED (--queries=default leaves it out: add +tcp)</small>",

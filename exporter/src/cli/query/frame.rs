@@ -214,8 +214,7 @@ fn left_out(choice: &Choice, snapshot: &Snapshot) -> Vec<String> {
     let mut notes = Vec::new();
     for collector in choice.collectors.iter().filter(|_| choice.named) {
         for query in collector.optional.iter().filter(|query| choice.queries.contains(query)) {
-            let reason = snapshot.reason(*query).filter(|reason| reason.starts_with("--queries"));
-            notes.extend(reason.map(|reason| {
+            notes.extend(snapshot.left_out(*query).map(|reason| {
                 format!("{}: without {}{}", collector.name, query.as_str_name(), in_parentheses(reason))
             }));
         }

@@ -1,6 +1,6 @@
 //! The parts of the page, from top to bottom.
 
-use keyhole_proto::v1::{AccessLevel, DescribeResponse, QueryDescription, ReaderClass, View};
+use keyhole_proto::v1::{self, AccessLevel, DescribeResponse, QueryDescription, ReaderClass, View};
 use maud::{Markup, html};
 use tokio::time::Instant;
 
@@ -27,10 +27,13 @@ pub(super) fn status(facts: &Facts<'_>) -> Markup {
     let failing = facts.kept.collectors.values().filter(|last| last.standing == Standing::Failed).count();
     let own = facts.scraper.layers().iter().filter(|layer| !layer.in_force).count();
     let brokers = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.layers);
+    let readers = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.readers);
+    let unavailable = readers.iter().filter(|reader| !reader.available).count();
+    let killed = readers.iter().filter(|reader| reader.seccomp_kills > 0).count();
     let missing = own + brokers.iter().filter(|layer| !layer.in_force).count();
     let (class, title) = match &known.error {
         Some(error) => ("bad", trouble(error).0),
-        None if failing + missing > 0 => ("fair", "The broker answers"),
+        None if failing + missing + unavailable + killed > 0 => ("fair", "The broker answers"),
         None => ("good", "The broker answers"),
     };
     html! {
@@ -49,6 +52,13 @@ pub(super) fn status(facts: &Facts<'_>) -> Markup {
             }
             @if missing > 0 {
                 p { (words::of(missing, "sandbox layer")) " not in force: " a href="#sandbox" { "which, and why" } "." }
+            }
+            @if unavailable > 0 {
+                p { (words::of(unavailable, "reader")) " unavailable: " a href="#readers" { "which" } "." }
+            }
+            @if killed > 0 {
+                p { "Seccomp has killed readers: " a href="#readers" { "of which class" } ". Treat it as an attack until the broker's log has \
+                    explained it." }
             }
             dl {
                 @if let Some((broker, _)) = &known.answer {
@@ -238,7 +248,7 @@ pub(super) fn readers(known: &Known) -> Markup {
                 p.none { "Not known until the broker answers." }
             } @else {
                 p { "Processes that read kernel files for the broker, one class for each kind of file. One that does not \
-                    return from the kernel is replaced; one that was asked to read what it must not is killed." }
+                    return from the kernel is replaced; one that makes a system call that it must not is killed." }
                 div.scroll {
                     table.readers {
                         caption { "Readers by class" }
@@ -270,37 +280,58 @@ pub(super) fn readers(known: &Known) -> Markup {
     }
 }
 
-/// The sandbox layers of every process, and of both programs.
+/// A layer as it is shown: its name, whether it is in force, and the details.
+type Row = (String, bool, String);
+
+/// The layers of every process, in the order of the broker's answer; processes with the same layers are one.
+fn layers_by_process(broker: &[v1::Layer], own: &[Layer]) -> Vec<(Vec<String>, Vec<Row>)> {
+    let of_broker = broker.iter().take(LAYERS).map(|layer| {
+        let row = (words::clean(&layer.name, NAME), layer.in_force, words::clean(&layer.detail, TEXT));
+        (words::clean(&layer.process, NAME), row)
+    });
+    let own = own.iter().map(|layer| {
+        ("exporter".to_owned(), (layer.name.to_owned(), layer.in_force, words::clean(&layer.detail, TEXT)))
+    });
+    let mut processes: Vec<(Vec<String>, Vec<Row>)> = Vec::new();
+    for (process, row) in of_broker.chain(own) {
+        match processes.last_mut() {
+            Some((names, rows)) if *names == [&*process] => rows.push(row),
+            _ => processes.push((vec![process], vec![row])),
+        }
+    }
+    let mut alike: Vec<(Vec<String>, Vec<Row>)> = Vec::new();
+    for (mut names, rows) in processes {
+        match alike.iter_mut().find(|(_, others)| *others == rows) {
+            Some((others, _)) => others.append(&mut names),
+            None => alike.push((names, rows)),
+        }
+    }
+    alike
+}
+
+/// The sandbox layers of every process on the broker's side, and the exporter's own.
 pub(super) fn sandbox(known: &Known, own: &[Layer]) -> Markup {
     let broker = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.layers);
-    let cut = |text: &str, length| words::clean(text, length);
-    let mut layers: Vec<(String, String, bool, String)> = broker
-        .iter()
-        .take(LAYERS)
-        .map(|layer| {
-            let (process, name) = (cut(&layer.process, NAME), cut(&layer.name, NAME));
-            (process, name, layer.in_force, cut(&layer.detail, TEXT))
-        })
-        .collect();
-    layers.extend(own.iter().map(|layer| {
-        ("exporter".to_owned(), layer.name.to_owned(), layer.in_force, cut(&layer.detail, TEXT))
-    }));
-    let processes: Vec<_> = layers.chunk_by(|(one, ..), (other, ..)| one == other).collect();
+    let processes = layers_by_process(broker, own);
     html! {
         section aria-labelledby="sandbox" {
             h2 id="sandbox" { "Sandbox" }
-            @if layers.is_empty() {
+            @if processes.is_empty() {
                 p.none { "No layer was asked for, and the broker's are not known." }
             } @else {
                 div.scroll {
                     table.layers {
                         caption { "Layers in force, as each process found them when it sealed itself" }
                         thead { tr { th scope="col" { "Process" } th scope="col" { "Layer" } th scope="col" { "State" } } }
-                        @for layers in processes {
+                        @for (names, layers) in &processes {
                             tbody {
-                                @for (at, (process, name, in_force, detail)) in layers.iter().enumerate() {
+                                @for (at, (name, in_force, detail)) in layers.iter().enumerate() {
                                     tr {
-                                        @if at == 0 { th scope="rowgroup" rowspan=(layers.len()) { (process) } }
+                                        @if at == 0 {
+                                            th scope="rowgroup" rowspan=(layers.len()) {
+                                                @for name in names { div { (name) } }
+                                            }
+                                        }
                                         td { code { (name) } }
                                         td {
                                             @if *in_force { span.yes { "in force" } } @else { span.no { "missing" } }
