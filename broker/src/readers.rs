@@ -196,6 +196,13 @@ impl Readers {
         }
     }
 
+    /// Notices readers that died while nobody asked them; to be called every now and then.
+    pub async fn tend(&self) {
+        for class in &self.0.classes {
+            self.0.tend(class).await;
+        }
+    }
+
     /// What is known of each class that is used.
     pub fn statuses(&self) -> impl Iterator<Item = (Class, Status)> {
         let used = self.0.classes.iter().filter(|class| class.is_used);
@@ -240,7 +247,8 @@ impl Readers {
     }
 
     async fn read_class(&self, class: Class, queries: VecDeque<Query>, answer: &Answer) -> Duration {
-        let mut job = Job { queue: VecDeque::new(), again: Vec::new(), answer, busy: Duration::ZERO };
+        let mut job =
+            Job { queue: VecDeque::new(), again: Vec::new(), retried: false, answer, busy: Duration::ZERO };
         for query in queries {
             match self.unavailable(query) {
                 Some((outcome @ (Outcome::NotPermitted | Outcome::ContainerView), _)) => {
@@ -262,6 +270,8 @@ struct Job<'a> {
     queue: VecDeque<Query>,
     /// What is asked again when the queue is empty, of another reader than the one that is stuck in it.
     again: Vec<Query>,
+    /// Whether a query was asked again since its reader died.
+    retried: bool,
     answer: &'a Answer,
     busy: Duration,
 }
@@ -378,21 +388,43 @@ impl Inner {
             let mut nobody = Job {
                 queue: VecDeque::new(),
                 again: Vec::new(),
+                retried: false,
                 answer: &Answer::default(),
                 busy: Duration::ZERO,
             };
             self.take_answers(class, reading, &mut nobody, false).await;
         }
-        if reading.starting.is_some() {
-            let wait = if reading.active.is_some() { Duration::ZERO } else { START_TIMEOUT };
-            self.welcome_next(class, reading, wait).await;
+        // Again when the one that there was turns out to have died.
+        for _ in 0..2 {
+            if reading.starting.is_some() {
+                let wait = if reading.active.is_some() { Duration::ZERO } else { START_TIMEOUT };
+                self.welcome_next(class, reading, wait).await;
+            }
+            if reading.active.is_none() {
+                self.order(class, reading);
+                self.welcome_next(class, reading, START_TIMEOUT).await;
+            }
+            self.check(class, reading).await;
+            if reading.active.is_some() {
+                break;
+            }
         }
-        if reading.active.is_none() {
-            self.order(class, reading);
-            self.welcome_next(class, reading, START_TIMEOUT).await;
-        }
-        self.check(class, reading).await;
         lock(&class.status).available = reading.active.is_some();
+    }
+
+    /// Notices a reader that died while nobody asked it, and one that has become ready.
+    async fn tend(self: &Arc<Self>, class: &ReaderClass) {
+        let Ok(mut reading) = class.reading.try_lock() else { return };
+        if let Some(reader) = &reading.active {
+            let (ended, status) = *reader.slot.ended.borrow();
+            if ended == reader.slot.generation {
+                self.lose(class, &mut reading, Event::Ended(status));
+                self.order(class, &mut reading);
+            }
+        }
+        if reading.starting.is_some() {
+            self.welcome_next(class, &mut reading, Duration::ZERO).await;
+        }
     }
 
     /// The same as [`Self::ready`] once the broker serves: the next read tries again.
@@ -512,10 +544,13 @@ impl Inner {
                     };
                     self.lose_in(class, reading, event, Some(query));
                     // File systems may come twice, parts of a file may not.
-                    let again = outcome == Outcome::TimedOut
-                        && (!forwarded || class.class == Class::Mounts)
-                        && !self.is_stuck_in(class, query);
-                    if again {
+                    let may_repeat = !forwarded || class.class == Class::Mounts;
+                    let again = match outcome {
+                        Outcome::TimedOut => !self.is_stuck_in(class, query),
+                        // Once: what kills one reader may kill the next.
+                        _ => !std::mem::replace(&mut job.retried, true),
+                    };
+                    if may_repeat && again {
                         job.again.push(query);
                     } else if wanted {
                         job.answer.put(end(query, outcome, waited)).await;

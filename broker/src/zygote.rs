@@ -224,6 +224,11 @@ impl Zygote {
         "it has closed its pipe and goes on".to_owned()
     }
 
+    /// Its PID.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
     /// The program.
     pub fn program(&self) -> &str {
         &self.program

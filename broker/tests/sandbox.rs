@@ -203,7 +203,8 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
         let me = u64::from(std::process::id());
 
         let mmap = |prot, flags, fd| Call(number("mmap"), [0, 4096, prot, flags, fd, 0]);
-        let sendto = |flags: i32, to, length| Call(number("sendto"), [u64::MAX, 0, 0, flags as u64, to, length]);
+        let sendto =
+            |flags: i32, to, length| Call(number("sendto"), [u64::MAX, 0, 0, flags as u64, to, length]);
         let getsockopt = |level: i32, name: i32| {
             Call(number("getsockopt"), [u64::MAX, level as u64, name as u64, 0, 0, 0])
         };

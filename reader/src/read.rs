@@ -117,7 +117,7 @@ impl Read<'_, '_> {
             Opened::Anchors => {
                 let roots = self.roots;
                 roots.anchors.iter().try_for_each(|(path, dir)| {
-                    let numbers = self.ask(path, |_| fstatfs(dir))?;
+                    let numbers = self.ask(path, |_| Ok(fstatfs(dir)))?;
                     self.file_system(path, numbers)
                 })
             }
@@ -129,7 +129,7 @@ impl Read<'_, '_> {
     fn fixed(&mut self, file: &mut Fixed) -> Flow {
         let name = file.name.as_bytes();
         let read = match &file.opened {
-            Ok(opened) => self.text(name, opened.as_fd(), End::Nothing)?,
+            Ok(opened) => self.ask(name, |this| this.text(name, opened.as_fd(), End::Nothing))?,
             Err(errno) => Err(*errno),
         };
         // The kernel takes away what a module had made: the next reader looks for it again.
@@ -228,21 +228,19 @@ impl Read<'_, '_> {
         let flow = names.iter().try_for_each(|file| {
             name.truncate(prefix);
             name.extend_from_slice(file);
-            let read = match source.kind {
+            let read = self.ask(&name, |this| match source.kind {
                 Kind::Text | Kind::TextOfSeveral if cached => {
-                    match self.cached_file(source, &mut dir, &name, prefix, names.len() > 1)? {
-                        Some(read) => read,
-                        None => return Ok(()),
-                    }
+                    let read = this.cached_file(source, &mut dir, &name, prefix, names.len() > 1)?;
+                    Ok(read.unwrap_or(Ok(())))
                 }
                 Kind::Text | Kind::TextOfSeveral => {
-                    match self.open(source, below_root(source, &name), OFlags::NOFOLLOW) {
-                        Ok(file) => self.text(&name, file.as_fd(), End::Short)?,
-                        Err(errno) => Err(errno),
+                    match this.open(source, below_root(source, &name), OFlags::NOFOLLOW) {
+                        Ok(file) => this.text(&name, file.as_fd(), End::Short),
+                        Err(errno) => Ok(Err(errno)),
                     }
                 }
-                kind => self.entry(source, kind, &name)?,
-            };
+                kind => this.entry(source, kind, &name),
+            })?;
             match read {
                 Err(errno) if !gone(errno) => self.errno(&name, errno),
                 _ => Ok(()),
@@ -377,7 +375,7 @@ impl Read<'_, '_> {
                         // What has answered reaches the broker whatever this one does.
                         self.out.flush()?;
                     }
-                    self.ask(&mount.point, |this| this.statfs(mount))?
+                    self.ask(&mount.point, |this| Ok(this.statfs(mount)))?
                 }
             };
             self.file_system(&mount.point, numbers)
@@ -395,7 +393,7 @@ impl Read<'_, '_> {
     fn ask<T>(
         &mut self,
         path: &[u8],
-        act: impl FnOnce(&mut Self) -> Result<T, Errno>,
+        act: impl FnOnce(&mut Self) -> Result<Result<T, Errno>, Stop>,
     ) -> Result<Result<T, Errno>, Stop> {
         let asked = hash(path);
         if self.hung.contains(&asked) {
@@ -404,7 +402,7 @@ impl Read<'_, '_> {
         self.shared.ask(asked);
         let answer = act(self);
         self.shared.ask(0);
-        Ok(answer)
+        answer
     }
 
     fn root(&self, source: &Source) -> Result<BorrowedFd<'_>, Errno> {
@@ -425,16 +423,9 @@ impl Read<'_, '_> {
     /// Writes what a file holds, from its start, a chunk at a time. An error that the caller is to write or to ignore
     /// comes before anything was; a file that fails later ends with its errno here.
     fn text(&mut self, name: &[u8], file: BorrowedFd<'_>, end: End) -> Result<Result<(), Errno>, Stop> {
-        let asked = hash(name);
-        if self.hung.contains(&asked) {
-            return Ok(Err(Errno::INPROGRESS));
-        }
         let mut begun = 0;
         loop {
-            self.shared.ask(asked);
-            let piece = self.piece(file, begun, end);
-            self.shared.ask(0);
-            let piece = match piece {
+            let piece = match self.piece(file, begun, end) {
                 Ok(piece) => piece,
                 Err(errno) if begun == 0 => return Ok(Err(errno)),
                 Err(errno) => {
