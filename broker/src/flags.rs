@@ -1,16 +1,18 @@
 //! The command line.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use keyhole_policy::Root;
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::host::Paths;
+use crate::queries::{Permits, Queries};
 use crate::sandbox::LAYERS;
-use crate::view::Choice;
 
 /// What `--help` prints.
 pub const HELP: &str = "\
-keyhole-broker: reads the host's /proc and /sys and answers fixed queries over a Unix socket.
+keyhole-broker: answers fixed queries about a host's /proc and /sys over a Unix socket.
 
 Usage: keyhole-broker [FLAGS]          serve
        keyhole-broker probe [FLAGS]    ask a running broker for its health; exit status 0 when it serves
@@ -29,13 +31,16 @@ Host:
   --path.os-release=FILE      the host's os-release file (none)
   --filesystem.anchor=DIR     an empty directory on a file system of the host, for statfs; repeatable
   --view=auto|host|container  whose files these are (auto)
-  --held-files=COUNT          files below sysfs that stay open, of 5 KiB of kernel memory each (1024)
+  --descriptor-cache=COUNT    files below sysfs that all readers together keep open, of 5 KiB of kernel memory each (1024)
+  --reopen-interval=SECONDS   how often to look whether what was absent at the start has appeared (60)
+  --queries=WHICH             which queries may be asked: all, default (those of collectors that are on by default), or
+                              default,+NAME,... with names as `keyhole-broker policy` has them, in lower case (all)
 
 Privilege:
-  --allow-processes           answer for every process too: procfs stays open after the seal
+  --allow-processes           answer for every process too: one class of readers keeps procfs open
   --allow-root                run as uid 0 (for the few files that only root may read)
   --allow-capabilities        start with capabilities, which are dropped
-  --sandbox.require=LAYERS    start only with these layers in force, comma-separated: not_dumpable, limits, landlock; repeatable
+  --sandbox.require=LAYERS    start only with these layers in force in every process, comma-separated: not_dumpable, limits, landlock; repeatable
                               (no_new_privs, capabilities and seccomp are always required)
 
 Logs:
@@ -56,10 +61,18 @@ pub struct Flags {
     pub socket_group: Option<u32>,
     /// `--allow-uid`.
     pub allowed_uids: Vec<u32>,
-    /// `--path.*`, `--filesystem.anchor` and how they are read.
+    /// `--path.*` and `--filesystem.anchor`.
     pub paths: Paths,
     /// `--view`.
-    pub view: Choice,
+    pub view: View,
+    /// `--descriptor-cache`.
+    pub descriptor_cache: u32,
+    /// `--reopen-interval`.
+    pub reopen_interval: Duration,
+    /// `--queries`.
+    pub queries: Queries,
+    /// `--allow-processes`.
+    pub allow_processes: bool,
     /// `--allow-root`.
     pub allow_root: bool,
     /// `--allow-capabilities`.
@@ -70,6 +83,45 @@ pub struct Flags {
     pub log_level: tracing::Level,
     /// `--log.format=json`.
     pub log_json: bool,
+}
+
+/// Where the host is.
+#[derive(Debug, Clone, Default)]
+pub struct Paths {
+    /// `--path.procfs`.
+    pub procfs: PathBuf,
+    /// `--path.sysfs`.
+    pub sysfs: PathBuf,
+    /// `--path.rootfs`.
+    pub rootfs: Option<PathBuf>,
+    /// `--path.udev.data`.
+    pub udev: Option<PathBuf>,
+    /// `--path.os-release`.
+    pub os_release: Option<PathBuf>,
+    /// `--filesystem.anchor`, as often as given.
+    pub anchors: Vec<PathBuf>,
+}
+
+/// Whose files these are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum View {
+    /// Find out.
+    #[default]
+    Auto,
+    /// The host's, whatever it looks like: for fixture trees.
+    Host,
+    /// A container's own.
+    Container,
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            View::Auto => "auto",
+            View::Host => "host",
+            View::Container => "container",
+        })
+    }
 }
 
 /// What to do.
@@ -95,7 +147,11 @@ impl Default for Flags {
             socket_group: None,
             allowed_uids: Vec::new(),
             paths: Paths { procfs: "/proc".into(), sysfs: "/sys".into(), ..Paths::default() },
-            view: Choice::Auto,
+            view: View::Auto,
+            descriptor_cache: 1024,
+            reopen_interval: Duration::from_secs(60),
+            queries: Queries::All,
+            allow_processes: false,
             allow_root: false,
             allow_capabilities: false,
             required_layers: Vec::new(),
@@ -106,6 +162,19 @@ impl Default for Flags {
 }
 
 impl Flags {
+    /// Which queries are read with these flags.
+    pub fn permits(&self) -> Permits {
+        let roots = [
+            (Root::Processes, "--allow-processes", self.allow_processes),
+            (Root::Udev, "--path.udev.data", self.paths.udev.is_some()),
+            (Root::OsRelease, "--path.os-release", self.paths.os_release.is_some()),
+            (Root::Rootfs, "--path.rootfs", self.paths.rootfs.is_some()),
+            (Root::Anchors, "--filesystem.anchor", !self.paths.anchors.is_empty()),
+        ];
+        let not_given = roots.into_iter().filter(|(.., given)| !given).map(|(root, flag, _)| (root, flag));
+        Permits { queries: self.queries.clone(), not_given: not_given.collect() }
+    }
+
     /// Reads a command line.
     pub fn parse(mut parser: Parser) -> Result<Self, lexopt::Error> {
         let mut flags = Self::default();
@@ -124,8 +193,15 @@ impl Flags {
                 Arg::Long("path.os-release") => flags.paths.os_release = Some(parser.value()?.into()),
                 Arg::Long("filesystem.anchor") => flags.paths.anchors.push(parser.value()?.into()),
                 Arg::Long("view") => flags.view = parser.value()?.parse_with(view)?,
-                Arg::Long("held-files") => flags.paths.held_files = Some(parser.value()?.parse()?),
-                Arg::Long("allow-processes") => flags.paths.processes = true,
+                Arg::Long("descriptor-cache") => {
+                    flags.descriptor_cache = parser.value()?.parse_with(number("--descriptor-cache"))?;
+                }
+                Arg::Long("reopen-interval") => {
+                    let seconds: u32 = parser.value()?.parse_with(number("--reopen-interval"))?;
+                    flags.reopen_interval = Duration::from_secs(seconds.max(1).into());
+                }
+                Arg::Long("queries") => flags.queries = parser.value()?.parse_with(Queries::parse)?,
+                Arg::Long("allow-processes") => flags.allow_processes = true,
                 Arg::Long("allow-root") => flags.allow_root = true,
                 Arg::Long("allow-capabilities") => flags.allow_capabilities = true,
                 Arg::Long("sandbox.require") => {
@@ -162,11 +238,15 @@ fn id(word: &str) -> Result<u32, &'static str> {
     word.parse().map_err(|_| "--allow-uid and --socket.group take a number")
 }
 
-fn view(word: &str) -> Result<Choice, &'static str> {
+fn number(flag: &'static str) -> impl Fn(&str) -> Result<u32, String> {
+    move |word| word.parse().map_err(|_| format!("{flag} takes a number"))
+}
+
+fn view(word: &str) -> Result<View, &'static str> {
     match word {
-        "auto" => Ok(Choice::Auto),
-        "host" => Ok(Choice::Host),
-        "container" => Ok(Choice::Container),
+        "auto" => Ok(View::Auto),
+        "host" => Ok(View::Host),
+        "container" => Ok(View::Container),
         _ => Err("--view takes auto, host or container"),
     }
 }
@@ -235,7 +315,16 @@ mod tests {
         assert_eq!(parse(&["--nope"]).unwrap_err(), "unknown flag --nope; try --help");
         assert!(parse(&["--view=x"]).unwrap_err().contains("auto, host or container"));
         assert!(parse(&["serve"]).unwrap_err().contains("probe or policy"));
-        for flag in ["--allow-uid", "--socket.group", "--view", "--log.level", "--log.format"] {
+        for flag in [
+            "--queries",
+            "--reopen-interval",
+            "--descriptor-cache",
+            "--allow-uid",
+            "--socket.group",
+            "--view",
+            "--log.level",
+            "--log.format",
+        ] {
             let error = parse(&[&format!("{flag}=x")]).unwrap_err();
             assert!(error.contains(flag) && error.contains(" take"), "{error}");
         }

@@ -61,8 +61,8 @@ pub struct Client {
     connections: Arc<Semaphore>,
     arrivals: Mutex<Allowance>,
     requests: Mutex<Allowance>,
-    /// One read of a uid stands in line for the broker's turn, so that uids take turns however much each asks.
-    pub turn: Semaphore,
+    /// One read of a uid waits for the broker's permit, so that uids take turns however much each asks.
+    pub permit: Semaphore,
 }
 
 impl Client {
@@ -72,7 +72,7 @@ impl Client {
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
             arrivals: Mutex::new(Allowance::new()),
             requests: Mutex::new(Allowance::new()),
-            turn: Semaphore::new(1),
+            permit: Semaphore::new(1),
         }
     }
 
@@ -92,7 +92,7 @@ impl Client {
 
     /// Takes the allowance of a read, besides that of its request: in a loop, one uid keeps the host's files busy for at most
     /// half of the time. A read that slept in the kernel is not the client's fault: it takes at most half of a burst.
-    pub fn spend(&self, reading: Duration) {
+    pub fn charge(&self, reading: Duration) {
         let mut requests = lock(&self.requests);
         requests.spend((2 * reading).saturating_sub(REQUEST).min(BURST / 2), Instant::now());
     }
@@ -156,13 +156,13 @@ mod tests {
     fn a_long_read_takes_of_what_may_be_asked_and_a_short_one_is_one_request() {
         let client = Client::new();
         let full = client.requests.lock().unwrap().full;
-        client.spend(REQUEST / 2);
+        client.charge(REQUEST / 2);
         assert!(client.requests.lock().unwrap().full <= full.max(Instant::now()));
-        client.spend(Duration::from_millis(275));
+        client.charge(Duration::from_millis(275));
         // More may have come back meanwhile.
         assert!((30..40).contains(&(0..100).filter(|_| client.ask()).count()));
         let slept = Client::new();
-        slept.spend(Duration::from_secs(1000));
+        slept.charge(Duration::from_secs(1000));
         assert!((20..30).contains(&(0..100).filter(|_| slept.ask()).count()));
     }
 

@@ -23,7 +23,7 @@ use tonic::codegen::Service as _;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::limit::{Client, Metered};
-use crate::service::{Peer, Service, Tally};
+use crate::service::{Counts, Peer, Service};
 
 /// How long a connection may take to its first request.
 const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -172,7 +172,7 @@ pub async fn accept<H: Health>(
     allowed: &[u32],
     service: Service,
     health: HealthServer<H>,
-    tally: Arc<Tally>,
+    counts: Arc<Counts>,
 ) {
     let clients: HashMap<u32, Arc<Client>> =
         allowed.iter().map(|uid| (*uid, Arc::new(Client::new()))).collect();
@@ -180,7 +180,7 @@ pub async fn accept<H: Health>(
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                if let Some(count) = count(&tally.failed_accepts) {
+                if let Some(count) = count(&counts.failed_accepts) {
                     tracing::warn!(%error, count, "accept failed");
                 }
                 tokio::time::sleep(BACK_OFF).await;
@@ -191,16 +191,16 @@ pub async fn accept<H: Health>(
         let client = uid.and_then(|uid| clients.get(&uid));
         match client.ok_or("is not allowed").and_then(|client| Ok((client, client.connect()?))) {
             Ok((client, place)) => {
-                tally.connections.fetch_add(1, Ordering::Relaxed);
-                let peer = Peer { client: client.clone(), turn: Arc::new(Semaphore::new(1)) };
-                let connection = serve(stream, uid, peer, service.clone(), health.clone(), tally.clone());
+                counts.connections.fetch_add(1, Ordering::Relaxed);
+                let peer = Peer { client: client.clone(), permit: Arc::new(Semaphore::new(1)) };
+                let connection = serve(stream, uid, peer, service.clone(), health.clone(), counts.clone());
                 tokio::spawn(hold(place, connection));
             }
             Err(why) => {
-                if let Some(count) = count(&tally.refused_peers) {
+                if let Some(count) = count(&counts.refused_peers) {
                     tracing::warn!(uid, why, count, "connection refused");
                 }
-                if tally.refused_peers.load(Ordering::Relaxed).is_multiple_of(REFUSALS) {
+                if counts.refused_peers.load(Ordering::Relaxed).is_multiple_of(REFUSALS) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -245,7 +245,7 @@ async fn serve<H: Health>(
     peer: Peer,
     service: Service,
     health: HealthServer<H>,
-    tally: Arc<Tally>,
+    counts: Arc<Counts>,
 ) {
     let broker = BrokerServer::new(service).max_decoding_message_size(REQUEST_BYTES);
     let asked = Arc::new(AtomicBool::new(false));
@@ -289,7 +289,7 @@ async fn serve<H: Health>(
         Ok(ended) => ended,
         Err(_) if asked.load(Ordering::Relaxed) => connection.await,
         Err(_) => {
-            if let Some(count) = count(&tally.late_handshakes) {
+            if let Some(count) = count(&counts.late_handshakes) {
                 tracing::warn!(uid, count, "connection closed: no request in time");
             }
             return;

@@ -1,64 +1,94 @@
-//! The seal: which system calls the broker may make, each with its reason, and the check that the seal holds.
+//! The broker's seal: which system calls it may make, each with its reason, and the check that the seal holds.
 //!
-//! One list for x86_64 and aarch64 with glibc; where they differ, the row says so by `cfg`.
+//! None of them opens a file, starts a process or makes a socket. One list for x86_64 and aarch64 with glibc; where
+//! they differ, the row says so by `cfg`.
 
 use std::os::fd::AsRawFd;
 
-use keyhole_os::seccomp::{ANONYMOUS, Argument, NOT_EXECUTABLE, READ_ONLY, Row, Rule, exactly, numbers};
+use keyhole_os::seccomp::{Argument, Row, Rule, exactly, numbers};
 use keyhole_os::{Layer, ThreadStatus, allow};
-use rustix::fs::{CWD, Mode, OFlags};
 
-/// Everything that is allowed but `unlinkat`, which depends on a descriptor's number.
+/// Everything that is allowed but `unlinkat` and what goes with it, which depend on a descriptor's number.
 #[rustfmt::skip]
 pub const SYSCALLS: &[Row] = &[
-    // Reading the host.
-    allow!(openat, "files below sysfs, mount points to statfs", READ_ONLY),
-    allow!(pread64, "held files, from their start"),
-    allow!(getdents64, "directories of wildcards"),
-    allow!(readlinkat, "links of hardware monitoring chips"),
-    allow!(newfstatat, "the number of a process's descriptors or threads; whether the socket is still its own"),
-    allow!(fstatfs, "anchors and mount points"),
-    allow!(close, "files and connections"),
+    // The readers.
+    allow!(read, "answers of readers; the zygote's reports; the runtime's wake-up descriptor"),
+    allow!(write, "requests to readers; log lines; the runtime's wake-up descriptor"),
+    allow!(wait4, "how the zygote ended", exactly(2, WNOHANG)),
     // Serving.
-    allow!(accept4, "connections"),
-    allow!(recvfrom, "requests"),
-    allow!(sendto, "answers", exactly(5, 0)),
+    allow!(accept4, "connections", exactly(3, ACCEPTED)),
+    allow!(recvfrom, "requests", exactly(3, 0), exactly(4, 0), exactly(5, 0)),
+    allow!(sendto, "answers", exactly(3, MSG_NOSIGNAL), exactly(4, 0), exactly(5, 0)),
     allow!(writev, "answers of several frames; log lines"),
-    allow!(write, "log lines; the runtime's wake-up descriptor"),
-    allow!(shutdown, "the end of a connection"),
-    allow!(getsockopt, "the peer's uid; a connection's error", SOL_SOCKET),
+    allow!(shutdown, "the end of a connection", exactly(1, SHUT_WR)),
+    allow!(getsockopt, "the peer's uid", SOL_SOCKET, exactly(2, SO_PEERCRED)),
+    allow!(close, "connections"),
     #[cfg(target_arch = "x86_64")]
     allow!(epoll_wait, "the runtime's wait"),
     #[cfg(not(target_arch = "x86_64"))]
-    allow!(epoll_pwait, "the runtime's wait"),
-    allow!(epoll_ctl, "the runtime's interest in connections"),
+    allow!(epoll_pwait, "the runtime's wait", exactly(4, 0)),
+    allow!(epoll_ctl, "the runtime's interest in connections", exactly(1, EPOLL_CTL_ADD)),
+    allow!(epoll_ctl, "the same, taken back", exactly(1, EPOLL_CTL_DEL)),
     // Living.
-    allow!(futex, "locks between lanes and service"),
-    allow!(clock_gettime, "time, where the vDSO has none"),
+    allow!(clock_gettime, "time, where the vDSO has none", exactly(0, CLOCK_MONOTONIC)),
+    allow!(clock_gettime, "the time of log lines, where the vDSO has none", exactly(0, CLOCK_REALTIME)),
     allow!(brk, "memory"),
-    allow!(mmap, "memory", NOT_EXECUTABLE, ANONYMOUS),
-    allow!(mremap, "memory"),
+    allow!(mmap, "memory", exactly(2, READ_WRITE), exactly(3, PRIVATE_ANONYMOUS), exactly(4, u32::MAX)),
+    allow!(mremap, "memory", exactly(3, MAY_MOVE)),
     allow!(munmap, "memory"),
+    allow!(futex, "the runtime's end, which wakes whoever waits for it", exactly(1, FUTEX_WAKE_PRIVATE)),
     allow!(rt_sigreturn, "the return from a signal"),
     allow!(sigaltstack, "the end, which gives its signal stack back"),
     allow!(exit_group, "the end"),
     #[cfg(debug_assertions)]
-    allow!(fcntl, "F_GETFD: a debug build asserts that what it closes is open", exactly(1, 1)),
+    allow!(fcntl, "F_GETFD: a debug build asserts that what it closes is open", exactly(1, F_GETFD)),
 ];
 
-// A constant of the kernel's headers, the same on x86_64 and aarch64.
+// Constants of the kernel's headers, the same on x86_64 and aarch64.
+const EPOLL_CTL_ADD: u32 = 1;
+const EPOLL_CTL_DEL: u32 = 2;
+const FUTEX_WAKE_PRIVATE: u32 = 129;
+const WNOHANG: u32 = 1;
+/// SOCK_CLOEXEC and SOCK_NONBLOCK.
+const ACCEPTED: u32 = 0x8_0800;
+const MSG_NOSIGNAL: u32 = 0x4000;
+const SHUT_WR: u32 = 1;
 const SOL_SOCKET: Argument = exactly(1, 1);
+const SO_PEERCRED: u32 = 17;
+const CLOCK_REALTIME: u32 = 0;
+const CLOCK_MONOTONIC: u32 = 1;
+const READ_WRITE: u32 = 3;
+const PRIVATE_ANONYMOUS: u32 = 0x22;
+const MAY_MOVE: u32 = 1;
+const F_GETFD: u32 = 1;
+const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 
-/// What `unlinkat` is held to: the one call that changes a file system removes the socket from its own directory,
-/// by that directory's descriptor. seccomp cannot see that the name leads nowhere else: only Landlock can.
-pub fn unlink_arguments(dir: &rustix::fd::OwnedFd) -> [Argument; 2] {
-    [exactly(0, dir.as_raw_fd() as u32), exactly(2, 0)]
+/// What is allowed on certain descriptors alone.
+#[derive(Debug)]
+pub struct Pinned {
+    check: [Argument; 1],
+    remove: Option<[[Argument; 2]; 2]>,
 }
 
-/// The whole list; with `unlinkat` only for a socket directory that Landlock keeps it to.
-pub fn syscalls<'u>(unlink: Option<&'u [Argument; 2]>) -> Vec<Rule<'u>> {
-    let unlinkat = unlink.map(|when| Rule { number: numbers::unlinkat, when });
-    SYSCALLS.iter().map(|row| -> Rule<'u> { row.into() }).chain(unlinkat).collect()
+impl Pinned {
+    /// `thread` is read once to check the seal. The socket is removed from `dir`, where Landlock keeps the call to it:
+    /// seccomp sees the descriptor of the directory, and not that the name leads nowhere else.
+    pub fn new(thread: &ThreadStatus, dir: Option<&rustix::fd::OwnedFd>) -> Self {
+        let remove = |dir: &rustix::fd::OwnedFd| {
+            let dir = exactly(0, dir.as_raw_fd().cast_unsigned());
+            [[dir, exactly(2, 0)], [dir, exactly(3, AT_SYMLINK_NOFOLLOW)]]
+        };
+        Self { check: [exactly(0, thread.descriptor())], remove: dir.map(remove) }
+    }
+}
+
+/// The whole list: the check of the seal, and the removal of the socket if it is still the broker's own.
+pub fn syscalls(pinned: &Pinned) -> Vec<Rule<'_>> {
+    let remove = pinned.remove.iter().flat_map(|[unlink, stat]| {
+        [Rule { number: numbers::unlinkat, when: unlink }, Rule { number: numbers::newfstatat, when: stat }]
+    });
+    let check = Rule { number: numbers::pread64, when: &pinned.check };
+    SYSCALLS.iter().map(|row| -> Rule<'_> { row.into() }).chain([check]).chain(remove).collect()
 }
 
 /// The layers, by the names under which they are reported.
@@ -75,16 +105,11 @@ pub enum SealError {
     #[error("{0} could not be put in force: {1}")]
     Missing(&'static str, String),
     /// A layer that the command line requires is not in force.
-    #[error("--sandbox.require={0}: not in force here: {1}: {hint}, or do not require it", hint = hint(.0))]
-    Required(&'static str, String),
+    #[error("--sandbox.require={0}: not in force in {1}: {2}: {hint}, or do not require it", hint = hint(.0))]
+    Required(String, String, String),
     /// A thread's status could not be read.
     #[error("/proc/thread-self/status: {0}: the sandbox cannot be checked")]
     Unreadable(#[from] std::io::Error),
-    /// A forbidden open went through.
-    #[error(
-        "opening the root directory is not refused although Landlock is in force: the sandbox does not hold"
-    )]
-    Open,
 }
 
 /// Checks what the kernel says of the thread against the layers that were put in force. Landlock may be missing, since
@@ -99,10 +124,16 @@ pub fn confirm(layers: &[Layer], thread: &ThreadStatus) -> Result<(), SealError>
     claimed.map_or(Ok(()), |layer| Err(SealError::Unconfirmed(layer.name)))
 }
 
-/// Checks that the layers that the command line requires are in force.
-pub fn require(layers: &[Layer], required: &[&'static str]) -> Result<(), SealError> {
-    let missing = layers.iter().find(|layer| !layer.in_force && required.contains(&layer.name));
-    missing.map_or(Ok(()), |layer| Err(SealError::Required(layer.name, layer.detail.clone())))
+/// Checks that the layers that the command line requires are in force in a process.
+pub fn require<'l>(
+    process: &str,
+    mut layers: impl Iterator<Item = (&'l str, bool, &'l str)>,
+    required: &[&'static str],
+) -> Result<(), SealError> {
+    let missing = layers.find(|(name, in_force, _)| !in_force && required.contains(name));
+    missing.map_or(Ok(()), |(name, _, detail)| {
+        Err(SealError::Required(name.to_owned(), process.to_owned(), detail.to_owned()))
+    })
 }
 
 /// What to do about a layer that is missing.
@@ -110,14 +141,5 @@ fn hint(layer: &str) -> &'static str {
     match layer {
         "landlock" => "run a kernel of 5.13 or later that has landlock among its lsm= modules",
         _ => "let the container's own seccomp profile allow it",
-    }
-}
-
-/// Tries what Landlock must refuse to the calling thread.
-pub fn root_is_closed() -> Result<(), SealError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match rustix::fs::openat(CWD, "/", flags, Mode::empty()) {
-        Err(rustix::io::Errno::ACCESS) => Ok(()),
-        _ => Err(SealError::Open),
     }
 }

@@ -1,54 +1,39 @@
-//! The gRPC service: the contract over lanes and host.
+//! The gRPC service: the contract over the readers.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keyhole_os::Layer;
-use keyhole_policy::{Rung, TABLE, row};
-use keyhole_proto::Encoded;
+use keyhole_policy::{AccessLevel, TABLE, row};
+use keyhole_proto::reader::Hello;
 use keyhole_proto::server::broker_server;
 use keyhole_proto::v1::{
     self, Counters, DescribeRequest, DescribeResponse, Query, QueryDescription, ReadRequest,
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tonic::codegen::tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::lanes::Lanes;
+use crate::answer::{Answer, Chunks, TimedOut};
 use crate::limit::Client;
-use crate::lock;
-use crate::part::Part;
+use crate::readers::Readers;
 
 /// The most time from a read's begin to its end, waiting for the client included.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
-
-/// The most time that a client may take for one batch while it has the only turn.
-const BATCH_DEADLINE: Duration = Duration::from_secs(2);
-
-/// The most time in all that others wait for a client that has the turn.
-const PATIENCE: Duration = Duration::from_millis(150);
-
-/// How often to look whether others wait.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Who is on the other end of a connection; put into each of its requests by the listener.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// What its uid, as the kernel gave it at connect, has taken.
     pub client: Arc<Client>,
-    /// One read of a connection stands in its uid's line.
-    pub turn: Arc<Semaphore>,
+    /// One read of a connection waits for its uid's permit.
+    pub permit: Arc<Semaphore>,
 }
 
 /// What is counted since the start.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct Counts {
     /// Connections accepted.
     pub connections: AtomicU64,
     /// Connections refused: for their peer's uid, or because it had or made too many.
@@ -69,35 +54,41 @@ pub struct Service(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    lanes: Lanes,
+    readers: Readers,
     layers: Vec<Layer>,
     uid: u32,
     start_time_ms: u64,
-    tally: Arc<Tally>,
+    counts: Arc<Counts>,
     /// One read at a time.
-    turn: Semaphore,
-    /// Held by each read that waits for the turn of another connection.
+    permit: Semaphore,
+    /// Held by each read that waits for that of another connection.
     waiting: Arc<()>,
 }
 
 impl Service {
-    /// A service over `lanes`, for a process with these layers and this uid.
-    pub fn new(lanes: Lanes, layers: Vec<Layer>, uid: u32, tally: Arc<Tally>) -> Self {
+    /// A service over `readers`, for a process with these layers and this uid.
+    pub fn new(readers: Readers, layers: Vec<Layer>, uid: u32, counts: Arc<Counts>) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(Arc::new(Inner {
-            lanes,
+            readers,
             layers,
             uid,
             start_time_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
-            tally,
-            turn: Semaphore::new(1),
+            counts,
+            permit: Semaphore::new(1),
             waiting: Arc::default(),
         }))
     }
 
-    /// Whether anything can be read at all.
-    pub fn is_healthy(&self) -> bool {
-        !self.0.lanes.all_stuck()
+    /// The names of what may be asked for its health, and whether it serves: the whole, which does while there is any
+    /// reader, and the readers of each class.
+    pub fn health(&self) -> Vec<(String, bool)> {
+        let of_class = |(class, status): (keyhole_policy::Class, crate::readers::Status)| {
+            (format!("keyhole.v1.Broker/{}", class.name()), status.available)
+        };
+        let classes: Vec<_> = self.0.readers.statuses().map(of_class).collect();
+        let any = classes.iter().any(|(_, available)| *available);
+        ["", "keyhole.v1.Broker"].map(|name| (name.to_owned(), any)).into_iter().chain(classes).collect()
     }
 
     /// Who asks, unless it has asked too often.
@@ -107,28 +98,27 @@ impl Service {
         if peer.client.ask() {
             return Ok(peer.clone());
         }
-        self.0.tally.limited_requests.fetch_add(1, Ordering::Relaxed);
+        self.0.counts.limited_requests.fetch_add(1, Ordering::Relaxed);
         Err(Status::resource_exhausted("too many requests from this uid: ask again later"))
     }
 
-    fn describe_query(&self, row: &keyhole_policy::Row) -> QueryDescription {
-        let lanes = &self.0.lanes;
-        let reason = lanes.host().reason(row.query);
+    fn describe_query(&self, row: &keyhole_policy::Row, stuck: &[Query]) -> QueryDescription {
+        let unavailable = self.0.readers.unavailable(row.query);
+        let (outcome, reason) = unavailable.unwrap_or_default();
         QueryDescription {
             query: row.query.into(),
             patterns: row.sources.iter().map(|s| format!("{}/{}", s.root.name(), s.pattern)).collect(),
-            rung: wire_rung(row.rung).into(),
-            available: reason.is_none(),
-            reason: reason.unwrap_or_default(),
-            stuck: lanes.is_stuck(row.query),
+            access_level: match row.access_level {
+                AccessLevel::Minimal => v1::AccessLevel::Minimal,
+                AccessLevel::Host => v1::AccessLevel::Host,
+            }
+            .into(),
+            available: reason.is_empty(),
+            reason,
+            stuck: stuck.contains(&row.query),
+            reader: row.class.name().to_owned(),
+            outcome: outcome.into(),
         }
-    }
-}
-
-fn wire_rung(rung: Rung) -> v1::Rung {
-    match rung {
-        Rung::Own => v1::Rung::Own,
-        Rung::Host => v1::Rung::Host,
     }
 }
 
@@ -154,132 +144,31 @@ fn parse(request: ReadRequest) -> Result<Vec<Query>, Status> {
     Ok(queries)
 }
 
-/// An answer on its way to its client. What the client does not take can be taken back: it would keep memory for good.
-#[derive(Debug, Default)]
-struct Answer {
-    state: Mutex<AnswerState>,
-    /// The client has taken everything that was there.
-    taken: Notify,
-    /// The client wants no more.
-    left: Notify,
-}
-
-#[derive(Debug, Default)]
-struct AnswerState {
-    parts: VecDeque<Part>,
-    /// How it ended, when it has.
-    end: Option<Option<Status>>,
-    waker: Option<Waker>,
-}
-
-impl Answer {
-    fn state(&self) -> MutexGuard<'_, AnswerState> {
-        lock(&self.state)
-    }
-
-    /// Adds a batch; those of one batch go out in few writes, and so does the end after the last.
-    fn put(&self, batch: Vec<Part>, last: bool) {
-        let mut state = self.state();
-        state.parts.extend(batch);
-        if last {
-            state.end = Some(None);
-        }
-        state.wake();
-    }
-
-    /// Whether the client has taken everything.
-    fn is_empty(&self) -> bool {
-        self.state().parts.is_empty()
-    }
-
-    /// Ends it: as it is, or with an error in the place of what was not taken.
-    fn end(&self, error: Option<Status>) {
-        let mut state = self.state();
-        if error.is_some() {
-            state.parts = VecDeque::new();
-        }
-        state.end = Some(error);
-        state.wake();
-    }
-}
-
-impl AnswerState {
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-/// The client's end of an answer.
-#[derive(Debug)]
-pub struct Parts(Arc<Answer>);
-
-impl Parts {
-    /// Waits for the first of it, or its end: the head of an answer then goes out with it, in one write.
-    async fn begun(&self) {
-        poll_fn(|context| {
-            let mut state = self.0.state();
-            if !state.parts.is_empty() || state.end.is_some() {
-                return Poll::Ready(());
-            }
-            state.waker = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-impl Stream for Parts {
-    type Item = Result<Encoded, Status>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut state = self.0.state();
-        if let Some(part) = state.parts.pop_front() {
-            if state.parts.is_empty() {
-                self.0.taken.notify_one();
-            }
-            return Poll::Ready(Some(Ok(part.into())));
-        }
-        if let Some(end) = &mut state.end {
-            return Poll::Ready(end.take().map(Err));
-        }
-        state.waker = Some(context.waker().clone());
-        Poll::Pending
-    }
-}
-
-impl Drop for Parts {
-    fn drop(&mut self) {
-        self.0.left.notify_one();
-    }
-}
-
 #[tonic::async_trait]
 impl broker_server::Broker for Service {
-    type ReadStream = Parts;
+    type ReadStream = Chunks;
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let peer = self.admit(&request)?;
         let queries = parse(request.into_inner())?;
         let inner = self.0.clone();
-        inner.tally.reads.fetch_add(1, Ordering::Relaxed);
+        inner.counts.reads.fetch_add(1, Ordering::Relaxed);
         let answer = Arc::new(Answer::default());
-        let parts = Parts(answer.clone());
+        let chunks = Chunks(answer.clone());
         // A task of its own: the stream is not polled while the client does not read, and time must go on.
         tokio::spawn(async move {
             let read = tokio::select! {
-                read = timeout(READ_DEADLINE, inner.answer(&peer, queries, &answer)) => read,
-                // Nobody waits for it any more: its turn is for others.
-                () = answer.left.notified() => return,
+                biased;
+                // Nobody waits for it any more: its permit is for others.
+                () = answer.abandoned() => return,
+                read = timeout(READ_DEADLINE, inner.answer(&peer, &queries, &answer)) => read,
             };
-            answer.end(match read {
-                Ok(Ok(())) => None,
-                _ => Some(Status::deadline_exceeded("the answer was not taken in time")),
-            });
+            if !matches!(read, Ok(Ok(()))) {
+                answer.end(Some(Status::deadline_exceeded("the answer was not taken in time")));
+            }
         });
-        parts.begun().await;
-        Ok(Response::new(parts))
+        chunks.begun().await;
+        Ok(Response::new(chunks))
     }
 
     async fn describe(
@@ -287,105 +176,107 @@ impl broker_server::Broker for Service {
         request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
         self.admit(&request)?;
-        let Inner { lanes, layers, uid, start_time_ms, tally, .. } = &*self.0;
+        let Inner { readers, layers, uid, start_time_ms, counts, .. } = &*self.0;
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let view = lanes.host().view();
-        let rung = match (view.proc_is_hosts, uid) {
-            (false, _) => v1::Rung::Own,
-            (true, 0) => v1::Rung::RootFiles,
-            (true, _) => v1::Rung::Host,
+        let statuses: Vec<_> = readers.statuses().collect();
+        let stuck: Vec<Query> =
+            statuses.iter().flat_map(|(_, status)| status.stuck.iter().copied().flatten()).collect();
+        // Every reader has found the same, but for one that was started later.
+        let hello = statuses.iter().find_map(|(_, status)| status.hello.as_ref());
+        let sees = |is_hosts: fn(&Hello) -> bool| hello.is_some_and(is_hosts);
+        let proc_is_host = sees(|hello| hello.proc_is_host);
+        let access_level = match (proc_is_host, uid) {
+            (false, _) => v1::AccessLevel::Minimal,
+            (true, 0) => v1::AccessLevel::Root,
+            (true, _) => v1::AccessLevel::Host,
         };
+        let of_readers = statuses.iter().flat_map(|(class, status)| {
+            let process = format!("reader-{}", class.name());
+            let layers = status.hello.iter().flat_map(|hello| &hello.layers);
+            layers.map(move |layer| wire_layer(&process, &layer.name, layer.in_force, &layer.detail))
+        });
+        let of_broker =
+            layers.iter().map(|layer| wire_layer("broker", layer.name, layer.in_force, &layer.detail));
+        let of_zygote = readers
+            .zygote_layers()
+            .iter()
+            .map(|layer| wire_layer("zygote", &layer.name, layer.in_force, &layer.detail));
         Ok(Response::new(DescribeResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uid: *uid,
-            rung: rung.into(),
-            proc_view: wire_view(view.proc_is_hosts).into(),
-            sys_view: wire_view(view.sys_is_hosts).into(),
-            layers: layers.iter().map(wire_layer).collect(),
-            queries: TABLE.iter().map(|row| self.describe_query(row)).collect(),
+            access_level: access_level.into(),
+            proc_view: wire_view(proc_is_host).into(),
+            sys_view: wire_view(sees(|hello| hello.sys_is_host)).into(),
+            layers: of_broker.chain(of_zygote).chain(of_readers).collect(),
+            queries: TABLE.iter().map(|row| self.describe_query(row, &stuck)).collect(),
             start_time_ms: *start_time_ms,
             counters: Some(Counters {
-                connections: count(&tally.connections),
-                refused_peers: count(&tally.refused_peers),
-                late_handshakes: count(&tally.late_handshakes),
-                reads: count(&tally.reads),
-                limited_requests: count(&tally.limited_requests),
-                stuck_queries: lanes.stuck_queries(),
-                lanes_stuck: lanes.stuck_lanes() as u64,
-                failed_accepts: count(&tally.failed_accepts),
+                connections: count(&counts.connections),
+                refused_peers: count(&counts.refused_peers),
+                late_handshakes: count(&counts.late_handshakes),
+                reads: count(&counts.reads),
+                limited_requests: count(&counts.limited_requests),
+                stuck_queries: readers.stuck_queries(),
+                readers_stuck: statuses.iter().map(|(_, status)| status.stuck.len() as u64).sum(),
+                failed_accepts: count(&counts.failed_accepts),
+                log_lines_dropped: 0,
             }),
+            readers: statuses
+                .iter()
+                .map(|(class, status)| v1::ReaderClass {
+                    name: class.name().to_owned(),
+                    available: status.available,
+                    stuck: status.stuck.len() as u64,
+                    deaths: status.deaths,
+                    seccomp_kills: status.seccomp_kills,
+                    replacements: status.replacements,
+                    reopenings: status.reopenings,
+                    stat: status.stat.to_vec(),
+                })
+                .collect(),
         }))
     }
 }
 
-fn wire_layer(layer: &Layer) -> v1::Layer {
-    v1::Layer { name: layer.name.to_owned(), in_force: layer.in_force, detail: layer.detail.clone() }
+fn wire_layer(process: &str, name: &str, in_force: bool, detail: &str) -> v1::Layer {
+    v1::Layer { name: name.to_owned(), in_force, detail: detail.to_owned(), process: process.to_owned() }
 }
 
-/// A client that did not take its answer in time.
-struct Late;
-
-/// The time that a client's read has taken so far; charged however the read ends, a client's leaving included.
-struct Bill<'c> {
+/// The time that readers were busy for a client; charged however the read ends, a client's leaving included.
+struct ReadTimer<'c> {
     client: &'c Client,
-    read: Duration,
-    /// Since when it reads; none while it waits for its client.
-    since: Option<Instant>,
+    begun: Instant,
+    busy: Option<Duration>,
 }
 
-impl<'c> Bill<'c> {
-    fn of(client: &'c Client) -> Self {
-        Self { client, read: Duration::ZERO, since: Some(Instant::now()) }
-    }
-
-    fn pause(&mut self) {
-        self.read += self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-    }
-}
-
-impl Drop for Bill<'_> {
+impl Drop for ReadTimer<'_> {
     fn drop(&mut self) {
-        self.pause();
-        self.client.spend(self.read);
+        // Of a read that did not end it is not known how long it kept readers busy: as long as it took.
+        self.client.charge(self.busy.unwrap_or_else(|| self.begun.elapsed()));
     }
 }
 
 impl Inner {
-    /// Reads `queries` and gives what comes, until the client has it all or is too slow.
-    async fn answer(&self, peer: &Peer, queries: Vec<Query>, answer: &Answer) -> Result<(), Late> {
-        // The reads of a connection take turns, the connections of a uid do, and uids do. The turn is kept until everything
-        // was taken: only one answer is in memory at a time.
-        let Ok(_of_connection) = peer.turn.acquire().await else { return Ok(()) };
+    /// Reads `queries` and answers, until the client has it all or is too slow.
+    async fn answer(&self, peer: &Peer, queries: &[Query], answer: &Answer) -> Result<(), TimedOut> {
+        // The reads of a connection wait for each other, the connections of a uid do, and uids do. The permit is kept until
+        // everything was taken: only one answer is in memory at a time.
+        let Ok(_of_connection) = peer.permit.acquire().await else { return Ok(()) };
         let waits = self.waiting.clone();
-        let Ok(_of_uid) = peer.client.turn.acquire().await else { return Ok(()) };
-        let Ok(_turn) = self.turn.acquire().await else { return Ok(()) };
+        let Ok(_of_uid) = peer.client.permit.acquire().await else { return Ok(()) };
+        let Ok(_permit) = self.permit.acquire().await else { return Ok(()) };
         drop(waits);
-        let mut reading = self.lanes.begin(queries).await;
-        let (mut bill, mut waited) = (Bill::of(&peer.client), Duration::ZERO);
-        while let Some(batch) = reading.next().await {
-            bill.pause();
-            answer.put(batch, reading.is_over());
-            self.taken(answer, &mut waited).await?;
-            bill.since = Some(Instant::now());
+        let mut timer = ReadTimer { client: &peer.client, begun: Instant::now(), busy: None };
+        let read = async {
+            timer.busy = Some(self.readers.read(queries, answer).await);
+            answer.end(None);
+            answer.drained().await;
+        };
+        tokio::select! {
+            biased;
+            () = read => Ok(()),
+            timed_out = answer.watch(|| Arc::strong_count(&self.waiting) > 1) => Err(timed_out),
         }
-        Ok(())
-    }
-
-    /// Waits until the client has taken what is there; `waited` is how long others have waited for it so far.
-    async fn taken(&self, answer: &Answer, waited: &mut Duration) -> Result<(), Late> {
-        let begun = Instant::now();
-        while !answer.is_empty() {
-            if *waited >= PATIENCE || begun.elapsed() >= BATCH_DEADLINE {
-                return Err(Late);
-            }
-            let look = Instant::now();
-            let taken = timeout(LOOK, answer.taken.notified()).await.is_ok();
-            if Arc::strong_count(&self.waiting) > 1 {
-                // Who takes it, however slowly, is borne with for twice as long.
-                *waited += if taken { look.elapsed() / 2 } else { LOOK };
-            }
-        }
-        Ok(())
     }
 }
 

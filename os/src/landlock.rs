@@ -49,7 +49,18 @@ const LIMITS: &[(i32, &str)] = &[
 /// Restricts the calling thread and those that it starts later to `grants`; everything else is refused, TCP bind
 /// and connect included.
 pub fn restrict(grants: &[Grant<'_>]) -> Layer {
-    let (in_force, detail) = match try_restrict(grants) {
+    layer(restrict_rights(AccessFs::from_all(NEWEST), grants))
+}
+
+/// Refuses the calling thread and what it starts later everything but reading. Without a rule for any path: what a
+/// process may read is for the process itself to give up.
+pub fn restrict_all_but_reading() -> Layer {
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    layer(restrict_rights(AccessFs::from_all(NEWEST) & !reading, &[]))
+}
+
+fn layer(restricted: Result<RestrictionStatus, RulesetError>) -> Layer {
+    let (in_force, detail) = match restricted {
         Ok(RestrictionStatus { ruleset: RulesetStatus::NotEnforced, .. }) => {
             (false, "this kernel has no Landlock, or it is switched off".to_owned())
         }
@@ -84,10 +95,13 @@ fn detail(kernel: i32) -> String {
     }
 }
 
-fn try_restrict(grants: &[Grant<'_>]) -> Result<RestrictionStatus, RulesetError> {
+fn restrict_rights(
+    handled: BitFlags<AccessFs>,
+    grants: &[Grant<'_>],
+) -> Result<RestrictionStatus, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(handled)?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
         .create()?;

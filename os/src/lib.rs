@@ -3,10 +3,12 @@
 //! All `unsafe` of the project stands in this crate, each block with its reason.
 
 pub mod capabilities;
+pub mod fork;
 pub mod landlock;
 pub mod memory;
 pub mod process;
 pub mod seccomp;
+pub mod shared;
 mod timex;
 
 pub use timex::{Timex, timex};
@@ -40,6 +42,11 @@ impl ThreadStatus {
     /// Opens the status file of the calling thread.
     pub fn open() -> std::io::Result<Self> {
         Ok(Self(std::fs::File::open("/proc/thread-self/status")?.into()))
+    }
+
+    /// The number of its descriptor.
+    pub fn descriptor(&self) -> u32 {
+        std::os::fd::AsRawFd::as_raw_fd(&self.0).cast_unsigned()
     }
 
     /// The names of those layers of `layers` that the kernel does not confirm for this thread.

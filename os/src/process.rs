@@ -1,5 +1,8 @@
 //! What a process inherits and leaves behind: descriptors, environment, core dumps, limits.
 
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 use crate::Layer;
@@ -14,6 +17,39 @@ pub fn close_inherited() {
     unsafe {
         libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32);
     }
+}
+
+/// Takes over the descriptors of these numbers, which the parent has passed on, and closes every other but the three
+/// standard ones. An error for a number that is given twice, is standard or is not open.
+///
+/// Call it first thing: nothing of this process may be open yet.
+pub fn take_inherited(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_unstable();
+    let distinct = sorted.windows(2).all(|pair| pair[0] != pair[1]);
+    if !distinct || sorted.first().is_some_and(|lowest| *lowest < 3) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut next = 3;
+    for number in sorted.iter().copied().chain([-1]) {
+        let number = number as u32;
+        if next < number {
+            // SAFETY: close_range takes no pointers, and the caller has opened nothing yet.
+            unsafe {
+                libc::syscall(libc::SYS_close_range, next, number - 1, 0u32);
+            }
+        }
+        next = number.wrapping_add(1);
+    }
+    let take = |&number| {
+        // SAFETY: fcntl with F_SETFD takes numbers alone.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: it is open, as has just been seen, and distinct from every other; nothing of this process owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    };
+    numbers.iter().map(take).collect()
 }
 
 /// Removes every variable from the environment and overwrites their memory with zeros.

@@ -35,7 +35,7 @@ pub struct Rule<'a> {
     pub when: &'a [Argument],
 }
 
-impl From<&Row> for Rule<'static> {
+impl<'a> From<&'a Row> for Rule<'a> {
     fn from(row: &Row) -> Self {
         Self { number: row.number, when: row.when }
     }
@@ -74,24 +74,25 @@ pub mod numbers {
     }
     numbers! {
         accept4 = SYS_accept4, adjtimex = SYS_adjtimex, brk = SYS_brk, clock_adjtime = SYS_clock_adjtime,
-        clock_gettime = SYS_clock_gettime, close = SYS_close,
+        clock_gettime = SYS_clock_gettime, clone = SYS_clone, close = SYS_close, close_range = SYS_close_range,
         connect = SYS_connect, epoll_ctl = SYS_epoll_ctl, epoll_pwait = SYS_epoll_pwait, exit_group = SYS_exit_group,
         fcntl = SYS_fcntl, fstat = SYS_fstat, fstatfs = SYS_fstatfs, futex = SYS_futex, getdents64 = SYS_getdents64,
-        getcwd = SYS_getcwd, getrandom = SYS_getrandom, getrusage = SYS_getrusage,
+        getcwd = SYS_getcwd, landlock_add_rule = SYS_landlock_add_rule,
+        landlock_create_ruleset = SYS_landlock_create_ruleset, landlock_restrict_self = SYS_landlock_restrict_self, getrandom = SYS_getrandom, getrusage = SYS_getrusage,
         getsockname = SYS_getsockname, getpeername = SYS_getpeername, getsockopt = SYS_getsockopt,
         ioctl = SYS_ioctl, lseek = SYS_lseek, madvise = SYS_madvise, mmap = SYS_mmap, mprotect = SYS_mprotect,
-        mremap = SYS_mremap, munmap = SYS_munmap, openat = SYS_openat, pread64 = SYS_pread64,
-        prlimit64 = SYS_prlimit64, read = SYS_read, readlinkat = SYS_readlinkat, recvfrom = SYS_recvfrom,
+        mremap = SYS_mremap, munmap = SYS_munmap, openat = SYS_openat, pidfd_open = SYS_pidfd_open, ppoll = SYS_ppoll, pread64 = SYS_pread64,
+        prctl = SYS_prctl, prlimit64 = SYS_prlimit64, read = SYS_read, readlinkat = SYS_readlinkat, recvfrom = SYS_recvfrom,
         restart_syscall = SYS_restart_syscall, rt_sigaction = SYS_rt_sigaction,
-        rt_sigprocmask = SYS_rt_sigprocmask, rt_sigreturn = SYS_rt_sigreturn, sched_yield = SYS_sched_yield,
+        rt_sigprocmask = SYS_rt_sigprocmask, rt_sigreturn = SYS_rt_sigreturn, sched_yield = SYS_sched_yield, seccomp = SYS_seccomp,
         sendto = SYS_sendto, setsockopt = SYS_setsockopt, shutdown = SYS_shutdown, sigaltstack = SYS_sigaltstack,
-        socket = SYS_socket, statx = SYS_statx, unlinkat = SYS_unlinkat, uname = SYS_uname, write = SYS_write,
+        socket = SYS_socket, statx = SYS_statx, unlinkat = SYS_unlinkat, uname = SYS_uname, wait4 = SYS_wait4, set_robust_list = SYS_set_robust_list, write = SYS_write,
         writev = SYS_writev,
     }
     #[cfg(target_arch = "x86_64")]
-    numbers! { epoll_wait = SYS_epoll_wait, newfstatat = SYS_newfstatat, readlink = SYS_readlink }
+    numbers! { dup2 = SYS_dup2, epoll_wait = SYS_epoll_wait, newfstatat = SYS_newfstatat, readlink = SYS_readlink }
     #[cfg(target_arch = "aarch64")]
-    numbers! { newfstatat = SYS_newfstatat }
+    numbers! { dup3 = SYS_dup3, newfstatat = SYS_newfstatat }
 }
 
 /// `mmap` and `mprotect`: never executable.

@@ -1,11 +1,21 @@
-//! What a broker may read: [`TABLE`], one row a query, and the pattern language of its rows.
+//! What may be read of a host: [`TABLE`], one row a query, and the pattern language of its rows.
 //!
-//! Pure data. The broker enforces the table; the exporter uses the same table to replay a captured tree and to write
-//! documents. Nothing here touches a file (`docs/adr/0002-the-policy-is-a-crate.md`).
+//! Pure data, without a dependency. The readers enforce the table, the broker knows its rows by their numbers, and the
+//! exporter uses it to replay a captured tree and to write documents. Nothing here touches a file
+//! (`docs/adr/0002-the-policy-is-a-crate.md`).
 #![forbid(unsafe_code)]
 
+#[rustfmt::skip]
+#[path = "generated/enums.rs"]
+mod enums;
 mod pattern;
+pub mod pipes;
 mod table;
 
+pub use enums::{Outcome, Query};
 pub use pattern::{Component, InvalidPattern, Pattern};
-pub use table::{Kind, Root, Row, Rung, Source, TABLE, row};
+pub use table::{AccessLevel, Class, Kind, Root, Row, Source, TABLE, digest, row};
+
+/// A number that no value of an enum of the contract has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnknownNumber(pub i32);

@@ -1,13 +1,15 @@
 //! The table: what each query may read, and no more.
 
-use keyhole_proto::v1::Query;
+use crate::Query;
+use AccessLevel::{Host, Minimal};
+use Class::{Devices, Files, Mounts, Processes, Procfs, Sysfs};
 
-/// A directory or file that was given to the broker at start-up; every pattern is relative to one.
+/// A directory or file that the readers were given at the start; every pattern is relative to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Root {
     /// The host's procfs (`--path.procfs`).
     Proc,
-    /// The host's procfs, opened anew for each reading: only with `--allow-processes`.
+    /// The host's procfs, opened again for each read: only with `--allow-processes`.
     Processes,
     /// The host's sysfs (`--path.sysfs`).
     Sys,
@@ -15,7 +17,7 @@ pub enum Root {
     Udev,
     /// The os-release file (`--path.os-release`); its one pattern is the file itself.
     OsRelease,
-    /// The broker's own `/proc/self`.
+    /// The reader's own `/proc/self`.
     Own,
     /// The empty directories given for statfs (`--filesystem.anchor`).
     Anchors,
@@ -55,11 +57,51 @@ pub enum Kind {
 
 /// The least that a pod must be given for a row to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rung {
+pub enum AccessLevel {
     /// No host mount: the file is the same in every container.
-    Own,
+    Minimal,
     /// The host's /proc and /sys.
     Host,
+}
+
+/// Which readers read a row. What can hang never shares a reader with what cannot; each query has one class, so
+/// that no descriptor is cached twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// Files of procfs that the kernel itself answers. Its readers open nothing once they are sealed.
+    Procfs,
+    /// Attributes below sysfs that the kernel itself answers, from memory.
+    Sysfs,
+    /// Attributes below sysfs and files of procfs that a driver, a module or a file system answers: each may sleep.
+    Devices,
+    /// Ordinary files: udev's data and os-release.
+    Files,
+    /// Files of every process, with `--allow-processes`: its readers keep procfs open.
+    Processes,
+    /// statfs of mount points: each may sleep for as long as a file server is away.
+    Mounts,
+}
+
+impl Class {
+    /// Every class, in the order of their numbers.
+    pub const ALL: [Self; 6] = [Procfs, Sysfs, Devices, Files, Processes, Mounts];
+
+    /// Its name, in flags, logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Procfs => "procfs",
+            Sysfs => "sysfs",
+            Devices => "devices",
+            Files => "files",
+            Processes => "processes",
+            Mounts => "mounts",
+        }
+    }
+
+    /// Whether a read of this class may sleep for as long as something outside of the kernel takes.
+    pub fn may_hang(self) -> bool {
+        matches!(self, Devices | Files | Mounts)
+    }
 }
 
 /// A pattern below a root.
@@ -78,10 +120,14 @@ pub struct Source {
 pub struct Row {
     /// The query.
     pub query: Query,
+    /// Which readers read it.
+    pub class: Class,
+    /// Whether a collector that is on by default asks for it: `--queries=default` names these.
+    pub default: bool,
     /// Its sources, read in this order.
     pub sources: &'static [Source],
-    /// The rung it needs.
-    pub rung: Rung,
+    /// The access level it needs.
+    pub access_level: AccessLevel,
     /// The most bytes of one file that are handed over.
     pub file_bytes: usize,
     /// The most files, links and file systems in one answer.
@@ -113,38 +159,42 @@ const MIB_16: usize = 16 << 20;
 /// A line a TCP socket or a route, of which a host may have some hundred thousands.
 const MIB_32: usize = 32 << 20;
 
-/// The table. A row: query, sources, rung, bytes a file, files.
+/// Asked for by a collector that is on by default, or not.
+const ON: bool = true;
+const OFF: bool = false;
+
+/// The table. A row: query, class, default, sources, access level, bytes a file, files.
 #[rustfmt::skip]
 pub const TABLE: &[Row] = &[
-    row_of(Query::Stat, &[proc("stat")], Rung::Own, MIB, 1),
-    row_of(Query::Loadavg, &[proc("loadavg")], Rung::Own, PAGE, 1),
-    row_of(Query::Meminfo, &[proc("meminfo")], Rung::Own, KIB_64, 1),
-    row_of(Query::Vmstat, &[proc("vmstat")], Rung::Own, KIB_64, 1),
-    row_of(Query::Pressure, &[proc("pressure/{cpu,io,irq,memory}")], Rung::Own, PAGE, 4),
-    row_of(Query::Diskstats, &[proc("diskstats")], Rung::Own, MIB_4, 1),
-    row_of(Query::Block, &[sys("block/*/queue/rotational")], Rung::Own, PAGE, 4096),
-    row_of(Query::Udev, &[Source { root: Root::Udev, pattern: "b#:#", kind: Kind::Text }], Rung::Host, KIB_64, 4096),
-    row_of(Query::FileNr, &[proc("sys/fs/file-nr")], Rung::Own, PAGE, 1),
-    row_of(Query::Random, &[proc("sys/kernel/random/{entropy_avail,poolsize}")], Rung::Own, PAGE, 2),
-    row_of(Query::Schedstat, &[proc("schedstat")], Rung::Own, MIB_4, 1),
-    row_of(Query::Kernel, &[proc("sys/kernel/{ostype,osrelease,version,arch}")], Rung::Own, PAGE, 4),
-    row_of(Query::HungTasks, &[proc("sys/kernel/hung_task_detect_count")], Rung::Own, PAGE, 1),
-    row_of(Query::Cpu, &[
+    row_of(Query::Stat, Procfs, ON, &[proc("stat")], Minimal, MIB, 1),
+    row_of(Query::Loadavg, Procfs, ON, &[proc("loadavg")], Minimal, PAGE, 1),
+    row_of(Query::Meminfo, Procfs, ON, &[proc("meminfo")], Minimal, KIB_64, 1),
+    row_of(Query::Vmstat, Procfs, ON, &[proc("vmstat")], Minimal, KIB_64, 1),
+    row_of(Query::Pressure, Procfs, ON, &[proc("pressure/{cpu,io,irq,memory}")], Minimal, PAGE, 4),
+    row_of(Query::Diskstats, Procfs, ON, &[proc("diskstats")], Minimal, MIB_4, 1),
+    row_of(Query::Block, Sysfs, ON, &[sys("block/*/queue/rotational")], Minimal, PAGE, 4096),
+    row_of(Query::Udev, Files, ON, &[Source { root: Root::Udev, pattern: "b#:#", kind: Kind::Text }], Host, KIB_64, 4096),
+    row_of(Query::FileNr, Procfs, ON, &[proc("sys/fs/file-nr")], Minimal, PAGE, 1),
+    row_of(Query::Random, Procfs, ON, &[proc("sys/kernel/random/{entropy_avail,poolsize}")], Minimal, PAGE, 2),
+    row_of(Query::Schedstat, Procfs, ON, &[proc("schedstat")], Minimal, MIB_4, 1),
+    row_of(Query::Kernel, Procfs, ON, &[proc("sys/kernel/{ostype,osrelease,version,arch}")], Minimal, PAGE, 4),
+    row_of(Query::HungTasks, Procfs, ON, &[proc("sys/kernel/hung_task_detect_count")], Minimal, PAGE, 1),
+    row_of(Query::Cpu, Sysfs, ON, &[
         sys("devices/system/cpu/{isolated,online,offline}"),
         sys("devices/system/cpu/cpu#/online"),
         sys("devices/system/cpu/cpu#/topology/{physical_package_id,core_id}"),
         sys("devices/system/cpu/cpu#/thermal_throttle/{core_throttle_count,package_throttle_count}"),
-    ], Rung::Own, PAGE, 32768),
-    row_of(Query::Cpuinfo, &[proc("cpuinfo")], Rung::Own, MIB_4, 1),
-    row_of(Query::Cpufreq, &[
+    ], Minimal, PAGE, 32768),
+    row_of(Query::Cpuinfo, Procfs, OFF, &[proc("cpuinfo")], Minimal, MIB_4, 1),
+    row_of(Query::Cpufreq, Devices, ON, &[
         sys("devices/system/cpu/cpu#/cpufreq/{cpuinfo_avg_freq,cpuinfo_cur_freq,cpuinfo_max_freq,cpuinfo_min_freq}"),
         sys("devices/system/cpu/cpu#/cpufreq/{scaling_available_governors,scaling_cur_freq,scaling_governor,scaling_max_freq,scaling_min_freq}"),
-    ], Rung::Own, PAGE, 32768),
-    row_of(Query::CpuVulnerabilities, &[sys("devices/system/cpu/vulnerabilities/*")], Rung::Own, PAGE, 256),
-    row_of(Query::Clocksource, &[sys("devices/system/clocksource/clocksource#/{available_clocksource,current_clocksource}")], Rung::Own, PAGE, 16),
-    row_of(Query::Softnet, &[proc("1/net/softnet_stat")], Rung::Own, MIB, 1),
-    row_of(Query::Md, &[proc("mdstat"), sys("block/md*/md/{raid_disks,degraded}")], Rung::Own, MIB, 1024),
-    row_of(Query::Hwmon, &[
+    ], Minimal, PAGE, 32768),
+    row_of(Query::CpuVulnerabilities, Sysfs, OFF, &[sys("devices/system/cpu/vulnerabilities/*")], Minimal, PAGE, 256),
+    row_of(Query::Clocksource, Sysfs, ON, &[sys("devices/system/clocksource/clocksource#/{available_clocksource,current_clocksource}")], Minimal, PAGE, 16),
+    row_of(Query::Softnet, Procfs, ON, &[proc("1/net/softnet_stat")], Minimal, MIB, 1),
+    row_of(Query::Md, Devices, ON, &[proc("mdstat"), sys("block/md*/md/{raid_disks,degraded}")], Minimal, MIB, 1024),
+    row_of(Query::Hwmon, Devices, ON, &[
         sys_link("class/hwmon/hwmon#"),
         sys_link("class/hwmon/hwmon#/device"),
         sys("class/hwmon/hwmon#/{name,beep_enable,update_interval,vrm}"),
@@ -154,45 +204,45 @@ pub const TABLE: &[Row] = &[
         sys("class/hwmon/hwmon#/device/{name,beep_enable,update_interval,vrm}"),
         sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#"),
         sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#_*"),
-    ], Rung::Own, PAGE, 8192),
-    row_of(Query::Thermal, &[
+    ], Minimal, PAGE, 8192),
+    row_of(Query::Thermal, Devices, ON, &[
         sys("class/thermal/thermal_zone#/{type,temp,policy,mode,passive}"),
         sys("class/thermal/cooling_device#/{type,cur_state,max_state}"),
-    ], Rung::Own, PAGE, 8192),
-    row_of(Query::PowerSupply, &[sys("class/power_supply/*/*")], Rung::Own, PAGE, 4096),
-    row_of(Query::OsRelease, &[Source { root: Root::OsRelease, pattern: "os-release", kind: Kind::Text }], Rung::Host, KIB_64, 1),
+    ], Minimal, PAGE, 8192),
+    row_of(Query::PowerSupply, Devices, ON, &[sys("class/power_supply/*/*")], Minimal, PAGE, 4096),
+    row_of(Query::OsRelease, Files, ON, &[Source { root: Root::OsRelease, pattern: "os-release", kind: Kind::Text }], Host, KIB_64, 1),
 
-    row_of(Query::NetDev, &[proc("1/net/dev")], Rung::Host, MIB_4, 1),
-    row_of(Query::NetClass, &[
+    row_of(Query::NetDev, Procfs, ON, &[proc("1/net/dev")], Host, MIB_4, 1),
+    row_of(Query::NetClass, Devices, ON, &[
         sys("class/net/*/{addr_assign_type,address,broadcast,carrier,carrier_changes,carrier_down_count,carrier_up_count,dev_id,dormant,duplex,flags}"),
         sys("class/net/*/{ifalias,ifindex,iflink,link_mode,mtu,name_assign_type,netdev_group,operstate,speed,tx_queue_len,type}"),
         sys("class/net/*/statistics/rx_nohandler"),
-    ], Rung::Host, PAGE, 65536),
-    row_of(Query::NetSnmp, &[proc("1/net/{netstat,snmp,snmp6}")], Rung::Host, KIB_64, 3),
-    row_of(Query::Sockstat, &[proc("1/net/{sockstat,sockstat6}")], Rung::Host, PAGE, 2),
-    row_of(Query::Udp, &[proc("1/net/{udp,udp6}")], Rung::Host, MIB_4, 2),
-    row_of(Query::Arp, &[proc("1/net/arp")], Rung::Host, MIB_4, 1),
-    row_of(Query::Conntrack, &[proc("1/net/stat/nf_conntrack"), proc("sys/net/netfilter/nf_conntrack_max")], Rung::Host, KIB_64, 2),
-    row_of(Query::Bonding, &[
+    ], Host, PAGE, 65536),
+    row_of(Query::NetSnmp, Procfs, ON, &[proc("1/net/{netstat,snmp,snmp6}")], Host, KIB_64, 3),
+    row_of(Query::Sockstat, Procfs, ON, &[proc("1/net/{sockstat,sockstat6}")], Host, PAGE, 2),
+    row_of(Query::Udp, Procfs, ON, &[proc("1/net/{udp,udp6}")], Host, MIB_4, 2),
+    row_of(Query::Arp, Procfs, ON, &[proc("1/net/arp")], Host, MIB_4, 1),
+    row_of(Query::Conntrack, Procfs, ON, &[proc("1/net/stat/nf_conntrack"), proc("sys/net/netfilter/nf_conntrack_max")], Host, KIB_64, 2),
+    row_of(Query::Bonding, Devices, ON, &[
         sys("class/net/bonding_masters"),
         sys("class/net/*/bonding/slaves"),
         sys("class/net/*/{lower,slave}_*/bonding_slave/mii_status"),
-    ], Rung::Host, PAGE, 4096),
-    row_of(Query::NetStatistics, &[
+    ], Host, PAGE, 4096),
+    row_of(Query::NetStatistics, Devices, OFF, &[
         sys("class/net/*/statistics/{rx_crc_errors,rx_dropped,rx_frame_errors,rx_length_errors,rx_missed_errors,rx_over_errors}"),
         sys("class/net/*/statistics/{tx_aborted_errors,tx_carrier_errors,tx_heartbeat_errors,tx_window_errors}"),
-    ], Rung::Host, PAGE, 65536),
-    row_of(Query::NetAddresses, &[proc("1/net/if_inet6")], Rung::Host, MIB_4, 1),
+    ], Host, PAGE, 65536),
+    row_of(Query::NetAddresses, Procfs, OFF, &[proc("1/net/if_inet6")], Host, MIB_4, 1),
 
-    row_of(Query::Processes, &[process("#/stat")], Rung::Host, PAGE, 65536),
-    row_of(Query::ProcessDetails, &[
+    row_of(Query::Processes, Processes, OFF, &[process("#/stat")], Host, PAGE, 65536),
+    row_of(Query::ProcessDetails, Processes, OFF, &[
         process("#/status"),
         Source { root: Root::Processes, pattern: "#/fd", kind: Kind::Entries },
-    ], Rung::Host, PAGE, 131_072),
+    ], Host, PAGE, 131_072),
     // A process of one thread says all of it in its own stat.
-    row_of(Query::Threads, &[Source { root: Root::Processes, pattern: "#/task/#/stat", kind: Kind::TextOfSeveral }], Rung::Host, PAGE, 131_072),
-    row_of(Query::ProcessLimits, &[proc("sys/kernel/{pid_max,threads-max}")], Rung::Own, PAGE, 2),
-    row_of(Query::Cgroups, &[
+    row_of(Query::Threads, Processes, OFF, &[Source { root: Root::Processes, pattern: "#/task/#/stat", kind: Kind::TextOfSeveral }], Host, PAGE, 131_072),
+    row_of(Query::ProcessLimits, Procfs, OFF, &[proc("sys/kernel/{pid_max,threads-max}")], Minimal, PAGE, 2),
+    row_of(Query::Cgroups, Sysfs, ON, &[
         sys("fs/cgroup/{cpu.stat,memory.stat,cgroup.controllers}"),
         sys("fs/cgroup/{init,init.scope,system,system.slice,podruntime,runtime.slice,user.slice,machine.slice}/{cpu.stat,cpu.pressure,io.stat,io.pressure}"),
         sys("fs/cgroup/{init,init.scope,system,system.slice,podruntime,runtime.slice,user.slice,machine.slice}/{memory.current,memory.events,memory.high,memory.max,memory.peak,memory.pressure,memory.stat,memory.swap.current,memory.swap.max,pids.current,pids.max}"),
@@ -201,23 +251,23 @@ pub const TABLE: &[Row] = &[
         // Talos keeps its extension services one level further down.
         sys("fs/cgroup/system/extensions/*/{cpu.stat,cpu.pressure,io.stat,io.pressure}"),
         sys("fs/cgroup/system/extensions/*/{memory.current,memory.events,memory.high,memory.max,memory.peak,memory.pressure,memory.stat,memory.swap.current,memory.swap.max,pids.current,pids.max}"),
-    ], Rung::Host, 64 << 10, 16384),
+    ], Host, 64 << 10, 16384),
 
-    row_of(Query::Mounts, &[proc("1/mountinfo")], Rung::Host, MIB_4, 1),
-    row_of(Query::OwnMounts, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Rung::Own, MIB_4, 1),
-    row_of(Query::Anchors, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Rung::Own, PAGE, 64),
-    row_of(Query::RootFileSystems, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Rung::Host, MIB_4, 8192),
+    row_of(Query::Mounts, Procfs, ON, &[proc("1/mountinfo")], Host, MIB_4, 1),
+    row_of(Query::OwnMounts, Procfs, ON, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Minimal, MIB_4, 1),
+    row_of(Query::Anchors, Mounts, ON, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Minimal, PAGE, 64),
+    row_of(Query::RootFileSystems, Mounts, ON, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Host, MIB_4, 8192),
 
-    row_of(Query::Buddyinfo, &[proc("buddyinfo")], Rung::Own, KIB_64, 1),
-    row_of(Query::CgroupControllers, &[proc("cgroups")], Rung::Own, PAGE, 1),
+    row_of(Query::Buddyinfo, Procfs, OFF, &[proc("buddyinfo")], Minimal, KIB_64, 1),
+    row_of(Query::CgroupControllers, Procfs, OFF, &[proc("cgroups")], Minimal, PAGE, 1),
     // Container runtimes mask it in a container's own /proc.
-    row_of(Query::Interrupts, &[proc("interrupts")], Rung::Host, MIB_16, 1),
-    row_of(Query::Softirqs, &[proc("softirqs")], Rung::Own, MIB, 1),
-    row_of(Query::Slabinfo, &[proc("slabinfo")], Rung::Own, MIB, 1),
-    row_of(Query::Zoneinfo, &[proc("zoneinfo")], Rung::Own, MIB_4, 1),
-    row_of(Query::Swaps, &[proc("swaps")], Rung::Own, KIB_64, 1),
+    row_of(Query::Interrupts, Procfs, OFF, &[proc("interrupts")], Host, MIB_16, 1),
+    row_of(Query::Softirqs, Procfs, OFF, &[proc("softirqs")], Minimal, MIB, 1),
+    row_of(Query::Slabinfo, Procfs, OFF, &[proc("slabinfo")], Minimal, MIB, 1),
+    row_of(Query::Zoneinfo, Procfs, OFF, &[proc("zoneinfo")], Minimal, MIB_4, 1),
+    row_of(Query::Swaps, Procfs, OFF, &[proc("swaps")], Minimal, KIB_64, 1),
     // None that a namespace has of its own (kernel/pid_max, kernel/shm*, net/*), and none that reading changes.
-    row_of(Query::Sysctl, &[
+    row_of(Query::Sysctl, Procfs, OFF, &[
         proc("sys/fs/{aio-max-nr,aio-nr,dentry-state,file-max,file-nr,inode-nr,inode-state,nr_open,pipe-max-size}"),
         proc("sys/fs/epoll/max_user_watches"),
         proc("sys/fs/inotify/{max_queued_events,max_user_instances,max_user_watches}"),
@@ -228,66 +278,66 @@ pub const TABLE: &[Row] = &[
         proc("sys/kernel/yama/ptrace_scope"),
         proc("sys/vm/{dirty_background_bytes,dirty_background_ratio,dirty_bytes,dirty_ratio,max_map_count,min_free_kbytes,nr_hugepages}"),
         proc("sys/vm/{overcommit_memory,overcommit_ratio,panic_on_oom,swappiness,vfs_cache_pressure,watermark_scale_factor,zone_reclaim_mode}"),
-    ], Rung::Own, PAGE, 64),
-    row_of(Query::Numa, &[sys("devices/system/node/node#/{meminfo,numastat}")], Rung::Own, PAGE, 2048),
-    row_of(Query::Ksm, &[
+    ], Minimal, PAGE, 64),
+    row_of(Query::Numa, Sysfs, OFF, &[sys("devices/system/node/node#/{meminfo,numastat}")], Minimal, PAGE, 2048),
+    row_of(Query::Ksm, Sysfs, OFF, &[
         sys("kernel/mm/ksm/{full_scans,general_profit,merge_across_nodes,pages_shared,pages_sharing,pages_to_scan}"),
         sys("kernel/mm/ksm/{pages_unshared,pages_volatile,run,sleep_millisecs}"),
-    ], Rung::Own, PAGE, 10),
+    ], Minimal, PAGE, 10),
     // A file system of its own, mounted in the host's /sys and not in a container's.
-    row_of(Query::Selinux, &[sys("fs/selinux/enforce")], Rung::Host, PAGE, 1),
-    row_of(Query::Watchdog, &[
+    row_of(Query::Selinux, Sysfs, ON, &[sys("fs/selinux/enforce")], Host, PAGE, 1),
+    row_of(Query::Watchdog, Devices, ON, &[
         // Kernels without WATCHDOG_SYSFS tell no more than that there is one.
         sys_link("class/watchdog/watchdog#"),
         sys("class/watchdog/watchdog#/{access_cs0,bootstatus,fw_version,identity,nowayout,options}"),
         sys("class/watchdog/watchdog#/{pretimeout,pretimeout_governor,state,status,timeleft,timeout}"),
-    ], Rung::Own, PAGE, 1024),
-    row_of(Query::Edac, &[
+    ], Minimal, PAGE, 1024),
+    row_of(Query::Edac, Devices, ON, &[
         sys("devices/system/edac/mc/mc#/{ce_count,ce_noinfo_count,ue_count,ue_noinfo_count}"),
         sys("devices/system/edac/mc/mc#/csrow#/{ce_count,ue_count}"),
         sys("devices/system/edac/mc/mc#/csrow#/ch#_{ce_count,dimm_label,ue_count}"),
-    ], Rung::Own, PAGE, 8192),
+    ], Minimal, PAGE, 8192),
     // Container runtimes mask it in a container's own /sys.
-    row_of(Query::Powercap, &[sys("class/powercap/*/{energy_uj,name}")], Rung::Host, PAGE, 1024),
-    row_of(Query::Dmi, &[
+    row_of(Query::Powercap, Devices, ON, &[sys("class/powercap/*/{energy_uj,name}")], Host, PAGE, 1024),
+    row_of(Query::Dmi, Sysfs, ON, &[
         sys("class/dmi/id/{bios_date,bios_release,bios_vendor,bios_version}"),
         sys("class/dmi/id/{board_asset_tag,board_name,board_serial,board_vendor,board_version}"),
         sys("class/dmi/id/{chassis_asset_tag,chassis_serial,chassis_vendor,chassis_version}"),
         sys("class/dmi/id/{product_family,product_name,product_serial,product_sku,product_uuid,product_version,sys_vendor}"),
-    ], Rung::Own, PAGE, 20),
-    row_of(Query::Drm, &[
+    ], Minimal, PAGE, 20),
+    row_of(Query::Drm, Devices, OFF, &[
         sys("class/drm/card#/device/{gpu_busy_percent,mem_info_gtt_total,mem_info_gtt_used,mem_info_vis_vram_total,mem_info_vis_vram_used}"),
         sys("class/drm/card#/device/{mem_info_vram_total,mem_info_vram_used,mem_info_vram_vendor,power_dpm_force_performance_level}"),
         sys("class/drm/card#/device/{uevent,unique_id}"),
-    ], Rung::Own, PAGE, 1024),
-    row_of(Query::Pci, &[
+    ], Minimal, PAGE, 1024),
+    row_of(Query::Pci, Devices, OFF, &[
         // Where a device hangs stands in the target.
         sys_link("bus/pci/devices/*"),
         sys("bus/pci/devices/*/{class,device,revision,subsystem_device,subsystem_vendor,vendor}"),
         sys("bus/pci/devices/*/{current_link_speed,current_link_width,max_link_speed,max_link_width}"),
         sys("bus/pci/devices/*/{d3cold_allowed,numa_node,power_state}"),
         sys("bus/pci/devices/*/{sriov_drivers_autoprobe,sriov_numvfs,sriov_totalvfs,sriov_vf_total_msix}"),
-    ], Rung::Own, PAGE, 65536),
-    row_of(Query::Tape, &[
+    ], Minimal, PAGE, 65536),
+    row_of(Query::Tape, Devices, ON, &[
         sys("class/scsi_tape/st#/stats/{in_flight,io_ns,other_cnt,read_byte_cnt,read_cnt,read_ns}"),
         sys("class/scsi_tape/st#/stats/{resid_cnt,write_byte_cnt,write_cnt,write_ns}"),
-    ], Rung::Own, PAGE, 4096),
+    ], Minimal, PAGE, 4096),
 
-    row_of(Query::Nfs, &[proc("1/net/rpc/nfs")], Rung::Host, KIB_64, 1),
-    row_of(Query::Nfsd, &[proc("1/net/rpc/nfsd")], Rung::Host, KIB_64, 1),
-    row_of(Query::Xfs, &[sys("fs/xfs/*/stats/stats")], Rung::Own, PAGE, 4096),
-    row_of(Query::Ipvs, &[proc("1/net/{ip_vs,ip_vs_stats}")], Rung::Host, MIB_4, 2),
-    row_of(Query::Nvme, &[
+    row_of(Query::Nfs, Procfs, ON, &[proc("1/net/rpc/nfs")], Host, KIB_64, 1),
+    row_of(Query::Nfsd, Procfs, ON, &[proc("1/net/rpc/nfsd")], Host, KIB_64, 1),
+    row_of(Query::Xfs, Devices, ON, &[sys("fs/xfs/*/stats/stats")], Minimal, PAGE, 4096),
+    row_of(Query::Ipvs, Procfs, ON, &[proc("1/net/{ip_vs,ip_vs_stats}")], Host, MIB_4, 2),
+    row_of(Query::Nvme, Devices, ON, &[
         sys("class/nvme/nvme#/{cntlid,firmware_rev,model,serial,state}"),
         sys("class/nvme/nvme#/nvme#n#/{ana_state,nuse,size}"),
         sys("class/nvme/nvme#/nvme#n#/queue/logical_block_size"),
-    ], Rung::Own, PAGE, 8192),
-    row_of(Query::NvmeSubsystem, &[
+    ], Minimal, PAGE, 8192),
+    row_of(Query::NvmeSubsystem, Devices, OFF, &[
         sys("class/nvme-subsystem/nvme-subsys#/{iopolicy,model,serial,subsysnqn}"),
         sys("class/nvme-subsystem/nvme-subsys#/nvme#/{state,transport}"),
         sys("class/nvme-subsystem/nvme-subsys#/nvme#n#/size"),
-    ], Rung::Own, PAGE, 8192),
-    row_of(Query::Infiniband, &[
+    ], Minimal, PAGE, 8192),
+    row_of(Query::Infiniband, Devices, ON, &[
         sys("class/infiniband/*/{board_id,fw_ver,hca_type}"),
         sys("class/infiniband/*/ports/#/{phys_state,rate,state}"),
         sys("class/infiniband/*/ports/#/counters/{VL15_dropped,excessive_buffer_overrun_errors,link_downed,link_error_recovery,local_link_integrity_errors,symbol_error}"),
@@ -302,61 +352,71 @@ pub const TABLE: &[Row] = &[
         sys("class/infiniband/*/ports/#/hw_counters/{req_remote_invalid_request,resp_cqe_error,resp_cqe_flush_error,resp_local_length_error,resp_remote_access_errors}"),
         sys("class/infiniband/*/ports/#/hw_counters/{rnr_nak_retry_err,roce_adp_retrans,roce_adp_retrans_to,roce_slow_restart,roce_slow_restart_cnps,roce_slow_restart_trans}"),
         sys("class/infiniband/*/ports/#/hw_counters/{rp_cnp_handled,rp_cnp_ignored,rx_atomic_requests,rx_dct_connect,rx_icrc_encapsulated,rx_read_requests,rx_write_requests}"),
-    ], Rung::Host, PAGE, 16384),
-    row_of(Query::FibreChannel, &[
+    ], Host, PAGE, 16384),
+    row_of(Query::FibreChannel, Devices, ON, &[
         sys("class/fc_host/host#/{dev_loss_tmo,fabric_name,port_id,port_name,port_state,port_type,speed,supported_classes,supported_speeds,symbolic_name}"),
         sys("class/fc_host/host#/statistics/{dumped_frames,error_frames,fcp_packet_aborts,invalid_crc_count,invalid_tx_word_count,link_failure_count}"),
         sys("class/fc_host/host#/statistics/{loss_of_signal_count,loss_of_sync_count,nos_count,rx_frames,rx_words,seconds_since_last_reset,tx_frames,tx_words}"),
-    ], Rung::Own, PAGE, 4096),
-    row_of(Query::DeviceMapper, &[
+    ], Minimal, PAGE, 4096),
+    row_of(Query::DeviceMapper, Devices, ON, &[
         sys("block/dm-#/size"),
         sys("block/dm-#/dm/{name,suspended,uuid}"),
         sys_link("block/dm-#/slaves/*"),
         sys("block/*/device/state"),
-    ], Rung::Own, PAGE, 16384),
-    row_of(Query::Bcache, &[
+    ], Minimal, PAGE, 16384),
+    row_of(Query::Bcache, Devices, ON, &[
         sys("fs/bcache/*/{average_key_size,btree_cache_size,cache_available_percent,congested,root_usage_percent,tree_depth}"),
         sys("fs/bcache/*/internal/{active_journal_entries,btree_nodes,btree_read_average_duration_us,cache_read_races}"),
         sys("fs/bcache/*/bdev#/{dirty_data,writeback_rate_debug}"),
         sys("fs/bcache/*/bdev#/stats_total/{bypassed,cache_bypass_hits,cache_bypass_misses,cache_hits,cache_miss_collisions,cache_misses,cache_readaheads}"),
         sys("fs/bcache/*/cache#/{io_errors,metadata_written,written}"),
-    ], Rung::Own, PAGE, 4096),
-    row_of(Query::BcachePriorities, &[sys("fs/bcache/*/cache#/priority_stats")], Rung::Own, PAGE, 256),
-    row_of(Query::Bcachefs, &[
+    ], Minimal, PAGE, 4096),
+    row_of(Query::BcachePriorities, Devices, OFF, &[sys("fs/bcache/*/cache#/priority_stats")], Minimal, PAGE, 256),
+    row_of(Query::Bcachefs, Devices, ON, &[
         sys("fs/bcachefs/*/{btree_cache_size,btree_write_stats,compression_stats,errors}"),
         sys("fs/bcachefs/*/counters/*"),
         sys("fs/bcachefs/*/dev-#/{bucket_size,durability,io_done,io_errors,label,nbuckets,state}"),
-    ], Rung::Own, PAGE, 16384),
-    row_of(Query::Btrfs, &[
+    ], Minimal, PAGE, 16384),
+    row_of(Query::Btrfs, Devices, ON, &[
         sys("fs/btrfs/*/{commit_stats,label,metadata_uuid}"),
         sys("fs/btrfs/*/allocation/global_rsv_size"),
         sys("fs/btrfs/*/allocation/{data,metadata,system}/bytes_reserved"),
         sys("fs/btrfs/*/allocation/{data,metadata,system}/*/{total_bytes,used_bytes}"),
         sys("fs/btrfs/*/devices/*/size"),
         sys("fs/btrfs/*/devinfo/#/error_stats"),
-    ], Rung::Own, PAGE, 8192),
-    row_of(Query::Lnstat, &[proc("1/net/stat/{arp_cache,clip_arp_cache,ip_conntrack,ndisc_cache,nf_conntrack,rt_cache,synproxy}")], Rung::Host, MIB, 7),
-    row_of(Query::Xfrm, &[proc("1/net/xfrm_stat")], Rung::Host, PAGE, 1),
-    row_of(Query::Tcp, &[proc("1/net/{tcp,tcp6}")], Rung::Host, MIB_32, 2),
-    row_of(Query::Routes, &[proc("1/net/{ipv6_route,route}")], Rung::Host, MIB_32, 2),
-    row_of(Query::Drbd, &[proc("drbd")], Rung::Own, KIB_64, 1),
-    row_of(Query::MountStats, &[proc("1/mountstats")], Rung::Host, MIB_4, 1),
-    row_of(Query::Zfs, &[
+    ], Minimal, PAGE, 8192),
+    row_of(Query::Lnstat, Procfs, OFF, &[proc("1/net/stat/{arp_cache,clip_arp_cache,ip_conntrack,ndisc_cache,nf_conntrack,rt_cache,synproxy}")], Host, MIB, 7),
+    row_of(Query::Xfrm, Procfs, OFF, &[proc("1/net/xfrm_stat")], Host, PAGE, 1),
+    row_of(Query::Tcp, Procfs, OFF, &[proc("1/net/{tcp,tcp6}")], Host, MIB_32, 2),
+    row_of(Query::Routes, Procfs, OFF, &[proc("1/net/{ipv6_route,route}")], Host, MIB_32, 2),
+    row_of(Query::Drbd, Devices, OFF, &[proc("drbd")], Minimal, KIB_64, 1),
+    row_of(Query::MountStats, Devices, OFF, &[proc("1/mountstats")], Host, MIB_4, 1),
+    row_of(Query::Zfs, Devices, ON, &[
         proc("spl/kstat/zfs/{abdstats,arcstats,dbufstats,dmu_tx,dnodestats,fm,vdev_cache_stats,vdev_mirror_stats,xuio_stats,zfetchstats,zil}"),
-        // Found once, at start-up: pools and datasets that come later need a restart.
+        // Found when a reader starts: pools and datasets that come later are found by the next one.
         proc("spl/kstat/zfs/*/{io,state}"),
         proc("spl/kstat/zfs/*/objset-*"),
-    ], Rung::Own, KIB_64, 2048),
+    ], Minimal, KIB_64, 2048),
 ];
 
 const fn row_of(
     query: Query,
+    class: Class,
+    default: bool,
     sources: &'static [Source],
-    rung: Rung,
+    access_level: AccessLevel,
     file_bytes: usize,
     entries: usize,
 ) -> Row {
-    Row { query, sources, rung, file_bytes, entries }
+    Row { query, class, default, sources, access_level, file_bytes, entries }
+}
+
+/// A number that differs between tables that differ: what a broker and its readers must agree on (FNV-1a, 64 bits).
+pub fn digest() -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let add = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(PRIME);
+    TABLE.iter().fold(OFFSET, |hash, row| format!("{row:?}").as_bytes().iter().fold(hash, add))
 }
 
 /// The row of a query; none for `QUERY_UNSPECIFIED`.
@@ -405,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pattern_reads_the_brokers_own_network_namespace() {
+    fn no_pattern_reads_the_readers_own_network_namespace() {
         for source in sources().filter(|source| source.root == Root::Proc) {
             assert!(!source.pattern.starts_with("net"), "{}", source.pattern);
             assert!(!source.pattern.starts_with("self"), "{}", source.pattern);
@@ -417,14 +477,14 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_the_hosts_network_namespace_needs_the_host_rung() {
+    fn what_lies_in_the_hosts_network_namespace_needs_the_access_level_host() {
         for row in TABLE {
             for source in row.sources {
                 let namespaced = source.root == Root::Processes
                     || source.pattern.starts_with("1/")
                     || source.pattern.starts_with("class/net");
                 if namespaced && row.query != Query::Softnet {
-                    assert_eq!(row.rung, Rung::Host, "{}", row.query.as_str_name());
+                    assert_eq!(row.access_level, Host, "{}", row.query.as_str_name());
                 }
             }
         }

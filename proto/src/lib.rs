@@ -14,6 +14,16 @@ use prost::encoding::{DecodeContext, WireType};
 #[rustfmt::skip]
 pub mod v1 {
     include!("generated/keyhole.v1.rs");
+
+    pub use keyhole_policy::{Outcome, Query};
+}
+
+/// Package `keyhole.reader.v1`: what the programs of the privileged side report of themselves.
+#[allow(missing_docs, unreachable_pub)]
+#[allow(clippy::all)]
+#[rustfmt::skip]
+pub mod reader {
+    include!("generated/keyhole.reader.v1.rs");
 }
 
 /// The server of package `keyhole.v1`, which sends its answers to Read as they are already encoded.
@@ -24,10 +34,9 @@ pub mod server {
     include!("generated/keyhole.v1.server.rs");
 }
 
-/// A message in its encoding. Fields appended to it are part of it, which is how a long answer is written while it is
-/// read.
+/// A message in its encoding, which a reader has made: it is passed on and never decoded.
 #[derive(Debug)]
-pub struct Encoded(pub Vec<u8>);
+pub struct Encoded(pub prost::bytes::Bytes);
 
 impl prost::Message for Encoded {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
@@ -50,7 +59,7 @@ impl prost::Message for Encoded {
     }
 
     fn clear(&mut self) {
-        self.0.clear();
+        self.0 = prost::bytes::Bytes::new();
     }
 }
 

@@ -66,7 +66,7 @@ pub fn forked(act: impl FnOnce() -> i32) -> End {
 pub struct Call(pub i64, pub [u64; 6]);
 
 impl Call {
-    fn make(self) -> i64 {
+    pub fn make(self) -> i64 {
         let Call(number, [a, b, c, d, e, f]) = self;
         // SAFETY: it runs in a forked child that holds nothing but this test. Where a pointer is passed that the
         // kernel may use, it is null, invalid, or to memory that outlives the child.

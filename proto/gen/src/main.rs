@@ -1,12 +1,17 @@
-//! Writes what lies in `proto/src/generated` from the `.proto` files, with no protoc: messages and client, the server,
-//! and the descriptors.
+//! Writes what lies in `proto/src/generated` and `policy/src/generated` from the `.proto` files, with no protoc:
+//! messages and client, the server, the descriptors, and the enums that the policy table is made of.
 //!
 //! `cargo run -p keyhole-proto-gen` after a change of the contract; this crate's test fails when that was forgotten.
 
 use std::path::{Path, PathBuf};
 
 const PROTO: &str = "keyhole/v1/broker.proto";
+const HELLO_PROTO: &str = "keyhole/reader/v1/hello.proto";
 const GENERATED: &str = "keyhole.v1.rs";
+const HELLO: &str = "keyhole.reader.v1.rs";
+const ENUMS: &str = "../../../policy/src/generated/enums.rs";
+/// The enums that the privileged side needs, which links no library of protobuf.
+const SHARED_ENUMS: [&str; 2] = ["Query", "Outcome"];
 const SERVER: &str = "keyhole.v1.server.rs";
 const DESCRIPTORS: &str = "keyhole.v1.bin";
 
@@ -21,18 +26,83 @@ fn descriptors() -> Result<prost_types::FileDescriptorSet, Failure> {
 }
 
 /// Each file of generated code, and what is to be in it.
-fn generate() -> Result<[(&'static str, String); 2], Failure> {
-    let code = |builder: tonic_prost_build::Builder| -> Result<String, Failure> {
+fn generate() -> Result<[(&'static str, String); 4], Failure> {
+    let code = |builder: tonic_prost_build::Builder, set, name: &str| -> Result<String, Failure> {
         let dir = tempfile::tempdir()?;
-        builder.build_transport(false).out_dir(dir.path()).compile_fds(descriptors()?)?;
-        Ok(std::fs::read_to_string(dir.path().join(GENERATED))?)
+        builder.build_transport(false).out_dir(dir.path()).compile_fds(set)?;
+        Ok(std::fs::read_to_string(dir.path().join(name))?)
     };
-    let messages_and_client = tonic_prost_build::configure().build_server(false);
+    let messages_and_client =
+        SHARED_ENUMS.iter().fold(tonic_prost_build::configure().build_server(false), |builder, name| {
+            builder.extern_path(format!(".keyhole.v1.{name}"), format!("::keyhole_policy::{name}"))
+        });
     let server = tonic_prost_build::configure()
         .build_client(false)
         .extern_path(".keyhole.v1", "crate::v1")
         .extern_path(".keyhole.v1.ReadResponse", "crate::Encoded");
-    Ok([(GENERATED, code(messages_and_client)?), (SERVER, code(server)?)])
+    let hello = protox::compile([HELLO_PROTO], [proto_dir()])?;
+    Ok([
+        (GENERATED, code(messages_and_client, descriptors()?, GENERATED)?),
+        (SERVER, code(server, descriptors()?, GENERATED)?),
+        (HELLO, code(tonic_prost_build::configure(), hello, HELLO)?),
+        (ENUMS, enums(&descriptors()?)?),
+    ])
+}
+
+/// The code of [`SHARED_ENUMS`]: what prost would generate, without prost.
+fn enums(set: &prost_types::FileDescriptorSet) -> Result<String, Failure> {
+    const ENUM_OF_FILE: i32 = 5;
+    const VALUE_OF_ENUM: i32 = 2;
+    let file = set.file.first().ok_or("the contract has a file")?;
+    let locations = file.source_code_info.as_ref().map_or(&[][..], |info| &info.location);
+    let comment = |path: &[i32], indent: &str| {
+        let location = locations.iter().find(|location| location.path == path);
+        let lines = location.map_or("", |location| location.leading_comments()).lines();
+        lines.map(|line| format!("{indent}///{}\n", line.trim_end())).collect::<String>()
+    };
+    let mut code = format!("// @generated from {PROTO} by `cargo run -p keyhole-proto-gen`.\n");
+    for (at, shared) in file.enum_type.iter().enumerate() {
+        let name = shared.name();
+        if !SHARED_ENUMS.contains(&name) {
+            continue;
+        }
+        let prefix = format!("{}_", name.to_ascii_uppercase());
+        let values: Vec<(String, &str, i32, String)> = (0..)
+            .zip(&shared.value)
+            .map(|(place, value)| {
+                let path = [ENUM_OF_FILE, at as i32, VALUE_OF_ENUM, place];
+                let variant = camel_case(value.name().strip_prefix(&prefix).unwrap_or(value.name()));
+                (variant, value.name(), value.number(), comment(&path, "    "))
+            })
+            .collect();
+        let all = |line: &dyn Fn(&(String, &str, i32, String)) -> String| -> String {
+            values.iter().map(line).collect()
+        };
+        let variants = all(&|(variant, _, number, comment)| {
+            let default = if *number == 0 { "    #[default]\n" } else { "" };
+            format!("{comment}{default}    {variant} = {number},\n")
+        });
+        let names = all(&|(variant, name, ..)| format!("            Self::{variant} => \"{name}\",\n"));
+        let numbers =
+            all(&|(variant, _, number, _)| format!("            {number} => Ok(Self::{variant}),\n"));
+        code += &format!(
+            "\n{}#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]\n#[repr(i32)]\n\
+             pub enum {name} {{\n{variants}}}\n\nimpl {name} {{\n    \
+             /// The name in the contract.\n    pub fn as_str_name(&self) -> &'static str {{\n        \
+             match self {{\n{names}        }}\n    }}\n}}\n\nimpl TryFrom<i32> for {name} {{\n    \
+             type Error = crate::UnknownNumber;\n\n    fn try_from(number: i32) -> Result<Self, Self::Error> {{\n        \
+             match number {{\n{numbers}            other => Err(crate::UnknownNumber(other)),\n        }}\n    }}\n}}\n\n\
+             impl From<{name}> for i32 {{\n    fn from(value: {name}) -> Self {{\n        value as i32\n    }}\n}}\n",
+            comment(&[ENUM_OF_FILE, at as i32], "")
+        );
+    }
+    Ok(code)
+}
+
+/// `NET_DEV` as `NetDev`.
+fn camel_case(name: &str) -> String {
+    let word = |word: &str| word[..1].to_owned() + &word[1..].to_ascii_lowercase();
+    name.split('_').map(word).collect()
 }
 
 /// The descriptors without comments and places, which reflection does not need.
@@ -122,7 +192,7 @@ mod tests {
                 .find(|message| message.name() == "Layer")
                 .expect("Layer is a message"),
         );
-        assert_eq!(free_form_fields(&file), ["Layer.name", "Layer.detail"]);
+        assert_eq!(free_form_fields(&file), ["Layer.name", "Layer.detail", "Layer.process"]);
     }
 
     #[test]

@@ -3,14 +3,14 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadRequest {
     /// What to read. At least one, none of them twice.
-    #[prost(enumeration = "Query", repeated, tag = "1")]
+    #[prost(enumeration = "::keyhole_policy::Query", repeated, tag = "1")]
     pub queries: ::prost::alloc::vec::Vec<i32>,
 }
-/// A part of the answer to one query.
+/// A chunk of the answer to one query.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ReadResponse {
-    /// The query that this part answers.
-    #[prost(enumeration = "Query", tag = "1")]
+    /// The query that this chunk answers.
+    #[prost(enumeration = "::keyhole_policy::Query", tag = "1")]
     pub query: i32,
     /// Files, in the order of the policy table and, under a wildcard, of their names.
     #[prost(message, repeated, tag = "2")]
@@ -18,7 +18,7 @@ pub struct ReadResponse {
     /// File systems, for the queries that ask for them. One may come again, when another slept and the rest was asked anew.
     #[prost(message, repeated, tag = "3")]
     pub file_systems: ::prost::alloc::vec::Vec<FileSystem>,
-    /// Present in the last part of the query's answer.
+    /// Present in the last chunk of the query's answer.
     #[prost(message, optional, tag = "4")]
     pub end: ::core::option::Option<QueryEnd>,
 }
@@ -26,13 +26,14 @@ pub struct ReadResponse {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueryEnd {
     /// What became of it.
-    #[prost(enumeration = "Outcome", tag = "1")]
+    #[prost(enumeration = "::keyhole_policy::Outcome", tag = "1")]
     pub outcome: i32,
     /// Time spent reading, in nanoseconds.
     #[prost(uint64, tag = "2")]
     pub elapsed_ns: u64,
 }
-/// One kernel file, or a part of a long one: a file that comes in parts repeats its name, in order.
+/// One kernel file, or a part of a long one: a file that comes in parts repeats its name, in order. A file whose
+/// last part is an errno could not be read to its end: what came of it before must be dropped.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct File {
     /// Whether a byte limit cut it.
@@ -137,16 +138,16 @@ pub struct DescribeResponse {
     /// The uid it runs as.
     #[prost(uint32, tag = "2")]
     pub uid: u32,
-    /// Which rung of privilege it stands on.
-    #[prost(enumeration = "Rung", tag = "3")]
-    pub rung: i32,
+    /// How much of the host it may see.
+    #[prost(enumeration = "AccessLevel", tag = "3")]
+    pub access_level: i32,
     /// Whose /proc it reads.
     #[prost(enumeration = "View", tag = "4")]
     pub proc_view: i32,
     /// Whose /sys it reads.
     #[prost(enumeration = "View", tag = "5")]
     pub sys_view: i32,
-    /// The sandbox layers.
+    /// The sandbox layers of every kind of process: the broker, the zygote, and the readers of each class.
     #[prost(message, repeated, tag = "6")]
     pub layers: ::prost::alloc::vec::Vec<Layer>,
     /// Every query, in the order of the policy table.
@@ -158,8 +159,11 @@ pub struct DescribeResponse {
     /// What it has counted since.
     #[prost(message, optional, tag = "9")]
     pub counters: ::core::option::Option<Counters>,
+    /// The readers of each class.
+    #[prost(message, repeated, tag = "10")]
+    pub readers: ::prost::alloc::vec::Vec<ReaderClass>,
 }
-/// One layer of the broker's sandbox.
+/// One layer of the sandbox of one kind of process.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Layer {
     /// Its name: `capabilities`, `no_new_privs`, `landlock`, `seccomp`, ...
@@ -171,19 +175,50 @@ pub struct Layer {
     /// How that was checked, or why it is not in force.
     #[prost(string, tag = "3")]
     pub detail: ::prost::alloc::string::String,
+    /// The kind of process: `broker`, `zygote`, or `reader-` and the name of a class.
+    #[prost(string, tag = "4")]
+    pub process: ::prost::alloc::string::String,
+}
+/// The processes that read for one class of queries.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReaderClass {
+    /// Its name: `procfs`, `sysfs`, `devices`, `files`, `processes` or `mounts`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Whether a reader of this class can be asked now.
+    #[prost(bool, tag = "2")]
+    pub available: bool,
+    /// Readers that have not returned from the kernel, now.
+    #[prost(uint64, tag = "3")]
+    pub stuck: u64,
+    /// Readers that ended without being asked to, since the broker started.
+    #[prost(uint64, tag = "4")]
+    pub deaths: u64,
+    /// Of these, the readers that seccomp killed.
+    #[prost(uint64, tag = "5")]
+    pub seccomp_kills: u64,
+    /// Readers started in the place of one that was stuck or dead.
+    #[prost(uint64, tag = "6")]
+    pub replacements: u64,
+    /// Readers started because a file that was absent has appeared.
+    #[prost(uint64, tag = "7")]
+    pub reopenings: u64,
+    /// Text of the current reader's own /proc/self/stat, at most a minute old; empty when there is none yet.
+    #[prost(bytes = "vec", tag = "8")]
+    pub stat: ::prost::alloc::vec::Vec<u8>,
 }
 /// What a query may read, and whether it can be answered here.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueryDescription {
     /// The query.
-    #[prost(enumeration = "Query", tag = "1")]
+    #[prost(enumeration = "::keyhole_policy::Query", tag = "1")]
     pub query: i32,
     /// Its patterns, as the policy table has them.
     #[prost(string, repeated, tag = "2")]
     pub patterns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The rung it needs.
-    #[prost(enumeration = "Rung", tag = "3")]
-    pub rung: i32,
+    /// The access level it needs.
+    #[prost(enumeration = "AccessLevel", tag = "3")]
+    pub access_level: i32,
     /// Whether it can be answered here.
     #[prost(bool, tag = "4")]
     pub available: bool,
@@ -193,6 +228,12 @@ pub struct QueryDescription {
     /// Whether a read of it has not returned yet.
     #[prost(bool, tag = "6")]
     pub stuck: bool,
+    /// The class of the reader that reads it.
+    #[prost(string, tag = "7")]
+    pub reader: ::prost::alloc::string::String,
+    /// What is missing: the outcome that a read would have, where that is known.
+    #[prost(enumeration = "::keyhole_policy::Outcome", tag = "8")]
+    pub outcome: i32,
 }
 /// Counts since the broker started.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -212,455 +253,52 @@ pub struct Counters {
     /// Requests answered RESOURCE_EXHAUSTED.
     #[prost(uint64, tag = "5")]
     pub limited_requests: u64,
-    /// Times that a query outstayed its budget.
+    /// Times that a query did not end within its timeout.
     #[prost(uint64, tag = "6")]
     pub stuck_queries: u64,
-    /// Reader threads that have not returned from the kernel, now.
+    /// Readers that have not returned from the kernel, now.
     #[prost(uint64, tag = "7")]
-    pub lanes_stuck: u64,
+    pub readers_stuck: u64,
     /// Times that a connection could not be accepted, for want of descriptors or memory.
     #[prost(uint64, tag = "8")]
     pub failed_accepts: u64,
-}
-/// A fixed set of kernel files. The values are grouped by kernel subject and never change their meaning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Query {
-    /// Never valid in a request.
-    Unspecified = 0,
-    /// CPU time, context switches, forks, interrupts: proc/stat.
-    Stat = 1,
-    /// Load averages: proc/loadavg.
-    Loadavg = 2,
-    /// Memory: proc/meminfo.
-    Meminfo = 3,
-    /// Virtual memory events: proc/vmstat.
-    Vmstat = 4,
-    /// Pressure stall information: proc/pressure/\*.
-    Pressure = 5,
-    /// Block device counters: proc/diskstats.
-    Diskstats = 6,
-    /// Block device attributes: sys/block/\*.
-    Block = 7,
-    /// What udev knows of block devices: udev/b<major>:<minor>. Needs the udev root.
-    Udev = 8,
-    /// File handles: proc/sys/fs/file-nr.
-    FileNr = 9,
-    /// The kernel's entropy pool: proc/sys/kernel/random/\*.
-    Random = 10,
-    /// Scheduler statistics: proc/schedstat.
-    Schedstat = 11,
-    /// Kernel name, release and version: proc/sys/kernel/\*.
-    Kernel = 12,
-    /// Hung tasks found: proc/sys/kernel/hung_task_detect_count.
-    HungTasks = 13,
-    /// CPU topology, throttling, online and isolated CPUs: sys/devices/system/cpu.
-    Cpu = 14,
-    /// CPU model, flags and bugs: proc/cpuinfo.
-    Cpuinfo = 15,
-    /// CPU frequencies: sys/devices/system/cpu/cpu\*/cpufreq.
-    Cpufreq = 16,
-    /// CPU vulnerabilities: sys/devices/system/cpu/vulnerabilities.
-    CpuVulnerabilities = 17,
-    /// Clock sources: sys/devices/system/clocksource.
-    Clocksource = 18,
-    /// Per-CPU packet processing, the same in every network namespace: proc/1/net/softnet_stat.
-    Softnet = 19,
-    /// Software RAID: proc/mdstat and sys/block/md\*/md.
-    Md = 20,
-    /// Hardware monitoring chips: sys/class/hwmon.
-    Hwmon = 21,
-    /// Thermal zones and cooling devices: sys/class/thermal.
-    Thermal = 22,
-    /// Batteries and mains: sys/class/power_supply.
-    PowerSupply = 23,
-    /// The operating system's identity: os-release. Needs the os-release file.
-    OsRelease = 24,
-    /// Interface counters: proc/1/net/dev.
-    NetDev = 30,
-    /// Interface attributes: sys/class/net/\*.
-    NetClass = 31,
-    /// Protocol counters: proc/1/net/{netstat,snmp,snmp6}.
-    NetSnmp = 32,
-    /// Sockets in use: proc/1/net/{sockstat,sockstat6}.
-    Sockstat = 33,
-    /// UDP sockets: proc/1/net/{udp,udp6}.
-    Udp = 34,
-    /// IPv4 neighbours: proc/1/net/arp.
-    Arp = 35,
-    /// Connection tracking: proc/1/net/stat/nf_conntrack and its limit.
-    Conntrack = 36,
-    /// Bonding masters and their slaves: sys/class/net/\*/bonding.
-    Bonding = 37,
-    /// Interface errors one by one, which proc/1/net/dev gives in sums: sys/class/net/\*/statistics.
-    NetStatistics = 38,
-    /// IPv6 addresses of interfaces: proc/1/net/if_inet6.
-    NetAddresses = 39,
-    /// Every process: proc/<pid>/stat. Only where the broker was told to allow it.
-    Processes = 40,
-    /// More of every process: proc/<pid>/status, and the number of its open descriptors. Likewise.
-    ProcessDetails = 41,
-    /// Every thread of processes that have several: proc/<pid>/task/<tid>/stat. Likewise. A lone thread's is its process's.
-    Threads = 42,
-    /// The most processes and threads there may be: proc/sys/kernel/{pid_max,threads-max}.
-    ProcessLimits = 43,
-    /// The control groups of system daemons, pods excepted: sys/fs/cgroup.
-    Cgroups = 44,
-    /// The host's mounts: proc/1/mountinfo.
-    Mounts = 50,
-    /// The broker's own mounts, to join anchors with the host's: own/mountinfo.
-    OwnMounts = 51,
-    /// statfs of each anchor directory the broker was given.
-    Anchors = 52,
-    /// statfs of each mount of the host, below the host root the broker was given.
-    RootFileSystems = 53,
-    /// Free memory blocks by size: proc/buddyinfo.
-    Buddyinfo = 60,
-    /// Cgroup controllers: proc/cgroups.
-    CgroupControllers = 61,
-    /// Interrupts by CPU: proc/interrupts, which container runtimes mask in a container's own /proc.
-    Interrupts = 62,
-    /// Soft interrupts by CPU: proc/softirqs.
-    Softirqs = 63,
-    /// Slab caches: proc/slabinfo, which only uid 0 may read.
-    Slabinfo = 64,
-    /// Memory zones: proc/zoneinfo.
-    Zoneinfo = 65,
-    /// Swap areas: proc/swaps.
-    Swaps = 66,
-    /// Sysctls that are the same in every namespace: a fixed list below proc/sys.
-    Sysctl = 67,
-    /// Memory of each NUMA node: sys/devices/system/node/node\*.
-    Numa = 68,
-    /// Merging of equal pages: sys/kernel/mm/ksm.
-    Ksm = 69,
-    /// Whether SELinux enforces: sys/fs/selinux/enforce, which is mounted in the host's /sys alone.
-    Selinux = 70,
-    /// Watchdogs: sys/class/watchdog.
-    Watchdog = 71,
-    /// Memory errors found: sys/devices/system/edac/mc.
-    Edac = 72,
-    /// Energy used, which only uid 0 may read: sys/class/powercap, masked in a container's own /sys.
-    Powercap = 73,
-    /// What the firmware tells of the machine: sys/class/dmi/id. Only uid 0 may read serial numbers.
-    Dmi = 74,
-    /// Graphics cards: sys/class/drm/card\*.
-    Drm = 75,
-    /// PCI devices: sys/bus/pci/devices.
-    Pci = 76,
-    /// SCSI tape drives: sys/class/scsi_tape.
-    Tape = 77,
-    /// Calls of the host's NFS client: proc/1/net/rpc/nfs.
-    Nfs = 90,
-    /// Calls that the host's NFS server answered: proc/1/net/rpc/nfsd.
-    Nfsd = 91,
-    /// Statistics of each XFS file system: sys/fs/xfs/\*/stats/stats.
-    Xfs = 92,
-    /// Virtual servers of the host's network namespace: proc/1/net/{ip_vs,ip_vs_stats}.
-    Ipvs = 93,
-    /// NVMe controllers and their namespaces: sys/class/nvme.
-    Nvme = 94,
-    /// NVMe subsystems and the paths to them: sys/class/nvme-subsystem.
-    NvmeSubsystem = 95,
-    /// InfiniBand devices and the counters of their ports: sys/class/infiniband.
-    Infiniband = 96,
-    /// Fibre Channel hosts and their statistics: sys/class/fc_host.
-    FibreChannel = 97,
-    /// Device mapper devices, what lies below them, and the state of those: sys/block.
-    DeviceMapper = 98,
-    /// Caches in front of block devices: sys/fs/bcache.
-    Bcache = 99,
-    /// bcachefs file systems: sys/fs/bcachefs.
-    Bcachefs = 100,
-    /// Btrfs file systems: sys/fs/btrfs.
-    Btrfs = 101,
-    /// Caches of the network stack, CPU by CPU: proc/1/net/stat/\*.
-    Lnstat = 102,
-    /// Errors of IPsec transformation: proc/1/net/xfrm_stat.
-    Xfrm = 103,
-    /// TCP sockets: proc/1/net/{tcp,tcp6}.
-    Tcp = 104,
-    /// The main routing tables: proc/1/net/{route,ipv6_route}.
-    Routes = 105,
-    /// Replicated block devices: proc/drbd.
-    Drbd = 106,
-    /// What the host's mounts count of themselves: proc/1/mountstats. Readable to its owner, uid 0, alone.
-    MountStats = 107,
-    /// Statistics of ZFS and of its pools: proc/spl/kstat/zfs.
-    Zfs = 108,
-    /// How full the buckets of caches are, for which the kernel sorts them all: sys/fs/bcache/*/cache*/priority_stats.
-    BcachePriorities = 109,
-}
-impl Query {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "QUERY_UNSPECIFIED",
-            Self::Stat => "QUERY_STAT",
-            Self::Loadavg => "QUERY_LOADAVG",
-            Self::Meminfo => "QUERY_MEMINFO",
-            Self::Vmstat => "QUERY_VMSTAT",
-            Self::Pressure => "QUERY_PRESSURE",
-            Self::Diskstats => "QUERY_DISKSTATS",
-            Self::Block => "QUERY_BLOCK",
-            Self::Udev => "QUERY_UDEV",
-            Self::FileNr => "QUERY_FILE_NR",
-            Self::Random => "QUERY_RANDOM",
-            Self::Schedstat => "QUERY_SCHEDSTAT",
-            Self::Kernel => "QUERY_KERNEL",
-            Self::HungTasks => "QUERY_HUNG_TASKS",
-            Self::Cpu => "QUERY_CPU",
-            Self::Cpuinfo => "QUERY_CPUINFO",
-            Self::Cpufreq => "QUERY_CPUFREQ",
-            Self::CpuVulnerabilities => "QUERY_CPU_VULNERABILITIES",
-            Self::Clocksource => "QUERY_CLOCKSOURCE",
-            Self::Softnet => "QUERY_SOFTNET",
-            Self::Md => "QUERY_MD",
-            Self::Hwmon => "QUERY_HWMON",
-            Self::Thermal => "QUERY_THERMAL",
-            Self::PowerSupply => "QUERY_POWER_SUPPLY",
-            Self::OsRelease => "QUERY_OS_RELEASE",
-            Self::NetDev => "QUERY_NET_DEV",
-            Self::NetClass => "QUERY_NET_CLASS",
-            Self::NetSnmp => "QUERY_NET_SNMP",
-            Self::Sockstat => "QUERY_SOCKSTAT",
-            Self::Udp => "QUERY_UDP",
-            Self::Arp => "QUERY_ARP",
-            Self::Conntrack => "QUERY_CONNTRACK",
-            Self::Bonding => "QUERY_BONDING",
-            Self::NetStatistics => "QUERY_NET_STATISTICS",
-            Self::NetAddresses => "QUERY_NET_ADDRESSES",
-            Self::Processes => "QUERY_PROCESSES",
-            Self::ProcessDetails => "QUERY_PROCESS_DETAILS",
-            Self::Threads => "QUERY_THREADS",
-            Self::ProcessLimits => "QUERY_PROCESS_LIMITS",
-            Self::Cgroups => "QUERY_CGROUPS",
-            Self::Mounts => "QUERY_MOUNTS",
-            Self::OwnMounts => "QUERY_OWN_MOUNTS",
-            Self::Anchors => "QUERY_ANCHORS",
-            Self::RootFileSystems => "QUERY_ROOT_FILE_SYSTEMS",
-            Self::Buddyinfo => "QUERY_BUDDYINFO",
-            Self::CgroupControllers => "QUERY_CGROUP_CONTROLLERS",
-            Self::Interrupts => "QUERY_INTERRUPTS",
-            Self::Softirqs => "QUERY_SOFTIRQS",
-            Self::Slabinfo => "QUERY_SLABINFO",
-            Self::Zoneinfo => "QUERY_ZONEINFO",
-            Self::Swaps => "QUERY_SWAPS",
-            Self::Sysctl => "QUERY_SYSCTL",
-            Self::Numa => "QUERY_NUMA",
-            Self::Ksm => "QUERY_KSM",
-            Self::Selinux => "QUERY_SELINUX",
-            Self::Watchdog => "QUERY_WATCHDOG",
-            Self::Edac => "QUERY_EDAC",
-            Self::Powercap => "QUERY_POWERCAP",
-            Self::Dmi => "QUERY_DMI",
-            Self::Drm => "QUERY_DRM",
-            Self::Pci => "QUERY_PCI",
-            Self::Tape => "QUERY_TAPE",
-            Self::Nfs => "QUERY_NFS",
-            Self::Nfsd => "QUERY_NFSD",
-            Self::Xfs => "QUERY_XFS",
-            Self::Ipvs => "QUERY_IPVS",
-            Self::Nvme => "QUERY_NVME",
-            Self::NvmeSubsystem => "QUERY_NVME_SUBSYSTEM",
-            Self::Infiniband => "QUERY_INFINIBAND",
-            Self::FibreChannel => "QUERY_FIBRE_CHANNEL",
-            Self::DeviceMapper => "QUERY_DEVICE_MAPPER",
-            Self::Bcache => "QUERY_BCACHE",
-            Self::Bcachefs => "QUERY_BCACHEFS",
-            Self::Btrfs => "QUERY_BTRFS",
-            Self::Lnstat => "QUERY_LNSTAT",
-            Self::Xfrm => "QUERY_XFRM",
-            Self::Tcp => "QUERY_TCP",
-            Self::Routes => "QUERY_ROUTES",
-            Self::Drbd => "QUERY_DRBD",
-            Self::MountStats => "QUERY_MOUNT_STATS",
-            Self::Zfs => "QUERY_ZFS",
-            Self::BcachePriorities => "QUERY_BCACHE_PRIORITIES",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "QUERY_UNSPECIFIED" => Some(Self::Unspecified),
-            "QUERY_STAT" => Some(Self::Stat),
-            "QUERY_LOADAVG" => Some(Self::Loadavg),
-            "QUERY_MEMINFO" => Some(Self::Meminfo),
-            "QUERY_VMSTAT" => Some(Self::Vmstat),
-            "QUERY_PRESSURE" => Some(Self::Pressure),
-            "QUERY_DISKSTATS" => Some(Self::Diskstats),
-            "QUERY_BLOCK" => Some(Self::Block),
-            "QUERY_UDEV" => Some(Self::Udev),
-            "QUERY_FILE_NR" => Some(Self::FileNr),
-            "QUERY_RANDOM" => Some(Self::Random),
-            "QUERY_SCHEDSTAT" => Some(Self::Schedstat),
-            "QUERY_KERNEL" => Some(Self::Kernel),
-            "QUERY_HUNG_TASKS" => Some(Self::HungTasks),
-            "QUERY_CPU" => Some(Self::Cpu),
-            "QUERY_CPUINFO" => Some(Self::Cpuinfo),
-            "QUERY_CPUFREQ" => Some(Self::Cpufreq),
-            "QUERY_CPU_VULNERABILITIES" => Some(Self::CpuVulnerabilities),
-            "QUERY_CLOCKSOURCE" => Some(Self::Clocksource),
-            "QUERY_SOFTNET" => Some(Self::Softnet),
-            "QUERY_MD" => Some(Self::Md),
-            "QUERY_HWMON" => Some(Self::Hwmon),
-            "QUERY_THERMAL" => Some(Self::Thermal),
-            "QUERY_POWER_SUPPLY" => Some(Self::PowerSupply),
-            "QUERY_OS_RELEASE" => Some(Self::OsRelease),
-            "QUERY_NET_DEV" => Some(Self::NetDev),
-            "QUERY_NET_CLASS" => Some(Self::NetClass),
-            "QUERY_NET_SNMP" => Some(Self::NetSnmp),
-            "QUERY_SOCKSTAT" => Some(Self::Sockstat),
-            "QUERY_UDP" => Some(Self::Udp),
-            "QUERY_ARP" => Some(Self::Arp),
-            "QUERY_CONNTRACK" => Some(Self::Conntrack),
-            "QUERY_BONDING" => Some(Self::Bonding),
-            "QUERY_NET_STATISTICS" => Some(Self::NetStatistics),
-            "QUERY_NET_ADDRESSES" => Some(Self::NetAddresses),
-            "QUERY_PROCESSES" => Some(Self::Processes),
-            "QUERY_PROCESS_DETAILS" => Some(Self::ProcessDetails),
-            "QUERY_THREADS" => Some(Self::Threads),
-            "QUERY_PROCESS_LIMITS" => Some(Self::ProcessLimits),
-            "QUERY_CGROUPS" => Some(Self::Cgroups),
-            "QUERY_MOUNTS" => Some(Self::Mounts),
-            "QUERY_OWN_MOUNTS" => Some(Self::OwnMounts),
-            "QUERY_ANCHORS" => Some(Self::Anchors),
-            "QUERY_ROOT_FILE_SYSTEMS" => Some(Self::RootFileSystems),
-            "QUERY_BUDDYINFO" => Some(Self::Buddyinfo),
-            "QUERY_CGROUP_CONTROLLERS" => Some(Self::CgroupControllers),
-            "QUERY_INTERRUPTS" => Some(Self::Interrupts),
-            "QUERY_SOFTIRQS" => Some(Self::Softirqs),
-            "QUERY_SLABINFO" => Some(Self::Slabinfo),
-            "QUERY_ZONEINFO" => Some(Self::Zoneinfo),
-            "QUERY_SWAPS" => Some(Self::Swaps),
-            "QUERY_SYSCTL" => Some(Self::Sysctl),
-            "QUERY_NUMA" => Some(Self::Numa),
-            "QUERY_KSM" => Some(Self::Ksm),
-            "QUERY_SELINUX" => Some(Self::Selinux),
-            "QUERY_WATCHDOG" => Some(Self::Watchdog),
-            "QUERY_EDAC" => Some(Self::Edac),
-            "QUERY_POWERCAP" => Some(Self::Powercap),
-            "QUERY_DMI" => Some(Self::Dmi),
-            "QUERY_DRM" => Some(Self::Drm),
-            "QUERY_PCI" => Some(Self::Pci),
-            "QUERY_TAPE" => Some(Self::Tape),
-            "QUERY_NFS" => Some(Self::Nfs),
-            "QUERY_NFSD" => Some(Self::Nfsd),
-            "QUERY_XFS" => Some(Self::Xfs),
-            "QUERY_IPVS" => Some(Self::Ipvs),
-            "QUERY_NVME" => Some(Self::Nvme),
-            "QUERY_NVME_SUBSYSTEM" => Some(Self::NvmeSubsystem),
-            "QUERY_INFINIBAND" => Some(Self::Infiniband),
-            "QUERY_FIBRE_CHANNEL" => Some(Self::FibreChannel),
-            "QUERY_DEVICE_MAPPER" => Some(Self::DeviceMapper),
-            "QUERY_BCACHE" => Some(Self::Bcache),
-            "QUERY_BCACHEFS" => Some(Self::Bcachefs),
-            "QUERY_BTRFS" => Some(Self::Btrfs),
-            "QUERY_LNSTAT" => Some(Self::Lnstat),
-            "QUERY_XFRM" => Some(Self::Xfrm),
-            "QUERY_TCP" => Some(Self::Tcp),
-            "QUERY_ROUTES" => Some(Self::Routes),
-            "QUERY_DRBD" => Some(Self::Drbd),
-            "QUERY_MOUNT_STATS" => Some(Self::MountStats),
-            "QUERY_ZFS" => Some(Self::Zfs),
-            "QUERY_BCACHE_PRIORITIES" => Some(Self::BcachePriorities),
-            _ => None,
-        }
-    }
-}
-/// What became of a query.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Outcome {
-    /// Never sent.
-    Unspecified = 0,
-    /// Read as asked. Single files may still carry an errno.
-    Ok = 1,
-    /// The host has none of the files.
-    Absent = 2,
-    /// The kernel refused every file to this broker's uid.
-    Denied = 3,
-    /// The query outstayed its budget, or the read its deadline; what came before is there.
-    TimedOut = 4,
-    /// An earlier read of this query has not returned yet.
-    Stuck = 5,
-    /// A byte or entry limit of the policy table, or of the broker's descriptors, cut the answer.
-    Truncated = 6,
-    /// The broker was not given the root that this query reads from, or was not told to allow it.
-    NotPermitted = 7,
-    /// The broker sees a container's own /proc or /sys: its files would not be the host's.
-    ContainerView = 8,
-}
-impl Outcome {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "OUTCOME_UNSPECIFIED",
-            Self::Ok => "OUTCOME_OK",
-            Self::Absent => "OUTCOME_ABSENT",
-            Self::Denied => "OUTCOME_DENIED",
-            Self::TimedOut => "OUTCOME_TIMED_OUT",
-            Self::Stuck => "OUTCOME_STUCK",
-            Self::Truncated => "OUTCOME_TRUNCATED",
-            Self::NotPermitted => "OUTCOME_NOT_PERMITTED",
-            Self::ContainerView => "OUTCOME_CONTAINER_VIEW",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
-            "OUTCOME_OK" => Some(Self::Ok),
-            "OUTCOME_ABSENT" => Some(Self::Absent),
-            "OUTCOME_DENIED" => Some(Self::Denied),
-            "OUTCOME_TIMED_OUT" => Some(Self::TimedOut),
-            "OUTCOME_STUCK" => Some(Self::Stuck),
-            "OUTCOME_TRUNCATED" => Some(Self::Truncated),
-            "OUTCOME_NOT_PERMITTED" => Some(Self::NotPermitted),
-            "OUTCOME_CONTAINER_VIEW" => Some(Self::ContainerView),
-            _ => None,
-        }
-    }
+    /// Lines that the log had no room for.
+    #[prost(uint64, tag = "9")]
+    pub log_lines_dropped: u64,
 }
 /// How much of the host a broker may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
-pub enum Rung {
+pub enum AccessLevel {
     /// Never sent.
     Unspecified = 0,
     /// No host mount at all: what is not namespaced.
-    Own = 1,
+    Minimal = 1,
     /// The host's /proc and /sys, read-only, as an ordinary uid without capabilities.
     Host = 2,
     /// The same as uid 0, still without capabilities: the few files with mode 0400.
-    RootFiles = 3,
+    Root = 3,
 }
-impl Rung {
+impl AccessLevel {
     /// String value of the enum field names used in the ProtoBuf definition.
     ///
     /// The values are not transformed in any way and thus are considered stable
     /// (if the ProtoBuf definition does not change) and safe for programmatic use.
     pub fn as_str_name(&self) -> &'static str {
         match self {
-            Self::Unspecified => "RUNG_UNSPECIFIED",
-            Self::Own => "RUNG_OWN",
-            Self::Host => "RUNG_HOST",
-            Self::RootFiles => "RUNG_ROOT_FILES",
+            Self::Unspecified => "ACCESS_LEVEL_UNSPECIFIED",
+            Self::Minimal => "ACCESS_LEVEL_MINIMAL",
+            Self::Host => "ACCESS_LEVEL_HOST",
+            Self::Root => "ACCESS_LEVEL_ROOT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
     pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
         match value {
-            "RUNG_UNSPECIFIED" => Some(Self::Unspecified),
-            "RUNG_OWN" => Some(Self::Own),
-            "RUNG_HOST" => Some(Self::Host),
-            "RUNG_ROOT_FILES" => Some(Self::RootFiles),
+            "ACCESS_LEVEL_UNSPECIFIED" => Some(Self::Unspecified),
+            "ACCESS_LEVEL_MINIMAL" => Some(Self::Minimal),
+            "ACCESS_LEVEL_HOST" => Some(Self::Host),
+            "ACCESS_LEVEL_ROOT" => Some(Self::Root),
             _ => None,
         }
     }
@@ -709,7 +347,7 @@ pub mod broker_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Reads fixed sets of kernel files of one host and hands them over as they are.
+    /// Reads fixed sets of kernel files of one host and returns them unchanged.
     #[derive(Debug, Clone)]
     pub struct BrokerClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -779,9 +417,10 @@ pub mod broker_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Reads the files of each query, in the order asked. Each query is answered by one or more responses, the
-        /// last of which carries its `end`. One read runs at a time: uids take turns, and so do connections of one uid. Who
-        /// does not take its answer while others wait loses its turn.
+        /// Reads the files of each query. Queries are answered in any order, and responses of several queries
+        /// may be interleaved. Each query is answered by one or more responses, the last of which carries its
+        /// `end`. One read runs at a time: uids take turns, and so do the connections of one uid. A client that
+        /// does not take its answer while others wait loses it.
         ///
         /// Errors: INVALID_ARGUMENT for an empty list, a list with a repeated or an unknown query;
         /// RESOURCE_EXHAUSTED when the client's uid asks too often; DEADLINE_EXCEEDED when the client takes too long.
@@ -806,7 +445,7 @@ pub mod broker_client {
             req.extensions_mut().insert(GrpcMethod::new("keyhole.v1.Broker", "Read"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Tells what this broker is, which sandbox layers are in force, and what each query may read here.
+        /// Reports what this broker is, which sandbox layers are in force, and what each query may read here.
         pub async fn describe(
             &mut self,
             request: impl tonic::IntoRequest<super::DescribeRequest>,

@@ -18,9 +18,10 @@ pub mod broker_server {
             >
             + std::marker::Send
             + 'static;
-        /// Reads the files of each query, in the order asked. Each query is answered by one or more responses, the
-        /// last of which carries its `end`. One read runs at a time: uids take turns, and so do connections of one uid. Who
-        /// does not take its answer while others wait loses its turn.
+        /// Reads the files of each query. Queries are answered in any order, and responses of several queries
+        /// may be interleaved. Each query is answered by one or more responses, the last of which carries its
+        /// `end`. One read runs at a time: uids take turns, and so do the connections of one uid. A client that
+        /// does not take its answer while others wait loses it.
         ///
         /// Errors: INVALID_ARGUMENT for an empty list, a list with a repeated or an unknown query;
         /// RESOURCE_EXHAUSTED when the client's uid asks too often; DEADLINE_EXCEEDED when the client takes too long.
@@ -28,7 +29,7 @@ pub mod broker_server {
             &self,
             request: tonic::Request<crate::v1::ReadRequest>,
         ) -> std::result::Result<tonic::Response<Self::ReadStream>, tonic::Status>;
-        /// Tells what this broker is, which sandbox layers are in force, and what each query may read here.
+        /// Reports what this broker is, which sandbox layers are in force, and what each query may read here.
         async fn describe(
             &self,
             request: tonic::Request<crate::v1::DescribeRequest>,
@@ -37,7 +38,7 @@ pub mod broker_server {
             tonic::Status,
         >;
     }
-    /// Reads fixed sets of kernel files of one host and hands them over as they are.
+    /// Reads fixed sets of kernel files of one host and returns them unchanged.
     #[derive(Debug)]
     pub struct BrokerServer<T> {
         inner: Arc<T>,

@@ -1,6 +1,9 @@
 //! What the tests stand on: brokers with an intruder in them, as any uid, in a mount and a host name of their own.
 #![allow(dead_code, reason = "each test uses its part")]
 
+#[path = "../../../common/reader.rs"]
+mod reader;
+
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
@@ -111,18 +114,20 @@ pub fn sleeper(uid: u32) -> Running {
     }
 }
 
-/// The program, where any uid may run it.
+/// The program, and the reader that it starts, where any uid may run them.
 #[derive(Debug)]
 pub struct Program(TempDir);
 
 impl Program {
     pub fn new() -> Self {
         let dir = public_dir();
-        let built = env!("CARGO_BIN_EXE_hostile-broker");
-        // By another process: a descriptor open for writing, inherited by a child of another test, would make the
-        // program busy.
-        let copied = Command::new("cp").arg(built).arg(dir.path().join("broker")).status().unwrap();
-        assert!(copied.success());
+        let built = Path::new(env!("CARGO_BIN_EXE_hostile-broker"));
+        for (program, name) in [(built, "broker"), (reader::beside(built), "keyhole-reader")] {
+            // By another process: a descriptor open for writing, inherited by a child of another test, would make the
+            // program busy.
+            let copied = Command::new("cp").arg(program).arg(dir.path().join(name)).status().unwrap();
+            assert!(copied.success(), "cp {}", program.display());
+        }
         Self(dir)
     }
 

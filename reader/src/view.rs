@@ -1,13 +1,14 @@
-//! Whose /proc and /sys the broker was given: the host's, or a container's own.
+//! Whose /proc and /sys a reader was given: the host's, or a container's own.
 //!
 //! A container's own files would answer for the container where a query asks for the host; such queries are refused
 //! rather than answered wrongly.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::arguments::Choice;
 use crate::host::Roots;
 
 /// Whose the files are, and how that was found.
@@ -23,39 +24,19 @@ pub struct View {
     pub sys_reason: String,
 }
 
-/// `--view`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Choice {
-    /// Find out.
-    #[default]
-    Auto,
-    /// The host's, whatever it looks like: for fixture trees.
-    Host,
-    /// A container's own.
-    Container,
-}
-
-/// A root that is not what its flag says.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "{flag}: not a {kind} file system: mount the host's {kind} there, or give --view=host for a fixture tree"
-)]
-pub struct NotKernelFiles {
-    flag: &'static str,
-    kind: &'static str,
-}
-
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 const SYSFS_MAGIC: u64 = 0x6265_6572;
 
 impl View {
     /// Finds out whose files `roots` are.
     ///
-    /// procfs is the host's when its PID 2 is the kernel's thread daemon, or when it shows the broker under another
-    /// PID than the broker's own `/proc` does: then its PID namespace is an outer one. sysfs is the host's when it
-    /// is another mount than the broker's own `/sys`, or when the broker stands in the network namespace of a
-    /// host's PID 1.
-    pub fn find(roots: &Roots, choice: Choice) -> Result<Self, NotKernelFiles> {
+    /// procfs is the host's when its PID 2 is the kernel's thread daemon, or when it shows the reader under another
+    /// PID than the reader's own `/proc` does: then its PID namespace is an outer one. sysfs is the host's when it
+    /// is another mount than the reader's own `/sys`, or when the reader is in the network namespace of a host's
+    /// PID 1.
+    ///
+    /// The error says what to do about a root that is not what its flag says.
+    pub fn find(roots: &Roots, choice: Choice) -> Result<Self, String> {
         if choice != Choice::Auto {
             let hosts = choice == Choice::Host;
             let reason = "--view says so".to_owned();
@@ -66,11 +47,14 @@ impl View {
                 sys_reason: reason,
             });
         }
-        check_magic(&roots.procfs, PROC_SUPER_MAGIC, "--path.procfs", "proc")?;
-        check_magic(&roots.sysfs, SYSFS_MAGIC, "--path.sysfs", "sysfs")?;
-        let (proc_is_hosts, proc_reason) = if pid_2_is_kthreadd(roots) {
+        let (Some(procfs), Some(sysfs)) = (&roots.procfs, &roots.sysfs) else {
+            return Err("no procfs or no sysfs was given".to_owned());
+        };
+        check_magic(procfs, PROC_SUPER_MAGIC, "--path.procfs", "proc")?;
+        check_magic(sysfs, SYSFS_MAGIC, "--path.sysfs", "sysfs")?;
+        let (proc_is_hosts, proc_reason) = if pid_2_is_kthreadd(procfs) {
             (true, "its PID 2 is the kernel's thread daemon")
-        } else if of_outer_pids(roots) {
+        } else if of_outer_pids(procfs) {
             (true, "its PID namespace is around the broker's own")
         } else {
             (
@@ -78,9 +62,9 @@ impl View {
                 "its PID namespace is not around the broker's own, and PID 2 is not the kernel's thread daemon",
             )
         };
-        let (sys_is_hosts, sys_reason) = if !same_file_system(&roots.sysfs, "/sys") {
+        let (sys_is_hosts, sys_reason) = if !same_file_system(sysfs, "/sys") {
             (true, "another sysfs than the broker's own")
-        } else if proc_is_hosts && in_network_of_pid_1(roots) {
+        } else if proc_is_hosts && in_network_of_pid_1(procfs) {
             (true, "the broker is in the host's network namespace")
         } else {
             (false, "it is the broker's own, and the broker is not in the host's network namespace")
@@ -94,23 +78,20 @@ impl View {
     }
 }
 
-fn check_magic(
-    root: impl AsFd,
-    magic: u64,
-    flag: &'static str,
-    kind: &'static str,
-) -> Result<(), NotKernelFiles> {
+fn check_magic(root: &OwnedFd, magic: u64, flag: &str, kind: &str) -> Result<(), String> {
     match rustix::fs::fstatfs(root) {
         Ok(numbers) if numbers.f_type as u64 == magic => Ok(()),
-        _ => Err(NotKernelFiles { flag, kind }),
+        _ => Err(format!(
+            "{flag}: not a {kind} file system: mount the host's {kind} there, or give --view=host for a fixture tree"
+        )),
     }
 }
 
-/// Whether procfs knows the broker, by another PID than its own. Devices cannot tell: since Linux 5.8 each mount of
+/// Whether procfs knows this process by another PID than its own. Devices cannot tell: since Linux 5.8 each mount of
 /// one namespace's procfs is a file system of its own.
-fn of_outer_pids(roots: &Roots) -> bool {
+fn of_outer_pids(procfs: &OwnedFd) -> bool {
     let pid = |dir, path| rustix::fs::readlinkat(dir, path, Vec::new());
-    match (pid(roots.procfs.as_fd(), "self"), pid(CWD, "/proc/self")) {
+    match (pid(procfs.as_fd(), "self"), pid(CWD, "/proc/self")) {
         (Ok(there), Ok(own)) => there != own,
         _ => false,
     }
@@ -122,18 +103,18 @@ fn same_file_system(root: impl AsFd, path: &str) -> bool {
     device(rustix::fs::fstat(root)) == device(rustix::fs::stat(path))
 }
 
-fn pid_2_is_kthreadd(roots: &Roots) -> bool {
+fn pid_2_is_kthreadd(procfs: &OwnedFd) -> bool {
     const STAT: &[u8] = b"2 (kthreadd) ";
     let mut start = [0; STAT.len()];
-    let read = rustix::fs::openat(&roots.procfs, "2/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    let read = rustix::fs::openat(procfs, "2/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .and_then(|file| rustix::io::read(file, &mut start));
     read == Ok(STAT.len()) && start == STAT
 }
 
 /// One network namespace has one inode for `net/dev`, whichever process it is reached through.
-fn in_network_of_pid_1(roots: &Roots) -> bool {
+fn in_network_of_pid_1(procfs: &OwnedFd) -> bool {
     let inode = |stat: Result<rustix::fs::Stat, Errno>| stat.ok().map(|stat| stat.st_ino);
-    let hosts = inode(rustix::fs::statat(&roots.procfs, "1/net/dev", rustix::fs::AtFlags::empty()));
+    let hosts = inode(rustix::fs::statat(procfs, "1/net/dev", rustix::fs::AtFlags::empty()));
     hosts.is_some()
         && hosts == inode(rustix::fs::statat(CWD, "/proc/self/net/dev", rustix::fs::AtFlags::empty()))
 }

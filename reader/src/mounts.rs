@@ -1,7 +1,13 @@
-//! Mount points out of a mountinfo: the one thing that the broker looks for inside a file, and only when it was
-//! given a host root to statfs. <https://docs.kernel.org/filesystems/proc.html> (section 3.5)
+//! Mount points out of a mountinfo: the one thing that a reader looks for inside a file, in a class of its own, and
+//! only with `--path.rootfs`. <https://docs.kernel.org/filesystems/proc.html> (section 3.5)
 
-/// A mount, as far as the broker looks.
+/// File systems of network servers and of other processes; the rest answers from the kernel.
+const MAY_HANG: [&[u8]; 14] = [
+    b"9p", b"afs", b"autofs", b"beegfs", b"ceph", b"cifs", b"coda", b"fuse", b"gfs", b"glusterfs", b"lustre", b"nfs",
+    b"ocfs", b"smb",
+];
+
+/// A mount, as far as a reader looks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// Where it is.
@@ -11,6 +17,11 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Whether its numbers come from a server that may be away. Types have suffixes: `nfs4`, `fuse.sshfs`.
+    pub fn may_hang(&self) -> bool {
+        MAY_HANG.iter().any(|kind| self.kind.starts_with(kind)) && self.kind != b"nfsd"
+    }
+
     /// Whether asking about this one may sleep for what `hung` sleeps for: its file system is of the same type, most
     /// likely served by the same server, or the way to it leads through the other.
     pub fn may_hang_with(&self, hung: &Mount) -> bool {
@@ -70,6 +81,17 @@ mod tests {
         let text = b"1 2 0:3 / /a rw - nfs4 s:/x rw\n1 2 0:4 / /b rw shared:1 master:2 - fuse.x y rw\n1 2 0:5 / /c rw";
         let kinds: Vec<_> = mounts(text).into_iter().map(|mount| mount.kind).collect();
         assert_eq!(kinds, [&b"nfs4"[..], b"fuse.x", b""]);
+    }
+
+    #[test]
+    fn what_a_server_answers_may_hang_and_what_the_kernel_answers_does_not() {
+        let may_hang = |kind: &str| Mount { point: b"/x".into(), kind: kind.into() }.may_hang();
+        for kind in ["nfs", "nfs4", "fuse", "fuse.sshfs", "fuseblk", "cifs", "smb3", "9p", "ceph", "autofs"] {
+            assert!(may_hang(kind), "{kind}");
+        }
+        for kind in ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "nfsd", "proc", ""] {
+            assert!(!may_hang(kind), "{kind}");
+        }
     }
 
     #[test]

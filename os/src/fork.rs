@@ -1,0 +1,69 @@
+//! Child processes of a program of one thread: fork(2), pidfd_open(2), waitpid(2).
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
+
+/// A child process. Its descriptor is readable when it has ended.
+#[derive(Debug)]
+pub struct Child {
+    pid: Pid,
+    /// Becomes readable when the child ends.
+    pub pidfd: OwnedFd,
+}
+
+/// Forks; `child` is all that the new process does before it ends.
+///
+/// Only for a program that never starts a thread: another one could hold a lock that the child then waits for.
+pub fn fork(child: impl FnOnce()) -> io::Result<Child> {
+    // SAFETY: fork takes no pointers. The program has one thread, so every lock and every invariant that the
+    // child inherits is as it would be without the fork.
+    let pid = unsafe { libc::fork() };
+    match Pid::from_raw(pid) {
+        None => {
+            child();
+            exit(0)
+        }
+        Some(_) if pid < 0 => Err(io::Error::last_os_error()),
+        Some(pid) => Ok(Child { pid, pidfd: pidfd_open(pid, PidfdFlags::empty())? }),
+    }
+}
+
+impl Child {
+    /// How the child ended, as waitpid(2) gives it; none while it runs.
+    pub fn status(&self) -> io::Result<Option<i32>> {
+        Ok(waitpid(Some(self.pid), WaitOptions::NOHANG)?.map(|(_, status)| status.as_raw()))
+    }
+}
+
+/// Ignores, here and in every child, the signals by which others end a process and it could do something about it: these
+/// processes end when the one does that started them.
+pub fn ignore_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGALRM, libc::SIGUSR1, libc::SIGUSR2] {
+        // SAFETY: signal with SIG_IGN installs no code of this program.
+        unsafe {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+    }
+}
+
+/// Ends the process at once: one system call, and nothing of what a library would do at the end.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: _exit takes a number and does not return. Nothing that runs at an ordinary end matters here.
+    unsafe { libc::_exit(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_seen_to_end_with_its_status() {
+        let child = fork(|| exit(7)).unwrap();
+        let mut fds = [rustix::event::PollFd::new(&child.pidfd, rustix::event::PollFlags::IN)];
+        let limit = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut fds, Some(&limit)).unwrap(), 1);
+        assert_eq!(child.status().unwrap(), Some(7 << 8));
+    }
+}

@@ -1,0 +1,205 @@
+//! The answers' pipe: chunks in frames, written together where nothing is lost by it.
+
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use keyhole_policy::pipes::{CHUNK_BYTES, HEADER_BYTES, Kind, header};
+use keyhole_policy::{Outcome, Query};
+use rustix::fs::StatFs;
+use rustix::io::Errno;
+
+use crate::encode::{begin, bytes, explicit_number, field_length, number};
+
+// Numbers of fields in the contract.
+const QUERY: u8 = 1;
+const FILES: u8 = 2;
+const FILE_SYSTEMS: u8 = 3;
+const QUERY_END: u8 = 4;
+/// Of a name, of a text and of a link: when it is UTF-8, and when it is not.
+const NAME: [u8; 2] = [1, 2];
+const TEXT: [u8; 2] = [3, 4];
+const LINK: [u8; 2] = [5, 6];
+const ENTRIES: u8 = 7;
+const ERRNO: u8 = 8;
+const TRUNCATED: u8 = 9;
+
+/// Frames are written once there are so many bytes of them, less than a pipe holds.
+const WRITE_BYTES: usize = 32 << 10;
+
+/// statfs(2): mounted read-only.
+const ST_RDONLY: u64 = 1;
+
+/// What there is of a path.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'c> {
+    /// Bytes of a file, [`CHUNK_BYTES`] at most; what follows comes under the same name.
+    Text(&'c [u8]),
+    /// Where a link leads.
+    Link(&'c [u8]),
+    /// How many entries a directory says that it has.
+    Entries(u64),
+    /// Why it could not be read.
+    Errno(Errno),
+}
+
+/// The broker has gone, and nobody is left to read for.
+#[derive(Debug)]
+pub struct Gone;
+
+/// The writer of answers.
+#[derive(Debug)]
+pub struct Output<'fd> {
+    pipe: BorrowedFd<'fd>,
+    /// Whole frames, and at the end the one that is not closed yet.
+    buffer: Vec<u8>,
+    /// Where that one begins.
+    frame: Option<usize>,
+    query: Query,
+    /// Time spent waiting for the broker, since [`Self::begin`].
+    waited: Duration,
+}
+
+impl<'fd> Output<'fd> {
+    /// A writer to a pipe.
+    pub fn new(pipe: BorrowedFd<'fd>) -> Self {
+        Self { pipe, buffer: Vec::new(), frame: None, query: Query::Unspecified, waited: Duration::ZERO }
+    }
+
+    /// Begins the answer to a query.
+    pub fn begin(&mut self, query: Query) {
+        (self.query, self.waited) = (query, Duration::ZERO);
+    }
+
+    /// Time since the answer was begun that was not spent reading.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Adds what was read of a path.
+    pub fn file(&mut self, name: &[u8], content: Content<'_>, truncated: bool) -> Result<(), Gone> {
+        let (text, rest) = match content {
+            Content::Text(text) => (Some((TEXT, text)), None),
+            Content::Link(target) => (Some((LINK, target)), None),
+            Content::Entries(entries) => (None, Some((ENTRIES, entries))),
+            Content::Errno(errno) => (None, Some((ERRNO, errno.raw_os_error() as u64))),
+        };
+        let mut tail = Vec::new();
+        if let Some((field, value)) = rest {
+            explicit_number(&mut tail, field, value);
+        }
+        number(&mut tail, TRUNCATED, truncated.into());
+        let text_length = text.map_or(0, |(_, text)| field_length(text.len()));
+        let length = field_length(name.len()) + text_length + tail.len();
+        let out = self.room(length)?;
+        begin(out, FILES, length);
+        either(out, NAME, name);
+        if let Some((fields, text)) = text {
+            either(out, fields, text);
+        }
+        out.extend_from_slice(&tail);
+        Ok(())
+    }
+
+    /// Adds the numbers of a file system.
+    pub fn file_system(&mut self, name: &[u8], numbers: Result<StatFs, Errno>) -> Result<(), Gone> {
+        let mut item = Vec::with_capacity(field_length(name.len()) + 64);
+        either(&mut item, NAME, name);
+        let values = match numbers {
+            Err(errno) => [errno.raw_os_error() as u64, 0, 0, 0, 0, 0, 0, 0],
+            Ok(of) => [
+                0,
+                of.f_bsize as u64,
+                of.f_blocks,
+                of.f_bfree,
+                of.f_bavail,
+                of.f_files,
+                of.f_ffree,
+                of.f_flags as u64 & ST_RDONLY,
+            ],
+        };
+        (3..).zip(values).for_each(|(field, value)| number(&mut item, field, value));
+        let out = self.room(item.len())?;
+        bytes(out, FILE_SYSTEMS, &item);
+        Ok(())
+    }
+
+    /// Adds how the query ended; with `more` frames may wait for those of the next query.
+    pub fn end(&mut self, outcome: Outcome, elapsed: Duration, more: bool) -> Result<(), Gone> {
+        let mut item = Vec::new();
+        number(&mut item, 1, outcome as u64);
+        number(&mut item, 2, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        let out = self.chunk();
+        bytes(out, QUERY_END, &item);
+        self.close(Kind::LastChunk);
+        if more && self.buffer.len() < WRITE_BYTES { Ok(()) } else { self.flush() }
+    }
+
+    /// Writes a frame that is no chunk.
+    pub fn message(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Gone> {
+        self.buffer.extend_from_slice(&header(payload.len(), kind, 0));
+        self.buffer.extend_from_slice(payload);
+        self.flush()
+    }
+
+    /// Writes everything that there is; waits while the pipe is full.
+    pub fn flush(&mut self) -> Result<(), Gone> {
+        self.close(Kind::Chunk);
+        let begun = Instant::now();
+        let mut rest = &*self.buffer;
+        while !rest.is_empty() {
+            match rustix::io::write(self.pipe, rest) {
+                Ok(written) => rest = &rest[written..],
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(Gone),
+            }
+        }
+        self.buffer.clear();
+        self.waited += begun.elapsed();
+        Ok(())
+    }
+
+    /// The chunk that is being written, with room for an item of so many bytes.
+    fn room(&mut self, length: usize) -> Result<&mut Vec<u8>, Gone> {
+        if self.frame.is_some_and(|frame| self.buffer.len() - frame + length > CHUNK_BYTES) {
+            self.close(Kind::Chunk);
+            if self.buffer.len() >= WRITE_BYTES {
+                self.flush()?;
+            }
+        }
+        Ok(self.chunk())
+    }
+
+    /// The chunk that is being written, or a new one.
+    fn chunk(&mut self) -> &mut Vec<u8> {
+        if self.frame.is_none() {
+            self.frame = Some(self.buffer.len());
+            self.buffer.extend_from_slice(&[0; HEADER_BYTES]);
+            number(&mut self.buffer, QUERY, self.query as u64);
+        }
+        &mut self.buffer
+    }
+
+    fn close(&mut self, kind: Kind) {
+        let Some(frame) = self.frame.take() else { return };
+        let payload = self.buffer.len() - frame - HEADER_BYTES;
+        let header = header(payload, kind, self.query as u8);
+        self.buffer[frame..frame + HEADER_BYTES].copy_from_slice(&header);
+    }
+}
+
+/// Appends bytes to a field for text, or, when they are not UTF-8, to the one for bytes.
+fn either(out: &mut Vec<u8>, [text, raw]: [u8; 2], content: &[u8]) {
+    let field = if std::str::from_utf8(content).is_ok() { text } else { raw };
+    bytes(out, field, content);
+}
+
+/// Appends a message of protobuf as a field.
+pub fn message(out: &mut Vec<u8>, field: u8, write: impl FnOnce(&mut Vec<u8>)) {
+    let mut item = Vec::new();
+    write(&mut item);
+    begin(out, field, item.len());
+    out.extend_from_slice(&item);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! A reader: opens the files of its class, seals itself, and answers one byte at a time.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use keyhole_os::landlock::{Grant, Right};
+use keyhole_os::seccomp::Rule;
+use keyhole_os::shared::SharedCells;
+use keyhole_os::{Layer, ThreadStatus};
+use keyhole_policy::pipes::{CHECK, END, Kind, SLOTS_PER_CLASS};
+use keyhole_policy::{Class, Query, Row, TABLE};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::arguments::Arguments;
+use crate::cache::Shared;
+use crate::hello::Hello;
+use crate::host::{Host, READ, Roots};
+use crate::layers::{landlock, seccomp};
+use crate::output::{Gone, Output};
+use crate::read::Scratch;
+use crate::sandbox;
+use crate::view::View;
+
+/// Requests that are taken at once.
+const REQUESTS: usize = 128;
+
+/// Which reader this is.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub class: Class,
+    /// Of all slots.
+    pub slot: usize,
+    /// Counted from 1, of all readers that the slot has had.
+    pub generation: u32,
+}
+
+/// A reader's life, from its fork on; ends with its exit status. `layers` are those that it inherited.
+pub fn live(place: Place, arguments: &Arguments, page: SharedCells, layers: &[Layer]) -> i32 {
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    let mut out = Output::new(stdout.as_fd());
+    let mut reader = match start(place, arguments, page, layers, &mut out) {
+        Ok(reader) => reader,
+        Err(error) => {
+            // Nobody is left to say it to when the broker has gone.
+            let _ = out.message(Kind::Failed, error.as_bytes());
+            return 1;
+        }
+    };
+    #[cfg(feature = "hostile-code-for-tests")]
+    crate::hostile::in_reader(place.class);
+    match reader.serve(stdin.as_fd(), &mut out) {
+        Ok(()) | Err(Gone) => 0,
+    }
+}
+
+struct Reader {
+    host: Host,
+    scratch: Scratch,
+    /// Its own, opened before the seal.
+    stat: OwnedFd,
+    /// Whether an answer may wait in memory while the next query is read: not where that may take for ever.
+    batches: bool,
+}
+
+fn start(
+    place: Place,
+    arguments: &Arguments,
+    page: SharedCells,
+    inherited: &[Layer],
+    out: &mut Output<'_>,
+) -> Result<Reader, String> {
+    let class = place.class;
+    let own = |error| format!("/proc/self: {error}: a reader must see its own process: mount a procfs at /proc");
+    let status = ThreadStatus::open().map_err(own)?;
+    let stat = rustix::fs::openat(CWD, "/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| own(errno.into()))?;
+    let roots = Roots::open(arguments)?;
+    let view = View::find(&roots, arguments.view)?;
+    let shared = Shared::new(page, place.slot % SLOTS_PER_CLASS);
+    let rows = rows(class, arguments);
+    let mut host = Host::open(rows, arguments, roots, view, shared, cached(class, arguments));
+    host.roots.keep_for(class);
+    let grants: Vec<Grant<'_>> =
+        host.roots.opened_later(class).map(|dir| Grant { dir, right: Right::Read }).into_iter().collect();
+    let mut layers = inherited.to_vec();
+    layers.retain(|layer| !matches!(layer.name, "landlock" | "seccomp"));
+    layers.push(landlock::restrict(&grants));
+    let rows = sandbox::reader_syscalls(class);
+    let rules: Vec<Rule<'_>> = rows.iter().map(Rule::from).collect();
+    let filter = seccomp::compile(&rules).map_err(|error| error.to_string())?;
+    layers.push(seccomp::install(&filter, rules.len()));
+    confirm(&layers, &status)?;
+    let closed = layers.iter().any(|layer| layer.name == "landlock" && layer.in_force);
+    if closed && class != Class::Procfs && class != Class::Mounts && !root_is_closed() {
+        return Err("opening / is not refused although Landlock is in force: the sandbox does not hold".to_owned());
+    }
+    let hello = Hello { generation: place.generation, layers: &layers, host: Some(&host) };
+    out.message(Kind::Hello, &hello.encode()).map_err(|Gone| "the broker has gone".to_owned())?;
+    Ok(Reader { host, scratch: Scratch::default(), stat, batches: !class.may_hang() })
+}
+
+/// The rows of a class that may be asked.
+pub fn rows(class: Class, arguments: &Arguments) -> impl Iterator<Item = &'static Row> {
+    TABLE.iter().filter(move |row| row.class == class && arguments.permits(row.query))
+}
+
+/// How many of the cached files are for one class: most are attributes of network interfaces.
+fn cached(class: Class, arguments: &Arguments) -> u64 {
+    match class {
+        Class::Devices => arguments.cached_files - arguments.cached_files / 4,
+        Class::Sysfs => arguments.cached_files / 4,
+        _ => 0,
+    }
+}
+
+/// Checks what the kernel says of this process, and tries an open that Landlock must refuse.
+pub fn confirm(layers: &[Layer], status: &ThreadStatus) -> Result<(), String> {
+    let needed = ["no_new_privs", "capabilities", "seccomp"];
+    if let Some(missing) = layers.iter().find(|layer| !layer.in_force && needed.contains(&layer.name)) {
+        return Err(format!("{} could not be put in force: {}", missing.name, missing.detail));
+    }
+    let unconfirmed = status.unconfirmed().map_err(|error| format!("/proc/self/status: {error}"))?;
+    match layers.iter().find(|layer| layer.in_force && unconfirmed.contains(&layer.name)) {
+        Some(layer) => Err(format!("the kernel does not confirm {}: the sandbox does not hold", layer.name)),
+        None => Ok(()),
+    }
+}
+
+impl Reader {
+    /// Answers requests until one asks for the end, or the broker has gone.
+    fn serve(&mut self, requests: BorrowedFd<'_>, out: &mut Output<'_>) -> Result<(), Gone> {
+        let mut buffer = [0; REQUESTS];
+        loop {
+            let taken = match rustix::io::read(requests, &mut buffer) {
+                Err(Errno::INTR) => continue,
+                Ok(taken @ 1..) => taken,
+                _ => return Err(Gone),
+            };
+            for (at, request) in buffer[..taken].iter().enumerate() {
+                match *request {
+                    END => return out.flush(),
+                    CHECK => self.check(out)?,
+                    query => self.answer(query, self.batches && at + 1 < taken, out)?,
+                }
+            }
+            out.flush()?;
+            self.scratch.end();
+        }
+    }
+
+    fn answer(&mut self, number: u8, more: bool, out: &mut Output<'_>) -> Result<(), Gone> {
+        // What is no query of this class ends the reader: the broker that sends it is not the one that started it.
+        let query = Query::try_from(i32::from(number)).map_err(|_| Gone)?;
+        let begun = Instant::now();
+        out.begin(query);
+        let outcome = self.host.read(query, &mut self.scratch, out)?.ok_or(Gone)?;
+        out.end(outcome, begun.elapsed().saturating_sub(out.waited()), more)
+    }
+
+    fn check(&mut self, out: &mut Output<'_>) -> Result<(), Gone> {
+        let mut answer = [0; 1024];
+        answer[0] = self.host.has_changed().into();
+        let length = rustix::io::pread(&self.stat, &mut answer[1..], 0).unwrap_or(0);
+        out.message(Kind::Checked, &answer[..=length])
+    }
+}
+
+/// Tries what Landlock must refuse.
+fn root_is_closed() -> bool {
+    let flags = READ | OFlags::DIRECTORY;
+    rustix::fs::openat(CWD, "/", flags, Mode::empty()).is_err_and(|errno| errno == Errno::ACCESS)
+}
