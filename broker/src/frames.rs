@@ -36,7 +36,7 @@ pub struct Frames {
 
 impl Frames {
     /// The next frame; none when more bytes must come first.
-    pub fn next(&mut self) -> Result<Option<Frame>, Malformed> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, Malformed> {
         let Some([a, b, c, d, kind, about, ..]) = self.buffer.first_chunk::<HEADER_BYTES>().copied() else {
             return Ok(None);
         };
@@ -80,10 +80,10 @@ mod tests {
     fn what_is_no_frame_is_refused_before_it_is_buffered() {
         let mut frames = Frames::default();
         frames.space().extend_from_slice(&header(PAYLOAD_BYTES + 1, Kind::Chunk, 0));
-        assert_eq!(frames.next(), Err(Malformed::Length(PAYLOAD_BYTES as u32 + 1)));
+        assert_eq!(frames.next_frame(), Err(Malformed::Length(PAYLOAD_BYTES as u32 + 1)));
         let mut frames = Frames::default();
         frames.space().extend_from_slice(&[0, 0, 0, 0, 77, 0, 0, 0]);
-        assert_eq!(frames.next(), Err(Malformed::Kind(77)));
+        assert_eq!(frames.next_frame(), Err(Malformed::Kind(77)));
     }
 
     proptest! {
@@ -98,7 +98,7 @@ mod tests {
             for length in pieces.iter().cycle() {
                 let (piece, later) = rest.split_at((*length).min(rest.len()));
                 frames.space().extend_from_slice(piece);
-                while let Some(frame) = frames.next().unwrap() {
+                while let Some(frame) = frames.next_frame().unwrap() {
                     cut.push((frame.payload.to_vec(), frame.about));
                 }
                 rest = later;
@@ -114,7 +114,7 @@ mod tests {
             let mut frames = Frames::default();
             for byte in bytes {
                 frames.space().extend_from_slice(&[byte]);
-                match frames.next() {
+                match frames.next_frame() {
                     Ok(_) => prop_assert!(frames.buffer.len() < HEADER_BYTES + PAYLOAD_BYTES),
                     Err(_) => break,
                 }

@@ -733,7 +733,7 @@ impl Reader {
 /// What a slot's reader writes next, for a while at most. Nothing is lost when this is cancelled.
 async fn next(slot: &mut Slot, patience: Duration) -> Event {
     loop {
-        match slot.frames.next() {
+        match slot.frames.next_frame() {
             Ok(Some(frame)) => return Event::Frame(frame),
             Ok(None) => {}
             Err(malformed) => return Event::Malformed(malformed),

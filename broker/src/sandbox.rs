@@ -60,6 +60,7 @@ const CLOCK_MONOTONIC: u32 = 1;
 const READ_WRITE: u32 = 3;
 const PRIVATE_ANONYMOUS: u32 = 0x22;
 const MAY_MOVE: u32 = 1;
+#[cfg(debug_assertions)]
 const F_GETFD: u32 = 1;
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 

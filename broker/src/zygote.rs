@@ -249,7 +249,7 @@ impl Reports {
     /// The next report; none when there will be no more.
     async fn next(&mut self) -> Option<Frame> {
         loop {
-            if let Some(frame) = self.frames.next().ok()? {
+            if let Some(frame) = self.frames.next_frame().ok()? {
                 return Some(frame);
             }
             self.pipe.readable().await.ok()?;
