@@ -73,13 +73,15 @@ fn the_running_broker_has_one_filter_and_it_is_the_table() {
         is_dir.then(|| entry.file_name().to_str().unwrap().parse::<u32>().unwrap())
     });
     let dir = dir.expect("the socket's directory is held");
-    let pinned = |name, number, when: Vec<Argument>| Row { name, number, reason: "", when: Box::leak(when.into()) };
+    let pinned =
+        |name, number, when: Vec<Argument>| Row { name, number, reason: "", when: Box::leak(when.into()) };
     let mut rows = SYSCALLS_OF_BROKER.to_vec();
     if landlock_is_in_force(&broker.log()) {
         rows.push(pinned("unlinkat", numbers::unlinkat, vec![exactly(0, dir), exactly(2, 0)]));
         rows.push(pinned("newfstatat", numbers::newfstatat, vec![exactly(0, dir), exactly(3, 0x100)]));
     }
-    let checked = (0..1024_u32).find(|fd| filters.allows(Call(numbers::pread64, [u64::from(*fd), 0, 0, 0, 0, 0])));
+    let checked =
+        (0..1024_u32).find(|fd| filters.allows(Call(numbers::pread64, [u64::from(*fd), 0, 0, 0, 0, 0])));
     rows.push(pinned("pread64", numbers::pread64, vec![exactly(0, checked.expect("one descriptor"))]));
     filters.assert_are(&rows);
 }

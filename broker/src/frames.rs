@@ -1,7 +1,7 @@
 //! Frames out of a pipe: what a zygote or a reader writes, of any bytes. Only the header is looked at.
 
 use bytes::{Buf, Bytes, BytesMut};
-use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES};
+use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES, SKIPPED};
 
 /// How much is read from a pipe at a time.
 const READ_BYTES: usize = 32 << 10;
@@ -13,6 +13,8 @@ pub struct Frame {
     pub kind: Kind,
     /// The number of a query.
     pub about: u8,
+    /// Of a last chunk: whether something was not asked, since another reader has not returned from it.
+    pub skipped: bool,
     /// What follows the header.
     pub payload: Bytes,
 }
@@ -37,7 +39,8 @@ pub struct Frames {
 impl Frames {
     /// The next frame; none when more bytes must come first.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Malformed> {
-        let Some([a, b, c, d, kind, about, ..]) = self.buffer.first_chunk::<HEADER_BYTES>().copied() else {
+        let Some([a, b, c, d, kind, about, flags, _]) = self.buffer.first_chunk::<HEADER_BYTES>().copied()
+        else {
             return Ok(None);
         };
         let length = u32::from_le_bytes([a, b, c, d]);
@@ -50,7 +53,12 @@ impl Frames {
             return Ok(None);
         }
         self.buffer.advance(HEADER_BYTES);
-        Ok(Some(Frame { kind, about, payload: self.buffer.split_to(payload).freeze() }))
+        Ok(Some(Frame {
+            kind,
+            about,
+            skipped: flags & SKIPPED != 0,
+            payload: self.buffer.split_to(payload).freeze(),
+        }))
     }
 
     /// Where the next bytes go: to be called when [`Self::next`] gives none, which bounds it.

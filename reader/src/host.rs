@@ -190,16 +190,17 @@ impl Host {
         })
     }
 
-    /// Reads everything that `query` may read; none when it is no query of these readers.
+    /// Reads everything that `query` may read; none when it is no query of these readers. Besides the outcome, whether
+    /// something was not asked since another reader hangs in it.
     pub fn read(
         &mut self,
         query: Query,
         scratch: &mut Scratch,
         out: &mut Output<'_>,
-    ) -> Result<Option<Outcome>, Gone> {
+    ) -> Result<Option<(Outcome, bool)>, Gone> {
         let Some(open) = self.rows.iter_mut().find(|row| row.row.query == query) else { return Ok(None) };
         if let Some((outcome, _)) = &open.unavailable {
-            return Ok(Some(*outcome));
+            return Ok(Some((*outcome, false)));
         }
         open.cache.begin(open.sources.len());
         let hung = self.shared.hung();
@@ -220,14 +221,14 @@ impl Host {
             read.cache.at_source(number);
             read.source(source, opened)
         });
-        let outcome = read.counters.outcome();
+        let end = (read.counters.outcome(), read.counters.skipped);
         match flow {
             Err(Stop::Gone) => return Err(Gone),
             Err(Stop::Limit) => {}
             Ok(()) => open.cache.end(),
         }
         scratch.trim();
-        Ok(Some(outcome))
+        Ok(Some(end))
     }
 
     /// Whether a reader that is started now would see more, or something else.
