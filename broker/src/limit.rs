@@ -20,6 +20,16 @@ const REQUEST: Duration = Duration::from_millis(50);
 /// How much may be taken at once after a pause: 40 requests, 40 connections, 32 KiB.
 const BURST: Duration = Duration::from_secs(2);
 
+/// The longest that a token bucket stays overdrawn. Longer than what a read may charge: a wide host's reads are charged whole.
+const MOST_OVERDRAWN: Duration = Duration::from_secs(32);
+
+/// What one read is charged, at most.
+const MOST_CHARGED: Duration = Duration::from_secs(30);
+
+/// What a read is charged for each second that its readers were busy. The broker forwards what they read, for about half as
+/// much again: at 3, both together stay at half of a CPU.
+const CHARGE_FACTOR: u32 = 3;
+
 /// Bytes a second that a connection may send, over time. Whatever a client floods with, it comes no faster.
 const BYTE_RATE: u32 = 16 << 10;
 
@@ -42,7 +52,7 @@ impl Allowance {
 
     /// Takes what there is, and more: it can be overdrawn, by as much as a burst.
     fn spend(&mut self, cost: Duration, now: Instant) {
-        self.full = (self.full.max(now) + cost).min(now + 2 * BURST);
+        self.full = (self.full.max(now) + cost).min(now + BURST + MOST_OVERDRAWN);
     }
 
     /// Takes `cost` if there is as much.
