@@ -346,7 +346,7 @@ impl<'c> Bill<'c> {
 impl Drop for Bill<'_> {
     fn drop(&mut self) {
         self.pause();
-        self.client.spend(self.read);
+        self.client.charge(self.read);
     }
 }
 

@@ -187,7 +187,11 @@ mod tests {
         let mut fields = Fields::new(Format::FlatJson);
         fields.member("count", 7);
         fields.member("tls", true);
-        assert!(fields.line(UNIX_EPOCH, Level::INFO, "").ends_with(",\"message\":\"\",\"count\":7,\"tls\":true}\n"));
+        assert!(
+            fields
+                .line(UNIX_EPOCH, Level::INFO, "")
+                .ends_with(",\"message\":\"\",\"count\":7,\"tls\":true}\n")
+        );
     }
 
     #[test]

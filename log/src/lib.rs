@@ -17,8 +17,8 @@ use std::time::{Duration, Instant, SystemTime};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter, span};
 
-pub use format::Format;
 use format::Fields;
+pub use format::Format;
 use sink::Sink;
 
 /// The longest wait for the last lines of a process.
@@ -166,7 +166,9 @@ mod tests {
 
     #[test]
     fn what_libraries_log_is_off() {
-        for target in ["h2::codec", "hyper", "tonic::transport", "rustls::conn", "tokio", "tower", "mio::poll", ""] {
+        for target in
+            ["h2::codec", "hyper", "tonic::transport", "rustls::conn", "tokio", "tower", "mio::poll", ""]
+        {
             assert!(!is_ours(target), "{target}");
         }
         assert!(is_ours("keyhole_broker::listener") && is_ours("keyhole_exporter"));

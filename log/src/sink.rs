@@ -284,10 +284,7 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::sync::Arc;
 
-    fn start(
-        sink: &Arc<Sink>,
-        write: impl FnMut(&[u8]) -> rustix::io::Result<usize> + Send + 'static,
-    ) {
+    fn start(sink: &Arc<Sink>, write: impl FnMut(&[u8]) -> rustix::io::Result<usize> + Send + 'static) {
         let own = sink.clone();
         assert!(sink.claim_thread());
         std::thread::spawn(move || own.run(write));
@@ -343,7 +340,8 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(20);
         let reports = loop {
             let text = text.lock().unwrap().clone();
-            let count = |line: &str| line.split(" msg=\"log lines dropped\" count=").nth(1)?.parse::<u64>().ok();
+            let count =
+                |line: &str| line.split(" msg=\"log lines dropped\" count=").nth(1)?.parse::<u64>().ok();
             let reports: Vec<u64> = text.lines().filter_map(count).collect();
             if reports.iter().sum::<u64>() == dropped {
                 break reports;

@@ -7,6 +7,7 @@ pub mod landlock;
 pub mod memory;
 pub mod process;
 pub mod seccomp;
+pub mod socket;
 mod timex;
 
 pub use timex::{Timex, timex};
