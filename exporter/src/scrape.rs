@@ -476,3 +476,17 @@ impl Told {
         due
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scrapes_that_fail_are_logged_at_once_and_then_a_minute_at_a_time() {
+        let (mut outage, start) = (None, Instant::now());
+        let logged: Vec<_> = (0..=12)
+            .filter_map(|number| Outage::fail(&mut outage, start + Duration::from_secs(10 * number)))
+            .collect();
+        assert_eq!(logged, [1, 6, 6]);
+    }
+}
