@@ -30,6 +30,9 @@ pub struct Hostile {
 /// How this broker is to be.
 pub static HOSTILE: OnceLock<Hostile> = OnceLock::new();
 
+/// The directory of the socket.
+static SOCKET_DIR: OnceLock<i32> = OnceLock::new();
+
 /// The zygote, and one of its readers.
 static PRIVILEGED: OnceLock<[i32; 2]> = OnceLock::new();
 
@@ -49,6 +52,11 @@ pub(crate) fn for_zygote() -> impl Iterator<Item = (OsString, OsString)> {
 /// The pids of the zygote and of one of its readers; where they are not known, pids that nobody has.
 pub fn privileged() -> [i32; 2] {
     PRIVILEGED.get().copied().unwrap_or([i32::MAX; 2])
+}
+
+/// The broker's descriptor of its socket's directory.
+pub fn socket_dir() -> i32 {
+    SOCKET_DIR.get().copied().unwrap_or(-1)
 }
 
 /// Finds the zygote and its readers, while files can still be opened.
@@ -100,6 +108,8 @@ pub(crate) mod capabilities {
 }
 
 pub(crate) mod landlock {
+    use std::os::fd::AsRawFd;
+
     use keyhole_os::Layer;
     use keyhole_os::landlock as real;
 
@@ -107,6 +117,7 @@ pub(crate) mod landlock {
 
     pub(crate) fn restrict(grants: &[Grant<'_>]) -> Layer {
         super::find_privileged();
+        grants.first().map(|grant| super::SOCKET_DIR.get_or_init(|| grant.dir.as_raw_fd()));
         super::unless_without("landlock", || real::restrict(grants))
     }
 }

@@ -44,8 +44,12 @@ pub struct Host {
     pub port: u16,
     /// An empty cgroup of cgroup2.
     pub cgroup: PathBuf,
+    /// Whether seccomp is left out: then any flags will do.
+    pub unfiltered: bool,
     /// The zygote, and one of its readers; known to an intruder in the broker alone.
     pub privileged: [i32; 2],
+    /// The broker's descriptor of its socket's directory; an intruder reads it from the broker's memory.
+    pub socket_dir: i32,
 }
 
 impl Host {
@@ -54,10 +58,10 @@ impl Host {
 
     /// As one line, for the environment.
     pub fn line(&self) -> String {
-        let Self { process, left_open, dir, neighbour, stranger, port, cgroup, privileged: _ } = self;
+        let Self { process, left_open, dir, neighbour, stranger, port, cgroup, unfiltered, .. } = self;
         let process = process.name();
         let (dir, cgroup) = (dir.display(), cgroup.display());
-        format!("{process}:{left_open}:{dir}:{neighbour}:{stranger}:{port}:{cgroup}")
+        format!("{process}:{left_open}:{dir}:{neighbour}:{stranger}:{port}:{cgroup}:{unfiltered}")
     }
 
     /// Reads [`Self::line`].
@@ -71,7 +75,9 @@ impl Host {
             stranger: parts.next()?.parse().ok()?,
             port: parts.next()?.parse().ok()?,
             cgroup: parts.next()?.into(),
+            unfiltered: parts.next()?.parse().ok()?,
             privileged: [NOBODY; 2],
+            socket_dir: -1,
         })
     }
 
@@ -127,9 +133,10 @@ static FOLLOWS: AtomicBool = AtomicBool::new(false);
 static ONLY_ASKS: AtomicBool = AtomicBool::new(false);
 
 /// An intruder knows where it is, and uses the flags that are allowed there.
-pub(crate) fn here(process: Process) {
-    FOLLOWS.store(process == Process::Zygote, Ordering::Relaxed);
-    ONLY_ASKS.store(process == Process::Reader(Class::Mounts), Ordering::Relaxed);
+pub(crate) fn here(host: &Host) {
+    let is_reader = matches!(host.process, Process::Reader(_));
+    FOLLOWS.store(host.unfiltered || !is_reader, Ordering::Relaxed);
+    ONLY_ASKS.store(host.process == Process::Reader(Class::Mounts), Ordering::Relaxed);
 }
 
 /// Opens a path; to read, with the flags that the process may use for it.

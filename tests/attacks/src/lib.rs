@@ -102,7 +102,7 @@ const SAID: &str = "the attack came to ";
 /// Does an attack, reports what it came to, and ends the process. A broker may write to standard error, the others to
 /// standard output alone.
 pub fn strike(attack: &Attack, host: &Host) -> ! {
-    host::here(host.process);
+    host::here(host);
     let came_to = (attack.go)(host);
     let line = format!("\n{SAID}{}\n", came_to.min(0));
     let descriptor = if host.process == Process::Broker { 2 } else { 1 };
@@ -122,7 +122,7 @@ pub fn said(log: &str) -> Option<End> {
 }
 
 /// What an attack that went through says when it has become another program.
-pub const WENT_THROUGH: &std::ffi::CStr = c"echo; echo 'the attack came to 0' | tee /dev/stderr";
+pub const WENT_THROUGH: &std::ffi::CStr = c"echo 'the attack came to 0' >&2; echo; echo 'the attack came to 0'";
 
 /// A system call, as the kernel answers it: not less than zero, or an errno with its sign turned.
 fn raw(number: i64, arguments: &[usize]) -> i64 {

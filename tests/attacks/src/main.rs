@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use keyhole_attacks::{Attack, Host, asked_for, strike};
-use keyhole_broker::hostile::{HOSTILE, Hostile, privileged};
+use keyhole_broker::hostile::{HOSTILE, Hostile, privileged, socket_dir};
 
 static ATTACK: OnceLock<(&Attack, Host)> = OnceLock::new();
 
 fn intrude() {
     if let Some((attack, host)) = ATTACK.get() {
-        strike(attack, &Host { privileged: privileged(), ..host.clone() });
+        strike(attack, &Host { privileged: privileged(), socket_dir: socket_dir(), ..host.clone() });
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         call!(SYS_rt_sigaction, libc::SIGUSR1, ignore.as_ptr(), 0, 8)
     }),
     attack("take memory without end", "mmap", 0, |_| {
-        call!(SYS_mmap, 0, 1usize << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | libc::MAP_NORESERVE, MINUS_ONE, 0)
+        call!(SYS_mmap, 0, 1usize << 28, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, MINUS_ONE, 0)
     }).residual(&[(EVERY, "The container's memory limit ends it, and it is started again.")]),
 ];
 

@@ -15,41 +15,61 @@ const UNSEALED: (Processes, &str) = (
      takes orders of one byte, each the number of a slot.",
 );
 
+/// Readers that list processes open files of procfs.
+const PROCFS_IS_OPEN: (Processes, &str) = (
+    PROCESSES,
+    "procfs is granted whole to readers of this class. It is what --allow-processes costs, and why it is off by default.",
+);
+
 #[rustfmt::skip]
 pub(super) static ATTACKS: &[Attack] = &[
-    attack("read /etc/shadow", "openat", S | L | U, |_| read(c"/etc/shadow")),
-    attack("read /etc/passwd", "openat", S | L, |_| read(c"/etc/passwd")),
-    attack("read a file of its own uid", "openat", S | L, |host| host.open("own", O_RDONLY)),
+    attack("read /etc/shadow", "openat", S | L | U, |_| read(c"/etc/shadow"))
+        .residual(&[UNSEALED]),
+    attack("read /etc/passwd", "openat", S | L, |_| read(c"/etc/passwd"))
+        .residual(&[UNSEALED]),
+    attack("read a file of its own uid", "openat", S | L, |host| host.open("own", O_RDONLY))
+        .residual(&[UNSEALED]),
     attack("read a file of another uid", "openat", S | L | U | R, |host| host.open("strangers", O_RDONLY)),
     attack("read a file of another uid by its handle", "open_by_handle_at", S | L | U | R, by_handle),
-    attack("list the root directory", "openat", S | L, |_| list(c"/")),
-    attack("climb out of sysfs by `..`", "openat", S | L, |_| read(c"/sys/../etc/passwd")),
-    attack("climb out of a held descriptor by `..`", "openat", S | L, |_| below_any_descriptor(c"../etc/passwd")),
-    attack("follow a symbolic link out of a root", "openat", S | L, |host| host.open("udev/leak", O_RDONLY)),
-    attack("climb out of a granted root by `..`", "openat", S | L, |host| host.open("udev/../own", O_RDONLY)),
+    attack("list the root directory", "openat", S | L, |_| list(c"/"))
+        .residual(&[UNSEALED]),
+    attack("climb out of sysfs by `..`", "openat", S | L, |_| read(c"/sys/../etc/passwd"))
+        .residual(&[UNSEALED]),
+    attack("climb out of a held descriptor by `..`", "openat", S | L, |_| below_any_descriptor(c"../../../../../../../../etc/passwd")),
+    attack("follow a symbolic link out of a root", "openat", S | L, |host| host.open("udev/leak", O_RDONLY))
+        .residual(&[UNSEALED]),
+    attack("climb out of a granted root by `..`", "openat", S | L, |host| host.open("udev/../own", O_RDONLY))
+        .residual(&[UNSEALED]),
     attack("change the working directory", "chdir", S, |_| call!(SYS_chdir, c"/etc".as_ptr())),
     attack("watch files being used", "inotify_init1", S, |_| call!(SYS_inotify_init1, 0)),
     attack("watch a whole file system", "fanotify_init", S | U | R, |_| call!(SYS_fanotify_init, 0, 0)),
 
     // procfs: nothing of it is opened after the seal.
-    attack("read a process's command line", "openat", S | L, |host| host.read_strangers("cmdline")),
-    attack("list the processes", "openat", S | L, |_| list(c"/proc")),
-    attack("read the table of TCP sockets", "openat", S | L, |_| read(c"/proc/1/net/tcp")),
-    attack("read the kernel's symbols", "openat", S | L, |_| read(c"/proc/kallsyms")),
+    attack("read a process's command line", "openat", S | L, |host| host.read_strangers("cmdline"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
+    attack("list the processes", "openat", S | L, |_| list(c"/proc"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
+    attack("read the table of TCP sockets", "openat", S | L, |_| read(c"/proc/1/net/tcp"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
+    attack("read the kernel's symbols", "openat", S | L, |_| read(c"/proc/kallsyms"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
     attack("read the machine's memory", "openat", S | L, |_| read(c"/proc/kcore")),
     attack("read the kernel's log", "openat", S | L | U | R, |_| open(c"/proc/kmsg", O_RDONLY)),
     attack("enter the host's root by /proc/1/root", "openat", S | L | U | R, |_| read(c"/proc/1/root/etc/passwd")),
     attack("enter the host's folder by /proc/1/cwd", "openat", S | L | U | R, |_| open(c"/proc/1/cwd", O_RDONLY | O_DIRECTORY)),
     attack("open a namespace of PID 1", "openat", S | L | U | R, |_| open(c"/proc/1/ns/mnt", O_RDONLY)),
-    attack("read its own environment as it was", "openat", S | L | U, |_| read(c"/proc/self/environ")),
+    attack("read its own environment as it was", "openat", S | L | U, |_| read(c"/proc/self/environ"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
 
     // Of a process of the same uid: what uids do not keep apart.
     attack("read a neighbour's environment", "openat", S | L, |host| host.read_neighbours("environ")),
     attack("read a neighbour's memory", "openat", S | L, |host| open(&host.of_process(host.neighbour, "mem"), O_RDONLY)),
-    attack("read a neighbour's command line", "openat", S | L, |host| host.read_neighbours("cmdline")),
+    attack("read a neighbour's command line", "openat", S | L, |host| host.read_neighbours("cmdline"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
     attack("read a neighbour's input and output", "openat", S | L, |host| host.read_neighbours("io")),
     attack("read a neighbour's memory map", "openat", S | L, |host| host.read_neighbours("maps")),
-    attack("list a neighbour's descriptors", "openat", S | L, |host| list(&host.of_process(host.neighbour, "fd"))),
+    attack("list a neighbour's descriptors", "openat", S | L, |host| list(&host.of_process(host.neighbour, "fd")))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
     attack("open a neighbour's descriptor", "openat", S | L, |host| open(&host.of_process(host.neighbour, "fd/0"), O_RDONLY)),
     attack("enter a neighbour's root", "openat", S | L, |host| open(&host.of_process(host.neighbour, "root/etc/passwd"), O_RDONLY)),
 
@@ -63,11 +83,11 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("enter a stranger's root", "openat", S | L | U | R, |host| open(&host.of_process(host.stranger, "root/etc/passwd"), O_RDONLY)),
 
     // What is left.
-    attack("read a file of sysfs that no query gives", "openat", S, |_| read(c"/sys/kernel/vmcoreinfo"))
+    attack("read a file of sysfs that no query gives", "openat", S | L, |_| read(c"/sys/kernel/vmcoreinfo"))
         .residual(&[(DEVICES, "sysfs is granted whole: wildcards are followed after the seal. Its files are for every uid to read."), UNSEALED]),
-    attack("read a file of sysfs that only root may read", "openat", S | U, |_| read(c"/sys/kernel/slab/dentry/objects"))
+    attack("read a file of sysfs that only root may read", "openat", S | L | U, |_| read(c"/sys/kernel/slab/dentry/objects"))
         .residual(&[(DEVICES, "The access level `root` is there to read such files; sysfs is granted whole."), UNSEALED]),
-    attack("read the kernel's debug files below sysfs", "openat", S | U, |_| list(c"/sys/kernel/debug"))
+    attack("read the kernel's debug files below sysfs", "openat", S | L | U, |_| list(c"/sys/kernel/debug"))
         .residual(&[(DEVICES, "What is mounted below sysfs is granted with it: another reason to prefer a uid that is not root's."), UNSEALED]),
     attack("learn whether a file exists, and its size", "newfstatat", S, |_| {
         let mut stat = [0u8; 144];
@@ -85,7 +105,8 @@ pub(super) static ATTACKS: &[Attack] = &[
             return etc;
         }
         open_at(etc, c"passwd", O_RDONLY)
-    }),
+    })
+    .residual(&[UNSEALED]),
     attack("learn how full a file system is", "fstatfs", S, |_| {
         let mut statfs = [0u8; 256];
         let root = open(c"/", O_PATH | O_DIRECTORY);
