@@ -1,33 +1,25 @@
-//! The broker's tree of crates is a list: `broker/deny.toml`. cargo-deny refuses what is not on it; here nothing may be
-//! on it that is not needed, so that the list is what a reader believes it to be.
+//! The crates of the broker and of the reader are lists: `broker/deny.toml` and `reader/deny.toml`. cargo-deny refuses
+//! what is not on them; here nothing may be on a list that is not needed, so that a list is what it says it is.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-/// Crates, versions counted: it only falls.
-const CRATES: usize = 74;
+/// Crates of the broker's tree, versions counted: it only falls.
+const BROKER_CRATES: usize = 74;
 
-/// The lines of `cargo tree` for what goes into the broker or runs when it is built, for both architectures.
-fn tree() -> BTreeSet<String> {
+/// Crates of others that may be linked into the reader. Macros do not count: they run when it is built.
+const READER_LINKED: usize = 10;
+
+/// What `cargo tree` prints of a package for both architectures: name and version, a line a crate.
+fn tree(package: &str, edges: &str) -> BTreeSet<String> {
     let cargo = std::env::var_os("CARGO").expect("cargo runs the tests");
     let mut crates = BTreeSet::new();
     for target in ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"] {
-        let arguments = [
-            "tree",
-            "--locked",
-            "--offline",
-            "-p",
-            "keyhole-broker",
-            "-e",
-            "normal,build",
-            "--prefix",
-            "none",
-        ];
         let mut command = Command::new(&cargo);
-        let command =
-            command.args(arguments).args(["--target", target]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        let output = command.output().expect("cargo runs");
+        command.args(["tree", "--locked", "--offline", "--prefix", "none"]);
+        command.args(["-p", package, "-e", edges, "--target", target]);
+        let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let text = String::from_utf8(output.stdout).expect("cargo writes UTF-8");
         let words = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
@@ -36,26 +28,52 @@ fn tree() -> BTreeSet<String> {
     crates
 }
 
+/// What goes into a program or runs when it is built.
+fn built(package: &str) -> BTreeSet<String> {
+    tree(package, "normal,build")
+}
+
 fn names(crates: &BTreeSet<String>) -> BTreeSet<&str> {
     crates.iter().filter_map(|line| line.split(' ').next()).collect()
 }
 
-#[test]
-fn the_brokers_list_of_crates_is_its_tree() {
-    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("broker/deny.toml");
-    let list = std::fs::read_to_string(list).unwrap();
+/// Holds a program's list against its tree.
+fn list_is_tree(folder: &str) {
+    let file = format!("{folder}/deny.toml");
+    let list = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file)).unwrap();
     let allowed = list.split("\nallow = [").nth(2).and_then(|rest| rest.split("\n]").next()).unwrap();
     let allowed: BTreeSet<&str> = allowed.split('"').skip(1).step_by(2).collect();
-    let tree = tree();
+    let tree = built(&format!("keyhole-{folder}"));
     let missing: Vec<_> = names(&tree).difference(&allowed).copied().collect();
     let idle: Vec<_> = allowed.difference(&names(&tree)).copied().collect();
-    assert!(missing.is_empty(), "not on broker/deny.toml's list, and needed: {missing:?}");
-    assert!(idle.is_empty(), "on broker/deny.toml's list, and not needed: {idle:?}");
+    assert!(missing.is_empty(), "not on {file}'s list, and needed: {missing:?}");
+    assert!(idle.is_empty(), "on {file}'s list, and not needed: {idle:?}");
+}
+
+#[test]
+fn the_brokers_list_of_crates_is_its_tree() {
+    list_is_tree("broker");
+}
+
+#[test]
+fn the_readers_list_of_crates_is_its_tree() {
+    list_is_tree("reader");
 }
 
 #[test]
 fn the_brokers_tree_only_shrinks() {
-    let tree = tree();
-    assert!(tree.len() <= CRATES, "{} crates, and {CRATES} before: {tree:#?}", tree.len());
-    assert!(tree.len() == CRATES, "{} crates: lower CRATES to it", tree.len());
+    let tree = built("keyhole-broker");
+    assert!(tree.len() <= BROKER_CRATES, "{} crates, and {BROKER_CRATES} before: {tree:#?}", tree.len());
+    assert!(tree.len() == BROKER_CRATES, "{} crates: lower BROKER_CRATES to it", tree.len());
+}
+
+#[test]
+fn the_reader_links_at_most_ten_crates_of_others() {
+    let linked = tree("keyhole-reader", "normal,no-proc-macro");
+    let (ours, others): (BTreeSet<_>, BTreeSet<_>) =
+        linked.into_iter().partition(|line| line.starts_with("keyhole-"));
+    // Were these missing, the edges would not be those that are linked.
+    assert_eq!(names(&ours), BTreeSet::from(["keyhole-os", "keyhole-policy", "keyhole-reader"]));
+    assert!(names(&others).contains("rustix"), "{others:?}");
+    assert!(others.len() <= READER_LINKED, "{} crates, at most {READER_LINKED}: {others:#?}", others.len());
 }

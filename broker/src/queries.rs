@@ -50,10 +50,9 @@ impl Queries {
 
     /// Why a query may not be asked, and what to do about it; none when it may.
     pub fn missing(&self, query: Query) -> Option<String> {
-        (!self.permit(query)).then(|| {
-            let name = name(query);
-            format!("the broker was started without --queries=default,+{name}: give it that flag, or --queries=all")
-        })
+        let Self::Default(also) = self else { return None };
+        let given: String = also.iter().map(|query| format!(",+{}", name(*query))).collect();
+        (!self.permit(query)).then(|| format!("--queries=default{given} leaves it out: add +{}", name(query)))
     }
 }
 

@@ -26,8 +26,9 @@ pub const SYSCALLS: &[Row] = &[
     #[cfg(target_arch = "x86_64")]
     allow!(epoll_wait, "the runtime's wait"),
     #[cfg(not(target_arch = "x86_64"))]
-    allow!(epoll_pwait, "the runtime's wait"),
-    allow!(epoll_ctl, "the runtime's interest in connections"),
+    allow!(epoll_pwait, "the runtime's wait", exactly(4, 0)),
+    allow!(epoll_ctl, "the runtime's interest in connections", exactly(1, EPOLL_CTL_ADD)),
+    allow!(epoll_ctl, "the same, taken back", exactly(1, EPOLL_CTL_DEL)),
     // Living.
     allow!(clock_gettime, "time, where the vDSO has none", exactly(0, CLOCK_MONOTONIC)),
     allow!(clock_gettime, "the time of log lines, where the vDSO has none", exactly(0, CLOCK_REALTIME)),
@@ -35,6 +36,7 @@ pub const SYSCALLS: &[Row] = &[
     allow!(mmap, "memory", exactly(2, READ_WRITE), exactly(3, PRIVATE_ANONYMOUS), exactly(4, u32::MAX)),
     allow!(mremap, "memory", exactly(3, MAY_MOVE)),
     allow!(munmap, "memory"),
+    allow!(futex, "the runtime's end, which wakes whoever waits for it", exactly(1, FUTEX_WAKE_PRIVATE)),
     allow!(rt_sigreturn, "the return from a signal"),
     allow!(sigaltstack, "the end, which gives its signal stack back"),
     allow!(exit_group, "the end"),
@@ -43,6 +45,9 @@ pub const SYSCALLS: &[Row] = &[
 ];
 
 // Constants of the kernel's headers, the same on x86_64 and aarch64.
+const EPOLL_CTL_ADD: u32 = 1;
+const EPOLL_CTL_DEL: u32 = 2;
+const FUTEX_WAKE_PRIVATE: u32 = 129;
 const WNOHANG: u32 = 1;
 /// SOCK_CLOEXEC and SOCK_NONBLOCK.
 const ACCEPTED: u32 = 0x8_0800;
@@ -55,6 +60,7 @@ const CLOCK_MONOTONIC: u32 = 1;
 const READ_WRITE: u32 = 3;
 const PRIVATE_ANONYMOUS: u32 = 0x22;
 const MAY_MOVE: u32 = 1;
+#[cfg(debug_assertions)]
 const F_GETFD: u32 = 1;
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 

@@ -180,7 +180,7 @@ impl broker_server::Broker for Service {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let statuses: Vec<_> = readers.statuses().collect();
         let stuck: Vec<Query> =
-            statuses.iter().flat_map(|(_, status)| status.stuck.iter().copied().flatten()).collect();
+            statuses.iter().flat_map(|(_, status)| status.skipping.iter().copied()).collect();
         // Every reader has found the same, but for one that was started later.
         let hello = statuses.iter().find_map(|(_, status)| status.hello.as_ref());
         let sees = |is_hosts: fn(&Hello) -> bool| hello.is_some_and(is_hosts);
@@ -217,7 +217,7 @@ impl broker_server::Broker for Service {
                 reads: count(&counts.reads),
                 limited_requests: count(&counts.limited_requests),
                 stuck_queries: readers.stuck_queries(),
-                readers_stuck: statuses.iter().map(|(_, status)| status.stuck.len() as u64).sum(),
+                readers_stuck: statuses.iter().map(|(_, status)| status.stuck as u64).sum(),
                 failed_accepts: count(&counts.failed_accepts),
                 log_lines_dropped: 0,
             }),
@@ -226,7 +226,7 @@ impl broker_server::Broker for Service {
                 .map(|(class, status)| v1::ReaderClass {
                     name: class.name().to_owned(),
                     available: status.available,
-                    stuck: status.stuck.len() as u64,
+                    stuck: status.stuck as u64,
                     deaths: status.deaths,
                     seccomp_kills: status.seccomp_kills,
                     replacements: status.replacements,

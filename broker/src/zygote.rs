@@ -180,7 +180,11 @@ pub fn parse_hello(payload: &[u8]) -> Option<Hello> {
 /// What a process of the privileged side says, fit for a line.
 pub fn one_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
-    text.chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    let mut line = String::new();
+    for c in text.chars().take(500) {
+        if c.is_control() { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
 }
 
 /// How a process ended, for a person: out of its wait status, see wait(2).
@@ -221,6 +225,11 @@ impl Zygote {
         "it has closed its pipe and goes on".to_owned()
     }
 
+    /// Its PID.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
     /// The program.
     pub fn program(&self) -> &str {
         &self.program
@@ -241,7 +250,7 @@ impl Reports {
     /// The next report; none when there will be no more.
     async fn next(&mut self) -> Option<Frame> {
         loop {
-            if let Some(frame) = self.frames.next().ok()? {
+            if let Some(frame) = self.frames.next_frame().ok()? {
                 return Some(frame);
             }
             self.pipe.readable().await.ok()?;

@@ -1,125 +1,43 @@
-//! The seal, rule by rule: what each rule allows and what it refuses, asked of the running kernel.
+//! The broker's seal, rule by rule: what each rule allows and what it refuses, asked of the running kernel.
 //!
 //! Filters are put in force in forked children of a process of their own; Landlock and capabilities on threads,
 //! to which they belong.
 
+#[path = "../../tests/common/forked.rs"]
+mod forked;
+
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use keyhole_broker::sandbox::{self, SYSCALLS, SealError};
+use forked::{Call, End, REFUSED, alone, forked, sealed, survived};
+use keyhole_broker::sandbox::{self, Pinned, SYSCALLS, SealError};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::{Layer, ThreadStatus, capabilities, process, seccomp};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Runs `act` in a process of its own, with one thread that tests; `test` is the test that calls.
-fn alone(test: &str, act: impl FnOnce()) {
-    const ALONE: &str = "KEYHOLE_TEST_ALONE";
-    if std::env::var_os(ALONE).is_some() {
-        return act();
-    }
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--test-threads=1", "--nocapture"])
-        .env(ALONE, "1")
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
-}
-
-/// How a child ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Exited(i32),
-    Killed(i32),
-}
-
-/// SIGSYS: the filter killed it.
-const REFUSED: End = End::Killed(libc::SIGSYS);
-
 /// What a child exits with when it could not be sealed.
 const UNSEALED: i32 = 99;
 
-/// Forks; the child does `act` and exits with what that gives. Only for a process that tests [`alone`].
-fn forked(act: impl FnOnce() -> i32) -> End {
-    // SAFETY: no other thread of this process is in the middle of anything, and glibc's allocator survives a fork.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0, "fork: {}", std::io::Error::last_os_error());
-    if child == 0 {
-        // SAFETY: alarm and _exit take numbers. The alarm ends a child that hangs; _exit leaves the parent's
-        // buffers and its test harness alone.
-        unsafe {
-            libc::alarm(20);
-            libc::_exit(std::panic::catch_unwind(AssertUnwindSafe(act)).unwrap_or(101));
-        }
-    }
-    let mut status = 0;
-    // SAFETY: `child` is a child of this process that was not waited for, and `status` is ours.
-    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-    match libc::WIFEXITED(status) {
-        true => End::Exited(libc::WEXITSTATUS(status)),
-        false => End::Killed(libc::WTERMSIG(status)),
-    }
-}
-
-/// One system call.
-#[derive(Debug, Clone, Copy)]
-struct Call(i64, [u64; 6]);
-
-impl Call {
-    fn make(self) -> i64 {
-        let Call(number, [a, b, c, d, e, f]) = self;
-        // SAFETY: it runs in a forked child that holds nothing but this test. Where a pointer is passed that the
-        // kernel may use, it is null, invalid, or to memory that outlives the child.
-        unsafe { libc::syscall(number, a, b, c, d, e, f) }
-    }
-}
-
-/// The broker's table, compiled for a socket directory.
-fn table(dir: &OwnedFd) -> impl Fn() -> bool {
+/// The broker's table, compiled for a socket directory, with the descriptor that its check reads.
+fn table(dir: &OwnedFd) -> (impl Fn() -> bool + use<>, ThreadStatus) {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
-    let unlink = sandbox::unlink_arguments(dir);
-    let filter = seccomp::compile(&sandbox::syscalls(Some(&unlink))).unwrap();
-    move || seccomp::install(&filter, 0).in_force
-}
-
-/// What becomes of a process that makes one call under the table.
-fn sealed(seal: &impl Fn() -> bool, call: Call) -> End {
-    forked(|| {
-        if !seal() {
-            return UNSEALED;
-        }
-        call.make();
-        0
-    })
-}
-
-fn survived(end: End) -> bool {
-    matches!(end, End::Exited(status) if status != UNSEALED)
+    let status = ThreadStatus::open().unwrap();
+    let pinned = Pinned::new(&status, Some(dir));
+    let filter = seccomp::compile(&sandbox::syscalls(&pinned)).unwrap();
+    (move || seccomp::install(&filter, 0).in_force, status)
 }
 
 fn tempdir() -> (tempfile::TempDir, OwnedFd) {
     let dir = tempfile::tempdir().unwrap();
     let opened = File::open(dir.path()).unwrap().into();
     (dir, opened)
-}
-
-/// A call of a row with arguments that its conditions allow, and that do nothing.
-fn harmless(number: i64, when: &[seccomp::Argument]) -> Call {
-    // -1 is no descriptor, no aligned address, no clock.
-    let mut arguments = [u64::MAX, 0, 0, 0, 0, 0];
-    when.iter().for_each(|argument| arguments[argument.index as usize] = argument.value.into());
-    Call(number, arguments)
 }
 
 fn number(name: &str) -> i64 {
@@ -130,9 +48,9 @@ fn number(name: &str) -> i64 {
 fn every_row_lets_its_call_through() {
     alone("every_row_lets_its_call_through", || {
         let (_dir, dir) = tempdir();
-        let seal = table(&dir);
+        let (seal, _status) = table(&dir);
         for row in SYSCALLS.iter().filter(|row| row.name != "rt_sigreturn") {
-            let end = sealed(&seal, harmless(row.number, row.when));
+            let end = sealed(&seal, Call::harmless(row));
             assert!(survived(end), "{}: {end:?}", row.name);
         }
     });
@@ -146,7 +64,7 @@ fn a_signal_handler_returns_under_the_seal() {
     }
     alone("a_signal_handler_returns_under_the_seal", || {
         let (_dir, dir) = tempdir();
-        let seal = table(&dir);
+        let (seal, _status) = table(&dir);
         let end = forked(|| {
             let soon = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
             let timer =
@@ -174,21 +92,16 @@ fn a_signal_handler_returns_under_the_seal() {
 fn every_other_call_kills_the_process() {
     alone("every_other_call_kills_the_process", || {
         let (_dir, dir) = tempdir();
-        let seal = table(&dir);
+        let (seal, _status) = table(&dir);
         let start = Instant::now();
-        let allowed = |number: i64| {
-            SYSCALLS.iter().any(|row| row.number == number) || number == seccomp::numbers::unlinkat
-        };
-        let mut refused = 0;
+        let allowed = |number: i64| SYSCALLS.iter().any(|row| row.number == number);
         for number in (0..=470).filter(|number| !allowed(*number)) {
             let end = sealed(&seal, Call(number, [0; 6]));
             // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
             // nothing for anyone else who makes them.
             let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
             assert!(end == REFUSED || probe, "system call {number}: {end:?}");
-            refused += 1;
         }
-        assert_eq!(refused, 471 - SYSCALLS.len() - 1);
         assert!(start.elapsed() < Duration::from_secs(60));
     });
 }
@@ -197,7 +110,7 @@ fn every_other_call_kills_the_process() {
 fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
     alone("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
         let (_dir, dir) = tempdir();
-        let seal = table(&dir);
+        let (seal, _status) = table(&dir);
         for number in [471, 512, 1023, -1, i64::from(i32::MIN), i64::from(i32::MAX)] {
             assert_eq!(sealed(&seal, Call(number, [0; 6])), REFUSED, "{number}");
         }
@@ -226,91 +139,120 @@ fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
 fn every_condition_of_every_row_is_enforced() {
     alone("every_condition_of_every_row_is_enforced", || {
         let (_dir, dir) = tempdir();
-        let seal = table(&dir);
-        let mut conditions = Vec::new();
+        let (seal, _status) = table(&dir);
+        let mut refused = 0;
         for row in SYSCALLS {
             for argument in row.when {
-                conditions.push((row.name, argument.index));
-                for bit in (0..32).map(|bit| 1u32 << bit).filter(|bit| argument.mask & bit != 0) {
-                    let mut call = harmless(row.number, row.when);
-                    call.1[argument.index as usize] ^= u64::from(bit);
-                    assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                for bit in (0..32).filter(|bit| argument.mask & (1 << bit) != 0) {
+                    let call = Call::harmless(row).flipped(argument.index, bit);
+                    if !call.is_allowed_by(SYSCALLS) {
+                        assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                        refused += 1;
+                    }
                 }
             }
         }
-        // A condition that goes or comes is a change of the boundary: let it be seen here too.
-        let mut expected = vec![("openat", 2), ("sendto", 5), ("getsockopt", 1), ("mmap", 2), ("mmap", 3)];
-        if cfg!(debug_assertions) {
-            expected.push(("fcntl", 1));
-        }
-        assert_eq!(conditions, expected);
+        assert!(refused > 500, "{refused}");
     });
+}
+
+/// The arguments that are checked, by row: one that goes or comes is a change of the boundary.
+#[test]
+fn the_checked_arguments_are_these() {
+    let checked = |row: &seccomp::Row| {
+        let indices: Vec<String> = row.when.iter().map(|argument| argument.index.to_string()).collect();
+        format!("{} {}", row.name, indices.join(" "))
+    };
+    let mut expected = vec![
+        "wait4 2",
+        "accept4 3",
+        "recvfrom 3 4 5",
+        "sendto 3 4 5",
+        "shutdown 1",
+        "getsockopt 1 2",
+        "epoll_ctl 1",
+        "epoll_ctl 1",
+        "clock_gettime 0",
+        "clock_gettime 0",
+        "mmap 2 3 4",
+        "mremap 3",
+        "futex 1",
+    ];
+    if cfg!(not(target_arch = "x86_64")) {
+        expected.insert(6, "epoll_pwait 4");
+    }
+    if cfg!(debug_assertions) {
+        expected.push("fcntl 1");
+    }
+    let rows: Vec<String> = SYSCALLS.iter().filter(|row| !row.when.is_empty()).map(checked).collect();
+    assert_eq!(rows, expected);
 }
 
 #[test]
 fn what_an_intruder_would_ask_for_kills_the_process() {
     alone("what_an_intruder_would_ask_for_kills_the_process", || {
         let (dir, opened) = tempdir();
-        let seal = table(&opened);
+        let (seal, status) = table(&opened);
         let victim = dir.path().join("victim\0");
         let path = victim.to_str().unwrap().as_ptr() as u64;
         fs::write(dir.path().join("victim"), "x").unwrap();
-        let file = File::open(dir.path().join("victim")).unwrap();
-        let fd = file.as_raw_fd() as u64;
         let cwd = libc::AT_FDCWD as u64;
         let (read, write, exec) = (libc::PROT_READ as u64, libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
         let (private, anonymous) = (libc::MAP_PRIVATE as u64, libc::MAP_ANONYMOUS as u64);
-        let page = 4096;
+        let nowhere = u64::from(u32::MAX);
+        let me = u64::from(std::process::id());
 
-        let open = |flags: libc::c_int| Call(number("openat"), [cwd, path, flags as u64, 0o600, 0, 0]);
-        let mmap = |prot, flags, fd| Call(number("mmap"), [0, page, prot, flags, fd, 0]);
-        let mprotect = |prot| Call(libc::SYS_mprotect, [0, 0, prot, 0, 0, 0]);
-        let madvise = |advice: libc::c_int| Call(libc::SYS_madvise, [0, 0, advice as u64, 0, 0, 0]);
-        let getsockopt =
-            |level: libc::c_int| Call(number("getsockopt"), [u64::MAX, level as u64, 0, 0, 0, 0]);
-        let sendto = |to, length| Call(number("sendto"), [u64::MAX, 0, 0, 0, to, length]);
+        let mmap = |prot, flags, fd| Call(number("mmap"), [0, 4096, prot, flags, fd, 0]);
+        let sendto =
+            |flags: i32, to, length| Call(number("sendto"), [u64::MAX, 0, 0, flags as u64, to, length]);
+        let getsockopt = |level: i32, name: i32| {
+            Call(number("getsockopt"), [u64::MAX, level as u64, name as u64, 0, 0, 0])
+        };
+        let descriptor = u64::from(status.descriptor());
 
         let allowed = [
-            ("open to read", open(libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_NOCTTY)),
-            ("open a directory", open(libc::O_RDONLY | libc::O_DIRECTORY)),
-            ("open a path", open(libc::O_PATH)),
-            ("memory", mmap(read | write, private | anonymous, u64::MAX)),
-            ("the peer's uid", getsockopt(libc::SOL_SOCKET)),
-            ("an answer", sendto(0, 0)),
+            ("memory", mmap(read | write, private | anonymous, nowhere)),
+            ("the peer's uid", getsockopt(libc::SOL_SOCKET, libc::SO_PEERCRED)),
+            ("an answer", sendto(libc::MSG_NOSIGNAL, 0, 0)),
+            ("a look at its own status", Call(libc::SYS_pread64, [descriptor, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in allowed {
             assert!(survived(sealed(&seal, call)), "{what}");
         }
 
         let refused = [
-            ("open to write", open(libc::O_WRONLY)),
-            ("open to read and write", open(libc::O_RDWR)),
-            ("open with both bits", open(libc::O_ACCMODE)),
-            ("create", open(libc::O_CREAT)),
-            ("create anew", open(libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY)),
-            ("truncate", open(libc::O_TRUNC)),
-            ("append", open(libc::O_APPEND)),
-            ("a file without a name", open(libc::O_TMPFILE | libc::O_RDWR)),
-            ("a file without a name, to read", open(libc::O_TMPFILE)),
-            ("code in memory", mmap(read | exec, private | anonymous, u64::MAX)),
-            ("code in writable memory", mmap(read | write | exec, private | anonymous, u64::MAX)),
-            ("a file in memory", mmap(read, private, fd)),
-            ("a shared file in memory", mmap(read, libc::MAP_SHARED as u64, fd)),
-            ("a library", mmap(read | exec, private, fd)),
-            ("memory made code", mprotect(read | exec)),
-            ("memory made writable", mprotect(read | write)),
-            ("memory for other processes", madvise(libc::MADV_DOFORK)),
-            ("memory given back", madvise(libc::MADV_DONTNEED)),
-            ("options of TCP", getsockopt(libc::IPPROTO_TCP)),
-            ("options of IP, among them netfilter's", getsockopt(libc::IPPROTO_IP)),
-            ("options of netlink", getsockopt(libc::SOL_NETLINK)),
-            ("a datagram to an address", sendto(path, 110)),
-            ("a datagram to an address that ends in zeros", sendto(0x1_0000_0000, 16)),
+            ("open to read", Call(libc::SYS_openat, [cwd, path, libc::O_RDONLY as u64, 0, 0, 0])),
+            ("open a path", Call(libc::SYS_openat, [cwd, path, libc::O_PATH as u64, 0, 0, 0])),
+            ("open by another call", Call(libc::SYS_openat2, [cwd, path, 0, 0, 0, 0])),
+            ("read at a place", Call(libc::SYS_pread64, [descriptor + 1, 0, 0, 0, 0, 0])),
+            ("list a directory", Call(libc::SYS_getdents64, [opened.as_raw_fd() as u64, 0, 0, 0, 0, 0])),
+            ("stat by path", Call(libc::SYS_newfstatat, [cwd, path, 0, 0, 0, 0])),
+            ("read a link", Call(libc::SYS_readlinkat, [cwd, path, 0, 0, 0, 0])),
+            ("another process", Call(libc::SYS_clone, [libc::SIGCHLD as u64, 0, 0, 0, 0, 0])),
+            ("another program", Call(libc::SYS_execve, [path, 0, 0, 0, 0, 0])),
+            ("a signal", Call(libc::SYS_kill, [me, 0, 0, 0, 0, 0])),
+            ("a signal by descriptor", Call(libc::SYS_pidfd_send_signal, [u64::MAX, 0, 0, 0, 0, 0])),
+            ("another process' descriptors", Call(libc::SYS_pidfd_getfd, [u64::MAX, 0, 0, 0, 0, 0])),
+            ("another process' memory", Call(libc::SYS_process_vm_readv, [me, 0, 0, 0, 0, 0])),
+            ("tracing", Call(libc::SYS_ptrace, [libc::PTRACE_ATTACH as u64, me, 0, 0, 0, 0])),
+            ("a socket", Call(libc::SYS_socket, [1, 1, 0, 0, 0, 0])),
+            ("a connection", Call(libc::SYS_connect, [u64::MAX, 0, 0, 0, 0, 0])),
+            ("a descriptor sent along", Call(libc::SYS_sendmsg, [u64::MAX, 0, 0, 0, 0, 0])),
+            ("a larger pipe", Call(libc::SYS_fcntl, [u64::MAX, libc::F_SETPIPE_SZ as u64, 0, 0, 0, 0])),
+            ("code in memory", mmap(read | exec, private | anonymous, nowhere)),
+            ("a file in memory", mmap(read, private, descriptor)),
+            ("shared memory", mmap(read | write, libc::MAP_SHARED as u64 | anonymous, nowhere)),
+            ("memory made code", Call(libc::SYS_mprotect, [0, 0, read | exec, 0, 0, 0])),
+            ("memory given back", Call(libc::SYS_madvise, [0, 0, libc::MADV_DONTNEED as u64, 0, 0, 0])),
+            ("options of TCP", getsockopt(libc::IPPROTO_TCP, libc::SO_PEERCRED)),
+            ("the peer's process", getsockopt(libc::SOL_SOCKET, 77)),
+            ("a datagram to an address", sendto(libc::MSG_NOSIGNAL, path, 110)),
+            ("urgent data", sendto(libc::MSG_NOSIGNAL | libc::MSG_OOB, 0, 0)),
+            ("a wait for any child, however long", Call(libc::SYS_wait4, [u64::MAX, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in refused {
             assert_eq!(sealed(&seal, call), REFUSED, "{what}");
         }
-        assert_eq!(fs::read(dir.path().join("victim")).unwrap(), b"x");
     });
 }
 
@@ -319,7 +261,7 @@ fn unlink_reaches_the_socket_directory_and_nothing_else() {
     alone("unlink_reaches_the_socket_directory_and_nothing_else", || {
         let (dir, opened) = tempdir();
         let (other, other_opened) = tempdir();
-        let seal = table(&opened);
+        let (seal, _status) = table(&opened);
         for dir in [&dir, &other] {
             fs::write(dir.path().join("socket"), "").unwrap();
             fs::create_dir(dir.path().join("dir")).unwrap();
@@ -343,7 +285,7 @@ fn unlink_reaches_the_socket_directory_and_nothing_else() {
 fn the_seal_is_on_every_thread_and_is_confirmed() {
     alone("the_seal_is_on_every_thread_and_is_confirmed", || {
         let (_dir, dir) = tempdir();
-        let seal = table(&dir);
+        let (seal, _status) = table(&dir);
         let end = forked(|| {
             let (go, wait) = std::sync::mpsc::channel();
             let (say, heard) = std::sync::mpsc::channel();
@@ -387,7 +329,6 @@ fn a_layer_that_the_kernel_does_not_confirm_ends_the_start() {
         assert!(matches!(missing, Err(SealError::Missing(..))), "every kernel has {name}: {missing:?}");
     }
     assert!(sandbox::confirm(&[layer("landlock", false)], &status).is_ok(), "not every kernel has Landlock");
-    assert!(matches!(sandbox::root_is_closed(), Err(SealError::Open)), "without Landlock it is open");
 }
 
 /// The newest Landlock ABI that the running kernel has; 0 without Landlock.
@@ -433,7 +374,6 @@ fn landlock_without_grants_closes_every_path() {
     let held = File::open(dir.path().join("file")).unwrap();
     let status = ThreadStatus::open().unwrap();
     confined(&[], || {
-        assert!(sandbox::root_is_closed().is_ok());
         for path in ["/etc/passwd", "/proc/self/environ", "/proc/self/status", "/proc/stat", "/dev/null"] {
             refused(open(path, OFlags::RDONLY), path);
         }
@@ -622,43 +562,6 @@ fn landlock_refuses_the_network_abstract_sockets_and_signals() {
             assert_eq!(connected.err(), Some(ErrorKind::PermissionDenied));
             assert_eq!(rustix::process::test_kill_process(parent), Err(Errno::PERM));
         }
-    });
-}
-
-#[test]
-fn a_link_out_of_sysfs_is_refused_under_the_brokers_own_grants() {
-    use keyhole_broker::host::{Content, Host, Item, Paths, Roots, Scratch};
-    use keyhole_broker::view::{Choice, View};
-    use keyhole_proto::v1::{Outcome, Query};
-    let (tree, _) = tempdir();
-    let at = |path: &str| tree.path().join(path);
-    for dir in ["proc", "sys/class/net", "sys/devices/lo", "elsewhere"] {
-        fs::create_dir_all(at(dir)).unwrap();
-    }
-    fs::write(at("sys/devices/lo/mtu"), "65536").unwrap();
-    fs::write(at("elsewhere/mtu"), "secret").unwrap();
-    std::os::unix::fs::symlink("../../devices/lo", at("sys/class/net/lo")).unwrap();
-    std::os::unix::fs::symlink(at("elsewhere"), at("sys/class/net/out")).unwrap();
-    let paths = Paths { procfs: at("proc"), sysfs: at("sys"), ..Paths::default() };
-    let roots = Roots::open(&paths).unwrap();
-    let view = View::find(&roots, Choice::Host).unwrap();
-    let host = Host::open(roots, view);
-    let grants: Vec<_> = host.opened_later().map(|dir| Grant { dir, right: Right::Read }).collect();
-    confined(&grants, || {
-        let mut files = Vec::new();
-        let outcome = host.read(Query::NetClass, &mut Scratch::default(), &mut |item| {
-            if let Item::File { name, content, .. } = item {
-                files.push((name.to_vec(), format!("{content:?}")));
-            }
-            std::ops::ControlFlow::Continue(())
-        });
-        assert_eq!(outcome, Outcome::Ok);
-        let content = |path: &str| {
-            let found = files.iter().find(|(name, _)| name == path.as_bytes());
-            found.map(|(_, content)| content.clone())
-        };
-        assert_eq!(content("sys/class/net/lo/mtu"), Some(format!("{:?}", Content::Text(b"65536"))));
-        assert_eq!(content("sys/class/net/out/mtu"), Some(format!("{:?}", Content::Errno(Errno::ACCESS))));
     });
 }
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Builds the two images from this checkout, without a network once cargo has the dependencies.
 #
-# usage: build.sh programs FOLDER               the two static programs
-#        build.sh images FOLDER [ARGUMENT]...   keyhole-broker:VERSION and keyhole-exporter:VERSION of the programs in
-#                                               FOLDER, in buildah's storage; each ARGUMENT goes to `buildah build`
+# usage: build.sh programs FOLDER               the three static programs
+#        build.sh images FOLDER [ARGUMENT]...   keyhole-broker:VERSION (with the reader) and keyhole-exporter:VERSION of
+#                                               the programs in FOLDER, in buildah's storage; each ARGUMENT goes to
+#                                               `buildah build`
 #
 # The same sources and tools give the same bytes, whatever the folder, the day and the user's settings. In the environment:
 #   TARGET             whose programs: x86_64-unknown-linux-gnu or aarch64-unknown-linux-gnu (this machine's); for another
@@ -27,9 +28,9 @@ programs() {
         "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     )
     CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}") \
-        cargo build --locked --quiet --release --target "$target" -p keyhole-broker -p keyhole-exporter
+        cargo build --locked --quiet --release --target "$target" -p keyhole-broker -p keyhole-reader -p keyhole-exporter
     install -D --mode=755 --target-directory="$folder" \
-        "${CARGO_TARGET_DIR:-target}/$target/release/keyhole-"{broker,exporter}
+        "${CARGO_TARGET_DIR:-target}/$target/release/keyhole-"{broker,reader,exporter}
 }
 
 images() {

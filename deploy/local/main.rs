@@ -25,6 +25,9 @@ const EXPORTER: u32 = 64647;
 /// Where the exporter listens unless it is told otherwise.
 const ADDRESS: &str = "127.0.0.1:9100";
 
+/// The programs: the broker starts the reader, which it looks for beside itself.
+const PROGRAMS: [&str; 3] = ["keyhole-broker", "keyhole-reader", "keyhole-exporter"];
+
 /// How long each process may take to start, and to stop.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -72,12 +75,13 @@ async fn run() -> Result<(), Failure> {
     }
 }
 
-/// Builds both programs as this one was built; gives the folder they are in.
+/// Builds the programs as this one was built; gives the folder they are in.
 async fn build() -> Result<PathBuf, Failure> {
-    println!("==> build      keyhole-broker, keyhole-exporter");
+    println!("==> build      {}", PROGRAMS.join(", "));
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--package", "keyhole-broker", "--package", "keyhole-exporter"]);
+    command.args(["build", "--quiet"]);
+    command.args(PROGRAMS.into_iter().flat_map(|program| ["--package", program]));
     command.current_dir(env!("CARGO_MANIFEST_DIR"));
     if !cfg!(debug_assertions) {
         command.arg("--release");
@@ -106,7 +110,7 @@ impl Home {
         };
         let socket_dir = home.dir.path().join("socket");
         fs::create_dir(&socket_dir)?;
-        for name in ["keyhole-broker", "keyhole-exporter"] {
+        for name in PROGRAMS {
             fs::copy(binaries.join(name), home.dir.path().join(name))
                 .map_err(|error| format!("{name}: {error}"))?;
         }

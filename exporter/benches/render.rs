@@ -59,18 +59,18 @@ fn messages(snapshot: &Snapshot) -> Vec<Vec<u8>> {
     let mut files: Vec<(&[u8], &Content)> = snapshot.files().collect();
     files.sort_by(|a, b| top(b.0).cmp(top(a.0)));
     let mut messages = Vec::new();
-    let mut part = ReadResponse { query: Query::Stat.into(), ..ReadResponse::default() };
+    let mut chunk = ReadResponse { query: Query::Stat.into(), ..ReadResponse::default() };
     let mut size = 0;
     for (path, content) in files {
         size += path.len() + content_size(content);
-        part.files.push(file(path, content));
+        chunk.files.push(file(path, content));
         if size >= MESSAGE_BYTES {
-            let next = ReadResponse { query: part.query, ..ReadResponse::default() };
-            messages.push(std::mem::replace(&mut part, next).encode_to_vec());
+            let next = ReadResponse { query: chunk.query, ..ReadResponse::default() };
+            messages.push(std::mem::replace(&mut chunk, next).encode_to_vec());
             size = 0;
         }
     }
-    messages.push(part.encode_to_vec());
+    messages.push(chunk.encode_to_vec());
     messages.extend(snapshot.reports().map(|(query, report)| {
         let end = QueryEnd { outcome: report.outcome.into(), elapsed_ns: report.elapsed_ns };
         let file_systems = snapshot.file_systems(query).map(file_system).collect();

@@ -138,10 +138,10 @@ impl BrokerClient {
         let queries = answer.queries.iter().map(|&query| query.into()).collect();
         let mut request = Request::new(v1::ReadRequest { queries });
         request.set_timeout(brokers_share(deadline));
-        let mut parts = self.client.clone().read(request).await?.into_inner();
-        while let Some(part) = parts.message().await? {
-            let ended = part.end.as_ref().map(|_| part.query());
-            answer.take(part)?;
+        let mut chunks = self.client.clone().read(request).await?.into_inner();
+        while let Some(chunk) = chunks.message().await? {
+            let ended = chunk.end.as_ref().map(|_| chunk.query());
+            answer.take(chunk)?;
             ended.into_iter().for_each(&mut *tell);
         }
         Ok(())
@@ -216,13 +216,13 @@ impl<'q> Answer<'q> {
         Self { queries, snapshot: Snapshot::default(), room: ANSWER_BYTES, any_ended: false }
     }
 
-    fn take(&mut self, part: v1::ReadResponse) -> Result<(), Failure> {
-        if !self.queries.contains(&part.query()) {
+    fn take(&mut self, chunk: v1::ReadResponse) -> Result<(), Failure> {
+        if !self.queries.contains(&chunk.query()) {
             return Ok(());
         }
-        self.room = self.room.checked_sub(cost(&part)).ok_or(Failure::TooLarge)?;
-        self.any_ended |= part.end.is_some();
-        self.snapshot.absorb(part);
+        self.room = self.room.checked_sub(cost(&chunk)).ok_or(Failure::TooLarge)?;
+        self.any_ended |= chunk.end.is_some();
+        self.snapshot.absorb(chunk);
         Ok(())
     }
 
@@ -241,7 +241,7 @@ impl<'q> Answer<'q> {
     }
 }
 
-fn cost(part: &v1::ReadResponse) -> usize {
+fn cost(chunk: &v1::ReadResponse) -> usize {
     use v1::file::{Content, Name};
     let of_file = |file: &v1::File| {
         let name = match &file.name {
@@ -256,8 +256,8 @@ fn cost(part: &v1::ReadResponse) -> usize {
         };
         FILE_COST + name + content
     };
-    let files: usize = part.files.iter().map(of_file).sum();
-    files + part.file_systems.len() * 4 * FILE_COST + FILE_COST
+    let files: usize = chunk.files.iter().map(of_file).sum();
+    files + chunk.file_systems.len() * 4 * FILE_COST + FILE_COST
 }
 
 /// The broker gets a little less time than there is, so that what it has by then still arrives.
@@ -283,7 +283,7 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn part(query: Query, bytes: usize, end: bool) -> v1::ReadResponse {
+    fn chunk(query: Query, bytes: usize, end: bool) -> v1::ReadResponse {
         let file = v1::File {
             name: Some(v1::file::Name::Path("proc/stat".into())),
             content: Some(v1::file::Content::Raw(vec![0; bytes])),
@@ -296,9 +296,9 @@ mod tests {
     #[test]
     fn an_answer_beyond_its_limit_is_refused_also_when_its_files_are_empty() {
         let mut answer = Answer::new(&[Query::Stat]);
-        assert!((0..65).any(|_| answer.take(part(Query::Stat, 1 << 20, false)).is_err()));
+        assert!((0..65).any(|_| answer.take(chunk(Query::Stat, 1 << 20, false)).is_err()));
         let mut answer = Answer::new(&[Query::Stat]);
-        let mut many = part(Query::Stat, 0, false);
+        let mut many = chunk(Query::Stat, 0, false);
         many.files = vec![v1::File::default(); (ANSWER_BYTES / FILE_COST) + 1];
         assert!(answer.take(many).is_err());
     }
@@ -307,8 +307,8 @@ mod tests {
     fn what_was_not_asked_for_is_left_out_and_what_did_not_end_is_marked() {
         let queries = [Query::Stat, Query::Loadavg];
         let mut answer = Answer::new(&queries);
-        assert!(answer.take(part(Query::Stat, 3, true)).is_ok());
-        assert!(answer.take(part(Query::Meminfo, 3, true)).is_ok());
+        assert!(answer.take(chunk(Query::Stat, 3, true)).is_ok());
+        assert!(answer.take(chunk(Query::Meminfo, 3, true)).is_ok());
         let snapshot = answer.finish(Outcome::TimedOut);
         assert_eq!(snapshot.report(Query::Stat).unwrap().outcome, Outcome::Ok);
         assert_eq!(snapshot.report(Query::Loadavg).unwrap().outcome, Outcome::TimedOut);

@@ -3,12 +3,12 @@
 //! Scrapes of the same collectors that come while one is under way share it, so that any number of clients costs the
 //! host one read.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keyhole_proto::v1::DescribeResponse;
+use keyhole_proto::v1::{DescribeResponse, Query};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -51,6 +51,8 @@ pub struct Scraper {
     failures: Mutex<HashMap<&'static str, String>>,
     /// Collectors at their limit that the log has told of.
     limits_told: Told,
+    /// Queries that the broker's flags leave out, once the log has named them.
+    left_out: Mutex<HashSet<Query>>,
 }
 
 /// When the log last told of a collector.
@@ -142,6 +144,7 @@ impl Scraper {
             description: Mutex::default(),
             failures: Mutex::default(),
             limits_told: Told::default(),
+            left_out: Mutex::default(),
         })
     }
 
@@ -241,10 +244,14 @@ impl Scraper {
             }
         };
         let (snapshot, description) = tokio::join!(read, self.description(deadline));
-        let snapshot = snapshot.inspect_err(|error| {
+        let mut snapshot = snapshot.inspect_err(|error| {
             lock(&self.description).at = None;
             self.history.failed(begun, error);
         })?;
+        if let Some(description) = &description {
+            snapshot.explain(description);
+        }
+        self.note_left_out(&collectors, &snapshot);
         Ok(self.render(&collectors, &snapshot, description.as_deref(), begun))
     }
 
@@ -285,6 +292,23 @@ impl Scraper {
         self.history.scraped(begun, snapshot, &runs);
         let text = Encoded { plain: OnceLock::from(Bytes::from(text)), compressed: OnceLock::new() };
         Scrape { exposition: out, text, protobuf: Encoded::default() }
+    }
+
+    /// Logs queries that the broker's `--queries` leaves out, each once until it is answered. Those that a collector
+    /// cannot do without are in the line of its failure.
+    fn note_left_out(&self, collectors: &[&'static Collector], snapshot: &Snapshot) {
+        let mut logged = lock(&self.left_out);
+        for (query, _) in snapshot.reports() {
+            let Some(reason) = snapshot.left_out(query) else {
+                logged.remove(&query);
+                continue;
+            };
+            let adds_to = collectors.iter().find(|collector| collector.optional.contains(&query));
+            if let Some(collector) = adds_to.filter(|_| logged.insert(query)) {
+                let (collector, query) = (collector.name, query.as_str_name());
+                tracing::warn!(collector, query, %reason, "the broker leaves a query out: the collector reports less");
+            }
+        }
     }
 
     /// Logs a collector whose result changed.

@@ -9,13 +9,23 @@ use keyhole_proto::v1::{self, Outcome, Query};
 
 use crate::text;
 
+/// ECANCELED: the query ended while this file was perhaps still being read.
+const NOT_FINISHED: u32 = 125;
+/// The longest reason of a query that is kept.
+const REASON_CHARS: usize = 200;
+
 /// The answer to one read.
 #[derive(Debug, Default, Clone)]
 pub struct Snapshot {
     /// Sorted by path; `seal` sees to it.
     files: Vec<(Vec<u8>, Content)>,
+    /// What has arrived of each query: chunks of several may be interleaved.
+    arrived: BTreeMap<i32, Vec<(Vec<u8>, Content)>>,
     file_systems: Vec<(Query, FileSystem)>,
     reports: BTreeMap<i32, Report>,
+    /// Why queries could not be answered, for a person.
+    reasons: BTreeMap<i32, String>,
+    dropped_files: u64,
 }
 
 /// What one path held.
@@ -83,67 +93,60 @@ impl Snapshot {
         snapshot
     }
 
-    /// Takes in one part of a broker's answer; call [`Self::seal`] after the last.
-    pub fn absorb(&mut self, part: v1::ReadResponse) {
-        let query = part.query();
-        let mut bytes = 0;
-        for file in part.files {
-            bytes += self.absorb_file(file);
-        }
-        let file_systems = part.file_systems.into_iter().map(|fs| (query, fs.into()));
+    /// Takes in one chunk of a broker's answer; call [`Self::seal`] after the last.
+    pub fn absorb(&mut self, chunk: v1::ReadResponse) {
+        let query = chunk.query();
+        let file_systems = chunk.file_systems.into_iter().map(|fs| (query, fs.into()));
         self.file_systems.extend(file_systems);
         let report = self.reports.entry(query as i32).or_insert(Report {
             outcome: Outcome::Unspecified,
             elapsed_ns: 0,
             bytes: 0,
         });
-        report.bytes += bytes;
-        if let Some(end) = part.end {
+        let files = self.arrived.entry(query as i32).or_default();
+        for (path, content) in chunk.files.into_iter().filter_map(file_of) {
+            report.bytes += content.size();
+            let last = files.last_mut().filter(|(last, _)| *last == path).map(|(_, content)| content);
+            match (last, content) {
+                (
+                    Some(Content::Bytes { bytes, truncated }),
+                    Content::Bytes { bytes: more, truncated: cut },
+                ) => {
+                    bytes.extend_from_slice(&more);
+                    *truncated |= cut;
+                }
+                // It could not be read to its end, and half a file may end in half a number.
+                (Some(last @ Content::Bytes { .. }), Content::Errno(errno)) => {
+                    report.bytes -= last.size();
+                    *last = Content::Errno(errno);
+                    self.dropped_files += 1;
+                }
+                (_, content) => files.push((path, content)),
+            }
+        }
+        if let Some(end) = chunk.end {
             report.outcome = end.outcome();
             report.elapsed_ns = end.elapsed_ns;
         }
     }
 
-    fn absorb_file(&mut self, file: v1::File) -> u64 {
-        use v1::file::{Content as Wire, Name};
-        let truncated = file.truncated;
-        let path = match file.name {
-            Some(Name::Path(path)) => path.into_bytes(),
-            Some(Name::RawPath(path)) => path,
-            None => return 0,
-        };
-        let content = match file.content {
-            Some(Wire::Text(text)) => Content::Bytes { bytes: text.into_bytes(), truncated },
-            Some(Wire::Raw(bytes)) => Content::Bytes { bytes, truncated },
-            Some(Wire::Link(link)) => Content::Link(link.into_bytes()),
-            Some(Wire::RawLink(link)) => Content::Link(link),
-            Some(Wire::Entries(entries)) => Content::Entries(entries),
-            Some(Wire::Errno(errno)) => Content::Errno(errno),
-            None => return 0,
-        };
-        let size = match &content {
-            Content::Bytes { bytes, .. } => bytes.len() as u64,
-            _ => 0,
-        };
-        // A long file comes in parts, one after the other under one name.
-        if let (
-            Content::Bytes { bytes: more, truncated },
-            Some((last, Content::Bytes { bytes, truncated: cut })),
-        ) = (&content, self.files.last_mut())
-            && *last == path
-        {
-            bytes.extend_from_slice(more);
-            *cut |= *truncated;
-            return size;
-        }
-        self.files.push((path, content));
-        size
-    }
-
-    /// Sorts the files; of two with one path the first stays.
+    /// Sorts the files; of several with one path the first of the first query stays, in whatever order they arrived.
     pub fn seal(&mut self) {
+        for (query, mut files) in std::mem::take(&mut self.arrived) {
+            if let Some(report) = self.reports.get_mut(&query)
+                && report.is_cut_short()
+                && let Some((_, last @ Content::Bytes { truncated: false, .. })) = files.last_mut()
+            {
+                // Nothing says whether its end is there.
+                report.bytes -= last.size();
+                *last = Content::Errno(NOT_FINISHED);
+                self.dropped_files += 1;
+            }
+            self.files.append(&mut files);
+        }
         self.files.sort_by(|a, b| a.0.cmp(&b.0));
         self.files.dedup_by(|later, first| later.0 == first.0);
+        self.file_systems.sort_by_key(|(query, _)| *query);
     }
 
     /// Everything that `path` holds, if the host has it.
@@ -197,6 +200,55 @@ impl Snapshot {
     /// Says how a query ended, for a snapshot that no broker gave.
     pub fn set_report(&mut self, query: Query, report: Report) {
         self.reports.insert(query as i32, report);
+    }
+
+    /// Files that could not be read to their end, of which nothing is here but an errno.
+    pub fn dropped_files(&self) -> u64 {
+        self.dropped_files
+    }
+
+    /// Takes from a broker's description why queries of this snapshot could not be answered.
+    pub fn explain(&mut self, description: &v1::DescribeResponse) {
+        for described in &description.queries {
+            if self.is_unexplained(described.query()) && !described.reason.is_empty() {
+                self.set_reason(described.query(), &described.reason);
+            }
+        }
+    }
+
+    /// Whether a description may say more of any query here.
+    pub fn needs_explanation(&self) -> bool {
+        self.reports().any(|(query, _)| self.is_unexplained(query))
+    }
+
+    fn is_unexplained(&self, query: Query) -> bool {
+        let explicable = |report: &Report| {
+            matches!(
+                report.outcome,
+                Outcome::NotPermitted
+                    | Outcome::Denied
+                    | Outcome::ContainerView
+                    | Outcome::Stuck
+                    | Outcome::Failed
+            )
+        };
+        self.report(query).is_some_and(explicable) && self.reason(query).is_none()
+    }
+
+    /// Says why a query could not be answered; control characters and what is too long for a line are left out.
+    pub fn set_reason(&mut self, query: Query, reason: &str) {
+        let reason = reason.chars().take(REASON_CHARS).map(|c| if c.is_control() { ' ' } else { c });
+        self.reasons.insert(query as i32, reason.collect());
+    }
+
+    /// Why a query could not be answered, where the broker has said so.
+    pub fn reason(&self, query: Query) -> Option<&str> {
+        self.reasons.get(&(query as i32)).map(String::as_str)
+    }
+
+    /// The reason, where it is the broker's flag `--queries` that leaves the query out.
+    pub fn left_out(&self, query: Query) -> Option<&str> {
+        self.reason(query).filter(|reason| reason.starts_with("--queries"))
     }
 
     /// Every query that was asked, and how it ended.
@@ -320,6 +372,32 @@ impl<'a> Dir<'a> {
     }
 }
 
+impl Report {
+    /// Whether the query ended before its last file did.
+    fn is_cut_short(&self) -> bool {
+        matches!(self.outcome, Outcome::Unspecified | Outcome::TimedOut | Outcome::Stuck | Outcome::Failed)
+    }
+}
+
+/// A path and what the wire says that it holds; none when either is missing.
+fn file_of(file: v1::File) -> Option<(Vec<u8>, Content)> {
+    use v1::file::{Content as Wire, Name};
+    let truncated = file.truncated;
+    let path = match file.name? {
+        Name::Path(path) => path.into_bytes(),
+        Name::RawPath(path) => path,
+    };
+    let content = match file.content? {
+        Wire::Text(text) => Content::Bytes { bytes: text.into_bytes(), truncated },
+        Wire::Raw(bytes) => Content::Bytes { bytes, truncated },
+        Wire::Link(link) => Content::Link(link.into_bytes()),
+        Wire::RawLink(link) => Content::Link(link),
+        Wire::Entries(entries) => Content::Entries(entries),
+        Wire::Errno(errno) => Content::Errno(errno),
+    };
+    Some((path, content))
+}
+
 impl From<v1::FileSystem> for FileSystem {
     fn from(wire: v1::FileSystem) -> Self {
         use v1::file_system::Name;
@@ -349,11 +427,20 @@ impl Content {
     pub fn bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Self {
         Content::Bytes { bytes: bytes.into().into_owned(), truncated: false }
     }
+
+    /// Bytes of file content.
+    fn size(&self) -> u64 {
+        match self {
+            Content::Bytes { bytes, .. } => bytes.len() as u64,
+            _ => 0,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn snapshot(files: &[(&str, &'static str)]) -> Snapshot {
         Snapshot::of_files(
@@ -381,24 +468,143 @@ mod tests {
         assert!(snapshot.dir("sys/class/ne").is_empty());
     }
 
-    #[test]
-    fn the_parts_of_a_long_file_are_one_file() {
+    fn wire(path: &str, content: v1::file::Content, truncated: bool) -> v1::File {
+        v1::File { name: Some(v1::file::Name::Path(path.into())), content: Some(content), truncated }
+    }
+
+    fn text(path: &str, text: &str) -> v1::File {
+        wire(path, v1::file::Content::Text(text.into()), false)
+    }
+
+    fn errno(path: &str, errno: u32) -> v1::File {
+        wire(path, v1::file::Content::Errno(errno), false)
+    }
+
+    fn chunk(query: Query, files: Vec<v1::File>, outcome: Option<Outcome>) -> v1::ReadResponse {
+        let end = outcome.map(|outcome| v1::QueryEnd { outcome: outcome.into(), elapsed_ns: 5 });
+        v1::ReadResponse { query: query.into(), files, end, ..Default::default() }
+    }
+
+    fn absorbed(chunks: impl IntoIterator<Item = v1::ReadResponse>) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        for text in ["begin ", "end"] {
-            snapshot.absorb(v1::ReadResponse {
-                query: Query::Stat.into(),
-                files: vec![v1::File {
-                    name: Some(v1::file::Name::Path("proc/stat".into())),
-                    content: Some(v1::file::Content::Text(text.into())),
-                    truncated: text == "end",
-                }],
-                ..Default::default()
-            });
-        }
+        chunks.into_iter().for_each(|chunk| snapshot.absorb(chunk));
         snapshot.seal();
+        snapshot
+    }
+
+    #[test]
+    fn the_chunks_of_a_long_file_are_one_file_also_when_another_query_answers_in_between() {
+        let end = wire("proc/stat", v1::file::Content::Text("end".into()), true);
+        let snapshot = absorbed([
+            chunk(Query::Stat, vec![text("proc/stat", "begin ")], None),
+            chunk(Query::Loadavg, vec![text("proc/loadavg", "1 2 3")], Some(Outcome::Ok)),
+            chunk(Query::Stat, vec![end], Some(Outcome::Truncated)),
+        ]);
         let content = snapshot.content("proc/stat").unwrap();
         assert_eq!(*content, Content::Bytes { bytes: b"begin end".to_vec(), truncated: true });
         assert_eq!(snapshot.report(Query::Stat).unwrap().bytes, 9);
+        assert_eq!(snapshot.text("proc/loadavg"), Some(&b"1 2 3"[..]));
+        assert_eq!(snapshot.dropped_files(), 0);
+    }
+
+    #[test]
+    fn a_file_that_fails_after_its_first_chunks_leaves_its_errno_alone() {
+        let snapshot = absorbed([
+            chunk(Query::Stat, vec![text("proc/stat", "cpu 12")], None),
+            chunk(Query::Stat, vec![text("proc/stat", "34 5")], None),
+            chunk(Query::Stat, vec![errno("proc/stat", 5)], Some(Outcome::Ok)),
+        ]);
+        assert_eq!(snapshot.content("proc/stat"), Some(&Content::Errno(5)));
+        assert_eq!((snapshot.dropped_files(), snapshot.report(Query::Stat).unwrap().bytes), (1, 0));
+    }
+
+    #[test]
+    fn of_a_query_that_was_cut_short_the_last_file_is_dropped_and_the_others_stay() {
+        for outcome in [Some(Outcome::Failed), Some(Outcome::TimedOut), Some(Outcome::Stuck), None] {
+            let files = vec![text("proc/pressure/cpu", "some"), text("proc/pressure/io", "some avg10=1")];
+            let snapshot = absorbed([chunk(Query::Pressure, files, outcome)]);
+            assert_eq!(snapshot.text("proc/pressure/cpu"), Some(&b"some"[..]), "{outcome:?}");
+            assert_eq!(snapshot.content("proc/pressure/io"), Some(&Content::Errno(NOT_FINISHED)));
+            assert_eq!((snapshot.dropped_files(), snapshot.report(Query::Pressure).unwrap().bytes), (1, 4));
+        }
+    }
+
+    #[test]
+    fn a_path_of_two_queries_is_the_first_querys_in_any_order() {
+        let chunks = [
+            chunk(Query::FileNr, vec![text("proc/sys/fs/file-nr", "1 0 9")], Some(Outcome::Ok)),
+            chunk(Query::Sysctl, vec![text("proc/sys/fs/file-nr", "2 0 9")], Some(Outcome::Ok)),
+        ];
+        let reversed = chunks.clone().into_iter().rev();
+        for snapshot in [absorbed(chunks), absorbed(reversed)] {
+            assert_eq!(snapshot.text("proc/sys/fs/file-nr"), Some(&b"1 0 9"[..]));
+        }
+    }
+
+    #[test]
+    fn a_reason_is_taken_for_queries_that_could_not_be_answered_and_fits_a_line() {
+        let mut snapshot = absorbed([
+            chunk(Query::Tcp, Vec::new(), Some(Outcome::NotPermitted)),
+            chunk(Query::Stat, Vec::new(), Some(Outcome::Ok)),
+        ]);
+        assert!(snapshot.needs_explanation());
+        let described = |query: Query, reason: &str| v1::QueryDescription {
+            query: query.into(),
+            reason: reason.into(),
+            ..Default::default()
+        };
+        let queries = vec![described(Query::Tcp, "a\n\x1b[2Jb"), described(Query::Stat, "x")];
+        snapshot.explain(&v1::DescribeResponse { queries, ..Default::default() });
+        assert_eq!((snapshot.reason(Query::Tcp), snapshot.reason(Query::Stat)), (Some("a  [2Jb"), None));
+        assert!(!snapshot.needs_explanation());
+    }
+
+    /// The chunks of one query: files of one or more chunks each, a few to a chunk, and an end.
+    fn answer(query: Query) -> impl Strategy<Value = Vec<v1::ReadResponse>> {
+        let file = (0..4_u8, prop::collection::vec("[a-z]{0,3}", 1..4), prop::option::of(1..40_u32));
+        let outcome = prop::sample::select(vec![Outcome::Ok, Outcome::Truncated, Outcome::Failed]);
+        let answer = (prop::collection::vec(file, 0..4), 1..4_usize, prop::option::weighted(0.9, outcome));
+        answer.prop_map(move |(files, together, outcome)| {
+            let mut parts = Vec::new();
+            for (name, texts, failed) in files {
+                // Names overlap between queries.
+                let path = format!("proc/{name}");
+                parts.extend(texts.iter().map(|part| text(&path, part)));
+                parts.extend(failed.map(|number| errno(&path, number)));
+            }
+            let mut chunks: Vec<_> =
+                parts.chunks(together).map(|files| chunk(query, files.to_vec(), None)).collect();
+            let path = v1::file_system::Name::Path(format!("/{}", query.as_str_name()));
+            let mut last = chunk(query, Vec::new(), outcome);
+            last.file_systems.push(v1::FileSystem { name: Some(path), ..Default::default() });
+            chunks.push(last);
+            chunks
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_interleaving_of_the_chunks_of_queries_gives_the_snapshot_of_the_queries_in_order(
+            answers in (answer(Query::Stat), answer(Query::Loadavg), answer(Query::Anchors)),
+            picks in prop::collection::vec(0..3_usize, 40),
+        ) {
+            let answers = [answers.0, answers.1, answers.2];
+            let in_order = absorbed(answers.iter().flatten().cloned());
+            let mut waiting = answers.map(std::collections::VecDeque::from);
+            let mut interleaved = Vec::new();
+            let mut picks = picks.into_iter().chain(std::iter::repeat_n(0..3, 40).flatten());
+            while waiting.iter().any(|queue| !queue.is_empty()) {
+                let pick = picks.next().expect("each queue is picked often enough");
+                interleaved.extend(waiting[pick].pop_front());
+            }
+            let interleaved = absorbed(interleaved);
+            prop_assert!(in_order.files().eq(interleaved.files()), "{in_order:?}\n{interleaved:?}");
+            prop_assert!(in_order.reports().eq(interleaved.reports()));
+            prop_assert_eq!(in_order.dropped_files(), interleaved.dropped_files());
+            for query in [Query::Stat, Query::Loadavg, Query::Anchors] {
+                prop_assert!(in_order.file_systems(query).eq(interleaved.file_systems(query)));
+            }
+        }
     }
 
     #[test]

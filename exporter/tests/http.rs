@@ -33,7 +33,7 @@ async fn a_scrape_gives_the_hosts_metrics_and_the_exporters_own() {
         "node_load1 0.5",
         "node_scrape_collector_success{collector=\"loadavg\"} 1",
         "keyhole_broker_up 1",
-        "keyhole_broker_sandbox_layer{layer=\"seccomp\"} 1",
+        "keyhole_broker_sandbox_layer{process=\"broker\",layer=\"seccomp\"} 1",
         "keyhole_broker_reads_total 7",
         "keyhole_queries{outcome=\"ok\"} 1",
         "promhttp_metric_handler_requests_in_flight 1",

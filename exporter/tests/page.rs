@@ -5,7 +5,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use keyhole_proto::v1::{DescribeResponse, Layer, Query, QueryDescription, Rung};
+use keyhole_proto::v1::{
+    AccessLevel, DescribeResponse, Layer, Outcome, Query, QueryDescription, ReaderClass,
+};
 use support::{Exporter, FakeBroker, Script};
 
 /// What kubelet gives the probe in node_exporter's chart.
@@ -87,6 +89,57 @@ async fn a_collector_that_fails_is_named_with_its_error_and_so_is_a_lost_scrape(
 }
 
 #[tokio::test]
+async fn the_readers_and_the_layers_of_every_process_are_shown_and_the_flag_that_leaves_a_query_out() {
+    let (_dir, socket) = directory();
+    let layer = |process: &str, in_force| Layer {
+        process: process.into(),
+        name: "landlock".into(),
+        in_force,
+        detail: "ABI 6".into(),
+    };
+    let reader = |name: &str, available, stuck| ReaderClass {
+        name: name.into(),
+        available,
+        stuck,
+        ..Default::default()
+    };
+    let killed = ReaderClass { seccomp_kills: 1, ..reader("sysfs", true, 0) };
+    let tcp = QueryDescription {
+        query: Query::Tcp.into(),
+        reason: "--queries=default leaves it out: add +tcp".into(),
+        ..Default::default()
+    };
+    let description = DescribeResponse {
+        access_level: AccessLevel::Root.into(),
+        layers: vec![layer("broker", true), layer("zygote", true), layer("reader-procfs", false)],
+        readers: vec![reader("procfs", true, 0), reader("mounts", false, 4), killed],
+        queries: vec![tcp],
+        ..Default::default()
+    };
+    let outcomes = vec![(Query::Tcp, Outcome::NotPermitted)];
+    let script = Script { description: Some(description), outcomes, ..Script::default() };
+    let _broker = FakeBroker::start(&socket, script);
+    let exporter = Exporter::start(&socket, &["--collector.tcpstat"]);
+    exporter.get("/metrics").await;
+    let (text, _) = timed(&exporter).await;
+    for part in [
+        "<dt>Access level</dt><dd>root</dd>",
+        "<th scope=\"row\">procfs</th><td><span class=\"yes\">available</span></td><td class=\"number\">0</td>",
+        "<th scope=\"row\">mounts</th><td><span class=\"no\">unavailable</span></td><td class=\"number\">4</td>",
+        "<th scope=\"rowgroup\" rowspan=\"1\"><div>broker</div><div>zygote</div></th><td><code>landlock</code></td><td><span class=\"yes\">in force</span> <small>ABI 6</small></td>",
+        "<th scope=\"rowgroup\" rowspan=\"1\"><div>reader-procfs</div></th><td><code>landlock</code></td><td><span class=\"no\">missing</span> <small>ABI 6</small></td>",
+        "1 sandbox layer not in force",
+        "1 reader unavailable: ",
+        "Seccomp has killed readers: ",
+        "<dt>Left out by --queries=default<small>",
+        "<li>+tcp</li>",
+        "<small>query TCP: NOT_PERMITTED (--queries=default leaves it out: add +tcp)</small>",
+    ] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+}
+
+#[tokio::test]
 async fn an_absent_broker_is_told_at_once_with_what_it_last_said() {
     let (_dir, socket) = directory();
     let exporter = Exporter::start(&socket, &[]);
@@ -157,21 +210,25 @@ async fn who_goes_away_before_the_answer_leaves_no_false_alarm() {
 async fn whatever_the_broker_says_is_text_and_no_more_than_fits() {
     let (_dir, socket) = directory();
     let evil = "\"><img src=x onerror=alert(1)><script>alert(1)</script>\u{202e}'\n";
-    let layer = Layer { name: evil.into(), in_force: true, detail: evil.repeat(40) };
+    let layer = Layer { name: evil.into(), in_force: true, detail: evil.repeat(40), process: evil.into() };
+    let reader = ReaderClass { name: evil.repeat(40), stuck: u64::MAX, ..Default::default() };
     let query = |number| QueryDescription {
         query: number,
         patterns: vec![evil.into()],
-        rung: Rung::Own.into(),
+        access_level: AccessLevel::Minimal.into(),
         available: false,
         reason: format!("{number}{evil}").repeat(8),
         stuck: true,
+        reader: evil.into(),
+        outcome: number,
     };
     let description = DescribeResponse {
         version: evil.repeat(10),
-        rung: 77,
+        access_level: 77,
         proc_view: 77,
         start_time_ms: u64::MAX,
         layers: vec![layer; 200],
+        readers: vec![reader; 200],
         queries: (-500..500).map(query).collect(),
         ..Default::default()
     };

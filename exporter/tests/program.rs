@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use keyhole_proto::v1::{Outcome, Query};
+use keyhole_proto::v1::{DescribeResponse, Outcome, Query, QueryDescription};
 use support::{Exporter, FakeBroker, Script};
 
 fn exporter(arguments: &[&str]) -> Output {
@@ -180,4 +180,52 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
     let line = server.line("\"message\":\"listening\"");
     assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
     assert_eq!(server.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn the_log_names_the_flag_that_leaves_a_query_out_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("broker.sock");
+    let left_out = [(Query::Tcp, "+tcp"), (Query::NetAddresses, "+net-addresses")];
+    let described = left_out.map(|(query, add)| QueryDescription {
+        query: query.into(),
+        reason: format!("--queries=default leaves it out: add {add}"),
+        ..Default::default()
+    });
+    let description = DescribeResponse { queries: described.to_vec(), ..Default::default() };
+    let outcomes = left_out.map(|(query, _)| (query, Outcome::NotPermitted)).to_vec();
+    let script = Script { outcomes, description: Some(description), ..Script::default() };
+    let _broker = FakeBroker::start(&socket, script);
+    let socket = format!("--broker.socket={}", socket.display());
+    let scrapes = tokio::task::spawn_blocking(move || {
+        let mut server = Server::start(&[
+            &socket,
+            "--web.listen-address=127.0.0.1:0",
+            "--collector.disable-defaults",
+            "--collector.tcpstat",
+            "--collector.netdev",
+            "--collector.netdev.address-info",
+        ]);
+        let line = server.line("msg=listening");
+        let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        for _ in 0..2 {
+            use std::io::{Read as _, Write as _};
+            let mut stream = std::net::TcpStream::connect(&address).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+            stream.read_to_end(&mut Vec::new()).unwrap();
+        }
+        let pid = rustix::process::Pid::from_child(&server.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let mut lines = Vec::new();
+        while let Ok(line) = server.1.recv_timeout(Duration::from_secs(20)) {
+            lines.extend(line.contains("leaves it out").then_some(line));
+        }
+        lines
+    });
+    let lines = scrapes.await.unwrap();
+    let failed =
+        lines.iter().filter(|line| line.contains("add +tcp") && line.contains("level=ERROR")).count();
+    let less =
+        lines.iter().filter(|line| line.contains("add +net-addresses") && line.contains("WARN")).count();
+    assert_eq!((failed, less, lines.len()), (1, 1, 2), "{lines:#?}");
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use keyhole_proto::v1::{Outcome, Query};
+use keyhole_proto::v1::{DescribeResponse, Outcome, Query, QueryDescription, ReaderClass};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{FakeBroker, Script};
 
@@ -393,9 +393,86 @@ async fn a_capture_tells_its_steps_and_what_it_did_not_get() {
 async fn describe_shows_layers_and_queries() {
     let scene = Scene::new(Script::default());
     let ended = scene.run(&["describe"]).await;
-    assert!(ended.out.contains("\nseccomp  yes") && ended.out.contains("version"), "{}", ended.out);
+    assert!(ended.out.contains("\nbroker   seccomp  yes") && ended.out.contains("version"), "{}", ended.out);
     let ended = scene.run(&["describe", "-o", "json"]).await;
     let value: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!(value["layers"][0]["name"], "seccomp");
+    assert_eq!(value["layers"][0]["process"], "broker");
     assert_eq!(value["counters"]["reads"], 7);
+}
+
+/// A broker with `--queries=default`, which leaves TCP out, and the attributes of interfaces.
+fn narrowed() -> Script {
+    let left_out = [(Query::Tcp, "+tcp"), (Query::NetAddresses, "+net-addresses")];
+    let queries = left_out.map(|(query, add)| QueryDescription {
+        query: query.into(),
+        reader: "procfs".into(),
+        outcome: Outcome::NotPermitted.into(),
+        reason: format!("--queries=default leaves it out: add {add}"),
+        ..Default::default()
+    });
+    let stuck = ReaderClass { name: "mounts".into(), stuck: 4, ..Default::default() };
+    let description =
+        DescribeResponse { queries: queries.to_vec(), readers: vec![stuck], ..Default::default() };
+    Script {
+        outcomes: left_out.map(|(query, _)| (query, Outcome::NotPermitted)).to_vec(),
+        description: Some(description),
+        ..netdev()
+    }
+}
+
+const ADD_TCP: &str = "(--queries=default leaves it out: add +tcp)";
+
+#[tokio::test]
+async fn a_query_that_the_broker_leaves_out_is_named_with_the_flag_to_add() {
+    let scene = Scene::new(narrowed());
+    let ended = scene.run(&["query", "tcpstat"]).await;
+    let line = format!("keyhole-exporter: tcpstat: query TCP: NOT_PERMITTED {ADD_TCP}\n");
+    assert_eq!((ended.status, ended.err), (Some(3), line));
+    let ended = scene.run(&["query", "tcpstat", "-oraw"]).await;
+    let line = format!("keyhole-exporter: QUERY_TCP: OUTCOME_NOT_PERMITTED {ADD_TCP}\n");
+    assert_eq!((ended.status, ended.err), (Some(3), line));
+    let ended = scene.run(&["query", "netdev", "--collector.netdev.address-info", "--filter=_up$"]).await;
+    let line = "keyhole-exporter: netdev: without QUERY_NET_ADDRESSES (--queries=default leaves it out: add +net-addresses)\n";
+    assert_eq!((ended.status, ended.err.as_str()), (Some(0), line), "what it adds is a choice");
+    let ended = scene.run(&["query", "netdev", "--filter=_up$"]).await;
+    assert_eq!(ended.err, "", "nobody asked for addresses");
+}
+
+#[tokio::test]
+async fn describe_shows_the_readers_and_the_flag_to_add() {
+    let scene = Scene::new(narrowed());
+    let ended = scene.run(&["describe"]).await;
+    assert!(ended.out.contains("\nmounts  no             4"), "{}", ended.out);
+    assert!(ended.out.contains("--queries=default leaves it out: add +tcp"), "{}", ended.out);
+    let ended = scene.run(&["describe", "-o", "json"]).await;
+    let value: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(value["readers"][0]["stuck"], 4);
+    assert_eq!(value["queries"][0]["outcome"], "OUTCOME_NOT_PERMITTED");
+    assert_eq!(value["queries"][0]["reader"], "procfs");
+}
+
+#[tokio::test]
+async fn a_capture_lists_what_was_not_permitted_and_its_replay_says_so_too() {
+    let scene = Scene::new(narrowed());
+    let out = scene.path("out").display().to_string();
+    let ended = scene.run(&["capture", &out]).await;
+    assert_eq!(ended.status, Some(0), "{}", ended.err);
+    assert!(
+        ended.out.contains("not permitted to the broker:\n  QUERY_NET_ADDRESSES (")
+            && ended.out.contains(&format!("\n  QUERY_TCP {ADD_TCP}\n")),
+        "{}",
+        ended.out
+    );
+    let saved = Ended::of(program(&["query", "--from", &out, "tcpstat"]).output().unwrap());
+    let line = format!("keyhole-exporter: tcpstat: query TCP: NOT_PERMITTED {ADD_TCP}\n");
+    assert_eq!((saved.status, saved.err), (Some(3), line), "not permitted, and not absent");
+    let replay = ["replay", &out, "--collector.tcpstat", "--log.level=debug"];
+    let replayed = Ended::of(program(&replay).output().unwrap());
+    assert!(
+        replayed.out.contains("node_scrape_collector_success{collector=\"tcpstat\"} 0\n"),
+        "{}",
+        replayed.out
+    );
+    assert!(replayed.err.contains("--queries=default leaves it out: add +tcp"), "{}", replayed.err);
 }

@@ -9,13 +9,12 @@ use crate::collectors::check_answer;
 /// Length-delimited messages, taken in as the exporter does; a snapshot is sorted, holds each path once, and no
 /// collector gives anything ill-formed of it.
 pub fn answer(input: &[u8]) {
-    let _ = DescribeResponse::decode(input);
     let mut rest = input;
     let mut snapshot = Snapshot::default();
     let mut bytes = 0;
-    while let Ok(part) = ReadResponse::decode_length_delimited(&mut rest) {
-        bytes += part.encoded_len();
-        snapshot.absorb(part);
+    while let Ok(chunk) = ReadResponse::decode_length_delimited(&mut rest) {
+        bytes += chunk.encoded_len();
+        snapshot.absorb(chunk);
         if rest.is_empty() {
             break;
         }
@@ -31,5 +30,10 @@ pub fn answer(input: &[u8]) {
     }
     let counted: u64 = snapshot.reports().map(|(_, report)| report.bytes).sum();
     assert!(counted <= bytes as u64, "{counted} bytes of files in {bytes}");
+    let described = DescribeResponse::decode(input).unwrap_or_default();
+    snapshot.explain(&described);
+    for (query, _) in snapshot.reports() {
+        assert!(!snapshot.reason(query).unwrap_or_default().contains(char::is_control));
+    }
     check_answer(&snapshot, input.len());
 }

@@ -307,8 +307,20 @@ fn answers(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
         let files: Vec<v1::File> = found.take(24).map(file).collect();
         let end = v1::QueryEnd { outcome: v1::Outcome::Ok.into(), elapsed_ns: 5 };
         let file_systems = vec![v1::FileSystem { block_size: 4096, blocks: 9, ..Default::default() }];
-        let part = v1::ReadResponse { query: row.query.into(), files, file_systems, end: Some(end) };
-        seeds.push(part.encode_length_delimited_to_vec());
+        let chunk = v1::ReadResponse { query: row.query.into(), files, file_systems, end: Some(end) };
+        seeds.push(chunk.encode_length_delimited_to_vec());
+        // Chunks of two queries in turn, and a file that is not read to its end.
+        if let Some(file) = chunk.files.first().cloned() {
+            let failed = v1::File { content: Some(Wire::Errno(5)), ..file.clone() };
+            let chunk = |query: v1::Query, file: &v1::File| {
+                let files = vec![file.clone()];
+                let chunk = v1::ReadResponse { query: query.into(), files, ..Default::default() };
+                chunk.encode_length_delimited_to_vec()
+            };
+            let other = v1::Query::Loadavg;
+            let chunks = [(row.query, &file), (other, &file), (row.query, &failed), (other, &file)];
+            seeds.push(chunks.map(|(query, file)| chunk(query, file)).concat());
+        }
     }
     seeds.retain(|seed| seed.len() <= 4 * SEED);
     seeds

@@ -37,6 +37,17 @@ impl Child {
     }
 }
 
+/// Ignores, here and in every child, the signals by which others end a process and it could do something about it: these
+/// processes end when the one does that started them.
+pub fn ignore_signals() {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGALRM, libc::SIGUSR1, libc::SIGUSR2] {
+        // SAFETY: signal with SIG_IGN installs no code of this program.
+        unsafe {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+    }
+}
+
 /// Ends the process at once: one system call, and nothing of what a library would do at the end.
 pub fn exit(status: i32) -> ! {
     // SAFETY: _exit takes a number and does not return. Nothing that runs at an ordinary end matters here.

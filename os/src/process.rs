@@ -52,14 +52,28 @@ pub fn take_inherited(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
     numbers.iter().map(take).collect()
 }
 
-/// Empties the environment: nothing in it is read later, and it may hold secrets of whoever started the process.
+/// Removes every variable from the environment and overwrites their memory with zeros.
 ///
-/// Call it before any thread is started.
+/// Nothing in it is read later, and it may hold secrets of whoever started the process: `/proc/PID/environ` would show
+/// them for as long as the process lives, even after the list of variables is empty.
+///
+/// Call it before any thread is started, with the environment as the process got it: a string that was replaced or
+/// removed before is not in the list any more, and stays in memory.
 pub fn clear_environment() {
-    let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
-    for name in names {
-        // SAFETY: the caller promises that no other thread runs that could read the environment meanwhile.
-        unsafe { std::env::remove_var(name) };
+    unsafe extern "C" {
+        static mut environ: *mut *mut libc::c_char;
+    }
+    // SAFETY: the caller has started no thread that could read the environment meanwhile. `environ` is null or a list
+    // that ends in null, of strings that end in zero. The strings lie on the stack, where the kernel wrote them, or on
+    // the heap, where setenv did: both can be written to, and nobody keeps a reference to them.
+    unsafe {
+        let mut variable = environ;
+        while !variable.is_null() && !(*variable).is_null() {
+            let bytes = std::slice::from_raw_parts_mut((*variable).cast::<u8>(), libc::strlen(*variable));
+            bytes.fill(0);
+            variable = variable.add(1);
+        }
+        libc::clearenv();
     }
 }
 

@@ -118,6 +118,11 @@ pub const fn exactly(index: u8, value: u32) -> Argument {
     Argument { index, mask: u32::MAX, value }
 }
 
+/// An argument that must have all bits of `value`, may have those of `optional`, and no other.
+pub const fn flags(index: u8, value: u32, optional: u32) -> Argument {
+    Argument { index, mask: !optional, value }
+}
+
 /// Why a filter could not be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

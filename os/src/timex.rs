@@ -1,4 +1,4 @@
-//! The kernel's clock discipline: adjtimex(2) with no mode set, which changes nothing and needs no capability.
+//! The kernel's clock discipline: clock_adjtime(2) with no mode set, which changes nothing and needs no capability.
 //!
 //! <https://man7.org/linux/man-pages/man2/adjtimex.2.html>
 
@@ -45,8 +45,9 @@ pub struct Timex {
 pub fn timex() -> Result<Timex, i32> {
     // SAFETY: timex holds integers and padding only, for which zero is a valid value.
     let mut raw: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: `raw` is valid and ours for the length of the call; modes 0 asks for nothing to be set.
-    let state = unsafe { libc::adjtimex(&mut raw) };
+    // SAFETY: `raw` is valid and ours for the length of the call; modes 0 asks for nothing to be set. adjtimex(3) is
+    // the same for this clock, by one of two system calls that depends on the C library's version.
+    let state = unsafe { libc::clock_adjtime(libc::CLOCK_REALTIME, &mut raw) };
     if state < 0 {
         let errno = std::io::Error::last_os_error().raw_os_error();
         return Err(errno.unwrap_or(libc::EPERM));

@@ -49,6 +49,7 @@ pub fn run() -> ExitCode {
     let numbers: Vec<_> = arguments.slots.iter().flatten().copied().collect();
     match process::take_inherited(&numbers) {
         Ok(pipes) => {
+            fork::ignore_signals();
             std::panic::set_hook(Box::new(|panic| report_panic(&panic.to_string())));
             fork::exit(zygote::live(arguments, pipes))
         }

@@ -51,6 +51,8 @@ pub struct Counters {
     read: bool,
     denied: bool,
     truncated: bool,
+    /// Something was not asked, since another reader has not returned from it.
+    pub skipped: bool,
 }
 
 impl Counters {
@@ -117,7 +119,7 @@ impl Read<'_, '_> {
             Opened::Anchors => {
                 let roots = self.roots;
                 roots.anchors.iter().try_for_each(|(path, dir)| {
-                    let numbers = self.ask(path, |_| fstatfs(dir))?;
+                    let numbers = self.ask(path, |_| Ok(fstatfs(dir)))?;
                     self.file_system(path, numbers)
                 })
             }
@@ -129,7 +131,7 @@ impl Read<'_, '_> {
     fn fixed(&mut self, file: &mut Fixed) -> Flow {
         let name = file.name.as_bytes();
         let read = match &file.opened {
-            Ok(opened) => self.text(name, opened.as_fd(), End::Nothing)?,
+            Ok(opened) => self.ask(name, |this| this.text(name, opened.as_fd(), End::Nothing))?,
             Err(errno) => Err(*errno),
         };
         // The kernel takes away what a module had made: the next reader looks for it again.
@@ -192,12 +194,15 @@ impl Read<'_, '_> {
             Some(listing) => listing.clone(),
             None => {
                 // Not cached: the kernel lists a directory that went and came back as empty through the old descriptor.
-                let listed = self.open(source, path, OFlags::DIRECTORY).and_then(|dir| names(dir.as_fd()));
+                let directory = join(source.root.name().as_bytes(), path);
+                let listed = self.ask(&directory, |this| {
+                    Ok(this.open(source, path, OFlags::DIRECTORY).and_then(|dir| names(dir.as_fd())))
+                })?;
                 let (names, truncated) = match listed {
                     Ok(listed) => listed,
                     Err(errno) if gone(errno) => (Vec::new(), false),
                     Err(errno) => {
-                        self.errno(&join(source.root.name().as_bytes(), path), errno)?;
+                        self.errno(&directory, errno)?;
                         return Ok(Rc::default());
                     }
                 };
@@ -228,21 +233,19 @@ impl Read<'_, '_> {
         let flow = names.iter().try_for_each(|file| {
             name.truncate(prefix);
             name.extend_from_slice(file);
-            let read = match source.kind {
+            let read = self.ask(&name, |this| match source.kind {
                 Kind::Text | Kind::TextOfSeveral if cached => {
-                    match self.cached_file(source, &mut dir, &name, prefix, names.len() > 1)? {
-                        Some(read) => read,
-                        None => return Ok(()),
-                    }
+                    let read = this.cached_file(source, &mut dir, &name, prefix, names.len() > 1)?;
+                    Ok(read.unwrap_or(Ok(())))
                 }
                 Kind::Text | Kind::TextOfSeveral => {
-                    match self.open(source, below_root(source, &name), OFlags::NOFOLLOW) {
-                        Ok(file) => self.text(&name, file.as_fd(), End::Short)?,
-                        Err(errno) => Err(errno),
+                    match this.open(source, below_root(source, &name), OFlags::NOFOLLOW) {
+                        Ok(file) => this.text(&name, file.as_fd(), End::Short),
+                        Err(errno) => Ok(Err(errno)),
                     }
                 }
-                kind => self.entry(source, kind, &name)?,
-            };
+                kind => this.entry(source, kind, &name),
+            })?;
             match read {
                 Err(errno) if !gone(errno) => self.errno(&name, errno),
                 _ => Ok(()),
@@ -356,7 +359,9 @@ impl Read<'_, '_> {
     /// statfs of each mount point below the host root, local file systems first: they answer whatever hangs.
     fn mounts(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
         const NAME: &[u8] = b"proc/1/mountinfo";
-        let read = mountinfo.as_ref().map_err(|errno| *errno).and_then(|file| self.whole(file.as_fd()));
+        let read = self.ask(NAME, |this| {
+            Ok(mountinfo.as_ref().map_err(|errno| *errno).and_then(|file| this.whole(file.as_fd())))
+        })?;
         let (text, truncated) = match read {
             Ok(read) => read,
             Err(errno) => return self.errno(NAME, errno),
@@ -371,13 +376,16 @@ impl Read<'_, '_> {
         mounts.iter().try_for_each(|mount| {
             let risky = mount.may_hang() && self.hung.len() >= HUNG_MOUNTS;
             let numbers = match risky || hung.iter().any(|hung| mount.may_hang_with(hung)) {
-                true => Err(Errno::INPROGRESS),
+                true => {
+                    self.counters.skipped = true;
+                    Err(Errno::INPROGRESS)
+                }
                 false => {
                     if mount.may_hang() {
                         // What has answered reaches the broker whatever this one does.
                         self.out.flush()?;
                     }
-                    self.ask(&mount.point, |this| this.statfs(mount))?
+                    self.ask(&mount.point, |this| Ok(this.statfs(mount)))?
                 }
             };
             self.file_system(&mount.point, numbers)
@@ -395,16 +403,17 @@ impl Read<'_, '_> {
     fn ask<T>(
         &mut self,
         path: &[u8],
-        act: impl FnOnce(&mut Self) -> Result<T, Errno>,
+        act: impl FnOnce(&mut Self) -> Result<Result<T, Errno>, Stop>,
     ) -> Result<Result<T, Errno>, Stop> {
         let asked = hash(path);
         if self.hung.contains(&asked) {
+            self.counters.skipped = true;
             return Ok(Err(Errno::INPROGRESS));
         }
         self.shared.ask(asked);
         let answer = act(self);
         self.shared.ask(0);
-        Ok(answer)
+        answer
     }
 
     fn root(&self, source: &Source) -> Result<BorrowedFd<'_>, Errno> {
@@ -425,16 +434,9 @@ impl Read<'_, '_> {
     /// Writes what a file holds, from its start, a chunk at a time. An error that the caller is to write or to ignore
     /// comes before anything was; a file that fails later ends with its errno here.
     fn text(&mut self, name: &[u8], file: BorrowedFd<'_>, end: End) -> Result<Result<(), Errno>, Stop> {
-        let asked = hash(name);
-        if self.hung.contains(&asked) {
-            return Ok(Err(Errno::INPROGRESS));
-        }
         let mut begun = 0;
         loop {
-            self.shared.ask(asked);
-            let piece = self.piece(file, begun, end);
-            self.shared.ask(0);
-            let piece = match piece {
+            let piece = match self.piece(file, begun, end) {
                 Ok(piece) => piece,
                 Err(errno) if begun == 0 => return Ok(Err(errno)),
                 Err(errno) => {

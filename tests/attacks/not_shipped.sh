@@ -14,12 +14,14 @@ has_marker() { grep --quiet --binary-files=text --fixed-strings "$marker" "$1"; 
 
 # What finds nothing anywhere would prove nothing.
 has_marker target/debug/hostile-broker || die "target/debug/hostile-broker does not hold '$marker': this check is blind"
-for program in keyhole-broker keyhole-exporter; do
+for program in keyhole-broker keyhole-reader keyhole-exporter; do
     [ -f "$1/$program" ] || die "$1/$program is missing: cargo build --release -p $program"
     ! has_marker "$1/$program" || die "$1/$program holds '$marker': it was built with hostile-code-for-tests"
 done
 
-said=$(cargo check --locked --quiet --workspace --lib --features keyhole-broker/hostile-code-for-tests \
-    --config 'profile.dev.package.keyhole-broker.debug-assertions=false' 2>&1) &&
-    die "hostile-code-for-tests compiles without debug assertions"
-grep --quiet 'hostile code must never ship' <<<"$said" || die "the build failed for another reason: $said"
+for package in keyhole-broker keyhole-reader; do
+    said=$(cargo check --locked --quiet --workspace --lib --features "$package/hostile-code-for-tests" \
+        --config "profile.dev.package.$package.debug-assertions=false" 2>&1) &&
+        die "$package: hostile-code-for-tests compiles without debug assertions"
+    grep --quiet 'hostile code must never ship' <<<"$said" || die "$package: the build failed for another reason: $said"
+done

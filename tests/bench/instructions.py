@@ -3,7 +3,7 @@
 
 usage: instructions.py [--update]
 
-Builds the benches of both programs and runs each under callgrind for a few rounds and for more; the difference is
+Builds the benches of reader and exporter and runs each under callgrind for a few rounds and for more; the difference is
 whole rounds, free of what the start takes. instructions.budget has what each may take. Exit status 1 when one takes
 more than 5 % above it, or 15 % where another compiler built it than the budget's. --update writes what was counted.
 
@@ -24,7 +24,7 @@ TREE = "tests/golden/host/tree"
 # name: (package, bench, fewer rounds, more rounds). The first rounds make what later ones reuse; many
 # make little of how a read happens to be cut into batches.
 COUNTED = {
-    "broker: a read of all queries": ("keyhole-broker", "read", 5, 45),
+    "reader: a read of all queries": ("keyhole-reader", "read", 5, 45),
     "exporter: a scrape, from the answer to gzip": ("keyhole-exporter", "render", 5, 45),
 }
 ABOVE, OTHER_COMPILER, BELOW = 0.05, 0.15, 0.10

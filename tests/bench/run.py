@@ -13,6 +13,8 @@ many of.
   --short          host alone, 100 scrapes, less of all else: half a minute, for CI
   --write          put the tables into docs/performance.md, each between its marks
 
+What is said of the broker is the sum over its process, the zygote and the readers.
+
 Needs root, a C compiler, strace, iproute2 and Debian's prometheus-node-exporter package.
 """
 import argparse
@@ -32,7 +34,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "peers"))
 
 from differential import NEWER_DEFAULTS, our_collectors, peer_collectors  # noqa: E402
-from launch import REPOSITORY, binaries, fail, scrape  # noqa: E402
+from launch import PROGRAMS, REPOSITORY, binaries, fail, scrape  # noqa: E402
 from targets import BLOCK, Measured, Peer, Target  # noqa: E402
 from worlds import WORLDS, compiled  # noqa: E402
 
@@ -230,9 +232,10 @@ def sizes(arguments):
     if arguments.static:
         of["static"] = binaries(arguments.static)
     mib = lambda path: f"{os.path.getsize(path) / (1 << 20):>8.2f}"
-    rows = [f"| {kind:<8} | {mib(at / 'keyhole-broker')} | {mib(at / 'keyhole-exporter')} | {'':>13} |" for kind, at in of.items()]
+    rows = [f"| {kind:<8} | {' | '.join(mib(at / program) for program in PROGRAMS)} | {'':>13} |" for kind, at in of.items()]
     rows[0] = rows[0][:-15] + f"{mib(node_exporter()):>13} |"
-    head = "| MiB      |   broker | exporter | node_exporter |\n|----------|---------:|---------:|--------------:|\n"
+    titles = "".join(f" {program.removeprefix('keyhole-'):>8} |" for program in PROGRAMS)
+    head = f"| MiB      |{titles} node_exporter |\n|----------|{'---------:|' * len(PROGRAMS)}--------------:|\n"
     return "Sizes of the programs\n\n" + head + "\n".join(rows)
 
 

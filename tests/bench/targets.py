@@ -1,4 +1,4 @@
-"""What is measured: Keyhole's two processes and node_exporter, each in memory cgroups of their own."""
+"""What is measured: Keyhole's broker with its readers, its exporter, and node_exporter, each in a memory cgroup of its own."""
 import contextlib
 import dataclasses
 import gzip
@@ -14,7 +14,9 @@ import tempfile
 import time
 import urllib.error
 
-from launch import BROKER_UID, EXPORTER_UID, PATIENCE, PROMETHEUS_HEADERS, Keyhole, fail, free_port, scrape, stop, wait_for
+from launch import (
+    BROKER_UID, EXPORTER_UID, PATIENCE, PROMETHEUS_HEADERS, Keyhole, descendants, fail, free_port, scrape, stop, wait_for,
+)
 
 # The broker answers 20 requests a second, and a read counts as twice the time that it took.
 PAUSE = 0.06
@@ -136,21 +138,43 @@ class Peer:
         shutil.rmtree(self.home, ignore_errors=True)
 
 
+def family(pid):
+    """A process and those that it started: a broker's zygote and readers."""
+    return [pid, *descendants(pid)]
+
+
 def cpu_ns(pid):
-    """Nanoseconds on a CPU, user and system, of all threads of a process."""
-    total = 0
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
+    """Nanoseconds on a CPU, user and system, by thread, of a process and those that it started."""
+    taken = {}
+    for task in tasks(pid):
         with contextlib.suppress(OSError):
-            total += int((task / "schedstat").read_text().split()[0])
-    return total
+            taken[task.name] = int((task / "schedstat").read_text().split()[0])
+    return taken
+
+
+def since(mark, now):
+    """Nanoseconds between two times of `cpu_ns`. Of a thread that has ended meanwhile, its last ones are not known."""
+    return sum(ns - mark.get(thread, 0) for thread, ns in now.items())
+
+
+def tasks(pid):
+    """The threads of a process and of those that it started, as folders of /proc."""
+    for of in family(pid):
+        with contextlib.suppress(OSError):
+            yield from list(pathlib.Path(f"/proc/{of}/task").iterdir())
 
 
 def kib(pid, file, key):
-    try:
-        found = re.search(rf"^{key}:\s+(\d+) kB$", pathlib.Path(f"/proc/{pid}/{file}").read_text(), re.MULTILINE)
-    except OSError:
-        return float("nan")
-    return int(found.group(1)) if found else float("nan")
+    """KiB of a process and those that it started; a figure that the process itself does not have is not known."""
+    total = 0
+    for of in family(pid):
+        found = None
+        with contextlib.suppress(OSError):
+            found = re.search(rf"^{key}:\s+(\d+) kB$", pathlib.Path(f"/proc/{of}/{file}").read_text(), re.MULTILINE)
+        # Of the others, one may have ended meanwhile.
+        if found or of == pid:
+            total += int(found.group(1)) if found else float("nan")
+    return total
 
 
 @dataclasses.dataclass
@@ -163,7 +187,7 @@ class Calls:
 
 
 class Target:
-    """Something to scrape, with the processes that it costs."""
+    """Something to scrape, with the processes that it costs: by name the first of each, which those it starts count to."""
 
     def __init__(self, name, url, processes, groups, anew):
         self.name, self.anew, self.groups = name, anew, groups
@@ -200,7 +224,7 @@ class Target:
         if len(self.latencies) % BLOCK == 0:
             for name, pid in self.pids.items():
                 now = cpu_ns(pid)
-                self.cpu[name].append((now - self.mark[name]) / BLOCK / 1e6)
+                self.cpu[name].append(since(self.mark[name], now) / BLOCK / 1e6)
                 self.mark[name] = now
 
     def memory(self):
@@ -214,14 +238,13 @@ class Target:
     def trace(self, scrapes, home):
         """Scrapes under strace, which slows them: nothing else is taken from these."""
         log = home / "trace"
-        pids = [flag for pid in self.pids.values() for flag in ("-p", str(pid))]
+        pids = [flag for pid in self.pids.values() for of in family(pid) for flag in ("-p", str(of))]
         strace = subprocess.Popen(["strace", "-f", "-qq", "-y", "-s", "0", "-o", log, *pids])
-        tasks = {task.name: name for name, pid in self.pids.items() for task in pathlib.Path(f"/proc/{pid}/task").iterdir()}
+        names = {task.name: name for name, pid in self.pids.items() for task in tasks(pid)}
 
         def attached():
             return all(
-                "TracerPid:\t0\n" not in pathlib.Path(f"/proc/{pid}/task/{task.name}/status").read_text()
-                for pid in self.pids.values() for task in pathlib.Path(f"/proc/{pid}/task").iterdir()
+                "TracerPid:\t0\n" not in (task / "status").read_text() for pid in self.pids.values() for task in tasks(pid)
             )
 
         wait_for("strace", strace, attached)
@@ -237,14 +260,18 @@ class Target:
             unknown = dict.fromkeys(self.pids, float("nan"))
             return Calls(unknown, unknown, [])
         calls, written, files = dict.fromkeys(self.pids, 0), dict.fromkeys(self.pids, 0), set()
+        # Which threads write to a socket, as of their last write: a pipe to a reader and an eventfd are no sockets.
+        to_socket = {}
         for line in log.read_text(errors="replace").splitlines():
             task, call = line.split(maxsplit=1)
-            name = tasks.get(task) or next(iter(self.pids))
+            # What is not known was started meanwhile, which only the first one does: the broker.
+            name = names.get(task) or next(iter(self.pids))
             if not call.startswith(("<...", "+++", "---")):
                 calls[name] += 1
+            if found := re.match(r"(?:write|writev|sendto|sendmsg)\(\d+<([^>]*)", call):
+                to_socket[task] = found.group(1).startswith("socket:")
             if found := re.match(r"(?:<\.\.\. )?(?:write|writev|sendto|sendmsg)\b.* = (\d+)$", call):
-                # A frame of HTTP/2 has a head of 9 bytes: 8 wake another thread.
-                written[name] += int(found.group(1)) if found.group(1) != "8" else 0
+                written[name] += int(found.group(1)) if to_socket.get(task) else 0
             if found := re.match(r"(?:pread64|read)\(\d+<(/[^>]+)>", call):
                 if name == next(iter(self.pids)):
                     files.add(found.group(1))

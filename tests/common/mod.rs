@@ -6,7 +6,10 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub mod exposition;
+pub mod filters;
+pub mod forked;
 pub mod http;
+pub mod lacking;
 pub mod usage;
 
 use std::ffi::{OsStr, OsString};
@@ -30,6 +33,9 @@ pub const EXPORTER: u32 = 64647;
 /// A uid that no broker of these tests allows.
 pub const STRANGER: u32 = 64648;
 
+/// The programs: the broker starts the reader, which it looks for beside itself.
+const PROGRAMS: [&str; 3] = ["keyhole-broker", "keyhole-reader", "keyhole-exporter"];
+
 /// How long a process may take to start, to answer once it should, and to stop.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -50,20 +56,21 @@ pub fn root_for(what: &str) -> bool {
     false
 }
 
-/// The folder with both programs, built as this test was built, once a run.
+/// The folder with the programs, built as this test was built, once a run.
 pub fn binaries() -> &'static Path {
     static BINARIES: OnceLock<PathBuf> = OnceLock::new();
     BINARIES.get_or_init(|| {
         let mut build = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        build.args(["build", "--quiet", "--package", "keyhole-broker", "--package", "keyhole-exporter"]);
+        build.args(["build", "--quiet"]);
+        build.args(PROGRAMS.into_iter().flat_map(|program| ["--package", program]));
         if !cfg!(debug_assertions) {
             build.arg("--release");
         }
-        assert!(build.status().expect("cargo runs").success(), "cargo build of the two programs failed");
+        assert!(build.status().expect("cargo runs").success(), "cargo build of the programs failed");
         let this = std::env::current_exe().expect("this test is a file");
         let profile = this.ancestors().nth(2).expect("this test lies in target/<profile>/deps");
-        for program in ["keyhole-broker", "keyhole-exporter"] {
+        for program in PROGRAMS {
             assert!(profile.join(program).is_file(), "{program} is not in {}", profile.display());
         }
         profile.to_path_buf()
@@ -80,7 +87,7 @@ impl Home {
         let dir = tempfile::Builder::new().prefix("keyhole-test-").tempdir().expect("a temporary folder");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
         let home = Self { dir };
-        for program in ["keyhole-broker", "keyhole-exporter"] {
+        for program in PROGRAMS {
             let (from, to) = (binaries().join(program), home.path().join(program));
             // A link costs nothing; across file systems a copy is needed.
             fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).expect(program);

@@ -3,7 +3,7 @@
 
 usage: run.py [--programs FOLDER] [--kubectl PATH] [UNITTEST ARGUMENT]...
 
-FOLDER has the two static programs (target/static; deploy/images/build.sh programs FOLDER makes them). Needs root, Debian's
+FOLDER has the three static programs (target/static; deploy/images/build.sh programs FOLDER makes them). Needs root, Debian's
 podman, buildah, runc, catatonit, netavark, iproute2 and prometheus, a C compiler with a static library, kubectl and
 PyYAML. Namespaces, mounts and storage are its own and go away with it.
 """
@@ -32,6 +32,8 @@ REPOSITORY = launch.REPOSITORY
 BUILD = REPOSITORY / "deploy/images/build.sh"
 NODE = "node-of-this-test"
 UIDS = {"broker": 64646, "exporter": 64647}
+# What each image holds.
+PROGRAMS = {"broker": ["keyhole-broker", "keyhole-reader"], "exporter": ["keyhole-exporter"]}
 LAYERS = {"capabilities", "landlock", "limits", "no_new_privs", "not_dumpable", "seccomp"}
 # What an attempt that is refused ends with; what is not there cannot be attacked.
 REFUSED = {"EPERM", "EACCES", "EROFS", "ENOENT", "ENOSYS"}
@@ -74,25 +76,27 @@ class Images(unittest.TestCase):
     def inspect(self, name):
         return json.loads(podman("image", "inspect", image(name)).stdout)[0]
 
-    def test_an_image_holds_one_static_program_and_nothing_else(self):
-        for name in UIDS:
+    def test_an_image_holds_its_static_programs_and_nothing_else(self):
+        for name, files in PROGRAMS.items():
             root = pathlib.Path(podman("image", "mount", image(name)).stdout.split()[-1])
-            self.assertEqual([str(path.relative_to(root)) for path in root.rglob("*")], [f"keyhole-{name}"])
-            program = root / f"keyhole-{name}"
-            status = program.stat()
-            self.assertEqual((stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid), (0o755, 0, 0))
-            headers = subprocess.run(["readelf", "--program-headers", program], check=True, capture_output=True, text=True)
-            self.assertIn("LOAD", headers.stdout)
-            self.assertNotIn("INTERP", headers.stdout)
-            # deploy/images/no-unwind-tables.ld was heard.
-            self.assertNotIn("GNU_EH_FRAME", headers.stdout)
+            self.assertEqual(sorted(str(path.relative_to(root)) for path in root.rglob("*")), files)
+            for file in files:
+                program = root / file
+                status = program.stat()
+                self.assertEqual((stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid), (0o755, 0, 0))
+                headers = subprocess.run(["readelf", "--program-headers", program], check=True, capture_output=True, text=True)
+                self.assertIn("LOAD", headers.stdout)
+                self.assertNotIn("INTERP", headers.stdout)
+                # deploy/images/no-unwind-tables.ld was heard.
+                self.assertNotIn("GNU_EH_FRAME", headers.stdout)
 
     def test_a_program_does_not_tell_where_it_was_built(self):
         home = os.environ.get("CARGO_HOME", os.path.expanduser("~/.cargo"))
-        for name in UIDS:
-            program = (programs / f"keyhole-{name}").read_bytes()
-            # Panic messages do name sources, by what stands in place of the folders.
-            self.assertIn(b"/cargo/registry/src/", program)
+        for file in launch.PROGRAMS:
+            program = (programs / file).read_bytes()
+            # Panic messages do name sources, by what stands in place of the folders. In the reader little can panic: there
+            # they may all be our own, by their place in the repository.
+            self.assertRegex(program, rb"/cargo/registry/src/|reader/src/" if file == "keyhole-reader" else b"/cargo/registry/src/")
             for folder in (str(REPOSITORY), home):
                 self.assertNotIn(f"{folder}/".encode(), program)
 
@@ -108,8 +112,8 @@ class Images(unittest.TestCase):
     def test_the_same_programs_give_the_same_digest_in_another_storage(self):
         with Podman() as other, tempfile.TemporaryDirectory() as folder:
             # Other dates and modes of the files, as another checkout has them.
-            for name in UIDS:
-                shutil.copyfile(programs / f"keyhole-{name}", f"{folder}/keyhole-{name}")
+            for file in launch.PROGRAMS:
+                shutil.copyfile(programs / file, f"{folder}/{file}")
             build(other, folder)
             for name in UIDS:
                 digest = self.inspect(name)["Digest"]
@@ -204,8 +208,10 @@ class PodClaims:
     def scrape(cls):
         return launch.scrape(f"{cls.url}/metrics")
 
-    def status(self, name):
-        return fields(pathlib.Path(f"/proc/{podman.pid(self.container(name))}/status").read_text())
+    def statuses(self, name):
+        """What the kernel says of each process of a container: of its program, and of what that started."""
+        pid = podman.pid(self.container(name))
+        return [fields(pathlib.Path(f"/proc/{of}/status").read_text()) for of in (pid, *launch.descendants(pid))]
 
     def mounts(self, name):
         """{mount point: (options, file system)} of a container."""
@@ -219,15 +225,18 @@ class PodClaims:
 
     def test_no_process_has_a_user_a_capability_or_a_group_too_many(self):
         for name, gid in UIDS.items():
-            status = self.status(name)
-            self.assertEqual(set(status["Uid"]), {str(self.uids[name])})
-            self.assertEqual(set(status["Gid"]), {str(gid)})
-            self.assertEqual(set(status["Groups"]), {str(gid), "64646"})
-            for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-                self.assertEqual(status[kind], ["0" * 16], (name, kind))
-            self.assertEqual((status["NoNewPrivs"], status["Seccomp"]), (["1"], ["2"]))
-            # The runtime's filter and the program's own.
-            self.assertGreaterEqual(int(status["Seccomp_filters"][0]), 2)
+            statuses = self.statuses(name)
+            # The kernel keeps 15 characters of a name.
+            self.assertEqual({"".join(status["Name"]) for status in statuses}, {file[:15] for file in PROGRAMS[name]})
+            for status in statuses:
+                self.assertEqual(set(status["Uid"]), {str(self.uids[name])})
+                self.assertEqual(set(status["Gid"]), {str(gid)})
+                self.assertEqual(set(status["Groups"]), {str(gid), "64646"})
+                for kind in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+                    self.assertEqual(status[kind], ["0" * 16], (status["Name"], kind))
+                self.assertEqual((status["NoNewPrivs"], status["Seccomp"]), (["1"], ["2"]))
+                # The runtime's filter and the program's own.
+                self.assertGreaterEqual(int(status["Seccomp_filters"][0]), 2)
 
     def test_what_is_mounted_read_only_is_and_the_exporter_sees_nothing_of_the_host(self):
         for container in self.pod["spec"]["containers"]:

@@ -269,6 +269,7 @@ SHAPE = [
     ("a secret", "volume-kinds", add_volume(name="s", secret={"secretName": "s"})),
     ("a program over the broker's, of a ConfigMap", "volume-kinds", a_program_over(broker, "/keyhole-broker")),
     ("a program over the broker's", "mounts", a_program_over(broker, "/keyhole-broker")),
+    ("a program over the reader's, which the broker starts", "mounts", a_program_over(broker, "/keyhole-reader")),
     ("a program over the exporter's", "mounts", a_program_over(exporter, "/keyhole-exporter")),
     ("a mount that leads back to the root", "mounts", changed_mount(broker, "anchor", mountPath="/anchors/..")),
     ("a mount elsewhere", "mounts", changed_mount(broker, "proc", mountPath="/proc")),

@@ -23,6 +23,10 @@ import tempfile
 import time
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPOSITORY / "tests/peers"))
+
+from launch import PROGRAMS, descendants  # noqa: E402
+
 UNITS = REPOSITORY / "deploy/systemd"
 PATIENCE = 30
 
@@ -56,8 +60,9 @@ def install(folder, binaries):
         (folder / name).mkdir()
     # The two uids must reach the programs and the accounts.
     folder.chmod(0o755)
-    for name in NAMES:
+    for name in PROGRAMS:
         shutil.copy(binaries / name, folder / "bin")
+    for name in NAMES:
         shutil.copy(UNITS / f"{name}.service", folder / "units")
     for name in ("passwd", "group"):
         shutil.copy(f"/etc/{name}", folder / "etc")
@@ -193,34 +198,61 @@ def no_layer_of_the_programs_own_sandbox_is_missing(machine, text):
 
 def systemds_layers_hold_for_both(machine, _):
     for name, uid in (("keyhole-broker", 64646), ("keyhole-exporter", 64647)):
-        pid = pid_of(machine.init(), name)
-        status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
-                      if ":\t" in line)
-        assert status["Uid"].split() == [str(uid)] * 4, status["Uid"]
-        for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
-            assert int(status[key], 16) == 0, (name, key, status[key])
-        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
-        # Its own filter is one more than systemd's.
-        assert int(status["Seccomp_filters"]) > 1, status["Seccomp_filters"]
-        mounts = pathlib.Path(f"/proc/{pid}/mountinfo").read_text()
-        root = next(line for line in mounts.splitlines() if line.split()[4] == "/")
-        assert "ro" in root.split()[5].split(","), root
-        assert os.readlink(f"/proc/{pid}/ns/mnt") != os.readlink(f"/proc/{machine.init()}/ns/mnt")
+        first = pid_of(machine.init(), name)
+        started = descendants(first)
+        # A zygote and its readers, and nobody else's.
+        of = {pathlib.Path(f"/proc/{pid}/exe").readlink().name for pid in started}
+        assert of == ({"keyhole-reader"} if name == "keyhole-broker" else set()), (name, of)
+        fewest = None
+        for pid in (first, *started):
+            status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
+                          if ":\t" in line)
+            assert status["Uid"].split() == [str(uid)] * 4, status["Uid"]
+            for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+                assert int(status[key], 16) == 0, (status["Name"], key, status[key])
+            assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2"), status["Name"]
+            # Its own filter is one more than systemd's. A reader is started before the broker has its own.
+            filters = int(status["Seccomp_filters"])
+            fewest = fewest or filters
+            assert filters > 1 and filters >= fewest, f"{status['Name']}: {filters} filters, and {name} has {fewest}"
+            mounts = pathlib.Path(f"/proc/{pid}/mountinfo").read_text()
+            root = next(line for line in mounts.splitlines() if line.split()[4] == "/")
+            assert "ro" in root.split()[5].split(","), root
+            assert os.readlink(f"/proc/{pid}/ns/mnt") != os.readlink(f"/proc/{machine.init()}/ns/mnt")
+
+
+def the_exporter_sees_its_socket_directory_and_nothing_else_of_run(machine, _):
+    of_machine, of_exporter = (pathlib.Path(f"/proc/{pid}/root/run")
+                               for pid in (machine.init(), pid_of(machine.init(), "keyhole-exporter")))
+    (of_machine / "other-service.sock").touch()
+    files = lambda run: {str(path.relative_to(run)) for path in run.rglob("*")}
+    assert {"keyhole/broker.sock", "other-service.sock", "udev/data"} <= files(of_machine), files(of_machine)
+    # systemd's own mount point, which is empty.
+    assert files(of_exporter) - {"systemd", "systemd/incoming"} == {"keyhole", "keyhole/broker.sock"}, files(of_exporter)
+    # The broker's own directory, so that a socket that it makes later is seen as well.
+    assert os.path.samefile(of_exporter / "keyhole", of_machine / "keyhole")
+    for folder in ("/run", "/run/keyhole"):
+        mounts = (of_exporter.parent.parent / "mountinfo").read_text().splitlines()
+        options = [line.split()[5].split(",") for line in mounts if line.split()[4] == folder]
+        assert options and "ro" in options[-1], (folder, options)
 
 
 def a_killed_broker_comes_back_to_the_exporter(machine, _):
     before = pid_of(machine.init(), "keyhole-broker")
+    readers = descendants(before)
     os.kill(before, signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE
     while pid_of(machine.init(), "keyhole-broker") in (None, before):
         assert time.monotonic() < deadline, "systemd did not start it anew"
         time.sleep(0.1)
+    left = [pid for pid in readers if os.path.exists(f"/proc/{pid}")]
+    assert not left, f"readers of the killed broker: {left}"
     text = machine.wait_for_metrics()
     value(text, 'node_network_receive_bytes_total{device="keyhole0"}')
 
 
 def the_filters_allow_what_the_programs_call(folder):
-    """From their first instruction to their end, under strace and without systemd."""
+    """From their first instruction to their end, the broker's readers among them, under strace and without systemd."""
     socket = folder / "socket"
     socket.mkdir()
     os.chown(socket, 64646, 64646)
@@ -256,13 +288,17 @@ def the_filters_allow_what_the_programs_call(folder):
             process.terminate()
             process.wait(timeout=10)
     for name, process in zip(NAMES, started):
-        # strace writes its last lines after the program's end.
+        # strace writes its last lines after the program's end, and a broker's readers end after it.
         deadline = time.monotonic() + PATIENCE
         # Pids stand in columns.
-        end = re.compile(rf"^{process.pid} +\+\+\+ exited with 0", re.MULTILINE)
-        while not end.search(trace := (folder / f"{name}.trace").read_text()):
+        ends = lambda trace: dict(re.findall(r"^(\d+) +\+\+\+ (.+) \+\+\+$", trace, re.MULTILINE))
+        seen = lambda trace: set(re.findall(r"^(\d+) ", trace, re.MULTILINE))
+        while seen(trace := (folder / f"{name}.trace").read_text()) != set(ends(trace)):
             assert time.monotonic() < deadline, f"{name}: its trace has no end: {trace[-300:]}"
             time.sleep(0.1)
+        assert ends(trace)[str(process.pid)] == "exited with 0", f"{name}: {ends(trace)}"
+        # Nor did a filter of its own end a reader.
+        assert not any("SIGSYS" in end for end in ends(trace).values()), f"{name}: {ends(trace)}"
         called = set(re.findall(r"^\d+ +(?:<\.\.\. )?([a-z_0-9]+)", trace, re.MULTILINE))
         assert len(called) > 30, (name, called)
         assert called <= allowed(name), f"{name}: {sorted(called - allowed(name))}"
@@ -305,6 +341,7 @@ def main():
             check(the_host_is_seen_through_the_hardening, machine, text)
             check(no_layer_of_the_programs_own_sandbox_is_missing, machine, text)
             check(systemds_layers_hold_for_both, machine, text)
+            check(the_exporter_sees_its_socket_directory_and_nothing_else_of_run, machine, text)
             check(a_killed_broker_comes_back_to_the_exporter, machine, text)
         except AssertionError as error:
             print(f"FAILED the units run: {error}")

@@ -14,7 +14,7 @@ work=$(mktemp -d)
 broker=
 trap '[ -z "$broker" ] || kill "$broker" 2>/dev/null || true; rm -rf "$work"' EXIT
 chmod 711 "$work"
-cp "$binaries/keyhole-broker" "$work/"
+cp "$binaries/keyhole-broker" "$binaries/keyhole-reader" "$work/"
 mkdir "$work/socket"
 as=()
 if [ "$(id -u)" = 0 ]; then

@@ -13,9 +13,10 @@ import subprocess
 import sys
 import time
 
-from launch import REPOSITORY, fail, free_port, scrape, stop
+from launch import REPOSITORY, descendants, fail, free_port, scrape, stop
 
 BUILD = 600  # seconds that building may take
+LEAVE = 2  # seconds that a process may outlive the one that started it
 
 
 def main():
@@ -42,10 +43,17 @@ def main():
         pids = [int(pid) for pid in re.findall(r"pid (\d+)", "".join(said))]
         if len(pids) != 2:
             fail(f"it does not say which processes it started: {said}")
+        # The broker's readers, too.
+        pids += [below for pid in pids for below in descendants(pid)]
+        if len(pids) < 4:
+            fail(f"a broker with readers is at least a zygote and one: {pids}")
         program.send_signal(signal.SIGINT)
         if program.wait(30) != 0:
             fail(f"Ctrl-C ends it with status {program.returncode}")
-        left = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+        # Readers end by themselves once their broker has.
+        deadline = time.monotonic() + LEAVE
+        while (left := [pid for pid in pids if os.path.exists(f"/proc/{pid}")]) and time.monotonic() < deadline:
+            time.sleep(0.05)
         if left:
             fail(f"still running after Ctrl-C: {left}")
     finally:

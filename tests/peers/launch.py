@@ -14,6 +14,7 @@ As root the broker runs as uid 64646 and the exporter as 64647, as in a cluster;
 Other scripts in this folder import it. Python's standard library is all it needs.
 """
 import argparse
+import contextlib
 import os
 import pathlib
 import re
@@ -28,6 +29,9 @@ import urllib.error
 import urllib.request
 
 BROKER_UID, EXPORTER_UID = 64646, 64647
+# The broker starts the reader, which it looks for beside itself.
+PROGRAMS = ("keyhole-broker", "keyhole-reader", "keyhole-exporter")
+BESIDE = {"keyhole-broker": ["keyhole-reader"]}
 PATIENCE = 20  # seconds that a process may take to start, and to stop
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 # What Prometheus sends with a scrape.
@@ -45,11 +49,11 @@ def fail(message):
 
 
 def binaries(given=None):
-    """The folder with both programs."""
+    """The folder with the programs."""
     folder = pathlib.Path(given or os.environ.get("KEYHOLE_BINARIES") or REPOSITORY / "target/release").resolve()
-    for program in ("keyhole-broker", "keyhole-exporter"):
+    for program in PROGRAMS:
         if not (folder / program).is_file():
-            fail(f"{folder / program} is missing: run cargo build --release -p keyhole-broker -p keyhole-exporter")
+            fail(f"{folder / program} is missing: run cargo build --release {' '.join(f'-p {of}' for of in PROGRAMS)}")
     return folder
 
 
@@ -89,6 +93,16 @@ def wait_for(what, process, ready):
             fail(f"{what} ended with status {process.returncode}")
         time.sleep(0.05)
     fail(f"{what} was not ready within {PATIENCE} s")
+
+
+def descendants(pid):
+    """The processes that a process started, and that those started, as long as they live."""
+    found = [pid]
+    for parent in found:
+        for children in pathlib.Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, children.read_text().split())
+    return found[1:]
 
 
 def stop(process):
@@ -167,7 +181,8 @@ class Keyhole:
     def spawn(self, program, uid, flags):
         drop = dict(user=uid, group=BROKER_UID, extra_groups=[]) if os.geteuid() == 0 else {}
         environment = {"NODE_NAME": os.uname().nodename, **os.environ}
-        shutil.copy(self.binaries / program, self.home / program)
+        for each in (program, *BESIDE.get(program, ())):
+            shutil.copy(self.binaries / each, self.home / each)
         with open(self.home / f"{program}.log", "w") as log:
             process = subprocess.Popen(
                 [self.home / program, *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log,

@@ -161,10 +161,10 @@ def a_reader_sees_all(browser, keyhole):
     expect("different grounds in light and dark", len(grounds), 2)
 
     text = text_of(browser)
-    has(text, "Node Exporter", "The broker answers", "root-files", "Needs --allow-processes", "loadavg", "seccomp", "landlock",
+    has(text, "Node Exporter", "The broker answers", "access level root", "Needs --allow-processes", "Readers", "procfs", "loadavg", "seccomp", "landlock",
         "Scrape time", "no core dump, no ptrace by the same uid")
     expect("the title", browser.evaluate("document.title"), "Node Exporter")
-    expect("the rung that is marked", browser.evaluate("document.querySelector('[aria-current=true] th').firstChild.data.trim()"), "host")
+    expect("the access level that is marked", browser.evaluate("document.querySelector('[aria-current=true] th').firstChild.data.trim()"), "host")
     expect("what has no name", browser.evaluate(UNNAMED), [])
     plots = browser.evaluate("[...document.querySelectorAll('figure svg')].map(svg => [svg.ariaLabel, svg.querySelector('.bars').getTotalLength()])")
     expect("the number of plots", len(plots), 4)
@@ -172,7 +172,9 @@ def a_reader_sees_all(browser, keyhole):
         has(label, "of the last 60 scrapes: last ")
         expect(f"bars in {label!r}", length > 60)
     layers = browser.evaluate("[...document.querySelectorAll('.layers tbody tr')].map(row => row.cells.length)")
-    expect("layers of both programs", len(layers) >= 5 and set(layers) == {3})
+    expect("layers of every process, of which each is named once", len(layers) >= 5 and set(layers) == {2, 3})
+    readers = browser.evaluate("[...document.querySelectorAll('.readers tbody tr')].map(row => row.cells[1].textContent)")
+    expect("readers that can be asked", len(readers) >= 5 and set(readers) == {"available"})
     series = browser.evaluate("[...document.querySelectorAll('.collectors tbody tr')].map(row => Number(row.cells[1].textContent))")
     given = sum(int(line.split()[-1]) for line in scrape(keyhole.url).splitlines() if line.startswith("keyhole_collector_series{"))
     expect("the series of all collectors, as the metrics have them", sum(series), given)
@@ -236,10 +238,13 @@ def liar(pb, broker, servers):
         reads = 0
 
         def Describe(self, request, context):
-            layers = [pb.Layer(name=EVIL, in_force=False, detail=EVIL * 20)] * 60
+            layers = [pb.Layer(process=EVIL, name=EVIL, in_force=False, detail=EVIL * 20)] * 60
+            readers = [pb.ReaderClass(name=EVIL, deaths=2**64 - 1)] * 60
             reason = lambda number: f"{number}{EVIL}" * 9
-            queries = [pb.QueryDescription(query=number, rung=number, reason=reason(number), stuck=True) for number in range(300)]
-            return pb.DescribeResponse(version=EVIL, rung=99, start_time_ms=2**64 - 1, layers=layers, queries=queries)
+            queries = [pb.QueryDescription(query=number, access_level=number, reason=reason(number), stuck=True) for number in range(300)]
+            return pb.DescribeResponse(
+                version=EVIL, access_level=99, start_time_ms=2**64 - 1, layers=layers, readers=readers, queries=queries
+            )
 
         def Read(self, request, context):
             self.reads += 1

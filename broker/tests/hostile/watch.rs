@@ -1,4 +1,4 @@
-//! What a flood costs: the broker, by the kernel's own account, and its other clients.
+//! What a flood costs: the broker and its readers, by the kernel's own account, and its other clients.
 
 use std::fs;
 use std::path::Path;
@@ -20,32 +20,74 @@ const TICKS: u64 = 100;
 /// How often a neighbour asks.
 const INTERVAL: Duration = Duration::from_millis(150);
 
-/// What a process uses.
+/// What the broker and the processes that it started use.
 pub(crate) struct Load {
     pid: u32,
+    /// Of the broker alone.
     pub(crate) peak_kib: u64,
+    /// Of the largest of the others: what they share with each other would count several times in a sum.
+    pub(crate) reader_peak_kib: u64,
+    /// Of all of them.
     pub(crate) cpu: Duration,
+    /// Of all of them.
     pub(crate) descriptors: usize,
+}
+
+/// What one process uses.
+struct Share {
+    peak_kib: u64,
+    ticks: u64,
+    descriptors: usize,
+}
+
+impl Share {
+    /// Nothing when the process has ended.
+    fn of(pid: u32) -> Option<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Its own, and that of children that it has waited for: a reader that was replaced counts on.
+        let fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).take(4);
+        Some(Self {
+            peak_kib: peak.trim().trim_end_matches(" kB").parse().unwrap(),
+            ticks: fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum(),
+            descriptors: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count(),
+        })
+    }
+}
+
+/// The processes that a process started, and that those started.
+fn descendants(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let children: Vec<u32> = children
+        .flat_map(|line| line.split(' ').filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect();
+    let below = children.iter().flat_map(|child| descendants(*child));
+    below.chain(children.iter().copied()).collect()
 }
 
 impl Load {
     pub(crate) fn of(pid: u32) -> Self {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let fields = stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2);
-        let ticks: u64 = fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        let broker = Share::of(pid).expect("the broker lives");
+        let others: Vec<Share> = descendants(pid).into_iter().filter_map(Share::of).collect();
+        let ticks = broker.ticks + others.iter().map(|of| of.ticks).sum::<u64>();
         Self {
             pid,
-            peak_kib: peak.trim().trim_end_matches(" kB").parse().unwrap(),
+            peak_kib: broker.peak_kib,
+            reader_peak_kib: others.iter().map(|of| of.peak_kib).max().expect("a broker has readers"),
             cpu: Duration::from_millis(1000 / TICKS * ticks),
-            descriptors: fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(),
+            descriptors: broker.descriptors + others.iter().map(|of| of.descriptors).sum::<usize>(),
         }
     }
 
-    /// Makes the kernel's peak begin again.
-    pub(crate) fn forget_peak(&self) {
-        fs::write(format!("/proc/{}/clear_refs", self.pid), "5").unwrap();
+    /// Makes the kernel's peaks begin again.
+    pub(crate) fn forget_peaks(&self) {
+        for pid in [vec![self.pid], descendants(self.pid)].concat() {
+            // A reader that has ended meanwhile has no peak.
+            let forgotten = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+            assert!(forgotten.is_ok() || pid != self.pid, "{forgotten:?}");
+        }
     }
 
     /// Waits until there are no more descriptors than `before`, or long enough; gives how many there are.

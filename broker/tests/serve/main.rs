@@ -5,5 +5,6 @@
 
 mod answers;
 mod clients;
+mod ends;
 mod stage;
 mod start;

@@ -1,5 +1,8 @@
 //! What the tests stand on: a directory with the program, a broker that runs in it, and clients of any uid.
 
+#[path = "../../../tests/common/reader.rs"]
+mod reader;
+
 use std::fs::{self, File, Permissions};
 use std::future::Future;
 use std::io::Read;
@@ -71,27 +74,33 @@ pub(crate) fn soon<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The program: of this build, or of the folder that `KEYHOLE_BINARIES` names.
-fn program() -> PathBuf {
+/// The programs, the broker and the reader that it starts: of this build, or of the folder that `KEYHOLE_BINARIES` names.
+fn programs() -> [PathBuf; 2] {
     match std::env::var_os("KEYHOLE_BINARIES") {
-        Some(folder) => Path::new(&folder).join("keyhole-broker"),
-        None => env!("CARGO_BIN_EXE_keyhole-broker").into(),
+        Some(folder) => ["keyhole-broker", "keyhole-reader"].map(|name| Path::new(&folder).join(name)),
+        None => {
+            let broker = PathBuf::from(env!("CARGO_BIN_EXE_keyhole-broker"));
+            let reader = reader::beside(&broker).to_owned();
+            [broker, reader]
+        }
     }
 }
 
-/// A directory for one test: the program where any uid may run it, a place for sockets, and room for fixtures.
+/// A directory for one test: the programs where any uid may run them, a place for sockets, and room for fixtures.
 pub(crate) struct Stage(pub(crate) TempDir);
 
 impl Stage {
     pub(crate) fn new() -> Self {
         let stage = Self(tempfile::tempdir().unwrap());
         fs::set_permissions(stage.at(""), Permissions::from_mode(0o755)).unwrap();
-        let program = program();
-        if fs::hard_link(&program, stage.at("keyhole-broker")).is_err() {
-            // By another process: a descriptor open for writing, inherited by a child of another test, would make
-            // the program busy.
-            let copied = Command::new("cp").arg(&program).arg(stage.at("keyhole-broker")).status().unwrap();
-            assert!(copied.success());
+        for program in programs() {
+            let name = program.file_name().unwrap();
+            if fs::hard_link(&program, stage.at(name)).is_err() {
+                // By another process: a descriptor open for writing, inherited by a child of another test, would
+                // make the program busy.
+                let copied = Command::new("cp").arg(&program).arg(stage.at(name)).status().unwrap();
+                assert!(copied.success(), "cp {}", program.display());
+            }
         }
         fs::create_dir(stage.at("run")).unwrap();
         if is_root() {
@@ -176,6 +185,18 @@ impl Drop for Broker<'_> {
 impl Broker<'_> {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The broker, the zygote, and its readers.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        let mut all = vec![self.pid()];
+        let mut at = 0;
+        while let Some(pid) = all.get(at) {
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+            all.extend(children.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()));
+            at += 1;
+        }
+        all
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use keyhole_broker::sandbox::LAYERS;
 use keyhole_proto::v1::broker_client::BrokerClient;
-use keyhole_proto::v1::{DescribeRequest, Outcome, Query, Rung, file};
+use keyhole_proto::v1::{AccessLevel, DescribeRequest, Outcome, Query, file};
 use rustix::process::{Signal, getgid};
 
 use crate::stage::*;
@@ -68,7 +68,7 @@ fn a_log_of_json_is_an_object_a_line() {
     }
     let of = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     assert!(of("\"message\":\"sandbox layer in force\"") >= 3, "{log}");
-    assert_eq!(of("\"layer\":\"seccomp\""), 1, "{log}");
+    assert_eq!(of("\"process\":\"broker\",\"layer\":\"seccomp\""), 1, "{log}");
     assert_eq!(of("\"message\":\"stopping on SIGTERM\""), 1, "{log}");
 }
 
@@ -168,7 +168,7 @@ fn root_that_was_asked_for_holds_no_capability() {
             client.describe(DescribeRequest {}).await.unwrap().into_inner()
         })
     });
-    assert_eq!((described.uid, described.rung()), (0, Rung::RootFiles));
+    assert_eq!((described.uid, described.access_level()), (0, AccessLevel::Root));
 }
 
 #[test]
@@ -279,8 +279,10 @@ fn a_required_layer_that_is_missing_ends_the_start_and_one_that_is_not_required_
     without_syscall(&mut anyway, libc::SYS_landlock_create_ruleset);
     let broker = stage.run(anyway);
     let layers = broker.describe().layers;
-    let missing: Vec<_> = layers.iter().filter(|layer| !layer.in_force).map(|layer| &layer.name).collect();
-    assert_eq!(missing, ["landlock"]);
+    let missing: Vec<_> =
+        layers.iter().filter(|layer| !layer.in_force).map(|layer| (&*layer.process, &*layer.name)).collect();
+    let processes = ["broker", "zygote", "reader-procfs", "reader-sysfs", "reader-devices"];
+    assert_eq!(missing, processes.map(|process| (process, "landlock")));
     let log = fs::read_to_string(stage.at("log")).unwrap();
     let summary = log.lines().find(|line| line.contains("sandbox INCOMPLETE")).expect(&log);
     assert!(summary.contains("missing=\"landlock\""), "{summary}");
@@ -288,7 +290,7 @@ fn a_required_layer_that_is_missing_ends_the_start_and_one_that_is_not_required_
         summary.contains("in_force=\"not_dumpable limits no_new_privs capabilities seccomp\""),
         "{summary}"
     );
-    assert!(log.contains("sandbox layer MISSING layer=\"landlock\""), "{log}");
+    assert!(log.contains("sandbox layer MISSING process=\"broker\" layer=\"landlock\""), "{log}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use keyhole_policy::TABLE;
 use keyhole_proto::v1::{Outcome, Query};
 
 use super::{About, Capture, META};
@@ -89,8 +90,11 @@ pub(super) fn read(dir: &Path) -> std::io::Result<Option<Capture>> {
     }
     if let Some(lines) = lines(dir, QUERIES)? {
         for line in lines.lines() {
-            let (query, report) = lines.parsed(line, report)?;
+            let (query, report, reason) = lines.parsed(line, report)?;
             snapshot.set_report(query, report);
+            if let Some(reason) = reason {
+                snapshot.set_reason(query, &String::from_utf8_lossy(&reason));
+            }
         }
     }
     let about = lines(dir, CAPTURED)?.map(|lines| about(&lines));
@@ -194,18 +198,30 @@ fn file_system(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, FileSy
     Ok(parse())
 }
 
-fn report(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, Report)>> {
+/// How a query ended, and why it was not answered where that was known.
+#[expect(clippy::type_complexity, reason = "the three facts of a line")]
+fn report(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, Report, Option<Vec<u8>>)>> {
     let mut parse = || {
         let query = query(fields.next()?)?;
-        let outcome = std::str::from_utf8(fields.next()?).ok().and_then(Outcome::from_str_name)?;
+        let outcome = outcome(fields.next()?)?;
         let elapsed_ns = number(fields.next())?;
-        Some((query, Report { outcome, elapsed_ns, bytes: number(fields.next())? }))
+        let report = Report { outcome, elapsed_ns, bytes: number(fields.next())? };
+        let reason = match fields.next() {
+            Some(reason) => Some(unescape(reason)?),
+            None => None,
+        };
+        Some((query, report, reason))
     };
     Ok(parse())
 }
 
 fn query(name: &[u8]) -> Option<Query> {
-    Query::from_str_name(std::str::from_utf8(name).ok()?)
+    TABLE.iter().map(|row| row.query).find(|query| query.as_str_name().as_bytes() == name)
+}
+
+fn outcome(name: &[u8]) -> Option<Outcome> {
+    let mut outcomes = (0..=i32::from(u8::MAX)).filter_map(|number| Outcome::try_from(number).ok());
+    outcomes.find(|outcome| outcome.as_str_name().as_bytes() == name)
 }
 
 /// What was captured when; what is not said is left empty.

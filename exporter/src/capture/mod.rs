@@ -79,6 +79,9 @@ mod tests {
         prop_assert!(one.files().eq(other.files()), "{one:?}\n{other:?}");
         prop_assert!(one.reports().eq(other.reports()));
         for row in keyhole_policy::TABLE {
+            prop_assert_eq!(one.reason(row.query), other.reason(row.query));
+        }
+        for row in keyhole_policy::TABLE {
             prop_assert!(one.file_systems(row.query).eq(other.file_systems(row.query)));
         }
         Ok(())
@@ -94,6 +97,8 @@ mod tests {
         ]);
         let report = Report { outcome: Outcome::Stuck, elapsed_ns: 5, bytes: 7 };
         snapshot.set_report(Query::Loadavg, report);
+        snapshot.set_report(Query::Tcp, Report { outcome: Outcome::NotPermitted, elapsed_ns: 0, bytes: 0 });
+        snapshot.set_reason(Query::Tcp, "--queries=default leaves it out: add +tcp");
         let (capture, dir) = round_trip(&snapshot);
         let path = |path: &str| dir.path().join("capture").join(path);
         assert_eq!(std::fs::read(path("proc/loadavg")).unwrap(), b"1 2 3\n");
@@ -103,6 +108,8 @@ mod tests {
         assert_eq!(capture.about, Some(about()));
         let index = std::fs::read_to_string(path("keyhole/queries")).unwrap();
         assert!(index.contains("QUERY_LOADAVG\tOUTCOME_STUCK\t5\t7\n"), "{index}");
+        let tcp = "QUERY_TCP\tOUTCOME_NOT_PERMITTED\t0\t0\t--queries=default leaves it out: add +tcp\n";
+        assert!(index.contains(tcp), "{index}");
     }
 
     #[test]
@@ -222,7 +229,8 @@ mod tests {
         fn any_snapshot_comes_back_as_it_was(
             files in proptest::collection::vec((any_path(), any_content()), 0..12),
             file_systems in proptest::collection::vec(any_file_system(), 0..3),
-            report in (0usize..keyhole_policy::TABLE.len(), 0i32..9, any::<u64>(), any::<u64>()),
+            report in (0usize..keyhole_policy::TABLE.len(), 0i32..10, any::<u64>(), any::<u64>()),
+            reason in proptest::option::of("\\PC{0,20}"),
         ) {
             let mut snapshot = Snapshot::of_files(files);
             for file_system in file_systems {
@@ -231,6 +239,9 @@ mod tests {
             let (row, outcome, elapsed_ns, bytes) = report;
             let outcome = Outcome::try_from(outcome).unwrap();
             snapshot.set_report(keyhole_policy::TABLE[row].query, Report { outcome, elapsed_ns, bytes });
+            if let Some(reason) = reason {
+                snapshot.set_reason(keyhole_policy::TABLE[row].query, &reason);
+            }
             let (capture, _dir) = round_trip(&snapshot);
             assert_same(&snapshot, &capture.snapshot)?;
         }

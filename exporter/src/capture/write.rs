@@ -199,10 +199,12 @@ fn file_systems(snapshot: &Snapshot) -> String {
 }
 
 fn queries(snapshot: &Snapshot) -> String {
-    let mut lines = "# query, outcome, nanoseconds, bytes\n".to_owned();
+    let mut lines = "# query, outcome, nanoseconds, bytes, and why it was not answered\n".to_owned();
     for (query, report) in snapshot.reports() {
+        let reason = snapshot.reason(query).map(|reason| format!("\t{}", escape(reason.as_bytes())));
         let (query, outcome) = (query.as_str_name(), report.outcome.as_str_name());
-        let _ = writeln!(lines, "{query}\t{outcome}\t{}\t{}", report.elapsed_ns, report.bytes);
+        let (elapsed_ns, bytes) = (report.elapsed_ns, report.bytes);
+        let _ = writeln!(lines, "{query}\t{outcome}\t{elapsed_ns}\t{bytes}{}", reason.unwrap_or_default());
     }
     lines
 }

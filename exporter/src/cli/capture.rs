@@ -9,10 +9,11 @@ use keyhole_policy::TABLE;
 use keyhole_proto::v1::{Outcome, Query};
 use tokio::time::Instant;
 
-use super::screen::Progress;
+use super::screen::{Progress, harmless};
 use super::{Failure, Stop, Stops, print, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::capture::{self, About, WriteError};
+use crate::collector::in_parentheses;
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::self_metrics::VERSION;
@@ -39,7 +40,7 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
     })?;
     drop(progress);
     print(&summary(&snapshot, dir))?;
-    let cut_short = |outcome| matches!(outcome, Outcome::TimedOut | Outcome::Stuck);
+    let cut_short = |outcome| matches!(outcome, Outcome::TimedOut | Outcome::Stuck | Outcome::Failed);
     match snapshot.reports().any(|(_, report)| cut_short(report.outcome)) {
         true => Err(Failure::Partial),
         false => Ok(()),
@@ -66,8 +67,9 @@ async fn read(
             query.as_str_name()
         ));
     };
-    let snapshot =
+    let mut snapshot =
         broker.read_telling(&queries, deadline, &mut tell).await.map_err(|error| error.to_string())?;
+    snapshot.explain(&description);
     let node_name = OwnSource::new(options).nodes_name();
     let versions = format!("exporter {VERSION}, broker {}", description.version);
     Ok((snapshot, About { time, node_name, versions }))
@@ -106,11 +108,12 @@ fn summary(snapshot: &Snapshot, dir: &Path) -> String {
     let texts = snapshot.files().filter(|(_, content)| matches!(content, Content::Bytes { .. })).count();
     let bytes: u64 = snapshot.reports().map(|(_, report)| report.bytes).sum();
     format!(
-        "{}: {texts} files, {} KiB\n{}It names devices, addresses and mounts: look through it before you share it.\n\
+        "{}: {texts} files, {} KiB\n{}{}It names devices, addresses and mounts: look through it before you share it.\n\
          keyhole-exporter replay {} prints its metrics.\n",
         dir.display(),
         bytes.div_ceil(1024),
         unanswered(snapshot),
+        not_permitted(snapshot),
         dir.display()
     )
 }
@@ -119,16 +122,32 @@ fn summary(snapshot: &Snapshot, dir: &Path) -> String {
 fn unanswered(snapshot: &Snapshot) -> String {
     const REASONS: &[(Outcome, &str)] = &[
         (Outcome::Denied, "refused by the kernel"),
-        (Outcome::NotPermitted, "not given to the broker"),
         (Outcome::ContainerView, "a container's own, not the host's"),
         (Outcome::Truncated, "cut by a limit"),
         (Outcome::TimedOut, "out of time"),
         (Outcome::Stuck, "stuck in the kernel"),
+        (Outcome::Failed, "lost with the process that read it"),
     ];
     let line = |(outcome, reason): &(Outcome, &str)| {
         let of_it = snapshot.reports().filter(|(_, report)| report.outcome == *outcome);
         let names: Vec<&str> = of_it.map(|(query, _)| query.as_str_name()).collect();
         (!names.is_empty()).then(|| format!("{reason}: {}\n", names.join(", ")))
     };
-    REASONS.iter().filter_map(line).collect()
+    let mut lines: String = REASONS.iter().filter_map(line).collect();
+    if snapshot.dropped_files() > 0 {
+        lines.push_str(&format!("files that could not be read to their end: {}\n", snapshot.dropped_files()));
+    }
+    lines
+}
+
+/// The queries that the broker's flags do not permit, each with the flag to add where the broker has named it.
+fn not_permitted(snapshot: &Snapshot) -> String {
+    let left_out = snapshot.reports().filter(|(_, report)| report.outcome == Outcome::NotPermitted);
+    let lines: String = left_out
+        .map(|(query, _)| {
+            let reason = in_parentheses(&harmless(snapshot.reason(query).unwrap_or_default(), false));
+            format!("  {}{reason}\n", query.as_str_name())
+        })
+        .collect();
+    if lines.is_empty() { lines } else { format!("not permitted to the broker:\n{lines}") }
 }

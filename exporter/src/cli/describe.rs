@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use keyhole_proto::v1::{DescribeResponse, QueryDescription, Rung, View};
+use keyhole_proto::v1::{AccessLevel, DescribeResponse, QueryDescription, View};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -64,13 +64,17 @@ fn text_of(
     };
     say("version", described.version.clone());
     say("uid", described.uid.to_string());
-    say("rung", format!("{}: {}", rung(described.rung()), gains(described.rung())));
+    let level = described.access_level();
+    say("access level", format!("{}: {}", access_level(level), gains(level)));
     say("/proc", view(described.proc_view()).to_owned());
     say("/sys", view(described.sys_view()).to_owned());
     say("running for", uptime(described.start_time_ms));
     say(
         "reads",
-        format!("{}, of which {} queries outstayed their budget", counters.reads, counters.stuck_queries),
+        format!(
+            "{}, in which {} queries did not end within their timeout",
+            counters.reads, counters.stuck_queries
+        ),
     );
     say(
         "turned away",
@@ -80,12 +84,49 @@ fn text_of(
         ),
     );
 
-    let mut layers = Table::new(&[left("LAYER"), left("IN FORCE"), left("HOW IT WAS CHECKED, OR WHY NOT")]);
+    let mut layers = Table::new(&[
+        left("PROCESS"),
+        left("LAYER"),
+        left("IN FORCE"),
+        left("HOW IT WAS CHECKED, OR WHY NOT"),
+    ]);
+    let mut process = "";
     for layer in &described.layers {
-        layers.row(vec![Cell::plain(&layer.name), yes_no(layer.in_force), Cell::plain(&layer.detail)]);
+        // Each process is named once, in the first of its rows.
+        let name = if layer.process == process { "" } else { &layer.process };
+        process = &layer.process;
+        layers.row(vec![
+            Cell::plain(name),
+            Cell::plain(&layer.name),
+            yes_no(layer.in_force),
+            Cell::plain(&layer.detail),
+        ]);
     }
 
-    let mut table = Table::new(&[left("QUERY"), left("NEEDS"), left("ANSWERED"), left("FILES, AND WHY NOT")]);
+    let mut readers = Table::new(&[
+        left("READER"),
+        left("AVAILABLE"),
+        right("STUCK"),
+        right("DEATHS"),
+        right("KILLED BY SECCOMP"),
+        right("REPLACED"),
+        right("REOPENED"),
+    ]);
+    for reader in &described.readers {
+        let counts =
+            [reader.stuck, reader.deaths, reader.seccomp_kills, reader.replacements, reader.reopenings];
+        let mut row = vec![Cell::plain(&reader.name), yes_no(reader.available)];
+        row.extend(counts.map(|count| Cell::plain(&count.to_string())));
+        readers.row(row);
+    }
+
+    let mut table = Table::new(&[
+        left("QUERY"),
+        left("READER"),
+        left("NEEDS"),
+        left("ANSWERED"),
+        left("FILES, AND WHY NOT"),
+    ]);
     for query in queries {
         let why_not = (!query.reason.is_empty()).then(|| Cell::new(&query.reason, Style::Bad));
         let why_not = match query.stuck {
@@ -97,17 +138,22 @@ fn text_of(
             let mut row = match at {
                 0 => vec![
                     Cell::plain(query.query().as_str_name()),
-                    Cell::plain(rung(query.rung())),
+                    Cell::plain(&query.reader),
+                    Cell::plain(access_level(query.access_level())),
                     yes_no(query.available && !query.stuck),
                 ],
-                _ => vec![Cell::plain(""); 3],
+                _ => vec![Cell::plain(""); 4],
             };
             row.push(cell);
             table.row(row);
         }
     }
-    let blocks =
-        [about.lines(screen, false, None), layers.lines(screen, head, None), table.lines(screen, head, None)];
+    let blocks = [
+        about.lines(screen, false, None),
+        layers.lines(screen, head, None),
+        readers.lines(screen, head, None),
+        table.lines(screen, head, None),
+    ];
     blocks.map(|lines| lines.join("\n") + "\n").join("\n")
 }
 
@@ -116,7 +162,29 @@ fn json_of(described: &DescribeResponse, queries: &[&QueryDescription]) -> Resul
     let layers: Vec<Value> = described
         .layers
         .iter()
-        .map(|layer| json!({ "name": layer.name, "in_force": layer.in_force, "detail": layer.detail }))
+        .map(|layer| {
+            json!({
+                "process": layer.process,
+                "name": layer.name,
+                "in_force": layer.in_force,
+                "detail": layer.detail,
+            })
+        })
+        .collect();
+    let readers: Vec<Value> = described
+        .readers
+        .iter()
+        .map(|reader| {
+            json!({
+                "name": reader.name,
+                "available": reader.available,
+                "stuck": reader.stuck,
+                "deaths": reader.deaths,
+                "seccomp_kills": reader.seccomp_kills,
+                "replacements": reader.replacements,
+                "reopenings": reader.reopenings,
+            })
+        })
         .collect();
     let queries: Vec<Value> = queries
         .iter()
@@ -124,8 +192,10 @@ fn json_of(described: &DescribeResponse, queries: &[&QueryDescription]) -> Resul
             json!({
                 "name": query.query().as_str_name(),
                 "patterns": query.patterns,
-                "rung": rung(query.rung()),
+                "access_level": access_level(query.access_level()),
+                "reader": query.reader,
                 "available": query.available,
+                "outcome": query.outcome().as_str_name(),
                 "reason": query.reason,
                 "stuck": query.stuck,
             })
@@ -134,7 +204,7 @@ fn json_of(described: &DescribeResponse, queries: &[&QueryDescription]) -> Resul
     let object = json!({
         "version": described.version,
         "uid": described.uid,
-        "rung": rung(described.rung()),
+        "access_level": access_level(described.access_level()),
         "proc_view": view(described.proc_view()),
         "sys_view": view(described.sys_view()),
         "start_time_ms": described.start_time_ms,
@@ -145,9 +215,12 @@ fn json_of(described: &DescribeResponse, queries: &[&QueryDescription]) -> Resul
             "reads": counters.reads,
             "limited_requests": counters.limited_requests,
             "stuck_queries": counters.stuck_queries,
-            "lanes_stuck": counters.lanes_stuck,
+            "readers_stuck": counters.readers_stuck,
+            "failed_accepts": counters.failed_accepts,
+            "log_lines_dropped": counters.log_lines_dropped,
         },
         "layers": layers,
+        "readers": readers,
         "queries": queries,
     });
     let text = serde_json::to_string_pretty(&object).map_err(|error| error.to_string())?;
@@ -158,25 +231,29 @@ const fn left(title: &'static str) -> Column {
     Column { title, right: false }
 }
 
+const fn right(title: &'static str) -> Column {
+    Column { title, right: true }
+}
+
 fn yes_no(yes: bool) -> Cell {
     if yes { Cell::new("yes", Style::Good) } else { Cell::new("no", Style::Bad) }
 }
 
-fn rung(rung: Rung) -> &'static str {
-    match rung {
-        Rung::Own => "own",
-        Rung::Host => "host",
-        Rung::RootFiles => "root-files",
-        Rung::Unspecified => "unknown",
+fn access_level(level: AccessLevel) -> &'static str {
+    match level {
+        AccessLevel::Minimal => "minimal",
+        AccessLevel::Host => "host",
+        AccessLevel::Root => "root",
+        AccessLevel::Unspecified => "unknown",
     }
 }
 
-fn gains(rung: Rung) -> &'static str {
-    match rung {
-        Rung::Own => "no host mount; what is the same in every container",
-        Rung::Host => "the host's /proc and /sys, as an ordinary uid",
-        Rung::RootFiles => "the host's /proc and /sys, also what only uid 0 may read",
-        Rung::Unspecified => "the broker is newer than this program",
+fn gains(level: AccessLevel) -> &'static str {
+    match level {
+        AccessLevel::Minimal => "no host mount; what is the same in every container",
+        AccessLevel::Host => "the host's /proc and /sys, as an ordinary uid",
+        AccessLevel::Root => "the host's /proc and /sys, also what only uid 0 may read",
+        AccessLevel::Unspecified => "the broker is newer than this program",
     }
 }
 

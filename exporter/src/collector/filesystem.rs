@@ -150,7 +150,11 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     if snapshot.report(Query::Mounts).is_some_and(|report| report.outcome == Outcome::ContainerView) {
         return match give_anchors(context, out) {
             true => Ok(()),
-            false => Err(CollectError::Query { query: "MOUNTS", outcome: "CONTAINER_VIEW" }),
+            false => Err(CollectError::Query {
+                query: "MOUNTS",
+                outcome: "CONTAINER_VIEW",
+                reason: String::new(),
+            }),
         };
     }
     context.require(PATH)?;

@@ -205,12 +205,14 @@ pub enum CollectError {
         item: String,
     },
     /// A query that the collector needs did not end well.
-    #[error("query {query}: {outcome}")]
+    #[error("query {query}: {outcome}{}", in_parentheses(.reason))]
     Query {
         /// The query's name in the contract.
         query: &'static str,
         /// How it ended.
         outcome: &'static str,
+        /// Why, in the broker's words; may be empty.
+        reason: String,
     },
     /// A system call of the exporter itself was refused.
     #[error("{call}: errno {errno}")]
@@ -220,6 +222,11 @@ pub enum CollectError {
         /// Why.
         errno: i32,
     },
+}
+
+/// What follows a statement, with a space before it; nothing when it is empty.
+pub(crate) fn in_parentheses(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
 }
 
 impl CollectError {
@@ -373,6 +380,7 @@ fn answered(snapshot: &Snapshot, query: Query) -> Result<(), CollectError> {
         _ => Err(CollectError::Query {
             query: short(query.as_str_name(), "QUERY_"),
             outcome: short(outcome.as_str_name(), "OUTCOME_"),
+            reason: snapshot.reason(query).unwrap_or_default().to_owned(),
         }),
     }
 }
@@ -604,5 +612,46 @@ mod tests {
         assert_eq!(failed_query(&loadavg::COLLECTOR, &snapshot).unwrap().to_string(), "query LOADAVG: STUCK");
         snapshot.set_report(Query::Loadavg, report(Outcome::Absent));
         assert_eq!(failed_query(&loadavg::COLLECTOR, &snapshot), None);
+        snapshot.set_report(Query::Tcp, report(Outcome::NotPermitted));
+        snapshot.set_reason(Query::Tcp, "--queries=default leaves it out: add +tcp");
+        assert_eq!(
+            failed_query(&tcpstat::COLLECTOR, &snapshot).unwrap().to_string(),
+            "query TCP: NOT_PERMITTED (--queries=default leaves it out: add +tcp)"
+        );
+    }
+
+    /// The queries of a scrape of the collectors that are on by default, with no flag given.
+    fn default_queries() -> Vec<Query> {
+        let options = crate::cli::flags::parse([]).unwrap().0;
+        queries(&crate::scrape::enabled(&options), &options)
+    }
+
+    #[test]
+    fn a_scrape_with_no_flag_given_asks_for_the_default_rows_of_the_policy_and_no_other() {
+        let rows = keyhole_policy::TABLE.iter().filter(|row| row.default).map(|row| row.query);
+        let names = |queries: &mut dyn Iterator<Item = Query>| {
+            let mut names: Vec<&str> = queries.map(|query| query.as_str_name()).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(names(&mut default_queries().into_iter()), names(&mut rows.into_iter()));
+    }
+
+    #[test]
+    fn a_default_deployment_cannot_be_asked_for_tcp_sockets_routes_mountstats_or_processes() {
+        let withheld = [
+            Query::Tcp,
+            Query::Routes,
+            Query::MountStats,
+            Query::Processes,
+            Query::ProcessDetails,
+            Query::Threads,
+        ];
+        for query in withheld {
+            assert!(!keyhole_policy::row(query).unwrap().default, "{}", query.as_str_name());
+        }
+        for row in keyhole_policy::TABLE.iter().filter(|row| row.default) {
+            assert_ne!(row.class, keyhole_policy::Class::Processes, "{}", row.query.as_str_name());
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use keyhole_proto::v1::{DescribeResponse, Outcome, Rung, View};
+use keyhole_proto::v1::{DescribeResponse, Outcome, ReaderClass, View};
 
+use super::process;
 use crate::exposition::{Exposition, Family, Kind};
 use crate::snapshot::Snapshot;
 
@@ -19,7 +20,17 @@ pub const FAMILIES: &[Family] = &[
     OUTCOME,
     DURATION,
     BYTES,
-    LANES_STUCK,
+    DROPPED_FILES,
+    READERS_STUCK,
+    READER_AVAILABLE,
+    READER_STUCK,
+    READER_DEATHS,
+    READER_SECCOMP_KILLS,
+    READER_REPLACEMENTS,
+    READER_REOPENINGS,
+    READER_CPU,
+    READER_MEMORY,
+    LOG_LINES_DROPPED,
     CONNECTIONS,
     REFUSED,
     LATE,
@@ -41,14 +52,14 @@ const UP: Family = Family {
 };
 const INFO: Family = Family {
     name: "keyhole_broker_info",
-    help: "Always 1; its labels tell the broker's version, rung of privilege, uid, and whose proc and sys it reads.",
-    labels: &["version", "rung", "proc_view", "sys_view", "uid"],
+    help: "Always 1; its labels are the broker's version, access level, uid, and whose proc and sys it reads.",
+    labels: &["version", "access_level", "proc_view", "sys_view", "uid"],
     ..UP
 };
 const LAYER: Family = Family {
     name: "keyhole_broker_sandbox_layer",
-    help: "Whether a layer of the broker's sandbox is in force.",
-    labels: &["layer"],
+    help: "Whether a layer of the sandbox of a process on the broker's side is in force: of the broker, of the zygote, or of the readers of a class.",
+    labels: &["process", "layer"],
     ..UP
 };
 const START: Family = Family {
@@ -91,10 +102,62 @@ const BYTES: Family = Family {
     help: "Bytes of kernel files that a query of this scrape gave; with --scrape.detail.",
     ..DURATION
 };
-const LANES_STUCK: Family = Family {
-    name: "keyhole_broker_lanes_stuck",
-    help: "Reader threads of the broker that have not returned from the kernel.",
+const DROPPED_FILES: Family = Family {
+    name: "keyhole_read_dropped_files",
+    help: "Kernel files of this scrape that could not be read to their end, of which nothing was used.",
+    ..READ_DURATION
+};
+const READERS_STUCK: Family = Family {
+    name: "keyhole_broker_readers_stuck",
+    help: "Readers of all classes that have not returned from the kernel.",
     ..UP
+};
+const READER_AVAILABLE: Family = Family {
+    name: "keyhole_broker_reader_available",
+    help: "Whether a reader of this class can be asked.",
+    labels: &["reader"],
+    ..UP
+};
+const READER_STUCK: Family = Family {
+    name: "keyhole_broker_reader_stuck",
+    help: "Readers of this class that have not returned from the kernel.",
+    ..READER_AVAILABLE
+};
+const READER_DEATHS: Family = Family {
+    name: "keyhole_broker_reader_deaths_total",
+    help: "Readers of this class that ended without being asked to.",
+    kind: Kind::Counter,
+    ..READER_AVAILABLE
+};
+const READER_SECCOMP_KILLS: Family = Family {
+    name: "keyhole_broker_reader_seccomp_kills_total",
+    help: "Readers of this class that seccomp killed for a system call that a reader never makes.",
+    ..READER_DEATHS
+};
+const READER_REPLACEMENTS: Family = Family {
+    name: "keyhole_broker_reader_replacements_total",
+    help: "Readers of this class that were started in the place of one that was stuck or dead.",
+    ..READER_DEATHS
+};
+const READER_REOPENINGS: Family = Family {
+    name: "keyhole_broker_reader_reopenings_total",
+    help: "Readers of this class that were started because a file that was absent had appeared.",
+    ..READER_DEATHS
+};
+const READER_CPU: Family = Family {
+    name: "keyhole_broker_reader_cpu_seconds_total",
+    help: "CPU time of the current reader of this class, at most a minute old; restarts at 0 when the reader is replaced.",
+    ..READER_DEATHS
+};
+const READER_MEMORY: Family = Family {
+    name: "keyhole_broker_reader_resident_memory_bytes",
+    help: "Memory of the current reader of this class that is in RAM, at most a minute old.",
+    ..READER_AVAILABLE
+};
+const LOG_LINES_DROPPED: Family = Family {
+    name: "keyhole_broker_log_lines_dropped_total",
+    help: "Lines that the broker's log had no room for.",
+    ..CONNECTIONS
 };
 const CONNECTIONS: Family = Family {
     name: "keyhole_broker_connections_total",
@@ -114,7 +177,7 @@ const LATE: Family = Family {
 };
 const FAILED_ACCEPTS: Family = Family {
     name: "keyhole_broker_failed_accepts_total",
-    help: "Times that the broker could not accept a connection, for want of descriptors or memory.",
+    help: "Times that the broker could not accept a connection, without descriptors or memory for it.",
     ..CONNECTIONS
 };
 const READS: Family =
@@ -126,7 +189,7 @@ const LIMITED: Family = Family {
 };
 const STUCK: Family = Family {
     name: "keyhole_broker_stuck_queries_total",
-    help: "Times that a query outstayed its budget in the broker.",
+    help: "Times that a query did not end within its timeout in the broker.",
     ..CONNECTIONS
 };
 
@@ -155,6 +218,7 @@ pub fn add_queries(snapshot: &Snapshot, detail: bool, out: &mut Exposition) {
     }
     out.add(&READ_DURATION, &[], elapsed_ns as f64 / 1e9);
     out.add(&READ_BYTES, &[], bytes);
+    out.add(&DROPPED_FILES, &[], snapshot.dropped_files());
 }
 
 /// Adds what the broker says of itself; none when it did not answer.
@@ -162,10 +226,9 @@ pub fn add_description(description: Option<&DescribeResponse>, out: &mut Exposit
     out.add(&UP, &[], description.is_some());
     let Some(broker) = description else { return };
     let view = |view: View| word(view.as_str_name(), "VIEW_");
-    let rung = Rung::try_from(broker.rung).unwrap_or_default();
     let labels = [
         broker.version.clone(),
-        word(rung.as_str_name(), "RUNG_"),
+        word(broker.access_level().as_str_name(), "ACCESS_LEVEL_"),
         view(broker.proc_view()),
         view(broker.sys_view()),
         broker.uid.to_string(),
@@ -173,8 +236,9 @@ pub fn add_description(description: Option<&DescribeResponse>, out: &mut Exposit
     out.add(&INFO, &labels.each_ref().map(|label| label.as_bytes()), true);
     out.add(&START, &[], broker.start_time_ms as f64 / 1e3);
     for layer in &broker.layers {
-        out.add(&LAYER, &[layer.name.as_bytes()], layer.in_force);
+        out.add(&LAYER, &[layer.process.as_bytes(), layer.name.as_bytes()], layer.in_force);
     }
+    broker.readers.iter().for_each(|reader| add_reader(reader, out));
     if let Some(counters) = &broker.counters {
         for (family, count) in [
             (&CONNECTIONS, counters.connections),
@@ -184,10 +248,29 @@ pub fn add_description(description: Option<&DescribeResponse>, out: &mut Exposit
             (&READS, counters.reads),
             (&LIMITED, counters.limited_requests),
             (&STUCK, counters.stuck_queries),
-            (&LANES_STUCK, counters.lanes_stuck),
+            (&READERS_STUCK, counters.readers_stuck),
+            (&LOG_LINES_DROPPED, counters.log_lines_dropped),
         ] {
             out.add(family, &[], count);
         }
+    }
+}
+
+fn add_reader(reader: &ReaderClass, out: &mut Exposition) {
+    let class = [reader.name.as_bytes()];
+    out.add(&READER_AVAILABLE, &class, reader.available);
+    for (family, count) in [
+        (&READER_STUCK, reader.stuck),
+        (&READER_DEATHS, reader.deaths),
+        (&READER_SECCOMP_KILLS, reader.seccomp_kills),
+        (&READER_REPLACEMENTS, reader.replacements),
+        (&READER_REOPENINGS, reader.reopenings),
+    ] {
+        out.add(family, &class, count);
+    }
+    if let Some(usage) = process::usage(&reader.stat) {
+        out.add(&READER_CPU, &class, usage.cpu_seconds);
+        out.add(&READER_MEMORY, &class, usage.resident_bytes);
     }
 }
 
@@ -200,7 +283,7 @@ pub fn word(name: &str, prefix: &str) -> String {
 mod tests {
     use super::*;
     use crate::snapshot::Report;
-    use keyhole_proto::v1::{Counters, Layer, Query};
+    use keyhole_proto::v1::{AccessLevel, Counters, Layer, Query};
 
     /// The samples of a scrape whose queries ended so, without HELP and TYPE lines.
     fn told(queries: &[(Query, Outcome)], detail: bool) -> Vec<String> {
@@ -214,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_that_fare_well_are_summed_up_and_each_other_is_told() {
+    fn queries_that_succeed_are_summed_up_and_each_other_is_reported() {
         let well = [(Query::Stat, Outcome::Ok), (Query::Loadavg, Outcome::Ok), (Query::Nfs, Outcome::Absent)];
         let ill =
             [Outcome::Denied, Outcome::TimedOut, Outcome::Stuck, Outcome::Truncated, Outcome::ContainerView];
@@ -235,9 +318,13 @@ mod tests {
         ] {
             assert!(lines.iter().any(|l| l == line), "{line} is missing in {lines:#?}");
         }
-        assert_eq!(lines.len(), 7 + 5 + 2, "{lines:#?}");
-        let without =
-            ["keyhole_queries{outcome=\"ok\"} 0", "keyhole_read_bytes 0", "keyhole_read_duration_seconds 0"];
+        assert_eq!(lines.len(), 7 + 5 + 3, "{lines:#?}");
+        let without = [
+            "keyhole_queries{outcome=\"ok\"} 0",
+            "keyhole_read_bytes 0",
+            "keyhole_read_dropped_files 0",
+            "keyhole_read_duration_seconds 0",
+        ];
         assert_eq!(told(&[], false), without);
     }
 
@@ -256,18 +343,60 @@ mod tests {
         }
     }
 
+    fn layer(process: &str, name: &str, in_force: bool) -> Layer {
+        Layer { name: name.into(), in_force, detail: String::new(), process: process.into() }
+    }
+
+    #[test]
+    fn each_class_of_readers_has_its_counts_and_the_usage_that_is_known() {
+        let page = rustix::param::page_size() as u64;
+        let second = rustix::param::clock_ticks_per_second();
+        let fields = "S 1 2 3 4 5 6 7 8 9 10";
+        let stat = format!("7 (keyhole-reader) {fields} {second} {second} 0 0 20 0 1 0 900 4096 3 0\n");
+        let procfs = ReaderClass {
+            name: "procfs".into(),
+            available: true,
+            deaths: 2,
+            seccomp_kills: 1,
+            replacements: 3,
+            reopenings: 4,
+            stuck: 0,
+            stat: stat.into_bytes(),
+        };
+        let mounts = ReaderClass { name: "mounts".into(), stuck: 4, ..Default::default() };
+        let mut out = Exposition::new();
+        let broker = DescribeResponse { readers: vec![procfs, mounts], ..Default::default() };
+        add_description(Some(&broker), &mut out);
+        let text = out.to_text();
+        for line in [
+            "keyhole_broker_reader_available{reader=\"procfs\"} 1",
+            "keyhole_broker_reader_available{reader=\"mounts\"} 0",
+            "keyhole_broker_reader_stuck{reader=\"mounts\"} 4",
+            "keyhole_broker_reader_deaths_total{reader=\"procfs\"} 2",
+            "keyhole_broker_reader_seccomp_kills_total{reader=\"procfs\"} 1",
+            "keyhole_broker_reader_replacements_total{reader=\"procfs\"} 3",
+            "keyhole_broker_reader_reopenings_total{reader=\"procfs\"} 4",
+            "keyhole_broker_reader_cpu_seconds_total{reader=\"procfs\"} 2",
+            &format!("keyhole_broker_reader_resident_memory_bytes{{reader=\"procfs\"}} {}", 3 * page),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in {text}");
+        }
+        assert!(
+            !text.contains("cpu_seconds_total{reader=\"mounts\"}"),
+            "its reader has reported nothing: {text}"
+        );
+        assert!(!text.contains("resident_memory_bytes{reader=\"mounts\"}"), "{text}");
+    }
+
     #[test]
     fn a_broker_that_answered_is_described_and_an_absent_one_is_down() {
         let mut out = Exposition::new();
         let broker = DescribeResponse {
             version: "1.2".into(),
             uid: 64646,
-            rung: Rung::Host.into(),
+            access_level: AccessLevel::Host.into(),
             proc_view: View::Host.into(),
-            layers: vec![
-                Layer { name: "landlock".into(), in_force: false, detail: String::new() },
-                Layer { name: "seccomp".into(), in_force: true, detail: String::new() },
-            ],
+            layers: vec![layer("broker", "landlock", false), layer("reader-procfs", "seccomp", true)],
             counters: Some(Counters {
                 connections: 2,
                 refused_peers: 3,
@@ -275,8 +404,9 @@ mod tests {
                 reads: 5,
                 limited_requests: 6,
                 stuck_queries: 7,
-                lanes_stuck: 8,
+                readers_stuck: 8,
                 failed_accepts: 9,
+                log_lines_dropped: 10,
             }),
             ..Default::default()
         };
@@ -284,16 +414,17 @@ mod tests {
         let text = out.to_text();
         for line in [
             "keyhole_broker_up 1",
-            "keyhole_broker_info{version=\"1.2\",rung=\"host\",proc_view=\"host\",sys_view=\"unspecified\",uid=\"64646\"} 1",
-            "keyhole_broker_sandbox_layer{layer=\"landlock\"} 0",
-            "keyhole_broker_sandbox_layer{layer=\"seccomp\"} 1",
+            "keyhole_broker_info{version=\"1.2\",access_level=\"host\",proc_view=\"host\",sys_view=\"unspecified\",uid=\"64646\"} 1",
+            "keyhole_broker_sandbox_layer{process=\"broker\",layer=\"landlock\"} 0",
+            "keyhole_broker_sandbox_layer{process=\"reader-procfs\",layer=\"seccomp\"} 1",
             "keyhole_broker_connections_total 2",
             "keyhole_broker_refused_peers_total 3",
             "keyhole_broker_late_handshakes_total 4",
             "keyhole_broker_reads_total 5",
             "keyhole_broker_limited_requests_total 6",
             "keyhole_broker_stuck_queries_total 7",
-            "keyhole_broker_lanes_stuck 8",
+            "keyhole_broker_readers_stuck 8",
+            "keyhole_broker_log_lines_dropped_total 10",
             "keyhole_broker_failed_accepts_total 9",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in {text}");

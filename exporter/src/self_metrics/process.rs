@@ -113,9 +113,10 @@ impl Process {
     /// Adds what can be known now.
     pub fn add(&self, out: &mut Exposition) {
         if let Some(stat) = self.stat() {
-            out.add(&CPU, &[], stat.cpu_ticks as f64 / ticks_per_second());
+            let usage = stat.usage();
+            out.add(&CPU, &[], usage.cpu_seconds);
             out.add(&VIRTUAL, &[], stat.virtual_bytes);
-            out.add(&RESIDENT, &[], stat.resident_pages.saturating_mul(rustix::param::page_size() as u64));
+            out.add(&RESIDENT, &[], usage.resident_bytes);
         }
         if let Some(started) = self.started {
             out.add(&START, &[], started);
@@ -136,6 +137,29 @@ impl Process {
 
     fn stat(&self) -> Option<Stat> {
         parse_stat(&read(self.stat.as_ref()?)?)
+    }
+}
+
+/// What a process uses, by the text of its `/proc/self/stat`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Usage {
+    /// In user and system mode.
+    pub(super) cpu_seconds: f64,
+    /// In RAM.
+    pub(super) resident_bytes: u64,
+}
+
+/// The usage in the text of a `/proc/self/stat`; none when it is empty or not as the kernel writes it.
+pub(super) fn usage(stat: &[u8]) -> Option<Usage> {
+    parse_stat(stat).map(|stat| stat.usage())
+}
+
+impl Stat {
+    fn usage(&self) -> Usage {
+        Usage {
+            cpu_seconds: self.cpu_ticks as f64 / ticks_per_second(),
+            resident_bytes: self.resident_pages.saturating_mul(rustix::param::page_size() as u64),
+        }
     }
 }
 
@@ -252,6 +276,12 @@ mod tests {
     }
 
     #[test]
+    fn a_stat_that_is_empty_or_cut_has_no_usage() {
+        assert_eq!(usage(b""), None);
+        assert_eq!(usage(b"7 (a) R 1 2 3 4 5 6 7 8 9 10 21"), None);
+    }
+
+    #[test]
     fn octets_are_found_by_name() {
         let text = b"TcpExt: A\nTcpExt: 1\nIpExt: InNoRoutes InOctets OutOctets New\nIpExt: 0 70 80 9\n";
         assert_eq!(ip_octets(text), Some((70, 80)));
@@ -261,7 +291,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_survived(text in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (parse_stat(&text), ip_octets(&text));
+            let _ = (parse_stat(&text), usage(&text), ip_octets(&text));
         }
     }
 }

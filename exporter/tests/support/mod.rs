@@ -33,7 +33,7 @@ pub struct Script {
     pub files: Vec<(Query, &'static str, Vec<u8>)>,
     /// Queries that end otherwise than well.
     pub outcomes: Vec<(Query, Outcome)>,
-    /// How long a read takes before its first part.
+    /// How long a read takes before its first chunk.
     pub delay: Duration,
     /// A query that never ends.
     pub hangs_at: Option<Query>,
@@ -77,13 +77,13 @@ struct Service {
     calls: Arc<Calls>,
 }
 
-type Parts = Pin<Box<dyn tokio_stream::Stream<Item = Result<Encoded, Status>> + Send>>;
+type Chunks = Pin<Box<dyn tokio_stream::Stream<Item = Result<Encoded, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Broker for Service {
-    type ReadStream = Parts;
+    type ReadStream = Chunks;
 
-    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Parts>, Status> {
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Chunks>, Status> {
         let before = self.calls.reads.fetch_add(1, Ordering::SeqCst);
         let queries: Vec<Query> = request.get_ref().queries().collect();
         *self.calls.asked.lock().unwrap() = queries.clone();
@@ -99,7 +99,7 @@ impl Broker for Service {
                 if script.hangs_at == Some(query) {
                     std::future::pending::<()>().await;
                 }
-                let answer = Encoded(answer(&script, query).encode_to_vec());
+                let answer = Encoded(answer(&script, query).encode_to_vec().into());
                 if sender.send(Ok(answer)).await.is_err() {
                     return;
                 }
@@ -117,7 +117,12 @@ impl Broker for Service {
         Ok(Response::new(DescribeResponse {
             version: "fake".into(),
             start_time_ms: self.script.start_time_ms,
-            layers: vec![v1::Layer { name: "seccomp".into(), in_force: true, detail: String::new() }],
+            layers: vec![v1::Layer {
+                name: "seccomp".into(),
+                in_force: true,
+                detail: String::new(),
+                process: "broker".into(),
+            }],
             counters: Some(v1::Counters { reads: 7, ..Default::default() }),
             ..Default::default()
         }))

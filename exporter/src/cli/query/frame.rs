@@ -10,7 +10,7 @@ use super::choice::{Choice, Format};
 use super::rates::Rates;
 use super::table::{Cell, Column, Table};
 use super::{json, raw, tell};
-use crate::collector::{self, CollectError, Context, Own, Run};
+use crate::collector::{self, CollectError, Context, Own, Run, in_parentheses};
 use crate::exposition::{Exposition, Kind, Series};
 use crate::options::Options;
 use crate::snapshot::Snapshot;
@@ -66,7 +66,7 @@ impl Frame {
             rates,
             shown,
             failures: if raw { unanswered(choice, snapshot) } else { failed(&runs) },
-            notes: notes(choice, &runs),
+            notes: notes(choice, snapshot, &runs),
             out,
             runs,
             node_name: own.node_name.clone(),
@@ -197,13 +197,26 @@ fn failed(runs: &[Run]) -> Vec<String> {
     runs.iter().filter_map(failure).collect()
 }
 
-fn notes(choice: &Choice, runs: &[Run]) -> Vec<String> {
-    let mut notes = Vec::new();
+fn notes(choice: &Choice, snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
+    let mut notes = left_out(choice, snapshot);
     for run in runs {
         let error = run.result.as_ref().err().filter(|error| choice.named && is_no_data(error));
         notes.extend(error.map(|error| format!("{}: {error}", run.name)));
         if let Some(first) = &run.tally.first_skipped {
             notes.push(format!("{}: {} items could not be read: {first}, ...", run.name, run.tally.skipped));
+        }
+    }
+    notes
+}
+
+/// Queries that would add to the chosen collectors, and that the broker's `--queries` leaves out.
+fn left_out(choice: &Choice, snapshot: &Snapshot) -> Vec<String> {
+    let mut notes = Vec::new();
+    for collector in choice.collectors.iter().filter(|_| choice.named) {
+        for query in collector.optional.iter().filter(|query| choice.queries.contains(query)) {
+            notes.extend(snapshot.left_out(*query).map(|reason| {
+                format!("{}: without {}{}", collector.name, query.as_str_name(), in_parentheses(reason))
+            }));
         }
     }
     notes
@@ -215,7 +228,10 @@ fn unanswered(choice: &Choice, snapshot: &Snapshot) -> Vec<String> {
     let needed = |query: &Query| choice.collectors.iter().any(|collector| collector.queries.contains(query));
     let failure = |(query, outcome): (Query, Outcome)| match outcome {
         Outcome::Ok | Outcome::Absent => None,
-        outcome => Some(format!("{}: {}", query.as_str_name(), outcome.as_str_name())),
+        outcome => {
+            let reason = in_parentheses(snapshot.reason(query).unwrap_or_default());
+            Some(format!("{}: {}{reason}", query.as_str_name(), outcome.as_str_name()))
+        }
     };
     let reports = snapshot.reports().map(|(query, report)| (query, report.outcome));
     reports.filter(|(query, _)| needed(query)).filter_map(failure).collect()

@@ -13,6 +13,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use keyhole_proto::v1::DescribeResponse;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 pub(super) use self::choice::{Choice, Format};
@@ -78,7 +80,7 @@ async fn of_broker(choice: Choice, options: &Options) -> Result<(), Failure> {
     let broker = BrokerClient::new(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let own = OwnSource::new(options).with_process_groups(ProcessGroups::new(options)?);
     seal(&own, PathBuf::new(), broker.socket().into())?;
-    let asked = Asked { choice, options, broker, own, screen };
+    let asked = Asked { choice, options, broker, own, screen, description: OnceCell::new() };
     match asked.choice.interval {
         Some(interval) => watch::run(&asked, interval, &mut stops).await,
         None => {
@@ -113,6 +115,8 @@ struct Asked<'o> {
     broker: BrokerClient,
     own: OwnSource,
     screen: Screen,
+    /// What the broker said of itself, once a query was found that it does not answer.
+    description: OnceCell<DescribeResponse>,
 }
 
 impl Asked<'_> {
@@ -120,7 +124,14 @@ impl Asked<'_> {
     async fn frame(&self, rates: &mut Rates) -> Result<Frame, String> {
         let deadline = Instant::now() + self.options.duration("scrape.timeout").max(Duration::from_millis(1));
         let read = self.broker.read(&self.choice.queries, deadline).await;
-        let snapshot = read.map_err(|error| error.to_string())?;
+        let mut snapshot = read.map_err(|error| error.to_string())?;
+        if snapshot.needs_explanation() {
+            let describe = || self.broker.describe(deadline);
+            // Without it the outcome is shown all the same, and the reason is not.
+            if let Ok(description) = self.description.get_or_try_init(describe).await {
+                snapshot.explain(description);
+            }
+        }
         Ok(Frame::new(&self.choice, &snapshot, self.options, &self.own.now(), Some(rates)))
     }
 }

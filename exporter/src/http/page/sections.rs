@@ -1,6 +1,6 @@
 //! The parts of the page, from top to bottom.
 
-use keyhole_proto::v1::{DescribeResponse, QueryDescription, Rung, View};
+use keyhole_proto::v1::{self, AccessLevel, DescribeResponse, QueryDescription, ReaderClass, View};
 use maud::{Markup, html};
 use tokio::time::Instant;
 
@@ -17,7 +17,8 @@ use crate::self_metrics::broker::word;
 /// Characters of a name of the broker's or the host's.
 const NAME: usize = 60;
 /// What is shown of a broker's lists, however long they are.
-const LAYERS: usize = 24;
+const LAYERS: usize = 96;
+const READERS: usize = 12;
 const QUERIES: usize = 250;
 
 /// Whether the broker answers, and the state of all in one glance.
@@ -26,10 +27,13 @@ pub(super) fn status(facts: &Facts<'_>) -> Markup {
     let failing = facts.kept.collectors.values().filter(|last| last.standing == Standing::Failed).count();
     let own = facts.scraper.layers().iter().filter(|layer| !layer.in_force).count();
     let brokers = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.layers);
+    let readers = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.readers);
+    let unavailable = readers.iter().filter(|reader| !reader.available).count();
+    let killed = readers.iter().filter(|reader| reader.seccomp_kills > 0).count();
     let missing = own + brokers.iter().filter(|layer| !layer.in_force).count();
     let (class, title) = match &known.error {
         Some(error) => ("bad", trouble(error).0),
-        None if failing + missing > 0 => ("fair", "The broker answers"),
+        None if failing + missing + unavailable + killed > 0 => ("fair", "The broker answers"),
         None => ("good", "The broker answers"),
     };
     html! {
@@ -49,9 +53,16 @@ pub(super) fn status(facts: &Facts<'_>) -> Markup {
             @if missing > 0 {
                 p { (words::of(missing, "sandbox layer")) " not in force: " a href="#sandbox" { "which, and why" } "." }
             }
+            @if unavailable > 0 {
+                p { (words::of(unavailable, "reader")) " unavailable: " a href="#readers" { "which" } "." }
+            }
+            @if killed > 0 {
+                p { "Seccomp has killed readers: " a href="#readers" { "of which class" } ". Treat it as an attack until the broker's log has \
+                    explained it." }
+            }
             dl {
                 @if let Some((broker, _)) = &known.answer {
-                    (fact("Rung", &rung_word(rung(broker))))
+                    (fact("Access level", &level_word(broker.access_level())))
                     (fact("/proc", &view_word(broker.proc_view())))
                     (fact("/sys", &view_word(broker.sys_view())))
                     (fact("Broker", &format!("{}, uid {}", words::clean(&broker.version, 24), broker.uid)))
@@ -81,7 +92,7 @@ fn trouble(error: &BrokerError) -> (&'static str, String) {
         BrokerError::Unreachable { .. } | BrokerError::Address { .. } => (
             "The broker is down",
             "Until it is back every scrape is answered 503. See that its container runs, and that both containers \
-             mount the folder of its socket; its log says why it ended."
+             mount the directory of its socket; its log says why it ended."
                 .into(),
         ),
         BrokerError::Deadline => (
@@ -134,7 +145,7 @@ pub(super) fn cost(kept: &Kept) -> Markup {
     }
 }
 
-/// The rungs, and each query that cannot be answered, by its reason.
+/// The access levels, and each query that cannot be answered, by its reason.
 pub(super) fn view(known: &Known) -> Markup {
     let Some((broker, _)) = &known.answer else {
         return html! {
@@ -147,21 +158,21 @@ pub(super) fn view(known: &Known) -> Markup {
     let queries: Vec<&QueryDescription> = broker.queries.iter().take(QUERIES).collect();
     let available = queries.iter().filter(|query| query.available).count();
     let stuck: Vec<_> = queries.iter().filter(|query| query.stuck).map(|query| name(query)).collect();
-    let here = rung(broker);
+    let here = broker.access_level();
     html! {
         section aria-labelledby="view" {
             h2 id="view" { "What this node shows" }
             p { "The broker can answer " b { (available) " of " (queries.len()) } " fixed queries here. Which ones is a \
-                matter of its rung, of its flags, and of this kernel." }
+                matter of its access level, of its flags, and of this kernel." }
             div.scroll {
-                table.rungs {
-                    caption { "Rungs of privilege" }
-                    thead { tr { th scope="col" { "Rung" } th scope="col" { "Shows" } th.number scope="col" { "Answered" } } }
+                table.levels {
+                    caption { "Access levels" }
+                    thead { tr { th scope="col" { "Access level" } th scope="col" { "Shows" } th.number scope="col" { "Answered" } } }
                     tbody {
-                        @for (of, shows) in RUNGS {
-                            @let needing = || queries.iter().filter(|query| query.rung() == of);
-                            tr aria-current=[(of == here).then_some("true")] {
-                                th scope="row" { (rung_word(of)) @if of == here { " " span.tag { "here" } } }
+                        @for (level, shows) in LEVELS {
+                            @let needing = || queries.iter().filter(|query| query.access_level() == level);
+                            tr aria-current=[(level == here).then_some("true")] {
+                                th scope="row" { (level_word(level)) @if level == here { " " span.tag { "here" } } }
                                 td { (shows) }
                                 td.number {
                                     @match needing().count() {
@@ -200,59 +211,134 @@ pub(super) fn view(known: &Known) -> Markup {
     }
 }
 
-const RUNGS: [(Rung, &str); 3] = [
-    (Rung::Own, "What is the same in every container: CPU, memory, disks, pressure, sensors. No host mount."),
+const LEVELS: [(AccessLevel, &str); 3] = [
     (
-        Rung::Host,
+        AccessLevel::Minimal,
+        "What is the same in every container: CPU, memory, disks, pressure, sensors. No host mount.",
+    ),
+    (
+        AccessLevel::Host,
         "The host's network, file systems and control groups as well, by its /proc and /sys, read-only.",
     ),
-    (Rung::RootFiles, "The few files that only uid 0 may read, still without a capability."),
+    (AccessLevel::Root, "The few files that only uid 0 may read, still without a capability."),
 ];
 
 fn chips(names: &[String]) -> Markup {
     html! { ul.chips { @for name in names { li { (name) } } } }
 }
 
-/// The sandbox layers of both programs.
-pub(super) fn sandbox(known: &Known, own: &[Layer]) -> Markup {
-    type Cell = (bool, String);
-    let mut layers: Vec<(String, Option<Cell>, Option<Cell>)> = Vec::new();
-    let broker = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.layers);
-    for layer in broker.iter().take(LAYERS) {
-        let cell = (layer.in_force, words::clean(&layer.detail, TEXT));
-        layers.push((words::clean(&layer.name, NAME), Some(cell), None));
-    }
-    for layer in own {
-        let cell = Some((layer.in_force, words::clean(&layer.detail, TEXT)));
-        match layers.iter_mut().find(|(name, _, exporter)| name == layer.name && exporter.is_none()) {
-            Some((_, _, exporter)) => *exporter = cell,
-            None => layers.push((layer.name.to_owned(), None, cell)),
-        }
-    }
-    let cell = |cell: &Option<Cell>| {
+/// The readers of each class: whether they can be asked, and what became of them.
+pub(super) fn readers(known: &Known) -> Markup {
+    let readers = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.readers);
+    let count = |count: u64| html! { td.number { (words::count(count)) } };
+    let state = |reader: &ReaderClass| {
         html! {
             td {
-                @match cell {
-                    Some((true, detail)) => { span.yes { "in force" } " " small { (detail) } }
-                    Some((false, detail)) => { span.no { "missing" } " " small { (detail) } }
-                    None => span.none { "–" }
+                @if reader.available { span.yes { "available" } } @else { span.no { "unavailable" } }
+                @if reader.seccomp_kills > 0 {
+                    " " small { (words::count(reader.seccomp_kills)) " killed by seccomp" }
                 }
             }
         }
     };
     html! {
+        section aria-labelledby="readers" {
+            h2 id="readers" { "Readers" }
+            @if readers.is_empty() {
+                p.none { "Not known until the broker answers." }
+            } @else {
+                p { "Processes that read kernel files for the broker, one class for each kind of file. One that does not \
+                    return from the kernel is replaced; one that makes a system call that it must not is killed." }
+                div.scroll {
+                    table.readers {
+                        caption { "Readers by class" }
+                        thead {
+                            tr {
+                                th scope="col" { "Class" }
+                                th scope="col" { "State" }
+                                @for title in ["Stuck", "Deaths", "Replaced", "Reopened"] {
+                                    th.number scope="col" { (title) }
+                                }
+                            }
+                        }
+                        tbody {
+                            @for reader in readers.iter().take(READERS) {
+                                tr {
+                                    th scope="row" { (words::clean(&reader.name, NAME)) }
+                                    (state(reader))
+                                    (count(reader.stuck))
+                                    (count(reader.deaths))
+                                    (count(reader.replacements))
+                                    (count(reader.reopenings))
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A layer as it is shown: its name, whether it is in force, and the details.
+type Row = (String, bool, String);
+
+/// The layers of every process, in the order of the broker's answer; processes with the same layers are one.
+fn layers_by_process(broker: &[v1::Layer], own: &[Layer]) -> Vec<(Vec<String>, Vec<Row>)> {
+    let of_broker = broker.iter().take(LAYERS).map(|layer| {
+        let row = (words::clean(&layer.name, NAME), layer.in_force, words::clean(&layer.detail, TEXT));
+        (words::clean(&layer.process, NAME), row)
+    });
+    let own = own.iter().map(|layer| {
+        ("exporter".to_owned(), (layer.name.to_owned(), layer.in_force, words::clean(&layer.detail, TEXT)))
+    });
+    let mut processes: Vec<(Vec<String>, Vec<Row>)> = Vec::new();
+    for (process, row) in of_broker.chain(own) {
+        match processes.last_mut() {
+            Some((names, rows)) if *names == [&*process] => rows.push(row),
+            _ => processes.push((vec![process], vec![row])),
+        }
+    }
+    let mut alike: Vec<(Vec<String>, Vec<Row>)> = Vec::new();
+    for (mut names, rows) in processes {
+        match alike.iter_mut().find(|(_, others)| *others == rows) {
+            Some((others, _)) => others.append(&mut names),
+            None => alike.push((names, rows)),
+        }
+    }
+    alike
+}
+
+/// The sandbox layers of every process on the broker's side, and the exporter's own.
+pub(super) fn sandbox(known: &Known, own: &[Layer]) -> Markup {
+    let broker = known.answer.as_ref().map_or(&[][..], |(broker, _)| &broker.layers);
+    let processes = layers_by_process(broker, own);
+    html! {
         section aria-labelledby="sandbox" {
             h2 id="sandbox" { "Sandbox" }
-            @if layers.is_empty() {
+            @if processes.is_empty() {
                 p.none { "No layer was asked for, and the broker's are not known." }
             } @else {
                 div.scroll {
                     table.layers {
-                        caption { "Layers in force, as each program found them when it sealed itself" }
-                        thead { tr { th scope="col" { "Layer" } th scope="col" { "Broker" } th scope="col" { "Exporter" } } }
-                        tbody {
-                            @for (name, broker, exporter) in &layers {
-                                tr { th scope="row" { (name) } (cell(broker)) (cell(exporter)) }
+                        caption { "Layers in force, as each process found them when it sealed itself" }
+                        thead { tr { th scope="col" { "Process" } th scope="col" { "Layer" } th scope="col" { "State" } } }
+                        @for (names, layers) in &processes {
+                            tbody {
+                                @for (at, (name, in_force, detail)) in layers.iter().enumerate() {
+                                    tr {
+                                        @if at == 0 {
+                                            th scope="rowgroup" rowspan=(layers.len()) {
+                                                @for name in names { div { (name) } }
+                                            }
+                                        }
+                                        td { code { (name) } }
+                                        td {
+                                            @if *in_force { span.yes { "in force" } } @else { span.no { "missing" } }
+                                            " " small { (detail) }
+                                        }
+                                    }
+                                }
                             }
                         }
                     }
@@ -365,13 +451,8 @@ fn up(broker: &DescribeResponse) -> Option<String> {
     Some(words::span(started.elapsed().ok()?))
 }
 
-fn rung(broker: &DescribeResponse) -> Rung {
-    Rung::try_from(broker.rung).unwrap_or_default()
-}
-
-/// As the documents have it: `root-files`.
-fn rung_word(rung: Rung) -> String {
-    word(rung.as_str_name(), "RUNG_").replace('_', "-")
+fn level_word(level: AccessLevel) -> String {
+    word(level.as_str_name(), "ACCESS_LEVEL_")
 }
 
 fn view_word(view: View) -> String {

@@ -1,0 +1,511 @@
+//! Readers that sleep in the kernel, die, or see more than the one before: the real program on trees of fixtures. A fifo
+//! that nobody writes to stands for a file that never answers.
+
+#[path = "../../tests/common/reader.rs"]
+mod reader;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::future::Future;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyhole_broker::answer::{Answer, Chunks};
+use keyhole_broker::queries::Permits;
+use keyhole_broker::readers::{Options, READ_TIMEOUT, Readers, Status};
+use keyhole_broker::zygote::{self, StartError};
+use keyhole_policy::pipes::STUCK_READERS;
+use keyhole_policy::{Class, TABLE};
+use keyhole_proto::v1::{File, Outcome, Query, ReadResponse, file};
+use prost::Message;
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tonic::codegen::tokio_stream::Stream;
+
+/// What a test grants a query beyond its timeout, on a busy machine.
+const SLACK: Duration = Duration::from_millis(1800);
+
+/// Files of devices that never answer, one for each of as many queries as readers may be stuck.
+const JAMS: [(Query, &str); STUCK_READERS] = [
+    (Query::Thermal, "sys/class/thermal/thermal_zone0/temp"),
+    (Query::PowerSupply, "sys/class/power_supply/BAT0/capacity"),
+    (Query::Nvme, "sys/class/nvme/nvme0/model"),
+    (Query::Watchdog, "sys/class/watchdog/watchdog0/status"),
+];
+
+struct Tree(TempDir);
+
+impl Tree {
+    fn with(files: &[(&str, &str)]) -> Self {
+        let tree = Self(tempfile::tempdir().unwrap());
+        ["proc", "sys"].iter().for_each(|root| fs::create_dir(tree.at(root)).unwrap());
+        files.iter().for_each(|(path, content)| fs::write(tree.make_room(path), content).unwrap());
+        tree
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn make_room(&self, path: &str) -> PathBuf {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    }
+
+    /// Puts a file there that nobody answers for.
+    fn jam(&self, path: &str) -> Jam {
+        let path = self.make_room(path);
+        rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        Jam { aside: self.0.path().join(format!("jam{}", path.to_str().unwrap().replace('/', "-"))), path }
+    }
+
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec![
+            format!("--path.procfs={}", self.at("proc").display()).into(),
+            format!("--path.sysfs={}", self.at("sys").display()).into(),
+            "--view=host".into(),
+            "--descriptor-cache=64".into(),
+            "--allow-root".into(),
+            "--allow-capabilities".into(),
+        ];
+        arguments.extend(TABLE.iter().map(|row| format!("--query={}", row.query as i32).into()));
+        arguments
+    }
+
+    async fn readers(&self) -> Ground {
+        self.readers_with(Duration::from_secs(3600), self.arguments()).await
+    }
+
+    async fn readers_with(&self, reopen_interval: Duration, arguments: Vec<OsString>) -> Ground {
+        let program = reader::beside(&PathBuf::from(env!("CARGO_BIN_EXE_keyhole-broker"))).to_owned();
+        let (zygote, mut reports, slots) = zygote::start(program, arguments).await.unwrap();
+        tokio::spawn(async move { reports.follow().await });
+        let options = Options { permits: Permits::default(), reopen_interval, deaths_per_minute: usize::MAX };
+        let readers = Readers::start(zygote.clone(), slots, options).await.unwrap();
+        Ground { readers, zygote: zygote.pid() }
+    }
+}
+
+struct Jam {
+    path: PathBuf,
+    aside: PathBuf,
+}
+
+impl Jam {
+    /// Puts an ordinary file in its place and lets the readers go that sleep in it.
+    async fn release(&self) {
+        fs::rename(&self.path, &self.aside).unwrap();
+        fs::write(&self.path, "1\n").unwrap();
+        soon("a reader of the fifo", || {
+            let mut options = OpenOptions::new();
+            options.write(true).custom_flags(libc::O_NONBLOCK).open(&self.aside).is_ok()
+        })
+        .await;
+    }
+}
+
+async fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn bounded<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what).await.expect("an answer within 60 s")
+}
+
+struct Ground {
+    readers: Readers,
+    zygote: i32,
+}
+
+/// What became of each query.
+#[derive(Debug, Default)]
+struct Answered {
+    ends: HashMap<Query, (Outcome, Duration)>,
+    /// Of each query.
+    files: HashMap<Query, Vec<File>>,
+    took: Duration,
+}
+
+impl Answered {
+    fn outcome(&self, query: Query) -> Outcome {
+        self.ends[&query].0
+    }
+
+    fn content(&self, query: Query, path: &str) -> Option<&file::Content> {
+        let files = self.files.get(&query)?.iter();
+        files
+            .filter(|file| file.name == Some(file::Name::Path(path.into())))
+            .find_map(|file| file.content.as_ref())
+    }
+
+    /// All text of a query, in order.
+    fn text(&self, query: Query) -> String {
+        let text = |file: &File| match &file.content {
+            Some(file::Content::Text(text)) => text.clone(),
+            other => panic!("{other:?}"),
+        };
+        self.files.get(&query).into_iter().flatten().map(text).collect()
+    }
+
+    fn add(&mut self, chunk: &[u8]) {
+        let chunk = ReadResponse::decode(chunk).unwrap();
+        let query = chunk.query();
+        assert!(!self.ends.contains_key(&query), "{query:?} goes on after its end");
+        self.files.entry(query).or_default().extend(chunk.files);
+        if let Some(end) = chunk.end {
+            self.ends.insert(query, (end.outcome(), Duration::from_nanos(end.elapsed_ns)));
+        }
+    }
+}
+
+async fn next(chunks: &mut Chunks) -> Option<Vec<u8>> {
+    let mut chunks = pin!(chunks);
+    let next = std::future::poll_fn(|context| chunks.as_mut().poll_next(context)).await;
+    next.map(|chunk| chunk.unwrap().0.to_vec())
+}
+
+impl Ground {
+    async fn ask(&self, queries: &[Query]) -> Answered {
+        let (mut answered, start) = (Answered::default(), Instant::now());
+        let answer = Arc::new(Answer::default());
+        let mut chunks = Chunks(answer.clone());
+        let read = async {
+            self.readers.read(queries, &answer).await;
+            answer.end(None);
+        };
+        let take = async {
+            while let Some(chunk) = next(&mut chunks).await {
+                answered.add(&chunk);
+            }
+        };
+        bounded(async { tokio::join!(read, take) }).await;
+        answered.took = start.elapsed();
+        assert_eq!(answered.ends.len(), queries.len(), "each query ends once");
+        answered
+    }
+
+    fn status(&self, class: Class) -> Status {
+        self.readers.statuses().find(|(of, _)| *of == class).unwrap().1
+    }
+
+    /// The readers of a class that run, by what the kernel calls their processes.
+    fn readers(&self) -> Vec<i32> {
+        let path = format!("/proc/{0}/task/{0}/children", self.zygote);
+        fs::read_to_string(path).unwrap().split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+}
+
+fn kill(pid: i32) {
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+}
+
+#[tokio::test]
+async fn every_query_is_answered_once() {
+    let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/meminfo", "2"), ("proc/stat", "3")]);
+    let ground = tree.readers().await;
+    let mut queries: Vec<Query> = TABLE.iter().map(|row| row.query).collect();
+    for _ in 0..3 {
+        queries.reverse();
+        let answered = ground.ask(&queries).await;
+        assert_eq!(answered.text(Query::Loadavg), "1");
+        assert_eq!(answered.text(Query::Stat), "3");
+        assert!(
+            answered
+                .ends
+                .values()
+                .all(|(outcome, _)| matches!(outcome, Outcome::Ok | Outcome::Absent | Outcome::Denied))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_never_answers_costs_its_query_once_and_nothing_else() {
+    use Query::{Hwmon, Loadavg, Thermal};
+    let tree = Tree::with(&[
+        ("proc/loadavg", "1"),
+        ("sys/class/hwmon/hwmon0/name", "chip"),
+        ("sys/class/thermal/thermal_zone0/type", "acpitz"),
+        ("sys/class/thermal/thermal_zone1/temp", "40000"),
+    ]);
+    let jam = tree.jam(JAMS[0].1);
+    let ground = tree.readers().await;
+
+    let first = ground.ask(&[Loadavg, Thermal, Hwmon]).await;
+    assert!(first.took >= READ_TIMEOUT && first.took < READ_TIMEOUT + SLACK, "{:?}", first.took);
+    for round in 0..5 {
+        let answered = if round == 0 { &first } else { &ground.ask(&[Thermal, Loadavg, Hwmon]).await };
+        for query in [Loadavg, Thermal, Hwmon] {
+            assert_eq!(answered.outcome(query), Outcome::Ok);
+        }
+        // The rest of the devices is there, and what hangs is said to.
+        let content = |path| answered.content(Thermal, path);
+        assert_eq!(
+            content("sys/class/thermal/thermal_zone1/temp"),
+            Some(&file::Content::Text("40000".into()))
+        );
+        let hangs = Some(&file::Content::Errno(rustix::io::Errno::INPROGRESS.raw_os_error() as u32));
+        assert_eq!(content("sys/class/thermal/thermal_zone0/temp"), hangs);
+        assert!(round == 0 || answered.took < SLACK, "{:?}", answered.took);
+        let status = ground.status(Class::Devices);
+        assert_eq!((status.stuck, &*status.skipping, status.replacements), (1, &[Thermal][..], 1));
+        assert!(status.available);
+    }
+    assert_eq!(ground.readers.stuck_queries(), 1);
+
+    jam.release().await;
+    soon("the reader", || ground.status(Class::Devices).stuck == 0).await;
+    let healed = ground.ask(&[Thermal]).await;
+    assert_eq!(healed.content(Thermal, JAMS[0].1), Some(&file::Content::Text("1\n".into())));
+    assert_eq!(ground.status(Class::Devices).deaths, 0, "an end that was asked for is no death");
+}
+
+#[tokio::test]
+async fn a_class_without_a_reader_says_so_at_once_and_the_others_go_on() {
+    let tree = Tree::with(&[("proc/loadavg", "1"), ("sys/class/hwmon/hwmon0/name", "chip")]);
+    let jams = JAMS.map(|(_, path)| tree.jam(path));
+    let ground = tree.readers().await;
+    let jammed = JAMS.map(|(query, _)| query);
+    let queries = [&jammed[..], &[Query::Hwmon, Query::Loadavg]].concat();
+    let answered = ground.ask(&queries).await;
+    assert_eq!(answered.outcome(Query::Loadavg), Outcome::Ok);
+    assert!(answered.took < STUCK_READERS as u32 * (READ_TIMEOUT + SLACK), "{:?}", answered.took);
+    let status = ground.status(Class::Devices);
+    assert_eq!((status.available, status.stuck), (false, STUCK_READERS));
+    assert_eq!(ground.readers().len(), STUCK_READERS + 5, "a reader of every other class");
+
+    let refused = ground.ask(&[Query::Hwmon, Query::Thermal, Query::Loadavg]).await;
+    assert_eq!([Query::Hwmon, Query::Thermal].map(|query| refused.outcome(query)), [Outcome::Stuck; 2]);
+    assert_eq!(refused.outcome(Query::Loadavg), Outcome::Ok);
+    assert!(refused.took < SLACK, "{:?}", refused.took);
+    let (outcome, reason) = ground.readers.unavailable(Query::Hwmon).unwrap();
+    assert!(outcome == Outcome::Stuck && reason.contains("devices"), "{reason}");
+
+    for jam in &jams {
+        jam.release().await;
+    }
+    soon("every reader", || ground.status(Class::Devices).stuck == 0).await;
+    let healed = ground.ask(&queries).await;
+    assert!(healed.ends.values().all(|(outcome, _)| *outcome == Outcome::Ok), "{healed:?}");
+}
+
+#[tokio::test]
+async fn a_read_that_is_cancelled_leaves_nothing_in_the_next_answer() {
+    let long: String = (0..40_000).map(|line| format!("diskstats {line}\n")).collect();
+    let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/diskstats", &long), ("proc/meminfo", "2")]);
+    let ground = tree.readers().await;
+    for taken in [0, 1, 3, 0, 1, 3, 0, 0, 0] {
+        let answer = Arc::new(Answer::default());
+        let mut chunks = Chunks(answer.clone());
+        let take = async {
+            for _ in 0..taken {
+                next(&mut chunks).await;
+            }
+            // Some of it is under way by then.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        };
+        tokio::select! {
+            _ = ground.readers.read(&[Query::Diskstats, Query::Loadavg], &answer) => {}
+            () = take => {}
+        }
+        let next = ground.ask(&[Query::Meminfo, Query::Loadavg]).await;
+        assert_eq!((next.text(Query::Meminfo), next.text(Query::Loadavg)), ("2".into(), "1".into()));
+        assert!(next.took < SLACK, "{:?}", next.took);
+    }
+    assert_eq!(ground.status(Class::Procfs).replacements, 0);
+}
+
+#[tokio::test]
+async fn a_slow_client_is_waited_for_and_never_buffered_for() {
+    let long = "x".repeat(3 << 20);
+    let tree = Tree::with(&[("proc/diskstats", &long), ("proc/cpuinfo", &long)]);
+    let ground = tree.readers().await;
+    let answer = Arc::new(Answer::default());
+    let mut chunks = Chunks(answer.clone());
+    let queries = [Query::Diskstats, Query::Cpuinfo];
+    let take = async {
+        // Longer than a query may take, which is for the kernel and not for clients.
+        tokio::time::sleep(READ_TIMEOUT + Duration::from_millis(300)).await;
+        let mut answered = Answered::default();
+        let mut waiting = 0;
+        while let Some(chunk) = next(&mut chunks).await {
+            assert!(chunk.len() < 32 << 10, "a message is small");
+            waiting = waiting.max(chunk.len());
+            answered.add(&chunk);
+        }
+        answered
+    };
+    let read = async {
+        ground.readers.read(&queries, &answer).await;
+        answer.end(None);
+    };
+    let ((), answered) = bounded(async { tokio::join!(read, take) }).await;
+    for query in queries {
+        assert_eq!(answered.outcome(query), Outcome::Ok);
+        assert!(answered.ends[&query].1 < READ_TIMEOUT, "waiting for a client is no reading");
+        assert_eq!(answered.text(query).len(), long.len());
+    }
+}
+
+/// A broker's readers are killed at any moment of an answer, with more queries queued.
+#[tokio::test]
+async fn no_byte_of_a_killed_reader_is_in_a_later_answer() {
+    const KILLS: usize = 1000;
+    let of = |name: &str| (0..6_000).map(|line| format!("{name} {line}\n")).collect::<String>();
+    let files = [
+        (Query::Diskstats, "proc/diskstats"),
+        (Query::Cpuinfo, "proc/cpuinfo"),
+        (Query::Stat, "proc/stat"),
+        (Query::Loadavg, "proc/loadavg"),
+        (Query::NetDev, "proc/1/net/dev"),
+    ];
+    let texts = files.map(|(_, path)| of(path));
+    let laid: Vec<_> = files.iter().zip(&texts).map(|((_, path), text)| (*path, text.as_str())).collect();
+    let tree = Tree::with(&laid);
+    let ground = tree.readers().await;
+    let queries = files.map(|(query, _)| query);
+    let text_of = |query: Query| {
+        // Loadavg's row allows a page.
+        let at = queries.iter().position(|of| *of == query).unwrap();
+        if query == Query::Loadavg { texts[at][..4096].to_owned() } else { texts[at].clone() }
+    };
+    let (mut kills, mut failed, mut whole, mut seed) = (0, 0, 0, 1_u64);
+    while kills < KILLS {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let moment = Duration::from_micros(seed >> 33 & 4095);
+        // A reader that is ready, of whose predecessor there may be something left.
+        let ready = ground.ask(&[Query::Loadavg, Query::Stat]).await;
+        for query in [Query::Loadavg, Query::Stat] {
+            assert!(ready.text(query) == text_of(query), "{query:?} after {kills} kills");
+        }
+        let kill_all = async {
+            tokio::time::sleep(moment).await;
+            let readers = ground.readers();
+            readers.iter().for_each(|pid| kill(*pid));
+            readers.len()
+        };
+        let (answered, killed) = tokio::join!(ground.ask(&queries), kill_all);
+        kills += killed.min(1);
+        for query in queries {
+            match answered.outcome(query) {
+                Outcome::Ok | Outcome::Truncated => {
+                    assert!(answered.text(query) == text_of(query), "{query:?} after {kills} kills");
+                    whole += 1;
+                }
+                Outcome::Failed => {
+                    assert!(
+                        text_of(query).starts_with(&answered.text(query)),
+                        "{query:?} after {kills} kills"
+                    );
+                    failed += 1;
+                }
+                // No reader could be started in time.
+                Outcome::Stuck => {}
+                other => panic!("{query:?}: {other:?}"),
+            }
+        }
+    }
+    println!("{kills} kills: {whole} queries whole, {failed} failed");
+    assert!(whole >= KILLS && failed >= KILLS / 20, "{whole} whole, {failed} failed");
+    let after = ground.ask(&queries).await;
+    assert!(queries.iter().all(|query| after.text(*query) == text_of(*query)));
+}
+
+#[tokio::test]
+async fn what_was_absent_at_the_start_appears_within_the_interval() {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    let tree = Tree::with(&[("proc/loadavg", "1")]);
+    let ground = tree.readers_with(INTERVAL, tree.arguments()).await;
+    let asked = [Query::Conntrack, Query::Nfs, Query::Ipvs, Query::Drbd, Query::Zfs, Query::Loadavg];
+    let before = ground.ask(&asked).await;
+    for query in &asked[..5] {
+        assert_eq!(before.outcome(*query), Outcome::Absent, "{query:?}");
+    }
+    assert_eq!(ground.readers.unavailable(Query::Nfs).unwrap().0, Outcome::Absent);
+    for (path, text) in [
+        ("proc/1/net/stat/nf_conntrack", "entries\n0000000a\n"),
+        ("proc/1/net/rpc/nfs", "net 0 0 0 0\n"),
+        ("proc/1/net/ip_vs_stats", "x\n"),
+        ("proc/drbd", "version\n"),
+        ("proc/spl/kstat/zfs/tank/state", "ONLINE\n"),
+    ] {
+        fs::write(tree.make_room(path), text).unwrap();
+    }
+    tokio::time::sleep(INTERVAL).await;
+    let after = ground.ask(&asked).await;
+    for query in &asked {
+        assert_eq!(after.outcome(*query), Outcome::Ok, "{query:?}");
+    }
+    assert!(ground.readers.unavailable(Query::Nfs).is_none());
+    for class in [Class::Procfs, Class::Devices] {
+        let status = ground.status(class);
+        assert_eq!((status.reopenings, status.deaths), (1, 0), "{class:?}");
+    }
+    soon("the old readers' end", || ground.readers().len() == 6).await;
+    // A pool that comes later is seen too.
+    fs::write(tree.make_room("proc/spl/kstat/zfs/dozer/state"), "ONLINE\n").unwrap();
+    tokio::time::sleep(INTERVAL).await;
+    let later = ground.ask(&[Query::Zfs]).await;
+    assert!(later.content(Query::Zfs, "proc/spl/kstat/zfs/dozer/state").is_some());
+}
+
+#[tokio::test]
+async fn a_reader_accounts_for_itself_before_its_first_answer() {
+    let tree = Tree::with(&[("proc/loadavg", "1")]);
+    let ground = tree.readers().await;
+    ground.ask(&[Query::Loadavg]).await;
+    let stat = String::from_utf8(ground.status(Class::Procfs).stat.to_vec()).unwrap();
+    let pid: i32 = stat.split(' ').next().unwrap().parse().unwrap();
+    assert!(ground.readers().contains(&pid), "{stat}");
+    assert!(stat.contains(" (keyhole-reader) "), "{stat}");
+}
+
+#[tokio::test]
+async fn queries_that_are_not_permitted_are_not_read() {
+    let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/1/net/tcp", "x")]);
+    let arguments = tree.arguments().into_iter().filter(|argument| argument != "--query=104").collect();
+    let ground = tree.readers_with(Duration::from_secs(60), arguments).await;
+    // Although this broker would: a byte that is no query of its class ends the reader.
+    let answered = ground.ask(&[Query::Loadavg, Query::Tcp]).await;
+    assert_eq!(
+        (answered.outcome(Query::Loadavg), answered.outcome(Query::Tcp)),
+        (Outcome::Ok, Outcome::Failed)
+    );
+    let open = ground.readers().iter().any(|pid| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|path| path.ends_with("proc/1/net/tcp")))
+    });
+    assert!(!open);
+}
+
+#[tokio::test]
+async fn a_program_that_is_no_reader_ends_the_start_with_what_to_do() {
+    let start = async |program: &Path| match zygote::start(program.to_owned(), Vec::new()).await {
+        Err(error) => error,
+        Ok(_) => panic!("{} is no reader", program.display()),
+    };
+    let missing = start(Path::new("/nowhere/keyhole-reader")).await;
+    assert!(
+        matches!(missing, StartError::Program { .. })
+            && missing.to_string().contains("beside keyhole-broker")
+    );
+    let ended = start(Path::new("/bin/true")).await;
+    assert!(
+        matches!(ended, StartError::Ended { .. }) && ended.to_string().contains("of this version"),
+        "{ended}"
+    );
+    // It writes what is no frame.
+    let other = start(Path::new("/bin/cat")).await;
+    let silent = Instant::now();
+    assert!(matches!(other, StartError::TimedOut { .. } | StartError::Ended { .. }), "{other}");
+    assert!(silent.elapsed() < Duration::from_secs(10));
+}

@@ -1,0 +1,173 @@
+//! What ends when one of the processes ends, and what is said of it.
+
+use std::fs;
+use std::process::Command;
+
+use keyhole_proto::v1::{Outcome, Query, ReaderClass};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::stage::*;
+
+fn kill(pid: u32) {
+    kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+}
+
+/// Whether a process has ended; one that nobody has waited for counts.
+fn has_ended(pid: u32) -> bool {
+    let state = |status: String| status.lines().any(|line| line.starts_with("State:\tZ"));
+    fs::read_to_string(format!("/proc/{pid}/status")).map_or(true, state)
+}
+
+fn all_end(pids: &[u32]) {
+    for pid in pids {
+        soon("the end of every process", || has_ended(*pid).then_some(()));
+    }
+}
+
+fn log(stage: &Stage) -> String {
+    fs::read_to_string(stage.at("log")).unwrap()
+}
+
+fn reader<'r>(readers: &'r [ReaderClass], name: &str) -> &'r ReaderClass {
+    readers.iter().find(|reader| reader.name == name).unwrap()
+}
+
+#[test]
+fn a_broker_that_is_killed_leaves_no_process_behind() {
+    let stage = Stage::new();
+    let mut broker = stage.start(&["--log.level=info"]);
+    let processes = broker.processes();
+    assert_eq!(processes.len(), 5);
+    broker.signal(Signal::KILL);
+    broker.wait();
+    all_end(&processes[1..]);
+}
+
+#[test]
+fn a_broker_that_stops_leaves_no_process_behind() {
+    let stage = Stage::new();
+    let mut broker = stage.start(&["--log.level=info"]);
+    let processes = broker.processes();
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.wait().code(), Some(0));
+    all_end(&processes[1..]);
+}
+
+#[test]
+fn signals_that_stop_a_service_are_the_brokers_to_follow() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let broker = stage.start(&["--log.level=info"]);
+    let processes = broker.processes();
+    for signal in
+        [Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1, Signal::USR2, Signal::ALARM, Signal::PIPE]
+    {
+        for pid in &processes[1..] {
+            kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+        }
+    }
+    assert_eq!(broker.read(&[Query::Loadavg, Query::Cpu])[0].outcome, Outcome::Ok);
+    assert_eq!(broker.processes(), processes);
+}
+
+#[test]
+fn a_zygote_that_is_killed_ends_the_broker_which_says_how() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let mut broker = stage.start(&["--log.level=info"]);
+    let processes = broker.processes();
+    kill(processes[1]);
+    assert_eq!(broker.wait().code(), Some(1));
+    let log = log(&stage);
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("error: the zygote has ended: killed by signal 9"), "{last}");
+    assert!(fs::symlink_metadata(stage.socket()).is_err(), "no socket is left that nobody listens on");
+    all_end(&processes[1..]);
+}
+
+#[test]
+fn a_reader_that_is_killed_is_replaced_and_counted_by_name() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let broker = stage.start(&["--log.level=info"]);
+    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
+    let before = broker.processes();
+    kill(before[2]);
+    soon("a death", || log(&stage).contains("a reader has died").then_some(()));
+    let answers = broker.read(&[Query::Loadavg, Query::Cpu, Query::NetClass]);
+    assert!(answers.iter().all(|answer| answer.outcome == Outcome::Ok), "{answers:?}");
+    let described = broker.describe();
+    let deaths: u64 = described.readers.iter().map(|reader| reader.deaths).sum();
+    let replacements: u64 = described.readers.iter().map(|reader| reader.replacements).sum();
+    assert_eq!((deaths, replacements), (1, 1), "{:?}", described.readers);
+    assert!(described.readers.iter().all(|reader| reader.available && reader.seccomp_kills == 0));
+    let after = broker.processes();
+    assert!(after.len() == before.len() && !after.contains(&before[2]), "{after:?}");
+    let log = log(&stage);
+    let line = log.lines().find(|line| line.contains("a reader has died")).unwrap();
+    assert!(line.contains("reader=\"procfs\"") && line.contains("killed by signal 9"), "{line}");
+    assert_eq!(reader(&described.readers, "procfs").deaths, 1);
+}
+
+#[test]
+fn readers_that_die_too_often_end_the_broker() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let mut broker = stage.start(&["--log.level=info"]);
+    for _ in 0..keyhole_broker::readers::DEATHS_PER_MINUTE {
+        let processes = broker.processes();
+        kill(*processes.last().unwrap());
+        soon("the end of a reader", || has_ended(*processes.last().unwrap()).then_some(()));
+        let answers = broker.read(&[Query::Loadavg, Query::Cpu, Query::NetClass]);
+        assert!(answers.iter().all(|answer| answer.outcome == Outcome::Ok), "{answers:?}");
+    }
+    assert!(broker.lives());
+    let processes = broker.processes();
+    kill(*processes.last().unwrap());
+    assert_eq!(broker.wait().code(), Some(1));
+    let log = log(&stage);
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("6 readers died within a minute") && last.contains("killed by signal 9"), "{last}");
+    all_end(&processes[1..]);
+}
+
+#[test]
+fn the_end_of_a_container_is_that_of_all_its_processes() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    // Its PID 1, as in a container.
+    let mut command = Command::new("unshare");
+    let setpriv = "exec setpriv --reuid=$1 --regid=$1 --clear-groups --inh-caps=-all $2 --socket.path=$3";
+    command.args(["--pid", "--fork", "--mount-proc", "sh", "-c", setpriv, "sh", &BROKER.to_string()]);
+    command.arg(stage.at("keyhole-broker")).arg(stage.socket());
+    let mut unshare = stage.run(command);
+    let processes = unshare.processes();
+    assert_eq!(processes.len(), 6, "unshare, a broker, a zygote and three readers: {processes:?}");
+    kill(processes[1]);
+    assert!(!unshare.wait().success());
+    all_end(&processes[1..]);
+}
+
+#[test]
+fn a_start_without_a_fitting_reader_says_what_to_do_and_leaves_no_socket() {
+    let stage = Stage::new();
+    fs::remove_file(stage.at("keyhole-reader")).unwrap();
+    let line = refusal(&mut stage.command(&["--log.level=error"]));
+    assert!(line.contains("keyhole-reader") && line.contains("must lie beside keyhole-broker"), "{line}");
+    for (program, hint) in [("/bin/true", "of this version"), ("/bin/false", "of this version")] {
+        fs::copy(program, stage.at("keyhole-reader")).unwrap();
+        let line = refusal(&mut stage.command(&["--log.level=error"]));
+        assert!(line.contains("keyhole-reader ended before it was ready") && line.contains(hint), "{line}");
+    }
+    assert!(fs::symlink_metadata(stage.socket()).is_err());
+}

@@ -1,0 +1,114 @@
+//! System calls in forked children, and how a seccomp filter ends them.
+//!
+//! For tests in a process of their own: each test runs in one by [`alone`].
+
+use std::panic::AssertUnwindSafe;
+use std::process::{Command, Stdio};
+
+use keyhole_os::seccomp::Row;
+
+/// Runs `act` in a process of its own, with one thread that tests; `test` is the test that calls.
+pub fn alone(test: &str, act: impl FnOnce()) {
+    const ALONE: &str = "KEYHOLE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return act();
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--test-threads=1", "--nocapture"])
+        .env(ALONE, "1")
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Exited(i32),
+    Killed(i32),
+}
+
+/// SIGSYS: the filter killed it.
+pub const REFUSED: End = End::Killed(libc::SIGSYS);
+
+/// What a child exits with when it could not be sealed.
+const UNSEALED: i32 = 99;
+
+/// Forks; the child runs `act` and exits with what that returns. Only for a process that tests [`alone`].
+pub fn forked(act: impl FnOnce() -> i32) -> End {
+    // SAFETY: no other thread of this process is in the middle of anything, and glibc's allocator survives a fork.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "fork: {}", std::io::Error::last_os_error());
+    if child == 0 {
+        // SAFETY: alarm and _exit take numbers. The alarm ends a child that hangs; _exit leaves the parent's
+        // buffers and its test harness alone.
+        unsafe {
+            libc::alarm(20);
+            libc::_exit(std::panic::catch_unwind(AssertUnwindSafe(act)).unwrap_or(101));
+        }
+    }
+    let mut status = 0;
+    // SAFETY: `child` is a child of this process that was not waited for, and `status` is ours.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    if libc::WIFEXITED(status) {
+        End::Exited(libc::WEXITSTATUS(status))
+    } else {
+        End::Killed(libc::WTERMSIG(status))
+    }
+}
+
+/// One system call.
+#[derive(Debug, Clone, Copy)]
+pub struct Call(pub i64, pub [u64; 6]);
+
+impl Call {
+    pub fn make(self) -> i64 {
+        let Call(number, [a, b, c, d, e, f]) = self;
+        // SAFETY: it runs in a forked child that holds nothing but this test. Where a pointer is passed that the
+        // kernel may use, it is null, invalid, or to memory that outlives the child.
+        unsafe { libc::syscall(number, a, b, c, d, e, f) }
+    }
+
+    /// A call of a row with arguments that its conditions allow, and that do nothing.
+    pub fn harmless(row: &Row) -> Self {
+        // -1 is no descriptor, no aligned address, no clock.
+        let mut arguments = [u64::MAX, 0, 0, 0, 0, 0];
+        row.when.iter().for_each(|argument| arguments[argument.index as usize] = argument.value.into());
+        Self(row.number, arguments)
+    }
+
+    /// The same with one more bit of an argument changed.
+    pub fn flipped(mut self, index: u8, bit: u32) -> Self {
+        self.1[index as usize] ^= 1 << bit;
+        self
+    }
+
+    /// Whether a row allows it.
+    pub fn is_allowed_by(&self, rows: &[Row]) -> bool {
+        rows.iter().any(|row| {
+            let holds = |argument: &keyhole_os::seccomp::Argument| {
+                self.1[argument.index as usize] as u32 & argument.mask == argument.value
+            };
+            row.number == self.0 && row.when.iter().all(holds)
+        })
+    }
+}
+
+/// What becomes of a process that makes one call under a seal.
+pub fn sealed(seal: &impl Fn() -> bool, call: Call) -> End {
+    forked(|| {
+        if !seal() {
+            return UNSEALED;
+        }
+        call.make();
+        0
+    })
+}
+
+pub fn survived(end: End) -> bool {
+    matches!(end, End::Exited(status) if status != UNSEALED)
+}
