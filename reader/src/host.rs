@@ -233,14 +233,16 @@ impl Host {
 
     /// Whether a reader that is started now would see more, or something else.
     pub fn has_changed(&self) -> bool {
-        let Some(procfs) = self.roots.procfs.as_ref() else { return false };
-        let appeared = |path: &str| statat(procfs, path, AtFlags::empty()).is_ok();
         let moved = |(path, device, inode): &(PathBuf, u64, u64)| {
             stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) != (*device, *inode))
         };
+        if self.identity.iter().any(moved) {
+            return true;
+        }
+        let Some(procfs) = self.roots.procfs.as_ref() else { return false };
+        let appeared = |path: &str| statat(procfs, path, AtFlags::empty()).is_ok();
         let sources = self.rows.iter().flat_map(|row| row.sources.iter().zip(row.row.sources));
-        self.identity.iter().any(moved)
-            || sees_init(&self.roots) != self.sees_init
+        sees_init(&self.roots) != self.sees_init
             || sources.filter(|(_, source)| source.root == Root::Proc).any(|(opened, source)| match opened {
                 Opened::Fixed { wild: true, .. } => source.pattern.split_once("/*").is_some_and(|(dir, _)| appeared(dir)),
                 Opened::Fixed { files, .. } => files.iter().any(|file| {
