@@ -7,9 +7,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::filters::Filters;
+use common::forked::Call;
 use common::lacking::{AUXV, lacking};
-use common::{EXPORTER, Home, flag, root_for};
+use common::{EXPORTER, Home, flag, root_for, this_host};
+use keyhole_broker::sandbox::SYSCALLS as SYSCALLS_OF_BROKER;
 use keyhole_exporter::sandbox::SYSCALLS;
+use keyhole_os::seccomp::{Argument, Row, exactly, numbers};
+use keyhole_policy::Class;
+use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
 
 fn can_run() -> bool {
     root_for("read the filters of a process")
@@ -24,6 +29,65 @@ fn the_running_exporter_has_one_filter_and_it_is_the_table() {
     let filters = Filters::dump(home.start_exporter::<&str>(&[]).process.pid());
     assert_eq!(filters.len(), 1);
     filters.assert_are(SYSCALLS);
+}
+
+/// The children of a process, oldest first.
+fn children(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[test]
+fn the_running_zygote_has_its_table_and_each_reader_that_of_its_class_on_top() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let flags = [&this_host()[..], &["--allow-processes".into(), "--filesystem.anchor=/".into()]].concat();
+    let broker = home.start_broker(&flags);
+    let [zygote] = children(broker.pid())[..] else { panic!("a broker starts one process") };
+    let filters = Filters::dump(zygote);
+    assert_eq!(filters.len(), 1);
+    filters.assert_are(ZYGOTE);
+    let readers = children(zygote);
+    assert_eq!(readers.len(), Class::ALL.len());
+    for (pid, class) in readers.into_iter().zip(Class::ALL) {
+        let filters = Filters::dump(pid);
+        assert_eq!(filters.len(), 2, "{class:?}");
+        filters.assert_are(&reader_syscalls(class));
+    }
+}
+
+#[test]
+fn the_running_broker_has_one_filter_and_it_is_the_table() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let broker = home.start_broker(&this_host());
+    let filters = Filters::dump(broker.pid());
+    assert_eq!(filters.len(), 1);
+    // Three calls are held to descriptors: the socket's directory, which is still open, and what checked the seal.
+    let dir = fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap().flatten().find_map(|entry| {
+        let is_dir = fs::read_link(entry.path()).ok()? == home.socket_dir();
+        is_dir.then(|| entry.file_name().to_str().unwrap().parse::<u32>().unwrap())
+    });
+    let dir = dir.expect("the socket's directory is held");
+    let pinned =
+        |name, number, when: Vec<Argument>| Row { name, number, reason: "", when: Box::leak(when.into()) };
+    let mut rows = SYSCALLS_OF_BROKER.to_vec();
+    if landlock_is_in_force(&broker.log()) {
+        rows.push(pinned("unlinkat", numbers::unlinkat, vec![exactly(0, dir), exactly(2, 0)]));
+        rows.push(pinned("newfstatat", numbers::newfstatat, vec![exactly(0, dir), exactly(3, 0x100)]));
+    }
+    let checked =
+        (0..1024_u32).find(|fd| filters.allows(Call(numbers::pread64, [u64::from(*fd), 0, 0, 0, 0, 0])));
+    rows.push(pinned("pread64", numbers::pread64, vec![exactly(0, checked.expect("one descriptor"))]));
+    filters.assert_are(&rows);
+}
+
+fn landlock_is_in_force(log: &str) -> bool {
+    log.contains("sandbox layer in force\" process=broker layer=landlock")
 }
 
 #[test]

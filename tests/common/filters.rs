@@ -109,7 +109,8 @@ impl Filters {
         }
     }
 
-    fn allows(&self, call: Call) -> bool {
+    /// Whether a call is allowed.
+    pub fn allows(&self, call: Call) -> bool {
         self.action(ARCHITECTURE, call) == Action::Allow
     }
 
