@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use common::lacking::{AUXV, LINUX_5_10, Lack, PASS_RIGHTS, lacking};
@@ -13,8 +14,8 @@ fn command(home: &Home, program: &str, uid: u32, lacks: &[Lack]) -> Command {
     lacking(home.command(program, uid), lacks)
 }
 
-/// Starts every program and sees it answer; returns whether each of the two reports Landlock.
-fn every_program_answers(lacks: &[Lack]) -> [Option<f64>; 2] {
+/// Starts every program and sees it answer; returns what each process reports of Landlock.
+fn every_program_answers(lacks: &[Lack]) -> BTreeMap<String, f64> {
     let home = Home::new();
     let broker = command(&home, "keyhole-broker", BROKER, lacks);
     let mut broker = home.start_broker_of(broker, &this_host());
@@ -40,8 +41,12 @@ fn every_program_answers(lacks: &[Lack]) -> [Option<f64>; 2] {
 
     assert!(exporter.process.terminate().success(), "{}", exporter.process.log());
     assert!(broker.terminate().success(), "{}", broker.log());
-    ["keyhole_broker_sandbox_layer", "keyhole_exporter_sandbox_layer"]
-        .map(|family| scrape.value(family, &[("layer", "landlock")]))
+    let layers = |family| scrape.samples(family).filter(|layer| layer.labels["layer"] == "landlock");
+    let of_broker =
+        layers("keyhole_broker_sandbox_layer").map(|layer| (layer.labels["process"].clone(), layer.value));
+    let of_exporter =
+        layers("keyhole_exporter_sandbox_layer").map(|layer| ("exporter".to_owned(), layer.value));
+    of_broker.chain(of_exporter).collect()
 }
 
 /// As root both uids are others than the user's, and neither may open `/proc/self/auxv` once it is not dumpable.
@@ -66,7 +71,11 @@ fn every_program_starts_and_answers_where_descriptors_cannot_be_refused() {
 #[test]
 fn every_program_starts_on_what_linux_5_10_has_and_reports_landlock_as_missing() {
     if can_run() {
-        assert_eq!(every_program_answers(LINUX_5_10), [Some(0.0); 2]);
+        let landlock = every_program_answers(LINUX_5_10);
+        for process in ["broker", "reader-procfs", "exporter"] {
+            assert_eq!(landlock.get(process), Some(&0.0), "{landlock:?}");
+        }
+        assert!(landlock.values().all(|in_force| *in_force == 0.0), "{landlock:?}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Frames out of a pipe: what a zygote or a reader writes, of any bytes. Only the header is looked at.
 
 use bytes::{Buf, Bytes, BytesMut};
-use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES};
+use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES, SKIPPED};
 
 /// How much is read from a pipe at a time.
 const READ_BYTES: usize = 32 << 10;
@@ -13,6 +13,8 @@ pub struct Frame {
     pub kind: Kind,
     /// The number of a query.
     pub about: u8,
+    /// Of a last chunk: whether something was not asked, since another reader has not returned from it.
+    pub skipped: bool,
     /// What follows the header.
     pub payload: Bytes,
 }
@@ -36,8 +38,9 @@ pub struct Frames {
 
 impl Frames {
     /// The next frame; none when more bytes must come first.
-    pub fn next(&mut self) -> Result<Option<Frame>, Malformed> {
-        let Some([a, b, c, d, kind, about, ..]) = self.buffer.first_chunk::<HEADER_BYTES>().copied() else {
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, Malformed> {
+        let Some([a, b, c, d, kind, about, flags, _]) = self.buffer.first_chunk::<HEADER_BYTES>().copied()
+        else {
             return Ok(None);
         };
         let length = u32::from_le_bytes([a, b, c, d]);
@@ -50,7 +53,12 @@ impl Frames {
             return Ok(None);
         }
         self.buffer.advance(HEADER_BYTES);
-        Ok(Some(Frame { kind, about, payload: self.buffer.split_to(payload).freeze() }))
+        Ok(Some(Frame {
+            kind,
+            about,
+            skipped: flags & SKIPPED != 0,
+            payload: self.buffer.split_to(payload).freeze(),
+        }))
     }
 
     /// Where the next bytes go: to be called when [`Self::next`] gives none, which bounds it.
@@ -80,10 +88,10 @@ mod tests {
     fn what_is_no_frame_is_refused_before_it_is_buffered() {
         let mut frames = Frames::default();
         frames.space().extend_from_slice(&header(PAYLOAD_BYTES + 1, Kind::Chunk, 0));
-        assert_eq!(frames.next(), Err(Malformed::Length(PAYLOAD_BYTES as u32 + 1)));
+        assert_eq!(frames.next_frame(), Err(Malformed::Length(PAYLOAD_BYTES as u32 + 1)));
         let mut frames = Frames::default();
         frames.space().extend_from_slice(&[0, 0, 0, 0, 77, 0, 0, 0]);
-        assert_eq!(frames.next(), Err(Malformed::Kind(77)));
+        assert_eq!(frames.next_frame(), Err(Malformed::Kind(77)));
     }
 
     proptest! {
@@ -98,7 +106,7 @@ mod tests {
             for length in pieces.iter().cycle() {
                 let (piece, later) = rest.split_at((*length).min(rest.len()));
                 frames.space().extend_from_slice(piece);
-                while let Some(frame) = frames.next().unwrap() {
+                while let Some(frame) = frames.next_frame().unwrap() {
                     cut.push((frame.payload.to_vec(), frame.about));
                 }
                 rest = later;
@@ -114,7 +122,7 @@ mod tests {
             let mut frames = Frames::default();
             for byte in bytes {
                 frames.space().extend_from_slice(&[byte]);
-                match frames.next() {
+                match frames.next_frame() {
                     Ok(_) => prop_assert!(frames.buffer.len() < HEADER_BYTES + PAYLOAD_BYTES),
                     Err(_) => break,
                 }

@@ -34,9 +34,6 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a read waits for a fresh reader before it goes on with the one that there is.
 const FRESH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// So many readers may be stuck in one query while it is still asked: each skips what the others hang in.
-const STUCK_IN_QUERY: usize = STUCK_READERS - 1;
-
 /// The bytes of a file from which on a query is asked alone: when nobody wants its answer any more, no other waits
 /// behind it.
 const LARGE_FILE: usize = 16 << 20;
@@ -108,8 +105,10 @@ pub struct Status {
     pub hello: Option<Hello>,
     /// Whether there is a reader that can be asked.
     pub available: bool,
-    /// The queries that readers are stuck in; none of one that never was ready.
-    pub stuck: Vec<Option<Query>>,
+    /// Readers that have not returned from the kernel.
+    pub stuck: usize,
+    /// The queries that skip what these are stuck in.
+    pub skipping: Vec<Query>,
     /// Readers that ended unasked.
     pub deaths: u64,
     /// Of these, the ones that seccomp killed.
@@ -135,7 +134,7 @@ enum Event {
 /// Why a reader is not asked any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Retired {
-    Stuck(Option<Query>),
+    Stuck,
     /// Another one is ready.
     Replaced,
     /// It wrote what is no answer.
@@ -232,7 +231,7 @@ impl Readers {
             return Some((outcome, known.reason.clone()));
         }
         let none_left = || format!("no reader of class {} is left: all are stuck", class.class.name());
-        (!status.available && status.stuck.len() >= STUCK_READERS).then(|| (Outcome::Stuck, none_left()))
+        (!status.available && status.stuck >= STUCK_READERS).then(|| (Outcome::Stuck, none_left()))
     }
 
     /// Reads `queries` into `answer`; how long the readers were busy with it.
@@ -247,8 +246,7 @@ impl Readers {
     }
 
     async fn read_class(&self, class: Class, queries: VecDeque<Query>, answer: &Answer) -> Duration {
-        let mut job =
-            Job { queue: VecDeque::new(), again: Vec::new(), retried: false, answer, busy: Duration::ZERO };
+        let mut job = Job { queue: VecDeque::new(), retried: false, answer, busy: Duration::ZERO };
         for query in queries {
             match self.unavailable(query) {
                 Some((outcome @ (Outcome::NotPermitted | Outcome::ContainerView), _)) => {
@@ -268,8 +266,6 @@ impl Readers {
 /// What one read wants of one class.
 struct Job<'a> {
     queue: VecDeque<Query>,
-    /// What is asked again when the queue is empty, of another reader than the one that is stuck in it.
-    again: Vec<Query>,
     /// Whether a query was asked again since its reader died.
     retried: bool,
     answer: &'a Answer,
@@ -290,7 +286,7 @@ impl Inner {
 
     /// Orders a reader in a free slot, if there is one and not too many are stuck.
     fn order(&self, class: &ReaderClass, reading: &mut Reading) {
-        if reading.starting.is_some() || lock(&class.status).stuck.len() >= STUCK_READERS {
+        if reading.starting.is_some() || lock(&class.status).stuck >= STUCK_READERS {
             return;
         }
         let Some(mut slot) = lock(&class.free).pop() else { return };
@@ -345,7 +341,7 @@ impl Inner {
             }
             Event::TimedOut => {
                 tracing::warn!(reader = name, "a reader was not ready in time: it is stuck");
-                self.retire(class, slot, Retired::Stuck(None));
+                self.retire(class, slot, Retired::Stuck);
                 Ok(())
             }
             Event::Ended(status) => {
@@ -387,7 +383,6 @@ impl Inner {
         if reading.active.as_ref().is_some_and(|reader| !reader.asked.is_empty()) {
             let mut nobody = Job {
                 queue: VecDeque::new(),
-                again: Vec::new(),
                 retried: false,
                 answer: &Answer::default(),
                 busy: Duration::ZERO,
@@ -472,36 +467,25 @@ impl Inner {
     async fn read(self: &Arc<Self>, class: &ReaderClass, reading: &mut Reading, job: &mut Job<'_>) {
         loop {
             if job.queue.is_empty() {
-                job.queue.extend(job.again.drain(..));
-            }
-            if job.queue.is_empty() {
                 return;
             }
             self.prepare(class, reading).await;
             let Some(reader) = &mut reading.active else { break };
-            let batch = batch(&mut job.queue, |query| !self.is_stuck_in(class, query));
-            for query in batch.refused {
-                job.answer.put(end(query, Outcome::Stuck, Duration::ZERO)).await;
-            }
-            let bytes: Vec<u8> = batch.asked.iter().map(|query| *query as u8).collect();
+            let asked = batch(&mut job.queue);
+            let bytes: Vec<u8> = asked.iter().map(|query| *query as u8).collect();
             if reader.send(&bytes) {
-                reader.asked = batch.asked.into();
+                reader.asked = asked;
                 self.take_answers(class, reading, job, true).await;
             } else {
                 // It does not take requests: it has ended, or never read the earlier ones.
-                batch.asked.into_iter().rev().for_each(|query| job.queue.push_front(query));
+                asked.into_iter().rev().for_each(|query| job.queue.push_front(query));
                 let event = next(&mut reader.slot, READ_TIMEOUT).await;
                 self.lose(class, reading, event);
             }
         }
-        for query in job.queue.drain(..).chain(job.again.drain(..)).collect::<Vec<_>>() {
+        for query in std::mem::take(&mut job.queue) {
             job.answer.put(end(query, Outcome::Stuck, Duration::ZERO)).await;
         }
-    }
-
-    fn is_stuck_in(&self, class: &ReaderClass, query: Query) -> bool {
-        let stuck = lock(&class.status).stuck.iter().filter(|stuck| **stuck == Some(query)).count();
-        stuck >= STUCK_IN_QUERY
     }
 
     /// Takes the answers to what the active reader was asked; without `wanted` they are dropped.
@@ -520,13 +504,17 @@ impl Inner {
             let event = next(&mut reader.slot, READ_TIMEOUT.saturating_sub(reader.waited)).await;
             reader.waited += begun.elapsed();
             match event {
-                Event::Frame(Frame { kind: kind @ (Kind::Chunk | Kind::LastChunk), about, payload })
-                    if about == query as u8 =>
-                {
+                Event::Frame(Frame {
+                    kind: kind @ (Kind::Chunk | Kind::LastChunk),
+                    about,
+                    skipped,
+                    payload,
+                }) if about == query as u8 => {
                     if kind == Kind::LastChunk {
                         job.busy += reader.waited;
                         (reader.waited, forwarded) = (Duration::ZERO, false);
                         reader.asked.pop_front();
+                        self.note_skipped(class, query, skipped);
                     } else {
                         forwarded = true;
                     }
@@ -537,32 +525,42 @@ impl Inner {
                 event => {
                     let waited = reader.waited;
                     let mut rest = std::mem::take(&mut reader.asked);
-                    rest.pop_front();
                     let outcome = match event {
                         Event::TimedOut => Outcome::TimedOut,
                         _ => Outcome::Failed,
                     };
                     self.lose_in(class, reading, event, Some(query));
+                    if !wanted {
+                        return;
+                    }
+                    // Which query a stuck reader is in is not known: it may hold back what it has answered. All are asked
+                    // again, and what it hangs in is skipped. Once when it died: what kills one may kill the next.
+                    let again = outcome == Outcome::TimedOut || !std::mem::replace(&mut job.retried, true);
                     // File systems may come twice, parts of a file may not.
                     let may_repeat = !forwarded || class.class == Class::Mounts;
-                    let again = match outcome {
-                        Outcome::TimedOut => !self.is_stuck_in(class, query),
-                        // Once: what kills one reader may kill the next.
-                        _ => !std::mem::replace(&mut job.retried, true),
-                    };
-                    if may_repeat && again {
-                        job.again.push(query);
-                    } else if wanted {
+                    if !(again && may_repeat) {
+                        rest.pop_front();
                         job.answer.put(end(query, outcome, waited)).await;
                     }
-                    if wanted {
-                        rest.into_iter().rev().for_each(|query| job.queue.push_front(query));
-                    } else {
-                        job.again.clear();
-                    }
+                    rest.into_iter().rev().for_each(|query| job.queue.push_front(query));
                     return;
                 }
             }
+        }
+    }
+
+    /// Keeps which queries skip what another reader is stuck in.
+    fn note_skipped(&self, class: &ReaderClass, query: Query, skipped: bool) {
+        let mut status = lock(&class.status);
+        let known = status.skipping.iter().position(|known| *known == query);
+        match (skipped, known) {
+            (true, None) => {
+                let (reader, query_name) = (class.class.name(), query.as_str_name());
+                tracing::warn!(reader, query = query_name, "a query skips what another reader is stuck in");
+                status.skipping.push(query);
+            }
+            (false, Some(at)) => _ = status.skipping.swap_remove(at),
+            _ => {}
         }
     }
 
@@ -594,7 +592,7 @@ impl Inner {
                     query = query_name,
                     "a query did not end in time: its reader is stuck"
                 );
-                self.retire(class, reader.slot, Retired::Stuck(query));
+                self.retire(class, reader.slot, Retired::Stuck);
             }
             Event::Ended(status) => {
                 tracing::debug!(reader = name, query = query_name, "a reader ended in the middle of a query");
@@ -622,8 +620,8 @@ impl Inner {
 
     /// Asks a reader to end once it comes to it, and takes its slot back when it has.
     fn retire(self: &Arc<Self>, class: &ReaderClass, mut slot: Slot, why: Retired) {
-        if let Retired::Stuck(query) = why {
-            lock(&class.status).stuck.push(query);
+        if why == Retired::Stuck {
+            lock(&class.status).stuck += 1;
         }
         // Never by closing its pipe, which is the next reader's too.
         let _ = slot.requests.try_write(&[END]);
@@ -631,13 +629,13 @@ impl Inner {
         tokio::spawn(async move {
             let status = drain(&mut slot, why).await;
             let Some(class) = inner.classes.get(number) else { return };
-            if let Retired::Stuck(query) = why {
+            if why == Retired::Stuck {
                 let mut status = lock(&class.status);
-                if let Some(at) = status.stuck.iter().position(|stuck| *stuck == query) {
-                    status.stuck.swap_remove(at);
+                status.stuck -= 1;
+                if status.stuck == 0 {
+                    status.skipping.clear();
                 }
-                let query = query.map_or("none", |query| query.as_str_name());
-                tracing::warn!(reader = class.class.name(), query, "a stuck reader has returned");
+                tracing::warn!(reader = class.class.name(), "a stuck reader has returned");
             }
             if status == 0 {
                 inner.free(class, slot);
@@ -701,33 +699,13 @@ impl Inner {
     }
 }
 
-/// What of a queue is asked at once, and what of it is not asked at all.
-struct Batch {
-    asked: Vec<Query>,
-    refused: Vec<Query>,
-}
-
 /// Takes what can be asked at once: a query of large files alone, the others together.
-fn batch(queue: &mut VecDeque<Query>, may_be_asked: impl Fn(Query) -> bool) -> Batch {
-    let mut batch = Batch { asked: Vec::new(), refused: Vec::new() };
+fn batch(queue: &mut VecDeque<Query>) -> VecDeque<Query> {
     let is_large = |query: Query| {
         row(query).is_some_and(|row| row.file_bytes > LARGE_FILE || row.class == Class::Processes)
     };
-    while let Some(query) = queue.pop_front() {
-        if !may_be_asked(query) {
-            batch.refused.push(query);
-            continue;
-        }
-        if is_large(query) && !batch.asked.is_empty() {
-            queue.push_front(query);
-            break;
-        }
-        batch.asked.push(query);
-        if is_large(query) {
-            break;
-        }
-    }
-    batch
+    let together = queue.iter().position(|query| is_large(*query)).unwrap_or(queue.len());
+    queue.drain(..together.max(1)).collect()
 }
 
 impl Reader {
@@ -740,7 +718,7 @@ impl Reader {
 /// What a slot's reader writes next, for a while at most. Nothing is lost when this is cancelled.
 async fn next(slot: &mut Slot, patience: Duration) -> Event {
     loop {
-        match slot.frames.next() {
+        match slot.frames.next_frame() {
             Ok(Some(frame)) => return Event::Frame(frame),
             Ok(None) => {}
             Err(malformed) => return Event::Malformed(malformed),

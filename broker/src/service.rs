@@ -180,7 +180,7 @@ impl broker_server::Broker for Service {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let statuses: Vec<_> = readers.statuses().collect();
         let stuck: Vec<Query> =
-            statuses.iter().flat_map(|(_, status)| status.stuck.iter().copied().flatten()).collect();
+            statuses.iter().flat_map(|(_, status)| status.skipping.iter().copied()).collect();
         // Every reader has found the same, but for one that was started later.
         let hello = statuses.iter().find_map(|(_, status)| status.hello.as_ref());
         let sees = |is_hosts: fn(&Hello) -> bool| hello.is_some_and(is_hosts);
@@ -217,16 +217,16 @@ impl broker_server::Broker for Service {
                 reads: count(&counts.reads),
                 limited_requests: count(&counts.limited_requests),
                 stuck_queries: readers.stuck_queries(),
-                readers_stuck: statuses.iter().map(|(_, status)| status.stuck.len() as u64).sum(),
+                readers_stuck: statuses.iter().map(|(_, status)| status.stuck as u64).sum(),
                 failed_accepts: count(&counts.failed_accepts),
-                log_lines_dropped: 0,
+                log_lines_dropped: keyhole_log::dropped(),
             }),
             readers: statuses
                 .iter()
                 .map(|(class, status)| v1::ReaderClass {
                     name: class.name().to_owned(),
                     available: status.available,
-                    stuck: status.stuck.len() as u64,
+                    stuck: status.stuck as u64,
                     deaths: status.deaths,
                     seccomp_kills: status.seccomp_kills,
                     replacements: status.replacements,
@@ -251,8 +251,10 @@ struct ReadTimer<'c> {
 
 impl Drop for ReadTimer<'_> {
     fn drop(&mut self) {
-        // Of a read that did not end it is not known how long it kept readers busy: as long as it took.
-        self.client.charge(self.busy.unwrap_or_else(|| self.begun.elapsed()));
+        // Of a read that was left it is not known how long it keeps readers busy: they end what they have begun.
+        const BEGUN: Duration = Duration::from_millis(100);
+        const LONGEST: Duration = Duration::from_secs(1);
+        self.client.charge(self.busy.unwrap_or_else(|| self.begun.elapsed().clamp(BEGUN, LONGEST)));
     }
 }
 

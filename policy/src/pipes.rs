@@ -20,8 +20,11 @@ pub const END: u8 = 0;
 /// To a reader: look whether what was absent at the start has appeared, and report yourself.
 pub const CHECK: u8 = 255;
 
-/// Length of the payload (32 bits, little-endian), kind, query or slot, and two bytes that are zero.
+/// Length of the payload (32 bits, little-endian), kind, query or slot, [`SKIPPED`] or 0, and a byte that is zero.
 pub const HEADER_BYTES: usize = 8;
+
+/// In the header of a last chunk: something was not asked, since another reader has not returned from it.
+pub const SKIPPED: u8 = 1;
 
 /// The longest payload. A chunk holds at most [`CHUNK_BYTES`] of a file, two paths and a few numbers.
 pub const PAYLOAD_BYTES: usize = 32 << 10;

@@ -190,16 +190,17 @@ impl Host {
         })
     }
 
-    /// Reads everything that `query` may read; none when it is no query of these readers.
+    /// Reads everything that `query` may read; none when it is no query of these readers. Besides the outcome, whether
+    /// something was not asked since another reader hangs in it.
     pub fn read(
         &mut self,
         query: Query,
         scratch: &mut Scratch,
         out: &mut Output<'_>,
-    ) -> Result<Option<Outcome>, Gone> {
+    ) -> Result<Option<(Outcome, bool)>, Gone> {
         let Some(open) = self.rows.iter_mut().find(|row| row.row.query == query) else { return Ok(None) };
         if let Some((outcome, _)) = &open.unavailable {
-            return Ok(Some(*outcome));
+            return Ok(Some((*outcome, false)));
         }
         open.cache.begin(open.sources.len());
         let hung = self.shared.hung();
@@ -220,26 +221,28 @@ impl Host {
             read.cache.at_source(number);
             read.source(source, opened)
         });
-        let outcome = read.counters.outcome();
+        let end = (read.counters.outcome(), read.counters.skipped);
         match flow {
             Err(Stop::Gone) => return Err(Gone),
             Err(Stop::Limit) => {}
             Ok(()) => open.cache.end(),
         }
         scratch.trim();
-        Ok(Some(outcome))
+        Ok(Some(end))
     }
 
     /// Whether a reader that is started now would see more, or something else.
     pub fn has_changed(&self) -> bool {
-        let Some(procfs) = self.roots.procfs.as_ref() else { return false };
-        let appeared = |path: &str| statat(procfs, path, AtFlags::empty()).is_ok();
         let moved = |(path, device, inode): &(PathBuf, u64, u64)| {
             stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) != (*device, *inode))
         };
+        if self.identity.iter().any(moved) {
+            return true;
+        }
+        let Some(procfs) = self.roots.procfs.as_ref() else { return false };
+        let appeared = |path: &str| statat(procfs, path, AtFlags::empty()).is_ok();
         let sources = self.rows.iter().flat_map(|row| row.sources.iter().zip(row.row.sources));
-        self.identity.iter().any(moved)
-            || sees_init(&self.roots) != self.sees_init
+        sees_init(&self.roots) != self.sees_init
             || sources.filter(|(_, source)| source.root == Root::Proc).any(|(opened, source)| match opened {
                 Opened::Fixed { wild: true, .. } => source.pattern.split_once("/*").is_some_and(|(dir, _)| appeared(dir)),
                 Opened::Fixed { files, .. } => files.iter().any(|file| {

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use keyhole_policy::pipes::{CHUNK_BYTES, HEADER_BYTES, Kind, header};
+use keyhole_policy::pipes::{CHUNK_BYTES, HEADER_BYTES, Kind, SKIPPED, header};
 use keyhole_policy::{Outcome, Query};
 use rustix::fs::StatFs;
 use rustix::io::Errno;
@@ -25,6 +25,12 @@ const TRUNCATED: u8 = 9;
 
 /// Frames are written once there are so many bytes of them, less than a pipe holds.
 const WRITE_BYTES: usize = 32 << 10;
+
+/// ... or once the first of them has waited for so long, as far as a query ends meanwhile.
+const WRITE_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Where a header has its flags.
+const FLAGS: usize = 6;
 
 /// statfs(2): mounted read-only.
 const ST_RDONLY: u64 = 1;
@@ -57,12 +63,13 @@ pub struct Output<'fd> {
     query: Query,
     /// Time spent waiting for the broker, since [`Self::begin`].
     waited: Duration,
+    flushed: Instant,
 }
 
 impl<'fd> Output<'fd> {
     /// A writer to a pipe.
     pub fn new(pipe: BorrowedFd<'fd>) -> Self {
-        Self { pipe, buffer: Vec::new(), frame: None, query: Query::Unspecified, waited: Duration::ZERO }
+        Self { pipe, buffer: Vec::new(), frame: None, query: Query::Unspecified, waited: Duration::ZERO, flushed: Instant::now() }
     }
 
     /// Begins the answer to a query.
@@ -123,15 +130,21 @@ impl<'fd> Output<'fd> {
         Ok(())
     }
 
-    /// Adds how the query ended; with `more` frames may wait for those of the next query.
-    pub fn end(&mut self, outcome: Outcome, elapsed: Duration, more: bool) -> Result<(), Gone> {
+    /// Adds how the query ended, and whether something was [`SKIPPED`]. With `more` to come it waits a moment for it: the
+    /// broker is woken less often.
+    pub fn end(&mut self, outcome: Outcome, elapsed: Duration, skipped: bool, more: bool) -> Result<(), Gone> {
         let mut item = Vec::new();
         number(&mut item, 1, outcome as u64);
         number(&mut item, 2, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
         let out = self.chunk();
         bytes(out, QUERY_END, &item);
+        let frame = self.frame;
         self.close(Kind::LastChunk);
-        if more && self.buffer.len() < WRITE_BYTES { Ok(()) } else { self.flush() }
+        if let Some(flags) = frame.and_then(|frame| self.buffer.get_mut(frame + FLAGS)).filter(|_| skipped) {
+            *flags = SKIPPED;
+        }
+        let may_wait = more && self.buffer.len() < WRITE_BYTES && self.flushed.elapsed() < WRITE_INTERVAL;
+        if may_wait { Ok(()) } else { self.flush() }
     }
 
     /// Writes a frame that is no chunk.
@@ -154,7 +167,8 @@ impl<'fd> Output<'fd> {
             }
         }
         self.buffer.clear();
-        self.waited += begun.elapsed();
+        self.flushed = Instant::now();
+        self.waited += self.flushed - begun;
         Ok(())
     }
 

@@ -51,6 +51,8 @@ pub struct Counters {
     read: bool,
     denied: bool,
     truncated: bool,
+    /// Something was not asked, since another reader has not returned from it.
+    pub skipped: bool,
 }
 
 impl Counters {
@@ -192,12 +194,15 @@ impl Read<'_, '_> {
             Some(listing) => listing.clone(),
             None => {
                 // Not cached: the kernel lists a directory that went and came back as empty through the old descriptor.
-                let listed = self.open(source, path, OFlags::DIRECTORY).and_then(|dir| names(dir.as_fd()));
+                let directory = join(source.root.name().as_bytes(), path);
+                let listed = self.ask(&directory, |this| {
+                    Ok(this.open(source, path, OFlags::DIRECTORY).and_then(|dir| names(dir.as_fd())))
+                })?;
                 let (names, truncated) = match listed {
                     Ok(listed) => listed,
                     Err(errno) if gone(errno) => (Vec::new(), false),
                     Err(errno) => {
-                        self.errno(&join(source.root.name().as_bytes(), path), errno)?;
+                        self.errno(&directory, errno)?;
                         return Ok(Rc::default());
                     }
                 };
@@ -354,7 +359,9 @@ impl Read<'_, '_> {
     /// statfs of each mount point below the host root, local file systems first: they answer whatever hangs.
     fn mounts(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
         const NAME: &[u8] = b"proc/1/mountinfo";
-        let read = mountinfo.as_ref().map_err(|errno| *errno).and_then(|file| self.whole(file.as_fd()));
+        let read = self.ask(NAME, |this| {
+            Ok(mountinfo.as_ref().map_err(|errno| *errno).and_then(|file| this.whole(file.as_fd())))
+        })?;
         let (text, truncated) = match read {
             Ok(read) => read,
             Err(errno) => return self.errno(NAME, errno),
@@ -369,7 +376,10 @@ impl Read<'_, '_> {
         mounts.iter().try_for_each(|mount| {
             let risky = mount.may_hang() && self.hung.len() >= HUNG_MOUNTS;
             let numbers = match risky || hung.iter().any(|hung| mount.may_hang_with(hung)) {
-                true => Err(Errno::INPROGRESS),
+                true => {
+                    self.counters.skipped = true;
+                    Err(Errno::INPROGRESS)
+                }
                 false => {
                     if mount.may_hang() {
                         // What has answered reaches the broker whatever this one does.
@@ -397,6 +407,7 @@ impl Read<'_, '_> {
     ) -> Result<Result<T, Errno>, Stop> {
         let asked = hash(path);
         if self.hung.contains(&asked) {
+            self.counters.skipped = true;
             return Ok(Err(Errno::INPROGRESS));
         }
         self.shared.ask(asked);

@@ -59,8 +59,6 @@ struct Reader {
     scratch: Scratch,
     /// Its own, opened before the seal.
     stat: OwnedFd,
-    /// Whether an answer may wait in memory while the next query is read: not where that may take for ever.
-    batches: bool,
 }
 
 fn start(
@@ -97,7 +95,7 @@ fn start(
     }
     let hello = Hello { generation: place.generation, layers: &layers, host: Some(&host) };
     out.message(Kind::Hello, &hello.encode()).map_err(|Gone| "the broker has gone".to_owned())?;
-    Ok(Reader { host, scratch: Scratch::default(), stat, batches: !class.may_hang() })
+    Ok(Reader { host, scratch: Scratch::default(), stat })
 }
 
 /// The rows of a class that may be asked.
@@ -141,7 +139,7 @@ impl Reader {
                 match *request {
                     END => return out.flush(),
                     CHECK => self.check(out)?,
-                    query => self.answer(query, self.batches && at + 1 < taken, out)?,
+                    query => self.answer(query, at + 1 < taken, out)?,
                 }
             }
             out.flush()?;
@@ -154,8 +152,8 @@ impl Reader {
         let query = Query::try_from(i32::from(number)).map_err(|_| Gone)?;
         let begun = Instant::now();
         out.begin(query);
-        let outcome = self.host.read(query, &mut self.scratch, out)?.ok_or(Gone)?;
-        out.end(outcome, begun.elapsed().saturating_sub(out.waited()), more)
+        let (outcome, skipped) = self.host.read(query, &mut self.scratch, out)?.ok_or(Gone)?;
+        out.end(outcome, begun.elapsed().saturating_sub(out.waited()), skipped, more)
     }
 
     fn check(&mut self, out: &mut Output<'_>) -> Result<(), Gone> {

@@ -6,6 +6,8 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 pub mod exposition;
+pub mod filters;
+pub mod forked;
 pub mod http;
 pub mod lacking;
 pub mod usage;

@@ -224,6 +224,22 @@ def systemds_layers_hold_for_both(machine, _):
             assert os.readlink(f"/proc/{pid}/ns/mnt") != os.readlink(f"/proc/{machine.init()}/ns/mnt")
 
 
+def the_exporter_sees_its_socket_directory_and_nothing_else_of_run(machine, _):
+    of_machine, of_exporter = (pathlib.Path(f"/proc/{pid}/root/run")
+                               for pid in (machine.init(), pid_of(machine.init(), "keyhole-exporter")))
+    (of_machine / "other-service.sock").touch()
+    files = lambda run: {str(path.relative_to(run)) for path in run.rglob("*")}
+    assert {"keyhole/broker.sock", "other-service.sock", "udev/data"} <= files(of_machine), files(of_machine)
+    # systemd's own mount point, which is empty.
+    assert files(of_exporter) - {"systemd", "systemd/incoming"} == {"keyhole", "keyhole/broker.sock"}, files(of_exporter)
+    # The broker's own directory, so that a socket that it makes later is seen as well.
+    assert os.path.samefile(of_exporter / "keyhole", of_machine / "keyhole")
+    for folder in ("/run", "/run/keyhole"):
+        mounts = (of_exporter.parent.parent / "mountinfo").read_text().splitlines()
+        options = [line.split()[5].split(",") for line in mounts if line.split()[4] == folder]
+        assert options and "ro" in options[-1], (folder, options)
+
+
 def a_killed_broker_comes_back_to_the_exporter(machine, _):
     before = pid_of(machine.init(), "keyhole-broker")
     readers = descendants(before)
@@ -328,6 +344,7 @@ def main():
             check(the_host_is_seen_through_the_hardening, machine, text)
             check(no_layer_of_the_programs_own_sandbox_is_missing, machine, text)
             check(systemds_layers_hold_for_both, machine, text)
+            check(the_exporter_sees_its_socket_directory_and_nothing_else_of_run, machine, text)
             check(a_killed_broker_comes_back_to_the_exporter, machine, text)
         except AssertionError as error:
             print(f"FAILED the units run: {error}")

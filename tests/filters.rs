@@ -1,0 +1,140 @@
+//! The seccomp filters that the kernel holds for the running programs are their tables, and nothing else.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use common::filters::Filters;
+use common::forked::Call;
+use common::lacking::{AUXV, lacking};
+use common::{EXPORTER, Home, flag, root_for, this_host};
+use keyhole_broker::sandbox::SYSCALLS as SYSCALLS_OF_BROKER;
+use keyhole_exporter::sandbox::SYSCALLS;
+use keyhole_os::seccomp::{Argument, Row, exactly, numbers};
+use keyhole_policy::Class;
+use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
+
+fn can_run() -> bool {
+    root_for("read the filters of a process")
+}
+
+#[test]
+fn the_running_exporter_has_one_filter_and_it_is_the_table() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let filters = Filters::dump(home.start_exporter::<&str>(&[]).process.pid());
+    assert_eq!(filters.len(), 1);
+    filters.assert_are(SYSCALLS);
+}
+
+/// The children of a process, oldest first.
+fn children(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+#[test]
+fn the_running_zygote_has_its_table_and_each_reader_that_of_its_class_on_top() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let flags = [&this_host()[..], &["--allow-processes".into(), "--filesystem.anchor=/".into()]].concat();
+    let broker = home.start_broker(&flags);
+    let [zygote] = children(broker.pid())[..] else { panic!("a broker starts one process") };
+    let filters = Filters::dump(zygote);
+    assert_eq!(filters.len(), 1);
+    filters.assert_are(ZYGOTE);
+    let readers = children(zygote);
+    assert_eq!(readers.len(), Class::ALL.len());
+    for (pid, class) in readers.into_iter().zip(Class::ALL) {
+        let filters = Filters::dump(pid);
+        assert_eq!(filters.len(), 2, "{class:?}");
+        filters.assert_are(&reader_syscalls(class));
+    }
+}
+
+#[test]
+fn the_running_broker_has_one_filter_and_it_is_the_table() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let broker = home.start_broker(&this_host());
+    let filters = Filters::dump(broker.pid());
+    assert_eq!(filters.len(), 1);
+    // Three calls are held to descriptors: the socket's directory, which is still open, and what checked the seal.
+    let dir = fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap().flatten().find_map(|entry| {
+        let is_dir = fs::read_link(entry.path()).ok()? == home.socket_dir();
+        is_dir.then(|| entry.file_name().to_str().unwrap().parse::<u32>().unwrap())
+    });
+    let dir = dir.expect("the socket's directory is held");
+    let pinned =
+        |name, number, when: Vec<Argument>| Row { name, number, reason: "", when: Box::leak(when.into()) };
+    let mut rows = SYSCALLS_OF_BROKER.to_vec();
+    if landlock_is_in_force(&broker.log()) {
+        rows.push(pinned("unlinkat", numbers::unlinkat, vec![exactly(0, dir), exactly(2, 0)]));
+        rows.push(pinned("newfstatat", numbers::newfstatat, vec![exactly(0, dir), exactly(3, 0x100)]));
+    }
+    let checked =
+        (0..1024_u32).find(|fd| filters.allows(Call(numbers::pread64, [u64::from(*fd), 0, 0, 0, 0, 0])));
+    rows.push(pinned("pread64", numbers::pread64, vec![exactly(0, checked.expect("one descriptor"))]));
+    filters.assert_are(&rows);
+}
+
+fn landlock_is_in_force(log: &str) -> bool {
+    log.contains("sandbox layer in force\" process=broker layer=landlock")
+}
+
+#[test]
+fn every_thread_of_an_exporter_that_checks_passwords_has_the_same_filter() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let config = home.path().join("web.yml");
+    // The password is pw.
+    let hash = "$2b$05$abcdefghijklmnopqrstuuHIrMEWpUCQe2YqFR3sXwQ75u4od..9q";
+    fs::write(&config, format!("basic_auth_users:\n  user: {hash}\n")).unwrap();
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
+    let exporter = home.start_exporter(&[flag("--web.config.file=", &config)]);
+    let threads = fs::read_dir(format!("/proc/{}/task", exporter.process.pid())).unwrap().count();
+    assert_eq!(threads, 2, "one of them checks passwords");
+    Filters::dump(exporter.process.pid()).assert_are(SYSCALLS);
+}
+
+#[test]
+fn a_table_that_is_not_the_running_one_is_found_out() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let filters = Filters::dump(home.start_exporter::<&str>(&[]).process.pid());
+    let differs = |rows: &[_]| catch_unwind(AssertUnwindSafe(|| filters.assert_are(rows))).is_err();
+    assert!(!differs(SYSCALLS));
+    assert!(differs(&SYSCALLS[1..]), "a call more than the table has");
+    let mut looser = SYSCALLS.to_vec();
+    looser.iter_mut().find(|row| row.name == "sendto").unwrap().when = &[];
+    assert!(differs(&looser), "a condition that the table does not have");
+    let mut stricter = SYSCALLS.to_vec();
+    const CLOSED: &[keyhole_os::seccomp::Argument] = &[keyhole_os::seccomp::exactly(0, 7)];
+    stricter.iter_mut().find(|row| row.name == "close").unwrap().when = CLOSED;
+    assert!(differs(&stricter), "a condition that only the table has");
+}
+
+#[test]
+fn of_two_filters_the_strictest_counts() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let command = lacking(home.command("keyhole-exporter", EXPORTER), &[AUXV]);
+    let filters = Filters::dump(home.start_exporter_of::<&str>(command, &[]).process.pid());
+    assert_eq!(filters.len(), 2);
+    // prctl is answered by one filter and killed by the other.
+    filters.assert_are(SYSCALLS);
+}
