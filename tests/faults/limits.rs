@@ -48,7 +48,9 @@ fn readers_without_descriptors_say_what_they_could_not_read_and_are_whole_with_t
     };
     let whole = |scrape: &Exposition| {
         assert_eq!(truncated(scrape), 0);
-        for family in ["node_memory_MemTotal_bytes", "node_network_receive_bytes_total", "node_network_mtu_bytes"] {
+        for family in
+            ["node_memory_MemTotal_bytes", "node_network_receive_bytes_total", "node_network_mtu_bytes"]
+        {
             assert!(scrape.has(family), "{family}");
         }
     };
