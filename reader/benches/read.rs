@@ -1,41 +1,57 @@
-//! What the broker does for one read of all queries, but for the socket: files through a lane into encoded messages.
+//! What a reader does for one read of all queries, but for the pipe: files into encoded chunks.
 //!
-//! `cargo bench -p keyhole-broker --bench read -- DIR [ROUNDS]` prints the median of ROUNDS reads of a tree with proc/ and
-//! sys/. Under callgrind, two runs with different ROUNDS differ by whole reads: that is how
+//! `cargo bench -p keyhole-reader --bench read -- DIR [ROUNDS]` prints the median of ROUNDS reads of a tree with proc/
+//! and sys/. Under callgrind, two runs with different ROUNDS differ by whole reads: that is how
 //! `tests/bench/instructions.py` counts.
 
+use std::fs::OpenOptions;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use keyhole_broker::host::{Host, Paths, Roots};
-use keyhole_broker::lanes::Lanes;
-use keyhole_broker::view::{Choice, View};
-use keyhole_proto::Encoded;
-use keyhole_proto::v1::Query;
-use prost::Message;
+use keyhole_os::shared::SharedCells;
+use keyhole_policy::TABLE;
+use keyhole_reader::arguments::{Arguments, Choice};
+use keyhole_reader::cache::Shared;
+use keyhole_reader::host::{Host, Roots};
+use keyhole_reader::output::Output;
+use keyhole_reader::read::Scratch;
+use keyhole_reader::view::View;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
-    let [dir, rest @ ..] = &arguments[..] else { return Err("usage: read DIR [ROUNDS]".into()) };
+/// What `--descriptor-cache` is by default.
+const CACHED_FILES: u64 = 1024;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let [dir, rest @ ..] = &words[..] else { return Err("usage: read DIR [ROUNDS]".into()) };
     let rounds: usize = rest.first().map_or(Ok(1000), |rounds| rounds.parse())?;
     let dir = Path::new(dir);
-    let roots = Roots::open(&Paths { procfs: dir.join("proc"), sysfs: dir.join("sys"), ..Paths::default() })?;
-    let view = View::find(&roots, Choice::Host)?;
-    let lanes = Lanes::start(Host::open(roots, view), || Ok::<(), String>(()))?;
-    let queries: Vec<Query> = keyhole_policy::TABLE.iter().map(|row| row.query).collect();
+    let arguments = Arguments {
+        procfs: dir.join("proc"),
+        sysfs: dir.join("sys"),
+        view: Choice::Host,
+        ..Arguments::default()
+    };
+    let roots = Roots::open(&arguments)?;
+    let view = View::find(&roots, arguments.view)?;
+    let shared = Shared::new(SharedCells::new()?, 0);
+    let mut host = Host::open(TABLE.iter(), &arguments, roots, view, shared, CACHED_FILES);
+    let pipe = OpenOptions::new().write(true).open("/dev/null")?;
+    let (mut out, mut scratch) = (Output::new(pipe.as_fd()), Scratch::default());
     let mut times = Vec::with_capacity(rounds);
-    let mut bytes = 0;
     for _ in 0..rounds {
         let start = Instant::now();
-        bytes = 0;
-        let mut reading = lanes.begin(queries.clone()).await;
-        while let Some(batch) = reading.next().await {
-            bytes += batch.into_iter().map(|part| Encoded::from(part).encode_to_vec().len()).sum::<usize>();
+        for row in TABLE {
+            out.begin(row.query);
+            let read = host.read(row.query, &mut scratch, &mut out).map_err(|_| "/dev/null is full")?;
+            let (outcome, skipped) = read.ok_or("a query without a row")?;
+            out.end(outcome, start.elapsed(), skipped, true).map_err(|_| "/dev/null is full")?;
         }
+        out.flush().map_err(|_| "/dev/null is full")?;
+        scratch.end();
         times.push(start.elapsed());
     }
     times.sort_unstable();
-    println!("{bytes} bytes, median {:?}", times[times.len() / 2]);
+    println!("median {:?}", times[times.len() / 2]);
     Ok(())
 }
