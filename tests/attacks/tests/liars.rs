@@ -225,9 +225,9 @@ fn lie_as_a_reader(program: &Program, act: &str) {
 }
 
 #[test]
-fn a_broker_whose_zygote_lies_ends_with_a_reason_and_does_not_grow() {
+fn a_broker_whose_zygote_lies_answers_nothing_and_does_not_grow() {
     if root() {
-        alone("liars::a_broker_whose_zygote_lies_ends_with_a_reason_and_does_not_grow", || {
+        alone("liars::a_broker_whose_zygote_lies_answers_nothing_and_does_not_grow", || {
             let program = Program::new();
             std::thread::scope(|scope| {
                 act::floods().for_each(|act| {
