@@ -52,7 +52,8 @@ impl Shared {
     }
 
     fn all(&self, cell: Cell) -> impl Iterator<Item = (usize, u64)> {
-        let number = move |slot: usize| self.page.cells()[slot * CELLS_PER_SLOT + cell as usize].load(Relaxed);
+        let number =
+            move |slot: usize| self.page.cells()[slot * CELLS_PER_SLOT + cell as usize].load(Relaxed);
         (0..SLOTS_PER_CLASS).map(move |slot| (slot, number(slot)))
     }
 
@@ -72,7 +73,7 @@ impl Shared {
     }
 }
 
-const CELLS_PER_SLOT: usize = 8;
+pub const CELLS_PER_SLOT: usize = 8;
 
 /// How many descriptors of one kind all readers of a class may cache.
 #[derive(Debug)]
@@ -235,3 +236,6 @@ impl Cache {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,3 +47,46 @@ pub fn field_length(length: usize) -> usize {
     let digits = (usize::BITS - length.leading_zeros()).div_ceil(7).max(1);
     1 + digits as usize + length
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_what_the_generated_code_would_have_written(
+            value in any::<u64>(), shift in 0_u32..64, content in proptest::collection::vec(any::<u8>(), 0..300), field in 1_u8..16,
+        ) {
+            let (value, tag) = (value >> shift, u32::from(field));
+            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+            varint(&mut ours, value);
+            prost::encoding::encode_varint(value, &mut theirs);
+            explicit_number(&mut ours, field, value);
+            prost::encoding::uint64::encode(tag, &value, &mut theirs);
+            fixed(&mut ours, field, value);
+            prost::encoding::fixed64::encode(tag, &value, &mut theirs);
+            bytes(&mut ours, field, &content);
+            prost::encoding::bytes::encode(tag, &content, &mut theirs);
+            prop_assert_eq!(ours, theirs);
+        }
+
+        #[test]
+        fn a_fields_length_is_known_before_it_is_written(length in any::<usize>(), shift in 0_u32..64) {
+            let length = length >> shift.min(usize::BITS - 1) >> 8;
+            let mut begun = Vec::new();
+            begin(&mut begun, 1, length);
+            prop_assert_eq!(field_length(length), begun.len() + length);
+        }
+    }
+
+    #[test]
+    fn zero_is_written_in_a_oneof_alone() {
+        let mut out = Vec::new();
+        number(&mut out, 1, 0);
+        assert!(out.is_empty());
+        explicit_number(&mut out, 1, 0);
+        assert_eq!(out, [8, 0]);
+        assert_eq!([0, 127, 128].map(field_length), [2, 129, 131]);
+    }
+}

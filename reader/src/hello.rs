@@ -44,3 +44,73 @@ impl Hello<'_> {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use keyhole_os::shared::SharedCells;
+    use keyhole_policy::TABLE;
+    use keyhole_proto::reader;
+    use prost::Message;
+
+    use super::*;
+    use crate::arguments::{Arguments, Choice};
+    use crate::cache::Shared;
+    use crate::host::Roots;
+    use crate::view::View;
+
+    fn layers() -> [Layer; 2] {
+        let layer = |name, in_force, detail: &str| Layer { name, in_force, detail: detail.to_owned() };
+        [layer("seccomp", true, "every call"), layer("landlock", false, "not here")]
+    }
+
+    /// What the generated code makes of it, and that it would have written the same.
+    fn decoded(hello: &Hello<'_>) -> reader::Hello {
+        let encoded = hello.encode();
+        let decoded = reader::Hello::decode(&*encoded).unwrap();
+        assert_eq!(decoded.encode_to_vec(), encoded);
+        decoded
+    }
+
+    #[test]
+    fn a_zygote_reports_its_layers_and_version_and_no_host() {
+        let layer = |layer: Layer| reader::Layer {
+            name: layer.name.to_owned(),
+            in_force: layer.in_force,
+            detail: layer.detail,
+        };
+        let expected = reader::Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            table_digest: keyhole_policy::digest(),
+            layers: layers().map(layer).into(),
+            ..Default::default()
+        };
+        assert_eq!(decoded(&Hello { generation: 0, layers: &layers(), host: None }), expected);
+    }
+
+    #[test]
+    fn a_reader_reports_whose_files_it_has_and_what_it_cannot_read() {
+        let tree = tempfile::tempdir().unwrap();
+        let arguments =
+            Arguments { procfs: tree.path().into(), sysfs: tree.path().into(), ..Arguments::default() };
+        for (view, hosts) in [(Choice::Host, true), (Choice::Container, false)] {
+            let roots = Roots::open(&arguments).unwrap();
+            let view = View::find(&roots, view).unwrap();
+            let shared = Shared::new(SharedCells::new().unwrap(), 0);
+            let host = Host::open(TABLE.iter(), &arguments, roots, view, shared, 0);
+            let hello = decoded(&Hello { generation: 3, layers: &layers(), host: Some(&host) });
+            assert_eq!((hello.generation, hello.proc_is_host, hello.sys_is_host), (3, hosts, hosts));
+            assert_eq!(
+                (&hello.proc_reason, &hello.sys_reason),
+                (&host.view().proc_reason, &host.view().sys_reason)
+            );
+            let unavailable = host.unavailable().map(|(query, outcome, reason)| reader::Unavailable {
+                query: query as u32,
+                outcome: outcome as u32,
+                reason,
+            });
+            let expected: Vec<_> = unavailable.collect();
+            assert!(!expected.is_empty());
+            assert_eq!(hello.unavailable, expected);
+        }
+    }
+}
