@@ -3,16 +3,21 @@
 #[path = "../../../tests/common/forked.rs"]
 mod forked;
 
+#[path = "../../../tests/common/lacking.rs"]
+#[allow(dead_code, reason = "other tests need more of it")]
+mod lacking;
+
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use forked::{Call, End, REFUSED, alone, forked, sealed, survived};
 use keyhole_broker::probe::PROBE_SYSCALLS;
 use keyhole_os::seccomp::{self, Rule};
+use lacking::{LINUX_5_10, Lack, lacking};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::stage::{BROKER, Running, Stage, is_root, probe, soon};
@@ -40,7 +45,10 @@ fn listen(stage: &Stage) -> UnixListener {
 }
 
 fn start_probe(stage: &Stage) -> Running {
-    let mut command = stage.command(&["probe"]);
+    start_probe_by(stage.command(&["probe"]))
+}
+
+fn start_probe_by(mut command: Command) -> Running {
     Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
 }
 
@@ -160,13 +168,38 @@ fn whoever_starts_a_probe_without_standard_descriptors_gets_its_status_all_the_s
     let stage = Stage::new();
     let listener = listen(&stage);
     // The shell closes them; the program's start opens /dev/null in their place.
-    let mut command = std::process::Command::new("sh");
+    let mut command = Command::new("sh");
     command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(stage.at("keyhole-broker"));
     command.arg("probe").arg(format!("--socket.path={}", stage.socket().display()));
     let mut child = Running(command.spawn().unwrap());
     accept(&listener).write_all(&answer(2)).unwrap();
     let status = soon("the probe's end", || child.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(1), "{status}");
+}
+
+#[test]
+fn a_kernel_that_lacks_something_is_probed_and_a_seal_that_is_refused_is_an_error() {
+    const PR_GET_SECCOMP: u32 = 21;
+    let lack = |number, when, errno| Lack { numbers: (number, number), when, errno };
+    let without_seccomp = [
+        lack(libc::SYS_seccomp, &[], libc::ENOSYS),
+        lack(libc::SYS_prctl, &[(0, PR_GET_SECCOMP)], libc::EINVAL),
+    ];
+    let refused = [lack(libc::SYS_seccomp, &[], libc::EPERM)];
+    let probe_on = |lacks: &[Lack]| {
+        let stage = Stage::new();
+        let listener = listen(&stage);
+        let mut probe = start_probe_by(lacking(stage.command(&["probe"]), lacks));
+        // One who may not seal itself hangs up.
+        let _ = accept(&listener).write_all(&answer(1));
+        output(&mut probe.0)
+    };
+    assert_eq!(probe_on(LINUX_5_10), (Some(0), String::new()));
+    assert_eq!(probe_on(&without_seccomp), (Some(0), String::new()));
+    let (status, said) = probe_on(&refused);
+    assert_eq!((status, said.lines().count()), (Some(1), 1), "{said}");
+    let line = "keyhole-broker: error: seccomp could not be put in force: ";
+    assert!(said.starts_with(line) && said.contains("let the container's own seccomp profile"), "{said}");
 }
 
 /// The table, compiled, for children of a process that runs [`alone`].
@@ -201,6 +234,7 @@ fn every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions() {
             for argument in row.when {
                 for bit in (0..32).filter(|bit| argument.mask & (1 << bit) != 0) {
                     let call = Call::harmless(row).flipped(argument.index, bit);
+                    assert!(!call.is_allowed_by(PROBE_SYSCALLS));
                     assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
                     refused += 1;
                 }
