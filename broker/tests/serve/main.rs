@@ -6,5 +6,9 @@
 mod answers;
 mod clients;
 mod ends;
+#[path = "../../../tests/common/lacking.rs"]
+#[allow(dead_code, reason = "shared with the tests of all programs together")]
+mod lacking;
+mod passed;
 mod stage;
 mod start;
