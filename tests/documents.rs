@@ -161,6 +161,9 @@ fn the_lists_of_system_calls_are_fresh() {
     let broker = calls(keyhole_broker::sandbox::SYSCALLS);
     let pinned = PINNED.map(|row| row.map(str::to_owned));
     section(&mut text, "## keyhole-broker", &[&broker[..], &pinned[..]].concat());
+    let passed = calls(keyhole_broker::sandbox::PASSED);
+    section(&mut text, "## keyhole-broker before Linux 6.16: these as well", &passed);
+    section(&mut text, "## keyhole-broker probe", &calls(keyhole_broker::probe::PROBE_SYSCALLS));
     section(&mut text, "## keyhole-reader: the zygote", &calls(ZYGOTE));
     text.push_str(
         "\n## keyhole-reader: the readers\n\nEach class of queries has readers of its own. \

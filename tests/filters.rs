@@ -8,9 +8,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::filters::Filters;
 use common::forked::Call;
-use common::lacking::{AUXV, lacking};
-use common::{EXPORTER, Home, flag, root_for, this_host};
-use keyhole_broker::sandbox::SYSCALLS as SYSCALLS_OF_BROKER;
+use common::lacking::{AUXV, PASS_RIGHTS, lacking};
+use common::{BROKER, EXPORTER, Home, flag, root_for, this_host};
+use keyhole_broker::sandbox::{PASSED, SYSCALLS as SYSCALLS_OF_BROKER};
 use keyhole_exporter::sandbox::SYSCALLS;
 use keyhole_os::seccomp::{Argument, Row, exactly, numbers};
 use keyhole_policy::Class;
@@ -65,18 +65,39 @@ fn the_running_broker_has_one_filter_and_it_is_the_table() {
     }
     let home = Home::new();
     let broker = home.start_broker(&this_host());
-    let filters = Filters::dump(broker.pid());
-    assert_eq!(filters.len(), 1);
+    assert_eq!(Filters::dump(broker.pid()).len(), 1);
+    let passes = broker.log().contains("sandbox layer MISSING\" process=broker layer=passed_descriptors");
+    assert_is_the_table(&home, broker.pid(), &broker.log(), if passes { PASSED } else { &[] });
+}
+
+#[test]
+fn where_descriptors_cannot_be_refused_each_thread_of_the_broker_has_a_few_rows_more() {
+    if !can_run() {
+        return;
+    }
+    let home = Home::new();
+    let command = lacking(home.command("keyhole-broker", BROKER), &PASS_RIGHTS);
+    let broker = home.start_broker_of(command, &this_host());
+    assert_eq!(Filters::dump(broker.pid()).len(), 2);
+    let threads = fs::read_dir(format!("/proc/{}/task", broker.pid())).unwrap().count();
+    assert!(threads > 5, "{threads}: some of them close connections");
+    // What the other filter answers with an errno is killed by this one.
+    assert_is_the_table(&home, broker.pid(), &broker.log(), PASSED);
+}
+
+/// Checks the filters of a broker against its table and `more` rows.
+fn assert_is_the_table(home: &Home, pid: u32, log: &str, more: &[Row]) {
+    let filters = Filters::dump(pid);
     // Three calls are held to descriptors: the socket's directory, which is still open, and what checked the seal.
-    let dir = fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap().flatten().find_map(|entry| {
+    let dir = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().find_map(|entry| {
         let is_dir = fs::read_link(entry.path()).ok()? == home.socket_dir();
         is_dir.then(|| entry.file_name().to_str().unwrap().parse::<u32>().unwrap())
     });
     let dir = dir.expect("the socket's directory is held");
     let pinned =
         |name, number, when: Vec<Argument>| Row { name, number, reason: "", when: Box::leak(when.into()) };
-    let mut rows = SYSCALLS_OF_BROKER.to_vec();
-    if landlock_is_in_force(&broker.log()) {
+    let mut rows = [SYSCALLS_OF_BROKER, more].concat();
+    if landlock_is_in_force(log) {
         rows.push(pinned("unlinkat", numbers::unlinkat, vec![exactly(0, dir), exactly(2, 0)]));
         rows.push(pinned("newfstatat", numbers::newfstatat, vec![exactly(0, dir), exactly(3, 0x100)]));
     }

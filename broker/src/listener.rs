@@ -17,11 +17,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use keyhole_proto::server::broker_server::BrokerServer;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Uid};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::UnixListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::Service as _;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use crate::closers::Closers;
 use crate::limit::{Client, Metered};
 use crate::service::{Counts, Peer, Service};
 
@@ -170,18 +172,28 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Accepts for ever: peers of `allowed` uids, each within its limits.
+/// Who may connect where.
+#[derive(Debug)]
+pub struct Listener<'s> {
+    /// The socket.
+    pub socket: &'s UnixListener,
+    /// The uids that may connect.
+    pub allowed: &'s [u32],
+    /// What closes connections, where the kernel passes descriptors that peers send along.
+    pub closers: Option<Closers>,
+}
+
+/// Accepts for ever: peers of allowed uids, each within its limits.
 pub async fn accept<H: Health>(
-    listener: &UnixListener,
-    allowed: &[u32],
+    listener: Listener<'_>,
     service: Service,
     health: HealthServer<H>,
     counts: Arc<Counts>,
 ) {
     let clients: HashMap<u32, Arc<Client>> =
-        allowed.iter().map(|uid| (*uid, Arc::new(Client::new()))).collect();
+        listener.allowed.iter().map(|uid| (*uid, Arc::new(Client::new()))).collect();
     loop {
-        let stream = match listener.accept().await {
+        let stream = match listener.socket.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
                 if let Some(count) = count(&counts.failed_accepts) {
@@ -197,12 +209,31 @@ pub async fn accept<H: Health>(
             Ok((client, place)) => {
                 counts.connections.fetch_add(1, Ordering::Relaxed);
                 let peer = Peer { client: client.clone(), permit: Arc::new(Semaphore::new(1)) };
-                let connection = serve(stream, uid, peer, service.clone(), health.clone(), counts.clone());
-                tokio::spawn(hold(place, connection));
+                let (service, health, counts) = (service.clone(), health.clone(), counts.clone());
+                match &listener.closers {
+                    None => {
+                        let (receive, send) = stream.into_split();
+                        let stream = tokio::io::join(Metered::new(receive), send);
+                        tokio::spawn(hold(place, serve(stream, uid, peer, service, health, counts)));
+                    }
+                    Some(closers) => {
+                        let Some(kept) = closers.keep(stream, uid, place) else { continue };
+                        let stream = tokio::io::join(Metered::new(kept.clone()), kept);
+                        tokio::spawn(serve(stream, uid, peer, service, health, counts));
+                    }
+                }
             }
             Err(why) => {
                 if let Some(count) = count(&counts.refused_peers) {
                     tracing::warn!(uid, why, count, "connection refused");
+                }
+                if let Some(closers) = &listener.closers {
+                    let waits = || {
+                        if let Some(count) = count(&counts.paused_accepts) {
+                            tracing::warn!(uid, count, "too many refused connections take long to close");
+                        }
+                    };
+                    closers.refuse(stream, waits).await;
                 }
                 if counts.refused_peers.load(Ordering::Relaxed).is_multiple_of(REFUSALS) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -244,7 +275,7 @@ async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>
 }
 
 async fn serve<H: Health>(
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     uid: Option<u32>,
     peer: Peer,
     service: Service,
@@ -272,8 +303,6 @@ async fn serve<H: Health>(
             }
         }
     });
-    let (receive, send) = stream.into_split();
-    let stream = tokio::io::join(Metered::new(receive), send);
     let mut connection = std::pin::pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())

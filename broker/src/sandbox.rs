@@ -46,6 +46,14 @@ pub const SYSCALLS: &[Row] = &[
     allow!(fcntl, "F_GETFD: a debug build asserts that what it closes is open", exactly(1, F_GETFD)),
 ];
 
+/// What is allowed as well where the kernel passes descriptors that peers send along: see `closers`.
+pub const PASSED: &[Row] = &[
+    allow!(recvmsg, "a look at what comes before it is taken", exactly(2, MSG_PEEK)),
+    allow!(shutdown, "the end of a connection before it is closed", exactly(1, SHUT_RDWR)),
+    allow!(setsockopt, "bytes out of band in their order", SOL_SOCKET, exactly(2, SO_OOBINLINE)),
+    allow!(timer_settime, "a close that sleeps is interrupted", exactly(1, 0)),
+];
+
 // Constants of the kernel's headers, the same on x86_64 and aarch64.
 const EPOLL_CTL_ADD: u32 = 1;
 const EPOLL_CTL_DEL: u32 = 2;
@@ -56,9 +64,12 @@ const WNOHANG: u32 = 1;
 /// SOCK_CLOEXEC and SOCK_NONBLOCK.
 const ACCEPTED: u32 = 0x8_0800;
 const MSG_NOSIGNAL: u32 = 0x4000;
+const MSG_PEEK: u32 = 2;
 const SHUT_WR: u32 = 1;
+const SHUT_RDWR: u32 = 2;
 const SOL_SOCKET: Argument = exactly(1, 1);
 const SO_PEERCRED: u32 = 17;
+const SO_OOBINLINE: u32 = 10;
 const CLOCK_REALTIME: u32 = 0;
 const CLOCK_MONOTONIC: u32 = 1;
 const READ_WRITE: u32 = 3;
@@ -68,11 +79,12 @@ const MAY_MOVE: u32 = 1;
 const F_GETFD: u32 = 1;
 const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 
-/// What is allowed on certain descriptors alone.
+/// What is allowed on certain descriptors alone, or on certain kernels.
 #[derive(Debug)]
 pub struct Pinned {
     check: [Argument; 1],
     remove: Option<[[Argument; 2]; 2]>,
+    passed: &'static [Row],
 }
 
 impl Pinned {
@@ -83,17 +95,24 @@ impl Pinned {
             let dir = exactly(0, dir.as_raw_fd().cast_unsigned());
             [[dir, exactly(2, 0)], [dir, exactly(3, AT_SYMLINK_NOFOLLOW)]]
         };
-        Self { check: [exactly(0, thread.descriptor())], remove: dir.map(remove) }
+        Self { check: [exactly(0, thread.descriptor())], remove: dir.map(remove), passed: &[] }
+    }
+
+    /// For a kernel that passes descriptors that peers send along.
+    pub fn with_passed(self) -> Self {
+        Self { passed: PASSED, ..self }
     }
 }
 
-/// The whole list: the check of the seal, and the removal of the socket if it is still the broker's own.
+/// The whole list: the check of the seal, the removal of the socket if it is still the broker's own, and what the kernel
+/// makes necessary.
 pub fn syscalls(pinned: &Pinned) -> Vec<Rule<'_>> {
     let remove = pinned.remove.iter().flat_map(|[unlink, stat]| {
         [Rule { number: numbers::unlinkat, when: unlink }, Rule { number: numbers::newfstatat, when: stat }]
     });
     let check = Rule { number: numbers::pread64, when: &pinned.check };
-    SYSCALLS.iter().map(|row| -> Rule<'_> { row.into() }).chain([check]).chain(remove).collect()
+    let rows = SYSCALLS.iter().chain(pinned.passed);
+    rows.map(|row| -> Rule<'_> { row.into() }).chain([check]).chain(remove).collect()
 }
 
 /// The layers, by the names under which they are reported.

@@ -44,6 +44,8 @@ pub struct Counts {
     pub reads: AtomicU64,
     /// Connections that could not be accepted, for want of descriptors or memory.
     pub failed_accepts: AtomicU64,
+    /// Times that no connection was accepted until refused ones were closed.
+    pub paused_accepts: AtomicU64,
     /// Requests answered RESOURCE_EXHAUSTED.
     pub limited_requests: AtomicU64,
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use forked::{Call, End, REFUSED, alone, forked, sealed, survived};
-use keyhole_broker::sandbox::{self, Pinned, SYSCALLS, SealError};
+use keyhole_broker::sandbox::{self, PASSED, Pinned, SYSCALLS, SealError};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::{Layer, ThreadStatus, capabilities, process, seccomp};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -153,6 +153,33 @@ fn every_condition_of_every_row_is_enforced() {
             }
         }
         assert!(refused > 500, "{refused}");
+    });
+}
+
+#[test]
+fn where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well() {
+    alone("where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well", || {
+        let (_dir, dir) = tempdir();
+        let status = ThreadStatus::open().unwrap();
+        let pinned = Pinned::new(&status, Some(&dir)).with_passed();
+        let filter = seccomp::compile(&sandbox::syscalls(&pinned)).unwrap();
+        let seal = || seccomp::install(&filter, 0).in_force;
+        let (without, _status) = table(&dir);
+        let rows = [SYSCALLS, PASSED].concat();
+        for row in PASSED {
+            let harmless = Call::harmless(row);
+            assert!(survived(sealed(&seal, harmless)), "{}", row.name);
+            assert_eq!(sealed(&without, harmless), REFUSED, "{} where nothing is passed", row.name);
+            for argument in row.when {
+                for call in (0..32).map(|bit| harmless.flipped(argument.index, bit)) {
+                    if !call.is_allowed_by(&rows) {
+                        assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                    }
+                }
+            }
+        }
+        let checked: Vec<_> = PASSED.iter().map(|row| (row.name, row.when.len())).collect();
+        assert_eq!(checked, [("recvmsg", 1), ("shutdown", 1), ("setsockopt", 2), ("timer_settime", 1)]);
     });
 }
 

@@ -3,6 +3,7 @@
 //! All `unsafe` of the project stands in this crate, each block with its reason.
 
 pub mod capabilities;
+pub mod closing;
 pub mod fork;
 pub mod landlock;
 pub mod memory;

@@ -82,11 +82,11 @@ pub mod numbers {
         getsockname = SYS_getsockname, getpeername = SYS_getpeername, getsockopt = SYS_getsockopt,
         ioctl = SYS_ioctl, lseek = SYS_lseek, madvise = SYS_madvise, mmap = SYS_mmap, mprotect = SYS_mprotect,
         mremap = SYS_mremap, munmap = SYS_munmap, openat = SYS_openat, pidfd_open = SYS_pidfd_open, ppoll = SYS_ppoll, pread64 = SYS_pread64,
-        prctl = SYS_prctl, prlimit64 = SYS_prlimit64, read = SYS_read, readlinkat = SYS_readlinkat, recvfrom = SYS_recvfrom,
+        prctl = SYS_prctl, prlimit64 = SYS_prlimit64, read = SYS_read, readlinkat = SYS_readlinkat, recvfrom = SYS_recvfrom, recvmsg = SYS_recvmsg,
         restart_syscall = SYS_restart_syscall, rt_sigaction = SYS_rt_sigaction,
         rt_sigprocmask = SYS_rt_sigprocmask, rt_sigreturn = SYS_rt_sigreturn, sched_yield = SYS_sched_yield, seccomp = SYS_seccomp,
         sendto = SYS_sendto, setsockopt = SYS_setsockopt, shutdown = SYS_shutdown, sigaltstack = SYS_sigaltstack,
-        socket = SYS_socket, statx = SYS_statx, unlinkat = SYS_unlinkat, uname = SYS_uname, wait4 = SYS_wait4, set_robust_list = SYS_set_robust_list, write = SYS_write,
+        socket = SYS_socket, statx = SYS_statx, timer_settime = SYS_timer_settime, unlinkat = SYS_unlinkat, uname = SYS_uname, wait4 = SYS_wait4, set_robust_list = SYS_set_robust_list, write = SYS_write,
         writev = SYS_writev,
     }
     #[cfg(target_arch = "x86_64")]

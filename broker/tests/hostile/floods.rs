@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use keyhole_policy::TABLE;
+use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::wire::*;
@@ -40,6 +41,7 @@ pub(crate) const FLOODS: &[Flood] = &[
     Flood { name: "never reading", act: |c| unread(c, WINDOW) },
     Flood { name: "half-closed", act: half_closed },
     Flood { name: "descriptor passing", act: descriptors },
+    Flood { name: "200 descriptors each", act: many_descriptors },
     Flood { name: "unknown queries", act: |c| ask(c, |stream| read(stream, vec![1, 99_999, -1])) },
     Flood { name: "every query repeated", act: |c| ask(c, |stream| read(stream, [every(), every()].concat())) },
     Flood { name: "every query in a loop", act: |c| ask(c, |stream| read(stream, every())) },
@@ -186,16 +188,28 @@ fn half_closed(c: &mut Connection) {
 }
 
 fn descriptors(c: &mut Connection) {
+    pass(c, 100);
+}
+
+fn many_descriptors(c: &mut Connection) {
+    pass(c, 200);
+}
+
+/// Passes as many descriptors with each frame; a kernel that refuses them still gets the frame.
+fn pass(c: &mut Connection, count: usize) {
     let file = std::fs::File::open("/dev/null").unwrap();
-    let many = [file.as_fd(); 100];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(100))];
+    let many = [file.as_fd(); 200];
+    let many = &many[..count];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(200))];
     let mut open = c.send(&hello(65_535), 1);
     while open && Instant::now() < c.until {
         let mut passed = SendAncillaryBuffer::new(&mut space);
-        assert!(passed.push(SendAncillaryMessage::ScmRights(&many)));
+        assert!(passed.push(SendAncillaryMessage::ScmRights(many)));
         let ping = frame(PING, 0, 0, &[7; 8]);
-        open = sendmsg(&c.stream, &[IoSlice::new(&ping)], &mut passed, SendFlags::NOSIGNAL).is_ok()
-            && c.drain(Duration::ZERO);
+        open = match sendmsg(&c.stream, &[IoSlice::new(&ping)], &mut passed, SendFlags::NOSIGNAL) {
+            Err(Errno::PERM) => c.send(&ping, 0),
+            sent => sent.is_ok(),
+        } && c.drain(Duration::ZERO);
         c.sent += 1;
     }
 }

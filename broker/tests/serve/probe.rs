@@ -1,12 +1,5 @@
 //! `keyhole-broker probe` from outside: what it makes of each kind of answer, and how it is sealed when it reads one.
 
-#[path = "../../../tests/common/forked.rs"]
-mod forked;
-
-#[path = "../../../tests/common/lacking.rs"]
-#[allow(dead_code, reason = "other tests need more of it")]
-mod lacking;
-
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -14,10 +7,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use forked::{Call, End, REFUSED, alone, forked, sealed, survived};
+use crate::forked::{Call, End, REFUSED, alone, forked, sealed, survived};
+use crate::lacking::{LINUX_5_10, Lack, lacking};
 use keyhole_broker::probe::PROBE_SYSCALLS;
 use keyhole_os::seccomp::{self, Rule};
-use lacking::{LINUX_5_10, Lack, lacking};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::stage::{BROKER, Running, Stage, is_root, probe, soon};

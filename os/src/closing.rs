@@ -1,0 +1,108 @@
+//! Closes that do not sleep for long. close(2), socket(7), timer_create(2)
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::ptr;
+use std::time::Duration;
+
+/// How long a close sleeps at most, where a signal ends its sleep: that of a TCP socket that lingers.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+const SIGNAL: libc::c_int = libc::SIGALRM;
+
+extern "C" fn nothing(_: libc::c_int) {}
+
+/// Has the signal that ends a sleep do nothing else. Call it once, before any [`Interrupted`] is made.
+pub fn handle() -> io::Result<()> {
+    // SAFETY: an action of zeroes is a valid one, with an empty mask and without SA_RESTART; the handler does nothing.
+    let failed = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        libc::sigaction(SIGNAL, &raw const action, ptr::null_mut()) != 0
+    };
+    if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A thread whose closes are interrupted: a signal comes to it alone as long as it closes something.
+#[derive(Debug)]
+pub struct Interrupted {
+    timer: Option<libc::timer_t>,
+}
+
+impl Interrupted {
+    /// For the calling thread, which alone may use it. Without timers closes may sleep for as long as they like.
+    #[expect(clippy::new_without_default, reason = "it belongs to the calling thread")]
+    pub fn new() -> Self {
+        let mut timer = MaybeUninit::<libc::timer_t>::uninit();
+        // SAFETY: an event of zeroes is a valid one; `event` and `timer` outlive the call, which fills `timer` in when
+        // it succeeds. The thread that is to be signalled is the caller.
+        let timer = unsafe {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_THREAD_ID;
+            event.sigev_signo = SIGNAL;
+            event.sigev_notify_thread_id = libc::gettid();
+            match libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr()) {
+                0 => Some(timer.assume_init()),
+                _ => None,
+            }
+        };
+        Self { timer }
+    }
+
+    /// Closes a file.
+    pub fn close(&self, file: OwnedFd) {
+        // Again and again: a signal that comes before the close has begun ends nothing.
+        self.tick(PATIENCE);
+        drop(file);
+        self.tick(Duration::ZERO);
+    }
+
+    fn tick(&self, interval: Duration) {
+        let Some(timer) = self.timer else { return };
+        let interval = libc::timespec { tv_sec: 0, tv_nsec: interval.subsec_nanos().into() };
+        let often = libc::itimerspec { it_interval: interval, it_value: interval };
+        // SAFETY: the timer was made by timer_create and is never deleted; `often` outlives the call.
+        unsafe { libc::timer_settime(timer, 0, &raw const often, ptr::null_mut()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd;
+    use std::time::Instant;
+
+    /// A TCP socket whose close sleeps for half a minute.
+    fn lingering() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let peer = listener.accept().unwrap().0;
+        stream.set_nonblocking(true).unwrap();
+        while stream.write(&[0; 64 << 10]).is_ok() {}
+        stream.set_nonblocking(false).unwrap();
+        let linger = libc::linger { l_onoff: 1, l_linger: 30 };
+        let length = size_of::<libc::linger>() as libc::socklen_t;
+        // SAFETY: the descriptor is open, and the kernel is given the size of the value.
+        let set = unsafe {
+            let linger = (&raw const linger).cast();
+            libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_LINGER, linger, length)
+        };
+        assert_eq!(set, 0);
+        (stream, peer)
+    }
+
+    #[test]
+    fn a_socket_that_lingers_is_closed_at_once() {
+        handle().unwrap();
+        let closer = Interrupted::new();
+        let (stream, _peer) = lingering();
+        let start = Instant::now();
+        closer.close(stream.into());
+        let took = start.elapsed();
+        assert!(took > PATIENCE / 2, "it did not linger: {took:?}");
+        assert!(took < Duration::from_secs(2), "{took:?}");
+    }
+}
