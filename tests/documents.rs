@@ -9,7 +9,7 @@ use keyhole_exporter::exposition::Family;
 use keyhole_exporter::self_metrics;
 use keyhole_exporter::snapshot::{Content, Snapshot};
 use keyhole_os::seccomp::Row;
-use keyhole_policy::{Component, Pattern, Rung, TABLE};
+use keyhole_policy::{AccessLevel, Class, Component, Pattern, TABLE};
 
 const GENERATED: &str = "<!-- Generated: UPDATE_DOCUMENTS=1 cargo test --test documents -->\n\n";
 
@@ -31,16 +31,17 @@ fn cell(text: &str) -> String {
 fn the_list_of_metrics_is_fresh() {
     let mut text = format!(
         "{GENERATED}# Metrics\n\n\
-         Every family, by collector. *Source* is the kernel file or system call it comes from. *Rung* is the least that the broker must be \
-         given: `own` no host mount, `host` the host's /proc and /sys, `exporter` nothing of the host. In names and paths, `<...>` \
-         stands for what varies.\n"
+         Every family, by collector. *Source* is the kernel file or system call it comes from.\n\
+         *Access level* is the lowest at which the broker can read it: `minimal` needs no host mount,\n\
+         `host` needs the host's /proc and /sys. `exporter` marks what the exporter provides itself, at any\n\
+         access level. In names and paths, `<...>` stands for what varies.\n"
     );
     for collector in COLLECTORS {
         let state = if collector.default { "on" } else { "off" };
         let _ = write!(text, "\n## {} ({state} by default)\n\n{}\n\n", collector.name, collector.help);
         let queries: Vec<_> = collector.queries.iter().chain(collector.optional).collect();
-        let rung = |family: &Family| rung_of(family, &queries);
-        table(&mut text, collector.families, rung);
+        let level = |family: &Family| level_of(family, &queries);
+        table(&mut text, collector.families, level);
     }
     text.push_str("\n## The exporter and its broker\n\n");
     let own: Vec<Family> = [collector::FAMILIES]
@@ -52,8 +53,8 @@ fn the_list_of_metrics_is_fresh() {
     hold("metrics.md", &text);
 }
 
-fn table(text: &mut String, families: &[Family], rung: impl Fn(&Family) -> &'static str) {
-    text.push_str("| family | type | labels | source | rung | help |\n|---|---|---|---|---|---|\n");
+fn table(text: &mut String, families: &[Family], level: impl Fn(&Family) -> &'static str) {
+    text.push_str("| family | type | labels | source | access level | help |\n|---|---|---|---|---|---|\n");
     for family in families {
         let _ = writeln!(
             text,
@@ -62,14 +63,14 @@ fn table(text: &mut String, families: &[Family], rung: impl Fn(&Family) -> &'sta
             family.kind.as_str(),
             family.labels.join(", "),
             family.source,
-            rung(family),
+            level(family),
             cell(family.help),
         );
     }
 }
 
-/// The rung of the query among the collector's own whose files a family's source is.
-fn rung_of(family: &Family, queries: &[&keyhole_proto::v1::Query]) -> &'static str {
+/// The access level of the query among the collector's own whose files a family's source is.
+fn level_of(family: &Family, queries: &[&keyhole_proto::v1::Query]) -> &'static str {
     let rows = || queries.iter().filter_map(|query| keyhole_policy::row(**query));
     let first = family.source.split(['/', ' ', ',']).next().unwrap_or_default();
     let roots = || rows().flat_map(|row| row.sources.iter().map(move |source| (row, source)));
@@ -80,9 +81,13 @@ fn rung_of(family: &Family, queries: &[&keyhole_proto::v1::Query]) -> &'static s
     let alike =
         |pattern: &str| pattern.bytes().zip(family.source.bytes()).take_while(|(a, b)| a == b).count();
     let best = roots().max_by_key(|(_, source)| alike(&format!("{}/{}", source.root.name(), source.pattern)));
-    match best.map(|(row, _)| row.rung) {
-        Some(Rung::Host) => "host",
-        _ => "own",
+    level_name(best.map_or(AccessLevel::Minimal, |(row, _)| row.access_level))
+}
+
+fn level_name(level: AccessLevel) -> &'static str {
+    match level {
+        AccessLevel::Minimal => "minimal",
+        AccessLevel::Host => "host",
     }
 }
 
@@ -90,8 +95,13 @@ fn rung_of(family: &Family, queries: &[&keyhole_proto::v1::Query]) -> &'static s
 fn the_policy_table_is_fresh() {
     let mut text = format!(
         "{GENERATED}# What a broker may read\n\n\
-         `keyhole-broker policy` prints the same. `*` is any run of bytes within one component of a path, `#` one or more digits, `{{a,b}}` \
-         either.\n\n| query | rung | files | bytes a file | files at most |\n|---|---|---|---|---|\n"
+         `keyhole-broker policy` prints the same. *Access level* is the lowest at which a broker can answer\n\
+         the query. *Class* names the readers that open its files: a reader serves one class. *Default* marks\n\
+         the queries that `--queries=default` allows; `all`, which a broker starts with unless told otherwise,\n\
+         allows every query. In patterns, `*` is any run of bytes within one component of a path, `#` is one\n\
+         or more digits, and `{{a,b}}` is either.\n\n\
+         | query | access level | class | default | files | bytes per file | files at most |\n\
+         |---|---|---|---|---|---|---|\n"
     );
     for row in TABLE {
         let files: Vec<_> = row
@@ -102,14 +112,13 @@ fn the_policy_table_is_fresh() {
                 format!("`{}/{}`", source.root.name(), source.pattern)
             })
             .collect();
-        let rung = match row.rung {
-            Rung::Own => "own",
-            Rung::Host => "host",
-        };
-        let name = row.query.as_str_name();
         let _ = writeln!(
             text,
-            "| {name} | {rung} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} |",
+            row.query.as_str_name(),
+            level_name(row.access_level),
+            row.class.name(),
+            if row.default { "yes" } else { "no" },
             files.join("<br>"),
             row.file_bytes,
             row.entries
@@ -118,24 +127,91 @@ fn the_policy_table_is_fresh() {
     hold("policy.md", &text);
 }
 
+/// What stands before the lists of system calls.
+const SYSCALLS: &str = "\
+# System calls
+
+The system calls that each process may still make once it is sealed. Any other call kills the process.
+A debug build also allows `fcntl(F_GETFD)`. Rows with the same name are alternatives: a call is allowed
+when one of them matches. Where x86_64 and aarch64 differ, this page shows x86_64.
+
+The broker starts a zygote, and the zygote forks the readers. A reader inherits the zygote's filter and
+adds its own, so it can make only the calls that both lists allow.
+";
+
+/// The rows of [`keyhole_broker::sandbox::Pinned`], which depend on numbers that descriptors have at run time.
+const PINNED: [[&str; 3]; 3] = [
+    ["pread64", "argument 0 is its own /proc/thread-self/status", "the check that the seal holds"],
+    [
+        "unlinkat",
+        "argument 0 is the socket's directory, argument 2 is 0x0",
+        "to remove the socket; only where Landlock is in force",
+    ],
+    [
+        "newfstatat",
+        "argument 0 is the socket's directory, argument 3 is 0x100",
+        "whether the socket is still its own; only where Landlock is in force",
+    ],
+];
+
 #[test]
 fn the_lists_of_system_calls_are_fresh() {
-    let mut text = format!(
-        "{GENERATED}# System calls\n\nWhat each process may still ask of the kernel once it is sealed; anything else ends it. Besides these, the \
-         broker may make one `unlinkat`, where Landlock is in force: of its socket, by its folder's descriptor. A debug build may also `fcntl(F_GETFD)`.\n"
+    use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
+    let mut text = format!("{GENERATED}{SYSCALLS}");
+    let broker = calls(keyhole_broker::sandbox::SYSCALLS);
+    let pinned = PINNED.map(|row| row.map(str::to_owned));
+    section(&mut text, "## keyhole-broker", &[&broker[..], &pinned[..]].concat());
+    section(&mut text, "## keyhole-reader: the zygote", &calls(ZYGOTE));
+    text.push_str(
+        "\n## keyhole-reader: the readers\n\nEach class of queries has readers of its own. \
+         [policy.md](policy.md) lists the queries of each class.\n\n| class | system calls | rows |\n|---|---|---|\n",
     );
-    for (name, rows) in [
-        ("keyhole-broker", keyhole_broker::sandbox::SYSCALLS),
-        ("keyhole-exporter", keyhole_exporter::sandbox::SYSCALLS),
-        ("keyhole-exporter query: these as well", keyhole_exporter::sandbox::QUERY_SYSCALLS),
-    ] {
-        let _ = write!(text, "\n## {name}\n\n| system call | arguments | why |\n|---|---|---|\n");
-        // A row that only debug builds have would make the document depend on the build.
-        for row in rows.iter().filter(|row| !row.reason.contains("debug build")) {
-            let _ = writeln!(text, "| `{}` | {} | {} |", row.name, conditions(row), row.reason);
-        }
+    for class in Class::ALL {
+        let rows = calls(&reader_syscalls(class));
+        let names: std::collections::BTreeSet<&str> = rows.iter().map(|[name, ..]| name.as_str()).collect();
+        let _ = writeln!(text, "| {} | {} | {} |", class.name(), names.len(), rows.len());
     }
+    for class in Class::ALL {
+        section(&mut text, &format!("### Class {}", class.name()), &calls(&reader_syscalls(class)));
+    }
+    section(&mut text, "## keyhole-exporter", &calls(keyhole_exporter::sandbox::SYSCALLS));
+    let query = calls(keyhole_exporter::sandbox::QUERY_SYSCALLS);
+    section(&mut text, "## keyhole-exporter query: these as well", &query);
     hold("syscalls.md", &text);
+}
+
+/// The broker's filter holds the rows of [`PINNED`] and no others beside its list.
+#[test]
+fn the_rows_that_depend_on_descriptors_are_all_documented() {
+    use keyhole_broker::sandbox::{Pinned, SYSCALLS, syscalls};
+    let thread = keyhole_os::ThreadStatus::open().unwrap();
+    let dir: std::os::fd::OwnedFd = std::fs::File::open("/").unwrap().into();
+    let number = |name: &str| match name {
+        "pread64" => libc::SYS_pread64,
+        "unlinkat" => libc::SYS_unlinkat,
+        "newfstatat" => libc::SYS_newfstatat,
+        other => panic!("{other} has no number here"),
+    };
+    for (dir, documented) in [(Some(&dir), &PINNED[..]), (None, &PINNED[..1])] {
+        let pinned = Pinned::new(&thread, dir);
+        let rules = syscalls(&pinned);
+        let numbers: Vec<i64> = rules[SYSCALLS.len()..].iter().map(|rule| rule.number).collect();
+        assert_eq!(numbers, documented.iter().map(|[name, ..]| number(name)).collect::<Vec<_>>());
+    }
+}
+
+fn section(text: &mut String, title: &str, rows: &[[String; 3]]) {
+    let _ = write!(text, "\n{title}\n\n| system call | arguments | why |\n|---|---|---|\n");
+    for [name, arguments, why] in rows {
+        let _ = writeln!(text, "| `{name}` | {arguments} | {why} |");
+    }
+}
+
+/// Name, arguments and reason of each row. A row that only debug builds have would make the document depend on the
+/// build.
+fn calls(rows: &[Row]) -> Vec<[String; 3]> {
+    let released = rows.iter().filter(|row| !row.reason.contains("debug build"));
+    released.map(|row| [row.name.to_owned(), conditions(row), row.reason.to_owned()]).collect()
 }
 
 fn conditions(row: &Row) -> String {
@@ -172,14 +248,19 @@ fn the_manual_pages_are_fresh() {
 const ASKING: &str = "\
 # Queries, for gRPC clients
 
-Each query of [the contract](../proto/keyhole/v1/broker.proto) with the files it reads, the least rung at which it is answered, its limits, and
-the beginning of an answer, from the tree in `tests/golden/host`. [policy.md](policy.md) has the same limits as one table; `keyhole-exporter describe`
-tells what a running broker answers, and why not.
+Each query of [the contract](../proto/keyhole/v1/broker.proto) with the files it reads, the lowest access level
+at which it is answered, the class of its readers, its limits, and the beginning of an answer, from the tree in
+`tests/golden/host`. [policy.md](policy.md) has the same limits as one table; `keyhole-exporter describe` prints
+what a running broker answers, and why not.
 
 ## Asking
 
-The socket lets in the broker's own uid and those of `--allow-uid`. It answers 20 requests a second to each uid, 40 at once; beyond that
-`RESOURCE_EXHAUSTED`. One read runs at a time, a query that takes longer than 2 s ends as `OUTCOME_TIMED_OUT`, and a read ends after 30 s.
+The socket admits the broker's own uid and those of `--allow-uid`. It answers 20 requests a second to each uid
+and a burst of 40; beyond that it returns `RESOURCE_EXHAUSTED`. One read runs at a time and ends after 30 s.
+
+A file whose read takes longer than 2 s is left to the reader that is stuck in it, and another reader answers
+the rest of its query: the file then has errno 115 (`EINPROGRESS`). A query that cannot be repeated ends as
+`OUTCOME_TIMED_OUT`, and one of a class that has no reader left as `OUTCOME_STUCK`.
 
 With [grpcurl](https://github.com/fullstorydev/grpcurl), which needs the contract from the repository's folder `proto/`:
 
@@ -218,15 +299,13 @@ fn the_queries_are_fresh() {
     let host = keyhole_exporter::capture::read_tree(&tree).unwrap();
     let mut text = format!("{GENERATED}{ASKING}");
     for row in TABLE {
-        let rung = match row.rung {
-            Rung::Own => "own",
-            Rung::Host => "host",
-        };
         let name = row.query.as_str_name();
         let _ = write!(
             text,
-            "\n### {name}\n\n{} Rung `{rung}`; at most {} bytes a file, {} files.\n\n",
+            "\n### {name}\n\n{} Access level `{}`, class `{}`; at most {} bytes per file, {} files.\n\n",
             comment_of(name),
+            level_name(row.access_level),
+            row.class.name(),
             row.file_bytes,
             row.entries
         );

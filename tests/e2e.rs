@@ -7,11 +7,12 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::exposition::Exposition;
+use common::usage::{descendants, soon};
 use common::{EXPORTER, Exporter, Home, PATIENCE, Running, STRANGER, flag, http, this_host};
 
 /// A broker of this host and one exporter.
@@ -158,27 +159,53 @@ fn shown_mount_point(line: &str) -> Option<String> {
     (!hidden).then_some(point)
 }
 
-#[test]
-fn every_sandbox_layer_of_both_programs_is_in_force_here() {
-    let (_home, _broker, exporter) = start();
-    let scrape = exporter.scrape();
-    assert_eq!(scrape.value("keyhole_broker_up", &[]), Some(1.0));
-    // Only a kernel that says itself that it goes without Landlock may go without it.
+/// The processes whose sandbox a broker reports.
+const PROCESSES: [&str; 8] = [
+    "broker",
+    "zygote",
+    "reader-procfs",
+    "reader-sysfs",
+    "reader-devices",
+    "reader-files",
+    "reader-processes",
+    "reader-mounts",
+];
+
+/// Whether the kernel that this runs on says itself that it has no Landlock.
+fn has_no_landlock() -> bool {
     let modules = fs::read_to_string("/sys/kernel/security/lsm").ok();
-    let no_landlock = modules.is_some_and(|modules| !modules.contains("landlock"));
-    for family in ["keyhole_broker_sandbox_layer", "keyhole_exporter_sandbox_layer"] {
-        for layer in ["capabilities", "landlock", "limits", "no_new_privs", "not_dumpable", "seccomp"] {
-            let in_force = scrape.value(family, &[("layer", layer)]);
-            let expected = if layer == "landlock" && no_landlock { 0.0 } else { 1.0 };
-            assert_eq!(in_force, Some(expected), "{family} {layer}");
-        }
-    }
+    modules.is_some_and(|modules| !modules.contains("landlock"))
 }
 
 #[test]
-fn the_kernel_confirms_what_both_programs_tell_of_their_sandbox() {
+fn every_sandbox_layer_of_every_process_is_in_force_here() {
+    let home = Home::new();
+    // With it, every class has a reader.
+    let flags = [this_host(), vec!["--allow-processes".into()]].concat();
+    let _broker = home.start_broker(&flags);
+    let scrape = home.start_exporter::<&str>(&[]).scrape();
+    assert_eq!(scrape.value("keyhole_broker_up", &[]), Some(1.0));
+    let no_landlock = has_no_landlock();
+    let broker = PROCESSES.map(|process| ("keyhole_broker_sandbox_layer", Some(process)));
+    for (family, process) in broker.into_iter().chain([("keyhole_exporter_sandbox_layer", None)]) {
+        for layer in ["capabilities", "landlock", "limits", "no_new_privs", "not_dumpable", "seccomp"] {
+            let labels: Vec<_> =
+                [("layer", layer)].into_iter().chain(process.map(|process| ("process", process))).collect();
+            let expected = if layer == "landlock" && no_landlock { 0.0 } else { 1.0 };
+            assert_eq!(scrape.value(family, &labels), Some(expected), "{family} {labels:?}");
+        }
+    }
+    let known: BTreeSet<String> = set(PROCESSES);
+    assert_eq!(scrape.label_values("keyhole_broker_sandbox_layer", "process"), known);
+}
+
+#[test]
+fn the_kernel_confirms_what_every_process_reports_of_its_sandbox() {
     let (_home, broker, exporter) = start();
-    for pid in [broker.pid(), exporter.process.pid()] {
+    let children = descendants(broker.pid());
+    // The zygote, and a reader for each class whose queries may be asked: not for processes.
+    assert_eq!(children.len(), 1 + 5, "{children:?}");
+    for pid in children.into_iter().chain([broker.pid(), exporter.process.pid()]) {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
         for task in tasks {
             let status = read(task.unwrap().path().join("status").to_str().unwrap());
@@ -318,14 +345,65 @@ fn success(scrape: &Exposition, collector: &str) -> Option<f64> {
     scrape.value("node_scrape_collector_success", &[("collector", collector)])
 }
 
+/// Puts a fifo below the tree that nobody ever writes to: a read of it never returns.
+fn jam(home: &Home, path: &str) -> PathBuf {
+    let fifo = home.path().join("tree").join(path);
+    fs::create_dir_all(fifo.parent().unwrap()).unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+    fifo
+}
+
+/// Puts an ordinary file in the place of a fifo, and wakes the readers that sleep in it.
+fn release(fifo: &Path, content: &str) {
+    let aside = fifo.with_file_name("aside");
+    fs::rename(fifo, &aside).unwrap();
+    fs::write(fifo, content).unwrap();
+    // Opening its other end wakes every reader that sleeps in it.
+    soon("a reader of the fifo", || {
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+        rustix::fs::open(&aside, flags, rustix::fs::Mode::empty()).is_ok()
+    });
+    fs::remove_file(aside).unwrap();
+}
+
+/// What `keyhole-exporter describe` prints, in JSON.
+fn describe(home: &Home) -> String {
+    let mut command = home.command("keyhole-exporter", EXPORTER);
+    command.arg("describe").args(["-o", "json"]).arg(flag("--broker.socket=", home.socket()));
+    let output = common::finish(command);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The queries that `describe` calls stuck: in its pretty JSON a query's name comes before that.
+fn stuck_queries(described: &str) -> Vec<String> {
+    let mut name = "";
+    let mut stuck = Vec::new();
+    for line in described.lines().map(str::trim) {
+        name = line.strip_prefix("\"name\": ").unwrap_or(name);
+        if line.trim_end_matches(',') == "\"stuck\": true" {
+            stuck.push(name.trim_matches(|c| c == '"' || c == ',').to_owned());
+        }
+    }
+    stuck
+}
+
+/// How a query of a scrape ended, if not as it should.
+fn outcome(scrape: &Exposition, query: &str) -> Option<String> {
+    let mut of_query = scrape.samples("keyhole_query_outcome").filter(|one| one.labels["query"] == query);
+    of_query.next().map(|one| one.labels["outcome"].clone())
+}
+
 #[test]
-fn a_stuck_file_costs_its_collector_and_nothing_else_within_the_scrapes_time() {
+fn a_stuck_file_costs_the_first_scrape_two_seconds_and_itself_and_nothing_else() {
     let home = Home::new();
     let flags = fixture_tree(&home);
-    // Nobody ever writes to it, so whoever opens it waits for good.
-    let fifo = home.path().join("tree/sys/class/thermal/thermal_zone0/temp");
-    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
-    let _broker = home.start_broker(&flags);
+    let other = home.path().join("tree/sys/class/thermal/thermal_zone1");
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("type"), "acpitz\n").unwrap();
+    fs::write(other.join("temp"), "31000\n").unwrap();
+    let fifo = jam(&home, "sys/class/thermal/thermal_zone0/temp");
+    let broker = home.start_broker(&flags);
     let exporter = home.start_exporter::<&str>(&[]);
 
     let whole = |timeout: &str| {
@@ -334,29 +412,89 @@ fn a_stuck_file_costs_its_collector_and_nothing_else_within_the_scrapes_time() {
         let limit = Duration::from_secs_f64(timeout.parse().unwrap());
         assert!(answer.took < limit, "{:?} of {limit:?}", answer.took);
         let scrape = Exposition::parse(&answer.body).unwrap();
-        assert_eq!(success(&scrape, "thermal_zone"), Some(0.0));
-        for collector in ["cpu", "diskstats", "filefd", "loadavg", "meminfo", "netdev", "stat", "vmstat"] {
+        for collector in
+            ["cpu", "diskstats", "filefd", "loadavg", "meminfo", "netdev", "stat", "thermal_zone", "vmstat"]
+        {
             assert_eq!(success(&scrape, collector), Some(1.0), "{collector}");
         }
-        scrape
+        assert_eq!(outcome(&scrape, "thermal"), None, "its query is ok");
+        let temperature = |zone| scrape.value("node_thermal_zone_temp", &[("zone", zone)]);
+        assert_eq!(temperature("1"), Some(31.0));
+        (temperature("0"), answer.took)
     };
-    let first = whole("6");
-    let outcome = |scrape: &Exposition| scrape.label_values("keyhole_query_outcome", "outcome");
-    assert!(outcome(&first).contains("timed_out"), "{:?}", outcome(&first));
+    let (hanging, took) = whole("6");
+    assert!(hanging.is_none() && took >= Duration::from_secs(2), "{hanging:?} {took:?}");
     // From now on the broker knows, and a scrape with hardly any time is whole.
-    let second = whole("1.5");
-    assert!(outcome(&second).contains("stuck"), "{:?}", outcome(&second));
+    for _ in 0..5 {
+        let (hanging, took) = whole("1.5");
+        assert!(hanging.is_none() && took < Duration::from_secs(1), "{hanging:?} {took:?}");
+    }
     let counts = home.start_exporter::<&str>(&[]).scrape();
     assert_eq!(counts.value("keyhole_broker_stuck_queries_total", &[]), Some(1.0));
-    assert_eq!(counts.value("keyhole_broker_lanes_stuck", &[]), Some(1.0));
+    assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(1.0));
+    let of_class = |family, class| counts.value(family, &[("reader", class)]);
+    for class in ["procfs", "sysfs", "devices"] {
+        let stuck = if class == "devices" { 1.0 } else { 0.0 };
+        assert_eq!(of_class("keyhole_broker_reader_stuck", class), Some(stuck), "{class}");
+        assert_eq!(of_class("keyhole_broker_reader_available", class), Some(1.0), "{class}");
+        assert_eq!(of_class("keyhole_broker_reader_deaths_total", class), Some(0.0), "{class}");
+    }
+    assert_eq!(stuck_queries(&describe(&home)), ["QUERY_THERMAL"]);
+
+    release(&fifo, "42000\n");
+    soon("the reader returns", || broker.log().contains("a stuck reader has returned"));
+    assert_eq!(whole("5").0, Some(42.0));
+    let counts = home.start_exporter::<&str>(&[]).scrape();
+    assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(0.0));
+    assert_eq!(stuck_queries(&describe(&home)), Vec::<String>::new());
 }
 
 #[test]
-fn a_stuck_file_does_not_hold_up_a_scrape_with_less_time_than_the_brokers_budget() {
+fn a_class_without_a_reader_fails_its_collectors_at_once_and_no_others() {
     let home = Home::new();
     let flags = fixture_tree(&home);
-    let fifo = home.path().join("tree/sys/class/thermal/thermal_zone0/temp");
-    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+    let fifos = [
+        "sys/class/thermal/thermal_zone0/temp",
+        "sys/class/power_supply/BAT0/capacity",
+        "sys/class/nvme/nvme0/model",
+        "sys/class/watchdog/watchdog0/status",
+    ]
+    .map(|path| jam(&home, path));
+    let broker = home.start_broker(&flags);
+    let exporter = home.start_exporter::<&str>(&[]);
+    soon("every reader of the class is stuck", || {
+        exporter.metrics("10");
+        broker.log().matches("its reader is stuck").count() == fifos.len()
+    });
+    for _ in 0..3 {
+        let answer = exporter.metrics("5");
+        assert!(answer.took < Duration::from_secs(1), "{:?}", answer.took);
+        let scrape = Exposition::parse(&answer.body).unwrap();
+        for (collector, query) in [("thermal_zone", "thermal"), ("hwmon", "hwmon"), ("nvme", "nvme")] {
+            assert_eq!(success(&scrape, collector), Some(0.0), "{collector}");
+            assert_eq!(outcome(&scrape, query).as_deref(), Some("stuck"), "{query}");
+        }
+        for collector in ["cpu", "diskstats", "filefd", "loadavg", "meminfo", "stat", "vmstat"] {
+            assert_eq!(success(&scrape, collector), Some(1.0), "{collector}");
+        }
+    }
+    let counts = home.start_exporter::<&str>(&[]).scrape();
+    assert_eq!(counts.value("keyhole_broker_reader_available", &[("reader", "devices")]), Some(0.0));
+    assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(4.0));
+    fifos.iter().for_each(|fifo| release(fifo, "1\n"));
+    soon("every reader returns", || {
+        broker.log().matches("a stuck reader has returned").count() == fifos.len()
+    });
+    let scrape = exporter.scrape();
+    assert_eq!(success(&scrape, "thermal_zone"), Some(1.0));
+    assert_eq!(scrape.value("node_thermal_zone_temp", &[]), Some(0.001));
+}
+
+#[test]
+fn a_stuck_file_does_not_hold_up_a_scrape_with_less_time_than_the_brokers_timeout() {
+    let home = Home::new();
+    let flags = fixture_tree(&home);
+    jam(&home, "sys/class/thermal/thermal_zone0/temp");
     let _broker = home.start_broker(&flags);
     let exporter = home.start_exporter::<&str>(&[]);
     let answer = exporter.metrics("1");
@@ -373,7 +511,7 @@ fn a_containers_own_files_are_left_out_and_reported_never_shown_as_the_hosts() {
     let _broker = home.start_broker(&["--view=container".into()]);
     let exporter = home.start_exporter::<&str>(&[]);
     let scrape = exporter.scrape();
-    assert_eq!(scrape.value("keyhole_broker_info", &[("rung", "own")]), Some(1.0));
+    assert_eq!(scrape.value("keyhole_broker_info", &[("access_level", "minimal")]), Some(1.0));
     assert!(scrape.has("node_cpu_seconds_total") && scrape.has("node_memory_MemTotal_bytes"));
     for (prefix, collector, query) in
         [("node_network_", "netdev", "net_dev"), ("node_filesystem_", "filesystem", "mounts")]
@@ -542,8 +680,7 @@ fn both_programs_stop_on_sigterm_with_status_0_and_leave_no_socket() {
 fn a_scrape_under_way_is_finished_when_the_exporter_is_told_to_stop() {
     let home = Home::new();
     let flags = fixture_tree(&home);
-    let fifo = home.path().join("tree/sys/class/thermal/thermal_zone0/temp");
-    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+    jam(&home, "sys/class/thermal/thermal_zone0/temp");
     let _broker = home.start_broker(&flags);
     let mut exporter = home.start_exporter::<&str>(&[]);
     let address = exporter.address;

@@ -87,7 +87,7 @@ fn the_running_broker_has_one_filter_and_it_is_the_table() {
 }
 
 fn landlock_is_in_force(log: &str) -> bool {
-    log.contains("sandbox layer in force process=\"broker\" layer=\"landlock\"")
+    log.contains("sandbox layer in force\" process=broker layer=landlock")
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn every_collector_answers_within_the_seal_from_the_broker_and_from_a_capture() 
         keyhole_exporter::collector::COLLECTORS.iter().map(|collector| collector.name).collect();
     for format in ["table", "json", "prom", "raw"] {
         let output = query(&home, &[&["query", "-o", format][..], &names].concat());
-        // Some cannot be read at this rung; a call that the seal does not allow would have killed it.
+        // Some cannot be read at this access level; a call that the seal does not allow would have killed it.
         assert!(matches!(output.status.code(), Some(0 | 3)), "{format}: {output:?}");
         assert!(text(&output.stdout).contains("load"), "{format}");
     }

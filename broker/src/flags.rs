@@ -40,7 +40,8 @@ Privilege:
   --allow-processes           answer for every process too: one class of readers keeps procfs open
   --allow-root                run as uid 0 (for the few files that only root may read)
   --allow-capabilities        start with capabilities, which are dropped
-  --sandbox.require=LAYERS    start only with these layers in force in every process, comma-separated: not_dumpable, limits, landlock; repeatable
+  --sandbox.require=LAYERS    start only with these layers in force in every process, comma-separated: not_dumpable, limits, landlock,
+                              passed_descriptors (of the broker alone); repeatable
                               (no_new_privs, capabilities and seccomp are always required)
 
 Logs:

@@ -3,8 +3,8 @@
 //!
 //! The modules below stand in for those of `keyhole_os` with the same names, and do the same unless told otherwise.
 
+use std::ffi::OsString;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyhole_os::Layer;
 
@@ -15,50 +15,66 @@ compile_error!("hostile-code-for-tests is on, and this is not a debug build: hos
 pub const MARKER: &str = "this broker has HOSTILE CODE FOR TESTS in it";
 
 /// How a test wants its broker; set before [`crate::run`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Hostile {
     /// The layers that are left out: `identity` (capabilities, no_new_privs, limits, not dumpable), `landlock`, `seccomp`.
     pub without: Vec<String>,
-    /// A system call that is left out of what seccomp allows.
-    pub without_call: Option<i64>,
+    /// A row that is left out of what seccomp allows, by its place in the list.
+    pub without_row: Option<usize>,
     /// What runs on the main thread once the broker is sealed.
     pub on_main: Option<fn()>,
-    /// What runs on a lane once the broker is sealed.
-    pub on_lane: Option<fn()>,
+    /// What the zygote finds in its environment.
+    pub for_zygote: Vec<(OsString, OsString)>,
 }
 
 /// How this broker is to be.
 pub static HOSTILE: OnceLock<Hostile> = OnceLock::new();
 
-static SEALED: OnceLock<()> = OnceLock::new();
-static STRUCK: AtomicBool = AtomicBool::new(false);
+/// The directory of the socket.
+static SOCKET_DIR: OnceLock<i32> = OnceLock::new();
+
+/// The zygote, and one of its readers.
+static PRIVILEGED: OnceLock<[i32; 2]> = OnceLock::new();
 
 /// What the main thread does between the seal and its first connection.
 pub(crate) fn on_main() {
     tracing::warn!("{MARKER}");
-    let _ = SEALED.set(());
     if let Some(strike) = HOSTILE.get().and_then(|hostile| hostile.on_main) {
         strike();
     }
 }
 
-/// What a lane does before its first job: the first one to come strikes, once all threads are sealed.
-pub(crate) fn on_lane() {
-    let Some(strike) = HOSTILE.get().and_then(|hostile| hostile.on_lane) else { return };
-    if !STRUCK.swap(true, Ordering::Relaxed) {
-        SEALED.wait();
-        strike();
-    }
+/// The environment of the zygote, which is empty in a broker that ships.
+pub(crate) fn for_zygote() -> impl Iterator<Item = (OsString, OsString)> {
+    HOSTILE.get().into_iter().flat_map(|hostile| hostile.for_zygote.iter().cloned())
+}
+
+/// The pids of the zygote and of one of its readers; where they are not known, pids that nobody has.
+pub fn privileged() -> [i32; 2] {
+    PRIVILEGED.get().copied().unwrap_or([i32::MAX; 2])
+}
+
+/// The broker's descriptor of its socket's directory.
+pub fn socket_dir() -> i32 {
+    SOCKET_DIR.get().copied().unwrap_or(-1)
+}
+
+/// Finds the zygote and its readers, while files can still be opened.
+fn find_privileged() {
+    let child = |pid: &str| {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        children.split_whitespace().next()?.parse::<i32>().ok()
+    };
+    let zygote = child(&std::process::id().to_string());
+    let reader = zygote.and_then(|zygote| child(&zygote.to_string()));
+    PRIVILEGED.get_or_init(|| [zygote.unwrap_or(i32::MAX), reader.unwrap_or(i32::MAX)]);
 }
 
 /// Does `act`, unless this broker is to be without `layer`. What was left out has a name of its own, for which the
 /// check of the seal does not ask.
 fn unless_without(layer: &str, act: impl FnOnce() -> Layer) -> Layer {
     let left_out = HOSTILE.get().is_some_and(|hostile| hostile.without.iter().any(|name| name == layer));
-    match left_out {
-        false => act(),
-        true => Layer { name: "left out", in_force: false, detail: layer.to_owned() },
-    }
+    if left_out { Layer { name: "left out", in_force: false, detail: layer.to_owned() } } else { act() }
 }
 
 pub(crate) mod process {
@@ -92,12 +108,16 @@ pub(crate) mod capabilities {
 }
 
 pub(crate) mod landlock {
+    use std::os::fd::AsRawFd;
+
     use keyhole_os::Layer;
     use keyhole_os::landlock as real;
 
     pub(crate) use real::{Grant, Right};
 
     pub(crate) fn restrict(grants: &[Grant<'_>]) -> Layer {
+        super::find_privileged();
+        grants.first().map(|grant| super::SOCKET_DIR.get_or_init(|| grant.dir.as_raw_fd()));
         super::unless_without("landlock", || real::restrict(grants))
     }
 }
@@ -109,8 +129,9 @@ pub(crate) mod seccomp {
     use real::{Error, Program, Rule};
 
     pub(crate) fn compile(table: &[Rule<'_>]) -> Result<Program, Error> {
-        let left_out = super::HOSTILE.get().and_then(|hostile| hostile.without_call);
-        let table: Vec<_> = table.iter().filter(|rule| Some(rule.number) != left_out).copied().collect();
+        let left_out = super::HOSTILE.get().and_then(|hostile| hostile.without_row);
+        let rows = table.iter().enumerate().filter(|(row, _)| Some(*row) != left_out);
+        let table: Vec<_> = rows.map(|(_, rule)| *rule).collect();
         real::compile(&table)
     }
 

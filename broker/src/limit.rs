@@ -20,17 +20,24 @@ const REQUEST: Duration = Duration::from_millis(50);
 /// How much may be taken at once after a pause: 40 requests, 40 connections, 32 KiB.
 const BURST: Duration = Duration::from_secs(2);
 
+/// What one read is charged, at most.
+const MAX_CHARGE: Duration = Duration::from_secs(30);
+
+/// What a read is charged for the time that its readers were busy. Forwarding what they read takes the broker about
+/// half as much again, so at 3 both together would take half of a CPU; the rest is for what is not counted.
+const CHARGE_FACTOR: u32 = 4;
+
 /// Bytes a second that a connection may send, over time. Whatever a client floods with, it comes no faster.
 const BYTE_RATE: u32 = 16 << 10;
 
-/// An allowance that comes back with time: what is taken is counted in the time that it takes to come back.
+/// A token bucket. Tokens are counted in the time that it takes to refill them.
 #[derive(Debug)]
-struct Allowance {
-    /// When all of it will be back.
+struct TokenBucket {
+    /// When it will be full again.
     full: Instant,
 }
 
-impl Allowance {
+impl TokenBucket {
     fn new() -> Self {
         Self { full: Instant::now() }
     }
@@ -40,16 +47,16 @@ impl Allowance {
         self.full.saturating_duration_since(now).saturating_sub(BURST)
     }
 
-    /// Takes what there is, and more: it can be overdrawn, by as much as a burst.
-    fn spend(&mut self, cost: Duration, now: Instant) {
-        self.full = (self.full.max(now) + cost).min(now + 2 * BURST);
+    /// Takes what there is, and more: it can be overdrawn by up to `overdraft`.
+    fn charge(&mut self, cost: Duration, overdraft: Duration, now: Instant) {
+        self.full = (self.full.max(now) + cost).min(now + BURST + overdraft);
     }
 
     /// Takes `cost` if there is as much.
     fn take(&mut self, cost: Duration, now: Instant) -> bool {
         let enough = self.full.saturating_duration_since(now) + cost <= BURST;
         if enough {
-            self.spend(cost, now);
+            self.full = self.full.max(now) + cost;
         }
         enough
     }
@@ -59,8 +66,8 @@ impl Allowance {
 #[derive(Debug)]
 pub struct Client {
     connections: Arc<Semaphore>,
-    arrivals: Mutex<Allowance>,
-    requests: Mutex<Allowance>,
+    arrivals: Mutex<TokenBucket>,
+    requests: Mutex<TokenBucket>,
     /// One read of a uid waits for the broker's permit, so that uids take turns however much each asks.
     pub permit: Semaphore,
 }
@@ -70,8 +77,8 @@ impl Client {
     pub fn new() -> Self {
         Self {
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
-            arrivals: Mutex::new(Allowance::new()),
-            requests: Mutex::new(Allowance::new()),
+            arrivals: Mutex::new(TokenBucket::new()),
+            requests: Mutex::new(TokenBucket::new()),
             permit: Semaphore::new(1),
         }
     }
@@ -85,36 +92,37 @@ impl Client {
         }
     }
 
-    /// Takes the allowance of one request; tells whether there was as much.
+    /// Takes the tokens of one request; returns whether there were enough.
     pub fn ask(&self) -> bool {
         take(&self.requests)
     }
 
-    /// Takes the allowance of a read, besides that of its request: in a loop, one uid keeps the host's files busy for at most
-    /// half of the time. A read that slept in the kernel is not the client's fault: it takes at most half of a burst.
-    pub fn charge(&self, reading: Duration) {
-        let mut requests = lock(&self.requests);
-        requests.spend((2 * reading).saturating_sub(REQUEST).min(BURST / 2), Instant::now());
+    /// Charges a read whose readers were busy for `busy`, all together, besides its request: in a loop of reads they
+    /// and the broker, which forwards what they read, stay below half of a CPU. Time that a reader slept in the kernel
+    /// is not the client's fault: the caller leaves it out.
+    pub fn charge(&self, busy: Duration) {
+        let cost = busy.saturating_mul(CHARGE_FACTOR).saturating_sub(REQUEST).min(MAX_CHARGE);
+        lock(&self.requests).charge(cost, MAX_CHARGE, Instant::now());
     }
 }
 
-fn take(allowance: &Mutex<Allowance>) -> bool {
-    lock(allowance).take(REQUEST, Instant::now())
+fn take(bucket: &Mutex<TokenBucket>) -> bool {
+    lock(bucket).take(REQUEST, Instant::now())
 }
 
-/// The receiving half of a connection, read no faster than its allowance: every flood costs the broker bytes to
+/// The receiving half of a connection, read no faster than its token bucket refills: every flood costs the broker bytes to
 /// look at, and so every flood is slowed down at its sender.
 #[derive(Debug)]
 pub struct Metered<R> {
     half: R,
-    allowance: Allowance,
+    bucket: TokenBucket,
     pause: Pin<Box<Sleep>>,
 }
 
 impl<R> Metered<R> {
     /// Needs a runtime.
     pub fn new(half: R) -> Self {
-        Self { half, allowance: Allowance::new(), pause: Box::pin(tokio::time::sleep(Duration::ZERO)) }
+        Self { half, bucket: TokenBucket::new(), pause: Box::pin(tokio::time::sleep(Duration::ZERO)) }
     }
 }
 
@@ -129,8 +137,8 @@ impl<R: AsyncRead + Unpin> AsyncRead for Metered<R> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.half).poll_read(context, buffer))?;
         let (now, bytes) = (Instant::now(), buffer.filled().len() - before);
-        this.allowance.spend(Duration::from_secs(1) * bytes as u32 / BYTE_RATE, now);
-        let wait = this.allowance.wait(now);
+        this.bucket.charge(Duration::from_secs(1) * bytes as u32 / BYTE_RATE, BURST, now);
+        let wait = this.bucket.wait(now);
         if !wait.is_zero() {
             this.pause.as_mut().reset((now + wait).into());
         }
@@ -145,35 +153,61 @@ mod tests {
 
     #[test]
     fn a_burst_is_answered_and_then_the_rate_holds() {
-        let mut allowance = Allowance::new();
-        let start = allowance.full;
-        assert_eq!((0..100).filter(|_| allowance.take(REQUEST, start)).count(), 40);
+        let mut bucket = TokenBucket::new();
+        let start = bucket.full;
+        assert_eq!((0..100).filter(|_| bucket.take(REQUEST, start)).count(), 40);
         let later = start + Duration::from_secs(1);
-        assert_eq!((0..100).filter(|_| allowance.take(REQUEST, later)).count(), 20);
+        assert_eq!((0..100).filter(|_| bucket.take(REQUEST, later)).count(), 20);
     }
 
     #[test]
     fn a_long_read_takes_of_what_may_be_asked_and_a_short_one_is_one_request() {
         let client = Client::new();
         let full = client.requests.lock().unwrap().full;
-        client.charge(REQUEST / 2);
+        client.charge(REQUEST / CHARGE_FACTOR);
         assert!(client.requests.lock().unwrap().full <= full.max(Instant::now()));
-        client.charge(Duration::from_millis(275));
+        client.charge((Duration::from_millis(500) + REQUEST) / CHARGE_FACTOR);
         // More may have come back meanwhile.
         assert!((30..40).contains(&(0..100).filter(|_| client.ask()).count()));
-        let slept = Client::new();
-        slept.charge(Duration::from_secs(1000));
-        assert!((20..30).contains(&(0..100).filter(|_| slept.ask()).count()));
+    }
+
+    #[test]
+    fn a_loop_of_reads_stays_below_half_of_a_cpu_however_long_each_is() {
+        for busy_ms in [1, 12, 50, 275, 1000, 2500, 7000] {
+            let (busy, mut bucket) = (Duration::from_millis(busy_ms), TokenBucket::new());
+            let start = bucket.full;
+            let (mut now, mut used) = (start, Duration::ZERO);
+            while now < start + Duration::from_secs(600) {
+                if bucket.take(REQUEST, now) {
+                    // The readers work in parallel: the read itself takes no time.
+                    let cost = (busy * CHARGE_FACTOR).saturating_sub(REQUEST).min(MAX_CHARGE);
+                    bucket.charge(cost, MAX_CHARGE, now);
+                    used += busy * 3 / 2;
+                } else {
+                    now += Duration::from_millis(5);
+                }
+            }
+            // Besides what a burst allows once.
+            assert!(used < Duration::from_secs(300), "{busy:?} a read: {used:?} in 600 s");
+        }
+    }
+
+    #[test]
+    fn the_longest_read_is_forgiven_after_half_a_minute() {
+        let client = Client::new();
+        client.charge(Duration::from_secs(1000));
+        let wait = client.requests.lock().unwrap().full.saturating_duration_since(Instant::now());
+        assert!(wait <= MAX_CHARGE && wait > MAX_CHARGE - Duration::from_secs(5), "{wait:?}");
     }
 
     #[test]
     fn what_is_overdrawn_is_back_after_a_burst() {
-        let mut allowance = Allowance::new();
-        let start = allowance.full;
-        (0..10).for_each(|_| allowance.spend(BURST, start));
-        assert_eq!(allowance.wait(start), BURST);
-        assert!(!allowance.take(REQUEST, start + BURST));
-        assert!(allowance.take(REQUEST, start + BURST + REQUEST));
+        let mut bucket = TokenBucket::new();
+        let start = bucket.full;
+        (0..10).for_each(|_| bucket.charge(BURST, BURST, start));
+        assert_eq!(bucket.wait(start), BURST);
+        assert!(!bucket.take(REQUEST, start + BURST));
+        assert!(bucket.take(REQUEST, start + BURST + REQUEST));
     }
 
     #[test]

@@ -85,6 +85,8 @@ pub struct Socket {
     pub listener: UnixListener,
     /// Its directory, held so that the socket can be removed when nothing may be opened any more.
     pub dir: rustix::fd::OwnedFd,
+    /// Whether the kernel refuses descriptors that peers pass along; to be reported with the others.
+    pub layer: keyhole_os::Layer,
     name: PathBuf,
     inode: u64,
 }
@@ -106,6 +108,8 @@ impl Socket {
         let bound = StdListener::bind(path);
         rustix::process::umask(mask);
         let listener = bound.map_err(refused)?;
+        // Accepted sockets inherit it. Nobody else can connect yet: the mode admits the owner alone.
+        let layer = keyhole_os::socket::refuse_passed_descriptors(&listener);
         if let Some(group) = group {
             let gid = Some(Gid::from_raw(group));
             rustix::fs::chownat(CWD, path, None::<Uid>, gid, AtFlags::SYMLINK_NOFOLLOW)
@@ -118,7 +122,7 @@ impl Socket {
         listener.set_nonblocking(true).map_err(refused)?;
         let listener = UnixListener::from_std(listener).map_err(refused)?;
         let inode = inode(&dir, name).map_err(|errno| refused(errno.into()))?;
-        Ok(Self { listener, dir, name: name.into(), inode })
+        Ok(Self { listener, dir, layer, name: name.into(), inode })
     }
 
     /// Takes the socket's name away, so that nobody finds it any more; not when another broker has it by now.

@@ -333,7 +333,7 @@ impl Inner {
             Event::Frame(Frame { kind: Kind::Failed, payload, .. }) => {
                 let why = zygote::one_line(&payload);
                 if let Event::Ended(status) = next(&mut slot, READ_TIMEOUT).await {
-                    self.bury(class, slot, status);
+                    self.count_death(class, slot, status);
                 } else {
                     self.retire(class, slot, Retired::Malformed);
                 }
@@ -345,7 +345,7 @@ impl Inner {
                 Ok(())
             }
             Event::Ended(status) => {
-                self.bury(class, slot, status);
+                self.count_death(class, slot, status);
                 Err(format!(
                     "a reader of class {name} ended while it started: {}",
                     zygote::describe_status(status)
@@ -647,6 +647,15 @@ impl Inner {
 
     /// A reader has ended that was not asked to, or that ended otherwise than it was asked to.
     fn bury(&self, class: &ReaderClass, slot: Slot, status: i32) {
+        if !zygote::was_killed_by_seccomp(status) {
+            let how = zygote::describe_status(status);
+            tracing::warn!(reader = class.class.name(), how, "a reader has died");
+        }
+        self.count_death(class, slot, status);
+    }
+
+    /// The same where the caller reports it: of a start that fails one line is enough.
+    fn count_death(&self, class: &ReaderClass, slot: Slot, status: i32) {
         let how = zygote::describe_status(status);
         let by_seccomp = zygote::was_killed_by_seccomp(status);
         {
@@ -660,8 +669,6 @@ impl Inner {
                 reader = name,
                 "SECURITY: seccomp killed a reader: it made a system call that it never makes"
             );
-        } else {
-            tracing::warn!(reader = name, how, "a reader has died");
         }
         self.free(class, slot);
         let mut deaths = lock(&self.deaths);

@@ -36,7 +36,9 @@ pub const SYSCALLS: &[Row] = &[
     allow!(mmap, "memory", exactly(2, READ_WRITE), exactly(3, PRIVATE_ANONYMOUS), exactly(4, u32::MAX)),
     allow!(mremap, "memory", exactly(3, MAY_MOVE)),
     allow!(munmap, "memory"),
-    allow!(futex, "the runtime's end, which wakes whoever waits for it", exactly(1, FUTEX_WAKE_PRIVATE)),
+    allow!(futex, "the log's thread waits for lines", exactly(1, FUTEX_WAIT_BITSET_PRIVATE)),
+    allow!(futex, "two threads wait for the heap they share", exactly(1, FUTEX_WAIT_PRIVATE)),
+    allow!(futex, "and wake each other", exactly(1, FUTEX_WAKE_PRIVATE)),
     allow!(rt_sigreturn, "the return from a signal"),
     allow!(sigaltstack, "the end, which gives its signal stack back"),
     allow!(exit_group, "the end"),
@@ -47,7 +49,9 @@ pub const SYSCALLS: &[Row] = &[
 // Constants of the kernel's headers, the same on x86_64 and aarch64.
 const EPOLL_CTL_ADD: u32 = 1;
 const EPOLL_CTL_DEL: u32 = 2;
+const FUTEX_WAIT_PRIVATE: u32 = 128;
 const FUTEX_WAKE_PRIVATE: u32 = 129;
+const FUTEX_WAIT_BITSET_PRIVATE: u32 = 137;
 const WNOHANG: u32 = 1;
 /// SOCK_CLOEXEC and SOCK_NONBLOCK.
 const ACCEPTED: u32 = 0x8_0800;
@@ -93,8 +97,8 @@ pub fn syscalls(pinned: &Pinned) -> Vec<Rule<'_>> {
 }
 
 /// The layers, by the names under which they are reported.
-pub const LAYERS: [&str; 6] =
-    ["not_dumpable", "limits", "no_new_privs", "capabilities", "landlock", "seccomp"];
+pub const LAYERS: [&str; 7] =
+    ["not_dumpable", "limits", "passed_descriptors", "no_new_privs", "capabilities", "landlock", "seccomp"];
 
 /// Why the broker does not start: the seal does not hold.
 #[derive(Debug, thiserror::Error)]
@@ -140,6 +144,7 @@ pub fn require<'l>(
 /// What to do about a layer that is missing.
 fn hint(layer: &str) -> &'static str {
     match layer {
+        "passed_descriptors" => "run a kernel of 6.16 or later",
         "landlock" => "run a kernel of 5.13 or later that has landlock among its lsm= modules",
         _ => "let the container's own seccomp profile allow it",
     }

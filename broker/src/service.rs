@@ -219,7 +219,7 @@ impl broker_server::Broker for Service {
                 stuck_queries: readers.stuck_queries(),
                 readers_stuck: statuses.iter().map(|(_, status)| status.stuck as u64).sum(),
                 failed_accepts: count(&counts.failed_accepts),
-                log_lines_dropped: 0,
+                log_lines_dropped: keyhole_log::dropped(),
             }),
             readers: statuses
                 .iter()
@@ -251,8 +251,10 @@ struct ReadTimer<'c> {
 
 impl Drop for ReadTimer<'_> {
     fn drop(&mut self) {
-        // Of a read that did not end it is not known how long it kept readers busy: as long as it took.
-        self.client.charge(self.busy.unwrap_or_else(|| self.begun.elapsed()));
+        // Of a read that was left it is not known how long it keeps readers busy: they end what they have begun.
+        const BEGUN: Duration = Duration::from_millis(100);
+        const LONGEST: Duration = Duration::from_secs(1);
+        self.client.charge(self.busy.unwrap_or_else(|| self.begun.elapsed().clamp(BEGUN, LONGEST)));
     }
 }
 

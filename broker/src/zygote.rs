@@ -126,8 +126,9 @@ pub async fn start(
         theirs.extend([requests_read, answers_write]);
     }
     command.args(arguments).stdin(orders_read).stdout(reports_write).stderr(Stdio::null());
-    #[cfg(not(feature = "hostile-code-for-tests"))]
     command.env_clear();
+    #[cfg(feature = "hostile-code-for-tests")]
+    command.envs(crate::hostile::for_zygote());
     // Signals of a terminal are the broker's: it ends the others by ending.
     command.process_group(0);
     let child = command.spawn().map_err(|error| StartError::Program { program: shown.clone(), error })?;

@@ -177,6 +177,8 @@ fn the_checked_arguments_are_these() {
         "mmap 2 3 4",
         "mremap 3",
         "futex 1",
+        "futex 1",
+        "futex 1",
     ];
     if cfg!(not(target_arch = "x86_64")) {
         expected.insert(6, "epoll_pwait 4");

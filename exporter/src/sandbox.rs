@@ -173,6 +173,7 @@ pub fn seal_with_threads(
         capabilities::drop_all(),
         landlock::restrict(&grants),
     ];
+    let start = || start().and_then(|()| keyhole_log::start_thread());
     start().map_err(|error| format!("cannot start a thread: {error}"))?;
     layers.push(seccomp::install(&filter, rules.len()));
     let unconfirmed = status.unconfirmed().map_err(unreadable)?;

@@ -29,6 +29,8 @@ use crate::snapshot::Snapshot;
 const DESCRIPTION_AGE: Duration = Duration::from_secs(15);
 /// How often the log tells that a collector is at its limit.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
+/// How often the log reports that scrapes still fail.
+const FAILURE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the broker may take to say it.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -53,6 +55,32 @@ pub struct Scraper {
     limits_told: Told,
     /// Queries that the broker's flags leave out, once the log has named them.
     left_out: Mutex<HashSet<Query>>,
+    outage: Mutex<Option<Outage>>,
+}
+
+/// Scrapes that fail, one after the other.
+#[derive(Debug)]
+struct Outage {
+    /// When the log last had a line about them.
+    logged_at: Instant,
+    /// Failures since that line.
+    unlogged: u64,
+}
+
+impl Outage {
+    /// Counts a failure; returns how many there were since the last line if another is due.
+    fn fail(outage: &mut Option<Self>, now: Instant) -> Option<u64> {
+        let Some(known) = outage else {
+            *outage = Some(Self { logged_at: now, unlogged: 0 });
+            return Some(1);
+        };
+        known.unlogged += 1;
+        let is_due = now.saturating_duration_since(known.logged_at) >= FAILURE_INTERVAL;
+        is_due.then(|| {
+            known.logged_at = now;
+            std::mem::take(&mut known.unlogged)
+        })
+    }
 }
 
 /// When the log last told of a collector.
@@ -145,6 +173,7 @@ impl Scraper {
             failures: Mutex::default(),
             limits_told: Told::default(),
             left_out: Mutex::default(),
+            outage: Mutex::default(),
         })
     }
 
@@ -247,11 +276,17 @@ impl Scraper {
         let mut snapshot = snapshot.inspect_err(|error| {
             lock(&self.description).at = None;
             self.history.failed(begun, error);
+            if let Some(failures) = Outage::fail(&mut lock(&self.outage), begun) {
+                tracing::warn!(%error, failures, "scrape failed");
+            }
         })?;
         if let Some(description) = &description {
             snapshot.explain(description);
         }
         self.note_left_out(&collectors, &snapshot);
+        if let Some(Outage { unlogged, .. }) = lock(&self.outage).take() {
+            tracing::info!(failures = unlogged, "scrapes work again");
+        }
         Ok(self.render(&collectors, &snapshot, description.as_deref(), begun))
     }
 
@@ -463,5 +498,19 @@ impl Told {
             told.insert(collector, now);
         }
         due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scrapes_that_fail_are_logged_at_once_and_then_a_minute_at_a_time() {
+        let (mut outage, start) = (None, Instant::now());
+        let logged: Vec<_> = (0..=12)
+            .filter_map(|number| Outage::fail(&mut outage, start + Duration::from_secs(10 * number)))
+            .collect();
+        assert_eq!(logged, [1, 6, 6]);
     }
 }

@@ -9,6 +9,7 @@ pub mod memory;
 pub mod process;
 pub mod seccomp;
 pub mod shared;
+pub mod socket;
 mod timex;
 
 pub use timex::{Timex, timex};

@@ -57,24 +57,20 @@ const READER: &[Row] = &[
     allow!(clock_gettime, "time, where the vDSO has none", exactly(0, 1)),
     allow!(brk, "memory"),
     allow!(mmap, "memory", READ_WRITE, PRIVATE_ANONYMOUS, exactly(4, u32::MAX)),
-    allow!(mremap, "memory", MAY_MOVE),
     allow!(munmap, "memory"),
-    allow!(rt_sigreturn, "the return from a signal"),
     allow!(exit_group, "the end"),
     #[cfg(debug_assertions)]
     allow!(fcntl, "F_GETFD: a debug build asserts that what it closes is open", exactly(1, 1)),
 ];
 
+const GROW: [Row; 1] = [allow!(mremap, "memory for a long list", MAY_MOVE)];
 const LISTING: [Row; 2] = [
     allow!(getdents64, "directories of wildcards"),
     allow!(openat, "directories of wildcards", LIST),
 ];
 const OPEN_FILES: [Row; 1] = [allow!(openat, "files by name", FILE)];
-const HOLD_DIRECTORIES: [Row; 3] = [
-    allow!(openat, "directories to open files in", HOLD),
-    allow!(readlinkat, "links of devices"),
-    allow!(newfstatat, "links and directories themselves", NO_FOLLOW),
-];
+const HOLD_DIRECTORIES: [Row; 1] = [allow!(openat, "directories to open files in", HOLD)];
+const READ_LINKS: [Row; 1] = [allow!(readlinkat, "links of devices")];
 const STAT_ENTRIES: [Row; 1] =
     [allow!(newfstatat, "how many descriptors or threads a process has", NO_FOLLOW)];
 const ASK_MOUNTS: [Row; 2] = [
@@ -86,10 +82,11 @@ const ASK_MOUNTS: [Row; 2] = [
 pub fn reader_syscalls(class: Class) -> Vec<Row> {
     let also: &[&[Row]] = match class {
         Class::Procfs => &[],
-        Class::Sysfs | Class::Devices => &[&LISTING, &OPEN_FILES, &HOLD_DIRECTORIES],
-        Class::Files => &[&LISTING, &OPEN_FILES],
-        Class::Processes => &[&LISTING, &OPEN_FILES, &STAT_ENTRIES],
-        Class::Mounts => &[&ASK_MOUNTS],
+        Class::Sysfs => &[&GROW, &LISTING, &OPEN_FILES, &HOLD_DIRECTORIES],
+        Class::Devices => &[&GROW, &LISTING, &OPEN_FILES, &HOLD_DIRECTORIES, &READ_LINKS],
+        Class::Files => &[&GROW, &LISTING, &OPEN_FILES],
+        Class::Processes => &[&GROW, &LISTING, &OPEN_FILES, &STAT_ENTRIES],
+        Class::Mounts => &[&GROW, &ASK_MOUNTS],
     };
     READER.iter().chain(also.iter().copied().flatten()).copied().collect()
 }
@@ -110,7 +107,6 @@ pub const ZYGOTE: &[Row] = &[
     allow!(mremap, "memory", MAY_MOVE),
     allow!(munmap, "memory; the pages that are another class's"),
     allow!(clock_gettime, "time, where the vDSO has none", exactly(0, 1)),
-    allow!(rt_sigreturn, "the return from a signal"),
     allow!(exit_group, "the end"),
     // What a reader does before it is sealed: take its pipes, open its files, seal itself.
     #[cfg(target_arch = "x86_64")]
@@ -137,7 +133,7 @@ pub const ZYGOTE: &[Row] = &[
     allow!(fstat, "which files the roots are"),
     allow!(fstatfs, "of which type the roots are; mount points"),
     allow!(newfstatat, "what is there, and whose it is", FOLLOW),
-    allow!(newfstatat, "links and directories themselves", NO_FOLLOW),
+    allow!(newfstatat, "directories of processes themselves", NO_FOLLOW),
     allow!(newfstatat, "what Landlock is to allow", exactly(3, AT_EMPTY_PATH)),
     allow!(readlinkat, "under which PID a procfs shows this process; links of devices"),
     allow!(prlimit64, "how many descriptors there may be", exactly(0, 0), exactly(1, RLIMIT_NOFILE), exactly(2, 0)),

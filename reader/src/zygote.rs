@@ -42,7 +42,10 @@ pub fn live(arguments: Arguments, pipes: Vec<OwnedFd>) -> i32 {
     match Zygote::start(arguments, pipes) {
         Ok(mut zygote) => {
             let hello = Hello { generation: 0, layers: &zygote.layers, host: None }.encode();
-            match out.message(Kind::Hello, &hello).and_then(|()| zygote.serve(stdin.as_fd(), &mut out)) {
+            let greeted = out.message(Kind::Hello, &hello);
+            #[cfg(feature = "hostile-code-for-tests")]
+            crate::hostile::in_zygote();
+            match greeted.and_then(|()| zygote.serve(stdin.as_fd(), &mut out)) {
                 Ok(()) | Err(Gone) => 0,
             }
         }

@@ -66,7 +66,7 @@ def interfaces(home, count, more=()):
 
 def held(home, count):
     """The same, with every attribute's file held open."""
-    return interfaces(home, count, ["--held-files=16384"])
+    return interfaces(home, count, ["--descriptor-cache=16384"])
 
 
 @contextlib.contextmanager

@@ -253,12 +253,16 @@ class PodClaims:
         for name in UIDS:
             self.assertEqual(namespaces(podman.pid(self.container(name))) & (outside | namespaces("self")), set())
 
-    def test_every_layer_of_both_sandboxes_is_in_force(self):
+    def test_every_layer_of_every_process_is_in_force(self):
         found = samples(self.scrape())
         for program in UIDS:
             family = f"keyhole_{program}_sandbox_layer"
             self.assertEqual(labelled(found, family, "layer"), LAYERS)
             self.assertEqual({value for series, value in found.items() if series.startswith(family)}, {1.0})
+        of = labelled(found, "keyhole_broker_sandbox_layer", "process")
+        self.assertLessEqual({"broker", "zygote", "reader-procfs", "reader-sysfs", "reader-devices"}, of)
+        layers = [series for series in found if series.startswith("keyhole_broker_sandbox_layer{")]
+        self.assertEqual(len(layers), len(of) * len(LAYERS), layers)
 
     def test_the_command_that_the_readme_executes_in_a_pod_shows_a_metric(self):
         readme = (REPOSITORY / "README.md").read_text()
@@ -367,7 +371,7 @@ class PrivilegedHostpath(PodClaims, unittest.TestCase):
         ):
             self.assertIn(family, families(text))
         found = samples(text)
-        self.assertEqual(labelled(found, "keyhole_broker_info", "rung"), {"host"})
+        self.assertEqual(labelled(found, "keyhole_broker_info", "access_level"), {"host"})
         self.assertEqual(labelled(found, "node_uname_info", "nodename"), {NODE})
 
     def test_the_file_system_of_an_empty_dir_has_the_hosts_numbers(self):
@@ -409,7 +413,7 @@ class Own(PodClaims, unittest.TestCase):
             self.assertEqual(found[f'node_scrape_collector_success{{collector="{collector}"}}'], 0, collector)
         for query in ("arp", "cgroups", "conntrack", "mounts", "net_class", "net_dev", "net_snmp", "sockstat", "udp"):
             self.assertEqual(found[f'keyhole_query_outcome{{query="{query}",outcome="container_view"}}'], 1)
-        self.assertEqual(labelled(found, "keyhole_broker_info", "rung"), {"own"})
+        self.assertEqual(labelled(found, "keyhole_broker_info", "access_level"), {"minimal"})
 
     def test_the_file_system_of_an_empty_dir_is_the_one_that_is_known_and_has_the_hosts_numbers(self):
         text = self.scrape()

@@ -21,9 +21,11 @@ from claims import (
     it_shares_no_namespace_with_the_host,
     no_container_has_a_capability_or_can_gain_one,
     nobody_but_the_broker_mounts_the_host,
+    nobody_can_ask_for_connections_routes_or_processes,
     only_a_broker_that_is_told_so_is_root,
     policies_come_before_claims_and_claims_before_the_daemonset,
     the_anchor_is_an_empty_directory_on_the_kubelets_file_system,
+    the_broker_answers_what_its_collectors_ask_and_no_query_more,
     the_broker_is_a_native_sidecar_that_is_probed_by_its_own_command,
     the_exporter_is_probed_over_http_on_its_own_port,
     the_exporter_knows_the_nodes_name,
@@ -76,6 +78,10 @@ BREAKS = {
         lambda pod: pod["spec"]["volumes"].append({"name": "more", "emptyDir": {}}),
     every_path_that_a_flag_names_is_mounted:
         lambda pod: container(pod, "broker")["args"].append("--path.udev.data=/host/udev"),
+    the_broker_answers_what_its_collectors_ask_and_no_query_more:
+        lambda pod: container(pod, "exporter")["args"].append("--collector.slabinfo"),
+    nobody_can_ask_for_connections_routes_or_processes:
+        lambda pod: container(pod, "broker")["args"].__setitem__(0, "--queries=default,+tcp"),
     every_container_has_requests_and_a_memory_limit: lambda pod: container(pod, "broker")["resources"].pop("limits"),
     it_runs_on_every_linux_node_and_is_evicted_last: lambda pod: pod["spec"].pop("tolerations"),
     the_exporter_knows_the_nodes_name: lambda pod: container(pod, "exporter")["env"][0].pop("valueFrom"),

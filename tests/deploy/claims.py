@@ -4,6 +4,7 @@ Each has, in breaks.py, a change that it must notice.
 """
 import yaml
 
+import queries
 from kustomize import KUBERNETES, REPOSITORY, containers, objects, one, pod_of
 from pod_security import violations
 
@@ -141,6 +142,23 @@ def every_path_that_a_flag_names_is_mounted(pod):
                 assert path in mounted, argument
 
 
+def the_broker_answers_what_its_collectors_ask_and_no_query_more(pod):
+    broker, exporter = (container(pod, name)["args"] for name in ("broker", "exporter"))
+    answered, asked = queries.answered(broker), queries.asked(exporter)
+    assert asked <= answered, f"asked and not answered: {sorted(asked - answered)}"
+    # `default` is one word: it stays whole where a collector that is on by default is off.
+    assert answered - queries.DEFAULT <= asked, f"answered and not asked: {sorted(answered - queries.DEFAULT - asked)}"
+
+
+def nobody_can_ask_for_connections_routes_or_processes(pod):
+    withheld = {"tcp", "routes", "mount_stats"}
+    # The component process-groups is there to give them.
+    if "--allow-processes" not in container(pod, "broker")["args"]:
+        withheld |= {"processes", "process_details", "threads"}
+    found = queries.answered(container(pod, "broker")["args"]) & withheld
+    assert not found, found
+
+
 def every_container_has_requests_and_a_memory_limit(pod):
     for each in containers(pod):
         assert set(each["resources"]["requests"]) == {"cpu", "memory"}
@@ -175,6 +193,8 @@ POD_CLAIMS = [
     the_anchor_is_an_empty_directory_on_the_kubelets_file_system,
     every_mount_has_its_volume_and_every_volume_its_mount,
     every_path_that_a_flag_names_is_mounted,
+    the_broker_answers_what_its_collectors_ask_and_no_query_more,
+    nobody_can_ask_for_connections_routes_or_processes,
     every_container_has_requests_and_a_memory_limit,
     it_runs_on_every_linux_node_and_is_evicted_last,
     the_exporter_knows_the_nodes_name,

@@ -10,7 +10,8 @@ import textwrap
 
 import yaml
 
-from kustomize import REPOSITORY, kustomize, one
+from claims import the_broker_answers_what_its_collectors_ask_and_no_query_more
+from kustomize import KUBERNETES, REPOSITORY, containers, kustomize, one, pod_of
 
 NEW, OLD = "keyhole-trial", "node-exporter"
 
@@ -53,6 +54,19 @@ def the_kustomizations_build(kubectl):
             things = kustomize(kubectl, here)
         one(things, "DaemonSet")
         one(things, needed)
+
+
+def the_patch_for_another_collector_gives_the_broker_its_query(kubectl):
+    text = (KUBERNETES / "README.md").read_text()
+    (patch,) = re.findall(r"^```yaml\n(patches:\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    with tempfile.TemporaryDirectory() as folder:
+        here = pathlib.Path(folder).resolve()
+        shutil.copytree(REPOSITORY / "deploy", here / "keyhole/deploy")
+        (here / "kustomization.yaml").write_text(
+            f"resources: [keyhole/deploy/kubernetes/overlays/restricted-pv]\n{patch}")
+        pod = pod_of(kustomize(kubectl, here))
+    assert any("--collector.tcpstat" in each["args"] for each in containers(pod))
+    the_broker_answers_what_its_collectors_ask_and_no_query_more(pod)
 
 
 def series(name, labels, job):

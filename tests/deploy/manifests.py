@@ -289,6 +289,8 @@ def main():
         if policy_name == "keyhole-claims":
             tally.check("a pod without the claims is nobody's business", a_foreign_pod_without_the_claims_passes, policy)
     tally.check("the kustomizations of the guides build", guide.the_kustomizations_build, arguments.kubectl)
+    tally.check("the patch of the guide for another collector fits",
+                guide.the_patch_for_another_collector_gives_the_broker_its_query, arguments.kubectl)
     tally.check("the queries of docs/migrating.md find what they are for", guide.the_queries_find_what_they_are_for)
     tally.check("Talos' audit policies", the_talos_audit_policies_are_one_and_well_formed)
 

@@ -1,13 +1,16 @@
 //! What runs out: descriptors, memory, the space of a folder; and a clock that is set back.
 
-use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::common::exposition::Exposition;
 use crate::common::usage::{Usage, descendants, soon};
-use crate::common::{BROKER, EXPORTER, Home, flag, root_for, this_host};
+use crate::common::{BROKER, EXPORTER, Home, finish, flag, root_for, this_host};
 use crate::world::World;
 
 fn starter(words: &[&str]) -> Vec<String> {
@@ -15,31 +18,66 @@ fn starter(words: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_broker_without_descriptors_says_what_it_could_not_read_and_is_whole_with_them() {
+fn a_broker_that_may_not_have_its_readers_pipes_says_so_and_does_not_start() {
     if !root_for("start a program with limits and another uid") {
         return;
     }
     let home = Home::new();
-    let broker = home.start_broker_by(&starter(&["prlimit", "--nofile=80:80"]), &this_host());
+    let mut command = Command::new("prlimit");
+    command.arg("--nofile=80:80").arg(home.path().join("keyhole-broker"));
+    command.args(["--allow-root", "--allow-capabilities"]);
+    command.arg(flag("--socket.path=", home.socket())).args(this_host());
+    let output = finish(command);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("allow this uid more open files"), "{message}");
+    assert!(!home.socket().exists());
+}
+
+#[test]
+fn readers_without_descriptors_say_what_they_could_not_read_and_are_whole_with_them() {
+    if !root_for("start a program with limits and another uid") {
+        return;
+    }
+    let home = Home::new();
+    let broker = home.start_broker(&this_host());
     let exporter = home.start_exporter::<&str>(&[]);
+    let truncated = |scrape: &Exposition| {
+        let outcomes = scrape.samples("keyhole_query_outcome");
+        outcomes.filter(|one| one.labels["outcome"] == "truncated" && one.value == 1.0).count()
+    };
+    let whole = |scrape: &Exposition| {
+        assert_eq!(truncated(scrape), 0);
+        for family in
+            ["node_memory_MemTotal_bytes", "node_network_receive_bytes_total", "node_network_mtu_bytes"]
+        {
+            assert!(scrape.has(family), "{family}");
+        }
+    };
+    whole(&exporter.scrape());
+    let limit_all = |limit: &str| {
+        for pid in descendants(broker.pid()) {
+            // The kernel lets a uid change the limits of its own processes, and not every root another's.
+            let mut command = Command::new("prlimit");
+            command.gid(BROKER).uid(BROKER).arg(format!("--pid={pid}")).arg(format!("--nofile={limit}:"));
+            let output = finish(command);
+            assert!(output.status.success(), "{output:?}");
+        }
+    };
+    // The descriptors that they have stay theirs: no number below this one is free.
+    limit_all("2");
     for _ in 0..5 {
         let scrape = exporter.scrape();
-        let told =
-            scrape.samples("keyhole_query_outcome").filter(|sample| sample.labels["outcome"] == "truncated");
-        assert!(told.filter(|sample| sample.value == 1.0).count() > 5, "what is missing is told");
-        assert!(scrape.has("node_time_seconds"));
+        assert!(truncated(&scrape) > 5, "what is missing is reported");
+        // What was opened at the start.
+        assert!(scrape.has("node_memory_MemTotal_bytes") && scrape.has("node_time_seconds"));
     }
-    // The limit is each process's own.
-    for pid in [vec![broker.pid()], descendants(broker.pid())].concat() {
-        assert!(Usage::of_process(pid).is_none_or(|usage| usage.descriptors <= 80), "{pid}");
-    }
-    broker.kill();
-    let _broker = home.start_broker(&this_host());
-    let scrape = exporter.scrape();
-    assert!(scrape.has("node_memory_MemTotal_bytes") && scrape.has("node_network_receive_bytes_total"));
-    let told =
-        scrape.samples("keyhole_query_outcome").filter(|sample| sample.labels["outcome"] == "truncated");
-    assert_eq!(told.filter(|sample| sample.value == 1.0).count(), 0);
+    limit_all("1024");
+    // What could not be listed was not remembered as empty.
+    whole(&exporter.scrape());
+    let deaths = home.start_exporter::<&str>(&[]).scrape();
+    let deaths: f64 = deaths.samples("keyhole_broker_reader_deaths_total").map(|one| one.value).sum();
+    assert_eq!(deaths, 0.0);
 }
 
 #[test]
@@ -155,55 +193,75 @@ fn a_full_textfile_folder_costs_the_file_that_was_cut_and_nothing_else() {
     assert_eq!(scrape.value("cut_metric", &[]), Some(2.0));
 }
 
-/// The clock of the whole machine is not this test's to set: libfaketime stands between the programs and theirs.
-#[test]
-fn a_clock_set_back_by_days_changes_the_time_that_is_told_and_no_deadline() {
-    const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
-    if !root_for("start a program with another uid") {
-        return;
+/// A library that shifts the time of a program that loads it, by the seconds in a file. The clock of the whole machine
+/// is not this test's to set.
+struct Clock {
+    library: PathBuf,
+    offset: PathBuf,
+}
+
+impl Clock {
+    fn build(home: &Home, name: &str) -> Self {
+        let library = home.path().join("clock.so");
+        if !library.exists() {
+            let mut compile = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
+            compile.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(&library);
+            compile.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/clock.c")).arg("-ldl");
+            let output = finish(compile);
+            assert!(output.status.success(), "{output:?}");
+        }
+        let offset = home.path().join(name);
+        fs::write(&offset, 0_i64.to_ne_bytes()).unwrap();
+        Self { library, offset }
     }
-    let required = std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some();
-    if !fs::exists(LIBRARY).unwrap() {
-        assert!(!required, "{LIBRARY} is missing: install libfaketime");
-        eprintln!("skipped: {LIBRARY} is missing");
-        return;
+
+    fn shift(&self, by: Duration) {
+        // In place: a program has the file mapped.
+        let file = fs::OpenOptions::new().write(true).open(&self.offset).unwrap();
+        file.write_all_at(&(-(by.as_secs() as i64)).to_ne_bytes(), 0).unwrap();
     }
-    let home = Home::new();
-    // The only folder that a sealed exporter may read from.
-    let folder = home.path().join("textfiles");
-    fs::create_dir(&folder).unwrap();
-    let offset = folder.join("offset");
-    fs::write(&offset, "+0\n").unwrap();
-    let faked = |program: &str, uid: u32, (name, value): (&str, &OsStr)| {
-        let mut command = home.command(program, uid);
-        command.env("LD_PRELOAD", LIBRARY).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        command.env("FAKETIME_CACHE_DURATION", "1").env(name, value);
+
+    fn with(&self, mut command: Command) -> Command {
+        command.env("LD_PRELOAD", &self.library).env("CLOCK_OFFSET_FILE", &self.offset);
         command
-    };
-    let broker_at = |when: &str| {
-        home.start_broker_of(faked("keyhole-broker", BROKER, ("FAKETIME", when.as_ref())), &this_host())
-    };
-    let broker = broker_at("+0");
-    let by_file = faked("keyhole-exporter", EXPORTER, ("FAKETIME_TIMESTAMP_FILE", offset.as_ref()));
-    let textfiles: [OsString; 1] = [flag("--collector.textfile.directory=", &folder)];
-    let exporter = home.start_exporter_of(by_file, &textfiles);
-    let told = || {
-        let scrape = exporter.scrape();
+    }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[test]
+fn a_clock_set_back_by_days_changes_the_time_that_is_reported_and_no_deadline() {
+    let home = Home::new();
+    let (of_broker, of_exporter) = (Clock::build(&home, "of-broker"), Clock::build(&home, "of-exporter"));
+    let start_broker =
+        || home.start_broker_of(of_broker.with(home.command("keyhole-broker", BROKER)), &this_host());
+    let broker = start_broker();
+    let exporter =
+        home.start_exporter_of::<&str>(of_exporter.with(home.command("keyhole-exporter", EXPORTER)), &[]);
+    let shifted = |scrape: &Exposition| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-        (scrape.value("node_time_seconds", &[]).unwrap() - now, scrape)
+        scrape.value("node_time_seconds", &[]).unwrap() - now
     };
-    assert!(told().0.abs() < 60.0);
-    fs::write(&offset, "-2d\n").unwrap();
-    soon("the clock is set back", || (told().0 + 2.0 * 86_400.0).abs() < 60.0);
+    let first = exporter.scrape();
+    assert!(shifted(&first).abs() < 60.0);
+    of_exporter.shift(2 * DAY);
     for _ in 0..10 {
         let answer = exporter.metrics("5");
         assert_eq!(answer.status, 200);
         assert!(answer.took < Duration::from_secs(3), "{:?}", answer.took);
+        let scrape = Exposition::parse(&answer.body).unwrap();
+        assert!((shifted(&scrape) + 2.0 * DAY.as_secs_f64()).abs() < 60.0, "{}", shifted(&scrape));
     }
     // A broker that starts in the past is a restart like any other.
     broker.kill();
-    let _broker = broker_at("-3d");
-    soon("the restart is seen", || told().1.value("keyhole_broker_restarts_seen_total", &[]) == Some(1.0));
-    fs::write(&offset, "+0\n").unwrap();
-    soon("the clock is set right", || told().0.abs() < 60.0);
+    of_broker.shift(3 * DAY);
+    let _broker = start_broker();
+    soon("the restart is seen", || {
+        exporter.scrape().value("keyhole_broker_restarts_seen_total", &[]) == Some(1.0)
+    });
+    let started = |scrape: &Exposition| scrape.value("keyhole_broker_start_time_seconds", &[]).unwrap();
+    let earlier = started(&first) - started(&exporter.scrape());
+    assert!((earlier - 3.0 * DAY.as_secs_f64()).abs() < 60.0, "{earlier}");
+    of_exporter.shift(Duration::ZERO);
+    assert!(shifted(&exporter.scrape()).abs() < 60.0);
 }

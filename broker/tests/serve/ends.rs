@@ -111,7 +111,7 @@ fn a_reader_that_is_killed_is_replaced_and_counted_by_name() {
     assert!(after.len() == before.len() && !after.contains(&before[2]), "{after:?}");
     let log = log(&stage);
     let line = log.lines().find(|line| line.contains("a reader has died")).unwrap();
-    assert!(line.contains("reader=\"procfs\"") && line.contains("killed by signal 9"), "{line}");
+    assert!(line.contains("reader=procfs") && line.contains("killed by signal 9"), "{line}");
     assert_eq!(reader(&described.readers, "procfs").deaths, 1);
 }
 

@@ -85,6 +85,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => run(arguments),
         Err(argument) => Err(Failure::Usage(format!("{argument:?} is not UTF-8; try --help"))),
     };
+    keyhole_log::flush();
     let (status, error) = match done {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Failed(error)) => (1, error),

@@ -109,8 +109,7 @@ pub(super) fn write(bytes: &[u8]) -> Result<bool, Failure> {
 
 /// One line on standard error. Nothing is left to do when that is closed.
 pub(super) fn complain(line: &str) {
-    let line = format!("keyhole-exporter: {}\n", harmless(line, false));
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    keyhole_log::print(&format!("keyhole-exporter: {}", harmless(line, false)));
 }
 
 /// How far a long piece of work is, on standard error: one line that is written over on a terminal, else a line a step.

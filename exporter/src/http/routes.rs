@@ -118,7 +118,6 @@ impl App {
             Err(error) => {
                 handler.gathering_failed();
                 handler.answered(503);
-                tracing::warn!(%error, "scrape failed");
                 return text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
             }
         };

@@ -9,7 +9,7 @@ use crate::sandbox::Layer;
 
 /// Every family of this module, for documents and tests.
 pub const FAMILIES: &[&[Family]] = &[
-    &[NODE_EXPORTER_BUILD_INFO, BUILD_INFO, SANDBOX_LAYER],
+    &[NODE_EXPORTER_BUILD_INFO, BUILD_INFO, SANDBOX_LAYER, LOG_LINES_DROPPED],
     broker::FAMILIES,
     handler::FAMILIES,
     process::FAMILIES,
@@ -37,6 +37,14 @@ const SANDBOX_LAYER: Family = Family {
     source: "exporter",
 };
 
+const LOG_LINES_DROPPED: Family = Family {
+    name: "keyhole_exporter_log_lines_dropped_total",
+    help: "Lines that the exporter did not log: beyond the limit a second, or not taken by standard error.",
+    kind: Kind::Counter,
+    labels: &[],
+    source: "exporter",
+};
+
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -45,6 +53,7 @@ pub fn add_build(layers: &[Layer], out: &mut Exposition) {
     let labels = [b"", goarch().as_bytes(), b"linux", b"", b"", b"", VERSION.as_bytes()];
     out.add(&NODE_EXPORTER_BUILD_INFO, &labels, true);
     out.add(&BUILD_INFO, &[VERSION.as_bytes()], true);
+    out.add(&LOG_LINES_DROPPED, &[], keyhole_log::dropped());
     for layer in layers {
         out.add(&SANDBOX_LAYER, &[layer.name.as_bytes()], layer.in_force);
     }

@@ -3,8 +3,11 @@
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::call;
+use keyhole_policy::Class;
+
+use crate::{Process, call};
 
 /// The uid of the broker that is no root.
 pub const BROKER: u32 = 64646;
@@ -23,9 +26,14 @@ pub const STRANGER: u32 = 64699;
 /// | `udev/leak` | | | a link to /etc/passwd, below a root that the broker may read |
 /// | `run/broker.sock` | the broker | 0660 | its socket |
 ///
-/// Descriptor 0 of the broker is `own`, open to read; descriptor 1 is a TCP socket that is neither bound nor connected.
+/// One descriptor was left open on `own`, to read; for an attack on a socket it is a TCP socket that is neither bound nor
+/// connected.
 #[derive(Debug, Clone)]
 pub struct Host {
+    /// Which process is attacked.
+    pub process: Process,
+    /// The number of the descriptor that was left open.
+    pub left_open: i32,
     /// That directory.
     pub dir: PathBuf,
     /// A process of the broker's uid, without capabilities.
@@ -36,6 +44,12 @@ pub struct Host {
     pub port: u16,
     /// An empty cgroup of cgroup2.
     pub cgroup: PathBuf,
+    /// Whether seccomp is left out: then any flags will do.
+    pub unfiltered: bool,
+    /// The zygote, and one of its readers; known to an intruder in the broker alone.
+    pub privileged: [i32; 2],
+    /// The broker's descriptor of its socket's directory; an intruder reads it from the broker's memory.
+    pub socket_dir: i32,
 }
 
 impl Host {
@@ -44,25 +58,37 @@ impl Host {
 
     /// As one line, for the environment.
     pub fn line(&self) -> String {
-        let Self { dir, neighbour, stranger, port, cgroup } = self;
-        format!("{}:{neighbour}:{stranger}:{port}:{}", dir.display(), cgroup.display())
+        let Self { process, left_open, dir, neighbour, stranger, port, cgroup, unfiltered, .. } = self;
+        let process = process.name();
+        let (dir, cgroup) = (dir.display(), cgroup.display());
+        format!("{process}:{left_open}:{dir}:{neighbour}:{stranger}:{port}:{cgroup}:{unfiltered}")
     }
 
     /// Reads [`Self::line`].
-    pub fn of(line: &str) -> Option<Self> {
+    pub fn parse(line: &str) -> Option<Self> {
         let mut parts = line.split(':');
         Some(Self {
+            process: Process::parse(parts.next()?)?,
+            left_open: parts.next()?.parse().ok()?,
             dir: parts.next()?.into(),
             neighbour: parts.next()?.parse().ok()?,
             stranger: parts.next()?.parse().ok()?,
             port: parts.next()?.parse().ok()?,
             cgroup: parts.next()?.into(),
+            unfiltered: parts.next()?.parse().ok()?,
+            privileged: [NOBODY; 2],
+            socket_dir: -1,
         })
     }
 
     /// A path below the directory.
     pub(crate) fn at(&self, name: &str) -> CString {
         path(&self.dir.join(name))
+    }
+
+    /// A path that leads to what the descriptor that was left open is open on.
+    pub(crate) fn of_left_open(&self) -> CString {
+        path(Path::new(&format!("/proc/self/fd/{}", self.left_open)))
     }
 
     /// A path below /proc of a process.
@@ -91,9 +117,46 @@ fn path(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap_or_default()
 }
 
-/// Opens a path.
+/// A pid that no process has.
+const NOBODY: i32 = i32::MAX;
+
+// Flags of open(2) as the rows of the readers have them.
+const CLOEXEC: i32 = libc::O_CLOEXEC;
+#[cfg(target_arch = "x86_64")]
+const LARGEFILE: i32 = 0x8000;
+#[cfg(target_arch = "aarch64")]
+const LARGEFILE: i32 = 0x2_0000;
+const NAMED: i32 = CLOEXEC | LARGEFILE | libc::O_NOCTTY;
+
+/// Whether this process may open a file without O_NOFOLLOW, and whether all that it may open is what it never reads.
+static FOLLOWS: AtomicBool = AtomicBool::new(false);
+static ONLY_ASKS: AtomicBool = AtomicBool::new(false);
+
+/// An intruder knows where it is, and uses the flags that are allowed there.
+pub(crate) fn here(host: &Host) {
+    let is_reader = matches!(host.process, Process::Reader(_));
+    FOLLOWS.store(host.unfiltered || !is_reader, Ordering::Relaxed);
+    ONLY_ASKS.store(host.process == Process::Reader(Class::Mounts), Ordering::Relaxed);
+}
+
+/// Opens a path; to read, with the flags that the process may use for it.
 pub(crate) fn open(path: &std::ffi::CStr, flags: i32) -> i64 {
-    call!(SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o600)
+    open_at(libc::AT_FDCWD.into(), path, flags)
+}
+
+/// Opens a path below a descriptor.
+pub(crate) fn open_at(dir: i64, path: &std::ffi::CStr, flags: i32) -> i64 {
+    const LIST: i32 = libc::O_RDONLY | libc::O_DIRECTORY;
+    const HOLD: i32 = libc::O_PATH | libc::O_DIRECTORY;
+    let flags = match flags {
+        libc::O_RDONLY if FOLLOWS.load(Ordering::Relaxed) => CLOEXEC,
+        libc::O_RDONLY => NAMED | libc::O_NOFOLLOW,
+        LIST => NAMED | libc::O_DIRECTORY,
+        HOLD if ONLY_ASKS.load(Ordering::Relaxed) => CLOEXEC | LARGEFILE | libc::O_PATH | libc::O_NOFOLLOW,
+        HOLD => NAMED | HOLD,
+        flags => flags,
+    };
+    call!(SYS_openat, dir, path.as_ptr(), flags, 0o600)
 }
 
 /// Opens a file to read, and reads its first bytes: some files are refused only then.

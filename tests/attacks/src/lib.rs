@@ -1,13 +1,17 @@
-//! What an intruder in the sealed broker would try: a table of attacks, each with the layers that stop it.
+//! What an intruder in a sealed broker, zygote or reader would try: a table of attacks, each with the layers that stop it.
 //!
-//! To add an attack, add a row to one of the files below `table/`. The test `attacks` starts the real broker with one
-//! layer in force at a time, and with all of them, runs the row's code inside, and holds what it sees against the row
-//! and against `docs/attacks.md`.
+//! To add an attack, add a row to one of the files below `table/`. The test `attacks` starts the real programs with one
+//! layer in force at a time, and with all of them, runs the row's code inside each kind of process, and compares what it
+//! sees with the row and with `docs/attacks.md`.
 
+#[cfg(feature = "hostile-code-for-tests")]
+pub mod act;
 mod host;
+mod process;
 mod table;
 
 pub use host::{BROKER, Host, STRANGER};
+pub use process::{Process, Processes};
 pub use table::{SECTIONS, Section};
 
 /// A set of layers, any one of which is enough to stop an attack.
@@ -30,30 +34,42 @@ pub struct Attack {
     pub what: &'static str,
     /// The system call that does it.
     pub call: &'static str,
-    /// Which layers stop it when nothing else is in force.
+    /// Which layers of the broker stop it when nothing else is in force.
     pub stopped_by: Layers,
-    /// Does it; gives what a system call gives, so less than zero when it was refused.
+    /// Does it; returns what a system call returns, so less than zero when it was refused.
     pub go: fn(&Host) -> i64,
-    /// What an intruder gains where all layers together do not stop it, and why that is borne.
-    pub residual: Option<&'static str>,
-    /// A flag of the broker that is there for this attack.
-    pub flag: Option<&'static str>,
+    /// In which sealed processes it goes through, what an intruder gains, and why that is accepted.
+    pub residual: &'static [(Processes, &'static str)],
+    /// In which processes it can be made.
+    pub within: Processes,
+    /// Whether the descriptor that was left open is to be a socket.
+    pub on_socket: bool,
 }
 
 /// A row of the table.
 const fn attack(what: &'static str, call: &'static str, stopped_by: Layers, go: fn(&Host) -> i64) -> Attack {
-    Attack { what, call, stopped_by, go, residual: None, flag: None }
+    Attack { what, call, stopped_by, go, residual: &[], within: process::EVERY, on_socket: false }
 }
 
 impl Attack {
-    const fn residual(mut self, why: &'static str) -> Self {
-        self.residual = Some(why);
+    const fn residual(mut self, residual: &'static [(Processes, &'static str)]) -> Self {
+        self.residual = residual;
         self
     }
 
-    const fn with(mut self, flag: &'static str) -> Self {
-        self.flag = Some(flag);
+    const fn within(mut self, processes: Processes) -> Self {
+        self.within = processes;
         self
+    }
+
+    const fn on_socket(mut self) -> Self {
+        self.on_socket = true;
+        self
+    }
+
+    /// Why it is accepted that this goes through in a sealed process, if it is.
+    pub fn accepted(&self, process: Process) -> Option<&'static str> {
+        self.residual.iter().find(|(processes, _)| processes & process.bit() != 0).map(|(_, why)| *why)
     }
 }
 
@@ -62,7 +78,14 @@ pub fn all() -> impl Iterator<Item = &'static Attack> {
     SECTIONS.iter().flat_map(|section| section.attacks)
 }
 
-/// What one attack came to, as the broker it ran in says it.
+/// The attack that the environment asks for, and what it is made on.
+pub fn asked_for() -> Option<(&'static Attack, Host)> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let attack = all().nth(variable("KEYHOLE_ATTACK")?.parse().ok()?)?;
+    Some((attack, Host::parse(&variable(Host::VARIABLE)?)?))
+}
+
+/// What one attack came to, as the process it ran in reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// It went through.
@@ -73,20 +96,23 @@ pub enum End {
     Killed,
 }
 
-/// What a broker writes before the outcome of its attack.
+/// What a process writes before the outcome of its attack.
 const SAID: &str = "the attack came to ";
 
-/// Does an attack, says what it came to on standard error, and ends the process.
+/// Does an attack, reports what it came to, and ends the process. A broker may write to standard error, the others to
+/// standard output alone.
 pub fn strike(attack: &Attack, host: &Host) -> ! {
+    host::here(host);
     let came_to = (attack.go)(host);
-    let line = format!("{SAID}{}\n", came_to.min(0));
-    call!(SYS_write, 2, line.as_ptr(), line.len());
+    let line = format!("\n{SAID}{}\n", came_to.min(0));
+    let descriptor = if host.process == Process::Broker { 2 } else { 1 };
+    call!(SYS_write, descriptor, line.as_ptr(), line.len());
     loop {
         call!(SYS_exit_group, 0);
     }
 }
 
-/// What a broker said that its attack came to; none when it did not live to say so.
+/// What a process reported of its attack; none when it did not live to do so.
 pub fn said(log: &str) -> Option<End> {
     let came_to = log.lines().find_map(|line| line.strip_prefix(SAID))?;
     match came_to.parse::<i32>().ok()? {
@@ -96,7 +122,7 @@ pub fn said(log: &str) -> Option<End> {
 }
 
 /// What an attack that went through says when it has become another program.
-pub const WENT_THROUGH: &std::ffi::CStr = c"echo 'the attack came to 0' >&2";
+pub const WENT_THROUGH: &std::ffi::CStr = c"echo 'the attack came to 0' >&2; echo; echo 'the attack came to 0'";
 
 /// A system call, as the kernel answers it: not less than zero, or an errno with its sign turned.
 fn raw(number: i64, arguments: &[usize]) -> i64 {

@@ -1,5 +1,5 @@
-//! Every attack of the table, inside the real broker: with nothing in force, with one layer at a time, and sealed. What
-//! is seen is held against the row and against `docs/attacks.md`, which
+//! Every attack of the table, inside the real programs: with nothing in force, with one layer at a time, and sealed. What
+//! is seen is compared with the row and with `docs/attacks.md`, which
 //! `UPDATE_DOCUMENTS=1 cargo test -p keyhole-attacks --features hostile-code-for-tests` rewrites.
 
 mod document;
@@ -9,12 +9,16 @@ use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
-use keyhole_attacks::{Attack, BROKER, End, Host, L, Layers, R, S, STRANGER, U, all, said};
+use keyhole_attacks::{Attack, BROKER, End, Host, L, Layers, Process, R, S, STRANGER, U, all, said};
+use keyhole_policy::Class;
 
-use stage::{Cgroup, Ground, Program, Running, alone, landlock_abi, root, sleeper};
+use stage::pipes::{Zygote, signal, slot};
+use stage::{Cgroup, Ground, Program, Running, alone, landlock_abi, root, sleeper, tcp_socket};
 
 /// What the table and the document were made on; on another kernel the same layer holds more, or less.
 const DOCUMENTED_ABI: i64 = 7;
@@ -25,7 +29,7 @@ const DOCUMENTED_RELEASE: &str = "6.18.";
 enum Kernel {
     /// Everything: it is the document's.
     Documented,
-    /// What seccomp stops, and that nothing goes through the sealed broker that should not.
+    /// What seccomp stops, and that nothing goes through a sealed process that should not.
     Other,
     /// What seccomp stops.
     WithoutLandlock,
@@ -50,47 +54,78 @@ impl Kernel {
     }
 }
 
-/// A way in which the broker is started.
+/// A way in which the programs are started, and the process in which the attack runs.
 #[derive(Debug, Clone, Copy)]
 struct Column {
+    process: Process,
     uid: u32,
     /// What is left out.
     without: &'static str,
-    /// Where the attack runs.
-    thread: &'static str,
     /// The layers in force of which any one is enough to stop an attack.
     layers: Layers,
 }
 
-const fn column(uid: u32, without: &'static str, layers: Layers) -> Column {
-    Column { uid, without, thread: "main", layers }
+const fn column(process: Process, uid: u32, without: &'static str, layers: Layers) -> Column {
+    Column { process, uid, without, layers }
 }
 
-/// Root with every capability under nothing comes first, and shows that the attack is one.
+const SECCOMP: &str = "identity,landlock";
+const LANDLOCK: &str = "identity,seccomp";
+const PROCFS: Process = Process::Reader(Class::Procfs);
+const MOUNTS: Process = Process::Reader(Class::Mounts);
+const DEVICES: Process = Process::Reader(Class::Devices);
+const PROCESSES: Process = Process::Reader(Class::Processes);
+
+/// Root with every capability under nothing comes first, and shows that the attack is one. What a uid stops does not
+/// depend on the program, nor does what Landlock stops where no file at all may be opened.
 #[rustfmt::skip]
-const COLUMNS: [Column; 11] = [
-    column(0,      "identity,landlock,seccomp", 0),
-    column(0,      "identity,landlock",         S),
-    column(0,      "identity,seccomp",          L),
-    column(BROKER, "landlock,seccomp",          U),
-    column(0,      "landlock,seccomp",          R),
-    column(BROKER, "",                          S | L | U),
-    column(0,      "",                          S | L | R),
-    column(BROKER, "landlock",                  S | U),
-    column(0,      "landlock",                  S | R),
-    Column { thread: "lane", ..column(BROKER, "", S | L | U) },
-    Column { thread: "lane", ..column(0,      "", S | L | R) },
+const COLUMNS: [Column; 27] = [
+    column(Process::Broker, 0,      "identity,landlock,seccomp", 0),
+    column(Process::Broker, BROKER, "landlock,seccomp",          U),
+    column(Process::Broker, 0,      "landlock,seccomp",          R),
+    column(Process::Broker, 0,      LANDLOCK,                    L),
+    column(Process::Broker, 0,      SECCOMP,                     S),
+    column(Process::Broker, BROKER, "",                          S | L | U),
+    column(Process::Broker, 0,      "",                          S | L | R),
+    column(Process::Broker, BROKER, "landlock",                  S | U),
+    column(Process::Broker, 0,      "landlock",                  S | R),
+    column(Process::Zygote, 0,      LANDLOCK,                    L),
+    column(Process::Zygote, 0,      SECCOMP,                     S),
+    column(Process::Zygote, BROKER, "",                          S | L | U),
+    column(Process::Zygote, 0,      "",                          S | L | R),
+    column(PROCFS,          0,      SECCOMP,                     S),
+    column(PROCFS,          BROKER, "",                          S | L | U),
+    column(PROCFS,          0,      "",                          S | L | R),
+    column(MOUNTS,          0,      SECCOMP,                     S),
+    column(MOUNTS,          BROKER, "",                          S | L | U),
+    column(MOUNTS,          0,      "",                          S | L | R),
+    column(DEVICES,         0,      LANDLOCK,                    L),
+    column(DEVICES,         0,      SECCOMP,                     S),
+    column(DEVICES,         BROKER, "",                          S | L | U),
+    column(DEVICES,         0,      "",                          S | L | R),
+    column(PROCESSES,       0,      LANDLOCK,                    L),
+    column(PROCESSES,       0,      SECCOMP,                     S),
+    column(PROCESSES,       BROKER, "",                          S | L | U),
+    column(PROCESSES,       0,      "",                          S | L | R),
 ];
 const NOTHING: usize = 0;
-const ALONE: std::ops::Range<usize> = 1..5;
-const SEALED: std::ops::Range<usize> = 5..7;
-const SEALED_LANES: std::ops::Range<usize> = 9..11;
 
-/// Brokers at once; each spends most of its time waiting for namespaces to come and go.
+/// The column in which an attack runs in a process with these layers alone, or the broker's, of which it is true too.
+fn find(process: Process, layers: Layers) -> usize {
+    let of = |process| COLUMNS.iter().position(|column| column.process == process && column.layers == layers);
+    of(process).or_else(|| of(Process::Broker)).unwrap()
+}
+
+/// The columns in which a process is sealed, as uid 64646 and as uid 0.
+fn sealed(process: Process) -> [usize; 2] {
+    [find(process, S | L | U), find(process, S | L | R)]
+}
+
+/// Processes at once; each spends most of its time waiting for namespaces to come and go.
 const WORKERS: usize = 8;
 
-/// What an attack came to, by column.
-type Ends = [End; COLUMNS.len()];
+/// What an attack came to, by column; none where it cannot be made.
+type Ends = [Option<End>; COLUMNS.len()];
 
 /// What all attacks share.
 struct Machine {
@@ -117,30 +152,70 @@ impl Machine {
         }
     }
 
-    /// Makes one attack in one broker.
+    /// Makes one attack in one process.
     fn attempt(&self, place: usize, attack: &Attack, column: &Column) -> Result<End, String> {
         let ground = Ground::new(column.uid);
+        let left_open = match column.process {
+            Process::Broker => i32::from(attack.on_socket),
+            _ => 2,
+        };
         let host = Host {
+            process: column.process,
+            left_open,
             dir: ground.at(""),
             neighbour: self.neighbours[usize::from(column.uid != 0)].pid(),
             stranger: self.stranger.pid(),
             port: self.tcp.local_addr().unwrap().port(),
             cgroup: self.cgroup.0.clone(),
+            unfiltered: column.without.contains("seccomp"),
+            // What a broker's intruder finds there.
+            privileged: [i32::MAX; 2],
+            socket_dir: -1,
         };
-        let mut command = self.program.command(&ground, column.uid);
-        command
-            .args(attack.flag)
-            .env("KEYHOLE_ATTACK", place.to_string())
-            .env(Host::VARIABLE, host.line())
-            .env("KEYHOLE_THREAD", column.thread)
-            .env("KEYHOLE_WITHOUT", column.without);
-        let status = Running(command.spawn().unwrap()).end();
-        let log = ground.log();
-        match (status.signal(), said(&log)) {
-            _ if !ground.reported() => Err(format!("it did not come to the attack: {status}\n{log}")),
+        let ask = |command: &mut Command| {
+            command
+                .env("KEYHOLE_ATTACK", place.to_string())
+                .env(Host::VARIABLE, host.line())
+                .env("KEYHOLE_WITHOUT", column.without);
+        };
+        let left_open = || match attack.on_socket {
+            true => tcp_socket(),
+            false => Stdio::from(std::fs::File::open(ground.at("own")).unwrap()),
+        };
+        let start = |slots: &[usize]| Zygote::start(&self.program, &ground, column.uid, slots, left_open(), ask);
+        let (came_to_it, killed, log) = match column.process {
+            Process::Broker => {
+                let mut command = self.program.command(&ground, column.uid);
+                // What its readers are asked does not matter.
+                command.arg("--queries=default");
+                ask(&mut command);
+                let status = Running(command.spawn().unwrap()).end();
+                (ground.reported(), status.signal(), ground.log())
+            }
+            Process::Zygote => {
+                let mut zygote = start(&[]);
+                let greeted = zygote.report().is_some();
+                let status = zygote.end();
+                (greeted, status.signal(), zygote.reports().rest())
+            }
+            Process::Reader(class) => {
+                let slot = slot(class);
+                let mut zygote = start(&[slot]);
+                zygote.order(slot);
+                let ended = zygote.next_end().map_err(|status| format!("the zygote: {status}"))?;
+                let answers = zygote.answers(slot);
+                let hello = answers.frame(Duration::ZERO);
+                let greeted = matches!(hello, Some((keyhole_policy::pipes::Kind::Hello, ..)));
+                let log = if greeted { answers.rest() } else { format!("{hello:?}") };
+                zygote.leave();
+                (greeted, signal(ended.1), log)
+            }
+        };
+        match (killed, said(&log)) {
+            _ if !came_to_it => Err(format!("it did not come to the attack: {killed:?}\n{log}")),
             (Some(libc::SIGSYS), None) => Ok(End::Killed),
             (None, Some(end)) => Ok(end),
-            _ => Err(format!("{status}\n{log}")),
+            _ => Err(format!("{killed:?}\n{log}")),
         }
     }
 
@@ -155,22 +230,31 @@ impl Machine {
                 let place = next.fetch_add(1, Ordering::Relaxed);
                 let Some(attack) = attacks.get(place) else { return };
                 let ends = COLUMNS.map(|column| {
-                    self.attempt(place, attack, &column)
-                        .map_err(|why| format!("{}, {column:?}: {why}", attack.what))
+                    let can_be = attack.within & column.process.bit() != 0;
+                    let end = can_be.then(|| self.attempt(place, attack, &column)).transpose();
+                    end.map_err(|why| format!("{}, {column:?}: {why}", attack.what))
                 });
                 done.lock().unwrap().push((place, ends));
             }
         };
+        let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            for _ in 0..WORKERS {
-                scope.spawn(work);
-            }
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    stage::reap_orphans();
+                    std::thread::sleep(Duration::from_millis(500));
+                }
+            });
+            let workers: Vec<_> = (0..WORKERS).map(|_| scope.spawn(work)).collect();
+            let ended: Vec<_> = workers.into_iter().map(|worker| worker.join().is_ok()).collect();
+            over.store(true, Ordering::Relaxed);
+            assert!(ended.into_iter().all(|ended| ended));
         });
         let mut done = done.into_inner().unwrap();
         done.sort_unstable_by_key(|(place, _)| *place);
         done.into_iter()
             .map(|(place, ends)| {
-                let ends: Result<Vec<End>, String> = ends.into_iter().collect();
+                let ends: Result<Vec<Option<End>>, String> = ends.into_iter().collect();
                 Ok((attacks[place], ends?.try_into().unwrap()))
             })
             .collect()
@@ -187,49 +271,50 @@ fn is_here(ends: &Ends) -> bool {
         libc::EOPNOTSUPP,
         libc::ENXIO,
     ];
-    !matches!(ends[NOTHING], End::Refused(errno) if NOT_HERE.contains(&errno))
+    !matches!(ends[NOTHING], Some(End::Refused(errno)) if NOT_HERE.contains(&errno))
 }
 
-/// What stopped an attack when it was all that was in force; only a kill tells anything of what is not here.
-fn stopped_by(ends: &Ends) -> Layers {
-    let stopped = ALONE.filter(|column| match is_here(ends) {
-        true => ends[*column] != End::Through,
-        false => ends[*column] == End::Killed,
+/// What stopped an attack in a process when it was all that was in force; only a kill says anything of what is not here.
+fn stopped_by(ends: &Ends, process: Process) -> Layers {
+    let stopped = [S, L, U, R].into_iter().filter(|layer| match ends[find(process, *layer)] {
+        end if is_here(ends) => end != Some(End::Through),
+        end => end == Some(End::Killed),
     });
-    stopped.map(|column| COLUMNS[column].layers).sum()
+    stopped.sum()
 }
 
 /// What is wrong with a row, if what was seen is right.
 fn wrong(attack: &Attack, ends: &Ends, kernel: Kernel) -> Vec<String> {
     let mut wrong = Vec::new();
-    let seen = stopped_by(ends);
+    let seen = stopped_by(ends, Process::Broker);
     if seen & S != attack.stopped_by & S {
-        wrong.push(format!("seccomp alone: {:?}", ends[1]));
+        wrong.push(format!("seccomp alone: {:?}", ends[find(Process::Broker, S)]));
     }
     if kernel == Kernel::WithoutLandlock || !is_here(ends) {
         return wrong;
     }
-    let through = SEALED.filter(|column| ends[*column] == End::Through).count();
-    if (through > 0) != attack.residual.is_some() {
-        wrong.push(format!("sealed brokers let it through: {through}; its residual: {:?}", attack.residual));
-    }
-    for (main, lane) in SEALED.zip(SEALED_LANES) {
-        if ends[main] != ends[lane] {
-            wrong.push(format!("on the main thread {:?}, on a lane {:?}", ends[main], ends[lane]));
+    for process in Process::ALL {
+        let through = sealed(process).iter().any(|column| ends[*column] == Some(End::Through));
+        if through != attack.accepted(process).is_some() {
+            let accepted = attack.accepted(process);
+            wrong.push(format!("sealed {}: goes through {through}, residual {accepted:?}", process.name()));
         }
     }
     if kernel != Kernel::Documented {
         return wrong;
     }
-    if ends[NOTHING] != End::Through {
+    if ends[NOTHING] != Some(End::Through) {
         wrong.push(format!("it is no attack: with nothing in force it came to {:?}", ends[NOTHING]));
     }
     if seen != attack.stopped_by {
         wrong.push(format!("the row says {:#06b}, seen was {seen:#06b}", attack.stopped_by));
     }
     for (column, end) in COLUMNS.iter().zip(ends) {
-        let stopped = column.layers & attack.stopped_by != 0 && attack.residual.is_none();
-        if stopped && *end == End::Through {
+        let alone = stopped_by(ends, column.process);
+        if column.layers & alone != 0
+            && attack.accepted(column.process).is_none()
+            && *end == Some(End::Through)
+        {
             wrong.push(format!("{column:?} lets through what a part of it stops alone"));
         }
     }

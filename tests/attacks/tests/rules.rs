@@ -1,4 +1,5 @@
-//! No row of the broker's system calls is redundant: without it, a broker that does all it ever does is killed.
+//! No row of the tables of system calls is redundant: without it, a broker, a zygote or a reader that does all it ever
+//! does is killed. Rows of one call that differ by their arguments are taken out one at a time.
 
 mod stage;
 
@@ -13,20 +14,26 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use keyhole_attacks::{BROKER, STRANGER};
 use keyhole_broker::sandbox::SYSCALLS;
-use keyhole_os::seccomp::numbers;
-use keyhole_policy::TABLE;
+use keyhole_policy::pipes::{CHECK, END, Kind};
+use keyhole_policy::{Class, TABLE};
 use keyhole_proto::v1::broker_client::BrokerClient;
 use keyhole_proto::v1::{DescribeRequest, ReadRequest};
+use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
 use rustix::process::{Pid, Signal, kill_process};
 use tonic::transport::{Channel, Endpoint};
 
+use stage::pipes::{Zygote, signal, slot};
 use stage::{Ground, Program, Running, alone, root, soon};
 
-/// Rows that nothing here provokes, each with the reason why it stays.
-const NOT_PROVOKED: &[(&str, &str)] = &[(
-    "clock_gettime",
-    "the vDSO tells the time without a call; without one, as with some clock sources, each time is a call",
-)];
+/// Rows that nothing here provokes, by process and name, each with the reason why it stays.
+const NOT_PROVOKED: &[(&str, &str, &str)] = &[
+    (
+        "every process",
+        "clock_gettime",
+        "the vDSO tells the time without a call; without one, as with some clock sources, each time is a call",
+    ),
+    ("procfs", "mmap", "the C library takes memory so where the heap cannot grow; these readers need little of it"),
+];
 
 type Step = fn(&Ground, Pid);
 
@@ -48,7 +55,8 @@ const LIFE: &[(&str, Step)] = &[
 #[derive(Debug, Clone, Copy, Default)]
 struct Without {
     landlock: bool,
-    call: Option<i64>,
+    /// A row, by its place.
+    row: Option<usize>,
 }
 
 fn broker(program: &Program, tree: &Path, without: Without) -> (Ground, Running) {
@@ -60,7 +68,7 @@ fn broker(program: &Program, tree: &Path, without: Without) -> (Ground, Running)
         .arg(format!("--filesystem.anchor={}", ground.at("open").display()))
         .args(["--allow-processes", "--log.level=debug"]);
     command.envs(without.landlock.then_some(("KEYHOLE_WITHOUT", "landlock")));
-    command.envs(without.call.map(|number| ("KEYHOLE_WITHOUT_CALL", number.to_string())));
+    command.envs(without.row.map(|row| ("KEYHOLE_WITHOUT_ROW", row.to_string())));
     (ground, Running(command.spawn().unwrap()))
 }
 
@@ -85,14 +93,38 @@ fn lay_out(tree: &Path) {
     }
 }
 
+/// What makes a reader of each class take much memory: directories of many names, and a long line of mountinfo.
+fn lay_out_long_lists(tree: &Path, udev: &Path, classes: &[Class]) {
+    const MANY: usize = 4200;
+    let fill = |directory: PathBuf| {
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("x"), "").unwrap();
+        (0..MANY).for_each(|number| fs::hard_link(directory.join("x"), directory.join(format!("x{number}"))).unwrap());
+    };
+    for class in classes {
+        match class {
+            Class::Procfs => {}
+            Class::Sysfs => fill(tree.join("sys/devices/system/node")),
+            Class::Devices => fill(tree.join("sys/class/hwmon")),
+            Class::Files => {
+                fill(udev.to_owned());
+                fs::write(udev.join("b8:0"), "E:x=1\n").unwrap();
+            }
+            Class::Processes => fill(tree.join("proc")),
+            Class::Mounts => {
+                let options = "x".repeat(300_000);
+                let mounts = format!("21 1 8:1 / / rw shared:1 - ext4 /dev/root rw,{options}\n");
+                fs::write(tree.join("proc/1/mountinfo"), mounts).unwrap();
+            }
+        }
+    }
+}
+
 /// What ended a broker that lives its life without a row or Landlock, and during which step.
 fn live(program: &Program, tree: &Path, without: Without) -> (&'static str, std::process::ExitStatus) {
     let (ground, mut broker) = broker(program, tree, without);
     let pid = Pid::from_child(&broker.0);
-    let started = soon("a start", || {
-        broker.0.try_wait().unwrap().map(Err).or_else(|| ground.reported().then_some(Ok(())))
-    });
-    if let Err(ended) = started {
+    if let Err(ended) = started(&ground, &mut broker) {
         return ("its start", ended);
     }
     for (step, act) in LIFE {
@@ -102,6 +134,138 @@ fn live(program: &Program, tree: &Path, without: Without) -> (&'static str, std:
         }
     }
     ("the end", broker.end())
+}
+
+fn started(ground: &Ground, broker: &mut Running) -> Result<(), std::process::ExitStatus> {
+    soon("a start", || {
+        broker.0.try_wait().unwrap().map(Err).or_else(|| ground.reported().then_some(Ok(())))
+    })
+}
+
+/// What ended a broker whose zygote was killed.
+fn lose_the_zygote(program: &Program, tree: &Path, without: Without) -> std::process::ExitStatus {
+    let (ground, mut broker) = broker(program, tree, without);
+    if let Err(ended) = started(&ground, &mut broker) {
+        return ended;
+    }
+    let pid = broker.pid();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let zygote = children.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+    let _ = kill_process(zygote.unwrap(), Signal::KILL);
+    broker.end()
+}
+
+/// Whether seccomp killed a zygote or its readers of some classes that live their lives without a row: `zygote:N` or
+/// `reader:N`. The machine is a small one, or this one.
+fn readers_are_killed(program: &Program, classes: &[Class], without: Option<&str>, small: bool) -> bool {
+    let (ground, tree) = (Ground::new(BROKER), stage::public_dir());
+    if small {
+        lay_out(tree.path());
+        lay_out_long_lists(tree.path(), &ground.at("udev"), classes);
+    }
+    let slots: Vec<_> = classes.iter().map(|class| slot(*class)).collect();
+    let mut zygote = Zygote::start(program, &ground, BROKER, &slots, std::process::Stdio::null(), |command| {
+        if small {
+            for root in ["proc", "sys"] {
+                command.arg(format!("--path.{root}fs={}", tree.path().join(root).display()));
+            }
+            command.arg(format!("--path.os-release={}", tree.path().join("proc/loadavg").display()));
+        } else {
+            command.arg("--view=auto");
+        }
+        command.arg(format!("--filesystem.anchor={}", ground.at("open").display()));
+        command.envs(without.map(|row| ("KEYHOLE_WITHOUT_ROW", row)));
+    });
+    let mut killed = zygote.report().is_none();
+    for (class, slot) in classes.iter().zip(slots) {
+        killed = killed || reader_is_killed(&mut zygote, *class, slot, tree.path());
+    }
+    let ended = zygote.leave();
+    killed |= ended.signal() == Some(libc::SIGSYS);
+    if without.is_none() {
+        assert!(ended.success() && !killed, "with every row it lives: {classes:?}, {ended}");
+    }
+    killed
+}
+
+/// One reader after the other of a class; whether one is killed.
+fn reader_is_killed(zygote: &mut Zygote, class: Class, slot: usize, tree: &Path) -> bool {
+    let queries: Vec<u8> = TABLE.iter().filter(|row| row.class == class).map(|row| row.query as u8).collect();
+    for round in 0..2 {
+        zygote.order(slot);
+        if let Some(killed) = killed_at_start(zygote, slot) {
+            return killed;
+        }
+        // Whatever is asked of a reader that has been killed stays in the pipe, and its end is reported.
+        zygote.ask(slot, &[CHECK]);
+        for _ in 0..3 {
+            zygote.ask(slot, &queries);
+        }
+        if round == 0 {
+            answered(zygote, slot, 3 * queries.len());
+            // Something appears, and something goes.
+            let _ = fs::write(tree.join("proc/uptime"), "1 1\n");
+            let _ = fs::remove_dir_all(tree.join("sys/devices/hwmon7"));
+            zygote.ask(slot, &[CHECK]);
+            zygote.ask(slot, &queries);
+        }
+        // What follows the end is never taken: the zygote takes it before the next reader.
+        zygote.ask(slot, &[END]);
+        zygote.answers(slot).bytes.clear();
+        match end_of_reader(zygote, slot) {
+            Some(status) if signal(status) == Some(libc::SIGSYS) => return true,
+            Some(_) => {}
+            None => return true,
+        }
+        zygote.answers(slot).rest();
+        zygote.answers(slot).bytes.clear();
+        zygote.ask(slot, &[CHECK, CHECK]);
+    }
+    false
+}
+
+/// Waits until a reader has reported itself; whether it was killed, when it has ended instead.
+fn killed_at_start(zygote: &mut Zygote, slot: usize) -> Option<bool> {
+    soon("a reader", || {
+        if let Some((kind, _, payload)) = zygote.answers(slot).frame(Duration::from_millis(2)) {
+            assert!(kind == Kind::Hello, "{kind:?}: {}", String::from_utf8_lossy(&payload));
+            return Some(None);
+        }
+        match zygote.reports().frame(Duration::ZERO) {
+            Some((Kind::Ended, _, payload)) => {
+                let status = i32::from_le_bytes(payload[8..12].try_into().unwrap());
+                Some(Some(signal(status) == Some(libc::SIGSYS)))
+            }
+            _ if !zygote.lives() => Some(Some(true)),
+            _ => None,
+        }
+    })
+}
+
+/// Waits until so many queries are answered, or no more comes.
+fn answered(zygote: &mut Zygote, slot: usize, mut left: usize) {
+    while left > 0 {
+        match zygote.answers(slot).frame(Duration::from_secs(1)) {
+            Some((Kind::LastChunk, ..)) => left -= 1,
+            Some(_) => {}
+            None => return,
+        }
+    }
+}
+
+/// The wait status of a reader, whose answers are dropped until then; none when the zygote ended instead.
+fn end_of_reader(zygote: &mut Zygote, slot: usize) -> Option<i32> {
+    soon("the end of a reader", || {
+        zygote.answers(slot).take(Duration::ZERO);
+        zygote.answers(slot).bytes.clear();
+        match zygote.reports().frame(Duration::from_millis(2)) {
+            Some((Kind::Ended, _, payload)) => {
+                Some(Some(i32::from_le_bytes(payload[8..12].try_into().unwrap())))
+            }
+            _ if !zygote.lives() => Some(None),
+            _ => None,
+        }
+    })
 }
 
 #[test]
@@ -130,32 +294,80 @@ fn remove_each_row() {
     lay_out(tree.path());
     // Where Landlock does not refuse what the C library may look at, nothing but the table decides.
     for landlock in [false, true] {
-        let (step, ended) = live(&program, tree.path(), Without { landlock, call: None });
+        let (step, ended) = live(&program, tree.path(), Without { landlock, row: None });
         assert!(ended.success(), "with every row it lives, Landlock left out {landlock}: {step}, {ended}");
     }
+    let mut rows: Vec<_> = SYSCALLS.iter().map(|row| format!("{}: {}", row.name, row.reason)).collect();
+    // In the order of `sandbox::syscalls`.
+    rows.extend(["pread64", "unlinkat", "newfstatat"].map(|name| format!("{name}: a pinned descriptor")));
+    let redundant = redundant(&rows, |row| {
+        let without = Without { landlock: false, row: Some(row) };
+        let (step, ended) = live(&program, tree.path(), without);
+        println!("{}: {step}, {ended}", rows[row]);
+        ended.signal() == Some(libc::SIGSYS)
+            || lose_the_zygote(&program, tree.path(), without).signal() == Some(libc::SIGSYS)
+    });
+    assert_eq!(wrong("broker", &redundant), <[String; 0]>::default());
+}
 
-    let mut rows: Vec<_> = SYSCALLS.iter().map(|row| (row.name, row.number)).collect();
-    rows.push(("unlinkat", numbers::unlinkat));
+/// The rows without which nothing is killed.
+fn redundant(rows: &[String], is_killed_without: impl Fn(usize) -> bool + Sync) -> Vec<String> {
     let (next, redundant) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                while let Some((name, number)) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let without = Without { landlock: false, call: Some(*number) };
-                    let (step, ended) = live(&program, tree.path(), without);
-                    println!("{name}: {step}, {ended}");
-                    if ended.signal() != Some(libc::SIGSYS) {
-                        redundant.lock().unwrap().push(*name);
+                loop {
+                    let row = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(name) = rows.get(row) else { return };
+                    if !is_killed_without(row) {
+                        redundant.lock().unwrap().push(name.clone());
                     }
                 }
             });
         }
     });
-    let mut redundant = redundant.into_inner().unwrap();
-    redundant.sort_unstable();
-    let mut expected: Vec<_> = NOT_PROVOKED.iter().map(|(name, _)| *name).collect();
-    expected.sort_unstable();
-    assert_eq!(redundant, expected, "rows that nothing needs, or that are needed after all");
+    redundant.into_inner().unwrap()
+}
+
+/// What is wrong with the rows of a process that are redundant: it must be known why each of them is there.
+fn wrong(process: &str, redundant: &[String]) -> Vec<String> {
+    let known = NOT_PROVOKED.iter().filter(|(of, ..)| [process, "every process"].contains(of));
+    let known: Vec<_> = known.map(|(_, name, _)| *name).collect();
+    let name = |row: &String| row.split(':').next().unwrap_or_default().to_owned();
+    let unknown = redundant.iter().filter(|row| !known.contains(&&*name(row)));
+    let needed = known.iter().filter(|known| !redundant.iter().any(|row| name(row) == **known));
+    let unknown = unknown.map(|row| format!("{process}: nothing needs {row}"));
+    unknown.chain(needed.map(|row| format!("{process}: {row} is needed after all"))).collect()
+}
+
+#[test]
+fn without_any_row_of_its_table_a_zygote_or_a_reader_is_killed() {
+    if root() {
+        alone("without_any_row_of_its_table_a_zygote_or_a_reader_is_killed", remove_each_row_of_readers);
+    }
+}
+
+fn remove_each_row_of_readers() {
+    let program = Program::new();
+    for small in [false, true] {
+        assert!(!readers_are_killed(&program, &Class::ALL, None, small));
+    }
+    let is_killed = |classes: &[Class], row: String| {
+        [true, false].into_iter().any(|small| readers_are_killed(&program, classes, Some(&row), small))
+    };
+    let mut failures = Vec::new();
+    let mut check = |process: &str, rows: Vec<String>, is_killed: &(dyn Fn(usize) -> bool + Sync)| {
+        failures.extend(wrong(process, &redundant(&rows, is_killed)));
+    };
+    let named = |rows: &[keyhole_os::seccomp::Row]| -> Vec<String> {
+        rows.iter().map(|row| format!("{}: {}", row.name, row.reason)).collect()
+    };
+    check("zygote", named(ZYGOTE), &|row| is_killed(&Class::ALL, format!("zygote:{row}")));
+    for class in Class::ALL {
+        let rows = named(&reader_syscalls(class));
+        check(class.name(), rows, &|row| is_killed(&[class], format!("reader:{row}")));
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 fn as_uid(uid: u32, act: impl FnOnce() + Send) {

@@ -3,6 +3,7 @@
 use libc::{AT_FDCWD, O_APPEND, O_CREAT, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY};
 
 use crate::host::{STRANGER, open};
+use crate::process::BROKER;
 use crate::{Attack, L, MINUS_ONE, R, S, U, attack, call};
 
 const ATTR: &std::ffi::CStr = c"user.keyhole";
@@ -23,7 +24,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         let how = [O_WRONLY as u64, 0, 0];
         call!(SYS_openat2, AT_FDCWD, host.at("own").as_ptr(), how.as_ptr(), size_of_val(&how))
     }),
-    attack("open a held descriptor once more, to write", "openat", S | L, |_| open(c"/proc/self/fd/0", O_WRONLY)),
+    attack("open a held descriptor once more, to write", "openat", S | L, |host| open(&host.of_left_open(), O_WRONLY)),
     attack("remove a file", "unlinkat", S | L, |host| call!(SYS_unlinkat, AT_FDCWD, host.at("own").as_ptr(), 0)),
     attack("remove a directory", "unlinkat", S | L, |host| {
         call!(SYS_unlinkat, AT_FDCWD, host.at("open").as_ptr(), libc::AT_REMOVEDIR)
@@ -52,22 +53,13 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("set an extended attribute", "setxattr", S, |host| {
         call!(SYS_setxattr, host.at("own").as_ptr(), ATTR.as_ptr(), b"x".as_ptr(), 1, 0)
     }),
-    // Where Landlock is missing, seccomp allows no unlinkat at all: it could not be kept to the socket's folder.
-    attack("remove its own socket", "unlinkat", S, |_| unlink_beside_the_socket(c"broker.sock"))
-        .residual("It does so at its end; the exporter says that the broker cannot be reached."),
-    attack("remove another file beside its socket", "unlinkat", S, |_| unlink_beside_the_socket(c"beside"))
-        .residual("seccomp cannot see names, and Landlock's rule is the folder's. Nothing else belongs in it."),
-    attack("remove a file by way of its socket's folder", "unlinkat", S | L, |_| unlink_beside_the_socket(c"../own")),
+    // Where Landlock is missing, seccomp allows no unlinkat at all: it could not be kept to the socket's directory.
+    attack("remove its own socket", "unlinkat", S, |host| call!(SYS_unlinkat, host.socket_dir, c"broker.sock".as_ptr(), 0))
+        .within(BROKER)
+        .residual(&[(BROKER, "It does so at its end; the exporter reports that the broker cannot be reached.")]),
+    attack("remove another file beside its socket", "unlinkat", S, |host| call!(SYS_unlinkat, host.socket_dir, c"beside".as_ptr(), 0))
+        .within(BROKER)
+        .residual(&[(BROKER, "seccomp cannot see names, and Landlock's rule is the directory's. Nothing else belongs in it.")]),
+    attack("remove a file by way of its socket's directory", "unlinkat", S | L, |host| call!(SYS_unlinkat, host.socket_dir, c"../own".as_ptr(), 0))
+        .within(BROKER),
 ];
-
-/// Unlinks `name` in the socket's folder, by the descriptor that the broker holds of it. seccomp takes no other number:
-/// an intruder would read it from the broker's memory, here it is looked for.
-fn unlink_beside_the_socket(name: &std::ffi::CStr) -> i64 {
-    let mut stat = [0u8; 256];
-    let socket = c"broker.sock";
-    let has_it = |fd: &i32| call!(SYS_newfstatat, *fd, socket.as_ptr(), stat.as_mut_ptr(), 0) == 0;
-    match (3..256).find(has_it) {
-        Some(fd) => call!(SYS_unlinkat, fd, name.as_ptr(), 0),
-        None => -i64::from(libc::EBADF),
-    }
-}

@@ -2,6 +2,7 @@
 
 use libc::{MAP_ANONYMOUS, MAP_PRIVATE, MAP_SHARED, PROT_EXEC, PROT_READ, PROT_WRITE};
 
+use crate::process::EVERY;
 use crate::{Attack, L, MINUS_ONE, R, S, U, WENT_THROUGH, attack, call, child};
 
 const PAGE: usize = 4096;
@@ -25,8 +26,8 @@ pub(super) static ATTACKS: &[Attack] = &[
     }),
     attack("make its memory runnable", "mprotect", S, |_| call!(SYS_mprotect, own_page(), PAGE, PROT_READ | PROT_EXEC)),
     attack("make its memory runnable by a key", "pkey_mprotect", S, |_| call!(SYS_pkey_mprotect, own_page(), PAGE, PROT_READ | PROT_EXEC, MINUS_ONE)),
-    attack("map a file to run it", "mmap", S, |_| call!(SYS_mmap, 0, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, 0, 0)),
-    attack("map a file to read it", "mmap", S, |_| call!(SYS_mmap, 0, PAGE, PROT_READ, MAP_SHARED, 0, 0)),
+    attack("map a file to run it", "mmap", S, |host| call!(SYS_mmap, 0, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE, host.left_open, 0)),
+    attack("map a file to read it", "mmap", S, |host| call!(SYS_mmap, 0, PAGE, PROT_READ, MAP_SHARED, host.left_open, 0)),
     attack("make a file in memory", "memfd_create", S, |_| call!(SYS_memfd_create, c"code".as_ptr(), 0)),
     attack("make shared memory", "shmget", S, |_| call!(SYS_shmget, libc::IPC_PRIVATE, PAGE, 0o600)),
     attack("make a message queue", "mq_open", S | L | U | R, |_| call!(SYS_mq_open, c"keyhole-attack".as_ptr(), libc::O_RDONLY | libc::O_CREAT, 0o600, 0)),
@@ -38,8 +39,8 @@ pub(super) static ATTACKS: &[Attack] = &[
         call!(SYS_rt_sigaction, libc::SIGUSR1, ignore.as_ptr(), 0, 8)
     }),
     attack("take memory without end", "mmap", 0, |_| {
-        call!(SYS_mmap, 0, 1usize << 30, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | libc::MAP_NORESERVE, MINUS_ONE, 0)
-    }).residual("The container's memory limit ends it, and it is started anew."),
+        call!(SYS_mmap, 0, 1usize << 28, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, MINUS_ONE, 0)
+    }).residual(&[(EVERY, "The container's memory limit ends it, and it is started again.")]),
 ];
 
 const SHELL: &std::ffi::CStr = c"/bin/sh";

@@ -47,7 +47,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         past(libc::ENOKEY, call!(SYS_request_key, c"user".as_ptr(), c"keyhole-none".as_ptr(), 0, 0))
     }),
     attack("load a module", "init_module", S | U | R, |_| past(ENOEXEC, call!(SYS_init_module, [0u8; 64].as_ptr(), 64, c"".as_ptr()))),
-    attack("load a module from a file", "finit_module", S | U | R, |_| past(ENOEXEC, call!(SYS_finit_module, 0, c"".as_ptr(), 0))),
+    attack("load a module from a file", "finit_module", S | U | R, |host| past(ENOEXEC, call!(SYS_finit_module, host.left_open, c"".as_ptr(), 0))),
     attack("unload a module", "delete_module", S | U | R, |_| past(ENOENT, call!(SYS_delete_module, c"keyhole_none".as_ptr(), libc::O_NONBLOCK))),
     attack("load another kernel", "kexec_load", S | U | R, |_| call!(SYS_kexec_load, 0, 0, 0, 0)),
     attack("restart the machine", "reboot", S | U | R, |_| past(EINVAL, call!(SYS_reboot, 0, 0, 0, 0))),
@@ -55,7 +55,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("name the machine", "sethostname", S | U | R, |_| call!(SYS_sethostname, b"keyhole".as_ptr(), 7)),
     attack("swap to a file", "swapon", S | L | U | R, |host| past(EINVAL, call!(SYS_swapon, host.at("own").as_ptr(), 0))),
     attack("keep accounts of processes", "acct", S | U | R, |_| past(ENOENT, call!(SYS_acct, c"/none/of/these".as_ptr()))),
-    attack("control a device", "ioctl", S, |_| call!(SYS_ioctl, 0, libc::FIOCLEX, 0)),
+    attack("control a device", "ioctl", S, |host| call!(SYS_ioctl, host.left_open, libc::FIOCLEX, 0)),
     attack("set a timer", "timer_create", S, |_| {
         let mut timer = 0i32;
         call!(SYS_timer_create, libc::CLOCK_MONOTONIC, 0, &raw mut timer)

@@ -4,104 +4,128 @@ use std::ffi::CStr;
 
 use libc::{AT_FDCWD, O_DIRECTORY, O_PATH, O_RDONLY};
 
-use crate::host::{list, open, read};
-use crate::{Attack, L, R, S, U, attack, call};
+use crate::host::{list, open, open_at, read};
+use crate::process::{DEVICES, MOUNTS, PROCESSES, READERS, ZYGOTE};
+use crate::{Attack, L, Processes, R, S, U, attack, call};
+
+/// A zygote may read what its uid may.
+const UNSEALED: (Processes, &str) = (
+    ZYGOTE,
+    "A zygote becomes the readers, and each of them gives up what it does not need. Nothing of a peer reaches it: it \
+     takes orders of one byte, each the number of a slot.",
+);
+
+/// Readers that list processes open files of procfs.
+const PROCFS_IS_OPEN: (Processes, &str) = (
+    PROCESSES,
+    "procfs is granted whole to readers of this class. It is what --allow-processes costs, and why it is off by default.",
+);
 
 #[rustfmt::skip]
 pub(super) static ATTACKS: &[Attack] = &[
-    attack("read /etc/shadow", "openat", L | U, |_| read(c"/etc/shadow")),
-    attack("read /etc/passwd", "openat", L, |_| read(c"/etc/passwd")),
-    attack("read a file of its own uid", "openat", L, |host| host.open("own", O_RDONLY)),
-    attack("read a file of another uid", "openat", L | U | R, |host| host.open("strangers", O_RDONLY)),
+    attack("read /etc/shadow", "openat", S | L | U, |_| read(c"/etc/shadow"))
+        .residual(&[UNSEALED]),
+    attack("read /etc/passwd", "openat", S | L, |_| read(c"/etc/passwd"))
+        .residual(&[UNSEALED]),
+    attack("read a file of its own uid", "openat", S | L, |host| host.open("own", O_RDONLY))
+        .residual(&[UNSEALED]),
+    attack("read a file of another uid", "openat", S | L | U | R, |host| host.open("strangers", O_RDONLY)),
     attack("read a file of another uid by its handle", "open_by_handle_at", S | L | U | R, by_handle),
-    attack("list the root directory", "openat", L, |_| list(c"/")),
-    attack("climb out of sysfs by `..`", "openat", L, |_| read(c"/sys/../etc/passwd")),
-    attack("climb out of a held descriptor by `..`", "openat", L, |_| below_any_descriptor(c"../etc/passwd")),
-    attack("follow a symbolic link out of a root", "openat", L, |host| host.open("udev/leak", O_RDONLY)),
-    attack("climb out of a granted root by `..`", "openat", L, |host| host.open("udev/../own", O_RDONLY)),
+    attack("list the root directory", "openat", S | L, |_| list(c"/"))
+        .residual(&[UNSEALED]),
+    attack("climb out of sysfs by `..`", "openat", S | L, |_| read(c"/sys/../etc/passwd"))
+        .residual(&[UNSEALED]),
+    attack("climb out of a held descriptor by `..`", "openat", S | L, |_| below_any_descriptor(c"../../../../../../../../etc/passwd")),
+    attack("follow a symbolic link out of a root", "openat", S | L, |host| host.open("udev/leak", O_RDONLY))
+        .residual(&[UNSEALED]),
+    attack("climb out of a granted root by `..`", "openat", S | L, |host| host.open("udev/../own", O_RDONLY))
+        .residual(&[UNSEALED]),
     attack("change the working directory", "chdir", S, |_| call!(SYS_chdir, c"/etc".as_ptr())),
     attack("watch files being used", "inotify_init1", S, |_| call!(SYS_inotify_init1, 0)),
     attack("watch a whole file system", "fanotify_init", S | U | R, |_| call!(SYS_fanotify_init, 0, 0)),
 
     // procfs: nothing of it is opened after the seal.
-    attack("read a process's command line", "openat", L, |host| host.read_strangers("cmdline")),
-    attack("list the processes", "openat", L, |_| list(c"/proc")),
-    attack("read the table of TCP sockets", "openat", L, |_| read(c"/proc/1/net/tcp")),
-    attack("read the kernel's symbols", "openat", L, |_| read(c"/proc/kallsyms")),
-    attack("read the machine's memory", "openat", L, |_| read(c"/proc/kcore")),
-    attack("read the kernel's log", "openat", L | U | R, |_| open(c"/proc/kmsg", O_RDONLY | libc::O_NONBLOCK)),
-    attack("enter the host's root by /proc/1/root", "openat", L | U | R, |_| read(c"/proc/1/root/etc/passwd")),
-    attack("enter the host's folder by /proc/1/cwd", "openat", L | U | R, |_| open(c"/proc/1/cwd", O_RDONLY | O_DIRECTORY)),
-    attack("open a namespace of PID 1", "openat", L | U | R, |_| open(c"/proc/1/ns/mnt", O_RDONLY)),
-    attack("read its own environment as it was", "openat", L | U, |_| read(c"/proc/self/environ")),
+    attack("read a process's command line", "openat", S | L, |host| host.read_strangers("cmdline"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
+    attack("list the processes", "openat", S | L, |_| list(c"/proc"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
+    attack("read the table of TCP sockets", "openat", S | L, |_| read(c"/proc/1/net/tcp"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
+    attack("read the kernel's symbols", "openat", S | L, |_| read(c"/proc/kallsyms"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
+    attack("read the machine's memory", "openat", S | L, |_| read(c"/proc/kcore")),
+    attack("read the kernel's log", "openat", S | L | U | R, |_| open(c"/proc/kmsg", O_RDONLY)),
+    attack("enter the host's root by /proc/1/root", "openat", S | L | U | R, |_| read(c"/proc/1/root/etc/passwd")),
+    attack("enter the host's folder by /proc/1/cwd", "openat", S | L | U | R, |_| open(c"/proc/1/cwd", O_RDONLY | O_DIRECTORY)),
+    attack("open a namespace of PID 1", "openat", S | L | U | R, |_| open(c"/proc/1/ns/mnt", O_RDONLY)),
+    attack("read its own environment as it was", "openat", S | L | U, |_| read(c"/proc/self/environ"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
 
     // Of a process of the same uid: what uids do not keep apart.
-    attack("read a neighbour's environment", "openat", L, |host| host.read_neighbours("environ")),
-    attack("read a neighbour's memory", "openat", L, |host| open(&host.of_process(host.neighbour, "mem"), O_RDONLY)),
-    attack("read a neighbour's command line", "openat", L, |host| host.read_neighbours("cmdline")),
-    attack("read a neighbour's input and output", "openat", L, |host| host.read_neighbours("io")),
-    attack("read a neighbour's memory map", "openat", L, |host| host.read_neighbours("maps")),
-    attack("list a neighbour's descriptors", "openat", L, |host| list(&host.of_process(host.neighbour, "fd"))),
-    attack("open a neighbour's descriptor", "openat", L, |host| open(&host.of_process(host.neighbour, "fd/0"), O_RDONLY)),
-    attack("enter a neighbour's root", "openat", L, |host| open(&host.of_process(host.neighbour, "root/etc/passwd"), O_RDONLY)),
+    attack("read a neighbour's environment", "openat", S | L, |host| host.read_neighbours("environ")),
+    attack("read a neighbour's memory", "openat", S | L, |host| open(&host.of_process(host.neighbour, "mem"), O_RDONLY)),
+    attack("read a neighbour's command line", "openat", S | L, |host| host.read_neighbours("cmdline"))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
+    attack("read a neighbour's input and output", "openat", S | L, |host| host.read_neighbours("io")),
+    attack("read a neighbour's memory map", "openat", S | L, |host| host.read_neighbours("maps")),
+    attack("list a neighbour's descriptors", "openat", S | L, |host| list(&host.of_process(host.neighbour, "fd")))
+        .residual(&[PROCFS_IS_OPEN, UNSEALED]),
+    attack("open a neighbour's descriptor", "openat", S | L, |host| open(&host.of_process(host.neighbour, "fd/0"), O_RDONLY)),
+    attack("enter a neighbour's root", "openat", S | L, |host| open(&host.of_process(host.neighbour, "root/etc/passwd"), O_RDONLY)),
 
     // Of a process of another uid.
-    attack("read a stranger's environment", "openat", L | U | R, |host| host.read_strangers("environ")),
-    attack("read a stranger's memory", "openat", L | U | R, |host| open(&host.of_process(host.stranger, "mem"), O_RDONLY)),
-    attack("read a stranger's input and output", "openat", L | U | R, |host| host.read_strangers("io")),
-    attack("read a stranger's memory map", "openat", L | U | R, |host| host.read_strangers("maps")),
-    attack("list a stranger's descriptors", "openat", L | U | R, |host| list(&host.of_process(host.stranger, "fd"))),
-    attack("open a stranger's descriptor", "openat", L | U | R, |host| open(&host.of_process(host.stranger, "fd/0"), O_RDONLY)),
-    attack("enter a stranger's root", "openat", L | U | R, |host| open(&host.of_process(host.stranger, "root/etc/passwd"), O_RDONLY)),
-
-    // With --allow-processes, procfs is granted like sysfs.
-    attack("read a process's command line, with --allow-processes", "openat", 0, |host| host.read_strangers("cmdline"))
-        .with("--allow-processes")
-        .residual("What the flag costs, and why it is off by default."),
-    attack("read a neighbour's environment, with --allow-processes", "openat", 0, |host| host.read_neighbours("environ"))
-        .with("--allow-processes"),
-    attack("read a neighbour's memory, with --allow-processes", "openat", L, |host| open(&host.of_process(host.neighbour, "mem"), O_RDONLY))
-        .with("--allow-processes"),
-    attack("enter the host's root, with --allow-processes", "openat", L | U | R, |_| read(c"/proc/1/root/etc/passwd"))
-        .with("--allow-processes"),
+    attack("read a stranger's environment", "openat", S | L | U | R, |host| host.read_strangers("environ")),
+    attack("read a stranger's memory", "openat", S | L | U | R, |host| open(&host.of_process(host.stranger, "mem"), O_RDONLY)),
+    attack("read a stranger's input and output", "openat", S | L | U | R, |host| host.read_strangers("io")),
+    attack("read a stranger's memory map", "openat", S | L | U | R, |host| host.read_strangers("maps")),
+    attack("list a stranger's descriptors", "openat", S | L | U | R, |host| list(&host.of_process(host.stranger, "fd"))),
+    attack("open a stranger's descriptor", "openat", S | L | U | R, |host| open(&host.of_process(host.stranger, "fd/0"), O_RDONLY)),
+    attack("enter a stranger's root", "openat", S | L | U | R, |host| open(&host.of_process(host.stranger, "root/etc/passwd"), O_RDONLY)),
 
     // What is left.
-    attack("read a file of sysfs that no query gives", "openat", 0, |_| read(c"/sys/kernel/vmcoreinfo"))
-        .residual("sysfs is granted whole: wildcards are followed after the seal. Its files are for every uid to read."),
-    attack("read a file of sysfs that only root may read", "openat", U, |_| read(c"/sys/kernel/slab/dentry/objects"))
-        .residual("The rung `root-files` is there to read such files; sysfs is granted whole."),
-    attack("read the kernel's debug files below sysfs", "openat", U, |_| list(c"/sys/kernel/debug"))
-        .residual("What is mounted below sysfs is granted with it: another reason to prefer a uid that is not root's."),
-    attack("learn whether a file exists, and its size", "newfstatat", 0, |_| {
+    attack("read a file of sysfs that no query gives", "openat", S | L, |_| read(c"/sys/kernel/vmcoreinfo"))
+        .residual(&[(DEVICES, "sysfs is granted whole: wildcards are followed after the seal. Its files are for every uid to read."), UNSEALED]),
+    attack("read a file of sysfs that only root may read", "openat", S | L | U, |_| read(c"/sys/kernel/slab/dentry/objects"))
+        .residual(&[(DEVICES, "The access level `root` is there to read such files; sysfs is granted whole."), UNSEALED]),
+    attack("read the kernel's debug files below sysfs", "openat", S | L | U, |_| list(c"/sys/kernel/debug"))
+        .residual(&[(DEVICES, "What is mounted below sysfs is granted with it: another reason to prefer a uid that is not root's."), UNSEALED]),
+    attack("learn whether a file exists, and its size", "newfstatat", S, |_| {
         let mut stat = [0u8; 144];
         call!(SYS_newfstatat, AT_FDCWD, c"/etc/shadow".as_ptr(), stat.as_mut_ptr(), 0)
-    }).residual("Landlock does not govern stat(2), and the count of a process's descriptors needs it."),
-    attack("read where a symbolic link leads", "readlinkat", 0, |_| {
+    }).residual(&[(READERS, "Landlock does not govern stat(2), and a reader looks for what has appeared since its start."), UNSEALED]),
+    attack("read where a symbolic link leads", "readlinkat", S, |_| {
         let mut path = [0u8; 256];
         call!(SYS_readlinkat, AT_FDCWD, c"/proc/self".as_ptr(), path.as_mut_ptr(), path.len())
-    }).residual("Landlock does not govern readlink(2), and hwmon's chips are found by their links."),
-    attack("name a directory without reading it", "openat", 0, |_| open(c"/etc", O_PATH | O_DIRECTORY))
-        .residual("It takes no more than the right to search; reading by it is refused."),
-    attack("read by a directory that was only named", "openat", L, |_| {
+    }).residual(&[(DEVICES, "Landlock does not govern readlink(2), and hwmon's chips are found by their links."), UNSEALED]),
+    attack("name a directory without reading it", "openat", S, |_| open(c"/etc", O_PATH | O_DIRECTORY))
+        .residual(&[(DEVICES | MOUNTS, "It takes no more than the right to search; reading by it is refused."), UNSEALED]),
+    attack("read by a directory that was only named", "openat", S | L, |_| {
         let etc = open(c"/etc", O_PATH | O_DIRECTORY);
-        call!(SYS_openat, etc, c"passwd".as_ptr(), O_RDONLY)
-    }),
-    attack("learn how full a file system is", "fstatfs", 0, |_| {
+        if etc < 0 {
+            return etc;
+        }
+        open_at(etc, c"passwd", O_RDONLY)
+    })
+    .residual(&[UNSEALED]),
+    attack("learn how full a file system is", "fstatfs", S, |_| {
         let mut statfs = [0u8; 256];
         let root = open(c"/", O_PATH | O_DIRECTORY);
+        if root < 0 {
+            return root;
+        }
         call!(SYS_fstatfs, root, statfs.as_mut_ptr())
-    }).residual("It is what the broker does for anchors and mount points."),
+    }).residual(&[(MOUNTS, "It is what this reader does for mount points."), UNSEALED]),
 ];
 
 /// Opens `path` below the first held descriptor that lets it.
 fn below_any_descriptor(path: &CStr) -> i64 {
-    let attempts = (3..256).map(|fd| call!(SYS_openat, fd, path.as_ptr(), O_RDONLY));
+    let attempts = (3..256).map(|fd| open_at(fd, path, O_RDONLY));
     // What says most: that it went through, else any errno but that the descriptor is no directory.
     let idle = [libc::EBADF, libc::ENOTDIR, libc::ENOENT].map(|errno| -i64::from(errno));
     attempts.filter(|result| !idle.contains(result)).max().unwrap_or(idle[0])
 }
 
-/// Opens a file past every directory on the way to it; descriptor 0 says on which file system.
+/// Opens a file past every directory on the way to it; the descriptor that was left open says on which file system.
 fn by_handle(host: &crate::Host) -> i64 {
     let (mut handle, mut mount) = ([0u32; 34], 0);
     handle[0] = 128;
@@ -110,5 +134,5 @@ fn by_handle(host: &crate::Host) -> i64 {
     if named < 0 {
         return named;
     }
-    call!(SYS_open_by_handle_at, 0, handle.as_ptr(), O_RDONLY)
+    call!(SYS_open_by_handle_at, host.left_open, handle.as_ptr(), O_RDONLY)
 }

@@ -4,9 +4,6 @@ use libc::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM};
 
 use crate::{Attack, L, R, S, U, attack, call};
 
-/// Descriptor 1: a TCP socket that is neither bound nor connected.
-const LEFT_OPEN: i32 = 1;
-
 /// More than any family that there is.
 const AF_MAX: i32 = 64;
 
@@ -33,16 +30,20 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("make a socket of any family", "socket", S, |_| {
         (0..AF_MAX).map(|family| socket(family, SOCK_DGRAM, 0)).max().unwrap_or(0)
     }),
-    attack("connect a TCP socket that was left open", "connect", S | L, |host| connect(LEFT_OPEN.into(), host.port)),
-    attack("bind a TCP socket that was left open", "bind", S | L, |_| {
+    attack("connect a TCP socket that was left open", "connect", S | L, |host| connect(host.left_open.into(), host.port))
+        .on_socket(),
+    attack("bind a TCP socket that was left open", "bind", S | L, |host| {
         let any = inet(0);
-        call!(SYS_bind, LEFT_OPEN, any.as_ptr(), any.len())
-    }),
-    attack("listen on a TCP socket that was left open", "listen", S, |_| call!(SYS_listen, LEFT_OPEN, 1)),
-    attack("set an option of a socket that was left open", "setsockopt", S, |_| {
+        call!(SYS_bind, host.left_open, any.as_ptr(), any.len())
+    })
+    .on_socket(),
+    attack("listen on a TCP socket that was left open", "listen", S, |host| call!(SYS_listen, host.left_open, 1))
+        .on_socket(),
+    attack("set an option of a socket that was left open", "setsockopt", S, |host| {
         let on = 1i32;
-        call!(SYS_setsockopt, LEFT_OPEN, libc::SOL_SOCKET, libc::SO_REUSEADDR, &raw const on, size_of_val(&on))
-    }),
+        call!(SYS_setsockopt, host.left_open, libc::SOL_SOCKET, libc::SO_REUSEADDR, &raw const on, size_of_val(&on))
+    })
+    .on_socket(),
     attack("connect to a service of the machine", "connect", S | L, |host| connect(socket(libc::AF_INET, SOCK_STREAM, 0), host.port)),
     attack("send a datagram", "sendto", S, |host| {
         let (to, socket) = (inet(host.port), socket(libc::AF_INET, SOCK_DGRAM, 0));
@@ -50,8 +51,9 @@ pub(super) static ATTACKS: &[Attack] = &[
     }),
     attack("send to an address by a socket that was left open", "sendto", S, |host| {
         let to = inet(host.port);
-        call!(SYS_sendto, LEFT_OPEN, b"x".as_ptr(), 1, libc::MSG_FASTOPEN, to.as_ptr(), to.len())
-    }),
+        call!(SYS_sendto, host.left_open, b"x".as_ptr(), 1, libc::MSG_FASTOPEN, to.as_ptr(), to.len())
+    })
+    .on_socket(),
     attack("connect to a Unix socket by its path", "connect", S, |host| {
         let to = unix(&[host.dir.join("open.sock").as_os_str().as_encoded_bytes(), b"\0"].concat());
         call!(SYS_connect, socket(libc::AF_UNIX, SOCK_STREAM, 0), to.as_ptr(), to.len())

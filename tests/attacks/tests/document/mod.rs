@@ -3,14 +3,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use keyhole_attacks::{Attack, End, L, Layers, R, S, SECTIONS, U};
+use keyhole_attacks::{Attack, End, L, Layers, Process, R, S, SECTIONS, U};
 
-use crate::{ALONE, Ends, SEALED, is_here, stopped_by};
+use crate::{Ends, find, is_here, sealed, stopped_by};
 
 const HOW: &str = "UPDATE_DOCUMENTS=1 cargo test -p keyhole-attacks --features hostile-code-for-tests";
-
-/// The columns that are shown: each layer alone, sealed, sealed without Landlock.
-const SHOWN: std::ops::Range<usize> = ALONE.start..SEALED.end + 2;
 
 /// Compares the document with what was seen, or rewrites it.
 pub(crate) fn hold(seen: &[(&'static Attack, Ends)]) {
@@ -27,124 +24,132 @@ pub(crate) fn hold(seen: &[(&'static Attack, Ends)]) {
 
 fn text(seen: &[(&'static Attack, Ends)]) -> String {
     let mut text = format!(
-        "<!-- Generated: {HOW} -->\n\n# What a broken-into broker can do\n\n\
-         Each attack was run inside the real broker, started and sealed as it always is, by a build that no release can have. It ran with one \
-         layer in force at a time, with all of them, and with all but Landlock, which not every kernel has; on the main thread and, sealed, on \
-         a lane too, with the same result. With nothing in force, as root with every capability, each goes through: that is how it is known \
-         to be an attack. The kernel is Linux 6.18 on x86_64 with Landlock ABI 7.\n\n\
-         *seccomp* and *Landlock* stand alone, under root with every capability. *uid 64646* and *uid 0* stand for a process of that uid \
-         without capabilities, under no_new_privs, not dumpable and limited: what file modes and the kernel's own checks refuse. *killed* is SIGSYS, and the end of the \
-         process; a name is the errno; **yes** is an attack that went through. What this kernel does not have is marked so: there seccomp alone \
-         can be seen to stop it.\n\n"
+        "<!-- Generated: {HOW} -->\n\n# What a broken-into process can do\n\n{}\n",
+        include_str!("introduction.md")
     );
     summary(&mut text, seen);
+    let processes: Vec<_> = Process::ALL.iter().map(|process| process.name()).collect();
     for section in SECTIONS {
+        let columns = 4 + processes.len();
         let _ = write!(
             text,
-            "\n## {}\n\n\
-             | an intruder tries to | call | seccomp | Landlock | uid 64646 | uid 0 | sealed, uid 64646 | sealed, uid 0 \
-             | no Landlock, uid 64646 | no Landlock, uid 0 | held by |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
-            section.title
+            "\n## {}\n\n| an intruder tries to | call | uid 64646 | uid 0 | {} |\n{}|\n",
+            section.title,
+            processes.join(" | "),
+            "|---".repeat(columns)
         );
         for attack in section.attacks {
             let Some((_, ends)) = seen.iter().find(|(other, _)| other.what == attack.what) else {
                 continue;
             };
-            let cells: Vec<_> = SHOWN.map(|column| cell(ends, column)).collect();
-            let held = held_by(ends);
-            let _ =
-                writeln!(text, "| {} | `{}` | {} | {held} |", attack.what, attack.call, cells.join(" | "));
+            let uids = [U, R].map(|layer| cell(ends, find(Process::Broker, layer)));
+            let cells = Process::ALL.map(|process| outcome(attack, ends, process));
+            let _ = writeln!(
+                text,
+                "| {} | `{}` | {} | {} |",
+                attack.what,
+                attack.call,
+                uids.join(" | "),
+                cells.join(" | ")
+            );
         }
     }
     text.push_str("\n## What goes through, and why\n\n");
     for (attack, ends) in seen {
-        if let Some(why) = attack.residual {
-            let _ = writeln!(text, "- **{}** ({}): {why}", attack.what, residual_uids(ends));
+        for (processes, why) in attack.residual {
+            let within = |process: &Process| processes & process.bit() != 0;
+            let named: Vec<_> = Process::ALL.into_iter().filter(within).map(|process| residual(ends, process)).collect();
+            let _ = writeln!(text, "- **{}** ({}): {why}", attack.what, named.join(", "));
         }
     }
     text
 }
 
-/// Counts, for a broker of uid 64646 and of uid 0.
+/// Counts, by process.
 fn summary(text: &mut String, seen: &[(&'static Attack, Ends)]) {
-    type Is<'a> = &'a dyn Fn(&Ends, &Uid) -> bool;
-    let facts: [(&str, Is<'_>); 10] = [
-        ("seccomp alone stops", &|ends, _| stopped_by(ends) & S != 0),
-        ("Landlock alone stops", &|ends, _| stopped_by(ends) & L != 0),
-        ("the uid without capabilities alone stops", &|ends, uid| stopped_by(ends) & uid.layer != 0),
-        ("only seccomp stops", &|ends, uid| uid.only(ends) == Some(S)),
-        ("only Landlock stops", &|ends, uid| uid.only(ends) == Some(L)),
-        ("only the uid stops", &|ends, uid| uid.only(ends) == Some(uid.layer)),
-        ("no layer alone stops, but several together", &|ends, uid| uid.only(ends) == Some(0)),
-        ("go through the sealed broker", &|ends, uid| is_here(ends) && ends[uid.sealed] == End::Through),
-        ("go through it where Landlock is missing", &|ends, uid| {
-            is_here(ends) && ends[uid.without_landlock] == End::Through
-        }),
+    type Is<'a> = &'a dyn Fn(&Ends, Process) -> bool;
+    let facts: [(&str, Is<'_>); 8] = [
+        ("seccomp alone stops", &|ends, process| stopped_by(ends, process) & S != 0),
+        ("Landlock alone stops", &|ends, process| stopped_by(ends, process) & L != 0),
+        ("only seccomp stops", &|ends, process| only(ends, process, U) == Some(S)),
+        ("only Landlock stops", &|ends, process| only(ends, process, U) == Some(L)),
+        ("only the uid stops", &|ends, process| only(ends, process, U) == Some(U)),
+        ("go through as uid 64646", &|ends, process| goes_through(ends, process)[0]),
+        ("go through as uid 0", &|ends, process| goes_through(ends, process)[1]),
         ("are about what is not on this kernel", &|ends, _| !is_here(ends)),
     ];
-    let _ = write!(text, "| of {} attacks | uid 64646 | uid 0 |\n|---|---|---|\n", seen.len());
-    for (title, is) in facts {
-        let [user, root] = UIDS.map(|uid| seen.iter().filter(|(_, ends)| is(ends, &uid)).count());
-        let _ = writeln!(text, "| {title} | {user} | {root} |");
-    }
+    let names: Vec<_> = Process::ALL.iter().map(|process| process.name()).collect();
+    let _ = write!(text, "| of the attacks | {} |\n{}|\n", names.join(" | "), "|---".repeat(names.len() + 1));
+    let possible = |attack: &Attack, process: Process| attack.within & process.bit() != 0;
+    let row = |text: &mut String, title: &str, is: Is<'_>| {
+        let counts = Process::ALL.map(|process| {
+            let these = seen.iter().filter(|(attack, ends)| possible(attack, process) && is(ends, process));
+            these.count().to_string()
+        });
+        let _ = writeln!(text, "| {title} | {} |", counts.join(" | "));
+    };
+    row(text, "were made", &|_, _| true);
+    facts.iter().for_each(|(title, is)| row(text, title, is));
 }
 
-/// A uid that the broker runs as: what it stops alone, and the columns in which it is sealed.
-struct Uid {
-    layer: Layers,
-    sealed: usize,
-    without_landlock: usize,
+/// Whether it goes through a sealed process, as uid 64646 and as uid 0.
+fn goes_through(ends: &Ends, process: Process) -> [bool; 2] {
+    sealed(process).map(|column| is_here(ends) && ends[column] == Some(End::Through))
 }
 
-const UIDS: [Uid; 2] = [
-    Uid { layer: U, sealed: SEALED.start, without_landlock: SEALED.end },
-    Uid { layer: R, sealed: SEALED.start + 1, without_landlock: SEALED.end + 1 },
-];
+/// The one layer that stops an attack, or 0 when it takes several; none when more could or nothing does. `uid` is the layer
+/// of the uid.
+fn only(ends: &Ends, process: Process, uid: Layers) -> Option<Layers> {
+    let alone = stopped_by(ends, process) & (S | L | uid);
+    let through = goes_through(ends, process)[usize::from(uid == R)];
+    (is_here(ends) && !through && alone.count_ones() < 2).then_some(alone)
+}
 
-impl Uid {
-    /// The one layer that holds an attack, or 0 when it takes several; none when more could or nothing does.
-    fn only(&self, ends: &Ends) -> Option<Layers> {
-        let alone = stopped_by(ends) & (S | L | self.layer);
-        let held = is_here(ends) && ends[self.sealed] != End::Through;
-        (held && alone.count_ones() < 2).then_some(alone)
+/// What it came to in a sealed process, and the layers that stop it alone; by uid where that differs.
+fn outcome(attack: &Attack, ends: &Ends, process: Process) -> String {
+    if attack.within & process.bit() == 0 {
+        return "-".to_owned();
     }
+    let [user, root] = [(U, 0), (R, 1)].map(|(uid, at)| {
+        let held = held_by(ends, process, uid);
+        let cell = cell(ends, sealed(process)[at]);
+        if held.is_empty() { cell } else { format!("{cell}: {held}") }
+    });
+    if user == root { user } else { format!("{user}; uid 0: {root}") }
+}
 
-    fn held_by(&self, ends: &Ends) -> String {
-        let alone = stopped_by(ends);
-        let names = [(S, "seccomp"), (L, "Landlock"), (self.layer, "uid")];
-        let names = names.iter().filter(|(layer, _)| alone & layer != 0).map(|(_, name)| *name);
-        match names.collect::<Vec<_>>()[..] {
-            _ if ends[self.sealed] == End::Through => "nothing".to_owned(),
-            _ if !is_here(ends) && alone == 0 => "not seen".to_owned(),
-            ["seccomp"] if !is_here(ends) => "seccomp; others not seen".to_owned(),
-            [] => "several together".to_owned(),
-            [one] => format!("**{one} only**"),
-            ref names => names.join(", "),
-        }
+/// The layers that stop an attack, in bold where there is only one.
+fn held_by(ends: &Ends, process: Process, uid: Layers) -> String {
+    let alone = stopped_by(ends, process);
+    let names = [(S, "seccomp"), (L, "Landlock"), (uid, "uid")];
+    let names = names.iter().filter(|(layer, _)| alone & layer != 0).map(|(_, name)| *name);
+    match names.collect::<Vec<_>>()[..] {
+        _ if goes_through(ends, process)[usize::from(uid == R)] => String::new(),
+        _ if !is_here(ends) && alone == 0 => String::new(),
+        ["seccomp"] if !is_here(ends) => "seccomp".to_owned(),
+        [] => "several together".to_owned(),
+        [one] => format!("**{one} only**"),
+        ref names => names.join(", "),
     }
 }
 
 fn cell(ends: &Ends, column: usize) -> String {
     match ends[column] {
-        End::Killed => "killed".to_owned(),
+        Some(End::Killed) => "killed".to_owned(),
+        None => "-".to_owned(),
         _ if !is_here(ends) => "not on this kernel".to_owned(),
-        End::Through => "**yes**".to_owned(),
-        End::Refused(errno) => name(errno),
+        Some(End::Through) => "**yes**".to_owned(),
+        Some(End::Refused(errno)) => name(errno),
     }
 }
 
-/// The layers that stop an attack, by uid where that differs, and in bold where there is only one.
-fn held_by(ends: &Ends) -> String {
-    let [user, root] = UIDS.map(|uid| uid.held_by(ends));
-    if user == root { user } else { format!("{user}; uid 0: {root}") }
-}
-
-fn residual_uids(ends: &Ends) -> &'static str {
-    match (ends[SEALED.start], ends[SEALED.start + 1]) {
-        (End::Through, End::Through) => "any uid",
-        (End::Through, _) => "uid 64646",
+fn residual(ends: &Ends, process: Process) -> String {
+    let uid = match goes_through(ends, process) {
+        [true, true] => "any uid",
+        [true, false] => "uid 64646",
         _ => "uid 0",
-    }
+    };
+    format!("{}, {uid}", process.name())
 }
 
 fn name(errno: i32) -> String {
@@ -160,6 +165,9 @@ fn name(errno: i32) -> String {
         libc::ENOMEM => "ENOMEM",
         libc::EROFS => "EROFS",
         libc::EBADF => "EBADF",
+        libc::ELOOP => "ELOOP",
+        libc::ENOENT => "ENOENT",
+        libc::EFAULT => "EFAULT",
         other => return format!("errno {other}"),
     };
     name.to_owned()

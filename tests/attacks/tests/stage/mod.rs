@@ -1,8 +1,7 @@
 //! What the tests stand on: brokers with an intruder in them, as any uid, in a mount and a host name of their own.
 #![allow(dead_code, reason = "each test uses its part")]
 
-#[path = "../../../common/reader.rs"]
-mod reader;
+pub mod pipes;
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -114,27 +113,38 @@ pub fn sleeper(uid: u32) -> Running {
     }
 }
 
-/// The program, and the reader that it starts, where any uid may run them.
+/// The programs, where any uid may run them.
 #[derive(Debug)]
 pub struct Program(TempDir);
 
 impl Program {
     pub fn new() -> Self {
         let dir = public_dir();
-        let built = Path::new(env!("CARGO_BIN_EXE_hostile-broker"));
-        for (program, name) in [(built, "broker"), (reader::beside(built), "keyhole-reader")] {
+        // The last is the same as the one before, under a name that tells a zygote without a broker from one with it.
+        for (built, name) in [
+            (env!("CARGO_BIN_EXE_hostile-broker"), "keyhole-broker"),
+            (env!("CARGO_BIN_EXE_hostile-reader"), "keyhole-reader"),
+            (env!("CARGO_BIN_EXE_hostile-reader"), "zygote"),
+        ] {
             // By another process: a descriptor open for writing, inherited by a child of another test, would make the
             // program busy.
-            let copied = Command::new("cp").arg(program).arg(dir.path().join(name)).status().unwrap();
-            assert!(copied.success(), "cp {}", program.display());
+            let copied = Command::new("cp").arg(built).arg(dir.path().join(name)).status().unwrap();
+            assert!(copied.success());
         }
         Self(dir)
+    }
+
+    /// The program of the zygote and its readers, of the machine's own files.
+    pub fn reader(&self) -> Command {
+        let mut command = Command::new(self.0.path().join("zygote"));
+        command.args(["--path.procfs=/proc", "--path.sysfs=/sys"]);
+        command
     }
 
     /// A broker on `ground`, as a uid, in a mount namespace and with a host name of its own, so that what goes through
     /// harms nobody; its log goes to a file of the ground.
     pub fn command(&self, ground: &Ground, uid: u32) -> Command {
-        let mut command = Command::new(self.0.path().join("broker"));
+        let mut command = Command::new(self.0.path().join("keyhole-broker"));
         command
             .arg(format!("--socket.path={}", ground.socket().display()))
             .arg(format!("--path.udev.data={}", ground.at("udev").display()))
@@ -145,6 +155,20 @@ impl Program {
         // SAFETY: the child makes system calls that take numbers or null and constant strings.
         unsafe { command.pre_exec(move || apart(uid)) };
         command
+    }
+}
+
+/// Waits for the zygotes and readers whose broker has gone, which are this process's children when it is PID 1: without,
+/// thousands of them would remain. Those that a test has started itself have another name.
+pub fn reap_orphans() {
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    for process in processes.flatten() {
+        let Ok(stat) = fs::read_to_string(process.path().join("stat")) else { continue };
+        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
+        if name.ends_with("(keyhole-reader") && rest.starts_with(" Z 1 ") {
+            let pid = process.file_name().to_string_lossy().parse().ok().and_then(rustix::process::Pid::from_raw);
+            let _ = rustix::process::waitpid(pid, rustix::process::WaitOptions::NOHANG);
+        }
     }
 }
 
@@ -177,7 +201,7 @@ fn apart(uid: u32) -> std::io::Result<()> {
 }
 
 /// A TCP socket that is neither bound nor connected.
-fn tcp_socket() -> Stdio {
+pub fn tcp_socket() -> Stdio {
     use rustix::net::{AddressFamily, SocketType, socket};
     Stdio::from(socket(AddressFamily::INET, SocketType::STREAM, None).unwrap())
 }

@@ -1,0 +1,87 @@
+//! Socket options that no library knows yet. unix(7)
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use crate::Layer;
+
+/// Whether a Unix socket takes descriptors that a peer passes along. Linux 6.16 and later; since then the same number
+/// on all of this project's architectures.
+pub const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// Has the kernel refuse descriptors that peers pass along, on this socket and on those accepted from it.
+///
+/// A descriptor whose close sleeps (a TCP socket with unsent data that lingers) otherwise sleeps in whoever drops it:
+/// the thread that reads from the connection or closes it.
+pub fn refuse_passed_descriptors(listener: impl AsFd) -> Layer {
+    let off: libc::c_int = 0;
+    // SAFETY: the descriptor is open for the call, and the value is an int of which the kernel is given the size.
+    let done = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    let result = match done {
+        0 => Ok("the kernel refuses descriptors that peers pass along".to_owned()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    Layer::of(
+        "passed_descriptors",
+        result.map_err(|error| match error.raw_os_error() {
+            Some(libc::ENOPROTOOPT) => {
+                "this kernel (before 6.16) passes descriptors that peers send along".to_owned()
+            }
+            _ => error.to_string(),
+        }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn an_accepted_socket_refuses_descriptors_or_the_layer_is_missing() {
+        let path = std::env::temp_dir().join(format!("keyhole-passed-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let layer = refuse_passed_descriptors(&listener);
+        let peer = UnixStream::connect(&path).unwrap();
+        let _accepted = listener.accept().unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let passed = pass(&peer, &listener);
+        match layer.in_force {
+            true => assert_eq!(passed.unwrap_err().raw_os_error(), Some(libc::EPERM)),
+            false => assert!(layer.detail.contains("before 6.16") && passed.is_ok(), "{layer:?}"),
+        }
+    }
+
+    /// Sends a byte and a descriptor.
+    fn pass(stream: &UnixStream, passed: &UnixListener) -> io::Result<()> {
+        const LENGTH: u32 = size_of::<libc::c_int>() as u32;
+        let mut byte = 0_u8;
+        let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let mut control = [0_u64; 8];
+        // SAFETY: CMSG_SPACE only computes; a msghdr of zeroes is an empty one; `part` and `control` outlive the call,
+        // and the control buffer, aligned for a cmsghdr, has room for one descriptor.
+        let sent = unsafe {
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = &raw mut part;
+            message.msg_iovlen = 1;
+            message.msg_control = control.as_mut_ptr().cast();
+            message.msg_controllen = libc::CMSG_SPACE(LENGTH) as _;
+            let head = libc::CMSG_FIRSTHDR(&raw const message);
+            (*head).cmsg_level = libc::SOL_SOCKET;
+            (*head).cmsg_type = libc::SCM_RIGHTS;
+            (*head).cmsg_len = libc::CMSG_LEN(LENGTH) as _;
+            libc::CMSG_DATA(head).cast::<libc::c_int>().write_unaligned(passed.as_raw_fd());
+            libc::sendmsg(stream.as_raw_fd(), &raw const message, 0)
+        };
+        if sent == 1 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
