@@ -46,6 +46,15 @@ pub fn broker_flags(input: &[u8]) {
     }
 }
 
+/// An argument a line, as a broker gives them to a zygote.
+pub fn reader_arguments(input: &[u8]) {
+    let arguments = arguments(input);
+    match keyhole_reader::arguments::Arguments::parse(arguments.iter().map(std::ffi::OsString::from)) {
+        Ok(parsed) => assert!(parsed.slots.len() + parsed.queries.len() <= arguments.len()),
+        Err(refused) => assert!(arguments.iter().any(|given| *given == refused.to_string_lossy())),
+    }
+}
+
 /// An argument here holds no newline, and an error adds none.
 fn one_line(error: &str) {
     assert!(!error.is_empty() && !error.contains('\n'), "{error}");

@@ -21,8 +21,8 @@ mod prometheus;
 pub use answers::answer;
 pub use captures::capture;
 pub use collectors::{collector, process_groups};
-pub use flags::{broker_flags, exporter_flags};
-pub use parsers::{mountinfo, names, pattern, query, text};
+pub use flags::{broker_flags, exporter_flags, reader_arguments};
+pub use parsers::{frames, mountinfo, names, pattern, query, text};
 pub use writers::{exposition, textfile};
 
 /// A target: its name and what it does with an input.
@@ -36,11 +36,13 @@ pub const TARGETS: &[Target] = &[
     ("collector", collector),
     ("exporter_flags", exporter_flags),
     ("exposition", exposition),
+    ("frames", frames),
     ("mountinfo", mountinfo),
     ("names", names),
     ("pattern", pattern),
     ("process_groups", process_groups),
     ("query", query),
+    ("reader_arguments", reader_arguments),
     ("text", text),
     ("textfile", textfile),
 ];

@@ -1,9 +1,11 @@
 //! Parsers of one text each, most against another way to the same answer.
 
-use keyhole_broker::mounts::mounts;
+use keyhole_broker::frames::Frames;
 use keyhole_exporter::http::query::{Parameters, timeout_seconds, wants_gzip};
 use keyhole_exporter::{own, text as kernel, text_files};
+use keyhole_policy::pipes::{HEADER_BYTES, PAYLOAD_BYTES};
 use keyhole_policy::{Component, Pattern};
+use keyhole_reader::mounts::mounts;
 
 /// The small parsers that collectors share.
 pub fn text(input: &[u8]) {
@@ -194,4 +196,24 @@ pub fn names(input: &[u8]) {
     }
     let same = regex::bytes::Regex::new(&(expression + "$")).expect("an expression");
     assert_eq!(text_files::glob(pattern, name), same.is_match(name));
+}
+
+/// What comes over a reader's pipe, cut as the first byte says.
+pub fn frames(input: &[u8]) {
+    let Some((&first, bytes)) = input.split_first() else { return };
+    let (mut frames, mut cut) = (Frames::default(), 0);
+    for piece in bytes.chunks(usize::from(first) + 1) {
+        frames.space().extend_from_slice(piece);
+        loop {
+            match frames.next_frame() {
+                Ok(Some(frame)) => {
+                    assert!(frame.payload.len() <= PAYLOAD_BYTES);
+                    cut += HEADER_BYTES + frame.payload.len();
+                }
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        assert!(cut <= bytes.len());
+    }
 }

@@ -111,6 +111,8 @@ pub fn write(trees: &[&Path], texts: &[&Path], out: &Path) -> io::Result<Tally> 
     corpus.add("exposition", &samples())?;
     corpus.add("exporter_flags", &exporter_flags())?;
     corpus.add("broker_flags", &broker_flags())?;
+    corpus.add("frames", &frames())?;
+    corpus.add("reader_arguments", &[b"--slot=3,4\n--path.procfs=/proc\n--view=auto\n--query=1\n--allow-root".to_vec()])?;
     corpus.add("query", QUERIES)?;
     corpus.add("names", NAMES)?;
     fs::write(out.join("paths.dict"), dictionary())?;
@@ -449,6 +451,14 @@ fn exporter_flags() -> Vec<Vec<u8>> {
     let literal =
         [":9100\n127.0.0.1:9100\n[::1]:9100\nvsock:1", "--scrape.timeout=1m0.5s250ms", "--nope\n-h\n--"];
     cli::flags::all().into_iter().map(one).chain(literal.map(str::to_owned)).map(String::into_bytes).collect()
+}
+
+/// Frames of a reader that is ready, answers and ends, cut in pieces of several lengths.
+fn frames() -> Vec<Vec<u8>> {
+    use keyhole_policy::pipes::{Kind, header};
+    let frame = |kind, payload: &[u8]| [&header(payload.len(), kind, 1), payload].concat();
+    let whole = [frame(Kind::Hello, b"x"), frame(Kind::Chunk, &[7; 300]), frame(Kind::LastChunk, b"")].concat();
+    [0, 6, 254].map(|length| [&[length], &*whole].concat()).to_vec()
 }
 
 fn broker_flags() -> Vec<Vec<u8>> {

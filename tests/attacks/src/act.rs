@@ -11,11 +11,13 @@ pub fn find(name: &str) -> Option<fn()> {
 /// Everything that there is to do.
 const ACTS: &[(&str, fn())] = &[
     ("garbage", || write_for_ever(&garbage())),
-    ("silence", || loop {
-        // A request that comes meanwhile is taken and not answered.
-        let mut byte = 0u8;
-        if call!(SYS_read, 0, &raw mut byte, 1) <= 0 {
-            end();
+    ("silence", || {
+        loop {
+            // A request that comes meanwhile is taken and not answered.
+            let mut byte = 0u8;
+            if call!(SYS_read, 0, &raw mut byte, 1) <= 0 {
+                end();
+            }
         }
     }),
     ("a frame that is longer than any", || write_for_ever(&[0xff, 0xff, 0xff, 0x7f, 3, 1, 0, 0])),
@@ -23,7 +25,9 @@ const ACTS: &[(&str, fn())] = &[
     ("empty frames", || write_for_ever(&[0, 0, 0, 0, 3, 1, 0, 0])),
     ("ends of every query", || write_for_ever(&ends())),
     ("reports of itself", || write_for_ever(&[0, 0, 0, 0, 1, 0, 0, 0])),
-    ("ends of readers", || write_for_ever(&[&[12, 0, 0, 0, 6, 0, 0, 0][..], &[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]].concat())),
+    ("ends of readers", || {
+        write_for_ever(&[&[12, 0, 0, 0, 6, 0, 0, 0][..], &[0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]].concat())
+    }),
     ("the pages of other classes", pages),
     ("the pipes of other readers", pipes),
 ];

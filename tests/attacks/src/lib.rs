@@ -122,7 +122,8 @@ pub fn said(log: &str) -> Option<End> {
 }
 
 /// What an attack that went through says when it has become another program.
-pub const WENT_THROUGH: &std::ffi::CStr = c"echo 'the attack came to 0' >&2; echo; echo 'the attack came to 0'";
+pub const WENT_THROUGH: &std::ffi::CStr =
+    c"echo 'the attack came to 0' >&2; echo; echo 'the attack came to 0'";
 
 /// A system call, as the kernel answers it: not less than zero, or an errno with its sign turned.
 fn raw(number: i64, arguments: &[usize]) -> i64 {

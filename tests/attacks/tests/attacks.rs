@@ -182,7 +182,8 @@ impl Machine {
             true => tcp_socket(),
             false => Stdio::from(std::fs::File::open(ground.at("own")).unwrap()),
         };
-        let start = |slots: &[usize]| Zygote::start(&self.program, &ground, column.uid, slots, left_open(), ask);
+        let start =
+            |slots: &[usize]| Zygote::start(&self.program, &ground, column.uid, slots, left_open(), ask);
         let (came_to_it, killed, log) = match column.process {
             Process::Broker => {
                 let mut command = self.program.command(&ground, column.uid);

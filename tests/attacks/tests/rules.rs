@@ -32,7 +32,17 @@ const NOT_PROVOKED: &[(&str, &str, &str)] = &[
         "clock_gettime",
         "the vDSO tells the time without a call; without one, as with some clock sources, each time is a call",
     ),
-    ("procfs", "mmap", "the C library takes memory so where the heap cannot grow; these readers need little of it"),
+    (
+        "broker",
+        "mmap",
+        "what the HTTP/2 library buffers for its peers may be long, and the C library takes memory so then",
+    ),
+    ("broker", "mremap", "the same, when such a buffer grows"),
+    (
+        "procfs",
+        "mmap",
+        "the C library takes memory so where the heap cannot grow; these readers need little of it",
+    ),
 ];
 
 type Step = fn(&Ground, Pid);
@@ -96,21 +106,25 @@ fn lay_out(tree: &Path) {
 /// What makes a reader of each class take much memory: directories of many names, and a long line of mountinfo.
 fn lay_out_long_lists(tree: &Path, udev: &Path, classes: &[Class]) {
     const MANY: usize = 4200;
-    let fill = |directory: PathBuf| {
+    // Larger than any buffer that was freed before: the C library takes that for the size of what is long.
+    const VERY_MANY: usize = 17_000;
+    let fill = |directory: PathBuf, many: usize| {
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("x"), "").unwrap();
-        (0..MANY).for_each(|number| fs::hard_link(directory.join("x"), directory.join(format!("x{number}"))).unwrap());
+        (0..many).for_each(|number| {
+            fs::hard_link(directory.join("x"), directory.join(format!("x{number}"))).unwrap()
+        });
     };
     for class in classes {
         match class {
             Class::Procfs => {}
-            Class::Sysfs => fill(tree.join("sys/devices/system/node")),
-            Class::Devices => fill(tree.join("sys/class/hwmon")),
+            Class::Sysfs => fill(tree.join("sys/devices/system/node"), MANY),
+            Class::Devices => fill(tree.join("sys/class/hwmon"), VERY_MANY),
             Class::Files => {
-                fill(udev.to_owned());
+                fill(udev.to_owned(), MANY);
                 fs::write(udev.join("b8:0"), "E:x=1\n").unwrap();
             }
-            Class::Processes => fill(tree.join("proc")),
+            Class::Processes => fill(tree.join("proc"), MANY),
             Class::Mounts => {
                 let options = "x".repeat(300_000);
                 let mounts = format!("21 1 8:1 / / rw shared:1 - ext4 /dev/root rw,{options}\n");
@@ -137,9 +151,7 @@ fn live(program: &Program, tree: &Path, without: Without) -> (&'static str, std:
 }
 
 fn started(ground: &Ground, broker: &mut Running) -> Result<(), std::process::ExitStatus> {
-    soon("a start", || {
-        broker.0.try_wait().unwrap().map(Err).or_else(|| ground.reported().then_some(Ok(())))
-    })
+    soon("a start", || broker.0.try_wait().unwrap().map(Err).or_else(|| ground.reported().then_some(Ok(()))))
 }
 
 /// What ended a broker whose zygote was killed.
@@ -164,18 +176,19 @@ fn readers_are_killed(program: &Program, classes: &[Class], without: Option<&str
         lay_out_long_lists(tree.path(), &ground.at("udev"), classes);
     }
     let slots: Vec<_> = classes.iter().map(|class| slot(*class)).collect();
-    let mut zygote = Zygote::start(program, &ground, BROKER, &slots, std::process::Stdio::null(), |command| {
-        if small {
-            for root in ["proc", "sys"] {
-                command.arg(format!("--path.{root}fs={}", tree.path().join(root).display()));
+    let mut zygote =
+        Zygote::start(program, &ground, BROKER, &slots, std::process::Stdio::null(), |command| {
+            if small {
+                for root in ["proc", "sys"] {
+                    command.arg(format!("--path.{root}fs={}", tree.path().join(root).display()));
+                }
+                command.arg(format!("--path.os-release={}", tree.path().join("proc/loadavg").display()));
+            } else {
+                command.arg("--view=auto");
             }
-            command.arg(format!("--path.os-release={}", tree.path().join("proc/loadavg").display()));
-        } else {
-            command.arg("--view=auto");
-        }
-        command.arg(format!("--filesystem.anchor={}", ground.at("open").display()));
-        command.envs(without.map(|row| ("KEYHOLE_WITHOUT_ROW", row)));
-    });
+            command.arg(format!("--filesystem.anchor={}", ground.at("open").display()));
+            command.envs(without.map(|row| ("KEYHOLE_WITHOUT_ROW", row)));
+        });
     let mut killed = zygote.report().is_none();
     for (class, slot) in classes.iter().zip(slots) {
         killed = killed || reader_is_killed(&mut zygote, *class, slot, tree.path());

@@ -58,7 +58,8 @@ fn text(seen: &[(&'static Attack, Ends)]) -> String {
     for (attack, ends) in seen {
         for (processes, why) in attack.residual {
             let within = |process: &Process| processes & process.bit() != 0;
-            let named: Vec<_> = Process::ALL.into_iter().filter(within).map(|process| residual(ends, process)).collect();
+            let named: Vec<_> =
+                Process::ALL.into_iter().filter(within).map(|process| residual(ends, process)).collect();
             let _ = writeln!(text, "- **{}** ({}): {why}", attack.what, named.join(", "));
         }
     }

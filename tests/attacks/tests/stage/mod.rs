@@ -166,7 +166,8 @@ pub fn reap_orphans() {
         let Ok(stat) = fs::read_to_string(process.path().join("stat")) else { continue };
         let Some((name, rest)) = stat.rsplit_once(')') else { continue };
         if name.ends_with("(keyhole-reader") && rest.starts_with(" Z 1 ") {
-            let pid = process.file_name().to_string_lossy().parse().ok().and_then(rustix::process::Pid::from_raw);
+            let pid =
+                process.file_name().to_string_lossy().parse().ok().and_then(rustix::process::Pid::from_raw);
             let _ = rustix::process::waitpid(pid, rustix::process::WaitOptions::NOHANG);
         }
     }
