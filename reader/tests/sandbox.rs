@@ -41,12 +41,15 @@ fn seal(tables: &[&[Row]]) -> impl Fn() -> bool + use<> {
     move || filters.iter().all(|filter| seccomp::install(filter, 0).in_force)
 }
 
-/// A process, its table, and its seal as it is in reality: a reader's filter lies on its zygote's.
-fn processes() -> Vec<(&'static str, Vec<Row>, Box<dyn Fn() -> bool>)> {
-    let zygote: (_, _, Box<dyn Fn() -> bool>) = ("zygote", ZYGOTE.to_vec(), Box::new(seal(&[ZYGOTE])));
+/// What puts filters in force; whether they are.
+type Seal = Box<dyn Fn() -> bool>;
+
+/// Each process, its table, and its seal as it is in reality: a reader's filter lies on its zygote's.
+fn processes() -> Vec<(&'static str, Vec<Row>, Seal)> {
+    let zygote: (_, _, Seal) = ("zygote", ZYGOTE.to_vec(), Box::new(seal(&[ZYGOTE])));
     let reader = |class: &Class| {
         let rows = reader_syscalls(*class);
-        let seal: Box<dyn Fn() -> bool> = Box::new(seal(&[ZYGOTE, &rows]));
+        let seal: Seal = Box::new(seal(&[ZYGOTE, &rows]));
         (class.name(), rows, seal)
     };
     [zygote].into_iter().chain(Class::ALL.iter().map(reader)).collect()
