@@ -103,7 +103,7 @@ fn every_thread_of_an_exporter_that_checks_passwords_has_the_same_filter() {
     fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
     let exporter = home.start_exporter(&[flag("--web.config.file=", &config)]);
     let threads = fs::read_dir(format!("/proc/{}/task", exporter.process.pid())).unwrap().count();
-    assert_eq!(threads, 2, "one of them checks passwords");
+    assert_eq!(threads, 3, "one of them checks passwords, one writes the log");
     Filters::dump(exporter.process.pid()).assert_are(SYSCALLS);
 }
 

@@ -237,13 +237,17 @@ impl Zygote {
 }
 
 impl Reports {
-    /// Passes on how readers end; ends when the zygote has gone.
+    /// Passes on how readers end; ends when the zygote has gone, or writes what is no such report.
     pub async fn follow(&mut self) {
+        // However fast it writes, others are served.
+        const PAUSE: Duration = Duration::from_millis(1);
         while let Some(frame) = self.next().await {
-            let Some([slot, generation, status]) = numbers(&frame) else { continue };
+            // It writes nothing else once it is ready.
+            let Some([slot, generation, status]) = numbers(&frame) else { return };
             if let Some(ends) = self.ends.get(slot as usize) {
                 ends.send_replace((generation, status.cast_signed()));
             }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

@@ -112,7 +112,10 @@ pub fn write(trees: &[&Path], texts: &[&Path], out: &Path) -> io::Result<Tally> 
     corpus.add("exporter_flags", &exporter_flags())?;
     corpus.add("broker_flags", &broker_flags())?;
     corpus.add("frames", &frames())?;
-    corpus.add("reader_arguments", &[b"--slot=3,4\n--path.procfs=/proc\n--view=auto\n--query=1\n--allow-root".to_vec()])?;
+    corpus.add(
+        "reader_arguments",
+        &[b"--slot=3,4\n--path.procfs=/proc\n--view=auto\n--query=1\n--allow-root".to_vec()],
+    )?;
     corpus.add("query", QUERIES)?;
     corpus.add("names", NAMES)?;
     fs::write(out.join("paths.dict"), dictionary())?;
@@ -457,7 +460,8 @@ fn exporter_flags() -> Vec<Vec<u8>> {
 fn frames() -> Vec<Vec<u8>> {
     use keyhole_policy::pipes::{Kind, header};
     let frame = |kind, payload: &[u8]| [&header(payload.len(), kind, 1), payload].concat();
-    let whole = [frame(Kind::Hello, b"x"), frame(Kind::Chunk, &[7; 300]), frame(Kind::LastChunk, b"")].concat();
+    let whole =
+        [frame(Kind::Hello, b"x"), frame(Kind::Chunk, &[7; 300]), frame(Kind::LastChunk, b"")].concat();
     [0, 6, 254].map(|length| [&[length], &*whole].concat()).to_vec()
 }
 

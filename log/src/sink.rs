@@ -343,7 +343,7 @@ mod tests {
             let count =
                 |line: &str| line.split(" msg=\"log lines dropped\" count=").nth(1)?.parse::<u64>().ok();
             let reports: Vec<u64> = text.lines().filter_map(count).collect();
-            if reports.iter().sum::<u64>() == dropped {
+            if reports.iter().sum::<u64>() == sink.dropped() {
                 break reports;
             }
             assert!(Instant::now() < deadline, "{text}");

@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn what_a_broker_gives_is_understood() {
-        let given = ["--slot=3,4", "--slot=5,6", "--path.procfs=/a=b", "--view=host", "--query=1", "--query=104"];
+        let given =
+            ["--slot=3,4", "--slot=5,6", "--path.procfs=/a=b", "--view=host", "--query=1", "--query=104"];
         let parsed = parse(&given).unwrap();
         assert_eq!(parsed.slots, [[3, 4], [5, 6]]);
         assert_eq!(parsed.procfs, PathBuf::from("/a=b"));

@@ -53,7 +53,9 @@ pub(crate) fn in_reader(class: Class) {
 
 fn strike(here: Victim) {
     std::hint::black_box(MARKER);
-    if let Some((_, strike)) = HOSTILE.get().and_then(|hostile| hostile.strike).filter(|(victim, _)| *victim == here) {
+    if let Some((_, strike)) =
+        HOSTILE.get().and_then(|hostile| hostile.strike).filter(|(victim, _)| *victim == here)
+    {
         strike();
     }
 }

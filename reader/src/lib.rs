@@ -42,7 +42,9 @@ pub fn run() -> ExitCode {
         Ok(arguments) if !arguments.slots.is_empty() => arguments,
         other => {
             let which = other.err().map_or("no slots".to_owned(), |argument| format!("{argument:?}"));
-            eprintln!("keyhole-reader: error: {which}: it is started by a keyhole-broker of its version, not by hand");
+            eprintln!(
+                "keyhole-reader: error: {which}: it is started by a keyhole-broker of its version, not by hand"
+            );
             return ExitCode::from(2);
         }
     };
@@ -54,7 +56,9 @@ pub fn run() -> ExitCode {
             fork::exit(zygote::live(arguments, pipes))
         }
         Err(error) => {
-            eprintln!("keyhole-reader: error: the pipes of its slots: {error}: it is started by a keyhole-broker");
+            eprintln!(
+                "keyhole-reader: error: the pipes of its slots: {error}: it is started by a keyhole-broker"
+            );
             ExitCode::from(2)
         }
     }

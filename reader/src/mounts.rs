@@ -3,8 +3,20 @@
 
 /// File systems of network servers and of other processes; the rest answers from the kernel.
 const MAY_HANG: [&[u8]; 14] = [
-    b"9p", b"afs", b"autofs", b"beegfs", b"ceph", b"cifs", b"coda", b"fuse", b"gfs", b"glusterfs", b"lustre", b"nfs",
-    b"ocfs", b"smb",
+    b"9p",
+    b"afs",
+    b"autofs",
+    b"beegfs",
+    b"ceph",
+    b"cifs",
+    b"coda",
+    b"fuse",
+    b"gfs",
+    b"glusterfs",
+    b"lustre",
+    b"nfs",
+    b"ocfs",
+    b"smb",
 ];
 
 /// A mount, as far as a reader looks.

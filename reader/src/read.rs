@@ -318,10 +318,9 @@ impl Read<'_, '_> {
                 cached => dir.itself = cached.unwrap_or_default(),
             }
         }
-        let in_cached = dir
-            .itself
-            .as_ref()
-            .map(|itself| rustix::fs::openat(&itself.descriptor, file, READ | OFlags::NOFOLLOW, Mode::empty()));
+        let in_cached = dir.itself.as_ref().map(|itself| {
+            rustix::fs::openat(&itself.descriptor, file, READ | OFlags::NOFOLLOW, Mode::empty())
+        });
         let opened = match in_cached {
             // Through its old descriptor, nothing is found in a directory that went and came back.
             Some(Err(Errno::NOENT)) | None => {
@@ -367,7 +366,8 @@ impl Read<'_, '_> {
             Err(errno) => return self.errno(NAME, errno),
         };
         // Half of a mount point may be another path.
-        let end = if truncated { text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0) } else { text.len() };
+        let end =
+            if truncated { text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0) } else { text.len() };
         self.counters.truncated |= truncated;
         let mut mounts = mounts(&text[..end]);
         mounts.sort_by_key(Mount::may_hang);

@@ -69,7 +69,8 @@ fn start(
     out: &mut Output<'_>,
 ) -> Result<Reader, String> {
     let class = place.class;
-    let own = |error| format!("/proc/self: {error}: a reader must see its own process: mount a procfs at /proc");
+    let own =
+        |error| format!("/proc/self: {error}: a reader must see its own process: mount a procfs at /proc");
     let status = ThreadStatus::open().map_err(own)?;
     let stat = rustix::fs::openat(CWD, "/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| own(errno.into()))?;
@@ -91,7 +92,9 @@ fn start(
     confirm(&layers, &status)?;
     let closed = layers.iter().any(|layer| layer.name == "landlock" && layer.in_force);
     if closed && class != Class::Procfs && class != Class::Mounts && !root_is_closed() {
-        return Err("opening / is not refused although Landlock is in force: the sandbox does not hold".to_owned());
+        return Err(
+            "opening / is not refused although Landlock is in force: the sandbox does not hold".to_owned()
+        );
     }
     let hello = Hello { generation: place.generation, layers: &layers, host: Some(&host) };
     out.message(Kind::Hello, &hello.encode()).map_err(|Gone| "the broker has gone".to_owned())?;

@@ -64,10 +64,8 @@ const READER: &[Row] = &[
 ];
 
 const GROW: [Row; 1] = [allow!(mremap, "memory for a long list", MAY_MOVE)];
-const LISTING: [Row; 2] = [
-    allow!(getdents64, "directories of wildcards"),
-    allow!(openat, "directories of wildcards", LIST),
-];
+const LISTING: [Row; 2] =
+    [allow!(getdents64, "directories of wildcards"), allow!(openat, "directories of wildcards", LIST)];
 const OPEN_FILES: [Row; 1] = [allow!(openat, "files by name", FILE)];
 const HOLD_DIRECTORIES: [Row; 1] = [allow!(openat, "directories to open files in", HOLD)];
 const READ_LINKS: [Row; 1] = [allow!(readlinkat, "links of devices")];

@@ -66,7 +66,10 @@ impl Zygote {
             slots.push(Slot { requests, answers, generation: 0, child: None });
         }
         if slots.len() != SLOTS {
-            return Err(format!("{} slots were given, of {SLOTS}: broker and reader differ in version", slots.len()));
+            return Err(format!(
+                "{} slots were given, of {SLOTS}: broker and reader differ in version",
+                slots.len()
+            ));
         }
         let page = |_| SharedCells::new().map_err(|error| format!("a page of shared memory: {error}"));
         let pages = Class::ALL.iter().map(page).collect::<Result<_, String>>()?;
@@ -87,7 +90,8 @@ impl Zygote {
     fn serve(&mut self, orders: BorrowedFd<'_>, out: &mut Output<'_>) -> Result<(), Gone> {
         loop {
             let running = self.slots.iter().filter_map(|slot| slot.child.as_ref());
-            let mut waited: Vec<PollFd<'_>> = running.map(|child| PollFd::new(&child.pidfd, PollFlags::IN)).collect();
+            let mut waited: Vec<PollFd<'_>> =
+                running.map(|child| PollFd::new(&child.pidfd, PollFlags::IN)).collect();
             waited.push(PollFd::from_borrowed_fd(orders, PollFlags::IN));
             match poll(&mut waited, None) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -160,7 +164,8 @@ fn empty(requests: BorrowedFd<'_>) {
     let mut buffer = [0; 4096];
     for _ in 0..PIPE_BYTES / buffer.len() {
         let mut waiting = [PollFd::from_borrowed_fd(requests, PollFlags::IN)];
-        let there = poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0);
+        let there =
+            poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0);
         if !there || !rustix::io::read(requests, &mut buffer).is_ok_and(|read| read > 0) {
             return;
         }
@@ -184,7 +189,9 @@ fn refuse_privilege(arguments: &Arguments) -> Result<(), String> {
     let held = capabilities::held().map_err(|error| error.to_string())?;
     if !held.is_empty() && !arguments.allow_capabilities {
         let held = held.join(" ");
-        return Err(format!("started with capabilities ({held}): drop them all, or give --allow-capabilities"));
+        return Err(format!(
+            "started with capabilities ({held}): drop them all, or give --allow-capabilities"
+        ));
     }
     Ok(())
 }

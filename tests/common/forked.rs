@@ -17,6 +17,8 @@ pub fn alone(test: &str, act: impl FnOnce()) {
         .args(["--exact", test, "--test-threads=1", "--nocapture"])
         .env(ALONE, "1")
         .env("RUST_BACKTRACE", "0")
+        // As in the programs: a heap of its own for each thread would need system calls that no table has.
+        .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::null())
         .output()
         .unwrap();

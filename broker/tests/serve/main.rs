@@ -6,5 +6,6 @@
 mod answers;
 mod clients;
 mod ends;
+mod probe;
 mod stage;
 mod start;

@@ -372,7 +372,7 @@ pub(crate) fn refusal(command: &mut Command) -> String {
 }
 
 /// A child that is gone when the test is.
-pub(crate) struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -49,6 +49,9 @@ fn generate() -> Result<[(&'static str, String); 4], Failure> {
     ])
 }
 
+/// A value of an enum: as a variant, in the contract, its number, and its comment as lines of a docstring.
+type EnumValue<'v> = (String, &'v str, i32, String);
+
 /// The code of [`SHARED_ENUMS`]: what prost would generate, without prost.
 fn enums(set: &prost_types::FileDescriptorSet) -> Result<String, Failure> {
     const ENUM_OF_FILE: i32 = 5;
@@ -67,7 +70,7 @@ fn enums(set: &prost_types::FileDescriptorSet) -> Result<String, Failure> {
             continue;
         }
         let prefix = format!("{}_", name.to_ascii_uppercase());
-        let values: Vec<(String, &str, i32, String)> = (0..)
+        let values: Vec<EnumValue<'_>> = (0..)
             .zip(&shared.value)
             .map(|(place, value)| {
                 let path = [ENUM_OF_FILE, at as i32, VALUE_OF_ENUM, place];
@@ -75,9 +78,7 @@ fn enums(set: &prost_types::FileDescriptorSet) -> Result<String, Failure> {
                 (variant, value.name(), value.number(), comment(&path, "    "))
             })
             .collect();
-        let all = |line: &dyn Fn(&(String, &str, i32, String)) -> String| -> String {
-            values.iter().map(line).collect()
-        };
+        let all = |line: &dyn Fn(&EnumValue<'_>) -> String| -> String { values.iter().map(line).collect() };
         let variants = all(&|(variant, _, number, comment)| {
             let default = if *number == 0 { "    #[default]\n" } else { "" };
             format!("{comment}{default}    {variant} = {number},\n")

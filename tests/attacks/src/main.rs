@@ -1,6 +1,6 @@
 //! The broker, with an intruder in it: `KEYHOLE_ATTACK` is the attack's place in the table, `KEYHOLE_ATTACKED` what it is
 //! made on, `KEYHOLE_WITHOUT` which layers are left out, `KEYHOLE_WITHOUT_ROW` which row of the system calls,
-//! `KEYHOLE_PANIC` that the intruder is a panic. All else, from the command line on, is the real broker.
+//! `KEYHOLE_PANIC` that the intruder is a panic; `KEYHOLE_ACT` and `KEYHOLE_IN` are the zygote's. All else, from the command line on, is the real broker.
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -29,7 +29,10 @@ fn main() -> ExitCode {
         without: without.split(',').map(str::to_owned).collect(),
         without_row: variable("KEYHOLE_WITHOUT_ROW").and_then(|row| row.parse().ok()),
         on_main: strike.or(panics),
-        for_zygote: Vec::new(),
+        for_zygote: ["KEYHOLE_ACT", "KEYHOLE_IN"]
+            .into_iter()
+            .filter_map(|name| Some((name.into(), std::env::var_os(name)?)))
+            .collect(),
     });
     keyhole_broker::run()
 }

@@ -3,6 +3,7 @@
 //! `UPDATE_DOCUMENTS=1 cargo test -p keyhole-attacks --features hostile-code-for-tests` rewrites.
 
 mod document;
+mod liars;
 mod stage;
 
 use std::net::TcpListener;

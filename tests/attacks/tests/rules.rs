@@ -11,17 +11,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use keyhole_attacks::{BROKER, STRANGER};
 use keyhole_broker::sandbox::SYSCALLS;
 use keyhole_policy::pipes::{CHECK, END, Kind};
 use keyhole_policy::{Class, TABLE};
-use keyhole_proto::v1::broker_client::BrokerClient;
-use keyhole_proto::v1::{DescribeRequest, ReadRequest};
+use keyhole_proto::v1::ReadRequest;
 use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
 use rustix::process::{Pid, Signal, kill_process};
-use tonic::transport::{Channel, Endpoint};
 
+use stage::client::{as_uid, ask, describe, read_all};
 use stage::pipes::{Zygote, signal, slot};
 use stage::{Ground, Program, Running, alone, root, soon};
 
@@ -381,53 +379,6 @@ fn remove_each_row_of_readers() {
         check(class.name(), rows, &|row| is_killed(&[class], format!("reader:{row}")));
     }
     assert!(failures.is_empty(), "{failures:#?}");
-}
-
-fn as_uid(uid: u32, act: impl FnOnce() + Send) {
-    use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
-    let act = || {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(uid));
-        set_thread_groups(&[]).unwrap();
-        set_thread_res_gid(gid, gid, gid).unwrap();
-        set_thread_res_uid(uid, uid, uid).unwrap();
-        act();
-    };
-    std::thread::scope(|scope| scope.spawn(act).join().unwrap());
-}
-
-/// Does `act` with a client of the broker's uid, for a few seconds at most; what it says does not matter.
-fn ask<F: Future>(ground: &Ground, act: impl FnOnce(BrokerClient<Channel>) -> F + Send) {
-    let socket = ground.socket();
-    as_uid(BROKER, || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let act = async {
-            if let Ok(channel) = channel(socket).await {
-                act(BrokerClient::new(channel)).await;
-            }
-        };
-        let _ = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), act).await });
-    });
-}
-
-async fn channel(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
-    let connector = tower::service_fn(move |_: tonic::transport::Uri| {
-        let socket = socket.clone();
-        async move { Ok::<_, std::io::Error>(TokioIo::new(tokio::net::UnixStream::connect(socket).await?)) }
-    });
-    Endpoint::from_static("http://keyhole").connect_with_connector(connector).await
-}
-
-fn describe(ground: &Ground) {
-    ask(ground, |mut client| async move { client.describe(DescribeRequest {}).await });
-}
-
-fn read_all(ground: &Ground) {
-    ask(ground, |mut client| async move {
-        let queries = TABLE.iter().map(|row| row.query.into()).collect();
-        let Ok(answer) = client.read(ReadRequest { queries }).await else { return };
-        let mut parts = answer.into_inner();
-        while let Ok(Some(_)) = parts.message().await {}
-    });
 }
 
 /// Asks for everything and takes the first part.

@@ -1,6 +1,7 @@
 //! What the tests stand on: brokers with an intruder in them, as any uid, in a mount and a host name of their own.
 #![allow(dead_code, reason = "each test uses its part")]
 
+pub mod client;
 pub mod pipes;
 
 use std::fs::{self, File, Permissions};

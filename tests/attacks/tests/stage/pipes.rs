@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Zygote {
     child: Running,
-    orders: Option<File>,
+    orders: File,
     reports: Source,
     /// The pipes of each slot; none of a slot that this broker does not use.
     slots: Vec<Option<(File, Source)>>,
@@ -93,7 +93,7 @@ impl Zygote {
             });
         }
         let child = Running(command.spawn().unwrap());
-        Self { child, orders: Some(File::from(orders_write)), reports: Source::new(reports_read), slots }
+        Self { child, orders: File::from(orders_write), reports: Source::new(reports_read), slots }
     }
 
     pub fn pid(&self) -> i32 {
@@ -107,7 +107,7 @@ impl Zygote {
 
     /// Writes to the orders' pipe; whether the zygote could take it.
     pub fn order_bytes(&mut self, bytes: &[u8]) -> bool {
-        self.orders.as_mut().is_some_and(|orders| orders.write_all(bytes).is_ok())
+        self.orders.write_all(bytes).is_ok()
     }
 
     /// Asks a slot.
@@ -150,10 +150,10 @@ impl Zygote {
     }
 
     /// Goes away as a broker does, and waits for the end.
-    pub fn leave(mut self) -> ExitStatus {
-        self.orders = None;
-        self.slots.clear();
-        self.child.end()
+    pub fn leave(self) -> ExitStatus {
+        let Self { mut child, orders, reports, slots } = self;
+        drop((orders, reports, slots));
+        child.end()
     }
 
     /// Waits for the end of one that ends by itself, and takes what it wrote.

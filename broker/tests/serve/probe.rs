@@ -1,0 +1,291 @@
+//! `keyhole-broker probe` from outside: what it makes of each kind of answer, and how it is sealed when it reads one.
+
+#[path = "../../../tests/common/forked.rs"]
+mod forked;
+
+#[path = "../../../tests/common/lacking.rs"]
+#[allow(dead_code, reason = "other tests need more of it")]
+mod lacking;
+
+use std::fs::{self, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use forked::{Call, End, REFUSED, alone, forked, sealed, survived};
+use keyhole_broker::probe::PROBE_SYSCALLS;
+use keyhole_os::seccomp::{self, Rule};
+use lacking::{LINUX_5_10, Lack, lacking};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::stage::{BROKER, Running, Stage, is_root, probe, soon};
+
+/// What a broker sends whose health is `status`: SETTINGS, HEADERS, DATA, and HEADERS that end.
+fn answer(status: u8) -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    [
+        frame(4, 0, 0, &[]),
+        frame(4, 1, 0, &[]),
+        frame(1, 4, 1, b"\x88"),
+        frame(0, 0, 1, &[0, 0, 0, 0, 2, 8, status]),
+        frame(1, 5, 1, b""),
+    ]
+    .concat()
+}
+
+/// A server that the test plays itself, at the stage's socket.
+fn listen(stage: &Stage) -> UnixListener {
+    let listener = UnixListener::bind(stage.socket()).unwrap();
+    fs::set_permissions(stage.socket(), Permissions::from_mode(0o666)).unwrap();
+    listener
+}
+
+fn start_probe(stage: &Stage) -> Running {
+    start_probe_by(stage.command(&["probe"]))
+}
+
+fn start_probe_by(mut command: Command) -> Running {
+    Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+fn output(probe: &mut Child) -> (Option<i32>, String) {
+    let status = soon("the probe's end", || probe.try_wait().unwrap());
+    let mut said = String::new();
+    probe.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "");
+    probe.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (status.code(), said)
+}
+
+/// Takes a probe's connection and all of its request.
+fn accept(listener: &UnixListener) -> UnixStream {
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut request = Vec::new();
+    let mut part = [0; 1024];
+    while !request.ends_with(b"\0\0\x05\0\x01\0\0\0\x01\0\0\0\0\0") {
+        let length = stream.read(&mut part).unwrap();
+        assert!(length > 0, "{request:?}");
+        request.extend(&part[..length]);
+    }
+    stream
+}
+
+const LATE: &str = "keyhole-broker: error: no answer within 2 s\n";
+
+#[test]
+fn a_probe_is_sealed_while_it_waits_and_gives_up_in_time() {
+    let stage = Stage::new();
+    let listener = listen(&stage);
+    let start = Instant::now();
+    let mut probe = start_probe(&stage);
+    let _stream = accept(&listener);
+    let proc = format!("/proc/{}", probe.0.id());
+    let status = soon("the seal", || {
+        let status = fs::read_to_string(format!("{proc}/status")).unwrap();
+        assert!(probe.0.try_wait().unwrap().is_none(), "it ended unsealed: {status}");
+        status.contains("\nSeccomp:\t2\n").then_some(status)
+    });
+    for line in ["NoNewPrivs:\t1", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "Threads:\t1"] {
+        assert!(status.lines().any(|other| other == line), "{line}: {status}");
+    }
+    if is_root() {
+        // Nothing is open but the connection and where it says what is wrong.
+        let mut open: Vec<_> = fs::read_dir(format!("{proc}/fd")).unwrap().collect();
+        open.sort_by_key(|entry| entry.as_ref().unwrap().file_name());
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        assert_eq!(open.into_iter().map(name).collect::<Vec<_>>(), ["0", "1", "2"]);
+        let connection = fs::read_link(format!("{proc}/fd/0")).unwrap();
+        assert!(connection.to_string_lossy().starts_with("socket:"), "{connection:?}");
+    }
+    assert_eq!(output(&mut probe.0), (Some(1), LATE.to_owned()));
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
+}
+
+#[test]
+fn a_byte_now_and_then_gains_no_time() {
+    let stage = Stage::new();
+    let listener = listen(&stage);
+    let start = Instant::now();
+    let mut probe = start_probe(&stage);
+    let mut stream = accept(&listener);
+    // Frames that a probe passes over: it would read them for ever.
+    for byte in [0, 0, 0, 4, 0, 0, 0, 0, 0].into_iter().cycle().take(200) {
+        if stream.write_all(&[byte]).is_err() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(output(&mut probe.0), (Some(1), LATE.to_owned()));
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
+}
+
+#[test]
+fn a_queue_that_stays_full_is_late_too() {
+    let stage = Stage::new();
+    let listener = listen(&stage);
+    rustix::net::listen(&listener, 0).unwrap();
+    let _first = UnixStream::connect(stage.socket()).unwrap();
+    let start = Instant::now();
+    let probed = probe(&stage, BROKER);
+    assert_eq!((probed.status.code(), &*probed.stderr), (Some(1), LATE.as_bytes()));
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
+}
+
+/// What a probe makes of what a server says, after which the server hangs up.
+fn probe_one_who_says(answer: &[u8]) -> (Option<i32>, String) {
+    let stage = Stage::new();
+    let listener = listen(&stage);
+    let mut probe = start_probe(&stage);
+    let mut stream = accept(&listener);
+    stream.write_all(answer).unwrap();
+    drop(stream);
+    output(&mut probe.0)
+}
+
+#[test]
+fn the_exit_status_and_one_line_say_what_the_answer_was() {
+    assert_eq!(probe_one_who_says(&answer(1)), (Some(0), String::new()));
+    let says = |line: &str| (Some(1), format!("keyhole-broker: error: {line}\n"));
+    assert_eq!(probe_one_who_says(&answer(2)), says("the broker says NOT_SERVING"));
+    assert_eq!(probe_one_who_says(&answer(3)), says("the broker says SERVICE_UNKNOWN"));
+    let nonsense = says("the broker's answer is not a health answer");
+    assert_eq!(probe_one_who_says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), nonsense);
+    let (status, said) = probe_one_who_says(&answer(1)[..20]);
+    assert_eq!(status, Some(1));
+    assert!(said.contains("is this uid allowed?") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+fn whoever_starts_a_probe_without_standard_descriptors_gets_its_status_all_the_same() {
+    let stage = Stage::new();
+    let listener = listen(&stage);
+    // The shell closes them; the program's start opens /dev/null in their place.
+    let mut command = Command::new("sh");
+    command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(stage.at("keyhole-broker"));
+    command.arg("probe").arg(format!("--socket.path={}", stage.socket().display()));
+    let mut child = Running(command.spawn().unwrap());
+    accept(&listener).write_all(&answer(2)).unwrap();
+    let status = soon("the probe's end", || child.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(1), "{status}");
+}
+
+#[test]
+fn a_kernel_that_lacks_something_is_probed_and_a_seal_that_is_refused_is_an_error() {
+    const PR_GET_SECCOMP: u32 = 21;
+    let lack = |number, when, errno| Lack { numbers: (number, number), when, errno };
+    let without_seccomp = [
+        lack(libc::SYS_seccomp, &[], libc::ENOSYS),
+        lack(libc::SYS_prctl, &[(0, PR_GET_SECCOMP)], libc::EINVAL),
+    ];
+    let refused = [lack(libc::SYS_seccomp, &[], libc::EPERM)];
+    let probe_on = |lacks: &[Lack]| {
+        let stage = Stage::new();
+        let listener = listen(&stage);
+        let mut probe = start_probe_by(lacking(stage.command(&["probe"]), lacks));
+        // One who may not seal itself hangs up.
+        let _ = accept(&listener).write_all(&answer(1));
+        output(&mut probe.0)
+    };
+    assert_eq!(probe_on(LINUX_5_10), (Some(0), String::new()));
+    assert_eq!(probe_on(&without_seccomp), (Some(0), String::new()));
+    let (status, said) = probe_on(&refused);
+    assert_eq!((status, said.lines().count()), (Some(1), 1), "{said}");
+    let line = "keyhole-broker: error: seccomp could not be put in force: ";
+    assert!(said.starts_with(line) && said.contains("let the container's own seccomp profile"), "{said}");
+}
+
+/// The table, compiled, for children of a process that runs [`alone`].
+fn table() -> impl Fn() -> bool {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
+    let rules: Vec<Rule<'_>> = PROBE_SYSCALLS.iter().map(Rule::from).collect();
+    let filter = seccomp::compile(&rules).unwrap();
+    move || seccomp::install(&filter, 0).in_force
+}
+
+#[test]
+fn the_table_of_a_probe_is_these_calls() {
+    let row = |row: &seccomp::Row| {
+        let indices: String = row.when.iter().map(|argument| format!(" {}", argument.index)).collect();
+        format!("{}{indices}", row.name)
+    };
+    let rows: Vec<String> = PROBE_SYSCALLS.iter().map(row).collect();
+    assert_eq!(
+        rows,
+        ["read 0", "write 0", "clock_gettime 0", "brk", "mmap 2 3 4", "sigaltstack", "munmap", "exit_group"]
+    );
+}
+
+#[test]
+fn every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions() {
+    alone("probe::every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions", || {
+        let seal = table();
+        let mut refused = 0;
+        for row in PROBE_SYSCALLS {
+            let end = sealed(&seal, Call::harmless(row));
+            assert!(survived(end), "{}: {end:?}", row.name);
+            for argument in row.when {
+                for bit in (0..32).filter(|bit| argument.mask & (1 << bit) != 0) {
+                    let call = Call::harmless(row).flipped(argument.index, bit);
+                    assert!(!call.is_allowed_by(PROBE_SYSCALLS));
+                    assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!(refused, 6 * 32);
+    });
+}
+
+#[test]
+fn every_other_call_kills_a_probe() {
+    alone("probe::every_other_call_kills_a_probe", || {
+        let seal = table();
+        let allowed = |number: i64| PROBE_SYSCALLS.iter().any(|row| row.number == number);
+        for number in (-1..=470).filter(|number| !allowed(*number)) {
+            let end = sealed(&seal, Call(number, [0; 6]));
+            // The kernel asks no filter about its own probes (uretprobe, uprobe).
+            let own = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
+            assert!(end == REFUSED || own, "system call {number}: {end:?}");
+        }
+    });
+}
+
+/// The heap may have to grow under the seal, by mmap where something lies in the way of brk.
+#[test]
+fn the_heap_of_a_probe_grows_under_its_seal() {
+    alone("probe::the_heap_of_a_probe_grows_under_its_seal", || {
+        let seal = table();
+        for in_the_way in [false, true] {
+            let end = forked(|| {
+                if in_the_way {
+                    block_brk();
+                }
+                if !seal() {
+                    return 1;
+                }
+                let blocks: Vec<Vec<u8>> = (0..256).map(|byte| vec![byte as u8; 16 << 10]).collect();
+                i32::from(!blocks.iter().enumerate().all(|(byte, block)| block[9999] == byte as u8))
+            });
+            assert_eq!(end, End::Exited(0), "{in_the_way}");
+        }
+    });
+}
+
+/// Puts a page where the heap would grow to.
+fn block_brk() {
+    // SAFETY: the end of the heap is only asked for; the page lies behind it, and where something lies there already
+    // nothing is replaced.
+    unsafe {
+        let end = libc::sbrk(0) as usize;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        libc::mmap(end.next_multiple_of(1 << 16) as *mut _, 4096, libc::PROT_NONE, flags, -1, 0);
+    }
+}

@@ -1,0 +1,275 @@
+//! Processes that break the protocol of the pipes: a broken-into broker, which sends a zygote and its readers what it likes,
+//! and a broken-into zygote or reader, which sends a broker what it likes. Whoever is at the other end neither crashes nor
+//! grows.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keyhole_attacks::{BROKER, Process, act};
+use keyhole_policy::pipes::{CHECK, END, Kind, SLOTS};
+use keyhole_policy::{Class, TABLE};
+
+use crate::stage::client::{describe, read_all};
+use crate::stage::pipes::{Zygote, slot};
+use crate::stage::{Ground, Program, Running, alone, root, soon};
+
+/// What a flood may add to a process that is not its victim, in KiB.
+const GROWTH_KIB: u64 = 1024;
+
+/// The most memory of a broker of a debug build, in KiB.
+const BROKER_KIB: u64 = 48 << 10;
+
+/// The processes that a process has started and not waited for.
+fn children(pid: i32) -> Vec<i32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// The most memory that a process has had, in KiB.
+fn peak_kib(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+fn descriptors(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+fn zygote(program: &Program, ground: &Ground, slots: &[usize]) -> Zygote {
+    let mut zygote = Zygote::start(program, ground, BROKER, slots, Stdio::null(), |_| {});
+    assert!(zygote.report().is_some_and(|(kind, ..)| kind == Kind::Hello));
+    zygote
+}
+
+/// Orders a reader and waits until it is ready.
+fn order(zygote: &mut Zygote, slot: usize) {
+    zygote.order(slot);
+    let (kind, _, payload) = zygote.answers(slot).frame(Duration::from_secs(30)).expect("a hello");
+    assert_eq!(kind, Kind::Hello, "{}", String::from_utf8_lossy(&payload));
+}
+
+#[test]
+fn a_zygote_that_gets_every_order_for_ever_has_one_reader_a_slot() {
+    if root() {
+        alone("liars::a_zygote_that_gets_every_order_for_ever_has_one_reader_a_slot", || {
+            let (program, ground) = (Program::new(), Ground::new(BROKER));
+            let mut zygote = zygote(&program, &ground, &(0..SLOTS).collect::<Vec<_>>());
+            let pid = zygote.pid();
+            let every: Vec<u8> = (0..=u8::MAX).collect();
+            assert!(zygote.order_bytes(&every));
+            soon("a reader a slot", || (children(pid).len() == SLOTS).then_some(()));
+            // It takes hold of the last one a moment after it has started it.
+            std::thread::sleep(Duration::from_millis(200));
+            let (before, held, until) =
+                (peak_kib(pid), descriptors(pid), Instant::now() + Duration::from_secs(2));
+            while Instant::now() < until {
+                assert!(zygote.order_bytes(&every));
+                assert!(children(pid).len() <= SLOTS);
+            }
+            assert!(peak_kib(pid) <= before + GROWTH_KIB, "{before} KiB, then {}", peak_kib(pid));
+            assert!(descriptors(pid) <= held, "{held} descriptors, then {}", descriptors(pid));
+            let readers = children(pid);
+            assert!(zygote.leave().success());
+            soon("the end of every reader", || readers.iter().all(|pid| peak_kib(*pid) == 0).then_some(()));
+        });
+    }
+}
+
+#[test]
+fn a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow() {
+    if root() {
+        alone("liars::a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow", || {
+            let (program, ground) = (Program::new(), Ground::new(BROKER));
+            let slot = slot(Class::Procfs);
+            let mut zygote = zygote(&program, &ground, &[slot]);
+            let pid = zygote.pid();
+            let mut first = None;
+            for _ in 0..200 {
+                order(&mut zygote, slot);
+                assert!(zygote.ask(slot, &[END]));
+                assert_eq!(zygote.next_end().unwrap(), (slot, 0));
+                let now = (peak_kib(pid), descriptors(pid));
+                let (kib, held) = *first.get_or_insert(now);
+                assert!(now.0 <= kib + GROWTH_KIB && now.1 <= held, "{first:?}, then {now:?}");
+            }
+            assert_eq!(children(pid), [0; 0]);
+            assert!(zygote.leave().success());
+        });
+    }
+}
+
+#[test]
+fn a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer() {
+    if root() {
+        alone("liars::a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer", || {
+            let (program, ground) = (Program::new(), Ground::new(BROKER));
+            let slots = Class::ALL.map(slot);
+            let mut zygote = zygote(&program, &ground, &slots);
+            for class in Class::ALL {
+                let slot = slot(class);
+                let others = TABLE.iter().filter(|row| row.class != class).map(|row| row.query as u8);
+                let none = (1..CHECK).filter(|byte| TABLE.iter().all(|row| row.query as u8 != *byte));
+                for byte in others.step_by(7).chain(none.step_by(11)) {
+                    order(&mut zygote, slot);
+                    assert!(zygote.ask(slot, &[byte]));
+                    assert_eq!(zygote.next_end().unwrap(), (slot, 0), "{byte} of {}", class.name());
+                    assert_eq!(zygote.answers(slot).rest(), "", "{byte} of {}", class.name());
+                }
+            }
+            assert!(zygote.leave().success());
+        });
+    }
+}
+
+#[test]
+fn a_reader_whose_answers_nobody_takes_waits_and_ends_with_its_broker() {
+    if root() {
+        alone("liars::a_reader_whose_answers_nobody_takes_waits_and_ends_with_its_broker", || {
+            let (program, ground) = (Program::new(), Ground::new(BROKER));
+            let slot = slot(Class::Procfs);
+            let mut zygote = zygote(&program, &ground, &[slot]);
+            order(&mut zygote, slot);
+            let queries = TABLE.iter().filter(|row| row.class == Class::Procfs).map(|row| row.query as u8);
+            let queries: Vec<u8> = queries.cycle().take(32 << 10).collect();
+            assert!(zygote.ask(slot, &queries));
+            let reader = children(zygote.pid())[0];
+            std::thread::sleep(Duration::from_millis(500));
+            let before = peak_kib(reader);
+            std::thread::sleep(Duration::from_secs(1));
+            assert!(peak_kib(reader) <= before + GROWTH_KIB, "{before} KiB, then {}", peak_kib(reader));
+            assert!(zygote.leave().success());
+            soon("the end of the reader", || (peak_kib(reader) == 0).then_some(()));
+        });
+    }
+}
+
+/// What an act in a reader of each class reports in its answers' pipe.
+fn reported_by_readers(what: &str) -> Vec<(Class, String)> {
+    let program = Program::new();
+    Class::ALL
+        .map(|class| {
+            let (ground, slot) = (Ground::new(BROKER), slot(class));
+            let also = |command: &mut Command| {
+                command.env("KEYHOLE_ACT", what).env("KEYHOLE_IN", Process::Reader(class).name());
+            };
+            let slots: Vec<_> = Class::ALL.map(self::slot).into();
+            let mut zygote = Zygote::start(&program, &ground, BROKER, &slots, Stdio::null(), also);
+            order(&mut zygote, slot);
+            assert_eq!(zygote.next_end().unwrap(), (slot, 0));
+            let said = zygote.answers(slot).rest();
+            zygote.leave();
+            (class, said)
+        })
+        .into()
+}
+
+#[test]
+fn a_reader_reaches_the_page_of_its_own_class_alone() {
+    if root() {
+        alone("liars::a_reader_reaches_the_page_of_its_own_class_alone", || {
+            for (class, said) in reported_by_readers("the pages of other classes") {
+                assert!(said.contains("of 6 pages 1 can be read"), "{}: {said:?}", class.name());
+            }
+        });
+    }
+}
+
+#[test]
+fn a_reader_has_no_pipe_of_another() {
+    if root() {
+        alone("liars::a_reader_has_no_pipe_of_another", || {
+            for (class, said) in reported_by_readers("the pipes of other readers") {
+                assert!(said.contains("\n0 pipes of others are open"), "{}: {said:?}", class.name());
+            }
+        });
+    }
+}
+
+/// A broker whose zygote or readers of class procfs do something else than they should.
+fn lied_to(program: &Program, ground: &Ground, act: &str, process: Process) -> Running {
+    let mut command = program.command(ground, BROKER);
+    command.env("KEYHOLE_ACT", act).env("KEYHOLE_IN", process.name());
+    Running(command.spawn().unwrap())
+}
+
+#[test]
+fn a_broker_whose_reader_lies_answers_the_queries_of_others_and_does_not_grow() {
+    if root() {
+        alone("liars::a_broker_whose_reader_lies_answers_the_queries_of_others_and_does_not_grow", || {
+            let program = Program::new();
+            std::thread::scope(|scope| {
+                act::floods().for_each(|act| {
+                    let program = &program;
+                    scope.spawn(move || lie_as_a_reader(program, act));
+                });
+            });
+        });
+    }
+}
+
+fn lie_as_a_reader(program: &Program, act: &str) {
+    let ground = Ground::new(BROKER);
+    let mut broker = lied_to(program, &ground, act, Process::Reader(Class::Procfs));
+    let pid = broker.pid();
+    soon("a broker", || (ground.reported() || broker.0.try_wait().unwrap().is_some()).then_some(()));
+    for _ in 0..3 {
+        let answered = read_all(&ground);
+        if broker.0.try_wait().unwrap().is_some() {
+            break;
+        }
+        assert!(answered > 0, "{act}: nothing is answered\n{}", ground.log());
+        describe(&ground);
+        assert!(peak_kib(pid) < BROKER_KIB, "{act}: {} KiB", peak_kib(pid));
+    }
+    ended_in_order(act, &ground, broker);
+}
+
+#[test]
+fn a_broker_whose_zygote_lies_answers_nothing_and_does_not_grow() {
+    if root() {
+        alone("liars::a_broker_whose_zygote_lies_answers_nothing_and_does_not_grow", || {
+            let program = Program::new();
+            std::thread::scope(|scope| {
+                act::floods().for_each(|act| {
+                    let program = &program;
+                    scope.spawn(move || lie_as_a_zygote(program, act));
+                });
+            });
+        });
+    }
+}
+
+fn lie_as_a_zygote(program: &Program, act: &str) {
+    let ground = Ground::new(BROKER);
+    let mut broker = lied_to(program, &ground, act, Process::Zygote);
+    let pid = broker.pid();
+    // Of readers that never come it is said so, and there is no other reason to end.
+    let serves = soon("a start", || {
+        let serves = ground.log().contains("no reader was ready in time");
+        (serves || broker.0.try_wait().unwrap().is_some()).then_some(serves)
+    });
+    assert!(peak_kib(pid) < BROKER_KIB, "{act}: {} KiB", peak_kib(pid));
+    if serves {
+        assert_eq!(read_all(&ground), 0, "{act}: a query is answered");
+    } else {
+        assert!(!ground.socket().exists(), "{act}: it leaves a socket");
+    }
+    ended_in_order(act, &ground, broker);
+}
+
+/// Ends a broker, unless it has ended by itself: then it must have said why.
+fn ended_in_order(act: &str, ground: &Ground, mut broker: Running) {
+    if broker.0.try_wait().unwrap().is_none() {
+        let pid = rustix::process::Pid::from_child(&broker.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    }
+    let (ended, log) = (broker.end(), ground.log());
+    assert!(!log.contains("panicked"), "{act}: {log}");
+    match ended.code() {
+        Some(0) => {}
+        Some(1) => assert!(log.contains("keyhole-broker: error: "), "{act}: {log}"),
+        _ => panic!("{act}: {ended}\n{log}"),
+    }
+}
