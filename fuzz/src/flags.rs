@@ -50,7 +50,11 @@ pub fn broker_flags(input: &[u8]) {
 pub fn reader_arguments(input: &[u8]) {
     let arguments = arguments(input);
     match keyhole_reader::arguments::Arguments::parse(arguments.iter().map(std::ffi::OsString::from)) {
-        Ok(parsed) => assert!(parsed.slots.len() + parsed.queries.len() <= arguments.len()),
+        Ok(parsed) => {
+            let several = parsed.slots.len() + parsed.queries.len() + parsed.anchors.len();
+            assert!(several <= arguments.len());
+            assert!(parsed.queries.iter().all(|query| parsed.permits(*query)));
+        }
         Err(refused) => assert!(arguments.iter().any(|given| *given == refused.to_string_lossy())),
     }
 }

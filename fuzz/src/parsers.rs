@@ -1,9 +1,9 @@
 //! Parsers of one text each, most against another way to the same answer.
 
-use keyhole_broker::frames::Frames;
+use keyhole_broker::frames::{Frames, Malformed};
 use keyhole_exporter::http::query::{Parameters, timeout_seconds, wants_gzip};
 use keyhole_exporter::{own, text as kernel, text_files};
-use keyhole_policy::pipes::{HEADER_BYTES, PAYLOAD_BYTES};
+use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES, SKIPPED, header};
 use keyhole_policy::{Component, Pattern};
 use keyhole_reader::mounts::mounts;
 
@@ -83,7 +83,7 @@ pub fn text(input: &[u8]) {
     }
 }
 
-/// The broker's one parser: absolute mount points, each once, none of which leaves the root.
+/// The readers' one parser: absolute mount points, each once, none of which leaves the root.
 pub fn mountinfo(input: &[u8]) {
     let points: Vec<_> = mounts(input).into_iter().map(|mount| mount.point).collect();
     assert!(points.len() <= input.split(|byte| *byte == b'\n').count());
@@ -198,22 +198,51 @@ pub fn names(input: &[u8]) {
     assert_eq!(text_files::glob(pattern, name), same.is_match(name));
 }
 
-/// What comes over a reader's pipe, cut as the first byte says.
+/// What comes over a reader's pipe, in pieces as the first byte says: however it arrives, the same frames come out, none
+/// longer than allowed, and no more is kept than the one that is not whole yet.
 pub fn frames(input: &[u8]) {
     let Some((&first, bytes)) = input.split_first() else { return };
-    let (mut frames, mut cut) = (Frames::default(), 0);
+    let mut frames = Frames::default();
+    let (mut come, mut rest) = (0, bytes);
     for piece in bytes.chunks(usize::from(first) + 1) {
         frames.space().extend_from_slice(piece);
+        come += piece.len();
         loop {
             match frames.next_frame() {
                 Ok(Some(frame)) => {
-                    assert!(frame.payload.len() <= PAYLOAD_BYTES);
-                    cut += HEADER_BYTES + frame.payload.len();
+                    let length = frame.payload.len();
+                    assert!(length <= PAYLOAD_BYTES);
+                    let (whole, behind) = rest.split_at(HEADER_BYTES + length);
+                    let header = header(length, frame.kind, frame.about);
+                    assert_eq!(
+                        (&whole[..FLAGS], &whole[HEADER_BYTES..]),
+                        (&header[..FLAGS], &*frame.payload)
+                    );
+                    assert_eq!(frame.skipped, whole[FLAGS] & SKIPPED != 0);
+                    rest = behind;
                 }
                 Ok(None) => break,
-                Err(_) => return,
+                // A header that is none, whatever follows.
+                Err(Malformed::Kind(kind)) => return assert!(rest[4] == kind && Kind::parse(kind).is_none()),
+                Err(Malformed::Length(length)) => {
+                    return assert!(
+                        rest.starts_with(&length.to_le_bytes()) && length as usize > PAYLOAD_BYTES
+                    );
+                }
             }
         }
-        assert!(cut <= bytes.len());
+        let kept = come - (bytes.len() - rest.len());
+        assert!(
+            kept < HEADER_BYTES + PAYLOAD_BYTES
+                && (kept < HEADER_BYTES || kept < HEADER_BYTES + announced(rest))
+        );
     }
+}
+
+/// Where a header has its flags.
+const FLAGS: usize = 6;
+
+/// The length in a header.
+fn announced(bytes: &[u8]) -> usize {
+    bytes.first_chunk().map_or(0, |length| u32::from_le_bytes(*length) as usize)
 }

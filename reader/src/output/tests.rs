@@ -15,6 +15,11 @@ use super::*;
 /// A frame: its kind, what it is about, its flags and its payload.
 type Frame = (Kind, u8, u8, Vec<u8>);
 
+/// A file in memory.
+fn memory() -> File {
+    rustix::fs::memfd_create("answers", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into()
+}
+
 /// The frames in a file.
 fn frames(mut file: File) -> Vec<Frame> {
     let (mut bytes, mut frames) = (Vec::new(), Vec::new());
@@ -90,7 +95,7 @@ proptest! {
         systems in vec((vec(any::<u8>(), 0..300), any::<Option<[u64; 5]>>(), any::<bool>()), 0..200),
         skipped in any::<bool>(),
     ) {
-        let file = tempfile::tempfile().unwrap();
+        let file = memory();
         let mut out = Output::new(file.as_fd());
         out.begin(Query::Stat);
         let (mut expected_files, mut expected_systems) = (Vec::new(), Vec::new());
@@ -141,7 +146,7 @@ proptest! {
 
 #[test]
 fn frames_wait_for_the_next_query_until_there_are_many() {
-    let file = tempfile::tempfile().unwrap();
+    let file = memory();
     let mut out = Output::new(file.as_fd());
     // However slow this machine is.
     out.flushed = Instant::now() + Duration::from_secs(600);
@@ -162,7 +167,7 @@ fn frames_wait_for_the_next_query_until_there_are_many() {
 
 #[test]
 fn frames_wait_no_longer_than_a_moment() {
-    let file = tempfile::tempfile().unwrap();
+    let file = memory();
     let mut out = Output::new(file.as_fd());
     out.flushed = Instant::now() - WRITE_INTERVAL;
     out.begin(Query::Stat);
@@ -172,7 +177,7 @@ fn frames_wait_no_longer_than_a_moment() {
 
 #[test]
 fn a_message_comes_behind_the_frames_that_wait() {
-    let file = tempfile::tempfile().unwrap();
+    let file = memory();
     let mut out = Output::new(file.as_fd());
     out.begin(Query::Stat);
     out.file(b"proc/stat", Content::Entries(0), false).unwrap();

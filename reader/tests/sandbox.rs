@@ -1,0 +1,494 @@
+//! The seals of a zygote and of the readers of each class, rule by rule: what each rule allows and what it refuses,
+//! asked of the running kernel.
+//!
+//! Filters are put in force in forked children of a process of their own; Landlock on threads, to which it belongs.
+
+#[path = "../../tests/common/forked.rs"]
+mod forked;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use forked::{Call, End, REFUSED, alone, forked, sealed, survived};
+use keyhole_os::landlock::{Grant, Right, restrict};
+use keyhole_os::seccomp::{self, Program, Row, Rule, numbers};
+use keyhole_os::shared::SharedCells;
+use keyhole_policy::{Class, Outcome, Query, TABLE};
+use keyhole_reader::arguments::{Arguments, Choice};
+use keyhole_reader::cache::Shared;
+use keyhole_reader::host::{Host, READ, Roots};
+use keyhole_reader::output::Output;
+use keyhole_reader::read::Scratch;
+use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
+use keyhole_reader::view::View;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+fn compiled(rows: &[Row]) -> Program {
+    let rules: Vec<Rule<'_>> = rows.iter().map(Rule::from).collect();
+    seccomp::compile(&rules).unwrap()
+}
+
+/// Tables, put in force one after the other.
+fn seal(tables: &[&[Row]]) -> impl Fn() -> bool + use<> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
+    let filters: Vec<Program> = tables.iter().map(|rows| compiled(rows)).collect();
+    move || filters.iter().all(|filter| seccomp::install(filter, 0).in_force)
+}
+
+/// What puts filters in force; whether they are.
+type Seal = Box<dyn Fn() -> bool>;
+
+/// Each process, its table, and its seal as it is in reality: a reader's filter lies on its zygote's.
+fn processes() -> Vec<(&'static str, Vec<Row>, Seal)> {
+    let zygote: (_, _, Seal) = ("zygote", ZYGOTE.to_vec(), Box::new(seal(&[ZYGOTE])));
+    let reader = |class: &Class| {
+        let rows = reader_syscalls(*class);
+        let seal: Seal = Box::new(seal(&[ZYGOTE, &rows]));
+        (class.name(), rows, seal)
+    };
+    [zygote].into_iter().chain(Class::ALL.iter().map(reader)).collect()
+}
+
+/// A call of a row that its conditions allow, and that ends.
+fn harmless(row: &Row) -> Call {
+    let mut call = Call::harmless(row);
+    if row.name == "ppoll" {
+        // An address that is none for the time to wait, since without one it waits for ever.
+        call.1[2] = 1;
+    }
+    call
+}
+
+/// What becomes of a process that opens something under a seal.
+fn opening(seal: &impl Fn() -> bool, flags: OFlags) -> End {
+    const UNSEALED: i32 = 99;
+    forked(|| {
+        if !seal() {
+            return UNSEALED;
+        }
+        let _ = rustix::fs::openat(CWD, "nothing/of/this/name", flags, Mode::empty());
+        0
+    })
+}
+
+#[test]
+fn every_row_lets_its_call_through() {
+    alone("every_row_lets_its_call_through", || {
+        for (process, rows, seal) in processes() {
+            for row in &rows {
+                let end = sealed(&seal, harmless(row));
+                assert!(survived(end), "{process}: {} ({}): {end:?}", row.name, row.reason);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_reader_makes_at_most_16_system_calls() {
+    for (class, calls) in [
+        (Class::Procfs, 10),
+        (Class::Sysfs, 13),
+        (Class::Devices, 14),
+        (Class::Files, 13),
+        (Class::Processes, 13),
+        (Class::Mounts, 13),
+    ] {
+        // fcntl is a row of debug builds alone.
+        let rows = reader_syscalls(class);
+        let names: BTreeSet<&str> = rows.iter().map(|row| row.name).filter(|name| *name != "fcntl").collect();
+        println!("{}: {} system calls: {names:?}", class.name(), names.len());
+        assert!(names.len() <= 16, "{class:?}");
+        assert_eq!(names.len(), calls, "{class:?}: a call that comes or goes is a change of the boundary");
+        assert!(cfg!(debug_assertions) || rows.iter().all(|row| row.name != "fcntl"));
+    }
+}
+
+#[test]
+fn every_other_call_kills_the_process() {
+    alone("every_other_call_kills_the_process", || {
+        let start = Instant::now();
+        for (process, rows, seal) in processes() {
+            for number in (0..=470).filter(|number| rows.iter().all(|row| row.number != *number)) {
+                let end = sealed(&seal, Call(number, [0; 6]));
+                // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
+                // nothing for anyone else who makes them.
+                let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
+                assert!(end == REFUSED || probe, "{process}: system call {number}: {end:?}");
+            }
+        }
+        assert!(start.elapsed() < Duration::from_secs(180));
+    });
+}
+
+#[test]
+fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
+    alone("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
+        for (process, _, seal) in processes() {
+            for number in [471, 512, 1023, -1, i64::from(i32::MIN), i64::from(i32::MAX)] {
+                assert_eq!(sealed(&seal, Call(number, [0; 6])), REFUSED, "{process}: {number}");
+            }
+            // x32's numbers are those of x86_64 with a bit set; i386's are others, by another instruction.
+            #[cfg(target_arch = "x86_64")]
+            {
+                assert_eq!(sealed(&seal, Call(0x4000_0000 | numbers::close, [u64::MAX; 6])), REFUSED);
+                let end = forked(|| {
+                    if !seal() {
+                        return 99;
+                    }
+                    // SAFETY: i386's getpid, which is another call's number here; it takes nothing and changes nothing.
+                    unsafe {
+                        std::arch::asm!("int 0x80", inout("rax") 20u64 => _, out("r8") _, out("r9") _,
+                            out("r10") _, out("r11") _);
+                    }
+                    0
+                });
+                // Where the kernel has no i386 interface, the instruction itself is refused.
+                assert!([REFUSED, End::Killed(libc::SIGSEGV)].contains(&end), "{process}: {end:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn every_condition_of_every_row_is_enforced() {
+    alone("every_condition_of_every_row_is_enforced", || {
+        for (process, rows, seal) in processes() {
+            let mut refused = 0;
+            for row in &rows {
+                for argument in row.when {
+                    for bit in (0..32).filter(|bit| argument.mask & (1 << bit) != 0) {
+                        let call = harmless(row).flipped(argument.index, bit);
+                        if !call.is_allowed_by(&rows) {
+                            assert_eq!(
+                                sealed(&seal, call),
+                                REFUSED,
+                                "{process}: {} with {call:x?}",
+                                row.name
+                            );
+                            refused += 1;
+                        }
+                    }
+                }
+            }
+            assert!(refused > 200, "{process}: {refused}");
+        }
+    });
+}
+
+#[test]
+fn every_argument_is_pinned_in_full() {
+    for (process, rows, _) in processes() {
+        for argument in rows.iter().flat_map(|row| row.when) {
+            assert_eq!(argument.mask, u32::MAX, "{process}: argument {}", argument.index);
+        }
+        // A row without conditions would make its alternatives useless.
+        for row in rows.iter().filter(|row| row.when.is_empty()) {
+            assert_eq!(
+                rows.iter().filter(|other| other.number == row.number).count(),
+                1,
+                "{process}: {}",
+                row.name
+            );
+        }
+    }
+}
+
+#[test]
+fn readers_open_what_their_class_needs_and_in_no_other_way() {
+    alone("readers_open_what_their_class_needs_and_in_no_other_way", || {
+        let file = READ | OFlags::NOFOLLOW;
+        let list = READ | OFlags::DIRECTORY;
+        let hold = READ | OFlags::PATH | OFlags::DIRECTORY;
+        let ask = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let (follow, root) = (READ | OFlags::NONBLOCK, OFlags::DIRECTORY | OFlags::CLOEXEC);
+        let ways = [file, list, hold, ask, follow, root, OFlags::CLOEXEC];
+        for class in Class::ALL {
+            let allowed: &[OFlags] = match class {
+                Class::Procfs => &[],
+                Class::Sysfs | Class::Devices => &[file, list, hold],
+                Class::Files | Class::Processes => &[file, list],
+                Class::Mounts => &[ask],
+            };
+            let seal = seal(&[ZYGOTE, &reader_syscalls(class)]);
+            for flags in ways {
+                let expected = if allowed.contains(&flags) { End::Exited(0) } else { REFUSED };
+                assert_eq!(opening(&seal, flags), expected, "{class:?}: {flags:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn nobody_opens_to_write() {
+    alone("nobody_opens_to_write", || {
+        let write = [
+            OFlags::WRONLY,
+            OFlags::RDWR,
+            OFlags::ACCMODE,
+            OFlags::CREATE,
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY,
+            OFlags::TRUNC,
+            OFlags::APPEND,
+            OFlags::TMPFILE | OFlags::RDWR,
+            OFlags::TMPFILE,
+        ];
+        let read = [
+            READ | OFlags::NOFOLLOW,
+            READ | OFlags::DIRECTORY,
+            OFlags::CLOEXEC,
+            OFlags::CLOEXEC | OFlags::PATH,
+        ];
+        for (process, _, seal) in processes() {
+            for flags in write.iter().flat_map(|write| read.map(|read| read | *write)) {
+                assert_eq!(opening(&seal, flags), REFUSED, "{process}: {flags:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_an_intruder_would_ask_for_kills_the_process() {
+    alone("what_an_intruder_would_ask_for_kills_the_process", || {
+        let path = c"/etc/passwd".as_ptr() as u64;
+        let cwd = libc::AT_FDCWD as u64;
+        let (read, write, exec) = (libc::PROT_READ as u64, libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
+        let (private, anonymous) = (libc::MAP_PRIVATE as u64, libc::MAP_ANONYMOUS as u64);
+        let nowhere = u64::from(u32::MAX);
+        let me = u64::from(std::process::id());
+        let fd = u64::MAX;
+        let file = File::open("/dev/null").unwrap();
+        let mmap = |prot, flags, fd| Call(numbers::mmap, [0, 4096, prot, flags, fd, 0]);
+        let of_all = [
+            ("open by another call", Call(libc::SYS_openat2, [cwd, path, 0, 0, 0, 0])),
+            ("a file's handle", Call(libc::SYS_open_by_handle_at, [cwd, path, 0, 0, 0, 0])),
+            ("another program", Call(libc::SYS_execve, [path, 0, 0, 0, 0, 0])),
+            ("a program by descriptor", Call(libc::SYS_execveat, [fd, path, 0, 0, 0, 0])),
+            ("a thread", Call(libc::SYS_clone3, [0, 0, 0, 0, 0, 0])),
+            ("a process in a namespace", Call(libc::SYS_clone, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0])),
+            ("a namespace", Call(libc::SYS_unshare, [libc::CLONE_NEWUSER as u64, 0, 0, 0, 0, 0])),
+            ("another's namespace", Call(libc::SYS_setns, [fd, 0, 0, 0, 0, 0])),
+            ("a mount", Call(libc::SYS_mount, [path, path, 0, 0, 0, 0])),
+            ("a signal", Call(libc::SYS_kill, [me, 0, 0, 0, 0, 0])),
+            ("a signal to a thread", Call(libc::SYS_tgkill, [me, me, 0, 0, 0, 0])),
+            ("a signal by descriptor", Call(libc::SYS_pidfd_send_signal, [fd, 0, 0, 0, 0, 0])),
+            ("another process' descriptors", Call(libc::SYS_pidfd_getfd, [fd, 0, 0, 0, 0, 0])),
+            ("another process' memory", Call(libc::SYS_process_vm_readv, [me, 0, 0, 0, 0, 0])),
+            ("tracing", Call(libc::SYS_ptrace, [libc::PTRACE_ATTACH as u64, me, 0, 0, 0, 0])),
+            ("a socket", Call(libc::SYS_socket, [1, 1, 0, 0, 0, 0])),
+            ("a pair of sockets", Call(libc::SYS_socketpair, [1, 1, 0, 0, 0, 0])),
+            ("a connection", Call(libc::SYS_connect, [fd, 0, 0, 0, 0, 0])),
+            ("a descriptor sent along", Call(libc::SYS_sendmsg, [fd, 0, 0, 0, 0, 0])),
+            ("ioctl", Call(libc::SYS_ioctl, [fd, 0, 0, 0, 0, 0])),
+            ("a larger pipe", Call(libc::SYS_fcntl, [fd, libc::F_SETPIPE_SZ as u64, 0, 0, 0, 0])),
+            ("a write to another descriptor", Call(libc::SYS_write, [2, 0, 0, 0, 0, 0])),
+            ("a write at a place", Call(libc::SYS_pwrite64, [1, 0, 0, 0, 0, 0])),
+            ("code in memory", mmap(read | exec, private | anonymous, nowhere)),
+            ("code in writable memory", mmap(read | write | exec, private | anonymous, nowhere)),
+            ("a file in memory", mmap(read, private, file.as_raw_fd() as u64)),
+            ("shared memory", mmap(read | write, libc::MAP_SHARED as u64 | anonymous, nowhere)),
+            ("memory made code", Call(libc::SYS_mprotect, [0, 0, read | exec, 0, 0, 0])),
+            (
+                "memory at another's place",
+                Call(libc::SYS_mremap, [fd, 0, 0, libc::MREMAP_FIXED as u64, 0, 0]),
+            ),
+            ("unlink", Call(libc::SYS_unlinkat, [cwd, path, 0, 0, 0, 0])),
+            ("rename", Call(libc::SYS_renameat2, [cwd, path, cwd, path, 0, 0])),
+            ("another root", Call(libc::SYS_chroot, [path, 0, 0, 0, 0, 0])),
+            ("a kernel's keyring", Call(libc::SYS_keyctl, [0, 0, 0, 0, 0, 0])),
+            ("a program in the kernel", Call(libc::SYS_bpf, [0, 0, 0, 0, 0, 0])),
+            ("io_uring", Call(libc::SYS_io_uring_setup, [1, 0, 0, 0, 0, 0])),
+        ];
+        // What a zygote does, and what a reader does before it is sealed.
+        let of_readers = [
+            ("another process", Call(libc::SYS_clone, [0x0120_0011, 0, 0, 0, 0, 0])),
+            ("a wait for a process", Call(libc::SYS_wait4, [fd, 0, libc::WNOHANG as u64, 0, 0, 0])),
+            ("a read of another descriptor", Call(libc::SYS_read, [3, 0, 0, 0, 0, 0])),
+            ("another's limits", Call(libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE.into(), 0, 0, 0, 0])),
+            ("an own process' descriptor", Call(libc::SYS_pidfd_open, [me, 0, 0, 0, 0, 0])),
+            ("another filter", Call(libc::SYS_seccomp, [1, 1, 0, 0, 0, 0])),
+            ("prctl", Call(libc::SYS_prctl, [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0])),
+            (
+                "a root",
+                Call(libc::SYS_openat, [cwd, path, (libc::O_DIRECTORY | libc::O_CLOEXEC) as u64, 0, 0, 0]),
+            ),
+            ("its own pipes anew", Call(libc::SYS_dup3, [fd, 0, 0, 0, 0, 0])),
+        ];
+        for (process, _, seal) in processes() {
+            for (what, call) in of_all {
+                assert_eq!(sealed(&seal, call), REFUSED, "{process}: {what}");
+            }
+            for (what, call) in of_readers.iter().filter(|_| process != "zygote") {
+                assert_eq!(sealed(&seal, *call), REFUSED, "{process}: {what}");
+            }
+        }
+        // What a class does, and others do not.
+        let link = Call(libc::SYS_readlinkat, [fd, path, 0, 0, 0, 0]);
+        let numbers = Call(libc::SYS_fstatfs, [fd, 0, 0, 0, 0, 0]);
+        let names = Call(libc::SYS_getdents64, [fd, 0, 0, 0, 0, 0]);
+        let itself = Call(libc::SYS_newfstatat, [fd, path, 0, libc::AT_SYMLINK_NOFOLLOW as u64, 0, 0]);
+        use Class::{Devices, Files, Mounts, Processes, Sysfs};
+        for (what, call, classes) in [
+            ("a link", link, &[Devices][..]),
+            ("a file system's numbers", numbers, &[Mounts]),
+            ("names in a directory", names, &[Sysfs, Devices, Files, Processes]),
+            ("a directory itself", itself, &[Processes]),
+        ] {
+            for class in Class::ALL {
+                let end = sealed(&seal(&[ZYGOTE, &reader_syscalls(class)]), call);
+                assert_eq!(survived(end), classes.contains(&class), "{class:?}: {what}: {end:?}");
+            }
+        }
+    });
+}
+
+/// A tree with every root, and a file in each.
+struct Tree(tempfile::TempDir);
+
+impl Tree {
+    fn new() -> Self {
+        let tree = Self(tempfile::tempdir().unwrap());
+        for file in
+            ["proc/1/stat", "sys/class/net/lo/mtu", "udev/b8:0", "root/file", "anchor/file", "elsewhere/mtu"]
+        {
+            fs::create_dir_all(tree.at(file).parent().unwrap()).unwrap();
+            fs::write(tree.at(file), file).unwrap();
+        }
+        fs::write(tree.at("os-release"), "ID=x\n").unwrap();
+        tree
+    }
+
+    fn at(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    fn arguments(&self) -> Arguments {
+        Arguments {
+            procfs: self.at("proc"),
+            sysfs: self.at("sys"),
+            rootfs: Some(self.at("root")),
+            udev: Some(self.at("udev")),
+            os_release: Some(self.at("os-release")),
+            anchors: vec![self.at("anchor")],
+            ..Arguments::default()
+        }
+    }
+}
+
+/// The newest Landlock ABI that the running kernel has; 0 without Landlock.
+fn landlock_abi() -> i64 {
+    const VERSION: u64 = 1;
+    // SAFETY: with this flag and no attributes the call only returns a number.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, VERSION) };
+    abi.max(0)
+}
+
+/// Runs `act` on a thread that Landlock holds to what the readers of a class open later; not at all where the kernel
+/// has no Landlock.
+fn confined(roots: &Roots, class: Class, act: impl FnOnce() + Send) {
+    let grants: Vec<Grant<'_>> =
+        roots.opened_later(class).map(|dir| Grant { dir, right: Right::Read }).into_iter().collect();
+    std::thread::scope(|scope| {
+        let confine = || {
+            let layer = restrict(&grants);
+            assert_eq!(layer.in_force, landlock_abi() > 0, "{}", layer.detail);
+            match layer.in_force {
+                true => act(),
+                false if std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some() => panic!("{}", layer.detail),
+                false => println!("skipped: {}", layer.detail),
+            }
+        };
+        scope.spawn(confine).join().unwrap();
+    });
+}
+
+fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path.as_ref(), flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[test]
+fn landlock_lets_the_readers_of_a_class_reach_its_root_and_no_other() {
+    let tree = Tree::new();
+    let files =
+        ["proc/1/stat", "sys/class/net/lo/mtu", "udev/b8:0", "root/file", "anchor/file", "os-release"];
+    for class in Class::ALL {
+        let mut roots = Roots::open(&tree.arguments()).unwrap();
+        roots.keep_for(class);
+        let granted: &[&str] = match class {
+            Class::Procfs | Class::Mounts => &[],
+            Class::Sysfs | Class::Devices => &["sys/class/net/lo/mtu"],
+            Class::Files => &["udev/b8:0"],
+            Class::Processes => &["proc/1/stat"],
+        };
+        confined(&roots, class, || {
+            let readable: Vec<&str> =
+                files.into_iter().filter(|file| open(tree.at(file), OFlags::RDONLY).is_ok()).collect();
+            assert_eq!(readable, granted, "{class:?}");
+            for file in granted {
+                assert_eq!(open(tree.at(file), OFlags::RDWR).err(), Some(Errno::ACCESS), "{class:?}: {file}");
+            }
+            for path in ["/", "/proc", "/sys", "/etc"] {
+                assert_eq!(
+                    open(path, OFlags::RDONLY | OFlags::DIRECTORY).err(),
+                    Some(Errno::ACCESS),
+                    "{path}"
+                );
+            }
+            assert_eq!(open("/proc/self/status", OFlags::RDONLY).err(), Some(Errno::ACCESS), "{class:?}");
+        });
+    }
+}
+
+#[test]
+fn a_reader_keeps_no_root_that_its_class_does_not_need() {
+    let tree = Tree::new();
+    for class in Class::ALL {
+        let mut roots = Roots::open(&tree.arguments()).unwrap();
+        roots.keep_for(class);
+        let kept =
+            [roots.procfs.is_some(), roots.sysfs.is_some(), roots.udev.is_some(), roots.rootfs.is_some()];
+        let expected = match class {
+            Class::Procfs | Class::Processes => [true, false, false, false],
+            Class::Sysfs => [false, true, false, false],
+            Class::Devices => [true, true, false, false],
+            Class::Files => [false, false, true, false],
+            Class::Mounts => [false, false, false, true],
+        };
+        assert_eq!((kept, roots.anchors.len()), (expected, usize::from(class == Class::Mounts)), "{class:?}");
+    }
+}
+
+#[test]
+fn a_link_out_of_sysfs_is_refused_under_the_readers_own_grants() {
+    let tree = Tree::new();
+    std::os::unix::fs::symlink(tree.at("elsewhere"), tree.at("sys/class/net/out")).unwrap();
+    let arguments = tree.arguments();
+    let roots = Roots::open(&arguments).unwrap();
+    let grants = Roots::open(&arguments).unwrap();
+    let view = View::find(&roots, Choice::Host).unwrap();
+    let memory = rustix::fs::memfd_create("answer", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    confined(&grants, Class::Devices, || {
+        let rows = TABLE.iter().filter(|row| row.class == Class::Devices);
+        let shared = Shared::new(SharedCells::new().unwrap(), 0);
+        let mut host = Host::open(rows, &arguments, roots, view, shared, 0);
+        let mut out = Output::new(memory.as_fd());
+        out.begin(Query::NetClass);
+        let read = host.read(Query::NetClass, &mut Scratch::default(), &mut out).unwrap();
+        assert_eq!(read, Some((Outcome::Ok, false)));
+        out.flush().unwrap();
+    });
+    let mut answer = Vec::new();
+    let mut memory = File::from(memory);
+    memory.rewind().unwrap();
+    memory.read_to_end(&mut answer).unwrap();
+    if landlock_abi() > 0 {
+        let has = |text: &[u8]| answer.windows(text.len()).any(|window| window == text);
+        assert!(has(b"sys/class/net/lo/mtu") && has(b"sys/class/net/out/mtu"));
+        assert!(!has(b"elsewhere/mtu"), "the file that the link leads to was read");
+    }
+}
