@@ -52,7 +52,8 @@ impl Shared {
     }
 
     fn all(&self, cell: Cell) -> impl Iterator<Item = (usize, u64)> {
-        let number = move |slot: usize| self.page.cells()[slot * CELLS_PER_SLOT + cell as usize].load(Relaxed);
+        let number =
+            move |slot: usize| self.page.cells()[slot * CELLS_PER_SLOT + cell as usize].load(Relaxed);
         (0..SLOTS_PER_CLASS).map(move |slot| (slot, number(slot)))
     }
 

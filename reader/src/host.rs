@@ -48,11 +48,15 @@ impl Roots {
                     true => ("a directory", "search"),
                     false => ("a file", "read"),
                 };
-                format!("{flag}={}: {errno}: give {what} that exists and that this uid may {may}", path.display())
+                format!(
+                    "{flag}={}: {errno}: give {what} that exists and that this uid may {may}",
+                    path.display()
+                )
             })
         };
-        let optional =
-            |flag, path: &Option<PathBuf>, flags| path.as_deref().map(|path| root(flag, path, flags)).transpose();
+        let optional = |flag, path: &Option<PathBuf>, flags| {
+            path.as_deref().map(|path| root(flag, path, flags)).transpose()
+        };
         let anchor = |path: &PathBuf| {
             let dir = root("--filesystem.anchor", path, ASK)?;
             Ok((path.as_os_str().as_bytes().to_vec(), dir))
@@ -165,8 +169,7 @@ impl Host {
         let left = descriptors().saturating_sub(RESERVED_DESCRIPTORS + fixed);
         let shared = Rc::new(shared);
         let files = Budget::files(&shared, cached_files.min(left));
-        let directories =
-            Budget::directories(&shared, CACHED_DIRECTORIES.min(left - cached_files.min(left)));
+        let directories = Budget::directories(&shared, CACHED_DIRECTORIES.min(left - cached_files.min(left)));
         let known = |(path, root): (&PathBuf, &Option<OwnedFd>)| {
             let stat = fstat(root.as_ref()?).ok()?;
             Some((path.clone(), stat.st_dev, stat.st_ino))
@@ -244,7 +247,9 @@ impl Host {
         let sources = self.rows.iter().flat_map(|row| row.sources.iter().zip(row.row.sources));
         sees_init(&self.roots) != self.sees_init
             || sources.filter(|(_, source)| source.root == Root::Proc).any(|(opened, source)| match opened {
-                Opened::Fixed { wild: true, .. } => source.pattern.split_once("/*").is_some_and(|(dir, _)| appeared(dir)),
+                Opened::Fixed { wild: true, .. } => {
+                    source.pattern.split_once("/*").is_some_and(|(dir, _)| appeared(dir))
+                }
                 Opened::Fixed { files, .. } => files.iter().any(|file| {
                     let absent = file.lost || file.opened.as_ref().is_err_and(|errno| gone(*errno));
                     absent && file.name.split_once('/').is_some_and(|(_, path)| appeared(path))
@@ -286,11 +291,14 @@ impl OpenRow {
 
 fn open_source(row: &Row, source: &Source, roots: &Roots) -> Opened {
     let name = |path: &str| format!("{}/{path}", source.root.name());
-    let fixed = |path: &str, opened| {
-        Opened::Fixed { files: vec![Fixed { name: name(path), opened, lost: false }], wild: false }
+    let fixed = |path: &str, opened| Opened::Fixed {
+        files: vec![Fixed { name: name(path), opened, lost: false }],
+        wild: false,
     };
     // Every pattern of the table is tested to parse, and procfs is given wherever one is opened of it.
-    let (Ok(pattern), Some(procfs)) = (Pattern::parse(source.pattern), roots.procfs.as_ref().map(AsFd::as_fd)) else {
+    let (Ok(pattern), Some(procfs)) =
+        (Pattern::parse(source.pattern), roots.procfs.as_ref().map(AsFd::as_fd))
+    else {
         return Opened::Fixed { files: Vec::new(), wild: false };
     };
     match source.root {

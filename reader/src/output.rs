@@ -69,7 +69,14 @@ pub struct Output<'fd> {
 impl<'fd> Output<'fd> {
     /// A writer to a pipe.
     pub fn new(pipe: BorrowedFd<'fd>) -> Self {
-        Self { pipe, buffer: Vec::new(), frame: None, query: Query::Unspecified, waited: Duration::ZERO, flushed: Instant::now() }
+        Self {
+            pipe,
+            buffer: Vec::new(),
+            frame: None,
+            query: Query::Unspecified,
+            waited: Duration::ZERO,
+            flushed: Instant::now(),
+        }
     }
 
     /// Begins the answer to a query.
@@ -132,7 +139,13 @@ impl<'fd> Output<'fd> {
 
     /// Adds how the query ended, and whether something was [`SKIPPED`]. With `more` to come it waits a moment for it: the
     /// broker is woken less often.
-    pub fn end(&mut self, outcome: Outcome, elapsed: Duration, skipped: bool, more: bool) -> Result<(), Gone> {
+    pub fn end(
+        &mut self,
+        outcome: Outcome,
+        elapsed: Duration,
+        skipped: bool,
+        more: bool,
+    ) -> Result<(), Gone> {
         let mut item = Vec::new();
         number(&mut item, 1, outcome as u64);
         number(&mut item, 2, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
