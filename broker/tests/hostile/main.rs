@@ -4,6 +4,9 @@
 //! `KEYHOLE_BINARIES=$PWD/target/release cargo test -p keyhole-broker --test hostile -- --ignored --nocapture`
 
 mod floods;
+#[path = "../../../tests/common/lacking.rs"]
+#[allow(dead_code, reason = "shared with the tests of all programs together")]
+mod lacking;
 #[path = "../serve/stage.rs"]
 #[allow(dead_code, reason = "shared with the tests of what is served")]
 mod stage;
@@ -15,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use floods::{FLOODS, Flood};
+use lacking::{PASS_RIGHTS, lacking};
 use stage::*;
 use watch::{Load, Neighbour, ask_without_end};
 use wire::Connection;
@@ -85,6 +89,21 @@ fn no_flood_costs_more_while_nobody_reads_the_log() {
     assert!(failures.is_empty(), "{failures:#?}");
     let full = rustix::io::ioctl_fionread(&unread).unwrap();
     assert!(full > room as u64 / 2, "the log is not full: {full} of {room}");
+}
+
+#[test]
+#[ignore = "bounds a release build: see the top of this file"]
+fn no_flood_costs_more_where_the_kernel_does_not_refuse_descriptors() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let mut flags = vec![format!("--allow-uid={ALLOWED}"), "--path.sysfs=/sys".to_owned()];
+    flags.extend(large_procfs(&stage));
+    let mut broker = stage.run(lacking(stage.command(&flags), &PASS_RIGHTS));
+    let failures = withstand(&mut broker, FLOODS);
+    println!("{:?}", broker.describe().counters.unwrap());
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 /// Floods a broker while others ask; returns what it did not withstand.
