@@ -13,7 +13,9 @@ marker='HOSTILE CODE FOR TESTS'
 has_marker() { grep --quiet --binary-files=text --fixed-strings "$marker" "$1"; }
 
 # What finds nothing anywhere would prove nothing.
-has_marker target/debug/hostile-broker || die "target/debug/hostile-broker does not hold '$marker': this check is blind"
+for program in hostile-broker hostile-reader; do
+    has_marker "target/debug/$program" || die "target/debug/$program does not hold '$marker': this check is blind"
+done
 for program in keyhole-broker keyhole-reader keyhole-exporter; do
     [ -f "$1/$program" ] || die "$1/$program is missing: cargo build --release -p $program"
     ! has_marker "$1/$program" || die "$1/$program holds '$marker': it was built with hostile-code-for-tests"
