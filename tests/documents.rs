@@ -291,7 +291,7 @@ with grpc.insecure_channel(\"unix:/run/keyhole/broker.sock\", options=options) a
             print(file.path, file.text)
 ```
 
-`grpc.health.v1.Health/Check` answers for the service `keyhole.v1.Broker` and for the empty name.
+`grpc.health.v1.Health/Check` answers for the service `keyhole.v1.Broker`, for the empty name, and for `keyhole.v1.Broker/CLASS` of each class of readers that is used.
 
 ## The queries
 ";

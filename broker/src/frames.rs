@@ -61,7 +61,7 @@ impl Frames {
         }))
     }
 
-    /// Where the next bytes go: to be called when [`Self::next`] gives none, which bounds it.
+    /// Where the next bytes go. To be called only after [`Self::next_frame`] returned none: that bounds the buffer.
     pub fn space(&mut self) -> &mut BytesMut {
         self.buffer.reserve(READ_BYTES);
         &mut self.buffer

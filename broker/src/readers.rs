@@ -676,7 +676,7 @@ impl Inner {
         deaths.retain(|death| now - *death < Duration::from_secs(60));
         deaths.push_back(now);
         if deaths.len() > self.options.deaths_per_minute {
-            // Readers share one layout of memory: whoever guesses it must not guess for ever.
+            // Readers share one layout of memory: this limits how fast an attacker can guess it.
             self.fail(format!(
                 "{} readers died within a minute, the last one of class {name}: {how}",
                 deaths.len()

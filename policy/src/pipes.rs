@@ -1,11 +1,11 @@
 //! What the broker and the programs of the privileged side write to each other's pipes.
 //!
-//! A request is one byte. An answer is a sequence of frames: a header of [`HEADER_BYTES`] and a payload that the
-//! broker does not look into, but for a hello.
+//! A request is one byte. An answer is a sequence of frames: a header of [`HEADER_BYTES`] and a payload. The broker
+//! never looks into a chunk.
 
 use crate::Class;
 
-/// The readers that one class may have: four that are stuck, and one that can still be asked or takes over.
+/// The readers that one class may have: stuck ones, one that can still be asked, and its replacement that starts.
 pub const SLOTS_PER_CLASS: usize = 5;
 
 /// All places for readers.
@@ -20,7 +20,7 @@ pub const END: u8 = 0;
 /// To a reader: look whether what was absent at the start has appeared, and report yourself.
 pub const CHECK: u8 = 255;
 
-/// Length of the payload (32 bits, little-endian), kind, query or slot, [`SKIPPED`] or 0, and a byte that is zero.
+/// Length of the payload (32 bits, little-endian), kind, the query of a chunk or 0, [`SKIPPED`] or 0, and a zero byte.
 pub const HEADER_BYTES: usize = 8;
 
 /// In the header of a last chunk: something was not asked, since another reader has not returned from it.
@@ -47,8 +47,8 @@ pub enum Kind {
     /// From a reader that was asked to check: one byte, 1 when a fresh reader would see more, and its own
     /// /proc/self/stat.
     Checked = 5,
-    /// From a zygote: the reader of a slot has ended. The payload is its generation and its wait status, of 32 bits
-    /// each, little-endian.
+    /// From a zygote: the reader of a slot has ended. The payload is its slot, its generation and its wait
+    /// status, of 32 bits each, little-endian.
     Ended = 6,
 }
 
@@ -61,7 +61,7 @@ impl Kind {
     }
 }
 
-/// The header of a frame. `about` is the number of a query or of a slot.
+/// The header of a frame. `about` is the number of a chunk's query, or 0.
 pub fn header(length: usize, kind: Kind, about: u8) -> [u8; HEADER_BYTES] {
     let [a, b, c, d] = (length as u32).to_le_bytes();
     [a, b, c, d, kind as u8, about, 0, 0]
