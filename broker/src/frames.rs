@@ -6,6 +6,9 @@ use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES, SKIPPED};
 /// How much is read from a pipe at a time.
 const READ_BYTES: usize = 32 << 10;
 
+/// Payloads below this are copied out of what was read.
+const SMALL_BYTES: usize = 4 << 10;
+
 /// A frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
@@ -53,12 +56,11 @@ impl Frames {
             return Ok(None);
         }
         self.buffer.advance(HEADER_BYTES);
-        Ok(Some(Frame {
-            kind,
-            about,
-            skipped: flags & SKIPPED != 0,
-            payload: self.buffer.split_to(payload).freeze(),
-        }))
+        let payload = self.buffer.split_to(payload);
+        // A small one does not keep all that was read with it.
+        let is_small = payload.len() < SMALL_BYTES;
+        let payload = if is_small { Bytes::copy_from_slice(&payload) } else { payload.freeze() };
+        Ok(Some(Frame { kind, about, skipped: flags & SKIPPED != 0, payload }))
     }
 
     /// Where the next bytes go. To be called only after [`Self::next_frame`] returned none: that bounds the buffer.

@@ -154,6 +154,14 @@ fn inode(dir: &rustix::fd::OwnedFd, name: impl rustix::path::Arg) -> rustix::io:
     Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
 }
 
+/// Connects without waiting for a place in the queue.
+fn connect(path: &Path) -> rustix::io::Result<()> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(socket, &SocketAddrUnix::new(path)?)
+}
+
 fn remove_stale(path: &Path) -> Result<(), SocketError> {
     let refused = |error| SocketError::refused(path, error);
     let metadata = match std::fs::symlink_metadata(path) {
@@ -164,14 +172,15 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     if !metadata.file_type().is_socket() {
         return Err(SocketError::NotASocket(path.display().to_string()));
     }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(SocketError::Occupied(path.display().to_string())),
+    match connect(path) {
+        // The queue of one that listens may be full.
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Err(SocketError::Occupied(path.display().to_string())),
         // Only a refusal says that nobody listens; anything else may be a live broker.
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+        Err(rustix::io::Errno::CONNREFUSED) => {
             tracing::info!(path = %path.display(), "replacing a socket that nobody listens on");
             std::fs::remove_file(path).map_err(refused)
         }
-        Err(error) => Err(refused(error)),
+        Err(errno) => Err(refused(errno.into())),
     }
 }
 

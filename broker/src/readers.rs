@@ -96,6 +96,8 @@ struct Reader {
     /// How long it has been waited for the first of them.
     waited: Duration,
     checked: Option<Instant>,
+    /// It was asked for an account of itself, which comes before anything else.
+    check_pending: bool,
 }
 
 /// What is reported of a class.
@@ -105,7 +107,7 @@ pub struct Status {
     pub hello: Option<Hello>,
     /// Whether there is a reader that can be asked.
     pub available: bool,
-    /// Readers that have not returned from the kernel.
+    /// Readers that have not returned from the kernel, and those that wrote what is no answer and have not ended.
     pub stuck: usize,
     /// The queries that skip what these are stuck in.
     pub skipping: Vec<Query>,
@@ -181,6 +183,8 @@ impl Readers {
             if let Err(why) = readers.0.ready(class, &mut reading, START_TIMEOUT).await {
                 return Err(zygote::StartError::Failed(why));
             }
+            // Its first account of itself, for the first Describe.
+            readers.0.check(class, &mut reading).await;
         }
         Ok(readers)
     }
@@ -309,7 +313,7 @@ impl Inner {
         if matches!(event, Event::TimedOut) && since.elapsed() < START_TIMEOUT {
             return Ok(());
         }
-        let Some((mut slot, _)) = reading.starting.take() else { return Ok(()) };
+        let Some((slot, _)) = reading.starting.take() else { return Ok(()) };
         let name = class.class.name();
         match event {
             Event::Frame(Frame { kind: Kind::Hello, payload, .. }) => {
@@ -319,9 +323,14 @@ impl Inner {
                             self.retire(class, old.slot, Retired::Replaced);
                         }
                         self.welcome(class, hello);
-                        let checked = None;
-                        reading.active =
-                            Some(Reader { slot, asked: VecDeque::new(), waited: Duration::ZERO, checked });
+                        let (checked, check_pending) = (None, false);
+                        reading.active = Some(Reader {
+                            slot,
+                            asked: VecDeque::new(),
+                            waited: Duration::ZERO,
+                            checked,
+                            check_pending,
+                        });
                         Ok(())
                     }
                     None => {
@@ -332,11 +341,7 @@ impl Inner {
             }
             Event::Frame(Frame { kind: Kind::Failed, payload, .. }) => {
                 let why = zygote::one_line(&payload);
-                if let Event::Ended(status) = next(&mut slot, READ_TIMEOUT).await {
-                    self.count_death(class, slot, status);
-                } else {
-                    self.retire(class, slot, Retired::Malformed);
-                }
+                self.retire(class, slot, Retired::Replaced);
                 Err(why)
             }
             Event::TimedOut => {
@@ -433,14 +438,15 @@ impl Inner {
     async fn check(self: &Arc<Self>, class: &ReaderClass, reading: &mut Reading) {
         let interval = CHECK_INTERVAL.min(self.options.reopen_interval);
         let Some(reader) = &mut reading.active else { return };
-        if reader.checked.is_some_and(|checked| checked.elapsed() < interval) {
-            return;
+        if !reader.check_pending {
+            if reader.checked.is_some_and(|checked| checked.elapsed() < interval) || !reader.send(&[CHECK]) {
+                return;
+            }
+            (reader.checked, reader.check_pending) = (Some(Instant::now()), true);
         }
-        reader.checked = Some(Instant::now());
-        if !reader.send(&[CHECK]) {
-            return;
-        }
-        match next(&mut reader.slot, READ_TIMEOUT).await {
+        let event = next(&mut reader.slot, READ_TIMEOUT).await;
+        reader.check_pending = false;
+        match event {
             Event::Frame(Frame { kind: Kind::Checked, mut payload, .. }) if !payload.is_empty() => {
                 let changed = payload.split_to(1)[0] != 0;
                 // Its own account is short; more is not kept.
@@ -620,7 +626,7 @@ impl Inner {
 
     /// Asks a reader to end once it comes to it, and takes its slot back when it has.
     fn retire(self: &Arc<Self>, class: &ReaderClass, mut slot: Slot, why: Retired) {
-        if why == Retired::Stuck {
+        if why != Retired::Replaced {
             lock(&class.status).stuck += 1;
         }
         // Never by closing its pipe, which is the next reader's too.
@@ -629,7 +635,7 @@ impl Inner {
         tokio::spawn(async move {
             let status = drain(&mut slot, why).await;
             let Some(class) = inner.classes.get(number) else { return };
-            if why == Retired::Stuck {
+            if why != Retired::Replaced {
                 let mut status = lock(&class.status);
                 status.stuck -= 1;
                 if status.stuck == 0 {
@@ -687,7 +693,12 @@ impl Inner {
     fn free(&self, class: &ReaderClass, mut slot: Slot) {
         // It has ended: what it wrote is all there, and no other has begun.
         slot.frames.clear();
-        while let Ok(1..) = slot.answers.try_read_buf(slot.frames.space()) {
+        // More than a pipe holds.
+        const READS: usize = 64;
+        for _ in 0..READS {
+            if !matches!(slot.answers.try_read_buf(slot.frames.space()), Ok(1..)) {
+                break;
+            }
             slot.frames.clear();
         }
         lock(&class.free).push(slot);
@@ -749,22 +760,16 @@ async fn next(slot: &mut Slot, patience: Duration) -> Event {
     }
 }
 
-/// Waits until a reader that is not asked any more has ended; its wait status. What it writes is dropped, but for one
-/// that writes what it likes: its pipe fills up, and then it waits.
+/// Waits until a reader that is not asked any more has ended; its wait status. What it writes is dropped.
 async fn drain(slot: &mut Slot, why: Retired) -> i32 {
-    const PAUSE: Duration = Duration::from_millis(1);
+    // However fast it writes, others are served; one that writes what it likes least of all.
+    let pause = Duration::from_millis(if why == Retired::Malformed { 50 } else { 1 });
     loop {
         let generation = slot.generation;
         if let (ended, status) = *slot.ended.borrow_and_update()
             && ended == generation
         {
             return status;
-        }
-        if why == Retired::Malformed {
-            if slot.ended.changed().await.is_err() {
-                return 0;
-            }
-            continue;
         }
         let (answers, ended) = (&slot.answers, &mut slot.ended);
         tokio::select! {
@@ -773,8 +778,9 @@ async fn drain(slot: &mut Slot, why: Retired) -> i32 {
                 if readable.is_err() || matches!(slot.answers.try_read_buf(slot.frames.space()), Ok(0)) {
                     return 0;
                 }
-                // However fast it writes, others are served.
-                tokio::time::sleep(PAUSE).await;
+                // A zygote that followed its order late has dropped the request to end.
+                let _ = slot.requests.try_write(&[END]);
+                tokio::time::sleep(pause).await;
             }
             changed = ended.changed() => {
                 if changed.is_err() {

@@ -205,8 +205,12 @@ impl Ground {
     }
 }
 
+fn signal(pid: i32, signal: Signal) {
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+}
+
 fn kill(pid: i32) {
-    let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    signal(pid, Signal::KILL);
 }
 
 #[tokio::test]
@@ -325,6 +329,46 @@ async fn a_read_that_is_cancelled_leaves_nothing_in_the_next_answer() {
 }
 
 #[tokio::test]
+async fn a_read_that_is_cancelled_while_a_reader_is_checked_costs_no_reader() {
+    let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/meminfo", "2")]);
+    let ground = tree.readers_with(Duration::from_millis(1), tree.arguments()).await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let pids = ground.readers();
+        pids.iter().for_each(|pid| signal(*pid, Signal::STOP));
+        let answer = Answer::default();
+        let cancelled = tokio::time::timeout(
+            Duration::from_millis(50),
+            ground.readers.read(&[Query::Loadavg, Query::Cpu], &answer),
+        );
+        assert!(cancelled.await.is_err(), "a stopped reader does not answer");
+        pids.iter().for_each(|pid| signal(*pid, Signal::CONT));
+        let next = ground.ask(&[Query::Meminfo, Query::Loadavg]).await;
+        assert_eq!((next.text(Query::Meminfo), next.text(Query::Loadavg)), ("2".into(), "1".into()));
+    }
+    let status = ground.status(Class::Procfs);
+    assert_eq!((status.replacements, status.stuck), (0, 0));
+}
+
+#[tokio::test]
+async fn an_order_that_a_zygote_follows_too_late_leaves_no_reader_behind() {
+    let tree = Tree::with(&[("proc/loadavg", "1")]);
+    let ground = tree.readers().await;
+    ground.ask(&[Query::Loadavg]).await;
+    let before = ground.readers().len();
+    let stat = String::from_utf8(ground.status(Class::Procfs).stat.to_vec()).unwrap();
+    let procfs: i32 = stat.split(' ').next().unwrap().parse().unwrap();
+    signal(ground.zygote, Signal::STOP);
+    kill(procfs);
+    let late = ground.ask(&[Query::Loadavg]).await;
+    assert!(matches!(late.outcome(Query::Loadavg), Outcome::Stuck | Outcome::TimedOut), "{late:?}");
+    signal(ground.zygote, Signal::CONT);
+    soon("readers that were ordered to end", || ground.status(Class::Procfs).stuck == 0).await;
+    assert_eq!(ground.ask(&[Query::Loadavg]).await.text(Query::Loadavg), "1");
+    soon("no reader too many", || ground.readers().len() == before).await;
+}
+
+#[tokio::test]
 async fn a_slow_client_is_waited_for_and_never_buffered_for() {
     let long = "x".repeat(3 << 20);
     let tree = Tree::with(&[("proc/diskstats", &long), ("proc/cpuinfo", &long)]);
@@ -385,7 +429,8 @@ async fn no_byte_of_a_killed_reader_is_in_a_later_answer() {
         // A reader that is ready, of whose predecessor there may be something left.
         let ready = ground.ask(&[Query::Loadavg, Query::Stat]).await;
         for query in [Query::Loadavg, Query::Stat] {
-            assert!(ready.text(query) == text_of(query), "{query:?} after {kills} kills");
+            let outcome = ready.outcome(query);
+            assert!(ready.text(query) == text_of(query), "{query:?}: {outcome:?} after {kills} kills");
         }
         let kill_all = async {
             tokio::time::sleep(moment).await;

@@ -13,10 +13,21 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
+/// Why there is no child, or none whose end is seen.
+#[derive(Debug, thiserror::Error)]
+pub enum ForkError {
+    /// There is no child.
+    #[error("fork: {0}")]
+    Fork(io::Error),
+    /// There is one, and nothing says when it ends.
+    #[error("pidfd_open: {0}")]
+    Watch(io::Error),
+}
+
 /// Forks; `child` is all that the new process does before it ends.
 ///
 /// Only for a program that never starts a thread: another one could hold a lock that the child then waits for.
-pub fn fork(child: impl FnOnce()) -> io::Result<Child> {
+pub fn fork(child: impl FnOnce()) -> Result<Child, ForkError> {
     // SAFETY: fork takes no pointers. The program has one thread, so every lock and every invariant that the
     // child inherits is as it would be without the fork.
     let pid = unsafe { libc::fork() };
@@ -25,8 +36,11 @@ pub fn fork(child: impl FnOnce()) -> io::Result<Child> {
             child();
             exit(0)
         }
-        Some(_) if pid < 0 => Err(io::Error::last_os_error()),
-        Some(pid) => Ok(Child { pid, pidfd: pidfd_open(pid, PidfdFlags::empty())? }),
+        Some(_) if pid < 0 => Err(ForkError::Fork(io::Error::last_os_error())),
+        Some(pid) => match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Child { pid, pidfd }),
+            Err(errno) => Err(ForkError::Watch(errno.into())),
+        },
     }
 }
 
@@ -40,11 +54,21 @@ impl Child {
 /// Ignores, here and in every child, the signals by which others end a process and it could do something about it: these
 /// processes end when the one does that started them.
 pub fn ignore_signals() {
+    expect_children();
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGALRM, libc::SIGUSR1, libc::SIGUSR2] {
         // SAFETY: signal with SIG_IGN installs no code of this program.
         unsafe {
             libc::signal(signal, libc::SIG_IGN);
         }
+    }
+}
+
+/// Has the kernel keep how children ended until they are waited for: a parent may have asked for the opposite, and
+/// that is inherited.
+pub fn expect_children() {
+    // SAFETY: signal with SIG_DFL installs no code of this program.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
     }
 }
 

@@ -20,6 +20,9 @@ pub const LISTING_LIMIT: usize = 65_536;
 /// The most names taken of all directories in one read.
 pub const NAMES_LIMIT: usize = 4 * LISTING_LIMIT;
 
+/// The longest path that a system call takes: PATH_MAX.
+const PATH_BYTES: usize = 4096;
+
 /// With so many readers stuck in mounts no other is risked: the one that is left reads what cannot hang.
 const HUNG_MOUNTS: usize = SLOTS_PER_CLASS - 2;
 
@@ -60,6 +63,7 @@ impl Counters {
         match self {
             Self { truncated: true, .. } => Outcome::Truncated,
             Self { read: true, .. } => Outcome::Ok,
+            Self { skipped: true, .. } => Outcome::Stuck,
             Self { denied: true, .. } => Outcome::Denied,
             _ => Outcome::Absent,
         }
@@ -370,6 +374,10 @@ impl Read<'_, '_> {
             if truncated { text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0) } else { text.len() };
         self.counters.truncated |= truncated;
         let mut mounts = mounts(&text[..end]);
+        let all = mounts.len();
+        // No call takes a longer path, and no chunk has room for any.
+        mounts.retain(|mount| mount.point.len() <= PATH_BYTES);
+        self.counters.truncated |= mounts.len() < all;
         mounts.sort_by_key(Mount::may_hang);
         let hung: Vec<Mount> =
             mounts.iter().filter(|mount| self.hung.contains(&hash(&mount.point))).cloned().collect();
@@ -579,6 +587,7 @@ pub fn names(dir: BorrowedFd<'_>) -> Result<(Vec<Entry>, bool), Errno> {
         let entry = entry?;
         let name = entry.file_name().to_bytes().to_vec();
         if names.len() >= LISTING_LIMIT {
+            names.sort_unstable();
             return Ok((names, true));
         }
         if name != b"." && name != b".." {

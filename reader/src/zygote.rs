@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use keyhole_os::fork::{self, Child};
+use keyhole_os::fork::{self, Child, ForkError};
 use keyhole_os::shared::SharedCells;
 use keyhole_os::{Layer, ThreadStatus};
 use keyhole_policy::Class;
@@ -113,7 +113,12 @@ impl Zygote {
 
     fn report_ends(&mut self, out: &mut Output<'_>) -> Result<(), Gone> {
         for (number, slot) in self.slots.iter_mut().enumerate() {
-            let Some(Ok(Some(status))) = slot.child.as_ref().map(Child::status) else { continue };
+            let status = match slot.child.as_ref().map(Child::status) {
+                None | Some(Ok(None)) => continue,
+                Some(Ok(Some(status))) => status,
+                // It is gone, and nobody knows how.
+                Some(Err(_)) => FAILED,
+            };
             slot.child = None;
             Shared::clear(&self.pages[number / SLOTS_PER_CLASS], number % SLOTS_PER_CLASS);
             report_end(number, slot.generation, status, out)?;
@@ -129,14 +134,17 @@ impl Zygote {
         }
         slot.generation += 1;
         let place = Place { class, slot: number, generation: slot.generation };
+        // What the last reader was asked and has not read. The broker may have written it after that reader's end.
         empty(slot.requests.as_fd());
         match fork::fork(|| self.become_reader(place)) {
             Ok(child) => {
                 self.slots[number].child = Some(child);
                 Ok(())
             }
+            // It runs, and nobody would see its end: all ends with this process.
+            Err(ForkError::Watch(_)) => Err(Gone),
             // As if it had started and failed.
-            Err(_) => report_end(number, place.generation, FAILED, out),
+            Err(ForkError::Fork(_)) => report_end(number, place.generation, FAILED, out),
         }
     }
 

@@ -171,3 +171,40 @@ fn a_start_without_a_fitting_reader_says_what_to_do_and_leaves_no_socket() {
     }
     assert!(fs::symlink_metadata(stage.socket()).is_err());
 }
+
+#[test]
+fn readers_of_a_broker_whose_parent_ignores_its_children_are_waited_for() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let mut command = stage.command(&["--log.level=info"]);
+    // SAFETY: the child changes how it treats one signal, which is inherited.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+            libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+            Ok(())
+        });
+    }
+    let broker = stage.run(command);
+    let processes = broker.processes();
+    kill(*processes.last().unwrap());
+    soon("a death", || log(&stage).contains("killed by signal 9").then_some(()));
+    let answers = broker.read(&[Query::Loadavg, Query::Cpu, Query::NetClass]);
+    assert!(answers.iter().all(|answer| answer.outcome == Outcome::Ok), "{answers:?}");
+}
+
+#[test]
+fn a_socket_whose_queue_is_full_is_occupied_and_holds_up_no_start() {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, listen, socket};
+    let stage = Stage::new();
+    let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    let address = SocketAddrUnix::new(stage.socket()).unwrap();
+    bind(&listener, &address).unwrap();
+    listen(&listener, 0).unwrap();
+    fs::set_permissions(stage.socket(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let waiting = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    connect(&waiting, &address).unwrap();
+    let line = refusal(&mut stage.command(&["--log.level=error"]));
+    assert!(line.contains("another broker is listening there"), "{line}");
+}
