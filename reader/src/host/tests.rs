@@ -866,6 +866,17 @@ fn a_mountinfo_past_its_limit_says_that_mounts_are_missing() {
 }
 
 #[test]
+fn a_mount_point_longer_than_any_path_is_left_out_and_it_says_so() {
+    // A parent of the mount that is renamed can make it so.
+    let long = "/long".repeat(20_000);
+    let text = format!("1 0 8:1 / / rw\n2 1 0:9 / {long} rw\n3 1 0:10 / /gone rw\n");
+    let tree = Tree::with(&[("proc/1/mountinfo", &text), ("root/x", "")]);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let answer = read(&mut host, Query::RootFileSystems);
+    assert_eq!((answer.outcome, answer.file_systems.len()), (Outcome::Truncated, 2));
+}
+
+#[test]
 fn more_mounts_than_a_row_takes_are_cut_and_it_says_so() {
     let limit = keyhole_policy::row(Query::RootFileSystems).unwrap().entries;
     let lines: String = (0..=limit).map(|n| format!("1 0 8:1 / /m{n} rw\n")).collect();
