@@ -24,7 +24,7 @@ use crate::self_metrics::VERSION;
 
 const STYLE: &str = include_str!("page.css");
 /// Nothing but this style, by its hash, and the icon that the page itself holds.
-const POLICY: &str = "default-src 'none'; style-src 'sha256-hNohCvju3l02NfvZcI6qU9L2IYU6WnMmuMDChkXzf0w='; img-src data:; base-uri 'none'; \
+const POLICY: &str = "default-src 'none'; style-src 'sha256-D5RwYWd06rZqYMmXBV8+fA4Ad2KkUBRMhEA18UbuiGY='; img-src data:; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
 const ICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'%3E\
                     %3Crect width='32' height='32' rx='8' fill='%230d6b66'/%3E\
