@@ -1,6 +1,6 @@
 //! `keyhole-broker probe`: asks a running broker for its health over its socket, for an exec probe.
 //!
-//! It runs wherever the broker does, with all that the broker is given, and whoever answers at the socket decides what
+//! It runs wherever the broker does, with all that the broker is given, and the peer that answers decides what
 //! it reads: so it connects, asks, seals itself, and only then reads. The connection takes the place of standard input,
 //! which makes its descriptor a number that the table of system calls can hold reads to.
 
@@ -156,7 +156,7 @@ fn in_force(layer: Layer) -> Result<(), ProbeError> {
     if layer.in_force { Ok(()) } else { Err(ProbeError::Unsealed(layer.name, layer.detail)) }
 }
 
-/// Reads frames until the request is answered. Memory is taken for a frame at most, whoever sends them.
+/// Reads frames until the request is answered. Memory is taken for one frame at most.
 fn read_answer(stream: impl AsFd, deadline: Instant) -> Result<(), ProbeError> {
     let mut payload = [0; FRAME_BYTES];
     let mut answer = Vec::with_capacity(ANSWER_BYTES);

@@ -305,11 +305,11 @@ impl Inner {
         self: &Arc<Self>,
         class: &ReaderClass,
         reading: &mut Reading,
-        patience: Duration,
+        limit: Duration,
     ) -> Result<(), String> {
         let Some((slot, since)) = &mut reading.starting else { return Ok(()) };
         let left = START_TIMEOUT.saturating_sub(since.elapsed());
-        let event = next(slot, left.min(patience)).await;
+        let event = next(slot, left.min(limit)).await;
         if matches!(event, Event::TimedOut) && since.elapsed() < START_TIMEOUT {
             return Ok(());
         }
@@ -428,8 +428,8 @@ impl Inner {
     }
 
     /// The same as [`Self::ready`] once the broker serves: the next read tries again.
-    async fn welcome_next(self: &Arc<Self>, class: &ReaderClass, reading: &mut Reading, patience: Duration) {
-        if let Err(why) = self.ready(class, reading, patience).await {
+    async fn welcome_next(self: &Arc<Self>, class: &ReaderClass, reading: &mut Reading, limit: Duration) {
+        if let Err(why) = self.ready(class, reading, limit).await {
             tracing::error!(reader = class.class.name(), why, "a reader could not start");
         }
     }
@@ -727,7 +727,7 @@ impl Reader {
 }
 
 /// What a slot's reader writes next, for a while at most. Nothing is lost when this is cancelled.
-async fn next(slot: &mut Slot, patience: Duration) -> Event {
+async fn next(slot: &mut Slot, limit: Duration) -> Event {
     loop {
         match slot.frames.next_frame() {
             Ok(Some(frame)) => return Event::Frame(frame),
@@ -754,7 +754,7 @@ async fn next(slot: &mut Slot, patience: Duration) -> Event {
                 _ = ended.changed() => {}
             }
         };
-        if timeout(patience, more).await.is_err() {
+        if timeout(limit, more).await.is_err() {
             return Event::TimedOut;
         }
     }

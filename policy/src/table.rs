@@ -97,11 +97,6 @@ impl Class {
             Mounts => "mounts",
         }
     }
-
-    /// Whether a read of this class may sleep for as long as something outside of the kernel takes.
-    pub fn may_hang(self) -> bool {
-        matches!(self, Devices | Files | Mounts)
-    }
 }
 
 /// A pattern below a root.
