@@ -3,11 +3,9 @@
 //! The channel connects when it is first used and again after a broker's restart, by itself.
 
 use std::error::Error as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use keyhole_proto::v1::{self, Outcome, Query, broker_client};
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -32,8 +30,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 pub struct BrokerClient {
     socket: String,
     client: broker_client::BrokerClient<Channel>,
-    /// Reads wait for each other in order, as the broker has them wait: whoever asks most is not served first.
-    turn: Arc<Mutex<()>>,
 }
 
 /// Why a call gave nothing.
@@ -85,7 +81,7 @@ impl BrokerClient {
             .http2_max_header_list_size(8 << 10);
         let client = broker_client::BrokerClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MESSAGE_BYTES);
-        Ok(Self { socket: path.to_owned(), client, turn: Arc::default() })
+        Ok(Self { socket: path.to_owned(), client })
     }
 
     /// The socket's path.
@@ -106,7 +102,6 @@ impl BrokerClient {
         deadline: Instant,
         tell: &mut (dyn FnMut(Query) + Send),
     ) -> Result<Snapshot, BrokerError> {
-        let _turn = timeout_at(deadline, self.turn.lock()).await.map_err(|_| BrokerError::Deadline)?;
         let mut attempt = 0;
         loop {
             let mut answer = Answer::new(queries);

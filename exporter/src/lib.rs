@@ -19,6 +19,7 @@ pub mod self_metrics;
 pub mod snapshot;
 pub mod text;
 pub mod text_files;
+pub mod unread;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

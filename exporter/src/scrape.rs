@@ -1,15 +1,16 @@
 //! One scrape: one read of the broker for all collectors, their samples, and the exporter's own metrics, rendered.
 //!
 //! Scrapes of the same collectors that come while one is under way share it, so that any number of clients costs the
-//! host one read.
+//! host one read. Selections of collectors have a few reads of their own a second; beyond those they are answered from
+//! one read of everything, which is at most a second old (`docs/adr/0008-who-waits-for-whom.md`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keyhole_proto::v1::{DescribeResponse, Query};
-use tokio::sync::watch;
+use keyhole_proto::v1::{DescribeResponse, Outcome, Query};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::broker_client::{BrokerClient, BrokerError};
@@ -17,6 +18,7 @@ use crate::cli::flags::NOT_OFFERED;
 use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
 use crate::exposition::Exposition;
 use crate::history::History;
+use crate::http::{Bucket, Client, Paced, RateLimit};
 use crate::lock;
 use crate::options::Options;
 use crate::own::OwnSource;
@@ -24,6 +26,7 @@ use crate::protobuf;
 use crate::sandbox::Layer;
 use crate::self_metrics::{self, broker, handler::Handler, process::Process};
 use crate::snapshot::Snapshot;
+use crate::unread::Unread;
 
 /// How long what the broker said of itself is taken as true.
 const DESCRIPTION_AGE: Duration = Duration::from_secs(15);
@@ -33,6 +36,21 @@ const TELL_AGAIN: Duration = Duration::from_secs(600);
 const FAILURE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the broker may take to say it.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Who has less time than this shares whatever scrape is under way.
+const HURRY: Duration = Duration::from_secs(1);
+/// How much time a scrape under way must have left for another to share it.
+const LEFT: Duration = Duration::from_millis(500);
+/// How much later one who got a scrape that was cut short must be due for another to be worth it.
+const WORTH_ANOTHER: Duration = Duration::from_millis(500);
+/// Reads for selections of collectors alone.
+const OWN_READS: RateLimit = RateLimit { interval: Duration::from_millis(200), burst: 5 };
+/// How old the read may be that other selections are answered from.
+const KEPT_FOR: Duration = Duration::from_secs(1);
+/// How long a read is kept after the last selection that would have been answered from it.
+const WANTED_FOR: Duration = Duration::from_secs(2);
+/// The largest read that is kept.
+const KEPT_BYTES: u64 = 16 << 20;
 
 /// Makes scrapes.
 #[derive(Debug)]
@@ -47,7 +65,17 @@ pub struct Scraper {
     pub handler: Handler,
     /// What the last scrapes cost.
     pub history: History,
-    running: Mutex<HashMap<Selection, watch::Receiver<Option<Shared>>>>,
+    running: Mutex<HashMap<Selection, Running>>,
+    /// Reads wait for each other in order, as the broker has them wait: whoever asks most is not served first.
+    turn: AsyncMutex<()>,
+    /// Held by the one read of a selection whose answer is not rendered yet.
+    own_read: Semaphore,
+    own_reads: Mutex<Bucket>,
+    kept: Mutex<Kept>,
+    /// What is done for selections of collectors and of families.
+    pub selections: Paced,
+    /// Pages that are not taken yet.
+    pub unread: Unread,
     description: Mutex<Description>,
     /// What each collector last failed with, so that the log tells changes and not every scrape.
     failures: Mutex<HashMap<&'static str, String>>,
@@ -83,6 +111,28 @@ impl Outage {
     }
 }
 
+/// A scrape under way.
+#[derive(Debug, Clone)]
+struct Running {
+    scrape: watch::Receiver<Option<Shared>>,
+    /// When it ends with what has come.
+    ends: Instant,
+}
+
+/// What a scrape is made of.
+#[derive(Debug, Clone)]
+struct Gathered {
+    snapshot: Arc<Snapshot>,
+    description: Option<Arc<DescribeResponse>>,
+}
+
+/// The last read for all collectors, as long as selections are to be answered from it.
+#[derive(Debug, Default)]
+struct Kept {
+    wanted: Option<Instant>,
+    read: Option<(Instant, Gathered)>,
+}
+
 /// When the log last told of a collector.
 #[derive(Debug, Default)]
 struct Told(Mutex<HashMap<&'static str, Instant>>);
@@ -92,11 +142,30 @@ struct Told(Mutex<HashMap<&'static str, Instant>>);
 pub struct Selection(Vec<usize>);
 
 /// A finished scrape, shared by all who asked for it.
-pub type Shared = Arc<Result<Scrape, BrokerError>>;
+pub type Shared = Arc<Result<Scrape, ScrapeError>>;
+
+/// Why a scrape gives nothing.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum ScrapeError {
+    /// The broker gave nothing.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// Too many clients want something of their own.
+    #[error(
+        "too many requests for selections of collectors at once; try again later, or ask for all collectors, which any number of clients can share"
+    )]
+    Busy,
+    /// Clients do not take what they have asked for.
+    #[error("too many answers are not taken by those who asked for them; try again later")]
+    Unread,
+}
 
 /// A finished scrape.
 #[derive(Debug)]
 pub struct Scrape {
+    unread: Unread,
+    /// Whether a query did not end in time.
+    is_cut_short: bool,
     exposition: Exposition,
     text: Encoded,
     protobuf: Encoded,
@@ -169,6 +238,12 @@ impl Scraper {
             handler: Handler::new()?,
             history: History::default(),
             running: Mutex::default(),
+            turn: AsyncMutex::default(),
+            own_read: Semaphore::new(1),
+            own_reads: Mutex::new(Bucket::new(OWN_READS, Instant::now())),
+            kept: Mutex::default(),
+            selections: Paced::default(),
+            unread: Unread::default(),
             description: Mutex::default(),
             failures: Mutex::default(),
             limits_told: Told::default(),
@@ -223,53 +298,180 @@ impl Scraper {
         self.broker.socket()
     }
 
+    /// Whether a selection is of all collectors.
+    pub fn is_whole(&self, selection: &Selection) -> bool {
+        selection.0.len() == self.enabled.len()
+    }
+
+    fn whole(&self) -> Selection {
+        Selection((0..self.enabled.len()).collect())
+    }
+
     /// A scrape of `selection`: one that is under way, or a new one. Ends by `deadline`.
-    pub async fn scrape(self: &Arc<Self>, selection: Selection, deadline: Instant) -> Shared {
-        let mut shared = self.join_or_start(selection, deadline);
-        // A scrape has its own deadline; a little more lets its partial answer through.
-        let finished =
-            timeout_at(deadline + Duration::from_millis(100), shared.wait_for(Option::is_some)).await;
-        match finished {
-            Ok(Ok(scrape)) => scrape.clone(),
-            _ => None,
+    pub async fn scrape(self: &Arc<Self>, client: Client, selection: Selection, deadline: Instant) -> Shared {
+        let mut needed = needed(deadline);
+        loop {
+            let running = match self.running(&selection, needed) {
+                Some(running) => running,
+                None => match self.start(client, &selection, deadline).await {
+                    Ok(running) => running,
+                    Err(error) => return Arc::new(Err(error)),
+                },
+            };
+            let ends = running.ends;
+            let shared = finished(running, deadline).await;
+            let is_cut_short = match shared.as_ref() {
+                Ok(scrape) => scrape.is_cut_short,
+                Err(error) => *error == BrokerError::Deadline.into(),
+            };
+            // Whoever began it had less time.
+            if !is_cut_short || ends + WORTH_ANOTHER > deadline || Instant::now() + WORTH_ANOTHER > deadline {
+                return shared;
+            }
+            needed = deadline;
         }
-        .unwrap_or_else(|| Arc::new(Err(BrokerError::Deadline)))
     }
 
-    /// Whether a scrape of `selection` is under way.
-    pub fn is_running(&self, selection: &Selection) -> bool {
-        lock(&self.running).contains_key(selection)
+    /// The scrape of `selection` that is under way, if it goes on until `needed`.
+    fn running(&self, selection: &Selection, needed: Instant) -> Option<Running> {
+        lock(&self.running).get(selection).filter(|running| running.ends >= needed).cloned()
     }
 
-    fn join_or_start(
+    async fn start(
         self: &Arc<Self>,
-        selection: Selection,
+        client: Client,
+        selection: &Selection,
         deadline: Instant,
-    ) -> watch::Receiver<Option<Shared>> {
-        let mut running = lock(&self.running);
-        if let Some(scrape) = running.get(&selection) {
-            return scrape.clone();
+    ) -> Result<Running, ScrapeError> {
+        if self.is_whole(selection) {
+            return Ok(self.spawn(selection, deadline, |scraper, whole, ends| async move {
+                scraper.scrape_all(&whole, ends).await
+            }));
         }
+        let has_own_read =
+            self.own_read.available_permits() > 0 && lock(&self.own_reads).take(Instant::now());
+        let gathered = match has_own_read {
+            true => None,
+            false => Some(self.kept(deadline).await?),
+        };
+        Ok(self.spawn(selection, deadline, move |scraper, selection, ends| async move {
+            scraper.scrape_some(client, &selection, gathered, ends).await
+        }))
+    }
+
+    /// Runs a scrape that whoever wants the same can wait for.
+    fn spawn<F>(
+        self: &Arc<Self>,
+        selection: &Selection,
+        deadline: Instant,
+        scrape: impl FnOnce(Arc<Self>, Selection, Instant) -> F,
+    ) -> Running
+    where
+        F: Future<Output = Result<Scrape, ScrapeError>> + Send + 'static,
+    {
         let (sender, receiver) = watch::channel(None);
-        running.insert(selection.clone(), receiver.clone());
-        let entry = Entry { scraper: Arc::clone(self), selection };
+        let running = Running { scrape: receiver, ends: deadline };
+        lock(&self.running).insert(selection.clone(), running.clone());
+        let entry = Entry { scraper: Arc::clone(self), selection: selection.clone(), ends: deadline };
+        let scrape = scrape(Arc::clone(self), selection.clone(), deadline);
         tokio::spawn(async move {
-            let scrape = entry.scraper.run(&entry.selection, deadline).await;
+            let scrape = scrape.await;
             drop(entry);
             sender.send_replace(Some(Arc::new(scrape)));
         });
-        receiver
+        running
     }
 
-    async fn run(&self, selection: &Selection, deadline: Instant) -> Result<Scrape, BrokerError> {
-        let begun = Instant::now();
-        let collectors: Vec<&'static Collector> =
-            selection.0.iter().filter_map(|&at| self.enabled.get(at).copied()).collect();
+    /// A read for all collectors that is at most [`KEPT_FOR`] old.
+    async fn kept(self: &Arc<Self>, deadline: Instant) -> Result<Gathered, ScrapeError> {
+        let fresh = || {
+            let now = Instant::now();
+            let mut kept = lock(&self.kept);
+            kept.wanted = Some(now);
+            kept.read
+                .as_ref()
+                .filter(|(at, _)| now.duration_since(*at) < KEPT_FOR)
+                .map(|(_, read)| read.clone())
+        };
+        self.handler.shared_reads.inc();
+        if let Some(read) = fresh() {
+            return Ok(read);
+        }
+        let whole = self.whole();
+        let running = self.running(&whole, needed(deadline)).unwrap_or_else(|| {
+            self.spawn(&whole, deadline, |scraper, whole, ends| async move {
+                scraper.scrape_all(&whole, ends).await
+            })
+        });
+        match finished(running, deadline).await.as_ref() {
+            Ok(_) => fresh().ok_or(ScrapeError::Busy),
+            Err(error) => Err(error.clone()),
+        }
+    }
+
+    /// A scrape of all collectors. Nothing that is done for others comes before it.
+    async fn scrape_all(&self, whole: &Selection, deadline: Instant) -> Result<Scrape, ScrapeError> {
+        timeout_at(deadline, self.unread.room()).await.map_err(|_| ScrapeError::Unread)?;
+        let collectors = self.chosen(whole);
         let queries = collector::queries(&collectors, &self.options);
+        let begun = Instant::now();
+        // Until it is rendered: of answers as large as a broker can make them there are never many.
+        let _turn = self.turn(deadline).await?;
+        let read_at = Instant::now();
+        let gathered = self.gather(&collectors, &queries, begun, deadline).await?;
+        let mut kept = lock(&self.kept);
+        kept.read = match kept.wanted.is_some_and(|wanted| read_at.duration_since(wanted) < WANTED_FOR) {
+            true if gathered.snapshot.bytes() <= KEPT_BYTES => Some((read_at, gathered.clone())),
+            _ => None,
+        };
+        drop(kept);
+        Ok(self.render(&collectors, &queries, &gathered, begun))
+    }
+
+    /// A scrape of some collectors: from what was gathered for all of them, or with a read of its own.
+    async fn scrape_some(
+        &self,
+        client: Client,
+        selection: &Selection,
+        gathered: Option<Gathered>,
+        deadline: Instant,
+    ) -> Result<Scrape, ScrapeError> {
+        timeout_at(deadline, self.unread.room()).await.map_err(|_| ScrapeError::Unread)?;
+        let collectors = self.chosen(selection);
+        let queries = collector::queries(&collectors, &self.options);
+        let begun = Instant::now();
+        let (gathered, _own_read): (_, Option<SemaphorePermit<'_>>) = match gathered {
+            Some(gathered) => (gathered, None),
+            None => {
+                let own = timeout_at(deadline, self.own_read.acquire()).await.ok().and_then(Result::ok);
+                let _turn = self.turn(deadline).await?;
+                (self.gather(&collectors, &queries, begun, deadline).await?, own)
+            }
+        };
+        let render = self.selections.run(client, || self.render(&collectors, &queries, &gathered, begun));
+        timeout_at(deadline, render).await.ok().flatten().ok_or(ScrapeError::Busy)
+    }
+
+    fn chosen(&self, selection: &Selection) -> Vec<&'static Collector> {
+        selection.0.iter().filter_map(|&at| self.enabled.get(at).copied()).collect()
+    }
+
+    async fn turn(&self, deadline: Instant) -> Result<impl Drop, BrokerError> {
+        timeout_at(deadline, self.turn.lock()).await.map_err(|_| BrokerError::Deadline)
+    }
+
+    /// Asks the broker for everything that collectors need.
+    async fn gather(
+        &self,
+        collectors: &[&'static Collector],
+        queries: &[Query],
+        begun: Instant,
+        deadline: Instant,
+    ) -> Result<Gathered, BrokerError> {
         let read = async {
             match queries.is_empty() {
                 true => Ok(Snapshot::default()),
-                false => self.broker.read(&queries, deadline).await,
+                false => self.broker.read(queries, deadline).await,
             }
         };
         let (snapshot, description) = tokio::join!(read, self.description(deadline));
@@ -283,26 +485,26 @@ impl Scraper {
         if let Some(description) = &description {
             snapshot.explain(description);
         }
-        self.note_left_out(&collectors, &snapshot);
+        self.note_left_out(collectors, &snapshot);
         if let Some(Outage { unlogged, .. }) = lock(&self.outage).take() {
             tracing::info!(failures = unlogged, "scrapes work again");
         }
-        Ok(self.render(&collectors, &snapshot, description.as_deref(), begun))
+        Ok(Gathered { snapshot: Arc::new(snapshot), description })
     }
 
     fn render(
         &self,
         collectors: &[&'static Collector],
-        snapshot: &Snapshot,
-        description: Option<&DescribeResponse>,
+        queries: &[Query],
+        Gathered { snapshot, description }: &Gathered,
         begun: Instant,
     ) -> Scrape {
         let mut out = Exposition::new();
         let own_metrics = !self.options.switch("web.disable-exporter-metrics");
         let detail = self.options.switch("scrape.detail");
         self_metrics::add_build(&self.layers, &mut out);
-        broker::add_description(description, &mut out);
-        broker::add_queries(snapshot, detail, &mut out);
+        broker::add_description(description.as_deref(), &mut out);
+        broker::add_queries(snapshot, queries, detail, &mut out);
         self.handler.add(own_metrics, &mut out);
         if own_metrics {
             self.process.add(&mut out);
@@ -325,8 +527,17 @@ impl Scraper {
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);
         self.history.scraped(begun, snapshot, &runs);
-        let text = Encoded { plain: OnceLock::from(Bytes::from(text)), compressed: OnceLock::new() };
-        Scrape { exposition: out, text, protobuf: Encoded::default() }
+        let text = Encoded { plain: OnceLock::from(self.unread.page(text)), compressed: OnceLock::new() };
+        let timed_out =
+            |query: &Query| snapshot.report(*query).is_some_and(|report| report.outcome == Outcome::TimedOut);
+        let is_cut_short = queries.iter().any(timed_out);
+        Scrape {
+            unread: self.unread.clone(),
+            is_cut_short,
+            exposition: out,
+            text,
+            protobuf: Encoded::default(),
+        }
     }
 
     /// Logs queries that the broker's `--queries` leaves out, each once until it is answered. Those that a collector
@@ -437,7 +648,7 @@ impl Scrape {
     /// The same, compressed once for all who ask.
     pub fn compressed(&self, format: Format, compress: impl FnOnce(&[u8]) -> Vec<u8>) -> Bytes {
         let compressed = &self.encoded(format).compressed;
-        compressed.get_or_init(|| compress(&self.whole(format)).into()).clone()
+        compressed.get_or_init(|| self.unread.page(compress(&self.whole(format)))).clone()
     }
 
     /// The families with these names alone.
@@ -453,26 +664,50 @@ impl Scrape {
     }
 
     fn encode(&self, format: Format, keep: impl Fn(&str) -> bool) -> Bytes {
-        match format {
+        self.unread.page(match format {
             Format::Text => {
                 let mut text = Vec::new();
                 self.exposition.write(&mut text, keep);
-                text.into()
+                text
             }
-            Format::Protobuf => protobuf::encode(&self.exposition, keep).into(),
-        }
+            Format::Protobuf => protobuf::encode(&self.exposition, keep),
+        })
     }
+}
+
+/// Until when a scrape under way must go on for one who is due at `deadline` to share it. Were it only until then, one
+/// after the other could begin a scrape by giving itself a little more time than the last.
+fn needed(deadline: Instant) -> Instant {
+    let now = Instant::now();
+    if deadline < now + HURRY { now } else { now + LEFT }
+}
+
+/// Waits for a scrape under way.
+async fn finished(mut running: Running, deadline: Instant) -> Shared {
+    // A scrape has its own deadline; a little more lets its partial answer through.
+    let deadline = deadline + Duration::from_millis(100);
+    let finished = timeout_at(deadline, running.scrape.wait_for(Option::is_some)).await;
+    match finished {
+        Ok(Ok(scrape)) => scrape.clone(),
+        _ => None,
+    }
+    .unwrap_or_else(|| Arc::new(Err(BrokerError::Deadline.into())))
 }
 
 /// A scrape under way; whoever comes after its end starts another.
 struct Entry {
     scraper: Arc<Scraper>,
     selection: Selection,
+    ends: Instant,
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        lock(&self.scraper.running).remove(&self.selection);
+        let mut running = lock(&self.scraper.running);
+        // Another that goes on for longer may have taken its place.
+        if running.get(&self.selection).is_some_and(|running| running.ends == self.ends) {
+            running.remove(&self.selection);
+        }
     }
 }
 

@@ -192,6 +192,12 @@ impl Snapshot {
         self.file_systems.push((query, file_system));
     }
 
+    /// About as many bytes as it takes in memory.
+    pub fn bytes(&self) -> u64 {
+        const ENTRY: usize = size_of::<(Vec<u8>, Content)>();
+        self.files.iter().map(|(path, content)| (ENTRY + path.len()) as u64 + content.size()).sum()
+    }
+
     /// How `query` ended; none when it was not asked.
     pub fn report(&self, query: Query) -> Option<&Report> {
         self.reports.get(&(query as i32))

@@ -2,25 +2,34 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::Request;
+use bytes::Bytes;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
+use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use super::routes::{Answer, App};
+use super::Door;
+use super::routes::{App, InFlight};
+use super::turns::{Client, Turns};
 use super::web_config::{Guard, H2};
+use crate::lock;
+use crate::self_metrics::handler::Closed;
 
 /// The most that a request's head may hold.
 const HEAD_BYTES: usize = 16 << 10;
@@ -30,60 +39,103 @@ const HELD_UP: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(150);
 /// How long a connection must have been idle to be given up for another: that one may be a probe with a second's time.
 const IDLE_IN_A_CROWD: Duration = Duration::from_millis(100);
+/// How long an answer may lie before its client gives way to others who need the room.
+const UNREAD_UNDER_PRESSURE: Duration = Duration::from_millis(250);
+/// How long a client may take for an answer, however steadily it takes it.
+const UNREAD: Duration = Duration::from_secs(60);
+/// Encrypted bytes that wait for the client; the rest of an answer waits as it is, for all clients together.
+const ENCRYPTED_BYTES: usize = 16 << 10;
 /// How often a connection is looked at.
 const TICK: Duration = Duration::from_secs(5);
 
 /// What Go's server tells a client that speaks plain HTTP to its TLS port.
 const NOT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// Requests of one HTTP/2 connection that are answered at once.
-const STREAMS: u32 = 16;
+const STREAMS: u32 = 4;
 
-/// Serves a connection until it ends, or is idle for too long, or the server stops.
-pub(super) async fn serve(
-    stream: TcpStream,
-    app: Arc<App>,
-    crowded: Arc<Notify>,
-    stopping: watch::Receiver<bool>,
-) {
+/// Serves a connection until it ends, or is idle for too long, or others need its place, or the server stops.
+pub(super) async fn serve(stream: TcpStream, door: &Door, client: Client) {
     let activity = Arc::new(Activity::new());
     let stream = Tracked { stream, activity: Arc::clone(&activity) };
-    let talk = talk(stream, app, Arc::clone(&activity), stopping);
-    tokio::pin!(talk);
+    let connection = Connection {
+        app: Arc::clone(&door.app),
+        places: Arc::clone(&door.places),
+        client,
+        activity: Arc::clone(&activity),
+        leave: Arc::default(),
+    };
+    let closed = tokio::select! {
+        () = connection.talk(stream, door.stopped.clone()) => return,
+        closed = overdue(&activity, door, client) => closed,
+    };
+    door.app.handler().closed(closed);
+}
+
+/// Waits until a connection is to be closed, and says why.
+async fn overdue(activity: &Activity, door: &Door, client: Client) -> Closed {
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
-            () = talk.as_mut() => return,
-            () = crowded.notified() => {
-                if activity.idle() >= IDLE_IN_A_CROWD {
-                    return;
+            () = door.pressure.notified() => {
+                let crowded = door.places.are_short() && door.places.has_its_share(client);
+                let unread = activity.unread_for() >= UNREAD_UNDER_PRESSURE;
+                if unread && door.app.is_short_of_room() {
+                    return Closed::Unread;
+                }
+                if crowded && (unread || activity.idle() >= IDLE_IN_A_CROWD) {
+                    return Closed::Crowded;
                 }
             }
             _ = tick.tick() => {
-                let limit = if activity.is_held_up() { HELD_UP } else { IDLE };
-                if activity.idle() >= limit {
-                    return;
+                let held_up = activity.is_held_up();
+                if (held_up && activity.idle() >= HELD_UP) || activity.unread_for() >= UNREAD {
+                    return Closed::Slow;
+                }
+                if activity.idle() >= IDLE {
+                    return Closed::Idle;
                 }
             }
         }
     }
 }
 
-/// Encrypts the connection, where that is asked for, and speaks HTTP on it.
-async fn talk(
-    mut stream: Tracked,
+/// What the requests of a connection have in common.
+#[derive(Clone)]
+struct Connection {
     app: Arc<App>,
+    places: Arc<Turns>,
+    client: Client,
     activity: Arc<Activity>,
-    mut stopping: watch::Receiver<bool>,
-) {
-    let tls = match app.guard.as_ref().map(Guard::accept).transpose() {
-        Ok(tls) => tls.flatten(),
-        // The log has been told; there is no answer to give without a certificate.
-        Err(_) => return,
-    };
-    let Some(tls) = tls else {
-        return talk_http1(stream, false, app, activity, stopping).await;
-    };
-    let handshake = async {
+    /// Told when the connection shall end with what is being answered.
+    leave: Arc<Notify>,
+}
+
+impl Connection {
+    /// Encrypts the connection, where that is asked for, and speaks HTTP on it.
+    async fn talk(self, stream: Tracked, mut stopping: watch::Receiver<bool>) {
+        let tls = match self.app.guard.as_ref().map(Guard::accept).transpose() {
+            Ok(tls) => tls.flatten(),
+            // The log has been told; there is no answer to give without a certificate.
+            Err(_) => return,
+        };
+        let Some(tls) = tls else {
+            return self.talk_http1(stream, false, stopping).await;
+        };
+        let stream = tokio::select! {
+            stream = self.handshake(stream, tls) => stream,
+            _ = stopping.wait_for(|stop| *stop) => None,
+        };
+        match stream {
+            Some(stream) if stream.get_ref().1.alpn_protocol() == Some(H2) => {
+                self.talk_http2(stream, stopping).await;
+            }
+            Some(stream) => self.talk_http1(stream, true, stopping).await,
+            None => {}
+        }
+    }
+
+    /// Keys are made and signed for when a whole ClientHello has come, one client after the other: anyone can send one.
+    async fn handshake(&self, mut stream: Tracked, tls: Arc<ServerConfig>) -> Option<TlsStream<Tracked>> {
         // A request's first letter, where a handshake has 22.
         let mut first = [0];
         if stream.stream.peek(&mut first).await.is_ok_and(|read| read == 1) && first[0].is_ascii_uppercase() {
@@ -93,18 +145,85 @@ async fn talk(
             let _ = stream.shutdown().await;
             return None;
         }
-        TlsAcceptor::from(tls).accept(stream).await.inspect_err(told).ok()
-    };
-    let stream = tokio::select! {
-        stream = handshake => stream,
-        _ = stopping.wait_for(|stop| *stop) => None,
-    };
-    match stream {
-        Some(stream) if stream.get_ref().1.alpn_protocol() == Some(H2) => {
-            talk_http2(stream, app, activity, stopping).await;
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await.inspect_err(told).ok()?;
+        let accept = || hello.into_stream_with(tls, |tls| tls.set_buffer_limit(Some(ENCRYPTED_BYTES)));
+        self.app.handshakes.first_step(self.client, accept).await?.inspect_err(told).ok()
+    }
+
+    async fn talk_http1<S>(self, stream: S, encrypted: bool, stopping: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(IDLE)
+            .max_header_size(HEAD_BYTES)
+            .max_buf_size(4 * HEAD_BYTES)
+            .max_headers(64)
+            // A client that has said all it had to say may still wait for its answer.
+            .half_close(true)
+            .serve_connection(
+                TokioIo::new(stream),
+                service_fn(|mut request: Request<Incoming>| {
+                    if encrypted {
+                        request.extensions_mut().insert(Encrypted);
+                    }
+                    self.answer(request)
+                }),
+            );
+        finish(connection, &self.leave, stopping).await;
+    }
+
+    async fn talk_http2<S>(self, stream: S, stopping: watch::Receiver<bool>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let leave = Arc::clone(&self.leave);
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEAD_BYTES as u32)
+            // What a client sends besides its head is never read, and shall not be kept either.
+            .initial_stream_window_size(HEAD_BYTES as u32)
+            .max_send_buf_size(HEAD_BYTES)
+            .serve_connection(
+                TokioIo::new(stream),
+                service_fn(move |request| {
+                    let connection = self.clone();
+                    async move { connection.answer(request).await }
+                }),
+            );
+        finish(connection, &leave, stopping).await;
+    }
+
+    async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+        let running = self.activity.request();
+        request.extensions_mut().insert(self.client);
+        let answer = match &self.app.guard {
+            Some(guard) => guard.answer(&self.app, &request).await,
+            None => self.app.answer(&request).await,
+        };
+        if self.places.are_short() && self.places.has_its_share(self.client) {
+            self.leave.notify_one();
         }
-        Some(stream) => talk_http1(stream, true, app, activity, stopping).await,
-        None => {}
+        let (mut head, bytes) = answer.into_parts();
+        let in_flight = head.extensions.remove::<Arc<InFlight>>();
+        let body = Body { bytes, _unread: self.activity.unread(), _in_flight: in_flight };
+        drop(running);
+        Ok(Response::from_parts(head, Full::new(Bytes::from_owner(body))))
+    }
+}
+
+/// The bytes of an answer, until the last of them is written: only then its request has ended.
+struct Body {
+    bytes: Bytes,
+    _unread: Unread,
+    _in_flight: Option<Arc<InFlight>>,
+}
+
+impl AsRef<[u8]> for Body {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -117,92 +236,29 @@ fn told(error: &std::io::Error) {
     tracing::debug!(%error, "TLS handshake failed");
 }
 
-async fn talk_http1<S>(
-    stream: S,
-    encrypted: bool,
-    app: Arc<App>,
-    activity: Arc<Activity>,
-    stopping: watch::Receiver<bool>,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE)
-        .max_header_size(HEAD_BYTES)
-        .max_buf_size(4 * HEAD_BYTES)
-        .max_headers(64)
-        // A client that has said all it had to say may still wait for its answer.
-        .half_close(true)
-        .serve_connection(
-            TokioIo::new(stream),
-            service_fn(|mut request: Request<Incoming>| {
-                if encrypted {
-                    request.extensions_mut().insert(Encrypted);
-                }
-                answer(request, &app, &activity)
-            }),
-        );
-    finish(connection, stopping).await;
-}
-
-async fn talk_http2<S>(stream: S, app: Arc<App>, activity: Arc<Activity>, stopping: watch::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let connection = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HEAD_BYTES as u32)
-        // What a client sends besides its head is never read, and shall not be kept either.
-        .initial_stream_window_size(HEAD_BYTES as u32)
-        .max_send_buf_size(4 * HEAD_BYTES)
-        .serve_connection(
-            TokioIo::new(stream),
-            service_fn(move |request| {
-                let (app, activity) = (Arc::clone(&app), Arc::clone(&activity));
-                async move { answer(request, &app, &activity).await }
-            }),
-        );
-    finish(connection, stopping).await;
-}
-
-async fn answer(
-    request: Request<Incoming>,
-    app: &Arc<App>,
-    activity: &Arc<Activity>,
-) -> Result<Answer, Infallible> {
-    let _running = activity.request();
-    Ok(match &app.guard {
-        Some(guard) => guard.answer(app, &request).await,
-        None => app.answer(&request).await,
-    })
-}
-
-/// Drives a connection to its end; when the server stops, to the end of what is being answered.
-async fn finish(connection: impl GracefulConnection, mut stopping: watch::Receiver<bool>) {
+/// Drives a connection to its end; when it shall leave or the server stops, to the end of what is being answered.
+async fn finish(connection: impl GracefulConnection, leave: &Notify, mut stopping: watch::Receiver<bool>) {
     tokio::pin!(connection);
-    let mut stopped = false;
-    loop {
-        tokio::select! {
-            // A broken connection is the client's business.
-            _ = connection.as_mut() => return,
-            _ = stopping.wait_for(|stop| *stop), if !stopped => {
-                stopped = true;
-                connection.as_mut().graceful_shutdown();
-            }
-        }
+    tokio::select! {
+        // A broken connection is the client's business.
+        _ = connection.as_mut() => return,
+        () = leave.notified() => {}
+        _ = stopping.wait_for(|stop| *stop) => {}
     }
+    connection.as_mut().graceful_shutdown();
+    let _ = connection.await;
 }
 
-/// When a connection was last of use, and whether a request of it is being answered.
+/// When a connection was last of use, and what of its requests is under way.
 #[derive(Debug)]
 struct Activity {
     start: Instant,
-    /// When a byte was last written, in milliseconds after `start`. A byte that is read is no sign of life: anyone can
-    /// have a request trickle in for ever.
-    last_byte: AtomicU64,
+    /// When an answer, or a piece of one, was last written, in milliseconds after `start`. Nothing else is a sign of
+    /// life: anyone can have a request trickle in for ever, or be answered pings.
+    last_use: AtomicU64,
     running: AtomicUsize,
+    /// When the answers were made that are not taken.
+    unread: Mutex<Vec<Instant>>,
     requests: AtomicUsize,
     /// Whether the client's buffer is full.
     stalled: AtomicBool,
@@ -212,15 +268,12 @@ impl Activity {
     fn new() -> Self {
         Self {
             start: Instant::now(),
-            last_byte: AtomicU64::new(0),
+            last_use: AtomicU64::new(0),
             running: AtomicUsize::new(0),
+            unread: Mutex::default(),
             requests: AtomicUsize::new(0),
             stalled: AtomicBool::new(false),
         }
-    }
-
-    fn touch(&self) {
-        self.last_byte.store(self.age_ms(), Ordering::Relaxed);
     }
 
     fn age_ms(&self) -> u64 {
@@ -233,16 +286,40 @@ impl Activity {
         Running(Arc::clone(self))
     }
 
+    fn unread(self: &Arc<Self>) -> Unread {
+        let since = Instant::now();
+        lock(&self.unread).push(since);
+        self.touch();
+        Unread { activity: Arc::clone(self), since }
+    }
+
+    fn touch(&self) {
+        self.last_use.store(self.age_ms(), Ordering::Relaxed);
+    }
+
+    fn wrote(&self) {
+        if !lock(&self.unread).is_empty() {
+            self.touch();
+        }
+    }
+
     fn is_held_up(&self) -> bool {
-        self.requests.load(Ordering::Relaxed) == 0 || self.stalled.load(Ordering::Relaxed)
+        self.requests.load(Ordering::Relaxed) == 0
+            || self.stalled.load(Ordering::Relaxed)
+            || !lock(&self.unread).is_empty()
     }
 
     /// How long nothing has happened; nothing at all while a request is being answered.
     fn idle(&self) -> Duration {
         match self.running.load(Ordering::Relaxed) {
-            0 => Duration::from_millis(self.age_ms().saturating_sub(self.last_byte.load(Ordering::Relaxed))),
+            0 => Duration::from_millis(self.age_ms().saturating_sub(self.last_use.load(Ordering::Relaxed))),
             _ => Duration::ZERO,
         }
+    }
+
+    /// How long the oldest answer has not been taken.
+    fn unread_for(&self) -> Duration {
+        lock(&self.unread).iter().min().map_or(Duration::ZERO, Instant::elapsed)
     }
 }
 
@@ -256,6 +333,21 @@ impl Drop for Running {
     }
 }
 
+/// An answer that is not taken.
+struct Unread {
+    activity: Arc<Activity>,
+    since: Instant,
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        let mut unread = lock(&self.activity.unread);
+        if let Some(at) = unread.iter().position(|since| *since == self.since) {
+            unread.swap_remove(at);
+        }
+    }
+}
+
 /// A stream that notes when bytes are written.
 struct Tracked {
     stream: TcpStream,
@@ -265,7 +357,7 @@ struct Tracked {
 impl Tracked {
     fn note(&self, result: Poll<std::io::Result<usize>>) -> Poll<std::io::Result<usize>> {
         if matches!(result, Poll::Ready(Ok(_))) {
-            self.activity.touch();
+            self.activity.wrote();
         }
         self.activity.stalled.store(result.is_pending(), Ordering::Relaxed);
         result

@@ -12,6 +12,9 @@ pub const DEFAULT_ADDRESS: &str = ":9100";
 /// Connections that the kernel may hold before they are accepted: one more has to knock again, a second later.
 const BACKLOG: i32 = 1024;
 
+/// What the kernel keeps of what a connection has sent, about twice a request's longest head.
+const RECEIVED_BYTES: usize = 32 << 10;
+
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -89,6 +92,8 @@ pub fn inherited() -> Result<Vec<TcpListener>, ListenError> {
     }
     for listener in &listeners {
         listener.set_nonblocking(true).map_err(ListenError::Inherited)?;
+        sockopt::set_socket_recv_buffer_size(listener, RECEIVED_BYTES)
+            .map_err(|errno| ListenError::Inherited(errno.into()))?;
     }
     match listeners.is_empty() {
         true => Err(ListenError::NotInherited),
@@ -135,6 +140,8 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Errno> {
         sockopt::set_ipv6_v6only(&socket, false)?;
     }
     rustix::net::bind(&socket, &address)?;
+    // What comes in are heads of requests: strangers shall not have the kernel keep more of them.
+    sockopt::set_socket_recv_buffer_size(&socket, RECEIVED_BYTES)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }

@@ -5,6 +5,7 @@ pub mod listen;
 mod page;
 pub mod query;
 pub mod routes;
+mod turns;
 pub mod web_config;
 
 use std::io::{Error, ErrorKind};
@@ -12,20 +13,29 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 pub use routes::App;
+pub use turns::{Client, Paced};
+
+pub(crate) use web_config::{Bucket, RateLimit};
+
+use turns::Turns;
 
 /// Connections served at once.
 const CONNECTIONS: usize = 256;
+/// Connections that are open at once: the rest waits for a place.
+const OPEN: usize = 1024;
 /// Descriptors kept back from connections: the broker, textfiles, the runtime and what was inherited.
 const OTHER_DESCRIPTORS: u64 = 32;
 /// How long answers under way may take once the server is told to stop.
 const STOP: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error that will not pass by itself, such as EMFILE.
 const BACK_OFF: Duration = Duration::from_millis(200);
-/// How often idle connections are asked to go while another waits.
-const CROWDED: Duration = Duration::from_millis(25);
+/// How often connections are asked to give way while others need what they hold.
+const PRESSURE: Duration = Duration::from_millis(25);
+/// How long a connection may wait for a place.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Accepts on every listener until `stop` is done, then finishes what is under way.
 pub async fn serve(
@@ -34,55 +44,57 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
     let (stopping, stopped) = watch::channel(false);
-    let connections = connections();
-    let permits = Arc::new(Semaphore::new(connections));
-    let crowded = Arc::new(Notify::new());
-    let mut accepting = Vec::new();
+    let open = open();
+    let door = Door {
+        app,
+        open: Arc::new(Semaphore::new(open)),
+        places: Turns::new(CONNECTIONS.min(open)),
+        pressure: Arc::default(),
+        stopped,
+    };
+    let mut tasks = Vec::new();
     for listener in listeners {
-        let accept = Accept {
-            listener: tokio::net::TcpListener::from_std(listener)?,
-            app: Arc::clone(&app),
-            permits: Arc::clone(&permits),
-            crowded: Arc::clone(&crowded),
-            stopped: stopped.clone(),
-        };
-        accepting.push(tokio::spawn(accept.run()));
+        tasks.push(tokio::spawn(door.clone().accept(tokio::net::TcpListener::from_std(listener)?)));
     }
+    tasks.push(tokio::spawn(door.clone().press()));
     stop.await;
     stopping.send_replace(true);
-    for task in &accepting {
+    for task in &tasks {
         // Closes the listener.
         task.abort();
     }
-    let all = u32::try_from(connections).unwrap_or(u32::MAX);
-    if tokio::time::timeout(STOP, permits.acquire_many(all)).await.is_err() {
+    let all = u32::try_from(open).unwrap_or(u32::MAX);
+    if tokio::time::timeout(STOP, door.open.acquire_many(all)).await.is_err() {
         tracing::warn!("stopped with answers under way");
     }
     Ok(())
 }
 
 /// As many as there are descriptors for: one that could be accepted and not served would starve the rest.
-fn connections() -> usize {
+fn open() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let room = limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX)
     });
-    CONNECTIONS.min(room).max(1)
+    OPEN.min(room).max(1)
 }
 
-struct Accept {
-    listener: tokio::net::TcpListener,
+/// Where connections come in.
+#[derive(Clone)]
+struct Door {
     app: Arc<App>,
-    permits: Arc<Semaphore>,
-    crowded: Arc<Notify>,
+    open: Arc<Semaphore>,
+    places: Arc<Turns>,
+    pressure: Arc<Notify>,
     stopped: watch::Receiver<bool>,
 }
 
-impl Accept {
-    async fn run(self) {
+impl Door {
+    async fn accept(self, listener: tokio::net::TcpListener) {
         let mut failing = false;
         loop {
-            let (stream, _) = match self.listener.accept().await {
+            let Ok(open) = Arc::clone(&self.open).acquire_owned().await else { return };
+            let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) if passes(&error) => continue,
                 Err(error) => {
@@ -95,32 +107,44 @@ impl Accept {
                 }
             };
             failing = false;
-            let permit = self.permit().await;
             // A scrape's answer is one write: there is nothing to wait for.
             let _ = stream.set_nodelay(true);
-            let connection = connection::serve(
-                stream,
-                Arc::clone(&self.app),
-                Arc::clone(&self.crowded),
-                self.stopped.clone(),
-            );
+            let door = self.clone();
             tokio::spawn(async move {
-                connection.await;
-                drop(permit);
+                door.serve(stream, peer.into()).await;
+                drop(open);
             });
         }
     }
 
-    /// Waits for room; connections that lie idle make it.
-    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        loop {
-            if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
-                return Some(permit);
+    /// Waits for a place and serves a connection.
+    async fn serve(&self, stream: tokio::net::TcpStream, client: Client) {
+        let mut stopped = self.stopped.clone();
+        let place = async {
+            if self.places.are_all_taken() {
+                self.app.unread().press();
             }
-            self.crowded.notify_waiters();
-            let waited = Arc::clone(&self.permits).acquire_owned();
-            if let Ok(permit) = tokio::time::timeout(CROWDED, waited).await {
-                return permit.ok();
+            self.places.wait(client).await
+        };
+        let place = tokio::select! {
+            place = tokio::time::timeout(PATIENCE, place) => place,
+            _ = stopped.wait_for(|stop| *stop) => return,
+        };
+        if let Ok(Some(_place)) = place {
+            connection::serve(stream, self, client).await;
+        }
+    }
+
+    /// Asks connections to give way for as long as others need what they hold.
+    async fn press(self) {
+        loop {
+            self.app.unread().pressed().await;
+            loop {
+                self.pressure.notify_waiters();
+                tokio::time::sleep(PRESSURE).await;
+                if !self.places.are_short() && !self.app.unread().is_full() {
+                    break;
+                }
             }
         }
     }

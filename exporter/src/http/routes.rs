@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use super::page::Page;
 use super::query::{self, Parameters};
+use super::turns::{Client, Paced};
 use super::web_config::Guard;
 use crate::options::Options;
-use crate::scrape::{Format, Scraper};
+use crate::scrape::{Format, ScrapeError, Scraper};
+use crate::self_metrics::handler::Handler;
+use crate::unread::Unread;
 
 /// The content types of an exposition, without the scheme of its names.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -35,13 +37,34 @@ pub struct App {
     page: Page,
     telemetry_path: String,
     max_requests: usize,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     timeout: Duration,
     timeout_offset: Duration,
     pub(super) guard: Option<Guard>,
+    pub(super) handshakes: Paced,
 }
 
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Bytes>;
+
+/// A request to the metrics page that has not ended: the last byte of its answer is not taken.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    gauge: prometheus::IntGauge,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl InFlight {
+    fn new(gauge: &prometheus::IntGauge, permit: Option<OwnedSemaphorePermit>) -> Self {
+        gauge.inc();
+        Self { gauge: gauge.clone(), _permit: permit }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
 
 impl App {
     /// Pages by the flags.
@@ -57,11 +80,25 @@ impl App {
             page: Page::default(),
             telemetry_path: if path.is_empty() { "/metrics".into() } else { path.into() },
             max_requests,
-            permits: Semaphore::new(permits),
+            permits: Arc::new(Semaphore::new(permits)),
             timeout: options.duration("scrape.timeout"),
             timeout_offset: options.duration("scrape.timeout-offset"),
             guard: None,
+            handshakes: Paced::default(),
         }
+    }
+
+    pub(super) fn unread(&self) -> &Unread {
+        &self.scraper.unread
+    }
+
+    pub(super) fn handler(&self) -> &Handler {
+        &self.scraper.handler
+    }
+
+    /// Whether answers that nobody takes keep others from being answered.
+    pub(super) fn is_short_of_room(&self) -> bool {
+        self.unread().is_full() || self.permits.available_permits() == 0
     }
 
     /// The same, behind a guard.
@@ -102,40 +139,52 @@ impl App {
             Ok(selection) => selection,
             Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
         };
-        let permit = self.permits.try_acquire();
-        // Who shares a scrape costs nothing, and many who ask must not shut Prometheus out.
-        if permit.is_err() && !self.scraper.is_running(&selection) {
+        let is_whole = self.scraper.is_whole(&selection) && parameters.names.is_empty();
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
+        // Who asks for everything shares it with all others, and many who ask for something else must not shut it out.
+        if permit.is_none() && !is_whole {
+            self.unread().press();
             handler.answered(503);
             let reason =
                 format!("Limit of concurrent requests reached ({}), try again later.", self.max_requests);
             return text(StatusCode::SERVICE_UNAVAILABLE, &reason);
         }
-        handler.in_flight.inc();
-        let _in_flight = Decrement(&handler.in_flight);
-        let shared = self.scraper.scrape(selection, self.deadline(request)).await;
+        let in_flight = Arc::new(InFlight::new(&handler.in_flight, permit));
+        let client = request.extensions().get().copied().unwrap_or(Client::NOBODY);
+        let deadline = self.deadline(request);
+        let shared = self.scraper.scrape(client, selection, deadline).await;
+        let failed = |error: &ScrapeError| {
+            handler.gathering_failed();
+            handler.answered(503);
+            text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
+        };
         let scrape = match shared.as_ref() {
             Ok(scrape) => scrape,
-            Err(error) => {
-                handler.gathering_failed();
-                handler.answered(503);
-                return text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string());
-            }
+            Err(error) => return failed(error),
         };
-        handler.answered(200);
         let gzip = query::wants_gzip(headers(request, header::ACCEPT_ENCODING.as_str()));
         let (format, escaping) = query::negotiate(headers(request, header::ACCEPT.as_str()));
         let names = &parameters.names;
-        let content = match (names.is_empty(), gzip) {
+        let encode = || match (names.is_empty(), gzip) {
             (true, true) => scrape.compressed(format, compress),
             (true, false) => scrape.whole(format),
-            (false, true) => compress(&scrape.families(format, names)).into(),
+            (false, true) => self.unread().page(compress(&scrape.families(format, names))),
             (false, false) => scrape.families(format, names),
         };
+        let content = match is_whole {
+            true => encode(),
+            false => match timeout_at(deadline, self.scraper.selections.run(client, encode)).await {
+                Ok(Some(content)) => content,
+                _ => return failed(&ScrapeError::Busy),
+            },
+        };
+        handler.answered(200);
         let media_type = match format {
             Format::Text => METRICS_TEXT,
             Format::Protobuf => METRICS_PROTOBUF,
         };
-        let mut answer = Response::new(Full::new(content));
+        let mut answer = Response::new(content);
+        answer.extensions_mut().insert(in_flight);
         if let Ok(content_type) = HeaderValue::from_str(&format!("{media_type}; escaping={escaping}")) {
             answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
         }
@@ -165,15 +214,6 @@ impl App {
     }
 }
 
-/// Takes one off a gauge when a request ends, however it ends.
-struct Decrement<'g>(&'g prometheus::IntGauge);
-
-impl Drop for Decrement<'_> {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
 fn headers<'r, B>(request: &'r Request<B>, name: &str) -> impl Iterator<Item = &'r str> {
     request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok())
 }
@@ -194,7 +234,7 @@ pub(super) fn text(status: StatusCode, line: &str) -> Answer {
 }
 
 fn body(status: StatusCode, content_type: &'static str, content: Bytes) -> Answer {
-    let mut answer = Response::new(Full::new(content));
+    let mut answer = Response::new(content);
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer

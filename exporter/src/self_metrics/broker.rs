@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keyhole_proto::v1::{DescribeResponse, Outcome, ReaderClass, View};
+use keyhole_proto::v1::{DescribeResponse, Outcome, Query, ReaderClass, View};
 
 use super::process;
 use crate::exposition::{Exposition, Family, Kind};
@@ -194,11 +194,11 @@ const STUCK: Family = Family {
 };
 
 /// Adds how the queries of a scrape ended: summed up, and one by one those that did not end as they should; with `detail`, each.
-pub fn add_queries(snapshot: &Snapshot, detail: bool, out: &mut Exposition) {
+pub fn add_queries(snapshot: &Snapshot, queries: &[Query], detail: bool, out: &mut Exposition) {
     // The ones that are ok are told even if there are none, so that the family is always there.
     let mut ended = BTreeMap::from([(Outcome::Ok, 0_u64)]);
     let (mut elapsed_ns, mut bytes) = (0_u64, 0_u64);
-    for (query, report) in snapshot.reports() {
+    for (query, report) in snapshot.reports().filter(|(query, _)| queries.contains(query)) {
         *ended.entry(report.outcome).or_default() += 1;
         elapsed_ns = elapsed_ns.saturating_add(report.elapsed_ns);
         bytes = bytes.saturating_add(report.bytes);
@@ -283,7 +283,7 @@ pub fn word(name: &str, prefix: &str) -> String {
 mod tests {
     use super::*;
     use crate::snapshot::Report;
-    use keyhole_proto::v1::{AccessLevel, Counters, Layer, Query};
+    use keyhole_proto::v1::{AccessLevel, Counters, Layer};
 
     /// The samples of a scrape whose queries ended so, without HELP and TYPE lines.
     fn told(queries: &[(Query, Outcome)], detail: bool) -> Vec<String> {
@@ -291,8 +291,11 @@ mod tests {
         for &(query, outcome) in queries {
             snapshot.set_report(query, Report { outcome, elapsed_ns: 1_500_000, bytes: 12 });
         }
+        // One that was asked for others, as in a snapshot that selections share.
+        snapshot.set_report(Query::Drbd, Report { outcome: Outcome::Failed, elapsed_ns: 1, bytes: 1 });
+        let asked: Vec<Query> = queries.iter().map(|(query, _)| *query).collect();
         let mut out = Exposition::new();
-        add_queries(&snapshot, detail, &mut out);
+        add_queries(&snapshot, &asked, detail, &mut out);
         out.to_text().lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
     }
 

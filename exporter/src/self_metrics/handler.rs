@@ -8,7 +8,8 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use crate::exposition::{Exposition, Family, Kind, Value};
 
 /// The families that [`Handler::add`] gives.
-pub const FAMILIES: &[Family] = &[REQUESTS, IN_FLIGHT, ERRORS, DUPLICATES, RESTARTS, DROPPED];
+pub const FAMILIES: &[Family] =
+    &[REQUESTS, IN_FLIGHT, ERRORS, DUPLICATES, RESTARTS, DROPPED, CLOSED, SHARED_READS];
 
 const REQUESTS: Family = Family {
     name: "promhttp_metric_handler_requests_total",
@@ -54,6 +55,47 @@ const DROPPED: Family = Family {
     source: "exporter",
 };
 
+const CLOSED: Family = Family {
+    name: "keyhole_connections_closed_total",
+    help: "Connections to the exporter's port that were closed by it, by reason: idle or slow for too long, crowded out while others waited for their places, or unread answers whose room others needed.",
+    kind: Kind::Counter,
+    labels: &["reason"],
+    source: "exporter",
+};
+const SHARED_READS: Family = Family {
+    name: "keyhole_selections_from_shared_read_total",
+    help: "Requests for selections of collectors that were answered from a shared read of all, at most a second old, since too many came at once.",
+    kind: Kind::Counter,
+    labels: &[],
+    source: "exporter",
+};
+
+/// Why the exporter closes a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// Nothing was asked for a long time.
+    Idle,
+    /// No request came, or an answer was not taken, in the time that there is for it.
+    Slow,
+    /// Others waited for its place.
+    Crowded,
+    /// Others needed the room of an answer that was not taken.
+    Unread,
+}
+
+impl Closed {
+    const ALL: [Self; 4] = [Self::Idle, Self::Slow, Self::Crowded, Self::Unread];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Slow => "slow",
+            Self::Crowded => "crowded",
+            Self::Unread => "unread",
+        }
+    }
+}
+
 /// The counters.
 #[derive(Debug)]
 pub struct Handler {
@@ -66,6 +108,9 @@ pub struct Handler {
     pub duplicates: IntCounter,
     /// Broker restarts found.
     pub restarts: IntCounter,
+    closed: IntCounterVec,
+    /// Requests answered from a shared read.
+    pub shared_reads: IntCounter,
     /// Not in the registry: it is added after the collectors, so that a scrape tells of itself.
     dropped: IntCounterVec,
 }
@@ -81,26 +126,48 @@ impl Handler {
             errors: IntCounterVec::new(opts(&ERRORS), ERRORS.labels)?,
             duplicates: IntCounter::with_opts(opts(&DUPLICATES))?,
             restarts: IntCounter::with_opts(opts(&RESTARTS))?,
+            closed: IntCounterVec::new(opts(&CLOSED), CLOSED.labels)?,
+            shared_reads: IntCounter::with_opts(opts(&SHARED_READS))?,
             dropped: IntCounterVec::new(opts(&DROPPED), DROPPED.labels)?,
         };
+        for reason in Closed::ALL {
+            handler.closed.with_label_values(&[reason.label()]);
+        }
         for code in ["200", "500", "503"] {
             handler.requests.with_label_values(&[code]);
         }
         for cause in ["encoding", "gathering"] {
             handler.errors.with_label_values(&[cause]);
         }
-        let Self { registry, requests, in_flight, errors, duplicates, restarts, dropped: _ } = &handler;
+        let Self {
+            registry,
+            requests,
+            in_flight,
+            errors,
+            duplicates,
+            restarts,
+            closed,
+            shared_reads,
+            dropped: _,
+        } = &handler;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
         registry.register(Box::new(errors.clone()))?;
         registry.register(Box::new(duplicates.clone()))?;
         registry.register(Box::new(restarts.clone()))?;
+        registry.register(Box::new(closed.clone()))?;
+        registry.register(Box::new(shared_reads.clone()))?;
         Ok(handler)
     }
 
     /// Counts an answer of the metrics page.
     pub fn answered(&self, code: u16) {
         self.requests.with_label_values(&[code.to_string()]).inc();
+    }
+
+    /// Counts a connection that was closed.
+    pub fn closed(&self, reason: Closed) {
+        self.closed.with_label_values(&[reason.label()]).inc();
     }
 
     /// Counts a scrape that could not be gathered.

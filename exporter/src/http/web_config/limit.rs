@@ -8,7 +8,7 @@ use super::file::RateLimit;
 
 /// The tokens that are left.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     limit: RateLimit,
     /// Each token is an `interval`.
     tokens: Duration,
@@ -17,17 +17,17 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// A full bucket.
-    pub(super) fn new(limit: RateLimit, now: Instant) -> Self {
+    pub(crate) fn new(limit: RateLimit, now: Instant) -> Self {
         Self { limit, tokens: limit.interval.saturating_mul(limit.burst), at: now }
     }
 
     /// Whether its limit is `limit`.
-    pub(super) fn is_of(&self, limit: RateLimit) -> bool {
+    pub(crate) fn is_of(&self, limit: RateLimit) -> bool {
         self.limit == limit
     }
 
     /// Takes a token, when there is one.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, now: Instant) -> bool {
         let full = self.limit.interval.saturating_mul(self.limit.burst);
         self.tokens = self.tokens.saturating_add(now.saturating_duration_since(self.at)).min(full);
         self.at = now;

@@ -26,9 +26,10 @@ use super::routes::{self, Answer, App};
 use crate::lock;
 use auth::{Checker, Credentials, Verdict};
 use file::{Config, Pem, Tls};
-use limit::Bucket;
 use tls::Material;
 
+pub(crate) use file::RateLimit;
+pub(crate) use limit::Bucket;
 pub(super) use tls::H2;
 
 /// The most that one file may hold.
