@@ -212,6 +212,11 @@ impl Exposition {
         }
     }
 
+    /// About as many bytes as it takes in memory.
+    pub fn bytes(&self) -> usize {
+        self.text.capacity() + self.samples.capacity() * size_of::<Sample>()
+    }
+
     /// Starts a collector that may add at most `limit` series.
     pub fn begin(&mut self, limit: usize) {
         self.tally = Tally::default();

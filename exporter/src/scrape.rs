@@ -26,7 +26,7 @@ use crate::protobuf;
 use crate::sandbox::Layer;
 use crate::self_metrics::{self, broker, handler::Handler, process::Process};
 use crate::snapshot::Snapshot;
-use crate::unread::Unread;
+use crate::unread::{Charge, Unread};
 
 /// How long what the broker said of itself is taken as true.
 const DESCRIPTION_AGE: Duration = Duration::from_secs(15);
@@ -164,6 +164,7 @@ pub enum ScrapeError {
 #[derive(Debug)]
 pub struct Scrape {
     unread: Unread,
+    _charge: Charge,
     /// Whether a query did not end in time.
     is_cut_short: bool,
     exposition: Exposition,
@@ -411,7 +412,7 @@ impl Scraper {
 
     /// A scrape of all collectors. Nothing that is done for others comes before it.
     async fn scrape_all(&self, whole: &Selection, deadline: Instant) -> Result<Scrape, ScrapeError> {
-        timeout_at(deadline, self.unread.room()).await.map_err(|_| ScrapeError::Unread)?;
+        timeout_at(deadline, self.unread.room_for_whole()).await.map_err(|_| ScrapeError::Unread)?;
         let collectors = self.chosen(whole);
         let queries = collector::queries(&collectors, &self.options);
         let begun = Instant::now();
@@ -436,7 +437,6 @@ impl Scraper {
         gathered: Option<Gathered>,
         deadline: Instant,
     ) -> Result<Scrape, ScrapeError> {
-        timeout_at(deadline, self.unread.room()).await.map_err(|_| ScrapeError::Unread)?;
         let collectors = self.chosen(selection);
         let queries = collector::queries(&collectors, &self.options);
         let begun = Instant::now();
@@ -448,8 +448,20 @@ impl Scraper {
                 (self.gather(&collectors, &queries, begun, deadline).await?, own)
             }
         };
-        let render = self.selections.run(client, || self.render(&collectors, &queries, &gathered, begun));
-        timeout_at(deadline, render).await.ok().flatten().ok_or(ScrapeError::Busy)
+        let turn = async {
+            loop {
+                self.unread.room().await;
+                let turn = self.selections.turn(client).await?;
+                if !self.unread.is_full() {
+                    return Some(turn);
+                }
+            }
+        };
+        match timeout_at(deadline, turn).await {
+            Ok(Some(turn)) => Ok(Paced::work(turn, || self.render(&collectors, &queries, &gathered, begun))),
+            _ if self.unread.is_full() => Err(ScrapeError::Unread),
+            _ => Err(ScrapeError::Busy),
+        }
     }
 
     fn chosen(&self, selection: &Selection) -> Vec<&'static Collector> {
@@ -533,6 +545,7 @@ impl Scraper {
         let is_cut_short = queries.iter().any(timed_out);
         Scrape {
             unread: self.unread.clone(),
+            _charge: self.unread.charge(out.bytes()),
             is_cut_short,
             exposition: out,
             text,

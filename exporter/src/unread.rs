@@ -7,8 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-/// The bytes of pages that are kept beyond which no other page is made until some are taken.
-const LIMIT: usize = 8 << 20;
+/// The bytes that are kept beyond which no other page is made for a selection until some are taken.
+const LIMIT: usize = 6 << 20;
+/// The same for pages of everything, which strangers' selections shall not keep from being made.
+const LIMIT_OF_WHOLE: usize = 12 << 20;
 
 /// How often it is looked whether there is room by now.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -28,23 +30,38 @@ impl Unread {
     /// A page, which counts until the last who was given it has taken the last byte of it.
     pub fn page(&self, mut bytes: Vec<u8>) -> Bytes {
         bytes.shrink_to_fit();
-        self.0.bytes.fetch_add(bytes.len(), Ordering::Relaxed);
-        Bytes::from_owner(Page { bytes, unread: self.clone() })
+        let _charge = self.charge(bytes.len());
+        Bytes::from_owner(Page { bytes, _charge })
     }
 
-    /// Whether no other page should be made.
-    pub fn is_full(&self) -> bool {
-        self.bytes() >= LIMIT
+    /// Counts other bytes that are kept for an answer.
+    pub fn charge(&self, bytes: usize) -> Charge {
+        self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Charge { unread: self.clone(), bytes }
     }
 
-    /// Bytes of pages that are kept.
+    /// Bytes that are kept.
     pub fn bytes(&self) -> usize {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Waits until another page may be made.
+    /// Whether no other page for a selection should be made.
+    pub fn is_full(&self) -> bool {
+        self.bytes() >= LIMIT
+    }
+
+    /// Waits until another page for a selection may be made.
     pub async fn room(&self) {
-        while self.is_full() {
+        self.below(LIMIT).await;
+    }
+
+    /// Waits until another page of everything may be made.
+    pub async fn room_for_whole(&self) {
+        self.below(LIMIT_OF_WHOLE).await;
+    }
+
+    async fn below(&self, limit: usize) {
+        while self.bytes() >= limit {
             self.press();
             tokio::time::sleep(PAUSE).await;
         }
@@ -61,20 +78,27 @@ impl Unread {
     }
 }
 
+/// Bytes that count for as long as this is held.
+#[derive(Debug)]
+pub struct Charge {
+    unread: Unread,
+    bytes: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.unread.0.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 struct Page {
     bytes: Vec<u8>,
-    unread: Unread,
+    _charge: Charge,
 }
 
 impl AsRef<[u8]> for Page {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        self.unread.0.bytes.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
 

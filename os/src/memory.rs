@@ -19,6 +19,24 @@ pub fn give_back() {
     drop_program();
 }
 
+/// Has the C library map large pieces of memory on their own, so that they are given back as soon as they are freed.
+///
+/// By itself it maps fewer and fewer of them: then one page that a client has not taken yet keeps all that lies below it
+/// on the heap.
+pub fn map_large_pieces() {
+    #[cfg(target_env = "gnu")]
+    for (parameter, bytes) in [(libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, 2 * LARGE)] {
+        // SAFETY: mallopt takes two numbers, and locks the heap.
+        unsafe {
+            libc::mallopt(parameter, bytes);
+        }
+    }
+}
+
+/// More than the page of an ordinary host, for which the heap is cheaper.
+#[cfg(target_env = "gnu")]
+const LARGE: c_int = 512 << 10;
+
 fn drop_program() {
     // SAFETY: the callback has the signature that is asked for, and uses nothing of what could be passed to it.
     unsafe {

@@ -40,6 +40,26 @@ pub fn refuse_passed_descriptors(listener: impl AsFd) -> Layer {
     )
 }
 
+/// Bytes that a TCP socket takes beyond those that are under way.
+const UNSENT_BYTES: libc::c_int = 64 << 10;
+
+/// Has the kernel take little of what a TCP peer does not, on this socket and on those accepted from it: by itself it
+/// keeps up to some megabytes for each. tcp(7), TCP_NOTSENT_LOWAT
+pub fn limit_unsent(listener: impl AsFd) -> io::Result<()> {
+    let bytes = UNSENT_BYTES;
+    // SAFETY: the descriptor is open for the call, and the value is an int of which the kernel is given the size.
+    let done = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +79,32 @@ mod tests {
             true => assert_eq!(passed.unwrap_err().raw_os_error(), Some(libc::EPERM)),
             false => assert!(layer.detail.contains("before 6.16") && passed.is_ok(), "{layer:?}"),
         }
+    }
+
+    #[test]
+    fn a_socket_takes_little_that_its_peer_does_not() {
+        use std::io::{Read, Write};
+        let taken = |limited: bool| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            if limited {
+                limit_unsent(&listener).unwrap();
+            }
+            let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let mut taken = 0;
+            // The peer takes much at first, and the kernel learns to keep much for it.
+            for _ in 0..200 {
+                taken += stream.write(&[0; 64 << 10]).unwrap_or(0);
+                peer.read(&mut vec![0; 64 << 10]).unwrap();
+            }
+            while let Ok(more) = stream.write(&[0; 64 << 10]) {
+                taken += more;
+            }
+            taken
+        };
+        let (limited, free) = (taken(true), taken(false));
+        assert!(limited < free, "{limited} {free}");
     }
 
     /// Sends a byte and a descriptor.

@@ -27,6 +27,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let signals = || Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
     let (mut terminate, mut interrupt) =
         signals().map_err(|error: std::io::Error| format!("cannot wait for signals: {error}"))?;
+    keyhole_os::memory::map_large_pieces();
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut guard = guard(&options)?;
     let listeners = match options.switch("web.systemd-socket") {

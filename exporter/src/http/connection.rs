@@ -39,8 +39,9 @@ const HELD_UP: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(150);
 /// How long a connection must have been idle to be given up for another: that one may be a probe with a second's time.
 const IDLE_IN_A_CROWD: Duration = Duration::from_millis(100);
-/// How long an answer may lie before its client gives way to others who need the room.
-const UNREAD_UNDER_PRESSURE: Duration = Duration::from_millis(250);
+/// How long a client may take for an answer, and how long nothing of it, while others need the room.
+const UNREAD_UNDER_PRESSURE: Duration = Duration::from_secs(2);
+const STALLED_UNDER_PRESSURE: Duration = Duration::from_millis(250);
 /// How long a client may take for an answer, however steadily it takes it.
 const UNREAD: Duration = Duration::from_secs(60);
 /// Encrypted bytes that wait for the client; the rest of an answer waits as it is, for all clients together.
@@ -73,12 +74,20 @@ pub(super) async fn serve(stream: TcpStream, door: &Door, client: Client) {
 
 /// Waits until a connection is to be closed, and says why.
 async fn overdue(activity: &Activity, door: &Door, client: Client) -> Closed {
+    let closed = when_overdue(activity, door, client).await;
+    activity.is_given_up.store(true, Ordering::Relaxed);
+    closed
+}
+
+async fn when_overdue(activity: &Activity, door: &Door, client: Client) -> Closed {
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
             () = door.pressure.notified() => {
                 let crowded = door.places.are_short() && door.places.has_its_share(client);
-                let unread = activity.unread_for() >= UNREAD_UNDER_PRESSURE;
+                let unread_for = activity.unread_for();
+                let unread = unread_for >= UNREAD_UNDER_PRESSURE
+                    || unread_for.min(activity.quiet_for()) >= STALLED_UNDER_PRESSURE;
                 if unread && door.app.is_short_of_room() {
                     return Closed::Unread;
                 }
@@ -262,6 +271,8 @@ struct Activity {
     requests: AtomicUsize,
     /// Whether the client's buffer is full.
     stalled: AtomicBool,
+    /// Whether what is not sent yet shall not be sent.
+    is_given_up: AtomicBool,
 }
 
 impl Activity {
@@ -273,6 +284,7 @@ impl Activity {
             unread: Mutex::default(),
             requests: AtomicUsize::new(0),
             stalled: AtomicBool::new(false),
+            is_given_up: AtomicBool::new(false),
         }
     }
 
@@ -312,9 +324,14 @@ impl Activity {
     /// How long nothing has happened; nothing at all while a request is being answered.
     fn idle(&self) -> Duration {
         match self.running.load(Ordering::Relaxed) {
-            0 => Duration::from_millis(self.age_ms().saturating_sub(self.last_use.load(Ordering::Relaxed))),
+            0 => self.quiet_for(),
             _ => Duration::ZERO,
         }
+    }
+
+    /// How long nothing of an answer was written.
+    fn quiet_for(&self) -> Duration {
+        Duration::from_millis(self.age_ms().saturating_sub(self.last_use.load(Ordering::Relaxed)))
     }
 
     /// How long the oldest answer has not been taken.
@@ -361,6 +378,15 @@ impl Tracked {
         }
         self.activity.stalled.store(result.is_pending(), Ordering::Relaxed);
         result
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        if self.activity.is_given_up.load(Ordering::Relaxed) {
+            // Else the kernel goes on keeping what the client does not take, for minutes.
+            let _ = self.stream.set_zero_linger();
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Listening sockets, from addresses as `--web.listen-address` takes them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -92,8 +92,7 @@ pub fn inherited() -> Result<Vec<TcpListener>, ListenError> {
     }
     for listener in &listeners {
         listener.set_nonblocking(true).map_err(ListenError::Inherited)?;
-        sockopt::set_socket_recv_buffer_size(listener, RECEIVED_BYTES)
-            .map_err(|errno| ListenError::Inherited(errno.into()))?;
+        bound_buffers(listener).map_err(|errno| ListenError::Inherited(errno.into()))?;
     }
     match listeners.is_empty() {
         true => Err(ListenError::NotInherited),
@@ -140,10 +139,18 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Errno> {
         sockopt::set_ipv6_v6only(&socket, false)?;
     }
     rustix::net::bind(&socket, &address)?;
-    // What comes in are heads of requests: strangers shall not have the kernel keep more of them.
-    sockopt::set_socket_recv_buffer_size(&socket, RECEIVED_BYTES)?;
+    bound_buffers(&socket)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
+}
+
+/// Strangers shall not have the kernel keep much for them. What comes in are heads of requests; what goes out and is not
+/// taken waits here, under a bound for all.
+fn bound_buffers(listener: impl AsFd) -> Result<(), Errno> {
+    sockopt::set_socket_recv_buffer_size(&listener, RECEIVED_BYTES)?;
+    // A kernel without it keeps more.
+    let _ = keyhole_os::socket::limit_unsent(&listener);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -174,11 +174,20 @@ impl Default for Paced {
 impl Paced {
     /// Waits for a turn and works.
     pub async fn run<T>(&self, client: Client, work: impl FnOnce() -> T) -> Option<T> {
-        let turn = self.0.wait(client).await?;
+        Some(Self::work(self.turn(client).await?, work))
+    }
+
+    /// Waits for a turn.
+    pub async fn turn(&self, client: Client) -> Option<Turn> {
+        self.0.wait(client).await
+    }
+
+    /// Works in a turn.
+    pub fn work<T>(turn: Turn, work: impl FnOnce() -> T) -> T {
         let begun = Instant::now();
         let done = work();
         Self::rest(turn, begun.elapsed());
-        Some(done)
+        done
     }
 
     /// The same for making a future and its first step; what it waits for then is not counted.
@@ -187,7 +196,7 @@ impl Paced {
         client: Client,
         start: impl FnOnce() -> F,
     ) -> Option<F::Output> {
-        let turn = self.0.wait(client).await?;
+        let turn = self.turn(client).await?;
         let begun = Instant::now();
         let mut work = start();
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut work).poll(cx))).await;
