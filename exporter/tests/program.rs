@@ -97,6 +97,8 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
         (vec!["--web.config.file=/x.yaml"], "No such file"),
         (vec!["--web.systemd-socket"], "start the program by a socket unit"),
         (vec!["--web.telemetry-path=metrics"], "a path begins with /"),
+        (vec!["--web.telemetry-path=//metrics"], "no request reaches a path"),
+        (vec!["--web.telemetry-path=/m%zz"], "no request reaches a path"),
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--log.format=xml"], "use logfmt or json"),
         (vec!["--broker.socket=unix:"], "is not the path of a socket"),

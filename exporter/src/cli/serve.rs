@@ -10,7 +10,7 @@ use crate::broker_client::BrokerClient;
 use crate::collector::processgroups::ProcessGroups;
 use crate::http::listen::ListenError;
 use crate::http::web_config::Guard;
-use crate::http::{self, App, listen};
+use crate::http::{self, App, listen, paths};
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::sandbox::{self, SealOptions};
@@ -85,8 +85,14 @@ fn guard(options: &Options) -> Result<Option<Guard>, Failure> {
 /// A setting that protects something is never ignored.
 fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
     let usage = |error: &str| Err(Failure::Usage(error.to_owned()));
-    if !options.text("web.telemetry-path").starts_with('/') {
+    let path = options.text("web.telemetry-path");
+    if !path.starts_with('/') {
         return usage("--web.telemetry-path: a path begins with /, such as /metrics");
+    }
+    if !paths::is_reachable(path) {
+        return usage(
+            "--web.telemetry-path: no request reaches a path with //, /./, /../ or a broken escape; use one such as /metrics",
+        );
     }
     Ok(())
 }

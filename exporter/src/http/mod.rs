@@ -3,6 +3,7 @@
 mod connection;
 pub mod listen;
 mod page;
+pub mod paths;
 pub mod query;
 pub mod routes;
 pub mod web_config;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
+pub use paths::Peer;
 pub use routes::App;
 
 /// Connections served at once.
