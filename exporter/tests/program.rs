@@ -71,6 +71,38 @@ async fn a_replayed_capture_gives_what_a_scrape_gave() {
     assert!(error.starts_with("keyhole-exporter: error: ") && error.contains("is not empty"), "{error}");
 }
 
+#[test]
+fn a_replay_has_the_limits_of_a_scrape_and_tells_of_them_as_one_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().display().to_string();
+    std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+    std::fs::write(dir.path().join("proc/loadavg"), "0.5 1 1.5 1/2 3\n").unwrap();
+    let replay = |more: &[&str]| {
+        let base = ["--collector.disable-defaults", "--collector.loadavg"];
+        let output = exporter(&[&base[..], more, &["replay", &tree]].concat());
+        assert!(output.status.success(), "{output:?}");
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    const DROPPED: &str = "\nkeyhole_collector_series_dropped_total{collector=\"loadavg\"} ";
+    let (text, log) = replay(&["--collector.series-limit=2"]);
+    assert!(text.contains("\nnode_load5 1\n") && !text.contains("node_load15 "), "{text}");
+    assert!(text.contains(&format!("{DROPPED}1\n")), "{text}");
+    assert!(log.contains("level=WARN") && log.contains("--collector.series-limit"), "{log}");
+    for unlimited in [&[][..], &["--collector.series-limit=0"]] {
+        let (text, log) = replay(unlimited);
+        assert!(text.contains("\nnode_load15 1.5\n") && !text.contains(DROPPED), "{text}");
+        assert_eq!(log, "");
+    }
+    assert!(replay(&["--scrape.detail"]).0.contains(&format!("{DROPPED}0\n")));
+
+    // Larger than a broker reads of a file.
+    let long = format!("0.5 1 1.5 1/2 3\n{}", " ".repeat(16 << 20));
+    std::fs::write(dir.path().join("proc/loadavg"), long).unwrap();
+    let (text, log) = replay(&[]);
+    assert!(text.contains("keyhole_query_outcome{query=\"loadavg\",outcome=\"truncated\"} 1"), "{text}");
+    assert!(log.contains("level=WARN") && log.contains("QUERY_LOADAVG: cut by a limit"), "{log}");
+}
+
 #[tokio::test]
 async fn without_a_broker_nothing_is_left_behind() {
     let dir = tempfile::tempdir().unwrap();
@@ -182,6 +214,127 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
     let line = server.line("\"message\":\"listening\"");
     assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
     assert_eq!(server.stop(), Some(0));
+}
+
+fn get(address: &str, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn scrapes_that_fail_while_the_broker_is_away_are_a_line_and_not_one_each() {
+    let mut server =
+        Server::start(&["--web.listen-address=127.0.0.1:0", "--broker.socket=/nonexistent/socket"]);
+    let line = server.line("msg=listening");
+    let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    for number in 0..600 {
+        let path = ["/metrics", "/metrics?collect[]=loadavg", "/-/ready"][number % 3];
+        assert!(get(&address, path).starts_with("HTTP/1.1 503"), "{path}");
+    }
+    let line = server.line("msg=\"scrape failed\"");
+    assert!(line.contains("failures=1"), "{line}");
+    let mut lines = Vec::new();
+    while let Ok(line) = server.1.recv_timeout(Duration::from_millis(500)) {
+        lines.push(line);
+    }
+    assert!(lines.len() <= 3, "{lines:#?}");
+    assert_eq!(server.stop(), Some(0));
+}
+
+/// A server whose log goes to `stderr`, and where it listens: it has no other way to say.
+fn server_with_log(stderr: std::process::Stdio, more: &[&str]) -> (std::process::Child, String) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = format!("--web.listen-address={port}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
+    command
+        .args([&listen, "--broker.socket=/nonexistent/socket", "--log.level=debug"])
+        .args(more)
+        .stderr(stderr);
+    let child = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::net::TcpStream::connect(port).is_err() {
+        assert!(Instant::now() < deadline, "it listens");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (child, port.to_string())
+}
+
+fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
+    let (unread, writer) = std::io::pipe().unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (closed, broken) = std::io::pipe().unwrap();
+    drop(closed);
+    // What fills a pipe is one long name a line.
+    let long = format!("--collector.textfile.directory=/{}", "x/".repeat(1500));
+    let more: Vec<&str> = std::iter::repeat_n(long.as_str(), 40).collect();
+    for stderr in [writer.into(), full.into(), broken.into()] {
+        let (mut child, address) = server_with_log(stderr, &more);
+        for _ in 0..50 {
+            assert!(get(&address, "/metrics").starts_with("HTTP/1.1 503"));
+            assert!(get(&address, "/-/healthy").starts_with("HTTP/1.1 200"));
+        }
+        signal(&child, rustix::process::Signal::TERM);
+        let begun = Instant::now();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+    drop(unread);
+}
+
+#[test]
+fn signals_that_ask_for_nothing_end_nothing_and_those_that_ask_for_the_end_do() {
+    use rustix::process::Signal;
+    let server = |more: &[&str]| server_with_log(std::process::Stdio::null(), more);
+    let (mut child, address) = server(&[]);
+    for stray in [
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::VTALARM,
+        Signal::PROF,
+        Signal::PIPE,
+        Signal::XFSZ,
+        Signal::IO,
+        Signal::POWER,
+        Signal::TTIN,
+        Signal::TTOU,
+    ] {
+        signal(&child, stray);
+        assert!(get(&address, "/-/healthy").starts_with("HTTP/1.1 200"), "{stray:?}");
+    }
+    assert!(child.try_wait().unwrap().is_none());
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    for end in [Signal::INT, Signal::HUP] {
+        let (mut child, _) = server(&[]);
+        signal(&child, end);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{end:?}");
+    }
+    // Its terminal may go where nohup(1) says so.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_keyhole-exporter")]);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    command.arg(format!("--web.listen-address={port}")).stderr(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::net::TcpStream::connect(port).is_err() {
+        assert!(Instant::now() < deadline, "it listens");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signal(&child, Signal::HUP);
+    assert!(get(&port.to_string(), "/-/healthy").starts_with("HTTP/1.1 200"));
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[tokio::test]
