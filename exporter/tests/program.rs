@@ -232,10 +232,16 @@ fn scrapes_that_fail_while_the_broker_is_away_are_a_line_and_not_one_each() {
         Server::start(&["--web.listen-address=127.0.0.1:0", "--broker.socket=/nonexistent/socket"]);
     let line = server.line("msg=listening");
     let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
-    for number in 0..600 {
-        let path = ["/metrics", "/metrics?collect[]=loadavg", "/-/ready"][number % 3];
-        assert!(get(&address, path).starts_with("HTTP/1.1 503"), "{path}");
-    }
+    std::thread::scope(|scope| {
+        for _ in 0..30 {
+            scope.spawn(|| {
+                for number in 0..20 {
+                    let path = ["/metrics", "/metrics?collect[]=loadavg", "/-/ready"][number % 3];
+                    assert!(get(&address, path).starts_with("HTTP/1.1 503"), "{path}");
+                }
+            });
+        }
+    });
     let line = server.line("msg=\"scrape failed\"");
     assert!(line.contains("failures=1"), "{line}");
     let mut lines = Vec::new();
@@ -246,15 +252,153 @@ fn scrapes_that_fail_while_the_broker_is_away_are_a_line_and_not_one_each() {
     assert_eq!(server.stop(), Some(0));
 }
 
+/// Nobody's certificate and key.
+const TLS: &str = "\
+tls_server_config:
+  key: |
+    -----BEGIN PRIVATE KEY-----
+    MC4CAQAwBQYDK2VwBCIEIHN1V+CWmhSubOCgOs1EX0PlQJhbOIA2sCkunmX50AVR
+    -----END PRIVATE KEY-----
+  cert: |
+    -----BEGIN CERTIFICATE-----
+    MIIBNDCB56ADAgECAhRlcXoqU0cHn092C1LAqXxOMMsKBzAFBgMrZXAwDzENMAsG
+    A1UEAwwEdGVzdDAgFw0yNjExMjcwNTEwNTFaGA8yMTI2MTEwMzA1MTA1MVowDzEN
+    MAsGA1UEAwwEdGVzdDAqMAUGAytlcAMhAF+ZNtFTBMivP4HqcaOLmkKjLQ8lwfFr
+    lnmkRU6Aweyjo1MwUTAdBgNVHQ4EFgQUm5Utk2GfBbV3WczRaoPvE54OuAMwHwYD
+    VR0jBBgwFoAUm5Utk2GfBbV3WczRaoPvE54OuAMwDwYDVR0TAQH/BAUwAwEB/zAF
+    BgMrZXADQQAVFuHOCFHcidmd/2TBuu6JKvgFKnTvl5T/Y5IafAA1CJWHQS0u7DOg
+    UGNQJl0qFH8giBzlJARP3iLIAQENqP8L
+    -----END CERTIFICATE-----
+";
+
+/// Takes any certificate.
+#[derive(Debug)]
+struct Anyones;
+
+impl rustls::client::danger::ServerCertVerifier for Anyones {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        vec![rustls::SignatureScheme::ED25519]
+    }
+}
+
+/// Writes to an HTTP/2 connection as many frames of each kind as it takes within a while.
+fn frames(address: &str, frame: &[u8]) {
+    use std::io::Write as _;
+    let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let mut config = config
+        .dangerous()
+        .with_custom_certificate_verifier(std::sync::Arc::new(Anyones))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = rustls::pki_types::ServerName::try_from("test").unwrap();
+    let client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut tls = rustls::StreamOwned::new(client, stream);
+    tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    assert_eq!(tls.conn.alpn_protocol(), Some(&b"h2"[..]));
+    for _ in 0..300 {
+        if tls.write_all(&frame.repeat(100)).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_strangers_send_to_the_tls_port_fills_no_log() {
+    use std::io::Write as _;
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("web.yaml");
+    std::fs::write(&config, TLS).unwrap();
+    let config = format!("--web.config.file={}", config.display());
+    for level in ["debug", "info", "warn", "error"] {
+        let log_level = format!("--log.level={level}");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = port.to_string();
+        let listen = format!("--web.listen-address={address}");
+        let server = Server::start(&[&listen, &log_level, &config, "--broker.socket=/nonexistent/socket"]);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::net::TcpStream::connect(port).is_err() {
+            assert!(Instant::now() < deadline, "it listens");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        while server.1.recv_timeout(Duration::from_millis(300)).is_ok() {}
+        let begun = Instant::now();
+        // A ping, settings, a window's update and a reset of a stream that is not there, a frame of no known kind.
+        for frame in [
+            &b"\0\0\x08\x06\0\0\0\0\0stranger"[..],
+            b"\0\0\0\x04\0\0\0\0\0",
+            b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01",
+            b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08",
+            b"\0\0\x03\xfa\0\0\0\0\x01abc",
+        ] {
+            frames(&address, frame);
+        }
+        // Handshakes that fail: no record, a record that is none, an alert, an end, plain HTTP.
+        for number in 0..300 {
+            let mut stream = std::net::TcpStream::connect(port).unwrap();
+            let sent: &[u8] = match number % 5 {
+                0 => b"\x80stranger",
+                1 => b"\x16\x03\x01\x00\x08stranger",
+                2 => b"\x15\x03\x01\x00\x02\x02\x28",
+                3 => b"\x16",
+                _ => b"GET /stranger HTTP/1.1\r\n\r\n",
+            };
+            let _ = stream.write_all(sent);
+        }
+        let mut lines = Vec::new();
+        while let Ok(line) = server.1.recv_timeout(Duration::from_millis(500)) {
+            lines.push(line);
+        }
+        let bytes: usize = lines.iter().map(String::len).sum();
+        eprintln!("--log.level={level}: {} lines, {bytes} bytes in {:?}", lines.len(), begun.elapsed());
+        // 200 at once and 50 a second, of debug alone.
+        let most = if level == "debug" { 200 + 50 * (begun.elapsed().as_secs() as usize + 2) } else { 0 };
+        assert!(lines.len() <= most && bytes <= most * 300, "{level}: {} lines: {lines:#?}", lines.len());
+        let own = |line: &&String| !line.contains("handshake failed") && !line.contains("log lines dropped");
+        assert_eq!(lines.iter().find(own), None);
+        assert_eq!(server.stop(), Some(0));
+    }
+}
+
 /// A server whose log goes to `stderr`, and where it listens: it has no other way to say.
-fn server_with_log(stderr: std::process::Stdio, more: &[&str]) -> (std::process::Child, String) {
+fn server_with_log(stderr: std::process::Stdio) -> (std::process::Child, String) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let listen = format!("--web.listen-address={port}");
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
-    command
-        .args([&listen, "--broker.socket=/nonexistent/socket", "--log.level=debug"])
-        .args(more)
-        .stderr(stderr);
+    command.args([&listen, "--broker.socket=/nonexistent/socket", "--log.level=debug"]).stderr(stderr);
     let child = command.spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     while std::net::TcpStream::connect(port).is_err() {
@@ -274,12 +418,14 @@ fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let (closed, broken) = std::io::pipe().unwrap();
     drop(closed);
-    // What fills a pipe is one long name a line.
-    let long = format!("--collector.textfile.directory=/{}", "x/".repeat(1500));
-    let more: Vec<&str> = std::iter::repeat_n(long.as_str(), 40).collect();
+    // From here on it takes nothing: every line waits.
+    let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, flags).unwrap();
     for stderr in [writer.into(), full.into(), broken.into()] {
-        let (mut child, address) = server_with_log(stderr, &more);
-        for _ in 0..50 {
+        let (mut child, address) = server_with_log(stderr);
+        for _ in 0..5 {
             assert!(get(&address, "/metrics").starts_with("HTTP/1.1 503"));
             assert!(get(&address, "/-/healthy").starts_with("HTTP/1.1 200"));
         }
@@ -294,8 +440,8 @@ fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
 #[test]
 fn signals_that_ask_for_nothing_end_nothing_and_those_that_ask_for_the_end_do() {
     use rustix::process::Signal;
-    let server = |more: &[&str]| server_with_log(std::process::Stdio::null(), more);
-    let (mut child, address) = server(&[]);
+    let server = || server_with_log(std::process::Stdio::null());
+    let (mut child, address) = server();
     for stray in [
         Signal::USR1,
         Signal::USR2,
@@ -316,7 +462,7 @@ fn signals_that_ask_for_nothing_end_nothing_and_those_that_ask_for_the_end_do() 
     signal(&child, Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     for end in [Signal::INT, Signal::HUP] {
-        let (mut child, _) = server(&[]);
+        let (mut child, _) = server();
         signal(&child, end);
         assert_eq!(child.wait().unwrap().code(), Some(0), "{end:?}");
     }
