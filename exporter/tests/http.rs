@@ -190,7 +190,7 @@ async fn other_paths_and_methods_are_refused() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &["--web.telemetry-path=/m"]);
-    for path in ["/metrics", "/m/", "/health", "//"] {
+    for path in ["/metrics", "/m/", "/health", "/%2fm", "/%2e/m"] {
         assert_eq!(exporter.get(path).await.status, 404, "{path}");
     }
     let answer = exporter.request("POST", "/m", &[("Content-Length", "0")]).await;
@@ -200,6 +200,56 @@ async fn other_paths_and_methods_are_refused() {
     assert_eq!((answer.status, answer.body.len()), (200, 0));
     assert!(answer.head.contains("content-length: "));
     assert_eq!(exporter.get("/-/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_path_that_is_not_clean_is_redirected_and_an_escaped_one_answers() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    for (path, location) in [
+        ("//metrics", "/metrics"),
+        ("/./metrics?collect[]=loadavg&x=%zz", "/metrics?collect[]=loadavg&x=%zz"),
+        ("/x/../nothing?", "/nothing"),
+        ("//", "/"),
+    ] {
+        for method in ["GET", "HEAD", "POST"] {
+            let answer = exporter.request(method, path, &[]).await;
+            assert_eq!(answer.status, 307, "{method} {path}");
+            assert!(answer.head.contains(&format!("\r\nlocation: {location}\r\n")), "{}", answer.head);
+        }
+    }
+    let answer = exporter.get("/%6detrics?collect[]=loadavg&a;b").await;
+    assert!(answer.status == 200 && answer.has("node_load1 0.5"), "{}", answer.text());
+    assert!(!answer.text().contains("node_time_seconds"), "{}", answer.text());
+    assert_eq!(exporter.get("/metrics?collect[]=loadavg;x").await.status, 400);
+    assert_eq!(exporter.get("/metrics%zz").await.status, 400);
+}
+
+#[tokio::test]
+async fn http_1_1_needs_one_host_that_can_be_one() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    for (head, status) in [
+        ("GET /metrics HTTP/1.1\r\n", "HTTP/1.1 400"),
+        ("GET http://x/metrics HTTP/1.1\r\n", "HTTP/1.1 400"),
+        ("GET /nothing HTTP/1.1\r\n", "HTTP/1.1 400"),
+        ("GET /metrics HTTP/1.1\r\nHost: x\r\nHost: x\r\n", "HTTP/1.1 400"),
+        ("GET /metrics HTTP/1.0\r\nHost: x\r\nHost: y\r\n", "HTTP/1.0 400"),
+        ("GET /metrics HTTP/1.1\r\nHost: a b\r\n", "HTTP/1.1 400"),
+        ("GET /metrics HTTP/1.1\r\nHost:\r\n", "HTTP/1.1 200"),
+        ("GET /metrics HTTP/1.0\r\n", "HTTP/1.0 200"),
+    ] {
+        let mut stream = TcpStream::connect(exporter.address).await.unwrap();
+        // The refused ones end by themselves: nothing after them is taken for a request.
+        let ends = if status.contains("200") { "Connection: close\r\n" } else { "" };
+        stream.write_all(format!("{head}{ends}\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        tokio::time::timeout(Duration::from_secs(5), read).await.expect("an end").unwrap();
+        assert!(answer.starts_with(status.as_bytes()), "{head}: {}", String::from_utf8_lossy(&answer));
+    }
 }
 
 #[tokio::test]

@@ -71,6 +71,38 @@ async fn a_replayed_capture_gives_what_a_scrape_gave() {
     assert!(error.starts_with("keyhole-exporter: error: ") && error.contains("is not empty"), "{error}");
 }
 
+#[test]
+fn a_replay_has_the_limits_of_a_scrape_and_tells_of_them_as_one_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().display().to_string();
+    std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+    std::fs::write(dir.path().join("proc/loadavg"), "0.5 1 1.5 1/2 3\n").unwrap();
+    let replay = |more: &[&str]| {
+        let base = ["--collector.disable-defaults", "--collector.loadavg"];
+        let output = exporter(&[&base[..], more, &["replay", &tree]].concat());
+        assert!(output.status.success(), "{output:?}");
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    const DROPPED: &str = "\nkeyhole_collector_series_dropped_total{collector=\"loadavg\"} ";
+    let (text, log) = replay(&["--collector.series-limit=2"]);
+    assert!(text.contains("\nnode_load5 1\n") && !text.contains("node_load15 "), "{text}");
+    assert!(text.contains(&format!("{DROPPED}1\n")), "{text}");
+    assert!(log.contains("level=WARN") && log.contains("--collector.series-limit"), "{log}");
+    for unlimited in [&[][..], &["--collector.series-limit=0"]] {
+        let (text, log) = replay(unlimited);
+        assert!(text.contains("\nnode_load15 1.5\n") && !text.contains(DROPPED), "{text}");
+        assert_eq!(log, "");
+    }
+    assert!(replay(&["--scrape.detail"]).0.contains(&format!("{DROPPED}0\n")));
+
+    // Larger than a broker reads of a file.
+    let long = format!("0.5 1 1.5 1/2 3\n{}", " ".repeat(16 << 20));
+    std::fs::write(dir.path().join("proc/loadavg"), long).unwrap();
+    let (text, log) = replay(&[]);
+    assert!(text.contains("keyhole_query_outcome{query=\"loadavg\",outcome=\"truncated\"} 1"), "{text}");
+    assert!(log.contains("level=WARN") && log.contains("QUERY_LOADAVG: cut by a limit"), "{log}");
+}
+
 #[tokio::test]
 async fn without_a_broker_nothing_is_left_behind() {
     let dir = tempfile::tempdir().unwrap();
@@ -97,6 +129,8 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
         (vec!["--web.config.file=/x.yaml"], "No such file"),
         (vec!["--web.systemd-socket"], "start the program by a socket unit"),
         (vec!["--web.telemetry-path=metrics"], "a path begins with /"),
+        (vec!["--web.telemetry-path=//metrics"], "no request reaches a path"),
+        (vec!["--web.telemetry-path=/m%zz"], "no request reaches a path"),
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--log.format=xml"], "use logfmt or json"),
         (vec!["--broker.socket=unix:"], "is not the path of a socket"),
@@ -180,6 +214,273 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
     let line = server.line("\"message\":\"listening\"");
     assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
     assert_eq!(server.stop(), Some(0));
+}
+
+fn get(address: &str, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn scrapes_that_fail_while_the_broker_is_away_are_a_line_and_not_one_each() {
+    let mut server =
+        Server::start(&["--web.listen-address=127.0.0.1:0", "--broker.socket=/nonexistent/socket"]);
+    let line = server.line("msg=listening");
+    let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    std::thread::scope(|scope| {
+        for _ in 0..30 {
+            scope.spawn(|| {
+                for number in 0..20 {
+                    let path = ["/metrics", "/metrics?collect[]=loadavg", "/-/ready"][number % 3];
+                    assert!(get(&address, path).starts_with("HTTP/1.1 503"), "{path}");
+                }
+            });
+        }
+    });
+    let line = server.line("msg=\"scrape failed\"");
+    assert!(line.contains("failures=1"), "{line}");
+    let mut lines = Vec::new();
+    while let Ok(line) = server.1.recv_timeout(Duration::from_millis(500)) {
+        lines.push(line);
+    }
+    assert!(lines.len() <= 3, "{lines:#?}");
+    assert_eq!(server.stop(), Some(0));
+}
+
+/// Nobody's certificate and key.
+const TLS: &str = "\
+tls_server_config:
+  key: |
+    -----BEGIN PRIVATE KEY-----
+    MC4CAQAwBQYDK2VwBCIEIHN1V+CWmhSubOCgOs1EX0PlQJhbOIA2sCkunmX50AVR
+    -----END PRIVATE KEY-----
+  cert: |
+    -----BEGIN CERTIFICATE-----
+    MIIBNDCB56ADAgECAhRlcXoqU0cHn092C1LAqXxOMMsKBzAFBgMrZXAwDzENMAsG
+    A1UEAwwEdGVzdDAgFw0yNjExMjcwNTEwNTFaGA8yMTI2MTEwMzA1MTA1MVowDzEN
+    MAsGA1UEAwwEdGVzdDAqMAUGAytlcAMhAF+ZNtFTBMivP4HqcaOLmkKjLQ8lwfFr
+    lnmkRU6Aweyjo1MwUTAdBgNVHQ4EFgQUm5Utk2GfBbV3WczRaoPvE54OuAMwHwYD
+    VR0jBBgwFoAUm5Utk2GfBbV3WczRaoPvE54OuAMwDwYDVR0TAQH/BAUwAwEB/zAF
+    BgMrZXADQQAVFuHOCFHcidmd/2TBuu6JKvgFKnTvl5T/Y5IafAA1CJWHQS0u7DOg
+    UGNQJl0qFH8giBzlJARP3iLIAQENqP8L
+    -----END CERTIFICATE-----
+";
+
+/// Takes any certificate.
+#[derive(Debug)]
+struct Anyones;
+
+impl rustls::client::danger::ServerCertVerifier for Anyones {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        vec![rustls::SignatureScheme::ED25519]
+    }
+}
+
+/// Writes to an HTTP/2 connection as many frames of each kind as it takes within a while.
+fn frames(address: &str, frame: &[u8]) {
+    use std::io::Write as _;
+    let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let mut config = config
+        .dangerous()
+        .with_custom_certificate_verifier(std::sync::Arc::new(Anyones))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let name = rustls::pki_types::ServerName::try_from("test").unwrap();
+    let client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+    let stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut tls = rustls::StreamOwned::new(client, stream);
+    tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    assert_eq!(tls.conn.alpn_protocol(), Some(&b"h2"[..]));
+    for _ in 0..300 {
+        if tls.write_all(&frame.repeat(100)).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_strangers_send_to_the_tls_port_fills_no_log() {
+    use std::io::Write as _;
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("web.yaml");
+    std::fs::write(&config, TLS).unwrap();
+    let config = format!("--web.config.file={}", config.display());
+    for level in ["debug", "info", "warn", "error"] {
+        let log_level = format!("--log.level={level}");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = port.to_string();
+        let listen = format!("--web.listen-address={address}");
+        let server = Server::start(&[&listen, &log_level, &config, "--broker.socket=/nonexistent/socket"]);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::net::TcpStream::connect(port).is_err() {
+            assert!(Instant::now() < deadline, "it listens");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        while server.1.recv_timeout(Duration::from_millis(300)).is_ok() {}
+        let begun = Instant::now();
+        // A ping, settings, a window's update and a reset of a stream that is not there, a frame of no known kind.
+        for frame in [
+            &b"\0\0\x08\x06\0\0\0\0\0stranger"[..],
+            b"\0\0\0\x04\0\0\0\0\0",
+            b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01",
+            b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08",
+            b"\0\0\x03\xfa\0\0\0\0\x01abc",
+        ] {
+            frames(&address, frame);
+        }
+        // Handshakes that fail: no record, a record that is none, an alert, an end, plain HTTP.
+        for number in 0..300 {
+            let mut stream = std::net::TcpStream::connect(port).unwrap();
+            let sent: &[u8] = match number % 5 {
+                0 => b"\x80stranger",
+                1 => b"\x16\x03\x01\x00\x08stranger",
+                2 => b"\x15\x03\x01\x00\x02\x02\x28",
+                3 => b"\x16",
+                _ => b"GET /stranger HTTP/1.1\r\n\r\n",
+            };
+            let _ = stream.write_all(sent);
+        }
+        let mut lines = Vec::new();
+        while let Ok(line) = server.1.recv_timeout(Duration::from_millis(500)) {
+            lines.push(line);
+        }
+        let bytes: usize = lines.iter().map(String::len).sum();
+        eprintln!("--log.level={level}: {} lines, {bytes} bytes in {:?}", lines.len(), begun.elapsed());
+        // 200 at once and 50 a second, of debug alone.
+        let most = if level == "debug" { 200 + 50 * (begun.elapsed().as_secs() as usize + 2) } else { 0 };
+        assert!(lines.len() <= most && bytes <= most * 300, "{level}: {} lines: {lines:#?}", lines.len());
+        let own = |line: &&String| !line.contains("handshake failed") && !line.contains("log lines dropped");
+        assert_eq!(lines.iter().find(own), None);
+        assert_eq!(server.stop(), Some(0));
+    }
+}
+
+/// A server whose log goes to `stderr`, and where it listens: it has no other way to say.
+fn server_with_log(stderr: std::process::Stdio) -> (std::process::Child, String) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = format!("--web.listen-address={port}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
+    command.args([&listen, "--broker.socket=/nonexistent/socket", "--log.level=debug"]).stderr(stderr);
+    let child = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::net::TcpStream::connect(port).is_err() {
+        assert!(Instant::now() < deadline, "it listens");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (child, port.to_string())
+}
+
+fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
+    let (unread, writer) = std::io::pipe().unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let (closed, broken) = std::io::pipe().unwrap();
+    drop(closed);
+    // From here on it takes nothing: every line waits.
+    let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, flags).unwrap();
+    for stderr in [writer.into(), full.into(), broken.into()] {
+        let (mut child, address) = server_with_log(stderr);
+        for _ in 0..5 {
+            assert!(get(&address, "/metrics").starts_with("HTTP/1.1 503"));
+            assert!(get(&address, "/-/healthy").starts_with("HTTP/1.1 200"));
+        }
+        signal(&child, rustix::process::Signal::TERM);
+        let begun = Instant::now();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+    drop(unread);
+}
+
+#[test]
+fn signals_that_ask_for_nothing_end_nothing_and_those_that_ask_for_the_end_do() {
+    use rustix::process::Signal;
+    let server = || server_with_log(std::process::Stdio::null());
+    let (mut child, address) = server();
+    for stray in [
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::VTALARM,
+        Signal::PROF,
+        Signal::PIPE,
+        Signal::XFSZ,
+        Signal::IO,
+        Signal::POWER,
+        Signal::TTIN,
+        Signal::TTOU,
+    ] {
+        signal(&child, stray);
+        assert!(get(&address, "/-/healthy").starts_with("HTTP/1.1 200"), "{stray:?}");
+    }
+    assert!(child.try_wait().unwrap().is_none());
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    for end in [Signal::INT, Signal::HUP] {
+        let (mut child, _) = server();
+        signal(&child, end);
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{end:?}");
+    }
+    // Its terminal may go where nohup(1) says so.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_keyhole-exporter")]);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    command.arg(format!("--web.listen-address={port}")).stderr(std::process::Stdio::null());
+    let mut child = command.spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while std::net::TcpStream::connect(port).is_err() {
+        assert!(Instant::now() < deadline, "it listens");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    signal(&child, Signal::HUP);
+    assert!(get(&port.to_string(), "/-/healthy").starts_with("HTTP/1.1 200"));
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[tokio::test]

@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
+use crate::signals;
+
 /// A child process. Its descriptor is readable when it has ended.
 #[derive(Debug)]
 pub struct Child {
@@ -51,16 +53,12 @@ impl Child {
     }
 }
 
-/// Ignores, here and in every child, the signals by which others end a process and it could do something about it: these
-/// processes end when the one does that started them.
+/// Ignores, here and in every child, the signals that ask for the end, and those that ask for nothing: these processes
+/// end when the one does that started them.
 pub fn ignore_signals() {
     expect_children();
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM, libc::SIGALRM, libc::SIGUSR1, libc::SIGUSR2] {
-        // SAFETY: signal with SIG_IGN installs no code of this program.
-        unsafe {
-            libc::signal(signal, libc::SIG_IGN);
-        }
-    }
+    signals::ignore_stray();
+    [libc::SIGHUP, libc::SIGINT, libc::SIGTERM].into_iter().for_each(signals::ignore);
 }
 
 /// Has the kernel keep how children ended until they are waited for: a parent may have asked for the opposite, and

@@ -10,6 +10,7 @@ pub mod memory;
 pub mod process;
 pub mod seccomp;
 pub mod shared;
+pub mod signals;
 pub mod socket;
 mod timex;
 

@@ -77,6 +77,40 @@ REQUESTS = [
     ("GET", "/metrics?exclude[]=loadavg&exclude[]=time&exclude[]=uname", {}),
     ("GET", "/metrics?exclude[]=nope", {}),
     ("GET", "/metrics?collect[]=time&exclude[]=loadavg", {}),
+    ("GET", "/%6detrics", {}),
+    ("GET", "/metric%73?collect[]=time", {}),
+    ("GET", "/metrics?a;b&collect[]=time", {}),
+    ("GET", "/metrics?collect[]=time&;", {}),
+    ("GET", "/metrics?collect[]=time%3bx", {}),
+    ("GET", "/metrics?collect[]=time;x", {}),
+    ("GET", "/metrics?x=%zz&collect[]=time", {}),
+    ("GET", "//metrics", {}),
+    ("HEAD", "//metrics", {}),
+    ("POST", "//metrics", {}),
+    ("GET", "/./metrics?collect[]=time&x=%zz", {}),
+    ("GET", "/x/../nothing?a;b", {}),
+    ("GET", "/metrics/..", {}),
+    ("GET", "//%6detrics", {}),
+]
+# Requests as bytes, and the status that both answer.
+RAW = [
+    (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+    (b"GET http://x/metrics HTTP/1.1\r\n\r\n", 400),
+    (b"GET /nothing HTTP/1.1\r\n\r\n", 400),
+    (b"GET /metrics HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+    (b"GET /metrics HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+    (b"GET /metrics HTTP/1.0\r\nHost: x\r\nHost: y\r\n\r\n", 400),
+    (b"GET /metrics HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    (b"GET /metrics HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+    (b"GET /metrics HTTP/1.0\r\nHost: a<b\r\n\r\n", 400),
+    (b"GET /metrics HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n", 200),
+    (b"GET /metrics HTTP/1.1\r\nHost: [::1]:9100\r\nConnection: close\r\n\r\n", 200),
+    (b"GET http://y/metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 200),
+    (b"GET /metrics HTTP/1.0\r\n\r\n", 200),
+    (b"GET /metrics%zz HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    (b"GET /metrics% HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    (b"GET * HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    (b"GET metrics HTTP/1.1\r\nHost: x\r\n\r\n", 400),
 ]
 
 # What differs: request, node_exporter's answer and the exporter's as regular expressions over `summary`, the reason.
@@ -89,6 +123,8 @@ DIFFERS = [
     ("GET /metrics?collect[]=systemd", r"400 .*disabled collector: systemd$",
      r"400 .*disabled collector: systemd \(not offered: it needs the host's D-Bus\)$", "tells why"),
     ("GET /metrics?collect[]=%zz", TEXT, "400 .*invalid escape", "a filter that cannot be read is not given everything"),
+    ("GET /metrics?collect[]=time;x", TEXT, "400 .*semicolon", "the same"),
+    ("GET /metrics?x=%zz&collect[]=time", TEXT, "400 .*invalid escape", "the same: its name may be a filter's"),
     (f"GET /metrics Accept: {PROTOBUF.replace('delimited', 'text')}", "200 application/vnd.google.protobuf", TEXT,
      "a form for people, and no Prometheus asks for it; the text is one"),
     ("GET /debug/pprof/", "200 ", "404 ", "a profiler on the metrics port is a way in"),
@@ -108,6 +144,15 @@ NEWER = [
      "1.12.1 runs all collectors when all are excluded; here none runs"),
     ("GET /metrics?collect[]=time&exclude[]=loadavg", r".* time own$",
      r"400 .*Combined collect and exclude queries are not allowed\.$", "both at once"),
+    ("GET //metrics", "30[17] /metrics$", "307 /metrics$", "1.5.0's server redirects by 301"),
+    ("HEAD //metrics", "30[17] /metrics$", "307 /metrics$", "the same"),
+    ("POST //metrics", "30[17] /metrics$", "307 /metrics$", "the same"),
+    ("GET /./metrics?collect[]=time&x=%zz", r"30[17] /metrics\?collect\[\]=time&x=%zz$",
+     r"307 /metrics\?collect\[\]=time&x=%zz$", "the same"),
+    ("GET /x/../nothing?a;b", r"30[17] /nothing\?a;b$", r"307 /nothing\?a;b$", "the same"),
+    ("GET /metrics/..", "30[17] /$", "307 /$", "the same"),
+    ("GET //%6detrics", "30[17] /(metrics|%256detrics)$", "307 /%6detrics$",
+     "1.5.0 undoes escapes first; 1.12.1 escapes them again, and what it redirects to is nowhere"),
 ]
 
 
@@ -148,6 +193,8 @@ def families(body):
 def summary(answer):
     """An answer in a line: status, media type, other headers that matter, what the body tells."""
     status, headers, body = answer
+    if 300 <= status < 400:
+        return f"{status} {headers.get('Location', '-')}"
     media = re.sub(r"; escaping=underscores$", "", headers.get("Content-Type", "-"))
     parts = [str(status), media.lower()]
     if headers.get("Content-Encoding") == "gzip":
@@ -192,6 +239,22 @@ def compare_requests(ours, theirs, verbose):
                 failures.append(f"{request}\n    {name} {answer}\n    is not {expected}")
     failures += [f"{request} is listed and not asked" for request in different]
     print(f"requests: {same} answered alike, {len(DIFFERS)} otherwise on purpose, {len(NEWER)} as later versions do")
+    return failures
+
+
+def compare_raw(ours, theirs):
+    """Failures, one a line. What is refused is the last of its connection: that ends by itself."""
+    failures = []
+    for request, status in RAW:
+        for name, address in (("node_exporter", theirs), ("exporter", ours)):
+            with socket.create_connection(address, timeout=10) as client:
+                client.sendall(request)
+                answer = b""
+                while part := client.recv(1 << 16):
+                    answer += part
+            if not re.match(rb"HTTP/1\.[01] %d " % status, answer):
+                failures.append(f"{request}\n    {name} {answer[:80]}\n    is not {status}")
+    print(f"requests as bytes: {len(RAW)} with the same status")
     return failures
 
 
@@ -328,6 +391,7 @@ def main():
             host, port = keyhole.url.split("/")[2].rsplit(":", 1)
             ours = (host, int(port))
             failures += compare_requests(ours, theirs, arguments.verbose)
+            failures += compare_raw(ours, theirs)
             for name, address in (("exporter", ours), ("node_exporter", theirs)):
                 if not keeps_alive(address):
                     failures.append(f"{name}: a connection does not serve three requests")

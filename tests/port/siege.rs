@@ -80,7 +80,7 @@ impl Siege {
 }
 
 /// Stops the attackers also when an assertion fails.
-struct StopAtEnd<'s>(&'s AtomicBool);
+pub struct StopAtEnd<'s>(pub &'s AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
     fn drop(&mut self) {

@@ -73,6 +73,70 @@ fn signals_that_stop_a_service_are_the_brokers_to_follow() {
 }
 
 #[test]
+fn signals_that_ask_for_nothing_end_no_process() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let mut broker = stage.start(&["--log.level=info"]);
+    let processes = broker.processes();
+    for signal in [
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::VTALARM,
+        Signal::PROF,
+        Signal::PIPE,
+        Signal::XFSZ,
+        Signal::IO,
+        Signal::POWER,
+        Signal::TTIN,
+        Signal::TTOU,
+    ] {
+        for pid in &processes {
+            kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
+        }
+        assert_eq!(broker.read(&[Query::Loadavg, Query::Cpu])[0].outcome, Outcome::Ok, "{signal:?}");
+        assert!(broker.lives(), "{signal:?}");
+    }
+    assert_eq!(broker.processes(), processes);
+    broker.signal(Signal::HUP);
+    assert_eq!(broker.wait().code(), Some(0));
+    all_end(&processes[1..]);
+}
+
+#[test]
+fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
+    let (unread, writer) = std::io::pipe().unwrap();
+    // Nothing else is taken by it: every line waits.
+    fill(&writer);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let (closed, broken) = std::io::pipe().unwrap();
+    drop(closed);
+    for stderr in [writer.into(), full.into(), broken.into()] {
+        let stage = Stage::new();
+        let mut command = stage.command(&["--log.level=debug"]);
+        command.stderr::<std::process::Stdio>(stderr);
+        let mut broker = Broker { stage: &stage, child: command.spawn().unwrap() };
+        soon("the socket", || stage.socket().exists().then_some(()));
+        for _ in 0..5 {
+            assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
+        }
+        broker.signal(Signal::TERM);
+        assert_eq!(broker.wait().code(), Some(0));
+    }
+    drop(unread);
+}
+
+/// Writes to a pipe until it takes no more.
+fn fill(pipe: &std::io::PipeWriter) {
+    let flags = rustix::fs::fcntl_getfl(pipe).unwrap();
+    rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    while rustix::io::write(pipe, &[b'x'; 4096]).is_ok() {}
+    rustix::fs::fcntl_setfl(pipe, flags).unwrap();
+}
+
+#[test]
 fn a_zygote_that_is_killed_ends_the_broker_which_says_how() {
     if !root() {
         return;

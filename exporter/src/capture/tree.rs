@@ -21,12 +21,14 @@ pub(super) fn read(dir: &Path) -> std::io::Result<Snapshot> {
     let mut reports = Vec::new();
     for row in TABLE {
         let before = files.len();
+        let mut cut = false;
         for source in row.sources {
             if let Some(root) = root_dir(dir, source) {
-                Walk { row, source, bounds, files: &mut files, end: before + row.entries }.source(&root);
+                let end = before + row.entries;
+                Walk { row, source, bounds, files: &mut files, end, cut: &mut cut }.source(&root);
             }
         }
-        reports.push((row.query, report(&files[before..])));
+        reports.push((row.query, report(&files[before..], cut)));
     }
     let mut snapshot = Snapshot::of_files(files);
     for (query, report) in reports {
@@ -35,7 +37,8 @@ pub(super) fn read(dir: &Path) -> std::io::Result<Snapshot> {
     Ok(snapshot)
 }
 
-fn report(files: &[(Vec<u8>, Content)]) -> Report {
+/// How a query would have ended; `cut` is whether it has more files than a broker reads.
+fn report(files: &[(Vec<u8>, Content)], cut: bool) -> Report {
     let bytes = files
         .iter()
         .map(|(_, content)| match content {
@@ -44,7 +47,12 @@ fn report(files: &[(Vec<u8>, Content)]) -> Report {
         })
         .sum();
     let any = files.iter().any(|(_, content)| !matches!(content, Content::Errno(_)));
-    let outcome = if any { Outcome::Ok } else { Outcome::Absent };
+    let is_cut = |(_, content): &_| matches!(content, Content::Bytes { truncated: true, .. });
+    let outcome = match any {
+        _ if cut || files.iter().any(is_cut) => Outcome::Truncated,
+        true => Outcome::Ok,
+        false => Outcome::Absent,
+    };
     Report { outcome, elapsed_ns: 0, bytes }
 }
 
@@ -68,6 +76,8 @@ struct Walk<'w> {
     files: &'w mut Vec<(Vec<u8>, Content)>,
     /// How many files there may be when the row is done.
     end: usize,
+    /// There are more.
+    cut: &'w mut bool,
 }
 
 impl Walk<'_> {
@@ -96,7 +106,7 @@ impl Walk<'_> {
             }
         };
         for child in names {
-            if self.files.len() >= self.end {
+            if *self.cut {
                 return;
             }
             let path = dir.join(std::ffi::OsStr::from_bytes(&child));
@@ -134,6 +144,10 @@ impl Walk<'_> {
             },
             Kind::FileSystem => return,
         };
+        if self.files.len() >= self.end {
+            *self.cut = true;
+            return;
+        }
         self.files.push((name.to_vec(), content));
     }
 }

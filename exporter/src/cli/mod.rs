@@ -15,6 +15,7 @@ pub mod serve;
 use std::path::Path;
 use std::process::ExitCode;
 
+use keyhole_os::signals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::options::{Options, nearest};
@@ -202,17 +203,19 @@ struct Stop {
 struct Stops {
     interrupt: Signal,
     terminate: Signal,
-    hang_up: Signal,
+    /// None where it was ignored at the start: nohup(1) asks for that.
+    hang_up: Option<Signal>,
 }
 
 impl Stops {
     /// From here on none of them ends the process by itself. Needs a runtime.
     fn listen() -> Result<Self, Failure> {
         let listen = || {
+            let hang_up = (!signals::hangup_is_ignored()).then(|| signal(SignalKind::hangup()));
             Ok(Self {
                 interrupt: signal(SignalKind::interrupt())?,
                 terminate: signal(SignalKind::terminate())?,
-                hang_up: signal(SignalKind::hangup())?,
+                hang_up: hang_up.transpose()?,
             })
         };
         listen().map_err(|error: std::io::Error| Failure::Failed(format!("cannot wait for signals: {error}")))
@@ -220,10 +223,16 @@ impl Stops {
 
     /// The next of them.
     async fn next(&mut self) -> Stop {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => Stop { number: 2 },
             _ = self.terminate.recv() => Stop { number: 15 },
-            _ = self.hang_up.recv() => Stop { number: 1 },
+            _ = hang_up => Stop { number: 1 },
         }
     }
 }

@@ -1,5 +1,5 @@
 //! `replay DIR`: the metrics of a captured host, or of any tree with proc/ and sys/, with no broker: what `query
-//! --from=DIR --output=prom` shows.
+//! --from=DIR --output=prom` shows, within the limits of a scrape.
 
 use std::path::Path;
 

@@ -2,32 +2,31 @@
 
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
+use keyhole_os::signals;
 
 use super::flags::{GROUPS, NOT_OFFERED};
-use super::{Failure, runtime, socket};
+use super::{Failure, Stops, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::collector::processgroups::ProcessGroups;
 use crate::http::listen::ListenError;
 use crate::http::web_config::Guard;
-use crate::http::{self, App, listen};
+use crate::http::{self, App, listen, paths};
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::sandbox::{self, SealOptions};
 use crate::scrape::{self, Scraper};
 use crate::self_metrics::{VERSION, process::Process};
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM, SIGINT or SIGHUP.
 pub(super) fn run(options: Options) -> Result<(), Failure> {
     refuse_what_is_not_offered(&options)?;
     runtime()?.block_on(serve(options))
 }
 
 async fn serve(options: Options) -> Result<(), Failure> {
-    let signals = || Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
-    let (mut terminate, mut interrupt) =
-        signals().map_err(|error: std::io::Error| format!("cannot wait for signals: {error}"))?;
     keyhole_os::memory::map_large_pieces();
+    signals::ignore_stray();
+    let mut stops = Stops::listen()?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let mut guard = guard(&options)?;
     let listeners = match options.switch("web.systemd-socket") {
@@ -69,10 +68,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let scraper = scraper.map_err(|error| format!("cannot count: {error}"))?;
     let app = Arc::new(App::new(Arc::new(scraper), &options).guarded(guard));
     let stop = async {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        stops.next().await;
         tracing::info!("stopping");
     };
     keyhole_os::memory::give_back();
@@ -90,8 +86,14 @@ fn guard(options: &Options) -> Result<Option<Guard>, Failure> {
 /// A setting that protects something is never ignored.
 fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
     let usage = |error: &str| Err(Failure::Usage(error.to_owned()));
-    if !options.text("web.telemetry-path").starts_with('/') {
+    let path = options.text("web.telemetry-path");
+    if !path.starts_with('/') {
         return usage("--web.telemetry-path: a path begins with /, such as /metrics");
+    }
+    if !paths::is_reachable(path) {
+        return usage(
+            "--web.telemetry-path: no request reaches a path with //, /./, /../ or a broken escape; use one such as /metrics",
+        );
     }
     Ok(())
 }

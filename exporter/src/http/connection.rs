@@ -1,6 +1,7 @@
 //! One client's connection: its requests, and when it is given up.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Door;
+use super::paths::Peer;
 use super::routes::{App, InFlight};
 use super::turns::{Client, Turns};
 use super::web_config::{Guard, H2};
@@ -55,13 +57,15 @@ const NOT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP req
 const STREAMS: u32 = 4;
 
 /// Serves a connection until it ends, or is idle for too long, or others need its place, or the server stops.
-pub(super) async fn serve(stream: TcpStream, door: &Door, client: Client) {
+pub(super) async fn serve(stream: TcpStream, door: &Door, peer: SocketAddr) {
+    let client = peer.into();
     let activity = Arc::new(Activity::new());
     let stream = Tracked { stream, activity: Arc::clone(&activity) };
     let connection = Connection {
         app: Arc::clone(&door.app),
         places: Arc::clone(&door.places),
         client,
+        peer: Peer(peer),
         activity: Arc::clone(&activity),
         leave: Arc::default(),
     };
@@ -114,6 +118,7 @@ struct Connection {
     app: Arc<App>,
     places: Arc<Turns>,
     client: Client,
+    peer: Peer,
     activity: Arc<Activity>,
     /// Told when the connection shall end with what is being answered.
     leave: Arc<Notify>,
@@ -208,6 +213,7 @@ impl Connection {
     async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let running = self.activity.request();
         request.extensions_mut().insert(self.client);
+        request.extensions_mut().insert(self.peer);
         let answer = match &self.app.guard {
             Some(guard) => guard.answer(&self.app, &request).await,
             None => self.app.answer(&request).await,

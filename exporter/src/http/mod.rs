@@ -3,18 +3,20 @@
 mod connection;
 pub mod listen;
 mod page;
+pub mod paths;
 pub mod query;
 pub mod routes;
 mod turns;
 pub mod web_config;
 
 use std::io::{Error, ErrorKind};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
 
+pub use paths::Peer;
 pub use routes::App;
 pub use turns::{Client, Paced};
 
@@ -111,14 +113,15 @@ impl Door {
             let _ = stream.set_nodelay(true);
             let door = self.clone();
             tokio::spawn(async move {
-                door.serve(stream, peer.into()).await;
+                door.serve(stream, peer).await;
                 drop(open);
             });
         }
     }
 
     /// Waits for a place and serves a connection.
-    async fn serve(&self, stream: tokio::net::TcpStream, client: Client) {
+    async fn serve(&self, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        let client = peer.into();
         let mut stopped = self.stopped.clone();
         let place = async {
             if self.places.are_all_taken() {
@@ -131,7 +134,7 @@ impl Door {
             _ = stopped.wait_for(|stop| *stop) => return,
         };
         if let Ok(Some(_place)) = place {
-            connection::serve(stream, self, client).await;
+            connection::serve(stream, self, peer).await;
         }
     }
 

@@ -14,11 +14,18 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Reads a query string. The error is a pair that is not well encoded: were it ignored, a filter would be lost, and
-    /// everything given.
+    /// Reads a query string. A pair with a semicolon is ignored. The error is a pair that is not well encoded, or one
+    /// that a semicolon cuts a filter off: were that ignored, the filter would be lost, and everything given.
     pub fn parse(query: &str) -> Result<Self, String> {
         let mut parameters = Self::default();
         for pair in query.split('&') {
+            if pair.contains(';') {
+                // It separated pairs once.
+                if pair.split(';').any(is_filter) {
+                    return Err(format!("a filter with a semicolon, which separates nothing: {pair}"));
+                }
+                continue;
+            }
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             let (Some(key), Some(value)) = (decode(key), decode(value)) else {
                 return Err(format!("invalid escape in the query: {pair}"));
@@ -32,6 +39,12 @@ impl Parameters {
         }
         Ok(parameters)
     }
+}
+
+/// Whether a pair is a filter.
+fn is_filter(pair: &str) -> bool {
+    let key = pair.split('=').next().and_then(decode);
+    key.is_some_and(|key| matches!(key.as_str(), "collect[]" | "exclude[]" | "name[]"))
 }
 
 /// Undoes `%41` and `+`. Bytes that are not UTF-8 become U+FFFD, which is in no name.
@@ -153,6 +166,21 @@ mod tests {
         for query in ["", "&&=", "x=%41"] {
             assert_eq!(Parameters::parse(query).unwrap(), Parameters::default(), "{query}");
         }
+    }
+
+    #[test]
+    fn a_pair_with_a_semicolon_is_ignored_but_loses_no_filter() {
+        for query in
+            ["a;b&collect[]=cpu", "collect[]=cpu&;", "%zz;x&collect[]=cpu", "a=b;collect=c&collect[]=cpu"]
+        {
+            assert_eq!(Parameters::parse(query).unwrap().collect, ["cpu"], "{query}");
+        }
+        for query in
+            ["collect[]=cpu;x", "collect[]=cpu;x&collect[]=netdev", "a;collect%5B%5D=cpu", "exclude[];x=y"]
+        {
+            assert!(Parameters::parse(query).unwrap_err().contains("semicolon"), "{query}");
+        }
+        assert_eq!(Parameters::parse("collect[]=cpu%3bx").unwrap().collect, ["cpu;x"]);
     }
 
     #[test]

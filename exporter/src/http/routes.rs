@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::page::Page;
+use super::paths::{self, Place};
 use super::query::{self, Parameters};
 use super::turns::{Client, Paced};
 use super::web_config::Guard;
@@ -108,17 +109,22 @@ impl App {
 
     /// Answers one request; nothing of its body is read.
     pub async fn answer<B>(&self, request: &Request<B>) -> Answer {
-        let path = request.uri().path();
-        let known = path == self.telemetry_path || matches!(path, "/" | "/-/healthy" | "/-/ready");
-        if !known {
-            return text(StatusCode::NOT_FOUND, "404 page not found");
+        if let Some(refusal) = paths::refuse(request) {
+            return refusal;
         }
+        let pages = [self.telemetry_path.as_str(), "/", "/-/healthy", "/-/ready"];
+        let path = match paths::place(request, pages) {
+            Place::Page(path) => path,
+            Place::Elsewhere(path) => return paths::redirect(request, &path),
+            Place::Nowhere => return text(StatusCode::NOT_FOUND, "404 page not found"),
+            Place::Malformed => return paths::malformed(request, "malformed path"),
+        };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here");
             answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return answer;
         }
-        match path {
+        match path.as_str() {
             path if path == self.telemetry_path => self.metrics(request).await,
             "/-/healthy" => text(StatusCode::OK, "the exporter is up"),
             "/-/ready" => match self.scraper.ready().await {

@@ -221,6 +221,14 @@ pub fn add_queries(snapshot: &Snapshot, queries: &[Query], detail: bool, out: &m
     out.add(&DROPPED_FILES, &[], snapshot.dropped_files());
 }
 
+/// Adds the queries that a limit of the broker's cut, as [`add_queries`] does: all that is known of a capture's.
+pub fn add_truncated(snapshot: &Snapshot, out: &mut Exposition) {
+    let outcome = word(Outcome::Truncated.as_str_name(), "OUTCOME_");
+    for (query, _) in snapshot.reports().filter(|(_, report)| report.outcome == Outcome::Truncated) {
+        out.add(&OUTCOME, &[word(query.as_str_name(), "QUERY_").as_bytes(), outcome.as_bytes()], true);
+    }
+}
+
 /// Adds what the broker says of itself; none when it did not answer.
 pub fn add_description(description: Option<&DescribeResponse>, out: &mut Exposition) {
     out.add(&UP, &[], description.is_some());

@@ -96,6 +96,11 @@ impl Closed {
     }
 }
 
+/// Adds the series that one run of a collector had no room for.
+pub fn add_dropped_once(collector: &str, series: usize, out: &mut Exposition) {
+    out.add(&DROPPED, &[collector.as_bytes()], series);
+}
+
 /// The counters.
 #[derive(Debug)]
 pub struct Handler {

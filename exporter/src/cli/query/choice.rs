@@ -28,6 +28,8 @@ pub(in super::super) struct Choice {
     pub(super) interval: Option<Duration>,
     /// How many times; none for no end.
     pub(super) count: Option<u64>,
+    /// As in a scrape: collectors are cut at this many series, and what was cut is among the metrics.
+    pub(super) series_limit: Option<usize>,
 }
 
 /// How it is shown.
@@ -69,12 +71,15 @@ impl Choice {
             headers: options.switch("headers"),
             interval,
             count: Some(options.number("count")).filter(|count| *count > 0),
+            series_limit: None,
         })
     }
 
     /// Everything that `options` switch on, in the text format: what a scrape would give.
     pub(in super::super) fn exposition(options: &Options) -> Result<Self, Failure> {
-        Ok(Self { format: Format::Prom, ..Self::new(&[], options)? })
+        let limit = usize::try_from(options.number("collector.series-limit")).unwrap_or(usize::MAX);
+        let series_limit = Some(if limit == 0 { usize::MAX } else { limit });
+        Ok(Self { format: Format::Prom, series_limit, ..Self::new(&[], options)? })
     }
 
     /// Whether a series or a path is to be shown.

@@ -13,6 +13,7 @@ use super::{json, raw, tell};
 use crate::collector::{self, CollectError, Context, Own, Run, in_parentheses};
 use crate::exposition::{Exposition, Kind, Series};
 use crate::options::Options;
+use crate::self_metrics::{broker, handler};
 use crate::snapshot::Snapshot;
 
 /// One reading.
@@ -28,6 +29,8 @@ pub(in super::super) struct Frame {
     failures: Vec<String>,
     /// What else whoever asked should hear.
     notes: Vec<String>,
+    /// What a limit has cut, as in a scrape.
+    cuts: Vec<String>,
     pub(super) node_name: Option<String>,
     /// Seconds since the epoch.
     pub(super) time: f64,
@@ -48,9 +51,23 @@ impl Frame {
             true => Vec::new(),
             false => {
                 let context = Context { snapshot, options, own };
-                collector::run(&choice.collectors, &context, usize::MAX, &mut out)
+                collector::run(
+                    &choice.collectors,
+                    &context,
+                    choice.series_limit.unwrap_or(usize::MAX),
+                    &mut out,
+                )
             }
         };
+        let mut cuts = Vec::new();
+        if choice.series_limit.is_some() {
+            cuts = cut(snapshot, &runs);
+            let detail = options.switch("scrape.detail");
+            for run in runs.iter().filter(|run| detail || run.tally.over_limit > 0) {
+                handler::add_dropped_once(run.name, run.tally.over_limit, &mut out);
+            }
+            broker::add_truncated(snapshot, &mut out);
+        }
         let is_shown = |series: &Series<'_>| choice.shows(series.key.as_bytes());
         let series: Vec<Series<'_>> = out.series().collect();
         let rates = match rates {
@@ -67,6 +84,7 @@ impl Frame {
             shown,
             failures: if raw { unanswered(choice, snapshot) } else { failed(&runs) },
             notes: notes(choice, snapshot, &runs),
+            cuts,
             out,
             runs,
             node_name: own.node_name.clone(),
@@ -89,6 +107,7 @@ impl Frame {
     pub(in super::super) fn log(&self) {
         self.failures.iter().for_each(|error| tracing::debug!(%error, "collector failed"));
         self.notes.iter().for_each(|note| tracing::info!(%note, "items left out"));
+        self.cuts.iter().for_each(|cut| tracing::warn!("{cut}"));
     }
 
     /// The series that are shown, each with its rate. Those that tell of the collectors themselves are left to scrapes.
@@ -195,6 +214,20 @@ fn failed(runs: &[Run]) -> Vec<String> {
         Some(format!("{}: {error}", run.name))
     };
     runs.iter().filter_map(failure).collect()
+}
+
+fn cut(snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
+    let truncated = snapshot.reports().filter(|(_, report)| report.outcome == Outcome::Truncated);
+    let mut cuts: Vec<String> = truncated
+        .map(|(query, _)| format!("{}: cut by a limit of the broker's: there is more", query.as_str_name()))
+        .collect();
+    for run in runs.iter().filter(|run| run.tally.over_limit > 0) {
+        cuts.push(format!(
+            "{}: {} series, and {} more that --collector.series-limit has cut; narrow the collector by its flags, or raise the limit",
+            run.name, run.tally.series, run.tally.over_limit
+        ));
+    }
+    cuts
 }
 
 fn notes(choice: &Choice, snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {

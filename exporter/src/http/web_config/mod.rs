@@ -7,6 +7,7 @@
 mod auth;
 mod file;
 mod limit;
+mod queue;
 mod tls;
 
 use std::collections::BTreeSet;
@@ -22,10 +23,12 @@ use rustix::fs::OFlags;
 use rustls::ServerConfig;
 use tokio::time::Instant;
 
+use super::paths::{self, Peer};
 use super::routes::{self, Answer, App};
 use crate::lock;
-use auth::{Checker, Credentials, Verdict};
+use auth::{Checker, Credentials, Rules, Verdict};
 use file::{Config, Pem, Tls};
+use queue::Asker;
 use tls::Material;
 
 pub(crate) use file::RateLimit;
@@ -143,6 +146,10 @@ impl Guard {
 
     /// Answers a request that may be answered, and sets the file's headers.
     pub(super) async fn answer<B>(&self, app: &App, request: &Request<B>) -> Answer {
+        // Before the password: what is no request has none.
+        if let Some(refusal) = paths::refuse(request) {
+            return refusal;
+        }
         let Ok(config) = self.config().inspect_err(|error| self.tell(Some(error))) else {
             return routes::text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
         };
@@ -160,12 +167,13 @@ impl Guard {
         if !self.within_limit(config) {
             return Some(routes::text(StatusCode::TOO_MANY_REQUESTS, "Too Many Requests"));
         }
-        let (_, anyones) = config.users.first_key_value()?;
+        let highest_cost = config.users.values().map(|hash| auth::cost(hash)).max()?;
         let header = request.headers().get(header::AUTHORIZATION);
         let verdict = match (header.and_then(|value| Credentials::parse(value.as_bytes())), &self.checker) {
             (Some(credentials), Some(checker)) => {
-                let hash = config.users.get(&credentials.user);
-                checker.check(credentials, hash.unwrap_or(anyones), hash.is_some()).await
+                let hash = config.users.get(&credentials.user).map(String::as_str);
+                let client = Asker::new(request.extensions().get::<Peer>().map(|peer| peer.0));
+                checker.check(credentials, Rules { hash, highest_cost }, client).await
             }
             _ => Verdict::Refused,
         };
@@ -176,10 +184,14 @@ impl Guard {
                 answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
                 Some(answer)
             }
-            Verdict::Busy => Some(routes::text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Too many passwords wait to be checked, try again later.",
-            )),
+            Verdict::Busy => {
+                let mut answer = routes::text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "Too many passwords wait to be checked, try again later.",
+                );
+                answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+                Some(answer)
+            }
         }
     }
 

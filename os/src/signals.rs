@@ -1,0 +1,68 @@
+//! Signals that ask a server for nothing, and would end it or stop it all the same. signal(7)
+
+use std::ptr;
+
+/// Their default would end a process (or stop it, the last two), and none of them reports a fault of its own.
+///
+/// What is left alone: SIGINT, SIGTERM and SIGHUP ask for the end, SIGQUIT for an end at once, SIGXCPU is a limit that
+/// somebody set, SIGTSTP is Ctrl-Z in a terminal, and the others are faults.
+const STRAY: [libc::c_int; 12] = [
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGPIPE,
+    // A log that has reached the size that files may have: the write fails instead.
+    libc::SIGXFSZ,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+];
+
+/// Ignores them from here on, in every thread and every child. Call it before the seal, which allows no such call.
+pub fn ignore_stray() {
+    STRAY.into_iter().for_each(ignore);
+    // Those of the C library's own lie below SIGRTMIN.
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).for_each(ignore);
+}
+
+/// Whether SIGHUP was ignored when the program was started, as nohup(1) does: its terminal may go.
+pub fn hangup_is_ignored() -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: no new action is given, and `action` outlives the call, which fills it in when it succeeds.
+    unsafe {
+        libc::sigaction(libc::SIGHUP, ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
+pub(crate) fn ignore(signal: libc::c_int) {
+    // SAFETY: signal with SIG_IGN installs no code of this program.
+    unsafe {
+        libc::signal(signal, libc::SIG_IGN);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_that_ask_for_nothing_are_ignored_and_those_that_ask_for_the_end_are_not() {
+        ignore_stray();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
+        let ignored = u64::from_str_radix(line, 16).unwrap();
+        let is_ignored = |signal: libc::c_int| ignored & (1 << (signal - 1)) != 0;
+        for signal in STRAY.into_iter().chain([libc::SIGRTMIN(), libc::SIGRTMAX()]) {
+            assert!(is_ignored(signal), "{signal}");
+        }
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGQUIT, libc::SIGSEGV, libc::SIGCHLD] {
+            assert!(!is_ignored(signal), "{signal}");
+        }
+        assert_eq!(hangup_is_ignored(), is_ignored(libc::SIGHUP));
+    }
+}
