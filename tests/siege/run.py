@@ -97,7 +97,6 @@ class Figures:
 
     before: list
     during: list
-    after: list
     errors: list
     growth: float
     peak: dict
@@ -133,8 +132,15 @@ def percentile_99(values):
 
 
 class Siege:
-    def __init__(self, network, folder, home, seconds):
-        self.network, self.folder, self.home, self.seconds = network, folder, home, seconds
+    def __init__(self, network, folder, home, seconds, stack):
+        self.network, self.folder, self.home, self.seconds, self.stack = network, folder, home, seconds, stack
+        self.worlds = {}
+
+    def world(self, name):
+        """What the programs read; made once, for it takes a while."""
+        if name not in self.worlds:
+            self.worlds[name] = self.stack.enter_context(page(name, self.home))
+        return self.worlds[name]
 
     def scraper(self, case, count, interval, newcomers=()):
         user = f"prometheus:{USERS['prometheus'][0]}" if case.users else None
@@ -142,7 +148,7 @@ class Siege:
                     newcomers=[f"{name}:{USERS[name][0]}" for name in newcomers])
         return subprocess.Popen(self.network.inside(sys.executable, HERE / "scraper.py", json.dumps(what)), stdout=subprocess.PIPE)
 
-    def quiet(self, case, count=20):
+    def quiet(self, case, count):
         """Durations of scrapes while nothing else happens, and the errors."""
         return split(finished(self.scraper(case, count, 0.1)))
 
@@ -157,30 +163,20 @@ class Siege:
 
     def case(self, case, program):
         """Starts a program afresh and does to it what the case says."""
-        web = WebConfiguration(self.home, case.tls, case.users)
-        with page(case.page, self.home) as world:
-            service = Ours(self.folder, world, web) if program is Ours else NodeExporter(world, web)
-            with service:
-                finished(self.scraper(case, 3, 0))
-                before, errors = self.quiet(case)
-                if errors:
-                    fail(f"{service.name} does not answer before the attack: {errors[0]}")
-                monitor = Monitor(service, TOO_MUCH)
-                if case.parts:
-                    result = self.attack(case, monitor)
-                else:
-                    result = self.without_broker(case, service)
-                back = self.back(service, monitor.before)
-                peak = monitor.stop()
-                during, errors = split(result)
-                after, late = ([], []) if service.ended() else self.quiet(case, 10)
-                bound = statistics.median(before) * LIMITS["returned"] + LIMITS["noise"]
-                if late or (after and statistics.median(after) > bound):
-                    back = late[0] if late else f"a p50 of {1000 * statistics.median(after):.0f} ms"
-                return Figures(
-                    before, during, after, errors, max(0, peak["high"] - monitor.before["rss"]), peak,
-                    peak["log"] - monitor.before["log"], result["newcomers"], service.ended(), back, monitor.overflow.is_set(),
-                )
+        web, world = WebConfiguration(self.home, case.tls, case.users), self.world(case.page)
+        with Ours(self.folder, world, web) if program is Ours else NodeExporter(world, web) as service:
+            finished(self.scraper(case, 3, 0))
+            before, errors = self.quiet(case, 15)
+            if errors:
+                fail(f"{service.name} does not answer before the attack: {errors[0]}")
+            monitor = Monitor(service, TOO_MUCH)
+            result = self.attack(case, monitor) if case.parts else self.without_broker(case, service)
+            back = self.back(case, service, monitor.before, statistics.median(before))
+            peak = monitor.stop()
+            return Figures(
+                before, *split(result), max(0, peak["high"] - monitor.before["rss"]), peak, peak["log"] - monitor.before["log"],
+                result["newcomers"], service.ended(), back, monitor.overflow.is_set(),
+            )
 
     def attack(self, case, monitor):
         attackers = self.attackers(case)
@@ -214,8 +210,8 @@ class Siege:
             fail("a scrape was answered without a broker")
         return {"scrapes": [], "newcomers": []}
 
-    def back(self, service, before):
-        """Waits until the service uses what it used before; what it still uses when that takes too long."""
+    def back(self, case, service, before, p50):
+        """Waits until the service is what it was before; what it still is not when that takes too long."""
         deadline = time.monotonic() + LIMITS["return"]
         while not service.ended():
             now = use(service)
@@ -227,7 +223,13 @@ class Siege:
                 if now[name] > before[name] + spare
             ]
             if not over:
-                return ""
+                durations, errors = self.quiet(case, 7)
+                if errors:
+                    over = [f"answering with {errors[0]}"]
+                elif statistics.median(durations) > p50 * LIMITS["returned"] + LIMITS["noise"]:
+                    over = [f"at a p50 of {1000 * statistics.median(durations):.0f} ms"]
+                else:
+                    return ""
             if time.monotonic() > deadline:
                 return ", ".join(over)
             time.sleep(0.2)
@@ -288,10 +290,10 @@ def besiege(arguments):
     peer = node_exporter()[1]
     table, faults = [HEAD], []
     print(HEAD, flush=True)
-    with tempfile.TemporaryDirectory(prefix="keyhole-siege-") as home, Network() as network:
+    with tempfile.TemporaryDirectory(prefix="keyhole-siege-") as home, Network() as network, contextlib.ExitStack() as stack:
         home = pathlib.Path(home)
         home.chmod(0o755)
-        siege = Siege(network, folder, home, arguments.seconds)
+        siege = Siege(network, folder, home, arguments.seconds, stack)
         for case in chosen:
             for program, name in ((Ours, Ours.name), (NodeExporter, peer)):
                 if program is NodeExporter and not case.parts:
