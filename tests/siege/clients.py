@@ -21,8 +21,8 @@ import time
 import typing
 
 from wire import (
-    ACK, CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, PRIORITY, PUSH_PROMISE, RST_STREAM,
-    SETTINGS, WINDOW_UPDATE, Http2, Wire, frame, literal, request, setting, tls_context, window_update,
+    ACK, CONTINUATION, DATA, END_HEADERS, GOAWAY, HEADERS, INDEXED_STATUS_200, INITIAL_WINDOW_SIZE, LARGEST_WINDOW, PING, PRIORITY, PUSH_PROMISE, RST_STREAM,
+    SETTINGS, Http2, Wire, frame, literal, request, setting, tls_context, window_update,
 )
 
 COLLECTORS = (
@@ -49,9 +49,13 @@ class Attacker:
         self.random = random.Random(self.number)
         self.wire = None
 
-    async def connect(self, **how):
-        self.wire = (Http2 if self.over == "h2" else Wire)(self.server, self.source, CONTEXTS[self.over])
-        await self.wire.open(**how)
+    async def connect(self, window=LARGEST_WINDOW):
+        context = CONTEXTS[self.over]
+        if self.over == "h2":
+            self.wire = Http2(self.server, self.source, context, window)
+        else:
+            self.wire = Wire(self.server, self.source, context)
+        await self.wire.open()
         return self.wire
 
     async def plain(self):
@@ -100,50 +104,61 @@ async def selections(attacker):
         await asyncio.sleep(0.01)
 
 
-async def unread(attacker, requests=1):
-    """Asks for large pages and reads nothing."""
-    await asyncio.sleep(attacker.random.random())
-    wire = await attacker.connect()
+class Refused(ValueError):
+    """The answer is an error, which is soon written: another try."""
+
+
+async def accepted(attacker, requests):
+    """Sends requests for large pages, and reads no more than the first answer's status."""
+    wire = attacker.wire
     if attacker.over == "h2":
         await wire.send(b"".join(request(1 + 2 * n, large(attacker.random)) for n in range(requests)))
+        kind = None
+        while kind != HEADERS:
+            kind, _, _, block = await wire.frame()
+        well = block[0] == INDEXED_STATUS_200
     else:
         await wire.send(b"".join(get(large(attacker.random)) for _ in range(requests)))
-    attacker.outcomes["asked"] += requests
-    await wire.while_open()
+        well = (await wire.exactly(12)).endswith(b"200")
+    if not well:
+        attacker.outcomes["refused"] += 1
+        raise Refused
+    attacker.outcomes["accepted"] += 1
+
+
+async def unread(attacker, requests=1, window=LARGEST_WINDOW):
+    """Asks for a large page and reads nothing of it."""
+    await asyncio.sleep(attacker.random.random())
+    await attacker.connect(window)
+    await accepted(attacker, requests)
+    await attacker.wire.while_open()
 
 
 async def pipelined(attacker):
-    """The same, with many requests on each connection: with HTTP/2, streams."""
+    """The same with many requests on each connection: with HTTP/2, streams."""
     await unread(attacker, 30)
 
 
 async def zero_windows(attacker):
     """Streams of HTTP/2 that may send nothing."""
-    await asyncio.sleep(attacker.random.random())
-    wire = await attacker.connect(window=0)
-    await wire.send(b"".join(request(1 + 2 * n, large(attacker.random)) for n in range(100)))
-    attacker.outcomes["asked"] += 100
-    await wire.while_open()
+    await unread(attacker, 100, window=0)
 
 
 async def trickling_windows(attacker):
     """Streams of HTTP/2 that may send a byte a second each."""
     await asyncio.sleep(attacker.random.random())
     wire = await attacker.connect(window=0)
-    streams = [1 + 2 * n for n in range(10)]
-    await wire.send(b"".join(request(stream, large(attacker.random)) for stream in streams))
-    attacker.outcomes["asked"] += len(streams)
+    await accepted(attacker, 10)
     while True:
         await asyncio.sleep(1)
-        await wire.send(b"".join(window_update(stream, 1) for stream in streams))
+        await wire.send(b"".join(window_update(1 + 2 * n, 1) for n in range(10)))
 
 
 async def slow_readers(attacker):
     """Reads a byte a second of a large page."""
     await asyncio.sleep(attacker.random.random())
     wire = await attacker.connect()
-    await wire.send(request(1, large(attacker.random)) if attacker.over == "h2" else get(large(attacker.random)))
-    attacker.outcomes["asked"] += 1
+    await accepted(attacker, 1)
     while True:
         await asyncio.sleep(1)
         await wire.received(1)
@@ -366,7 +381,7 @@ async def attack(row, attacker):
         except (OSError, EOFError, ValueError, asyncio.IncompleteReadError) as error:
             attacker.outcomes[type(error).__name__] += 1
             attacker.close()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(random.uniform(PAUSE, 10 * PAUSE) if isinstance(error, Refused) else PAUSE)
         else:
             attacker.close()
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Besieges the exporter, and a node_exporter beside it, while a Prometheus scrapes it every second.
 
-usage: run.py [--binaries DIR] [--seconds N] [--only NAME]... [--list] [--write]
+usage: run.py [--binaries DIR] [--seconds N] [--only NAME]... [--alone] [--list] [--write]
 
 Each attack of clients.py runs alone, over plain HTTP, TLS and HTTP/2 where it applies, then all of them together. Before it
 a quiet time is measured, and after it everything must come back to that. Prints a table; ends with 1 when Keyhole broke
@@ -10,6 +10,7 @@ one of the LIMITS. What node_exporter does is shown, never judged.
   --binaries DIR   release binaries (target/release)
   --seconds N      how long an attack takes (5, for CI; 20 for the document)
   --only NAME      attacks with this in their names alone, as --list prints them
+  --alone          without node_exporter
   --write          put the table into docs/siege.md, between its marks
 
 Needs root, iproute2, openssl, and node_exporter: what .ci/setup built, or Debian's prometheus-node-exporter package.
@@ -52,7 +53,7 @@ LIMITS = {
     "return": 15,            # seconds that the return to all this may take
 }
 # The attackers are ended when the memory has grown by so many MiB: enough is proven, and the machine must live.
-TOO_MUCH = 1024
+TOO_MUCH = 512
 # Attackers are processes of their own, and step back from the CPU: on a real network they would have CPUs of their own.
 PROCESSES, NICE = 2, 10
 # Requests while the broker is away.
@@ -149,8 +150,8 @@ class Siege:
         return subprocess.Popen(self.network.inside(sys.executable, HERE / "scraper.py", json.dumps(what)), stdout=subprocess.PIPE)
 
     def quiet(self, case, count):
-        """Durations of scrapes while nothing else happens, and the errors."""
-        return split(finished(self.scraper(case, count, 0.1)))
+        """Durations of scrapes while nothing else happens, one after the other, and the errors."""
+        return split(finished(self.scraper(case, count, 0)))
 
     def attackers(self, case):
         shares = [[] for _ in range(PROCESSES)]
@@ -296,7 +297,7 @@ def besiege(arguments):
         siege = Siege(network, folder, home, arguments.seconds, stack)
         for case in chosen:
             for program, name in ((Ours, Ours.name), (NodeExporter, peer)):
-                if program is NodeExporter and not case.parts:
+                if program is NodeExporter and (arguments.alone or not case.parts):
                     continue
                 figures = siege.case(case, program)
                 table.append(row(case, name, figures))
@@ -322,6 +323,7 @@ def main():
     parser.add_argument("--binaries")
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--only", action="append")
+    parser.add_argument("--alone", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()

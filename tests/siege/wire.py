@@ -121,6 +121,7 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDO
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 INITIAL_WINDOW_SIZE = 4
+INDEXED_STATUS_200 = 0x88  # as HPACK's static table has it
 LARGEST_WINDOW = (1 << 31) - 1
 
 
@@ -161,14 +162,18 @@ def request(stream, path, method="GET", end=True, more=()):
 
 
 class Http2(Wire):
-    """A connection of HTTP/2 with the windows that it is told."""
+    """A connection of HTTP/2. `window` is how much each stream may send to begin with."""
 
-    async def open(self, window=LARGEST_WINDOW):
+    def __init__(self, server, source, context, window):
+        super().__init__(server, source, context)
+        self.window = window
+
+    async def open(self):
         await super().open()
         if self.tls.selected_alpn_protocol() != "h2":
             raise EOFError("the server speaks no HTTP/2")
-        hello = PREFACE + frame(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, window))
-        if window == LARGEST_WINDOW:
+        hello = PREFACE + frame(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, self.window))
+        if self.window == LARGEST_WINDOW:
             hello += window_update(0, LARGEST_WINDOW - 65535)
         await self.send(hello)
         await self.frame()
