@@ -192,13 +192,20 @@ class Siege:
                 for attacker in attackers:
                     attacker.kill()
             for attacker in attackers:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    attacker.wait(self.seconds + 10)
-                attacker.kill()
-                said = attacker.stdout.read().decode().strip()
-                if os.environ.get("SIEGE_VERBOSE"):
-                    print(said, file=sys.stderr)
+                self.over(case, attacker, monitor)
         return finished(scraper)
+
+    def over(self, case, attacker, monitor):
+        """Waits for an attacker's end. One that fails would make a siege that nobody notices."""
+        try:
+            said, _ = attacker.communicate(timeout=self.seconds + 20)
+        except subprocess.TimeoutExpired:
+            attacker.kill()
+            said, _ = attacker.communicate()
+        if attacker.returncode != 0 and not monitor.overflow.is_set():
+            fail(f"{case.name}, {case.over}: the attackers failed")
+        if os.environ.get("SIEGE_VERBOSE"):
+            print(said.decode().strip(), file=sys.stderr)
 
     def without_broker(self, case, service):
         """One scrape after the other while there is no broker, each of which fails; then there is one again."""

@@ -91,7 +91,7 @@ class WebConfiguration:
             at.mkdir()
             text = ""
             if tls:
-                run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", 2,
+                run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2,
                     "-subj", "/CN=siege", "-keyout", at / "tls.key", "-out", at / "tls.crt")
                 (at / "tls.key").chmod(0o644)
                 text += "tls_server_config: {cert_file: tls.crt, key_file: tls.key}\n"

@@ -75,7 +75,10 @@ class Wire:
             data, self.buffer = self.buffer, b""
             return data
         if self.tls:
-            return await self.encrypted(self.tls.read, 65536) or b""
+            data = await self.encrypted(self.tls.read, 65536)
+            if not data:
+                raise EOFError("the server ended TLS")
+            return data
         return await self.received(65536)
 
     async def exactly(self, count):
