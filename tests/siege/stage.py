@@ -195,6 +195,7 @@ def use(service):
     return {
         "rss": sum(kib(pid, "status", "VmRSS") for pid in pids) / 1024,
         "high": sum(kib(pid, "status", "VmHWM") for pid in pids) / 1024,
+        "main": kib(service.main.pid, "status", "VmHWM") / 1024,
         "descriptors": count(service.main.pid, "fd"),
         "threads": sum(count(pid, "task") for pid in pids),
         "log": sum(log.stat().st_size for log in service.logs()),
