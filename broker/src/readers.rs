@@ -701,6 +701,7 @@ impl Inner {
             }
             slot.frames.clear();
         }
+        slot.frames.clear();
         lock(&class.free).push(slot);
     }
 
@@ -747,6 +748,7 @@ async fn next(slot: &mut Slot, limit: Duration) -> Event {
         {
             return Event::Ended(status);
         }
+        slot.frames.rest();
         let (answers, ended) = (&slot.answers, &mut slot.ended);
         let more = async {
             tokio::select! {
