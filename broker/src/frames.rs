@@ -69,14 +69,6 @@ impl Frames {
         &mut self.buffer
     }
 
-    /// Gives back what [`Self::space`] took, unless a frame is half there. To be called before a wait: most readers
-    /// wait most of the time, and what one has given back another takes.
-    pub fn rest(&mut self) {
-        if self.buffer.is_empty() {
-            self.clear();
-        }
-    }
-
     /// Drops what has come.
     pub fn clear(&mut self) {
         self.buffer = BytesMut::new();

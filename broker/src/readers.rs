@@ -701,7 +701,6 @@ impl Inner {
             }
             slot.frames.clear();
         }
-        slot.frames.clear();
         lock(&class.free).push(slot);
     }
 
@@ -748,7 +747,6 @@ async fn next(slot: &mut Slot, limit: Duration) -> Event {
         {
             return Event::Ended(status);
         }
-        slot.frames.rest();
         let (answers, ended) = (&slot.answers, &mut slot.ended);
         let more = async {
             tokio::select! {

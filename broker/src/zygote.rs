@@ -257,7 +257,6 @@ impl Reports {
             if let Some(frame) = self.frames.next_frame().ok()? {
                 return Some(frame);
             }
-            self.frames.rest();
             self.pipe.readable().await.ok()?;
             match self.pipe.try_read_buf(self.frames.space()) {
                 Ok(0) => return None,
