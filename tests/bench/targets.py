@@ -211,8 +211,8 @@ class Target:
             fail(f"{self.name} did not compress")
         return body
 
-    def begin(self):
-        for _ in range(BLOCK):
+    def begin(self, scrapes=BLOCK):
+        for _ in range(scrapes):
             body = self.scrape()
         self.text = gzip.decompress(body).decode()
         self.samples = sum(not line.startswith("#") for line in self.text.splitlines())

@@ -67,6 +67,8 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let scraper = Scraper::new(broker, options.clone(), own, process, layers);
     let scraper = scraper.map_err(|error| format!("cannot count: {error}"))?;
     let app = Arc::new(App::new(Arc::new(scraper), &options).guarded(guard));
+    // The scraper has its own.
+    drop(options);
     let stop = async {
         stops.next().await;
         tracing::info!("stopping");

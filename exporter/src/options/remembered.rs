@@ -27,6 +27,9 @@ struct Answers {
 #[derive(Debug)]
 pub struct Matcher<'a> {
     regexp: &'a Regex,
+    /// The same one, once it is asked. What it builds while it searches, 150 KiB for netstat's fields, goes with it:
+    /// later scrapes ask only for what is new.
+    asked: Option<Regex>,
     /// None while another scrape is asking: then nothing is remembered.
     known: Option<MutexGuard<'a, Answers>>,
     /// How many names are behind, and where in the text they end.
@@ -36,14 +39,16 @@ pub struct Matcher<'a> {
 impl Remembered {
     /// `regexp`, with what it said before.
     pub fn matcher<'a>(&'a self, regexp: &'a Regex) -> Matcher<'a> {
-        Matcher { regexp, known: self.0.try_lock().ok(), at: (0, 0) }
+        Matcher { regexp, asked: None, known: self.0.try_lock().ok(), at: (0, 0) }
     }
 }
 
 impl Matcher<'_> {
     /// Whether the expression matches `name`.
     pub fn is_match(&mut self, name: &[u8]) -> bool {
-        let Some(known) = &mut self.known else { return self.regexp.is_match(name) };
+        let regexp = self.regexp;
+        let mut ask = || self.asked.get_or_insert_with(|| regexp.clone()).is_match(name);
+        let Some(known) = &mut self.known else { return ask() };
         let (at, start) = self.at;
         match known.each.get(at) {
             Some(&(end, answer)) if known.names[start..end] == *name => {
@@ -57,7 +62,7 @@ impl Matcher<'_> {
             }
             None => {}
         }
-        let answer = self.regexp.is_match(name);
+        let answer = ask();
         let end = start + name.len();
         if at < NAMES && end <= BYTES {
             known.names.extend_from_slice(name);
