@@ -61,10 +61,10 @@ impl Kind {
     }
 }
 
-/// The header of a frame. `about` is the number of a chunk's query, or 0.
-pub fn header(length: usize, kind: Kind, about: u8) -> [u8; HEADER_BYTES] {
+/// The header of a frame. `about` is the number of a chunk's query, or 0; `flags` is [`SKIPPED`] or 0.
+pub fn header(length: usize, kind: Kind, about: u8, flags: u8) -> [u8; HEADER_BYTES] {
     let [a, b, c, d] = (length as u32).to_le_bytes();
-    [a, b, c, d, kind as u8, about, 0, 0]
+    [a, b, c, d, kind as u8, about, flags, 0]
 }
 
 /// The class of a slot.

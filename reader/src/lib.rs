@@ -68,7 +68,7 @@ pub fn run() -> ExitCode {
 fn report_panic(panic: &str) -> ! {
     use keyhole_policy::pipes::{Kind, header};
     let panic: String = panic.chars().take(500).collect();
-    let frame = [&header(panic.len(), Kind::Failed, 0), panic.as_bytes()].concat();
+    let frame = [&header(panic.len(), Kind::Failed, 0, 0), panic.as_bytes()].concat();
     // Where nobody takes it, the exit status still says what happened.
     let _ = rustix::io::write(rustix::stdio::stdout(), &frame);
     fork::exit(PANICKED)
