@@ -44,12 +44,23 @@ pub enum Kind {
     Chunk = 3,
     /// From a reader: the last of them, which holds how the query ended.
     LastChunk = 4,
-    /// From a reader that was asked to check: one byte, 1 when a fresh reader would see more, and its own
-    /// /proc/self/stat.
+    /// From a reader that was asked to check: one byte, a [`Change`], and its own /proc/self/stat.
     Checked = 5,
     /// From a zygote: the reader of a slot has ended. The payload is its slot, its generation and its wait
     /// status, of 32 bits each, little-endian.
     Ended = 6,
+}
+
+/// Whether a reader that is started now would see more, or something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Change {
+    /// No.
+    No = 0,
+    /// Yes.
+    Yes = 1,
+    /// There are directories that a sealed reader cannot list: the hello of another one says whether it opened others.
+    Unknown = 2,
 }
 
 impl Kind {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use keyhole_policy::pattern::is_wild;
+use keyhole_policy::pipes::Change;
 use keyhole_policy::{AccessLevel, Class, Outcome, Query, Root, Row, Source};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, stat, statat};
 use rustix::io::Errno;
@@ -155,16 +156,6 @@ pub struct Fixed {
     pub opened: Result<OwnedFd, Errno>,
     /// The kernel has taken it away since.
     pub lost: bool,
-}
-
-/// Whether a reader that is started now would see more, or something else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Change {
-    No = 0,
-    Yes = 1,
-    /// There are directories that a sealed reader cannot list.
-    Unknown = 2,
 }
 
 impl Host {
