@@ -83,13 +83,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn frame(kind: Kind, about: u8, payload: &[u8]) -> Vec<u8> {
-        [&header(payload.len(), kind, about), payload].concat()
+        [&header(payload.len(), kind, about, 0), payload].concat()
     }
 
     #[test]
     fn what_is_no_frame_is_refused_before_it_is_buffered() {
         let mut frames = Frames::default();
-        frames.space().extend_from_slice(&header(PAYLOAD_BYTES + 1, Kind::Chunk, 0));
+        frames.space().extend_from_slice(&header(PAYLOAD_BYTES + 1, Kind::Chunk, 0, 0));
         assert_eq!(frames.next_frame(), Err(Malformed::Length(PAYLOAD_BYTES as u32 + 1)));
         let mut frames = Frames::default();
         frames.space().extend_from_slice(&[0, 0, 0, 0, 77, 0, 0, 0]);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use keyhole_policy::pipes::{CHECK, END, Kind, STUCK_READERS};
+use keyhole_policy::pipes::{CHECK, Change, END, Kind, STUCK_READERS};
 use keyhole_policy::{Class, TABLE, row};
 use keyhole_proto::reader::Hello;
 use keyhole_proto::v1::{Outcome, Query, QueryEnd, ReadResponse};
@@ -86,6 +86,8 @@ struct Reading {
     /// Ordered, and not ready yet; to take the place of the active one, if there is one.
     starting: Option<(Slot, Instant)>,
     reopened: Option<Instant>,
+    /// Whether the one that starts replaces the active one only where it has opened other files.
+    is_comparison: bool,
 }
 
 #[derive(Debug)]
@@ -319,7 +321,19 @@ impl Inner {
             Event::Frame(Frame { kind: Kind::Hello, payload, .. }) => {
                 match zygote::parse_hello(&payload).filter(|hello| hello.generation == slot.generation) {
                     Some(hello) => {
+                        let opened = lock(&class.status).hello.as_ref().map(|hello| hello.opened);
+                        let is_same =
+                            std::mem::take(&mut reading.is_comparison) && opened == Some(hello.opened);
+                        if is_same && reading.active.is_some() {
+                            self.retire(class, slot, Retired::Replaced);
+                            return Ok(());
+                        }
                         if let Some(old) = reading.active.take() {
+                            tracing::info!(
+                                reader = name,
+                                "what was absent has appeared: a fresh reader reads it"
+                            );
+                            lock(&class.status).reopenings += 1;
                             self.retire(class, old.slot, Retired::Replaced);
                         }
                         self.welcome(class, hello);
@@ -448,19 +462,15 @@ impl Inner {
         reader.check_pending = false;
         match event {
             Event::Frame(Frame { kind: Kind::Checked, mut payload, .. }) if !payload.is_empty() => {
-                let changed = payload.split_to(1)[0] != 0;
+                let change = payload.split_to(1)[0];
                 // Its own account is short; more is not kept.
                 const STAT_BYTES: usize = 1024;
                 payload.truncate(STAT_BYTES);
                 lock(&class.status).stat = Bytes::copy_from_slice(&payload);
                 let due = reading.reopened.is_none_or(|last| last.elapsed() >= self.options.reopen_interval);
-                if changed && due {
+                if change != Change::No as u8 && due {
                     reading.reopened = Some(Instant::now());
-                    tracing::info!(
-                        reader = class.class.name(),
-                        "what was absent has appeared: starting a fresh reader"
-                    );
-                    lock(&class.status).reopenings += 1;
+                    reading.is_comparison = change == Change::Unknown as u8;
                     self.order(class, reading);
                     self.welcome_next(class, reading, FRESH_TIMEOUT).await;
                 }

@@ -504,6 +504,33 @@ async fn what_was_absent_at_the_start_appears_within_the_interval() {
 }
 
 #[tokio::test]
+async fn a_reader_stays_where_a_fresh_one_found_nothing_new_and_is_replaced_where_it_did() {
+    const INTERVAL: Duration = Duration::from_millis(300);
+    let tree = Tree::with(&[("proc/spl/kstat/zfs/tank/state", "ONLINE\n")]);
+    let ground = tree.readers_with(INTERVAL, tree.arguments()).await;
+    ground.ask(&[Query::Zfs]).await;
+    let pid = || {
+        let stat = String::from_utf8(ground.status(Class::Devices).stat.to_vec()).unwrap();
+        stat.split(' ').next().unwrap().parse::<i32>().unwrap()
+    };
+    let first = pid();
+    for _ in 0..4 {
+        tokio::time::sleep(INTERVAL).await;
+        assert!(
+            ground.ask(&[Query::Zfs]).await.content(Query::Zfs, "proc/spl/kstat/zfs/tank/state").is_some()
+        );
+        assert_eq!((pid(), ground.status(Class::Devices).reopenings), (first, 0));
+    }
+    soon("the end of those that found nothing new", || ground.readers().len() == 6).await;
+    fs::write(tree.make_room("proc/spl/kstat/zfs/tank/objset-0x36"), "dataset").unwrap();
+    tokio::time::sleep(INTERVAL).await;
+    let after = ground.ask(&[Query::Zfs]).await;
+    assert!(after.content(Query::Zfs, "proc/spl/kstat/zfs/tank/objset-0x36").is_some());
+    let status = ground.status(Class::Devices);
+    assert_eq!((status.reopenings, status.deaths, status.stuck), (1, 0, 0));
+}
+
+#[tokio::test]
 async fn a_reader_accounts_for_itself_before_its_first_answer() {
     let tree = Tree::with(&[("proc/loadavg", "1")]);
     let ground = tree.readers().await;

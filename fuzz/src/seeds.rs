@@ -11,7 +11,7 @@ use keyhole_exporter::cli;
 use keyhole_exporter::collector::{COLLECTORS, Collector};
 use keyhole_exporter::options::FlagKind;
 use keyhole_exporter::snapshot::{Content, Snapshot};
-use keyhole_policy::{Component, Kind, Pattern, Row, TABLE};
+use keyhole_policy::{Kind, Row, TABLE};
 use keyhole_proto::v1;
 use prost::Message;
 
@@ -221,14 +221,8 @@ fn packed(head: &str, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
 
 /// Whether a source's pattern stands for a path.
 fn is_of(source: &keyhole_policy::Source, path: &[u8]) -> bool {
-    let Ok(pattern) = Pattern::parse(source.pattern) else { return false };
-    let mut components = path.split(|byte| *byte == b'/');
-    components.next() == Some(source.root.name().as_bytes())
-        && components.clone().count() == pattern.components().len()
-        && components.zip(pattern.components()).all(|(name, component)| match component {
-            Component::Fixed(names) => names.iter().any(|fixed| fixed.as_bytes() == name),
-            Component::Wild(wild) => wild.matches(name),
-        })
+    let below = path.strip_prefix(source.root.name().as_bytes()).and_then(|path| path.strip_prefix(b"/"));
+    below.is_some_and(|below| keyhole_policy::pattern::matches(source.pattern.as_bytes(), below))
 }
 
 /// A path for each alternative of a row's patterns.
@@ -459,7 +453,7 @@ fn exporter_flags() -> Vec<Vec<u8>> {
 /// Frames of a reader that is ready, answers and ends, cut in pieces of several lengths.
 fn frames() -> Vec<Vec<u8>> {
     use keyhole_policy::pipes::{Kind, header};
-    let frame = |kind, payload: &[u8]| [&header(payload.len(), kind, 1), payload].concat();
+    let frame = |kind, payload: &[u8]| [&header(payload.len(), kind, 1, 0), payload].concat();
     let whole =
         [frame(Kind::Hello, b"x"), frame(Kind::Chunk, &[7; 300]), frame(Kind::LastChunk, b"")].concat();
     [0, 6, 254].map(|length| [&[length], &*whole].concat()).to_vec()

@@ -95,24 +95,6 @@ pub mod numbers {
     numbers! { dup3 = SYS_dup3, newfstatat = SYS_newfstatat }
 }
 
-/// `mmap` and `mprotect`: never executable.
-pub const NOT_EXECUTABLE: Argument = Argument { index: 2, mask: libc::PROT_EXEC as u32, value: 0 };
-
-/// `mmap`: memory of no file.
-pub const ANONYMOUS: Argument =
-    Argument { index: 3, mask: libc::MAP_ANONYMOUS as u32, value: libc::MAP_ANONYMOUS as u32 };
-
-/// `openat`: neither writing, nor creating, nor truncating, nor appending.
-pub const READ_ONLY: Argument = Argument {
-    index: 2,
-    mask: (libc::O_ACCMODE
-        | libc::O_CREAT
-        | libc::O_TRUNC
-        | libc::O_APPEND
-        | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32,
-    value: 0,
-};
-
 /// An argument that must be exactly `value`.
 pub const fn exactly(index: u8, value: u32) -> Argument {
     Argument { index, mask: u32::MAX, value }

@@ -8,12 +8,11 @@
 #[rustfmt::skip]
 #[path = "generated/enums.rs"]
 mod enums;
-mod pattern;
+pub mod pattern;
 pub mod pipes;
 mod table;
 
 pub use enums::{Outcome, Query};
-pub use pattern::{Component, InvalidPattern, Pattern};
 pub use table::{AccessLevel, Class, Kind, Root, Row, Source, TABLE, digest, row};
 
 /// A number that no value of an enum of the contract has.

@@ -44,12 +44,23 @@ pub enum Kind {
     Chunk = 3,
     /// From a reader: the last of them, which holds how the query ended.
     LastChunk = 4,
-    /// From a reader that was asked to check: one byte, 1 when a fresh reader would see more, and its own
-    /// /proc/self/stat.
+    /// From a reader that was asked to check: one byte, a [`Change`], and its own /proc/self/stat.
     Checked = 5,
     /// From a zygote: the reader of a slot has ended. The payload is its slot, its generation and its wait
     /// status, of 32 bits each, little-endian.
     Ended = 6,
+}
+
+/// Whether a reader that is started now would see more, or something else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Change {
+    /// No.
+    No = 0,
+    /// Yes.
+    Yes = 1,
+    /// There are directories that a sealed reader cannot list: the hello of another one says whether it opened others.
+    Unknown = 2,
 }
 
 impl Kind {
@@ -61,10 +72,10 @@ impl Kind {
     }
 }
 
-/// The header of a frame. `about` is the number of a chunk's query, or 0.
-pub fn header(length: usize, kind: Kind, about: u8) -> [u8; HEADER_BYTES] {
+/// The header of a frame. `about` is the number of a chunk's query, or 0; `flags` is [`SKIPPED`] or 0.
+pub fn header(length: usize, kind: Kind, about: u8, flags: u8) -> [u8; HEADER_BYTES] {
     let [a, b, c, d] = (length as u32).to_le_bytes();
-    [a, b, c, d, kind as u8, about, 0, 0]
+    [a, b, c, d, kind as u8, about, flags, 0]
 }
 
 /// The class of a slot.

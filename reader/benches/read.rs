@@ -34,8 +34,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let roots = Roots::open(&arguments)?;
     let view = View::find(&roots, arguments.view)?;
-    let shared = Shared::new(SharedCells::new()?, 0);
-    let mut host = Host::open(TABLE.iter(), &arguments, roots, view, shared, CACHED_FILES);
+    let shared = Shared::new(SharedCells::new()?, 0, CACHED_FILES);
+    let mut host = Host::open(TABLE.iter(), &arguments, roots, view, shared);
     let pipe = OpenOptions::new().write(true).open("/dev/null")?;
     let (mut out, mut scratch) = (Output::new(pipe.as_fd()), Scratch::default());
     let mut times = Vec::with_capacity(rounds);

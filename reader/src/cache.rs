@@ -1,10 +1,10 @@
-//! The descriptor cache of a row: descriptors below sysfs that stay open from one read to the next, and a negative
-//! cache of what was not there.
+//! What is known from one read to the next: files below sysfs that stay open, a negative cache of what was not there,
+//! and what the readers of a class share.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use keyhole_os::shared::SharedCells;
 use keyhole_policy::pipes::SLOTS_PER_CLASS;
@@ -12,8 +12,8 @@ use keyhole_policy::pipes::SLOTS_PER_CLASS;
 /// What was not found is asked for again after this many reads at most: most of what a machine could have, it has not.
 pub const ABSENT_READS: u64 = 8;
 
-/// The most directories that a row caches anything of, and the most that one pattern is known to find nothing in.
-const DIRECTORIES: usize = 4096;
+/// The most devices of which a source caches anything.
+const DEVICES: usize = 4096;
 
 /// What the readers of one class share: a few numbers for each slot, which only its own reader writes to.
 #[derive(Debug)]
@@ -21,16 +21,18 @@ pub struct Shared {
     page: SharedCells,
     /// This reader's slot, counted within its class.
     slot: usize,
+    /// How many files all of them together may cache.
+    limit: u64,
 }
 
-/// Which number of a slot.
-#[derive(Debug, Clone, Copy)]
-enum Cell {
-    /// What is being asked, and has not answered yet: see [`hash`].
-    Asked,
-    CachedFiles,
-    CachedDirectories,
-}
+/// How many numbers a slot has.
+pub const CELLS_PER_SLOT: usize = 8;
+
+/// Which number of a slot: what is being asked and has not answered yet, see [`hash`].
+const ASKED: usize = 0;
+
+/// Which number of a slot: the files that its reader caches.
+const CACHED_FILES: usize = 1;
 
 /// Of a path, as it is shared: never 0, which is nothing (FNV-1a, 64 bits).
 pub fn hash(path: &[u8]) -> u64 {
@@ -40,201 +42,123 @@ pub fn hash(path: &[u8]) -> u64 {
 
 impl Shared {
     /// The page, as the reader of a slot uses it.
-    pub fn new(page: SharedCells, slot: usize) -> Self {
-        Self { page, slot }
+    pub fn new(page: SharedCells, slot: usize, limit: u64) -> Self {
+        Self { page, slot, limit }
     }
 
     /// Forgets what a reader that has ended had written.
     pub fn clear(page: &SharedCells, slot: usize) {
-        for cell in [Cell::Asked, Cell::CachedFiles, Cell::CachedDirectories] {
-            page.cells()[slot * CELLS_PER_SLOT + cell as usize].store(0, Relaxed);
-        }
+        page.cells()[slot * CELLS_PER_SLOT..][..CELLS_PER_SLOT]
+            .iter()
+            .for_each(|cell| cell.store(0, Relaxed));
     }
 
-    fn all(&self, cell: Cell) -> impl Iterator<Item = (usize, u64)> {
-        let number =
-            move |slot: usize| self.page.cells()[slot * CELLS_PER_SLOT + cell as usize].load(Relaxed);
-        (0..SLOTS_PER_CLASS).map(move |slot| (slot, number(slot)))
-    }
-
-    fn add(&self, cell: Cell, count: u64) {
-        self.page.cells()[self.slot * CELLS_PER_SLOT + cell as usize].fetch_add(count, Relaxed);
+    fn cell(&self, slot: usize, which: usize) -> &AtomicU64 {
+        &self.page.cells()[slot * CELLS_PER_SLOT + which]
     }
 
     /// Sets what this reader asks next; 0 when it has been answered.
     pub fn ask(&self, asked: u64) {
-        self.page.cells()[self.slot * CELLS_PER_SLOT].store(asked, Relaxed);
+        self.cell(self.slot, ASKED).store(asked, Relaxed);
     }
 
     /// What other readers ask and have not been answered: they are stuck in it.
     pub fn hung(&self) -> Vec<u64> {
-        let others = self.all(Cell::Asked).filter(|(slot, asked)| *slot != self.slot && *asked != 0);
-        others.map(|(_, asked)| asked).collect()
-    }
-}
-
-pub const CELLS_PER_SLOT: usize = 8;
-
-/// How many descriptors of one kind all readers of a class may cache.
-#[derive(Debug)]
-pub struct Budget {
-    shared: Rc<Shared>,
-    cell: Cell,
-    limit: u64,
-}
-
-/// One of them; it is given back when this is dropped.
-#[derive(Debug)]
-pub struct Permit(Rc<Shared>, Cell);
-
-impl Budget {
-    /// Of files.
-    pub fn files(shared: &Rc<Shared>, limit: u64) -> Self {
-        Self { shared: shared.clone(), cell: Cell::CachedFiles, limit }
+        let others = (0..SLOTS_PER_CLASS).filter(|slot| *slot != self.slot);
+        others.map(|slot| self.cell(slot, ASKED).load(Relaxed)).filter(|asked| *asked != 0).collect()
     }
 
-    /// Of directories, which take no page of the kernel's memory.
-    pub fn directories(shared: &Rc<Shared>, limit: u64) -> Self {
-        Self { shared: shared.clone(), cell: Cell::CachedDirectories, limit }
+    /// How many files all readers cache.
+    pub fn cached_files(&self) -> u64 {
+        let of = |slot| self.cell(slot, CACHED_FILES).load(Relaxed);
+        (0..SLOTS_PER_CLASS).map(of).fold(0, u64::saturating_add)
     }
 
-    /// How many there are of all readers.
-    pub fn used(&self) -> u64 {
-        self.shared.all(self.cell).map(|(_, count)| count).fold(0, u64::saturating_add)
-    }
-
-    /// One of them, while there are any.
-    pub fn take(&self) -> Option<Permit> {
-        (self.used() < self.limit).then(|| {
-            self.shared.add(self.cell, 1);
-            Permit(self.shared.clone(), self.cell)
+    /// Keeps a file open, while more may be.
+    pub fn cache(self: &Rc<Self>, file: OwnedFd) -> Option<Cached> {
+        (self.cached_files() < self.limit).then(|| {
+            self.cell(self.slot, CACHED_FILES).fetch_add(1, Relaxed);
+            Cached { file, shared: self.clone() }
         })
     }
 }
 
-impl Drop for Permit {
+/// A file that stays open; it is counted until this is dropped.
+#[derive(Debug)]
+pub struct Cached {
+    pub file: OwnedFd,
+    shared: Rc<Shared>,
+}
+
+impl Drop for Cached {
     fn drop(&mut self) {
-        // Minus one.
-        self.0.add(self.1, u64::MAX);
+        self.shared.cell(self.shared.slot, CACHED_FILES).fetch_sub(1, Relaxed);
     }
 }
 
-/// A file or a directory that stays open.
-#[derive(Debug)]
-pub struct Cached {
-    pub descriptor: OwnedFd,
-    pub _permit: Permit,
-}
-
-/// What is cached of a row.
+/// What is cached of a source, by what its first wildcard stands for.
 #[derive(Debug, Default)]
 pub struct Cache {
-    /// By path; those that a read does not come by are dropped.
-    dirs: HashMap<Vec<u8>, Dir>,
-    /// Directories of devices in which a source found no name that fits, a map a source.
-    empty: Vec<HashMap<Vec<u8>, Absence>>,
-    /// The source that is read.
-    source: usize,
-    round: u64,
+    devices: HashMap<Vec<u8>, Device>,
+    /// The number of this read.
+    pub round: u64,
 }
 
-/// What is cached of a directory.
+/// What is cached of a device.
 #[derive(Debug, Default)]
-pub struct Dir {
-    /// The inodes that its path's wildcards stood for: the kernel goes on serving a device that was renamed, through what
-    /// was opened under its old name.
-    pub identity: u64,
+pub struct Device {
+    /// Of its name: the kernel goes on serving a device that was renamed, through what was opened under its old name.
+    inode: u64,
+    /// The length of its name.
+    pub name_length: usize,
     /// Itself, to open files in it without following its path each time.
-    pub itself: Option<Cached>,
-    /// It is known not to be there until this round.
+    pub dir: Option<OwnedFd>,
+    /// It is known to have nothing of what is asked for until this round.
     pub absent_until: u64,
     /// Its files, by name.
-    pub files: HashMap<Vec<u8>, Known>,
+    pub files: HashMap<Vec<u8>, File>,
     round: u64,
 }
 
-/// What is known of a file.
-#[derive(Debug)]
-pub enum Known {
-    /// It is open, and was read in a round.
-    Open { file: Cached, round: u64 },
-    /// It is not there, and is not looked for until a round.
-    Absent { until: u64 },
-}
-
-#[derive(Debug)]
-struct Absence {
-    identity: u64,
-    until: u64,
+/// What is cached of a file.
+#[derive(Debug, Default)]
+pub struct File {
+    /// Made of the inodes that its path's wildcards stood for.
+    pub inodes: u64,
+    pub open: Option<Cached>,
+    /// It is not there, and is not looked for until this round.
+    pub absent_until: u64,
+    /// The pattern led to it in this round.
+    pub round: u64,
 }
 
 impl Cache {
-    /// Begins a read of a row with so many sources.
-    pub fn begin(&mut self, sources: usize) {
-        self.round += 1;
-        self.empty.resize_with(sources, HashMap::new);
+    /// What is known of a device: nothing when its name stands for another by now. None when there are too many.
+    pub fn device(&mut self, name: &[u8], inode: u64) -> Option<&mut Device> {
+        if !self.devices.contains_key(name) {
+            if self.devices.len() >= DEVICES {
+                return None;
+            }
+            self.devices.insert(name.to_vec(), Device::default());
+        }
+        let device = self.devices.get_mut(name)?;
+        if device.inode != inode {
+            *device = Device::default();
+        }
+        (device.inode, device.name_length, device.round) = (inode, name.len(), self.round);
+        Some(device)
     }
 
-    /// Goes on with another source.
-    pub fn at_source(&mut self, source: usize) {
-        self.source = source;
-    }
-
-    /// Ends a read that saw everything there is.
+    /// Ends a read that saw every device.
     pub fn end(&mut self) {
-        let round = self.round;
-        for empty in &mut self.empty {
-            empty.retain(|_, absence| absence.until > round);
-        }
-        self.dirs.retain(|_, dir| {
-            dir.files.retain(|_, known| match known {
-                Known::Open { round: read, .. } => *read == round,
-                Known::Absent { until } => *until > round,
-            });
-            dir.round == round && (dir.itself.is_some() || dir.absent_until > round || !dir.files.is_empty())
-        });
+        self.devices.retain(|_, device| device.round == self.round);
     }
+}
 
-    /// The number of this read.
-    pub fn round(&self) -> u64 {
-        self.round
-    }
-
-    /// Takes out what is cached of a directory; nothing when its path stands for another by now.
-    pub fn take(&mut self, path: &[u8], identity: u64) -> Dir {
-        let cached = self.dirs.get_mut(path).map(std::mem::take).filter(|dir| dir.identity == identity);
-        Dir { identity, round: self.round, ..cached.unwrap_or_default() }
-    }
-
-    /// Puts it back.
-    pub fn put(&mut self, path: &[u8], dir: Dir) {
-        let full = self.dirs.len() >= DIRECTORIES;
-        match self.dirs.get_mut(path) {
-            Some(place) => *place = dir,
-            None if full => {}
-            None => _ = self.dirs.insert(path.to_vec(), dir),
-        }
-    }
-
-    /// Until when something that is not there is not looked for. Not all are looked for again in the same read.
-    pub fn retry_after(&self, path: &[u8]) -> u64 {
-        let spread: u64 = path.iter().map(|&byte| u64::from(byte)).sum();
-        self.round + ABSENT_READS - spread % (ABSENT_READS / 2)
-    }
-
-    /// Whether the source found nothing in a directory a few reads ago.
-    pub fn is_empty(&self, path: &[u8], identity: u64) -> bool {
-        let known = |absence: &Absence| absence.identity == identity && self.round < absence.until;
-        self.empty.get(self.source).and_then(|empty| empty.get(path)).is_some_and(known)
-    }
-
-    /// Remembers that the source found nothing in a directory.
-    pub fn set_empty(&mut self, path: Vec<u8>, identity: u64) {
-        let until = self.retry_after(&path);
-        if let Some(empty) = self.empty.get_mut(self.source).filter(|empty| empty.len() < DIRECTORIES) {
-            empty.insert(path, Absence { identity, until });
-        }
-    }
+/// Until when something that is not there is not looked for. Not all are looked for again in the same read.
+pub fn retry_after(round: u64, name: &[u8]) -> u64 {
+    let spread: u64 = name.iter().map(|&byte| u64::from(byte)).sum();
+    round + ABSENT_READS - spread % (ABSENT_READS / 2)
 }
 
 #[cfg(test)]

@@ -2,9 +2,8 @@
 
 use keyhole_os::Layer;
 
-use crate::encode::{bytes, fixed, number};
+use crate::encode::{bytes, fixed, message, number};
 use crate::host::Host;
-use crate::output::message;
 
 /// A report; of a zygote without a host.
 #[derive(Debug)]
@@ -29,11 +28,10 @@ impl Hello<'_> {
             });
         }
         let Some(host) = self.host else { return out };
-        let view = host.view();
-        number(&mut out, 5, view.proc_is_hosts.into());
-        bytes(&mut out, 6, view.proc_reason.as_bytes());
-        number(&mut out, 7, view.sys_is_hosts.into());
-        bytes(&mut out, 8, view.sys_reason.as_bytes());
+        for (field, whose) in [(5, host.view.proc), (7, host.view.sys)] {
+            number(&mut out, field, whose.is_hosts.into());
+            bytes(&mut out, field + 1, whose.reason.as_bytes());
+        }
         for (query, outcome, reason) in host.unavailable() {
             message(&mut out, 9, |out| {
                 number(out, 1, query as u64);
@@ -41,6 +39,7 @@ impl Hello<'_> {
                 bytes(out, 3, reason.as_bytes());
             });
         }
+        fixed(&mut out, 10, host.opened());
         out
     }
 }
@@ -95,14 +94,13 @@ mod tests {
         for (view, hosts) in [(Choice::Host, true), (Choice::Container, false)] {
             let roots = Roots::open(&arguments).unwrap();
             let view = View::find(&roots, view).unwrap();
-            let shared = Shared::new(SharedCells::new().unwrap(), 0);
-            let host = Host::open(TABLE.iter(), &arguments, roots, view, shared, 0);
+            let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
+            let host = Host::open(TABLE.iter(), &arguments, roots, view, shared);
             let hello = decoded(&Hello { generation: 3, layers: &layers(), host: Some(&host) });
             assert_eq!((hello.generation, hello.proc_is_host, hello.sys_is_host), (3, hosts, hosts));
-            assert_eq!(
-                (&hello.proc_reason, &hello.sys_reason),
-                (&host.view().proc_reason, &host.view().sys_reason)
-            );
+            let View { proc, sys } = host.view;
+            assert_eq!((&*hello.proc_reason, &*hello.sys_reason), (proc.reason, sys.reason));
+            assert_eq!(hello.opened, host.opened());
             let unavailable = host.unavailable().map(|(query, outcome, reason)| reader::Unavailable {
                 query: query as u32,
                 outcome: outcome as u32,

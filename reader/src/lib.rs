@@ -19,6 +19,7 @@ pub mod sandbox;
 pub mod view;
 mod zygote;
 
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use arguments::Arguments;
@@ -38,37 +39,37 @@ pub const PANICKED: i32 = 101;
 /// Runs the program.
 pub fn run() -> ExitCode {
     process::clear_environment();
-    let arguments = match Arguments::parse(std::env::args_os().skip(1)) {
-        Ok(arguments) if !arguments.slots.is_empty() => arguments,
-        other => {
-            let which = other.err().map_or("no slots".to_owned(), |argument| format!("{argument:?}"));
-            eprintln!(
-                "keyhole-reader: error: {which}: it is started by a keyhole-broker of its version, not by hand"
-            );
-            return ExitCode::from(2);
-        }
-    };
-    let numbers: Vec<_> = arguments.slots.iter().flatten().copied().collect();
-    match process::take_inherited(&numbers) {
-        Ok(pipes) => {
+    match start() {
+        Ok((arguments, pipes)) => {
             fork::ignore_signals();
             std::panic::set_hook(Box::new(|panic| report_panic(&panic.to_string())));
             fork::exit(zygote::live(arguments, pipes))
         }
-        Err(error) => {
+        Err(why) => {
             eprintln!(
-                "keyhole-reader: error: the pipes of its slots: {error}: it is started by a keyhole-broker"
+                "keyhole-reader: error: {why}: it is started by a keyhole-broker of its version, not by hand"
             );
             ExitCode::from(2)
         }
     }
 }
 
+fn start() -> Result<(Arguments, Vec<OwnedFd>), String> {
+    let arguments = Arguments::parse(std::env::args_os().skip(1)).map_err(|wrong| format!("{wrong:?}"))?;
+    let numbers: Vec<_> = arguments.slots.iter().flatten().copied().collect();
+    if numbers.is_empty() {
+        return Err("no slots".to_owned());
+    }
+    let pipes =
+        process::take_inherited(&numbers).map_err(|error| format!("the pipes of its slots: {error}"))?;
+    Ok((arguments, pipes))
+}
+
 /// Reports a panic as the last frame, whole, since chunks are written whole too.
 fn report_panic(panic: &str) -> ! {
     use keyhole_policy::pipes::{Kind, header};
     let panic: String = panic.chars().take(500).collect();
-    let frame = [&header(panic.len(), Kind::Failed, 0), panic.as_bytes()].concat();
+    let frame = [&header(panic.len(), Kind::Failed, 0, 0), panic.as_bytes()].concat();
     // Where nobody takes it, the exit status still says what happened.
     let _ = rustix::io::write(rustix::stdio::stdout(), &frame);
     fork::exit(PANICKED)

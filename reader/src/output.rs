@@ -8,7 +8,7 @@ use keyhole_policy::{Outcome, Query};
 use rustix::fs::StatFs;
 use rustix::io::Errno;
 
-use crate::encode::{begin, bytes, explicit_number, field_length, number};
+use crate::encode::{bytes, explicit_number, message, number};
 
 // Numbers of fields in the contract.
 const QUERY: u8 = 1;
@@ -28,9 +28,6 @@ const WRITE_BYTES: usize = 32 << 10;
 
 /// ... or once the first of them has waited for so long, as far as a query ends meanwhile.
 const WRITE_INTERVAL: Duration = Duration::from_millis(10);
-
-/// Where a header has its flags.
-const FLAGS: usize = 6;
 
 /// statfs(2): mounted read-only.
 const ST_RDONLY: u64 = 1;
@@ -60,6 +57,8 @@ pub struct Output<'fd> {
     buffer: Vec<u8>,
     /// Where that one begins.
     frame: Option<usize>,
+    /// The item that is made, in one piece of memory for all.
+    item: Vec<u8>,
     query: Query,
     /// Time spent waiting for the broker, since [`Self::begin`].
     waited: Duration,
@@ -73,6 +72,7 @@ impl<'fd> Output<'fd> {
             pipe,
             buffer: Vec::new(),
             frame: None,
+            item: Vec::new(),
             query: Query::Unspecified,
             waited: Duration::ZERO,
             flushed: Instant::now(),
@@ -91,33 +91,20 @@ impl<'fd> Output<'fd> {
 
     /// Adds what was read of a path.
     pub fn file(&mut self, name: &[u8], content: Content<'_>, truncated: bool) -> Result<(), Gone> {
-        let (text, rest) = match content {
-            Content::Text(text) => (Some((TEXT, text)), None),
-            Content::Link(target) => (Some((LINK, target)), None),
-            Content::Entries(entries) => (None, Some((ENTRIES, entries))),
-            Content::Errno(errno) => (None, Some((ERRNO, errno.raw_os_error() as u64))),
-        };
-        let mut tail = Vec::new();
-        if let Some((field, value)) = rest {
-            explicit_number(&mut tail, field, value);
-        }
-        number(&mut tail, TRUNCATED, truncated.into());
-        let text_length = text.map_or(0, |(_, text)| field_length(text.len()));
-        let length = field_length(name.len()) + text_length + tail.len();
-        let out = self.room(length)?;
-        begin(out, FILES, length);
-        either(out, NAME, name);
-        if let Some((fields, text)) = text {
-            either(out, fields, text);
-        }
-        out.extend_from_slice(&tail);
-        Ok(())
+        self.item(FILES, |out| {
+            either(out, NAME, name);
+            match content {
+                Content::Text(text) => either(out, TEXT, text),
+                Content::Link(target) => either(out, LINK, target),
+                Content::Entries(entries) => explicit_number(out, ENTRIES, entries),
+                Content::Errno(errno) => explicit_number(out, ERRNO, errno.raw_os_error() as u64),
+            }
+            number(out, TRUNCATED, truncated.into());
+        })
     }
 
     /// Adds the numbers of a file system.
     pub fn file_system(&mut self, name: &[u8], numbers: Result<StatFs, Errno>) -> Result<(), Gone> {
-        let mut item = Vec::with_capacity(field_length(name.len()) + 64);
-        either(&mut item, NAME, name);
         let values = match numbers {
             Err(errno) => [errno.raw_os_error() as u64, 0, 0, 0, 0, 0, 0, 0],
             Ok(of) => [
@@ -131,10 +118,10 @@ impl<'fd> Output<'fd> {
                 of.f_flags as u64 & ST_RDONLY,
             ],
         };
-        (3..).zip(values).for_each(|(field, value)| number(&mut item, field, value));
-        let out = self.room(item.len())?;
-        bytes(out, FILE_SYSTEMS, &item);
-        Ok(())
+        self.item(FILE_SYSTEMS, |out| {
+            either(out, NAME, name);
+            (3..).zip(values).for_each(|(field, value)| number(out, field, value));
+        })
     }
 
     /// Adds how the query ended, and whether something was [`SKIPPED`]. With `more` to come it waits a moment for it: the
@@ -146,30 +133,26 @@ impl<'fd> Output<'fd> {
         skipped: bool,
         more: bool,
     ) -> Result<(), Gone> {
-        let mut item = Vec::new();
-        number(&mut item, 1, outcome as u64);
-        number(&mut item, 2, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
-        let out = self.chunk();
-        bytes(out, QUERY_END, &item);
-        let frame = self.frame;
-        self.close(Kind::LastChunk);
-        if let Some(flags) = frame.and_then(|frame| self.buffer.get_mut(frame + FLAGS)).filter(|_| skipped) {
-            *flags = SKIPPED;
-        }
+        self.begin_chunk();
+        message(&mut self.buffer, QUERY_END, |out| {
+            number(out, 1, outcome as u64);
+            number(out, 2, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+        });
+        self.close(Kind::LastChunk, if skipped { SKIPPED } else { 0 });
         let may_wait = more && self.buffer.len() < WRITE_BYTES && self.flushed.elapsed() < WRITE_INTERVAL;
         if may_wait { Ok(()) } else { self.flush() }
     }
 
     /// Writes a frame that is no chunk.
     pub fn message(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Gone> {
-        self.buffer.extend_from_slice(&header(payload.len(), kind, 0));
+        self.buffer.extend_from_slice(&header(payload.len(), kind, 0, 0));
         self.buffer.extend_from_slice(payload);
         self.flush()
     }
 
     /// Writes everything that there is; waits while the pipe is full.
     pub fn flush(&mut self) -> Result<(), Gone> {
-        self.close(Kind::Chunk);
+        self.close(Kind::Chunk, 0);
         let begun = Instant::now();
         let mut rest = &*self.buffer;
         while !rest.is_empty() {
@@ -185,31 +168,33 @@ impl<'fd> Output<'fd> {
         Ok(())
     }
 
-    /// The chunk that is being written, with room for an item of so many bytes.
-    fn room(&mut self, length: usize) -> Result<&mut Vec<u8>, Gone> {
-        if self.frame.is_some_and(|frame| self.buffer.len() - frame + length > CHUNK_BYTES) {
-            self.close(Kind::Chunk);
+    /// Adds an item to the chunk that is being written, or to a new one where it has no room.
+    fn item(&mut self, field: u8, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Gone> {
+        self.item.clear();
+        write(&mut self.item);
+        if self.frame.is_some_and(|frame| self.buffer.len() - frame + self.item.len() > CHUNK_BYTES) {
+            self.close(Kind::Chunk, 0);
             if self.buffer.len() >= WRITE_BYTES {
                 self.flush()?;
             }
         }
-        Ok(self.chunk())
+        self.begin_chunk();
+        bytes(&mut self.buffer, field, &self.item);
+        Ok(())
     }
 
-    /// The chunk that is being written, or a new one.
-    fn chunk(&mut self) -> &mut Vec<u8> {
+    fn begin_chunk(&mut self) {
         if self.frame.is_none() {
             self.frame = Some(self.buffer.len());
             self.buffer.extend_from_slice(&[0; HEADER_BYTES]);
             number(&mut self.buffer, QUERY, self.query as u64);
         }
-        &mut self.buffer
     }
 
-    fn close(&mut self, kind: Kind) {
+    fn close(&mut self, kind: Kind, flags: u8) {
         let Some(frame) = self.frame.take() else { return };
         let payload = self.buffer.len() - frame - HEADER_BYTES;
-        let header = header(payload, kind, self.query as u8);
+        let header = header(payload, kind, self.query as u8, flags);
         self.buffer[frame..frame + HEADER_BYTES].copy_from_slice(&header);
     }
 }
@@ -218,14 +203,6 @@ impl<'fd> Output<'fd> {
 fn either(out: &mut Vec<u8>, [text, raw]: [u8; 2], content: &[u8]) {
     let field = if std::str::from_utf8(content).is_ok() { text } else { raw };
     bytes(out, field, content);
-}
-
-/// Appends a message of protobuf as a field.
-pub fn message(out: &mut Vec<u8>, field: u8, write: impl FnOnce(&mut Vec<u8>)) {
-    let mut item = Vec::new();
-    write(&mut item);
-    begin(out, field, item.len());
-    out.extend_from_slice(&item);
 }
 
 #[cfg(test)]

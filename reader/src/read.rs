@@ -1,15 +1,18 @@
 //! One read of one row: following patterns, opening, reading within limits, writing chunks.
+//!
+//! Whatever is read has the name here that it has on the wire: its root's, and its path below it.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
+use keyhole_policy::pattern::{is_wild, matches, names};
 use keyhole_policy::pipes::{CHUNK_BYTES, SLOTS_PER_CLASS};
-use keyhole_policy::{Component, Kind, Outcome, Root, Row, Source};
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatFs, fstatfs, statat};
-use rustix::io::Errno;
+use keyhole_policy::{Kind, Outcome, Root, Row, Source};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatFs, fstatfs, openat, readlinkat, statat};
+use rustix::io::{Errno, pread, retry_on_intr};
 
-use crate::cache::{Budget, Cache, Cached, Dir, Known, Shared, hash};
+use crate::cache::{Cache, Device, File, Shared, hash, retry_after};
 use crate::host::{Fixed, Opened, READ, Roots};
 use crate::mounts::{Mount, mounts};
 use crate::output::{Content, Gone, Output};
@@ -46,6 +49,9 @@ impl From<Gone> for Stop {
 
 type Flow = Result<(), Stop>;
 
+/// What became of something that was asked, unless the read ends.
+type Asked<T> = Result<Result<T, Errno>, Stop>;
+
 /// How the files of one read did.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -76,14 +82,11 @@ pub struct Scratch {
     /// Holds a piece of a file.
     buffer: Vec<u8>,
     /// Directories that were listed for an earlier query of the same request: many queries look into the same.
-    listings: HashMap<(Root, Vec<u8>), Listing>,
+    listings: HashMap<Vec<u8>, Listing>,
 }
 
-#[derive(Debug, Clone)]
-struct Listing {
-    names: Rc<[Entry]>,
-    truncated: bool,
-}
+/// Names in a directory, sorted, and whether there were too many.
+type Listing = (Rc<[Entry]>, bool);
 
 impl Scratch {
     /// The end of a request: the next lists directories again.
@@ -93,7 +96,7 @@ impl Scratch {
 
     /// The end of a query: a listing of all processes is no reason to keep as much.
     pub fn trim(&mut self) {
-        if self.listings.values().map(|listing| listing.names.len()).sum::<usize>() > LISTING_LIMIT {
+        if self.listings.values().map(|(names, _)| names.len()).sum::<usize>() > LISTING_LIMIT {
             self.end();
         }
     }
@@ -103,12 +106,9 @@ impl Scratch {
 pub struct Read<'r, 'o> {
     pub row: &'static Row,
     pub roots: &'r Roots,
-    pub shared: &'r Shared,
+    pub shared: &'r Rc<Shared>,
     /// What other readers are stuck in.
     pub hung: &'r [u64],
-    pub files: &'r Budget,
-    pub directories: &'r Budget,
-    pub cache: &'r mut Cache,
     pub scratch: &'r mut Scratch,
     pub out: &'r mut Output<'o>,
     pub counters: Counters,
@@ -118,8 +118,8 @@ impl Read<'_, '_> {
     /// Reads what one source of the row leads to.
     pub fn source(&mut self, source: &Source, opened: &mut Opened) -> Flow {
         match opened {
-            Opened::Fixed { files, .. } => files.iter_mut().try_for_each(|file| self.fixed(file)),
-            Opened::Below(pattern) => self.below(source, Vec::new(), 0, pattern.components()),
+            Opened::Fixed(files) => files.iter_mut().try_for_each(|file| self.fixed(file)),
+            Opened::Below(cache) => self.below(source, cache),
             Opened::Anchors => {
                 let roots = self.roots;
                 roots.anchors.iter().try_for_each(|(path, dir)| {
@@ -133,287 +133,227 @@ impl Read<'_, '_> {
 
     /// A file that was opened before the seal.
     fn fixed(&mut self, file: &mut Fixed) -> Flow {
-        let name = file.name.as_bytes();
         let read = match &file.opened {
-            Ok(opened) => self.ask(name, |this| this.text(name, opened.as_fd(), End::Nothing))?,
+            Ok(opened) => self.ask(&file.name, |this| this.text(&file.name, opened.as_fd(), End::Nothing))?,
             Err(errno) => Err(*errno),
         };
         // The kernel takes away what a module had made: the next reader looks for it again.
         file.lost |= file.opened.is_ok() && read.is_err_and(|errno| gone(errno) || errno == Errno::IO);
-        read.or_else(|errno| self.errno(name, errno))
+        read.or_else(|errno| self.errno(&file.name, errno))
     }
 
-    /// Follows the rest of a pattern below `path`; `identity` is made of the inodes that wildcards stood for.
-    fn below(&mut self, source: &Source, path: Vec<u8>, identity: u64, components: &[Component]) -> Flow {
-        let Some((component, rest)) = components.split_first() else { return Ok(()) };
-        match component {
-            Component::Fixed(names) if rest.is_empty() => {
-                let names: Vec<&[u8]> = names.iter().map(String::as_bytes).collect();
-                return self.directory(source, &path, identity, &names);
-            }
-            Component::Fixed(names) if names.len() == 1 => {
-                return self.below(source, join(&path, names[0].as_bytes()), identity, rest);
-            }
-            // A choice among directories is listed as a wildcard is: one that is missing is not asked for each file.
-            _ => {}
-        }
-        // What a class of devices has is looked for each time, what one device has not.
-        let of_device = identity != 0;
-        if of_device && self.cache.is_empty(&path, identity) {
-            return Ok(());
-        }
-        if of_device && source.kind == Kind::TextOfSeveral && self.is_alone(source, &path) {
-            return Ok(());
-        }
-        let names = self.list(source, &path)?;
-        let chosen = |name: &[u8]| match component {
-            Component::Fixed(names) => names.iter().any(|chosen| chosen.as_bytes() == name),
-            Component::Wild(wild) => wild.matches(name),
+    /// Follows a pattern by what its first wildcard or choice of directories stands for: a device, most often.
+    fn below(&mut self, source: &Source, cache: &mut Cache) -> Flow {
+        cache.round += 1;
+        let components: Vec<&str> = source.pattern.split('/').collect();
+        let is_device = |at: &usize| {
+            is_wild(components[*at]) || (components[*at].contains('{') && at + 1 < components.len())
         };
-        let mut matching = names.iter().filter(|(name, _)| chosen(name)).peekable();
-        if of_device && !names.is_empty() && matching.peek().is_none() {
-            self.cache.set_empty(path, identity);
+        let root = source.root.name();
+        let Some(at) = (0..components.len()).find(is_device) else {
+            return self.device(source, cache, root.as_bytes(), 0, &components);
+        };
+        let dir = [&[root], &components[..at]].concat().join("/").into_bytes();
+        for (name, inode) in self.list(source, &dir)?.iter() {
+            if matches(components[at].as_bytes(), name) {
+                self.device(source, cache, &join(&dir, name), *inode, &components[at + 1..])?;
+            }
+        }
+        cache.end();
+        Ok(())
+    }
+
+    /// Reads what the rest of a pattern leads to below a device, unless it had nothing of that a few reads ago.
+    fn device(&mut self, source: &Source, cache: &mut Cache, name: &[u8], inode: u64, rest: &[&str]) -> Flow {
+        let round = cache.round;
+        // udev replaces its files by renaming, and processes come and go: only what is below sysfs is cached.
+        let cached = if source.root == Root::Sys { cache.device(name, inode) } else { None };
+        let mut passing = Device::default();
+        let device = cached.unwrap_or(&mut passing);
+        if round < device.absent_until {
             return Ok(());
         }
-        if rest.is_empty() {
-            let names: Vec<&[u8]> = matching.map(|(name, _)| &**name).collect();
-            return self.directory(source, &path, identity, &names);
+        let (before, mut found) = (self.counters.entries, Vec::new());
+        let mut list = |dir: &[u8]| match source.kind {
+            Kind::TextOfSeveral if self.is_alone(source, dir) => Ok(Rc::default()),
+            _ => self.list(source, dir),
+        };
+        walk(name.to_vec(), inode, rest, usize::MAX, &mut list, &mut found)?;
+        found.into_iter().try_for_each(|(name, inodes)| self.found(source, device, name, inodes, round))?;
+        device.files.retain(|_, file| file.round == round);
+        if self.counters.entries == before && device.files.values().all(|file| round < file.absent_until) {
+            (device.absent_until, device.files) = (retry_after(round, name), HashMap::new());
         }
-        matching.try_for_each(|(name, inode)| {
-            self.below(source, join(&path, name), identity.rotate_left(32) ^ inode, rest)
-        })
+        Ok(())
+    }
+
+    /// Takes what a row takes of a path, unless it was not there a few reads ago.
+    fn found(
+        &mut self,
+        source: &Source,
+        device: &mut Device,
+        name: Vec<u8>,
+        inodes: u64,
+        round: u64,
+    ) -> Flow {
+        let known = device.files.remove(&name).filter(|file| file.inodes == inodes);
+        let mut file = File { inodes, round, ..known.unwrap_or_default() };
+        if file.absent_until <= round {
+            let read = self.ask(&name, |this| match source.kind {
+                Kind::Text | Kind::TextOfSeveral => this.file(source, device, &mut file, &name),
+                kind => this.entry(source, kind, &name),
+            })?;
+            match read {
+                // A device that has no value now may have one at any time.
+                Err(Errno::NODEV) => file.absent_until = round,
+                Err(errno) if gone(errno) => file.absent_until = retry_after(round, &name),
+                read => read.or_else(|errno| self.errno(&name, errno))?,
+            }
+        }
+        if file.open.is_some() || round <= file.absent_until {
+            device.files.insert(name, file);
+        }
+        Ok(())
+    }
+
+    /// Reads a file, and keeps it open for the next read, or else the device's directory.
+    fn file(&mut self, source: &Source, device: &mut Device, file: &mut File, name: &[u8]) -> Asked<()> {
+        if let Some(open) = file.open.take() {
+            let read = self.text(name, open.file.as_fd(), End::Short)?;
+            // A name may stand for something new by now: look again when the old is gone.
+            if !read.is_err_and(gone) {
+                file.open = Some(open);
+                return Ok(read);
+            }
+        }
+        let opened = match (&device.dir, name.get(device.name_length + 1..)) {
+            (Some(dir), Some(path)) => openat(dir, path, READ | OFlags::NOFOLLOW, Mode::empty()),
+            _ => self.open(source, name, OFlags::NOFOLLOW),
+        };
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        let read = self.text(name, opened.as_fd(), End::Short)?;
+        // A read that fails is cached too: many attributes of a device that is down fail each time.
+        if source.root == Root::Sys && !read.is_err_and(gone) {
+            file.open = self.roots.spare(opened).ok().and_then(|opened| self.shared.cache(opened));
+            if file.open.is_none() && device.dir.is_none() {
+                let dir = self.open(source, &name[..device.name_length], OFlags::PATH | OFlags::DIRECTORY);
+                device.dir = dir.and_then(|dir| self.roots.spare(dir)).ok();
+            }
+        }
+        Ok(read)
+    }
+
+    /// What is taken of a path besides text.
+    fn entry(&mut self, source: &Source, kind: Kind, name: &[u8]) -> Asked<()> {
+        let (root, path) = (self.root(source), below_root(source, name));
+        let (entries, target);
+        let content = if kind == Kind::Entries {
+            entries = root.and_then(|root| statat(root, path, AtFlags::SYMLINK_NOFOLLOW));
+            entries.map(|stat| Content::Entries(stat.st_size as u64))
+        } else {
+            target = root.and_then(|root| readlinkat(root, path, Vec::new()));
+            target.as_ref().map(|target| Content::Link(target.as_bytes())).map_err(|errno| *errno)
+        };
+        let content = match content {
+            Ok(content) => content,
+            Err(errno) => return Ok(Err(errno)),
+        };
+        self.count()?;
+        self.counters.read = true;
+        Ok(Ok(self.out.file(name, content, false)?))
     }
 
     /// Whether a directory has one directory in it, as its links say: its name, its own `.`, and one `..`. A file
     /// system that does not count links has one.
-    fn is_alone(&self, source: &Source, path: &[u8]) -> bool {
-        let stat = self.root(source).and_then(|root| statat(root, path, AtFlags::SYMLINK_NOFOLLOW));
+    fn is_alone(&self, source: &Source, name: &[u8]) -> bool {
+        let stat = self
+            .root(source)
+            .and_then(|root| statat(root, below_root(source, name), AtFlags::SYMLINK_NOFOLLOW));
         stat.is_ok_and(|stat| stat.st_nlink == 3)
     }
 
-    /// The names in a directory with their inodes, sorted; none when it cannot be listed.
-    fn list(&mut self, source: &Source, path: &[u8]) -> Result<Rc<[Entry]>, Stop> {
-        let key = (source.root, path.to_vec());
-        let listing = match self.scratch.listings.get(&key) {
+    /// The names in a directory; none when it cannot be listed.
+    fn list(&mut self, source: &Source, name: &[u8]) -> Result<Rc<[Entry]>, Stop> {
+        let (names, truncated) = match self.scratch.listings.get(name) {
             Some(listing) => listing.clone(),
             None => {
                 // Not cached: the kernel lists a directory that went and came back as empty through the old descriptor.
-                let directory = join(source.root.name().as_bytes(), path);
-                let listed = self.ask(&directory, |this| {
-                    Ok(this.open(source, path, OFlags::DIRECTORY).and_then(|dir| names(dir.as_fd())))
+                let listed = self.ask(name, |this| {
+                    Ok(this.open(source, name, OFlags::DIRECTORY).and_then(|dir| entries(dir.as_fd())))
                 })?;
-                let (names, truncated) = match listed {
-                    Ok(listed) => listed,
-                    Err(errno) if gone(errno) => (Vec::new(), false),
+                let listing = match listed {
+                    Ok(listing) => listing,
+                    Err(errno) if gone(errno) => Listing::default(),
                     Err(errno) => {
-                        self.errno(&directory, errno)?;
+                        self.errno(name, errno)?;
                         return Ok(Rc::default());
                     }
                 };
-                let listing = Listing { names: names.into(), truncated };
-                self.scratch.listings.insert(key, listing.clone());
+                self.scratch.listings.insert(name.to_vec(), listing.clone());
                 listing
             }
         };
-        self.counters.truncated |= listing.truncated;
-        self.counters.names += listing.names.len();
+        self.counters.truncated |= truncated;
+        self.counters.names += names.len();
         if self.counters.names > NAMES_LIMIT {
             self.counters.truncated = true;
             return Err(Stop::Limit);
         }
-        Ok(listing.names)
-    }
-
-    /// The files of one directory that a pattern led to.
-    fn directory(&mut self, source: &Source, path: &[u8], identity: u64, names: &[&[u8]]) -> Flow {
-        // udev replaces its files by renaming, and processes come and go: only what is below sysfs is cached.
-        let cached = source.root == Root::Sys;
-        let mut dir = if cached { self.cache.take(path, identity) } else { Dir::default() };
-        let mut name = join(source.root.name().as_bytes(), path);
-        if !path.is_empty() {
-            name.push(b'/');
-        }
-        let prefix = name.len();
-        let flow = names.iter().try_for_each(|file| {
-            name.truncate(prefix);
-            name.extend_from_slice(file);
-            let read = self.ask(&name, |this| match source.kind {
-                Kind::Text | Kind::TextOfSeveral if cached => {
-                    let read = this.cached_file(source, &mut dir, &name, prefix, names.len() > 1)?;
-                    Ok(read.unwrap_or(Ok(())))
-                }
-                Kind::Text | Kind::TextOfSeveral => {
-                    match this.open(source, below_root(source, &name), OFlags::NOFOLLOW) {
-                        Ok(file) => this.text(&name, file.as_fd(), End::Short),
-                        Err(errno) => Ok(Err(errno)),
-                    }
-                }
-                kind => this.entry(source, kind, &name),
-            })?;
-            match read {
-                Err(errno) if !gone(errno) => self.errno(&name, errno),
-                _ => Ok(()),
-            }
-        });
-        if cached {
-            self.cache.put(path, dir);
-        }
-        flow
-    }
-
-    /// What is taken of a path besides text.
-    fn entry(&mut self, source: &Source, kind: Kind, name: &[u8]) -> Result<Result<(), Errno>, Stop> {
-        let path = below_root(source, name);
-        let root = self.root(source);
-        let target;
-        let content = match kind {
-            Kind::Entries => root
-                .and_then(|root| statat(root, path, AtFlags::SYMLINK_NOFOLLOW))
-                .map(|stat| Content::Entries(stat.st_size as u64)),
-            _ => {
-                target = root.and_then(|root| rustix::fs::readlinkat(root, path, Vec::new()));
-                target.as_ref().map(|target| Content::Link(target.as_bytes())).map_err(|errno| *errno)
-            }
-        };
-        match content {
-            Ok(content) => {
-                self.count()?;
-                self.counters.read = true;
-                self.out.file(name, content, false)?;
-                Ok(Ok(()))
-            }
-            Err(errno) => Ok(Err(errno)),
-        }
-    }
-
-    /// Reads a file, whose name in its directory begins at `at`, and caches what the next read can use; none when it was
-    /// not there a few reads ago.
-    fn cached_file(
-        &mut self,
-        source: &Source,
-        dir: &mut Dir,
-        name: &[u8],
-        at: usize,
-        several: bool,
-    ) -> Result<Option<Result<(), Errno>>, Stop> {
-        let (path, file) = (below_root(source, &name[..at - 1]), &name[at..]);
-        let round = self.cache.round();
-        match dir.files.get_mut(file) {
-            _ if round < dir.absent_until => return Ok(None),
-            Some(Known::Absent { until }) if round < *until => return Ok(None),
-            Some(Known::Open { file, round: read_in }) => {
-                let read = self.text(name, file.descriptor.as_fd(), End::Short)?;
-                // A name may stand for something new by now: look again when the old is gone.
-                if !read.is_err_and(gone) {
-                    *read_in = round;
-                    return Ok(Some(read));
-                }
-            }
-            _ => {}
-        }
-        dir.files.remove(file);
-        if several && dir.identity != 0 && dir.itself.is_none() {
-            match self.cached_dir(source, path) {
-                // None of its files is there, and each need not be asked for.
-                Err(errno) if gone(errno) => {
-                    dir.absent_until = self.cache.retry_after(path);
-                    return Ok(None);
-                }
-                cached => dir.itself = cached.unwrap_or_default(),
-            }
-        }
-        let in_cached = dir.itself.as_ref().map(|itself| {
-            rustix::fs::openat(&itself.descriptor, file, READ | OFlags::NOFOLLOW, Mode::empty())
-        });
-        let opened = match in_cached {
-            // Through its old descriptor, nothing is found in a directory that went and came back.
-            Some(Err(Errno::NOENT)) | None => {
-                let opened = self.open(source, below_root(source, name), OFlags::NOFOLLOW);
-                dir.itself = dir.itself.take().filter(|_| opened.is_err());
-                opened
-            }
-            Some(opened) => opened,
-        };
-        let read = match opened {
-            Ok(descriptor) => {
-                let read = self.text(name, descriptor.as_fd(), End::Short)?;
-                // A read that fails is cached too: many attributes of a device that is down fail each time.
-                if let Some(permit) = self.files.take().filter(|_| !read.is_err_and(gone)) {
-                    let file_of = Cached { descriptor, _permit: permit };
-                    dir.files.insert(file.to_vec(), Known::Open { file: file_of, round });
-                }
-                read
-            }
-            Err(errno) => Err(errno),
-        };
-        if read == Err(Errno::NOENT) {
-            dir.files.insert(file.to_vec(), Known::Absent { until: self.cache.retry_after(name) });
-        }
-        Ok(Some(read))
-    }
-
-    /// Opens a directory to open files in it; none when no more may be cached.
-    fn cached_dir(&self, source: &Source, path: &[u8]) -> Result<Option<Cached>, Errno> {
-        let Some(permit) = self.directories.take() else { return Ok(None) };
-        let descriptor = self.open(source, path, OFlags::PATH | OFlags::DIRECTORY)?;
-        Ok(Some(Cached { descriptor, _permit: permit }))
+        Ok(names)
     }
 
     /// statfs of each mount point below the host root, local file systems first: they answer whatever hangs.
     fn mounts(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
         const NAME: &[u8] = b"proc/1/mountinfo";
-        let read = self.ask(NAME, |this| {
-            Ok(mountinfo.as_ref().map_err(|errno| *errno).and_then(|file| this.whole(file.as_fd())))
+        let read = self.ask(NAME, |this| match mountinfo {
+            Ok(file) => Ok(this.whole(file.as_fd())),
+            Err(errno) => Ok(Err(*errno)),
         })?;
-        let (text, truncated) = match read {
+        let (mut text, truncated) = match read {
             Ok(read) => read,
             Err(errno) => return self.errno(NAME, errno),
         };
-        // Half of a mount point may be another path.
-        let end =
-            if truncated { text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0) } else { text.len() };
-        self.counters.truncated |= truncated;
-        let mut mounts = mounts(&text[..end]);
+        if truncated {
+            // Half of a mount point may be another path.
+            text.truncate(text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0));
+        }
+        let mut mounts = mounts(&text);
         let all = mounts.len();
         // No call takes a longer path, and no chunk has room for any.
         mounts.retain(|mount| mount.point.len() <= PATH_BYTES);
-        self.counters.truncated |= mounts.len() < all;
+        self.counters.truncated |= truncated || mounts.len() < all;
         mounts.sort_by_key(Mount::may_hang);
-        let hung: Vec<Mount> =
-            mounts.iter().filter(|mount| self.hung.contains(&hash(&mount.point))).cloned().collect();
-        mounts.iter().try_for_each(|mount| {
+        let hung: Vec<&Mount> =
+            mounts.iter().filter(|mount| self.hung.contains(&hash(&mount.point))).collect();
+        for mount in &mounts {
             let risky = mount.may_hang() && self.hung.len() >= HUNG_MOUNTS;
-            let numbers = match risky || hung.iter().any(|hung| mount.may_hang_with(hung)) {
-                true => {
-                    self.counters.skipped = true;
-                    Err(Errno::INPROGRESS)
+            let numbers = if risky || hung.iter().any(|hung| mount.may_hang_with(hung)) {
+                self.counters.skipped = true;
+                Err(Errno::INPROGRESS)
+            } else {
+                if mount.may_hang() {
+                    // What has answered reaches the broker whatever this one does.
+                    self.out.flush()?;
                 }
-                false => {
-                    if mount.may_hang() {
-                        // What has answered reaches the broker whatever this one does.
-                        self.out.flush()?;
-                    }
-                    self.ask(&mount.point, |this| Ok(this.statfs(mount)))?
-                }
+                self.ask(&mount.point, |this| Ok(this.statfs(mount)))?
             };
-            self.file_system(&mount.point, numbers)
-        })
+            self.file_system(&mount.point, numbers)?;
+        }
+        Ok(())
     }
 
     fn statfs(&self, mount: &Mount) -> Result<StatFs, Errno> {
-        let root = self.roots.rootfs.as_ref().ok_or(Errno::NOENT)?;
         let below = mount.point.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(root, below, flags, Mode::empty()).and_then(fstatfs)
+        openat(self.roots.dir(Root::Rootfs)?, below, flags, Mode::empty()).and_then(fstatfs)
     }
 
     /// Does something that may sleep, known to other readers while it does; not what another one sleeps in.
-    fn ask<T>(
-        &mut self,
-        path: &[u8],
-        act: impl FnOnce(&mut Self) -> Result<Result<T, Errno>, Stop>,
-    ) -> Result<Result<T, Errno>, Stop> {
-        let asked = hash(path);
+    fn ask<T>(&mut self, name: &[u8], act: impl FnOnce(&mut Self) -> Asked<T>) -> Asked<T> {
+        let asked = hash(name);
         if self.hung.contains(&asked) {
             self.counters.skipped = true;
             return Ok(Err(Errno::INPROGRESS));
@@ -425,23 +365,16 @@ impl Read<'_, '_> {
     }
 
     fn root(&self, source: &Source) -> Result<BorrowedFd<'_>, Errno> {
-        let root = match source.root {
-            Root::Sys => &self.roots.sysfs,
-            Root::Processes => &self.roots.procfs,
-            Root::Udev => &self.roots.udev,
-            _ => &None,
-        };
-        root.as_ref().map(AsFd::as_fd).ok_or(Errno::NOENT)
+        self.roots.dir(source.root)
     }
 
-    fn open(&self, source: &Source, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-        let path = if path.is_empty() { b"." } else { path };
-        rustix::fs::openat(self.root(source)?, path, READ | flags, Mode::empty())
+    fn open(&self, source: &Source, name: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        openat(self.root(source)?, below_root(source, name), READ | flags, Mode::empty())
     }
 
     /// Writes what a file holds, from its start, a chunk at a time. An error that the caller is to write or to ignore
     /// comes before anything was; a file that fails later ends with its errno here.
-    fn text(&mut self, name: &[u8], file: BorrowedFd<'_>, end: End) -> Result<Result<(), Errno>, Stop> {
+    fn text(&mut self, name: &[u8], file: BorrowedFd<'_>, end: End) -> Asked<()> {
         let mut begun = 0;
         loop {
             let piece = match self.piece(file, begun, end) {
@@ -469,24 +402,20 @@ impl Read<'_, '_> {
 
     /// Reads at most [`CHUNK_BYTES`] of a file from `begun` on into the buffer.
     fn piece(&mut self, file: BorrowedFd<'_>, begun: usize, end: End) -> Result<Piece, Errno> {
+        let left = self.row.file_bytes - begun;
+        // One byte more than the limit tells a file that ends there from one that goes on.
+        let wanted = CHUNK_BYTES.min(left + 1);
         self.scratch.buffer.resize(CHUNK_BYTES, 0);
-        let wanted = CHUNK_BYTES.min(self.row.file_bytes - begun);
-        let mut length = 0;
-        while length < wanted {
+        let (mut length, mut last) = (0, false);
+        while length < wanted && !last {
             let free = &mut self.scratch.buffer[length..wanted];
             let room = free.len();
-            let read = read_at(file, free, begun + length)?;
+            let read = retry_on_intr(|| pread(file, &mut *free, (begun + length) as u64))?;
             length += read;
-            if read == 0 || (end == End::Short && read < room) {
-                return Ok(Piece { length, last: true, truncated: false });
-            }
+            last = read == 0 || (end == End::Short && read < room);
         }
-        if begun + length < self.row.file_bytes {
-            return Ok(Piece { length, last: false, truncated: false });
-        }
-        // One byte more than the limit tells a file that ends there from one that goes on.
-        let truncated = read_at(file, &mut [0], begun + length)? > 0;
-        Ok(Piece { length, last: true, truncated })
+        let truncated = length > left;
+        Ok(Piece { length: length.min(left), last: last || truncated, truncated })
     }
 
     /// A whole file, and whether the row's limit cut it: for mountinfo alone, which is looked into.
@@ -554,13 +483,9 @@ enum End {
     Short,
 }
 
-fn read_at(file: BorrowedFd<'_>, buffer: &mut [u8], offset: usize) -> Result<usize, Errno> {
-    rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *buffer, offset as u64))
-}
-
 /// A name on the wire as a path below its root.
-fn below_root<'n>(source: &Source, name: &'n [u8]) -> &'n [u8] {
-    name.get(source.root.name().len() + 1..).unwrap_or_default()
+pub fn below_root<'n>(source: &Source, name: &'n [u8]) -> &'n [u8] {
+    name.get(source.root.name().len() + 1..).unwrap_or(b".")
 }
 
 /// The kernel no longer has it, or it was never a file.
@@ -572,28 +497,51 @@ pub fn gone(errno: Errno) -> bool {
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    match dir {
-        b"" => name.to_vec(),
-        dir => [dir, b"/", name].concat(),
-    }
+    [dir, b"/", name].concat()
 }
 
-/// The names in an open directory with their inodes, sorted, and whether there were too many.
-pub fn names(dir: BorrowedFd<'_>) -> Result<(Vec<Entry>, bool), Errno> {
+/// Follows components of a pattern below `name`, to at most `limit` names, whether or not they are there. Each has a
+/// number made of `inodes` and of the inodes that wildcards stood for.
+pub fn walk(
+    name: Vec<u8>,
+    inodes: u64,
+    components: &[&str],
+    limit: usize,
+    list: &mut dyn FnMut(&[u8]) -> Result<Rc<[Entry]>, Stop>,
+    found: &mut Vec<Entry>,
+) -> Flow {
+    let Some((component, rest)) = components.split_first() else {
+        found.extend((found.len() < limit).then_some((name, inodes)));
+        return Ok(());
+    };
+    if is_wild(component) {
+        let listed = list(&name)?;
+        let mut entries = listed.iter().filter(|(entry, _)| matches(component.as_bytes(), entry));
+        return entries.try_for_each(|(entry, inode)| {
+            walk(join(&name, entry), inodes.rotate_left(32) ^ inode, rest, limit, list, found)
+        });
+    }
+    names(component)
+        .iter()
+        .try_for_each(|fixed| walk(join(&name, fixed.as_bytes()), inodes, rest, limit, list, found))
+}
+
+/// What is in an open directory.
+pub fn entries(dir: BorrowedFd<'_>) -> Result<Listing, Errno> {
     let mut buffer = Vec::with_capacity(CHUNK_BYTES);
-    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
-    let mut names = Vec::new();
-    while let Some(entry) = entries.next() {
+    let mut listed = RawDir::new(dir, buffer.spare_capacity_mut());
+    let (mut entries, mut truncated) = (Vec::new(), false);
+    while let Some(entry) = listed.next() {
         let entry = entry?;
-        let name = entry.file_name().to_bytes().to_vec();
-        if names.len() >= LISTING_LIMIT {
-            names.sort_unstable();
-            return Ok((names, true));
+        truncated = entries.len() >= LISTING_LIMIT;
+        if truncated {
+            break;
         }
+        let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
-            names.push((name, entry.ino()));
+            entries.push((name.to_vec(), entry.ino()));
         }
     }
-    names.sort_unstable();
-    Ok((names, false))
+    entries.sort_unstable();
+    Ok((entries.into(), truncated))
 }

@@ -4,12 +4,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use keyhole_os::landlock::{Grant, Right};
-use keyhole_os::seccomp::Rule;
+use keyhole_os::seccomp::{Row, Rule};
 use keyhole_os::shared::SharedCells;
 use keyhole_os::{Layer, ThreadStatus};
 use keyhole_policy::pipes::{CHECK, END, Kind, SLOTS_PER_CLASS};
-use keyhole_policy::{Class, Query, Row, TABLE};
-use rustix::fs::{CWD, Mode, OFlags};
+use keyhole_policy::{Class, Query, TABLE};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::arguments::Arguments;
@@ -39,18 +39,19 @@ pub struct Place {
 pub fn live(place: Place, arguments: &Arguments, page: SharedCells, layers: &[Layer]) -> i32 {
     let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
     let mut out = Output::new(stdout.as_fd());
-    let mut reader = match start(place, arguments, page, layers, &mut out) {
-        Ok(reader) => reader,
+    match start(place, arguments, page, layers.to_vec(), &mut out) {
+        Ok(mut reader) => {
+            #[cfg(feature = "hostile-code-for-tests")]
+            crate::hostile::in_reader(place.class);
+            match reader.serve(stdin.as_fd(), &mut out) {
+                Ok(()) | Err(Gone) => 0,
+            }
+        }
         Err(error) => {
             // Nobody is left to say it to when the broker has gone.
             let _ = out.message(Kind::Failed, error.as_bytes());
-            return 1;
+            1
         }
-    };
-    #[cfg(feature = "hostile-code-for-tests")]
-    crate::hostile::in_reader(place.class);
-    match reader.serve(stdin.as_fd(), &mut out) {
-        Ok(()) | Err(Gone) => 0,
     }
 }
 
@@ -65,31 +66,32 @@ fn start(
     place: Place,
     arguments: &Arguments,
     page: SharedCells,
-    inherited: &[Layer],
+    mut layers: Vec<Layer>,
     out: &mut Output<'_>,
 ) -> Result<Reader, String> {
     let class = place.class;
     let own =
         |error| format!("/proc/self: {error}: a reader must see its own process: mount a procfs at /proc");
     let status = ThreadStatus::open().map_err(own)?;
-    let stat = rustix::fs::openat(CWD, "/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    let stat = openat(CWD, "/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| own(errno.into()))?;
     let roots = Roots::open(arguments)?;
     let view = View::find(&roots, arguments.view)?;
-    let shared = Shared::new(page, place.slot % SLOTS_PER_CLASS);
-    let rows = rows(class, arguments);
-    let mut host = Host::open(rows, arguments, roots, view, shared, cached(class, arguments));
+    // Most of the files that are cached are attributes of network interfaces.
+    let cached_files = match class {
+        Class::Devices => arguments.cached_files - arguments.cached_files / 4,
+        Class::Sysfs => arguments.cached_files / 4,
+        _ => 0,
+    };
+    let shared = Shared::new(page, place.slot % SLOTS_PER_CLASS, cached_files);
+    let rows = TABLE.iter().filter(|row| row.class == class && arguments.permits(row.query));
+    let mut host = Host::open(rows, arguments, roots, view, shared);
     host.roots.keep_for(class);
     let grants: Vec<Grant<'_>> =
         host.roots.opened_later(class).map(|dir| Grant { dir, right: Right::Read }).into_iter().collect();
-    let mut layers = inherited.to_vec();
     layers.retain(|layer| !matches!(layer.name, "landlock" | "seccomp"));
     layers.push(landlock::restrict(&grants));
-    let rows = sandbox::reader_syscalls(class);
-    let rules: Vec<Rule<'_>> = rows.iter().map(Rule::from).collect();
-    let filter = seccomp::compile(&rules).map_err(|error| error.to_string())?;
-    layers.push(seccomp::install(&filter, rules.len()));
-    confirm(&layers, &status)?;
+    seal(&mut layers, &sandbox::reader_syscalls(class), &status)?;
     let closed = layers.iter().any(|layer| layer.name == "landlock" && layer.in_force);
     if closed && class != Class::Procfs && class != Class::Mounts && !root_is_closed() {
         return Err(
@@ -101,22 +103,11 @@ fn start(
     Ok(Reader { host, scratch: Scratch::default(), stat })
 }
 
-/// The rows of a class that may be asked.
-pub fn rows(class: Class, arguments: &Arguments) -> impl Iterator<Item = &'static Row> {
-    TABLE.iter().filter(move |row| row.class == class && arguments.permits(row.query))
-}
-
-/// How many of the cached files are for one class: most are attributes of network interfaces.
-fn cached(class: Class, arguments: &Arguments) -> u64 {
-    match class {
-        Class::Devices => arguments.cached_files - arguments.cached_files / 4,
-        Class::Sysfs => arguments.cached_files / 4,
-        _ => 0,
-    }
-}
-
-/// Checks what the kernel says of this process, and tries an open that Landlock must refuse.
-pub fn confirm(layers: &[Layer], status: &ThreadStatus) -> Result<(), String> {
+/// Puts a table of system calls in force, and checks what the kernel says of this process.
+pub fn seal(layers: &mut Vec<Layer>, rows: &[Row], status: &ThreadStatus) -> Result<(), String> {
+    let rules: Vec<Rule<'_>> = rows.iter().map(Rule::from).collect();
+    let filter = seccomp::compile(&rules).map_err(|error| error.to_string())?;
+    layers.push(seccomp::install(&filter, rules.len()));
     let needed = ["no_new_privs", "capabilities", "seccomp"];
     if let Some(missing) = layers.iter().find(|layer| !layer.in_force && needed.contains(&layer.name)) {
         return Err(format!("{} could not be put in force: {}", missing.name, missing.detail));
@@ -126,6 +117,11 @@ pub fn confirm(layers: &[Layer], status: &ThreadStatus) -> Result<(), String> {
         Some(layer) => Err(format!("the kernel does not confirm {}: the sandbox does not hold", layer.name)),
         None => Ok(()),
     }
+}
+
+/// Tries what Landlock must refuse.
+fn root_is_closed() -> bool {
+    openat(CWD, "/", READ | OFlags::DIRECTORY, Mode::empty()).is_err_and(|errno| errno == Errno::ACCESS)
 }
 
 impl Reader {
@@ -161,14 +157,8 @@ impl Reader {
 
     fn check(&mut self, out: &mut Output<'_>) -> Result<(), Gone> {
         let mut answer = [0; 1024];
-        answer[0] = self.host.has_changed().into();
+        answer[0] = self.host.change() as u8;
         let length = rustix::io::pread(&self.stat, &mut answer[1..], 0).unwrap_or(0);
         out.message(Kind::Checked, &answer[..=length])
     }
-}
-
-/// Tries what Landlock must refuse.
-fn root_is_closed() -> bool {
-    let flags = READ | OFlags::DIRECTORY;
-    rustix::fs::openat(CWD, "/", flags, Mode::empty()).is_err_and(|errno| errno == Errno::ACCESS)
 }

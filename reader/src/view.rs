@@ -3,25 +3,28 @@
 //! A container's own files would answer for the container where a query asks for the host; such queries are refused
 //! rather than answered wrongly.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{CWD, Mode, OFlags};
-use rustix::io::Errno;
+use keyhole_policy::Root;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, fstatfs, openat, readlinkat, stat, statat};
 
 use crate::arguments::Choice;
 use crate::host::Roots;
 
+/// Whose files something shows, and why that is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whose {
+    pub is_hosts: bool,
+    pub reason: &'static str,
+}
+
 /// Whose the files are, and how that was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
     /// Whether procfs shows the host.
-    pub proc_is_hosts: bool,
-    /// Why that is believed.
-    pub proc_reason: String,
+    pub proc: Whose,
     /// Whether sysfs shows the host's network namespace.
-    pub sys_is_hosts: bool,
-    /// Why that is believed.
-    pub sys_reason: String,
+    pub sys: Whose,
 }
 
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
@@ -37,50 +40,45 @@ impl View {
     ///
     /// The error says what to do about a root that is not what its flag says.
     pub fn find(roots: &Roots, choice: Choice) -> Result<Self, String> {
+        let whose = |is_hosts, reason| Whose { is_hosts, reason };
         if choice != Choice::Auto {
-            let hosts = choice == Choice::Host;
-            let reason = "--view says so".to_owned();
-            return Ok(Self {
-                proc_is_hosts: hosts,
-                proc_reason: reason.clone(),
-                sys_is_hosts: hosts,
-                sys_reason: reason,
-            });
+            let said = whose(choice == Choice::Host, "--view says so");
+            return Ok(Self { proc: said, sys: said });
         }
-        let (Some(procfs), Some(sysfs)) = (&roots.procfs, &roots.sysfs) else {
-            return Err("no procfs or no sysfs was given".to_owned());
-        };
-        check_magic(procfs, PROC_SUPER_MAGIC, "--path.procfs", "proc")?;
-        check_magic(sysfs, SYSFS_MAGIC, "--path.sysfs", "sysfs")?;
-        let (proc_is_hosts, proc_reason) = if pid_2_is_kthreadd(procfs) {
-            (true, "its PID 2 is the kernel's thread daemon")
-        } else if of_outer_pids(procfs) {
-            (true, "its PID namespace is around the broker's own")
+        let procfs = check_magic(roots, Root::Proc, PROC_SUPER_MAGIC, "--path.procfs", "proc")?;
+        let sysfs = check_magic(roots, Root::Sys, SYSFS_MAGIC, "--path.sysfs", "sysfs")?;
+        let proc = if pid_2_is_kthreadd(procfs) {
+            whose(true, "its PID 2 is the kernel's thread daemon")
+        } else if is_of_outer_pids(procfs) {
+            whose(true, "its PID namespace is around the broker's own")
         } else {
-            (
+            whose(
                 false,
                 "its PID namespace is not around the broker's own, and PID 2 is not the kernel's thread daemon",
             )
         };
-        let (sys_is_hosts, sys_reason) = if !same_file_system(sysfs, "/sys") {
-            (true, "another sysfs than the broker's own")
-        } else if proc_is_hosts && in_network_of_pid_1(procfs) {
-            (true, "the broker is in the host's network namespace")
+        // Each network namespace has a sysfs of its own.
+        let device = |stat: rustix::fs::Stat| stat.st_dev;
+        let sys = if fstat(sysfs).map(device) != stat("/sys").map(device) {
+            whose(true, "another sysfs than the broker's own")
+        } else if proc.is_hosts && is_in_network_of_pid_1(procfs) {
+            whose(true, "the broker is in the host's network namespace")
         } else {
-            (false, "it is the broker's own, and the broker is not in the host's network namespace")
+            whose(false, "it is the broker's own, and the broker is not in the host's network namespace")
         };
-        Ok(Self {
-            proc_is_hosts,
-            proc_reason: proc_reason.into(),
-            sys_is_hosts,
-            sys_reason: sys_reason.into(),
-        })
+        Ok(Self { proc, sys })
     }
 }
 
-fn check_magic(root: &OwnedFd, magic: u64, flag: &str, kind: &str) -> Result<(), String> {
-    match rustix::fs::fstatfs(root) {
-        Ok(numbers) if numbers.f_type as u64 == magic => Ok(()),
+fn check_magic<'r>(
+    roots: &'r Roots,
+    root: Root,
+    magic: u64,
+    flag: &str,
+    kind: &str,
+) -> Result<BorrowedFd<'r>, String> {
+    match roots.dir(root).and_then(|dir| Ok((dir, fstatfs(dir)?))) {
+        Ok((dir, numbers)) if numbers.f_type as u64 == magic => Ok(dir),
         _ => Err(format!(
             "{flag}: not a {kind} file system: mount the host's {kind} there, or give --view=host for a fixture tree"
         )),
@@ -89,32 +87,21 @@ fn check_magic(root: &OwnedFd, magic: u64, flag: &str, kind: &str) -> Result<(),
 
 /// Whether procfs knows this process by another PID than its own. Devices cannot tell: since Linux 5.8 each mount of
 /// one namespace's procfs is a file system of its own.
-fn of_outer_pids(procfs: &OwnedFd) -> bool {
-    let pid = |dir, path| rustix::fs::readlinkat(dir, path, Vec::new());
-    match (pid(procfs.as_fd(), "self"), pid(CWD, "/proc/self")) {
-        (Ok(there), Ok(own)) => there != own,
-        _ => false,
-    }
+fn is_of_outer_pids(procfs: BorrowedFd<'_>) -> bool {
+    let (there, own) = (readlinkat(procfs, "self", Vec::new()), readlinkat(CWD, "/proc/self", Vec::new()));
+    there.is_ok() && own.is_ok() && there != own
 }
 
-/// Whether `root` and `path` are one file system. Each network namespace has a sysfs of its own.
-fn same_file_system(root: impl AsFd, path: &str) -> bool {
-    let device = |stat: Result<rustix::fs::Stat, Errno>| stat.ok().map(|stat| stat.st_dev);
-    device(rustix::fs::fstat(root)) == device(rustix::fs::stat(path))
-}
-
-fn pid_2_is_kthreadd(procfs: &OwnedFd) -> bool {
+fn pid_2_is_kthreadd(procfs: BorrowedFd<'_>) -> bool {
     const STAT: &[u8] = b"2 (kthreadd) ";
     let mut start = [0; STAT.len()];
-    let read = rustix::fs::openat(procfs, "2/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .and_then(|file| rustix::io::read(file, &mut start));
-    read == Ok(STAT.len()) && start == STAT
+    let file = openat(procfs, "2/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    file.and_then(|file| rustix::io::read(file, &mut start)) == Ok(STAT.len()) && start == STAT
 }
 
 /// One network namespace has one inode for `net/dev`, whichever process it is reached through.
-fn in_network_of_pid_1(procfs: &OwnedFd) -> bool {
-    let inode = |stat: Result<rustix::fs::Stat, Errno>| stat.ok().map(|stat| stat.st_ino);
-    let hosts = inode(rustix::fs::statat(procfs, "1/net/dev", rustix::fs::AtFlags::empty()));
-    hosts.is_some()
-        && hosts == inode(rustix::fs::statat(CWD, "/proc/self/net/dev", rustix::fs::AtFlags::empty()))
+fn is_in_network_of_pid_1(procfs: BorrowedFd<'_>) -> bool {
+    let inode = |dir: BorrowedFd<'_>, path| statat(dir, path, AtFlags::empty()).map(|stat| stat.st_ino);
+    let hosts = inode(procfs, "1/net/dev");
+    hosts.is_ok() && hosts == inode(CWD.as_fd(), "/proc/self/net/dev")
 }

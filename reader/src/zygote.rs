@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::arguments::Arguments;
 use crate::cache::Shared;
 use crate::hello::Hello;
-use crate::layers::{capabilities, landlock, process, seccomp};
+use crate::layers::{capabilities, landlock, process};
 use crate::output::{Gone, Output};
 use crate::reader::{self, Place};
 use crate::sandbox;
@@ -79,10 +79,7 @@ impl Zygote {
         layers.push(capabilities::no_new_privs());
         layers.push(capabilities::drop_all());
         layers.push(landlock::restrict_all_but_reading());
-        let rules: Vec<_> = sandbox::ZYGOTE.iter().map(Into::into).collect();
-        let filter = seccomp::compile(&rules).map_err(|error| error.to_string())?;
-        layers.push(seccomp::install(&filter, rules.len()));
-        reader::confirm(&layers, &status)?;
+        reader::seal(&mut layers, sandbox::ZYGOTE, &status)?;
         Ok(Self { arguments, slots, pages, layers })
     }
 
@@ -169,23 +166,19 @@ const FAILED: i32 = 1 << 8;
 /// Takes what an earlier reader has left of its requests; no more than a pipe holds.
 fn empty(requests: BorrowedFd<'_>) {
     const PIPE_BYTES: usize = 64 << 10;
+    const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut buffer = [0; 4096];
     for _ in 0..PIPE_BYTES / buffer.len() {
-        let mut waiting = [PollFd::from_borrowed_fd(requests, PollFlags::IN)];
-        let there =
-            poll(&mut waiting, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0);
-        if !there || !rustix::io::read(requests, &mut buffer).is_ok_and(|read| read > 0) {
+        let there = poll(&mut [PollFd::from_borrowed_fd(requests, PollFlags::IN)], Some(&NOW));
+        if there != Ok(1) || !rustix::io::read(requests, &mut buffer).is_ok_and(|read| read > 0) {
             return;
         }
     }
 }
 
 fn report_end(slot: usize, generation: u32, status: i32, out: &mut Output<'_>) -> Result<(), Gone> {
-    let mut payload = [0; 12];
-    payload[..4].copy_from_slice(&(slot as u32).to_le_bytes());
-    payload[4..8].copy_from_slice(&generation.to_le_bytes());
-    payload[8..].copy_from_slice(&status.to_le_bytes());
-    out.message(Kind::Ended, &payload)
+    let numbers = [slot as u32, generation, status.cast_unsigned()];
+    out.message(Kind::Ended, numbers.map(u32::to_le_bytes).as_flattened())
 }
 
 /// Privilege that was not asked for is a mistake in a manifest: better said at once than carried around.

@@ -17,7 +17,7 @@ use forked::{Call, End, REFUSED, alone, forked, sealed, survived};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::seccomp::{self, Program, Row, Rule, numbers};
 use keyhole_os::shared::SharedCells;
-use keyhole_policy::{Class, Outcome, Query, TABLE};
+use keyhole_policy::{Class, Outcome, Query, Root, TABLE};
 use keyhole_reader::arguments::{Arguments, Choice};
 use keyhole_reader::cache::Shared;
 use keyhole_reader::host::{Host, READ, Roots};
@@ -450,8 +450,7 @@ fn a_reader_keeps_no_root_that_its_class_does_not_need() {
     for class in Class::ALL {
         let mut roots = Roots::open(&tree.arguments()).unwrap();
         roots.keep_for(class);
-        let kept =
-            [roots.procfs.is_some(), roots.sysfs.is_some(), roots.udev.is_some(), roots.rootfs.is_some()];
+        let kept = [Root::Proc, Root::Sys, Root::Udev, Root::Rootfs].map(|root| roots.dir(root).is_ok());
         let expected = match class {
             Class::Procfs | Class::Processes => [true, false, false, false],
             Class::Sysfs => [false, true, false, false],
@@ -474,8 +473,8 @@ fn a_link_out_of_sysfs_is_refused_under_the_readers_own_grants() {
     let memory = rustix::fs::memfd_create("answer", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     confined(&grants, Class::Devices, || {
         let rows = TABLE.iter().filter(|row| row.class == Class::Devices);
-        let shared = Shared::new(SharedCells::new().unwrap(), 0);
-        let mut host = Host::open(rows, &arguments, roots, view, shared, 0);
+        let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
+        let mut host = Host::open(rows, &arguments, roots, view, shared);
         let mut out = Output::new(memory.as_fd());
         out.begin(Query::NetClass);
         let read = host.read(Query::NetClass, &mut Scratch::default(), &mut out).unwrap();

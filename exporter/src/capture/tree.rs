@@ -5,7 +5,8 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use keyhole_policy::{Component, Kind, Pattern, Root, Row, Source, TABLE};
+use keyhole_policy::pattern::{is_wild, matches, names};
+use keyhole_policy::{Kind, Root, Row, Source, TABLE};
 use keyhole_proto::v1::Outcome;
 
 use crate::snapshot::{Content, Report, Snapshot};
@@ -82,28 +83,25 @@ struct Walk<'w> {
 
 impl Walk<'_> {
     fn source(&mut self, root: &Path) {
-        // Every pattern of the table is tested to parse.
-        if let Ok(pattern) = Pattern::parse(self.source.pattern) {
-            self.below(root, self.source.root.name().as_bytes(), pattern.components());
-        }
+        let components: Vec<&str> = self.source.pattern.split('/').collect();
+        self.below(root, self.source.root.name().as_bytes(), &components);
     }
 
-    fn below(&mut self, dir: &Path, name: &[u8], components: &[Component]) {
+    fn below(&mut self, dir: &Path, name: &[u8], components: &[&str]) {
         let Some((component, rest)) = components.split_first() else {
             return self.read(dir, name);
         };
-        let names: Vec<Vec<u8>> = match component {
-            Component::Fixed(names) => names.iter().map(|name| name.clone().into_bytes()).collect(),
-            Component::Wild(wild) => {
-                let mut names: Vec<Vec<u8>> = fs::read_dir(dir)
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|entry| Some(entry.ok()?.file_name().into_vec()))
-                    .filter(|name| wild.matches(name))
-                    .collect();
-                names.sort_unstable();
-                names
-            }
+        let names: Vec<Vec<u8>> = if is_wild(component) {
+            let mut names: Vec<Vec<u8>> = fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| Some(entry.ok()?.file_name().into_vec()))
+                .filter(|name| matches(component.as_bytes(), name))
+                .collect();
+            names.sort_unstable();
+            names
+        } else {
+            names(component).into_iter().map(String::into_bytes).collect()
         };
         for child in names {
             if *self.cut {

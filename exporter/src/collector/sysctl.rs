@@ -4,7 +4,7 @@
 //!
 //! A request to the broker carries no names, so only those of its policy's list can be given.
 
-use keyhole_policy::{Component, Pattern};
+use keyhole_policy::pattern::matches;
 use keyhole_proto::v1::Query;
 
 use super::{CollectError, Collector, Context};
@@ -140,18 +140,12 @@ fn path(name: &str) -> String {
     format!("proc/sys/{}", name.replace('.', "/"))
 }
 
-/// Whether the policy has the broker read this file. Its patterns are fixed: lists of names, a list a component.
+/// Whether the policy has the broker read this file.
 fn offered(path: &str) -> bool {
     let Some(row) = keyhole_policy::row(Query::Sysctl) else { return false };
     row.sources.iter().any(|source| {
-        let Ok(pattern) = Pattern::parse(source.pattern) else { return false };
-        let mut names = path.split('/');
-        names.next() == Some(source.root.name())
-            && pattern.components().iter().all(|component| {
-                let name = names.next().unwrap_or_default();
-                matches!(component, Component::Fixed(fixed) if fixed.iter().any(|fixed| fixed == name))
-            })
-            && names.next().is_none()
+        let below = path.strip_prefix(source.root.name()).and_then(|path| path.strip_prefix('/'));
+        below.is_some_and(|below| matches(source.pattern.as_bytes(), below.as_bytes()))
     })
 }
 

@@ -29,6 +29,9 @@ pub struct Hello {
     /// The queries of its class that cannot be answered.
     #[prost(message, repeated, tag = "9")]
     pub unavailable: ::prost::alloc::vec::Vec<Unavailable>,
+    /// A number that differs, most likely, where a reader has opened other files before its seal.
+    #[prost(fixed64, tag = "10")]
+    pub opened: u64,
 }
 /// One layer of a sandbox.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

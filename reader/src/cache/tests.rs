@@ -8,7 +8,7 @@ use super::*;
 /// Another reader of the class, in a slot; it has ended when this returns, and has given nothing back.
 fn other_reader(pages: &mut Vec<SharedCells>, slot: usize, act: impl FnOnce(Rc<Shared>)) {
     let child = fork::fork(|| {
-        act(Rc::new(Shared::new(pages.pop().unwrap(), slot)));
+        act(Rc::new(Shared::new(pages.pop().unwrap(), slot, 5)));
         fork::exit(0)
     });
     let child: Child = child.unwrap();
@@ -20,22 +20,17 @@ fn other_reader(pages: &mut Vec<SharedCells>, slot: usize, act: impl FnOnce(Rc<S
 #[test]
 fn descriptors_are_bounded_for_all_readers_of_a_class_together() {
     let mut pages = vec![SharedCells::new().unwrap()];
-    other_reader(&mut pages, 1, |shared| {
-        let permits = [(); 2].map(|()| Budget::files(&shared, 5).take());
-        // As a reader that is killed does.
-        std::mem::forget((permits, Budget::directories(&shared, 5).take()));
-    });
-    let shared = Rc::new(Shared::new(pages.pop().unwrap(), 0));
-    let files = Budget::files(&shared, 5);
-    assert_eq!(files.used(), 2);
-    let permits: Vec<Permit> = std::iter::from_fn(|| files.take()).collect();
-    assert_eq!((permits.len(), files.used()), (3, 5));
-    assert_eq!(Budget::directories(&shared, 5).used(), 1, "counted by itself");
-    drop(permits);
-    assert_eq!(files.used(), 2, "what another reader has is not given back here");
+    let file = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+    // As a reader that is killed does.
+    other_reader(&mut pages, 1, |shared| std::mem::forget([(); 2].map(|()| shared.cache(file()).unwrap())));
+    let shared = Rc::new(Shared::new(pages.pop().unwrap(), 0, 5));
+    assert_eq!(shared.cached_files(), 2);
+    let cached: Vec<Cached> = std::iter::from_fn(|| shared.cache(file())).take(9).collect();
+    assert_eq!((cached.len(), shared.cached_files()), (3, 5));
+    drop(cached);
+    assert_eq!(shared.cached_files(), 2, "what another reader has is not given back here");
     Shared::clear(&shared.page, 1);
-    assert_eq!(files.used(), 0, "what a reader had that has ended");
-    assert!(Budget::files(&shared, 0).take().is_none());
+    assert_eq!(shared.cached_files(), 0, "what a reader had that has ended");
 }
 
 #[test]
@@ -44,7 +39,7 @@ fn what_a_reader_asks_is_known_to_the_others_and_not_to_itself() {
     for slot in [1, SLOTS_PER_CLASS - 1] {
         other_reader(&mut pages, slot, |shared| shared.ask(hash(b"/mnt")));
     }
-    let shared = Shared::new(pages.pop().unwrap(), 0);
+    let shared = Shared::new(pages.pop().unwrap(), 0, 5);
     shared.ask(hash(b"/own"));
     assert_eq!(shared.hung(), [hash(b"/mnt"); 2]);
     Shared::clear(&shared.page, 1);
