@@ -41,15 +41,15 @@ impl<'a> From<&'a Row> for Rule<'a> {
     }
 }
 
-/// A condition on one argument, over its lower 32 bits.
+/// A condition on one argument: over its lower 32 bits, or over all 64 where the mask reaches beyond those.
 #[derive(Debug, Clone, Copy)]
 pub struct Argument {
     /// Which argument, from 0.
     pub index: u8,
     /// The bits that are looked at.
-    pub mask: u32,
+    pub mask: u64,
     /// What they must be.
-    pub value: u32,
+    pub value: u64,
 }
 
 /// Writes a row: `allow!(openat, "why", arguments...)`.
@@ -96,11 +96,11 @@ pub mod numbers {
 }
 
 /// `mmap` and `mprotect`: never executable.
-pub const NOT_EXECUTABLE: Argument = Argument { index: 2, mask: libc::PROT_EXEC as u32, value: 0 };
+pub const NOT_EXECUTABLE: Argument = Argument { index: 2, mask: libc::PROT_EXEC as u64, value: 0 };
 
 /// `mmap`: memory of no file.
 pub const ANONYMOUS: Argument =
-    Argument { index: 3, mask: libc::MAP_ANONYMOUS as u32, value: libc::MAP_ANONYMOUS as u32 };
+    Argument { index: 3, mask: libc::MAP_ANONYMOUS as u64, value: libc::MAP_ANONYMOUS as u64 };
 
 /// `openat`: neither writing, nor creating, nor truncating, nor appending.
 pub const READ_ONLY: Argument = Argument {
@@ -109,18 +109,23 @@ pub const READ_ONLY: Argument = Argument {
         | libc::O_CREAT
         | libc::O_TRUNC
         | libc::O_APPEND
-        | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u32,
+        | (libc::O_TMPFILE & !libc::O_DIRECTORY)) as u64,
     value: 0,
 };
 
-/// An argument that must be exactly `value`.
+/// A number that must be exactly `value`; of a pointer it would see half: see [`null`].
 pub const fn exactly(index: u8, value: u32) -> Argument {
-    Argument { index, mask: u32::MAX, value }
+    Argument { index, mask: u32::MAX as u64, value: value as u64 }
+}
+
+/// A pointer that must be null.
+pub const fn null(index: u8) -> Argument {
+    Argument { index, mask: u64::MAX, value: 0 }
 }
 
 /// An argument that must have all bits of `value`, may have those of `optional`, and no other.
 pub const fn flags(index: u8, value: u32, optional: u32) -> Argument {
-    Argument { index, mask: !optional, value }
+    Argument { index, mask: !optional as u64, value: value as u64 }
 }
 
 /// Why a filter could not be installed.
@@ -142,12 +147,10 @@ pub fn compile(table: &[Rule<'_>]) -> Result<Program, Error> {
             .when
             .iter()
             .map(|argument| {
-                SeccompCondition::new(
-                    argument.index,
-                    SeccompCmpArgLen::Dword,
-                    SeccompCmpOp::MaskedEq(u64::from(argument.mask)),
-                    u64::from(argument.value),
-                )
+                let whole = argument.mask > u64::from(u32::MAX);
+                let length = if whole { SeccompCmpArgLen::Qword } else { SeccompCmpArgLen::Dword };
+                let masked = SeccompCmpOp::MaskedEq(argument.mask);
+                SeccompCondition::new(argument.index, length, masked, argument.value)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let alternatives = rules.entry(row.number).or_default();

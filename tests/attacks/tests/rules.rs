@@ -1,9 +1,9 @@
-//! No row of the tables of system calls is redundant: without it, a broker, a zygote or a reader that does all it ever
-//! does is killed. Rows of one call that differ by their arguments are taken out one at a time.
+//! No row of the tables of system calls is redundant: without it, a process that does all it ever does is killed. Rows of one call that differ by their arguments are taken out one at a time.
 
 mod stage;
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use keyhole_attacks::{BROKER, STRANGER};
 use keyhole_broker::sandbox::SYSCALLS;
+use keyhole_exporter::sandbox::SYSCALLS as SYSCALLS_OF_EXPORTER;
 use keyhole_policy::pipes::{CHECK, END, Kind};
 use keyhole_policy::{Class, TABLE};
 use keyhole_proto::v1::ReadRequest;
@@ -21,7 +22,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use stage::client::{as_uid, ask, describe, read_all};
 use stage::pipes::{Zygote, signal, slot};
-use stage::{Ground, Program, Running, alone, root, soon};
+use stage::scraper::{get, send};
+use stage::{Ground, Program, Running, alone_as_init, root, soon};
 
 /// Rows that nothing here provokes, by process and name, each with the reason why it stays.
 const NOT_PROVOKED: &[(&str, &str, &str)] = &[
@@ -48,6 +50,26 @@ const SOMETIMES_PROVOKED: &[(&str, &str)] = &[("broker", "futex: two threads wai
 
 type Step = fn(&Ground, Pid);
 
+/// What is asked of an exporter in its life; each step gets as far as the exporter lets it.
+#[rustfmt::skip]
+const LIFE_OF_EXPORTER: &[(&str, fn(SocketAddr, Pid))] = &[
+    ("a scrape",                     |to, _| { get(to, "/metrics", USER, ""); }),
+    ("a compressed scrape",          |to, _| { get(to, "/metrics", USER, "Accept-Encoding: gzip\r\n"); }),
+    ("the page",                     |to, _| { get(to, "/", USER, ""); }),
+    ("what is not there",            |to, _| { get(to, "/none", USER, ""); }),
+    ("a wrong password",             |to, _| { get(to, "/metrics", "dXNlcjpubw==", ""); }),
+    ("a client that talks garbage",  |to, _| { send(to, &[0x20; 4096]); }),
+    ("a client that goes away",      |to, _| drop(std::net::TcpStream::connect(to))),
+    ("another scrape",               |to, _| { get(to, "/metrics", USER, ""); }),
+    ("a stop, and going on",         |to, pid| { stop_and_go_on(pid); get(to, "/metrics", USER, ""); }),
+    ("the end",                      |_, pid| { let _ = kill_process(pid, Signal::TERM); }),
+];
+
+/// The user of the exporter, and the line of the web configuration that admits it.
+const USER: &str = "dXNlcjpwdw==";
+const USERS: &str =
+    "basic_auth_users:\n  user: $2b$05$abcdefghijklmnopqrstuuHIrMEWpUCQe2YqFR3sXwQ75u4od..9q\n";
+
 /// What a broker does in its life; each step gets as far as the broker lets it.
 #[rustfmt::skip]
 const LIFE: &[(&str, Step)] = &[
@@ -58,7 +80,7 @@ const LIFE: &[(&str, Step)] = &[
     ("a client that goes away",  |ground, _| go_away(ground)),
     ("many clients",             |ground, _| (0..10).for_each(|_| describe(ground))),
     ("another reading",          |ground, _| { read_all(ground); }),
-    ("a stop, and going on",     |ground, pid| stop_and_go_on(ground, pid)),
+    ("a stop, and going on",     |ground, pid| { stop_and_go_on(pid); describe(ground); }),
     ("the end",                  |_, pid| { let _ = kill_process(pid, Signal::TERM); }),
 ];
 
@@ -72,14 +94,14 @@ struct Without {
 
 fn broker(program: &Program, tree: &Path, without: Without) -> (Ground, Running) {
     let ground = Ground::new(BROKER);
-    let mut command = program.command(&ground, BROKER);
+    let mut command = program.broker(&ground, BROKER);
     command
         .arg(format!("--path.procfs={}", tree.join("proc").display()))
         .arg(format!("--path.sysfs={}", tree.join("sys").display()))
         .arg(format!("--filesystem.anchor={}", ground.at("open").display()))
         .args(["--allow-processes", "--log.level=debug"]);
     command.envs(without.landlock.then_some(("KEYHOLE_WITHOUT", "landlock")));
-    command.envs(without.row.map(|row| ("KEYHOLE_WITHOUT_ROW", row.to_string())));
+    command.envs(without.row.map(|row| ("KEYHOLE_WITHOUT_ROW", format!("broker:{row}"))));
     (ground, Running(command.spawn().unwrap()))
 }
 
@@ -149,6 +171,63 @@ fn live(program: &Program, tree: &Path, without: Without) -> (&'static str, std:
         }
     }
     ("the end", broker.end())
+}
+
+/// What ended an exporter that lives its life without a row or Landlock, and during which step.
+fn live_as_exporter(
+    program: &Program,
+    tree: &Path,
+    without: Without,
+) -> (&'static str, std::process::ExitStatus) {
+    let (ground, mut broker) = broker(program, tree, Without::default());
+    started(&ground, &mut broker).unwrap();
+    fs::write(ground.at("web/config.yml"), USERS).unwrap();
+    // Longer than any heap that it has by then.
+    fs::write(ground.at("text/long.prom"), "long{x=\"x\"} 1\n".repeat(20_000)).unwrap();
+    let mut command = program.exporter(&ground, BROKER);
+    command.envs(without.landlock.then_some(("KEYHOLE_WITHOUT", "landlock")));
+    command.envs(without.row.map(|row| ("KEYHOLE_WITHOUT_ROW", format!("exporter:{row}"))));
+    let mut exporter = Running(command.spawn().unwrap());
+    let listening = soon("a start", || {
+        let ended = exporter.0.try_wait().unwrap().map(Err);
+        ended.or_else(|| ground.listening().map(Ok))
+    });
+    let address = match listening {
+        Ok(address) => address,
+        Err(ended) => return ("its start", ended),
+    };
+    for (step, act) in LIFE_OF_EXPORTER {
+        act(address, Pid::from_child(&exporter.0));
+        if let Some(ended) = exporter.0.try_wait().unwrap() {
+            return (step, ended);
+        }
+    }
+    ("the end", exporter.end())
+}
+
+#[test]
+fn without_any_row_of_its_table_an_exporter_is_killed() {
+    if root() {
+        alone_as_init("without_any_row_of_its_table_an_exporter_is_killed", remove_each_row_of_the_exporter);
+    }
+}
+
+fn remove_each_row_of_the_exporter() {
+    let (program, tree) = (Program::new(), stage::public_dir());
+    lay_out(tree.path());
+    for landlock in [false, true] {
+        let (step, ended) = live_as_exporter(&program, tree.path(), Without { landlock, row: None });
+        assert!(ended.success(), "with every row it lives, Landlock left out {landlock}: {step}, {ended}");
+    }
+    let rows: Vec<_> =
+        SYSCALLS_OF_EXPORTER.iter().map(|row| format!("{}: {}", row.name, row.reason)).collect();
+    let redundant = redundant(&rows, |row| {
+        let without = Without { landlock: false, row: Some(row) };
+        let (step, ended) = live_as_exporter(&program, tree.path(), without);
+        println!("{}: {step}, {ended}", rows[row]);
+        ended.signal() == Some(libc::SIGSYS)
+    });
+    assert_eq!(wrong("exporter", &redundant), <[String; 0]>::default());
 }
 
 fn started(ground: &Ground, broker: &mut Running) -> Result<(), std::process::ExitStatus> {
@@ -285,7 +364,7 @@ fn end_of_reader(zygote: &mut Zygote, slot: usize) -> Option<i32> {
 #[test]
 fn without_any_row_of_the_table_a_broker_is_killed() {
     if root() {
-        alone("without_any_row_of_the_table_a_broker_is_killed", remove_each_row);
+        alone_as_init("without_any_row_of_the_table_a_broker_is_killed", remove_each_row);
     }
 }
 
@@ -295,12 +374,12 @@ fn a_sealed_broker_that_panics_says_where() {
         return;
     }
     let (program, ground) = (Program::new(), Ground::new(BROKER));
-    let mut command = program.command(&ground, BROKER);
-    command.env("KEYHOLE_PANIC", "1");
+    let mut command = program.broker(&ground, BROKER);
+    command.env("KEYHOLE_ACT", "a panic").env("KEYHOLE_IN", "broker");
     let mut broker = Running(command.spawn().unwrap());
     let ended = broker.end();
     let log = ground.log();
-    assert!(!ended.success() && log.contains("main.rs") && log.contains("for a test"), "{ended}: {log}");
+    assert!(!ended.success() && log.contains("act.rs") && log.contains("for a test"), "{ended}: {log}");
 }
 
 fn remove_each_row() {
@@ -359,7 +438,10 @@ fn wrong(process: &str, redundant: &[String]) -> Vec<String> {
 #[test]
 fn without_any_row_of_its_table_a_zygote_or_a_reader_is_killed() {
     if root() {
-        alone("without_any_row_of_its_table_a_zygote_or_a_reader_is_killed", remove_each_row_of_readers);
+        alone_as_init(
+            "without_any_row_of_its_table_a_zygote_or_a_reader_is_killed",
+            remove_each_row_of_readers,
+        );
     }
 }
 
@@ -405,9 +487,8 @@ fn talk_garbage(ground: &Ground) {
     });
 }
 
-fn stop_and_go_on(ground: &Ground, pid: Pid) {
+fn stop_and_go_on(pid: Pid) {
     let _ = kill_process(pid, Signal::STOP);
     std::thread::sleep(Duration::from_millis(50));
     let _ = kill_process(pid, Signal::CONT);
-    describe(ground);
 }
