@@ -213,8 +213,10 @@ fn calls(rows: &[Row]) -> Vec<[String; 3]> {
 }
 
 fn conditions(row: &Row) -> String {
+    const NUMBER: u64 = u32::MAX as u64;
     let each = row.when.iter().map(|argument| match argument.mask {
-        u32::MAX => format!("argument {} is {:#x}", argument.index, argument.value),
+        NUMBER => format!("argument {} is {:#x}", argument.index, argument.value),
+        u64::MAX => format!("argument {} is null", argument.index),
         mask => format!("argument {} & {mask:#x} is {:#x}", argument.index, argument.value),
     });
     let all: Vec<_> = each.collect();

@@ -5,7 +5,7 @@
 
 use std::os::fd::AsRawFd;
 
-use keyhole_os::seccomp::{Argument, Row, Rule, exactly, numbers};
+use keyhole_os::seccomp::{Argument, Row, Rule, exactly, null, numbers};
 use keyhole_os::{Layer, ThreadStatus, allow};
 
 /// Everything that is allowed but `unlinkat` and what goes with it, which depend on a descriptor's number.
@@ -17,8 +17,8 @@ pub const SYSCALLS: &[Row] = &[
     allow!(wait4, "how the zygote ended", exactly(2, WNOHANG)),
     // Serving.
     allow!(accept4, "connections", exactly(3, ACCEPTED)),
-    allow!(recvfrom, "requests", exactly(3, 0), exactly(4, 0), exactly(5, 0)),
-    allow!(sendto, "answers", exactly(3, MSG_NOSIGNAL), exactly(4, 0), exactly(5, 0)),
+    allow!(recvfrom, "requests", exactly(3, 0), null(4), null(5)),
+    allow!(sendto, "answers", exactly(3, MSG_NOSIGNAL), null(4), exactly(5, 0)),
     allow!(writev, "answers of several frames; log lines"),
     allow!(shutdown, "the end of a connection", exactly(1, SHUT_WR)),
     allow!(getsockopt, "the peer's uid", SOL_SOCKET, exactly(2, SO_PEERCRED)),
@@ -26,7 +26,7 @@ pub const SYSCALLS: &[Row] = &[
     #[cfg(target_arch = "x86_64")]
     allow!(epoll_wait, "the runtime's wait"),
     #[cfg(not(target_arch = "x86_64"))]
-    allow!(epoll_pwait, "the runtime's wait", exactly(4, 0)),
+    allow!(epoll_pwait, "the runtime's wait", null(4)),
     allow!(epoll_ctl, "the runtime's interest in connections", exactly(1, EPOLL_CTL_ADD)),
     allow!(epoll_ctl, "the same, taken back", exactly(1, EPOLL_CTL_DEL)),
     // Living.

@@ -9,6 +9,8 @@ pub mod cli;
 pub mod collector;
 pub mod exposition;
 pub mod history;
+#[cfg(feature = "hostile-code-for-tests")]
+mod hostile;
 pub mod http;
 pub mod options;
 pub mod own;
@@ -22,6 +24,14 @@ pub mod text_files;
 pub mod unread;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The mechanisms of the sandbox; in a build for tests of attacks, ones that can be left out.
+mod layers {
+    #[cfg(feature = "hostile-code-for-tests")]
+    pub(crate) use keyhole_os::hostile::{capabilities, landlock, process, seccomp};
+    #[cfg(not(feature = "hostile-code-for-tests"))]
+    pub(crate) use keyhole_os::{capabilities, landlock, process, seccomp};
+}
 
 /// Locks, also after a panic: everything under a lock here is whole at each step, and no task ends under one.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

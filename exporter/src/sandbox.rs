@@ -8,9 +8,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use keyhole_os::landlock::{Grant, Right};
-use keyhole_os::seccomp::{Argument, Row, Rule, exactly, flags};
-use keyhole_os::{ThreadStatus, allow, capabilities, landlock, process, seccomp};
+use keyhole_os::seccomp::{Argument, Row, Rule, exactly, flags, null};
+use keyhole_os::{ThreadStatus, allow};
 use rustix::fs::{Mode, OFlags};
+
+use crate::layers::{capabilities, landlock, process, seccomp};
 
 pub use keyhole_os::Layer;
 
@@ -22,8 +24,8 @@ pub use keyhole_os::Layer;
 pub const SYSCALLS: &[Row] = &[
     // Prometheus' side.
     allow!(accept4, "scrapes", exactly(3, NONBLOCK_CLOEXEC)),
-    allow!(recvfrom, "requests, looked at before TLS begins; the broker's answers", flags(3, 0, MSG_PEEK), exactly(4, 0), exactly(5, 0)),
-    allow!(sendto, "answers; requests to the broker", exactly(3, MSG_NOSIGNAL), exactly(4, 0), exactly(5, 0)),
+    allow!(recvfrom, "requests, looked at before TLS begins; the broker's answers", flags(3, 0, MSG_PEEK), null(4), null(5)),
+    allow!(sendto, "answers; requests to the broker", exactly(3, MSG_NOSIGNAL), null(4), exactly(5, 0)),
     allow!(writev, "answers in several parts; log lines"),
     allow!(write, "log lines; the runtime's wake-up descriptor"),
     allow!(read, "textfiles; the web configuration; the runtime's wake-up descriptor"),
@@ -46,12 +48,12 @@ pub const SYSCALLS: &[Row] = &[
     allow!(close, "files and connections"),
     // The clock and itself.
     allow!(clock_adjtime, "the clock's discipline", exactly(0, CLOCK_REALTIME)),
-    allow!(prlimit64, "its own limits", exactly(0, 0), exactly(2, 0)),
+    allow!(prlimit64, "its own limits", exactly(0, 0), null(2)),
     // Living.
     #[cfg(target_arch = "x86_64")]
     allow!(epoll_wait, "the runtime's wait"),
     #[cfg(not(target_arch = "x86_64"))]
-    allow!(epoll_pwait, "the runtime's wait", exactly(4, 0)),
+    allow!(epoll_pwait, "the runtime's wait", null(4)),
     allow!(epoll_ctl, "the runtime's interest in a connection", exactly(1, EPOLL_CTL_ADD)),
     allow!(epoll_ctl, "the end of that interest", exactly(1, EPOLL_CTL_DEL)),
     allow!(futex, "a wait for a lock of the C library", exactly(1, FUTEX_WAIT_PRIVATE)),
@@ -201,7 +203,7 @@ mod tests {
         }
         let socket = SYSCALLS.iter().find(|row| row.name == "socket").unwrap();
         let domain = &socket.when[0];
-        assert_eq!((domain.index, domain.mask, domain.value), (0, u32::MAX, AF_UNIX));
+        assert_eq!((domain.index, domain.mask, domain.value), (0, u32::MAX.into(), AF_UNIX.into()));
     }
 
     #[test]

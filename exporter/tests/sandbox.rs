@@ -3,7 +3,7 @@
 #[path = "../../tests/common/forked.rs"]
 mod forked;
 
-use forked::{Call, REFUSED, alone, sealed, survived};
+use forked::{Call, REFUSED, alone, assert_other_interfaces_are_refused, sealed, survived};
 use keyhole_exporter::sandbox::{QUERY_SYSCALLS, SYSCALLS};
 use keyhole_os::seccomp::{self, Row, Rule};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -51,7 +51,7 @@ fn every_condition_of_every_row_is_enforced() {
             let mut refused = 0;
             for row in &rows {
                 for argument in row.when {
-                    for bit in (0..32).filter(|bit| argument.mask & (1 << bit) != 0) {
+                    for bit in (0..64).filter(|bit| argument.mask & (1 << bit) != 0) {
                         let call = Call::harmless(row).flipped(argument.index, bit);
                         if call.is_allowed_by(&rows) {
                             // Another row's call, such as a wait in place of a wake.
@@ -78,6 +78,13 @@ fn every_other_call_kills_the_process() {
             let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
             assert!(end == REFUSED || probe, "system call {number}: {end:?}");
         }
+    });
+}
+
+#[test]
+fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
+    alone("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
+        assert_other_interfaces_are_refused("exporter", &seal(SYSCALLS));
     });
 }
 

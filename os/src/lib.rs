@@ -5,6 +5,8 @@
 pub mod capabilities;
 pub mod closing;
 pub mod fork;
+#[cfg(feature = "hostile-code-for-tests")]
+pub mod hostile;
 pub mod landlock;
 pub mod memory;
 pub mod process;

@@ -41,15 +41,15 @@ impl<'a> From<&'a Row> for Rule<'a> {
     }
 }
 
-/// A condition on one argument, over its lower 32 bits.
+/// A condition on one argument: over its lower 32 bits, or over all 64 where the mask reaches beyond those.
 #[derive(Debug, Clone, Copy)]
 pub struct Argument {
     /// Which argument, from 0.
     pub index: u8,
     /// The bits that are looked at.
-    pub mask: u32,
+    pub mask: u64,
     /// What they must be.
-    pub value: u32,
+    pub value: u64,
 }
 
 /// Writes a row: `allow!(openat, "why", arguments...)`.
@@ -95,14 +95,19 @@ pub mod numbers {
     numbers! { dup3 = SYS_dup3, newfstatat = SYS_newfstatat }
 }
 
-/// An argument that must be exactly `value`.
+/// A number that must be exactly `value`; of a pointer it would see half: see [`null`].
 pub const fn exactly(index: u8, value: u32) -> Argument {
-    Argument { index, mask: u32::MAX, value }
+    Argument { index, mask: u32::MAX as u64, value: value as u64 }
+}
+
+/// A pointer that must be null.
+pub const fn null(index: u8) -> Argument {
+    Argument { index, mask: u64::MAX, value: 0 }
 }
 
 /// An argument that must have all bits of `value`, may have those of `optional`, and no other.
 pub const fn flags(index: u8, value: u32, optional: u32) -> Argument {
-    Argument { index, mask: !optional, value }
+    Argument { index, mask: !optional as u64, value: value as u64 }
 }
 
 /// Why a filter could not be installed.
@@ -124,12 +129,10 @@ pub fn compile(table: &[Rule<'_>]) -> Result<Program, Error> {
             .when
             .iter()
             .map(|argument| {
-                SeccompCondition::new(
-                    argument.index,
-                    SeccompCmpArgLen::Dword,
-                    SeccompCmpOp::MaskedEq(u64::from(argument.mask)),
-                    u64::from(argument.value),
-                )
+                let whole = argument.mask > u64::from(u32::MAX);
+                let length = if whole { SeccompCmpArgLen::Qword } else { SeccompCmpArgLen::Dword };
+                let masked = SeccompCmpOp::MaskedEq(argument.mask);
+                SeccompCondition::new(argument.index, length, masked, argument.value)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let alternatives = rules.entry(row.number).or_default();

@@ -27,10 +27,13 @@ use keyhole_os::{fork, process};
 
 /// The mechanisms of the sandbox; in a build for tests of attacks, ones that can be left out.
 mod layers {
-    #[cfg(feature = "hostile-code-for-tests")]
-    pub(crate) use crate::hostile::{capabilities, landlock, process, seccomp};
     #[cfg(not(feature = "hostile-code-for-tests"))]
     pub(crate) use keyhole_os::{capabilities, landlock, process, seccomp};
+    #[cfg(feature = "hostile-code-for-tests")]
+    pub(crate) use {
+        crate::hostile::process,
+        keyhole_os::hostile::{capabilities, landlock, seccomp},
+    };
 }
 
 /// The exit status after a panic, which tells it from an end by seccomp.

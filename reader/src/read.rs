@@ -500,6 +500,9 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     [dir, b"/", name].concat()
 }
 
+/// Lists the directory of a name.
+type Lister<'l> = dyn FnMut(&[u8]) -> Result<Rc<[Entry]>, Stop> + 'l;
+
 /// Follows components of a pattern below `name`, to at most `limit` names, whether or not they are there. Each has a
 /// number made of `inodes` and of the inodes that wildcards stood for.
 pub fn walk(
@@ -507,7 +510,7 @@ pub fn walk(
     inodes: u64,
     components: &[&str],
     limit: usize,
-    list: &mut dyn FnMut(&[u8]) -> Result<Rc<[Entry]>, Stop>,
+    list: &mut Lister<'_>,
     found: &mut Vec<Entry>,
 ) -> Flow {
     let Some((component, rest)) = components.split_first() else {

@@ -4,7 +4,7 @@
 //! list for x86_64 and aarch64 with glibc.
 
 use keyhole_os::allow;
-use keyhole_os::seccomp::{Argument, Row, exactly};
+use keyhole_os::seccomp::{Argument, Row, exactly, null};
 use keyhole_policy::Class;
 
 // Constants of the kernel's headers, the same on x86_64 and aarch64 but for the flags of open(2).
@@ -134,7 +134,7 @@ pub const ZYGOTE: &[Row] = &[
     allow!(newfstatat, "directories of processes themselves", NO_FOLLOW),
     allow!(newfstatat, "what Landlock is to allow", exactly(3, AT_EMPTY_PATH)),
     allow!(readlinkat, "under which PID a procfs shows this process; links of devices"),
-    allow!(prlimit64, "how many descriptors there may be", exactly(0, 0), exactly(1, RLIMIT_NOFILE), exactly(2, 0)),
+    allow!(prlimit64, "how many descriptors there may be", exactly(0, 0), exactly(1, RLIMIT_NOFILE), null(2)),
     allow!(landlock_create_ruleset, "the seal"),
     allow!(landlock_add_rule, "the seal", exactly(1, LANDLOCK_RULE_PATH_BENEATH), exactly(3, 0)),
     allow!(landlock_restrict_self, "the seal", exactly(1, 0)),

@@ -13,7 +13,7 @@ marker='HOSTILE CODE FOR TESTS'
 has_marker() { grep --quiet --binary-files=text --fixed-strings "$marker" "$1"; }
 
 # What finds nothing anywhere would prove nothing.
-for program in hostile-broker hostile-reader; do
+for program in hostile-broker hostile-exporter hostile-reader; do
     has_marker "target/debug/$program" || die "target/debug/$program does not hold '$marker': this check is blind"
 done
 for program in keyhole-broker keyhole-reader keyhole-exporter; do
@@ -21,9 +21,9 @@ for program in keyhole-broker keyhole-reader keyhole-exporter; do
     ! has_marker "$1/$program" || die "$1/$program holds '$marker': it was built with hostile-code-for-tests"
 done
 
-for package in keyhole-broker keyhole-reader; do
+for package in keyhole-broker keyhole-reader keyhole-exporter; do
     said=$(cargo check --locked --quiet --workspace --lib --features "$package/hostile-code-for-tests" \
-        --config "profile.dev.package.$package.debug-assertions=false" 2>&1) &&
+        --config "profile.dev.package.keyhole-os.debug-assertions=false" 2>&1) &&
         die "$package: hostile-code-for-tests compiles without debug assertions"
     grep --quiet 'hostile code must never ship' <<<"$said" || die "$package: the build failed for another reason: $said"
 done

@@ -129,7 +129,7 @@ impl Filters {
             for index in 0..6 {
                 let checked = row.when.iter().filter(|argument| argument.index == index);
                 let mask = checked.fold(0, |mask, argument| mask | argument.mask);
-                for bit in 0..32 {
+                for bit in 0..64 {
                     let changed = call.flipped(index, bit);
                     // Another row may allow what this one does not.
                     if mask & (1 << bit) == 0 || changed.is_allowed_by(rows) {

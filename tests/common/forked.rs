@@ -1,6 +1,7 @@
 //! System calls in forked children, and how a seccomp filter ends them.
 //!
 //! For tests in a process of their own: each test runs in one by [`alone`].
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use std::panic::AssertUnwindSafe;
 use std::process::{Command, Stdio};
@@ -9,22 +10,35 @@ use keyhole_os::seccomp::Row;
 
 /// Runs `act` in a process of its own, with one thread that tests; `test` is the test that calls.
 pub fn alone(test: &str, act: impl FnOnce()) {
+    // As in the programs: a heap of its own for each thread would need system calls that no table has.
+    alone_by(&["env", "MALLOC_ARENA_MAX=1"], test, act);
+}
+
+/// The same, as PID 1 of a PID namespace with a /proc of its own: to a program in it, this process is the machine's root,
+/// and what it leaves behind ends with it.
+pub fn alone_as_init(test: &str, act: impl FnOnce()) {
+    alone_by(&["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"], test, act);
+}
+
+/// The same, started by another program that takes a command line.
+fn alone_by(starter: &[&str], test: &str, act: impl FnOnce()) {
     const ALONE: &str = "KEYHOLE_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return act();
     }
-    let output = Command::new(std::env::current_exe().unwrap())
+    let output = Command::new(starter[0])
+        .args(&starter[1..])
+        .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--test-threads=1", "--nocapture"])
         .env(ALONE, "1")
         .env("RUST_BACKTRACE", "0")
-        // As in the programs: a heap of its own for each thread would need system calls that no table has.
-        .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::null())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
+    print!("{said}");
 }
 
 /// How a child ended.
@@ -79,7 +93,7 @@ impl Call {
     pub fn harmless(row: &Row) -> Self {
         // -1 is no descriptor, no aligned address, no clock.
         let mut arguments = [u64::MAX, 0, 0, 0, 0, 0];
-        row.when.iter().for_each(|argument| arguments[argument.index as usize] = argument.value.into());
+        row.when.iter().for_each(|argument| arguments[argument.index as usize] = argument.value);
         Self(row.number, arguments)
     }
 
@@ -93,7 +107,7 @@ impl Call {
     pub fn is_allowed_by(&self, rows: &[Row]) -> bool {
         rows.iter().any(|row| {
             let holds = |argument: &keyhole_os::seccomp::Argument| {
-                self.1[argument.index as usize] as u32 & argument.mask == argument.value
+                self.1[argument.index as usize] & argument.mask == argument.value
             };
             row.number == self.0 && row.when.iter().all(holds)
         })
@@ -113,4 +127,30 @@ pub fn sealed(seal: &impl Fn() -> bool, call: Call) -> End {
 
 pub fn survived(end: End) -> bool {
     matches!(end, End::Exited(status) if status != UNSEALED)
+}
+
+/// Panics unless a seal kills for numbers that no kernel has, and for calls of the machine's other interfaces.
+pub fn assert_other_interfaces_are_refused(process: &str, seal: &impl Fn() -> bool) {
+    for number in [471, 512, 1023, -1, i64::from(i32::MIN), i64::from(i32::MAX)] {
+        assert_eq!(sealed(seal, Call(number, [0; 6])), REFUSED, "{process}: {number}");
+    }
+    // x32's numbers are those of x86_64 with a bit set; i386's are others, by another instruction.
+    #[cfg(target_arch = "x86_64")]
+    {
+        let close = Call(0x4000_0000 | keyhole_os::seccomp::numbers::close, [u64::MAX; 6]);
+        assert_eq!(sealed(seal, close), REFUSED, "{process}: x32");
+        let end = forked(|| {
+            if !seal() {
+                return UNSEALED;
+            }
+            // SAFETY: i386's getpid, which is another call's number here; it takes nothing and changes nothing.
+            unsafe {
+                std::arch::asm!("int 0x80", inout("rax") 20u64 => _, out("r8") _, out("r9") _,
+                    out("r10") _, out("r11") _);
+            }
+            0
+        });
+        // Where the kernel has no i386 interface, the instruction itself is refused.
+        assert!([REFUSED, End::Killed(libc::SIGSEGV)].contains(&end), "{process}: i386: {end:?}");
+    }
 }

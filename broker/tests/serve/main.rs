@@ -7,7 +7,6 @@ mod answers;
 mod clients;
 mod ends;
 #[path = "../../../tests/common/forked.rs"]
-#[allow(dead_code, reason = "shared with the tests of the seal")]
 mod forked;
 #[path = "../../../tests/common/lacking.rs"]
 #[allow(dead_code, reason = "shared with the tests of all programs together")]

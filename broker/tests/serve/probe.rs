@@ -225,7 +225,7 @@ fn every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions() {
             let end = sealed(&seal, Call::harmless(row));
             assert!(survived(end), "{}: {end:?}", row.name);
             for argument in row.when {
-                for bit in (0..32).filter(|bit| argument.mask & (1 << bit) != 0) {
+                for bit in (0..64).filter(|bit| argument.mask & (1 << bit) != 0) {
                     let call = Call::harmless(row).flipped(argument.index, bit);
                     assert!(!call.is_allowed_by(PROBE_SYSCALLS));
                     assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);

@@ -73,6 +73,8 @@ async fn serve(options: Options) -> Result<(), Failure> {
         stops.next().await;
         tracing::info!("stopping");
     };
+    #[cfg(feature = "hostile-code-for-tests")]
+    crate::hostile::on_main();
     keyhole_os::memory::give_back();
     http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}").into())
 }

@@ -3,13 +3,13 @@
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 
 use keyhole_policy::Class;
 
 use crate::{Process, call};
 
-/// The uid of the broker that is no root.
+/// The uid of a process under attack that is no root.
 pub const BROKER: u32 = 64646;
 /// The uid of somebody else.
 pub const STRANGER: u32 = 64699;
@@ -18,13 +18,16 @@ pub const STRANGER: u32 = 64699;
 ///
 /// | name | owner | mode | |
 /// |---|---|---|---|
-/// | `own` | the broker | 0600 | |
-/// | `open/` | the broker | 0777 | an empty directory |
+/// | `own` | the process | 0600 | |
+/// | `open/` | the process | 0777 | an empty directory |
 /// | `world` | root | 0666 | |
 /// | `roots` | root | 0644 | |
 /// | `strangers` | somebody else | 0600 | |
-/// | `udev/leak` | | | a link to /etc/passwd, below a root that the broker may read |
-/// | `run/broker.sock` | the broker | 0660 | its socket |
+/// | `udev/b8:0` | the process | 0644 | a file of udev's data, which readers of class files may read |
+/// | `text/x.prom` | the process | 0644 | a file of the exporter's textfile collector |
+/// | `udev/leak`, `text/leak` | | | links to /etc/passwd |
+/// | `web/key.pem` | the process | 0600 | lies beside the exporter's `--web.config.file` |
+/// | `run/broker.sock` | the process | 0660 | the broker's socket |
 ///
 /// One descriptor was left open on `own`, to read; for an attack on a socket it is a TCP socket that is neither bound nor
 /// connected.
@@ -96,6 +99,12 @@ impl Host {
         path(Path::new(&format!("/proc/{pid}/{name}")))
     }
 
+    /// A file of a directory that the process reads, or readers of class files do.
+    pub(crate) fn in_granted(&self, name: &str) -> CString {
+        let granted = if self.process == Process::Exporter { "text" } else { "udev" };
+        self.at(&format!("{granted}/{name}"))
+    }
+
     /// Opens a file of the directory.
     pub(crate) fn open(&self, name: &str, flags: i32) -> i64 {
         open(&self.at(name), flags)
@@ -127,16 +136,50 @@ const LARGEFILE: i32 = 0x8000;
 #[cfg(target_arch = "aarch64")]
 const LARGEFILE: i32 = 0x2_0000;
 const NAMED: i32 = CLOEXEC | LARGEFILE | libc::O_NOCTTY;
+const LIST: i32 = libc::O_RDONLY | libc::O_DIRECTORY;
+const HOLD: i32 = libc::O_PATH | libc::O_DIRECTORY;
 
-/// Whether this process may open a file without O_NOFOLLOW, and whether all that it may open is what it never reads.
-static FOLLOWS: AtomicBool = AtomicBool::new(false);
-static ONLY_ASKS: AtomicBool = AtomicBool::new(false);
+/// The flags of calls that seccomp allows in a process; where it allows a call with none, any that do.
+#[derive(Debug)]
+struct Flags {
+    /// openat(2) of a file to read it.
+    read: i32,
+    /// openat(2) of a directory to list it.
+    list: i32,
+    /// openat(2) of a directory to open files below it.
+    hold: i32,
+    /// newfstatat(2), besides a path.
+    stat: i32,
+    /// socket(2) of a Unix socket.
+    unix: i32,
+}
+
+static FLAGS: OnceLock<Flags> = OnceLock::new();
 
 /// An intruder knows where it is, and uses the flags that are allowed there.
 pub(crate) fn here(host: &Host) {
-    let is_reader = matches!(host.process, Process::Reader(_));
-    FOLLOWS.store(host.unfiltered || !is_reader, Ordering::Relaxed);
-    ONLY_ASKS.store(host.process == Process::Reader(Class::Mounts), Ordering::Relaxed);
+    let mut flags = Flags { read: CLOEXEC, list: NAMED | LIST, hold: NAMED | HOLD, stat: 0, unix: 0 };
+    match host.process {
+        Process::Broker | Process::Zygote => {}
+        Process::Exporter => {
+            flags.list = CLOEXEC | LIST;
+            flags.stat = libc::AT_EMPTY_PATH;
+            flags.unix = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        }
+        Process::Reader(class) => {
+            if !host.unfiltered {
+                flags.read = NAMED | libc::O_NOFOLLOW;
+            }
+            if class == Class::Mounts {
+                flags.hold = CLOEXEC | LARGEFILE | libc::O_PATH | libc::O_NOFOLLOW;
+            }
+        }
+    }
+    FLAGS.get_or_init(|| flags);
+}
+
+fn allowed(which: fn(&Flags) -> i32) -> i32 {
+    FLAGS.get().map_or(0, which)
 }
 
 /// Opens a path; to read, with the flags that the process may use for it.
@@ -146,14 +189,10 @@ pub(crate) fn open(path: &std::ffi::CStr, flags: i32) -> i64 {
 
 /// Opens a path below a descriptor.
 pub(crate) fn open_at(dir: i64, path: &std::ffi::CStr, flags: i32) -> i64 {
-    const LIST: i32 = libc::O_RDONLY | libc::O_DIRECTORY;
-    const HOLD: i32 = libc::O_PATH | libc::O_DIRECTORY;
     let flags = match flags {
-        libc::O_RDONLY if FOLLOWS.load(Ordering::Relaxed) => CLOEXEC,
-        libc::O_RDONLY => NAMED | libc::O_NOFOLLOW,
-        LIST => NAMED | libc::O_DIRECTORY,
-        HOLD if ONLY_ASKS.load(Ordering::Relaxed) => CLOEXEC | LARGEFILE | libc::O_PATH | libc::O_NOFOLLOW,
-        HOLD => NAMED | HOLD,
+        libc::O_RDONLY => allowed(|flags| flags.read),
+        LIST => allowed(|flags| flags.list),
+        HOLD => allowed(|flags| flags.hold),
         flags => flags,
     };
     call!(SYS_openat, dir, path.as_ptr(), flags, 0o600)
@@ -167,6 +206,17 @@ pub(crate) fn read(path: &std::ffi::CStr) -> i64 {
     }
     let mut bytes = [0u8; 64];
     call!(SYS_pread64, opened, bytes.as_mut_ptr(), bytes.len(), 0)
+}
+
+/// Asks for the attributes of a file.
+pub(crate) fn stat(path: &std::ffi::CStr) -> i64 {
+    let mut stat = [0u8; 144];
+    call!(SYS_newfstatat, libc::AT_FDCWD, path.as_ptr(), stat.as_mut_ptr(), allowed(|flags| flags.stat))
+}
+
+/// Makes a Unix socket of a stream.
+pub(crate) fn unix_socket() -> i64 {
+    call!(SYS_socket, libc::AF_UNIX, libc::SOCK_STREAM | allowed(|flags| flags.unix), 0)
 }
 
 /// Opens a directory and lists it.

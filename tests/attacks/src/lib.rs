@@ -1,4 +1,4 @@
-//! What an intruder in a sealed broker, zygote or reader would try: a table of attacks, each with the layers that stop it.
+//! What an intruder in a sealed process would try: a table of attacks, each with the layers that stop it.
 //!
 //! To add an attack, add a row to one of the files below `table/`. The test `attacks` starts the real programs with one
 //! layer in force at a time, and with all of them, runs the row's code inside each kind of process, and compares what it
@@ -7,6 +7,8 @@
 #[cfg(feature = "hostile-code-for-tests")]
 pub mod act;
 mod host;
+#[cfg(feature = "hostile-code-for-tests")]
+pub mod intruder;
 mod process;
 mod table;
 
@@ -34,7 +36,7 @@ pub struct Attack {
     pub what: &'static str,
     /// The system call that does it.
     pub call: &'static str,
-    /// Which layers of the broker stop it when nothing else is in force.
+    /// Which layers stop it when nothing else is in force: in the broker, or in the exporter where only that can make it.
     pub stopped_by: Layers,
     /// Does it; returns what a system call returns, so less than zero when it was refused.
     pub go: fn(&Host) -> i64,
@@ -67,6 +69,16 @@ impl Attack {
         self
     }
 
+    /// Whether it can be made in a process.
+    pub fn is_possible_in(&self, process: Process) -> bool {
+        self.within & process.bit() != 0
+    }
+
+    /// The process in which single layers are tried, and which stands for the others.
+    pub fn first(&self) -> Process {
+        if self.is_possible_in(Process::Broker) { Process::Broker } else { Process::Exporter }
+    }
+
     /// Why it is accepted that this goes through in a sealed process, if it is.
     pub fn accepted(&self, process: Process) -> Option<&'static str> {
         self.residual.iter().find(|(processes, _)| processes & process.bit() != 0).map(|(_, why)| *why)
@@ -76,13 +88,6 @@ impl Attack {
 /// Every attack, in the order of the document.
 pub fn all() -> impl Iterator<Item = &'static Attack> {
     SECTIONS.iter().flat_map(|section| section.attacks)
-}
-
-/// The attack that the environment asks for, and what it is made on.
-pub fn asked_for() -> Option<(&'static Attack, Host)> {
-    let variable = |name: &str| std::env::var(name).ok();
-    let attack = all().nth(variable("KEYHOLE_ATTACK")?.parse().ok()?)?;
-    Some((attack, Host::parse(&variable(Host::VARIABLE)?)?))
 }
 
 /// What one attack came to, as the process it ran in reports it.
@@ -99,13 +104,13 @@ pub enum End {
 /// What a process writes before the outcome of its attack.
 const SAID: &str = "the attack came to ";
 
-/// Does an attack, reports what it came to, and ends the process. A broker may write to standard error, the others to
-/// standard output alone.
+/// Does an attack, reports what it came to, and ends the process. Broker and exporter write to standard error; a zygote
+/// and its readers may write to standard output alone.
 pub fn strike(attack: &Attack, host: &Host) -> ! {
     host::here(host);
     let came_to = (attack.go)(host);
     let line = format!("\n{SAID}{}\n", came_to.min(0));
-    let descriptor = if host.process == Process::Broker { 2 } else { 1 };
+    let descriptor = if host.process.speaks() { 2 } else { 1 };
     call!(SYS_write, descriptor, line.as_ptr(), line.len());
     loop {
         call!(SYS_exit_group, 0);

@@ -1,18 +1,22 @@
-//! No row of the tables of system calls is redundant: without it, a broker, a zygote or a reader that does all it ever
-//! does is killed. Rows of one call that differ by their arguments are taken out one at a time.
+//! No row of the tables of system calls is redundant: without it, a process that does all it ever does is killed. Rows of one call that differ by their arguments are taken out one at a time.
 
 mod stage;
 
 use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keyhole_attacks::{BROKER, STRANGER};
 use keyhole_broker::sandbox::SYSCALLS;
+use keyhole_exporter::sandbox::SYSCALLS as SYSCALLS_OF_EXPORTER;
 use keyhole_policy::pipes::{CHECK, END, Kind};
 use keyhole_policy::{Class, TABLE};
 use keyhole_proto::v1::ReadRequest;
@@ -21,7 +25,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use stage::client::{as_uid, ask, describe, read_all};
 use stage::pipes::{Zygote, signal, slot};
-use stage::{Ground, Program, Running, alone, root, soon};
+use stage::scraper::{get, send};
+use stage::{Ground, Program, Running, alone_as_init, root, soon};
 
 /// Rows that nothing here provokes, by process and name, each with the reason why it stays.
 const NOT_PROVOKED: &[(&str, &str, &str)] = &[
@@ -43,10 +48,48 @@ const NOT_PROVOKED: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Rows that are provoked now and then: it depends on which thread comes first.
-const SOMETIMES_PROVOKED: &[(&str, &str)] = &[("broker", "futex: two threads wait for the heap they share")];
+/// Rows that are provoked now and then: it depends on which thread comes first, on the C library or on the kernel.
+const SOMETIMES_PROVOKED: &[(&str, &str)] = &[
+    ("broker", "futex: two threads wait for the heap they share"),
+    ("exporter", "futex: a wait for a lock of the C library"),
+    ("exporter", "sched_yield: a channel's short wait for another thread"),
+    ("exporter", "newfstatat: a directory's size, as glibc before 2.39 asks it"),
+    ("exporter", "fstat: the same, as glibc asks it from 2.39 on"),
+    ("exporter", "lseek: back to the start of a cached directory, before Linux 6.2"),
+];
 
 type Step = fn(&Ground, Pid);
+
+type Visit = fn(SocketAddr, Pid);
+
+/// What an exporter does in its life; each step gets as far as the exporter lets it.
+#[rustfmt::skip]
+const LIFE_OF_EXPORTER: &[(&str, Visit)] = &[
+    ("a scrape",                     |to, _| { get(to, "/metrics", USER, ""); }),
+    ("a compressed scrape",          |to, _| { get(to, "/metrics", USER, "Accept-Encoding: gzip\r\n"); }),
+    ("the page",                     |to, _| { get(to, "/", USER, ""); }),
+    ("what is not there",            |to, _| { get(to, "/none", USER, ""); }),
+    ("a wrong password",             |to, _| { get(to, "/metrics", "dXNlcjpubw==", ""); }),
+    ("a client that talks garbage",  |to, _| { send(to, &[0x20; 4096]); }),
+    ("a client that goes away",      |to, _| drop(std::net::TcpStream::connect(to))),
+    ("another scrape",               |to, _| { get(to, "/metrics", USER, ""); }),
+    ("a stop, and going on",         |to, pid| { stop_and_go_on(pid); get(to, "/metrics", USER, ""); }),
+    ("the end",                      |_, pid| { let _ = kill_process(pid, Signal::TERM); }),
+];
+
+/// What one does that encrypts.
+#[rustfmt::skip]
+const LIFE_WITH_TLS: &[(&str, Visit)] = &[
+    ("a client that does not encrypt", |to, _| { get(to, "/metrics", USER, ""); }),
+    ("an encrypted scrape",            |to, _| scrape_by_curl(to)),
+    ("the end",                        |_, pid| { let _ = kill_process(pid, Signal::TERM); }),
+];
+
+/// The user of the exporter, and the line of the web configuration that admits it.
+const USER: &str = "dXNlcjpwdw==";
+const TLS: &str = "tls_server_config:\n  cert_file: pem\n  key_file: pem\n";
+const USERS: &str =
+    "basic_auth_users:\n  user: $2b$05$abcdefghijklmnopqrstuuHIrMEWpUCQe2YqFR3sXwQ75u4od..9q\n";
 
 /// What a broker does in its life; each step gets as far as the broker lets it.
 #[rustfmt::skip]
@@ -58,7 +101,7 @@ const LIFE: &[(&str, Step)] = &[
     ("a client that goes away",  |ground, _| go_away(ground)),
     ("many clients",             |ground, _| (0..10).for_each(|_| describe(ground))),
     ("another reading",          |ground, _| { read_all(ground); }),
-    ("a stop, and going on",     |ground, pid| stop_and_go_on(ground, pid)),
+    ("a stop, and going on",     |ground, pid| { stop_and_go_on(pid); describe(ground); }),
     ("the end",                  |_, pid| { let _ = kill_process(pid, Signal::TERM); }),
 ];
 
@@ -72,14 +115,14 @@ struct Without {
 
 fn broker(program: &Program, tree: &Path, without: Without) -> (Ground, Running) {
     let ground = Ground::new(BROKER);
-    let mut command = program.command(&ground, BROKER);
+    let mut command = program.broker(&ground, BROKER);
     command
         .arg(format!("--path.procfs={}", tree.join("proc").display()))
         .arg(format!("--path.sysfs={}", tree.join("sys").display()))
         .arg(format!("--filesystem.anchor={}", ground.at("open").display()))
         .args(["--allow-processes", "--log.level=debug"]);
     command.envs(without.landlock.then_some(("KEYHOLE_WITHOUT", "landlock")));
-    command.envs(without.row.map(|row| ("KEYHOLE_WITHOUT_ROW", row.to_string())));
+    command.envs(without.row.map(|row| ("KEYHOLE_WITHOUT_ROW", format!("broker:{row}"))));
     (ground, Running(command.spawn().unwrap()))
 }
 
@@ -151,6 +194,86 @@ fn live(program: &Program, tree: &Path, without: Without) -> (&'static str, std:
     ("the end", broker.end())
 }
 
+/// What ended an exporter that lives its life without a row or Landlock, and during which step.
+fn live_as_exporter(
+    program: &Program,
+    tree: &Path,
+    without: Without,
+    (config, life): (&str, &'static [(&'static str, Visit)]),
+) -> (&'static str, std::process::ExitStatus) {
+    let (ground, mut broker) = broker(program, tree, Without::default());
+    started(&ground, &mut broker).unwrap();
+    fs::write(ground.at("web/config.yml"), config).unwrap();
+    fs::copy(tree.join("pem"), ground.at("web/pem")).unwrap();
+    // Longer than any heap that it has by then.
+    fs::write(ground.at("text/long.prom"), "long{x=\"x\"} 1\n".repeat(20_000)).unwrap();
+    let mut command = program.exporter(&ground, BROKER);
+    command.envs(without.landlock.then_some(("KEYHOLE_WITHOUT", "landlock")));
+    command.envs(without.row.map(|row| ("KEYHOLE_WITHOUT_ROW", format!("exporter:{row}"))));
+    let mut exporter = Running(command.spawn().unwrap());
+    let listening = soon("a start", || {
+        let ended = exporter.0.try_wait().unwrap().map(Err);
+        ended.or_else(|| ground.listening().map(Ok))
+    });
+    let address = match listening {
+        Ok(address) => address,
+        Err(ended) => return ("its start", ended),
+    };
+    for (step, act) in life {
+        act(address, Pid::from_child(&exporter.0));
+        if let Some(ended) = exporter.0.try_wait().unwrap() {
+            return (step, ended);
+        }
+    }
+    ("the end", exporter.end())
+}
+
+#[test]
+fn without_any_row_of_its_table_an_exporter_is_killed() {
+    if root() {
+        alone_as_init("without_any_row_of_its_table_an_exporter_is_killed", remove_each_row_of_the_exporter);
+    }
+}
+
+fn remove_each_row_of_the_exporter() {
+    let (program, tree) = (Program::new(), stage::public_dir());
+    lay_out(tree.path());
+    make_certificate(&tree.path().join("pem"));
+    let lives = [(USERS, LIFE_OF_EXPORTER), (TLS, LIFE_WITH_TLS)];
+    for (landlock, life) in [(false, lives[0]), (true, lives[0]), (false, lives[1])] {
+        let (step, ended) = live_as_exporter(&program, tree.path(), Without { landlock, row: None }, life);
+        assert!(ended.success(), "with every row it lives, Landlock left out {landlock}: {step}, {ended}");
+    }
+    let rows: Vec<_> =
+        SYSCALLS_OF_EXPORTER.iter().map(|row| format!("{}: {}", row.name, row.reason)).collect();
+    let redundant = redundant(&rows, |row| {
+        let without = Without { landlock: false, row: Some(row) };
+        lives.iter().any(|life| {
+            let (step, ended) = live_as_exporter(&program, tree.path(), without, *life);
+            println!("{}: {step}, {ended}", rows[row]);
+            ended.signal() == Some(libc::SIGSYS)
+        })
+    });
+    assert_eq!(wrong("exporter", &redundant), <[String; 0]>::default());
+}
+
+/// Writes a key and a certificate of it.
+fn make_certificate(pem: &Path) {
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+    openssl.args(["-subj", "/CN=keyhole", "-days", "2", "-keyout"]).arg(pem).stderr(Stdio::null());
+    let certificate = openssl.output().unwrap();
+    assert!(certificate.status.success(), "openssl: {}", certificate.status);
+    fs::OpenOptions::new().append(true).open(pem).unwrap().write_all(&certificate.stdout).unwrap();
+    fs::set_permissions(pem, fs::Permissions::from_mode(0o644)).unwrap();
+}
+
+fn scrape_by_curl(exporter: SocketAddr) {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--insecure", "--max-time", "10"]).arg(format!("https://{exporter}/metrics"));
+    curl.stdout(Stdio::null()).status().expect("curl is there");
+}
+
 fn started(ground: &Ground, broker: &mut Running) -> Result<(), std::process::ExitStatus> {
     soon("a start", || broker.0.try_wait().unwrap().map(Err).or_else(|| ground.reported().then_some(Ok(()))))
 }
@@ -177,19 +300,18 @@ fn readers_are_killed(program: &Program, classes: &[Class], without: Option<&str
         lay_out_long_lists(tree.path(), &ground.at("udev"), classes);
     }
     let slots: Vec<_> = classes.iter().map(|class| slot(*class)).collect();
-    let mut zygote =
-        Zygote::start(program, &ground, BROKER, &slots, std::process::Stdio::null(), |command| {
-            if small {
-                for root in ["proc", "sys"] {
-                    command.arg(format!("--path.{root}fs={}", tree.path().join(root).display()));
-                }
-                command.arg(format!("--path.os-release={}", tree.path().join("proc/loadavg").display()));
-            } else {
-                command.arg("--view=auto");
+    let mut zygote = Zygote::start(program, &ground, BROKER, &slots, Stdio::null(), |command| {
+        if small {
+            for root in ["proc", "sys"] {
+                command.arg(format!("--path.{root}fs={}", tree.path().join(root).display()));
             }
-            command.arg(format!("--filesystem.anchor={}", ground.at("open").display()));
-            command.envs(without.map(|row| ("KEYHOLE_WITHOUT_ROW", row)));
-        });
+            command.arg(format!("--path.os-release={}", tree.path().join("proc/loadavg").display()));
+        } else {
+            command.arg("--view=auto");
+        }
+        command.arg(format!("--filesystem.anchor={}", ground.at("open").display()));
+        command.envs(without.map(|row| ("KEYHOLE_WITHOUT_ROW", row)));
+    });
     let mut killed = zygote.report().is_none();
     for (class, slot) in classes.iter().zip(slots) {
         killed = killed || reader_is_killed(&mut zygote, *class, slot, tree.path());
@@ -285,7 +407,7 @@ fn end_of_reader(zygote: &mut Zygote, slot: usize) -> Option<i32> {
 #[test]
 fn without_any_row_of_the_table_a_broker_is_killed() {
     if root() {
-        alone("without_any_row_of_the_table_a_broker_is_killed", remove_each_row);
+        alone_as_init("without_any_row_of_the_table_a_broker_is_killed", remove_each_row);
     }
 }
 
@@ -295,12 +417,12 @@ fn a_sealed_broker_that_panics_says_where() {
         return;
     }
     let (program, ground) = (Program::new(), Ground::new(BROKER));
-    let mut command = program.command(&ground, BROKER);
-    command.env("KEYHOLE_PANIC", "1");
+    let mut command = program.broker(&ground, BROKER);
+    command.env("KEYHOLE_ACT", "a panic").env("KEYHOLE_IN", "broker");
     let mut broker = Running(command.spawn().unwrap());
     let ended = broker.end();
     let log = ground.log();
-    assert!(!ended.success() && log.contains("main.rs") && log.contains("for a test"), "{ended}: {log}");
+    assert!(!ended.success() && log.contains("act.rs") && log.contains("for a test"), "{ended}: {log}");
 }
 
 fn remove_each_row() {
@@ -359,7 +481,10 @@ fn wrong(process: &str, redundant: &[String]) -> Vec<String> {
 #[test]
 fn without_any_row_of_its_table_a_zygote_or_a_reader_is_killed() {
     if root() {
-        alone("without_any_row_of_its_table_a_zygote_or_a_reader_is_killed", remove_each_row_of_readers);
+        alone_as_init(
+            "without_any_row_of_its_table_a_zygote_or_a_reader_is_killed",
+            remove_each_row_of_readers,
+        );
     }
 }
 
@@ -396,7 +521,7 @@ fn go_away(ground: &Ground) {
 }
 
 fn talk_garbage(ground: &Ground) {
-    use std::io::{Read, Write};
+    use std::io::Read;
     as_uid(BROKER, || {
         let Ok(mut stream) = UnixStream::connect(ground.socket()) else { return };
         let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
@@ -405,9 +530,8 @@ fn talk_garbage(ground: &Ground) {
     });
 }
 
-fn stop_and_go_on(ground: &Ground, pid: Pid) {
+fn stop_and_go_on(pid: Pid) {
     let _ = kill_process(pid, Signal::STOP);
     std::thread::sleep(Duration::from_millis(50));
     let _ = kill_process(pid, Signal::CONT);
-    describe(ground);
 }

@@ -51,7 +51,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("unload a module", "delete_module", S | U | R, |_| past(ENOENT, call!(SYS_delete_module, c"keyhole_none".as_ptr(), libc::O_NONBLOCK))),
     attack("load another kernel", "kexec_load", S | U | R, |_| call!(SYS_kexec_load, 0, 0, 0, 0)),
     attack("restart the machine", "reboot", S | U | R, |_| past(EINVAL, call!(SYS_reboot, 0, 0, 0, 0))),
-    attack("set the clock", "adjtimex", S | U | R, set_clock),
+    attack("set the clock", "clock_adjtime", S | U | R, set_clock),
     attack("name the machine", "sethostname", S | U | R, |_| call!(SYS_sethostname, b"keyhole".as_ptr(), 7)),
     attack("swap to a file", "swapon", S | L | U | R, |host| past(EINVAL, call!(SYS_swapon, host.at("own").as_ptr(), 0))),
     attack("keep accounts of processes", "acct", S | U | R, |_| past(ENOENT, call!(SYS_acct, c"/none/of/these".as_ptr()))),
@@ -99,10 +99,10 @@ fn set_clock(_: &Host) -> i64 {
     const ADJ_TIMECONST: u32 = 0x20;
     // SAFETY: timex holds integers and padding only, for which zero is a valid value.
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
-    let asked = call!(SYS_adjtimex, &raw mut timex);
+    let asked = call!(SYS_clock_adjtime, libc::CLOCK_REALTIME, &raw mut timex);
     if asked < 0 {
         return asked;
     }
     timex.modes = ADJ_TIMECONST;
-    call!(SYS_adjtimex, &raw mut timex)
+    call!(SYS_clock_adjtime, libc::CLOCK_REALTIME, &raw mut timex)
 }

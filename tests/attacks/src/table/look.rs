@@ -4,8 +4,8 @@ use std::ffi::CStr;
 
 use libc::{AT_FDCWD, O_DIRECTORY, O_PATH, O_RDONLY};
 
-use crate::host::{list, open, open_at, read};
-use crate::process::{DEVICES, MOUNTS, PROCESSES, READERS, ZYGOTE};
+use crate::host::{list, open, open_at, read, stat};
+use crate::process::{DEVICES, EXPORTER, FILES, MOUNTS, PROCESSES, READERS, SYSFS, ZYGOTE};
 use crate::{Attack, L, Processes, R, S, U, attack, call};
 
 /// A zygote may read what its uid may.
@@ -36,9 +36,9 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("climb out of sysfs by `..`", "openat", S | L, |_| read(c"/sys/../etc/passwd"))
         .residual(&[UNSEALED]),
     attack("climb out of a held descriptor by `..`", "openat", S | L, |_| below_any_descriptor(c"../../../../../../../../etc/passwd")),
-    attack("follow a symbolic link out of a root", "openat", S | L, |host| host.open("udev/leak", O_RDONLY))
+    attack("follow a symbolic link out of a root", "openat", S | L, |host| read(&host.in_granted("leak")))
         .residual(&[UNSEALED]),
-    attack("climb out of a granted root by `..`", "openat", S | L, |host| host.open("udev/../own", O_RDONLY))
+    attack("climb out of a granted root by `..`", "openat", S | L, |host| read(&host.in_granted("../own")))
         .residual(&[UNSEALED]),
     attack("change the working directory", "chdir", S, |_| call!(SYS_chdir, c"/etc".as_ptr())),
     attack("watch files being used", "inotify_init1", S, |_| call!(SYS_inotify_init1, 0)),
@@ -84,21 +84,25 @@ pub(super) static ATTACKS: &[Attack] = &[
 
     // What is left.
     attack("read a file of sysfs that no query gives", "openat", S | L, |_| read(c"/sys/kernel/vmcoreinfo"))
-        .residual(&[(DEVICES, "sysfs is granted whole: wildcards are followed after the seal. Its files are for every uid to read."), UNSEALED]),
+        .residual(&[(SYSFS | DEVICES, "sysfs is granted whole: wildcards are followed after the seal. Its files are for every uid to read."), UNSEALED]),
     attack("read a file of sysfs that only root may read", "openat", S | L | U, |_| read(c"/sys/kernel/slab/dentry/objects"))
-        .residual(&[(DEVICES, "The access level `root` is there to read such files; sysfs is granted whole."), UNSEALED]),
+        .residual(&[(SYSFS | DEVICES, "The access level `root` is there to read such files; sysfs is granted whole."), UNSEALED]),
     attack("read the kernel's debug files below sysfs", "openat", S | L | U, |_| list(c"/sys/kernel/debug"))
-        .residual(&[(DEVICES, "What is mounted below sysfs is granted with it: another reason to prefer a uid that is not root's."), UNSEALED]),
-    attack("learn whether a file exists, and its size", "newfstatat", S, |_| {
-        let mut stat = [0u8; 144];
-        call!(SYS_newfstatat, AT_FDCWD, c"/etc/shadow".as_ptr(), stat.as_mut_ptr(), 0)
-    }).residual(&[(READERS, "Landlock does not govern stat(2), and a reader looks for what has appeared since its start."), UNSEALED]),
+        .residual(&[(SYSFS | DEVICES, "What is mounted below sysfs is granted with it: another reason to prefer a uid that is not root's."), UNSEALED]),
+    attack("read a file of udev's data", "openat", S | L, |host| host.open("udev/b8:0", O_RDONLY))
+        .residual(&[(FILES, "It is what this reader does."), UNSEALED]),
+    attack("read a file of the textfile collector", "openat", S | L, |host| host.open("text/x.prom", O_RDONLY))
+        .residual(&[(EXPORTER, "It is what an exporter does."), UNSEALED]),
+    attack("read what lies beside the web configuration", "openat", S | L, |host| host.open("web/key.pem", O_RDONLY))
+        .residual(&[(EXPORTER, "It reads certificates and keys again when they are replaced: they are to sign nothing else."), UNSEALED]),
+    attack("learn whether a file exists, and its size", "newfstatat", S, |_| stat(c"/etc/shadow"))
+    .residual(&[(EXPORTER, "Landlock does not govern stat(2), and the textfile collector asks when files were changed."), (READERS, "Landlock does not govern stat(2), and a reader looks for what has appeared since its start."), UNSEALED]),
     attack("read where a symbolic link leads", "readlinkat", S, |_| {
         let mut path = [0u8; 256];
         call!(SYS_readlinkat, AT_FDCWD, c"/proc/self".as_ptr(), path.as_mut_ptr(), path.len())
     }).residual(&[(DEVICES, "Landlock does not govern readlink(2), and hwmon's chips are found by their links."), UNSEALED]),
     attack("name a directory without reading it", "openat", S, |_| open(c"/etc", O_PATH | O_DIRECTORY))
-        .residual(&[(DEVICES | MOUNTS, "It takes no more than the right to search; reading by it is refused."), UNSEALED]),
+        .residual(&[(SYSFS | DEVICES | MOUNTS, "It takes no more than the right to search; reading by it is refused."), UNSEALED]),
     attack("read by a directory that was only named", "openat", S | L, |_| {
         let etc = open(c"/etc", O_PATH | O_DIRECTORY);
         if etc < 0 {

@@ -2,14 +2,17 @@
 
 use libc::{SOCK_DGRAM, SOCK_RAW, SOCK_STREAM};
 
-use crate::{Attack, L, R, S, U, attack, call};
+use crate::host::unix_socket;
+use crate::process::EXPORTER;
+use crate::{Attack, L, R, S, U, attack, call, past};
 
 /// More than any family that there is.
 const AF_MAX: i32 = 64;
 
 #[rustfmt::skip]
 pub(super) static ATTACKS: &[Attack] = &[
-    attack("make a Unix socket", "socket", S, |_| socket(libc::AF_UNIX, SOCK_STREAM, 0)),
+    attack("make a Unix socket", "socket", S, |_| unix_socket())
+        .residual(&[(EXPORTER, "It connects to the broker by one, and again when the broker has been started again.")]),
     attack("make a pair of Unix sockets", "socketpair", S, |_| {
         let mut pair = [0i32; 2];
         call!(SYS_socketpair, libc::AF_UNIX, SOCK_STREAM, 0, pair.as_mut_ptr())
@@ -56,11 +59,25 @@ pub(super) static ATTACKS: &[Attack] = &[
     .on_socket(),
     attack("connect to a Unix socket by its path", "connect", S, |host| {
         let to = unix(&[host.dir.join("open.sock").as_os_str().as_encoded_bytes(), b"\0"].concat());
-        call!(SYS_connect, socket(libc::AF_UNIX, SOCK_STREAM, 0), to.as_ptr(), to.len())
-    }),
+        call!(SYS_connect, unix_socket(), to.as_ptr(), to.len())
+    })
+    .residual(&[(EXPORTER, "Landlock limits it to the broker's directory from ABI 9 on. Before, no other socket may be among its mounts.")]),
+    attack("connect to the broker", "connect", 0, |host| {
+        let to = unix(&[host.dir.join("run/broker.sock").as_os_str().as_encoded_bytes(), b"\0"].concat());
+        call!(SYS_connect, unix_socket(), to.as_ptr(), to.len())
+    })
+    .within(EXPORTER)
+    .residual(&[(EXPORTER, "It is what an exporter does. The broker gives it the fixed queries, as often as its rate lets it.")]),
+    attack("connect by a socket on which it listens", "connect", L, |host| {
+        // Sockets that are not of the network say that they cannot be dissolved.
+        let unspecified = [0u8; 16];
+        let listening = (3..64).find(|fd| call!(SYS_connect, *fd, unspecified.as_ptr(), unspecified.len()) == 0);
+        listening.map_or(-i64::from(libc::EBADF), |fd| past(libc::EINPROGRESS, connect(fd, host.port)))
+    })
+    .within(EXPORTER),
     attack("connect to an abstract Unix socket", "connect", S | L, |host| {
         let to = unix(format!("\0keyhole-attack-{}", host.port).as_bytes());
-        call!(SYS_connect, socket(libc::AF_UNIX, SOCK_STREAM, 0), to.as_ptr(), to.len())
+        call!(SYS_connect, unix_socket(), to.as_ptr(), to.len())
     }),
     attack("pass a descriptor on", "sendmsg", S, |_| {
         let mut pair = [0i32; 2];

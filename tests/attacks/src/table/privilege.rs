@@ -55,6 +55,16 @@ pub(super) static ATTACKS: &[Attack] = &[
         let limit = [0u64; 2];
         call!(SYS_prlimit64, 0, libc::RLIMIT_CORE, limit.as_ptr(), 0)
     }),
+    attack("change its limits by a pointer of which a filter sees a zero half", "prlimit64", S, |_| {
+        // Above 4 GiB there is room, and the lower half of that address is that of no pointer.
+        const HALF_OF_NOTHING: usize = 1 << 32;
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let mapped = call!(SYS_mmap, HALF_OF_NOTHING, 4096, prot, flags, MINUS_ONE, 0);
+        if mapped != HALF_OF_NOTHING as i64 {
+            return mapped.min(-i64::from(libc::ENOMEM));
+        }
+        call!(SYS_prlimit64, 0, libc::RLIMIT_NOFILE, mapped, 0)
+    }),
     attack("make a user namespace, to be root in it", "clone", S, |_| child(call!(SYS_clone, CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0))),
     attack("make a mount namespace", "unshare", S | U | R, |_| call!(SYS_unshare, CLONE_NEWNS)),
     attack("make a network namespace", "unshare", S | U | R, |_| call!(SYS_unshare, CLONE_NEWNET)),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use keyhole_attacks::{Attack, End, L, Layers, Process, R, S, SECTIONS, U};
 
-use crate::{Ends, find, is_here, sealed, stopped_by};
+use crate::{Ends, end, is_here, sealed, stopped_by};
 
 const HOW: &str = "UPDATE_DOCUMENTS=1 cargo test -p keyhole-attacks --features hostile-code-for-tests";
 
@@ -42,7 +42,7 @@ fn text(seen: &[(&'static Attack, Ends)]) -> String {
             let Some((_, ends)) = seen.iter().find(|(other, _)| other.what == attack.what) else {
                 continue;
             };
-            let uids = [U, R].map(|layer| cell(ends, find(Process::Broker, layer)));
+            let uids = [U, R].map(|layer| cell(ends, end(ends, Process::Broker, layer)));
             let cells = Process::ALL.map(|process| outcome(attack, ends, process));
             let _ = writeln!(
                 text,
@@ -81,10 +81,10 @@ fn summary(text: &mut String, seen: &[(&'static Attack, Ends)]) {
     ];
     let names: Vec<_> = Process::ALL.iter().map(|process| process.name()).collect();
     let _ = write!(text, "| of the attacks | {} |\n{}|\n", names.join(" | "), "|---".repeat(names.len() + 1));
-    let possible = |attack: &Attack, process: Process| attack.within & process.bit() != 0;
     let row = |text: &mut String, title: &str, is: Is<'_>| {
         let counts = Process::ALL.map(|process| {
-            let these = seen.iter().filter(|(attack, ends)| possible(attack, process) && is(ends, process));
+            let these =
+                seen.iter().filter(|(attack, ends)| attack.is_possible_in(process) && is(ends, process));
             these.count().to_string()
         });
         let _ = writeln!(text, "| {title} | {} |", counts.join(" | "));
@@ -95,7 +95,7 @@ fn summary(text: &mut String, seen: &[(&'static Attack, Ends)]) {
 
 /// Whether it goes through a sealed process, as uid 64646 and as uid 0.
 fn goes_through(ends: &Ends, process: Process) -> [bool; 2] {
-    sealed(process).map(|column| is_here(ends) && ends[column] == Some(End::Through))
+    sealed(ends, process).map(|end| is_here(ends) && end == Some(End::Through))
 }
 
 /// The one layer that stops an attack, or 0 when it takes several; none when more could or nothing does. `uid` is the layer
@@ -108,12 +108,12 @@ fn only(ends: &Ends, process: Process, uid: Layers) -> Option<Layers> {
 
 /// What it came to in a sealed process, and the layers that stop it alone; by uid where that differs.
 fn outcome(attack: &Attack, ends: &Ends, process: Process) -> String {
-    if attack.within & process.bit() == 0 {
+    if !attack.is_possible_in(process) {
         return "-".to_owned();
     }
     let [user, root] = [(U, 0), (R, 1)].map(|(uid, at)| {
         let held = held_by(ends, process, uid);
-        let cell = cell(ends, sealed(process)[at]);
+        let cell = cell(ends, sealed(ends, process)[at]);
         if held.is_empty() { cell } else { format!("{cell}: {held}") }
     });
     if user == root { user } else { format!("{user}; uid 0: {root}") }
@@ -134,8 +134,8 @@ fn held_by(ends: &Ends, process: Process, uid: Layers) -> String {
     }
 }
 
-fn cell(ends: &Ends, column: usize) -> String {
-    match ends[column] {
+fn cell(ends: &Ends, end: Option<End>) -> String {
+    match end {
         Some(End::Killed) => "killed".to_owned(),
         None => "-".to_owned(),
         _ if !is_here(ends) => "not on this kernel".to_owned(),

@@ -12,7 +12,7 @@ use keyhole_policy::{Class, TABLE};
 
 use crate::stage::client::{describe, read_all};
 use crate::stage::pipes::{Zygote, slot};
-use crate::stage::{Ground, Program, Running, alone, root, soon};
+use crate::stage::{Ground, Program, Running, alone_as_init, root, soon};
 
 /// What a flood may add to a process that is not its victim, in KiB.
 const GROWTH_KIB: u64 = 1024;
@@ -53,7 +53,7 @@ fn order(zygote: &mut Zygote, slot: usize) {
 #[test]
 fn a_zygote_that_gets_every_order_for_ever_has_one_reader_a_slot() {
     if root() {
-        alone("liars::a_zygote_that_gets_every_order_for_ever_has_one_reader_a_slot", || {
+        alone_as_init("liars::a_zygote_that_gets_every_order_for_ever_has_one_reader_a_slot", || {
             let (program, ground) = (Program::new(), Ground::new(BROKER));
             let mut zygote = zygote(&program, &ground, &(0..SLOTS).collect::<Vec<_>>());
             let pid = zygote.pid();
@@ -80,7 +80,7 @@ fn a_zygote_that_gets_every_order_for_ever_has_one_reader_a_slot() {
 #[test]
 fn a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow() {
     if root() {
-        alone("liars::a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow", || {
+        alone_as_init("liars::a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow", || {
             let (program, ground) = (Program::new(), Ground::new(BROKER));
             let slot = slot(Class::Procfs);
             let mut zygote = zygote(&program, &ground, &[slot]);
@@ -103,7 +103,7 @@ fn a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow() {
 #[test]
 fn a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer() {
     if root() {
-        alone("liars::a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer", || {
+        alone_as_init("liars::a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer", || {
             let (program, ground) = (Program::new(), Ground::new(BROKER));
             let slots = Class::ALL.map(slot);
             let mut zygote = zygote(&program, &ground, &slots);
@@ -126,7 +126,7 @@ fn a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer() {
 #[test]
 fn a_reader_whose_answers_nobody_takes_waits_and_ends_with_its_broker() {
     if root() {
-        alone("liars::a_reader_whose_answers_nobody_takes_waits_and_ends_with_its_broker", || {
+        alone_as_init("liars::a_reader_whose_answers_nobody_takes_waits_and_ends_with_its_broker", || {
             let (program, ground) = (Program::new(), Ground::new(BROKER));
             let slot = slot(Class::Procfs);
             let mut zygote = zygote(&program, &ground, &[slot]);
@@ -168,7 +168,7 @@ fn reported_by_readers(what: &str) -> Vec<(Class, String)> {
 #[test]
 fn a_reader_reaches_the_page_of_its_own_class_alone() {
     if root() {
-        alone("liars::a_reader_reaches_the_page_of_its_own_class_alone", || {
+        alone_as_init("liars::a_reader_reaches_the_page_of_its_own_class_alone", || {
             for (class, said) in reported_by_readers("the pages of other classes") {
                 assert!(said.contains("of 6 pages 1 can be read"), "{}: {said:?}", class.name());
             }
@@ -179,7 +179,7 @@ fn a_reader_reaches_the_page_of_its_own_class_alone() {
 #[test]
 fn a_reader_has_no_pipe_of_another() {
     if root() {
-        alone("liars::a_reader_has_no_pipe_of_another", || {
+        alone_as_init("liars::a_reader_has_no_pipe_of_another", || {
             for (class, said) in reported_by_readers("the pipes of other readers") {
                 assert!(said.contains("\n0 pipes of others are open"), "{}: {said:?}", class.name());
             }
@@ -189,7 +189,7 @@ fn a_reader_has_no_pipe_of_another() {
 
 /// A broker whose zygote or readers of class procfs do something else than they should.
 fn lied_to(program: &Program, ground: &Ground, act: &str, process: Process) -> Running {
-    let mut command = program.command(ground, BROKER);
+    let mut command = program.broker(ground, BROKER);
     command.env("KEYHOLE_ACT", act).env("KEYHOLE_IN", process.name());
     Running(command.spawn().unwrap())
 }
@@ -197,15 +197,18 @@ fn lied_to(program: &Program, ground: &Ground, act: &str, process: Process) -> R
 #[test]
 fn a_broker_whose_reader_lies_answers_the_queries_of_others_and_does_not_grow() {
     if root() {
-        alone("liars::a_broker_whose_reader_lies_answers_the_queries_of_others_and_does_not_grow", || {
-            let program = Program::new();
-            std::thread::scope(|scope| {
-                act::floods().for_each(|act| {
-                    let program = &program;
-                    scope.spawn(move || lie_as_a_reader(program, act));
+        alone_as_init(
+            "liars::a_broker_whose_reader_lies_answers_the_queries_of_others_and_does_not_grow",
+            || {
+                let program = Program::new();
+                std::thread::scope(|scope| {
+                    act::floods().for_each(|act| {
+                        let program = &program;
+                        scope.spawn(move || lie_as_a_reader(program, act));
+                    });
                 });
-            });
-        });
+            },
+        );
     }
 }
 
@@ -229,7 +232,7 @@ fn lie_as_a_reader(program: &Program, act: &str) {
 #[test]
 fn a_broker_whose_zygote_lies_answers_nothing_and_does_not_grow() {
     if root() {
-        alone("liars::a_broker_whose_zygote_lies_answers_nothing_and_does_not_grow", || {
+        alone_as_init("liars::a_broker_whose_zygote_lies_answers_nothing_and_does_not_grow", || {
             let program = Program::new();
             std::thread::scope(|scope| {
                 act::floods().for_each(|act| {

@@ -1,11 +1,16 @@
-//! What the tests stand on: brokers with an intruder in them, as any uid, in a mount and a host name of their own.
+//! What the tests stand on: programs with an intruder in them, as any uid, in a mount namespace and with a host name of
+//! their own.
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub mod client;
+#[path = "../../../common/forked.rs"]
+mod forked;
 pub mod pipes;
+pub mod scraper;
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use keyhole_attacks::STRANGER;
 use tempfile::TempDir;
+
+pub use forked::alone_as_init;
 
 /// The longest that one attack may take, on a machine that has other things to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,28 +46,6 @@ pub fn landlock_abi() -> i64 {
     // SAFETY: with this flag and no attributes the call only tells a number.
     let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, VERSION) };
     abi.max(0)
-}
-
-/// Runs `act` as PID 1 of a PID namespace with a /proc of its own: to a broker in it, this process is the machine's
-/// root, and what it leaves behind ends with it. `test` is the test that calls.
-pub fn alone(test: &str, act: impl FnOnce()) {
-    const ALONE: &str = "KEYHOLE_TEST_ALONE";
-    if std::env::var_os(ALONE).is_some() {
-        return act();
-    }
-    let output = Command::new("unshare")
-        .args(["--mount", "--pid", "--fork", "--mount-proc", "--kill-child"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--test-threads=1", "--nocapture"])
-        .env(ALONE, "1")
-        .env("RUST_BACKTRACE", "0")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
-    print!("{said}");
 }
 
 /// Looks for something until it is there.
@@ -124,6 +109,7 @@ impl Program {
         // The last is the same as the one before, under a name that tells a zygote without a broker from one with it.
         for (built, name) in [
             (env!("CARGO_BIN_EXE_hostile-broker"), "keyhole-broker"),
+            (env!("CARGO_BIN_EXE_hostile-exporter"), "keyhole-exporter"),
             (env!("CARGO_BIN_EXE_hostile-reader"), "keyhole-reader"),
             (env!("CARGO_BIN_EXE_hostile-reader"), "zygote"),
         ] {
@@ -142,17 +128,35 @@ impl Program {
         command
     }
 
-    /// A broker on `ground`, as a uid, in a mount namespace and with a host name of its own, so that what goes through
-    /// harms nobody; its log goes to a file of the ground.
-    pub fn command(&self, ground: &Ground, uid: u32) -> Command {
-        let mut command = Command::new(self.0.path().join("keyhole-broker"));
+    /// A broker on `ground`.
+    pub fn broker(&self, ground: &Ground, uid: u32) -> Command {
+        let mut command = self.with_log("keyhole-broker", ground, uid, "log");
         command
             .arg(format!("--socket.path={}", ground.socket().display()))
             .arg(format!("--path.udev.data={}", ground.at("udev").display()))
-            .args(["--allow-root", "--allow-capabilities", "--view=host"])
+            .args(["--allow-root", "--allow-capabilities", "--view=host"]);
+        command
+    }
+
+    /// An exporter on `ground`, with everything on that it opens files for.
+    pub fn exporter(&self, ground: &Ground, uid: u32) -> Command {
+        let mut command = self.with_log("keyhole-exporter", ground, uid, "exporter.log");
+        command
+            .arg(format!("--broker.socket={}", ground.socket().display()))
+            .arg(format!("--collector.textfile.directory={}", ground.at("text").display()))
+            .arg(format!("--web.config.file={}", ground.at("web/config.yml").display()))
+            .arg("--web.listen-address=127.0.0.1:0");
+        command
+    }
+
+    /// A program as a uid, in a mount namespace and with a host name of its own, so that what goes through harms nobody;
+    /// its log goes to a file of the ground.
+    fn with_log(&self, program: &str, ground: &Ground, uid: u32, log: &str) -> Command {
+        let mut command = Command::new(self.0.path().join(program));
+        command
             .stdin(File::open(ground.at("own")).unwrap())
             .stdout(tcp_socket())
-            .stderr(File::create(ground.at("log")).unwrap());
+            .stderr(File::create(ground.at(log)).unwrap());
         // SAFETY: the child makes system calls that take numbers or null and constant strings.
         unsafe { command.pre_exec(move || apart(uid)) };
         command
@@ -223,26 +227,38 @@ pub struct Ground {
 }
 
 impl Ground {
-    /// Lays out files for a broker of a uid.
-    pub fn new(broker: u32) -> Self {
+    /// Lays out files for a process of a uid.
+    pub fn new(uid: u32) -> Self {
         let dir = public_dir();
         let at = |name: &str| dir.path().join(name);
-        for (name, owner, mode) in
-            [("own", broker, 0o600), ("world", 0, 0o666), ("roots", 0, 0o644), ("strangers", STRANGER, 0o600)]
+        let own = |path: PathBuf, owner: u32, mode: u32| {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            chown(path, Some(owner), Some(owner)).unwrap();
+        };
+        for (name, mode) in
+            [("open", 0o777), ("run", 0o755), ("udev", 0o755), ("text", 0o755), ("web", 0o755)]
         {
-            fs::write(at(name), "precious").unwrap();
-            fs::set_permissions(at(name), Permissions::from_mode(mode)).unwrap();
-            chown(at(name), Some(owner), Some(owner)).unwrap();
-        }
-        for (name, mode) in [("open", 0o777), ("run", 0o755), ("udev", 0o755)] {
             fs::create_dir(at(name)).unwrap();
-            fs::set_permissions(at(name), Permissions::from_mode(mode)).unwrap();
-            chown(at(name), Some(broker), Some(broker)).unwrap();
+            own(at(name), uid, mode);
+        }
+        for (name, owner, mode, text) in [
+            ("own", uid, 0o600, "precious"),
+            ("world", 0, 0o666, "precious"),
+            ("roots", 0, 0o644, "precious"),
+            ("strangers", STRANGER, 0o600, "precious"),
+            ("run/beside", 0, 0o644, ""),
+            ("udev/b8:0", uid, 0o644, "E:x=1\n"),
+            ("text/x.prom", uid, 0o644, "x 1\n"),
+            ("web/config.yml", uid, 0o600, ""),
+            ("web/key.pem", uid, 0o600, "precious"),
+        ] {
+            fs::write(at(name), text).unwrap();
+            own(at(name), owner, mode);
         }
         // An intruder may remove what is in a directory of its own: so is this one.
-        chown(dir.path(), Some(broker), Some(broker)).unwrap();
-        fs::write(at("run/beside"), "").unwrap();
+        chown(dir.path(), Some(uid), Some(uid)).unwrap();
         symlink("/etc/passwd", at("udev/leak")).unwrap();
+        symlink("/etc/passwd", at("text/leak")).unwrap();
         let open_socket = UnixListener::bind(at("open.sock")).unwrap();
         fs::set_permissions(at("open.sock"), Permissions::from_mode(0o777)).unwrap();
         Self { dir, _open_socket: open_socket }
@@ -256,6 +272,16 @@ impl Ground {
         self.at("run/broker.sock")
     }
 
+    /// Listens where the broker would, for its uid.
+    pub fn listen(&self) -> UnixListener {
+        let listener = UnixListener::bind(self.socket()).unwrap();
+        let owner = fs::metadata(self.at("run")).unwrap().uid();
+        chown(self.socket(), Some(owner), Some(owner)).unwrap();
+        fs::set_permissions(self.socket(), Permissions::from_mode(0o660)).unwrap();
+        listener
+    }
+
+    /// The broker's log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.at("log")).unwrap()
     }
@@ -263,6 +289,18 @@ impl Ground {
     /// Whether the broker has said which layers are in force: from then on all of them are.
     pub fn reported(&self) -> bool {
         self.log().contains("sysfs view=")
+    }
+
+    /// The exporter's log.
+    pub fn exporter_log(&self) -> String {
+        fs::read_to_string(self.at("exporter.log")).unwrap()
+    }
+
+    /// Where the exporter listens, once it has said so: from then on every layer is in force.
+    pub fn listening(&self) -> Option<SocketAddr> {
+        let log = self.exporter_log();
+        let line = log.lines().find(|line| line.contains(" msg=listening "))?;
+        line.split(" address=").nth(1)?.split(' ').next()?.parse().ok()
     }
 }
 
