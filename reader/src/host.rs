@@ -228,7 +228,12 @@ impl Host {
         let moved = |(path, known): &(PathBuf, (u64, u64))| {
             stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) != *known)
         };
-        if self.identity.iter().any(moved) || sees_init(&self.roots) != self.sees_init {
+        if self.identity.iter().any(moved) {
+            return Change::Yes;
+        }
+        // Readers of other classes have closed it.
+        let has_procfs = self.roots.dir(Root::Proc).is_ok();
+        if has_procfs && sees_init(&self.roots) != self.sees_init {
             return Change::Yes;
         }
         let appeared = |file: &Fixed| {

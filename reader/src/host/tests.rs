@@ -1251,7 +1251,7 @@ fn a_file_that_appears_is_a_change_and_one_that_was_there_is_none() {
 #[test]
 fn a_change_is_seen_by_the_readers_of_every_class() {
     for class in Class::ALL {
-        let tree = Tree::new();
+        let tree = Tree::with(&[("proc/1/stat", "1 (init) S")]);
         let arguments = every_root(&tree);
         let roots = Roots::open(&arguments).unwrap();
         let view = View::find(&roots, Choice::Host).unwrap();
