@@ -49,6 +49,9 @@ impl From<Gone> for Stop {
 
 type Flow = Result<(), Stop>;
 
+/// What is in a directory, as far as it is known.
+type Entries = Result<Rc<[Entry]>, Stop>;
+
 /// What became of something that was asked, unless the read ends.
 type Asked<T> = Result<Result<T, Errno>, Stop>;
 
@@ -276,7 +279,7 @@ impl Read<'_, '_> {
     }
 
     /// The names in a directory; none when it cannot be listed.
-    fn list(&mut self, source: &Source, name: &[u8]) -> Result<Rc<[Entry]>, Stop> {
+    fn list(&mut self, source: &Source, name: &[u8]) -> Entries {
         let (names, truncated) = match self.scratch.listings.get(name) {
             Some(listing) => listing.clone(),
             None => {
@@ -500,9 +503,6 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     [dir, b"/", name].concat()
 }
 
-/// Lists the directory of a name.
-type Lister<'l> = dyn FnMut(&[u8]) -> Result<Rc<[Entry]>, Stop> + 'l;
-
 /// Follows components of a pattern below `name`, to at most `limit` names, whether or not they are there. Each has a
 /// number made of `inodes` and of the inodes that wildcards stood for.
 pub fn walk(
@@ -510,7 +510,7 @@ pub fn walk(
     inodes: u64,
     components: &[&str],
     limit: usize,
-    list: &mut Lister<'_>,
+    list: &mut dyn FnMut(&[u8]) -> Entries,
     found: &mut Vec<Entry>,
 ) -> Flow {
     let Some((component, rest)) = components.split_first() else {
