@@ -59,6 +59,8 @@ TOO_MUCH = 512
 PROCESSES, NICE = 2, 10
 # Seconds that an attack takes in CI.
 SHORT = 3
+# Seconds until the last of the new users must have got in.
+NEWCOMERS_TAKE = 10
 # Requests while the broker is away.
 LONELY_REQUESTS = 631
 
@@ -177,7 +179,8 @@ class Siege:
             for n, share in enumerate(shares):
                 share += [name, over, str((connections + n) // PROCESSES)]
         # They begin before the first scrape that counts, and end after the last.
-        command = ["nice", "-n", str(NICE), sys.executable, HERE / "clients.py", SERVER, str(PORT), ATTACKERS, str(self.seconds + 2)]
+        seconds = max(self.seconds + 2, NEWCOMERS_TAKE if case.users else 0)
+        command = ["nice", "-n", str(NICE), sys.executable, HERE / "clients.py", SERVER, str(PORT), ATTACKERS, str(seconds)]
         return [subprocess.Popen(self.network.inside(*command, *share), stdout=subprocess.PIPE) for share in shares]
 
     def case(self, case, program):
