@@ -31,7 +31,6 @@ pub const SYSCALLS: &[Row] = &[
     allow!(read, "textfiles; the web configuration; the runtime's wake-up descriptor"),
     allow!(shutdown, "the end of a connection", exactly(1, SHUT_WR)),
     allow!(setsockopt, "no delay on a connection", exactly(1, SOL_TCP), exactly(2, TCP_NODELAY)),
-    allow!(setsockopt, "what a client does not take is dropped with its connection", exactly(1, SOL_SOCKET), exactly(2, SO_LINGER)),
     allow!(getsockopt, "a connection's error", exactly(1, SOL_SOCKET), exactly(2, SO_ERROR)),
     allow!(getsockname, "the addresses that are listened on, for the log"),
     // The broker's side: it may restart, and is connected to again.
@@ -126,7 +125,6 @@ const SHUT_WR: u32 = 1;
 const SOCK_STREAM: u32 = 1;
 const SOL_SOCKET: u32 = 1;
 const SOL_TCP: u32 = 6;
-const SO_LINGER: u32 = 13;
 const SO_ERROR: u32 = 4;
 const TCP_NODELAY: u32 = 1;
 const TIOCGWINSZ: u32 = 0x5413;

@@ -41,7 +41,7 @@ pub fn refuse_passed_descriptors(listener: impl AsFd) -> Layer {
 }
 
 /// Bytes that a TCP socket takes beyond those that are under way.
-const UNSENT_BYTES: libc::c_int = 64 << 10;
+const UNSENT_BYTES: libc::c_int = 16 << 10;
 
 /// Has the kernel take little of what a TCP peer does not, on this socket and on those accepted from it: by itself it
 /// keeps up to some megabytes for each. tcp(7), TCP_NOTSENT_LOWAT

@@ -78,12 +78,6 @@ pub(super) async fn serve(stream: TcpStream, door: &Door, peer: SocketAddr) {
 
 /// Waits until a connection is to be closed, and says why.
 async fn overdue(activity: &Activity, door: &Door, client: Client) -> Closed {
-    let closed = when_overdue(activity, door, client).await;
-    activity.is_given_up.store(true, Ordering::Relaxed);
-    closed
-}
-
-async fn when_overdue(activity: &Activity, door: &Door, client: Client) -> Closed {
     let mut tick = tokio::time::interval(TICK);
     loop {
         tokio::select! {
@@ -277,8 +271,6 @@ struct Activity {
     requests: AtomicUsize,
     /// Whether the client's buffer is full.
     stalled: AtomicBool,
-    /// Whether what is not sent yet shall not be sent.
-    is_given_up: AtomicBool,
 }
 
 impl Activity {
@@ -290,7 +282,6 @@ impl Activity {
             unread: Mutex::default(),
             requests: AtomicUsize::new(0),
             stalled: AtomicBool::new(false),
-            is_given_up: AtomicBool::new(false),
         }
     }
 
@@ -384,15 +375,6 @@ impl Tracked {
         }
         self.activity.stalled.store(result.is_pending(), Ordering::Relaxed);
         result
-    }
-}
-
-impl Drop for Tracked {
-    fn drop(&mut self) {
-        if self.activity.is_given_up.load(Ordering::Relaxed) {
-            // Else the kernel goes on keeping what the client does not take, for minutes.
-            let _ = self.stream.set_zero_linger();
-        }
     }
 }
 

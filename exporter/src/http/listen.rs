@@ -15,6 +15,9 @@ const BACKLOG: i32 = 1024;
 /// What the kernel keeps of what a connection has sent, about twice a request's longest head.
 const RECEIVED_BYTES: usize = 32 << 10;
 
+/// How long the kernel keeps what a client does not take, also once its connection is closed: by itself, for minutes.
+const UNACKNOWLEDGED_MS: u32 = 10_000;
+
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
@@ -148,6 +151,7 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Errno> {
 /// taken waits here, under a bound for all.
 fn bound_buffers(listener: impl AsFd) -> Result<(), Errno> {
     sockopt::set_socket_recv_buffer_size(&listener, RECEIVED_BYTES)?;
+    sockopt::set_tcp_user_timeout(&listener, UNACKNOWLEDGED_MS)?;
     // A kernel without it keeps more.
     let _ = keyhole_os::socket::limit_unsent(&listener);
     Ok(())

@@ -55,7 +55,6 @@ const SOMETIMES_PROVOKED: &[(&str, &str)] = &[
     ("exporter", "sched_yield: a channel's short wait for another thread"),
     ("exporter", "newfstatat: a directory's size, as glibc before 2.39 asks it"),
     ("exporter", "fstat: the same, as glibc asks it from 2.39 on"),
-    ("exporter", "setsockopt: what a client does not take is dropped with its connection"),
     ("exporter", "lseek: back to the start of a cached directory, before Linux 6.2"),
 ];
 
