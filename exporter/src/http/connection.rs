@@ -28,7 +28,7 @@ use tokio_rustls::server::TlsStream;
 use super::Door;
 use super::paths::Peer;
 use super::routes::{App, InFlight};
-use super::turns::{Client, Turns};
+use super::turns::{Client, Paced, Turns};
 use super::web_config::{Guard, H2};
 use crate::lock;
 use crate::self_metrics::handler::Closed;
@@ -40,7 +40,7 @@ const HELD_UP: Duration = Duration::from_secs(10);
 /// How long a connection may lie idle; more than the usual scrape interval, so that Prometheus keeps its own.
 const IDLE: Duration = Duration::from_secs(150);
 /// How long a connection must have been idle to be given up for another: that one may be a probe with a second's time.
-const IDLE_IN_A_CROWD: Duration = Duration::from_millis(100);
+const IDLE_IN_A_CROWD: Duration = Duration::from_millis(200);
 /// How long a client may take for an answer, and how long nothing of it, while others need the room.
 const UNREAD_UNDER_PRESSURE: Duration = Duration::from_secs(2);
 const STALLED_UNDER_PRESSURE: Duration = Duration::from_millis(250);
@@ -155,7 +155,11 @@ impl Connection {
         }
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await.inspect_err(told).ok()?;
         let accept = || hello.into_stream_with(tls, |tls| tls.set_buffer_limit(Some(ENCRYPTED_BYTES)));
-        self.app.handshakes.first_step(self.client, accept).await?.inspect_err(told).ok()
+        // Who waits for a turn does not lie idle.
+        let waiting = self.activity.busy();
+        let turn = self.app.handshakes.turn(self.client).await?;
+        drop(waiting);
+        Paced::first_step(turn, accept).await.inspect_err(told).ok()
     }
 
     async fn talk_http1<S>(self, stream: S, encrypted: bool, stopping: watch::Receiver<bool>)
@@ -290,8 +294,12 @@ impl Activity {
     }
 
     fn request(self: &Arc<Self>) -> Running {
-        self.running.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
+        self.busy()
+    }
+
+    fn busy(self: &Arc<Self>) -> Running {
+        self.running.fetch_add(1, Ordering::Relaxed);
         Running(Arc::clone(self))
     }
 
@@ -337,7 +345,7 @@ impl Activity {
     }
 }
 
-/// A request that is being answered.
+/// A request that is being answered, or a handshake that waits for its turn.
 struct Running(Arc<Activity>);
 
 impl Drop for Running {

@@ -134,7 +134,8 @@ impl Door {
             _ = stopped.wait_for(|stop| *stop) => return,
         };
         if let Ok(Some(_place)) = place {
-            connection::serve(stream, self, peer).await;
+            // On the heap: one that waits for its place takes little.
+            Box::pin(connection::serve(stream, self, peer)).await;
         }
     }
 

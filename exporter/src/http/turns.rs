@@ -190,20 +190,16 @@ impl Paced {
         done
     }
 
-    /// The same for making a future and its first step; what it waits for then is not counted.
-    pub async fn first_step<F: Future + Unpin>(
-        &self,
-        client: Client,
-        start: impl FnOnce() -> F,
-    ) -> Option<F::Output> {
-        let turn = self.turn(client).await?;
+    /// Makes a future and does its first step in a turn, with half a rest, since many may come at once that are all
+    /// right; what it waits for then is not counted.
+    pub async fn first_step<F: Future + Unpin>(turn: Turn, start: impl FnOnce() -> F) -> F::Output {
         let begun = Instant::now();
         let mut work = start();
         let first = poll_fn(|cx| Poll::Ready(Pin::new(&mut work).poll(cx))).await;
-        Self::rest(turn, begun.elapsed());
+        Self::rest(turn, begun.elapsed() / 2);
         match first {
-            Poll::Ready(done) => Some(done),
-            Poll::Pending => Some(work.await),
+            Poll::Ready(done) => done,
+            Poll::Pending => work.await,
         }
     }
 
@@ -315,12 +311,13 @@ mod tests {
     async fn what_a_first_step_waits_for_holds_nobody_up() {
         let paced = Paced::default();
         let (sender, receiver) = oneshot::channel();
-        let waits = paced.first_step(client(1), || receiver);
+        let turn = paced.turn(client(1)).await.unwrap();
+        let waits = Paced::first_step(turn, || receiver);
         let other = async {
             tokio::task::yield_now().await;
             paced.run(client(1), || sender.send(7).unwrap()).await
         };
         let (first, second) = tokio::join!(waits, other);
-        assert_eq!((first, second), (Some(Ok(7)), Some(())));
+        assert_eq!((first, second), (Ok(7), Some(())));
     }
 }
