@@ -48,9 +48,12 @@ const NOT_PROVOKED: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Rows that are provoked now and then: it depends on which thread comes first, on the C library or on the kernel.
+/// Rows that are provoked now and then: it depends on which thread comes first, on the C library, on the kernel or on
+/// the size of the host.
 const SOMETIMES_PROVOKED: &[(&str, &str)] = &[
     ("broker", "futex: two threads wait for the heap they share"),
+    ("files", "mremap: memory for a long list"),
+    ("processes", "mremap: memory for a long list"),
     ("exporter", "futex: a wait for a lock of the C library"),
     ("exporter", "sched_yield: a channel's short wait for another thread"),
     ("exporter", "newfstatat: a directory's size, as glibc before 2.39 asks it"),
