@@ -96,6 +96,7 @@ mod tests {
 
     #[test]
     fn a_socket_that_lingers_is_closed_at_once() {
+        let _tested = crate::signals::TESTED.lock();
         handle().unwrap();
         let closer = Interrupted::new();
         let (stream, _peer) = lingering();

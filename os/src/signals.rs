@@ -46,12 +46,17 @@ pub(crate) fn ignore(signal: libc::c_int) {
     }
 }
 
+/// Held by each test that changes what signals do: they are the whole process' own.
+#[cfg(test)]
+pub(crate) static TESTED: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn signals_that_ask_for_nothing_are_ignored_and_those_that_ask_for_the_end_are_not() {
+        let _tested = TESTED.lock();
         ignore_stray();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:\t")).unwrap();
