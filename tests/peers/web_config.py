@@ -267,7 +267,7 @@ def users(web, pki, ours):
     web.put(web_yml=USERS.replace("$04$", "$10$"))
     check(f"{name} starts with a costly hash", web.start(), "serves")
     refused = []
-    guesses = [threading.Thread(target=lambda n=n: refused.append(web.status(user=f"prometheus:{n}"))) for n in range(40)]
+    guesses = [threading.Thread(target=lambda n=n: refused.append(web.status(user=f"prometheus:{n}"))) for n in range(100)]
     for guess in guesses:
         guess.start()
     time.sleep(0.3)
