@@ -42,6 +42,21 @@ pub fn names(component: &str) -> Vec<String> {
     choices.split(',').flat_map(with_tails).collect()
 }
 
+/// A component of a pattern, ready to be followed many times.
+#[derive(Debug)]
+pub struct Component {
+    /// As it stands in the pattern.
+    pub text: &'static str,
+    /// The names that it stands for; none of a component with wildcards.
+    pub names: Vec<String>,
+}
+
+/// The components of a pattern, from the root down.
+pub fn components(pattern: &'static str) -> Vec<Component> {
+    let component = |text| Component { text, names: if is_wild(text) { Vec::new() } else { names(text) } };
+    pattern.split('/').map(component).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

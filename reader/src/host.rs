@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use keyhole_policy::pattern::is_wild;
+use keyhole_policy::pattern::{Component, components, is_wild};
 use keyhole_policy::pipes::Change;
 use keyhole_policy::{AccessLevel, Class, Outcome, Query, Root, Row, Source};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, stat, statat};
@@ -141,7 +141,7 @@ pub enum Opened {
     /// Files that were opened once, before the seal.
     Fixed(Vec<Fixed>),
     /// Found by name each time.
-    Below(Cache),
+    Below(Vec<Component>, Cache),
     /// The anchors' own descriptors serve.
     Anchors,
     /// The host's mountinfo, for the mount points below the host root.
@@ -311,7 +311,9 @@ fn open_source(row: &Row, source: &Source, roots: &Roots) -> Opened {
             }
             Opened::Fixed(files)
         }
-        Root::Sys | Root::Udev | Root::Processes => Opened::Below(Cache::default()),
+        Root::Sys | Root::Udev | Root::Processes => {
+            Opened::Below(components(source.pattern), Cache::default())
+        }
     }
 }
 
@@ -324,7 +326,7 @@ fn procfs_names(roots: &Roots, source: &Source, limit: usize) -> Vec<Vec<u8>> {
         });
         Ok(dir.and_then(|dir| entries(dir.as_fd())).unwrap_or_default().0)
     };
-    let components: Vec<&str> = source.pattern.split('/').collect();
+    let components = components(source.pattern);
     let (root, mut found) = (source.root.name().into(), Vec::new());
     match walk(root, 0, &components, limit, &mut list, &mut found) {
         Ok(()) | Err(_) => found.into_iter().map(|(name, _)| name).collect(),

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use keyhole_policy::pattern::{is_wild, matches, names};
+use keyhole_policy::pattern::{Component, matches};
 use keyhole_policy::pipes::{CHUNK_BYTES, SLOTS_PER_CLASS};
 use keyhole_policy::{Kind, Outcome, Root, Row, Source};
 use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatFs, fstatfs, openat, readlinkat, statat};
@@ -122,7 +122,7 @@ impl Read<'_, '_> {
     pub fn source(&mut self, source: &Source, opened: &mut Opened) -> Flow {
         match opened {
             Opened::Fixed(files) => files.iter_mut().try_for_each(|file| self.fixed(file)),
-            Opened::Below(cache) => self.below(source, cache),
+            Opened::Below(components, cache) => self.below(source, components, cache),
             Opened::Anchors => {
                 let roots = self.roots;
                 roots.anchors.iter().try_for_each(|(path, dir)| {
@@ -146,19 +146,20 @@ impl Read<'_, '_> {
     }
 
     /// Follows a pattern by what its first wildcard or choice of directories stands for: a device, most often.
-    fn below(&mut self, source: &Source, cache: &mut Cache) -> Flow {
+    fn below(&mut self, source: &Source, components: &[Component], cache: &mut Cache) -> Flow {
         cache.round += 1;
-        let components: Vec<&str> = source.pattern.split('/').collect();
         let is_device = |at: &usize| {
-            is_wild(components[*at]) || (components[*at].contains('{') && at + 1 < components.len())
+            let names = components[*at].names.len();
+            names == 0 || (names > 1 && at + 1 < components.len())
         };
         let root = source.root.name();
         let Some(at) = (0..components.len()).find(is_device) else {
-            return self.device(source, cache, root.as_bytes(), 0, &components);
+            return self.device(source, cache, root.as_bytes(), 0, components);
         };
-        let dir = [&[root], &components[..at]].concat().join("/").into_bytes();
+        let above = components[..at].iter().map(|component| component.text.as_bytes());
+        let dir = above.fold(root.as_bytes().to_vec(), |dir, name| join(&dir, name));
         for (name, inode) in self.list(source, &dir)?.iter() {
-            if matches(components[at].as_bytes(), name) {
+            if matches(components[at].text.as_bytes(), name) {
                 self.device(source, cache, &join(&dir, name), *inode, &components[at + 1..])?;
             }
         }
@@ -167,7 +168,14 @@ impl Read<'_, '_> {
     }
 
     /// Reads what the rest of a pattern leads to below a device, unless it had nothing of that a few reads ago.
-    fn device(&mut self, source: &Source, cache: &mut Cache, name: &[u8], inode: u64, rest: &[&str]) -> Flow {
+    fn device(
+        &mut self,
+        source: &Source,
+        cache: &mut Cache,
+        name: &[u8],
+        inode: u64,
+        rest: &[Component],
+    ) -> Flow {
         let round = cache.round;
         // udev replaces its files by renaming, and processes come and go: only what is below sysfs is cached.
         let cached = if source.root == Root::Sys { cache.device(name, inode) } else { None };
@@ -508,7 +516,7 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 pub fn walk(
     name: Vec<u8>,
     inodes: u64,
-    components: &[&str],
+    components: &[Component],
     limit: usize,
     list: &mut dyn FnMut(&[u8]) -> Entries,
     found: &mut Vec<Entry>,
@@ -517,14 +525,15 @@ pub fn walk(
         found.extend((found.len() < limit).then_some((name, inodes)));
         return Ok(());
     };
-    if is_wild(component) {
+    if component.names.is_empty() {
         let listed = list(&name)?;
-        let mut entries = listed.iter().filter(|(entry, _)| matches(component.as_bytes(), entry));
+        let mut entries = listed.iter().filter(|(entry, _)| matches(component.text.as_bytes(), entry));
         return entries.try_for_each(|(entry, inode)| {
             walk(join(&name, entry), inodes.rotate_left(32) ^ inode, rest, limit, list, found)
         });
     }
-    names(component)
+    component
+        .names
         .iter()
         .try_for_each(|fixed| walk(join(&name, fixed.as_bytes()), inodes, rest, limit, list, found))
 }
