@@ -13,10 +13,6 @@ use crate::snapshot::Snapshot;
 
 /// How many scrapes are kept: an hour's, for who scrapes once a minute.
 pub const SCRAPES: usize = 60;
-/// Memory is given back after this scrape: the first ones run code that no later one does.
-const WARM: u64 = 4;
-/// And after every so many, of what was run now and then: the page, a handshake, a failure.
-const TIDY_INTERVAL: u64 = 256;
 /// Bytes of an error that are kept.
 const ERROR_BYTES: usize = 400;
 
@@ -31,8 +27,6 @@ pub struct Kept {
     pub scrapes: VecDeque<Past>,
     /// The last run of each collector that ever ran, by its name.
     pub collectors: BTreeMap<&'static str, LastRun>,
-    /// How many scrapes gave metrics.
-    given: u64,
 }
 
 /// A scrape that has ended.
@@ -112,12 +106,6 @@ impl History {
             kept.collectors.insert(run.name, last);
         }
         kept.add(Past { ended: now, duration: now - begun, outcome: Ok(given) });
-        kept.given += 1;
-        let is_due = kept.given == WARM || kept.given.is_multiple_of(TIDY_INTERVAL);
-        drop(kept);
-        if is_due {
-            keyhole_os::memory::give_back();
-        }
     }
 
     /// Takes note of a scrape that began at `begun` and gave nothing.

@@ -329,6 +329,14 @@ impl Options {
         }
     }
 
+    /// A flag's limit, of which 0 means none.
+    pub fn limit(&self, flag: &str) -> usize {
+        match self.number(flag) {
+            0 => usize::MAX,
+            limit => usize::try_from(limit).unwrap_or(usize::MAX),
+        }
+    }
+
     /// A flag's duration.
     pub fn duration(&self, flag: &str) -> std::time::Duration {
         match self.values.get(flag) {

@@ -5,6 +5,7 @@
 //! one read of everything, which is at most a second old (`docs/adr/0008-who-waits-for-whom.md`).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -49,6 +50,10 @@ const OWN_READS: RateLimit = RateLimit { interval: Duration::from_millis(200), b
 const KEPT_FOR: Duration = Duration::from_secs(1);
 /// How long a read is kept after the last selection that would have been answered from it.
 const WANTED_FOR: Duration = Duration::from_secs(2);
+/// Memory is given back after this scrape: the first ones run code that no later one does.
+const WARM: u64 = 4;
+/// And after every so many, of what was run now and then: the page, a handshake, a failure.
+const TIDY_INTERVAL: u64 = 256;
 /// The largest read that is kept.
 const KEPT_BYTES: u64 = 16 << 20;
 
@@ -84,6 +89,8 @@ pub struct Scraper {
     /// Queries that the broker's flags leave out, once the log has named them.
     left_out: Mutex<HashSet<Query>>,
     outage: Mutex<Option<Outage>>,
+    /// How many scrapes were rendered.
+    rendered: AtomicU64,
 }
 
 /// Scrapes that fail, one after the other.
@@ -250,6 +257,7 @@ impl Scraper {
             limits_told: Told::default(),
             left_out: Mutex::default(),
             outage: Mutex::default(),
+            rendered: AtomicU64::new(0),
         })
     }
 
@@ -345,9 +353,7 @@ impl Scraper {
         deadline: Instant,
     ) -> Result<Running, ScrapeError> {
         if self.is_whole(selection) {
-            return Ok(self.spawn(selection, deadline, |scraper, whole, ends| async move {
-                scraper.scrape_all(&whole, ends).await
-            }));
+            return Ok(self.start_whole(deadline));
         }
         let has_own_read =
             self.own_read.available_permits() > 0 && lock(&self.own_reads).take(Instant::now());
@@ -355,26 +361,27 @@ impl Scraper {
             true => None,
             false => Some(self.kept(deadline).await?),
         };
-        Ok(self.spawn(selection, deadline, move |scraper, selection, ends| async move {
-            scraper.scrape_some(client, &selection, gathered, ends).await
-        }))
+        let (scraper, chosen) = (Arc::clone(self), self.chosen(selection));
+        let scrape = async move { scraper.scrape_some(client, &chosen, gathered, deadline).await };
+        Ok(self.spawn(selection.clone(), deadline, scrape))
+    }
+
+    fn start_whole(self: &Arc<Self>, deadline: Instant) -> Running {
+        let scraper = Arc::clone(self);
+        self.spawn(self.whole(), deadline, async move { scraper.scrape_all(deadline).await })
     }
 
     /// Runs a scrape that whoever wants the same can wait for.
-    fn spawn<F>(
+    fn spawn(
         self: &Arc<Self>,
-        selection: &Selection,
+        selection: Selection,
         deadline: Instant,
-        scrape: impl FnOnce(Arc<Self>, Selection, Instant) -> F,
-    ) -> Running
-    where
-        F: Future<Output = Result<Scrape, ScrapeError>> + Send + 'static,
-    {
+        scrape: impl Future<Output = Result<Scrape, ScrapeError>> + Send + 'static,
+    ) -> Running {
         let (sender, receiver) = watch::channel(None);
         let running = Running { scrape: receiver, ends: deadline };
         lock(&self.running).insert(selection.clone(), running.clone());
-        let entry = Entry { scraper: Arc::clone(self), selection: selection.clone(), ends: deadline };
-        let scrape = scrape(Arc::clone(self), selection.clone(), deadline);
+        let entry = Entry { scraper: Arc::clone(self), selection, ends: deadline };
         tokio::spawn(async move {
             let scrape = scrape.await;
             drop(entry);
@@ -398,12 +405,8 @@ impl Scraper {
         if let Some(read) = fresh() {
             return Ok(read);
         }
-        let whole = self.whole();
-        let running = self.running(&whole, needed(deadline)).unwrap_or_else(|| {
-            self.spawn(&whole, deadline, |scraper, whole, ends| async move {
-                scraper.scrape_all(&whole, ends).await
-            })
-        });
+        let under_way = self.running(&self.whole(), needed(deadline));
+        let running = under_way.unwrap_or_else(|| self.start_whole(deadline));
         match finished(running, deadline).await.as_ref() {
             Ok(_) => fresh().ok_or(ScrapeError::Busy),
             Err(error) => Err(error.clone()),
@@ -411,41 +414,40 @@ impl Scraper {
     }
 
     /// A scrape of all collectors. Nothing that is done for others comes before it.
-    async fn scrape_all(&self, whole: &Selection, deadline: Instant) -> Result<Scrape, ScrapeError> {
+    async fn scrape_all(&self, deadline: Instant) -> Result<Scrape, ScrapeError> {
         timeout_at(deadline, self.unread.room_for_whole()).await.map_err(|_| ScrapeError::Unread)?;
-        let collectors = self.chosen(whole);
-        let queries = collector::queries(&collectors, &self.options);
+        let collectors = &self.enabled;
+        let queries = collector::queries(collectors, &self.options);
         let begun = Instant::now();
         // Until it is rendered: of answers as large as a broker can make them there are never many.
         let _turn = self.turn(deadline).await?;
         let read_at = Instant::now();
-        let gathered = self.gather(&collectors, &queries, begun, deadline).await?;
+        let gathered = self.gather(collectors, &queries, begun, deadline).await?;
         let mut kept = lock(&self.kept);
         kept.read = match kept.wanted.is_some_and(|wanted| read_at.duration_since(wanted) < WANTED_FOR) {
             true if gathered.snapshot.bytes() <= KEPT_BYTES => Some((read_at, gathered.clone())),
             _ => None,
         };
         drop(kept);
-        Ok(self.render(&collectors, &queries, &gathered, begun))
+        Ok(self.render(collectors, &queries, &gathered, begun))
     }
 
     /// A scrape of some collectors: from what was gathered for all of them, or with a read of its own.
     async fn scrape_some(
         &self,
         client: Client,
-        selection: &Selection,
+        collectors: &[&'static Collector],
         gathered: Option<Gathered>,
         deadline: Instant,
     ) -> Result<Scrape, ScrapeError> {
-        let collectors = self.chosen(selection);
-        let queries = collector::queries(&collectors, &self.options);
+        let queries = collector::queries(collectors, &self.options);
         let begun = Instant::now();
         let (gathered, _own_read): (_, Option<SemaphorePermit<'_>>) = match gathered {
             Some(gathered) => (gathered, None),
             None => {
                 let own = timeout_at(deadline, self.own_read.acquire()).await.ok().and_then(Result::ok);
                 let _turn = self.turn(deadline).await?;
-                (self.gather(&collectors, &queries, begun, deadline).await?, own)
+                (self.gather(collectors, &queries, begun, deadline).await?, own)
             }
         };
         let turn = async {
@@ -458,7 +460,7 @@ impl Scraper {
             }
         };
         match timeout_at(deadline, turn).await {
-            Ok(Some(turn)) => Ok(Paced::work(turn, || self.render(&collectors, &queries, &gathered, begun))),
+            Ok(Some(turn)) => Ok(Paced::work(turn, || self.render(collectors, &queries, &gathered, begun))),
             _ if self.unread.is_full() => Err(ScrapeError::Unread),
             _ => Err(ScrapeError::Busy),
         }
@@ -521,10 +523,7 @@ impl Scraper {
         if own_metrics {
             self.process.add(&mut out);
         }
-        let limit = match self.options.number("collector.series-limit") {
-            0 => usize::MAX,
-            limit => usize::try_from(limit).unwrap_or(usize::MAX),
-        };
+        let limit = self.options.limit("collector.series-limit");
         let own = self.own.now();
         let context = Context { snapshot, options: &self.options, own: &own };
         let runs = collector::run(collectors, &context, limit, &mut out);
@@ -539,6 +538,7 @@ impl Scraper {
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);
         self.history.scraped(begun, snapshot, &runs);
+        self.tidy();
         let text = Encoded { plain: OnceLock::from(self.unread.page(text)), compressed: OnceLock::new() };
         let timed_out =
             |query: &Query| snapshot.report(*query).is_some_and(|report| report.outcome == Outcome::TimedOut);
@@ -550,6 +550,14 @@ impl Scraper {
             exposition: out,
             text,
             protobuf: Encoded::default(),
+        }
+    }
+
+    /// Gives memory back now and then that no later scrape needs.
+    fn tidy(&self) {
+        let rendered = self.rendered.fetch_add(1, Ordering::Relaxed) + 1;
+        if rendered == WARM || rendered.is_multiple_of(TIDY_INTERVAL) {
+            keyhole_os::memory::give_back();
         }
     }
 

@@ -1,5 +1,7 @@
 //! The real program: captures and their replay, mistakes on the command line, logs and a stop.
 
+#[path = "../../tests/common/stray.rs"]
+mod stray;
 mod support;
 
 use std::path::Path;
@@ -442,19 +444,7 @@ fn signals_that_ask_for_nothing_end_nothing_and_those_that_ask_for_the_end_do() 
     use rustix::process::Signal;
     let server = || server_with_log(std::process::Stdio::null());
     let (mut child, address) = server();
-    for stray in [
-        Signal::USR1,
-        Signal::USR2,
-        Signal::ALARM,
-        Signal::VTALARM,
-        Signal::PROF,
-        Signal::PIPE,
-        Signal::XFSZ,
-        Signal::IO,
-        Signal::POWER,
-        Signal::TTIN,
-        Signal::TTOU,
-    ] {
+    for stray in stray::STRAY {
         signal(&child, stray);
         assert!(get(&address, "/-/healthy").starts_with("HTTP/1.1 200"), "{stray:?}");
     }

@@ -7,6 +7,7 @@ use keyhole_proto::v1::{Outcome, Query, ReaderClass};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::stage::*;
+use crate::stray::STRAY;
 
 fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
@@ -80,19 +81,7 @@ fn signals_that_ask_for_nothing_end_no_process() {
     let stage = Stage::new();
     let mut broker = stage.start(&["--log.level=info"]);
     let processes = broker.processes();
-    for signal in [
-        Signal::USR1,
-        Signal::USR2,
-        Signal::ALARM,
-        Signal::VTALARM,
-        Signal::PROF,
-        Signal::PIPE,
-        Signal::XFSZ,
-        Signal::IO,
-        Signal::POWER,
-        Signal::TTIN,
-        Signal::TTOU,
-    ] {
+    for signal in STRAY {
         for pid in &processes {
             kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), signal).unwrap();
         }

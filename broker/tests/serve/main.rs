@@ -15,3 +15,5 @@ mod passed;
 mod probe;
 mod stage;
 mod start;
+#[path = "../../../tests/common/stray.rs"]
+mod stray;

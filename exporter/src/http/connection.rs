@@ -26,7 +26,7 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Door;
-use super::paths::Peer;
+use super::paths::{self, Peer};
 use super::routes::{App, InFlight};
 use super::turns::{Client, Paced, Turns};
 use super::web_config::{Guard, H2};
@@ -210,11 +210,12 @@ impl Connection {
 
     async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let running = self.activity.request();
-        request.extensions_mut().insert(self.client);
         request.extensions_mut().insert(self.peer);
-        let answer = match &self.app.guard {
-            Some(guard) => guard.answer(&self.app, &request).await,
-            None => self.app.answer(&request).await,
+        let answer = match (paths::refuse(&request), &self.app.guard) {
+            // Before the password: what is no request has none.
+            (Some(refusal), _) => refusal,
+            (None, Some(guard)) => guard.answer(&self.app, &request).await,
+            (None, None) => self.app.answer(&request).await,
         };
         if self.places.are_short() && self.places.has_its_share(self.client) {
             self.leave.notify_one();

@@ -37,7 +37,7 @@ const BACK_OFF: Duration = Duration::from_millis(200);
 /// How often connections are asked to give way while others need what they hold.
 const PRESSURE: Duration = Duration::from_millis(25);
 /// How long a connection may wait for a place.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PLACE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Accepts on every listener until `stop` is done, then finishes what is under way.
 pub async fn serve(
@@ -130,7 +130,7 @@ impl Door {
             self.places.wait(client).await
         };
         let place = tokio::select! {
-            place = tokio::time::timeout(PATIENCE, place) => place,
+            place = tokio::time::timeout(PLACE_TIMEOUT, place) => place,
             _ = stopped.wait_for(|stop| *stop) => return,
         };
         if let Ok(Some(_place)) = place {

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use super::page::Page;
-use super::paths::{self, Place};
+use super::paths::{self, Peer, Place};
 use super::query::{self, Parameters};
 use super::turns::{Client, Paced};
 use super::web_config::Guard;
@@ -71,10 +71,7 @@ impl App {
     /// Pages by the flags.
     pub fn new(scraper: Arc<Scraper>, options: &Options) -> Self {
         let max_requests = usize::try_from(options.number("web.max-requests")).unwrap_or(usize::MAX);
-        let permits = match max_requests {
-            0 => Semaphore::MAX_PERMITS,
-            limit => limit.min(Semaphore::MAX_PERMITS),
-        };
+        let permits = options.limit("web.max-requests").min(Semaphore::MAX_PERMITS);
         let path = options.text("web.telemetry-path");
         Self {
             scraper,
@@ -109,9 +106,6 @@ impl App {
 
     /// Answers one request; nothing of its body is read.
     pub async fn answer<B>(&self, request: &Request<B>) -> Answer {
-        if let Some(refusal) = paths::refuse(request) {
-            return refusal;
-        }
         let pages = [self.telemetry_path.as_str(), "/", "/-/healthy", "/-/ready"];
         let path = match paths::place(request, pages) {
             Place::Page(path) => path,
@@ -156,7 +150,7 @@ impl App {
             return text(StatusCode::SERVICE_UNAVAILABLE, &reason);
         }
         let in_flight = Arc::new(InFlight::new(&handler.in_flight, permit));
-        let client = request.extensions().get().copied().unwrap_or(Client::NOBODY);
+        let client = request.extensions().get::<Peer>().map_or(Client::NOBODY, |peer| peer.0.into());
         let deadline = self.deadline(request);
         let shared = self.scraper.scrape(client, selection, deadline).await;
         let failed = |error: &ScrapeError| {

@@ -77,7 +77,7 @@ impl Turns {
         let given = {
             let mut state = lock(&self.state);
             if state.held < self.limit {
-                state.give(client);
+                state.grant(client);
                 return Some(Turn { turns: Arc::clone(self), client });
             }
             let (sender, receiver) = oneshot::channel();
@@ -122,7 +122,7 @@ impl Turns {
 }
 
 impl State {
-    fn give(&mut self, client: Client) {
+    fn grant(&mut self, client: Client) {
         self.held += 1;
         self.time += 1;
         let queue = self.clients.entry(client).or_default();
@@ -150,7 +150,7 @@ impl State {
         let (client, queue) = waiting.min_by_key(|(_, queue)| (queue.held, queue.last, since(queue)))?;
         let (client, (_, sender)) = (*client, queue.waiting.pop_front()?);
         self.waiting -= 1;
-        self.give(client);
+        self.grant(client);
         Some((client, sender))
     }
 }
@@ -161,7 +161,8 @@ impl Drop for Turn {
     }
 }
 
-/// Work that takes CPU time and that anyone can cause: one piece at a time, and a rest after each as long as it took. At least half of the time is left for what Prometheus is waiting for.
+/// Work that takes CPU time and that anyone can cause: one piece at a time, and a pause after each as long as it took. At
+/// least half of the time is left for what Prometheus is waiting for.
 #[derive(Debug)]
 pub struct Paced(Arc<Turns>);
 

@@ -77,8 +77,7 @@ impl Choice {
 
     /// Everything that `options` switch on, in the text format: what a scrape would give.
     pub(in super::super) fn exposition(options: &Options) -> Result<Self, Failure> {
-        let limit = usize::try_from(options.number("collector.series-limit")).unwrap_or(usize::MAX);
-        let series_limit = Some(if limit == 0 { usize::MAX } else { limit });
+        let series_limit = Some(options.limit("collector.series-limit"));
         Ok(Self { format: Format::Prom, series_limit, ..Self::new(&[], options)? })
     }
 

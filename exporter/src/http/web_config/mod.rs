@@ -23,7 +23,7 @@ use rustix::fs::OFlags;
 use rustls::ServerConfig;
 use tokio::time::Instant;
 
-use super::paths::{self, Peer};
+use super::paths::Peer;
 use super::routes::{self, Answer, App};
 use crate::lock;
 use auth::{Checker, Credentials, Rules, Verdict};
@@ -146,10 +146,6 @@ impl Guard {
 
     /// Answers a request that may be answered, and sets the file's headers.
     pub(super) async fn answer<B>(&self, app: &App, request: &Request<B>) -> Answer {
-        // Before the password: what is no request has none.
-        if let Some(refusal) = paths::refuse(request) {
-            return refusal;
-        }
         let Ok(config) = self.config().inspect_err(|error| self.tell(Some(error))) else {
             return routes::text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
         };
