@@ -104,10 +104,9 @@ def cases(short):
             yield Case(row.name, title, [(row.name, over, row.connections // len(group)) for over in group], row.page, row.users)
     yield Case("broker away", "HTTP/1", [])
     for title, protocols in (("HTTP/1", ["http"]), (BOTH, ["https", "h2"])):
-        # A sixteenth of each: not quite the thousand connections that the exporter keeps open. Beyond those the kernel's queue
-        # is one for all addresses.
+        # An eighth of each: together well over the thousand connections that the exporter keeps open.
         parts = [
-            (row.name, over, max(8, row.connections // 16))
+            (row.name, over, max(8, row.connections // 8))
             for row in ATTACKS for over in row.over.split() if over in protocols and not row.users
         ]
         yield Case("all together", title, parts, "large")

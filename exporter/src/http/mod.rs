@@ -22,11 +22,12 @@ pub use turns::{Client, Paced};
 
 pub(crate) use web_config::{Bucket, RateLimit};
 
+use crate::self_metrics::handler::Closed;
 use turns::Turns;
 
 /// Connections served at once.
 const CONNECTIONS: usize = 256;
-/// Connections that are open at once: the rest waits for a place.
+/// Connections that are open at once, those that wait for a place with them.
 const OPEN: usize = 1024;
 /// Descriptors kept back from connections: the broker, textfiles, the runtime and what was inherited.
 const OTHER_DESCRIPTORS: u64 = 32;
@@ -47,10 +48,13 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let (stopping, stopped) = watch::channel(false);
     let open = open();
+    let places = CONNECTIONS.min(open.div_ceil(2));
+    // One below what may be open: the next is accepted, and only then it is seen whose is one too many.
+    let may_wait = (open - places).saturating_sub(1);
     let door = Door {
         app,
         open: Arc::new(Semaphore::new(open)),
-        places: Turns::new(CONNECTIONS.min(open)),
+        places: Turns::new(places, may_wait),
         pressure: Arc::default(),
         stopped,
     };
@@ -133,9 +137,10 @@ impl Door {
             place = tokio::time::timeout(PLACE_TIMEOUT, place) => place,
             _ = stopped.wait_for(|stop| *stop) => return,
         };
-        if let Ok(Some(_place)) = place {
+        match place {
             // On the heap: one that waits for its place takes little.
-            Box::pin(connection::serve(stream, self, peer)).await;
+            Ok(Some(_place)) => Box::pin(connection::serve(stream, self, peer)).await,
+            Ok(None) | Err(_) => self.app.handler().closed(Closed::Crowded),
         }
     }
 

@@ -35,10 +35,13 @@ impl From<SocketAddr> for Client {
 }
 
 /// So many turns at once. The next goes to the client that holds the fewest, then to the one that was served longest
-/// ago, then to the one that has waited longest; a client's own wait in order.
+/// ago, then to the one that has waited longest. Among a client's own, the oldest and the newest take turns: who shares
+/// an address with a crowd that waits is not behind all of it, and nobody waits for ever. Of those who wait beyond a
+/// limit, the newest of the client that holds and waits for the most is turned away.
 #[derive(Debug)]
 pub struct Turns {
     limit: usize,
+    may_wait: usize,
     state: Mutex<State>,
 }
 
@@ -56,6 +59,7 @@ struct State {
 struct Queue {
     held: usize,
     last: u64,
+    newest_is_next: bool,
     waiting: VecDeque<(u64, oneshot::Sender<Turn>)>,
 }
 
@@ -67,12 +71,12 @@ pub struct Turn {
 }
 
 impl Turns {
-    /// At most `limit` at once.
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, state: Mutex::default() })
+    /// At most `limit` at once, while at most `may_wait` wait.
+    pub fn new(limit: usize, may_wait: usize) -> Arc<Self> {
+        Arc::new(Self { limit, may_wait, state: Mutex::default() })
     }
 
-    /// Waits for a turn.
+    /// Waits for a turn; none for who is turned away.
     pub async fn wait(self: &Arc<Self>, client: Client) -> Option<Turn> {
         let given = {
             let mut state = lock(&self.state);
@@ -85,6 +89,9 @@ impl Turns {
             state.time += 1;
             let now = state.time;
             state.clients.entry(client).or_default().waiting.push_back((now, sender));
+            if state.waiting > self.may_wait {
+                state.turn_away();
+            }
             receiver
         };
         given.await.ok()
@@ -144,11 +151,21 @@ impl State {
         });
     }
 
+    fn turn_away(&mut self) {
+        let waiting = self.clients.values_mut().filter(|queue| !queue.waiting.is_empty());
+        if let Some(queue) = waiting.max_by_key(|queue| (queue.held + queue.waiting.len(), queue.last)) {
+            queue.waiting.pop_back();
+            self.waiting -= 1;
+        }
+    }
+
     fn next(&mut self) -> Option<(Client, oneshot::Sender<Turn>)> {
         let since = |queue: &Queue| queue.waiting.front().map(|(since, _)| *since);
         let waiting = self.clients.iter_mut().filter(|(_, queue)| !queue.waiting.is_empty());
         let (client, queue) = waiting.min_by_key(|(_, queue)| (queue.held, queue.last, since(queue)))?;
-        let (client, (_, sender)) = (*client, queue.waiting.pop_front()?);
+        let of_it = if queue.newest_is_next { queue.waiting.pop_back() } else { queue.waiting.pop_front() };
+        queue.newest_is_next = !queue.newest_is_next;
+        let (client, (_, sender)) = (*client, of_it?);
         self.waiting -= 1;
         self.grant(client);
         Some((client, sender))
@@ -168,7 +185,7 @@ pub struct Paced(Arc<Turns>);
 
 impl Default for Paced {
     fn default() -> Self {
-        Self(Turns::new(1))
+        Self(Turns::new(1, usize::MAX))
     }
 }
 
@@ -251,7 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newcomer_is_not_behind_the_many_of_another() {
-        let turns = Turns::new(1);
+        let turns = Turns::new(1, 100);
         let first = turns.wait(client(1)).await.unwrap();
         let waits = [[client(1); 20].as_slice(), &[client(2), client(3), client(2)]].concat();
         let (order, ()) = tokio::join!(order(&turns, &waits), async {
@@ -266,8 +283,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_one_client_the_oldest_and_the_newest_take_turns() {
+        let turns = Turns::new(1, 100);
+        let first = turns.wait(client(1)).await.unwrap();
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        for number in 0..5 {
+            let (turns, sender) = (Arc::clone(&turns), sender.clone());
+            tokio::spawn(async move {
+                let _turn = turns.wait(client(1)).await;
+                sender.send(number).unwrap();
+            });
+            tokio::task::yield_now().await;
+        }
+        drop((first, sender));
+        let mut order = Vec::new();
+        while let Some(number) = receiver.recv().await {
+            order.push(number);
+        }
+        assert_eq!(order, [0, 4, 1, 3, 2]);
+    }
+
+    #[tokio::test]
     async fn who_gave_up_waiting_loses_nobody_a_turn() {
-        let turns = Turns::new(1);
+        let turns = Turns::new(1, 100);
         let first = turns.wait(client(1)).await.unwrap();
         for _ in 0..3 {
             assert!(tokio::time::timeout(Duration::from_millis(1), turns.wait(client(2))).await.is_err());
@@ -280,8 +318,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn beyond_the_limit_the_newest_of_who_wants_the_most_is_turned_away() {
+        let turns = Turns::new(1, 3);
+        let first = turns.wait(client(1)).await.unwrap();
+        let waits = [1, 1, 2, 1, 3, 2, 4].map(|last| {
+            let turns = Arc::clone(&turns);
+            tokio::spawn(async move { turns.wait(client(last)).await.is_some() })
+        });
+        while lock(&turns.state).time < 8 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(lock(&turns.state).waiting, 3);
+        drop(first);
+        let mut served = Vec::new();
+        for wait in waits {
+            served.push(wait.await.unwrap());
+        }
+        // In the order in which they are turned away: 1 with three, with two, with one and its turn; then 2 with two.
+        assert_eq!(served, [false, false, true, false, true, false, true]);
+        assert!(lock(&turns.state).clients.is_empty() && !turns.are_short());
+    }
+
+    #[tokio::test]
     async fn a_share_is_a_part_of_all_by_the_clients_there_are() {
-        let turns = Turns::new(4);
+        let turns = Turns::new(4, 0);
         let mut held = Vec::new();
         for last in [1, 1, 1, 2] {
             held.push(turns.wait(client(last)).await.unwrap());
