@@ -35,6 +35,8 @@ const OTHER_DESCRIPTORS: u64 = 32;
 const STOP: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error that will not pass by itself, such as EMFILE.
 const BACK_OFF: Duration = Duration::from_millis(200);
+/// How long accepting rests while all that may be open are: who is turned away and comes back at once costs little.
+const FULL: Duration = Duration::from_millis(1);
 /// How often connections are asked to give way while others need what they hold.
 const PRESSURE: Duration = Duration::from_millis(25);
 /// How long a connection may wait for a place.
@@ -120,6 +122,9 @@ impl Door {
                 door.serve(stream, peer).await;
                 drop(open);
             });
+            if self.open.available_permits() == 0 {
+                tokio::time::sleep(FULL).await;
+            }
         }
     }
 

@@ -36,8 +36,8 @@ impl From<SocketAddr> for Client {
 
 /// So many turns at once. The next goes to the client that holds the fewest, then to the one that was served longest
 /// ago, then to the one that has waited longest. Among a client's own, the oldest and the newest take turns: who shares
-/// an address with a crowd that waits is not behind all of it, and nobody waits for ever. Of those who wait beyond a
-/// limit, the newest of the client that holds and waits for the most is turned away.
+/// an address with a crowd that waits is not behind all of it, and nobody waits for ever. When more wait than may, the
+/// oldest of the client that holds and waits for the most is turned away.
 #[derive(Debug)]
 pub struct Turns {
     limit: usize,
@@ -154,7 +154,7 @@ impl State {
     fn turn_away(&mut self) {
         let waiting = self.clients.values_mut().filter(|queue| !queue.waiting.is_empty());
         if let Some(queue) = waiting.max_by_key(|queue| (queue.held + queue.waiting.len(), queue.last)) {
-            queue.waiting.pop_back();
+            queue.waiting.pop_front();
             self.waiting -= 1;
         }
     }
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn beyond_the_limit_the_newest_of_who_wants_the_most_is_turned_away() {
+    async fn beyond_the_limit_the_oldest_of_who_wants_the_most_is_turned_away() {
         let turns = Turns::new(1, 3);
         let first = turns.wait(client(1)).await.unwrap();
         let waits = [1, 1, 2, 1, 3, 2, 4].map(|last| {
@@ -335,7 +335,7 @@ mod tests {
             served.push(wait.await.unwrap());
         }
         // In the order in which they are turned away: 1 with three, with two, with one and its turn; then 2 with two.
-        assert_eq!(served, [false, false, true, false, true, false, true]);
+        assert_eq!(served, [false, false, false, false, true, true, true]);
         assert!(lock(&turns.state).clients.is_empty() && !turns.are_short());
     }
 
