@@ -287,7 +287,7 @@ impl Scraper {
         Ok(Selection(chosen.map(|(at, _)| at).collect()))
     }
 
-    /// The collectors that a scrape runs unless it is logged otherwise.
+    /// The collectors that a scrape runs unless a request names others.
     pub fn collectors(&self) -> &[&'static Collector] {
         &self.enabled
     }
@@ -297,7 +297,7 @@ impl Scraper {
         &self.layers
     }
 
-    /// The node's name, as this process was logged.
+    /// The node's name, as this process was given it.
     pub fn node_name(&self) -> String {
         self.own.nodes_name()
     }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 /// Unread bytes from which on no other page is made for a selection.
 const SELECTION_LIMIT: usize = 6 << 20;
-/// The same for pages of everything: higher, so that selections alone never keep them from being made.
+/// The same for pages of everything: higher, so that selections do not keep them from being made.
 const WHOLE_LIMIT: usize = 12 << 20;
 
 /// How often a page that waits for room looks whether there is some.

@@ -230,7 +230,7 @@ mod tests {
         assert_ne!(client(7), client(8));
     }
 
-    /// Clients whose turn comes, in order, while each turn is granted back at once.
+    /// Clients whose turn comes, in order, while each turn is released at once.
     async fn order(turns: &Arc<Turns>, waiting: &[Client]) -> Vec<Client> {
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         for &client in waiting {
