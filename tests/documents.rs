@@ -262,7 +262,7 @@ A file whose read takes longer than 2 s is left to the reader that is stuck in i
 the rest of its query: the file then has errno 115 (`EINPROGRESS`). A query that cannot be repeated ends as
 `OUTCOME_TIMED_OUT`, and one of a class that has no reader left as `OUTCOME_STUCK`.
 
-With [grpcurl](https://github.com/fullstorydev/grpcurl), which needs the contract from the repository's folder `proto/`:
+With [grpcurl](https://github.com/fullstorydev/grpcurl), which needs the contract from the repository's directory `proto/`:
 
 ```console
 $ grpcurl -plaintext -unix -authority localhost -import-path proto -proto keyhole/v1/broker.proto /run/keyhole/broker.sock keyhole.v1.Broker/Describe

@@ -34,7 +34,7 @@ Host:
   --descriptor-cache=COUNT    files below sysfs that all readers together keep open, of 5 KiB of kernel memory each (1024)
   --reopen-interval=SECONDS   how often to look whether what was absent at the start has appeared (60)
   --queries=WHICH             which queries may be asked: all, default (those of collectors that are on by default), or
-                              default,+NAME,... with names as `keyhole-broker policy` has them, in lower case (all)
+                              default,+NAME,...; NAME is a query's in lower case without QUERY_: +tcp for QUERY_TCP (all)
 
 Privilege:
   --allow-processes           answer for every process too: one class of readers keeps procfs open

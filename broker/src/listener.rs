@@ -30,7 +30,7 @@ use crate::service::{Counts, Peer, Service};
 /// How long a connection may take to its first request.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// How long to wait when accept fails for want of descriptors or memory.
+/// How long to wait when accept fails without descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Connections refused in a row before a pause: a flood must neither fill the kernel's queue for long nor a CPU.
@@ -261,7 +261,7 @@ fn count(counter: &AtomicU64) -> Option<u64> {
     Some(counter.fetch_add(1, Ordering::Relaxed) + 1).filter(|count| count.is_power_of_two())
 }
 
-/// Tells the contract to whoever has no copy of it; older clients ask by the name of the trial version.
+/// Serves the contract to clients that have no copy of it; older clients ask by the name of the trial version.
 #[cfg(feature = "reflection")]
 async fn reflect(
     request: http::Request<Incoming>,

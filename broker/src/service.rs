@@ -42,7 +42,7 @@ pub struct Counts {
     pub late_handshakes: AtomicU64,
     /// Reads begun.
     pub reads: AtomicU64,
-    /// Connections that could not be accepted, for want of descriptors or memory.
+    /// Connections that could not be accepted: no descriptors or no memory.
     pub failed_accepts: AtomicU64,
     /// Times that no connection was accepted until refused ones were closed.
     pub paused_accepts: AtomicU64,

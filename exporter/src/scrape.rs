@@ -29,33 +29,33 @@ use crate::self_metrics::{self, broker, handler::Handler, process::Process};
 use crate::snapshot::Snapshot;
 use crate::unread::{Charge, Unread};
 
-/// How long what the broker said of itself is taken as true.
+/// How long the broker's description of itself is used before it is asked for again.
 const DESCRIPTION_AGE: Duration = Duration::from_secs(15);
-/// How often the log tells that a collector is at its limit.
-const TELL_AGAIN: Duration = Duration::from_secs(600);
+/// How often the log reports that a collector is at its limit.
+const LIMIT_LOG_INTERVAL: Duration = Duration::from_secs(600);
 /// How often the log reports that scrapes still fail.
 const FAILURE_INTERVAL: Duration = Duration::from_secs(60);
-/// How long the broker may take to say it.
+/// How long the broker may take to describe itself.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Who has less time than this shares whatever scrape is under way.
-const HURRY: Duration = Duration::from_secs(1);
+/// A client with less time than this shares any scrape that is under way.
+const SHORT_DEADLINE: Duration = Duration::from_secs(1);
 /// How much time a scrape under way must have left for another to share it.
-const LEFT: Duration = Duration::from_millis(500);
-/// How much later one who got a scrape that was cut short must be due for another to be worth it.
+const NEEDED_TIME: Duration = Duration::from_millis(500);
+/// How much more time a client must have than a scrape that was cut short had, for another to be worth it.
 const WORTH_ANOTHER: Duration = Duration::from_millis(500);
 /// Reads for selections of collectors alone.
 const OWN_READS: RateLimit = RateLimit { interval: Duration::from_millis(200), burst: 5 };
 /// How old the read may be that other selections are answered from.
-const KEPT_FOR: Duration = Duration::from_secs(1);
+const SHARED_READ_AGE: Duration = Duration::from_secs(1);
 /// How long a read is kept after the last selection that would have been answered from it.
-const WANTED_FOR: Duration = Duration::from_secs(2);
+const SHARED_READ_RETENTION: Duration = Duration::from_secs(2);
 /// Memory is given back after this scrape: the first ones run code that no later one does.
-const WARM: u64 = 4;
+const FIRST_TRIM: u64 = 4;
 /// And after every so many, of what was run now and then: the page, a handshake, a failure.
-const TIDY_INTERVAL: u64 = 256;
-/// The largest read that is kept.
-const KEPT_BYTES: u64 = 16 << 20;
+const TRIM_INTERVAL: u64 = 256;
+/// The largest read that is kept for selections, in bytes.
+const SHARED_READ_BYTES: u64 = 16 << 20;
 
 /// Makes scrapes.
 #[derive(Debug)]
@@ -71,12 +71,12 @@ pub struct Scraper {
     /// What the last scrapes cost.
     pub history: History,
     running: Mutex<HashMap<Selection, Running>>,
-    /// Reads wait for each other in order, as the broker has them wait: whoever asks most is not served first.
+    /// Reads wait for each other in order, as at the broker: a client that asks more is not served earlier.
     turn: AsyncMutex<()>,
     /// Held by the one read of a selection whose answer is not rendered yet.
     own_read: Semaphore,
     own_reads: Mutex<Bucket>,
-    kept: Mutex<Kept>,
+    shared_read: Mutex<SharedRead>,
     /// What is done for selections of collectors and of families.
     pub selections: Paced,
     /// Pages that are not taken yet.
@@ -84,8 +84,8 @@ pub struct Scraper {
     description: Mutex<Description>,
     /// What each collector last failed with, so that the log tells changes and not every scrape.
     failures: Mutex<HashMap<&'static str, String>>,
-    /// Collectors at their limit that the log has told of.
-    limits_told: Told,
+    /// When the log last reported each collector that is at its limit.
+    limits_logged: LogTimes,
     /// Queries that the broker's flags leave out, once the log has named them.
     left_out: Mutex<HashSet<Query>>,
     outage: Mutex<Option<Outage>>,
@@ -135,14 +135,14 @@ struct Gathered {
 
 /// The last read for all collectors, as long as selections are to be answered from it.
 #[derive(Debug, Default)]
-struct Kept {
+struct SharedRead {
     wanted: Option<Instant>,
     read: Option<(Instant, Gathered)>,
 }
 
-/// When the log last told of a collector.
+/// When the log last had a line about a collector.
 #[derive(Debug, Default)]
-struct Told(Mutex<HashMap<&'static str, Instant>>);
+struct LogTimes(Mutex<HashMap<&'static str, Instant>>);
 
 /// A set of collectors, by their place in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -151,10 +151,10 @@ pub struct Selection(Vec<usize>);
 /// A finished scrape, shared by all who asked for it.
 pub type Shared = Arc<Result<Scrape, ScrapeError>>;
 
-/// Why a scrape gives nothing.
+/// Why a scrape returns nothing.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum ScrapeError {
-    /// The broker gave nothing.
+    /// The broker returned nothing.
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// Too many clients want something of their own.
@@ -249,12 +249,12 @@ impl Scraper {
             turn: AsyncMutex::default(),
             own_read: Semaphore::new(1),
             own_reads: Mutex::new(Bucket::new(OWN_READS, Instant::now())),
-            kept: Mutex::default(),
+            shared_read: Mutex::default(),
             selections: Paced::default(),
             unread: Unread::default(),
             description: Mutex::default(),
             failures: Mutex::default(),
-            limits_told: Told::default(),
+            limits_logged: LogTimes::default(),
             left_out: Mutex::default(),
             outage: Mutex::default(),
             rendered: AtomicU64::new(0),
@@ -287,7 +287,7 @@ impl Scraper {
         Ok(Selection(chosen.map(|(at, _)| at).collect()))
     }
 
-    /// The collectors that a scrape runs unless it is told otherwise.
+    /// The collectors that a scrape runs unless a request names others.
     pub fn collectors(&self) -> &[&'static Collector] {
         &self.enabled
     }
@@ -297,7 +297,7 @@ impl Scraper {
         &self.layers
     }
 
-    /// The node's name, as this process was told.
+    /// The node's name, as this process was given it.
     pub fn node_name(&self) -> String {
         self.own.nodes_name()
     }
@@ -333,7 +333,7 @@ impl Scraper {
                 Ok(scrape) => scrape.is_cut_short,
                 Err(error) => *error == BrokerError::Deadline.into(),
             };
-            // Whoever began it had less time.
+            // The client that began it had less time.
             if !is_cut_short || ends + WORTH_ANOTHER > deadline || Instant::now() + WORTH_ANOTHER > deadline {
                 return shared;
             }
@@ -359,7 +359,7 @@ impl Scraper {
             self.own_read.available_permits() > 0 && lock(&self.own_reads).take(Instant::now());
         let gathered = match has_own_read {
             true => None,
-            false => Some(self.kept(deadline).await?),
+            false => Some(self.shared_read(deadline).await?),
         };
         let (scraper, chosen) = (Arc::clone(self), self.chosen(selection));
         let scrape = async move { scraper.scrape_some(client, &chosen, gathered, deadline).await };
@@ -371,7 +371,7 @@ impl Scraper {
         self.spawn(self.whole(), deadline, async move { scraper.scrape_all(deadline).await })
     }
 
-    /// Runs a scrape that whoever wants the same can wait for.
+    /// Runs a scrape that others who ask for the same can wait for.
     fn spawn(
         self: &Arc<Self>,
         selection: Selection,
@@ -390,15 +390,16 @@ impl Scraper {
         running
     }
 
-    /// A read for all collectors that is at most [`KEPT_FOR`] old.
-    async fn kept(self: &Arc<Self>, deadline: Instant) -> Result<Gathered, ScrapeError> {
+    /// A read for all collectors that is at most [`SHARED_READ_AGE`] old.
+    async fn shared_read(self: &Arc<Self>, deadline: Instant) -> Result<Gathered, ScrapeError> {
         let fresh = || {
             let now = Instant::now();
-            let mut kept = lock(&self.kept);
-            kept.wanted = Some(now);
-            kept.read
+            let mut shared_read = lock(&self.shared_read);
+            shared_read.wanted = Some(now);
+            shared_read
+                .read
                 .as_ref()
-                .filter(|(at, _)| now.duration_since(*at) < KEPT_FOR)
+                .filter(|(at, _)| now.duration_since(*at) < SHARED_READ_AGE)
                 .map(|(_, read)| read.clone())
         };
         self.handler.shared_reads.inc();
@@ -413,7 +414,7 @@ impl Scraper {
         }
     }
 
-    /// A scrape of all collectors. Nothing that is done for others comes before it.
+    /// A scrape of all collectors. It waits for one read of a selection at most, the one that is under way.
     async fn scrape_all(&self, deadline: Instant) -> Result<Scrape, ScrapeError> {
         timeout_at(deadline, self.unread.room_for_whole()).await.map_err(|_| ScrapeError::Unread)?;
         let collectors = &self.enabled;
@@ -423,12 +424,15 @@ impl Scraper {
         let _turn = self.turn(deadline).await?;
         let read_at = Instant::now();
         let gathered = self.gather(collectors, &queries, begun, deadline).await?;
-        let mut kept = lock(&self.kept);
-        kept.read = match kept.wanted.is_some_and(|wanted| read_at.duration_since(wanted) < WANTED_FOR) {
-            true if gathered.snapshot.bytes() <= KEPT_BYTES => Some((read_at, gathered.clone())),
+        let mut shared_read = lock(&self.shared_read);
+        shared_read.read = match shared_read
+            .wanted
+            .is_some_and(|wanted| read_at.duration_since(wanted) < SHARED_READ_RETENTION)
+        {
+            true if gathered.snapshot.bytes() <= SHARED_READ_BYTES => Some((read_at, gathered.clone())),
             _ => None,
         };
-        drop(kept);
+        drop(shared_read);
         Ok(self.render(collectors, &queries, &gathered, begun))
     }
 
@@ -538,7 +542,7 @@ impl Scraper {
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);
         self.history.scraped(begun, snapshot, &runs);
-        self.tidy();
+        self.trim();
         let text = Encoded { plain: OnceLock::from(self.unread.page(text)), compressed: OnceLock::new() };
         let timed_out =
             |query: &Query| snapshot.report(*query).is_some_and(|report| report.outcome == Outcome::TimedOut);
@@ -554,9 +558,9 @@ impl Scraper {
     }
 
     /// Gives memory back now and then that no later scrape needs.
-    fn tidy(&self) {
+    fn trim(&self) {
         let rendered = self.rendered.fetch_add(1, Ordering::Relaxed) + 1;
-        if rendered == WARM || rendered.is_multiple_of(TIDY_INTERVAL) {
+        if rendered == FIRST_TRIM || rendered.is_multiple_of(TRIM_INTERVAL) {
             keyhole_os::memory::give_back();
         }
     }
@@ -605,7 +609,7 @@ impl Scraper {
         if let Some(first) = &run.tally.first_skipped {
             tracing::debug!(collector = run.name, skipped = run.tally.skipped, %first, "items left out");
         }
-        if run.tally.over_limit > 0 && self.limits_told.is_due(run.name) {
+        if run.tally.over_limit > 0 && self.limits_logged.is_due(run.name) {
             tracing::warn!(
                 collector = run.name,
                 series = run.tally.series,
@@ -615,7 +619,7 @@ impl Scraper {
         }
     }
 
-    /// What the broker says of itself; asked again when that is old or when it did not answer.
+    /// The broker's description of itself; asked for again when that is old or when it did not answer.
     async fn description(&self, deadline: Instant) -> Option<Arc<DescribeResponse>> {
         let fresh = {
             let known = lock(&self.description);
@@ -700,7 +704,7 @@ impl Scrape {
 /// after the other could begin a scrape by giving itself a little more time than the last.
 fn needed(deadline: Instant) -> Instant {
     let now = Instant::now();
-    if deadline < now + HURRY { now } else { now + LEFT }
+    if deadline < now + SHORT_DEADLINE { now } else { now + NEEDED_TIME }
 }
 
 /// Waits for a scrape under way.
@@ -744,14 +748,14 @@ pub fn enabled(options: &Options) -> Vec<&'static Collector> {
     enabled
 }
 
-impl Told {
-    /// Whether it is time to tell of `collector`; then it counts as told.
+impl LogTimes {
+    /// Whether a line about `collector` is due; if so, it counts as logged.
     fn is_due(&self, collector: &'static str) -> bool {
         let now = Instant::now();
-        let mut told = lock(&self.0);
-        let due = told.get(collector).is_none_or(|last| now.duration_since(*last) >= TELL_AGAIN);
+        let mut logged = lock(&self.0);
+        let due = logged.get(collector).is_none_or(|last| now.duration_since(*last) >= LIMIT_LOG_INTERVAL);
         if due {
-            told.insert(collector, now);
+            logged.insert(collector, now);
         }
         due
     }

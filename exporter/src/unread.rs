@@ -7,34 +7,34 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-/// The bytes that are kept beyond which no other page is made for a selection until some are taken.
-const LIMIT: usize = 6 << 20;
-/// The same for pages of everything, which strangers' selections shall not keep from being made.
-const LIMIT_OF_WHOLE: usize = 12 << 20;
+/// Unread bytes from which on no other page is made for a selection.
+const SELECTION_LIMIT: usize = 6 << 20;
+/// The same for pages of everything: higher, so that selections do not keep them from being made.
+const WHOLE_LIMIT: usize = 12 << 20;
 
-/// How often it is looked whether there is room by now.
-const PAUSE: Duration = Duration::from_millis(20);
+/// How often a page that waits for room looks whether there is some.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How many bytes of answers are kept.
+/// The budget: bytes of answers that clients have not taken. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Unread(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
     bytes: AtomicUsize,
-    /// Told when clients shall take their answers or go.
+    /// Notified when others wait for the room that unread answers take.
     pressure: Notify,
 }
 
 impl Unread {
-    /// A page, which counts until the last who was given it has taken the last byte of it.
+    /// A page, which counts until the last client that it is sent to has taken its last byte.
     pub fn page(&self, mut bytes: Vec<u8>) -> Bytes {
         bytes.shrink_to_fit();
         let _charge = self.charge(bytes.len());
         Bytes::from_owner(Page { bytes, _charge })
     }
 
-    /// Counts other bytes that are kept for an answer.
+    /// Counts other bytes that are kept for an answer, until the charge is dropped.
     pub fn charge(&self, bytes: usize) -> Charge {
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
         Charge { unread: self.clone(), bytes }
@@ -47,32 +47,32 @@ impl Unread {
 
     /// Whether no other page for a selection should be made.
     pub fn is_full(&self) -> bool {
-        self.bytes() >= LIMIT
+        self.bytes() >= SELECTION_LIMIT
     }
 
     /// Waits until another page for a selection may be made.
     pub async fn room(&self) {
-        self.below(LIMIT).await;
+        self.below(SELECTION_LIMIT).await;
     }
 
     /// Waits until another page of everything may be made.
     pub async fn room_for_whole(&self) {
-        self.below(LIMIT_OF_WHOLE).await;
+        self.below(WHOLE_LIMIT).await;
     }
 
     async fn below(&self, limit: usize) {
         while self.bytes() >= limit {
             self.press();
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Has connections asked to give way whose clients do not take their answers.
+    /// Has those connections closed whose clients do not take their answers; see `http::connection`.
     pub fn press(&self) {
         self.0.pressure.notify_one();
     }
 
-    /// Waits until that is asked for.
+    /// Waits until [`Self::press`] is called.
     pub async fn pressed(&self) {
         self.0.pressure.notified().await;
     }
@@ -109,11 +109,11 @@ mod tests {
     #[test]
     fn a_page_counts_once_and_as_long_as_any_part_of_it_is_kept() {
         let unread = Unread::default();
-        let page = unread.page(vec![b'x'; LIMIT]);
+        let page = unread.page(vec![b'x'; SELECTION_LIMIT]);
         let mut copy = page.clone();
         assert!(unread.is_full());
-        assert_eq!(unread.bytes(), LIMIT);
-        let tail = copy.split_off(LIMIT - 1);
+        assert_eq!(unread.bytes(), SELECTION_LIMIT);
+        let tail = copy.split_off(SELECTION_LIMIT - 1);
         drop((page, copy));
         assert!(unread.is_full(), "its last byte is not taken");
         drop(tail);

@@ -7,7 +7,7 @@ use std::ptr;
 use std::time::Duration;
 
 /// How long a close sleeps at most, where a signal ends its sleep: that of a TCP socket that lingers.
-const PATIENCE: Duration = Duration::from_millis(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(10);
 
 const SIGNAL: libc::c_int = libc::SIGALRM;
 
@@ -53,7 +53,7 @@ impl Interrupted {
     /// Closes a file.
     pub fn close(&self, file: OwnedFd) {
         // Again and again: a signal that comes before the close has begun ends nothing.
-        self.tick(PATIENCE);
+        self.tick(CLOSE_TIMEOUT);
         drop(file);
         self.tick(Duration::ZERO);
     }
@@ -103,7 +103,7 @@ mod tests {
         let start = Instant::now();
         closer.close(stream.into());
         let took = start.elapsed();
-        assert!(took > PATIENCE / 2, "it did not linger: {took:?}");
+        assert!(took > CLOSE_TIMEOUT / 2, "it did not linger: {took:?}");
         assert!(took < Duration::from_secs(2), "{took:?}");
     }
 }

@@ -33,8 +33,8 @@ impl SharedCells {
 
     /// The numbers.
     pub fn cells(&self) -> &[AtomicU64; CELLS] {
-        // SAFETY: the page is mapped for as long as `self` lives, is aligned, and any bytes are numbers. Whoever
-        // else writes to it does so by atomic operations, or is another process.
+        // SAFETY: the page is mapped for as long as `self` lives, is aligned, and any bytes are numbers. Anything
+        // else that writes to it does so by atomic operations, or is another process.
         unsafe { self.0.as_ref() }
     }
 }

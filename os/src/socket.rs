@@ -40,11 +40,11 @@ pub fn refuse_passed_descriptors(listener: impl AsFd) -> Layer {
     )
 }
 
-/// Bytes that a TCP socket takes beyond those that are under way.
+/// Bytes that a TCP socket takes beyond those that are in flight.
 const UNSENT_BYTES: libc::c_int = 16 << 10;
 
-/// Has the kernel take little of what a TCP peer does not, on this socket and on those accepted from it: by itself it
-/// keeps up to some megabytes for each. tcp(7), TCP_NOTSENT_LOWAT
+/// Bounds the bytes that the kernel buffers for a TCP peer that does not read, on this socket and on those accepted
+/// from it. The default is up to some megabytes each. tcp(7), TCP_NOTSENT_LOWAT
 pub fn limit_unsent(listener: impl AsFd) -> io::Result<()> {
     let bytes = UNSENT_BYTES;
     // SAFETY: the descriptor is open for the call, and the value is an int of which the kernel is given the size.

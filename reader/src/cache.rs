@@ -57,7 +57,7 @@ impl Shared {
         &self.page.cells()[slot * CELLS_PER_SLOT + which]
     }
 
-    /// Sets what this reader asks next; 0 when it has been answered.
+    /// Sets what this reader asks the kernel next, a [`hash`]; 0 when it has been answered.
     pub fn ask(&self, asked: u64) {
         self.cell(self.slot, ASKED).store(asked, Relaxed);
     }
@@ -125,6 +125,7 @@ pub struct Device {
 pub struct File {
     /// Made of the inodes that its path's wildcards stood for.
     pub inodes: u64,
+    /// Its descriptor, when it is cached.
     pub open: Option<Cached>,
     /// It is not there, and is not looked for until this round.
     pub absent_until: u64,

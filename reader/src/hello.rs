@@ -8,8 +8,11 @@ use crate::host::Host;
 /// A report; of a zygote without a host.
 #[derive(Debug)]
 pub struct Hello<'h> {
+    /// Of a reader, from 1; 0 of a zygote.
     pub generation: u32,
+    /// Its sandbox layers, in force or missing.
     pub layers: &'h [Layer],
+    /// What a reader has opened.
     pub host: Option<&'h Host>,
 }
 

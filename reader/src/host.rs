@@ -29,6 +29,7 @@ const RESERVED_DESCRIPTORS: u64 = 16;
 #[derive(Debug)]
 pub struct Roots {
     dirs: Vec<(Root, OwnedFd)>,
+    /// The probe directories: path, and an `O_PATH` descriptor for fstatfs(2).
     pub anchors: Vec<(Vec<u8>, OwnedFd)>,
     os_release: PathBuf,
     /// How many descriptors there may be: after the seal it cannot be asked.
@@ -97,7 +98,7 @@ impl Roots {
         self.dir(root).ok()
     }
 
-    /// A file that is to stay open; not when only the reserved descriptors are left.
+    /// Returns a file that is to stay open; closes it, with EMFILE, when only the reserved descriptors are left.
     pub fn spare(&self, file: OwnedFd) -> Result<OwnedFd, Errno> {
         let number = file.as_raw_fd() as u64;
         if number.saturating_add(RESERVED_DESCRIPTORS) < self.descriptors {
@@ -117,7 +118,9 @@ impl Roots {
 /// Everything that the readers of one class may read.
 #[derive(Debug)]
 pub struct Host {
+    /// The roots that its class needs.
     pub roots: Roots,
+    /// Whose files these are.
     pub view: View,
     rows: Vec<OpenRow>,
     shared: Rc<Shared>,
@@ -142,7 +145,7 @@ pub enum Opened {
     Fixed(Vec<Fixed>),
     /// Found by name each time.
     Below(Vec<Component>, Cache),
-    /// The anchors' own descriptors serve.
+    /// The descriptors of the probe directories are used.
     Anchors,
     /// The host's mountinfo, for the mount points below the host root.
     Mounts(Result<OwnedFd, Errno>),
@@ -153,6 +156,7 @@ pub enum Opened {
 pub struct Fixed {
     /// Its name on the wire.
     pub name: Vec<u8>,
+    /// Its descriptor, or why there is none.
     pub opened: Result<OwnedFd, Errno>,
     /// The kernel has taken it away since.
     pub lost: bool,
@@ -347,6 +351,7 @@ fn unavailable(row: &Row, view: &View) -> Option<(Outcome, String)> {
     })
 }
 
+/// The flags with which files and directories are opened to read. A file of a host may be a terminal's.
 pub const READ: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NOCTTY);
 
 /// Opens a file that stays open; a fifo in a fixture tree does not hold up the start.

@@ -1,4 +1,4 @@
-//! keyhole-reader: the privileged side. Reads the host's /proc and /sys, and parses and understands nothing.
+//! keyhole-reader: the privileged side. It reads the host's /proc and /sys and does not parse them, but for mount points.
 //!
 //! The broker starts it as a zygote, which forks readers. A reader opens the files of one class of queries, seals
 //! itself and answers one byte with the text of files. No request holds anything else.

@@ -68,6 +68,7 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// The outcome of the query.
     pub fn outcome(&self) -> Outcome {
         match self {
             Self { truncated: true, .. } => Outcome::Truncated,
@@ -79,7 +80,7 @@ impl Counters {
     }
 }
 
-/// What a reader uses again from one query to the next.
+/// Memory that a reader reuses from one query to the next.
 #[derive(Debug, Default)]
 pub struct Scratch {
     /// Holds a piece of a file.
@@ -107,13 +108,19 @@ impl Scratch {
 
 /// One read of one row.
 pub struct Read<'r, 'o> {
+    /// The row.
     pub row: &'static Row,
+    /// The open roots.
     pub roots: &'r Roots,
+    /// What the readers of the class share.
     pub shared: &'r Rc<Shared>,
-    /// What other readers are stuck in.
+    /// What other readers are stuck in, as [`hash`](crate::cache::hash)es.
     pub hung: &'r [u64],
+    /// Buffers that are used again.
     pub scratch: &'r mut Scratch,
+    /// Where the answer is written.
     pub out: &'r mut Output<'o>,
+    /// What came of it so far.
     pub counters: Counters,
 }
 

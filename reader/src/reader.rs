@@ -28,8 +28,9 @@ const REQUESTS: usize = 128;
 /// Which reader this is.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
+    /// What it reads.
     pub class: Class,
-    /// Of all slots.
+    /// The number of its slot, of all slots.
     pub slot: usize,
     /// Counted from 1, of all readers that the slot has had.
     pub generation: u32,

@@ -14,7 +14,9 @@ use crate::host::Roots;
 /// Whose files something shows, and why that is believed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Whose {
+    /// The host's; else a container's own.
     pub is_hosts: bool,
+    /// Why that is believed, as Describe and the log report it.
     pub reason: &'static str,
 }
 

@@ -44,12 +44,12 @@ NAMESPACES = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", 
 # What must hold for Keyhole, and why.
 LIMITS = {
     "answered": 0.99,        # share of Prometheus' scrapes: one lost in a hundred is a gap in a graph, two an alert
-    "p99": 1.0,              # seconds: a tenth of Prometheus' usual patience
+    "p99": 1.0,              # seconds: a tenth of Prometheus' default timeout
     # The same for a Prometheus that shares the attackers' address, as behind one NAT, and TLS: it stands in one queue with
-    # a thousand handshakes, each of which costs the server a signature of 1 to 2 ms. Within its usual patience of 10 s.
+    # a thousand handshakes, each of which costs the server a signature of 1 to 2 ms. Within its default timeout of 10 s.
     "p99 in the queue": 8.0,
     "rss": 32,               # MiB more than before: the manifests' limit of 128 MiB leaves so much, with room
-    "descriptors": 1100,     # below the usual limit of 1,024 and a few of the process' own
+    "descriptors": 1100,     # the cap of 1,024 connections, and what the process has open besides
     "log": 64 << 10,         # bytes an attack: a stranger must not fill a disk
     "returned": 2.0,         # p50 after the attack, in times of what it was before,
     "noise": 0.020,          # and so many seconds more: two cores are shared with the clients

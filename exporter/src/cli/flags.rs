@@ -28,7 +28,7 @@ pub const GROUPS: &[Group] = &[
     Group { title: "Web", commands: &[], flags: &[
         flag("web.listen-address", FlagKind::Texts, "Address to listen on, repeatable: :9100 (the default), 127.0.0.1:9100, [::1]:9100."),
         flag("web.telemetry-path", FlagKind::Text("/metrics"), "Path of the metrics page."),
-        flag("web.max-requests", FlagKind::Number(40), "Scrapes answered at once; 0 for no limit."),
+        flag("web.max-requests", FlagKind::Number(40), "Scrapes of some collectors or families answered at once; 0 for no limit. A scrape of everything is not refused."),
         flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Leave out promhttp_* and process_*."),
         flag("web.config.file", FlagKind::Text(""), "TLS, users, headers and a rate limit: a file of exporter-toolkit's shape."),
         flag("web.systemd-socket", FlagKind::Switch(false), "Listen on the sockets that systemd hands over (LISTEN_FDS), and on no address."),
@@ -36,8 +36,8 @@ pub const GROUPS: &[Group] = &[
     Group { title: "Scrape", commands: &[], flags: &[
         flag("scrape.timeout", FlagKind::Duration("10s"), "Time for a scrape whose client names none."),
         flag("scrape.timeout-offset", FlagKind::Duration("500ms"), "What is kept back of a scrape's time for its answer to arrive."),
-        flag("scrape.detail", FlagKind::Switch(false), "Tell of each query and collector by itself, also of those that fare well: some 260 series more."),
-        flag("collector.series-limit", FlagKind::Number(20_000), "The most series that one collector may give in a scrape; 0 for no limit."),
+        flag("scrape.detail", FlagKind::Switch(false), "Report each query and collector on its own, also those that succeed: some 260 more series."),
+        flag("collector.series-limit", FlagKind::Number(20_000), "The most series that one collector may return in a scrape; 0 for no limit."),
     ] },
     Group { title: "Log", commands: &[], flags: &[
         flag("log.level", FlagKind::Text("info"), "debug, info, warn or error."),

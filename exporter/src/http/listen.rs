@@ -9,13 +9,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 /// Where node_exporter listens.
 pub const DEFAULT_ADDRESS: &str = ":9100";
 
-/// Connections that the kernel may hold before they are accepted: one more has to knock again, a second later.
+/// Connections that may wait in the kernel to be accepted: the SYN of one more is dropped, and sent again a second later.
 const BACKLOG: i32 = 1024;
 
-/// What the kernel keeps of what a connection has sent, about twice a request's longest head.
+/// The receive buffer of a connection, in bytes: about twice a request's longest head.
 const RECEIVED_BYTES: usize = 32 << 10;
 
-/// How long the kernel keeps what a client does not take, also once its connection is closed: by itself, for minutes.
+/// How long the kernel keeps sent bytes that a client does not acknowledge, also once the connection is closed, in
+/// milliseconds. Without a limit it does for minutes.
 const UNACKNOWLEDGED_MS: u32 = 10_000;
 
 /// Why an address cannot be listened on.
@@ -85,7 +86,7 @@ pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, ListenError> {
     Ok(listeners)
 }
 
-/// The sockets that systemd hands over. sd_listen_fds(3)
+/// The sockets that systemd passes, with the same options as those of [`bind`]. sd_listen_fds(3)
 pub fn inherited() -> Result<Vec<TcpListener>, ListenError> {
     let mut sockets = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
@@ -103,10 +104,14 @@ pub fn inherited() -> Result<Vec<TcpListener>, ListenError> {
     }
 }
 
+/// The host of an address to listen on.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Host {
+    /// None was given: every address of the machine.
     Any,
+    /// An address.
     Ip(IpAddr),
+    /// A name, which is resolved once, at the start.
     Name(String),
 }
 
@@ -147,8 +152,8 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Strangers shall not have the kernel keep much for them. What comes in are heads of requests; what goes out and is not
-/// taken waits here, under a bound for all.
+/// Bounds what the kernel keeps for a connection. What comes in are heads of requests; what goes out and is not taken
+/// waits in this process, in one budget for all connections (`crate::unread`).
 fn bound_buffers(listener: impl AsFd) -> Result<(), Errno> {
     sockopt::set_socket_recv_buffer_size(&listener, RECEIVED_BYTES)?;
     sockopt::set_tcp_user_timeout(&listener, UNACKNOWLEDGED_MS)?;

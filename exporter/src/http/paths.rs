@@ -21,6 +21,7 @@ pub(super) enum Place {
     Page(String),
     /// No page: the path is to be asked for in this, its clean form.
     Elsewhere(String),
+    /// No page: 404.
     Nowhere,
     /// It is no path.
     Malformed,

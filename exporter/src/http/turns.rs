@@ -49,7 +49,7 @@ pub struct Turns {
 struct State {
     held: usize,
     waiting: usize,
-    /// Counts turns and waits, so that one can be told to be older than another.
+    /// Counts turns and waits, so that they can be compared by age.
     time: u64,
     /// Who holds a turn or waits for one.
     clients: HashMap<Client, Queue>,
@@ -63,7 +63,7 @@ struct Queue {
     waiting: VecDeque<(u64, oneshot::Sender<Turn>)>,
 }
 
-/// A turn that is held; given back when it is dropped.
+/// A turn that is held; released when it is dropped.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Turns>,
@@ -78,7 +78,7 @@ impl Turns {
 
     /// Waits for a turn; none for who is turned away.
     pub async fn wait(self: &Arc<Self>, client: Client) -> Option<Turn> {
-        let given = {
+        let granted = {
             let mut state = lock(&self.state);
             if state.held < self.limit {
                 state.grant(client);
@@ -94,7 +94,7 @@ impl Turns {
             }
             receiver
         };
-        given.await.ok()
+        granted.await.ok()
     }
 
     /// Whether the next has to wait.
@@ -114,15 +114,15 @@ impl Turns {
         held * state.clients.len() >= self.limit
     }
 
-    /// Hands over a turn that was given back.
-    fn hand_over(self: &Arc<Self>, from: Client) {
+    /// Passes on a turn that was released.
+    fn pass_on(self: &Arc<Self>, from: Client) {
         let next = {
             let mut state = lock(&self.state);
-            state.take_back(from);
+            state.release(from);
             state.next()
         };
         if let Some((client, sender)) = next {
-            // Who has gone meanwhile gives it back at once.
+            // One that has gone meanwhile drops it, and so releases it at once.
             let _ = sender.send(Turn { turns: Arc::clone(self), client });
         }
     }
@@ -137,7 +137,7 @@ impl State {
         queue.last = self.time;
     }
 
-    fn take_back(&mut self, client: Client) {
+    fn release(&mut self, client: Client) {
         self.held -= 1;
         if let Some(queue) = self.clients.get_mut(&client) {
             queue.held -= 1;
@@ -174,12 +174,12 @@ impl State {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.hand_over(self.client);
+        self.turns.pass_on(self.client);
     }
 }
 
-/// Work that takes CPU time and that anyone can cause: one piece at a time, and a pause after each as long as it took. At
-/// least half of the time is left for what Prometheus is waiting for.
+/// Work that takes CPU time and that anyone can cause: one piece at a time, and a pause after each as long as it took. So
+/// one `Paced` takes at most half of the thread's time; two of them do not know of each other.
 #[derive(Debug)]
 pub struct Paced(Arc<Turns>);
 
@@ -190,7 +190,7 @@ impl Default for Paced {
 }
 
 impl Paced {
-    /// Waits for a turn and works.
+    /// Waits for a turn and works; none when no turn can come.
     pub async fn run<T>(&self, client: Client, work: impl FnOnce() -> T) -> Option<T> {
         Some(Self::work(self.turn(client).await?, work))
     }
@@ -247,7 +247,7 @@ mod tests {
         assert_ne!(client(7), client(8));
     }
 
-    /// Clients whose turn comes, in order, while each turn is given back at once.
+    /// Clients whose turn comes, in order, while each turn is released at once.
     async fn order(turns: &Arc<Turns>, waiting: &[Client]) -> Vec<Client> {
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         for &client in waiting {

@@ -76,7 +76,7 @@ impl Page {
 }
 
 impl Target {
-    /// By the request's own words, when they are an address: they are shown to whoever sent them.
+    /// By the request's own words, when they are an address: they are shown to the client that sent them.
     fn of<B>(request: &Request<B>) -> Self {
         let uri = request.uri();
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());

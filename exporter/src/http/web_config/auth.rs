@@ -15,7 +15,7 @@ use super::queue::{Asker, Queue};
 use crate::lock;
 
 /// How long a check may wait.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Credentials that passed, and that were refused, and are remembered.
 const PASSED: usize = 100;
 const REFUSED: usize = 1024;
@@ -179,7 +179,7 @@ impl Checker {
             drop(state.queue.push(client, check, Instant::now()));
         }
         self.shared.filled.notify_one();
-        match tokio::time::timeout(PATIENCE, answered).await {
+        match tokio::time::timeout(CHECK_TIMEOUT, answered).await {
             Ok(Ok(true)) => Verdict::Passed,
             Ok(Ok(false)) => Verdict::Refused,
             _ => Verdict::Busy,

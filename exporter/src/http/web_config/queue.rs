@@ -1,7 +1,7 @@
 //! Whose password is checked next.
 //!
-//! A check takes a core for some 50 ms, and anyone may ask for one. So the checks are dealt out by address, and within
-//! an address by connection: who has been refused lately comes after who has not.
+//! A check takes a core for some 50 ms, and anyone may ask for one. So addresses take turns, and within an address its
+//! connections: one that was refused lately comes after those that were not.
 
 use std::collections::HashMap;
 use std::hash::Hash;
