@@ -6,6 +6,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use keyhole_proto::v1::{self, Outcome, Query, broker_client};
+use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
@@ -17,8 +18,8 @@ pub const DEFAULT_SOCKET: &str = "/run/keyhole/broker.sock";
 
 /// The most that one answer may hold.
 const ANSWER_BYTES: usize = 64 << 20;
-/// What a file costs besides its bytes, so that empty files are limited too.
-const FILE_COST: usize = 64;
+/// What a file takes in memory besides its bytes, so that empty files are limited too.
+const FILE_COST: usize = 128;
 /// The most that one message may hold; the broker cuts its answers below 1 MiB.
 const MESSAGE_BYTES: usize = 2 << 20;
 /// How often a call is made again when the connection breaks: a broker that restarts costs no scrape.
@@ -236,23 +237,9 @@ impl<'q> Answer<'q> {
     }
 }
 
+/// What a chunk takes: its bytes, whatever field they are in, and what its items take besides.
 fn cost(chunk: &v1::ReadResponse) -> usize {
-    use v1::file::{Content, Name};
-    let of_file = |file: &v1::File| {
-        let name = match &file.name {
-            Some(Name::Path(path)) => path.len(),
-            Some(Name::RawPath(path)) => path.len(),
-            None => 0,
-        };
-        let content = match &file.content {
-            Some(Content::Text(text) | Content::Link(text)) => text.len(),
-            Some(Content::Raw(bytes) | Content::RawLink(bytes)) => bytes.len(),
-            _ => 0,
-        };
-        FILE_COST + name + content
-    };
-    let files: usize = chunk.files.iter().map(of_file).sum();
-    files + chunk.file_systems.len() * 4 * FILE_COST + FILE_COST
+    chunk.encoded_len() + (1 + chunk.files.len() + 2 * chunk.file_systems.len()) * FILE_COST
 }
 
 /// The broker gets a little less time than there is, so that what it has by then still arrives.
@@ -296,6 +283,34 @@ mod tests {
         let mut many = chunk(Query::Stat, 0, false);
         many.files = vec![v1::File::default(); (ANSWER_BYTES / FILE_COST) + 1];
         assert!(answer.take(many).is_err());
+    }
+
+    #[test]
+    fn every_field_that_has_no_size_of_its_own_counts_for_the_limit() {
+        use v1::file::{Content, Name};
+        use v1::file_system::Name as At;
+        let (text, bytes) = ("x".repeat(1 << 20), vec![0; 1 << 20]);
+        let file = |name: Option<Name>, content: Option<Content>| v1::ReadResponse {
+            files: vec![v1::File { name, content, truncated: false }],
+            ..chunk(Query::Stat, 0, false)
+        };
+        let file_system = |name| v1::ReadResponse {
+            file_systems: vec![v1::FileSystem { name: Some(name), ..v1::FileSystem::default() }],
+            ..chunk(Query::Stat, 0, false)
+        };
+        for large in [
+            file(Some(Name::Path(text.clone())), None),
+            file(Some(Name::RawPath(bytes.clone())), None),
+            file(None, Some(Content::Text(text.clone()))),
+            file(None, Some(Content::Link(text.clone()))),
+            file(None, Some(Content::Raw(bytes.clone()))),
+            file(None, Some(Content::RawLink(bytes.clone()))),
+            file_system(At::Path(text.clone())),
+            file_system(At::RawPath(bytes.clone())),
+        ] {
+            let mut answer = Answer::new(&[Query::Stat]);
+            assert!((0..65).any(|_| answer.take(large.clone()).is_err()), "{:.80}", format!("{large:?}"));
+        }
     }
 
     #[test]

@@ -119,8 +119,16 @@ impl Outage {
 }
 
 /// A scrape under way.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Running {
+    scrape: watch::Sender<Option<Shared>>,
+    /// When it ends with what has come.
+    ends: Instant,
+}
+
+/// Waits for a scrape under way. One of a selection ends when nobody waits for it.
+#[derive(Debug)]
+struct Waiting {
     scrape: watch::Receiver<Option<Shared>>,
     /// When it ends with what has come.
     ends: Instant,
@@ -266,25 +274,34 @@ impl Scraper {
         if !collect.is_empty() && !exclude.is_empty() {
             return Err(SelectError::Combined);
         }
+        // Each name is looked up once: a request may repeat one a thousand times.
+        let mut collected = HashSet::new();
         for name in collect {
-            if !COLLECTORS.iter().any(|collector| collector.name == name) {
-                let not_offered =
-                    NOT_OFFERED.iter().find(|(flag, _)| flag.strip_prefix("collector.") == Some(name));
-                return Err(match not_offered {
-                    Some((_, why)) => SelectError::NotOffered { name: name.clone(), why },
-                    None => SelectError::Missing(name.clone()),
-                });
-            }
-            if !self.enabled.iter().any(|collector| collector.name == name) {
-                return Err(SelectError::Disabled(name.clone()));
+            if collected.insert(name.as_str()) {
+                self.offered(name)?;
             }
         }
-        let named = |names: &[String], collector: &Collector| names.iter().any(|name| name == collector.name);
-        let chosen = self.enabled.iter().enumerate().filter(|(_, collector)| match collect.is_empty() {
-            true => !named(exclude, collector),
-            false => named(collect, collector),
+        let excluded: HashSet<&str> = exclude.iter().map(String::as_str).collect();
+        let chosen = self.enabled.iter().enumerate().filter(|(_, collector)| match collected.is_empty() {
+            true => !excluded.contains(collector.name),
+            false => collected.contains(collector.name),
         });
         Ok(Selection(chosen.map(|(at, _)| at).collect()))
+    }
+
+    /// Whether a collector can be selected; if not, why.
+    fn offered(&self, name: &str) -> Result<(), SelectError> {
+        if self.enabled.iter().any(|collector| collector.name == name) {
+            return Ok(());
+        }
+        if COLLECTORS.iter().any(|collector| collector.name == name) {
+            return Err(SelectError::Disabled(name.to_owned()));
+        }
+        let not_offered = NOT_OFFERED.iter().find(|(flag, _)| flag.strip_prefix("collector.") == Some(name));
+        Err(match not_offered {
+            Some((_, why)) => SelectError::NotOffered { name: name.to_owned(), why },
+            None => SelectError::Missing(name.to_owned()),
+        })
     }
 
     /// The collectors that a scrape runs unless a request names others.
@@ -342,8 +359,10 @@ impl Scraper {
     }
 
     /// The scrape of `selection` that is under way, if it goes on until `needed`.
-    fn running(&self, selection: &Selection, needed: Instant) -> Option<Running> {
-        lock(&self.running).get(selection).filter(|running| running.ends >= needed).cloned()
+    fn running(&self, selection: &Selection, needed: Instant) -> Option<Waiting> {
+        let running = lock(&self.running);
+        let running = running.get(selection).filter(|running| running.ends >= needed)?;
+        Some(Waiting { scrape: running.scrape.subscribe(), ends: running.ends })
     }
 
     async fn start(
@@ -351,7 +370,7 @@ impl Scraper {
         client: Client,
         selection: &Selection,
         deadline: Instant,
-    ) -> Result<Running, ScrapeError> {
+    ) -> Result<Waiting, ScrapeError> {
         if self.is_whole(selection) {
             return Ok(self.start_whole(deadline));
         }
@@ -366,28 +385,43 @@ impl Scraper {
         Ok(self.spawn(selection.clone(), deadline, scrape))
     }
 
-    fn start_whole(self: &Arc<Self>, deadline: Instant) -> Running {
+    fn start_whole(self: &Arc<Self>, deadline: Instant) -> Waiting {
         let scraper = Arc::clone(self);
         self.spawn(self.whole(), deadline, async move { scraper.scrape_all(deadline).await })
     }
 
-    /// Runs a scrape that others who ask for the same can wait for.
+    /// Runs a scrape that others who ask for the same can wait for. A scrape of everything goes on when all have gone, so
+    /// that who comes next has it; one of a selection does not: nobody else may ever ask for it.
     fn spawn(
         self: &Arc<Self>,
         selection: Selection,
         deadline: Instant,
         scrape: impl Future<Output = Result<Scrape, ScrapeError>> + Send + 'static,
-    ) -> Running {
+    ) -> Waiting {
+        let goes_on = self.is_whole(&selection);
         let (sender, receiver) = watch::channel(None);
-        let running = Running { scrape: receiver, ends: deadline };
-        lock(&self.running).insert(selection.clone(), running.clone());
+        lock(&self.running).insert(selection.clone(), Running { scrape: sender.clone(), ends: deadline });
         let entry = Entry { scraper: Arc::clone(self), selection, ends: deadline };
         tokio::spawn(async move {
-            let scrape = scrape.await;
+            let abandoned = async {
+                if goes_on {
+                    std::future::pending::<()>().await;
+                }
+                loop {
+                    sender.closed().await;
+                    if entry.remove_unless(|| sender.receiver_count() > 0) {
+                        return;
+                    }
+                }
+            };
+            let scrape = tokio::select! {
+                scrape = scrape => scrape,
+                () = abandoned => return,
+            };
             drop(entry);
             sender.send_replace(Some(Arc::new(scrape)));
         });
-        running
+        Waiting { scrape: receiver, ends: deadline }
     }
 
     /// A read for all collectors that is at most [`SHARED_READ_AGE`] old.
@@ -678,7 +712,8 @@ impl Scrape {
 
     /// The families with these names alone.
     pub fn families(&self, format: Format, names: &[String]) -> Bytes {
-        self.encode(format, |family| names.iter().any(|name| name == family))
+        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+        self.encode(format, |family| names.contains(family))
     }
 
     fn encoded(&self, format: Format) -> &Encoded {
@@ -708,7 +743,7 @@ fn needed(deadline: Instant) -> Instant {
 }
 
 /// Waits for a scrape under way.
-async fn finished(mut running: Running, deadline: Instant) -> Shared {
+async fn finished(mut running: Waiting, deadline: Instant) -> Shared {
     // A scrape has its own deadline; a little more lets its partial answer through.
     let deadline = deadline + Duration::from_millis(100);
     let finished = timeout_at(deadline, running.scrape.wait_for(Option::is_some)).await;
@@ -726,13 +761,24 @@ struct Entry {
     ends: Instant,
 }
 
-impl Drop for Entry {
-    fn drop(&mut self) {
+impl Entry {
+    /// Takes the scrape from those that others can wait for, unless `is_wanted`; returns whether it did.
+    fn remove_unless(&self, is_wanted: impl FnOnce() -> bool) -> bool {
         let mut running = lock(&self.scraper.running);
+        if is_wanted() {
+            return false;
+        }
         // Another that goes on for longer may have taken its place.
         if running.get(&self.selection).is_some_and(|running| running.ends == self.ends) {
             running.remove(&self.selection);
         }
+        true
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.remove_unless(|| false);
     }
 }
 

@@ -194,8 +194,13 @@ impl Snapshot {
 
     /// About as many bytes as it takes in memory.
     pub fn bytes(&self) -> u64 {
-        const ENTRY: usize = size_of::<(Vec<u8>, Content)>();
-        self.files.iter().map(|(path, content)| (ENTRY + path.len()) as u64 + content.size()).sum()
+        let file = |(path, content): &(Vec<u8>, Content)| match content {
+            Content::Bytes { bytes, .. } | Content::Link(bytes) => path.len() + bytes.len(),
+            Content::Entries(_) | Content::Errno(_) => path.len(),
+        };
+        let files: usize = self.files.iter().map(file).sum();
+        let paths: usize = self.file_systems.iter().map(|(_, file_system)| file_system.path.len()).sum();
+        (files + paths + size_of_val(&*self.files) + size_of_val(&*self.file_systems)) as u64
     }
 
     /// How `query` ended; none when it was not asked.

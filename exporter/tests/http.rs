@@ -293,7 +293,8 @@ async fn too_many_scrapes_are_told_so() {
     let exporter = Exporter::start(&socket, &["--web.max-requests=1"]);
     let (one, two) = tokio::join!(exporter.get("/metrics"), exporter.get("/metrics"));
     assert_eq!(one.status + two.status, 400, "they are one scrape");
-    let (one, two) = tokio::join!(exporter.get("/metrics"), exporter.get("/metrics?collect[]=loadavg"));
+    let selection = "/metrics?collect[]=loadavg";
+    let (one, two) = tokio::join!(exporter.get(selection), exporter.get(selection));
     let refused = if one.status == 503 { &one } else { &two };
     assert_eq!(one.status + two.status, 703);
     assert_eq!(refused.text(), "Limit of concurrent requests reached (1), try again later.\n");

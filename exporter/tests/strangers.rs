@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use keyhole_exporter::http::Client;
 use keyhole_proto::v1::Query;
 use support::{Answer, Exporter, FakeBroker, Script};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -78,6 +79,33 @@ async fn a_selection_now_and_then_has_a_read_of_its_own_queries() {
     }
     assert_eq!(broker.reads(), 3);
     assert_eq!(*broker.calls.asked.lock().unwrap(), [Query::Loadavg], "of the last");
+}
+
+#[tokio::test]
+async fn a_selection_that_nobody_waits_for_any_more_is_not_read() {
+    let (_dir, socket) = directory();
+    let script = Script { delay: Duration::from_millis(800), ..Script::default() };
+    let _broker = FakeBroker::start(&socket, script);
+    let exporter = Exporter::start(&socket, &[]);
+    let scraper = &exporter.scraper;
+    let one = scraper.select(&["time".to_owned(), "loadavg".to_owned()], &[]).unwrap();
+    let other = scraper.select(&["loadavg".to_owned()], &[]).unwrap();
+    assert!(scraper.is_whole(&one) && !scraper.is_whole(&other));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let abandoned =
+        |selection| timeout(Duration::from_millis(100), scraper.scrape(Client::NOBODY, selection, deadline));
+    let start = Instant::now();
+    assert!(abandoned(other.clone()).await.is_err());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    // Its read would be under way still, and shared.
+    let shared = scraper.scrape(Client::NOBODY, other, deadline).await;
+    assert!(shared.is_ok() && start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
+    // One of everything goes on.
+    let start = Instant::now();
+    assert!(abandoned(one.clone()).await.is_err());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let shared = scraper.scrape(Client::NOBODY, one, deadline).await;
+    assert!(shared.is_ok() && start.elapsed() < Duration::from_millis(890), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

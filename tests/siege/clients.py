@@ -10,6 +10,7 @@ it in the attackers' network namespace; the list, ATTACKS, is its table of conte
 import asyncio
 import base64
 import collections
+import contextlib
 import dataclasses
 import json
 import os
@@ -30,6 +31,8 @@ COLLECTORS = (
     "sockstat softnet stat thermal_zone time timex udp_queues uname vmstat xfs"
 ).split()  # not diskstats, which makes the big page
 NAMES = "node_load1 node_memory_MemTotal_bytes node_cpu_seconds_total node_boot_time_seconds node_netstat_Tcp_InSegs".split()
+# The longest that a scrape may be asked to take, in seconds, and more.
+PATIENCE = "1000000"
 # How long an attacker waits after a connection that failed.
 PAUSE = 0.05
 CONTEXTS = {"http": None, "https": tls_context("http/1.1"), "h2": tls_context("h2")}
@@ -204,11 +207,9 @@ def streams_with_faults(first):
     ])
 
 
-async def frames(attacker):
-    """Frames of one kind in masses, on each connection another; what comes back is thrown away."""
-    wire = await attacker.connect()
-    kinds = list(FRAMES.values())
-    kind = attacker.number % (len(kinds) + 1)
+@contextlib.asynccontextmanager
+async def thrown_away(wire):
+    """Reads and throws away all that comes, in a task."""
 
     async def throw_away():
         while True:
@@ -216,18 +217,29 @@ async def frames(attacker):
 
     reading = asyncio.create_task(throw_away())
     try:
-        stream = 1
-        while not reading.done():
-            if kind < len(kinds):
-                await wire.send(kinds[kind] * max(1, 8000 // len(kinds[kind])))
-            else:
-                await wire.send(streams_with_faults(stream))
-                stream += 16
-            attacker.outcomes["batches"] += 1
-            await asyncio.sleep(0.001)
+        yield reading
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
+
+
+async def frames(attacker):
+    """Frames of one kind in masses, on each connection another; what comes back is thrown away."""
+    wire = await attacker.connect()
+    kinds = list(FRAMES.values())
+    kind = attacker.number % (len(kinds) + 1)
+    try:
+        async with thrown_away(wire) as reading:
+            stream = 1
+            while not reading.done():
+                if kind < len(kinds):
+                    await wire.send(kinds[kind] * max(1, 8000 // len(kinds[kind])))
+                else:
+                    await wire.send(streams_with_faults(stream))
+                    stream += 16
+                attacker.outcomes["batches"] += 1
+                await asyncio.sleep(0.001)
+    finally:
         attacker.number += 1  # the next connection sends the next kind
 
 
@@ -325,6 +337,45 @@ async def churn(attacker):
     attacker.close()
 
 
+async def abandoned(attacker):
+    """Asks for large selections with all the time there is, and takes each back at once."""
+    wire = await attacker.connect()
+    if attacker.over != "h2":
+        await wire.send(get(large(attacker.random), f"X-Prometheus-Scrape-Timeout-Seconds: {PATIENCE}"))
+        await asyncio.sleep(0.01)
+        attacker.outcomes["taken back"] += 1
+        attacker.close()
+        return
+    more = [("x-prometheus-scrape-timeout-seconds", PATIENCE)]
+    async with thrown_away(wire) as reading:
+        stream = 1
+        while not reading.done():
+            streams = range(stream, stream + 8, 2)
+            stream += 8
+            await wire.send(b"".join(request(each, large(attacker.random), more=more) for each in streams))
+            await asyncio.sleep(0.01)
+            await wire.send(b"".join(frame(RST_STREAM, 0, each, struct.pack(">I", 8)) for each in streams))
+            attacker.outcomes["taken back"] += len(streams)
+            await asyncio.sleep(0.005)
+
+
+async def wrong_selections(attacker):
+    """Requests as long as they may be, many in one breath, whose last parameter is wrong."""
+    wire = await attacker.connect()
+    path = "/metrics?" + "collect[]=arp&" * 1100 + "collect[]=none"
+    async with thrown_away(wire) as reading:
+        stream = 1
+        while not reading.done():
+            if attacker.over == "h2":
+                # Not compressed, so that it is as long; a frame holds no more.
+                await wire.send(b"".join(request(each, path) for each in range(stream, stream + 8, 2)))
+                stream += 8
+            else:
+                await wire.send(get(path) * 8)
+            attacker.outcomes["batches"] += 1
+            await asyncio.sleep(0.001)
+
+
 async def endless_bodies(attacker):
     """A POST whose body never ends."""
     await asyncio.sleep(attacker.random.random())
@@ -356,6 +407,8 @@ ATTACKS = [
     # what                     who                       over which      how many  page   users
     Attack("selections",        selections,              "http https h2", 1000),
     Attack("few selections",    selections,              "http",            48),
+    Attack("abandoned",         abandoned,               "http https h2",   60, "large"),
+    Attack("wrong selections",  wrong_selections,        "http https h2",  256),
     Attack("unread answers",    unread,                  "http https h2", 1000, "large"),
     Attack("few unread",        unread,                  "http https h2",  100, "large"),
     Attack("unread, pipelined", pipelined,               "http https h2",  100, "large"),

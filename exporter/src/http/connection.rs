@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::Door;
+use super::Server;
 use super::paths::{self, Peer};
 use super::routes::{App, InFlight};
 use super::turns::{Client, Paced, Turns};
@@ -36,20 +36,20 @@ use crate::self_metrics::handler::Closed;
 /// The most that a request's head may hold.
 const HEAD_BYTES: usize = 16 << 10;
 /// How long a connection may live without a first request, and how long a client may take nothing of an answer.
-const HELD_UP: Duration = Duration::from_secs(10);
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may lie idle; more than the usual scrape interval, so that Prometheus keeps its own.
-const IDLE: Duration = Duration::from_secs(150);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(150);
 /// How long a connection must have been idle to be given up for another: that one may be a probe with a second's time.
-const IDLE_IN_A_CROWD: Duration = Duration::from_millis(200);
+const CROWDED_IDLE_TIMEOUT: Duration = Duration::from_millis(200);
 /// How long a client may take for an answer, and how long nothing of it, while others need the room.
-const UNREAD_UNDER_PRESSURE: Duration = Duration::from_secs(2);
-const STALLED_UNDER_PRESSURE: Duration = Duration::from_millis(250);
+const CROWDED_UNREAD_TIMEOUT: Duration = Duration::from_secs(2);
+const CROWDED_STALL_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long a client may take for an answer, however steadily it takes it.
-const UNREAD: Duration = Duration::from_secs(60);
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Encrypted bytes that wait for the client; the rest of an answer waits as it is, for all clients together.
 const ENCRYPTED_BYTES: usize = 16 << 10;
 /// How often a connection is looked at.
-const TICK: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What Go's server tells a client that speaks plain HTTP to its TLS port.
 const NOT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
@@ -57,48 +57,48 @@ const NOT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP req
 const STREAMS: u32 = 4;
 
 /// Serves a connection until it ends, or is idle for too long, or others need its place, or the server stops.
-pub(super) async fn serve(stream: TcpStream, door: &Door, peer: SocketAddr) {
+pub(super) async fn serve(stream: TcpStream, server: &Server, peer: SocketAddr) {
     let client = peer.into();
     let activity = Arc::new(Activity::new());
     let stream = Tracked { stream, activity: Arc::clone(&activity) };
     let connection = Connection {
-        app: Arc::clone(&door.app),
-        places: Arc::clone(&door.places),
+        app: Arc::clone(&server.app),
+        places: Arc::clone(&server.places),
         client,
         peer: Peer(peer),
         activity: Arc::clone(&activity),
         leave: Arc::default(),
     };
     let closed = tokio::select! {
-        () = connection.talk(stream, door.stopped.clone()) => return,
-        closed = overdue(&activity, door, client) => closed,
+        () = connection.talk(stream, server.stopped.clone()) => return,
+        closed = overdue(&activity, server, client) => closed,
     };
-    door.app.handler().closed(closed);
+    server.app.handler().closed(closed);
 }
 
 /// Waits until a connection is to be closed, and says why.
-async fn overdue(activity: &Activity, door: &Door, client: Client) -> Closed {
-    let mut tick = tokio::time::interval(TICK);
+async fn overdue(activity: &Activity, server: &Server, client: Client) -> Closed {
+    let mut tick = tokio::time::interval(CHECK_INTERVAL);
     loop {
         tokio::select! {
-            () = door.pressure.notified() => {
-                let crowded = door.places.are_short() && door.places.has_its_share(client);
+            () = server.pressure.notified() => {
+                let crowded = server.places.are_short() && server.places.has_its_share(client);
                 let unread_for = activity.unread_for();
-                let unread = unread_for >= UNREAD_UNDER_PRESSURE
-                    || unread_for.min(activity.quiet_for()) >= STALLED_UNDER_PRESSURE;
-                if unread && door.app.is_short_of_room() {
+                let unread = unread_for >= CROWDED_UNREAD_TIMEOUT
+                    || unread_for.min(activity.quiet_for()) >= CROWDED_STALL_TIMEOUT;
+                if unread && server.app.is_short_of_room() {
                     return Closed::Unread;
                 }
-                if crowded && (unread || activity.idle() >= IDLE_IN_A_CROWD) {
+                if crowded && (unread || activity.idle() >= CROWDED_IDLE_TIMEOUT) {
                     return Closed::Crowded;
                 }
             }
             _ = tick.tick() => {
                 let held_up = activity.is_held_up();
-                if (held_up && activity.idle() >= HELD_UP) || activity.unread_for() >= UNREAD {
+                if (held_up && activity.idle() >= STALL_TIMEOUT) || activity.unread_for() >= UNREAD_TIMEOUT {
                     return Closed::Slow;
                 }
-                if activity.idle() >= IDLE {
+                if activity.idle() >= IDLE_TIMEOUT {
                     return Closed::Idle;
                 }
             }
@@ -114,7 +114,7 @@ struct Connection {
     client: Client,
     peer: Peer,
     activity: Arc<Activity>,
-    /// Told when the connection shall end with what is being answered.
+    /// Notified when the connection shall end with what is being answered.
     leave: Arc<Notify>,
 }
 
@@ -123,7 +123,7 @@ impl Connection {
     async fn talk(self, stream: Tracked, mut stopping: watch::Receiver<bool>) {
         let tls = match self.app.guard.as_ref().map(Guard::accept).transpose() {
             Ok(tls) => tls.flatten(),
-            // The log has been told; there is no answer to give without a certificate.
+            // It is logged; there is no answer to give without a certificate.
             Err(_) => return,
         };
         let Some(tls) = tls else {
@@ -153,13 +153,16 @@ impl Connection {
             let _ = stream.shutdown().await;
             return None;
         }
-        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await.inspect_err(told).ok()?;
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), stream)
+            .await
+            .inspect_err(log_handshake_error)
+            .ok()?;
         let accept = || hello.into_stream_with(tls, |tls| tls.set_buffer_limit(Some(ENCRYPTED_BYTES)));
         // Who waits for a turn does not lie idle.
         let waiting = self.activity.busy();
         let turn = self.app.handshakes.turn(self.client).await?;
         drop(waiting);
-        Paced::first_step(turn, accept).await.inspect_err(told).ok()
+        Paced::first_step(turn, accept).await.inspect_err(log_handshake_error).ok()
     }
 
     async fn talk_http1<S>(self, stream: S, encrypted: bool, stopping: watch::Receiver<bool>)
@@ -168,7 +171,7 @@ impl Connection {
     {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(IDLE)
+            .header_read_timeout(IDLE_TIMEOUT)
             .max_header_size(HEAD_BYTES)
             .max_buf_size(4 * HEAD_BYTES)
             .max_headers(64)
@@ -210,6 +213,8 @@ impl Connection {
 
     async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let running = self.activity.request();
+        // One request of each connection at a time: a client may send many in one breath.
+        tokio::task::yield_now().await;
         request.extensions_mut().insert(self.peer);
         let answer = match (paths::refuse(&request), &self.app.guard) {
             // Before the password: what is no request has none.
@@ -231,7 +236,7 @@ impl Connection {
 /// The bytes of an answer, until the last of them is written: only then its request has ended.
 struct Body {
     bytes: Bytes,
-    _unread: Unread,
+    _unread: UnreadAnswer,
     _in_flight: Option<Arc<InFlight>>,
 }
 
@@ -245,8 +250,8 @@ impl AsRef<[u8]> for Body {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Encrypted;
 
-/// A handshake that failed is told at debug: anyone can cause it.
-fn told(error: &std::io::Error) {
+/// Logs a handshake that failed, at debug: anyone can cause one.
+fn log_handshake_error(error: &std::io::Error) {
     tracing::debug!(%error, "TLS handshake failed");
 }
 
@@ -304,11 +309,11 @@ impl Activity {
         Running(Arc::clone(self))
     }
 
-    fn unread(self: &Arc<Self>) -> Unread {
+    fn unread(self: &Arc<Self>) -> UnreadAnswer {
         let since = Instant::now();
         lock(&self.unread).push(since);
         self.touch();
-        Unread { activity: Arc::clone(self), since }
+        UnreadAnswer { activity: Arc::clone(self), since }
     }
 
     fn touch(&self) {
@@ -357,12 +362,12 @@ impl Drop for Running {
 }
 
 /// An answer that is not taken.
-struct Unread {
+struct UnreadAnswer {
     activity: Arc<Activity>,
     since: Instant,
 }
 
-impl Drop for Unread {
+impl Drop for UnreadAnswer {
     fn drop(&mut self) {
         let mut unread = lock(&self.activity.unread);
         if let Some(at) = unread.iter().position(|since| *since == self.since) {

@@ -26,19 +26,19 @@ use crate::self_metrics::handler::Closed;
 use turns::Turns;
 
 /// Connections served at once.
-const CONNECTIONS: usize = 256;
+const MAX_SERVED: usize = 256;
 /// Connections that are open at once, those that wait for a place with them.
-const OPEN: usize = 1024;
+const MAX_OPEN: usize = 1024;
 /// Descriptors kept back from connections: the broker, textfiles, the runtime and what was inherited.
 const OTHER_DESCRIPTORS: u64 = 32;
 /// How long answers under way may take once the server is told to stop.
-const STOP: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error that will not pass by itself, such as EMFILE.
-const BACK_OFF: Duration = Duration::from_millis(200);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// How long accepting rests while all that may be open are: who is turned away and comes back at once costs little.
-const FULL: Duration = Duration::from_millis(1);
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// How often connections are asked to give way while others need what they hold.
-const PRESSURE: Duration = Duration::from_millis(25);
+const PRESSURE_INTERVAL: Duration = Duration::from_millis(25);
 /// How long a connection may wait for a place.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -50,10 +50,10 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     let (stopping, stopped) = watch::channel(false);
     let open = open();
-    let places = CONNECTIONS.min(open.div_ceil(2));
+    let places = MAX_SERVED.min(open.div_ceil(2));
     // One below what may be open: the next is accepted, and only then it is seen whose is one too many.
     let may_wait = (open - places).saturating_sub(1);
-    let door = Door {
+    let server = Server {
         app,
         open: Arc::new(Semaphore::new(open)),
         places: Turns::new(places, may_wait),
@@ -62,9 +62,9 @@ pub async fn serve(
     };
     let mut tasks = Vec::new();
     for listener in listeners {
-        tasks.push(tokio::spawn(door.clone().accept(tokio::net::TcpListener::from_std(listener)?)));
+        tasks.push(tokio::spawn(server.clone().accept(tokio::net::TcpListener::from_std(listener)?)));
     }
-    tasks.push(tokio::spawn(door.clone().press()));
+    tasks.push(tokio::spawn(server.clone().press()));
     stop.await;
     stopping.send_replace(true);
     for task in &tasks {
@@ -72,7 +72,7 @@ pub async fn serve(
         task.abort();
     }
     let all = u32::try_from(open).unwrap_or(u32::MAX);
-    if tokio::time::timeout(STOP, door.open.acquire_many(all)).await.is_err() {
+    if tokio::time::timeout(SHUTDOWN_TIMEOUT, server.open.acquire_many(all)).await.is_err() {
         tracing::warn!("stopped with answers under way");
     }
     Ok(())
@@ -84,12 +84,12 @@ fn open() -> usize {
     let room = limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX)
     });
-    OPEN.min(room).max(1)
+    MAX_OPEN.min(room).max(1)
 }
 
 /// Where connections come in.
 #[derive(Clone)]
-struct Door {
+struct Server {
     app: Arc<App>,
     open: Arc<Semaphore>,
     places: Arc<Turns>,
@@ -97,7 +97,7 @@ struct Door {
     stopped: watch::Receiver<bool>,
 }
 
-impl Door {
+impl Server {
     async fn accept(self, listener: tokio::net::TcpListener) {
         let mut failing = false;
         loop {
@@ -110,20 +110,20 @@ impl Door {
                         tracing::error!(%error, "cannot accept connections; trying on");
                     }
                     failing = true;
-                    tokio::time::sleep(BACK_OFF).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
             failing = false;
             // A scrape's answer is one write: there is nothing to wait for.
             let _ = stream.set_nodelay(true);
-            let door = self.clone();
+            let server = self.clone();
             tokio::spawn(async move {
-                door.serve(stream, peer).await;
+                server.serve(stream, peer).await;
                 drop(open);
             });
             if self.open.available_permits() == 0 {
-                tokio::time::sleep(FULL).await;
+                tokio::time::sleep(FULL_PAUSE).await;
             }
         }
     }
@@ -155,7 +155,7 @@ impl Door {
             self.app.unread().pressed().await;
             loop {
                 self.pressure.notify_waiters();
-                tokio::time::sleep(PRESSURE).await;
+                tokio::time::sleep(PRESSURE_INTERVAL).await;
                 if !self.places.are_short() && !self.app.unread().is_full() {
                     break;
                 }

@@ -1,5 +1,7 @@
 //! Query strings and the request headers that choose an answer's form.
 
+use std::borrow::Cow;
+
 use crate::scrape::Format;
 
 /// The parameters that the metrics page knows; others are ignored.
@@ -30,12 +32,13 @@ impl Parameters {
             let (Some(key), Some(value)) = (decode(key), decode(value)) else {
                 return Err(format!("invalid escape in the query: {pair}"));
             };
-            match key.as_str() {
-                "collect[]" => parameters.collect.push(value),
-                "exclude[]" => parameters.exclude.push(value),
-                "name[]" => parameters.names.push(value),
-                _ => {}
-            }
+            let of_key = match &*key {
+                "collect[]" => &mut parameters.collect,
+                "exclude[]" => &mut parameters.exclude,
+                "name[]" => &mut parameters.names,
+                _ => continue,
+            };
+            of_key.push(value.into_owned());
         }
         Ok(parameters)
     }
@@ -44,11 +47,14 @@ impl Parameters {
 /// Whether a pair is a filter.
 fn is_filter(pair: &str) -> bool {
     let key = pair.split('=').next().and_then(decode);
-    key.is_some_and(|key| matches!(key.as_str(), "collect[]" | "exclude[]" | "name[]"))
+    key.is_some_and(|key| matches!(&*key, "collect[]" | "exclude[]" | "name[]"))
 }
 
 /// Undoes `%41` and `+`. Bytes that are not UTF-8 become U+FFFD, which is in no name.
-fn decode(text: &str) -> Option<String> {
+fn decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains(['+', '%']) {
+        return Some(text.into());
+    }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -61,7 +67,7 @@ fn decode(text: &str) -> Option<String> {
             byte => byte,
         });
     }
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    Some(String::from_utf8_lossy(&bytes).into_owned().into())
 }
 
 /// The form that `Accept` asks for most, and the scheme of names that it asks for: chosen as Prometheus' Go client does,

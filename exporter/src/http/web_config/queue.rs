@@ -85,7 +85,10 @@ impl<T> Queue<T> {
         let crowded = if of(client.address) > WAITING_OF_ONE {
             client.address
         } else if self.waiting.len() > WAITING {
-            self.waiting.iter().map(|waiting| waiting.client.address).max_by_key(|address| of(*address))?
+            // Of many with as many, the one that was refused last; who has not been refused is no attacker yet.
+            let refused = |address: Option<Client>| address.and_then(|address| self.refused.get(&address));
+            let addresses = self.waiting.iter().map(|waiting| waiting.client.address);
+            addresses.max_by_key(|address| (of(*address), refused(*address)))?
         } else {
             return None;
         };
