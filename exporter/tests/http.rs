@@ -325,6 +325,26 @@ async fn a_broker_replaced_between_two_scrapes_costs_none() {
 }
 
 #[tokio::test]
+async fn a_broker_that_starts_with_the_exporter_is_asked_as_soon_as_it_listens() {
+    // A busy machine may be late: once in so many times it is not.
+    for _ in 0..20 {
+        let (_dir, socket) = directory();
+        let exporter = Exporter::start(&socket, &[]);
+        let start = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            FakeBroker::start(&socket, Script::default())
+        };
+        let begun = Instant::now();
+        let (answer, _broker) = tokio::join!(exporter.get("/metrics"), start);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        if begun.elapsed() < Duration::from_millis(90) {
+            return;
+        }
+    }
+    panic!("no first scrape had its answer soon");
+}
+
+#[tokio::test]
 async fn a_broker_killed_mid_scrape_is_503_or_answered_by_the_next() {
     let (_dir, socket) = directory();
     let first = FakeBroker::start(&socket, Script { delay: Duration::from_secs(30), ..Script::default() });
