@@ -23,8 +23,12 @@ const FILE_COST: usize = 128;
 /// The most that one message may hold; the broker cuts its answers below 1 MiB.
 const MESSAGE_BYTES: usize = 2 << 20;
 /// How often a call is made again when the connection breaks: a broker that restarts costs no scrape.
-const RETRIES: u32 = 2;
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const RETRIES: u32 = 6;
+/// The pause before the first of these, doubled before each: of 200 ms together, and one that only just starts is asked
+/// soon.
+const RETRY_PAUSE: Duration = Duration::from_millis(3);
+/// The pause before a busy broker is asked again.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection to one broker.
 #[derive(Debug, Clone)]
@@ -165,11 +169,11 @@ impl BrokerClient {
         let busy = status.code() == Code::ResourceExhausted;
         let broke = status.source().is_some() && status.code() != Code::DeadlineExceeded;
         let worth_it = busy || (broke && *attempt < RETRIES);
-        if !worth_it || Instant::now() + 2 * RETRY_PAUSE > deadline {
+        if !worth_it || Instant::now() + 2 * BUSY_PAUSE > deadline {
             return false;
         }
+        tokio::time::sleep(if broke { RETRY_PAUSE * (1 << *attempt) } else { BUSY_PAUSE }).await;
         *attempt += u32::from(broke);
-        tokio::time::sleep(RETRY_PAUSE).await;
         true
     }
 

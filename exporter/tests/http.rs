@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use keyhole_proto::v1::{Outcome, Query};
 use support::{Exporter, FakeBroker, Script};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixListener};
 
 fn directory() -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::tempdir().unwrap();
@@ -323,6 +323,28 @@ async fn a_broker_replaced_between_two_scrapes_costs_none() {
     drop(first);
     let _second = FakeBroker::start(&socket, Script::default());
     assert_eq!(exporter.get("/metrics").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_broker_that_breaks_off_is_asked_again_as_soon_as_it_listens() {
+    // A busy machine may be late: once in so many times it is not.
+    for _ in 0..20 {
+        let (_dir, socket) = directory();
+        let first = UnixListener::bind(&socket).unwrap();
+        let exporter = Exporter::start(&socket, &[]);
+        let restart = async {
+            drop(first.accept().await.unwrap());
+            drop(first);
+            std::fs::remove_file(&socket).unwrap();
+            (Instant::now(), FakeBroker::start(&socket, Script::default()))
+        };
+        let (answer, (restarted, _broker)) = tokio::join!(exporter.get("/metrics"), restart);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        if restarted.elapsed() < Duration::from_millis(90) {
+            return;
+        }
+    }
+    panic!("no scrape had its answer soon");
 }
 
 #[tokio::test]

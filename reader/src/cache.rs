@@ -115,8 +115,8 @@ pub struct Device {
     pub dir: Option<OwnedFd>,
     /// It is known to have nothing of what is asked for until this round.
     pub absent_until: u64,
-    /// Its files, by name.
-    pub files: HashMap<Vec<u8>, File>,
+    /// Its files and their names, in the order in which the pattern led to them.
+    pub files: Vec<(Vec<u8>, File)>,
     round: u64,
 }
 
@@ -129,20 +129,15 @@ pub struct File {
     pub open: Option<Cached>,
     /// It is not there, and is not looked for until this round.
     pub absent_until: u64,
-    /// The pattern led to it in this round.
-    pub round: u64,
 }
 
 impl Cache {
     /// What is known of a device: nothing when its name stands for another by now. None when there are too many.
     pub fn device(&mut self, name: &[u8], inode: u64) -> Option<&mut Device> {
-        if !self.devices.contains_key(name) {
-            if self.devices.len() >= DEVICES {
-                return None;
-            }
-            self.devices.insert(name.to_vec(), Device::default());
+        if self.devices.len() >= DEVICES && !self.devices.contains_key(name) {
+            return None;
         }
-        let device = self.devices.get_mut(name)?;
+        let device = self.devices.entry(name.to_vec()).or_default();
         if device.inode != inode {
             *device = Device::default();
         }

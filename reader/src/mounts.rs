@@ -2,7 +2,7 @@
 //! only with `--path.rootfs`. <https://docs.kernel.org/filesystems/proc.html> (section 3.5)
 
 /// File systems of network servers and of other processes; the rest answers from the kernel.
-const MAY_HANG: &str = "9p afs autofs beegfs ceph cifs coda fuse gfs glusterfs lustre nfs ocfs smb";
+const MAY_HANG: &[u8] = b"9p afs autofs beegfs ceph cifs coda fuse gfs glusterfs lustre nfs ocfs smb";
 
 /// A mount, as far as a reader looks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Mount {
 impl Mount {
     /// Whether its numbers come from a server that may be away. Types have suffixes: `nfs4`, `fuse.sshfs`.
     pub fn may_hang(&self) -> bool {
-        MAY_HANG.split(' ').any(|kind| self.kind.starts_with(kind.as_bytes())) && self.kind != b"nfsd"
+        MAY_HANG.split(|byte| *byte == b' ').any(|kind| self.kind.starts_with(kind)) && self.kind != b"nfsd"
     }
 
     /// Whether asking about this one may sleep for what `hung` sleeps for: its file system is of the same type, most

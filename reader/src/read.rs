@@ -29,6 +29,9 @@ const PATH_BYTES: usize = 4096;
 /// With so many readers stuck in mounts no other is risked: the one that is left reads what cannot hang.
 const HUNG_MOUNTS: usize = SLOTS_PER_CLASS - 2;
 
+/// How many cached files a name is looked for among: as many may vanish at once, and the others stay cached.
+const AHEAD: usize = 64;
+
 /// A name in a directory, and its inode.
 type Entry = (Vec<u8>, u64);
 
@@ -197,10 +200,15 @@ impl Read<'_, '_> {
             _ => self.list(source, dir),
         };
         walk(name.to_vec(), inode, rest, usize::MAX, &mut list, &mut found)?;
-        found.into_iter().try_for_each(|(name, inodes)| self.found(source, device, name, inodes, round))?;
-        device.files.retain(|_, file| file.round == round);
-        if self.counters.entries == before && device.files.values().all(|file| round < file.absent_until) {
-            (device.absent_until, device.files) = (retry_after(round, name), HashMap::new());
+        let mut known = std::mem::take(&mut device.files).into_iter();
+        for (name, inodes) in found {
+            // Most often it is the next one; of what is passed over, nothing is there any more.
+            let at = known.as_slice().iter().take(AHEAD).position(|(known, _)| *known == name);
+            let file = at.and_then(|at| Some(known.nth(at)?.1)).filter(|file| file.inodes == inodes);
+            self.found(source, device, name, File { inodes, ..file.unwrap_or_default() }, round)?;
+        }
+        if self.counters.entries == before && device.files.iter().all(|(_, file)| round < file.absent_until) {
+            (device.absent_until, device.files) = (retry_after(round, name), Vec::new());
         }
         Ok(())
     }
@@ -211,11 +219,9 @@ impl Read<'_, '_> {
         source: &Source,
         device: &mut Device,
         name: Vec<u8>,
-        inodes: u64,
+        mut file: File,
         round: u64,
     ) -> Flow {
-        let known = device.files.remove(&name).filter(|file| file.inodes == inodes);
-        let mut file = File { inodes, round, ..known.unwrap_or_default() };
         if file.absent_until <= round {
             let read = self.ask(&name, |this| match source.kind {
                 Kind::Text | Kind::TextOfSeveral => this.file(source, device, &mut file, &name),
@@ -229,7 +235,7 @@ impl Read<'_, '_> {
             }
         }
         if file.open.is_some() || round <= file.absent_until {
-            device.files.insert(name, file);
+            device.files.push((name, file));
         }
         Ok(())
     }
@@ -343,7 +349,7 @@ impl Read<'_, '_> {
         // No call takes a longer path, and no chunk has room for any.
         mounts.retain(|mount| mount.point.len() <= PATH_BYTES);
         self.counters.truncated |= truncated || mounts.len() < all;
-        mounts.sort_by_key(Mount::may_hang);
+        mounts.sort_by_cached_key(Mount::may_hang);
         let hung: Vec<&Mount> =
             mounts.iter().filter(|mount| self.hung.contains(&hash(&mount.point))).collect();
         for mount in &mounts {

@@ -107,6 +107,7 @@ pub const ZYGOTE: &[Row] = &[
     allow!(clock_gettime, "time, where the vDSO has none", exactly(0, 1)),
     allow!(exit_group, "the end"),
     // What a reader does before it is sealed: take its pipes, open its files, seal itself.
+    allow!(prctl, "a reader ends with its zygote, also one that hangs", exactly(0, PR_SET_PDEATHSIG), exactly(1, SIGKILL)),
     #[cfg(target_arch = "x86_64")]
     allow!(dup2, "a reader's pipes: requests", exactly(1, 0)),
     #[cfg(target_arch = "x86_64")]
@@ -151,6 +152,8 @@ const WNOHANG: u32 = 1;
 const AT_EMPTY_PATH: u32 = 0x1000;
 const RLIMIT_NOFILE: u32 = 7;
 const LANDLOCK_RULE_PATH_BENEATH: u32 = 1;
+const PR_SET_PDEATHSIG: u32 = 1;
+const SIGKILL: u32 = 9;
 const PR_SET_NO_NEW_PRIVS: u32 = 38;
 const SECCOMP_SET_MODE_FILTER: u32 = 1;
 const SECCOMP_FILTER_FLAG_TSYNC: u32 = 1;

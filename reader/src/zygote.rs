@@ -9,6 +9,7 @@ use keyhole_policy::Class;
 use keyhole_policy::pipes::{Kind, SLOTS, SLOTS_PER_CLASS, class};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use crate::arguments::Arguments;
 use crate::cache::Shared;
@@ -148,8 +149,10 @@ impl Zygote {
     /// In the new process: keeps the pipes of one slot and the page of one class, and nothing else of the zygote.
     fn become_reader(&mut self, place: Place) {
         let slot = &self.slots[place.slot];
-        let requests = rustix::stdio::dup2_stdin(&slot.requests);
-        let moved = requests.and_then(|()| rustix::stdio::dup2_stdout(&slot.answers));
+        // One that hangs in a file sees no end of its pipe.
+        let bound = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        let moved = bound.and_then(|()| rustix::stdio::dup2_stdin(&slot.requests));
+        let moved = moved.and_then(|()| rustix::stdio::dup2_stdout(&slot.answers));
         // The values that owned them are never dropped: this process ends by exit(2) alone.
         process::close_inherited();
         let page = std::mem::take(&mut self.pages).into_iter().nth(place.class as usize);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use keyhole_proto::v1::{Outcome, Query, ReaderClass};
 use rustix::process::{Pid, Signal, kill_process};
@@ -52,6 +53,27 @@ fn a_broker_that_stops_leaves_no_process_behind() {
     broker.signal(Signal::TERM);
     assert_eq!(broker.wait().code(), Some(0));
     all_end(&processes[1..]);
+}
+
+#[test]
+fn a_reader_that_hangs_in_a_file_is_not_left_behind() {
+    for signal in [Signal::KILL, Signal::TERM] {
+        let stage = Stage::new();
+        let flags = stage.fixtures();
+        stage.put("sys/devices/system/cpu/vulnerabilities/x", "");
+        let hangs = stage.at("sys/devices/system/cpu/vulnerabilities/meltdown");
+        // Opening it sleeps for ever: nobody writes.
+        rustix::fs::mkfifoat(rustix::fs::CWD, hangs, 0o644.into()).unwrap();
+        let mut broker = stage.start(&flags);
+        broker.ask(|mut client| async move {
+            let reading = read(&mut client, &[Query::CpuVulnerabilities]);
+            assert!(tokio::time::timeout(Duration::from_millis(500), reading).await.is_err(), "it hangs");
+        });
+        let processes = broker.processes();
+        broker.signal(signal);
+        broker.wait();
+        all_end(&processes[1..]);
+    }
 }
 
 #[test]

@@ -557,6 +557,29 @@ fn files_are_read_without_being_cached_when_descriptors_are_few() {
 }
 
 #[test]
+fn files_stay_open_when_others_of_their_device_come_and_go() {
+    let tree = Tree::new();
+    let path = |number: u32| format!("sys/class/power_supply/S/{number}");
+    (10..30).for_each(|number| tree.put(path(number), "1"));
+    let mut host = tree.host();
+    // Number and path of each descriptor below the tree: one that is opened again gets a number that is free.
+    let mut open = || {
+        assert_eq!(read(&mut host, Query::PowerSupply).outcome, Outcome::Ok);
+        let open = fs::read_dir("/proc/self/fd").unwrap().map(|entry| entry.unwrap().path());
+        let open = open.filter_map(|link| Some((link.clone(), fs::read_link(link).ok()?)));
+        open.filter(|(_, file)| file.starts_with(tree.at(path(0)).parent().unwrap())).collect::<Vec<_>>()
+    };
+    let mut before = open();
+    assert_eq!(before.len(), 20);
+    [10, 15, 16, 29].iter().for_each(|number| fs::remove_file(tree.at(path(*number))).unwrap());
+    [1, 155, 31].iter().for_each(|number| tree.put(path(*number), "1"));
+    before.retain(|(_, file)| file.exists());
+    let after = open();
+    assert_eq!((before.len(), after.len()), (16, 19));
+    assert!(before.iter().all(|file| after.contains(file)), "{before:?} {after:?}");
+}
+
+#[test]
 fn as_many_files_are_cached_as_the_flag_says() {
     let tree = Tree::with(&[("sys/class/net/eth0/mtu", "1500"), ("sys/class/net/eth0/flags", "1")]);
     for (flag, cached) in [(0, 0), (1, 1), (2, 2), (3, 2)] {
