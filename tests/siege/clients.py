@@ -362,12 +362,11 @@ async def abandoned(attacker):
 async def wrong_selections(attacker):
     """Requests as long as they may be, many in one breath, whose last parameter is wrong."""
     wire = await attacker.connect()
-    path = "/metrics?" + "collect[]=arp&" * 1100 + "collect[]=none"
+    path = "/metrics?" + "collect[]=arp&" * (560 if attacker.over == "h2" else 1100) + "collect[]=none"
     async with thrown_away(wire) as reading:
         stream = 1
         while not reading.done():
             if attacker.over == "h2":
-                # Not compressed, so that it is as long; a frame holds no more.
                 await wire.send(b"".join(request(each, path) for each in range(stream, stream + 8, 2)))
                 stream += 8
             else:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Besieges the exporter, and a node_exporter beside it, while a Prometheus scrapes it every second.
 
-usage: run.py [--binaries DIR] [--seconds N] [--short] [--only NAME]... [--alone] [--list] [--write]
+usage: run.py [--binaries DIR] [--seconds N] [--quick] [--short] [--only NAME]... [--alone] [--list] [--write]
 
 Each attack of clients.py runs alone, over plain HTTP, TLS and HTTP/2 where it applies, then all of them together. Before it
 a quiet time is measured, and after it everything must come back to that. Prints a table; ends with 1 when Keyhole broke
@@ -9,7 +9,8 @@ one of the LIMITS. What node_exporter does is shown, never judged.
 
   --binaries DIR   release binaries (target/release)
   --seconds N      how long an attack takes (20)
-  --short          for CI: 3 s an attack, HTTP/1 and 2 over TLS at once, node_exporter with plain HTTP and a usual page alone
+  --quick          HTTP/1 and 2 over TLS at once, node_exporter with plain HTTP and a usual page alone
+  --short          for CI: the same, 3 s an attack
   --only NAME      attacks with this in their names alone, as --list prints them
   --alone          without node_exporter
   --write          put the table into docs/siege.md, between its marks
@@ -84,7 +85,7 @@ class Case:
 
     @property
     def quick(self):
-        """Whether node_exporter takes part in CI: a large page costs it half a minute each time."""
+        """Whether node_exporter takes part in a quick run: a large page costs it half a minute each time."""
         return not self.tls and self.page == "host"
 
 
@@ -92,12 +93,12 @@ TITLES = {"http": "HTTP/1", "https": "TLS, HTTP/1", "h2": "TLS, HTTP/2"}
 BOTH = "TLS, HTTP/1 and 2"
 
 
-def cases(short):
-    """Every attack over every protocol. For CI, HTTP/1 and 2 over TLS share a case, with half of the connections each."""
+def cases(quick):
+    """Every attack over every protocol. For a quick run, HTTP/1 and 2 over TLS share a case, with half of the connections each."""
     for row in ATTACKS:
         protocols = row.over.split()
         groups = [[over] for over in protocols]
-        if short and protocols[-2:] == ["https", "h2"]:
+        if quick and protocols[-2:] == ["https", "h2"]:
             groups[-2:] = [["https", "h2"]]
         for group in groups:
             title = TITLES[group[0]] if len(group) == 1 else BOTH
@@ -332,7 +333,7 @@ def besiege(arguments):
     if most < 4096:
         fail(f"RLIMIT_NOFILE is {most}: 4,096 are needed for the attackers' connections")
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    chosen = [case for case in cases(arguments.short) if not arguments.only or any(word in case.name for word in arguments.only)]
+    chosen = [case for case in cases(arguments.quick) if not arguments.only or any(word in case.name for word in arguments.only)]
     if not chosen:
         fail("there is no such attack: see --list")
     folder = binaries(arguments.binaries)
@@ -345,7 +346,7 @@ def besiege(arguments):
         siege = Siege(network, folder, home, arguments.seconds, stack)
         for case in chosen:
             for program, name in ((Ours, Ours.name), (NodeExporter, peer)):
-                if program is NodeExporter and (not case.parts or arguments.alone or (arguments.short and not case.quick)):
+                if program is NodeExporter and (not case.parts or arguments.alone or (arguments.quick and not case.quick)):
                     continue
                 figures = siege.case(case, program)
                 table.append(row(case, name, figures))
@@ -370,6 +371,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries")
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--only", action="append")
     parser.add_argument("--alone", action="store_true")
@@ -378,8 +380,9 @@ def main():
     arguments = parser.parse_args()
     if arguments.short:
         arguments.seconds = min(arguments.seconds, SHORT)
+        arguments.quick = True
     if arguments.list:
-        for case in cases(arguments.short):
+        for case in cases(arguments.quick):
             print(f"{case.name} ({case.over})")
         return 0
     if os.geteuid() != 0:

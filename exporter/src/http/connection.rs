@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulConnection;
 use rustls::ServerConfig;
@@ -27,7 +27,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Server;
 use super::paths::{self, Peer};
-use super::routes::{App, InFlight};
+use super::routes::{self, App, InFlight};
 use super::turns::{Client, Paced, Turns};
 use super::web_config::{Guard, H2};
 use crate::lock;
@@ -35,6 +35,10 @@ use crate::self_metrics::handler::Closed;
 
 /// The most that a request's head may hold.
 const HEAD_BYTES: usize = 16 << 10;
+/// The same over HTTP/2, where a connection has several.
+const HTTP2_HEAD_BYTES: u32 = 8 << 10;
+/// From which length on a path with its query takes its turn: to read it costs as much as a small answer.
+const LONG_URI: usize = 1 << 10;
 /// How long a connection may live without a first request, and how long a client may take nothing of an answer.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may lie idle; more than the usual scrape interval, so that Prometheus keeps its own.
@@ -55,6 +59,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const NOT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// Requests of one HTTP/2 connection that are answered at once.
 const STREAMS: u32 = 4;
+/// Requests beyond that, of which each is refused, before the connection is closed: a client may send about a hundred
+/// before it is told how many it may.
+const REFUSED_STREAMS: usize = 128;
 
 /// Serves a connection until it ends, or is idle for too long, or others need its place, or the server stops.
 pub(super) async fn serve(stream: TcpStream, server: &Server, peer: SocketAddr) {
@@ -173,7 +180,7 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE_TIMEOUT)
             .max_header_size(HEAD_BYTES)
-            .max_buf_size(4 * HEAD_BYTES)
+            .max_buf_size(2 * HEAD_BYTES)
             .max_headers(64)
             // A client that has said all it had to say may still wait for its answer.
             .half_close(true)
@@ -197,10 +204,11 @@ impl Connection {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
-            .max_header_list_size(HEAD_BYTES as u32)
+            .max_header_list_size(HTTP2_HEAD_BYTES)
             // What a client sends besides its head is never read, and shall not be kept either.
             .initial_stream_window_size(HEAD_BYTES as u32)
             .max_send_buf_size(HEAD_BYTES)
+            .max_local_error_reset_streams(REFUSED_STREAMS)
             .serve_connection(
                 TokioIo::new(stream),
                 service_fn(move |request| {
@@ -211,16 +219,29 @@ impl Connection {
         finish(connection, &leave, stopping).await;
     }
 
+    async fn respond(&self, request: &Request<Incoming>) -> Response<Bytes> {
+        match (paths::refuse(request), &self.app.guard) {
+            // Before the password: what is no request has none.
+            (Some(refusal), _) => refusal,
+            (None, Some(guard)) => guard.answer(&self.app, request).await,
+            (None, None) => self.app.answer(request).await,
+        }
+    }
+
     async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
         let running = self.activity.request();
         // One request of each connection at a time: a client may send many in one breath.
         tokio::task::yield_now().await;
         request.extensions_mut().insert(self.peer);
-        let answer = match (paths::refuse(&request), &self.app.guard) {
-            // Before the password: what is no request has none.
-            (Some(refusal), _) => refusal,
-            (None, Some(guard)) => guard.answer(&self.app, &request).await,
-            (None, None) => self.app.answer(&request).await,
+        let answer = match request.uri().path_and_query().is_some_and(|uri| uri.as_str().len() > LONG_URI) {
+            false => self.respond(&request).await,
+            true => match self.app.long_requests.turn(self.client).await {
+                Some(turn) => Paced::first_step(turn, || Box::pin(self.respond(&request))).await,
+                None => routes::text(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many long requests at once; try again later",
+                ),
+            },
         };
         if self.places.are_short() && self.places.has_its_share(self.client) {
             self.leave.notify_one();

@@ -12,6 +12,7 @@ pub mod web_config;
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -35,6 +36,8 @@ const OTHER_DESCRIPTORS: u64 = 32;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error that will not pass by itself, such as EMFILE.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// So many open connections leave memory behind that is worth giving back.
+const CROWD: usize = 64;
 /// How long accepting rests while all that may be open are: who is turned away and comes back at once costs little.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// How often connections are asked to give way while others need what they hold.
@@ -56,6 +59,8 @@ pub async fn serve(
     let server = Server {
         app,
         open: Arc::new(Semaphore::new(open)),
+        limit: open,
+        crowd: Arc::default(),
         places: Turns::new(places, may_wait),
         pressure: Arc::default(),
         stopped,
@@ -92,6 +97,10 @@ fn open() -> usize {
 struct Server {
     app: Arc<App>,
     open: Arc<Semaphore>,
+    /// How many may be open.
+    limit: usize,
+    /// The most connections that were open since memory was last given back.
+    crowd: Arc<AtomicUsize>,
     places: Arc<Turns>,
     pressure: Arc<Notify>,
     stopped: watch::Receiver<bool>,
@@ -121,10 +130,22 @@ impl Server {
             tokio::spawn(async move {
                 server.serve(stream, peer).await;
                 drop(open);
+                server.left();
             });
             if self.open.available_permits() == 0 {
                 tokio::time::sleep(FULL_PAUSE).await;
             }
+        }
+    }
+
+    /// Gives back the memory that a crowd has taken, once most of it has gone.
+    fn left(&self) {
+        let open = self.limit - self.open.available_permits();
+        let crowd = self.crowd.load(Ordering::Relaxed).max(open);
+        self.crowd.store(crowd, Ordering::Relaxed);
+        if crowd >= CROWD && open <= crowd / 8 {
+            self.crowd.store(open, Ordering::Relaxed);
+            keyhole_os::memory::give_back();
         }
     }
 

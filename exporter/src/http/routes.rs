@@ -43,6 +43,7 @@ pub struct App {
     timeout_offset: Duration,
     pub(super) guard: Option<Guard>,
     pub(super) handshakes: Paced,
+    pub(super) long_requests: Paced,
 }
 
 pub(super) type Answer = Response<Bytes>;
@@ -83,6 +84,7 @@ impl App {
             timeout_offset: options.duration("scrape.timeout-offset"),
             guard: None,
             handshakes: Paced::default(),
+            long_requests: Paced::default(),
         }
     }
 
