@@ -188,13 +188,13 @@ fn report_end(slot: usize, generation: u32, status: i32, out: &mut Output<'_>) -
 fn refuse_privilege(arguments: &Arguments) -> Result<(), String> {
     let root = rustix::process::getuid().is_root() || rustix::process::geteuid().is_root();
     if root && !arguments.allow_root {
-        return Err("running as uid 0: run as a uid of its own, or give --allow-root".to_owned());
+        return Err("running as uid 0: run as a uid of its own, or pass --allow-root".to_owned());
     }
     let held = capabilities::held().map_err(|error| error.to_string())?;
     if !held.is_empty() && !arguments.allow_capabilities {
         let held = held.join(" ");
         return Err(format!(
-            "started with capabilities ({held}): drop them all, or give --allow-capabilities"
+            "started with capabilities ({held}): drop them all, or pass --allow-capabilities"
         ));
     }
     Ok(())

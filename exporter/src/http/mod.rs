@@ -27,7 +27,7 @@ use crate::self_metrics::handler::Closed;
 use turns::Turns;
 
 /// Connections served at once.
-const MAX_SERVED: usize = 256;
+const MAX_SERVED: usize = 192;
 /// Connections that are open at once, those that wait for a place with them.
 const MAX_OPEN: usize = 1024;
 /// Descriptors kept back from connections: the broker, textfiles, the runtime and what was inherited.

@@ -35,9 +35,8 @@ impl From<SocketAddr> for Client {
 }
 
 /// So many turns at once. The next goes to the client that holds the fewest, then to the one that was served longest
-/// ago, then to the one that has waited longest. Among a client's own, the oldest and the newest take turns: who shares
-/// an address with a crowd that waits is not behind all of it, and nobody waits for ever. When more wait than may, the
-/// oldest of the client that holds and waits for the most is turned away.
+/// ago, then to the one that has waited longest; a client's own wait in order. When more wait than may, the oldest of the
+/// client that holds and waits for the most is turned away.
 #[derive(Debug)]
 pub struct Turns {
     limit: usize,
@@ -59,7 +58,6 @@ struct State {
 struct Queue {
     held: usize,
     last: u64,
-    newest_is_next: bool,
     waiting: VecDeque<(u64, oneshot::Sender<Turn>)>,
 }
 
@@ -163,9 +161,7 @@ impl State {
         let since = |queue: &Queue| queue.waiting.front().map(|(since, _)| *since);
         let waiting = self.clients.iter_mut().filter(|(_, queue)| !queue.waiting.is_empty());
         let (client, queue) = waiting.min_by_key(|(_, queue)| (queue.held, queue.last, since(queue)))?;
-        let of_it = if queue.newest_is_next { queue.waiting.pop_back() } else { queue.waiting.pop_front() };
-        queue.newest_is_next = !queue.newest_is_next;
-        let (client, (_, sender)) = (*client, of_it?);
+        let (client, (_, sender)) = (*client, queue.waiting.pop_front()?);
         self.waiting -= 1;
         self.grant(client);
         Some((client, sender))
@@ -280,27 +276,6 @@ mod tests {
         assert_eq!(order[..5], [client(2), client(3), client(1), client(2), client(1)]);
         assert_eq!(order.len(), waits.len());
         assert!(lock(&turns.state).clients.is_empty() && !turns.are_short());
-    }
-
-    #[tokio::test]
-    async fn of_one_client_the_oldest_and_the_newest_take_turns() {
-        let turns = Turns::new(1, 100);
-        let first = turns.wait(client(1)).await.unwrap();
-        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
-        for number in 0..5 {
-            let (turns, sender) = (Arc::clone(&turns), sender.clone());
-            tokio::spawn(async move {
-                let _turn = turns.wait(client(1)).await;
-                sender.send(number).unwrap();
-            });
-            tokio::task::yield_now().await;
-        }
-        drop((first, sender));
-        let mut order = Vec::new();
-        while let Some(number) = receiver.recv().await {
-            order.push(number);
-        }
-        assert_eq!(order, [0, 4, 1, 3, 2]);
     }
 
     #[tokio::test]
