@@ -10,7 +10,7 @@ use crate::common::usage::{Usage, soon};
 use crate::common::{Exporter, Home, Running, http, this_host};
 
 /// Connections that the exporter serves at once, and the one that waits for its turn.
-const CONNECTIONS: usize = 256 + 1;
+const CONNECTIONS: usize = 192 + 1;
 /// The most memory that an attack may cost, given back or not.
 const MEMORY_KIB: u64 = 32 << 10;
 /// What most scrapes take less than under attack, and what each does: attackers and attacked share this machine.

@@ -269,6 +269,18 @@ mod tests {
     }
 
     #[test]
+    fn of_as_many_addresses_as_places_one_that_was_refused_gives_its_place_up() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        let stranger = |number: u8| client(&format!("198.51.100.{number}"), 1);
+        for number in 0..=255 {
+            queue.refuse(stranger(number), now);
+            assert_eq!(queue.push(stranger(number), stranger(number), now), None);
+        }
+        let newcomer = client(OTHER, 1);
+        assert_eq!(queue.push(newcomer, newcomer, now), Some(stranger(255)));
+    }
+
+    #[test]
     fn a_refusal_is_forgotten_after_a_while_and_memory_has_an_end() {
         let (mut queue, now) = (Queue::new(), Instant::now());
         let (first, second) = (client(STRANGER, 1), client(STRANGER, 2));
