@@ -30,7 +30,7 @@ use crate::service::{Counts, Peer, Service};
 /// How long a connection may take to its first request.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// How long to wait when accept fails without descriptors or memory.
+/// How long to wait after an accept that failed because descriptors or memory ran out.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
 /// Connections refused in a row before a pause: a flood must neither fill the kernel's queue for long nor a CPU.

@@ -167,7 +167,7 @@ impl BrokerClient {
     /// moment, and there is time left.
     async fn again(&self, status: &Status, attempt: &mut u32, deadline: Instant) -> bool {
         let busy = status.code() == Code::ResourceExhausted;
-        let broke = status.source().is_some() && status.code() != Code::DeadlineExceeded;
+        let broke = !busy && status.source().is_some() && status.code() != Code::DeadlineExceeded;
         let worth_it = busy || (broke && *attempt < RETRIES);
         if !worth_it || Instant::now() + 2 * BUSY_PAUSE > deadline {
             return false;

@@ -337,13 +337,8 @@ impl Scraper {
     pub async fn scrape(self: &Arc<Self>, client: Client, selection: Selection, deadline: Instant) -> Shared {
         let mut needed = needed(deadline);
         loop {
-            let running = match self.running(&selection, needed) {
-                Some(running) => running,
-                None => match self.start(client, &selection, deadline).await {
-                    Ok(running) => running,
-                    Err(error) => return Arc::new(Err(error)),
-                },
-            };
+            let under_way = self.running(&selection, needed);
+            let running = under_way.unwrap_or_else(|| self.start(client, &selection, deadline));
             let ends = running.ends;
             let shared = finished(running, deadline).await;
             let is_cut_short = match shared.as_ref() {
@@ -354,7 +349,7 @@ impl Scraper {
             if !is_cut_short || ends + WORTH_ANOTHER > deadline || Instant::now() + WORTH_ANOTHER > deadline {
                 return shared;
             }
-            needed = deadline;
+            needed = ends + WORTH_ANOTHER;
         }
     }
 
@@ -365,24 +360,15 @@ impl Scraper {
         Some(Waiting { scrape: running.scrape.subscribe(), ends: running.ends })
     }
 
-    async fn start(
-        self: &Arc<Self>,
-        client: Client,
-        selection: &Selection,
-        deadline: Instant,
-    ) -> Result<Waiting, ScrapeError> {
+    fn start(self: &Arc<Self>, client: Client, selection: &Selection, deadline: Instant) -> Waiting {
         if self.is_whole(selection) {
-            return Ok(self.start_whole(deadline));
+            return self.start_whole(deadline);
         }
         let has_own_read =
             self.own_read.available_permits() > 0 && lock(&self.own_reads).take(Instant::now());
-        let gathered = match has_own_read {
-            true => None,
-            false => Some(self.shared_read(deadline).await?),
-        };
         let (scraper, chosen) = (Arc::clone(self), self.chosen(selection));
-        let scrape = async move { scraper.scrape_some(client, &chosen, gathered, deadline).await };
-        Ok(self.spawn(selection.clone(), deadline, scrape))
+        let scrape = async move { scraper.scrape_some(client, &chosen, has_own_read, deadline).await };
+        self.spawn(selection.clone(), deadline, scrape)
     }
 
     fn start_whole(self: &Arc<Self>, deadline: Instant) -> Waiting {
@@ -390,21 +376,21 @@ impl Scraper {
         self.spawn(self.whole(), deadline, async move { scraper.scrape_all(deadline).await })
     }
 
-    /// Runs a scrape that others who ask for the same can wait for. A scrape of everything goes on when all have gone, so
-    /// that who comes next has it; one of a selection does not: nobody else may ever ask for it.
+    /// Runs a scrape that others who ask for the same can wait for. A scrape of everything goes on when every client has
+    /// left, since the next client will share it; one of a selection is cancelled.
     fn spawn(
         self: &Arc<Self>,
         selection: Selection,
         deadline: Instant,
         scrape: impl Future<Output = Result<Scrape, ScrapeError>> + Send + 'static,
     ) -> Waiting {
-        let goes_on = self.is_whole(&selection);
+        let outlives_clients = self.is_whole(&selection);
         let (sender, receiver) = watch::channel(None);
         lock(&self.running).insert(selection.clone(), Running { scrape: sender.clone(), ends: deadline });
         let entry = Entry { scraper: Arc::clone(self), selection, ends: deadline };
         tokio::spawn(async move {
             let abandoned = async {
-                if goes_on {
+                if outlives_clients {
                     std::future::pending::<()>().await;
                 }
                 loop {
@@ -470,22 +456,22 @@ impl Scraper {
         Ok(self.render(collectors, &queries, &gathered, begun))
     }
 
-    /// A scrape of some collectors: from what was gathered for all of them, or with a read of its own.
+    /// A scrape of some collectors: with a read of its own, or from one of all of them.
     async fn scrape_some(
-        &self,
+        self: &Arc<Self>,
         client: Client,
         collectors: &[&'static Collector],
-        gathered: Option<Gathered>,
+        has_own_read: bool,
         deadline: Instant,
     ) -> Result<Scrape, ScrapeError> {
         let queries = collector::queries(collectors, &self.options);
         let begun = Instant::now();
-        let (gathered, _own_read): (_, Option<SemaphorePermit<'_>>) = match gathered {
-            Some(gathered) => (gathered, None),
-            None => {
-                let own = timeout_at(deadline, self.own_read.acquire()).await.ok().and_then(Result::ok);
+        let (own, _own_read): (_, Option<SemaphorePermit<'_>>) = match has_own_read {
+            false => (None, None),
+            true => {
+                let permit = timeout_at(deadline, self.own_read.acquire()).await.ok().and_then(Result::ok);
                 let _turn = self.turn(deadline).await?;
-                (self.gather(collectors, &queries, begun, deadline).await?, own)
+                (Some(self.gather(collectors, &queries, begun, deadline).await?), permit)
             }
         };
         let turn = async {
@@ -497,11 +483,17 @@ impl Scraper {
                 }
             }
         };
-        match timeout_at(deadline, turn).await {
-            Ok(Some(turn)) => Ok(Paced::work(turn, || self.render(collectors, &queries, &gathered, begun))),
-            _ if self.unread.is_full() => Err(ScrapeError::Unread),
-            _ => Err(ScrapeError::Busy),
-        }
+        let turn = match timeout_at(deadline, turn).await {
+            Ok(Some(turn)) => turn,
+            _ if self.unread.is_full() => return Err(ScrapeError::Unread),
+            _ => return Err(ScrapeError::Busy),
+        };
+        // Only now: those that wait for their turn would keep one read each, of every second that they wait.
+        let gathered = match own {
+            Some(gathered) => gathered,
+            None => self.shared_read(deadline).await?,
+        };
+        Ok(Paced::work(turn, || self.render(collectors, &queries, &gathered, begun)))
     }
 
     fn chosen(&self, selection: &Selection) -> Vec<&'static Collector> {

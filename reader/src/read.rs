@@ -29,8 +29,9 @@ const PATH_BYTES: usize = 4096;
 /// With so many readers stuck in mounts no other is risked: the one that is left reads what cannot hang.
 const HUNG_MOUNTS: usize = SLOTS_PER_CLASS - 2;
 
-/// How many cached files a name is looked for among: as many may vanish at once, and the others stay cached.
-const AHEAD: usize = 64;
+/// How many cached files a name is looked for among: all but one of them may vanish between two reads, and the others
+/// stay cached.
+const LOOKAHEAD: usize = 64;
 
 /// A name in a directory, and its inode.
 type Entry = (Vec<u8>, u64);
@@ -203,7 +204,7 @@ impl Read<'_, '_> {
         let mut known = std::mem::take(&mut device.files).into_iter();
         for (name, inodes) in found {
             // Most often it is the next one; of what is passed over, nothing is there any more.
-            let at = known.as_slice().iter().take(AHEAD).position(|(known, _)| *known == name);
+            let at = known.as_slice().iter().take(LOOKAHEAD).position(|(known, _)| *known == name);
             let file = at.and_then(|at| Some(known.nth(at)?.1)).filter(|file| file.inodes == inodes);
             self.found(source, device, name, File { inodes, ..file.unwrap_or_default() }, round)?;
         }

@@ -21,7 +21,7 @@ use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -37,8 +37,8 @@ use crate::self_metrics::handler::Closed;
 const HEAD_BYTES: usize = 16 << 10;
 /// The same over HTTP/2, where a connection has several.
 const HTTP2_HEAD_BYTES: u32 = 8 << 10;
-/// From which length on a path with its query takes its turn: to read it costs as much as a small answer.
-const LONG_URI: usize = 1 << 10;
+/// Requests whose path and query are longer are looked at one at a time: it costs as much as a small answer.
+const LONG_URI_BYTES: usize = 1 << 10;
 /// How long a connection may live without a first request, and how long a client may take nothing of an answer.
 const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may lie idle; more than the usual scrape interval, so that Prometheus keeps its own.
@@ -59,7 +59,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 const NOT_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// Requests of one HTTP/2 connection that are answered at once.
 const STREAMS: u32 = 4;
-/// Requests beyond that, of which each is refused, before the connection is closed: a client may send about a hundred
+/// Streams that are refused or fail over a connection's life before it is closed: a client may send about a hundred
 /// before it is told how many it may.
 const REFUSED_STREAMS: usize = 128;
 
@@ -233,16 +233,17 @@ impl Connection {
         // One request of each connection at a time: a client may send many in one breath.
         tokio::task::yield_now().await;
         request.extensions_mut().insert(self.peer);
-        let answer = match request.uri().path_and_query().is_some_and(|uri| uri.as_str().len() > LONG_URI) {
-            false => self.respond(&request).await,
-            true => match self.app.long_requests.turn(self.client).await {
-                Some(turn) => Paced::first_step(turn, || Box::pin(self.respond(&request))).await,
-                None => routes::text(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "too many long requests at once; try again later",
-                ),
-            },
-        };
+        let answer =
+            match request.uri().path_and_query().is_some_and(|uri| uri.as_str().len() > LONG_URI_BYTES) {
+                false => self.respond(&request).await,
+                true => match timeout(STALL_TIMEOUT, self.app.long_requests.turn(self.client)).await {
+                    Ok(Some(turn)) => Paced::first_step(turn, || Box::pin(self.respond(&request))).await,
+                    _ => routes::text(
+                        StatusCode::SERVICE_UNAVAILABLE,
+                        "too many long requests at once; try again later",
+                    ),
+                },
+            };
         if self.places.are_short() && self.places.has_its_share(self.client) {
             self.leave.notify_one();
         }

@@ -11,11 +11,11 @@ pub mod web_config;
 
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 
 pub use paths::Peer;
 pub use routes::App;
@@ -23,6 +23,7 @@ pub use turns::{Client, Paced};
 
 pub(crate) use web_config::{Bucket, RateLimit};
 
+use crate::lock;
 use crate::self_metrics::handler::Closed;
 use turns::Turns;
 
@@ -36,9 +37,12 @@ const OTHER_DESCRIPTORS: u64 = 32;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accepting rests after an error that will not pass by itself, such as EMFILE.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// So many open connections leave memory behind that is worth giving back.
-const CROWD: usize = 64;
-/// How long accepting rests while all that may be open are: who is turned away and comes back at once costs little.
+/// Once so many connections were open and most of them have gone, memory is given back; at most so often.
+const TRIM_MIN_OPEN: usize = 64;
+const TRIM_PAUSE: Duration = Duration::from_secs(1);
+/// While [`MAX_OPEN`] are open, accepting rests after so many connections: who is turned away and comes back at once
+/// costs little CPU time.
+const FULL_BATCH: u64 = 4;
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// How often connections are asked to give way while others need what they hold.
 const PRESSURE_INTERVAL: Duration = Duration::from_millis(25);
@@ -54,13 +58,13 @@ pub async fn serve(
     let (stopping, stopped) = watch::channel(false);
     let open = open();
     let places = MAX_SERVED.min(open.div_ceil(2));
-    // One below what may be open: the next is accepted, and only then it is seen whose is one too many.
-    let may_wait = (open - places).saturating_sub(1);
+    // Each listener's next connection is accepted, and only then it is seen whose is one too many.
+    let may_wait = (open - places).saturating_sub(listeners.len());
     let server = Server {
         app,
         open: Arc::new(Semaphore::new(open)),
         limit: open,
-        crowd: Arc::default(),
+        peak: Arc::new(Mutex::new(Peak { open: 0, trimmed: Instant::now() })),
         places: Turns::new(places, may_wait),
         pressure: Arc::default(),
         stopped,
@@ -92,6 +96,13 @@ fn open() -> usize {
     MAX_OPEN.min(room).max(1)
 }
 
+/// The most connections that were open since memory was last given back.
+#[derive(Debug)]
+struct Peak {
+    open: usize,
+    trimmed: Instant,
+}
+
 /// Where connections come in.
 #[derive(Clone)]
 struct Server {
@@ -99,8 +110,7 @@ struct Server {
     open: Arc<Semaphore>,
     /// How many may be open.
     limit: usize,
-    /// The most connections that were open since memory was last given back.
-    crowd: Arc<AtomicUsize>,
+    peak: Arc<Mutex<Peak>>,
     places: Arc<Turns>,
     pressure: Arc<Notify>,
     stopped: watch::Receiver<bool>,
@@ -108,7 +118,7 @@ struct Server {
 
 impl Server {
     async fn accept(self, listener: tokio::net::TcpListener) {
-        let mut failing = false;
+        let (mut failing, mut accepted) = (false, 0_u64);
         loop {
             let Ok(open) = Arc::clone(&self.open).acquire_owned().await else { return };
             let (stream, peer) = match listener.accept().await {
@@ -130,21 +140,22 @@ impl Server {
             tokio::spawn(async move {
                 server.serve(stream, peer).await;
                 drop(open);
-                server.left();
+                server.trim_after_peak();
             });
-            if self.open.available_permits() == 0 {
+            accepted += 1;
+            if self.open.available_permits() == 0 && accepted % FULL_BATCH == 0 {
                 tokio::time::sleep(FULL_PAUSE).await;
             }
         }
     }
 
-    /// Gives back the memory that a crowd has taken, once most of it has gone.
-    fn left(&self) {
+    /// Gives back the memory that many connections have taken, once most of them have gone.
+    fn trim_after_peak(&self) {
         let open = self.limit - self.open.available_permits();
-        let crowd = self.crowd.load(Ordering::Relaxed).max(open);
-        self.crowd.store(crowd, Ordering::Relaxed);
-        if crowd >= CROWD && open <= crowd / 8 {
-            self.crowd.store(open, Ordering::Relaxed);
+        let mut peak = lock(&self.peak);
+        peak.open = peak.open.max(open);
+        if peak.open >= TRIM_MIN_OPEN && open <= peak.open / 8 && peak.trimmed.elapsed() >= TRIM_PAUSE {
+            *peak = Peak { open, trimmed: Instant::now() };
             keyhole_os::memory::give_back();
         }
     }

@@ -1,5 +1,6 @@
 //! What is scarce, shared fairly: places for connections, and work that anyone can cause.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -36,7 +37,7 @@ impl From<SocketAddr> for Client {
 
 /// So many turns at once. The next goes to the client that holds the fewest, then to the one that was served longest
 /// ago, then to the one that has waited longest; a client's own wait in order. When more wait than may, the oldest of the
-/// client that holds and waits for the most is turned away.
+/// client of which the most wait is turned away.
 #[derive(Debug)]
 pub struct Turns {
     limit: usize,
@@ -74,7 +75,7 @@ impl Turns {
         Arc::new(Self { limit, may_wait, state: Mutex::default() })
     }
 
-    /// Waits for a turn; none for who is turned away.
+    /// Waits for a turn. None: this one was turned away, since more wait than may.
     pub async fn wait(self: &Arc<Self>, client: Client) -> Option<Turn> {
         let granted = {
             let mut state = lock(&self.state);
@@ -150,8 +151,11 @@ impl State {
     }
 
     fn turn_away(&mut self) {
-        let waiting = self.clients.values_mut().filter(|queue| !queue.waiting.is_empty());
-        if let Some(queue) = waiting.max_by_key(|queue| (queue.held + queue.waiting.len(), queue.last)) {
+        let oldest = |queue: &Queue| queue.waiting.front().map(|(since, _)| Reverse(*since));
+        // Of as many, the one that has waited longest: it will soon come again, and a newcomer has not yet had its time.
+        if let Some(queue) =
+            self.clients.values_mut().max_by_key(|queue| (queue.waiting.len(), oldest(queue)))
+        {
             queue.waiting.pop_front();
             self.waiting -= 1;
         }
@@ -309,7 +313,7 @@ mod tests {
         for wait in waits {
             served.push(wait.await.unwrap());
         }
-        // In the order in which they are turned away: 1 with three, with two, with one and its turn; then 2 with two.
+        // Of client 1 the first two and of client 2 the first; then, as each has one, the oldest.
         assert_eq!(served, [false, false, false, false, true, true, true]);
         assert!(lock(&turns.state).clients.is_empty() && !turns.are_short());
     }
