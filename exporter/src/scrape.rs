@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use keyhole_proto::v1::{DescribeResponse, Outcome, Query};
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::broker_client::{BrokerClient, BrokerError};
@@ -73,8 +73,6 @@ pub struct Scraper {
     running: Mutex<HashMap<Selection, Running>>,
     /// Reads wait for each other in order, as at the broker: a client that asks more is not served earlier.
     turn: AsyncMutex<()>,
-    /// Held by the one read of a selection whose answer is not rendered yet.
-    own_read: Semaphore,
     own_reads: Mutex<Bucket>,
     shared_read: Mutex<SharedRead>,
     /// What is done for selections of collectors and of families.
@@ -255,7 +253,6 @@ impl Scraper {
             history: History::default(),
             running: Mutex::default(),
             turn: AsyncMutex::default(),
-            own_read: Semaphore::new(1),
             own_reads: Mutex::new(Bucket::new(OWN_READS, Instant::now())),
             shared_read: Mutex::default(),
             selections: Paced::default(),
@@ -364,8 +361,7 @@ impl Scraper {
         if self.is_whole(selection) {
             return self.start_whole(deadline);
         }
-        let has_own_read =
-            self.own_read.available_permits() > 0 && lock(&self.own_reads).take(Instant::now());
+        let has_own_read = lock(&self.own_reads).take(Instant::now());
         let (scraper, chosen) = (Arc::clone(self), self.chosen(selection));
         let scrape = async move { scraper.scrape_some(client, &chosen, has_own_read, deadline).await };
         self.spawn(selection.clone(), deadline, scrape)
@@ -466,14 +462,6 @@ impl Scraper {
     ) -> Result<Scrape, ScrapeError> {
         let queries = collector::queries(collectors, &self.options);
         let begun = Instant::now();
-        let (own, _own_read): (_, Option<SemaphorePermit<'_>>) = match has_own_read {
-            false => (None, None),
-            true => {
-                let permit = timeout_at(deadline, self.own_read.acquire()).await.ok().and_then(Result::ok);
-                let _turn = self.turn(deadline).await?;
-                (Some(self.gather(collectors, &queries, begun, deadline).await?), permit)
-            }
-        };
         let turn = async {
             loop {
                 self.unread.room().await;
@@ -488,10 +476,13 @@ impl Scraper {
             _ if self.unread.is_full() => return Err(ScrapeError::Unread),
             _ => return Err(ScrapeError::Busy),
         };
-        // Only now: those that wait for their turn would keep one read each, of every second that they wait.
-        let gathered = match own {
-            Some(gathered) => gathered,
-            None => self.shared_read(deadline).await?,
+        // Only now: those that wait for their turn would keep a read each.
+        let (gathered, _turn) = match has_own_read {
+            true => {
+                let turn = self.turn(deadline).await?;
+                (self.gather(collectors, &queries, begun, deadline).await?, Some(turn))
+            }
+            false => (self.shared_read(deadline).await?, None),
         };
         Ok(Paced::work(turn, || self.render(collectors, &queries, &gathered, begun)))
     }
