@@ -125,7 +125,7 @@ pub struct Exposition {
     samples: Vec<Sample>,
     /// Every sample as the line that is written, one after the other.
     text: Vec<u8>,
-    tally: Tally,
+    counters: Counters,
     /// The most series that the current collector may add.
     limit: usize,
 }
@@ -174,7 +174,7 @@ impl Series<'_> {
 
 /// What one collector added, and what was kept out.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Tally {
+pub struct Counters {
     /// Samples taken.
     pub series: usize,
     /// Samples dropped because the collector reached its limit.
@@ -219,21 +219,21 @@ impl Exposition {
 
     /// Starts a collector that may add at most `limit` series.
     pub fn begin(&mut self, limit: usize) {
-        self.tally = Tally::default();
+        self.counters = Counters::default();
         self.limit = limit;
     }
 
     /// Ends the collector that was begun, and tells what it did.
-    pub fn end(&mut self) -> Tally {
+    pub fn end(&mut self) -> Counters {
         self.limit = usize::MAX;
-        std::mem::take(&mut self.tally)
+        std::mem::take(&mut self.counters)
     }
 
     /// Notes that something in a file could not be read and was skipped.
     pub fn skip(&mut self, what: impl FnOnce() -> String) {
-        self.tally.skipped += 1;
-        if self.tally.first_skipped.is_none() {
-            self.tally.first_skipped = Some(what());
+        self.counters.skipped += 1;
+        if self.counters.first_skipped.is_none() {
+            self.counters.first_skipped = Some(what());
         }
     }
 
@@ -299,12 +299,12 @@ impl Exposition {
         labels: impl Iterator<Item = (&'l str, &'l [u8])>,
         value: Value,
     ) {
-        if self.tally.series >= self.limit {
-            self.tally.over_limit += 1;
+        if self.counters.series >= self.limit {
+            self.counters.over_limit += 1;
             return;
         }
         let Some(family) = family else {
-            self.tally.conflicts += 1;
+            self.counters.conflicts += 1;
             return;
         };
         let start = self.text.len();
@@ -321,7 +321,7 @@ impl Exposition {
             key_end: key_end as u32,
             end: self.text.len() as u32,
         });
-        self.tally.series += 1;
+        self.counters.series += 1;
     }
 
     /// A family's number, if it is of that type.
@@ -619,8 +619,8 @@ mod tests {
         for name in [b"a", b"b", b"c"] {
             out.add(&BYTES, &[name], 1u64);
         }
-        let tally = out.end();
-        assert_eq!((tally.series, tally.over_limit), (2, 1));
+        let counters = out.end();
+        assert_eq!((counters.series, counters.over_limit), (2, 1));
     }
 
     #[test]
@@ -631,9 +631,9 @@ mod tests {
         out.add(&BYTES, &[b"b"], f64::NAN);
         out.add(&BYTES, &[b"c"], -0.0);
         out.add(&Family { name: "node_b", kind: Kind::Gauge, ..BYTES }, &[b"d"], -1i64);
-        let tally = out.end();
-        assert_eq!((tally.series, tally.skipped), (2, 2));
-        assert_eq!(tally.first_skipped.as_deref(), Some("node_bytes_total: -1, and it is a counter"));
+        let counters = out.end();
+        assert_eq!((counters.series, counters.skipped), (2, 2));
+        assert_eq!(counters.first_skipped.as_deref(), Some("node_bytes_total: -1, and it is a counter"));
     }
 
     #[test]

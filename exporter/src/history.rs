@@ -95,14 +95,19 @@ impl History {
                 Err(CollectError::NoData(_)) => Standing::NoData,
                 Err(_) => Standing::Failed,
             };
-            given.series += run.tally.series;
+            given.series += run.counters.series;
             given.failed += usize::from(standing == Standing::Failed);
             let failure = match &run.result {
                 Err(error) if standing == Standing::Failed => Some((now, short(&error.to_string()))),
                 _ => kept.collectors.remove(run.name).and_then(|before| before.failure),
             };
-            let last =
-                LastRun { ended: now, duration: run.duration, series: run.tally.series, standing, failure };
+            let last = LastRun {
+                ended: now,
+                duration: run.duration,
+                series: run.counters.series,
+                standing,
+                failure,
+            };
             kept.collectors.insert(run.name, last);
         }
         kept.add(Past { ended: now, duration: now - begun, outcome: Ok(given) });
@@ -139,13 +144,13 @@ fn short(error: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exposition::Tally;
+    use crate::exposition::Counters;
     use crate::snapshot::Report;
     use keyhole_proto::v1::{Outcome, Query};
 
     fn run(name: &'static str, result: Result<(), CollectError>) -> Run {
-        let tally = Tally { series: 3, ..Tally::default() };
-        Run { name, duration: Duration::from_millis(2), result, tally }
+        let counters = Counters { series: 3, ..Counters::default() };
+        Run { name, duration: Duration::from_millis(2), result, counters }
     }
 
     #[test]

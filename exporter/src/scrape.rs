@@ -549,8 +549,8 @@ impl Scraper {
         let context = Context { snapshot, options: &self.options, own: &own };
         let runs = collector::run(collectors, &context, limit, &mut out);
         for run in &runs {
-            if detail || run.tally.over_limit > 0 {
-                self.handler.dropped(run.name, run.tally.over_limit);
+            if detail || run.counters.over_limit > 0 {
+                self.handler.dropped(run.name, run.counters.over_limit);
             }
             self.note(run);
         }
@@ -623,14 +623,14 @@ impl Scraper {
                 failures.insert(run.name, text);
             }
         }
-        if let Some(first) = &run.tally.first_skipped {
-            tracing::debug!(collector = run.name, skipped = run.tally.skipped, %first, "items left out");
+        if let Some(first) = &run.counters.first_skipped {
+            tracing::debug!(collector = run.name, skipped = run.counters.skipped, %first, "items left out");
         }
-        if run.tally.over_limit > 0 && self.limits_logged.is_due(run.name) {
+        if run.counters.over_limit > 0 && self.limits_logged.is_due(run.name) {
             tracing::warn!(
                 collector = run.name,
-                series = run.tally.series,
-                dropped = run.tally.over_limit,
+                series = run.counters.series,
+                dropped = run.counters.over_limit,
                 "the collector reached --collector.series-limit; narrow it by its flags, or raise the limit"
             );
         }

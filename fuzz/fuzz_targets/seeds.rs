@@ -19,12 +19,12 @@ fn main() -> ExitCode {
     let trees: Vec<&Path> = trees.iter().map(AsRef::as_ref).collect();
     let texts: Vec<&Path> = texts.iter().map(AsRef::as_ref).collect();
     match keyhole_fuzz::seeds::write(&trees, &texts, Path::new(out)) {
-        Ok(tally) if tally.silent.is_empty() => {
-            println!("{} seeds", tally.seeds);
+        Ok(summary) if summary.silent.is_empty() => {
+            println!("{} seeds", summary.seeds);
             ExitCode::SUCCESS
         }
-        Ok(tally) => {
-            eprintln!("seeds: these collectors give no sample of any seed: {}", tally.silent.join(", "));
+        Ok(summary) => {
+            eprintln!("seeds: these collectors give no sample of any seed: {}", summary.silent.join(", "));
             ExitCode::FAILURE
         }
         Err(error) => {

@@ -181,9 +181,9 @@ fn collect(collector: &Collector, snapshot: &Snapshot, options: &Options, own: &
     out.begin(SERIES);
     // An error is an answer; what was given before it stands.
     let _ = (collector.collect)(&Context { snapshot, options, own }, &mut out);
-    let tally = out.end();
-    assert!(tally.series <= SERIES);
-    (out.to_text(), tally.series)
+    let counters = out.end();
+    assert!(counters.series <= SERIES);
+    (out.to_text(), counters.series)
 }
 
 /// Collects, and holds what comes out against what the collector declares.

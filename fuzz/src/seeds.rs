@@ -79,7 +79,7 @@ const OWN: &[(&str, Files)] = &[
 
 /// What was written.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub struct Summary {
     /// Inputs in all.
     pub seeds: usize,
     /// Collectors none of whose inputs gave a sample.
@@ -87,7 +87,7 @@ pub struct Tally {
 }
 
 /// Writes a directory of inputs for each target below `out`, from the trees of kernel files, and text files.
-pub fn write(trees: &[&Path], texts: &[&Path], out: &Path) -> io::Result<Tally> {
+pub fn write(trees: &[&Path], texts: &[&Path], out: &Path) -> io::Result<Summary> {
     let mut corpus = Corpus { out, seeds: 0 };
     let snapshots: Vec<Snapshot> =
         trees.iter().map(|tree| capture::read_tree(tree)).collect::<Result<_, _>>()?;
@@ -119,7 +119,7 @@ pub fn write(trees: &[&Path], texts: &[&Path], out: &Path) -> io::Result<Tally> 
     corpus.add("query", QUERIES)?;
     corpus.add("names", NAMES)?;
     fs::write(out.join("paths.dict"), dictionary())?;
-    Ok(Tally { seeds: corpus.seeds, silent })
+    Ok(Summary { seeds: corpus.seeds, silent })
 }
 
 struct Corpus<'c> {

@@ -45,11 +45,11 @@ pub fn exposition(input: &[u8]) {
         let (one, two) = label.split_at(label.len() / 2);
         out.add_named(&Family { kind, ..FAMILY }, &String::from_utf8_lossy(name), &[one, two], value);
     }
-    let tally = out.end();
+    let counters = out.end();
     let mut text = Vec::new();
     let Written { duplicates } = out.write(&mut text, |_| true);
     let parsed = prometheus::Exposition::parse(&text).unwrap_or_else(|reason| panic!("{reason}"));
-    assert_eq!(parsed.len() + duplicates, tally.series);
+    assert_eq!(parsed.len() + duplicates, counters.series);
     // Its own reader takes it, and gives it again.
     let text = String::from_utf8(text).expect("an exposition is UTF-8");
     let read = read(&[&text]);

@@ -251,10 +251,7 @@ fn more_than_a_burst_is_exhausted_until_time_passes() {
 #[test]
 fn a_read_that_its_client_leaves_is_charged_to_it() {
     let stage = Stage::new();
-    stage.put("sys/devices/system/cpu/vulnerabilities/x", "");
-    let sleeping = stage.at("sys/devices/system/cpu/vulnerabilities/meltdown");
-    // Opening it sleeps for ever: nobody writes.
-    rustix::fs::mkfifoat(rustix::fs::CWD, sleeping, 0o644.into()).unwrap();
+    stage.put_fifo("sys/devices/system/cpu/vulnerabilities/meltdown");
     let broker = stage.start(&stage.fixtures());
     broker.ask(|mut client| async move {
         let reading = read(&mut client, &[Query::CpuVulnerabilities]);

@@ -60,10 +60,7 @@ fn a_reader_that_hangs_in_a_file_is_not_left_behind() {
     for signal in [Signal::KILL, Signal::TERM] {
         let stage = Stage::new();
         let flags = stage.fixtures();
-        stage.put("sys/devices/system/cpu/vulnerabilities/x", "");
-        let hangs = stage.at("sys/devices/system/cpu/vulnerabilities/meltdown");
-        // Opening it sleeps for ever: nobody writes.
-        rustix::fs::mkfifoat(rustix::fs::CWD, hangs, 0o644.into()).unwrap();
+        stage.put_fifo("sys/devices/system/cpu/vulnerabilities/meltdown");
         let mut broker = stage.start(&flags);
         broker.ask(|mut client| async move {
             let reading = read(&mut client, &[Query::CpuVulnerabilities]);

@@ -123,6 +123,13 @@ impl Stage {
         fs::write(path, content).unwrap();
     }
 
+    /// Puts a fifo that nobody writes to: to open it without O_NONBLOCK hangs.
+    pub(crate) fn put_fifo(&self, path: &str) {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, path, 0o644.into()).unwrap();
+    }
+
     /// The flags for a tree of fixtures below this directory.
     pub(crate) fn fixtures(&self) -> [String; 3] {
         ["proc", "sys"].iter().for_each(|root| fs::create_dir_all(self.at(root)).unwrap());

@@ -311,8 +311,7 @@ fn a_start_with_every_layer_that_is_required_says_so_in_one_line() {
 fn a_fifo_in_a_fixture_tree_holds_up_no_start() {
     let stage = Stage::new();
     let flags = stage.fixtures();
-    let mode = rustix::fs::Mode::from_raw_mode(0o644);
-    rustix::fs::mkfifoat(rustix::fs::CWD, stage.at("proc/stat"), mode).unwrap();
+    stage.put_fifo("proc/stat");
     stage.put("proc/loadavg", "1");
     let answers = stage.start(&flags).read(&[Query::Stat, Query::Loadavg]);
     let seek = rustix::io::Errno::SPIPE.raw_os_error() as u32;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use keyhole_proto::v1::{Outcome, Query};
 
 use self::processgroups::ProcessGroups;
-use crate::exposition::{Exposition, Family, Kind, Tally};
+use crate::exposition::{Counters, Exposition, Family, Kind};
 use crate::options::{Flag, Options};
 use crate::snapshot::{Content, Snapshot};
 
@@ -305,7 +305,7 @@ pub struct Run {
     /// What became of it.
     pub result: Result<(), CollectError>,
     /// What it added.
-    pub tally: Tally,
+    pub counters: Counters,
 }
 
 /// Queries that are asked only when a flag is on: for most hosts they cost more than they tell.
@@ -348,9 +348,9 @@ pub fn run(
             let start = Instant::now();
             out.begin(limit);
             let result = (collector.collect)(context, out);
-            let tally = out.end();
+            let counters = out.end();
             let result = failed_query(collector, context.snapshot).map_or(result, Err);
-            Run { name: collector.name, duration: start.elapsed(), result, tally }
+            Run { name: collector.name, duration: start.elapsed(), result, counters }
         })
         .collect();
     let detail = context.options.switch("scrape.detail");
@@ -359,10 +359,10 @@ pub fn run(
         out.add(&DURATION, &name, run.duration.as_secs_f64());
         out.add(&SUCCESS, &name, run.result.is_ok());
         if detail {
-            out.add(&SERIES, &name, run.tally.series);
+            out.add(&SERIES, &name, run.counters.series);
         }
-        if run.tally.skipped > 0 {
-            out.add(&SKIPPED, &name, run.tally.skipped);
+        if run.counters.skipped > 0 {
+            out.add(&SKIPPED, &name, run.counters.skipped);
         }
     }
     runs

@@ -63,8 +63,8 @@ impl Frame {
         if choice.series_limit.is_some() {
             cuts = cut(snapshot, &runs);
             let detail = options.switch("scrape.detail");
-            for run in runs.iter().filter(|run| detail || run.tally.over_limit > 0) {
-                handler::add_dropped_once(run.name, run.tally.over_limit, &mut out);
+            for run in runs.iter().filter(|run| detail || run.counters.over_limit > 0) {
+                handler::add_dropped_once(run.name, run.counters.over_limit, &mut out);
             }
             broker::add_truncated(snapshot, &mut out);
         }
@@ -221,10 +221,10 @@ fn cut(snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
     let mut cuts: Vec<String> = truncated
         .map(|(query, _)| format!("{}: cut by a limit of the broker's: there is more", query.as_str_name()))
         .collect();
-    for run in runs.iter().filter(|run| run.tally.over_limit > 0) {
+    for run in runs.iter().filter(|run| run.counters.over_limit > 0) {
         cuts.push(format!(
             "{}: {} series, and {} more that --collector.series-limit has cut; narrow the collector by its flags, or raise the limit",
-            run.name, run.tally.series, run.tally.over_limit
+            run.name, run.counters.series, run.counters.over_limit
         ));
     }
     cuts
@@ -235,8 +235,11 @@ fn notes(choice: &Choice, snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
     for run in runs {
         let error = run.result.as_ref().err().filter(|error| choice.named && is_no_data(error));
         notes.extend(error.map(|error| format!("{}: {error}", run.name)));
-        if let Some(first) = &run.tally.first_skipped {
-            notes.push(format!("{}: {} items could not be read: {first}, ...", run.name, run.tally.skipped));
+        if let Some(first) = &run.counters.first_skipped {
+            notes.push(format!(
+                "{}: {} items could not be read: {first}, ...",
+                run.name, run.counters.skipped
+            ));
         }
     }
     notes

@@ -86,9 +86,8 @@ impl<T> Queue<T> {
             client.address
         } else if self.waiting.len() > WAITING {
             // Of many with as many, the one that was refused last; who has not been refused is no attacker yet.
-            let refused = |address: Option<Client>| address.and_then(|address| self.refused.get(&address));
             let addresses = self.waiting.iter().map(|waiting| waiting.client.address);
-            addresses.max_by_key(|address| (of(*address), refused(*address)))?
+            addresses.max_by_key(|address| (of(*address), self.refused_at(*address)))?
         } else {
             return None;
         };
@@ -100,10 +99,10 @@ impl<T> Queue<T> {
 
     /// The next check: of the address whose last refusal is the longest ago, if it had one.
     pub(super) fn pop(&mut self, now: Instant) -> Option<(Asker, T)> {
-        let next = self.waiting.iter().enumerate().min_by_key(|(_, waiting)| {
-            let refused = waiting.client.address.and_then(|address| self.refused.get(&address));
-            (refused, self.place(waiting, now))
-        });
+        let next =
+            self.waiting.iter().enumerate().min_by_key(|(_, waiting)| {
+                (self.refused_at(waiting.client.address), self.place(waiting, now))
+            });
         let next = next.map(|(at, _)| at)?;
         let waiting = self.waiting.swap_remove(next);
         Some((waiting.client, waiting.check))
@@ -118,6 +117,11 @@ impl<T> Queue<T> {
         if let Some(connection) = client.connection {
             self.connections.set(connection, now);
         }
+    }
+
+    /// The number of the last refusal of an address, if there was one.
+    fn refused_at(&self, address: Option<Client>) -> Option<u64> {
+        address.and_then(|address| self.refused.get(&address))
     }
 
     /// The place among the checks of one address. In the order in which they came: with the newest first, those who
