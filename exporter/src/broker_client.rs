@@ -3,11 +3,20 @@
 //! The channel connects when it is first used and again after a broker's restart, by itself.
 
 use std::error::Error as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use keyhole_proto::v1::{self, Outcome, Query, broker_client};
 use prost::Message as _;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
+use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
@@ -35,6 +44,33 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 pub struct BrokerClient {
     socket: String,
     client: broker_client::BrokerClient<Channel>,
+    connections: Arc<AtomicU64>,
+}
+
+/// Connects to the socket, and counts: a new connection may lead to another broker.
+#[derive(Debug, Clone)]
+struct Connector {
+    socket: String,
+    connections: Arc<AtomicU64>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<UnixStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self { socket, connections } = self.clone();
+        Box::pin(async move {
+            let stream = UnixStream::connect(socket).await?;
+            connections.fetch_add(1, Ordering::Relaxed);
+            Ok(TokioIo::new(stream))
+        })
+    }
 }
 
 /// Why a call gave nothing.
@@ -84,9 +120,16 @@ impl BrokerClient {
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(2 << 20)
             .http2_max_header_list_size(8 << 10);
-        let client = broker_client::BrokerClient::new(endpoint.connect_lazy())
+        let connections = Arc::default();
+        let connector = Connector { socket: path.to_owned(), connections: Arc::clone(&connections) };
+        let client = broker_client::BrokerClient::new(endpoint.connect_with_connector_lazy(connector))
             .max_decoding_message_size(MESSAGE_BYTES);
-        Ok(Self { socket: path.to_owned(), client })
+        Ok(Self { socket: path.to_owned(), client, connections })
+    }
+
+    /// How many connections were made so far. While it stays the same, the same broker answers.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// The socket's path.

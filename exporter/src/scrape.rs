@@ -206,6 +206,8 @@ struct Description {
     answer: Option<Arc<DescribeResponse>>,
     /// When it came; none when it has to be asked for again.
     at: Option<Instant>,
+    /// How many connections there were by then.
+    connections: u64,
     start_time_ms: u64,
 }
 
@@ -509,7 +511,7 @@ impl Scraper {
                 false => self.broker.read(queries, deadline).await,
             }
         };
-        let (snapshot, description) = tokio::join!(read, self.description(deadline));
+        let (snapshot, mut description) = tokio::join!(read, self.description(deadline));
         let mut snapshot = snapshot.inspect_err(|error| {
             lock(&self.description).at = None;
             self.history.failed(begun, error);
@@ -517,6 +519,10 @@ impl Scraper {
                 tracing::warn!(%error, failures, "scrape failed");
             }
         })?;
+        // The read may have found that the broker was restarted, after the old one's description was taken.
+        if description.is_some() {
+            description = self.description(deadline).await;
+        }
         if let Some(description) = &description {
             snapshot.explain(description);
         }
@@ -640,7 +646,8 @@ impl Scraper {
     async fn description(&self, deadline: Instant) -> Option<Arc<DescribeResponse>> {
         let fresh = {
             let known = lock(&self.description);
-            known.at.filter(|at| at.elapsed() < DESCRIPTION_AGE).map(|_| known.answer.clone())
+            let same_broker = known.connections == self.broker.connections();
+            known.at.filter(|at| same_broker && at.elapsed() < DESCRIPTION_AGE).map(|_| known.answer.clone())
         };
         match fresh {
             Some(answer) => answer,
@@ -660,6 +667,7 @@ impl Scraper {
                 }
                 known.start_time_ms = answer.start_time_ms;
                 known.at = Some(Instant::now());
+                known.connections = self.broker.connections();
                 let answer = Arc::new(answer);
                 known.answer = Some(Arc::clone(&answer));
                 Ok(answer)

@@ -80,6 +80,23 @@ fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_half_a_scrape_called
 }
 
 #[test]
+fn a_broker_restarted_between_two_scrapes_is_seen_by_the_second() {
+    let home = Home::new();
+    let mut broker = home.start_broker(&this_host());
+    let exporter = home.start_exporter::<&str>(&[]);
+    let started = |scrape: &Exposition| scrape.value("keyhole_broker_start_time_seconds", &[]).unwrap();
+    let first = started(&exporter.scrape());
+    for restarts in 1..4 {
+        broker.kill();
+        broker = home.start_broker(&this_host());
+        let scrape = exporter.scrape();
+        assert!(started(&scrape) > first, "the description is of the broker that answered");
+        assert_eq!(scrape.value("keyhole_broker_restarts_seen_total", &[]), Some(f64::from(restarts)));
+    }
+    drop(broker);
+}
+
+#[test]
 fn a_socket_that_was_wiped_with_or_without_its_folder_is_found_again_after_a_restart() {
     let home = Home::new();
     let mut broker = home.start_broker(&this_host());
