@@ -250,7 +250,7 @@ pub const TABLE: &[Row] = &[
 
     row_of(Query::Mounts, Procfs, ON, &[proc("1/mountinfo")], Host, MIB_4, 1),
     row_of(Query::OwnMounts, Procfs, ON, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Minimal, MIB_4, 1),
-    row_of(Query::Anchors, Mounts, ON, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Minimal, PAGE, 64),
+    row_of(Query::Anchors, Mounts, ON, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Minimal, MIB_4, 64),
     row_of(Query::RootFileSystems, Mounts, ON, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Host, MIB_4, 8192),
 
     row_of(Query::Buddyinfo, Procfs, OFF, &[proc("buddyinfo")], Minimal, KIB_64, 1),
