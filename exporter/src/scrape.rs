@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keyhole_proto::v1::{DescribeResponse, Outcome, Query};
+use keyhole_proto::v1::{DescribeResponse, Outcome, Query, QueryDescription};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, timeout_at};
 
@@ -679,14 +679,43 @@ impl Scraper {
         }
     }
 
-    /// Whether the broker answers, asked now unless it did a moment ago.
-    pub async fn ready(&self) -> Result<(), BrokerError> {
-        let lately = lock(&self.description).at.is_some_and(|at| at.elapsed() < DESCRIBE_TIMEOUT);
-        match lately {
-            true => Ok(()),
-            false => self.describe(Instant::now() + DESCRIBE_TIMEOUT).await.map(drop),
-        }
+    /// Whether the broker answers, asked now unless it did a moment ago, and has readers for what the collectors need; if
+    /// not, why.
+    pub async fn ready(&self) -> Result<(), String> {
+        let lately = {
+            let known = lock(&self.description);
+            known.at.filter(|at| at.elapsed() < DESCRIBE_TIMEOUT).and_then(|_| known.answer.clone())
+        };
+        let broker = match lately {
+            Some(answer) => answer,
+            None => {
+                let answer = self.describe(Instant::now() + DESCRIBE_TIMEOUT).await;
+                answer.map_err(|error| error.to_string())?
+            }
+        };
+        let queries =
+            self.enabled.iter().flat_map(|collector| collector.queries.iter().chain(collector.optional));
+        missing_readers(&broker, &queries.copied().collect()).map_or(Ok(()), Err)
     }
+}
+
+/// Which classes of readers have none that could be asked for any of `queries`, in words; none where each has.
+fn missing_readers(broker: &DescribeResponse, queries: &HashSet<Query>) -> Option<String> {
+    // What is not permitted or not the host's needs no reader.
+    let could_be_asked = |query: &&QueryDescription| {
+        queries.contains(&query.query()) && matches!(query.outcome(), Outcome::Unspecified | Outcome::Stuck)
+    };
+    let needed: HashSet<&str> =
+        broker.queries.iter().filter(could_be_asked).map(|query| &*query.reader).collect();
+    let missing = broker.readers.iter().filter(|class| !class.available && needed.contains(&*class.name));
+    let missing: Vec<_> = missing.map(|class| format!("{} ({} stuck)", class.name, class.stuck)).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "the broker has no reader of class {} that could be asked: what these read is missing, the rest is served; see \
+             the broker's log and keyhole-exporter describe for what hangs",
+            missing.join(", ")
+        )
+    })
 }
 
 impl Scrape {

@@ -1,7 +1,7 @@
 //! Mounts that hang.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, mkfifoat};
@@ -121,9 +121,9 @@ fn mounts_that_hang_in_many_ways_leave_all_that_is_no_mount() {
     servers.iter().for_each(|server| server.signal(Signal::STOP));
     for limit in [Duration::from_secs(8), AT_ONCE, AT_ONCE] {
         let scrape = scrape_within(&exporter, limit);
-        for kind in kinds {
-            let (error, why, _) = told(&scrape, &world.path("mnt").join(kind));
-            assert_eq!((error, &*why), (1.0, "mountpoint timeout"));
+        for (at, kind) in kinds.into_iter().enumerate() {
+            let why = if at < 3 { TIMEOUT } else { TOO_MANY };
+            assert_eq!(told(&scrape, &world.path("mnt").join(kind)), not_known(why), "{kind}");
         }
     }
     assert_eq!(broker.log().matches("its reader is stuck").count(), 3, "one more could be started");
@@ -146,14 +146,32 @@ fn has_root(scrape: &Exposition) {
 
 /// Scrapes ten times while `dead` mounts hang: the first two may be late, the others are not, and `/` is in each.
 fn ten_scrapes_have_root(exporter: &Exporter, dead: &[&Path]) {
+    let dead: Vec<_> = dead.iter().map(|mount| (mount.to_path_buf(), TIMEOUT)).collect();
+    ten_scrapes(exporter, &dead, &[]);
+}
+
+/// The same, with what each mount that hangs must say, and the sizes of those that do not.
+fn ten_scrapes(exporter: &Exporter, dead: &[(PathBuf, &str)], alive: &[(PathBuf, Option<f64>)]) {
     for round in 0..10 {
         let scrape = scrape_within(exporter, if round < 2 { Duration::from_secs(8) } else { AT_ONCE });
         has_root(&scrape);
-        for mount in dead {
-            let timed_out = (1.0, "mountpoint timeout".into(), None);
-            assert_eq!(told(&scrape, mount), timed_out, "{} in scrape {round}", mount.display());
+        for (mount, why) in dead {
+            assert_eq!(told(&scrape, mount), not_known(why), "{} in scrape {round}", mount.display());
+        }
+        for (mount, size) in alive {
+            let known = (0.0, String::new(), *size);
+            assert_eq!(told(&scrape, mount), known, "{} in scrape {round}", mount.display());
         }
     }
+}
+
+/// Why the numbers of a mount are not known: it was asked, or it was not.
+const TIMEOUT: &str = "mountpoint timeout";
+const SERVER: &str = "not asked: its server hangs";
+const TOO_MANY: &str = "not asked: too many mounts hang";
+
+fn not_known(why: &str) -> (f64, String, Option<f64>) {
+    (1.0, why.to_owned(), None)
 }
 
 /// An NFS server and a FUSE server that died on the same day. Many kernels that run tests have no NFS client: a FUSE
@@ -226,4 +244,194 @@ fn a_dead_mount_and_a_hanging_attribute_together_cost_themselves_alone() {
     server.signal(Signal::CONT);
     returned(&broker, 1);
     assert_eq!(told(&scrape_within(&exporter, AT_ONCE), &dead).2, FUSE_SIZE);
+}
+
+const TMPFS_SIZE: Option<f64> = Some(1_048_576.0);
+
+/// A server of NFS v3 and v4 and of sshfs with fifty mounts, and a program with two more; what is mounted below, bound and
+/// stacked on them. All of it costs one reader a server.
+#[test]
+fn a_dead_server_costs_one_reader_whatever_its_types_and_however_many_its_mounts() {
+    if !root_for("mount a file system in user space") {
+        return;
+    }
+    let home = Home::new();
+    let world = World::new(&home, "", "");
+    let at = |name: &str| world.path("mnt").join(name);
+    let many: Vec<PathBuf> = (0..50).map(|number| at(&format!("v3-{number}"))).collect();
+    let v3 = world.fuse_at("fuse.nfs=nas:/export/{}", &many);
+    let v4 = world.fuse_at("fuse.nfs4=NAS:/{}", &[at("v4-a"), at("v4-b")]);
+    let sshfs = world.fuse_at("fuse.sshfs=nas:{}", &[at("home")]);
+    let program = world.fuse_at("fuse.program=program", &[at("p-a"), at("p-b")]);
+    let _alive = world.fuse_at("fuse.nfs4=other:/{}", &[at("alive")]);
+    world.run(
+        "mkdir mnt/bind mnt/after mnt/lower mnt/stacked
+         mount --bind mnt/v4-a mnt/bind
+         mount -t tmpfs -o size=1m below mnt/v3-0/below
+         mount -t overlay -o lowerdir=mnt/p-a:mnt/lower stacked mnt/stacked
+         mount -t tmpfs -o size=1m after mnt/after",
+    );
+    let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
+    let broker = home.start_broker_by(&world.starter(), &flags);
+    let exporter = home.start_exporter(&EVERY_TYPE);
+    let scrape = scrape_within(&exporter, LATE);
+    has_root(&scrape);
+    let mounts =
+        [many.clone(), ["v4-a", "v4-b", "home", "p-a", "p-b", "bind", "stacked"].map(at).to_vec()].concat();
+    let all_healthy = |scrape: &Exposition| {
+        for mount in &mounts {
+            assert_eq!(told(scrape, mount), (0.0, String::new(), FUSE_SIZE), "{}", mount.display());
+        }
+        assert_eq!(told(scrape, &at("v3-0/below")), (0.0, String::new(), TMPFS_SIZE));
+    };
+    all_healthy(&scrape);
+
+    let servers = [&v3, &v4, &sshfs, &program];
+    servers.iter().for_each(|server| server.signal(Signal::STOP));
+    let mut dead: Vec<_> = mounts.iter().map(|mount| (mount.clone(), SERVER)).collect();
+    dead.push((at("v3-0/below"), SERVER));
+    for (mount, why) in &mut dead {
+        if [at("v3-0"), at("p-a"), at("stacked")].contains(mount) {
+            *why = TIMEOUT;
+        }
+    }
+    ten_scrapes(&exporter, &dead, &[(at("alive"), FUSE_SIZE), (at("after"), TMPFS_SIZE)]);
+    let stuck = broker.log().matches("its reader is stuck").count();
+    assert_eq!(
+        stuck,
+        3,
+        "one for the server, one for the program, one for what is stacked on it:\n{}",
+        broker.log()
+    );
+
+    servers.iter().for_each(|server| server.signal(Signal::CONT));
+    returned(&broker, 3);
+    all_healthy(&scrape_within(&exporter, AT_ONCE));
+}
+
+/// Six servers die at once; `/`, what is local, and what is local below a dead mount.
+#[test]
+fn servers_that_die_at_once_leave_every_local_file_system_and_all_come_back() {
+    if !root_for("mount a file system in user space") {
+        return;
+    }
+    let home = Home::new();
+    let world = World::new(&home, "", "");
+    let at = |name: &str| world.path("mnt").join(name);
+    let names = ["a", "b", "c", "d", "e", "f"];
+    // Local first, also where it comes last or lies on a place where a server's mount was.
+    let servers = names.map(|name| world.fuse(&format!("fuse.nfs4={name}:/"), &at(name)));
+    world.run(
+        "for name in a b c d e f; do mkdir mnt/local-$name; mount -t tmpfs -o size=1m x mnt/local-$name; done
+         mount -t tmpfs -o size=1m below mnt/e/below",
+    );
+    let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
+    let broker = home.start_broker_by(&world.starter(), &flags);
+    let exporter = home.start_exporter(&EVERY_TYPE);
+    has_root(&scrape_within(&exporter, LATE));
+    for _ in 0..2 {
+        servers.iter().for_each(|server| server.signal(Signal::STOP));
+        let why = |at: usize| if at < 3 { TIMEOUT } else { TOO_MANY };
+        let mut dead: Vec<_> =
+            names.iter().enumerate().map(|(number, name)| (at(name), why(number))).collect();
+        dead.push((at("e/below"), TOO_MANY));
+        let local: Vec<_> = names.iter().map(|name| (at(&format!("local-{name}")), TMPFS_SIZE)).collect();
+        ten_scrapes(&exporter, &dead, &local);
+        let returned_before = broker.log().matches("a stuck reader has returned").count();
+        servers.iter().for_each(|server| server.signal(Signal::CONT));
+        returned(&broker, returned_before + 3);
+        let scrape = scrape_within(&exporter, AT_ONCE);
+        names.iter().for_each(|name| assert_eq!(told(&scrape, &at(name)).2, FUSE_SIZE, "{name}"));
+        assert_eq!(told(&scrape, &at("e/below")).2, TMPFS_SIZE);
+    }
+}
+
+/// An automounter that never answers is not asked to mount; what it has mounted hangs with its server alone.
+#[test]
+fn an_automount_is_not_triggered_and_hangs_with_its_own_server() {
+    if !root_for("mount a file system in user space") {
+        return;
+    }
+    let home = Home::new();
+    let world = World::new(&home, "", "");
+    let at = |name: &str| world.path("mnt").join(name);
+    let _idle = world.fuse_at("autofs", &[at("idle")]);
+    let dead = world.fuse_at("autofs+fuse.nfs4=dead:/", &[at("dead")]);
+    let _alive = world.fuse_at("autofs+fuse.nfs4=alive:/", &[at("alive")]);
+    let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
+    let broker = home.start_broker_by(&world.starter(), &flags);
+    let exporter = home.start_exporter(&EVERY_TYPE);
+    dead.signal(Signal::STOP);
+    ten_scrapes(&exporter, &[(at("dead"), TIMEOUT)], &[(at("alive"), FUSE_SIZE), (at("idle"), Some(0.0))]);
+    assert_eq!(broker.log().matches("its reader is stuck").count(), 1, "{}", broker.log());
+    dead.signal(Signal::CONT);
+    returned(&broker, 1);
+    assert_eq!(told(&scrape_within(&exporter, AT_ONCE), &at("dead")).2, FUSE_SIZE);
+}
+
+/// Without a host root: six probe directories on dead servers, before one on a local file system, and a broker that is
+/// started while they hang.
+#[test]
+fn probe_directories_on_dead_servers_leave_those_on_local_file_systems() {
+    if !root_for("mount a file system in user space") {
+        return;
+    }
+    let home = Home::new();
+    let world = World::new(&home, "", "");
+    let at = |name: &str| world.path("mnt").join(name);
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let servers = names.map(|name| world.fuse(&format!("fuse.nfs4={name}:/"), &at(name)));
+    let same = world.fuse("fuse.nfs=a:/other", &at("same"));
+    world.run("mkdir mnt/local; mount -t tmpfs -o size=1m local mnt/local; mkdir mnt/local/probe");
+    let mut flags = world.flags();
+    let directories = ["a/probe", "same", "b/probe", "c", "d", "e", "f", "local/probe"];
+    flags.extend(directories.map(|name| flag("--filesystem.anchor=", at(name))));
+    let all_dead = |exporter: &Exporter, first_limit: Duration| {
+        for round in 0..10 {
+            let scrape = scrape_within(exporter, if round == 0 { first_limit } else { AT_ONCE });
+            assert_eq!(told(&scrape, &at("local")), (0.0, String::new(), TMPFS_SIZE), "in scrape {round}");
+            for (mount, why) in [
+                ("a", TIMEOUT),
+                ("same", SERVER),
+                ("b", TIMEOUT),
+                ("c", TIMEOUT),
+                ("d", TOO_MANY),
+                ("f", TOO_MANY),
+            ] {
+                assert_eq!(told(&scrape, &at(mount)), not_known(why), "{mount} in scrape {round}");
+            }
+        }
+    };
+    let stop = |signal| servers.iter().chain([&same]).for_each(|server| server.signal(signal));
+    let broker = home.start_broker_by(&world.starter(), &flags);
+    let exporter = home.start_exporter(&EVERY_TYPE);
+    let healthy = |scrape: &Exposition| {
+        names.iter().for_each(|name| assert_eq!(told(scrape, &at(name)).2, FUSE_SIZE, "{name}"));
+        assert_eq!(told(scrape, &at("local")).2, TMPFS_SIZE);
+    };
+    healthy(&scrape_within(&exporter, LATE));
+    stop(Signal::STOP);
+    all_dead(&exporter, Duration::from_secs(8));
+    stop(Signal::CONT);
+    returned(&broker, 3);
+    healthy(&scrape_within(&exporter, AT_ONCE));
+
+    // A program that is killed leaves a mount that fails: no reader refuses to start for it.
+    drop((broker, exporter));
+    stop(Signal::STOP);
+    let broker = home.start_broker_by(&world.starter(), &flags);
+    let exporter = home.start_exporter(&EVERY_TYPE);
+    let scrape = scrape_within(&exporter, Duration::from_secs(9));
+    assert_eq!(told(&scrape, &at("local")), (0.0, String::new(), TMPFS_SIZE));
+    drop(servers);
+    drop(same);
+    soon("the readers return", || {
+        let scrape = exporter.metrics("10");
+        let scrape = Exposition::parse(&scrape.body).unwrap();
+        told(&scrape, &at("local")).2 == TMPFS_SIZE
+            && ["a", "f"]
+                .iter()
+                .all(|name| told(&scrape, &at(name)) == not_known("transport endpoint is not connected"))
+    });
+    assert!(!broker.log().contains("could not start"), "{}", broker.log());
 }
