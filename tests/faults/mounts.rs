@@ -44,7 +44,8 @@ fn returned(broker: &Running, readers: usize) {
 }
 
 const LATE: Duration = Duration::from_secs(4);
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// Less than a query may take before its reader is stuck.
+const AT_ONCE: Duration = Duration::from_millis(1900);
 /// The size that the servers of these tests report.
 const FUSE_SIZE: Option<f64> = Some(1000.0 * 4096.0);
 
@@ -153,6 +154,8 @@ fn ten_scrapes_have_root(exporter: &Exporter, dead: &[&Path]) {
 /// The same, with what each mount that hangs must say, and the sizes of those that do not.
 fn ten_scrapes(exporter: &Exporter, dead: &[(PathBuf, &str)], alive: &[(PathBuf, Option<f64>)]) {
     for round in 0..10 {
+        // Prometheus makes pauses, too: scrapes without any are slowed down by the broker's limits.
+        std::thread::sleep(Duration::from_millis(200));
         let scrape = scrape_within(exporter, if round < 2 { Duration::from_secs(8) } else { AT_ONCE });
         has_root(&scrape);
         for (mount, why) in dead {
@@ -248,8 +251,8 @@ fn a_dead_mount_and_a_hanging_attribute_together_cost_themselves_alone() {
 
 const TMPFS_SIZE: Option<f64> = Some(1_048_576.0);
 
-/// A server of NFS v3 and v4 and of sshfs with fifty mounts, and a program with two more; what is mounted below, bound and
-/// stacked on them. All of it costs one reader a server.
+/// A server of NFS v3 and v4 and of sshfs with fifty mounts, and a program with two more; what is mounted below and bound
+/// to another place. All of it costs one reader a server.
 #[test]
 fn a_dead_server_costs_one_reader_whatever_its_types_and_however_many_its_mounts() {
     if !root_for("mount a file system in user space") {
@@ -265,10 +268,9 @@ fn a_dead_server_costs_one_reader_whatever_its_types_and_however_many_its_mounts
     let program = world.fuse_at("fuse.program=program", &[at("p-a"), at("p-b")]);
     let _alive = world.fuse_at("fuse.nfs4=other:/{}", &[at("alive")]);
     world.run(
-        "mkdir mnt/bind mnt/after mnt/lower mnt/stacked
+        "mkdir mnt/bind mnt/after
          mount --bind mnt/v4-a mnt/bind
          mount -t tmpfs -o size=1m below mnt/v3-0/below
-         mount -t overlay -o lowerdir=mnt/p-a:mnt/lower stacked mnt/stacked
          mount -t tmpfs -o size=1m after mnt/after",
     );
     let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
@@ -276,8 +278,7 @@ fn a_dead_server_costs_one_reader_whatever_its_types_and_however_many_its_mounts
     let exporter = home.start_exporter(&EVERY_TYPE);
     let scrape = scrape_within(&exporter, LATE);
     has_root(&scrape);
-    let mounts =
-        [many.clone(), ["v4-a", "v4-b", "home", "p-a", "p-b", "bind", "stacked"].map(at).to_vec()].concat();
+    let mounts = [many.clone(), ["v4-a", "v4-b", "home", "p-a", "p-b", "bind"].map(at).to_vec()].concat();
     let all_healthy = |scrape: &Exposition| {
         for mount in &mounts {
             assert_eq!(told(scrape, mount), (0.0, String::new(), FUSE_SIZE), "{}", mount.display());
@@ -291,21 +292,16 @@ fn a_dead_server_costs_one_reader_whatever_its_types_and_however_many_its_mounts
     let mut dead: Vec<_> = mounts.iter().map(|mount| (mount.clone(), SERVER)).collect();
     dead.push((at("v3-0/below"), SERVER));
     for (mount, why) in &mut dead {
-        if [at("v3-0"), at("p-a"), at("stacked")].contains(mount) {
+        if [at("v3-0"), at("p-a")].contains(mount) {
             *why = TIMEOUT;
         }
     }
     ten_scrapes(&exporter, &dead, &[(at("alive"), FUSE_SIZE), (at("after"), TMPFS_SIZE)]);
     let stuck = broker.log().matches("its reader is stuck").count();
-    assert_eq!(
-        stuck,
-        3,
-        "one for the server, one for the program, one for what is stacked on it:\n{}",
-        broker.log()
-    );
+    assert_eq!(stuck, 2, "one for the server, one for the program:\n{}", broker.log());
 
     servers.iter().for_each(|server| server.signal(Signal::CONT));
-    returned(&broker, 3);
+    returned(&broker, 2);
     all_healthy(&scrape_within(&exporter, AT_ONCE));
 }
 
@@ -346,7 +342,8 @@ fn servers_that_die_at_once_leave_every_local_file_system_and_all_come_back() {
     }
 }
 
-/// An automounter that never answers is not asked to mount; what it has mounted hangs with its server alone.
+/// An automounter that never answers is not asked to mount; what it has mounted hangs with its server alone, and what is
+/// stacked on that by itself.
 #[test]
 fn an_automount_is_not_triggered_and_hangs_with_its_own_server() {
     if !root_for("mount a file system in user space") {
@@ -358,15 +355,23 @@ fn an_automount_is_not_triggered_and_hangs_with_its_own_server() {
     let _idle = world.fuse_at("autofs", &[at("idle")]);
     let dead = world.fuse_at("autofs+fuse.nfs4=dead:/", &[at("dead")]);
     let _alive = world.fuse_at("autofs+fuse.nfs4=alive:/", &[at("alive")]);
+    world.run(
+        "mkdir mnt/lower mnt/stacked; mount -t overlay -o lowerdir=mnt/dead:mnt/lower stacked mnt/stacked",
+    );
     let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter(&EVERY_TYPE);
     dead.signal(Signal::STOP);
-    ten_scrapes(&exporter, &[(at("dead"), TIMEOUT)], &[(at("alive"), FUSE_SIZE), (at("idle"), Some(0.0))]);
-    assert_eq!(broker.log().matches("its reader is stuck").count(), 1, "{}", broker.log());
+    ten_scrapes(
+        &exporter,
+        &[(at("dead"), TIMEOUT), (at("stacked"), TIMEOUT)],
+        &[(at("alive"), FUSE_SIZE), (at("idle"), Some(0.0))],
+    );
+    assert_eq!(broker.log().matches("its reader is stuck").count(), 2, "{}", broker.log());
     dead.signal(Signal::CONT);
-    returned(&broker, 1);
-    assert_eq!(told(&scrape_within(&exporter, AT_ONCE), &at("dead")).2, FUSE_SIZE);
+    returned(&broker, 2);
+    let scrape = scrape_within(&exporter, AT_ONCE);
+    ["dead", "stacked"].iter().for_each(|name| assert_eq!(told(&scrape, &at(name)).2, FUSE_SIZE, "{name}"));
 }
 
 /// Without a host root: six probe directories on dead servers, before one on a local file system, and a broker that is
@@ -434,4 +439,69 @@ fn probe_directories_on_dead_servers_leave_those_on_local_file_systems() {
                 .all(|name| told(&scrape, &at(name)) == not_known("transport endpoint is not connected"))
     });
     assert!(!broker.log().contains("could not start"), "{}", broker.log());
+}
+
+/// The status and the body of `/-/ready`.
+fn ready(exporter: &Exporter) -> (u16, String) {
+    let answer = exporter.get("/-/ready");
+    (answer.status, answer.text())
+}
+
+/// A file server dies, and more sensors than a class has readers: what cannot hang is served, and it shows. Nobody scrapes
+/// while the sensors come back.
+#[test]
+fn without_readers_of_a_class_ready_fails_and_the_rest_is_served_until_there_are_again() {
+    if !root_for("mount a file system in user space") {
+        return;
+    }
+    let home = Home::new();
+    let world = World::new(&home, "", "");
+    let zones = home.path().join("sysfs/class/thermal");
+    for number in 0..6 {
+        let zone = zones.join(format!("thermal_zone{number}"));
+        fs::create_dir_all(&zone).unwrap();
+        fs::write(zone.join("type"), "acpitz\n").unwrap();
+        mkfifoat(CWD, zone.join("temp"), Mode::from_raw_mode(0o644)).unwrap();
+    }
+    let dead = world.path("mnt").join("dead");
+    let server = world.fuse("fuse.nfs4=nas:/", &dead);
+    let mut flags = world.flags();
+    flags[1] = flag("--path.sysfs=", home.path().join("sysfs"));
+    flags.push("--path.rootfs=/".into());
+    let broker = home.start_broker_by(&world.starter(), &flags);
+    let exporter = home.start_exporter(&EVERY_TYPE);
+    let needs_none = home.start_exporter(&["--collector.disable-defaults", "--collector.loadavg"]);
+    assert_eq!(ready(&exporter).0, 200);
+    server.signal(Signal::STOP);
+    soon("every reader of the sensors is stuck", || {
+        exporter.metrics("10");
+        broker.log().matches("its reader is stuck").count() >= 5
+    });
+    soon("it shows", || ready(&exporter).0 == 503);
+    let why = ready(&exporter).1;
+    assert!(why.contains("no reader of class devices (4 stuck) that could be asked"), "{why}");
+    // A probe's own process finds the broker well: it serves, and a restart would hang in the same places.
+    let mut probe = home.command("keyhole-broker", crate::common::BROKER);
+    probe.arg("probe").arg(flag("--socket.path=", home.socket()));
+    assert!(crate::common::finish(probe).status.success());
+    for _ in 0..10 {
+        let scrape = scrape_within(&exporter, AT_ONCE);
+        has_root(&scrape);
+        assert_eq!(told(&scrape, &dead), not_known(TIMEOUT));
+        assert_eq!(success(&scrape, "thermal_zone"), Some(0.0));
+    }
+    soon("an alert's metric shows it", || {
+        let scrape = Exposition::parse(&exporter.metrics("10").body).unwrap();
+        let available = |class| scrape.value("keyhole_broker_reader_available", &[("reader", class)]);
+        (available("devices"), available("mounts"), available("procfs")) == (Some(0.0), Some(1.0), Some(1.0))
+    });
+
+    assert_eq!(ready(&needs_none).0, 200, "its collectors need no reader of the class");
+
+    // A writer lets the readers of a fifo go on.
+    let open = |number| {
+        fs::File::options().read(true).write(true).open(zones.join(format!("thermal_zone{number}/temp")))
+    };
+    let _writers: Vec<fs::File> = (0..6).map(|number| open(number).unwrap()).collect();
+    soon("the sensors' readers are there again", || ready(&exporter).0 == 200);
 }
