@@ -43,6 +43,8 @@ fn returned(broker: &Running, readers: usize) {
     soon("the readers return", || broker.log().matches("a stuck reader has returned").count() == readers);
 }
 
+/// Before Prometheus gives up, and after three readers in turn have hung.
+const WHOLE: Duration = Duration::from_secs(9);
 const LATE: Duration = Duration::from_secs(4);
 /// Less than a query may take before its reader is stuck.
 const AT_ONCE: Duration = Duration::from_millis(1900);
@@ -145,7 +147,7 @@ fn has_root(scrape: &Exposition) {
     assert!(sizes.any(|size| size.labels["mountpoint"] == "/" && size.value > 0.0), "no size of /");
 }
 
-/// Scrapes ten times while `dead` mounts hang: the first two may be late, the others are not, and `/` is in each.
+/// Scrapes ten times while `dead` mounts hang: `/` is in each.
 fn ten_scrapes_have_root(exporter: &Exporter, dead: &[&Path]) {
     let dead: Vec<_> = dead.iter().map(|mount| (mount.to_path_buf(), TIMEOUT)).collect();
     ten_scrapes(exporter, &dead, &[]);
@@ -156,7 +158,7 @@ fn ten_scrapes(exporter: &Exporter, dead: &[(PathBuf, &str)], alive: &[(PathBuf,
     for round in 0..10 {
         // Prometheus makes pauses, too: scrapes without any are slowed down by the broker's limits.
         std::thread::sleep(Duration::from_millis(200));
-        let scrape = scrape_within(exporter, if round < 2 { Duration::from_secs(8) } else { AT_ONCE });
+        let scrape = scrape_within(exporter, WHOLE);
         has_root(&scrape);
         for (mount, why) in dead {
             assert_eq!(told(&scrape, mount), not_known(why), "{} in scrape {round}", mount.display());
@@ -276,7 +278,7 @@ fn a_dead_server_costs_one_reader_whatever_its_types_and_however_many_its_mounts
     let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter(&EVERY_TYPE);
-    let scrape = scrape_within(&exporter, LATE);
+    let scrape = scrape_within(&exporter, WHOLE);
     has_root(&scrape);
     let mounts = [many.clone(), ["v4-a", "v4-b", "home", "p-a", "p-b", "bind"].map(at).to_vec()].concat();
     let all_healthy = |scrape: &Exposition| {
@@ -302,7 +304,7 @@ fn a_dead_server_costs_one_reader_whatever_its_types_and_however_many_its_mounts
 
     servers.iter().for_each(|server| server.signal(Signal::CONT));
     returned(&broker, 2);
-    all_healthy(&scrape_within(&exporter, AT_ONCE));
+    all_healthy(&scrape_within(&exporter, WHOLE));
 }
 
 /// Six servers die at once; `/`, what is local, and what is local below a dead mount.
@@ -324,8 +326,8 @@ fn servers_that_die_at_once_leave_every_local_file_system_and_all_come_back() {
     let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter(&EVERY_TYPE);
-    has_root(&scrape_within(&exporter, LATE));
-    for _ in 0..2 {
+    has_root(&scrape_within(&exporter, WHOLE));
+    for turn in 0..2 {
         servers.iter().for_each(|server| server.signal(Signal::STOP));
         let why = |at: usize| if at < 3 { TIMEOUT } else { TOO_MANY };
         let mut dead: Vec<_> =
@@ -333,10 +335,12 @@ fn servers_that_die_at_once_leave_every_local_file_system_and_all_come_back() {
         dead.push((at("e/below"), TOO_MANY));
         let local: Vec<_> = names.iter().map(|name| (at(&format!("local-{name}")), TMPFS_SIZE)).collect();
         ten_scrapes(&exporter, &dead, &local);
+        let stuck = broker.log().matches("its reader is stuck").count();
+        assert_eq!(stuck, 3 * (turn + 1), "{}", broker.log());
         let returned_before = broker.log().matches("a stuck reader has returned").count();
         servers.iter().for_each(|server| server.signal(Signal::CONT));
         returned(&broker, returned_before + 3);
-        let scrape = scrape_within(&exporter, AT_ONCE);
+        let scrape = scrape_within(&exporter, WHOLE);
         names.iter().for_each(|name| assert_eq!(told(&scrape, &at(name)).2, FUSE_SIZE, "{name}"));
         assert_eq!(told(&scrape, &at("e/below")).2, TMPFS_SIZE);
     }
@@ -370,7 +374,7 @@ fn an_automount_is_not_triggered_and_hangs_with_its_own_server() {
     assert_eq!(broker.log().matches("its reader is stuck").count(), 2, "{}", broker.log());
     dead.signal(Signal::CONT);
     returned(&broker, 2);
-    let scrape = scrape_within(&exporter, AT_ONCE);
+    let scrape = scrape_within(&exporter, WHOLE);
     ["dead", "stacked"].iter().for_each(|name| assert_eq!(told(&scrape, &at(name)).2, FUSE_SIZE, "{name}"));
 }
 
@@ -391,9 +395,9 @@ fn probe_directories_on_dead_servers_leave_those_on_local_file_systems() {
     let mut flags = world.flags();
     let directories = ["a/probe", "same", "b/probe", "c", "d", "e", "f", "local/probe"];
     flags.extend(directories.map(|name| flag("--filesystem.anchor=", at(name))));
-    let all_dead = |exporter: &Exporter, first_limit: Duration| {
+    let all_dead = |exporter: &Exporter| {
         for round in 0..10 {
-            let scrape = scrape_within(exporter, if round == 0 { first_limit } else { AT_ONCE });
+            let scrape = scrape_within(exporter, WHOLE);
             assert_eq!(told(&scrape, &at("local")), (0.0, String::new(), TMPFS_SIZE), "in scrape {round}");
             for (mount, why) in [
                 ("a", TIMEOUT),
@@ -414,19 +418,20 @@ fn probe_directories_on_dead_servers_leave_those_on_local_file_systems() {
         names.iter().for_each(|name| assert_eq!(told(scrape, &at(name)).2, FUSE_SIZE, "{name}"));
         assert_eq!(told(scrape, &at("local")).2, TMPFS_SIZE);
     };
-    healthy(&scrape_within(&exporter, LATE));
+    healthy(&scrape_within(&exporter, WHOLE));
     stop(Signal::STOP);
-    all_dead(&exporter, Duration::from_secs(8));
+    all_dead(&exporter);
+    assert_eq!(broker.log().matches("its reader is stuck").count(), 3, "{}", broker.log());
     stop(Signal::CONT);
     returned(&broker, 3);
-    healthy(&scrape_within(&exporter, AT_ONCE));
+    healthy(&scrape_within(&exporter, WHOLE));
 
     // A program that is killed leaves a mount that fails: no reader refuses to start for it.
     drop((broker, exporter));
     stop(Signal::STOP);
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter(&EVERY_TYPE);
-    let scrape = scrape_within(&exporter, Duration::from_secs(9));
+    let scrape = scrape_within(&exporter, WHOLE);
     assert_eq!(told(&scrape, &at("local")), (0.0, String::new(), TMPFS_SIZE));
     drop(servers);
     drop(same);
@@ -485,7 +490,7 @@ fn without_readers_of_a_class_ready_fails_and_the_rest_is_served_until_there_are
     probe.arg("probe").arg(flag("--socket.path=", home.socket()));
     assert!(crate::common::finish(probe).status.success());
     for _ in 0..10 {
-        let scrape = scrape_within(&exporter, AT_ONCE);
+        let scrape = scrape_within(&exporter, WHOLE);
         has_root(&scrape);
         assert_eq!(told(&scrape, &dead), not_known(TIMEOUT));
         assert_eq!(success(&scrape, "thermal_zone"), Some(0.0));
