@@ -33,6 +33,11 @@ impl Mount {
         [hash(&self.point), known(&self.server), known(&self.address)]
     }
 
+    /// Whether it is an overlay: a host of containers has hundreds, and those on a server that may be away are few.
+    pub fn is_overlay(&self) -> bool {
+        self.server.starts_with(b"overlay ")
+    }
+
     /// The directories above it, `/` too.
     pub fn above(&self) -> impl Iterator<Item = &[u8]> {
         let slashes = (1..self.point.len()).filter(|at| self.point[*at] == b'/');

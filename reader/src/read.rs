@@ -403,7 +403,7 @@ impl Read<'_, '_> {
             let numbers = match refused {
                 Some(errno) => Err(errno),
                 None => {
-                    if mount.may_hang {
+                    if mount.may_hang && !mount.is_overlay() {
                         // That it was asked, and what has answered, reaches the broker whatever this one does.
                         self.out.file_system(&mount.point, Err(HANGS))?;
                         self.out.flush()?;
