@@ -543,8 +543,8 @@ mod tests {
                 "/run: mountpoint timeout",
                 "/system/state: not asked: too many mounts hang",
                 "/var 9",
-                "/var/lib/kubelet: not asked: its server hangs",
                 &unknown,
+                "/var/lib/kubelet: not asked: its server hangs",
             ];
             assert_eq!(answer.short(&[]), expected);
         }
