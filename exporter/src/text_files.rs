@@ -1,7 +1,7 @@
 //! The files of `--collector.textfile.directory`: the only files that the exporter opens once it is sealed.
 
 use std::fs::{self, OpenOptions};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -24,9 +24,16 @@ pub fn read(patterns: &[String]) -> Vec<TextFile> {
     let mut files = Vec::new();
     for directory in patterns.iter().flat_map(|pattern| directories(pattern)) {
         match names(&directory) {
-            Ok(names) => files.extend(
-                names.into_iter().take(ENTRIES).map(|name| read_file(&directory.join(name), &mut room)),
-            ),
+            Ok(names) => {
+                let more = names.len().saturating_sub(ENTRIES);
+                files.extend(
+                    names.into_iter().take(ENTRIES).map(|name| read_file(&directory.join(name), &mut room)),
+                );
+                if more > 0 {
+                    let reason = format!("{more} files more than the {ENTRIES} that are read of a directory");
+                    files.push(failed(&directory, reason));
+                }
+            }
             Err(error) => files.push(failed(&directory, error.to_string())),
         }
     }
@@ -117,7 +124,16 @@ fn read_file(path: &Path, room: &mut u64) -> TextFile {
             *room = room.saturating_sub(read);
             file
         }
-        Err(error) => failed(path, error.to_string()),
+        Err(error) => {
+            let is_link = || path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+            let advice = match error.kind() {
+                ErrorKind::PermissionDenied if is_link() => {
+                    "; the sandbox refuses links that lead out of --collector.textfile.directory: put the file itself there"
+                }
+                _ => "",
+            };
+            failed(path, format!("{error}{advice}"))
+        }
     }
 }
 
@@ -177,6 +193,20 @@ mod tests {
         let files = read(&[pattern(&dir, "missing"), pattern(&dir, "none*")]);
         assert_eq!(files.len(), 2);
         assert!(files.iter().all(|file| file.content.as_ref().unwrap_err().contains("No such file")));
+    }
+
+    #[test]
+    fn files_beyond_the_limit_of_a_directory_are_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..=ENTRIES {
+            fs::write(dir.path().join(format!("{number}.prom")), "").unwrap();
+        }
+        let files = read(&[pattern(&dir, "")]);
+        let reason = files.last().unwrap().content.as_ref().unwrap_err();
+        assert_eq!(
+            (files.len(), reason.as_str()),
+            (ENTRIES + 1, "1 files more than the 4096 that are read of a directory")
+        );
     }
 
     #[test]
