@@ -109,8 +109,7 @@ async fn json_has_the_shape_that_is_documented() {
     let scene = Scene::new(netdev());
     let ended = scene.run(&["query", "netdev", "-o", "json", "--filter=receive_bytes"]).await;
     let value: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
-    let collector =
-        serde_json::json!({"name": "netdev", "state": "ok", "error": null, "skipped": 0, "skipped_items": []});
+    let collector = serde_json::json!({"name": "netdev", "state": "ok", "error": null, "skipped": 0, "skipped_items": []});
     assert_eq!(value["collectors"][0], collector);
     let metric = serde_json::json!({
         "name": "node_network_receive_bytes_total",

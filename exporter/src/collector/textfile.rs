@@ -220,7 +220,6 @@ fn last_buckets(samples: &[Sample]) -> Vec<Sample> {
         .map(|count| {
             let mut labels = count.labels.clone();
             labels.push(("le".into(), "+Inf".into()));
-            labels.sort_unstable();
             Sample { suffix: "_bucket", labels, value: count.value, line: count.line }
         })
         .collect()

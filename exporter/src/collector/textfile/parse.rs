@@ -22,7 +22,8 @@ pub(super) struct Parsed {
 pub(super) struct Sample {
     /// `_bucket`, `_count`, `_sum` or nothing.
     pub(super) suffix: &'static str,
-    /// Sorted by name, each once, none empty: an empty label is no label.
+    /// Sorted by name, but for a bucket's or a quantile's own, which comes last; each once, none empty: an empty label
+    /// is no label.
     pub(super) labels: Labels,
     pub(super) value: f64,
     /// The line that it stands in, from 1 on.
@@ -190,6 +191,8 @@ impl Families {
                 return Err(Fault::Line(format!("{own}=\"NaN\" of {name} is no bound")));
             }
             label.1 = go_float(number);
+            // It comes last, as the library has it.
+            labels.sort_by_key(|(label, _)| label == own);
         }
         if family.kind == Some(Kind::Histogram) && matches!(suffix, "_bucket" | "_count") && (value.is_nan() || value < 0.0) {
             return Err(Fault::Line(format!("{name} counts, and {value} is no count")));
@@ -487,6 +490,13 @@ mod tests {
             assert_eq!(names, ["b"], "{bad}");
             assert_eq!(file.left_out.iter().map(ToString::to_string).collect::<Vec<_>>(), [reason]);
         }
+    }
+
+    #[test]
+    fn a_bound_comes_after_the_other_labels() {
+        let parsed = families(b"# TYPE h histogram\nh_bucket{x=\"1\",le=\"2\",a=\"3\"} 1\n");
+        let names: Vec<_> = parsed[0].samples[0].labels.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a", "x", "le"]);
     }
 
     #[test]
