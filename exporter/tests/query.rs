@@ -495,6 +495,13 @@ async fn what_the_exporter_knows_by_itself_needs_no_broker_and_what_it_leaves_ou
         let line = format!("textfile: left out: {}/{line}", scene.dir.path().display());
         assert!(ended.err.contains(&line), "{line}{}", ended.err);
     }
+    // The seal closes what is above the directories that a pattern names.
+    std::fs::create_dir_all(scene.path("more/one")).unwrap();
+    std::fs::write(scene.path("more/one/c.prom"), "e 5\n").unwrap();
+    let pattern = format!("--collector.textfile.directory={}//more/./*", scene.dir.path().display());
+    let ended = scene.run(&["query", "textfile", "-oprom", &pattern, socket]).await;
+    let file = format!("{{file=\"{}/more/one/c.prom\"}}", scene.dir.path().display());
+    assert!(ended.out.contains("\ne 5\n") && ended.out.contains(&file), "{ended:?}");
     let ended = scene.run(&["query", "textfile", "--output=json", &directory, socket]).await;
     let json: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
     let collector = &json["collectors"][0];

@@ -41,8 +41,8 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
     let (mut readable, missing) = own.text_directories();
     tell_what_has_no_effect(&options);
-    for pattern in missing {
-        tracing::warn!(pattern, "textfile directory does not exist; once it does, start the exporter again");
+    for path in missing {
+        tracing::warn!(path = %path.display(), "textfile directory does not exist; once it does, start the exporter again");
     }
 
     if let Some(guard) = &guard {
