@@ -47,7 +47,8 @@ pub fn directories(patterns: &[String]) -> Vec<PathBuf> {
     named.map(|path| clean(&path)).collect()
 }
 
-fn clean(path: &Path) -> PathBuf {
+/// A path without what leads nowhere in it, as Go's filepath.Clean writes it.
+pub(crate) fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for component in path.components() {
         match component {

@@ -561,3 +561,11 @@ async fn what_a_text_file_holds_that_is_left_out_is_in_the_log_once() {
         assert!(line.contains("level=WARN msg=\"item left out\"") && line.contains(item), "{line}");
     }
 }
+
+#[test]
+fn the_version_has_no_date_and_no_user() {
+    let output = exporter(&["--version"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("keyhole-exporter, version ") && text.contains("platform:"), "{text}");
+    assert!(!text.contains("date") && !text.contains("user") && !text.contains("go version"), "{text}");
+}
