@@ -30,7 +30,7 @@ from launch import BROKER_UID, REPOSITORY, Keyhole, fail, fetch, free_port, scra
 NEW = REPOSITORY / "target/ci-tools/go/bin/node_exporter"
 
 # Differences, each by what it is (only ours, only theirs, type, value), a series with its labels sorted by name, and the reason.
-# "here" marks those that depend on the host: they may match nothing.
+# HERE marks those that depend on the host: they may match nothing.
 ALWAYS, HERE = True, False
 EXCEPTIONS = [
     ("value", r"node_scrape_collector_duration_seconds\b", ALWAYS, "tells how long the program itself took"),
@@ -264,8 +264,8 @@ def main():
         what, pattern, always, reason = entry
         if counts[entry]:
             print(f"  on purpose: {counts[entry]} {what} of {pattern}: {reason}")
-        elif always:
-            print(f"  no longer differs, take it out: {what} of {pattern}")
+        else:
+            print(f"  {'no longer differs, take it out' if always else 'matches nothing on this host'}: {what} of {pattern}")
     exceptions, total = sum(counts.values()), len(compared)
     print(
         f"differential: {total - exceptions - len(rest)}/{total - exceptions} series of {collectors} collectors match "
