@@ -47,7 +47,7 @@ pub fn exposition(input: &[u8]) {
     }
     let counters = out.end();
     let mut text = Vec::new();
-    let Written { duplicates } = out.write(&mut text, |_| true);
+    let Written { duplicates, .. } = out.write(&mut text, |_| true);
     let parsed = prometheus::Exposition::parse(&text).unwrap_or_else(|reason| panic!("{reason}"));
     assert_eq!(parsed.len() + duplicates, counters.series);
     // Its own reader takes it, and gives it again.
