@@ -81,7 +81,10 @@ fn level_of(family: &Family, queries: &[&keyhole_proto::v1::Query]) -> &'static 
     // The source names a file as a person would; the row whose pattern begins most like it is the one meant.
     let alike =
         |pattern: &str| pattern.bytes().zip(family.source.bytes()).take_while(|(a, b)| a == b).count();
-    let best = roots().max_by_key(|(_, source)| alike(&format!("{}/{}", source.root.name(), source.pattern)));
+    // Of several, the one that needs the least: what the families of sysctls need depends on the sysctl.
+    let best = roots().max_by_key(|(row, source)| {
+        (alike(&format!("{}/{}", source.root.name(), source.pattern)), std::cmp::Reverse(row.access_level))
+    });
     level_name(best.map_or(AccessLevel::Minimal, |(row, _)| row.access_level))
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use keyhole_policy::pipes::{CHECK, Change, END, Kind, STUCK_READERS};
 use keyhole_policy::{Class, TABLE, row};
-use keyhole_proto::reader::Hello;
+use keyhole_proto::reader::{Hello, Unavailable};
 use keyhole_proto::v1::{Outcome, Query, QueryEnd, ReadResponse};
 use prost::Message;
 use tokio::sync::Notify;
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::answer::Answer;
 use crate::frames::{Frame, Malformed};
 use crate::lock;
-use crate::queries::Permits;
+use crate::queries::{self, Permits};
 use crate::zygote::{self, START_TIMEOUT, Slot, Zygote};
 
 /// The most time that one query may spend reading.
@@ -236,7 +236,13 @@ impl Readers {
         let known = status.hello.as_ref()?.unavailable.iter().find(|known| known.query == query as u32);
         if let Some(known) = known {
             let outcome = Outcome::try_from(known.outcome.cast_signed()).unwrap_or(Outcome::Absent);
-            return Some((outcome, known.reason.clone()));
+            let again = match outcome {
+                Outcome::Absent => {
+                    format!("; looked for again every {} s", self.0.options.reopen_interval.as_secs())
+                }
+                _ => String::new(),
+            };
+            return Some((outcome, known.reason.clone() + &again));
         }
         let none_left = || format!("no reader of class {} is left: all are stuck", class.class.name());
         (!status.available && status.stuck >= STUCK_READERS).then(|| (Outcome::Stuck, none_left()))
@@ -332,10 +338,7 @@ impl Inner {
                             return Ok(());
                         }
                         if let Some(old) = reading.active.take() {
-                            tracing::info!(
-                                reader = name,
-                                "what was absent has appeared: a fresh reader reads it"
-                            );
+                            self.report_change(class, &hello);
                             lock(&class.status).reopenings += 1;
                             self.retire(class, old.slot, Retired::Replaced);
                         }
@@ -380,17 +383,35 @@ impl Inner {
         }
     }
 
+    /// A fresh reader takes over: reports which queries it can answer that the last one could not, and the other way round.
+    fn report_change(&self, class: &ReaderClass, hello: &Hello) {
+        let status = lock(&class.status);
+        let before = status.hello.as_ref().map_or(&[][..], |hello| &hello.unavailable);
+        let without = |these: &[Unavailable], others: &[Unavailable]| {
+            let new = |this: &&Unavailable| !others.iter().any(|other| other.query == this.query);
+            let name = |this: &Unavailable| Query::try_from(this.query.cast_signed()).ok().map(queries::name);
+            these.iter().filter(new).filter_map(name).collect::<Vec<_>>().join(",")
+        };
+        tracing::info!(
+            reader = class.class.name(),
+            appeared = without(before, &hello.unavailable),
+            gone = without(&hello.unavailable, before),
+            "what was absent has appeared, or what was there has gone: a fresh reader reads it"
+        );
+    }
+
     /// A reader is ready: reports what changed.
     fn welcome(&self, class: &ReaderClass, hello: Hello) {
         let mut status = lock(&class.status);
         if let Some(before) = &status.hello {
-            let view = |hello: &Hello| (hello.proc_is_host, hello.sys_is_host);
+            let view = |hello: &Hello| (hello.proc_is_host, hello.sys_is_host, hello.hidden.clone());
             if view(before) != view(&hello) {
-                let (proc, sys) = (&hello.proc_reason, &hello.sys_reason);
+                let (proc, sys, hidden) = (&hello.proc_reason, &hello.sys_reason, &hello.hidden);
                 tracing::warn!(
                     reader = class.class.name(),
                     proc,
                     sys,
+                    hidden,
                     "whose /proc and /sys these are has changed"
                 );
             }

@@ -124,8 +124,12 @@ impl Service {
     }
 }
 
-fn wire_view(is_hosts: bool) -> v1::View {
-    if is_hosts { v1::View::Host } else { v1::View::Container }
+fn wire_view(is_hosts: bool, is_hidden: bool) -> v1::View {
+    match (is_hosts, is_hidden) {
+        (false, _) => v1::View::Container,
+        (true, true) => v1::View::Hidden,
+        (true, false) => v1::View::Host,
+    }
 }
 
 /// The queries of a request: at least one, each known, none twice.
@@ -187,6 +191,7 @@ impl broker_server::Broker for Service {
         let hello = statuses.iter().find_map(|(_, status)| status.hello.as_ref());
         let sees = |is_hosts: fn(&Hello) -> bool| hello.is_some_and(is_hosts);
         let proc_is_host = sees(|hello| hello.proc_is_host);
+        let proc_view = wire_view(proc_is_host, sees(|hello| !hello.hidden.is_empty()));
         let access_level = match (proc_is_host, uid) {
             (false, _) => v1::AccessLevel::Minimal,
             (true, 0) => v1::AccessLevel::Root,
@@ -207,8 +212,12 @@ impl broker_server::Broker for Service {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uid: *uid,
             access_level: access_level.into(),
-            proc_view: wire_view(proc_is_host).into(),
-            sys_view: wire_view(sees(|hello| hello.sys_is_host)).into(),
+            proc_view: proc_view.into(),
+            // With PID 1 hidden, whose else it is is not known.
+            sys_view: match wire_view(sees(|hello| hello.sys_is_host), false) {
+                v1::View::Container if proc_view == v1::View::Hidden => v1::View::Unspecified.into(),
+                view => view.into(),
+            },
             layers: of_broker.chain(of_zygote).chain(of_readers).collect(),
             queries: TABLE.iter().map(|row| self.describe_query(row, &stuck)).collect(),
             start_time_ms: *start_time_ms,

@@ -514,6 +514,89 @@ async fn what_was_absent_at_the_start_appears_within_the_interval() {
     assert!(later.content(Query::Zfs, "proc/spl/kstat/zfs/dozer/state").is_some());
 }
 
+/// What appears in procfs when a module is loaded or used for the first time: its name, the query, and what it makes.
+const MODULES: &[(&str, Query, &[&str])] = &[
+    ("nf_conntrack", Query::Conntrack, &["proc/1/net/stat/nf_conntrack"]),
+    (
+        "nf_conntrack without its procfs",
+        Query::Conntrack,
+        &["proc/sys/net/netfilter/nf_conntrack_max", "proc/sys/net/netfilter/nf_conntrack_count"],
+    ),
+    ("nf_conntrack's sysctls", Query::NetSysctl, &["proc/sys/net/netfilter/nf_conntrack_buckets"]),
+    ("br_netfilter", Query::NetSysctl, &["proc/sys/net/bridge/bridge-nf-call-iptables"]),
+    ("ip_vs", Query::Ipvs, &["proc/1/net/ip_vs", "proc/1/net/ip_vs_stats"]),
+    ("ip_vs' sysctls", Query::NetSysctl, &["proc/sys/net/ipv4/vs/conntrack"]),
+    // Neither is there before sunrpc has made the directory.
+    ("nfs", Query::Nfs, &["proc/1/net/rpc/nfs"]),
+    ("nfsd", Query::Nfsd, &["proc/1/net/rpc/nfsd"]),
+    ("sunrpc", Query::Sysctl, &["proc/sys/sunrpc/tcp_slot_table_entries"]),
+    ("nf_synproxy_core", Query::Lnstat, &["proc/1/net/stat/synproxy"]),
+    ("arp and ndisc", Query::Lnstat, &["proc/1/net/stat/arp_cache", "proc/1/net/stat/ndisc_cache"]),
+    ("ipv6", Query::NetSnmp, &["proc/1/net/snmp6"]),
+    ("ipv6", Query::Sockstat, &["proc/1/net/sockstat6"]),
+    ("ipv6", Query::Udp, &["proc/1/net/udp6"]),
+    ("ipv6", Query::Tcp, &["proc/1/net/tcp6"]),
+    ("ipv6", Query::Routes, &["proc/1/net/ipv6_route"]),
+    ("ipv6", Query::NetAddresses, &["proc/1/net/if_inet6"]),
+    ("xfrm", Query::Xfrm, &["proc/1/net/xfrm_stat"]),
+    ("md", Query::Md, &["proc/mdstat"]),
+    ("md", Query::Sysctl, &["proc/sys/dev/raid/speed_limit_max"]),
+    ("drbd", Query::Drbd, &["proc/drbd"]),
+    ("zfs", Query::Zfs, &["proc/spl/kstat/zfs/arcstats", "proc/spl/kstat/zfs/tank/state"]),
+    ("psi, when it is switched on", Query::Pressure, &["proc/pressure/cpu", "proc/pressure/irq"]),
+    ("schedstats", Query::Schedstat, &["proc/schedstat"]),
+    ("hung tasks", Query::HungTasks, &["proc/sys/kernel/hung_task_detect_count"]),
+    ("mqueue", Query::NamespaceSysctl, &["proc/sys/fs/mqueue/msg_max"]),
+];
+
+#[tokio::test]
+async fn what_each_module_makes_appears_within_the_interval_and_until_then_is_absent_and_looked_for_again() {
+    const INTERVAL: Duration = Duration::from_millis(300);
+    for (module, query, files) in MODULES {
+        // Others of the same query are there from the start, so that it is no reader of nothing.
+        let tree = Tree::with(&[("proc/loadavg", "1")]);
+        let ground = tree.readers_with(INTERVAL, tree.arguments()).await;
+        assert_eq!(ground.ask(&[*query]).await.outcome(*query), Outcome::Absent, "{module}");
+        let class = keyhole_policy::row(*query).unwrap().class;
+        if *query != Query::Md {
+            let (outcome, reason) = ground.readers.unavailable(*query).unwrap();
+            assert_eq!(outcome, Outcome::Absent, "{module}");
+            assert!(reason.ends_with("(os error 2); looked for again every 0 s"), "{module}: {reason}");
+        }
+        for path in *files {
+            fs::write(tree.make_room(path), format!("{path}\n")).unwrap();
+        }
+        tokio::time::sleep(INTERVAL).await;
+        let after = ground.ask(&[*query]).await;
+        assert_eq!(after.outcome(*query), Outcome::Ok, "{module}");
+        for path in *files {
+            assert!(after.content(*query, path).is_some(), "{module}: {path}");
+        }
+        assert!(ground.readers.unavailable(*query).is_none(), "{module}");
+        assert_eq!(ground.status(class).reopenings, 1, "{module}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_a_module_adds_to_a_query_that_is_answered_already_appears_too() {
+    const INTERVAL: Duration = Duration::from_millis(300);
+    let tree =
+        Tree::with(&[("proc/1/net/stat/arp_cache", "entries\n"), ("proc/spl/kstat/zfs/arcstats", "1\n")]);
+    let ground = tree.readers_with(INTERVAL, tree.arguments()).await;
+    assert_eq!(ground.ask(&[Query::Lnstat]).await.outcome(Query::Lnstat), Outcome::Ok);
+    assert_eq!(ground.ask(&[Query::Zfs]).await.outcome(Query::Zfs), Outcome::Ok);
+    let added = [
+        (Query::Lnstat, "proc/1/net/stat/synproxy"),
+        (Query::Zfs, "proc/spl/kstat/zfs/dbufstats"),
+        (Query::Zfs, "proc/spl/kstat/zfs/tank/io"),
+    ];
+    for (query, path) in added {
+        fs::write(tree.make_room(path), "x\n").unwrap();
+        tokio::time::sleep(INTERVAL).await;
+        assert!(ground.ask(&[query]).await.content(query, path).is_some(), "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_reader_stays_where_a_fresh_one_found_nothing_new_and_is_replaced_where_it_did() {
     const INTERVAL: Duration = Duration::from_millis(300);

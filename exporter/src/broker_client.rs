@@ -3,7 +3,7 @@
 //! The channel connects when it is first used and again after a broker's restart, by itself.
 
 use std::error::Error as _;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +43,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub struct BrokerClient {
     socket: String,
+    who: Who,
     client: broker_client::BrokerClient<Channel>,
     connections: Arc<AtomicU64>,
 }
@@ -83,12 +84,16 @@ pub enum BrokerError {
         socket: String,
     },
     /// Nobody listens, or the connection broke.
-    #[error("cannot reach the broker at {socket}: {reason}")]
+    #[error("cannot reach the broker at {socket}: {reason}{advice}")]
     Unreachable {
         /// The socket.
         socket: String,
         /// What the system says.
         reason: String,
+        /// The same, where it is an error of the system's.
+        kind: Option<ErrorKind>,
+        /// Who may ask and how, where that may be it; with what separates it from the reason.
+        advice: String,
     },
     /// The broker said no.
     #[error("the broker refused: {code:?}: {message}")]
@@ -124,7 +129,7 @@ impl BrokerClient {
         let connector = Connector { socket: path.to_owned(), connections: Arc::clone(&connections) };
         let client = broker_client::BrokerClient::new(endpoint.connect_with_connector_lazy(connector))
             .max_decoding_message_size(MESSAGE_BYTES);
-        Ok(Self { socket: path.to_owned(), client, connections })
+        Ok(Self { socket: path.to_owned(), who: Who::find(path), client, connections })
     }
 
     /// How many connections were made so far. While it stays the same, the same broker answers.
@@ -226,10 +231,16 @@ impl BrokerClient {
             return BrokerError::Deadline;
         }
         match status.source() {
-            Some(source) => BrokerError::Unreachable {
-                socket: self.socket.clone(),
-                reason: one_line(&root_cause(source)),
-            },
+            Some(source) => {
+                let cause = root_cause(source);
+                let kind = cause.downcast_ref().map(io::Error::kind);
+                BrokerError::Unreachable {
+                    socket: self.socket.clone(),
+                    reason: one_line(&cause.to_string()),
+                    kind,
+                    advice: self.who.advice(kind),
+                }
+            }
             None => BrokerError::Refused { code: status.code(), message: one_line(status.message()) },
         }
     }
@@ -295,12 +306,60 @@ fn brokers_share(deadline: Instant) -> Duration {
     left.saturating_sub((left / 10).min(Duration::from_millis(200)))
 }
 
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+fn root_cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std::error::Error + 'static) {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    error
+}
+
+/// Who asks, and whose socket it is: to be found out before the sandbox closes.
+#[derive(Debug, Clone, Copy)]
+struct Who {
+    uid: u32,
+    /// The owner and the group of the socket, where it is there and can be looked at.
+    socket: Option<(u32, u32)>,
+}
+
+impl Who {
+    fn find(socket: &str) -> Self {
+        let stat = rustix::fs::stat(socket).ok();
+        Self { uid: rustix::process::geteuid().as_raw(), socket: stat.map(|stat| (stat.st_uid, stat.st_gid)) }
+    }
+
+    /// Who may ask and how, for an error of the system's that can mean that this uid may not.
+    fn advice(self, kind: Option<ErrorKind>) -> String {
+        let Self { uid, socket } = self;
+        let (owner, group) = match socket {
+            Some((owner, group)) => (format!(" (uid {owner})"), format!(" (gid {group})")),
+            None => Default::default(),
+        };
+        let how = format!(
+            "ask as the exporter's user, with systemd `runuser -u keyhole-exporter -- keyhole-exporter ...`, or as the \
+             broker's own{owner}"
+        );
+        let again = "or name this uid in the broker's --allow-uid";
+        match kind {
+            Some(ErrorKind::NotFound) => {
+                ": start the broker, or give its --socket.path as --broker.socket".into()
+            }
+            Some(ErrorKind::ConnectionRefused) => {
+                ": no broker listens on this socket any more: start it".into()
+            }
+            Some(ErrorKind::PermissionDenied) if uid == 0 => format!(
+                ": uid 0 gives up root's right to other users' sockets before it asks, and may not ask unless --allow-uid \
+                 names it: {how}"
+            ),
+            Some(ErrorKind::PermissionDenied) => format!(
+                ": uid {uid} may not use this socket: {how}, as a member of the socket's group{group}"
+            ),
+            _ if socket.is_some_and(|(owner, _)| owner == uid) => String::new(),
+            _ => format!(
+                ": so the broker ends connections of uids that may not ask; if uid {uid} is none of those that may, {how}, {again}"
+            ),
+        }
+    }
 }
 
 /// A message of another process, fit for a log line.
@@ -380,13 +439,34 @@ mod tests {
         assert!(BrokerClient::new("unix:").is_err());
     }
 
+    #[test]
+    fn whoever_may_not_ask_is_told_who_may_and_how() {
+        let who = |uid| Who { uid, socket: Some((64646, 64646)) };
+        let systemds = "runuser -u keyhole-exporter -- keyhole-exporter";
+        for (uid, kind, words) in [
+            (0, Some(ErrorKind::BrokenPipe), &["uid 0 is none", systemds, "(uid 64646)", "--allow-uid"][..]),
+            (0, Some(ErrorKind::PermissionDenied), &["uid 0 gives up", systemds, "(uid 64646)"]),
+            (1000, Some(ErrorKind::PermissionDenied), &["uid 1000 may not", systemds, "group (gid 64646)"]),
+            // What HTTP/2 says of a connection that was closed is no error of the system's.
+            (1000, None, &["uid 1000 is none", systemds, "--allow-uid"]),
+            (1000, Some(ErrorKind::ConnectionReset), &["uid 1000 is none"]),
+        ] {
+            let advice = who(uid).advice(kind);
+            assert!(words.iter().all(|word| advice.contains(word)), "{uid} {kind:?}: {advice}");
+        }
+        assert_eq!(who(64646).advice(Some(ErrorKind::BrokenPipe)), "", "it may ask");
+        let unseen = Who { uid: 1000, socket: None }.advice(Some(ErrorKind::PermissionDenied));
+        assert!(unseen.contains(systemds) && !unseen.contains("(uid"), "{unseen}");
+    }
+
     #[tokio::test]
     async fn an_absent_broker_is_named_with_the_systems_reason() {
         let client = BrokerClient::new("/nonexistent/b.sock").unwrap();
         let error = client.describe(Instant::now() + Duration::from_secs(5)).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "cannot reach the broker at /nonexistent/b.sock: No such file or directory (os error 2)"
+            "cannot reach the broker at /nonexistent/b.sock: No such file or directory (os error 2): start the broker, \
+             or give its --socket.path as --broker.socket"
         );
     }
 }

@@ -511,3 +511,36 @@ async fn what_the_exporter_knows_by_itself_needs_no_broker_and_what_it_leaves_ou
     assert_eq!((&collector["skipped"], &collector["state"]), (&3.into(), &"ok".into()));
     assert!(collector["skipped_items"][1].as_str().unwrap().contains("b.prom: line 1: "), "{collector}");
 }
+
+#[tokio::test]
+async fn whoever_may_not_ask_is_told_who_may_and_how_whatever_the_command() {
+    if !rustix::process::getuid().is_root() {
+        return println!("skipped: needs root, who is not allowed to ask either");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("broker.sock");
+    let broker = tokio::net::UnixListener::bind(&socket).unwrap();
+    std::os::unix::fs::chown(&socket, Some(64646), Some(64646)).unwrap();
+    // As a broker does with a uid that it does not allow.
+    tokio::spawn(async move {
+        loop {
+            drop(broker.accept().await);
+        }
+    });
+    let out = dir.path().join("out").display().to_string();
+    let asks: [&[&str]; 3] = [&["describe"], &["query", "loadavg"], &["capture", &out]];
+    for mode in [0o666, 0o600] {
+        std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        for arguments in asks {
+            let mut command = program(arguments);
+            command.env("KEYHOLE_BROKER_SOCKET", &socket);
+            let run = move || Ended::of(command.output().unwrap());
+            let ended = tokio::task::spawn_blocking(run).await.unwrap();
+            assert_eq!(ended.status, Some(1), "{mode:o} {ended:?}");
+            for words in ["runuser -u keyhole-exporter -- keyhole-exporter", "(uid 64646)", "uid 0"] {
+                assert!(ended.err.contains(words), "{mode:o} {arguments:?}: {}", ended.err);
+            }
+            assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
+        }
+    }
+}

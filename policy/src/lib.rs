@@ -13,7 +13,7 @@ pub mod pipes;
 mod table;
 
 pub use enums::{Outcome, Query};
-pub use table::{AccessLevel, Class, Kind, Root, Row, Source, TABLE, digest, row};
+pub use table::{AccessLevel, Class, Kind, Namespace, Root, Row, Source, TABLE, digest, row};
 
 /// A number that no value of an enum of the contract has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,6 +11,9 @@ pub enum Root {
     Proc,
     /// The host's procfs, opened again for each read: only with `--allow-processes`.
     Processes,
+    /// The host's procfs, for files below `sys` that the kernel answers by a namespace of whoever opens them: only where
+    /// that namespace is the host's.
+    ProcIn(Namespace),
     /// The host's sysfs (`--path.sysfs`).
     Sys,
     /// What udev knows of devices (`--path.udev.data`).
@@ -29,13 +32,38 @@ impl Root {
     /// The first component of the paths below it, on the wire and in a capture.
     pub fn name(self) -> &'static str {
         match self {
-            Root::Proc | Root::Processes => "proc",
+            Root::Proc | Root::Processes | Root::ProcIn(_) => "proc",
             Root::Sys => "sys",
             Root::Udev => "udev",
             Root::OsRelease => "etc",
             Root::Own => "own",
             Root::Anchors => "anchors",
             Root::Rootfs => "rootfs",
+        }
+    }
+}
+
+/// A kind of namespace in which a process reads values of its own below `/proc/sys`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Namespace {
+    /// `net.*`.
+    Net,
+    /// Shared memory, semaphores and message queues.
+    Ipc,
+    /// `kernel.pid_max`.
+    Pid,
+    /// `user.*`.
+    User,
+}
+
+impl Namespace {
+    /// Its name in `/proc/<pid>/ns`, and in texts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Namespace::Net => "net",
+            Namespace::Ipc => "ipc",
+            Namespace::Pid => "pid",
+            Namespace::User => "user",
         }
     }
 }
@@ -133,6 +161,10 @@ const fn proc(pattern: &'static str) -> Source {
     Source { root: Root::Proc, pattern, kind: Kind::Text }
 }
 
+const fn proc_in(namespace: Namespace, pattern: &'static str) -> Source {
+    Source { root: Root::ProcIn(namespace), pattern, kind: Kind::Text }
+}
+
 const fn process(pattern: &'static str) -> Source {
     Source { root: Root::Processes, pattern, kind: Kind::Text }
 }
@@ -217,7 +249,12 @@ pub const TABLE: &[Row] = &[
     row_of(Query::Sockstat, Procfs, ON, &[proc("1/net/{sockstat,sockstat6}")], Host, PAGE, 2),
     row_of(Query::Udp, Procfs, ON, &[proc("1/net/{udp,udp6}")], Host, MIB_4, 2),
     row_of(Query::Arp, Procfs, ON, &[proc("1/net/arp")], Host, MIB_4, 1),
-    row_of(Query::Conntrack, Procfs, ON, &[proc("1/net/stat/nf_conntrack"), proc("sys/net/netfilter/nf_conntrack_max")], Host, KIB_64, 2),
+    row_of(Query::Conntrack, Procfs, ON, &[
+        proc("1/net/stat/nf_conntrack"),
+        proc("sys/net/netfilter/nf_conntrack_max"),
+        // What kernels without CONFIG_NF_CONNTRACK_PROCFS have instead of the first.
+        proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_count"),
+    ], Host, KIB_64, 3),
     row_of(Query::Bonding, Devices, ON, &[
         sys("class/net/bonding_masters"),
         sys("class/net/*/bonding/slaves"),
@@ -261,19 +298,120 @@ pub const TABLE: &[Row] = &[
     row_of(Query::Slabinfo, Procfs, OFF, &[proc("slabinfo")], Minimal, MIB, 1),
     row_of(Query::Zoneinfo, Procfs, OFF, &[proc("zoneinfo")], Minimal, MIB_4, 1),
     row_of(Query::Swaps, Procfs, OFF, &[proc("swaps")], Minimal, KIB_64, 1),
-    // None that a namespace has of its own (kernel/pid_max, kernel/shm*, net/*), and none that reading changes.
+    // None that a namespace has of its own, none that reading changes (kernel/random/uuid, vm/stat_refresh), none that may
+    // hang (fs/binfmt_misc is a mount point), and no secret: net/ipv4/tcp_fastopen_key, net/ipv6/conf/*/stable_secret and
+    // net/core/netdev_rss_key are keys, kernel/random/boot_id names the host to whoever knows its journal.
     row_of(Query::Sysctl, Procfs, OFF, &[
-        proc("sys/fs/{aio-max-nr,aio-nr,dentry-state,file-max,file-nr,inode-nr,inode-state,nr_open,pipe-max-size}"),
+        proc("sys/dev/raid/{speed_limit_max,speed_limit_min}"),
+        proc("sys/fs/{aio-max-nr,aio-nr,dentry-state,dir-notify-enable,file-max,file-nr,inode-nr,inode-state,lease-break-time,leases-enable}"),
+        proc("sys/fs/{mount-max,nr_open,overflowgid,overflowuid,pipe-max-size,pipe-user-pages-hard,pipe-user-pages-soft}"),
+        proc("sys/fs/{protected_fifos,protected_hardlinks,protected_regular,protected_symlinks,suid_dumpable}"),
         proc("sys/fs/epoll/max_user_watches"),
+        proc("sys/fs/fanotify/{max_queued_events,max_user_groups,max_user_marks}"),
         proc("sys/fs/inotify/{max_queued_events,max_user_instances,max_user_watches}"),
-        proc("sys/kernel/{dmesg_restrict,hung_task_timeout_secs,io_uring_disabled,kptr_restrict,modules_disabled,numa_balancing}"),
-        proc("sys/kernel/{panic,panic_on_oops,perf_event_paranoid,randomize_va_space,softlockup_panic,sysrq,tainted,threads-max}"),
-        proc("sys/kernel/{unprivileged_bpf_disabled,watchdog_thresh}"),
+        proc("sys/fs/quota/{allocated_dquots,cache_hits,drops,free_dquots,lookups,reads,syncs,warnings,writes}"),
+        proc("sys/kernel/{acct,apparmor_restrict_unprivileged_userns,bpf_stats_enabled,cap_last_cap,core_file_note_size_limit,core_pattern}"),
+        proc("sys/kernel/{core_pipe_limit,core_uses_pid,ctrl-alt-del,dmesg_restrict,ftrace_dump_on_oops,ftrace_enabled}"),
+        proc("sys/kernel/{hardlockup_all_cpu_backtrace,hardlockup_panic,hung_task_all_cpu_backtrace,hung_task_check_count}"),
+        proc("sys/kernel/{hung_task_check_interval_secs,hung_task_detect_count,hung_task_panic,hung_task_timeout_secs,hung_task_warnings}"),
+        proc("sys/kernel/{io_uring_disabled,io_uring_group,kexec_load_disabled,kptr_restrict,max_lock_depth,modprobe,modules_disabled}"),
+        proc("sys/kernel/{nmi_watchdog,numa_balancing,oops_all_cpu_backtrace,oops_limit,overflowgid,overflowuid}"),
+        proc("sys/kernel/{panic,panic_on_io_nmi,panic_on_oops,panic_on_rcu_stall,panic_on_unrecovered_nmi,panic_on_warn,panic_print}"),
+        proc("sys/kernel/{perf_cpu_time_max_percent,perf_event_max_sample_rate,perf_event_max_stack,perf_event_mlock_kb,perf_event_paranoid}"),
+        proc("sys/kernel/{print-fatal-signals,printk,printk_delay,printk_devkmsg,printk_ratelimit,printk_ratelimit_burst}"),
+        proc("sys/kernel/{randomize_va_space,sched_autogroup_enabled,sched_cfs_bandwidth_slice_us,sched_child_runs_first}"),
+        proc("sys/kernel/{sched_deadline_period_max_us,sched_deadline_period_min_us,sched_energy_aware,sched_latency_ns}"),
+        proc("sys/kernel/{sched_migration_cost_ns,sched_min_granularity_ns,sched_nr_migrate,sched_rr_timeslice_ms,sched_rt_period_us}"),
+        proc("sys/kernel/{sched_rt_runtime_us,sched_schedstats,sched_tunable_scaling,sched_util_clamp_max,sched_util_clamp_min}"),
+        proc("sys/kernel/{sched_wakeup_granularity_ns,soft_watchdog,softlockup_all_cpu_backtrace,softlockup_panic,split_lock_mitigate}"),
+        proc("sys/kernel/{stack_tracer_enabled,sysctl_writes_strict,sysrq,tainted,task_delayacct,threads-max,timer_migration}"),
+        proc("sys/kernel/{traceoff_on_warning,tracepoint_printk,unknown_nmi_panic,unprivileged_bpf_disabled,unprivileged_userns_clone}"),
+        proc("sys/kernel/{user_events_max,warn_limit,watchdog,watchdog_thresh}"),
+        proc("sys/kernel/keys/{gc_delay,maxbytes,maxkeys,persistent_keyring_expiry,root_maxbytes,root_maxkeys}"),
+        proc("sys/kernel/pty/{max,nr,reserve}"),
+        proc("sys/kernel/random/{entropy_avail,poolsize,read_wakeup_threshold,urandom_min_reseed_secs,write_wakeup_threshold}"),
         proc("sys/kernel/seccomp/{actions_avail,actions_logged}"),
         proc("sys/kernel/yama/ptrace_scope"),
-        proc("sys/vm/{dirty_background_bytes,dirty_background_ratio,dirty_bytes,dirty_ratio,max_map_count,min_free_kbytes,nr_hugepages}"),
-        proc("sys/vm/{overcommit_memory,overcommit_ratio,panic_on_oom,swappiness,vfs_cache_pressure,watermark_scale_factor,zone_reclaim_mode}"),
-    ], Minimal, PAGE, 64),
+        proc("sys/sunrpc/{max_resvport,min_resvport,tcp_max_slot_table_entries,tcp_slot_table_entries,udp_slot_table_entries}"),
+        proc("sys/vm/{admin_reserve_kbytes,compact_unevictable_allowed,compaction_proactiveness,defrag_mode,dirty_background_bytes}"),
+        proc("sys/vm/{dirty_background_ratio,dirty_bytes,dirty_expire_centisecs,dirty_ratio,dirty_writeback_centisecs,dirtytime_expire_seconds}"),
+        proc("sys/vm/{enable_soft_offline,extfrag_threshold,hugetlb_optimize_vmemmap,hugetlb_shm_group,laptop_mode,legacy_va_layout}"),
+        proc("sys/vm/{lowmem_reserve_ratio,max_map_count,memfd_noexec,memory_failure_early_kill,memory_failure_recovery,min_free_kbytes}"),
+        proc("sys/vm/{min_slab_ratio,min_unmapped_ratio,mmap_min_addr,mmap_rnd_bits,mmap_rnd_compat_bits,nr_hugepages}"),
+        proc("sys/vm/{nr_hugepages_mempolicy,nr_overcommit_hugepages,numa_stat,numa_zonelist_order,oom_dump_tasks,oom_kill_allocating_task}"),
+        proc("sys/vm/{overcommit_kbytes,overcommit_memory,overcommit_ratio,page-cluster,page_lock_unfairness,panic_on_oom}"),
+        proc("sys/vm/{percpu_pagelist_fraction,percpu_pagelist_high_fraction,stat_interval,swappiness,unprivileged_userfaultfd}"),
+        proc("sys/vm/{user_reserve_kbytes,vfs_cache_pressure,watermark_boost_factor,watermark_scale_factor,zone_reclaim_mode}"),
+    ], Minimal, PAGE, 512),
+    row_of(Query::NetSysctl, Procfs, OFF, &[
+        proc_in(Namespace::Net, "sys/net/bridge/bridge-nf-{call-arptables,call-ip6tables,call-iptables,filter-pppoe-tagged,filter-vlan-tagged,pass-vlan-input-dev}"),
+        proc_in(Namespace::Net, "sys/net/core/{bpf_jit_enable,bpf_jit_harden,bpf_jit_kallsyms,bpf_jit_limit,busy_poll,busy_read,default_qdisc,dev_weight}"),
+        proc_in(Namespace::Net, "sys/net/core/{dev_weight_rx_bias,dev_weight_tx_bias,fb_tunnels_only_for_init_net,flow_limit_table_len,gro_normal_batch}"),
+        proc_in(Namespace::Net, "sys/net/core/{high_order_alloc_disable,max_skb_frags,message_burst,message_cost,netdev_budget,netdev_budget_usecs}"),
+        proc_in(Namespace::Net, "sys/net/core/{netdev_max_backlog,netdev_tstamp_prequeue,netdev_unregister_timeout_secs,optmem_max,rmem_default,rmem_max}"),
+        proc_in(Namespace::Net, "sys/net/core/{rps_sock_flow_entries,skb_defer_max,somaxconn,tstamp_allow_data,txrehash,warnings,wmem_default,wmem_max}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/conf/{all,default}/{accept_local,accept_redirects,accept_source_route,arp_accept,arp_announce,arp_evict_nocarrier}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/conf/{all,default}/{arp_filter,arp_ignore,arp_notify,bootp_relay,disable_policy,disable_xfrm,force_igmp_version}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/conf/{all,default}/{forwarding,ignore_routes_with_linkdown,log_martians,mc_forwarding,promote_secondaries,proxy_arp}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/conf/{all,default}/{proxy_arp_pvlan,route_localnet,rp_filter,secure_redirects,send_redirects,shared_media,src_valid_mark}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/{cipso_cache_enable,fib_multipath_hash_policy,fib_multipath_use_neigh,fib_sync_mem,fwmark_reflect}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/icmp_{echo_enable_probe,echo_ignore_all,echo_ignore_broadcasts,errors_use_inbound_ifaddr,ignore_bogus_error_responses}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/icmp_{msgs_burst,msgs_per_sec,ratelimit,ratemask}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/{igmp_max_memberships,igmp_max_msf,igmp_qrv,inet_peer_maxttl,inet_peer_minttl,inet_peer_threshold}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/ip_{default_ttl,dynaddr,early_demux,forward,forward_update_priority,forward_use_pmtu,local_port_range}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/ip_{local_reserved_ports,no_pmtu_disc,nonlocal_bind,unprivileged_port_start}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/{ipfrag_high_thresh,ipfrag_low_thresh,ipfrag_max_dist,ipfrag_secret_interval,ipfrag_time,min_adv_mss}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/neigh/default/{base_reachable_time_ms,delay_first_probe_time,gc_interval,gc_stale_time,gc_thresh1,gc_thresh2,gc_thresh3}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/neigh/default/{mcast_solicit,retrans_time_ms,ucast_solicit,unres_qlen,unres_qlen_bytes}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/{nexthop_compat_mode,ping_group_range,raw_l3mdev_accept}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/route/{error_burst,error_cost,gc_elasticity,gc_interval,gc_min_interval_ms,gc_thresh,gc_timeout,max_size}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/route/{min_adv_mss,min_pmtu,mtu_expires,redirect_load,redirect_number,redirect_silence}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{abort_on_overflow,adv_win_scale,allowed_congestion_control,app_win,autocorking,available_congestion_control}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{available_ulp,backlog_ack_defer,base_mss,challenge_ack_limit,child_ehash_entries,comp_sack_delay_ns,comp_sack_nr}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{comp_sack_slack_ns,congestion_control,dsack,early_demux,early_retrans,ecn,ecn_fallback,ehash_entries,fack}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{fastopen,fastopen_blackhole_timeout_sec,fin_timeout,frto,fwmark_accept,invalid_ratelimit,keepalive_intvl}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{keepalive_probes,keepalive_time,l3mdev_accept,limit_output_bytes,low_latency,max_orphans,max_reordering}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{max_syn_backlog,max_tw_buckets,mem,migrate_req,min_rtt_wlen,min_snd_mss,min_tso_segs,moderate_rcvbuf}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{mtu_probe_floor,mtu_probing,no_metrics_save,no_ssthresh_metrics_save,notsent_lowat,orphan_retries}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{pacing_ca_ratio,pacing_ss_ratio,pingpong_thresh,plb_enabled,probe_interval,probe_threshold,recovery,reflect_tos}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{reordering,retrans_collapse,retries1,retries2,rfc1337,rmem,rto_max_ms,rto_min_us,sack,shrink_window}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{slow_start_after_idle,stdurg,syn_linear_timeouts,syn_retries,synack_retries,syncookies,thin_linear_timeouts}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_{timestamps,tso_rtt_log,tso_win_divisor,tw_recycle,tw_reuse,tw_reuse_delay,window_scaling,wmem}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/tcp_workaround_signed_windows"),
+        proc_in(Namespace::Net, "sys/net/ipv4/udp_{child_hash_entries,early_demux,hash_entries,l3mdev_accept,mem,rmem_min,wmem_min}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/vs/{am_droprate,amemthresh,backup_only,cache_bypass,conn_reuse_mode,conntrack,drop_entry,drop_packet}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/vs/{expire_nodest_conn,expire_quiescent_template,ignore_tunneled,nat_icmp_send,pmtu_disc,run_estimation}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/vs/{schedule_icmp,secure_tcp,sloppy_sctp,sloppy_tcp,snat_reroute,sync_persist_mode,sync_ports,sync_qlen_max}"),
+        proc_in(Namespace::Net, "sys/net/ipv4/vs/{sync_refresh_period,sync_retries,sync_sock_size,sync_threshold,sync_version}"),
+        proc_in(Namespace::Net, "sys/net/ipv6/conf/{all,default}/{accept_ra,accept_ra_defrtr,accept_ra_pinfo,accept_redirects,accept_source_route,addr_gen_mode}"),
+        proc_in(Namespace::Net, "sys/net/ipv6/conf/{all,default}/{autoconf,dad_transmits,disable_ipv6,forwarding,hop_limit,keep_addr_on_down,max_addresses,mtu}"),
+        proc_in(Namespace::Net, "sys/net/ipv6/conf/{all,default}/{proxy_ndp,router_solicitations,seg6_enabled,temp_prefered_lft,temp_valid_lft,use_tempaddr}"),
+        proc_in(Namespace::Net, "sys/net/ipv6/{auto_flowlabels,bindv6only,fib_multipath_hash_policy,flowlabel_consistency,ip6frag_high_thresh,ip6frag_low_thresh}"),
+        proc_in(Namespace::Net, "sys/net/ipv6/{ip6frag_time,ip_nonlocal_bind,max_dst_opts_number,max_hbh_opts_number,mld_max_msf,skip_notify_on_dev_down}"),
+        proc_in(Namespace::Net, "sys/net/ipv6/icmp/{echo_ignore_all,echo_ignore_anycast,echo_ignore_multicast,ratelimit,ratemask}"),
+        proc_in(Namespace::Net, "sys/net/ipv6/neigh/default/{base_reachable_time_ms,delay_first_probe_time,gc_interval,gc_stale_time,gc_thresh1,gc_thresh2,gc_thresh3}"),
+        proc_in(Namespace::Net, "sys/net/ipv6/neigh/default/{mcast_solicit,retrans_time_ms,ucast_solicit,unres_qlen,unres_qlen_bytes}"),
+        proc_in(Namespace::Net, "sys/net/ipv6/route/{gc_elasticity,gc_interval,gc_min_interval_ms,gc_thresh,gc_timeout,max_size,min_adv_mss,mtu_expires}"),
+        proc_in(Namespace::Net, "sys/net/mptcp/{add_addr_timeout,checksum_enabled,enabled,stale_loss_cnt}"),
+        proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_{acct,buckets,checksum,count,events,expect_max,frag6_timeout,generic_timeout,helper,max}"),
+        proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_{dccp_loose,gre_timeout,gre_timeout_stream,icmp_timeout,icmpv6_timeout,log_invalid,timestamp}"),
+        proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_sctp_timeout_{closed,cookie_echoed,cookie_wait,established,heartbeat_sent,shutdown_ack_sent}"),
+        proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_tcp_{be_liberal,ignore_invalid_rst,loose,max_retrans}"),
+        proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_tcp_timeout_{close,close_wait,established,fin_wait,last_ack,max_retrans,syn_recv,syn_sent}"),
+        proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_tcp_timeout_{time_wait,unacknowledged}"),
+        proc_in(Namespace::Net, "sys/net/netfilter/{nf_conntrack_udp_timeout,nf_conntrack_udp_timeout_stream,nf_flowtable_tcp_timeout,nf_flowtable_udp_timeout,nf_log_all_netns}"),
+        proc_in(Namespace::Net, "sys/net/nf_conntrack_max"),
+        proc_in(Namespace::Net, "sys/net/unix/max_dgram_qlen"),
+        proc_in(Namespace::Net, "sys/net/sctp/{association_max_retrans,hb_interval,max_burst,path_max_retrans,rto_initial,rto_max,rto_min,sctp_mem,sctp_rmem,sctp_wmem}"),
+    ], Host, PAGE, 1024),
+    // kernel/hostname is not among them: the unit keeps the host's from being changed by a namespace of the broker's own.
+    row_of(Query::NamespaceSysctl, Procfs, OFF, &[
+        proc_in(Namespace::Ipc, "sys/fs/mqueue/{msg_default,msg_max,msgsize_default,msgsize_max,queues_max}"),
+        proc_in(Namespace::Ipc, "sys/kernel/{auto_msgmni,msgmax,msgmnb,msgmni,sem,shm_rmid_forced,shmall,shmmax,shmmni}"),
+        proc_in(Namespace::Pid, "sys/kernel/pid_max"),
+        proc_in(Namespace::User, "sys/user/max_{cgroup,ipc,mnt,net,pid,time,user,uts}_namespaces"),
+        proc_in(Namespace::User, "sys/user/{max_fanotify_groups,max_fanotify_marks,max_inotify_instances,max_inotify_watches}"),
+    ], Host, PAGE, 32),
     row_of(Query::Numa, Sysfs, OFF, &[sys("devices/system/node/node#/{meminfo,numastat}")], Minimal, PAGE, 2048),
     row_of(Query::Ksm, Sysfs, OFF, &[
         sys("kernel/mm/ksm/{full_scans,general_profit,merge_across_nodes,pages_shared,pages_sharing,pages_to_scan}"),
@@ -501,9 +639,58 @@ mod tests {
         for source in sources().filter(|source| source.root == Root::Proc) {
             assert!(!source.pattern.starts_with("net"), "{}", source.pattern);
             assert!(!source.pattern.starts_with("self"), "{}", source.pattern);
-            // The limit is global; everything else below sys/net is the reader's own.
+            // The limit is global; everything else below sys/net is of the network namespace of who reads.
             if source.pattern.starts_with("sys/net") {
                 assert_eq!(source.pattern, "sys/net/netfilter/nf_conntrack_max");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_answers_by_a_namespace_of_the_readers_own_is_marked_with_it() {
+        let expected = |path: &str| match path {
+            // What a module of another namespace also sees: the limit is one for all of them.
+            "sys/net/netfilter/nf_conntrack_max" => None,
+            _ if path.starts_with("sys/net/") => Some(Namespace::Net),
+            _ if path.starts_with("sys/fs/mqueue/") || path.starts_with("sys/kernel/{auto_msgmni,") => {
+                Some(Namespace::Ipc)
+            }
+            "sys/kernel/pid_max" => Some(Namespace::Pid),
+            _ if path.starts_with("sys/user/") => Some(Namespace::User),
+            _ => None,
+        };
+        for source in sources() {
+            match source.root {
+                Root::ProcIn(namespace) => {
+                    assert_eq!(expected(source.pattern), Some(namespace), "{source:?}")
+                }
+                Root::Proc => {
+                    for own in ["shm", "msg", "sem", "user/", "mqueue"] {
+                        assert!(!source.pattern.contains(&format!("sys/kernel/{own}")), "{source:?}");
+                    }
+                    assert_eq!(expected(source.pattern), None, "{source:?}");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn no_sysctl_is_a_key_or_changed_by_reading_it() {
+        for source in sources().filter(|source| source.pattern.starts_with("sys/")) {
+            for no in [
+                "key,",
+                "secret,",
+                "secret}",
+                "fastopen_key",
+                "rss_key",
+                "uuid",
+                "boot_id",
+                "stat_refresh",
+                "drop_caches",
+            ] {
+                let pattern = source.pattern.replace('}', ",");
+                assert!(!pattern.contains(no) || pattern.contains("secret_interval"), "{no}: {source:?}");
             }
         }
     }

@@ -43,6 +43,9 @@ impl Hello<'_> {
             });
         }
         fixed(&mut out, 10, host.opened());
+        if let Some(hidden) = host.view.hidden {
+            bytes(&mut out, 11, hidden.as_bytes());
+        }
         out
     }
 }
@@ -98,10 +101,11 @@ mod tests {
             let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
             let roots = Roots::open(&arguments, &Class::ALL, &shared).unwrap();
             let view = View::find(&roots, view).unwrap();
-            let host = Host::open(TABLE.iter(), &arguments, roots, view, shared);
+            let mut host = Host::open(TABLE.iter(), &arguments, roots, view, shared);
             let hello = decoded(&Hello { generation: 3, layers: &layers(), host: Some(&host) });
             assert_eq!((hello.generation, hello.proc_is_host, hello.sys_is_host), (3, hosts, hosts));
-            let View { proc, sys } = host.view;
+            let View { proc, sys, hidden, .. } = host.view;
+            assert_eq!(&*hello.hidden, hidden.unwrap_or_default());
             assert_eq!((&*hello.proc_reason, &*hello.sys_reason), (proc.reason, sys.reason));
             assert_eq!(hello.opened, host.opened());
             let unavailable = host.unavailable().map(|(query, outcome, reason)| reader::Unavailable {
@@ -112,6 +116,9 @@ mod tests {
             let expected: Vec<_> = unavailable.collect();
             assert!(!expected.is_empty());
             assert_eq!(hello.unavailable, expected);
+            host.view.hidden = Some("by hidepid");
+            let hello = decoded(&Hello { generation: 3, layers: &layers(), host: Some(&host) });
+            assert_eq!(hello.hidden, "by hidepid");
         }
     }
 }

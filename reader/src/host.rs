@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use keyhole_policy::pattern::{Component, components, is_wild};
 use keyhole_policy::pipes::Change;
-use keyhole_policy::{AccessLevel, Class, Outcome, Query, Root, Row, Source};
+use keyhole_policy::{Class, Outcome, Query, Root, Row, Source};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, stat, statat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -186,10 +186,10 @@ impl Host {
         shared: Shared,
     ) -> Self {
         let open_row = |row: &'static Row| {
-            let unavailable = unavailable(row, &view);
+            let unavailable = view.unavailable(row);
             // What cannot be asked is not opened.
             let sources = if unavailable.is_some() { &[] } else { row.sources };
-            let sources = sources.iter().map(|source| open_source(row, source, &roots)).collect();
+            let sources = sources.iter().map(|source| open_source(row, source, &roots, &view)).collect();
             OpenRow { row, unavailable, sources }
         };
         let rows = rows.map(open_row).collect();
@@ -231,7 +231,9 @@ impl Host {
         }
         let hung = self.shared.hung();
         let (row, roots, shared) = (open.row, &self.roots, &self.shared);
-        let mut read = Read { row, roots, shared, hung: &hung, scratch, out, counters: Counters::default() };
+        let view = &self.view;
+        let mut read =
+            Read { row, roots, view, shared, hung: &hung, scratch, out, counters: Counters::default() };
         let mut sources = row.sources.iter().zip(&mut open.sources);
         if let Err(Stop::Gone) = sources.try_for_each(|(source, opened)| read.source(source, opened)) {
             return Err(Gone);
@@ -254,16 +256,18 @@ impl Host {
         if has_procfs && sees_init(&self.roots) != self.sees_init {
             return Change::Yes;
         }
+        // What was lost is absent for the next reader, or there again.
         let appeared = |file: &Fixed| {
-            let absent = file.lost || file.opened.as_ref().is_err_and(|errno| gone(*errno));
-            absent && is_there(&self.roots, &file.name)
+            file.lost
+                || (file.opened.as_ref().is_err_and(|errno| gone(*errno))
+                    && is_there(&self.roots, &self.view, &file.name))
         };
         if self.rows.iter().flat_map(OpenRow::files).any(appeared) {
             return Change::Yes;
         }
         let listed = |source: &Source| {
             let dir = source.pattern.split_once("/*").filter(|_| source.root == Root::Proc);
-            dir.is_some_and(|(dir, _)| is_there(&self.roots, format!("proc/{dir}").as_bytes()))
+            dir.is_some_and(|(dir, _)| is_there(&self.roots, &self.view, format!("proc/{dir}").as_bytes()))
         };
         match self.rows.iter().flat_map(|row| row.row.sources).any(listed) {
             true => Change::Unknown,
@@ -274,13 +278,13 @@ impl Host {
 
 /// Whether PID 1 can be seen: not with hidepid, and not before it is there.
 fn sees_init(roots: &Roots) -> bool {
-    is_there(roots, b"proc/1/stat")
+    roots.dir(Root::Proc).and_then(|procfs| statat(procfs, "1/stat", AtFlags::empty())).is_ok()
 }
 
 /// Whether a file of procfs, by its name on the wire, is there.
-fn is_there(roots: &Roots, name: &[u8]) -> bool {
+pub fn is_there(roots: &Roots, view: &View, name: &[u8]) -> bool {
     let (Ok(procfs), Some(path)) = (roots.dir(Root::Proc), name.strip_prefix(b"proc/")) else { return false };
-    statat(procfs, path, AtFlags::empty()).is_ok()
+    view.path(path).is_some_and(|path| statat(procfs, &*path, AtFlags::empty()).is_ok())
 }
 
 impl OpenRow {
@@ -303,24 +307,26 @@ impl OpenRow {
     }
 }
 
-fn open_source(row: &Row, source: &Source, roots: &Roots) -> Opened {
+fn open_source(row: &Row, source: &Source, roots: &Roots, view: &View) -> Opened {
     let fixed = |name: Vec<u8>, opened| Fixed { name, opened, lost: false };
     let alone = |opened| {
         let name = format!("{}/{}", source.root.name(), source.pattern);
         Opened::Fixed(vec![fixed(name.into(), opened)])
     };
     let own_mountinfo = || open_file(CWD, b"/proc/self/mountinfo");
-    let procfs = |name: &[u8]| open_file(roots.dir(Root::Proc)?, below_root(source, name));
+    let of_procfs = |path: &[u8]| open_file(roots.dir(Root::Proc)?, &view.path(path).ok_or(Errno::PERM)?);
     match source.root {
         Root::Anchors => Opened::Anchors(own_mountinfo()),
-        Root::Rootfs => Opened::Mounts(roots.dir(Root::Proc).and_then(|dir| open_file(dir, b"1/mountinfo"))),
+        Root::Rootfs => Opened::Mounts(of_procfs(b"1/mountinfo")),
         Root::Own => alone(own_mountinfo()),
         Root::OsRelease => alone(open_file(CWD, roots.os_release.as_os_str().as_bytes())),
-        Root::Proc => {
+        // It would answer for a namespace of the reader's own.
+        Root::ProcIn(namespace) if !view.shares(namespace) => Opened::Fixed(Vec::new()),
+        Root::Proc | Root::ProcIn(_) => {
             // One path more than may be read says that there are more.
             let names = procfs_names(roots, source, row.entries + 1);
             let open = |name: Vec<u8>| {
-                let opened = procfs(&name).and_then(|file| roots.spare(file));
+                let opened = of_procfs(below_root(source, &name)).and_then(|file| roots.spare(file));
                 fixed(name, opened)
             };
             let mut files: Vec<Fixed> = names.into_iter().map(open).collect();
@@ -350,20 +356,6 @@ fn procfs_names(roots: &Roots, source: &Source, limit: usize) -> Vec<Vec<u8>> {
     match walk(root, 0, &components, limit, &mut list, &mut found) {
         Ok(()) | Err(_) => found.into_iter().map(|(name, _)| name).collect(),
     }
-}
-
-/// Why a row is never read with this view: a container's own files would answer for the container.
-fn unavailable(row: &Row, view: &View) -> Option<(Outcome, String)> {
-    let of_host = row.access_level == AccessLevel::Host;
-    row.sources.iter().filter(|_| of_host).find_map(|source| {
-        let (what, whose) = match source.root {
-            Root::Proc | Root::Processes | Root::Rootfs => ("/proc", &view.proc),
-            Root::Sys => ("/sys", &view.sys),
-            _ => return None,
-        };
-        let reason = format!("{what} is a container's own: {}", whose.reason);
-        (!whose.is_hosts).then_some((Outcome::ContainerView, reason))
-    })
 }
 
 /// The flags with which files and directories are opened to read. A file of a host may be a terminal's.

@@ -13,9 +13,10 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatFs, fstatfs, openat, re
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use crate::cache::{self, Cache, Device, File, Shared, hash, retry_after};
-use crate::host::{Fixed, Opened, READ, Roots};
+use crate::host::{Fixed, Opened, READ, Roots, is_there};
 use crate::mounts::{Mount, mounts};
 use crate::output::{Content, Gone, Output};
+use crate::view::View;
 
 /// The most names taken of one directory.
 pub const LISTING_LIMIT: usize = 65_536;
@@ -126,6 +127,8 @@ pub struct Read<'r, 'o> {
     pub row: &'static Row,
     /// The open roots.
     pub roots: &'r Roots,
+    /// Whose files they are.
+    pub view: &'r View,
     /// What the readers of the class share.
     pub shared: &'r Rc<Shared>,
     /// What other readers are stuck in.
@@ -157,7 +160,16 @@ impl Read<'_, '_> {
         };
         // The kernel takes away what a module had made: the next reader looks for it again.
         file.lost |= file.opened.is_ok() && read.is_err_and(|errno| gone(errno) || errno == Errno::IO);
-        read.or_else(|errno| self.errno(&file.name, errno))
+        read.or_else(|errno| {
+            // Of what has been removed the kernel says EIO, too: it is absent, and no error of a device.
+            let removed = errno == Errno::IO && !self.is_there(&file.name);
+            self.errno(&file.name, if removed { Errno::NOENT } else { errno })
+        })
+    }
+
+    /// Whether an open file of procfs still has its name.
+    fn is_there(&self, name: &[u8]) -> bool {
+        is_there(self.roots, self.view, name)
     }
 
     /// Follows a pattern by what its first wildcard or choice of directories stands for: a device, most often.

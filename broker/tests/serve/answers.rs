@@ -355,3 +355,188 @@ fn a_containers_procfs_that_is_mounted_once_more_is_not_taken_for_the_hosts() {
         assert_eq!(broker.describe().proc_view(), view, "{mounts}");
     }
 }
+
+/// What a broker finds whose procfs is mounted with these options, in namespaces of these kinds.
+struct Mounted {
+    options: &'static str,
+    namespaces: &'static [&'static str],
+    proc_view: View,
+    sys_view: View,
+    /// Of NET_DEV, of PROCESSES, of MOUNTS, of NET_SYSCTL, and of SOFTNET.
+    outcomes: [Outcome; 5],
+    /// Why PROCESSES cannot be answered, in part.
+    why: &'static str,
+}
+
+#[test]
+fn hidden_processes_make_no_container_and_what_is_reached_without_them_is_read() {
+    use Outcome::{ContainerView, Denied, Ok as Read};
+    const IN_HOSTS_NETWORK: [Outcome; 5] = [Read, Denied, Denied, Read, Read];
+    const ELSEWHERE: [Outcome; 5] = [Denied, Denied, Denied, ContainerView, Read];
+    let mounted = |options, outcomes, why| {
+        let (proc_view, sys_view, namespaces) = (View::Hidden, View::Host, &[][..]);
+        Mounted { options, namespaces, proc_view, sys_view, outcomes, why }
+    };
+    let everything = |options| Mounted { proc_view: View::Host, ..mounted(options, [Read; 5], "") };
+    let cases = [
+        mounted("hidepid=1", IN_HOSTS_NETWORK, "(hidepid=1)"),
+        mounted("hidepid=2", IN_HOSTS_NETWORK, "(hidepid=2 or 4)"),
+        mounted("hidepid=noaccess", IN_HOSTS_NETWORK, "(hidepid=1)"),
+        mounted("hidepid=invisible", IN_HOSTS_NETWORK, "(hidepid=2 or 4)"),
+        mounted("hidepid=ptraceable", IN_HOSTS_NETWORK, "(hidepid=2 or 4)"),
+        // The group of a mount does not help against the last.
+        mounted("hidepid=4,gid=64646", IN_HOSTS_NETWORK, "(hidepid=2 or 4)"),
+        everything("hidepid=0"),
+        everything("hidepid=1,gid=64646"),
+        everything("hidepid=2,gid=64646"),
+        Mounted { outcomes: [Read, Read, Read, Denied, Read], ..everything("subset=pid") },
+        // A network namespace of its own is not PID 1's: nothing says which is.
+        Mounted {
+            namespaces: &["--net"],
+            sys_view: View::Unspecified,
+            ..mounted("hidepid=2", ELSEWHERE, "(hidepid=2 or 4)")
+        },
+        Mounted {
+            namespaces: &["--net"],
+            sys_view: View::Container,
+            outcomes: [Read, Read, Read, ContainerView, Read],
+            ..everything("hidepid=2,gid=64646")
+        },
+    ];
+    if !hosts_first_namespaces() {
+        return println!("skipped: needs root in the namespaces that the kernel started with");
+    }
+    for case in &cases {
+        let script = "mount -t proc -o $1 proc /proc";
+        let mut command = unshare(case.namespaces, script);
+        let stage = Stage::new();
+        command.arg(case.options).arg(stage.at("keyhole-broker")).arg(stage.socket());
+        let broker = stage.run(command);
+        holds(case, &broker);
+    }
+}
+
+/// A command that mounts in namespaces of these kinds, and then becomes a broker: the program and the socket are `$2` and
+/// `$3`, what the script is given is `$1`.
+fn unshare(namespaces: &[&str], script: &str) -> Command {
+    let mut command = Command::new("unshare");
+    command.arg("--mount").args(namespaces).args(["sh", "-c"]);
+    let broker = format!(
+        "{script} && exec setpriv --reuid={BROKER} --regid={BROKER} --clear-groups --inh-caps=-all $2 --socket.path=$3 \
+         --allow-processes"
+    );
+    command.arg(broker).arg("sh");
+    command
+}
+
+/// Whether the tests run where the host's own services do, with the right to mount.
+fn hosts_first_namespaces() -> bool {
+    let first_pid = fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.ends_with("pid:[4026531836]"));
+    let first_net = Path::new("/proc/sys/net/core/dev_weight").exists();
+    root()
+        && first_pid
+        && first_net
+        && Command::new("unshare")
+            .args(["--mount", "--net", "true"])
+            .status()
+            .is_ok_and(|status| status.success())
+}
+
+fn holds(case: &Mounted, broker: &Broker<'_>) {
+    let what = format!("{} {:?}", case.options, case.namespaces);
+    let described = broker.describe();
+    assert_eq!((described.proc_view(), described.sys_view()), (case.proc_view, case.sys_view), "{what}");
+    let asked = [Query::NetDev, Query::Processes, Query::Mounts, Query::NetSysctl, Query::Softnet];
+    let answers = broker.read(&asked);
+    let answer = |query| answers.iter().find(|answer| answer.query == query).unwrap();
+    assert_eq!(asked.map(|query| answer(query).outcome), case.outcomes, "{what}");
+    let described = described.queries.iter().find(|described| described.query() == Query::Processes).unwrap();
+    assert!(
+        described.reason.contains(case.why) && described.available == case.why.is_empty(),
+        "{described:?}"
+    );
+    if case.outcomes[1] == Outcome::Ok {
+        assert!(answer(Query::Processes).text("proc/1/stat").is_some(), "{what}");
+    } else {
+        assert!(answer(Query::Processes).files.is_empty(), "{what}: not even its own process is given");
+    }
+    // Of the network namespace it is the host's, under the name that it has everywhere.
+    if case.outcomes[0] == Outcome::Ok {
+        let text = String::from_utf8(answer(Query::NetDev).text("proc/1/net/dev").unwrap()).unwrap();
+        let devices = |text: &str| {
+            text.lines().filter_map(|line| Some(line.split_once(':')?.0.to_owned())).collect::<Vec<_>>()
+        };
+        assert_eq!(devices(&text), devices(&fs::read_to_string("/proc/net/dev").unwrap()), "{what}");
+    }
+    assert!(answer(Query::Softnet).text("proc/1/net/softnet_stat").is_some(), "{what}");
+}
+
+#[test]
+fn a_pod_with_a_hosts_procfs_that_hides_processes_is_denied_and_its_own_numbers_are_not_given() {
+    if !hosts_first_namespaces() {
+        return println!("skipped: needs root in the namespaces that the kernel started with");
+    }
+    let stage = Stage::new();
+    fs::create_dir(stage.at("proc")).unwrap();
+    let case = Mounted {
+        options: "a pod",
+        namespaces: &["--net", "--pid"],
+        proc_view: View::Hidden,
+        sys_view: View::Unspecified,
+        outcomes: [Outcome::Denied, Outcome::Denied, Outcome::Denied, Outcome::ContainerView, Outcome::Ok],
+        why: "(hidepid=2 or 4)",
+    };
+    // The pod's procfs is mounted in its PID namespace, the host's outside of it. The shell stays: its end is that of the
+    // namespace.
+    let mount = "mount -t proc -o hidepid=2 proc $1";
+    let become_broker = format!("setpriv --reuid={BROKER} --regid={BROKER} --clear-groups --inh-caps=-all");
+    let pod = format!(
+        "mount -t proc proc /proc && {become_broker} $2 --socket.path=$3 --path.procfs=$1 --allow-processes; true"
+    );
+    let script =
+        format!("{mount} && exec unshare --net --pid --fork --kill-child --mount sh -c '{pod}' sh $1 $2 $3");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script, "sh"]);
+    command.arg(stage.at("proc")).arg(stage.at("keyhole-broker")).arg(stage.socket());
+    let broker = stage.run(command);
+    holds(&case, &broker);
+}
+
+#[test]
+fn an_os_container_is_told_of_the_flag_and_with_it_is_a_host() {
+    if !hosts_first_namespaces() {
+        return println!("skipped: needs root in the namespaces that the kernel started with");
+    }
+    for (flag, view, outcome) in
+        [("--view=auto", View::Container, Outcome::ContainerView), ("--view=host", View::Host, Outcome::Ok)]
+    {
+        let stage = Stage::new();
+        let become_broker =
+            format!("setpriv --reuid={BROKER} --regid={BROKER} --clear-groups --inh-caps=-all");
+        let script = format!(
+            "mount -t proc proc /proc && mount -t sysfs sysfs /sys && {become_broker} $2 --socket.path=$3 --allow-processes $1; true"
+        );
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--ipc",
+            "--fork",
+            "--kill-child",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+        ]);
+        command.arg(flag).arg(stage.at("keyhole-broker")).arg(stage.socket());
+        let broker = stage.run(command);
+        assert_eq!(broker.describe().proc_view(), view, "{flag}");
+        let asked = [Query::NetDev, Query::Processes, Query::NetSysctl, Query::NamespaceSysctl];
+        for answer in broker.read(&asked) {
+            assert_eq!(answer.outcome, outcome, "{flag} {:?}", answer.query);
+        }
+        let log = fs::read_to_string(stage.at("log")).unwrap();
+        assert_eq!(log.contains("give --view=host"), outcome == Outcome::ContainerView, "{log}");
+    }
+}

@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use rustix::fs::{Access, access};
+
 use super::index::{self, blob, escape, place};
 use super::{About, META};
 use crate::snapshot::{Content, Snapshot};
@@ -22,6 +24,16 @@ pub enum WriteError {
     /// The path has no last component that could be a directory's name.
     #[error("{0}: give a directory that does not exist yet")]
     NoName(PathBuf),
+    /// Nothing may be written beside it.
+    #[error(
+        "cannot write to {path}: {reason}: give a directory below one that this user may write to, such as /tmp"
+    )]
+    Parent {
+        /// The directory that it would lie in.
+        path: PathBuf,
+        /// Why.
+        reason: std::io::Error,
+    },
     /// It was told to stop.
     #[error("stopped; nothing was written")]
     Stopped,
@@ -61,7 +73,13 @@ pub fn vacant(dir: &Path) -> Result<&OsStr, WriteError> {
     let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
     match there && !is_empty() {
         true => Err(WriteError::Exists(dir.to_owned())),
-        false => Ok(name),
+        false => {
+            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new("."));
+            access(parent, Access::WRITE_OK | Access::EXEC_OK)
+                .map_err(|errno| WriteError::Parent { path: parent.to_owned(), reason: errno.into() })?;
+            Ok(name)
+        }
     }
 }
 

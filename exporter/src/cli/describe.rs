@@ -66,7 +66,7 @@ fn text_of(
     say("uid", described.uid.to_string());
     let level = described.access_level();
     say("access level", format!("{}: {}", access_level(level), gains(level)));
-    say("/proc", view(described.proc_view()).to_owned());
+    say("/proc", view(described.proc_view()).to_owned() + advice(described.proc_view()));
     say("/sys", view(described.sys_view()).to_owned());
     say("running for", uptime(described.start_time_ms));
     say(
@@ -261,7 +261,19 @@ fn view(view: View) -> &'static str {
     match view {
         View::Host => "host",
         View::Container => "container",
+        View::Hidden => "host, with the processes of others hidden from the broker's uid (hidepid)",
         View::Unspecified => "unknown",
+    }
+}
+
+/// What to do about it, where it is not what was most likely meant.
+fn advice(view: View) -> &'static str {
+    match view {
+        View::Container => {
+            ": in a pod mount the host's; in an OS container (LXC) that is to be shown as a host, give the broker --view=host"
+        }
+        View::Hidden => ": mount it with gid= of a group of the broker's",
+        View::Host | View::Unspecified => "",
     }
 }
 

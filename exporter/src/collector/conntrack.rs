@@ -2,8 +2,9 @@
 //!
 //! <https://docs.kernel.org/networking/nf_conntrack-sysctl.html>
 //!
-//! The count in `proc/sys/net/netfilter/nf_conntrack_count` is that of the reader's own network namespace, so the
-//! number of entries is taken from the statistics, which repeat it on every CPU's row.
+//! The number of entries is taken from the statistics, which repeat it on every CPU's row. Kernels without
+//! CONFIG_NF_CONNTRACK_PROCFS have none: then it is `proc/sys/net/netfilter/nf_conntrack_count`, which is that of the
+//! reader's own network namespace and so comes only from a broker that is in the host's.
 
 use keyhole_proto::v1::Query;
 
@@ -23,6 +24,7 @@ pub const COLLECTOR: Collector = Collector {
 };
 
 const STAT: &str = "proc/1/net/stat/nf_conntrack";
+const COUNT: &str = "proc/sys/net/netfilter/nf_conntrack_count";
 const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
 
 /// What comes before the kernel's name of a column in the name of its family.
@@ -64,8 +66,15 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     }
     match context.require_whole(STAT) {
         Ok(table) => collect_table(table, out),
-        Err(CollectError::NoData(_)) if limit.is_some() => {
-            out.skip(|| format!("{STAT}: missing, so this kernel tells its entries to no other namespace"));
+        Err(CollectError::NoData(missing)) => {
+            match context.snapshot.value(COUNT).map(text::unsigned) {
+                Some(Some(entries)) => out.add(&ENTRIES, &[], entries),
+                Some(None) => out.skip(|| format!("{COUNT}: no number")),
+                None if limit.is_some() => out.skip(|| {
+                    format!("{STAT}: missing, and {COUNT} is read in the host's network namespace alone")
+                }),
+                None => return Err(CollectError::NoData(missing)),
+            }
             Ok(())
         }
         Err(error) => Err(error),
@@ -159,6 +168,16 @@ node_nf_conntrack_stat_search_restart 136
     }
 
     #[test]
+    fn without_the_statistics_the_count_of_the_hosts_namespace_is_taken_and_beside_them_it_is_not() {
+        let files: &[(&str, &[u8])] = &[(COUNT, b"385\n"), (MAX, b"262144\n")];
+        let text = "node_nf_conntrack_entries 385\nnode_nf_conntrack_entries_limit 262144\n";
+        assert_eq!(collect(&COLLECTOR, files, &[]).unwrap(), text);
+        assert_eq!(collect(&COLLECTOR, &[(COUNT, b"x")], &[]).unwrap(), "");
+        let both = collect(&COLLECTOR, &[(COUNT, b"385"), (STAT, OLD), (MAX, b"65536")], &[]);
+        assert_eq!(both.unwrap(), OLD_TEXT);
+    }
+
+    #[test]
     fn a_table_of_something_else_is_malformed() {
         assert!(matches!(
             collect(&COLLECTOR, &[(STAT, b"destroyed allocs\n1 2\n")], &[]),
@@ -168,7 +187,7 @@ node_nf_conntrack_stat_search_restart 136
 
     #[test]
     fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[STAT, MAX]);
+        survives(&COLLECTOR, &[STAT, COUNT, MAX]);
     }
 
     proptest::proptest! {

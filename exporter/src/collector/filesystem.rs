@@ -146,15 +146,13 @@ const FAMILIES: [Family; NUMBERS.len() + 3] = {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let snapshot = context.snapshot;
-    // What a container has mounted tells nothing of the host, but for the directories that were given for that.
-    if snapshot.report(Query::Mounts).is_some_and(|report| report.outcome == Outcome::ContainerView) {
+    // What a container has mounted tells nothing of the host, but for the directories that were given for that. The host's
+    // own mounts may be hidden from the broker's uid.
+    let outcome = snapshot.report(Query::Mounts).map(|report| report.outcome);
+    if matches!(outcome, Some(Outcome::ContainerView | Outcome::Denied)) {
         return match give_anchors(context, out) {
             true => Ok(()),
-            false => Err(CollectError::Query {
-                query: "MOUNTS",
-                outcome: "CONTAINER_VIEW",
-                reason: String::new(),
-            }),
+            false => context.answered(Query::Mounts),
         };
     }
     context.require(PATH)?;
@@ -665,6 +663,12 @@ mod tests {
         refused(&Answer { own: OWN_MOUNTS, ..Answer::default() });
         refused(&Answer { own: OWN_MOUNTS, anchors: &[("/other", Ok(7))], ..Answer::default() });
         refused(&Answer { anchors: &anchors, ..Answer::default() });
+        // The same where PID 1 is hidden.
+        let mut hidden = Answer { own: OWN_MOUNTS, anchors: &anchors, ..Answer::default() }.snapshot();
+        let denied = Report { outcome: Outcome::Denied, elapsed_ns: 0, bytes: 0 };
+        hidden.set_report(Query::Mounts, denied);
+        let text = collect_snapshot(&COLLECTOR, &hidden, &[ALL], &own()).unwrap();
+        assert_eq!(text.lines().count(), FAMILIES.len(), "{text}");
         // The mounts of PID 1 are never believed.
         refused(&Answer { host: HOST, anchors: &anchors, ..Answer::default() });
     }

@@ -329,6 +329,7 @@ pub fn queries(collectors: &[&Collector], options: &Options) -> Vec<Query> {
         .flat_map(|collector| collector.queries.iter().chain(collector.optional))
         .copied()
         .filter(|query| ON_DEMAND.iter().all(|(of, flags)| of != query || asked(flags)))
+        .filter(|query| sysctl::is_asked(*query, options))
         .collect();
     queries.sort_unstable();
     queries.dedup();

@@ -2,6 +2,7 @@
 //!
 //! <https://docs.kernel.org/filesystems/proc.html#process-specific-subdirectories>
 
+use super::CollectError;
 use crate::snapshot::{Content, Snapshot};
 use crate::text;
 
@@ -17,6 +18,21 @@ pub enum File {
     /// `task/<tid>/stat`.
     Thread,
 }
+
+/// Fails when the kernel refused the broker any process: what is counted of the others would be a part.
+pub fn none_refused(snapshot: &Snapshot) -> Result<(), CollectError> {
+    let mut refused = None;
+    each_file(snapshot, |pid, file, content| {
+        if let (File::Stat, &Content::Errno(errno @ (EPERM | EACCES))) = (file, content) {
+            refused = refused.or(Some((pid, errno)));
+        }
+    });
+    let unreadable = |(pid, errno)| CollectError::Unreadable { path: format!("proc/{pid}/stat"), errno };
+    refused.map_or(Ok(()), |refused| Err(unreadable(refused)))
+}
+
+const EPERM: u32 = 1;
+const EACCES: u32 = 13;
 
 /// Hands every file of every process to `take`, all of a process one after the other.
 pub fn each_file<'a>(snapshot: &'a Snapshot, mut take: impl FnMut(u32, File, &'a Content)) {

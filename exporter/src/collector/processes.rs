@@ -74,6 +74,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         }
     }
     context.answered(Query::Processes)?;
+    process::none_refused(context.snapshot)?;
     let (mut pids, mut threads) = (0u64, 0u64);
     let (mut states, mut thread_states) = (States::new(), States::new());
     // A process of one thread, whose state is the thread's: of its threads a broker tells nothing, a tree does.
@@ -196,6 +197,21 @@ mod tests {
     fn a_process_that_cannot_be_read_costs_only_itself() {
         let files = [FILES, &[("proc/3/stat", b"3 (cut"), ("proc/3/task/3/stat", b"")]].concat();
         assert_eq!(collect(&COLLECTOR, &files, &[]).unwrap(), ALL);
+    }
+
+    #[test]
+    fn with_a_process_that_the_kernel_refuses_none_are_counted() {
+        let mut files: Vec<_> =
+            FILES.iter().map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec()))).collect();
+        for (errno, expected) in [(1, "proc/1/stat: errno 1"), (13, "proc/1/stat: errno 13")] {
+            files[0].1 = Content::Errno(errno);
+            let error = collect_snapshot(&COLLECTOR, &Snapshot::of_files(files.clone()), &[], &own());
+            assert_eq!(error.unwrap_err().to_string(), expected);
+        }
+        // One that has ended meanwhile is none.
+        files[0].1 = Content::Errno(3);
+        let text = collect_snapshot(&COLLECTOR, &Snapshot::of_files(files), &[], &own()).unwrap();
+        assert!(text.contains("node_processes_pids 1\n"), "{text}");
     }
 
     #[test]

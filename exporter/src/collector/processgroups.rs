@@ -161,6 +161,7 @@ impl ProcessGroups {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     context.answered(Query::Processes)?;
+    process::none_refused(context.snapshot)?;
     let processes = processes(context.snapshot, out);
     if processes.is_empty() {
         return Err(CollectError::NoData("processes".into()));

@@ -2,22 +2,23 @@
 //!
 //! <https://docs.kernel.org/admin-guide/sysctl/index.html>
 //!
-//! A request to the broker carries no names, so only those of its policy's list can be given.
+//! A request to the broker carries no names, so only those of its policy's lists can be given. Values that a namespace has
+//! of its own come only from a broker that is in the host's.
 
 use keyhole_policy::pattern::matches;
 use keyhole_proto::v1::Query;
 
 use super::{CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Value};
-use crate::options::{Flag, FlagKind};
+use crate::options::{Flag, FlagKind, Options};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "sysctl",
     default: false,
     help: "Kernel parameters, of those that the broker offers.",
-    queries: &[Query::Sysctl],
-    optional: &[],
+    queries: &[],
+    optional: QUERIES,
     flags: &[
         Flag {
             name: INCLUDE,
@@ -29,6 +30,16 @@ pub const COLLECTOR: Collector = Collector {
     families: &[NUMBER, INDEXED, INFO],
     collect,
 };
+
+const QUERIES: &[Query] = &[Query::Sysctl, Query::NetSysctl, Query::NamespaceSysctl];
+
+/// Whether the flags name a parameter that a query gives; of another query nothing is known here, and it is asked.
+pub fn is_asked(query: Query, options: &Options) -> bool {
+    let flags = [INCLUDE, INCLUDE_INFO];
+    let mut names = flags.iter().flat_map(|flag| options.texts(flag));
+    let gives = |asked: &String| gives(query, &path(asked.split(':').next().unwrap_or_default()));
+    !QUERIES.contains(&query) || names.any(gives)
+}
 
 const INCLUDE: &str = "collector.sysctl.include";
 const INCLUDE_INFO: &str = "collector.sysctl.include-info";
@@ -78,9 +89,10 @@ type Add = fn(&str, &[&str], &[&[u8]], &mut Exposition) -> Result<(), CollectErr
 /// The fields of a parameter, at least one.
 fn read<'a>(context: &Context<'a>, name: &str) -> Result<Vec<&'a [u8]>, CollectError> {
     let path = path(name);
-    if !offered(&path) {
+    let Some(query) = QUERIES.iter().find(|query| gives(**query, &path)) else {
         return Err(CollectError::malformed(&path, "not among the kernel parameters that the broker offers"));
-    }
+    };
+    context.answered(*query)?;
     let fields: Vec<&[u8]> = text::fields(context.require_whole(&path)?).collect();
     match fields.is_empty() {
         true => Err(CollectError::malformed(&path, "empty")),
@@ -140,9 +152,9 @@ fn path(name: &str) -> String {
     format!("proc/sys/{}", name.replace('.', "/"))
 }
 
-/// Whether the policy has the broker read this file.
-fn offered(path: &str) -> bool {
-    let Some(row) = keyhole_policy::row(Query::Sysctl) else { return false };
+/// Whether the policy has the broker read this file for a query.
+fn gives(query: Query, path: &str) -> bool {
+    let Some(row) = keyhole_policy::row(query) else { return false };
     row.sources.iter().any(|source| {
         let below = path.strip_prefix(source.root.name()).and_then(|path| path.strip_prefix('/'));
         below.is_some_and(|below| matches(source.pattern.as_bytes(), below.as_bytes()))
@@ -153,7 +165,9 @@ fn offered(path: &str) -> bool {
 mod tests {
     use super::super::testing::{collect, collect_snapshot, own, survives};
     use super::*;
-    use crate::snapshot::{Content, Snapshot};
+    use super::super::flags;
+    use crate::snapshot::{Content, Report, Snapshot};
+    use keyhole_proto::v1::Outcome;
 
     const FILES: &[(&str, &[u8])] = &[
         ("proc/sys/fs/file-nr", b"1024\t0\t1631329\n"),
@@ -213,11 +227,11 @@ mod tests {
 
     #[test]
     fn what_the_broker_does_not_offer_is_said_and_not_looked_for() {
-        let net = ("proc/sys/net/ipv4/ip_forward", &b"1\n"[..]);
-        let flags = ["--collector.sysctl.include=net.ipv4.ip_forward"];
+        let key = ("proc/sys/net/ipv4/tcp_fastopen_key", &b"0-0-0-0\n"[..]);
+        let flags = ["--collector.sysctl.include-info=net.ipv4.tcp_fastopen_key"];
         assert_eq!(
-            collect(&COLLECTOR, &[net], &flags).unwrap_err().to_string(),
-            "proc/sys/net/ipv4/ip_forward: not among the kernel parameters that the broker offers"
+            collect(&COLLECTOR, &[key], &flags).unwrap_err().to_string(),
+            "proc/sys/net/ipv4/tcp_fastopen_key: not among the kernel parameters that the broker offers"
         );
         for name in ["", ".", "fs", "fs.file-nr.x", "fs.{file-nr,file-max}", "fs/../fs/file-nr", "fs.inotify"] {
             let text = error(&format!("--collector.sysctl.include-info={name}"));
@@ -226,11 +240,60 @@ mod tests {
     }
 
     #[test]
-    fn every_offered_parameter_is_found_by_its_name() {
-        for name in ["vm.swappiness", "fs.inotify.max_user_watches", "kernel.yama.ptrace_scope"] {
-            assert!(offered(&path(name)), "{name}");
+    fn each_parameter_is_of_one_query_and_only_that_is_asked() {
+        for (name, query) in [
+            ("vm.swappiness", Query::Sysctl),
+            ("vm.user_reserve_kbytes", Query::Sysctl),
+            ("fs.inotify.max_user_watches", Query::Sysctl),
+            ("kernel.yama.ptrace_scope", Query::Sysctl),
+            ("net.ipv4.tcp_rmem", Query::NetSysctl),
+            ("net.ipv4.conf.all.rp_filter", Query::NetSysctl),
+            ("net.ipv4.ip_local_port_range:low,high", Query::NetSysctl),
+            ("net.core.somaxconn", Query::NetSysctl),
+            ("kernel.pid_max", Query::NamespaceSysctl),
+            ("kernel.sem:semmsl,semmns,semopm,semmni", Query::NamespaceSysctl),
+        ] {
+            let (options, _) = Options::parse(&flags(), [format!("--{INCLUDE}={name}")]).unwrap();
+            let asked: Vec<_> = QUERIES.iter().filter(|query| is_asked(**query, &options)).collect();
+            assert_eq!(asked, [&query], "{name}");
         }
-        assert!(!offered("proc/sys/kernel/pid_max"), "each pid namespace has its own");
+    }
+
+    #[test]
+    fn what_lies_in_a_namespace_of_the_brokers_own_fails_with_the_reason_and_the_others_stand() {
+        let mut snapshot =
+            Snapshot::of_files(vec![(b"proc/sys/vm/swappiness".to_vec(), Content::bytes(&b"60\n"[..]))]);
+        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0 };
+        snapshot.set_report(Query::NetSysctl, report);
+        snapshot.set_reason(Query::NetSysctl, "another network namespace");
+        let net = "--collector.sysctl.include=net.core.somaxconn";
+        assert_eq!(
+            collect_snapshot(&COLLECTOR, &snapshot, &[net], &own()).unwrap_err().to_string(),
+            "query NET_SYSCTL: CONTAINER_VIEW (another network namespace)"
+        );
+        let both = [net, "--collector.sysctl.include=vm.swappiness"];
+        let given = collect_snapshot(&COLLECTOR, &snapshot, &both, &own());
+        assert_eq!(given.unwrap(), "node_sysctl_vm_swappiness 60\n");
+    }
+
+    #[test]
+    fn the_example_of_node_exporters_documentation_is_given() {
+        let files: &[(&str, &[u8])] = &[
+            ("proc/sys/vm/user_reserve_kbytes", b"131072\n"),
+            ("proc/sys/kernel/core_pattern", b"core\n"),
+            ("proc/sys/kernel/seccomp/actions_avail", b"kill_process trap\n"),
+        ];
+        let flags = [
+            "--collector.sysctl.include=vm.user_reserve_kbytes",
+            "--collector.sysctl.include-info=kernel.core_pattern",
+            "--collector.sysctl.include-info=kernel.seccomp.actions_avail",
+        ];
+        let text = collect(&COLLECTOR, files, &flags).unwrap();
+        assert!(text.contains("node_sysctl_vm_user_reserve_kbytes 131072\n"), "{text}");
+        assert!(
+            text.contains("node_sysctl_info{index=\"0\",name=\"kernel.core_pattern\",value=\"core\"} 1\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -67,7 +67,8 @@ pub enum Query {
     Udp = 34,
     /// IPv4 neighbours: proc/1/net/arp.
     Arp = 35,
-    /// Connection tracking: proc/1/net/stat/nf_conntrack and its limit.
+    /// Connection tracking: proc/1/net/stat/nf_conntrack and its limit; the count of proc/sys/net/netfilter besides, where the
+    /// broker is in the host's network namespace.
     Conntrack = 36,
     /// Bonding masters and their slaves: sys/class/net/*/bonding.
     Bonding = 37,
@@ -129,6 +130,10 @@ pub enum Query {
     Pci = 76,
     /// SCSI tape drives: sys/class/scsi_tape.
     Tape = 77,
+    /// Sysctls of the host's network namespace: a fixed list below proc/sys/net, read only by a broker that is in it.
+    NetSysctl = 78,
+    /// Sysctls of the host's IPC, PID and user namespaces: a fixed list, read only by a broker that is in all of them.
+    NamespaceSysctl = 79,
     /// Calls of the host's NFS client: proc/1/net/rpc/nfs.
     Nfs = 90,
     /// Calls that the host's NFS server answered: proc/1/net/rpc/nfsd.
@@ -237,6 +242,8 @@ impl Query {
             Self::Drm => "QUERY_DRM",
             Self::Pci => "QUERY_PCI",
             Self::Tape => "QUERY_TAPE",
+            Self::NetSysctl => "QUERY_NET_SYSCTL",
+            Self::NamespaceSysctl => "QUERY_NAMESPACE_SYSCTL",
             Self::Nfs => "QUERY_NFS",
             Self::Nfsd => "QUERY_NFSD",
             Self::Xfs => "QUERY_XFS",
@@ -328,6 +335,8 @@ impl TryFrom<i32> for Query {
             75 => Ok(Self::Drm),
             76 => Ok(Self::Pci),
             77 => Ok(Self::Tape),
+            78 => Ok(Self::NetSysctl),
+            79 => Ok(Self::NamespaceSysctl),
             90 => Ok(Self::Nfs),
             91 => Ok(Self::Nfsd),
             92 => Ok(Self::Xfs),
@@ -370,7 +379,7 @@ pub enum Outcome {
     Ok = 1,
     /// The host has none of the files.
     Absent = 2,
-    /// The kernel refused every file to this broker's uid.
+    /// The kernel refused every file to this broker's uid, or hides the processes by which they are reached (hidepid).
     Denied = 3,
     /// The query did not end within its timeout, or the read within its deadline; what came before is there.
     TimedOut = 4,
@@ -380,7 +389,7 @@ pub enum Outcome {
     Truncated = 6,
     /// The broker was not given the root that this query reads from, or a flag that permits the query.
     NotPermitted = 7,
-    /// The broker sees a container's own /proc or /sys: its files would not be the host's.
+    /// The broker sees a container's own /proc or /sys, or is in a namespace of its own: the files would not be the host's.
     ContainerView = 8,
     /// The process that read it ended before the query did; what came before is there.
     Failed = 9,

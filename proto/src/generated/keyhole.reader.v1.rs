@@ -32,6 +32,9 @@ pub struct Hello {
     /// A number that differs, most likely, where a reader has opened other files before its seal.
     #[prost(fixed64, tag = "10")]
     pub opened: u64,
+    /// Why processes of others, PID 1 among them, cannot be seen in procfs; empty when they can.
+    #[prost(string, tag = "11")]
+    pub hidden: ::prost::alloc::string::String,
 }
 /// One layer of a sandbox.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

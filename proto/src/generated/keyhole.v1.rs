@@ -315,6 +315,8 @@ pub enum View {
     Host = 1,
     /// A container's own.
     Container = 2,
+    /// The host's, but the kernel hides the processes of others from this broker's uid, PID 1 among them (hidepid).
+    Hidden = 3,
 }
 impl View {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -326,6 +328,7 @@ impl View {
             Self::Unspecified => "VIEW_UNSPECIFIED",
             Self::Host => "VIEW_HOST",
             Self::Container => "VIEW_CONTAINER",
+            Self::Hidden => "VIEW_HIDDEN",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -334,6 +337,7 @@ impl View {
             "VIEW_UNSPECIFIED" => Some(Self::Unspecified),
             "VIEW_HOST" => Some(Self::Host),
             "VIEW_CONTAINER" => Some(Self::Container),
+            "VIEW_HIDDEN" => Some(Self::Hidden),
             _ => None,
         }
     }

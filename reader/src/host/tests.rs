@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use keyhole_os::shared::SharedCells;
-use keyhole_policy::TABLE;
 use keyhole_policy::pipes::{CHUNK_BYTES, HEADER_BYTES, Kind, SKIPPED};
+use keyhole_policy::{AccessLevel, TABLE};
 use keyhole_proto::v1::{self, file, file_system};
 use prost::Message;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -1440,4 +1440,74 @@ fn a_directory_of_a_wildcard_may_always_hold_something_new() {
     fs::create_dir_all(tree.at("proc/spl/kstat/zfs")).unwrap();
     assert_eq!(host.change(), Change::Unknown);
     assert_eq!(tree.host().change(), Change::Unknown, "a sealed reader cannot list it");
+}
+
+/// Puts a file in the place of one that is open, as the kernel's answer to it after its module has gone: EIO, which a read
+/// of this process' first page has as well.
+fn remove_from_kernel(host: &mut Host, name: &str) {
+    let files = host.rows.iter_mut().flat_map(|row| &mut row.sources);
+    let fixed = files.filter_map(|source| match source {
+        Opened::Fixed(files) => files.iter_mut().find(|file| file.name == name.as_bytes()),
+        _ => None,
+    });
+    fixed.for_each(|file| file.opened = Ok(File::open("/proc/self/mem").unwrap().into()));
+}
+
+#[test]
+fn what_the_kernel_has_removed_is_absent_and_what_it_cannot_read_is_an_error() {
+    for (query, path) in [
+        (Query::Ipvs, "proc/1/net/ip_vs"),
+        (Query::Conntrack, "proc/1/net/stat/nf_conntrack"),
+        (Query::Drbd, "proc/drbd"),
+        (Query::Md, "proc/mdstat"),
+        (Query::Zfs, "proc/spl/kstat/zfs/arcstats"),
+    ] {
+        let tree = Tree::with(&[(path, "1\n")]);
+        let mut host = tree.host();
+        assert_eq!(read(&mut host, query).outcome, Outcome::Ok, "{path}");
+        assert!(host.change() != Change::Yes, "{path}");
+        remove_from_kernel(&mut host, path);
+        let failed = read(&mut host, query);
+        assert_eq!((failed.errno(path), failed.outcome), (Some(Errno::IO), Outcome::Absent), "{path}");
+
+        fs::remove_file(tree.at(path)).unwrap();
+        let removed = read(&mut host, query);
+        assert_eq!((removed.errno(path), removed.outcome), (Some(Errno::NOENT), Outcome::Absent), "{path}");
+        // The next reader reports it as absent, and looks for it.
+        assert_eq!(host.change(), Change::Yes, "{path}");
+        assert_ne!(tree.host().change(), Change::Yes, "{path}");
+        tree.put(path, "2\n");
+        assert_eq!(read(&mut tree.host(), query).text(path).unwrap(), "2\n", "{path}");
+    }
+}
+
+#[test]
+fn what_a_namespace_has_of_its_own_is_read_in_the_hosts_alone() {
+    const COUNT: &str = "proc/sys/net/netfilter/nf_conntrack_count";
+    let tree = Tree::with(&[
+        (COUNT, "7\n"),
+        ("proc/1/net/stat/nf_conntrack", "entries\n"),
+        ("proc/sys/net/core/somaxconn", "4096\n"),
+        ("proc/sys/kernel/pid_max", "32768\n"),
+        ("proc/sys/vm/swappiness", "60\n"),
+    ]);
+    let arguments = tree.arguments();
+    let all = View::find(&roots(&arguments).unwrap(), Choice::Host).unwrap();
+    let none = crate::view::Shared { net: false, mnt: false, ipc: false, pid: false, user: false };
+    let answers = |shared| {
+        let opened = roots(&arguments).unwrap();
+        let page = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { shared, ..all }, page);
+        let queries = [Query::Conntrack, Query::NetSysctl, Query::NamespaceSysctl, Query::Sysctl];
+        let answers = queries.map(|query| read(&mut host, query));
+        (answers[0].text(COUNT), answers.map(|answer| answer.outcome), reason(&host, Query::NetSysctl))
+    };
+    use Outcome::{ContainerView, Ok};
+    assert_eq!(answers(all.shared), (Some("7\n".into()), [Ok; 4], None));
+    let (count, outcomes, reason) = answers(none);
+    assert_eq!((count, outcomes), (None, [Ok, ContainerView, ContainerView, Ok]));
+    assert!(reason.unwrap().contains("not known to be in the host's net namespace"));
+    // One of several namespaces is enough to be wrong.
+    let (_, outcomes, _) = answers(crate::view::Shared { user: false, ..all.shared });
+    assert_eq!(outcomes, [Ok, Ok, ContainerView, Ok]);
 }

@@ -40,11 +40,15 @@ impl Reason {
                 "Add these to the broker's flag, after a comma each.",
             );
         }
+        let (words, again) = match words.find("; looked for again") {
+            Some(at) => words.split_at(at),
+            None => (words, ""),
+        };
         let file = words.split_once(": ").filter(|(path, _)| !path.contains(' ')).map(|(_, error)| error);
         match (file, words.strip_prefix("the broker was started without ")) {
             (Some(error), _) if error.ends_with("(os error 2)") => reason(
-                "This kernel has no such file",
-                "A driver or a service that is not here, or not built in.",
+                &format!("This kernel has no such file{again}"),
+                "A driver or a service that is not here, not loaded yet, or not built in.",
             ),
             (Some(error), _) if error.ends_with("(os error 13)") || error.ends_with("(os error 1)") => {
                 reason(
@@ -56,7 +60,16 @@ impl Reason {
             (None, Some(flag)) => reason(&format!("Needs {flag}"), "A flag that the broker was not given."),
             (None, None) if words.contains("is a container's own") => reason(
                 words,
-                "Mount the host's /proc and /sys into the broker, read-only: the access level host.",
+                "In a pod: mount the host's /proc and /sys into the broker, read-only (the access level host). In an OS \
+                 container (LXC) that is to be shown as a host: --view=host.",
+            ),
+            (None, None) if words.contains("others' processes") => reason(
+                words,
+                "Mount /proc with gid= of a group that the broker is a member of, or without hidepid.",
+            ),
+            (None, None) if words.contains("namespace, and reads its own there") => reason(
+                words,
+                "Values of a namespace: on a host run the broker in the host's, as the systemd unit does.",
             ),
             (None, None) => reason(if words.is_empty() { "The broker does not say" } else { words }, ""),
         }
@@ -88,6 +101,10 @@ mod tests {
         assert_eq!(
             what("proc/drbd: No such file or directory (os error 2)"),
             what("proc/1/net/ip_vs: No such file or directory (os error 2)")
+        );
+        assert_eq!(
+            what("proc/drbd: No such file or directory (os error 2); looked for again every 60 s"),
+            "This kernel has no such file; looked for again every 60 s"
         );
         assert_eq!(what("proc/slabinfo: Permission denied (os error 13)"), "Refused to the broker's uid");
         assert_eq!(what("proc/x: Input/output error (os error 5)"), "Input/output error (os error 5)");

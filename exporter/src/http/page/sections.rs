@@ -89,6 +89,12 @@ fn fact(name: &str, value: &str) -> Markup {
 /// What is wrong, and what to do about it.
 fn trouble(error: &BrokerError) -> (&'static str, String) {
     match error {
+        BrokerError::Unreachable { kind: Some(std::io::ErrorKind::PermissionDenied), .. } => (
+            "The broker cannot be reached by this uid",
+            "Every scrape is answered 503. The exporter must be a member of the group of the broker's socket, and may \
+             have to search the directory that it lies in."
+                .into(),
+        ),
         BrokerError::Unreachable { .. } | BrokerError::Address { .. } => (
             "The broker is down",
             "Until it is back every scrape is answered 503. See that its container runs, and that both containers \
@@ -476,6 +482,7 @@ fn view_word(view: View) -> String {
     match view {
         View::Host => "the host's".into(),
         View::Container => "a container's own".into(),
+        View::Hidden => "the host's, with others' processes hidden".into(),
         View::Unspecified => "not told".into(),
     }
 }
