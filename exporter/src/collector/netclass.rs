@@ -5,10 +5,10 @@
 use std::sync::LazyLock;
 
 use keyhole_proto::v1::Query;
-use regex::bytes::Regex;
 use rustc_hash::FxHashMap;
 
 use super::{CollectError, Collector, Context};
+use crate::go_regex::GoRegex;
 use crate::exposition::{Exposition, Family, Kind};
 use crate::options::{Flag, FlagKind};
 use crate::snapshot::{Content, Dir};
@@ -107,7 +107,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 /// another query's files are there.
 fn collect_device(
     device: &Dir<'_>,
-    ignored: Option<&Regex>,
+    ignored: Option<&GoRegex>,
     ignore_invalid_speed: bool,
     out: &mut Exposition,
 ) -> bool {
