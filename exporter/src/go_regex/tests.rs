@@ -89,6 +89,12 @@ fn scripts_have_their_long_names_with_or_without_underscores() {
     }
 }
 
+#[test]
+fn unicode_is_newer_than_gos() {
+    // Garay came with Unicode 16.
+    assert!(GoRegex::new(r"^\p{Garay}$").unwrap().is_match("\u{10d50}".as_bytes()));
+}
+
 const SCRIPTS_OF_A_FEW_LETTERS: &[&str] = &[
     "Ahom", "Cham", "Han", "Kawi", "Lao", "Lisu", "Miao", "Modi", "Mro", "Newa", "Nko", "Thai", "Toto",
     "Vai", "Yi",
