@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-10}
 shift || true
-all=(answer broker_flags capture collector exporter_flags exposition frames mountinfo names pattern process_groups query reader_arguments text textfile)
+all=(answer broker_flags capture collector exporter_flags exposition frames go_regex mountinfo names pattern process_groups query reader_arguments text textfile)
 targets=("$@")
 [ $# -gt 0 ] || targets=("${all[@]}")
 # The generic targets have most to find.

@@ -65,6 +65,15 @@ impl Kind {
             Kind::Histogram => "histogram",
         }
     }
+
+    /// The label that tells the samples of one metric apart.
+    fn own_label(self) -> Option<&'static str> {
+        match self {
+            Kind::Counter | Kind::Gauge | Kind::Untyped => None,
+            Kind::Summary => Some("quantile"),
+            Kind::Histogram => Some("le"),
+        }
+    }
 }
 
 /// A sample's value.
@@ -296,7 +305,7 @@ impl Exposition {
         suffix: &str,
         help: &str,
         kind: Kind,
-        labels: impl Iterator<Item = (&'l str, &'l [u8])>,
+        labels: impl Iterator<Item = (&'l str, &'l [u8])> + Clone,
         value: Value,
     ) {
         let at = self.named(name, kind, || Cow::Owned(help.to_owned()));
@@ -309,7 +318,7 @@ impl Exposition {
         family: Option<u32>,
         name: &str,
         suffix: &str,
-        labels: impl Iterator<Item = (&'l str, &'l [u8])>,
+        labels: impl Iterator<Item = (&'l str, &'l [u8])> + Clone,
         value: Value,
     ) {
         if self.counters.series >= self.limit {
@@ -322,9 +331,19 @@ impl Exposition {
             return;
         };
         let start = self.text.len();
-        self.text.extend_from_slice(self.families[family as usize].name.as_bytes());
+        let header = &self.families[family as usize];
+        self.text.extend_from_slice(header.name.as_bytes());
         self.text.extend_from_slice(suffix.as_bytes());
-        write_labels(&mut self.text, labels);
+        let own = header.kind.own_label();
+        // By name, and a bucket's bound last, as in what node_exporter writes.
+        let place = |&(name, _): &(&'l str, &'l [u8])| (Some(name) == own, name);
+        if labels.clone().is_sorted_by_key(|label| place(&label)) {
+            write_labels(&mut self.text, labels);
+        } else {
+            let mut labels: Vec<_> = labels.collect();
+            labels.sort_by_key(place);
+            write_labels(&mut self.text, labels.into_iter());
+        }
         let key_end = self.text.len();
         self.text.push(b' ');
         write_value(&mut self.text, value);
@@ -636,6 +655,27 @@ mod tests {
         let mut out = Vec::new();
         write_value(&mut out, Value::Float(value));
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn labels_are_sorted_by_name_and_a_buckets_bound_is_last() {
+        let mut out = Exposition::new();
+        let family = Family { labels: &["zone", "device", "le"], ..BYTES };
+        out.add(&family, &[b"1", b"2", b"3"], 1u64);
+        let labels = [("le", &b"+Inf"[..]), ("z", b"1"), ("a", b"2")];
+        out.add_sample("h", "_bucket", "H.", Kind::Histogram, labels.into_iter(), 1.0.into());
+        let labels = [("quantile", &b"0.5"[..]), ("z", b"1")];
+        out.add_sample("s", "", "S.", Kind::Summary, labels.into_iter(), 1.0.into());
+        let text = out.to_text();
+        let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            samples,
+            [
+                "h_bucket{a=\"2\",z=\"1\",le=\"+Inf\"} 1",
+                "node_bytes_total{device=\"2\",le=\"3\",zone=\"1\"} 1",
+                "s{z=\"1\",quantile=\"0.5\"} 1"
+            ]
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod cli;
 pub mod collector;
 pub mod exposition;
+pub mod go_regex;
 pub mod history;
 #[cfg(feature = "hostile-code-for-tests")]
 mod hostile;

@@ -7,8 +7,9 @@ mod remembered;
 
 use std::sync::Arc;
 
-use regex::bytes::Regex;
 use rustc_hash::FxHashMap;
+
+use crate::go_regex::GoRegex;
 
 pub use remembered::{Matcher, Remembered};
 
@@ -28,7 +29,7 @@ pub struct Flag {
 pub enum FlagKind {
     /// Nothing: on or off.
     Switch(bool),
-    /// A regular expression (RE2's syntax); empty for none.
+    /// A regular expression in Go's syntax; empty for none.
     Regexp(&'static str),
     /// Any text; empty for none.
     Text(&'static str),
@@ -58,7 +59,7 @@ pub enum Value {
     /// On or off.
     Switch(bool),
     /// A compiled regular expression, and what it said in earlier scrapes.
-    Regexp(Option<(Regex, Arc<Remembered>)>),
+    Regexp(Option<(GoRegex, Arc<Remembered>)>),
     /// Text.
     Text(String),
     /// Texts in the order given.
@@ -284,7 +285,7 @@ impl Options {
     }
 
     /// A flag's regular expression; none when it is empty.
-    pub fn regexp(&self, flag: &str) -> Option<&Regex> {
+    pub fn regexp(&self, flag: &str) -> Option<&GoRegex> {
         match self.values.get(flag) {
             Some(Value::Regexp(Some((regexp, _)))) => Some(regexp),
             _ => None,
@@ -399,7 +400,10 @@ fn default(kind: FlagKind) -> Option<Value> {
 fn parse_value(kind: FlagKind, value: &str) -> Result<Value, String> {
     Ok(match kind {
         FlagKind::Regexp(_) if value.is_empty() => Value::Regexp(None),
-        FlagKind::Regexp(_) => Value::Regexp(Some((Regex::new(value).map_err(one_line)?, Arc::default()))),
+        FlagKind::Regexp(_) => {
+            let regexp = GoRegex::new(value).map_err(|error| error.to_string())?;
+            Value::Regexp(Some((regexp, Arc::default())))
+        }
         FlagKind::Number(_) => Value::Number(value.parse().map_err(|_| "not a whole number".to_owned())?),
         FlagKind::Duration(_) => {
             Value::Duration(go_duration(value).ok_or("not a duration such as 5s, 1m30s or 250ms")?)
@@ -427,13 +431,6 @@ fn interval(value: &str) -> Result<std::time::Duration, String> {
     go_duration(value)
         .or_else(seconds)
         .ok_or_else(|| "not a number of seconds or a duration such as 500ms".to_owned())
-}
-
-/// The regex crate draws its errors over several lines; the last says what is wrong.
-fn one_line(error: regex::Error) -> String {
-    let text = error.to_string();
-    let last = text.lines().last().unwrap_or(&text);
-    format!("not a regular expression: {}", last.trim_start_matches("error: "))
 }
 
 /// A duration in Go's notation, in whole nanoseconds; at most a year.

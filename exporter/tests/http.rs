@@ -33,7 +33,7 @@ async fn a_scrape_gives_the_hosts_metrics_and_the_exporters_own() {
         "node_load1 0.5",
         "node_scrape_collector_success{collector=\"loadavg\"} 1",
         "keyhole_broker_up 1",
-        "keyhole_broker_sandbox_layer{process=\"broker\",layer=\"seccomp\"} 1",
+        "keyhole_broker_sandbox_layer{layer=\"seccomp\",process=\"broker\"} 1",
         "keyhole_broker_reads_total 7",
         "keyhole_queries{outcome=\"ok\"} 1",
         "promhttp_metric_handler_requests_in_flight 1",
@@ -65,7 +65,7 @@ async fn each_query_and_collector_that_fares_well_is_told_in_detail_alone() {
     assert!(!text.contains("keyhole_query_") && !text.contains("keyhole_collector_"), "{text}");
     let detailed = Exporter::start(&socket, &["--scrape.detail"]).get("/metrics").await;
     for line in [
-        "keyhole_query_outcome{query=\"loadavg\",outcome=\"ok\"} 1",
+        "keyhole_query_outcome{outcome=\"ok\",query=\"loadavg\"} 1",
         "keyhole_query_bytes{query=\"loadavg\"} 16",
         "keyhole_collector_series{collector=\"loadavg\"} 3",
         "keyhole_collector_series_dropped_total{collector=\"loadavg\"} 0",
@@ -385,7 +385,7 @@ async fn what_a_hanging_broker_gave_before_is_not_lost() {
     let answer = exporter.request("GET", "/metrics", &timeout).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(answer.has("node_load1 0.5"));
-    assert!(answer.has("keyhole_query_outcome{query=\"clocksource\",outcome=\"timed_out\"} 1"));
+    assert!(answer.has("keyhole_query_outcome{outcome=\"timed_out\",query=\"clocksource\"} 1"));
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ fn a_replay_has_the_limits_of_a_scrape_and_tells_of_them_as_one_does() {
     let long = format!("0.5 1 1.5 1/2 3\n{}", " ".repeat(16 << 20));
     std::fs::write(dir.path().join("proc/loadavg"), long).unwrap();
     let (text, log) = replay(&[]);
-    assert!(text.contains("keyhole_query_outcome{query=\"loadavg\",outcome=\"truncated\"} 1"), "{text}");
+    assert!(text.contains("keyhole_query_outcome{outcome=\"truncated\",query=\"loadavg\"} 1"), "{text}");
     assert!(log.contains("level=WARN") && log.contains("QUERY_LOADAVG: cut by a limit"), "{log}");
 }
 

@@ -22,7 +22,7 @@ pub use answers::answer;
 pub use captures::capture;
 pub use collectors::{collector, process_groups};
 pub use flags::{broker_flags, exporter_flags, reader_arguments};
-pub use parsers::{frames, mountinfo, names, pattern, query, text};
+pub use parsers::{frames, go_regex, mountinfo, names, pattern, query, text};
 pub use writers::{exposition, textfile};
 
 /// A target: its name and what it does with an input.
@@ -37,6 +37,7 @@ pub const TARGETS: &[Target] = &[
     ("exporter_flags", exporter_flags),
     ("exposition", exposition),
     ("frames", frames),
+    ("go_regex", go_regex),
     ("mountinfo", mountinfo),
     ("names", names),
     ("pattern", pattern),

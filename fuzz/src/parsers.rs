@@ -1,6 +1,7 @@
 //! Parsers of one text each, most against another way to the same answer.
 
 use keyhole_broker::frames::{Frames, Malformed};
+use keyhole_exporter::go_regex::GoRegex;
 use keyhole_exporter::http::query::{Parameters, timeout_seconds, wants_gzip};
 use keyhole_exporter::{own, text as kernel, text_files};
 use keyhole_policy::pattern::{self, is_wild, matches};
@@ -95,6 +96,43 @@ pub fn mountinfo(input: &[u8]) {
     for point in &points {
         assert!(point.starts_with(b"/") && !point.contains(&0));
         assert!(point.split(|byte| *byte == b'/').all(|component| component != b".."));
+    }
+}
+
+/// A regular expression and names, a line each: what follows from its meaning holds, however it is written for the library.
+pub fn go_regex(input: &[u8]) {
+    let mut lines = input.split(|byte| *byte == b'\n');
+    let Some(pattern) = lines.next().and_then(|line| std::str::from_utf8(line).ok()) else { return };
+    let names: Vec<&[u8]> = lines.take(8).collect();
+    for name in names.iter().filter_map(|name| std::str::from_utf8(name).ok()) {
+        if !name.contains(r"\E") && !name.ends_with('\\') {
+            let itself = GoRegex::new(&format!(r"^\Q{name}\E$")).expect("quoted text");
+            assert!(itself.is_match(name.as_bytes()), "{name:?}");
+        }
+    }
+    if pattern.len() > 200 || pattern.contains(r"\Q") {
+        _ = GoRegex::new(pattern);
+        return;
+    }
+    let Ok(regex) = GoRegex::new(pattern) else { return };
+    // In a group, beside something else, and repeated; each of them may be more than is taken.
+    let same = [format!("(?:{pattern})"), format!("(?P<x>{pattern})"), format!("(?:{pattern}){{1}}")];
+    let same = same.map(|pattern| GoRegex::new(&pattern).ok());
+    let wider = [format!("(?:{pattern})|x"), format!("(?:{pattern})?"), format!("(?:x|{pattern})")];
+    let wider = wider.map(|pattern| GoRegex::new(&pattern).ok());
+    for name in names {
+        let matches = regex.is_match(name);
+        for same in same.iter().flatten() {
+            assert_eq!(same.is_match(name), matches, "{pattern:?} on {}", name.escape_ascii());
+        }
+        for wider in wider.iter().flatten() {
+            assert!(!matches || wider.is_match(name), "{pattern:?} on {}", name.escape_ascii());
+        }
+        // Each byte that is no UTF-8 is one replacement character.
+        let replaced: String = name.utf8_chunks().fold(String::new(), |text, chunk| {
+            text + chunk.valid() + &"\u{fffd}".repeat(chunk.invalid().len())
+        });
+        assert_eq!(regex.is_match(replaced.as_bytes()), matches, "{pattern:?} on {}", name.escape_ascii());
     }
 }
 

@@ -104,6 +104,7 @@ pub fn write(trees: &[&Path], texts: &[&Path], out: &Path) -> io::Result<Summary
     corpus.add("capture", &captures(&snapshots[0])?)?;
     corpus.add("text", &lines(&snapshots))?;
     corpus.add("mountinfo", &files(&snapshots, b"mountinfo"))?;
+    corpus.add("go_regex", &expressions())?;
     corpus.add("pattern", &patterns(&snapshots))?;
     let mut expositions: Vec<Vec<u8>> = texts.iter().map(fs::read).collect::<Result<_, _>>()?;
     expositions = expositions.iter().flat_map(|text| families(text)).collect();
@@ -398,6 +399,21 @@ fn files(snapshots: &[Snapshot], name: &[u8]) -> Vec<Vec<u8>> {
         _ => None,
     });
     text.chain(SHAPES.iter().map(|shape| shape.to_vec())).collect()
+}
+
+/// The flags' own expressions, and one of each thing that Go's syntax has, with names that they may meet.
+fn expressions() -> Vec<Vec<u8>> {
+    let flags = keyhole_exporter::collector::flags();
+    let defaults = flags.iter().filter_map(|flag| match flag.kind {
+        FlagKind::Regexp(pattern) if !pattern.is_empty() => Some(pattern),
+        _ => None,
+    });
+    let syntax = [
+        r"(?i)[a-z&&[^b]]--\Qx.*\E\101\x{e9}\pN\P{^Greek}[[:^alpha:]\w-]{2,5}?$",
+        r"(?s-m:\A.(?P<n>\b|\B)\z)|(?mU)^x{,2}{\s\D$",
+    ];
+    let names = "\neth0\n/var/lib/x\nsda1\n\u{e9}K\n\n";
+    defaults.chain(syntax).map(|pattern| [pattern.as_bytes(), names.as_bytes(), b"a\xff"].concat()).collect()
 }
 
 /// Each pattern of the table with names that it may meet.

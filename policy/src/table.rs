@@ -418,7 +418,11 @@ pub const TABLE: &[Row] = &[
         sys("kernel/mm/ksm/{pages_unshared,pages_volatile,run,sleep_millisecs}"),
     ], Minimal, PAGE, 10),
     // A file system of its own, mounted in the host's /sys and not in a container's.
-    row_of(Query::Selinux, Sysfs, ON, &[sys("fs/selinux/enforce")], Host, PAGE, 1),
+    row_of(Query::Selinux, Sysfs, ON, &[
+        sys("fs/selinux/enforce"),
+        // "kernel" until a policy is loaded: the one thing that tells SELinux that does nothing.
+        sys("fs/selinux/initial_contexts/kernel"),
+    ], Host, PAGE, 2),
     row_of(Query::Watchdog, Devices, ON, &[
         // Kernels without WATCHDOG_SYSFS tell no more than that there is one.
         sys_link("class/watchdog/watchdog#"),

@@ -109,7 +109,8 @@ impl<'fd> Output<'fd> {
             Err(errno) => [errno.raw_os_error() as u64, 0, 0, 0, 0, 0, 0, 0],
             Ok(of) => [
                 0,
-                of.f_bsize as u64,
+                // What blocks are counted in. FUSE file systems set f_bsize, which is best for I/O, to something else.
+                of.f_frsize as u64,
                 of.f_blocks,
                 of.f_bfree,
                 of.f_bavail,

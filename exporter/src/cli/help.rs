@@ -11,7 +11,7 @@ const INTRODUCTION: &str =
     "keyhole-exporter: node_exporter's metrics of this node, read by a broker without privileges.\n";
 
 const MANNERS: &str = "
-A switch is turned off by --no-NAME. Regular expressions are RE2's.
+A switch is turned off by --no-NAME. Regular expressions are Go's, as in node_exporter.
 
 Environment:
   KEYHOLE_FLAG                           Each flag but the queries' own has a variable: KEYHOLE_WEB_MAX_REQUESTS=20 is --web.max-requests=20, and KEYHOLE_COLLECTOR_HWMON=false is --no-collector.hwmon. A flag that may be repeated takes one value a line. The command line stands above it.

@@ -47,7 +47,7 @@ const PLAIN: Number = Number { family: OF_SET, line: b"", factor: 1.0 };
 #[rustfmt::skip]
 const NUMBERS: &[Number] = &[
     Number { family: Family { name: "node_bcache_active_journal_entries",               help: "Entries of the journal that are newer than the tree.",               source: "sys/fs/bcache/<uuid>/internal/active_journal_entries",                ..OF_SET }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_average_key_size_sectors",             help: "Data that a key of the tree stands for on average, in sectors.",     source: "sys/fs/bcache/<uuid>/average_key_size",                               ..OF_SET }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_average_key_size_sectors",             help: "Data that a key of the tree stands for on average, in sectors.",     source: "sys/fs/bcache/<uuid>/average_key_size",                               ..OF_SET }, factor: 1.0 / 512.0, ..PLAIN },
     Number { family: Family { name: "node_bcache_btree_cache_size_bytes",               help: "Bytes of memory that hold nodes of the tree.",                       source: "sys/fs/bcache/<uuid>/btree_cache_size",                               ..OF_SET }, ..PLAIN },
     Number { family: Family { name: "node_bcache_btree_nodes",                          help: "Nodes of the tree.",                                                 source: "sys/fs/bcache/<uuid>/internal/btree_nodes",                           ..OF_SET }, ..PLAIN },
     Number { family: Family { name: "node_bcache_btree_read_average_duration_seconds",  help: "Time that it takes on average to read a node of the tree.",          source: "sys/fs/bcache/<uuid>/internal/btree_read_average_duration_us",        ..OF_SET }, factor: 1e-6, ..PLAIN },
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
 
     const SET: &[(&str, &str)] = &[
-        ("average_key_size", "0\n"),
+        ("average_key_size", "64.0k\n"),
         ("bdev0/dirty_data", "1.10k\n"),
         ("bdev0/stats_total/bypassed", "4.0M\n"),
         ("bdev0/stats_total/cache_bypass_hits", "1\n"),
@@ -192,7 +192,7 @@ mod tests {
                 .replace("{uuid=\"u-1\"}", "")
                 .replace("{backing_device=\"bdev0\",uuid=\"u-1\"}", "")
                 .replace("{cache_device=\"cache0\",uuid=\"u-1\"}", ""),
-            "active_journal_entries 1\naverage_key_size_sectors 0\nbtree_cache_size_bytes 16777216\nbtree_nodes 4\n\
+            "active_journal_entries 1\naverage_key_size_sectors 128\nbtree_cache_size_bytes 16777216\nbtree_nodes 4\n\
              btree_read_average_duration_seconds 0.001305\nbypassed_bytes_total 4194304\n\
              cache_available_percent 100\ncache_bypass_hits_total 1\ncache_bypass_misses_total 2\n\
              cache_hits_total 546\ncache_miss_collisions_total 3\ncache_misses_total 5\n\

@@ -172,7 +172,8 @@ struct Disk<'a> {
     major: &'a [u8],
     minor: &'a [u8],
     name: &'a [u8],
-    counters: Vec<u64>,
+    /// By column; none for one that has run below zero, as requests under way do on some kernels.
+    counters: Vec<Option<u64>>,
 }
 
 impl<'a> Disk<'a> {
@@ -182,13 +183,19 @@ impl<'a> Disk<'a> {
         text::unsigned(major)?;
         text::unsigned(minor)?;
         // A newer kernel's columns follow those that are known, and need not be numbers.
-        let counters: Vec<u64> = fields.take(COLUMNS.len()).map_while(text::unsigned).collect();
+        let number = |field| text::signed(field).map(|number| u64::try_from(number).ok());
+        let counter = |field| text::unsigned(field).map(Some).or_else(|| number(field));
+        let counters: Vec<Option<u64>> = fields.take(COLUMNS.len()).map_while(counter).collect();
         (counters.len() >= LEAST_COUNTERS).then_some(Self { major, minor, name, counters })
     }
 
     fn give(&self, snapshot: &Snapshot, out: &mut Exposition) {
         let name = self.name;
-        for (Column { family, unit }, &counter) in COLUMNS.iter().zip(&self.counters) {
+        for (Column { family, unit }, counter) in COLUMNS.iter().zip(&self.counters) {
+            let Some(counter) = *counter else {
+                out.skip(|| format!("{PATH}: {} of {} is below zero", family.name, name.escape_ascii()));
+                continue;
+            };
             match unit {
                 Unit::Count => out.add(family, &[name], counter),
                 Unit::Sectors => out.add(family, &[name], counter as f64 * 512.0),
@@ -283,7 +290,7 @@ mod tests {
         let text = collect(&COLLECTOR, &[(PATH, OLD), ROTATIONAL], &[]).unwrap();
         assert_eq!(
             text,
-            "node_disk_info{device=\"sda\",major=\"8\",minor=\"0\",path=\"\",wwn=\"\",model=\"\",serial=\"\",revision=\"\",rotational=\"1\"} 1\n\
+            "node_disk_info{device=\"sda\",major=\"8\",minor=\"0\",model=\"\",path=\"\",revision=\"\",rotational=\"1\",serial=\"\",wwn=\"\"} 1\n\
              node_disk_io_now{device=\"sda\"} 0\n\
              node_disk_io_time_seconds_total{device=\"sda\"} 9653.880000000001\n\
              node_disk_io_time_weighted_seconds_total{device=\"sda\"} 82621.804\n\
@@ -296,6 +303,14 @@ mod tests {
              node_disk_writes_merged_total{device=\"sda\"} 11134226\n\
              node_disk_written_bytes_total{device=\"sda\"} 258916880384\n"
         );
+    }
+
+    #[test]
+    fn a_number_below_zero_costs_no_other() {
+        let line = b" 8 16 sdb 326552 841 9657779 84 41822 2895 1972905 5007 -1 60730 67070\n";
+        let text = collect(&COLLECTOR, &[(PATH, line)], &[]).unwrap();
+        assert!(!text.contains("node_disk_io_now") && text.lines().count() == 11, "{text}");
+        assert!(text.contains("node_disk_io_time_seconds_total{device=\"sdb\"} 60.73"), "{text}");
     }
 
     #[test]
@@ -354,10 +369,10 @@ mod tests {
         let text = collect(&COLLECTOR, &[(PATH, OLD), ("udev/b8:0", udev)], &[]).unwrap();
         for sample in [
             "node_disk_ata_rotation_rate_rpm{device=\"sda\"} 7200\nnode_disk_ata_write_cache{device=\"sda\"} 1\n\
-             node_disk_device_mapper_info{device=\"sda\",name=\"vg-\\\"lv\",uuid=\"\",vg_name=\"\",lv_name=\"\",lv_layer=\"\"} 1\n\
+             node_disk_device_mapper_info{device=\"sda\",lv_layer=\"\",lv_name=\"\",name=\"vg-\\\"lv\",uuid=\"\",vg_name=\"\"} 1\n\
              node_disk_filesystem_info{device=\"sda\",type=\"LVM2_member\",usage=\"raid\",uuid=\"a=b\",version=\"LVM2 001\"} 1\n",
-            "path=\"pci-0000:3b:00.0-sas\",wwn=\"0x7c72382b8de36a64\",model=\"TOSHIBA_KSDB4U86\",serial=\"2160A0D5FVGG\",\
-             revision=\"0102\",rotational=\"0\"} 1\n",
+            "model=\"TOSHIBA_KSDB4U86\",path=\"pci-0000:3b:00.0-sas\",revision=\"0102\",rotational=\"0\",\
+             serial=\"2160A0D5FVGG\",wwn=\"0x7c72382b8de36a64\"} 1\n",
         ] {
             assert!(text.contains(sample), "{text}");
         }

@@ -419,7 +419,7 @@ mod tests {
     fn a_mount_has_the_numbers_of_statfs_in_bytes() {
         let host = "40 21 259:4 / /system/state ro,noatime - xfs /dev/nvme0n1p4 rw\n";
         let answer = Answer { host, roots: &[("/system/state", Ok(1000))], ..Answer::default() };
-        let labels = "{device=\"/dev/nvme0n1p4\",mountpoint=\"/system/state\",fstype=\"xfs\",device_error=\"\"}";
+        let labels = "{device=\"/dev/nvme0n1p4\",device_error=\"\",fstype=\"xfs\",mountpoint=\"/system/state\"}";
         assert_eq!(
             answer.text(&[]),
             format!(
@@ -478,7 +478,7 @@ mod tests {
         assert!(mounts.iter().all(|mount| mount.ends_with(": no anchor")), "{mounts:?}");
         assert!(!answer.text(&[]).contains("_bytes") && !answer.text(&[]).contains("mount_info"));
         assert!(answer.text(&[]).contains(
-            "node_filesystem_readonly{device=\"/dev/nvme0n1p4\",mountpoint=\"/system/state\",fstype=\"xfs\",device_error=\"no anchor\"} 1\n"
+            "node_filesystem_readonly{device=\"/dev/nvme0n1p4\",device_error=\"no anchor\",fstype=\"xfs\",mountpoint=\"/system/state\"} 1\n"
         ));
     }
 
@@ -567,8 +567,8 @@ mod tests {
             Answer { host, roots: &[("/", Ok(1)), ("/m", Ok(3)), ("/n", Ok(4))], ..Answer::default() };
         assert_eq!(answer.short(&[]), ["/ 1", "/m 3", "/n 4"]);
         let text = answer.text(&[]);
-        assert!(text.contains("_size_bytes{device=\"/dev/sdc1\",mountpoint=\"/m\",fstype=\"xfs\""), "{text}");
-        assert!(text.contains("_readonly{device=\"/dev/sdd1\",mountpoint=\"/n\",fstype=\"ext4\",device_error=\"\"} 1\n"));
+        assert!(text.contains("_size_bytes{device=\"/dev/sdc1\",device_error=\"\",fstype=\"xfs\",mountpoint=\"/m\"}"), "{text}");
+        assert!(text.contains("_readonly{device=\"/dev/sdd1\",device_error=\"\",fstype=\"ext4\",mountpoint=\"/n\"} 1\n"));
     }
 
     #[test]
@@ -600,11 +600,11 @@ mod tests {
         let text = answer.text(&[]);
         assert!(
             text.contains(
-                "node_filesystem_files{device=\"\\\"} 1\",mountpoint=\"/a - \\\"b\\nc\\\\\",fstype=\"ext4\",device_error=\"\"} 64\n"
+                "node_filesystem_files{device=\"\\\"} 1\",device_error=\"\",fstype=\"ext4\",mountpoint=\"/a - \\\"b\\nc\\\\\"} 64\n"
             ),
             "{text}"
         );
-        assert!(text.contains("{device=\"-\",mountpoint=\"/\u{fffd}\",fstype=\"fuse.x\ty\","), "{text}");
+        assert!(text.contains("fstype=\"fuse.x\ty\",mountpoint=\"/\u{fffd}\"}") && text.contains("{device=\"-\","), "{text}");
     }
 
     #[test]
@@ -636,7 +636,7 @@ mod tests {
             + "903 900 259:6 /x /anchors/twice rw - xfs /dev/nvme0n1p6 rw\n";
         let answer = Answer { own: &own_mounts, anchors: &anchors, ..Answer::default() };
         let text = collect_snapshot(&COLLECTOR, &container_view(&answer), &[ALL], &own()).unwrap();
-        let labels = "{device=\"/dev/nvme0n1p6\",mountpoint=\"/anchors/var\",fstype=\"xfs\",device_error=\"\"}";
+        let labels = "{device=\"/dev/nvme0n1p6\",device_error=\"\",fstype=\"xfs\",mountpoint=\"/anchors/var\"}";
         assert!(text.contains(&format!("node_filesystem_size_bytes{labels} 28672\n")), "{text}");
         // It is the broker's mount that is read-only, and not the file system.
         assert!(text.contains(&format!("node_filesystem_readonly{labels} 0\n")), "{text}");

@@ -110,11 +110,19 @@ struct Rule {
 enum Scale {
     /// Nothing.
     One,
+    /// A hundredth.
+    Percent,
     /// A thousandth.
     Milli,
+    /// A hundred-thousandth.
+    PerCentMille,
     /// A millionth.
     Micro,
 }
+
+/// The last words of attributes that are flags or, of automatic fans, settings: their numbers have no unit, whatever
+/// their sensor's is.
+const WITHOUT_UNIT: [&[u8]; 5] = [b"alarm", b"beep", b"enable", b"fault", b"pwm"];
 
 const fn rule(
     types: &'static [&'static str],
@@ -140,8 +148,8 @@ const RULES: [Rule; 17] = [
     rule(&["energy"],          ANY,                                  Scale::Micro, &JOULE),
     rule(&["fan"],             &["input", "max", "min", "target"],   Scale::One,   &RPM),
     rule(&["freq"],            &["input"],                           Scale::Micro, &MHZ),
-    rule(&["humidity"],        ANY,                                  Scale::Micro, &OTHER),
-    rule(&["power"],           &["accuracy"],                        Scale::Micro, &OTHER),
+    rule(&["humidity"],        ANY,                                  Scale::PerCentMille, &OTHER),
+    rule(&["power"],           &["accuracy"],                        Scale::Percent, &OTHER),
     rule(&["power"],           INTERVALS,                            Scale::Milli, &SECONDS),
     rule(&["power"],           ANY,                                  Scale::Micro, &WATT),
     rule(&["temp"],            &["type"],                            Scale::One,   &OTHER),
@@ -310,7 +318,10 @@ fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_
             these.is_empty() || these.iter().any(|that| that.as_bytes() == this)
         };
         let rule = RULES.iter().find(|rule| fits(rule.types, kind.as_bytes()) && fits(rule.attributes, attribute));
-        let (Some(rule), Some(value)) = (rule, text::float(text::trim(value))) else {
+        // The accuracy of power alone may have a percent sign behind it.
+        let value = text::trim(value);
+        let value = if attribute == b"accuracy" { value.strip_suffix(b"%").unwrap_or(value) } else { value };
+        let (Some(rule), Some(value)) = (rule, text::float(value)) else {
             continue;
         };
         // A clock is known by its label: one without has no name to be given under.
@@ -319,8 +330,12 @@ fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_
             (None, true) => continue,
             (_, false) => sensor,
         };
+        let last_word = attribute.rsplit(|&byte| byte == b'_').next().unwrap_or_default();
         let value = match rule.scale {
+            _ if WITHOUT_UNIT.contains(&last_word) => value,
             Scale::One => value,
+            Scale::PerCentMille => value / 1e5,
+            Scale::Percent => value / 100.0,
             Scale::Milli => value * 0.001,
             Scale::Micro => value / 1e6,
         };
@@ -372,7 +387,7 @@ mod tests {
         assert_eq!(
             samples(&CORETEMP, &files, &[]),
             "node_hwmon_chip_names{chip=\"platform_coretemp_0\",chip_name=\"coretemp\"} 1\n\
-             node_hwmon_sensor_label{chip=\"platform_coretemp_0\",sensor=\"temp1\",label=\"Physical id \\\"0\\\"\"} 1\n\
+             node_hwmon_sensor_label{chip=\"platform_coretemp_0\",label=\"Physical id \\\"0\\\"\",sensor=\"temp1\"} 1\n\
              node_hwmon_temp_celsius{chip=\"platform_coretemp_0\",sensor=\"temp1\"} 55\n\
              node_hwmon_temp_crit_alarm_celsius{chip=\"platform_coretemp_0\",sensor=\"temp1\"} 0\n"
         );
@@ -434,12 +449,26 @@ mod tests {
             ("fan1_pulses", "2", "node_hwmon_fan_pulses{sensor=\"fan1\"} 2\n"),
             ("fan1_target", "27000", "node_hwmon_fan_target_rpm{sensor=\"fan1\"} 27000\n"),
             ("freq1_input", "1000", ""),
-            ("humidity1_input", "52000", "node_hwmon_humidity{sensor=\"humidity1\"} 0.052\n"),
+            ("humidity1_input", "52000", "node_hwmon_humidity{sensor=\"humidity1\"} 0.52\n"),
+            ("humidity1_alarm", "1", "node_hwmon_humidity_alarm{sensor=\"humidity1\"} 1\n"),
+            ("humidity1_max_alarm", "1", "node_hwmon_humidity_max_alarm{sensor=\"humidity1\"} 1\n"),
             ("in0_beep", "0", "node_hwmon_in_beep_enabled{sensor=\"in0\"} 0\n"),
             ("in0_alarm", "1", "node_hwmon_in_alarm{sensor=\"in0\"} 1\n"),
             ("in10_min", "1744", "node_hwmon_in_min_volts{sensor=\"in10\"} 1.744\n"),
             ("intrusion0_alarm", "1", "node_hwmon_intrusion_alarm{sensor=\"intrusion0\"} 1\n"),
-            ("power1_accuracy", "5", "node_hwmon_power_accuracy{sensor=\"power1\"} 5e-6\n"),
+            ("power1_accuracy", "5", "node_hwmon_power_accuracy{sensor=\"power1\"} 0.05\n"),
+            ("power1_accuracy", "90.0%\n", "node_hwmon_power_accuracy{sensor=\"power1\"} 0.9\n"),
+            ("power1_cap_alarm", "1", "node_hwmon_power_cap_alarm_watt{sensor=\"power1\"} 1\n"),
+            ("curr1_crit_alarm", "1", "node_hwmon_curr_crit_alarm_amps{sensor=\"curr1\"} 1\n"),
+            ("energy1_enable", "1", "node_hwmon_energy_enable_joule_total{sensor=\"energy1\"} 1\n"),
+            ("in1_lcrit_alarm", "1", "node_hwmon_in_lcrit_alarm_volts{sensor=\"in1\"} 1\n"),
+            ("in1_enable", "1", "node_hwmon_in_enable_volts{sensor=\"in1\"} 1\n"),
+            ("temp1_crit_alarm", "1", "node_hwmon_temp_crit_alarm_celsius{sensor=\"temp1\"} 1\n"),
+            ("temp1_emergency_alarm", "1", "node_hwmon_temp_emergency_alarm_celsius{sensor=\"temp1\"} 1\n"),
+            ("temp1_min_beep", "1", "node_hwmon_temp_min_beep_celsius{sensor=\"temp1\"} 1\n"),
+            ("temp1_auto_point1_pwm", "128", "node_hwmon_temp_auto_point1_pwm_celsius{sensor=\"temp1\"} 128\n"),
+            ("temp1_auto_point1_temp", "40000", "node_hwmon_temp_auto_point1_temp_celsius{sensor=\"temp1\"} 40\n"),
+            ("temp1_crit_hyst", "-5000", "node_hwmon_temp_crit_hyst_celsius{sensor=\"temp1\"} -5\n"),
             ("power1_average_interval", "1000", "node_hwmon_power_average_interval_seconds{sensor=\"power1\"} 1\n"),
             ("power1_average", "2500000", "node_hwmon_power_average_watt{sensor=\"power1\"} 2.5\n"),
             ("pwm1", "255", "node_hwmon_pwm{sensor=\"pwm1\"} 255\n"),
@@ -462,7 +491,7 @@ mod tests {
     fn a_clock_is_named_by_its_label() {
         assert_eq!(
             sensor(&[("freq1_input", "214000000\n"), ("freq1_label", "sclk\n")]),
-            "node_hwmon_freq_freq_mhz{sensor=\"sclk\"} 214\nnode_hwmon_sensor_label{sensor=\"freq1\",label=\"sclk\"} 1\n"
+            "node_hwmon_freq_freq_mhz{sensor=\"sclk\"} 214\nnode_hwmon_sensor_label{label=\"sclk\",sensor=\"freq1\"} 1\n"
         );
     }
 
@@ -517,7 +546,7 @@ mod tests {
         assert_eq!(
             collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
             "node_hwmon_chip_names{chip=\"x:\",chip_name=\"x:\"} 1\n\
-             node_hwmon_sensor_label{chip=\"x:\",sensor=\"temp1\",label=\"a\\\"\\n\u{fffd}\"} 1\n"
+             node_hwmon_sensor_label{chip=\"x:\",label=\"a\\\"\\n\u{fffd}\",sensor=\"temp1\"} 1\n"
         );
     }
 

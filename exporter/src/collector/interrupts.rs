@@ -128,12 +128,12 @@ mod tests {
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, X86)], &[]).unwrap(),
             "\
-node_interrupts_total{cpu=\"0\",type=\"0\",info=\"IR-IO-APIC-edge\",devices=\"timer\"} 18
-node_interrupts_total{cpu=\"0\",type=\"16\",info=\"IO-APIC\",devices=\"16-fasteoi ehci_hcd:usb1, mmc0\"} 328511
-node_interrupts_total{cpu=\"0\",type=\"NMI\",info=\"Non-maskable interrupts\",devices=\"\"} 47
-node_interrupts_total{cpu=\"1\",type=\"0\",info=\"IR-IO-APIC-edge\",devices=\"timer\"} 0
-node_interrupts_total{cpu=\"1\",type=\"16\",info=\"IO-APIC\",devices=\"16-fasteoi ehci_hcd:usb1, mmc0\"} 322879
-node_interrupts_total{cpu=\"1\",type=\"NMI\",info=\"Non-maskable interrupts\",devices=\"\"} 5031
+node_interrupts_total{cpu=\"0\",devices=\"\",info=\"Non-maskable interrupts\",type=\"NMI\"} 47
+node_interrupts_total{cpu=\"0\",devices=\"16-fasteoi ehci_hcd:usb1, mmc0\",info=\"IO-APIC\",type=\"16\"} 328511
+node_interrupts_total{cpu=\"0\",devices=\"timer\",info=\"IR-IO-APIC-edge\",type=\"0\"} 18
+node_interrupts_total{cpu=\"1\",devices=\"\",info=\"Non-maskable interrupts\",type=\"NMI\"} 5031
+node_interrupts_total{cpu=\"1\",devices=\"16-fasteoi ehci_hcd:usb1, mmc0\",info=\"IO-APIC\",type=\"16\"} 322879
+node_interrupts_total{cpu=\"1\",devices=\"timer\",info=\"IR-IO-APIC-edge\",type=\"0\"} 0
 "
         );
     }
@@ -149,10 +149,10 @@ node_interrupts_total{cpu=\"1\",type=\"NMI\",info=\"Non-maskable interrupts\",de
         assert_eq!(
             text,
             "\
-node_interrupts_total{cpu=\"0\",type=\"10\",info=\"GICv3\",devices=\"27 Level arch_timer\"} 3287008667
-node_interrupts_total{cpu=\"0\",type=\"IPI0\",info=\"Rescheduling interrupts\",devices=\"\"} 2768808080
-node_interrupts_total{cpu=\"1\",type=\"10\",info=\"GICv3\",devices=\"27 Level arch_timer\"} 3310445093
-node_interrupts_total{cpu=\"1\",type=\"IPI0\",info=\"Rescheduling interrupts\",devices=\"\"} 2844211768
+node_interrupts_total{cpu=\"0\",devices=\"\",info=\"Rescheduling interrupts\",type=\"IPI0\"} 2768808080
+node_interrupts_total{cpu=\"0\",devices=\"27 Level arch_timer\",info=\"GICv3\",type=\"10\"} 3287008667
+node_interrupts_total{cpu=\"1\",devices=\"\",info=\"Rescheduling interrupts\",type=\"IPI0\"} 2844211768
+node_interrupts_total{cpu=\"1\",devices=\"27 Level arch_timer\",info=\"GICv3\",type=\"10\"} 3310445093
 "
         );
     }
@@ -160,20 +160,20 @@ node_interrupts_total{cpu=\"1\",type=\"IPI0\",info=\"Rescheduling interrupts\",d
     #[test]
     fn a_machine_wide_count_is_no_cpus_even_on_a_machine_with_one() {
         let text = collect(&COLLECTOR, &[(PATH, b"  CPU0\n  5:  9  PIC  eth0\nERR:  3\n")], &[]).unwrap();
-        assert_eq!(text, "node_interrupts_total{cpu=\"0\",type=\"5\",info=\"PIC\",devices=\"eth0\"} 9\n");
+        assert_eq!(text, "node_interrupts_total{cpu=\"0\",devices=\"eth0\",info=\"PIC\",type=\"5\"} 9\n");
     }
 
     #[test]
     fn columns_carry_the_numbers_of_their_cpus() {
         let text = collect(&COLLECTOR, &[(PATH, b"  CPU0  CPU4\n  5:  9  8  PIC  eth0\n")], &[]).unwrap();
-        assert!(text.contains("{cpu=\"4\",type=\"5\",info=\"PIC\",devices=\"eth0\"} 8\n"), "{text}");
+        assert!(text.contains("{cpu=\"4\",devices=\"eth0\",info=\"PIC\",type=\"5\"} 8\n"), "{text}");
     }
 
     #[test]
     fn filters_see_name_info_and_devices() {
         let names = |flag: &str| {
             let text = collect(&COLLECTOR, &[(PATH, X86)], &[flag]).unwrap();
-            text.lines().filter_map(|line| line.split('"').nth(3)).map(str::to_owned).collect::<Vec<_>>()
+            text.lines().filter_map(|line| line.split('"').nth(7)).map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(names("--collector.interrupts.name-include=^16;IO-APIC;.*mmc0$"), ["16", "16"]);
         assert_eq!(names("--collector.interrupts.name-exclude=^(NMI|16);"), ["0", "0"]);
@@ -184,7 +184,7 @@ node_interrupts_total{cpu=\"1\",type=\"IPI0\",info=\"Rescheduling interrupts\",d
         let hostile = b"  CPU0\n  5:  9  PIC  a\"b\\ \xff{x}: 1\n  6: x  PIC  b\nno colon\n";
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, hostile)], &[]).unwrap(),
-            "node_interrupts_total{cpu=\"0\",type=\"5\",info=\"PIC\",devices=\"a\\\"b\\\\ \u{fffd}{x}: 1\"} 9\n"
+            "node_interrupts_total{cpu=\"0\",devices=\"a\\\"b\\\\ \u{fffd}{x}: 1\",info=\"PIC\",type=\"5\"} 9\n"
         );
     }
 

@@ -236,12 +236,9 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
         let text = ipvs(TEXT_SERVERS, &[]);
         assert_eq!(text.lines().count(), 12);
         for line in [
-            "connections_active{local_address=\"192.168.0.22\",local_port=\"3306\",remote_address=\"192.168.82.22\",\
-             remote_port=\"3306\",proto=\"TCP\",local_mark=\"\"} 248\n",
-            "connections_inactive{local_address=\"2001:db8::1\",local_port=\"53\",remote_address=\"fe80::2\",\
-             remote_port=\"54\",proto=\"UDP\",local_mark=\"\"} 8\n",
-            "weight{local_address=\"\",local_port=\"0\",remote_address=\"192.168.50.26\",remote_port=\"3306\",\
-             proto=\"FWM\",local_mark=\"10001000\"} 20\n",
+            "connections_active{local_address=\"192.168.0.22\",local_mark=\"\",local_port=\"3306\",proto=\"TCP\",remote_address=\"192.168.82.22\",remote_port=\"3306\"} 248\n",
+            "connections_inactive{local_address=\"2001:db8::1\",local_mark=\"\",local_port=\"53\",proto=\"UDP\",remote_address=\"fe80::2\",remote_port=\"54\"} 8\n",
+            "weight{local_address=\"\",local_mark=\"10001000\",local_port=\"0\",proto=\"FWM\",remote_address=\"192.168.50.26\",remote_port=\"3306\"} 20\n",
         ] {
             assert!(text.contains(&format!("node_ipvs_backend_{line}")), "{line}{text}");
         }

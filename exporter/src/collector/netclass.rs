@@ -5,10 +5,10 @@
 use std::sync::LazyLock;
 
 use keyhole_proto::v1::Query;
-use regex::bytes::Regex;
 use rustc_hash::FxHashMap;
 
 use super::{CollectError, Collector, Context};
+use crate::go_regex::GoRegex;
 use crate::exposition::{Exposition, Family, Kind};
 use crate::options::{Flag, FlagKind};
 use crate::snapshot::{Content, Dir};
@@ -107,7 +107,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 /// another query's files are there.
 fn collect_device(
     device: &Dir<'_>,
-    ignored: Option<&Regex>,
+    ignored: Option<&GoRegex>,
     ignore_invalid_speed: bool,
     out: &mut Exposition,
 ) -> bool {
@@ -123,8 +123,8 @@ fn collect_device(
         let value = text::trim(bytes);
         match (file, attribute(file), text::integer(value)) {
             (b"operstate", ..) => out.add(&UP, &[name], value == b"up"),
-            (b"speed", _, Some(speed)) if speed >= 0 || !ignore_invalid_speed => {
-                out.add(&SPEED, &[name], speed.saturating_mul(BYTES_A_MEGABIT));
+            (b"speed", _, Some(speed)) if known_speed(speed) >= 0 || !ignore_invalid_speed => {
+                out.add(&SPEED, &[name], known_speed(speed).saturating_mul(BYTES_A_MEGABIT));
             }
             (b"speed", _, Some(_)) | (_, None, _) => {}
             (_, Some(family), Some(value)) => out.add(family, &[name], value),
@@ -135,6 +135,11 @@ fn collect_device(
         add_info(device, out);
     }
     any
+}
+
+/// A speed in megabits per second, -1 when it is not known. Older kernels write that without its sign.
+fn known_speed(speed: i64) -> i64 {
+    if speed == i64::from(u32::MAX) { -1 } else { speed }
 }
 
 /// The family of an attribute.
@@ -226,11 +231,20 @@ mod tests {
 
     #[test]
     fn an_unknown_speed_is_negative_or_left_out() {
-        let speed = [("speed", "-1\n")];
-        let is_negative = "node_network_speed_bytes{device=\"eth0\"} -125000\n";
-        assert!(netclass("eth0", &speed, &[]).contains(is_negative));
-        let left_out = netclass("eth0", &speed, &["--collector.netclass.ignore-invalid-speed"]);
-        assert!(!left_out.contains("speed"), "{left_out}");
+        for unknown in ["-1\n", "4294967295\n"] {
+            let speed = [("speed", unknown)];
+            let is_negative = "node_network_speed_bytes{device=\"eth0\"} -125000\n";
+            assert!(netclass("eth0", &speed, &[]).contains(is_negative));
+            let left_out = netclass("eth0", &speed, &["--collector.netclass.ignore-invalid-speed"]);
+            assert!(!left_out.contains("speed"), "{left_out}");
+        }
+    }
+
+    #[test]
+    fn an_alias_of_the_kernels_longest_is_given_whole() {
+        let alias = "a".repeat(255);
+        let text = netclass("eth0", &[("ifalias", &format!("{alias}\n"))], &[]);
+        assert!(text.contains(&format!("ifalias=\"{alias}\"")), "{text}");
     }
 
     #[test]

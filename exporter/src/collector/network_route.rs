@@ -88,7 +88,9 @@ fn ipv4_route(line: &[u8]) -> Option<Option<Route<'_>>> {
     let mut fields = fields.skip(2);
     let priority = text::unsigned(fields.next()?)?;
     let length = address(fields.next()?)?.leading_ones();
-    Some((flags & NOT_UNICAST == 0).then(|| Route {
+    // A route that drops packets (blackhole, throw) has no flag that says so, and no device: `*` stands for none.
+    let unicast = flags & NOT_UNICAST == 0 && device != b"*";
+    Some(unicast.then(|| Route {
         device,
         destination: destination_text(Ipv4Addr::from(destination).to_string(), length.into()),
         gateway: gateway_text(Ipv4Addr::from(gateway).to_string(), flags),
@@ -138,7 +140,9 @@ mod tests {
     const ROUTE: &[u8] = b"Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
 eth0\t00000000\t010200C0\t0003\t0\t0\t100\t00000000\t0\t0\t0\n\
 eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
-*\t0000000A\t00000000\t0201\t0\t0\t0\t000000FF\t0\t0\t0\n";
+*\t0000000A\t00000000\t0201\t0\t0\t0\t000000FF\t0\t0\t0\n\
+*\t0000010A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
+*\t0200000A\t00000000\t0205\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n";
     const IPV6_ROUTE: &[u8] = b"\
 fd000000000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0\n\
 00000000000000000000000000000000 00 00000000000000000000000000000000 00 fd000000000000000000000000000001 00000400 00000002 00000000 00000003     eth1\n\

@@ -83,30 +83,51 @@ fn assignments<'t>(text: &'t [u8], out: &mut Exposition) -> HashMap<&'t [u8], Ve
         if line.is_empty() || line.starts_with(b"#") {
             continue;
         }
-        match text::split_first(line, b'=') {
+        let assignment = text::split_first(line, b'=').and_then(|(name, value)| {
+            let name = name.strip_prefix(b"export ").unwrap_or(name);
+            Some((text::trim(name), unquote(value)?))
+        });
+        match assignment {
             Some((name, value)) => {
-                values.insert(name, unquote(value));
+                values.insert(name, value);
             }
-            None => out.skip(|| format!("{PATH}: no `=` in {:?}", text::printable(line))),
+            None => out.skip(|| format!("{PATH}: no assignment: {:?}", text::printable(line))),
         }
     }
     values
 }
 
-/// One word of a shell without variables: quotes taken off, escapes undone.
-fn unquote(value: &[u8]) -> Vec<u8> {
+/// A value as a shell without variables has it: quotes taken off, escapes undone, a comment at its end left out. None
+/// for a quote that does not end. Spaces without quotes stay in it, as systemd and others have it.
+fn unquote(value: &[u8]) -> Option<Vec<u8>> {
     let mut word = Vec::with_capacity(value.len());
+    // How much of the word does not end with spaces that stand for nothing when a comment follows.
+    let mut solid = 0;
     let mut quote = None;
-    let mut bytes = value.iter().copied();
+    let mut before = if value.first().is_some_and(u8::is_ascii_whitespace) { b' ' } else { b'=' };
+    let mut bytes = text::trim(value).iter().copied().peekable();
     while let Some(byte) = bytes.next() {
         match (quote, byte) {
+            (None, b'#') if before.is_ascii_whitespace() => {
+                word.truncate(solid);
+                return Some(word);
+            }
             (Some(open), byte) if open == byte => quote = None,
             (None, b'"' | b'\'') => quote = Some(byte),
-            (None | Some(b'"'), b'\\') => word.extend(bytes.next()),
+            (None, b'\\') => word.extend(bytes.next()),
+            // Between double quotes it is itself before anything else.
+            (Some(b'"'), b'\\') => match bytes.next_if(|next| b"$`\"\\".contains(next)) {
+                Some(next) => word.push(next),
+                None => word.push(b'\\'),
+            },
             (_, byte) => word.push(byte),
         }
+        if quote.is_some() || !byte.is_ascii_whitespace() {
+            solid = word.len();
+        }
+        before = byte;
     }
-    word
+    quote.is_none().then_some(word)
 }
 
 /// The `20.04` of `20.04.2`; none when there is no number in front.
@@ -180,6 +201,42 @@ mod tests {
         assert!(text.contains("name=\"a \\\"b\\\" $c 'd'\""), "{text}");
         assert!(text.contains("version=\"e \\\\ \\\"f\\\"\""), "{text}");
         assert!(text.contains(",id=\"g h\""), "{text}");
+    }
+
+    #[test]
+    fn a_comment_begins_with_a_hash_after_a_space() {
+        for (line, value) in [
+            ("ID=foo # set by the image build", "foo"),
+            ("ID=foo\t#x", "foo"),
+            ("ID=\"foo\" # \"x\"", "foo"),
+            ("ID='foo '  # x", "foo "),
+            ("ID=foo#x", "foo#x"),
+            ("ID=#x", "#x"),
+            ("ID= # x", ""),
+            ("ID=\"foo # x\"", "foo # x"),
+            ("ID='foo # x'", "foo # x"),
+            ("ID=foo\\ #x", "foo #x"),
+            ("ID=\"a\"'b'c", "abc"),
+            ("ID=foo bar ", "foo bar"),
+            ("ID = foo", "foo"),
+            ("export ID=foo", "foo"),
+            ("ID=foo\r", "foo"),
+            (r#"ID="a\nb \` \$ \\""#, r"a\nb ` $ \"),
+            (r"ID='a\nb'", r"a\nb"),
+            (r"ID=a\nb", "anb"),
+            // Quotes that do not end.
+            ("ID=\"foo", "-"),
+            ("ID=fo'o", "-"),
+            ("ID=\"foo\\\"", "-"),
+        ] {
+            let text = of(format!("ID=-\n{line}\nNAME=x\n").as_bytes());
+            let mut escaped = String::new();
+            for c in value.chars() {
+                escaped.extend((c == '\\').then_some('\\'));
+                escaped.push(c);
+            }
+            assert!(text.contains(&format!(",id=\"{escaped}\",")), "{line}: {text}");
+        }
     }
 
     #[test]

@@ -227,7 +227,7 @@ mod tests {
              node_power_supply_current_ampere{power_supply=\"BAT0\"} -1.5\n\
              node_power_supply_cyclecount{power_supply=\"BAT0\"} 0\n\
              node_power_supply_energy_watthour{power_supply=\"BAT0\"} 36.58\n\
-             node_power_supply_info{power_supply=\"BAT0\",capacity_level=\"Normal\",model_name=\"LNV-45N1\\\"\u{fffd}\",type=\"Battery\"} 1\n\
+             node_power_supply_info{capacity_level=\"Normal\",model_name=\"LNV-45N1\\\"\u{fffd}\",power_supply=\"BAT0\",type=\"Battery\"} 1\n\
              node_power_supply_power_watt{power_supply=\"BAT0\"} 5.002\n\
              node_power_supply_temp_celsius{power_supply=\"BAT0\"} 30.1\n\
              node_power_supply_time_to_empty_seconds{power_supply=\"BAT0\"} 7200\n"

@@ -298,7 +298,7 @@ mod tests {
         let label = format!("groupname=\"{group}\"");
         let lines = text.lines().filter(|line| line.contains(&label)).map(|line| format!("{line}\n"));
         let text: String = lines.collect();
-        text.replace("namedprocess_namegroup_", "").replace(&label, "").replace("{}", "").replace("{,", "{")
+        text.replace("namedprocess_namegroup_", "").replace(&label, "").replace("{}", "").replace("{,", "{").replace(",}", "}")
     }
 
     fn given(files: Vec<(Vec<u8>, Content)>, own: &Own) -> String {

@@ -1,4 +1,4 @@
-//! SELinux: `sys/fs/selinux/enforce`.
+//! SELinux: `sys/fs/selinux/enforce`, and `sys/fs/selinux/initial_contexts/kernel`.
 //!
 //! <https://docs.kernel.org/admin-guide/LSM/SELinux.html>
 //!
@@ -22,6 +22,8 @@ pub const COLLECTOR: Collector = Collector {
 };
 
 const PATH: &str = "sys/fs/selinux/enforce";
+/// The context of the kernel itself: the bare word `kernel` while no policy is loaded, by which libselinux tells it too.
+const CONTEXT: &str = "sys/fs/selinux/initial_contexts/kernel";
 
 const ENABLED: Family = Family {
     name: "node_selinux_enabled",
@@ -41,6 +43,10 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         Ok(mode) => {
             let mode = text::signed(text::trim(mode));
             let mode = mode.ok_or_else(|| CollectError::malformed(PATH, "no number"))?;
+            if has_no_policy(context) {
+                out.add(&ENABLED, &[], false);
+                return Ok(());
+            }
             out.add(&ENABLED, &[], true);
             out.add(&MODE, &[], mode);
             Ok(())
@@ -52,6 +58,12 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         }
         Err(error) => Err(error),
     }
+}
+
+fn has_no_policy(context: &Context<'_>) -> bool {
+    let context = context.snapshot.text(CONTEXT).unwrap_or_default();
+    // It ends with a NUL.
+    context.strip_suffix(b"\0").unwrap_or(context).trim_ascii() == b"kernel"
 }
 
 fn absent(context: &Context<'_>) -> bool {
@@ -74,6 +86,17 @@ mod tests {
             collect(&COLLECTOR, &[(PATH, b"0\n")], &[]).unwrap(),
             "node_selinux_current_mode 0\nnode_selinux_enabled 1\n"
         );
+    }
+
+    #[test]
+    fn without_a_policy_it_is_not_enabled() {
+        let with = |context: &[u8]| collect(&COLLECTOR, &[(PATH, b"0"), (CONTEXT, context)], &[]).unwrap();
+        for none in [&b"kernel"[..], b"kernel\0", b"kernel\n"] {
+            assert_eq!(with(none), "node_selinux_enabled 0\n");
+        }
+        for loaded in [&b"system_u:system_r:kernel_t:s0\0"[..], b"", b"kernel_t"] {
+            assert_eq!(with(loaded), "node_selinux_current_mode 0\nnode_selinux_enabled 1\n");
+        }
     }
 
     #[test]
@@ -100,6 +123,6 @@ mod tests {
 
     #[test]
     fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+        survives(&COLLECTOR, &[PATH, CONTEXT]);
     }
 }

@@ -302,7 +302,7 @@ mod tests {
     fn every_type_is_given_as_it_was_written() {
         let text = collect(&[(
             "/d/a.prom",
-            "# HELP c_total Things.\n# TYPE c_total counter\nc_total{b=\"x\",a=\"\"} 1e3\n# TYPE g gauge\ng -0.5\nu NaN\n\
+            "# HELP c_total Things.\n# TYPE c_total counter\nc_total{a=\"\",b=\"x\"} 1e3\n# TYPE g gauge\ng -0.5\nu NaN\n\
              # TYPE s summary\ns{quantile=\"0.5\"} 1\ns_sum 2\ns_count 3\n\
              # TYPE h histogram\nh_bucket{le=\"1000000\"} 5\nh_sum 7\nh_count 8\n",
         )]);

@@ -86,8 +86,8 @@ mod tests {
             text.unwrap(),
             "node_cooling_device_cur_state{name=\"0\",type=\"Processor\"} -1\n\
              node_cooling_device_max_state{name=\"0\",type=\"Processor\"} 3\n\
-             node_thermal_zone_temp{zone=\"0\",type=\"cpu-thermal\"} 12.376\n\
-             node_thermal_zone_temp{zone=\"12\",type=\"x86_pkg_temp\"} -2.5\n"
+             node_thermal_zone_temp{type=\"cpu-thermal\",zone=\"0\"} 12.376\n\
+             node_thermal_zone_temp{type=\"x86_pkg_temp\",zone=\"12\"} -2.5\n"
         );
     }
 
@@ -102,7 +102,7 @@ mod tests {
         ]);
         assert_eq!(
             collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
-            "node_thermal_zone_temp{zone=\"2\",type=\"ice\"} 0\n"
+            "node_thermal_zone_temp{type=\"ice\",zone=\"2\"} 0\n"
         );
     }
 
@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(
             text.unwrap(),
             "node_cooling_device_max_state{name=\"1\",type=\"\"} 1\n\
-             node_thermal_zone_temp{zone=\"0\",type=\"a\\\"b\\nc\u{fffd}\"} 1\n"
+             node_thermal_zone_temp{type=\"a\\\"b\\nc\u{fffd}\",zone=\"0\"} 1\n"
         );
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use regex::bytes::Regex;
+use crate::go_regex::GoRegex;
 
 /// The most that is remembered: far more than the kernel's files have, and a bound for whatever else is asked.
 const NAMES: usize = 4096;
@@ -26,10 +26,10 @@ struct Answers {
 /// An expression that is asked for the names of one scrape, in turn.
 #[derive(Debug)]
 pub struct Matcher<'a> {
-    regexp: &'a Regex,
+    regexp: &'a GoRegex,
     /// The same one, once it is asked. What it builds while it searches, 150 KiB for netstat's fields, goes with it:
     /// later scrapes ask only for what is new.
-    asked: Option<Regex>,
+    asked: Option<GoRegex>,
     /// None while another scrape is asking: then nothing is remembered.
     known: Option<MutexGuard<'a, Answers>>,
     /// How many names are behind, and where in the text they end.
@@ -38,7 +38,7 @@ pub struct Matcher<'a> {
 
 impl Remembered {
     /// `regexp`, with what it said before.
-    pub fn matcher<'a>(&'a self, regexp: &'a Regex) -> Matcher<'a> {
+    pub fn matcher<'a>(&'a self, regexp: &'a GoRegex) -> Matcher<'a> {
         Matcher { regexp, asked: None, known: self.0.try_lock().ok(), at: (0, 0) }
     }
 }
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn names_in_the_same_order_are_remembered_and_others_asked_anew() {
-        let (regexp, remembered) = (Regex::new("^a").unwrap(), Remembered::default());
+        let (regexp, remembered) = (GoRegex::new("^a").unwrap(), Remembered::default());
         let ask = |names: &[&str]| {
             let mut matcher = remembered.matcher(&regexp);
             names.iter().map(|name| matcher.is_match(name.as_bytes())).collect::<Vec<_>>()
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_has_a_bound() {
-        let (regexp, remembered) = (Regex::new("9$").unwrap(), Remembered::default());
+        let (regexp, remembered) = (GoRegex::new("9$").unwrap(), Remembered::default());
         for _ in 0..2 {
             let mut matcher = remembered.matcher(&regexp);
             for number in 0..2 * NAMES {
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn two_scrapes_at_once_get_the_same_answers() {
-        let (regexp, remembered) = (Regex::new("^a").unwrap(), Remembered::default());
+        let (regexp, remembered) = (GoRegex::new("^a").unwrap(), Remembered::default());
         let (mut one, mut other) = (remembered.matcher(&regexp), remembered.matcher(&regexp));
         assert_eq!((one.is_match(b"a"), other.is_match(b"b"), one.is_match(b"b")), (true, false, false));
     }
@@ -119,7 +119,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_answers_are_the_expressions(scrapes in proptest::collection::vec(proptest::collection::vec("[ab]{0,3}", 0..8), 0..8)) {
-            let (regexp, remembered) = (Regex::new("^a.*b$").unwrap(), Remembered::default());
+            let (regexp, remembered) = (GoRegex::new("^a.*b$").unwrap(), Remembered::default());
             for names in scrapes {
                 let mut matcher = remembered.matcher(&regexp);
                 for name in names {

@@ -319,11 +319,11 @@ mod tests {
             "keyhole_queries{outcome=\"absent\"} 1",
             "keyhole_queries{outcome=\"ok\"} 2",
             "keyhole_queries{outcome=\"stuck\"} 1",
-            "keyhole_query_outcome{query=\"hwmon\",outcome=\"timed_out\"} 1",
-            "keyhole_query_outcome{query=\"net_dev\",outcome=\"container_view\"} 1",
-            "keyhole_query_outcome{query=\"processes\",outcome=\"truncated\"} 1",
-            "keyhole_query_outcome{query=\"slabinfo\",outcome=\"denied\"} 1",
-            "keyhole_query_outcome{query=\"thermal\",outcome=\"stuck\"} 1",
+            "keyhole_query_outcome{outcome=\"timed_out\",query=\"hwmon\"} 1",
+            "keyhole_query_outcome{outcome=\"container_view\",query=\"net_dev\"} 1",
+            "keyhole_query_outcome{outcome=\"truncated\",query=\"processes\"} 1",
+            "keyhole_query_outcome{outcome=\"denied\",query=\"slabinfo\"} 1",
+            "keyhole_query_outcome{outcome=\"stuck\",query=\"thermal\"} 1",
             "keyhole_read_bytes 96",
             "keyhole_read_duration_seconds 0.012",
         ] {
@@ -343,8 +343,8 @@ mod tests {
     fn in_detail_each_query_has_its_outcome_time_and_bytes() {
         let lines = told(&[(Query::Stat, Outcome::Ok), (Query::Nfs, Outcome::Absent)], true);
         for line in [
-            "keyhole_query_outcome{query=\"stat\",outcome=\"ok\"} 1",
-            "keyhole_query_outcome{query=\"nfs\",outcome=\"absent\"} 1",
+            "keyhole_query_outcome{outcome=\"ok\",query=\"stat\"} 1",
+            "keyhole_query_outcome{outcome=\"absent\",query=\"nfs\"} 1",
             "keyhole_query_duration_seconds{query=\"stat\"} 0.0015",
             "keyhole_query_bytes{query=\"nfs\"} 12",
             "keyhole_queries{outcome=\"ok\"} 1",
@@ -425,9 +425,9 @@ mod tests {
         let text = out.to_text();
         for line in [
             "keyhole_broker_up 1",
-            "keyhole_broker_info{version=\"1.2\",access_level=\"host\",proc_view=\"host\",sys_view=\"unspecified\",uid=\"64646\"} 1",
-            "keyhole_broker_sandbox_layer{process=\"broker\",layer=\"landlock\"} 0",
-            "keyhole_broker_sandbox_layer{process=\"reader-procfs\",layer=\"seccomp\"} 1",
+            "keyhole_broker_info{access_level=\"host\",proc_view=\"host\",sys_view=\"unspecified\",uid=\"64646\",version=\"1.2\"} 1",
+            "keyhole_broker_sandbox_layer{layer=\"landlock\",process=\"broker\"} 0",
+            "keyhole_broker_sandbox_layer{layer=\"seccomp\",process=\"reader-procfs\"} 1",
             "keyhole_broker_connections_total 2",
             "keyhole_broker_refused_peers_total 3",
             "keyhole_broker_late_handshakes_total 4",

@@ -114,7 +114,7 @@ pub enum Query {
     Numa = 68,
     /// Merging of equal pages: sys/kernel/mm/ksm.
     Ksm = 69,
-    /// Whether SELinux enforces: sys/fs/selinux/enforce, which is mounted in the host's /sys alone.
+    /// Whether SELinux enforces, and has a policy: sys/fs/selinux, which is mounted in the host's /sys alone.
     Selinux = 70,
     /// Watchdogs: sys/class/watchdog.
     Watchdog = 71,

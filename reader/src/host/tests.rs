@@ -828,7 +828,7 @@ fn assert_numbers_of(dir: &Path, mut ask: impl FnMut() -> v1::FileSystem) {
         v1::FileSystem {
             name: None,
             errno: 0,
-            block_size: numbers.f_bsize,
+            block_size: numbers.f_frsize,
             blocks: numbers.f_blocks,
             blocks_free: numbers.f_bfree,
             blocks_available: numbers.f_bavail,

@@ -71,7 +71,8 @@ fn file_system(numbers: Result<[u64; 5], Errno>, read_only: bool) -> (Result<Sta
     // The kernel's, since nothing else makes one.
     let mut statfs = rustix::fs::statfs("/").unwrap();
     (statfs.f_blocks, statfs.f_bfree, statfs.f_bavail) = (blocks, blocks_free, blocks_available);
-    (statfs.f_files, statfs.f_ffree, statfs.f_bsize) = (files, files_free, 4096);
+    (statfs.f_files, statfs.f_ffree) = (files, files_free);
+    (statfs.f_bsize, statfs.f_frsize) = (1 << 20, 4096);
     // With flags that are not asked for.
     statfs.f_flags = 0x1c | i64::from(read_only) as rustix::fs::FsWord;
     let block_size = 4096;

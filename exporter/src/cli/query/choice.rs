@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use keyhole_proto::v1::Query;
-use regex::bytes::Regex;
 
 use super::super::Failure;
 use super::super::flags::NOT_OFFERED;
 use crate::collector::{self, COLLECTORS, Collector};
+use crate::go_regex::GoRegex;
 use crate::options::{Options, nearest};
 use crate::scrape;
 
@@ -23,7 +23,7 @@ pub(in super::super) struct Choice {
     /// They were named, so that whoever asks wants to hear when one has nothing.
     pub(super) named: bool,
     pub(super) format: Format,
-    pub(super) filter: Option<Regex>,
+    pub(super) filter: Option<GoRegex>,
     pub(super) headers: bool,
     pub(super) interval: Option<Duration>,
     /// How many times; none for no end.

@@ -7,11 +7,11 @@
 
 use std::collections::HashSet;
 
-use regex::bytes::Regex;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{CONFIG, NAME};
+use crate::go_regex::GoRegex;
 use crate::options::Options;
 use crate::text::{self, ProcessStat};
 
@@ -39,7 +39,7 @@ enum Part {
 
 #[derive(Debug)]
 enum Matcher {
-    Regexp(Regex),
+    Regexp(GoRegex),
     Comms(HashSet<Vec<u8>>),
 }
 
@@ -87,7 +87,7 @@ impl Rule {
     /// `NAME=REGEXP`.
     fn of_flag(text: &str) -> Result<Self, String> {
         let (name, regexp) = text.split_once('=').ok_or("no = after the group's name")?;
-        let regexp = Regex::new(regexp).map_err(|_| format!("{regexp:?} is not a regular expression"))?;
+        let regexp = GoRegex::new(regexp).map_err(|error| error.to_string())?;
         Ok(Self { name: template(name)?, matcher: Matcher::Regexp(regexp) })
     }
 
