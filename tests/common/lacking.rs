@@ -129,10 +129,8 @@ fn filter(lacks: &[Lack]) -> Vec<libc::sock_filter> {
     for Lack { numbers: (first, last), when, errno } in lacks {
         // Each condition as what is loaded, and what must hold for it: the jump's condition, its constant, and whether
         // the jump is taken when it holds.
-        let mut conditions = vec![
-            (NUMBER, libc::BPF_JGE, *first as u32, true),
-            (NUMBER, libc::BPF_JGT, *last as u32, false),
-        ];
+        let mut conditions =
+            vec![(NUMBER, libc::BPF_JGE, *first as u32, true), (NUMBER, libc::BPF_JGT, *last as u32, false)];
         for condition in *when {
             match *condition {
                 Is(index, value) => conditions.push((argument(index), libc::BPF_JEQ, value, true)),
