@@ -30,7 +30,8 @@ KNOWN = [
     r"node_nfsd?_requests_total\{.*proto=\"2\"",
     r"node_btrfs_device_",
     r"node_cpu_online\{",
-    r"node_memory_(FileHugePages|FilePmdMapped|Hugetlb|KReclaimable|SecPageTables)_bytes$",
+    r"node_memory_(Balloon|FileHugePages|FilePmdMapped|GPU(Active|Reclaim)|Hugetlb|KReclaimable|SecPageTables|Unaccepted)_bytes$",
+    r"node_ksmd_general_profit_bytes", r"node_infiniband_lifespan_seconds", r"node_network_route_info",
     r"node_scrape_collector_success\{collector=\"(cgroup|mountstats|rapl|slabinfo|watchdog)\"",
     r"node_tcp_connection_states\{state=\"[rt]x_queued_bytes\"",
     r"node_mountstats_", r"node_slabinfo_", r"node_rapl_", r"node_dmi_info\{",
@@ -208,7 +209,7 @@ def capture(name, keyhole):
     flags = " ".join(f"--collector.{collector}" for collector in COLLECTORS)
     keyhole.command(f"{flags} capture /tmp/{name}/tree")
     sh(f"tar -C /tmp/{name} -czf /out/{name}.tar.gz tree", 120)
-    replayed = keyhole.command(f"{flags} replay /tmp/{name}/tree 2>/out/logs/{name}.log")
+    replayed = keyhole.command(f"{flags} replay /tmp/{name}/tree 2>/tmp/{name}/log")
     (OUT / f"{name}.prom").write_text(replayed or "")
 
 
