@@ -18,7 +18,6 @@ The machine has four CPUs on two NUMA nodes, and disks, network interfaces, a wa
 kinds. guest.py is its init; what it finds comes back as results/KERNEL/ with results.json in it.
 """
 import argparse
-import datetime
 import json
 import lzma
 import os
@@ -268,7 +267,8 @@ def main():
     if arguments.node_exporter:
         packages = Packages(arguments.work, arguments.mirror or fail("which mirror? --mirror"))
         for name in arguments.kernel or KERNELS:
-            print(json.dumps(boot(arguments, packages, name).get("summary"), indent=1))
+            steps = boot(arguments, packages, name)["steps"]
+            print(f"{name}: steps {', '.join(steps)}; see {arguments.work / 'results' / name}", flush=True)
     if arguments.table:
         import table
         arguments.table.write_text(table.render(arguments.work / "results", list(KERNELS)))
