@@ -28,7 +28,8 @@ IGNORED = re.compile(r"go_|process_|promhttp_|keyhole_|node_exporter_build_info|
 KNOWN = [
     r"node_pcidevice_(sriov_|current_link_|max_link_|d3cold_)",
     r"node_nfsd?_requests_total\{.*proto=\"2\"",
-    r"node_btrfs_device_",
+    r"node_nfsd_requests_total\{method=\"WdelegGetattr\"",
+    r"node_btrfs_(device_|commit|last_commit|max_commit)",
     r"node_cpu_online\{",
     r"node_memory_(Balloon|FileHugePages|FilePmdMapped|GPU(Active|Reclaim)|Hugetlb|KReclaimable|SecPageTables|Unaccepted)_bytes$",
     r"node_ksmd_general_profit_bytes", r"node_infiniband_lifespan_seconds", r"node_network_route_info",

@@ -99,7 +99,8 @@ def render(results, kernels):
     text += "\n## What appears after the start\n\n" + fill("""The broker runs with `--reopen-interval=5`. Then modules are loaded and devices
         made, one after the other: conntrack, synproxy, IPVS, the NFS client and server, interfaces of seven kinds, btrfs, XFS, device
         mapper, multipath, RAID 1 and 5, zram, a SCSI disk and a tape, a watchdog, hwmon, InfiniBand. Each has brought new series to
-        node_exporter, and all of them to Keyhole, within the time in the third column. The routes that are missing are listed in
+        node_exporter, and all of them to Keyhole, within the time in the third column (two machines ran
+        at once on two loaded CPUs: of some the time is that of the scrapes). The routes that are missing are listed in
         docs/compatibility.md: the files of the kernel do not tell their source and protocol.""")
     text += table(["kernel", "seen", "slowest", "samples", "differences at the end"], seen)
     text += "\n" + "".join(textwrap.fill(remark, 100, subsequent_indent="  ") + "\n" for remark in remarks)
