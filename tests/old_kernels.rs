@@ -4,9 +4,11 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use common::lacking::{AUXV, LINUX_5_10, Lack, PASS_RIGHTS, lacking};
+use common::lacking::{AUXV, Argument, LINUX_5_10, Lack, PASS_RIGHTS, lacking};
 use common::{BROKER, EXPORTER, Home, finish, flag, root_for, this_host};
 
 /// A program's command line, as one of the uids, on a kernel that lacks all of `lacks`.
@@ -18,26 +20,64 @@ fn command(home: &Home, program: &str, uid: u32, lacks: &[Lack]) -> Command {
 fn every_program_answers(lacks: &[Lack]) -> BTreeMap<String, f64> {
     let home = Home::new();
     let broker = command(&home, "keyhole-broker", BROKER, lacks);
-    let mut broker = home.start_broker_of(broker, &this_host());
+    // All of the host that can be asked for: every class has a reader then.
+    let mut flags = this_host();
+    flags.extend(
+        [
+            "--allow-processes",
+            "--path.rootfs=/",
+            "--path.udev.data=/run",
+            "--path.os-release=/etc/os-release",
+        ]
+        .map(Into::into),
+    );
+    let mut broker = home.start_broker_of(broker, &flags);
 
     let mut probe = command(&home, "keyhole-broker", BROKER, lacks);
     probe.arg("probe").arg(flag("--socket.path=", home.socket()));
-    let output = finish(probe);
-    assert!(output.status.success(), "probe: {output:?}");
+    assert_succeeds(probe);
+    let mut policy = command(&home, "keyhole-broker", BROKER, lacks);
+    policy.arg("policy");
+    assert_succeeds(policy);
 
     let exporter = command(&home, "keyhole-exporter", EXPORTER, lacks);
-    let mut exporter = home.start_exporter_of::<&str>(exporter, &[]);
+    let mut exporter = home
+        .start_exporter_of(exporter, &["--scrape.detail", "--collector.processes", "--collector.textfile"]);
     let scrape = exporter.scrape();
-    // Those that multiply by the page size and divide by the clock's ticks.
-    for family in
-        ["node_sockstat_TCP_mem_bytes", "process_resident_memory_bytes", "process_cpu_seconds_total"]
-    {
+    // Those that multiply by the page size and divide by the clock's ticks, and one of each class of readers.
+    for family in [
+        "node_sockstat_TCP_mem_bytes",
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "node_load1",
+        "node_network_up",
+        "node_filesystem_size_bytes",
+        "node_os_info",
+        "node_processes_pids",
+    ] {
         assert!(scrape.has(family), "{family}");
     }
-    let mut query = command(&home, "keyhole-exporter", EXPORTER, lacks);
-    query.arg("query").arg("loadavg").arg(flag("--broker.socket=", home.socket()));
-    let output = finish(query);
-    assert!(output.status.success(), "query: {output:?}");
+    assert_eq!(exporter.get("/").status, 200);
+    for arguments in [&["query", "loadavg"][..], &["query", "--output=raw", "loadavg"], &["describe"]] {
+        let mut query = command(&home, "keyhole-exporter", EXPORTER, lacks);
+        query.args(arguments).arg(flag("--broker.socket=", home.socket()));
+        assert_succeeds(query);
+    }
+    // What the exporter's uid may write to.
+    let saved = home.path().join("saved");
+    fs::create_dir(&saved).unwrap();
+    fs::set_permissions(&saved, fs::Permissions::from_mode(0o777)).unwrap();
+    let tree = saved.join("tree");
+    let mut capture = command(&home, "keyhole-exporter", EXPORTER, lacks);
+    capture.arg("capture").arg(&tree).arg(flag("--broker.socket=", home.socket()));
+    let output = finish(capture);
+    assert!(matches!(output.status.code(), Some(0 | 3)), "capture: {output:?}");
+    let mut replay = command(&home, "keyhole-exporter", EXPORTER, lacks);
+    replay.arg("replay").arg(&tree);
+    assert!(String::from_utf8_lossy(&assert_succeeds(replay)).contains("node_load1 "));
+    let mut completions = command(&home, "keyhole-exporter", EXPORTER, lacks);
+    completions.args(["completions", "bash"]);
+    assert_succeeds(completions);
 
     assert!(exporter.process.terminate().success(), "{}", exporter.process.log());
     assert!(broker.terminate().success(), "{}", broker.log());
@@ -47,6 +87,14 @@ fn every_program_answers(lacks: &[Lack]) -> BTreeMap<String, f64> {
     let of_exporter =
         layers("keyhole_exporter_sandbox_layer").map(|layer| ("exporter".to_owned(), layer.value));
     of_broker.chain(of_exporter).collect()
+}
+
+/// What the command prints.
+fn assert_succeeds(command: Command) -> Vec<u8> {
+    let shown = format!("{command:?}");
+    let output = finish(command);
+    assert!(output.status.success(), "{shown}: {output:?}");
+    output.stdout
 }
 
 /// As root both uids are others than the user's, and neither may open `/proc/self/auxv` once it is not dumpable.
@@ -72,8 +120,10 @@ fn every_program_starts_and_answers_where_descriptors_cannot_be_refused() {
 fn every_program_starts_on_what_linux_5_10_has_and_reports_landlock_as_missing() {
     if can_run() {
         let landlock = every_program_answers(LINUX_5_10);
-        for process in ["broker", "reader-procfs", "exporter"] {
-            assert_eq!(landlock.get(process), Some(&0.0), "{landlock:?}");
+        let readers = ["procfs", "sysfs", "devices", "files", "processes", "mounts"];
+        let processes = ["broker", "zygote", "exporter"].map(str::to_owned);
+        for process in processes.into_iter().chain(readers.map(|class| format!("reader-{class}"))) {
+            assert_eq!(landlock.get(&process), Some(&0.0), "{process}: {landlock:?}");
         }
         assert!(landlock.values().all(|in_force| *in_force == 0.0), "{landlock:?}");
     }
@@ -81,8 +131,14 @@ fn every_program_starts_on_what_linux_5_10_has_and_reports_landlock_as_missing()
 
 #[test]
 fn a_call_that_is_lacking_fails_and_the_same_call_with_another_argument_does_not() {
-    const KILL_0: Lack =
-        Lack { numbers: (libc::SYS_kill, libc::SYS_kill), when: &[(1, 0)], errno: libc::EDOM };
+    const fn kill(when: &'static [Argument]) -> Lack {
+        Lack { numbers: (libc::SYS_kill, libc::SYS_kill), when, errno: libc::EDOM }
+    }
+    const KILL_0: Lack = kill(&[Argument::Is(1, 0)]);
+    const KILL_0_OR_1: Lack = kill(&[Argument::Within(1, 0, 1)]);
+    // SIGCONT is 18, 0b1_0010; SIGURG is 23, 0b1_0111.
+    const KILL_WITH_BITS: Lack = kill(&[Argument::HasAny(1, 0b101)]);
+    const KILL_WITH_ALL_BITS: Lack = kill(&[Argument::HasAll(1, 0b101)]);
     let succeeds = |script: &str, lacks: &[Lack]| {
         let mut shell = Command::new("sh");
         shell.args(["-c", script]);
@@ -92,4 +148,37 @@ fn a_call_that_is_lacking_fails_and_the_same_call_with_another_argument_does_not
     assert!(!succeeds("kill -0 $$", &[KILL_0]));
     assert!(succeeds("kill -CONT $$", &[KILL_0]));
     assert!(!succeeds("kill -0 $$", &[AUXV, KILL_0]), "the second of two");
+    assert!(!succeeds("kill -0 $$", &[KILL_0_OR_1]));
+    assert!(succeeds("kill -CONT $$", &[KILL_0_OR_1]));
+    assert!(succeeds("kill -CONT $$", &[KILL_WITH_BITS]));
+    assert!(!succeeds("kill -URG $$", &[KILL_WITH_BITS]));
+    assert!(succeeds("kill -17 $$", &[KILL_WITH_ALL_BITS]), "one of the bits");
+    assert!(!succeeds("kill -URG $$", &[KILL_WITH_ALL_BITS]));
+}
+
+#[test]
+fn a_program_that_needs_what_linux_5_10_lacks_does_not_pass() {
+    // Python makes each call, and says which errno it got.
+    let errno_of = |call: &str| {
+        let script = format!(
+            "import ctypes,socket; c = ctypes.CDLL(None, use_errno=True); c.syscall.restype = ctypes.c_long\n\
+             try: r = {call}; e = ctypes.get_errno() if r == -1 else 0\n\
+             except OSError as error: e = error.errno\n\
+             raise SystemExit(e)"
+        );
+        let mut python = Command::new("python3");
+        python.args(["-c", &script]);
+        finish(lacking(python, LINUX_5_10)).status.code()
+    };
+    assert_eq!(errno_of("c.getppid() * 0"), Some(0), "what 5.10 has");
+    for (what, call, errno) in [
+        ("landlock_create_ruleset", "c.syscall(444, None, 0, 1)", libc::ENOSYS),
+        ("epoll_pwait2", "c.syscall(441, 0, 0, 0, 0, 0, 0)", libc::ENOSYS),
+        ("PR_GET_AUXV", "c.prctl(0x41555856, 0, 0, 0, 0)", libc::EINVAL),
+        ("SO_PEERPIDFD", "socket.socket(socket.AF_UNIX).getsockopt(1, 77, 4)", libc::ENOPROTOOPT),
+        ("SO_PASSRIGHTS", "socket.socket(socket.AF_UNIX).setsockopt(1, 83, 0)", libc::ENOPROTOOPT),
+        ("CLOSE_RANGE_CLOEXEC", "c.syscall(436, 1000, 1001, 4)", libc::EINVAL),
+    ] {
+        assert_eq!(errno_of(call), Some(errno), "{what}");
+    }
 }
