@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::forked::{Call, End, REFUSED, alone, forked, sealed, survived};
-use crate::lacking::{LINUX_5_10, Lack, lacking};
+use crate::lacking::{Argument, LINUX_5_10, Lack, lacking};
 use keyhole_broker::probe::PROBE_SYSCALLS;
 use keyhole_os::seccomp::{self, Rule};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -176,7 +176,7 @@ fn a_kernel_that_lacks_something_is_probed_and_a_seal_that_is_refused_is_an_erro
     let lack = |number, when, errno| Lack { numbers: (number, number), when, errno };
     let without_seccomp = [
         lack(libc::SYS_seccomp, &[], libc::ENOSYS),
-        lack(libc::SYS_prctl, &[(0, PR_GET_SECCOMP)], libc::EINVAL),
+        lack(libc::SYS_prctl, &[Argument::Is(0, PR_GET_SECCOMP)], libc::EINVAL),
     ];
     let refused = [lack(libc::SYS_seccomp, &[], libc::EPERM)];
     let probe_on = |lacks: &[Lack]| {
