@@ -230,7 +230,7 @@ fn examples(row: &Row) -> Vec<(String, Kind)> {
     let of = |source: &keyhole_policy::Source| {
         let path = format!("{}/{}", source.root.name(), source.pattern);
         let kind = source.kind;
-        alternatives(&path).into_iter().map(move |path| (path.replace('*', "a").replace('#', "0"), kind))
+        alternatives(&path).into_iter().map(move |path| (path.replace('*', "a").replace(['#', '%'], "0"), kind))
     };
     row.sources.iter().flat_map(of).collect()
 }
