@@ -2,6 +2,7 @@
 //!
 //! The channel connects when it is first used and again after a broker's restart, by itself.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::io;
 use std::pin::Pin;
@@ -25,8 +26,13 @@ use crate::snapshot::{Report, Snapshot};
 /// Where the broker listens unless `--broker.socket` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/keyhole/broker.sock";
 
-/// The most that one answer may hold.
+/// The most that is kept of one answer: half of the memory that the manifests give an exporter. What does not fit is left
+/// out item by item, and counted.
 const ANSWER_BYTES: usize = 64 << 20;
+/// How much of it each query has for itself, so that small ones are answered whatever a large one takes.
+const SHARE_BYTES: usize = 64 << 10;
+/// The most that is taken of an answer before it is no answer.
+const RECEIVED_BYTES: usize = 2 * ANSWER_BYTES;
 /// What a file takes in memory besides its bytes, so that empty files are limited too.
 const FILE_COST: usize = 128;
 /// The most that one message may hold; the broker cuts its answers below 1 MiB.
@@ -102,7 +108,7 @@ pub enum BrokerError {
     #[error("the broker did not answer in time")]
     Deadline,
     /// More than an answer may hold.
-    #[error("the broker's answer is larger than {} MiB", ANSWER_BYTES >> 20)]
+    #[error("the broker's answer is larger than {} MiB", RECEIVED_BYTES >> 20)]
     TooLarge,
 }
 
@@ -250,34 +256,50 @@ impl From<Status> for Failure {
 struct Answer<'q> {
     queries: &'q [Query],
     snapshot: Snapshot,
+    /// What is left for those that have used up their share.
     room: usize,
+    /// What each query has left of its share; none of one of which no more is taken.
+    shares: HashMap<Query, Option<usize>>,
+    received: usize,
     any_ended: bool,
 }
 
 impl<'q> Answer<'q> {
     fn new(queries: &'q [Query]) -> Self {
-        Self { queries, snapshot: Snapshot::default(), room: ANSWER_BYTES, any_ended: false }
+        let shares: HashMap<_, _> = queries.iter().map(|query| (*query, Some(SHARE_BYTES))).collect();
+        let room = ANSWER_BYTES.saturating_sub(shares.len() * SHARE_BYTES);
+        Self { queries, snapshot: Snapshot::default(), room, shares, received: 0, any_ended: false }
     }
 
     fn take(&mut self, chunk: v1::ReadResponse) -> Result<(), Failure> {
-        if !self.queries.contains(&chunk.query()) {
-            return Ok(());
+        let (received, cost) = (chunk.encoded_len(), cost(&chunk));
+        self.received += received;
+        if self.received > RECEIVED_BYTES {
+            return Err(Failure::TooLarge);
         }
-        self.room = self.room.checked_sub(cost(&chunk)).ok_or(Failure::TooLarge)?;
+        let Some(share) = self.shares.get_mut(&chunk.query()) else { return Ok(()) };
         self.any_ended |= chunk.end.is_some();
-        self.snapshot.absorb(chunk);
+        let room = share.and_then(|left| self.room.checked_sub(cost.saturating_sub(left)));
+        *share = share.filter(|_| room.is_some()).map(|left| left.saturating_sub(cost));
+        match room {
+            Some(room) => {
+                self.room = room;
+                self.snapshot.absorb(chunk);
+            }
+            None => self.snapshot.leave_out(chunk),
+        }
         Ok(())
     }
 
     /// The snapshot, with `unfinished` for the queries that never ended.
     fn finish(mut self, unfinished: Outcome) -> Snapshot {
         for &query in self.queries {
-            let (elapsed_ns, bytes) = match self.snapshot.report(query) {
+            let report = match self.snapshot.report(query) {
                 Some(report) if report.outcome != Outcome::Unspecified => continue,
-                Some(report) => (report.elapsed_ns, report.bytes),
-                None => (0, 0),
+                Some(report) => Report { outcome: unfinished, ..*report },
+                None => Report { outcome: unfinished, elapsed_ns: 0, bytes: 0, left_out: 0 },
             };
-            self.snapshot.set_report(query, Report { outcome: unfinished, elapsed_ns, bytes });
+            self.snapshot.set_report(query, report);
         }
         self.snapshot.seal();
         self.snapshot
@@ -318,7 +340,7 @@ mod tests {
             content: Some(v1::file::Content::Raw(vec![0; bytes])),
             truncated: false,
         };
-        let end = end.then(|| v1::QueryEnd { outcome: Outcome::Ok.into(), elapsed_ns: 7 });
+        let end = end.then(|| v1::QueryEnd { outcome: Outcome::Ok.into(), elapsed_ns: 7, left_out: 0 });
         v1::ReadResponse { query: query.into(), files: vec![file], file_systems: Vec::new(), end }
     }
 

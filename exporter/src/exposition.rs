@@ -128,6 +128,8 @@ pub struct Exposition {
     counters: Counters,
     /// The most series that the current collector may add.
     limit: usize,
+    /// Where the samples and the text of the current item begin, and the series before it.
+    item: Option<(usize, usize, usize)>,
 }
 
 #[derive(Debug)]
@@ -220,12 +222,12 @@ impl Exposition {
     /// Starts a collector that may add at most `limit` series.
     pub fn begin(&mut self, limit: usize) {
         self.counters = Counters::default();
-        self.limit = limit;
+        (self.limit, self.item) = (limit, None);
     }
 
     /// Ends the collector that was begun, and tells what it did.
     pub fn end(&mut self) -> Counters {
-        self.limit = usize::MAX;
+        (self.limit, self.item) = (usize::MAX, None);
         std::mem::take(&mut self.counters)
     }
 
@@ -235,6 +237,11 @@ impl Exposition {
         if self.counters.first_skipped.is_none() {
             self.counters.first_skipped = Some(what());
         }
+    }
+
+    /// The same of a series whose labels stand in several files, of which one could not be read now.
+    pub fn skip_half_read(&mut self, dir: &[u8]) {
+        self.skip(|| format!("{}: not all of its files could be read", dir.escape_ascii()));
     }
 
     /// Whether a family can have such a value: a counter below zero is skipped.
@@ -291,6 +298,22 @@ impl Exposition {
         self.add_to(at, suffix, labels, value);
     }
 
+    /// Begins an item, such as a device, of which a limit is to leave all series or none.
+    pub fn item(&mut self) {
+        if self.counters.over_limit == 0 {
+            self.item = Some((self.samples.len(), self.text.len(), self.counters.series));
+        }
+    }
+
+    /// Takes back what was added of the item that the limit cut; nothing that follows fits either.
+    fn drop_item(&mut self) {
+        let Some((samples, text, series)) = self.item.take() else { return };
+        self.samples.truncate(samples);
+        self.text.truncate(text);
+        self.counters.over_limit += self.counters.series - series;
+        (self.counters.series, self.limit) = (series, series);
+    }
+
     /// Adds a sample to a family by its number; none for a name that stands for another type.
     fn add_to<'l>(
         &mut self,
@@ -301,7 +324,7 @@ impl Exposition {
     ) {
         if self.counters.series >= self.limit {
             self.counters.over_limit += 1;
-            return;
+            return self.drop_item();
         }
         let Some(family) = family else {
             self.counters.conflicts += 1;

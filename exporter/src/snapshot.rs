@@ -11,6 +11,11 @@ use crate::text;
 
 /// ECANCELED: the query ended while this file was perhaps still being read.
 const NOT_FINISHED: u32 = 125;
+/// EFBIG: a limit cut the file within its only line.
+const TOO_LONG: u32 = 27;
+/// What keeps a file from being read that has an answer at other times: ENOMEM, ENFILE, EMFILE, EFBIG, EINPROGRESS
+/// (another reader hangs in it), ECANCELED.
+const NOT_READ: &[u32] = &[12, 23, 24, TOO_LONG, 115, NOT_FINISHED];
 /// The longest reason of a query that is kept.
 const REASON_CHARS: usize = 200;
 
@@ -23,6 +28,8 @@ pub struct Snapshot {
     arrived: BTreeMap<i32, Vec<(Vec<u8>, Content)>>,
     file_systems: Vec<(Query, FileSystem)>,
     reports: BTreeMap<i32, Report>,
+    /// Of queries for which there was no room, the item that was left out last.
+    left_out: BTreeMap<i32, Vec<u8>>,
     /// Why queries could not be answered, for a person.
     reasons: BTreeMap<i32, String>,
     dropped_files: u64,
@@ -83,12 +90,15 @@ pub struct Report {
     pub elapsed_ns: u64,
     /// Bytes of file content it gave.
     pub bytes: u64,
+    /// Items that a limit left out: devices, and ends of files, of which each counts as one.
+    pub left_out: u64,
 }
 
 impl Snapshot {
     /// Builds a snapshot of files that were found elsewhere than in a broker's answer.
     pub fn of_files(files: Vec<(Vec<u8>, Content)>) -> Self {
         let mut snapshot = Self { files, ..Self::default() };
+        cut_to_lines(&mut snapshot.files);
         snapshot.seal();
         snapshot
     }
@@ -102,6 +112,7 @@ impl Snapshot {
             outcome: Outcome::Unspecified,
             elapsed_ns: 0,
             bytes: 0,
+            left_out: 0,
         });
         let files = self.arrived.entry(query as i32).or_default();
         for (path, content) in chunk.files.into_iter().filter_map(file_of) {
@@ -127,23 +138,61 @@ impl Snapshot {
         if let Some(end) = chunk.end {
             report.outcome = end.outcome();
             report.elapsed_ns = end.elapsed_ns;
+            report.left_out += end.left_out;
+        }
+    }
+
+    /// Takes from one chunk how its query ended, and leaves out what it holds: there is no room for it.
+    pub fn leave_out(&mut self, mut chunk: v1::ReadResponse) {
+        let number = chunk.query;
+        let arrived = self.arrived.entry(number).or_default();
+        let mut last = self.left_out.remove(&number);
+        let mut left_out = 0;
+        for (path, _) in std::mem::take(&mut chunk.files).into_iter().filter_map(file_of) {
+            match (&last, arrived.last_mut()) {
+                // The rest of a file of which there is a part.
+                (None, Some((begun, Content::Bytes { truncated, .. }))) if *begun == path => *truncated = true,
+                _ => {
+                    let whole = item(number, &path).unwrap_or(&path).to_vec();
+                    let arrived = arrived.last().filter(|_| last.is_none()).and_then(|(path, _)| item(number, path));
+                    // What there is of the last item that arrived is dropped, be it all.
+                    left_out += u64::from(arrived.is_some_and(|arrived| arrived != whole));
+                    left_out += u64::from(last.as_ref() != Some(&whole));
+                    last = Some(whole);
+                }
+            }
+        }
+        left_out += chunk.file_systems.drain(..).count() as u64;
+        self.left_out.extend(last.map(|item| (number, item)));
+        self.absorb(chunk);
+        if let Some(report) = self.reports.get_mut(&number) {
+            report.left_out += left_out;
+            if report.outcome == Outcome::Ok {
+                report.outcome = Outcome::Truncated;
+            }
         }
     }
 
     /// Sorts the files; of several with one path the first of the first query stays, in whatever order they arrived.
     pub fn seal(&mut self) {
         for (query, mut files) in std::mem::take(&mut self.arrived) {
-            if let Some(report) = self.reports.get_mut(&query)
-                && report.is_cut_short()
-                && let Some((_, last @ Content::Bytes { truncated: false, .. })) = files.last_mut()
-            {
-                // Nothing says whether its end is there.
-                report.bytes -= last.size();
-                *last = Content::Errno(NOT_FINISHED);
-                self.dropped_files += 1;
+            if let Some(report) = self.reports.get_mut(&query) {
+                if report.is_cut_short()
+                    && let Some((_, last @ Content::Bytes { truncated: false, .. })) = files.last_mut()
+                {
+                    // Nothing says whether its end is there.
+                    report.bytes -= last.size();
+                    *last = Content::Errno(NOT_FINISHED);
+                    self.dropped_files += 1;
+                }
+                if report.is_cut_short() || report.left_out > 0 {
+                    report.bytes -= drop_last_item(query, &mut files);
+                }
+                report.left_out += cut_to_lines(&mut files);
             }
             self.files.append(&mut files);
         }
+        self.explain_limits();
         self.files.sort_by(|a, b| a.0.cmp(&b.0));
         self.files.dedup_by(|later, first| later.0 == first.0);
         self.file_systems.sort_by_key(|(query, _)| *query);
@@ -252,6 +301,18 @@ impl Snapshot {
         self.reasons.insert(query as i32, reason.collect());
     }
 
+    /// Says of queries that a limit cut how much it left out.
+    pub fn explain_limits(&mut self) {
+        for (query, report) in &self.reports {
+            let reason = match report.left_out {
+                _ if report.outcome != Outcome::Truncated => continue,
+                0 => "more names in a directory, or more files to keep open, than a limit allows".to_owned(),
+                items => format!("a limit left out {items} of its items or ends of files"),
+            };
+            self.reasons.entry(*query).or_insert(reason);
+        }
+    }
+
     /// Why a query could not be answered, where the broker has said so.
     pub fn reason(&self, query: Query) -> Option<&str> {
         self.reasons.get(&(query as i32)).map(String::as_str)
@@ -327,6 +388,18 @@ impl<'a> Dir<'a> {
         text::signed(self.value(name)?)
     }
 
+    /// The values of files in it that are labels of one series, empty where the host has none. None when one that it has
+    /// could not be read now: the series would be another.
+    pub fn labels<const N: usize>(&self, names: [&str; N]) -> Option<[&'a [u8]; N]> {
+        (!self.is_half_read(names)).then(|| names.map(|name| self.value(name).unwrap_or_default()))
+    }
+
+    /// Whether the host has one of these files and it could not be read now.
+    pub fn is_half_read(&self, names: impl IntoIterator<Item = impl AsRef<[u8]>>) -> bool {
+        let not_read = |content| matches!(content, &Content::Errno(errno) if NOT_READ.contains(&errno));
+        names.into_iter().any(|name| self.content(name).is_some_and(not_read))
+    }
+
     /// Everything that a path in it holds.
     pub fn content(&self, name: impl AsRef<[u8]>) -> Option<&'a Content> {
         let (name, skip) = (name.as_ref(), self.skip());
@@ -388,6 +461,34 @@ impl Report {
     fn is_cut_short(&self) -> bool {
         matches!(self.outcome, Outcome::Unspecified | Outcome::TimedOut | Outcome::Stuck | Outcome::Failed)
     }
+}
+
+/// Takes away what there is of the item that the answer ended in: not all of its files are here. Gives their bytes.
+pub fn drop_last_item(query: i32, files: &mut Vec<(Vec<u8>, Content)>) -> u64 {
+    let item = files.last().and_then(|(path, _)| item(query, path)).map(<[u8]>::to_vec);
+    let Some(item) = item else { return 0 };
+    let of_item = |path: &[u8]| path.strip_prefix(&*item).is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
+    let begin = files.iter().rposition(|(path, _)| !of_item(path)).map_or(0, |last| last + 1);
+    files.drain(begin..).map(|(_, content)| content.size()).sum()
+}
+
+/// The item that a path of a query's answer is a part of; none of a file that is one itself.
+fn item(query: i32, path: &[u8]) -> Option<&[u8]> {
+    keyhole_policy::row(Query::try_from(query).ok()?)?.item(path)
+}
+
+/// Of files that a limit cut, leaves whole lines. Gives their number.
+pub fn cut_to_lines(files: &mut [(Vec<u8>, Content)]) -> u64 {
+    let mut cut = 0;
+    for (_, content) in files {
+        let Content::Bytes { bytes, truncated: true } = content else { continue };
+        cut += 1;
+        match bytes.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => bytes.truncate(end + 1),
+            None => *content = Content::Errno(TOO_LONG),
+        }
+    }
+    cut
 }
 
 /// A path and what the wire says that it holds; none when either is missing.
@@ -492,7 +593,7 @@ mod tests {
     }
 
     fn chunk(query: Query, files: Vec<v1::File>, outcome: Option<Outcome>) -> v1::ReadResponse {
-        let end = outcome.map(|outcome| v1::QueryEnd { outcome: outcome.into(), elapsed_ns: 5 });
+        let end = outcome.map(|outcome| v1::QueryEnd { outcome: outcome.into(), elapsed_ns: 5, left_out: 0 });
         v1::ReadResponse { query: query.into(), files, end, ..Default::default() }
     }
 

@@ -95,9 +95,9 @@ mod tests {
             (b"sys/class/hwmon/hwmon0/device".to_vec(), Content::Link(b"../../x".to_vec())),
             (b"sys/class/hwmon/hwmon0/name".to_vec(), Content::bytes(&b"coretemp\n"[..])),
         ]);
-        let report = Report { outcome: Outcome::Stuck, elapsed_ns: 5, bytes: 7 };
+        let report = Report { outcome: Outcome::Stuck, elapsed_ns: 5, bytes: 7, left_out: 0 };
         snapshot.set_report(Query::Loadavg, report);
-        snapshot.set_report(Query::Tcp, Report { outcome: Outcome::NotPermitted, elapsed_ns: 0, bytes: 0 });
+        snapshot.set_report(Query::Tcp, Report { outcome: Outcome::NotPermitted, elapsed_ns: 0, bytes: 0, left_out: 0 });
         snapshot.set_reason(Query::Tcp, "--queries=default leaves it out: add +tcp");
         let (capture, dir) = round_trip(&snapshot);
         let path = |path: &str| dir.path().join("capture").join(path);
@@ -238,7 +238,7 @@ mod tests {
             }
             let (row, outcome, elapsed_ns, bytes) = report;
             let outcome = Outcome::try_from(outcome).unwrap();
-            snapshot.set_report(keyhole_policy::TABLE[row].query, Report { outcome, elapsed_ns, bytes });
+            snapshot.set_report(keyhole_policy::TABLE[row].query, Report { outcome, elapsed_ns, bytes, left_out: 0 });
             if let Some(reason) = reason {
                 snapshot.set_reason(keyhole_policy::TABLE[row].query, &reason);
             }

@@ -166,6 +166,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let known = Known::new(snapshot, own.as_deref());
     for mount in Tree::new(&mounts).visible() {
         if passes(context.options, mount) {
+            out.item();
             give(mount, mount.read_only, &known, out);
         }
     }
@@ -375,7 +376,7 @@ mod tests {
                 }
             }
             if let Some(outcome) = self.roots_outcome {
-                let report = Report { outcome, elapsed_ns: 0, bytes: 0 };
+                let report = Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
                 snapshot.set_report(Query::RootFileSystems, report);
             }
             snapshot
@@ -600,7 +601,7 @@ mod tests {
     /// What a broker without the host's /proc answers.
     fn container_view(answer: &Answer<'_>) -> Snapshot {
         let mut snapshot = answer.snapshot();
-        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0 };
+        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0, left_out: 0 };
         snapshot.set_report(Query::Mounts, report);
         snapshot
     }

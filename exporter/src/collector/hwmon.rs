@@ -154,10 +154,11 @@ const INTERVALS: &[&str] = &["average_interval", "average_interval_max", "averag
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let chips = chips(context.snapshot);
     if chips.is_empty() {
-        return Err(CollectError::NoData("hardware monitoring chips".into()));
+        return context.none_of(Query::Hwmon, "hardware monitoring chips");
     }
     for chip in chips {
         if context.options.passes(CHIP_INCLUDE, CHIP_EXCLUDE, chip.name.as_bytes()) {
+            out.item();
             chip.give(context, out);
         }
     }

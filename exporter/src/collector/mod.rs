@@ -258,9 +258,36 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The same, for a file whose items have several lines, of which `begins` knows the first: of one that a limit cut,
+    /// whole items.
+    pub fn require_items(&self, path: &str, begins: impl Fn(&[u8]) -> bool) -> Result<&'a [u8], CollectError> {
+        let bytes = self.require(path)?;
+        if !matches!(self.snapshot.content(path), Some(Content::Bytes { truncated: true, .. })) {
+            return Ok(bytes);
+        }
+        let mut last = 0;
+        let mut at = 0;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if begins(line.strip_suffix(b"\n").unwrap_or(line)) {
+                last = at;
+            }
+            at += line.len();
+        }
+        Ok(&bytes[..last])
+    }
+
     /// Fails when `query` did not end well: what it gave is then a part, over which a sum would be wrong.
     pub fn answered(&self, query: Query) -> Result<(), CollectError> {
         answered(self.snapshot, query)
+    }
+
+    /// What comes of a class of devices of which there is none: its directory is there and empty, which is no failure,
+    /// or the host does not know the class.
+    pub fn none_of(&self, query: Query, what: &str) -> Result<(), CollectError> {
+        match self.snapshot.report(query).map(|report| report.outcome) {
+            Some(Outcome::Empty) => Ok(()),
+            _ => Err(CollectError::NoData(what.to_owned())),
+        }
     }
 
     /// Hands every one of `paths` that the host has to `take`, whole. No data when it has none of them; an error when
@@ -376,7 +403,7 @@ fn failed_query(collector: &Collector, snapshot: &Snapshot) -> Option<CollectErr
 fn answered(snapshot: &Snapshot, query: Query) -> Result<(), CollectError> {
     let outcome = snapshot.report(query).map_or(Outcome::Ok, |report| report.outcome);
     match outcome {
-        Outcome::Ok | Outcome::Absent => Ok(()),
+        Outcome::Ok | Outcome::Absent | Outcome::Empty => Ok(()),
         _ => Err(CollectError::Query {
             query: short(query.as_str_name(), "QUERY_"),
             outcome: short(outcome.as_str_name(), "OUTCOME_"),
@@ -606,7 +633,7 @@ mod tests {
 
     #[test]
     fn a_query_that_failed_fails_the_collectors_that_need_it() {
-        let report = |outcome| crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0 };
+        let report = |outcome| crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
         let mut snapshot = Snapshot::default();
         snapshot.set_report(Query::Loadavg, report(Outcome::Stuck));
         assert_eq!(failed_query(&loadavg::COLLECTOR, &snapshot).unwrap().to_string(), "query LOADAVG: STUCK");
