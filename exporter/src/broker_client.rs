@@ -344,18 +344,73 @@ mod tests {
         v1::ReadResponse { query: query.into(), files: vec![file], file_systems: Vec::new(), end }
     }
 
-    #[test]
-    fn an_answer_beyond_its_limit_is_refused_also_when_its_files_are_empty() {
-        let mut answer = Answer::new(&[Query::Stat]);
-        assert!((0..65).any(|_| answer.take(chunk(Query::Stat, 1 << 20, false)).is_err()));
-        let mut answer = Answer::new(&[Query::Stat]);
-        let mut many = chunk(Query::Stat, 0, false);
-        many.files = vec![v1::File::default(); (ANSWER_BYTES / FILE_COST) + 1];
-        assert!(answer.take(many).is_err());
+    /// An interface's file.
+    fn attribute(device: u32, file: &str, bytes: usize) -> v1::File {
+        v1::File {
+            name: Some(v1::file::Name::Path(format!("sys/class/net/eth{device}/{file}"))),
+            content: Some(v1::file::Content::Raw(vec![b'1'; bytes])),
+            truncated: false,
+        }
+    }
+
+    fn ended(query: Query) -> v1::ReadResponse {
+        v1::ReadResponse { files: Vec::new(), ..chunk(query, 0, true) }
     }
 
     #[test]
-    fn every_field_that_has_no_size_of_its_own_counts_for_the_limit() {
+    fn what_has_no_room_is_left_out_item_by_item_and_other_queries_are_answered() {
+        let queries = [Query::NetClass, Query::Stat, Query::Loadavg];
+        let mut answer = Answer::new(&queries);
+        // Each device's two files come in chunks of their own, as they may.
+        for device in 0..40 {
+            for file in ["address", "operstate"] {
+                let files = vec![attribute(device, file, 1 << 20)];
+                let chunk = v1::ReadResponse { files, ..ended(Query::NetClass) };
+                assert!(answer.take(v1::ReadResponse { end: None, ..chunk }).is_ok());
+            }
+        }
+        assert!(answer.take(ended(Query::NetClass)).is_ok());
+        assert!(answer.take(chunk(Query::Stat, 1000, true)).is_ok(), "it has its share");
+        let mut long = chunk(Query::Loadavg, 0, false);
+        let lines = "a line\n".repeat(SHARE_BYTES / 7 / 4);
+        for _ in 0..2000 {
+            long.files[0].content = Some(v1::file::Content::Text(lines.clone()));
+            assert!(answer.take(long.clone()).is_ok());
+        }
+        assert!(answer.take(ended(Query::Loadavg)).is_ok());
+        let snapshot = answer.finish(Outcome::Unspecified);
+        assert!(snapshot.bytes() <= ANSWER_BYTES as u64);
+
+        let report = snapshot.report(Query::NetClass).unwrap();
+        let devices: Vec<_> = snapshot.dir("sys/class/net").dirs().collect();
+        assert_eq!((report.outcome, devices.len() as u64 + report.left_out), (Outcome::Truncated, 40));
+        assert!(devices.len() > 25, "{}", devices.len());
+        assert!(devices.iter().all(|device| device.text("address").is_some() && device.text("operstate").is_some()));
+        assert_eq!(report.bytes, 2 * (devices.len() as u64) << 20);
+        let reason = snapshot.reason(Query::NetClass).unwrap();
+        assert_eq!(reason, format!("a limit left out {} of its items or ends of files", report.left_out));
+
+        let stat = snapshot.report(Query::Stat).unwrap();
+        assert_eq!((stat.outcome, stat.left_out, stat.bytes), (Outcome::Ok, 0, 1000));
+        let long = snapshot.report(Query::Loadavg).unwrap();
+        assert_eq!((long.outcome, long.left_out), (Outcome::Truncated, 1), "the rest of one file");
+    }
+
+    #[test]
+    fn of_a_long_file_without_room_whole_lines_are_left() {
+        let mut answer = Answer::new(&[Query::Stat]);
+        let mut part = chunk(Query::Stat, 0, false);
+        part.files[0].content = Some(v1::file::Content::Text(format!("cpu 1\nint{}", "r".repeat(1 << 20))));
+        (0..80).for_each(|_| assert!(answer.take(part.clone()).is_ok()));
+        assert!(answer.take(ended(Query::Stat)).is_ok());
+        let snapshot = answer.finish(Outcome::Unspecified);
+        let text = snapshot.text("proc/stat").unwrap();
+        assert!(text.len() > 50 << 20 && text.ends_with(b"rcpu 1\n"));
+        assert_eq!(snapshot.report(Query::Stat).unwrap().left_out, 1);
+    }
+
+    #[test]
+    fn an_answer_without_end_is_refused_and_what_is_kept_of_any_is_bounded() {
         use v1::file::{Content, Name};
         use v1::file_system::Name as At;
         let (text, bytes) = ("x".repeat(1 << 20), vec![0; 1 << 20]);
@@ -367,18 +422,27 @@ mod tests {
             file_systems: vec![v1::FileSystem { name: Some(name), ..v1::FileSystem::default() }],
             ..chunk(Query::Stat, 0, false)
         };
+        let many = |files: usize| v1::ReadResponse {
+            files: vec![file(Some(Name::Path("a".into())), Some(Content::Errno(1))).files.remove(0); files],
+            ..chunk(Query::Stat, 0, false)
+        };
         for large in [
-            file(Some(Name::Path(text.clone())), None),
-            file(Some(Name::RawPath(bytes.clone())), None),
-            file(None, Some(Content::Text(text.clone()))),
-            file(None, Some(Content::Link(text.clone()))),
-            file(None, Some(Content::Raw(bytes.clone()))),
-            file(None, Some(Content::RawLink(bytes.clone()))),
+            file(Some(Name::Path(text.clone())), Some(Content::Errno(1))),
+            file(Some(Name::RawPath(bytes.clone())), Some(Content::Errno(1))),
+            file(Some(Name::Path("a".into())), Some(Content::Text(text.clone()))),
+            file(Some(Name::Path("a".into())), Some(Content::Link(text.clone()))),
+            file(Some(Name::Path("a".into())), Some(Content::Raw(bytes.clone()))),
+            file(Some(Name::Path("a".into())), Some(Content::RawLink(bytes.clone()))),
             file_system(At::Path(text.clone())),
             file_system(At::RawPath(bytes.clone())),
+            many(100_000),
         ] {
+            let what = format!("{large:?}").chars().take(80).collect::<String>();
             let mut answer = Answer::new(&[Query::Stat]);
-            assert!((0..65).any(|_| answer.take(large.clone()).is_err()), "{:.80}", format!("{large:?}"));
+            let taken = (0..100_000).take_while(|_| answer.take(large.clone()).is_ok()).count();
+            assert!((100..2000).contains(&taken), "{what}: {taken}");
+            let snapshot = answer.finish(Outcome::Unspecified);
+            assert!(snapshot.bytes() <= ANSWER_BYTES as u64, "{what}: {}", snapshot.bytes());
         }
     }
 

@@ -636,6 +636,29 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_leaves_whole_items_and_nothing_of_a_smaller_one_that_follows() {
+        const FAMILY: Family =
+            Family { name: "m", help: "", kind: Kind::Gauge, labels: &["device", "n"], source: "" };
+        for (limit, whole, dropped) in [(7, 2, 1), (6, 2, 1), (5, 1, 4), (3, 1, 4), (2, 0, 7), (0, 0, 7)] {
+            let mut out = Exposition::new();
+            out.begin(limit);
+            for (device, series) in [("a", 3), ("b", 3), ("c", 1)] {
+                out.item();
+                for n in 0..series {
+                    out.add(&FAMILY, &[device.as_bytes(), n.to_string().as_bytes()], 1u64);
+                }
+            }
+            let counters = out.end();
+            let whole = if limit == 7 { 7 } else { 3 * whole };
+            let dropped = if limit == 7 { 0 } else { dropped };
+            assert_eq!((counters.series, counters.over_limit), (whole, dropped), "{limit}");
+            assert_eq!(out.to_text().lines().filter(|line| !line.starts_with('#')).count(), whole);
+            out.add(&FAMILY, &[b"d", b"0"], 1u64);
+            assert!(out.to_text().contains("m{device=\"d\",n=\"0\"} 1\n"), "the next collector has its own");
+        }
+    }
+
+    #[test]
     fn a_collector_at_its_limit_is_cut_and_the_rest_counted() {
         let mut out = Exposition::new();
         out.begin(2);

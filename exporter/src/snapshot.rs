@@ -606,15 +606,15 @@ mod tests {
 
     #[test]
     fn the_chunks_of_a_long_file_are_one_file_also_when_another_query_answers_in_between() {
-        let end = wire("proc/stat", v1::file::Content::Text("end".into()), true);
+        let end = wire("proc/stat", v1::file::Content::Text("end\nhalf a li".into()), true);
         let snapshot = absorbed([
             chunk(Query::Stat, vec![text("proc/stat", "begin ")], None),
             chunk(Query::Loadavg, vec![text("proc/loadavg", "1 2 3")], Some(Outcome::Ok)),
             chunk(Query::Stat, vec![end], Some(Outcome::Truncated)),
         ]);
         let content = snapshot.content("proc/stat").unwrap();
-        assert_eq!(*content, Content::Bytes { bytes: b"begin end".to_vec(), truncated: true });
-        assert_eq!(snapshot.report(Query::Stat).unwrap().bytes, 9);
+        assert_eq!(*content, Content::Bytes { bytes: b"begin end\n".to_vec(), truncated: true });
+        assert_eq!(snapshot.report(Query::Stat).unwrap().left_out, 1, "whole lines are left");
         assert_eq!(snapshot.text("proc/loadavg"), Some(&b"1 2 3"[..]));
         assert_eq!(snapshot.dropped_files(), 0);
     }
@@ -638,6 +638,51 @@ mod tests {
             assert_eq!(snapshot.text("proc/pressure/cpu"), Some(&b"some"[..]), "{outcome:?}");
             assert_eq!(snapshot.content("proc/pressure/io"), Some(&Content::Errno(NOT_FINISHED)));
             assert_eq!((snapshot.dropped_files(), snapshot.report(Query::Pressure).unwrap().bytes), (1, 4));
+        }
+    }
+
+    #[test]
+    fn of_a_query_that_was_cut_the_item_that_it_ended_in_is_left_out() {
+        let net = |device: &str, file: &str| text(&format!("sys/class/net/{device}/{file}"), "1");
+        let files = vec![
+            net("a", "mtu"),
+            net("a", "operstate"),
+            net("a.1", "mtu"),
+            net("a.1", "operstate"),
+            net("a.10", "mtu"),
+        ];
+        let left = |outcome, left_out| {
+            let mut chunk = chunk(Query::NetClass, files.clone(), outcome);
+            chunk.end.iter_mut().for_each(|end| end.left_out = left_out);
+            let snapshot = absorbed([chunk]);
+            let devices: Vec<_> = snapshot.dir("sys/class/net").dirs().map(|dir| dir.name().to_vec()).collect();
+            (devices, *snapshot.report(Query::NetClass).unwrap())
+        };
+        let (devices, report) = left(Some(Outcome::Truncated), 7);
+        assert_eq!((devices, report.left_out, report.bytes), (vec![b"a.1".to_vec(), b"a".to_vec()], 7, 4));
+        for outcome in [Some(Outcome::TimedOut), Some(Outcome::Failed), Some(Outcome::Stuck), None] {
+            let (devices, report) = left(outcome, 0);
+            assert_eq!((devices.len(), report.bytes), (2, 4), "{outcome:?}");
+        }
+        // Names of a directory may be cut without any item.
+        assert_eq!(left(Some(Outcome::Truncated), 0).0.len(), 3);
+        assert_eq!(left(Some(Outcome::Ok), 0).0.len(), 3);
+    }
+
+    #[test]
+    fn labels_are_complete_or_there_are_none() {
+        let path = |file: &str| format!("sys/class/net/eth0/{file}").into_bytes();
+        let labels = |errno| {
+            let files = vec![(path("address"), Content::bytes(&b"02\n"[..])), (path("duplex"), Content::Errno(errno))];
+            let snapshot = Snapshot::of_files(files);
+            let labels = snapshot.dir("sys/class/net/eth0").labels(["address", "duplex", "ifalias"]);
+            labels.map(|labels| labels.map(<[u8]>::to_vec))
+        };
+        for errno in [2, 5, 13, 22] {
+            assert_eq!(labels(errno), Some([b"02".to_vec(), vec![], vec![]]), "{errno}: the device has none");
+        }
+        for errno in [12, 23, 24, 115, 125] {
+            assert_eq!(labels(errno), None, "{errno}: it was not read");
         }
     }
 

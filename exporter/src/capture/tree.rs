@@ -93,6 +93,10 @@ impl Reading<'_> {
     /// What components of a pattern lead to; with `list` the directory is listed also lists where a choice would do, as a reader does of devices.
     fn expand(&mut self, (dir, name): Found, components: &[&str], list: bool) -> Vec<Found> {
         let Some((component, rest)) = components.split_first() else { return vec![(dir, name)] };
+        let dir = match link_as_text(&dir) {
+            Some(target) => beside(&dir, &target),
+            None => dir,
+        };
         let names: Vec<Vec<u8>> = if is_wild(component) || (list && component.contains('{')) {
             let listed = fs::read_dir(&dir);
             self.listed |= listed.is_ok();
@@ -150,9 +154,10 @@ impl Reading<'_> {
                     errno => Content::Errno(errno as u32),
                 },
             },
-            Kind::Link => match fs::read_link(path) {
-                Ok(target) => Content::Link(target.into_os_string().into_vec()),
-                Err(error) => match error.raw_os_error().unwrap_or(5) {
+            Kind::Link => match (fs::read_link(path), link_as_text(path)) {
+                (Ok(target), _) => Content::Link(target.into_os_string().into_vec()),
+                (_, Some(target)) => Content::Link(target),
+                (Err(error), None) => match error.raw_os_error().unwrap_or(5) {
                     2 | 20 => return true,
                     // As a broker has it: what is there and no link answers EINVAL.
                     errno => Content::Errno(errno as u32),
@@ -168,6 +173,36 @@ impl Reading<'_> {
         self.files.extend(has_room.then(|| (name.to_vec(), content)));
         has_room
     }
+}
+
+/// Where a link leads that has become a file with its target, as in a checkout by Git where there are no links.
+fn link_as_text(path: &Path) -> Option<Vec<u8>> {
+    /// PATH_MAX
+    const LONGEST: usize = 4096;
+    let metadata = fs::symlink_metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > LONGEST as u64 {
+        return None;
+    }
+    match read_text(path, LONGEST) {
+        Ok(Some(Content::Bytes { bytes, truncated: false })) => {
+            (bytes.starts_with(b"../") && !bytes.contains(&b'\n') && !bytes.contains(&0)).then_some(bytes)
+        }
+        _ => None,
+    }
+}
+
+/// Where a relative target leads from a link, by its text: nothing on the way out of a directory of sysfs is a link.
+fn beside(link: &Path, target: &[u8]) -> PathBuf {
+    let mut path = link.to_owned();
+    path.pop();
+    for component in target.split(|byte| *byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => drop(path.pop()),
+            component => path.push(std::ffi::OsStr::from_bytes(component)),
+        }
+    }
+    path
 }
 
 /// The first `limit` bytes of a regular file; none for anything else.

@@ -225,6 +225,11 @@ fn device_name(snapshot: &Snapshot, dir: &Dir<'_>) -> Option<String> {
     }
 }
 
+/// Whether a chip hangs on a power supply: its link leads through that class.
+fn is_of_power_supply(chip: &Content) -> bool {
+    matches!(chip, Content::Link(target) if target.split(|byte| *byte == b'/').any(|name| name == b"power_supply"))
+}
+
 /// Follows a link from the directory `path` by its text alone: no directory of sysfs on the way to a device is a link.
 fn resolve<'a>(path: &mut Vec<&'a [u8]>, target: &'a [u8]) {
     if target.starts_with(b"/") {
@@ -266,9 +271,14 @@ impl<'a> Chip<'a> {
             out.add(&CHIP_NAMES, &[chip, driver_name.as_bytes()], 1u64);
         }
         let mut sensors: BTreeMap<(&str, u64), Attributes<'_>> = BTreeMap::new();
-        for dir in [&self.dir, &self.dir.dir("device")] {
+        let device = self.dir.dir("device");
+        // A power supply's own `temp` is in tenths of a degree; its chip has the same as temp1.
+        let is_supply = context.snapshot.content(self.dir.path()).is_some_and(is_of_power_supply);
+        for (dir, are_ours) in [(&self.dir, true), (&device, !is_supply)] {
             for (name, content) in dir.files() {
-                if let (Some((kind, number, attribute)), Content::Bytes { bytes, .. }) = (split(name), content) {
+                if let (Some((kind, number, attribute)), Content::Bytes { bytes, .. }) = (split(name), content)
+                    && (are_ours || name.iter().any(u8::is_ascii_digit))
+                {
                     sensors.entry((kind, number)).or_default().insert(attribute, bytes);
                 }
             }

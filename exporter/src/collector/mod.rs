@@ -615,7 +615,7 @@ mod tests {
         let files = vec![
             (b"a".to_vec(), Content::bytes(&b"1"[..])),
             (b"b".to_vec(), Content::Errno(5)),
-            (b"c".to_vec(), Content::Bytes { bytes: b"2".to_vec(), truncated: true }),
+            (b"c".to_vec(), Content::Bytes { bytes: b"2\n3".to_vec(), truncated: true }),
             (b"d".to_vec(), Content::bytes(&b"3"[..])),
         ];
         let (snapshot, options) = (Snapshot::of_files(files), Options::defaults(&[]));
