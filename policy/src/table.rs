@@ -648,6 +648,98 @@ mod tests {
         }
     }
 
+    /// Files that kernels have beside those of items, in the same directories: by the kernel's documentation (ABI/, and
+    /// hwmon, btrfs, bcache, powercap of its guides) and by trees of real hosts. None of them may be taken for an item.
+    #[rustfmt::skip]
+    const NO_ITEMS: &[&str] = &[
+        "block/sda/sda1/size", "block/sda/slaves/sdb", "block/mmcblk0/md/level", "block/dm-0/dm/rq_based_seq_io_merge_deadline",
+        "bus/pci/devices/0000:00:1f.0/power/control", "bus/pci/devices/0000:00:1f.0/resource",
+        "class/dmi/id/modalias", "class/dmi/id/uevent",
+        "class/drm/card0-HDMI-A-1/device/uevent", "class/drm/renderD128/device/uevent", "class/drm/version",
+        "class/fc_host/host1/statistics/reset_statistics", "class/fc_host/hostx/port_id",
+        "class/hwmon/hwmon0/uevent", "class/hwmon/hwmon0/temperature", "class/hwmon/hwmon0/fan_control",
+        "class/hwmon/hwmon0/device/power_now", "class/hwmon/hwmon0/device/energy_full", "class/hwmon/hwmon0/device/temp_alert_min",
+        "class/hwmon/hwmon0/device/input", "class/hwmon/hwmon0/device/power/control",
+        "class/infiniband/mlx5_0/ports/1/gids/0", "class/infiniband/mlx5_0/node_guid", "class/infiniband/mlx5_0/hw_counters/lifespan",
+        "class/net/bonding_masters/mtu/x", "class/net/eth0/queues/tx-0/tx_timeout", "class/net/eth0/phys_port_name",
+        "class/nvme/nvme0/nvme0c0n1/size", "class/nvme/nvme0/hwmon1/name", "class/nvme/nvme0/ng0n1/uevent", "class/nvme/nvme0/power/control",
+        "class/nvme-subsystem/nvme-subsys0/nvme0c0n1/size", "class/nvme-subsystem/nvme-subsys0/nvme0n1/nuse",
+        "class/power_supply/BAT0/power/control", "class/power_supply/BAT0/hwmon2/name",
+        "class/powercap/intel-rapl/enabled", "class/powercap/intel-rapl:0/constraint_0_name", "class/powercap/dtpm/uevent",
+        "class/scsi_tape/nst0/stats/in_flight", "class/scsi_tape/st0l/stats/in_flight", "class/scsi_tape/nst0a/stats/in_flight",
+        "class/thermal/thermal_zone0/trip_point_0_temp", "class/thermal/thermal_message/type", "class/thermal/cooling_device0/stats/total_trans",
+        "class/watchdog/watchdog0/device", "devices/system/clocksource/power/control",
+        "devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "devices/system/cpu/cpuidle/current_driver", "devices/system/cpu/cpu0/crash_notes",
+        "devices/system/cpu/possible", "devices/system/cpu/smt/active", "devices/system/cpu/power/control",
+        "devices/system/edac/mc/power/control", "devices/system/edac/mc/mc0/dimm0/dimm_label", "devices/system/edac/mc/mc0/rank0/size",
+        "devices/system/edac/pci/pci0/pe_count", "devices/system/node/has_cpu", "devices/system/node/node0/vmstat", "devices/system/node/power/control",
+        "fs/bcache/pendings_cleanup", "fs/bcache/register", "fs/bcache/register_quiet",
+        "fs/btrfs/debug/label", "fs/btrfs/features/label", "fs/btrfs/features/metadata_uuid", "fs/btrfs/features/raid56",
+        "fs/cgroup/kubepods.slice/cpu.stat", "fs/cgroup/cgroup.procs", "fs/cgroup/system.slice/cpu.stat/cpu.stat/x",
+        "fs/selinux/status", "fs/xfs/debug/bug_on_assert", "fs/xfs/sda1/error/fail_at_unmount", "fs/xfs/sda1/log/write_grant_head", "fs/xfs/stats/stats",
+        "kernel/mm/ksm/use_zero_pages",
+    ];
+
+    /// A file of an item for each directory in which the names of items cannot all be known.
+    #[rustfmt::skip]
+    const ITEMS: &[&str] = &[
+        "block/sda/queue/rotational", "block/md0/md/degraded", "block/md_d0/md/degraded", "block/md127/md/raid_disks", "block/dm-12/dm/uuid",
+        "block/dm-0/slaves/sda", "block/sda/device/state", "bus/pci/devices/0000:00:1f.0", "bus/pci/devices/10000:e1:00.0/class",
+        "class/drm/card10/device/uevent", "class/fc_host/host10/statistics/rx_words",
+        "class/hwmon/hwmon0", "class/hwmon/hwmon0/temp", "class/hwmon/hwmon0/temp1_input", "class/hwmon/hwmon0/pwm1", "class/hwmon/hwmon0/in0_input",
+        "class/hwmon/hwmon0/device/temp", "class/hwmon/hwmon0/device/humidity", "class/hwmon/hwmon0/intrusion0_alarm", "class/hwmon/hwmon0/cpu0_vid",
+        "class/infiniband/mlx5_bond_0/ports/1/counters/port_rcv_data", "class/net/eth0.100/mtu", "class/net/bond-0/bonding/slaves",
+        "class/net/br-1a2b/statistics/rx_nohandler", "class/nvme/nvme10/nvme10n1/size", "class/nvme-subsystem/nvme-subsys1/nvme1n1/size",
+        "class/nvme-subsystem/nvme-subsys1/nvme1/state", "class/power_supply/BAT0/capacity", "class/power_supply/ucsi-source-psy-USBC000:001/online",
+        "class/powercap/intel-rapl-mmio:0/energy_uj", "class/powercap/intel-rapl:0:1/name", "class/scsi_tape/st0/stats/read_cnt",
+        "class/thermal/cooling_device12/cur_state", "class/thermal/thermal_zone0/temp", "class/watchdog/watchdog0/timeout",
+        "devices/system/cpu/cpu8191/topology/core_id", "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "devices/system/cpu/vulnerabilities/spectre_v2",
+        "devices/system/clocksource/clocksource0/current_clocksource", "devices/system/edac/mc/mc0/csrow0/ch0_ce_count", "devices/system/node/node0/meminfo",
+        "fs/bcache/deaddd54-c735-46d5-868e-f331c5fd7c74/cache0/priority_stats", "fs/bcachefs/deaddd54-c735-46d5-868e-f331c5fd7c74/dev-0/label",
+        "fs/btrfs/0abb23a9-579b-43e6-ad30-227ef47fcb9d/allocation/data/raid1c3/used_bytes", "fs/cgroup/system.slice/ssh.service/cpu.stat",
+        "fs/cgroup/system/extensions/iscsid/pids.max", "fs/cgroup/init.scope/memory.stat", "fs/xfs/dm-0/stats/stats",
+    ];
+
+    fn matching(path: &str) -> Vec<&'static str> {
+        let below_sys = sources().filter(|source| source.root == Root::Sys);
+        below_sys.map(|source| source.pattern).filter(|pattern| matches(pattern.as_bytes(), path.as_bytes())).collect()
+    }
+
+    #[test]
+    fn no_pattern_takes_what_lies_beside_items_for_one() {
+        for path in NO_ITEMS {
+            assert_eq!(matching(path), [""; 0], "{path}");
+        }
+    }
+
+    #[test]
+    fn every_pattern_with_wildcards_has_an_item_and_every_item_a_pattern() {
+        let mut met: Vec<&str> = Vec::new();
+        for path in ITEMS {
+            let patterns = matching(path);
+            assert!(!patterns.is_empty(), "{path}");
+            met.extend(patterns.iter().filter_map(|pattern| devices(pattern)));
+        }
+        for source in sources().filter(|source| source.root == Root::Sys) {
+            let Some(devices) = devices(source.pattern) else { continue };
+            assert!(met.contains(&devices), "{devices}: name an item of it, and what lies beside its items");
+        }
+    }
+
+    #[test]
+    fn file_systems_of_this_machine_are_items_by_their_uuids() {
+        for class in ["bcache", "bcachefs", "btrfs"] {
+            let dir = format!("/sys/fs/{class}");
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let name = entry.file_name().into_string().unwrap();
+                let is_uuid = name.len() == 36 && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+                let pattern = format!("fs/{class}/*-*");
+                let is_item = matches(pattern.as_bytes(), format!("fs/{class}/{name}").as_bytes());
+                assert_eq!(is_item, is_uuid, "{dir}/{name}");
+            }
+        }
+    }
+
     #[test]
     fn no_pattern_reads_the_readers_own_network_namespace() {
         for source in sources().filter(|source| source.root == Root::Proc) {
