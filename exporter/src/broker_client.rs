@@ -385,7 +385,11 @@ mod tests {
         let devices: Vec<_> = snapshot.dir("sys/class/net").dirs().collect();
         assert_eq!((report.outcome, devices.len() as u64 + report.left_out), (Outcome::Truncated, 40));
         assert!(devices.len() > 25, "{}", devices.len());
-        assert!(devices.iter().all(|device| device.text("address").is_some() && device.text("operstate").is_some()));
+        assert!(
+            devices
+                .iter()
+                .all(|device| device.text("address").is_some() && device.text("operstate").is_some())
+        );
         assert_eq!(report.bytes, 2 * (devices.len() as u64) << 20);
         let reason = snapshot.reason(Query::NetClass).unwrap();
         assert_eq!(reason, format!("a limit left out {} of its items or ends of files", report.left_out));

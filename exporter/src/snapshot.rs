@@ -151,10 +151,13 @@ impl Snapshot {
         for (path, _) in std::mem::take(&mut chunk.files).into_iter().filter_map(file_of) {
             match (&last, arrived.last_mut()) {
                 // The rest of a file of which there is a part.
-                (None, Some((begun, Content::Bytes { truncated, .. }))) if *begun == path => *truncated = true,
+                (None, Some((begun, Content::Bytes { truncated, .. }))) if *begun == path => {
+                    *truncated = true
+                }
                 _ => {
                     let whole = item(number, &path).unwrap_or(&path).to_vec();
-                    let arrived = arrived.last().filter(|_| last.is_none()).and_then(|(path, _)| item(number, path));
+                    let arrived =
+                        arrived.last().filter(|_| last.is_none()).and_then(|(path, _)| item(number, path));
                     // What there is of the last item that arrived is dropped, be it all.
                     left_out += u64::from(arrived.is_some_and(|arrived| arrived != whole));
                     left_out += u64::from(last.as_ref() != Some(&whole));
@@ -655,7 +658,8 @@ mod tests {
             let mut chunk = chunk(Query::NetClass, files.clone(), outcome);
             chunk.end.iter_mut().for_each(|end| end.left_out = left_out);
             let snapshot = absorbed([chunk]);
-            let devices: Vec<_> = snapshot.dir("sys/class/net").dirs().map(|dir| dir.name().to_vec()).collect();
+            let devices: Vec<_> =
+                snapshot.dir("sys/class/net").dirs().map(|dir| dir.name().to_vec()).collect();
             (devices, *snapshot.report(Query::NetClass).unwrap())
         };
         let (devices, report) = left(Some(Outcome::Truncated), 7);
@@ -673,7 +677,10 @@ mod tests {
     fn labels_are_complete_or_there_are_none() {
         let path = |file: &str| format!("sys/class/net/eth0/{file}").into_bytes();
         let labels = |errno| {
-            let files = vec![(path("address"), Content::bytes(&b"02\n"[..])), (path("duplex"), Content::Errno(errno))];
+            let files = vec![
+                (path("address"), Content::bytes(&b"02\n"[..])),
+                (path("duplex"), Content::Errno(errno)),
+            ];
             let snapshot = Snapshot::of_files(files);
             let labels = snapshot.dir("sys/class/net/eth0").labels(["address", "duplex", "ifalias"]);
             labels.map(|labels| labels.map(<[u8]>::to_vec))

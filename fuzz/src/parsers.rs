@@ -120,11 +120,9 @@ pub fn pattern(input: &[u8]) {
         }
         let Ok(same) = regex::bytes::Regex::new(&expression(text)) else { continue };
         // `#` takes every digit there is and gives none back, which no expression of the library can say.
-        let exact = !text
-            .as_bytes()
-            .windows(2)
-            .any(|pair| b"#%".contains(&pair[0]) && (pair[1].is_ascii_digit() || b"#%{},".contains(&pair[1])))
-            && !text.contains("}#")
+        let exact = !text.as_bytes().windows(2).any(|pair| {
+            b"#%".contains(&pair[0]) && (pair[1].is_ascii_digit() || b"#%{},".contains(&pair[1]))
+        }) && !text.contains("}#")
             && !text.contains("}%");
         for name in lines.clone().filter(|name| name.len() <= 255) {
             let (is, is_same) = (matches(text.as_bytes(), name), same.is_match(name));

@@ -230,7 +230,9 @@ fn examples(row: &Row) -> Vec<(String, Kind)> {
     let of = |source: &keyhole_policy::Source| {
         let path = format!("{}/{}", source.root.name(), source.pattern);
         let kind = source.kind;
-        alternatives(&path).into_iter().map(move |path| (path.replace('*', "a").replace(['#', '%'], "0"), kind))
+        alternatives(&path)
+            .into_iter()
+            .map(move |path| (path.replace('*', "a").replace(['#', '%'], "0"), kind))
     };
     row.sources.iter().flat_map(of).collect()
 }
@@ -338,7 +340,8 @@ fn captures(snapshot: &Snapshot) -> io::Result<Vec<Vec<u8>>> {
     files.extend(snapshot.files().take(8).map(|(path, content)| (path.to_vec(), content.clone())));
     let mut snapshot = Snapshot::of_files(files);
     for line in [v1::Outcome::Ok, v1::Outcome::Stuck] {
-        let report = keyhole_exporter::snapshot::Report { outcome: line, elapsed_ns: 5, bytes: 7, left_out: 0 };
+        let report =
+            keyhole_exporter::snapshot::Report { outcome: line, elapsed_ns: 5, bytes: 7, left_out: 0 };
         snapshot.set_report(v1::Query::Loadavg, report);
     }
     let numbers = Ok(keyhole_exporter::snapshot::Numbers { block_size: 4096, ..Default::default() });

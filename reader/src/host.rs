@@ -327,16 +327,15 @@ fn open_files(row: &Row, source: &Source, roots: &Roots) -> Opened {
                 let opened = within.and_then(|()| procfs(&name)).and_then(|file| roots.spare(file));
                 fixed(name, opened)
             };
-            let mut files: Vec<Fixed> = procfs_names(roots, source).into_iter().enumerate().map(open).collect();
+            let mut files: Vec<Fixed> =
+                procfs_names(roots, source).into_iter().enumerate().map(open).collect();
             if is_wild(source.pattern) {
                 // What a wildcard found is not always a directory, and need not have every name.
                 files.retain(|file| !file.opened.as_ref().is_err_and(|errno| gone(*errno)));
             }
             Opened::Fixed(files)
         }
-        Root::Sys | Root::Udev | Root::Processes => {
-            Opened::Below(components(source.pattern))
-        }
+        Root::Sys | Root::Udev | Root::Processes => Opened::Below(components(source.pattern)),
     }
 }
 

@@ -151,9 +151,12 @@ impl Read<'_, '_> {
             for OpenSource { source, opened, cache, .. } in &mut *group {
                 let Opened::Below(components) = opened else { continue };
                 let rest = &components[devices.split('/').count()..];
-                self.device(source, cache, &name, *inode, rest).inspect_err(|_| {
-                    self.counters.left_out += 1 + found.clone().count();
-                })?;
+                if let Err(stop) = self.device(source, cache, &name, *inode, rest) {
+                    self.counters.left_out += 1 + found.count();
+                    // It says which of them has a part of its files here, or none.
+                    self.out.file(&name, Content::Errno(Errno::FBIG), false)?;
+                    return Err(stop);
+                }
             }
         }
         group.iter_mut().for_each(|one| one.cache.end());

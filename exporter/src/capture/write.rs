@@ -199,7 +199,9 @@ fn file_systems(snapshot: &Snapshot) -> String {
 }
 
 fn queries(snapshot: &Snapshot) -> String {
-    let mut lines = "# query, outcome, nanoseconds, bytes, what a limit left out, and why it was not answered\n".to_owned();
+    let mut lines =
+        "# query, outcome, nanoseconds, bytes, what a limit left out, and why it was not answered\n"
+            .to_owned();
     for (query, report) in snapshot.reports() {
         let reason = snapshot.reason(query).map(|reason| format!("\t{}", escape(reason.as_bytes())));
         let (query, outcome) = (query.as_str_name(), report.outcome.as_str_name());

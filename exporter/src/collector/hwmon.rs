@@ -420,6 +420,26 @@ mod tests {
     }
 
     #[test]
+    fn a_thermal_zones_own_temperature_is_its_chips_temp0_and_a_batterys_is_not() {
+        let of = |path: &str, device: &str| {
+            let links = [(&*format!("{CLASS}/hwmon0"), path), (&*format!("{CLASS}/hwmon0/device"), device)]
+                .map(|(path, target)| (path.to_owned(), target));
+            let links: Vec<(&str, &str)> = links.iter().map(|(path, target)| (path.as_str(), *target)).collect();
+            let files = [
+                ("sys/class/hwmon/hwmon0/temp1_input", "60552\n"),
+                ("sys/class/hwmon/hwmon0/device/temp", "60690\n"),
+                ("sys/class/hwmon/hwmon0/device/temp_alert_min", "5\n"),
+            ];
+            samples(&links, &files, &[])
+        };
+        let zone = of("../../devices/virtual/thermal/thermal_zone0/hwmon0", "../../thermal_zone0");
+        let own = "node_hwmon_temp_celsius{chip=\"thermal_thermal_zone0\",sensor=\"temp0\"} 60.69\n";
+        assert!(zone.contains(own) && zone.contains("sensor=\"temp1\"} 60.552\n"), "{zone}");
+        let battery = of("../../devices/LNXSYSTM:00/PNP0C0A:00/power_supply/BAT0/hwmon0", "../../BAT0");
+        assert!(battery.contains("sensor=\"temp1\"} 60.552\n") && !battery.contains("temp0"), "{battery}");
+    }
+
+    #[test]
     fn links_that_lead_nowhere_name_nothing() {
         for target in ["", "/", "../../../../../../..", "../../..//./"] {
             let links = [("sys/class/hwmon/hwmon0/device", target)];

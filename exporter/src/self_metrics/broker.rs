@@ -312,7 +312,10 @@ mod tests {
             snapshot.set_report(query, Report { outcome, elapsed_ns: 1_500_000, bytes: 12, left_out: 0 });
         }
         // One that was asked for others, as in a snapshot that selections share.
-        snapshot.set_report(Query::Drbd, Report { outcome: Outcome::Failed, elapsed_ns: 1, bytes: 1, left_out: 0 });
+        snapshot.set_report(
+            Query::Drbd,
+            Report { outcome: Outcome::Failed, elapsed_ns: 1, bytes: 1, left_out: 0 },
+        );
         let asked: Vec<Query> = queries.iter().map(|(query, _)| *query).collect();
         let mut out = Exposition::new();
         add_queries(&snapshot, &asked, detail, &mut out);

@@ -32,8 +32,9 @@ pub struct QueryEnd {
     /// Time spent reading, in nanoseconds.
     #[prost(uint64, tag = "2")]
     pub elapsed_ns: u64,
-    /// How many items (interfaces, chips, datasets) a limit left out, where an answer ends before the last of them. The item
-    /// that the limit met is among them: what the answer has of it must be dropped.
+    /// How many items (interfaces, chips, datasets), by their names, a limit left out, where an answer ends before the last
+    /// of them. The item that the limit met is among them: the answer's last file is its directory, with the errno EFBIG
+    /// (27), and what the answer has of it must be dropped.
     #[prost(uint64, tag = "3")]
     pub left_out: u64,
 }
@@ -41,7 +42,7 @@ pub struct QueryEnd {
 /// last part is an errno could not be read to its end: what came of it before must be dropped.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct File {
-    /// Whether a byte limit cut it.
+    /// Whether a byte limit cut it: its last line may be a part of one.
     #[prost(bool, tag = "9")]
     pub truncated: bool,
     /// Where it is, relative to its root: `proc/1/net/dev`, `sys/class/net/eth0/mtu`.

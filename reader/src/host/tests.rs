@@ -128,8 +128,13 @@ fn memory() -> File {
 
 /// What a client makes of the frames of one answer.
 fn answer(query: Query, mut frames: &[u8]) -> Answer {
-    let mut answer =
-        Answer { outcome: Outcome::Unspecified, left_out: 0, skipped: false, files: vec![], file_systems: vec![] };
+    let mut answer = Answer {
+        outcome: Outcome::Unspecified,
+        left_out: 0,
+        skipped: false,
+        files: vec![],
+        file_systems: vec![],
+    };
     let mut ended = None;
     while let Some((&[a, b, c, d, kind, about, flags, zero], rest)) =
         frames.split_first_chunk::<HEADER_BYTES>()
@@ -1130,7 +1135,11 @@ fn a_limit_leaves_whole_devices_and_counts_the_others() {
         assert_eq!((cut.outcome, cut.left_out, cut.files.len()), (Outcome::Truncated, left_out, entries));
         let whole_ones = 4 - left_out as usize;
         let expected: Vec<String> = whole.names().into_iter().take(3 * whole_ones).collect();
-        assert_eq!(cut.names()[..3 * whole_ones], expected, "device by device, whatever pattern names a file");
+        assert_eq!(
+            cut.names()[..3 * whole_ones],
+            expected,
+            "device by device, whatever pattern names a file"
+        );
     }
 }
 
@@ -1153,7 +1162,11 @@ fn a_directory_with_nothing_in_it_is_empty_and_none_is_absent() {
     let mut host = tree.host();
     for _ in 0..2 {
         assert_eq!(read(&mut host, Query::Hwmon).outcome, Outcome::Empty);
-        assert_eq!(read(&mut host, Query::Nvme).outcome, Outcome::Empty, "what is in it is none of its devices");
+        assert_eq!(
+            read(&mut host, Query::Nvme).outcome,
+            Outcome::Empty,
+            "what is in it is none of its devices"
+        );
         assert_eq!(read(&mut host, Query::Tape).outcome, Outcome::Absent);
         assert_eq!(read(&mut host, Query::Thermal).outcome, Outcome::Absent);
     }
@@ -1231,7 +1244,8 @@ fn a_file_that_fails_midway_ends_with_its_errno() {
         let mut host = tree.host();
         let mut out = Output::new(pipe.as_fd());
         out.begin(Query::Stat);
-        let (outcome, left_out, skipped) = host.read(Query::Stat, &mut Scratch::default(), &mut out).unwrap().unwrap();
+        let (outcome, left_out, skipped) =
+            host.read(Query::Stat, &mut Scratch::default(), &mut out).unwrap().unwrap();
         out.end(outcome, Duration::from_nanos(1), left_out, skipped, false).unwrap();
     });
     // The pipe is full before the file has ended, and the process is gone before the rest of it is read.

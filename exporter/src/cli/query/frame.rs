@@ -222,7 +222,10 @@ fn cut(snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
         .map(|(query, report)| match report.left_out {
             0 => format!("{}: cut by a limit: there is more", query.as_str_name()),
             items => {
-                format!("{}: cut by a limit, which left out {items} items or ends of files", query.as_str_name())
+                format!(
+                    "{}: cut by a limit, which left out {items} items or ends of files",
+                    query.as_str_name()
+                )
             }
         })
         .collect();
