@@ -156,10 +156,9 @@ impl Snapshot {
                 }
                 _ => {
                     let whole = item(number, &path).unwrap_or(&path).to_vec();
-                    let arrived =
-                        arrived.last().filter(|_| last.is_none()).and_then(|(path, _)| item(number, path));
-                    // What there is of the last item that arrived is dropped, be it all.
-                    left_out += u64::from(arrived.is_some_and(|arrived| arrived != whole));
+                    if last.is_none() && item(number, &path).is_some() {
+                        arrived.push(limit_met(whole.clone()));
+                    }
                     left_out += u64::from(last.as_ref() != Some(&whole));
                     last = Some(whole);
                 }
@@ -467,12 +466,23 @@ impl Report {
 }
 
 /// Takes away what there is of the item that the answer ended in: not all of its files are here. Gives their bytes.
+///
+/// Where a limit ended it, the last entry tells which item that is: the one before may be whole.
 pub fn drop_last_item(query: i32, files: &mut Vec<(Vec<u8>, Content)>) -> u64 {
+    let met = files.pop_if(|(_, content)| *content == Content::Errno(TOO_LONG)).map(|(path, _)| path);
     let item = files.last().and_then(|(path, _)| item(query, path)).map(<[u8]>::to_vec);
-    let Some(item) = item else { return 0 };
-    let of_item = |path: &[u8]| path.strip_prefix(&*item).is_some_and(|rest| matches!(rest, [] | [b'/', ..]));
-    let begin = files.iter().rposition(|(path, _)| !of_item(path)).map_or(0, |last| last + 1);
+    let Some(item) = item.filter(|item| met.is_none_or(|met| is_at_or_below(item, &met))) else { return 0 };
+    let begin = files.iter().rposition(|(path, _)| !is_at_or_below(path, &item)).map_or(0, |last| last + 1);
     files.drain(begin..).map(|(_, content)| content.size()).sum()
+}
+
+fn is_at_or_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+}
+
+/// Notes which item a limit met, for [`drop_last_item`].
+pub fn limit_met(item: Vec<u8>) -> (Vec<u8>, Content) {
+    (item, Content::Errno(TOO_LONG))
 }
 
 /// The item that a path of a query's answer is a part of; none of a file that is one itself.
@@ -654,16 +664,22 @@ mod tests {
             net("a.1", "operstate"),
             net("a.10", "mtu"),
         ];
-        let left = |outcome, left_out| {
-            let mut chunk = chunk(Query::NetClass, files.clone(), outcome);
+        let at_limit = |device: &str| {
+            [files.clone(), vec![errno(&format!("sys/class/net/{device}"), TOO_LONG)]].concat()
+        };
+        let left_of = |files: Vec<v1::File>, outcome, left_out| {
+            let mut chunk = chunk(Query::NetClass, files, outcome);
             chunk.end.iter_mut().for_each(|end| end.left_out = left_out);
             let snapshot = absorbed([chunk]);
             let devices: Vec<_> =
                 snapshot.dir("sys/class/net").dirs().map(|dir| dir.name().to_vec()).collect();
             (devices, *snapshot.report(Query::NetClass).unwrap())
         };
-        let (devices, report) = left(Some(Outcome::Truncated), 7);
+        let left = |outcome, left_out| left_of(files.clone(), outcome, left_out);
+        let (devices, report) = left_of(at_limit("a.10"), Some(Outcome::Truncated), 7);
         assert_eq!((devices, report.left_out, report.bytes), (vec![b"a.1".to_vec(), b"a".to_vec()], 7, 4));
+        let (devices, _) = left_of(at_limit("b"), Some(Outcome::Truncated), 7);
+        assert_eq!(devices.len(), 3, "the limit met another, of which nothing is here");
         for outcome in [Some(Outcome::TimedOut), Some(Outcome::Failed), Some(Outcome::Stuck), None] {
             let (devices, report) = left(outcome, 0);
             assert_eq!((devices.len(), report.bytes), (2, 4), "{outcome:?}");

@@ -9,7 +9,7 @@ use keyhole_policy::pattern::{devices, is_wild, matches, names};
 use keyhole_policy::{Kind, Root, Row, Source, TABLE};
 use keyhole_proto::v1::Outcome;
 
-use crate::snapshot::{Content, Report, Snapshot, cut_to_lines, drop_last_item};
+use crate::snapshot::{Content, Report, Snapshot, cut_to_lines, drop_last_item, limit_met};
 
 /// Reads a tree with `proc/` and `sys/` as a broker with these roots would, within the same limits.
 ///
@@ -84,6 +84,7 @@ impl Reading<'_> {
                     // A file that is opened once is an item; of what is found by name, the device is.
                     let items = if devices.is_some() { found.len() } else { paths.len() };
                     self.left_out += 1 + items as u64;
+                    self.files.extend(devices.map(|_| limit_met(device.1.clone())));
                     return;
                 }
             }

@@ -464,7 +464,12 @@ fn an_entry_limit_cuts_and_says_so() {
     assert_eq!((just.outcome, just.files.len()), (Outcome::Ok, limit));
     tree.put("sys/devices/system/clocksource/clocksource99/current_clocksource", "tsc");
     let cut = read(&mut tree.host(), Query::Clocksource);
-    assert_eq!((cut.outcome, cut.files.len()), (Outcome::Truncated, limit));
+    assert_eq!((cut.outcome, cut.files.len(), cut.left_out), (Outcome::Truncated, limit + 1, 1));
+    assert_eq!(
+        cut.errno("sys/devices/system/clocksource/clocksource99"),
+        Some(Errno::FBIG),
+        "which the limit met"
+    );
 }
 
 #[test]
@@ -1132,7 +1137,9 @@ fn a_limit_leaves_whole_devices_and_counts_the_others() {
     assert_eq!((whole.outcome, whole.left_out, whole.files.len()), (Outcome::Ok, 0, 12));
     for (entries, left_out) in [(11, 1), (9, 1), (8, 2), (7, 2), (1, 4)] {
         let cut = read_at_most(&tree, Query::NetClass, entries);
-        assert_eq!((cut.outcome, cut.left_out, cut.files.len()), (Outcome::Truncated, left_out, entries));
+        assert_eq!((cut.outcome, cut.left_out, cut.files.len()), (Outcome::Truncated, left_out, entries + 1));
+        let met = ["a", "b", "c", "d"][4 - left_out as usize];
+        assert_eq!(cut.errno(&format!("sys/class/net/{met}")), Some(Errno::FBIG), "{entries}");
         let whole_ones = 4 - left_out as usize;
         let expected: Vec<String> = whole.names().into_iter().take(3 * whole_ones).collect();
         assert_eq!(
