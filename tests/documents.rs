@@ -370,3 +370,82 @@ fn example(row: &keyhole_policy::Row, host: &Snapshot) -> Option<String> {
     }
     Some(text)
 }
+
+/// Every Rust file of the project below `dir`, with its module's name: `text` for `text.rs` and for `text/mod.rs`.
+fn modules(dir: &Path, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() {
+            if !name.starts_with('.') && name != "target" {
+                modules(&path, found);
+            }
+        } else if let Some(stem) = name.strip_suffix(".rs") {
+            let parent = path.parent().and_then(Path::file_name).unwrap().to_str().unwrap();
+            let module = if ["mod", "main", "tests", "lib"].contains(&stem) { parent } else { stem };
+            found.push((module.to_owned(), std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+/// Whether a Rust file has a test of this name.
+fn has_test(text: &str, name: &str) -> bool {
+    let Some(at) = text.find(&format!("fn {name}(")) else { return false };
+    let before = text[..at].trim_end_matches("async ").trim_end();
+    // Properties stand in proptest!, where attributes are the same.
+    before.ends_with("#[test]") || before.ends_with("#[tokio::test]") || before.ends_with(")]")
+}
+
+#[test]
+fn every_difference_names_a_test_that_there_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = Vec::new();
+    modules(root, &mut all);
+    let exists = |reference: &str| match reference.split_once("::") {
+        Some((module, name)) => all.iter().any(|(of, text)| of == module && has_test(text, name)),
+        None => root.join(reference).is_file(),
+    };
+    let document = std::fs::read_to_string(root.join("docs/compatibility.md")).unwrap();
+    let mut statements: Vec<String> = Vec::new();
+    for line in document.lines() {
+        let is_head = line.ends_with("| test |") || line.starts_with("|---");
+        if (line.starts_with("| ") && !is_head) || line.starts_with("- ") {
+            statements.push(line.to_owned());
+        } else if line.starts_with("  ") && statements.last().is_some_and(|last| last.starts_with("- ")) {
+            let last = statements.last_mut().unwrap();
+            last.push(' ');
+            last.push_str(line.trim());
+        }
+    }
+    assert!(statements.len() > 140, "{}", statements.len());
+    for statement in statements {
+        let mut names = statement.split('`').skip(1).step_by(2);
+        let is_reference = |name: &&str| {
+            let is_path = name.starts_with("tests/") && !name.contains(' ');
+            is_path
+                || name
+                    .split_once("::")
+                    .is_some_and(|(module, test)| !module.is_empty() && test.contains('_'))
+        };
+        // A row has them in its last cell, a point anywhere.
+        let named: Vec<&str> = match statement.strip_suffix(" |") {
+            Some(row) => row.rsplit(" | ").next().unwrap().split('`').skip(1).step_by(2).collect(),
+            None => names.by_ref().filter(is_reference).collect(),
+        };
+        assert!(!named.is_empty(), "no test holds this; name one: {statement}");
+        for name in named {
+            assert!(exists(name), "there is no test {name}, which should hold: {statement}");
+        }
+    }
+}
+
+#[test]
+fn what_is_absent_is_no_family() {
+    let own = self_metrics::FAMILIES.iter().copied().flatten();
+    let families = COLLECTORS.iter().flat_map(|collector| collector.families).chain(own);
+    for family in families {
+        let absent =
+            ["node_network_altnames_info", "node_selinux_config_mode", "node_btrfs_device_unused_bytes"];
+        assert!(!absent.contains(&family.name) && !family.name.starts_with("go_"), "{}", family.name);
+    }
+}

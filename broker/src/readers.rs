@@ -85,6 +85,8 @@ struct Reading {
     active: Option<Reader>,
     /// Ordered, and not ready yet; to take the place of the active one, if there is one.
     starting: Option<(Slot, Instant)>,
+    /// When the last was ordered.
+    ordered: Option<Instant>,
     reopened: Option<Instant>,
     /// Whether the one that starts replaces the active one only where it has opened other files.
     is_comparison: bool,
@@ -298,7 +300,8 @@ impl Inner {
         let Some(mut slot) = lock(&class.free).pop() else { return };
         slot.frames.clear();
         self.zygote.order(&mut slot);
-        reading.starting = Some((slot, Instant::now()));
+        let now = Instant::now();
+        (reading.starting, reading.ordered) = (Some((slot, now)), Some(now));
     }
 
     /// Waits for the reader that was ordered, for a while at most; it is then the active one. One that takes longer
@@ -426,7 +429,8 @@ impl Inner {
         lock(&class.status).available = reading.active.is_some();
     }
 
-    /// Notices a reader that died while nobody asked it, and one that has become ready.
+    /// Notices a reader that died while nobody asked it, and one that has become ready; starts one where there is none and
+    /// there can be one again: who waits for a class to be served before asking it would wait for ever.
     async fn tend(self: &Arc<Self>, class: &ReaderClass) {
         let Ok(mut reading) = class.reading.try_lock() else { return };
         if let Some(reader) = &reading.active {
@@ -435,6 +439,10 @@ impl Inner {
                 self.lose(class, &mut reading, Event::Ended(status));
                 self.order(class, &mut reading);
             }
+        }
+        let due = reading.ordered.is_some_and(|last| last.elapsed() >= CHECK_INTERVAL);
+        if reading.active.is_none() && due {
+            self.order(class, &mut reading);
         }
         if reading.starting.is_some() {
             self.welcome_next(class, &mut reading, Duration::ZERO).await;

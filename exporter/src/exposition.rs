@@ -185,15 +185,24 @@ pub struct Counters {
     pub conflicts: usize,
     /// Things in the collector's files that it could not read, and skipped.
     pub skipped: usize,
-    /// The first of them, for the log.
-    pub first_skipped: Option<String>,
+    /// The first of them, for people: where each is and why it was skipped. Each text once, [`SKIPPED_ITEMS`] at most.
+    pub skipped_items: Vec<String>,
 }
 
+/// The most skipped items of a collector that are named; the others are counted.
+pub const SKIPPED_ITEMS: usize = 16;
+/// Items are described until this many were skipped: descriptions that are alike are kept once, and each takes time.
+const DESCRIBED_ITEMS: usize = 1000;
+/// The most bytes of an item's description.
+const ITEM_BYTES: usize = 400;
+
 /// What happened while an exposition was written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
     /// Samples left out because one with the same name and labels was there.
     pub duplicates: usize,
+    /// The names and labels of the first of them, [`SKIPPED_ITEMS`] at most.
+    pub duplicate_series: Vec<String>,
 }
 
 /// Room for a default scrape, made at once and not by doubling.
@@ -231,12 +240,15 @@ impl Exposition {
         std::mem::take(&mut self.counters)
     }
 
-    /// Notes that something in a file could not be read and was skipped.
+    /// Notes that something in a file could not be read and was skipped: where it is, and why. What changes with every
+    /// scrape, such as a count, does not belong in the description: the log has a line for each new one.
     pub fn skip(&mut self, what: impl FnOnce() -> String) {
-        self.counters.skipped += 1;
-        if self.counters.first_skipped.is_none() {
-            self.counters.first_skipped = Some(what());
+        let Counters { skipped, skipped_items, .. } = &mut self.counters;
+        *skipped += 1;
+        if *skipped > DESCRIBED_ITEMS {
+            return;
         }
+        add_item(skipped_items, what);
     }
 
     /// The same of a series whose labels stand in several files, of which one could not be read now.
@@ -248,7 +260,7 @@ impl Exposition {
     fn may_be(&mut self, family: &Family, name: &str, value: Value) -> bool {
         match value {
             Value::Float(value) if family.kind == Kind::Counter && (value < 0.0 || value.is_nan()) => {
-                self.skip(|| format!("{name}: {value}, and it is a counter"));
+                self.skip(|| format!("{name}: a counter below zero, or none"));
                 false
             }
             _ => true,
@@ -269,7 +281,7 @@ impl Exposition {
             None => self.declared(family).inspect(|&at| _ = self.by_address.insert(address, at)),
         };
         let pairs = family.labels.iter().copied().zip(labels.iter().copied());
-        self.add_to(at, "", pairs, value);
+        self.add_to(at, family.name, "", pairs, value);
     }
 
     /// Adds a sample of a family whose name depends on the host. Bytes that no metric name may have become `_`.
@@ -281,7 +293,7 @@ impl Exposition {
         }
         let at = self.named(name, family.kind, || Cow::Borrowed(family.help));
         let pairs = family.labels.iter().copied().zip(labels.iter().copied());
-        self.add_to(at, "", pairs, value);
+        self.add_to(at, name, "", pairs, value);
     }
 
     /// Adds a sample whose family, labels and suffix (`_bucket`) are known only from a file.
@@ -295,7 +307,7 @@ impl Exposition {
         value: Value,
     ) {
         let at = self.named(name, kind, || Cow::Owned(help.to_owned()));
-        self.add_to(at, suffix, labels, value);
+        self.add_to(at, name, suffix, labels, value);
     }
 
     /// Begins an item, such as a device, of which a limit is to leave all series or none.
@@ -314,10 +326,11 @@ impl Exposition {
         (self.counters.series, self.limit) = (series, series);
     }
 
-    /// Adds a sample to a family by its number; none for a name that stands for another type.
+    /// Adds a sample to a family by its number; none for a `name` that stands for another type.
     fn add_to<'l>(
         &mut self,
         family: Option<u32>,
+        name: &str,
         suffix: &str,
         labels: impl Iterator<Item = (&'l str, &'l [u8])>,
         value: Value,
@@ -328,6 +341,7 @@ impl Exposition {
         }
         let Some(family) = family else {
             self.counters.conflicts += 1;
+            self.skip(|| format!("{name}: a family of this name has another type"));
             return;
         };
         let start = self.text.len();
@@ -401,6 +415,13 @@ impl Exposition {
         Some(self.families[at as usize].kind)
     }
 
+    /// The labels of a family's samples, each `{label="value",...}` with the labels sorted by name.
+    pub fn sorted_labels(&self, name: &str) -> impl Iterator<Item = Vec<u8>> {
+        let family = self.by_name.get(name).copied();
+        let samples = self.samples.iter().filter(move |sample| Some(sample.family) == family);
+        samples.map(move |sample| sort_labels(self.key(sample).get(name.len()..).unwrap_or_default()))
+    }
+
     /// The HELP text under which a family already stands.
     pub fn help(&self, name: &str) -> Option<&str> {
         let at = *self.by_name.get(name)?;
@@ -466,6 +487,11 @@ impl Exposition {
                 }
             } else if last.is_some_and(|last| self.key(last) == self.key(sample)) {
                 written.duplicates += 1;
+                if written.duplicates <= DESCRIBED_ITEMS {
+                    add_item(&mut written.duplicate_series, || {
+                        text::printable(self.key(sample)).into_owned()
+                    });
+                }
                 continue;
             }
             last = Some(sample);
@@ -489,6 +515,19 @@ impl Exposition {
 
     fn key(&self, sample: &Sample) -> &[u8] {
         &self.text[sample.start as usize..sample.key_end as usize]
+    }
+}
+
+/// Adds a description to those of the first items, in part where it is long.
+fn add_item(items: &mut Vec<String>, what: impl FnOnce() -> String) {
+    if items.len() >= SKIPPED_ITEMS {
+        return;
+    }
+    let mut item = what();
+    let end = (0..=ITEM_BYTES.min(item.len())).rev().find(|&at| item.is_char_boundary(at));
+    item.truncate(end.unwrap_or(0));
+    if !items.contains(&item) {
+        items.push(item);
     }
 }
 
@@ -530,6 +569,29 @@ fn write_labels<'l>(out: &mut Vec<u8>, labels: impl Iterator<Item = (&'l str, &'
     if separator == b',' {
         out.push(b'}');
     }
+}
+
+/// Labels as they are written in a sample.
+pub fn written_labels<'l>(labels: impl Iterator<Item = (&'l str, &'l [u8])>) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_labels(&mut out, labels);
+    out
+}
+
+/// Written labels, sorted by name.
+fn sort_labels(written: &[u8]) -> Vec<u8> {
+    let inner = written.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}")).unwrap_or_default();
+    let (mut quoted, mut escaped) = (false, false);
+    let mut labels: Vec<&[u8]> = inner
+        .split(|&byte| {
+            let separates = byte == b',' && !quoted;
+            quoted ^= byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            separates
+        })
+        .collect();
+    labels.sort_unstable();
+    if inner.is_empty() { Vec::new() } else { [b"{", &labels.join(&b',')[..], b"}"].concat() }
 }
 
 fn escape(out: &mut Vec<u8>, text: &[u8], quotes: bool) {
@@ -621,7 +683,8 @@ mod tests {
         out.add(&BYTES, &[b"\xff"], 1u64);
         out.add(&BYTES, &[b"\xfe"], 2u64);
         let mut text = Vec::new();
-        assert_eq!(out.write(&mut text, |_| true), Written { duplicates: 1 });
+        let duplicate_series = vec!["node_bytes_total{device=\"\u{fffd}\"}".to_owned()];
+        assert_eq!(out.write(&mut text, |_| true), Written { duplicates: 1, duplicate_series });
         assert!(text.ends_with(b"{device=\"\xef\xbf\xbd\"} 1\n"), "the first stays");
     }
 
@@ -631,7 +694,9 @@ mod tests {
         out.begin(10);
         out.add(&BYTES, &[b"a"], 1u64);
         out.add(&Family { kind: Kind::Gauge, ..BYTES }, &[b"b"], 1u64);
-        assert_eq!(out.end().conflicts, 1);
+        let counters = out.end();
+        assert_eq!((counters.conflicts, counters.skipped), (1, 1));
+        assert_eq!(counters.skipped_items, ["node_bytes_total: a family of this name has another type"]);
         assert!(!out.to_text().contains("\"b\""));
     }
 
@@ -679,7 +744,23 @@ mod tests {
         out.add(&Family { name: "node_b", kind: Kind::Gauge, ..BYTES }, &[b"d"], -1i64);
         let counters = out.end();
         assert_eq!((counters.series, counters.skipped), (2, 2));
-        assert_eq!(counters.first_skipped.as_deref(), Some("node_bytes_total: -1, and it is a counter"));
+        assert_eq!(counters.skipped_items, ["node_bytes_total: a counter below zero, or none"]);
+    }
+
+    #[test]
+    fn the_first_skipped_items_are_named_each_once_and_in_part_where_they_are_long() {
+        let mut out = Exposition::new();
+        out.begin(10);
+        for number in 0..3 * DESCRIBED_ITEMS {
+            out.skip(|| format!("{}ä{}", "x".repeat(ITEM_BYTES - 1), number));
+            out.skip(|| format!("item {}", number / 2));
+        }
+        let counters = out.end();
+        assert_eq!((counters.skipped, counters.skipped_items.len()), (6 * DESCRIBED_ITEMS, SKIPPED_ITEMS));
+        assert_eq!(
+            counters.skipped_items[..3],
+            ["x".repeat(ITEM_BYTES - 1), "item 0".into(), "item 1".into()]
+        );
     }
 
     #[test]
@@ -717,6 +798,14 @@ mod tests {
         fn a_value_reads_back_as_itself(value in any::<f64>().prop_filter("finite", |v| v.is_finite())) {
             prop_assert_eq!(value_text(value).parse::<f64>().unwrap(), value);
             prop_assert!(value_text(value).len() <= 25);
+        }
+
+        #[test]
+        fn labels_are_sorted_whatever_their_values(a in "[a,\"\\\\\n={}]{0,8}", b in "[a,\"\\\\\n={}]{0,8}") {
+            let labels = [("x", a.as_bytes()), ("y", b.as_bytes())];
+            let sorted = written_labels(labels.into_iter());
+            prop_assert_eq!(&sort_labels(&written_labels(labels.into_iter().rev())), &sorted);
+            prop_assert_eq!(&sort_labels(&sorted), &sorted);
         }
 
         #[test]

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::broker_client::BrokerError;
 use crate::collector::{CollectError, Run};
+use crate::exposition::Written;
 use crate::lock;
 use crate::snapshot::Snapshot;
 
@@ -27,6 +28,8 @@ pub struct Kept {
     pub scrapes: VecDeque<Past>,
     /// The last run of each collector that ever ran, by its name.
     pub collectors: BTreeMap<&'static str, LastRun>,
+    /// What the last scrape left out because a series of the same name and labels was there.
+    pub written: Written,
 }
 
 /// A scrape that has ended.
@@ -64,6 +67,10 @@ pub struct LastRun {
     pub series: usize,
     /// What became of it.
     pub standing: Standing,
+    /// Items that it could not read and skipped.
+    pub skipped: usize,
+    /// The first of them, with the reasons.
+    pub skipped_items: Vec<String>,
     /// The last failure, also when it has worked since.
     pub failure: Option<(Instant, String)>,
 }
@@ -81,7 +88,7 @@ pub enum Standing {
 
 impl History {
     /// Takes note of a scrape that began at `begun` and gave metrics.
-    pub fn scraped(&self, begun: Instant, snapshot: &Snapshot, runs: &[Run]) {
+    pub fn scraped(&self, begun: Instant, snapshot: &Snapshot, runs: &[Run], written: Written) {
         let now = Instant::now();
         let mut given = Given::default();
         for (_, report) in snapshot.reports() {
@@ -106,10 +113,13 @@ impl History {
                 duration: run.duration,
                 series: run.counters.series,
                 standing,
+                skipped: run.counters.skipped,
+                skipped_items: run.counters.skipped_items.clone(),
                 failure,
             };
             kept.collectors.insert(run.name, last);
         }
+        kept.written = written;
         kept.add(Past { ended: now, duration: now - begun, outcome: Ok(given) });
     }
 
@@ -159,10 +169,10 @@ mod tests {
         let begun = Instant::now();
         history.failed(begun, &BrokerError::Deadline);
         for _ in 1..SCRAPES {
-            history.scraped(begun, &Snapshot::default(), &[]);
+            history.scraped(begun, &Snapshot::default(), &[], Written::default());
         }
         assert_eq!(history.kept().scrapes[0].outcome, Err("the broker did not answer in time".into()));
-        history.scraped(begun, &Snapshot::default(), &[]);
+        history.scraped(begun, &Snapshot::default(), &[], Written::default());
         let kept = history.kept();
         assert_eq!(kept.scrapes.len(), SCRAPES);
         assert_eq!(kept.scrapes[0].outcome, Ok(Given::default()), "the oldest went");
@@ -177,7 +187,7 @@ mod tests {
             snapshot.set_report(query, report);
         }
         let runs = [run("stat", Ok(())), run("cpu", Err(CollectError::malformed("proc/stat", "x")))];
-        history.scraped(Instant::now(), &snapshot, &runs);
+        history.scraped(Instant::now(), &snapshot, &runs, Written::default());
         let given = Given { reading: Duration::from_micros(1), bytes: 40, series: 6, failed: 1 };
         assert_eq!(history.kept().scrapes[0].outcome, Ok(given));
     }
@@ -186,7 +196,7 @@ mod tests {
     fn a_collectors_last_failure_stays_when_it_works_again() {
         let history = History::default();
         let scrape = |result| {
-            history.scraped(Instant::now(), &Snapshot::default(), &[run("stat", result)]);
+            history.scraped(Instant::now(), &Snapshot::default(), &[run("stat", result)], Written::default());
             let last = history.kept().collectors["stat"].clone();
             (last.standing, last.failure.map(|(_, text)| text))
         };

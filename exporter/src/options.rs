@@ -92,16 +92,6 @@ pub enum OptionError {
         /// The flag that looks most like it.
         near: Option<&'static str>,
     },
-    /// A flag of a collector that is not offered.
-    #[error("--{flag}: the {collector} collector is not offered: {why}; drop the flag")]
-    NotOffered {
-        /// As it was given.
-        flag: String,
-        /// The collector.
-        collector: &'static str,
-        /// Why it is not offered.
-        why: &'static str,
-    },
     /// A variable of the environment whose flag cannot take its value.
     #[error("{variable}={value:?} in the environment, for --{flag}: {reason}")]
     Environment {
@@ -204,7 +194,12 @@ impl Options {
         let mut words = Vec::new();
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
-            let Some(flag) = argument.strip_prefix("--").filter(|flag| !flag.is_empty()) else {
+            if argument == "--" {
+                // What follows is no flag, whatever it looks like.
+                words.extend(arguments);
+                break;
+            }
+            let Some(flag) = argument.strip_prefix("--") else {
                 words.push(argument);
                 continue;
             };
@@ -538,6 +533,14 @@ mod tests {
         assert!(passes(&["--device-include=^(lo|eth0)$"], "lo"));
         assert!(!passes(&["--device-include=^(lo|eth0)$"], "eth1"));
         assert!(!passes(&["--device-include=^(lo|eth0)$", "--device-exclude=^lo$"], "lo"));
+    }
+
+    #[test]
+    fn two_dashes_alone_end_the_flags() {
+        let (options, words) = parse(&["--max=5", "--", "--max=6", "x"]).unwrap();
+        assert_eq!((options.number("max"), words), (5, vec!["--max=6".to_owned(), "x".to_owned()]));
+        assert_eq!(parse(&["--"]).unwrap().1, [""; 0]);
+        assert!(matches!(parse(&["--=x"]), Err(OptionError::Unknown { .. })));
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub struct OwnSource {
     node_name: Option<String>,
     uname: Option<Uname>,
     time_zone: Option<TimeZone>,
-    text_patterns: Vec<String>,
+    /// Where text files are: looked up before the seal, which leaves these directories readable and no other.
+    text_directories: Vec<PathBuf>,
     process_groups: Arc<ProcessGroups>,
 }
 
@@ -32,7 +33,7 @@ impl OwnSource {
             node_name: std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()),
             uname: Some(uname()),
             time_zone: time_zone(),
-            text_patterns: options.texts("collector.textfile.directory").to_vec(),
+            text_directories: text_files::directories(options.texts("collector.textfile.directory")),
             process_groups: Arc::default(),
         }
     }
@@ -66,24 +67,14 @@ impl OwnSource {
             timex: if self.captured { Err(ENODATA) } else { keyhole_os::timex() },
             uname: self.uname.clone(),
             time_zone: self.time_zone.clone(),
-            text_files: text_files::read(&self.text_patterns),
+            text_files: text_files::read(&self.text_directories),
             process_groups: Arc::clone(&self.process_groups),
         }
     }
 
-    /// The directories of text files that exist, and the patterns that name none.
-    pub fn text_directories(&self) -> (Vec<PathBuf>, Vec<String>) {
-        let mut existing = Vec::new();
-        let mut missing = Vec::new();
-        for pattern in &self.text_patterns {
-            let (found, not_found): (Vec<PathBuf>, Vec<PathBuf>) =
-                text_files::directories(pattern).into_iter().partition(|path| path.is_dir());
-            existing.extend(found);
-            if !not_found.is_empty() {
-                missing.push(pattern.clone());
-            }
-        }
-        (existing, missing)
+    /// The directories of text files that exist, and those that do not.
+    pub fn text_directories(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        self.text_directories.iter().cloned().partition(|path| path.is_dir())
     }
 }
 

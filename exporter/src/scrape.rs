@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keyhole_proto::v1::{DescribeResponse, Outcome, Query};
+use keyhole_proto::v1::{DescribeResponse, Outcome, Query, QueryDescription};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::broker_client::{BrokerClient, BrokerError};
 use crate::cli::flags::NOT_OFFERED;
 use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
-use crate::exposition::Exposition;
+use crate::exposition::{Counters, Exposition, Written};
 use crate::history::History;
 use crate::http::{Bucket, Client, Paced, RateLimit};
 use crate::lock;
@@ -35,6 +35,11 @@ const DESCRIPTION_AGE: Duration = Duration::from_secs(15);
 const LIMIT_LOG_INTERVAL: Duration = Duration::from_secs(600);
 /// How often the log reports that scrapes still fail.
 const FAILURE_INTERVAL: Duration = Duration::from_secs(60);
+/// How long the log is silent about a collector's left-out items after a line about them, first and at most.
+const ITEM_INTERVAL: Duration = Duration::from_secs(60);
+const LONGEST_ITEM_INTERVAL: Duration = Duration::from_secs(3600);
+/// The most lines about a collector's left-out items at once.
+const ITEM_LINES: usize = 8;
 /// How long the broker may take to describe itself.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -84,6 +89,8 @@ pub struct Scraper {
     failures: Mutex<HashMap<&'static str, String>>,
     /// When the log last reported each collector that is at its limit.
     limits_logged: LogTimes,
+    /// The items that each collector left out, as the log last had them.
+    items_logged: ItemLog,
     /// Queries that the broker's flags leave out, once the log has named them.
     left_out: Mutex<HashSet<Query>>,
     outage: Mutex<Option<Outage>>,
@@ -149,6 +156,30 @@ struct SharedRead {
 /// When the log last had a line about a collector.
 #[derive(Debug, Default)]
 struct LogTimes(Mutex<HashMap<&'static str, Instant>>);
+
+/// The items that each collector left out, as the log last had them. A file may change with every scrape and in each
+/// hold other mistakes: the log has lines about a collector once in a while, at longer and longer intervals.
+#[derive(Debug, Default)]
+struct ItemLog(Mutex<HashMap<&'static str, Logged>>);
+
+/// What the log last had about a collector's items.
+#[derive(Debug)]
+struct Logged {
+    items: Vec<String>,
+    at: Instant,
+    /// How long the log is silent about others.
+    interval: Duration,
+}
+
+/// What the log should have about a collector's items.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    Nothing,
+    /// Items that it did not have before.
+    Items(Vec<String>),
+    /// None is left out any more.
+    Gone,
+}
 
 /// A set of collectors, by their place in the registry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -262,6 +293,7 @@ impl Scraper {
             description: Mutex::default(),
             failures: Mutex::default(),
             limits_logged: LogTimes::default(),
+            items_logged: ItemLog::default(),
             left_out: Mutex::default(),
             outage: Mutex::default(),
             rendered: AtomicU64::new(0),
@@ -564,7 +596,8 @@ impl Scraper {
         let mut text = Vec::new();
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);
-        self.history.scraped(begun, snapshot, &runs);
+        self.note_duplicates(&written);
+        self.history.scraped(begun, snapshot, &runs, written);
         self.trim();
         let text = Encoded { plain: OnceLock::from(self.unread.page(text)), compressed: OnceLock::new() };
         let timed_out =
@@ -629,8 +662,24 @@ impl Scraper {
                 failures.insert(run.name, text);
             }
         }
-        if let Some(first) = &run.counters.first_skipped {
-            tracing::debug!(collector = run.name, skipped = run.counters.skipped, %first, "items left out");
+        let Counters { skipped, skipped_items, .. } = &run.counters;
+        match self.items_logged.due(run.name, skipped_items) {
+            Due::Nothing => {}
+            Due::Items(items) => {
+                for item in items.iter().take(ITEM_LINES) {
+                    tracing::warn!(collector = run.name, %item, skipped, "item left out");
+                }
+                if items.len() > ITEM_LINES {
+                    let unnamed = items.len() - ITEM_LINES;
+                    tracing::warn!(
+                        collector = run.name,
+                        unnamed,
+                        skipped,
+                        "more items left out; the page at / names them"
+                    );
+                }
+            }
+            Due::Gone => tracing::info!(collector = run.name, "no item is left out any more"),
         }
         if run.counters.over_limit > 0 && self.limits_logged.is_due(run.name) {
             tracing::warn!(
@@ -639,6 +688,20 @@ impl Scraper {
                 dropped = run.counters.over_limit,
                 "the collector reached --collector.series-limit; narrow it by its flags, or raise the limit"
             );
+        }
+    }
+
+    /// Logs series of which there were two; which collectors gave them is not known here.
+    fn note_duplicates(&self, written: &Written) {
+        match self.items_logged.due("", &written.duplicate_series) {
+            Due::Nothing => {}
+            Due::Items(items) => {
+                let duplicates = written.duplicates;
+                for series in items.iter().take(ITEM_LINES) {
+                    tracing::warn!(%series, duplicates, "a second sample of a series was left out");
+                }
+            }
+            Due::Gone => tracing::info!("no series has a second sample any more"),
         }
     }
 
@@ -679,14 +742,43 @@ impl Scraper {
         }
     }
 
-    /// Whether the broker answers, asked now unless it did a moment ago.
-    pub async fn ready(&self) -> Result<(), BrokerError> {
-        let lately = lock(&self.description).at.is_some_and(|at| at.elapsed() < DESCRIBE_TIMEOUT);
-        match lately {
-            true => Ok(()),
-            false => self.describe(Instant::now() + DESCRIBE_TIMEOUT).await.map(drop),
-        }
+    /// Whether the broker answers, asked now unless it did a moment ago, and has readers for what the collectors need; if
+    /// not, why.
+    pub async fn ready(&self) -> Result<(), String> {
+        let lately = {
+            let known = lock(&self.description);
+            known.at.filter(|at| at.elapsed() < DESCRIBE_TIMEOUT).and_then(|_| known.answer.clone())
+        };
+        let broker = match lately {
+            Some(answer) => answer,
+            None => {
+                let answer = self.describe(Instant::now() + DESCRIBE_TIMEOUT).await;
+                answer.map_err(|error| error.to_string())?
+            }
+        };
+        let queries =
+            self.enabled.iter().flat_map(|collector| collector.queries.iter().chain(collector.optional));
+        missing_readers(&broker, &queries.copied().collect()).map_or(Ok(()), Err)
     }
+}
+
+/// Which classes of readers have none that could be asked for any of `queries`, in words; none where each has.
+fn missing_readers(broker: &DescribeResponse, queries: &HashSet<Query>) -> Option<String> {
+    // What is not permitted or not the host's needs no reader.
+    let could_be_asked = |query: &&QueryDescription| {
+        queries.contains(&query.query()) && matches!(query.outcome(), Outcome::Unspecified | Outcome::Stuck)
+    };
+    let needed: HashSet<&str> =
+        broker.queries.iter().filter(could_be_asked).map(|query| &*query.reader).collect();
+    let missing = broker.readers.iter().filter(|class| !class.available && needed.contains(&*class.name));
+    let missing: Vec<_> = missing.map(|class| format!("{} ({} stuck)", class.name, class.stuck)).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "the broker has no reader of class {} that could be asked: what these read is missing, the rest is served; see \
+             the broker's log and keyhole-exporter describe for what hangs",
+            missing.join(", ")
+        )
+    })
 }
 
 impl Scrape {
@@ -785,6 +877,39 @@ pub fn enabled(options: &Options) -> Vec<&'static Collector> {
     enabled
 }
 
+impl ItemLog {
+    fn due(&self, collector: &'static str, items: &[String]) -> Due {
+        self.due_at(collector, items, Instant::now())
+    }
+
+    /// What is to be logged of `items`; it counts as logged. What comes too early is looked at again in later scrapes.
+    fn due_at(&self, collector: &'static str, items: &[String], now: Instant) -> Due {
+        let mut logged = lock(&self.0);
+        let Some(last) = logged.get_mut(collector) else {
+            if items.is_empty() {
+                return Due::Nothing;
+            }
+            logged.insert(collector, Logged { items: items.to_vec(), at: now, interval: ITEM_INTERVAL });
+            return Due::Items(items.to_vec());
+        };
+        let elapsed = now.saturating_duration_since(last.at);
+        if elapsed < last.interval || last.items == items {
+            return Due::Nothing;
+        }
+        let new: Vec<String> = items.iter().filter(|item| !last.items.contains(item)).cloned().collect();
+        last.items = items.to_vec();
+        if new.is_empty() && !items.is_empty() {
+            return Due::Nothing;
+        }
+        last.interval = match elapsed < 2 * last.interval {
+            true => (2 * last.interval).min(LONGEST_ITEM_INTERVAL),
+            false => ITEM_INTERVAL,
+        };
+        last.at = now;
+        if items.is_empty() { Due::Gone } else { Due::Items(new) }
+    }
+}
+
 impl LogTimes {
     /// Whether a line about `collector` is due; if so, it counts as logged.
     fn is_due(&self, collector: &'static str) -> bool {
@@ -801,6 +926,36 @@ impl LogTimes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_item_that_is_left_out_is_logged_once_and_again_when_it_is_another() {
+        let (log, start) = (ItemLog::default(), Instant::now());
+        let due = |seconds, items: &[&str]| {
+            let items: Vec<String> = items.iter().map(|item| (*item).to_owned()).collect();
+            log.due_at("textfile", &items, start + Duration::from_secs(seconds))
+        };
+        let items = |items: &[&str]| Due::Items(items.iter().map(|item| (*item).to_owned()).collect());
+        assert_eq!(due(0, &[]), Due::Nothing);
+        assert_eq!(due(0, &["a"]), items(&["a"]));
+        assert_eq!(due(10, &["a"]), Due::Nothing);
+        assert_eq!(due(30, &["a", "b"]), Due::Nothing, "too early");
+        assert_eq!(due(1000, &["a", "b"]), items(&["b"]), "the one that is new");
+        assert_eq!(due(2000, &["a"]), Due::Nothing);
+        assert_eq!(due(3000, &[]), Due::Gone);
+        assert_eq!(due(4000, &[]), Due::Nothing);
+        assert_eq!(due(5000, &["a"]), items(&["a"]));
+    }
+
+    #[test]
+    fn items_that_change_with_every_scrape_do_not_flood_the_log() {
+        let (log, start) = (ItemLog::default(), Instant::now());
+        let lines = (0..86_400u64).step_by(15).filter(|&second| {
+            let items = vec![format!("line {second}")];
+            log.due_at("textfile", &items, start + Duration::from_secs(second)) != Due::Nothing
+        });
+        let lines = lines.count();
+        assert!((20..40).contains(&lines), "{lines} lines a day");
+    }
 
     #[test]
     fn scrapes_that_fail_are_logged_at_once_and_then_a_minute_at_a_time() {

@@ -3,7 +3,7 @@
 //! Collectors see nothing else of the host, so that a capture of it can be replayed anywhere.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use keyhole_proto::v1::{self, Outcome, Query};
 
@@ -198,6 +198,16 @@ impl Snapshot {
         self.files.sort_by(|a, b| a.0.cmp(&b.0));
         self.files.dedup_by(|later, first| later.0 == first.0);
         self.file_systems.sort_by_key(|(query, _)| *query);
+        // Of one that may hang comes first that it is asked, and all come again when a reader was replaced.
+        let mut places = HashMap::new();
+        for (query, later) in std::mem::take(&mut self.file_systems) {
+            let place = *places.entry((query, later.path.clone())).or_insert(self.file_systems.len());
+            match self.file_systems.get_mut(place) {
+                Some((_, known)) if known.numbers.is_err() => *known = later,
+                Some(_) => {}
+                None => self.file_systems.push((query, later)),
+            }
+        }
     }
 
     /// Everything that `path` holds, if the host has it.

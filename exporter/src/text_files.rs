@@ -1,9 +1,9 @@
 //! The files of `--collector.textfile.directory`: the only files that the exporter opens once it is sealed.
 
 use std::fs::{self, OpenOptions};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::OFlags;
@@ -17,24 +17,54 @@ const ALL_BYTES: u64 = 8 << 20;
 /// The most directories and files that are looked at.
 const ENTRIES: usize = 4096;
 
-/// Reads the `*.prom` files in the directories that `patterns` name, sorted by name within each. What cannot be read
-/// is there with the reason, a directory too.
-pub fn read(patterns: &[String]) -> Vec<TextFile> {
+/// Reads the `*.prom` files in `directories`, sorted by name within each. What cannot be read is there with the reason,
+/// a directory too.
+pub fn read(directories: &[PathBuf]) -> Vec<TextFile> {
     let mut room = ALL_BYTES;
     let mut files = Vec::new();
-    for directory in patterns.iter().flat_map(|pattern| directories(pattern)) {
-        match names(&directory) {
-            Ok(names) => files.extend(
-                names.into_iter().take(ENTRIES).map(|name| read_file(&directory.join(name), &mut room)),
-            ),
-            Err(error) => files.push(failed(&directory, error.to_string())),
+    for directory in directories {
+        match names(directory) {
+            Ok(names) => {
+                let more = names.len().saturating_sub(ENTRIES);
+                files.extend(
+                    names.into_iter().take(ENTRIES).map(|name| read_file(&directory.join(name), &mut room)),
+                );
+                if more > 0 {
+                    let reason = format!("{more} files more than the {ENTRIES} that are read of a directory");
+                    files.push(failed(directory, reason));
+                }
+            }
+            Err(error) => files.push(failed(directory, error.to_string())),
         }
     }
     files
 }
 
+/// The directories that `patterns` name now, without what leads nowhere in a path (`//`, `.`, `x/..`): a label tells where
+/// a file is, and should not change with how the directory was written. An empty pattern names none, as in node_exporter.
+pub fn directories(patterns: &[String]) -> Vec<PathBuf> {
+    let named = patterns.iter().filter(|pattern| !pattern.is_empty()).flat_map(|pattern| expand(pattern));
+    named.map(|path| clean(&path)).collect()
+}
+
+/// A path without what leads nowhere in it, as Go's filepath.Clean writes it.
+pub(crate) fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir if matches!(clean.components().next_back(), Some(Component::Normal(_))) => {
+                clean.pop();
+            }
+            Component::ParentDir if clean.has_root() => {}
+            other => clean.push(other),
+        }
+    }
+    if clean.as_os_str().is_empty() { PathBuf::from(".") } else { clean }
+}
+
 /// The directories that a pattern names now; the pattern itself when it matches nothing, for the error.
-pub fn directories(pattern: &str) -> Vec<PathBuf> {
+fn expand(pattern: &str) -> Vec<PathBuf> {
     let literal = || vec![PathBuf::from(pattern)];
     if !is_glob(pattern.as_bytes()) {
         return literal();
@@ -117,7 +147,16 @@ fn read_file(path: &Path, room: &mut u64) -> TextFile {
             *room = room.saturating_sub(read);
             file
         }
-        Err(error) => failed(path, error.to_string()),
+        Err(error) => {
+            let is_link = || path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+            let advice = match error.kind() {
+                ErrorKind::PermissionDenied if is_link() => {
+                    "; the sandbox refuses links that lead out of --collector.textfile.directory: put the file itself there"
+                }
+                _ => "",
+            };
+            failed(path, format!("{error}{advice}"))
+        }
     }
 }
 
@@ -157,13 +196,32 @@ mod tests {
         format!("{}/{rest}", dir.path().display())
     }
 
+    fn read_all(patterns: &[String]) -> Vec<TextFile> {
+        read(&directories(patterns))
+    }
+
+    #[test]
+    fn a_path_is_written_as_short_as_it_can_be() {
+        for (written, short) in [
+            ("/x//y/", "/x/y"),
+            ("/x/./y/../z", "/x/z"),
+            ("/../x", "/x"),
+            ("./x", "x"),
+            ("../x", "../x"),
+            ("x/..", "."),
+            ("../../x/../y", "../../y"),
+        ] {
+            assert_eq!(directories(&[written.to_owned(), String::new()]), [PathBuf::from(short)]);
+        }
+    }
+
     #[test]
     fn files_are_found_by_ending_in_every_directory_that_a_pattern_names() {
         let dir = tree();
         let read = |rest: &[&str]| -> Vec<String> {
             let patterns: Vec<String> = rest.iter().map(|rest| pattern(&dir, rest)).collect();
             let name = |file: TextFile| file.path.rsplit('/').next().unwrap().to_owned();
-            super::read(&patterns).into_iter().map(name).collect()
+            read_all(&patterns).into_iter().map(name).collect()
         };
         assert_eq!(read(&["a"]), ["one.prom"]);
         assert_eq!(read(&["a/", "b?"]), ["one.prom", "two.prom"]);
@@ -174,9 +232,23 @@ mod tests {
     #[test]
     fn a_directory_that_cannot_be_read_is_there_with_its_reason() {
         let dir = tree();
-        let files = read(&[pattern(&dir, "missing"), pattern(&dir, "none*")]);
+        let files = read_all(&[pattern(&dir, "missing"), pattern(&dir, "none*")]);
         assert_eq!(files.len(), 2);
         assert!(files.iter().all(|file| file.content.as_ref().unwrap_err().contains("No such file")));
+    }
+
+    #[test]
+    fn files_beyond_the_limit_of_a_directory_are_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..=ENTRIES {
+            fs::write(dir.path().join(format!("{number}.prom")), "").unwrap();
+        }
+        let files = read_all(&[pattern(&dir, "")]);
+        let reason = files.last().unwrap().content.as_ref().unwrap_err();
+        assert_eq!(
+            (files.len(), reason.as_str()),
+            (ENTRIES + 1, "1 files more than the 4096 that are read of a directory")
+        );
     }
 
     #[test]
@@ -184,7 +256,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.prom");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-        let files = read(&[pattern(&dir, "")]);
+        let files = read_all(&[pattern(&dir, "")]);
         assert_eq!(files[0].content, Err("not a regular file".to_owned()));
     }
 

@@ -498,3 +498,32 @@ async fn a_filter_that_cannot_be_read_is_not_given_everything() {
     }
     assert_eq!(broker.reads(), 0);
 }
+
+#[tokio::test]
+async fn what_follows_a_hash_in_a_path_is_dropped() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    for (target, part) in [("/metrics#x", "\nnode_load1 0.5\n"), ("http://x", "<title>Node Exporter</title>")]
+    {
+        let mut stream = TcpStream::connect(exporter.address).await.unwrap();
+        let head = format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        tokio::time::timeout(Duration::from_secs(5), read).await.expect("an end").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(part), "{target}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn texts_that_are_no_exposition_are_not_sniffed() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    for path in ["/nothing", "/-/healthy", "/-/ready", "/metrics?collect[]=nope", "//metrics", "/debug/pprof"]
+    {
+        let head = exporter.get(path).await.head;
+        assert!(head.contains("x-content-type-options: nosniff"), "{path}: {head}");
+    }
+}

@@ -241,3 +241,24 @@ async fn whatever_the_broker_says_is_text_and_no_more_than_fits() {
     assert!(!text.contains("<img") && !text.contains("<script") && !text.contains('\u{202e}'));
     assert!(text.len() < 400 << 10, "{} bytes", text.len());
 }
+
+#[tokio::test]
+async fn items_that_a_collector_left_out_are_named_with_the_reason() {
+    let (dir, socket) = directory();
+    std::fs::write(dir.path().join("a.prom"), "a{__x=\"<b>\"} 1\nb 2\n").unwrap();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let flag = format!("--collector.textfile.directory={}", dir.path().display());
+    let exporter = Exporter::start(&socket, &["--collector.textfile", &flag]);
+    let metrics = exporter.get("/metrics").await.text();
+    assert!(metrics.contains("\nkeyhole_collector_skipped{collector=\"textfile\"} 1\n"), "{metrics}");
+    let (text, _) = timed(&exporter).await;
+    let item = format!(
+        "<summary>1 item left out</summary><small>{}/a.prom: line 1: the label name __x is reserved",
+        dir.path().display()
+    );
+    assert!(text.contains(&item), "{text}");
+    std::fs::write(dir.path().join("a.prom"), "b 2\n").unwrap();
+    exporter.get("/metrics").await;
+    let (text, _) = timed(&exporter).await;
+    assert!(!text.contains("left out"), "{text}");
+}

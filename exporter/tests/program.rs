@@ -120,7 +120,10 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
     for (arguments, part) in [
         (vec!["--no-such-flag"], "try --help"),
         (vec!["--collector.netstat.feilds=x"], "try --help"),
-        (vec!["--collector.systemd.unit-include=x"], "the systemd collector is not offered"),
+        (vec!["--collector.systemd.unit-inclde=x"], "did you mean --collector.systemd.unit-include?"),
+        (vec!["--collector.ipvs.backend-labels=bogus"], "no label \"bogus\"; there are local_address,"),
+        (vec!["--log.level=loud"], "use debug, info, warn or error"),
+        (vec!["--", "--collector.cpu"], "unknown flag --collector.cpu"),
         (vec!["-x"], "try --help"),
         (vec!["serve"], "unknown command \"serve\"; try --help"),
         (vec!["replay"], "replay needs a directory"),
@@ -201,10 +204,13 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
         "--web.listen-address=127.0.0.1:0",
         "--no-collector.wifi",
         "--collector.systemd",
+        "--collector.systemd.unit-include=x",
         "--path.procfs=/host/proc",
+        "--log.level=INFO",
+        "--",
     ];
     let mut server = Server::start(&flags);
-    let line = server.line("flag=--collector.systemd");
+    let line = server.line("flags=\"--collector.systemd --collector.systemd.unit-include\"");
     assert!(line.starts_with("time=20") && line.contains(" level=WARN msg=\""), "{line}");
     assert!(line.contains("not offered") && line.contains("D-Bus"), "{line}");
     let line = server.line("msg=listening");
@@ -519,4 +525,47 @@ async fn the_log_names_the_flag_that_leaves_a_query_out_once() {
     let less =
         lines.iter().filter(|line| line.contains("add +net-addresses") && line.contains("WARN")).count();
     assert_eq!((failed, less, lines.len()), (1, 1, 2), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn what_a_text_file_holds_that_is_left_out_is_in_the_log_once() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("a.prom"), "ok 1\nb 2 3\n").unwrap();
+    std::fs::write(dir.path().join("b.prom"), "c{__d=\"1\"} 1\nok{x=\"\"} 1\n").unwrap();
+    let socket = dir.path().join("broker.sock");
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let socket = format!("--broker.socket={}", socket.display());
+    let directory = format!("--collector.textfile.directory={}", dir.path().display());
+    let scrapes = tokio::task::spawn_blocking(move || {
+        let mut server = Server::start(&[&socket, "--web.listen-address=127.0.0.1:0", &directory]);
+        let line = server.line("msg=listening");
+        let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        for _ in 0..3 {
+            get(&address, "/metrics?collect[]=textfile");
+        }
+        let pid = rustix::process::Pid::from_child(&server.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let mut lines = Vec::new();
+        while let Ok(line) = server.1.recv_timeout(Duration::from_secs(20)) {
+            lines.extend(line.contains("collector=textfile").then_some(line));
+        }
+        lines
+    });
+    let lines = scrapes.await.unwrap();
+    let items = [
+        "/a.prom: line 2: timestamps are not taken; the whole file is left out\"",
+        "/b.prom: line 1: the label name __d is reserved: it begins with __; the line is left out\"",
+    ];
+    assert_eq!(lines.len(), items.len(), "{lines:#?}");
+    for (line, item) in lines.iter().zip(items) {
+        assert!(line.contains("level=WARN msg=\"item left out\"") && line.contains(item), "{line}");
+    }
+}
+
+#[test]
+fn the_version_has_no_date_and_no_user() {
+    let output = exporter(&["--version"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("keyhole-exporter, version ") && text.contains("platform:"), "{text}");
+    assert!(!text.contains("date") && !text.contains("user") && !text.contains("go version"), "{text}");
 }

@@ -109,7 +109,8 @@ async fn json_has_the_shape_that_is_documented() {
     let scene = Scene::new(netdev());
     let ended = scene.run(&["query", "netdev", "-o", "json", "--filter=receive_bytes"]).await;
     let value: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
-    assert_eq!(value["collectors"][0], serde_json::json!({"name": "netdev", "state": "ok", "error": null}));
+    let collector = serde_json::json!({"name": "netdev", "state": "ok", "error": null, "skipped": 0, "skipped_items": []});
+    assert_eq!(value["collectors"][0], collector);
     let metric = serde_json::json!({
         "name": "node_network_receive_bytes_total",
         "type": "counter",
@@ -475,4 +476,38 @@ async fn a_capture_lists_what_was_not_permitted_and_its_replay_says_so_too() {
         replayed.out
     );
     assert!(replayed.err.contains("--queries=default leaves it out: add +tcp"), "{}", replayed.err);
+}
+
+#[tokio::test]
+async fn what_the_exporter_knows_by_itself_needs_no_broker_and_what_it_leaves_out_is_named() {
+    let scene = Scene::new(Script::default());
+    std::fs::write(scene.path("a.prom"), "a{__x=\"1\"} 1\nb 2\n").unwrap();
+    std::fs::write(scene.path("b.prom"), "c\n").unwrap();
+    let directory = format!("--collector.textfile.directory={}", scene.dir.path().display());
+    let socket = "--broker.socket=/nonexistent/broker.sock";
+    std::os::unix::fs::symlink("/etc/hostname", scene.path("d.prom")).unwrap();
+    let ended = scene.run(&["query", "textfile", "timex", &directory, socket]).await;
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert!(ended.out.contains("\nb ") && ended.out.contains("\nnode_timex_tick_seconds "), "{}", ended.out);
+    for line in [
+        "a.prom: line 1: the label name __x is reserved: it begins with __; the line is left out\n",
+        "b.prom: line 1: \"\" is no value; the whole file is left out\n",
+        "d.prom: Permission denied (os error 13); the sandbox refuses links that lead out of \
+         --collector.textfile.directory: put the file itself there\n",
+    ] {
+        let line = format!("textfile: left out: {}/{line}", scene.dir.path().display());
+        assert!(ended.err.contains(&line), "{line}{}", ended.err);
+    }
+    // The seal closes what is above the directories that a pattern names.
+    std::fs::create_dir_all(scene.path("more/one")).unwrap();
+    std::fs::write(scene.path("more/one/c.prom"), "e 5\n").unwrap();
+    let pattern = format!("--collector.textfile.directory={}//more/./*", scene.dir.path().display());
+    let ended = scene.run(&["query", "textfile", "-oprom", &pattern, socket]).await;
+    let file = format!("{{file=\"{}/more/one/c.prom\"}}", scene.dir.path().display());
+    assert!(ended.out.contains("\ne 5\n") && ended.out.contains(&file), "{ended:?}");
+    let ended = scene.run(&["query", "textfile", "--output=json", &directory, socket]).await;
+    let json: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
+    let collector = &json["collectors"][0];
+    assert_eq!((&collector["skipped"], &collector["state"]), (&3.into(), &"ok".into()));
+    assert!(collector["skipped_items"][1].as_str().unwrap().contains("b.prom: line 1: "), "{collector}");
 }

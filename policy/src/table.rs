@@ -296,7 +296,7 @@ pub const TABLE: &[Row] = &[
 
     row_of(Query::Mounts, Procfs, ON, &[proc("1/mountinfo")], Host, BY_MOUNT, 1),
     row_of(Query::OwnMounts, Procfs, ON, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Minimal, BY_MOUNT, 1),
-    row_of(Query::Anchors, Mounts, ON, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Minimal, VALUE, 64),
+    row_of(Query::Anchors, Mounts, ON, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Minimal, BY_MOUNT, 64),
     row_of(Query::RootFileSystems, Mounts, ON, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Host, BY_MOUNT, MOUNTS),
 
     row_of(Query::Buddyinfo, Procfs, OFF, &[proc("buddyinfo")], Minimal, BY_NODE, 1),

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use keyhole_os::shared::SharedCells;
-use keyhole_policy::TABLE;
+use keyhole_policy::{Class, TABLE};
 use keyhole_reader::arguments::{Arguments, Choice};
 use keyhole_reader::cache::Shared;
 use keyhole_reader::host::{Host, Roots};
@@ -32,9 +32,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         view: Choice::Host,
         ..Arguments::default()
     };
-    let roots = Roots::open(&arguments)?;
-    let view = View::find(&roots, arguments.view)?;
     let shared = Shared::new(SharedCells::new()?, 0, CACHED_FILES);
+    let roots = Roots::open(&arguments, &Class::ALL, &shared)?;
+    let view = View::find(&roots, arguments.view)?;
     let mut host = Host::open(TABLE.iter(), &arguments, roots, view, shared);
     let pipe = OpenOptions::new().write(true).open("/dev/null")?;
     let (mut out, mut scratch) = (Output::new(pipe.as_fd()), Scratch::default());

@@ -28,11 +28,14 @@ pub struct Shared {
 /// How many numbers a slot has.
 pub const CELLS_PER_SLOT: usize = 8;
 
-/// Which number of a slot: what is being asked and has not answered yet, see [`hash`].
-const ASKED: usize = 0;
+/// What is being asked and has not answered yet, as [`hash`]es: the path, and of a mount who is asked. 0 is nothing.
+pub type Asked = [u64; 3];
 
-/// Which number of a slot: the files that its reader caches.
-const CACHED_FILES: usize = 1;
+/// Which number of a slot: the files that its reader caches. Before it comes what its reader asks, an [`Asked`].
+const CACHED_FILES: usize = size_of::<Asked>() / size_of::<u64>();
+
+/// Which number of the page: whether a reader of the class was ready once.
+const STARTED: usize = SLOTS_PER_CLASS * CELLS_PER_SLOT;
 
 /// Of a path, as it is shared: never 0, which is nothing (FNV-1a, 64 bits).
 pub fn hash(path: &[u8]) -> u64 {
@@ -57,15 +60,26 @@ impl Shared {
         &self.page.cells()[slot * CELLS_PER_SLOT + which]
     }
 
-    /// Sets what this reader asks the kernel next, a [`hash`]; 0 when it has been answered.
-    pub fn ask(&self, asked: u64) {
-        self.cell(self.slot, ASKED).store(asked, Relaxed);
+    /// Sets what this reader asks the kernel next; nothing when it has been answered.
+    pub fn ask(&self, asked: Asked) {
+        asked.into_iter().enumerate().for_each(|(at, hash)| self.cell(self.slot, at).store(hash, Relaxed));
     }
 
     /// What other readers ask and have not been answered: they are stuck in it.
-    pub fn hung(&self) -> Vec<u64> {
+    pub fn hung(&self) -> Vec<Asked> {
         let others = (0..SLOTS_PER_CLASS).filter(|slot| *slot != self.slot);
-        others.map(|slot| self.cell(slot, ASKED).load(Relaxed)).filter(|asked| *asked != 0).collect()
+        let asked = others.map(|slot| std::array::from_fn(|at| self.cell(slot, at).load(Relaxed)));
+        asked.filter(|asked: &Asked| asked[0] != 0).collect()
+    }
+
+    /// Whether a reader of the class was ready once: what is not there now has gone, and its flag is no mistake.
+    pub fn has_started(&self) -> bool {
+        self.page.cells()[STARTED].load(Relaxed) != 0
+    }
+
+    /// Says that one is.
+    pub fn set_started(&self) {
+        self.page.cells()[STARTED].store(1, Relaxed);
     }
 
     /// How many files all readers cache.

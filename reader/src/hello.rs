@@ -50,7 +50,7 @@ impl Hello<'_> {
 #[cfg(test)]
 mod tests {
     use keyhole_os::shared::SharedCells;
-    use keyhole_policy::TABLE;
+    use keyhole_policy::{Class, TABLE};
     use keyhole_proto::reader;
     use prost::Message;
 
@@ -95,9 +95,9 @@ mod tests {
         let arguments =
             Arguments { procfs: tree.path().into(), sysfs: tree.path().into(), ..Arguments::default() };
         for (view, hosts) in [(Choice::Host, true), (Choice::Container, false)] {
-            let roots = Roots::open(&arguments).unwrap();
-            let view = View::find(&roots, view).unwrap();
             let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
+            let roots = Roots::open(&arguments, &Class::ALL, &shared).unwrap();
+            let view = View::find(&roots, view).unwrap();
             let host = Host::open(TABLE.iter(), &arguments, roots, view, shared);
             let hello = decoded(&Hello { generation: 3, layers: &layers(), host: Some(&host) });
             assert_eq!((hello.generation, hello.proc_is_host, hello.sys_is_host), (3, hosts, hosts));

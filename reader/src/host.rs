@@ -4,6 +4,7 @@
 //! Files of procfs are opened once, before the seal, and read by `pread` from then on; the few wildcards in it are
 //! followed then. sysfs is opened by name below its root. Nothing that is read is looked into.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -29,16 +30,21 @@ const RESERVED_DESCRIPTORS: u64 = 16;
 #[derive(Debug)]
 pub struct Roots {
     dirs: Vec<(Root, OwnedFd)>,
-    /// The probe directories: path, and an `O_PATH` descriptor for fstatfs(2).
-    pub anchors: Vec<(Vec<u8>, OwnedFd)>,
+    /// The paths of the probe directories.
+    pub anchors: Vec<Vec<u8>>,
     os_release: PathBuf,
     /// How many descriptors there may be: after the seal it cannot be asked.
     descriptors: u64,
 }
 
 impl Roots {
-    /// Opens every root that was given. The error says what to do about one that cannot be opened.
-    pub fn open(arguments: &Arguments) -> Result<Self, String> {
+    /// Opens the roots that readers of these classes need, of those that were given, and /proc and /sys, by which the view
+    /// is found: no other, since to open one may hang. The error says what to do about one that cannot be opened.
+    ///
+    /// A probe directory hangs or goes with its file system, which must cost the others nothing: it is opened only to see
+    /// that it can be, by the first reader that is ready, and not once another one has hung in one.
+    pub fn open(arguments: &Arguments, classes: &[Class], shared: &Shared) -> Result<Self, String> {
+        let is_needed = |root: Root| classes.iter().any(|class| needed(*class).contains(&root));
         const DIR: OFlags = OFlags::DIRECTORY;
         const ASK: OFlags = OFlags::DIRECTORY.union(OFlags::PATH);
         let open = |flag, path: &Path, flags: OFlags| {
@@ -55,36 +61,32 @@ impl Roots {
             (Root::Udev, "--path.udev.data", arguments.udev.as_ref(), DIR),
             (Root::Rootfs, "--path.rootfs", arguments.rootfs.as_ref(), ASK),
         ] {
-            if let Some(path) = path {
+            let Some(path) = path else { continue };
+            if matches!(root, Root::Proc | Root::Sys) || is_needed(root) {
                 dirs.push((root, open(flag, path, flags)?));
             }
         }
         // It is opened again, as a file to read, with the rest of its row.
-        let os_release = arguments.os_release.clone();
-        if let Some(path) = &os_release {
+        let os_release = arguments.os_release.as_ref().filter(|_| is_needed(Root::OsRelease));
+        if let Some(path) = os_release {
             open("--path.os-release", path, OFlags::empty())?;
         }
-        let anchor = |path: &PathBuf| {
-            Ok((path.as_os_str().as_bytes().to_vec(), open("--filesystem.anchor", path, ASK)?))
-        };
-        let anchors = arguments.anchors.iter().map(anchor).collect::<Result<_, String>>()?;
+        let anchors = arguments.anchors.iter().filter(|_| is_needed(Root::Anchors));
+        let anchors: Vec<_> = anchors.map(|path| path.as_os_str().as_bytes().to_vec()).collect();
+        if !shared.has_started() && shared.hung().is_empty() {
+            for path in &anchors {
+                shared.ask([hash(path), 0, 0]);
+                open("--filesystem.anchor", Path::new(OsStr::from_bytes(path)), ASK)?;
+                shared.ask([0; 3]);
+            }
+        }
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        Ok(Self { dirs, anchors, os_release: os_release.unwrap_or_default(), descriptors })
+        Ok(Self { dirs, anchors, os_release: os_release.cloned().unwrap_or_default(), descriptors })
     }
 
-    /// Closes what the readers of a class do not need.
+    /// Closes what the readers of a class do not need any more.
     pub fn keep_for(&mut self, class: Class) {
-        let kept: &[Root] = match class {
-            Class::Procfs | Class::Processes => &[Root::Proc],
-            Class::Sysfs => &[Root::Sys],
-            Class::Devices => &[Root::Proc, Root::Sys],
-            Class::Files => &[Root::Udev],
-            Class::Mounts => &[Root::Rootfs],
-        };
-        self.dirs.retain(|(root, _)| kept.contains(root));
-        if class != Class::Mounts {
-            self.anchors.clear();
-        }
+        self.dirs.retain(|(root, _)| needed(class).contains(root));
     }
 
     /// The directory below which the readers of a class open files once they are sealed.
@@ -115,6 +117,17 @@ impl Roots {
     }
 }
 
+/// The roots of what the readers of a class read.
+fn needed(class: Class) -> &'static [Root] {
+    match class {
+        Class::Procfs | Class::Processes => &[Root::Proc],
+        Class::Sysfs => &[Root::Sys],
+        Class::Devices => &[Root::Proc, Root::Sys],
+        Class::Files => &[Root::Udev, Root::OsRelease],
+        Class::Mounts => &[Root::Rootfs, Root::Anchors],
+    }
+}
+
 /// Everything that the readers of one class may read.
 #[derive(Debug)]
 pub struct Host {
@@ -123,7 +136,8 @@ pub struct Host {
     /// Whose files these are.
     pub view: View,
     rows: Vec<OpenRow>,
-    shared: Rc<Shared>,
+    /// What the readers of its class share.
+    pub shared: Rc<Shared>,
     /// The paths of the kernel's roots, and which files they are.
     identity: Vec<(PathBuf, (u64, u64))>,
     sees_init: bool,
@@ -158,8 +172,8 @@ pub enum Opened {
     Fixed(Vec<Fixed>),
     /// Found by name each time.
     Below(Vec<Component>),
-    /// The descriptors of the probe directories are used.
-    Anchors,
+    /// The broker's own mountinfo, for the file systems of the probe directories.
+    Anchors(Result<OwnedFd, Errno>),
     /// The host's mountinfo, for the mount points below the host root.
     Mounts(Result<OwnedFd, Errno>),
 }
@@ -314,11 +328,12 @@ fn open_files(row: &Row, source: &Source, roots: &Roots) -> Opened {
         let name = format!("{}/{}", source.root.name(), source.pattern);
         Opened::Fixed(vec![fixed(name.into(), opened)])
     };
+    let own_mountinfo = || open_file(CWD, b"/proc/self/mountinfo");
     let procfs = |name: &[u8]| open_file(roots.dir(Root::Proc)?, below_root(source, name));
     match source.root {
-        Root::Anchors => Opened::Anchors,
+        Root::Anchors => Opened::Anchors(own_mountinfo()),
         Root::Rootfs => Opened::Mounts(roots.dir(Root::Proc).and_then(|dir| open_file(dir, b"1/mountinfo"))),
-        Root::Own => alone(open_file(CWD, b"/proc/self/mountinfo")),
+        Root::Own => alone(own_mountinfo()),
         Root::OsRelease => alone(open_file(CWD, roots.os_release.as_os_str().as_bytes())),
         Root::Proc => {
             // What a read would not reach is counted, and not opened.

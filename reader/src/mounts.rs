@@ -1,50 +1,113 @@
-//! Mount points out of a mountinfo: the one thing that a reader looks for inside a file, in a class of its own, and
-//! only with `--path.rootfs`. <https://docs.kernel.org/filesystems/proc.html> (section 3.5)
+//! Mount points out of a mountinfo: the one thing that a reader looks for inside a file, in a class of its own.
+//! <https://docs.kernel.org/filesystems/proc.html> (section 3.5)
 
-/// File systems of network servers and of other processes; the rest answers from the kernel.
-const MAY_HANG: &[u8] = b"9p afs autofs beegfs ceph cifs coda fuse gfs glusterfs lustre nfs ocfs smb";
+use std::collections::HashSet;
+
+use crate::cache::{Asked, hash};
+
+/// File systems whose numbers the kernel has itself. Any other may wait for a server, another process or another file
+/// system, and so may one that this list does not know.
+const LOCAL: &[u8] = b"bcachefs binfmt_misc bpf btrfs cgroup cgroup2 configfs cpuset cramfs debugfs devpts devtmpfs \
+    efivarfs erofs exfat ext2 ext3 ext4 f2fs fusectl hfs hfsplus hugetlbfs iso9660 jffs2 jfs minix mqueue msdos nfsd \
+    nilfs2 nsfs ntfs ntfs3 proc pstore ramfs reiserfs resctrl romfs rootfs rpc_pipefs securityfs selinuxfs smackfs \
+    squashfs sysfs tmpfs tracefs ubifs udf vfat xfs zfs zonefs";
 
 /// A mount, as far as a reader looks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mount {
     /// Where it is.
     pub point: Vec<u8>,
-    /// The type of its file system, as it is written; empty where there is none.
-    pub kind: Vec<u8>,
+    /// Who answers for it: a server, whatever the type; a ZFS pool; else a program by its type and its name, or the
+    /// device. Empty where that is not to blame when it hangs.
+    pub server: Vec<u8>,
+    /// The server's address, where the kernel names it: one server has many names.
+    pub address: Vec<u8>,
+    /// Whether its numbers, or the way to it, need somebody who may be away.
+    pub may_hang: bool,
 }
 
 impl Mount {
-    /// Whether its numbers come from a server that may be away. Types have suffixes: `nfs4`, `fuse.sshfs`.
-    pub fn may_hang(&self) -> bool {
-        MAY_HANG.split(|byte| *byte == b' ').any(|kind| self.kind.starts_with(kind)) && self.kind != b"nfsd"
+    /// How it is known to other readers while this one asks for it: it, its server, its server's address.
+    pub fn asked(&self) -> Asked {
+        let known = |name: &[u8]| if name.is_empty() { 0 } else { hash(name) };
+        [hash(&self.point), known(&self.server), known(&self.address)]
     }
 
-    /// Whether asking about this one may sleep for what `hung` sleeps for: its file system is of the same type, most
-    /// likely served by the same server, or the way to it leads through the other.
-    pub fn may_hang_with(&self, hung: &Mount) -> bool {
-        let below = || self.point.strip_prefix(&*hung.point).is_some_and(|rest| rest.starts_with(b"/"));
-        self.kind == hung.kind || below()
+    /// Whether it is an overlay: a host of containers has hundreds, and those on a server that may be away are few.
+    pub fn is_overlay(&self) -> bool {
+        self.server.starts_with(b"overlay ")
+    }
+
+    /// The directories above it, `/` too.
+    pub fn above(&self) -> impl Iterator<Item = &[u8]> {
+        let slashes = (1..self.point.len()).filter(|at| self.point[*at] == b'/');
+        let root = (self.point.len() > 1).then_some(&b"/"[..]);
+        slashes.map(|at| &self.point[..at]).chain(root)
     }
 }
 
-/// The mounts of a mountinfo, in its order, each mount point once. Lines without one are left out, as is any with a `..`.
+/// The mounts of a mountinfo, each mount point once, those that answer whatever hangs first. Lines without a mount point
+/// are left out, as is any with a `..`.
 pub fn mounts(mountinfo: &[u8]) -> Vec<Mount> {
-    let mut seen = std::collections::HashSet::new();
-    mountinfo
-        .split(|&byte| byte == b'\n')
-        .filter_map(mount)
-        .filter(|mount| mount.point.starts_with(b"/") && !mount.point.contains(&0))
-        .filter(|mount| !mount.point.split(|&byte| byte == b'/').any(|component| component == b".."))
-        .filter(|mount| seen.insert(mount.point.clone()))
-        .collect()
+    let is_plain = |mount: &Mount| {
+        let mut components = mount.point.split(|&byte| byte == b'/');
+        mount.point.starts_with(b"/") && !mount.point.contains(&0) && !components.any(|name| name == b"..")
+    };
+    let lines = mountinfo.split(|&byte| byte == b'\n');
+    let mut mounts: Vec<Mount> = lines.filter_map(mount).filter(is_plain).collect();
+    let hanging = mounts.iter().filter(|mount| mount.may_hang).map(|mount| mount.point.clone());
+    let hanging: HashSet<Vec<u8>> = hanging.collect();
+    // The last of those at one place lies on top.
+    let mut seen = HashSet::new();
+    mounts.reverse();
+    mounts.retain(|mount| seen.insert(mount.point.clone()));
+    mounts.reverse();
+    for mount in &mut mounts {
+        if !mount.may_hang
+            && (hanging.contains(&mount.point) || mount.above().any(|dir| hanging.contains(dir)))
+        {
+            (mount.may_hang, mount.server) = (true, Vec::new());
+        }
+    }
+    mounts.sort_by_key(|mount| (mount.point != b"/", mount.may_hang));
+    mounts
 }
 
-/// A line: the mount point is the fifth field, and the type follows a lone `-`.
+/// A line: the device and the mount point are the third and the fifth field, and type, source and options follow a
+/// lone `-`.
 fn mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
-    let point = unescape(fields.nth(4)?);
-    let kind = fields.skip_while(|field| *field != b"-").nth(1).unwrap_or_default();
-    Some(Mount { point, kind: kind.to_vec() })
+    let device = fields.nth(2)?;
+    let point = unescape(fields.nth(1)?);
+    if point == b"/" {
+        // All else lies on it: it is asked first and whatever hangs, and hangs alone.
+        return Some(Mount { point, ..Mount::default() });
+    }
+    let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+    let mut next = || fields.next().unwrap_or_default();
+    let (kind, source, mut options) = (next(), next(), next().split(|&byte| byte == b','));
+    let may_hang = !kind.is_empty() && !LOCAL.split(|&byte| byte == b' ').any(|local| local == kind);
+    let server = match host(source) {
+        Some(host) if may_hang => host.to_ascii_lowercase(),
+        _ if kind == b"zfs" => {
+            [kind, b" ", source.split(|&byte| byte == b'/').next().unwrap_or(source)].concat()
+        }
+        _ if may_hang => [kind, b" ", source].concat(),
+        _ => device.to_vec(),
+    };
+    let address =
+        options.find(|option| may_hang && option.starts_with(b"addr=")).unwrap_or_default().to_vec();
+    Some(Mount { point, server, address, may_hang })
+}
+
+/// The server of `server:/export`, `user@server:directory` and `//server/share`.
+fn host(source: &[u8]) -> Option<&[u8]> {
+    let at = |what: &[u8]| source.windows(what.len()).position(|part| part == what);
+    match source.strip_prefix(b"//") {
+        Some(rest) => rest.split(|&byte| byte == b'/').next(),
+        None if source.starts_with(b"/") => None,
+        None => at(b":/").or_else(|| at(b":")).map(|end| &source[..end]),
+    }
 }
 
 /// Undoes `\040` and its kin.
@@ -73,32 +136,83 @@ mod tests {
         mounts(mountinfo).into_iter().map(|mount| mount.point).collect()
     }
 
-    #[test]
-    fn a_type_is_found_behind_any_number_of_tags() {
-        let text = b"1 2 0:3 / /a rw - nfs4 s:/x rw\n1 2 0:4 / /b rw shared:1 master:2 - fuse.x y rw\n1 2 0:5 / /c rw";
-        let kinds: Vec<_> = mounts(text).into_iter().map(|mount| mount.kind).collect();
-        assert_eq!(kinds, [&b"nfs4"[..], b"fuse.x", b""]);
+    fn one(kind: &str, source: &str, options: &str) -> Mount {
+        let line = format!("1 2 0:3 / /x rw shared:1 master:2 - {kind} {source} {options}\n");
+        let [mount] = mounts(line.as_bytes()).try_into().unwrap();
+        mount
     }
 
     #[test]
     fn what_a_server_answers_may_hang_and_what_the_kernel_answers_does_not() {
-        let may_hang = |kind: &str| Mount { point: b"/x".into(), kind: kind.into() }.may_hang();
-        for kind in ["nfs", "nfs4", "fuse", "fuse.sshfs", "fuseblk", "cifs", "smb3", "9p", "ceph", "autofs"] {
-            assert!(may_hang(kind), "{kind}");
+        let others = ["overlay", "virtiofs", "gpfs", "what-comes-next"];
+        let kinds = ["nfs", "nfs4", "fuse", "fuse.sshfs", "fuseblk", "cifs", "smb3", "9p", "ceph", "autofs"];
+        for kind in kinds.into_iter().chain(others) {
+            assert!(one(kind, "s", "rw").may_hang, "{kind}");
         }
-        for kind in ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "nfsd", "proc", ""] {
-            assert!(!may_hang(kind), "{kind}");
+        for kind in ["ext4", "xfs", "btrfs", "tmpfs", "zfs", "nfsd", "proc", "efivarfs", "zonefs", ""] {
+            assert!(!one(kind, "s", "rw").may_hang, "{kind}");
         }
     }
 
     #[test]
-    fn a_mount_hangs_with_its_kind_and_with_what_it_lies_below() {
-        let mount = |point: &str, kind: &str| Mount { point: point.into(), kind: kind.into() };
-        let hung = mount("/mnt/a", "nfs4");
-        assert!(mount("/b", "nfs4").may_hang_with(&hung));
-        assert!(mount("/mnt/a/b", "ext4").may_hang_with(&hung));
-        assert!(!mount("/mnt/ab", "ext4").may_hang_with(&hung));
-        assert!(!mount("/mnt", "ext4").may_hang_with(&hung));
+    fn a_server_is_one_by_its_name_or_its_address_whatever_the_type() {
+        for (kind, source, server) in [
+            ("nfs", "nas:/export/a", "nas"),
+            ("nfs4", "NAS:/", "nas"),
+            ("nfs4", "[fe80::1%eth0]:/a", "[fe80::1%eth0]"),
+            ("nfs4", "fe80::1:/a", "fe80::1"),
+            ("cifs", "//nas/share", "nas"),
+            ("fuse.sshfs", "me@nas:dir", "me@nas"),
+            ("ceph", "a:6789,b:6789:/", "a:6789,b:6789"),
+            ("lustre", "10.0.0.1@tcp:/fs", "10.0.0.1@tcp"),
+            ("fuse.mergerfs", "/a:/b", "fuse.mergerfs /a:/b"),
+            ("fuse.lxcfs", "lxcfs", "fuse.lxcfs lxcfs"),
+            ("fuse", "/dev/fuse", "fuse /dev/fuse"),
+            ("nfs4", "", "nfs4 "),
+            ("zfs", "tank/data/set", "zfs tank"),
+            ("zfs", "tank", "zfs tank"),
+            ("xfs", "/dev/sda1", "0:3"),
+            ("tmpfs", "nas:/not-a-server", "0:3"),
+        ] {
+            assert_eq!(String::from_utf8(one(kind, source, "rw").server).unwrap(), server, "{kind} {source}");
+        }
+        let address = |options| String::from_utf8(one("nfs", "nas:/a", options).address).unwrap();
+        assert_eq!(address("rw,mountaddr=1.2.3.4,clientaddr=2.3.4.5,addr=10.0.0.1"), "addr=10.0.0.1");
+        assert_eq!(address("rw"), "");
+        assert_eq!(one("tmpfs", "x", "rw,addr=10.0.0.1").address, b"");
+    }
+
+    #[test]
+    fn what_lies_below_or_on_something_that_may_hang_may_hang_with_it_and_has_no_server() {
+        let text = b"1 2 0:3 / /nfs rw - nfs4 s:/x rw\n1 2 0:4 / /nfs/a/b rw - tmpfs x rw\n\
+            1 2 0:5 / /nfsd rw - tmpfs x rw\n1 2 0:6 / /nfs rw - ext4 /dev/sda1 rw\n1 2 0:7 / / rw - nfs4 s:/x rw\n";
+        let found: Vec<_> = mounts(text).into_iter().map(|m| (m.point, m.may_hang, m.server)).collect();
+        let of = |point: &[u8], may_hang, server: &[u8]| (point.to_vec(), may_hang, server.to_vec());
+        let expected = [
+            of(b"/", false, b""),
+            of(b"/nfsd", false, b"0:5"),
+            of(b"/nfs/a/b", true, b""),
+            of(b"/nfs", true, b""),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_place_mounted_over_is_asked_once_and_counts_for_what_lies_on_top() {
+        let text = b"1 2 0:3 / /a rw - autofs systemd-1 rw\n1 2 0:4 / /a rw - nfs4 nas:/a rw,addr=10.0.0.1\n";
+        let [mount] = mounts(text).try_into().unwrap();
+        assert_eq!((&mount.server[..], &mount.address[..]), (&b"nas"[..], &b"addr=10.0.0.1"[..]));
+    }
+
+    #[test]
+    fn the_directories_above_a_mount_are_those_on_its_path() {
+        let above = |point: &str| {
+            let mount = Mount { point: point.into(), ..Mount::default() };
+            mount.above().map(|dir| String::from_utf8_lossy(dir).into_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(above("/a/bc/d"), ["/a", "/a/bc", "/"]);
+        assert_eq!(above("/a"), ["/"]);
+        assert!(above("/").is_empty());
     }
 
     #[test]
@@ -114,11 +228,6 @@ mod tests {
             b"1 2 3:4 / /../etc rw\n1 2 3:4 / relative rw\n1 2 3:4 / /a\\000b rw\n1 2 3\n1 2 3:4 / /ok rw\n";
         assert_eq!(mount_points(text), [b"/ok"]);
         assert_eq!(mount_points(b"1 2 3:4 / /a/\\056\\056/b rw"), Vec::<Vec<u8>>::new());
-    }
-
-    #[test]
-    fn a_mount_point_mounted_over_is_asked_once() {
-        assert_eq!(mount_points(b"1 2 3:4 / /a rw\n2 3 4:5 / /a rw\n").len(), 1);
     }
 
     proptest! {

@@ -9,10 +9,10 @@ use std::rc::Rc;
 use keyhole_policy::pattern::{Component, matches};
 use keyhole_policy::pipes::{CHUNK_BYTES, SLOTS_PER_CLASS};
 use keyhole_policy::{Kind, Outcome, Root, Row, Source};
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, StatFs, fstatfs, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatFs, fstatfs, openat, readlinkat, statat};
 use rustix::io::{Errno, pread, retry_on_intr};
 
-use crate::cache::{Cache, Device, File, Shared, hash, retry_after};
+use crate::cache::{self, Cache, Device, File, Shared, hash, retry_after};
 use crate::host::{Fixed, OpenSource, Opened, READ, Roots};
 use crate::mounts::{Mount, mounts};
 use crate::output::{Content, Gone, Output};
@@ -28,6 +28,16 @@ const PATH_BYTES: usize = 4096;
 
 /// With so many readers stuck in mounts no other is risked: the one that is left reads what cannot hang.
 const HUNG_MOUNTS: usize = SLOTS_PER_CLASS - 2;
+
+/// Another reader hangs in it, or this one if nothing else follows. These are this project's own words: no call that a
+/// reader makes fails so.
+const HANGS: Errno = Errno::INPROGRESS;
+
+/// Of a mount that was not asked: its server hangs, or the way to it.
+const SERVER_HANGS: Errno = Errno::ALREADY;
+
+/// Of a mount that was not asked: [`HUNG_MOUNTS`] hang.
+const MANY_HANG: Errno = Errno::TOOMANYREFS;
 
 /// How many cached files a name is looked for among: all but one of them may vanish between two reads, and the others
 /// stay cached.
@@ -123,8 +133,8 @@ pub struct Read<'r, 'o> {
     pub roots: &'r Roots,
     /// What the readers of the class share.
     pub shared: &'r Rc<Shared>,
-    /// What other readers are stuck in, as [`hash`](crate::cache::hash)es.
-    pub hung: &'r [u64],
+    /// What other readers are stuck in.
+    pub hung: &'r [cache::Asked],
     /// Buffers that are used again.
     pub scratch: &'r mut Scratch,
     /// Where the answer is written.
@@ -176,14 +186,8 @@ impl Read<'_, '_> {
                 cache.round += 1;
                 self.device(source, cache, source.root.name().as_bytes(), 0, components)
             }
-            Opened::Anchors => {
-                let roots = self.roots;
-                roots.anchors.iter().try_for_each(|(path, dir)| {
-                    let numbers = self.ask(path, |_| Ok(fstatfs(dir)))?;
-                    self.file_system(path, numbers)
-                })
-            }
-            Opened::Mounts(mountinfo) => self.mounts(mountinfo),
+            Opened::Anchors(mountinfo) => self.anchors(mountinfo),
+            Opened::Mounts(mountinfo) => self.root_file_systems(mountinfo),
         }
     }
 
@@ -352,62 +356,101 @@ impl Read<'_, '_> {
         Ok(names)
     }
 
-    /// statfs of each mount point below the host root, local file systems first: they answer whatever hangs.
-    fn mounts(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
+    /// statfs of each mount point below the host root.
+    fn root_file_systems(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
         const NAME: &[u8] = b"proc/1/mountinfo";
-        let read = self.ask(NAME, |this| match mountinfo {
-            Ok(file) => Ok(this.whole(file.as_fd())),
-            Err(errno) => Ok(Err(*errno)),
-        })?;
-        let (mut text, truncated) = match read {
-            Ok(read) => read,
+        let mut mounts = match self.mounts(NAME, mountinfo)? {
+            Ok(mounts) => mounts,
             Err(errno) => return self.errno(NAME, errno),
         };
-        if truncated {
-            // Half of a mount point may be another path.
-            text.truncate(text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0));
-        }
-        let mut mounts = mounts(&text);
         let all = mounts.len();
         // No call takes a longer path, and no chunk has room for any.
         mounts.retain(|mount| mount.point.len() <= PATH_BYTES);
-        self.counters.truncated |= truncated || mounts.len() < all;
-        mounts.sort_by_cached_key(Mount::may_hang);
-        let hung: Vec<&Mount> =
-            mounts.iter().filter(|mount| self.hung.contains(&hash(&mount.point))).collect();
-        for mount in &mounts {
-            let risky = mount.may_hang() && self.hung.len() >= HUNG_MOUNTS;
-            let numbers = if risky || hung.iter().any(|hung| mount.may_hang_with(hung)) {
-                self.counters.skipped = true;
-                Err(Errno::INPROGRESS)
+        self.counters.truncated |= mounts.len() < all;
+        let Ok(root) = self.roots.dir(Root::Rootfs) else { return Ok(()) };
+        // "/a" is "./a" below the root.
+        self.statfs(mounts.iter().map(|mount| (mount, root, [b".", &*mount.point].concat())))
+    }
+
+    /// statfs of each probe directory. By name each time: one that stays open would keep its file system mounted.
+    fn anchors(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
+        const NAME: &[u8] = b"own/mountinfo";
+        let mounts = self.mounts(NAME, mountinfo)?.unwrap_or_default();
+        let mount_of = |path: &Vec<u8>| {
+            let at = Mount { point: path.clone(), may_hang: true, ..Mount::default() };
+            let is_on = |mount: &&Mount| mount.point == *path || at.above().any(|dir| dir == mount.point);
+            let on = mounts.iter().filter(is_on).max_by_key(|mount| mount.point.len()).cloned();
+            Mount { point: path.clone(), ..on.unwrap_or(at) }
+        };
+        let mut anchors: Vec<Mount> = self.roots.anchors.iter().map(mount_of).collect();
+        anchors.sort_by_key(|anchor| anchor.may_hang);
+        // A link that is given stands for the directory that it leads to.
+        self.statfs(anchors.iter().map(|anchor| (anchor, CWD, join(&anchor.point, b"."))))
+    }
+
+    /// The mounts of a mountinfo.
+    fn mounts(&mut self, name: &[u8], mountinfo: &Result<OwnedFd, Errno>) -> Asked<Vec<Mount>> {
+        let read = self.ask(name, |this| match mountinfo {
+            Ok(file) => Ok(this.whole(file.as_fd())),
+            Err(errno) => Ok(Err(*errno)),
+        })?;
+        Ok(read.map(|(mut text, truncated)| {
+            if truncated {
+                // Half of a mount point may be another path.
+                text.truncate(text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0));
+            }
+            self.counters.truncated |= truncated;
+            mounts(&text)
+        }))
+    }
+
+    /// statfs of mounts, but of none that would wait for what another reader waits for, or cost the last reader.
+    fn statfs<'m>(&mut self, asked: impl Iterator<Item = (&'m Mount, BorrowedFd<'m>, Vec<u8>)>) -> Flow {
+        const ASK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+        let mut hung: Vec<u64> = self.hung.iter().flatten().copied().filter(|hash| *hash != 0).collect();
+        for (mount, dir, path) in asked {
+            let names = mount.asked();
+            let refused = if hung.contains(&names[0]) {
+                Some(HANGS)
+            } else if names.iter().any(|name| hung.contains(name))
+                || mount.above().any(|dir| hung.contains(&hash(dir)))
+            {
+                // What lies below this one is not asked either.
+                hung.push(names[0]);
+                Some(SERVER_HANGS)
             } else {
-                if mount.may_hang() {
-                    // What has answered reaches the broker whatever this one does.
-                    self.out.flush()?;
+                (mount.may_hang && self.hung.len() >= HUNG_MOUNTS).then_some(MANY_HANG)
+            };
+            self.counters.skipped |= refused.is_some();
+            let numbers = match refused {
+                Some(errno) => Err(errno),
+                None => {
+                    if mount.may_hang && !mount.is_overlay() {
+                        // That it was asked, and what has answered, reaches the broker whatever this one does.
+                        self.out.file_system(&mount.point, Err(HANGS))?;
+                        self.out.flush()?;
+                    }
+                    self.shared.ask(names);
+                    let numbers = openat(dir, &*path, ASK, Mode::empty()).and_then(fstatfs);
+                    self.shared.ask([0; 3]);
+                    numbers
                 }
-                self.ask(&mount.point, |this| Ok(this.statfs(mount)))?
             };
             self.file_system(&mount.point, numbers)?;
         }
         Ok(())
     }
 
-    fn statfs(&self, mount: &Mount) -> Result<StatFs, Errno> {
-        let below = mount.point.strip_prefix(b"/").filter(|path| !path.is_empty()).unwrap_or(b".");
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(self.roots.dir(Root::Rootfs)?, below, flags, Mode::empty()).and_then(fstatfs)
-    }
-
     /// Does something that may sleep, known to other readers while it does; not what another one sleeps in.
     fn ask<T>(&mut self, name: &[u8], act: impl FnOnce(&mut Self) -> Asked<T>) -> Asked<T> {
-        let asked = hash(name);
+        let asked = [hash(name), 0, 0];
         if self.hung.contains(&asked) {
             self.counters.skipped = true;
-            return Ok(Err(Errno::INPROGRESS));
+            return Ok(Err(HANGS));
         }
         self.shared.ask(asked);
         let answer = act(self);
-        self.shared.ask(0);
+        self.shared.ask([0; 3]);
         answer
     }
 

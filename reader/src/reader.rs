@@ -76,8 +76,6 @@ fn start(
     let status = ThreadStatus::open().map_err(own)?;
     let stat = openat(CWD, "/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| own(errno.into()))?;
-    let roots = Roots::open(arguments)?;
-    let view = View::find(&roots, arguments.view)?;
     // Most of the files that are cached are attributes of network interfaces.
     let cached_files = match class {
         Class::Devices => arguments.cached_files - arguments.cached_files / 4,
@@ -85,6 +83,8 @@ fn start(
         _ => 0,
     };
     let shared = Shared::new(page, place.slot % SLOTS_PER_CLASS, cached_files);
+    let roots = Roots::open(arguments, &[class], &shared)?;
+    let view = View::find(&roots, arguments.view)?;
     let rows = TABLE.iter().filter(|row| row.class == class && arguments.permits(row.query));
     let mut host = Host::open(rows, arguments, roots, view, shared);
     host.roots.keep_for(class);
@@ -101,6 +101,7 @@ fn start(
     }
     let hello = Hello { generation: place.generation, layers: &layers, host: Some(&host) };
     out.message(Kind::Hello, &hello.encode()).map_err(|Gone| "the broker has gone".to_owned())?;
+    host.shared.set_started();
     Ok(Reader { host, scratch: Scratch::default(), stat })
 }
 

@@ -80,10 +80,15 @@ impl World {
 
     /// Mounts a file system in user space at a folder of it, which is made.
     pub fn fuse(&self, kind: &str, folder: &Path) -> Kept {
+        self.fuse_at(kind, &[folder])
+    }
+
+    /// The same at several folders, all of one process; see `fuse_server.py` for kinds.
+    pub fn fuse_at<P: AsRef<Path>>(&self, kind: &str, folders: &[P]) -> Kept {
         let mut command = Command::new("nsenter");
         command.args(&self.starter()[1..]).arg("python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/fuse_server.py"));
-        Kept::start(command.arg(kind).arg(folder))
+        Kept::start(command.arg(kind).args(folders.iter().map(AsRef::as_ref)))
     }
 }
 

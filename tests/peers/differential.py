@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Compares the exporter with a node_exporter on the same host.
+"""Compares the exporter with a node_exporter on the same host, in both directions.
 
-usage: differential.py --promdiff PATH [--binaries DIR] [--need RATIO] [--rounds N] [-v]
+usage: differential.py [--binaries DIR] [--rounds N] [--keep DIR] [-v]
 
-Starts Debian's node_exporter on a loopback port with the collectors that both have. A round scrapes it, then the
-exporter, then it again; promdiff.py says which samples of the exporter do not lie between the two. A sample holds
-when it held in one of up to three rounds. PATH may come from the environment variable PROMDIFF.
+With node_exporter 1.12.1 (target/ci-tools/go/bin/node_exporter, which .ci/setup builds where Go is there) it is
+strict: what only one of the two has, types, label sets, and values between two of node_exporter's are compared, for
+every collector that both have, on by default or not. As root both run in new PID, network and mount namespaces with odd
+interfaces, mounts and text files (oddities.py). Each difference must be in EXCEPTIONS with its reason; an entry there
+that matches nothing is reported. Without 1.12.1 Debian's node_exporter stands in: then the collectors that are on by
+default are compared, and what only the exporter has is not looked at.
 
-Prints matched and all samples a subject and the figure; exit status 1 below RATIO. Needs Debian's
-prometheus-node-exporter package. Differences that come with the version or stay on purpose are listed in KNOWN, and
-an entry there that no longer matches anything is reported.
+A round scrapes node_exporter, the exporter, and node_exporter again. What held in one round holds. Exit status 1 when
+anything differs that is not an exception.
 """
 import argparse
 import collections
@@ -22,25 +24,135 @@ import sys
 import tempfile
 import time
 
-from launch import Keyhole, fail, free_port, scrape, stop, wait_for
+import oddities
+from launch import BROKER_UID, REPOSITORY, Keyhole, fail, fetch, free_port, scrape, stop, this_host, wait_for
 
-# Differences that are meant, by the name of the series and its labels, with the reason.
-KNOWN = [
-    (r"node_exporter_build_info\b", "tells the program, which is another"),
-    (r"node_scrape_collector_duration_seconds\b", "tells how long the program itself took"),
+NEW = REPOSITORY / "target/ci-tools/go/bin/node_exporter"
+
+# Differences, each by what it is (only ours, only theirs, type, value), a series with its labels sorted by name, and the reason.
+# HERE marks those that depend on the host: they may match nothing.
+ALWAYS, HERE = True, False
+EXCEPTIONS = [
+    ("value", r"node_scrape_collector_duration_seconds\b", ALWAYS, "tells how long the program itself took"),
+    ("value", r"(process|promhttp)_", ALWAYS, "tells of the program itself"),
+    ("only ours", r"(keyhole|namedprocess)_", ALWAYS, "families beyond node_exporter's"),
+    ("only theirs", r"go_", ALWAYS, "there is no Go runtime"),
+    ("only ours", r"node_exporter_build_info\b", ALWAYS, "tells the program, which is another"),
+    ("only theirs", r"node_exporter_build_info\b", ALWAYS, "tells the program, which is another"),
+    ("only ours", r"node_memory_", HERE, "every line of /proc/meminfo"),
+    ("only ours", r"node_cpu_online\b", HERE, "given without the first CPU's file"),
+    ("only ours", r"node_ksmd_general_profit_bytes\b", HERE, "no such family there"),
+    ("only theirs", r"node_pcidevice_\w+\{.*\} (-1|0)$", HERE, "-1 and 0 for what a device does not have"),
+    ("only ours", r"node_network_route", HERE, "files tell neither proto nor src, and of IPv4 only the main table"),
+    ("only theirs", r"node_network_route", HERE, "files tell neither proto nor src, and of IPv4 only the main table"),
+    ("only ours", r"node_network_info\{.*ifalias=\"alias with .*x{150}", HERE, "a long alias is whole: the file is not cut"),
+    ("only theirs", r"node_network_info\{.*ifalias=\"alias with .*x{90}", HERE, "a long alias is cut"),
+    ("value", r"node_processes_(state|threads_state)\b", HERE, "the programs that read run while they read"),
+    ("value", r"node_tcp_connection_states\{state=\"[rt]x_queued_bytes\"\}", HERE, "backlogs of sockets that listen are no bytes"),
+    ("value", r"node_scrape_collector_success\{collector=\"mountstats\"\}", HERE, "of process 1, which a broker of another uid may not read"),
+    # File systems.
+    ("only theirs", r"node_filesystem_\w+\{.*/hidden/below", HERE, "a mount that is hidden under another gives nothing"),
+    ("only theirs", r"node_filesystem_mount_info\{.*/twice\"", HERE, "a mount that is hidden under another gives nothing"),
+    ("only theirs", r"node_filesystem_\w+\{.*\ufffd", HERE, "a name that is not UTF-8 is asked for by its bytes"),
+    ("only ours", r"node_filesystem_\w+\{.*\ufffd", HERE, "a name that is not UTF-8 is asked for by its bytes"),
+    ("only theirs", r"node_filesystem_\w+\{.*\\\\\d\d\d", HERE, "octal escapes are undone, in devices and of all bytes"),
+    ("only ours", r"node_filesystem_\w+\{.*(\\n|\\\\|\t|#)", HERE, "octal escapes are undone, in devices and of all bytes"),
 ]
-# Labels that node_exporter has only since a later version than Debian's 1.5.0; taken out before comparing.
+# Debian's node_exporter is older: labels and defaults that came since.
 NEWER_LABELS = {
     "node_disk_info": "rotational",
     "node_filesystem_": "device_error",
     "node_network_info": "adminstate",
 }
-# Defaults that changed since.
 NEWER_DEFAULTS = [
     # zram devices are left out.
     r"--collector.diskstats.device-exclude=^(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$",
 ]
-FLOOR = 0.97
+# Collectors that would compare nothing: the files of a process change with every look at them.
+NOT_COMPARED = set()
+
+LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)",?')
+SAMPLE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$')
+
+
+class Exposition:
+    """Samples by name and labels, sorted and without empty ones, and types by family."""
+
+    def __init__(self, text, newer_labels=()):
+        self.samples, self.types, self.orders = {}, {}, {}
+        # Not splitlines(): labels may hold other characters that end a line there.
+        for line in text.split("\n"):
+            if line.startswith("# TYPE "):
+                _, _, family, kind = line.split(" ")
+                self.types[family] = kind
+            if not line or line.startswith("#"):
+                continue
+            match = SAMPLE.match(line)
+            if not match or LABEL.sub("", match[2] or ""):
+                fail(f"not a sample: {line}")
+            labels = [pair for pair in LABEL.findall(match[2] or "") if pair[1]]
+            labels = [pair for pair in labels if not any(match[1].startswith(name) and pair[0] == label for name, label in newer_labels)]
+            self.orders.setdefault(match[1], []).append([name for name, _ in labels])
+            key = match[1] + ("{" + ",".join(f'{name}="{value}"' for name, value in sorted(labels)) + "}" if labels else "")
+            if key in self.samples:
+                fail(f"twice the same series: {key}")
+            self.samples[key] = float(match[3])
+
+    def families(self):
+        return {re.split(r"[{]", key)[0] for key in self.samples}
+
+
+def text_of(url):
+    """A scrape's text; node_exporter passes on help texts that are not UTF-8."""
+    status, body = fetch(url)
+    if status != 200:
+        fail(f"{url} answered {status}: {body.decode(errors='replace').strip()}")
+    return body.decode(errors="replace")
+
+
+def between(one, value, other):
+    if value != value:
+        return one != one or other != other
+    low, high = min(one, other), max(one, other)
+    if value in (low, high):
+        return True
+    slack = 1e-9 * max(abs(low), abs(high))
+    return low - slack <= value <= high + slack
+
+
+def differences(before, got, after, strict):
+    """What differs in a round: pairs of what it is and the series, with the values."""
+    found = {}
+    for key in before.samples.keys() & after.samples.keys() - got.samples.keys():
+        found["only theirs", key] = f"{before.samples[key]:.17g}"
+    for key in got.samples.keys() - before.samples.keys() - after.samples.keys():
+        if strict:
+            found["only ours", key] = f"{got.samples[key]:.17g}"
+    for key in got.samples.keys() & before.samples.keys() & after.samples.keys():
+        values = [each.samples[key] for each in (before, got, after)]
+        if not between(*values):
+            found["value", key] = "{0:.17g} .. {2:.17g}, got {1:.17g}".format(*values)
+    for family in got.types.keys() & after.types.keys():
+        if got.types[family] != after.types[family]:
+            found["type", family] = f"{after.types[family]}, got {got.types[family]}"
+    # What reads expositions by patterns (awk, node-problem-detector) expects labels in their order.
+    for name in got.orders.keys() & after.orders.keys() if strict else ():
+        theirs, ours = ({tuple(order) for order in each.orders[name]} for each in (after, got))
+        swapped = next((order for order in ours - theirs if any(sorted(order) == sorted(other) for other in theirs)), None)
+        if swapped:
+            found["label order", name] = f"{theirs}, got {swapped}"
+    compared = (before.samples.keys() & after.samples.keys()) | (got.samples.keys() if strict else set())
+    return found, compared
+
+
+def peer():
+    """The node_exporter to compare with, and whether it is the one that the names come from."""
+    if os.access(NEW, os.X_OK):
+        return NEW, True
+    program = shutil.which("prometheus-node-exporter") or shutil.which("node_exporter")
+    if not program:
+        fail("node_exporter is missing: apt-get install prometheus-node-exporter")
+    return program, False
 
 
 def peer_collectors(program):
@@ -49,107 +161,117 @@ def peer_collectors(program):
     return set(re.findall(r"Enable\s+the\s+(\w+)\s+collector", text.stdout + text.stderr))
 
 
-def our_collectors(exposition):
-    return set(re.findall(r'^node_scrape_collector_success\{collector="(\w+)"\}', exposition, re.MULTILINE))
+def our_collectors(binaries):
+    text = subprocess.run([binaries / "keyhole-exporter", "--help"], capture_output=True, text=True, timeout=20).stdout
+    return set(re.findall(r"--(?:\[no-\]|no-)?collector\.([a-z_0-9]+)\s", text))
 
 
-def without_newer_labels(exposition):
-    for name, label in NEWER_LABELS.items():
-        line = re.compile(rf'^({name}[a-z_]*\{{(?:[^\n]*,)?){label}="(?:[^"\\\n]|\\.)*",?', re.MULTILINE)
-        exposition = line.sub(r"\1", exposition)
-    return exposition.replace(",} ", "} ")
+def compare(arguments, home):
+    program, strict = peer()
+    broker, flags = this_host(), []
+    made, directory = [], None
+    if strict and oddities.possible():
+        made, directory = oddities.make(home)
+        flags += [f"--collector.textfile.directory={directory}", "--collector.filesystem.fs-types-exclude=^(proc|sysfs|cgroup2?|devpts|mqueue)$"]
+        flags += ["--collector.sysctl.include=vm.swappiness", "--collector.sysctl.include=kernel.threads-max"]
+    print(f"peer: {program}, {'strict' if strict else 'in one direction, collectors that are on by default'}")
+    for what in made:
+        print(f"  {what}")
+    if strict:
+        broker += ["--allow-processes", "--queries=all"]
+    with Keyhole(arguments.binaries, broker, []) as keyhole:
+        theirs = peer_collectors(program)
+        enabled = set(re.findall(r'^node_scrape_collector_success\{collector="(\w+)"\}', scrape(keyhole.url), re.MULTILINE))
+        ours = our_collectors(keyhole.binaries) if strict else enabled
+        shared = sorted((ours | enabled) & theirs - NOT_COMPARED)
+        if len(shared) < 15:
+            fail(f"only {len(shared)} collectors in common: {shared}")
+        switches = ["--collector.disable-defaults", *(f"--collector.{name}" for name in shared)]
+        keyhole.processes.remove(keyhole.exporter)
+        stop(keyhole.exporter)
+        keyhole.exporter_flags = [*flags, *switches]
+        keyhole.start_exporter()
+        url = f"http://127.0.0.1:{free_port()}/metrics"
+        command = [program, f"--web.listen-address={url.split('/')[2]}", *flags, *switches, *([] if strict else NEWER_DEFAULTS)]
+        drop = dict(user=BROKER_UID, group=BROKER_UID, extra_groups=[]) if os.geteuid() == 0 else {}
+        with open(home / "log", "w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **drop)
+        try:
+            def ready():
+                try:
+                    return fetch(url)[0] == 200
+                except OSError:
+                    return None
+
+            wait_for("node_exporter", process, ready)
+            return strict, len(shared), *rounds(arguments, url, keyhole.url, strict)
+        finally:
+            stop(process)
+            oddities.unmount()
+            if arguments.v:
+                print(*(line for line in (home / "log").read_text().splitlines() if "level=INFO" not in line), sep="\n")
 
 
-def judge(promdiff, before, got, after):
-    """What promdiff says: samples a subject, and the series that do not hold with their values."""
-    command = [sys.executable, promdiff, "bracket", before, got, after, "-v", "--need", "0"]
-    output = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if not re.search(r"^matched \d+/\d+ samples", output.stdout, re.MULTILINE) or output.stderr:
-        fail(f"promdiff: {output.stdout[-500:]}{output.stderr[-500:]}")
-    subjects = {name: int(total) for name, total in re.findall(r"^(\w+): \d+/(\d+)$", output.stdout, re.MULTILINE)}
-    wrong = dict(re.findall(r"^  (?:missing|value|type): (.+) (want \S+ got \S+)$", output.stdout, re.MULTILINE))
-    matched, total = map(int, re.findall(r"^matched (\d+)/(\d+)", output.stdout, re.MULTILINE)[-1])
-    # A line that was not understood would be a sample that counts as held.
-    if total - matched != len(wrong) or sum(subjects.values()) != total:
-        fail("promdiff's words are not the ones that this script knows")
-    return subjects, wrong
+def rounds(arguments, theirs, ours, strict):
+    """What differed in every round, and all that was compared."""
+    left, compared = None, set()
+    newer = () if strict else tuple(NEWER_LABELS.items())
+    for number in range(arguments.rounds):
+        texts = [text_of(url) for url in (theirs, ours, theirs)]
+        if arguments.keep:
+            for name, text in zip(("before", "got", "after"), texts):
+                (pathlib.Path(arguments.keep) / name).write_text(text)
+        before, got, after = Exposition(texts[0]), Exposition(texts[1], newer), Exposition(texts[2])
+        found, keys = differences(before, got, after, strict)
+        compared |= keys
+        left = found if left is None else {key: value for key, value in found.items() if key in left}
+        if arguments.v:
+            print(f"round {number + 1}: {len(found)} of {len(keys)} differ")
+        if not unexplained(left)[0]:
+            break
+        time.sleep(0.3)
+    return left, compared
 
 
-def subject(series):
-    """How promdiff groups: the first two words of the name."""
-    return "_".join(series.split("{")[0].split("_")[:2])
+def unexplained(found):
+    """The differences that are no exceptions, and how often each exception matched."""
+    counts, rest = collections.Counter(), {}
+    for (what, key), values in found.items():
+        text = f"{key} {values}"
+        entry = next((entry for entry in EXCEPTIONS if entry[0] == what and re.match(entry[1], text)), None)
+        if entry:
+            counts[entry] += 1
+        else:
+            rest[what, key] = values
+    return rest, counts
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--promdiff", default=os.environ.get("PROMDIFF"))
     parser.add_argument("--binaries")
-    parser.add_argument("--need", type=float, default=FLOOR)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("-v", action="store_true", help="show what did not hold in a round, too")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--keep", help="write the last round's scrapes into this directory")
+    parser.add_argument("-v", action="store_true", help="show each round")
     arguments = parser.parse_args()
-    if not arguments.promdiff or not os.path.isfile(arguments.promdiff):
-        fail("give promdiff.py's path: --promdiff PATH")
-    program = shutil.which("prometheus-node-exporter") or shutil.which("node_exporter")
-    if not program:
-        fail("node_exporter is missing: apt-get install prometheus-node-exporter")
-    with Keyhole(arguments.binaries) as keyhole, tempfile.TemporaryDirectory(prefix="keyhole-differential-") as home:
-        home = pathlib.Path(home)
-        shared = sorted(our_collectors(scrape(keyhole.url)) & peer_collectors(program))
-        if len(shared) < 15:
-            fail(f"only {len(shared)} collectors in common: {shared}")
-        url = f"http://127.0.0.1:{free_port()}/metrics"
-        flags = [f"--web.listen-address={url.split('/')[2]}", "--collector.disable-defaults"]
-        flags += [f"--collector.{name}" for name in shared] + NEWER_DEFAULTS
-        with open(home / "log", "w") as log:
-            peer = subprocess.Popen([program, *flags], stdout=log, stderr=log)
-        try:
-            def ready():
-                try:
-                    return scrape(url)
-                except OSError:
-                    return None
-
-            wait_for("node_exporter", peer, ready)
-            subjects, wrong = collections.Counter(), {}
-            for round_ in range(arguments.rounds):
-                texts = {}
-                for name, at in (("before", url), ("got", keyhole.url), ("after", url)):
-                    texts[name] = scrape(at)
-                for name, text in texts.items():
-                    (home / name).write_text(without_newer_labels(text) if name == "got" else text)
-                totals, failed = judge(arguments.promdiff, *(home / name for name in ("before", "got", "after")))
-                if arguments.v:
-                    print(f"round {round_ + 1}: {sum(totals.values()) - len(failed)}/{sum(totals.values())}")
-                # What held once holds: only what failed in every round so far is looked at.
-                wrong = {series: said for series, said in failed.items() if round_ == 0 or series in wrong}
-                subjects |= totals
-                if all(any(re.match(pattern, series) for pattern, _ in KNOWN) for series in wrong):
-                    break
-                time.sleep(0.3)
-        finally:
-            stop(peer)
-    meant = collections.Counter()
-    for series in list(wrong):
-        for pattern, reason in KNOWN:
-            if re.match(pattern, series):
-                meant[pattern, reason] += 1
-                subjects[subject(series)] -= 1
-                del wrong[series]
-                break
-    bad = collections.Counter(subject(series) for series in wrong)
-    for name in sorted(subjects):
-        if subjects[name] or bad[name]:
-            print(f"  {name:<28} {subjects[name] - bad[name]:>5}/{subjects[name]}")
-    for series, said in wrong.items():
-        print(f"  differs: {series} {said}")
-    for pattern, reason in KNOWN:
-        count = meant[pattern, reason]
-        print(f"  on purpose: {count} of {pattern}: {reason}" if count else f"  no longer differs, take it out: {pattern}")
-    total = sum(subjects.values())
-    ratio = (total - len(wrong)) / total if total else 0.0
-    print(f"differential: {total - len(wrong)}/{total} samples of {len(shared)} collectors lie within node_exporter's ({100 * ratio:.2f} %)")
-    return 0 if ratio >= arguments.need else 1
+    if peer()[1]:
+        oddities.enter_namespaces()
+    with tempfile.TemporaryDirectory(prefix="keyhole-differential-") as home:
+        strict, collectors, found, compared = compare(arguments, pathlib.Path(home))
+    rest, counts = unexplained(found)
+    for (what, key), values in sorted(rest.items()):
+        print(f"  differs: {what}: {key} {values}")
+    for entry in EXCEPTIONS if strict else []:
+        what, pattern, always, reason = entry
+        if counts[entry]:
+            print(f"  on purpose: {counts[entry]} {what} of {pattern}: {reason}")
+        else:
+            print(f"  {'no longer differs, take it out' if always else 'matches nothing on this host'}: {what} of {pattern}")
+    exceptions, total = sum(counts.values()), len(compared)
+    print(
+        f"differential: {total - exceptions - len(rest)}/{total - exceptions} series of {collectors} collectors match "
+        f"node_exporter's; {exceptions} exceptions by {len(counts)} entries"
+    )
+    return 1 if rest else 0
 
 
 if __name__ == "__main__":

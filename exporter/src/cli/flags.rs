@@ -2,6 +2,7 @@
 
 use crate::broker_client::DEFAULT_SOCKET;
 use crate::collector;
+use crate::collector::ipvs::{BACKEND_LABELS, kept_labels};
 use crate::options::{Flag, FlagKind, OptionError, Options, nearest};
 
 /// A part of `--help`.
@@ -92,24 +93,89 @@ pub const NOT_OFFERED: &[(&str, &str)] = &[
 const DBUS: &str = "it needs the host's D-Bus";
 const NETLINK: &str = "it needs netlink or ioctl in the host's network namespace";
 
-/// The collector that is not offered to which a flag belongs (`collector.systemd.unit-include`), and the reason.
-fn not_offered(flag: &str) -> Option<(&'static str, &'static str)> {
+/// The further flags of those collectors: accepted, so that a command line that worked goes on working. Sorted.
+#[rustfmt::skip]
+pub const NOT_OFFERED_FLAGS: &[(&str, FlagKind)] = &[
+    ("collector.ethtool.device-exclude",            FlagKind::Text("")),
+    ("collector.ethtool.device-include",            FlagKind::Text("")),
+    ("collector.ethtool.metrics-include",           FlagKind::Text("")),
+    ("collector.ntp.ip-ttl",                        FlagKind::Text("")),
+    ("collector.ntp.local-offset-tolerance",        FlagKind::Text("")),
+    ("collector.ntp.max-distance",                  FlagKind::Text("")),
+    ("collector.ntp.protocol-version",              FlagKind::Text("")),
+    ("collector.ntp.server",                        FlagKind::Text("")),
+    ("collector.ntp.server-is-local",               FlagKind::Switch(false)),
+    ("collector.ntp.server-port",                   FlagKind::Text("")),
+    ("collector.perf.cache-profilers",              FlagKind::Texts),
+    ("collector.perf.cpus",                         FlagKind::Text("")),
+    ("collector.perf.disable-cache-profilers",      FlagKind::Switch(false)),
+    ("collector.perf.disable-hardware-profilers",   FlagKind::Switch(false)),
+    ("collector.perf.disable-software-profilers",   FlagKind::Switch(false)),
+    ("collector.perf.hardware-profilers",           FlagKind::Texts),
+    ("collector.perf.software-profilers",           FlagKind::Texts),
+    ("collector.perf.tracepoint",                   FlagKind::Texts),
+    ("collector.qdisc.device-exclude",              FlagKind::Text("")),
+    ("collector.qdisc.device-include",              FlagKind::Text("")),
+    ("collector.qdisc.fixtures",                    FlagKind::Text("")),
     // An old spelling that node_exporter still takes.
-    let flag = flag.strip_prefix("no-").unwrap_or(flag).replacen("collector.qdisk.", "collector.qdisc.", 1);
-    let owner = NOT_OFFERED
-        .iter()
-        .find(|(name, _)| flag.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))?;
-    Some((owner.0.trim_start_matches("collector."), owner.1))
+    ("collector.qdisk.device-exclude",              FlagKind::Text("")),
+    ("collector.qdisk.device-include",              FlagKind::Text("")),
+    ("collector.runit.servicedir",                  FlagKind::Text("")),
+    ("collector.supervisord.url",                   FlagKind::Text("")),
+    ("collector.systemd.enable-restarts-metrics",   FlagKind::Switch(false)),
+    ("collector.systemd.enable-start-time-metrics", FlagKind::Switch(false)),
+    ("collector.systemd.enable-task-metrics",       FlagKind::Switch(false)),
+    ("collector.systemd.private",                   FlagKind::Switch(false)),
+    ("collector.systemd.unit-blacklist",            FlagKind::Text("")),
+    ("collector.systemd.unit-exclude",              FlagKind::Text("")),
+    ("collector.systemd.unit-include",              FlagKind::Text("")),
+    ("collector.systemd.unit-whitelist",            FlagKind::Text("")),
+    ("collector.wifi.fixtures",                     FlagKind::Text("")),
+];
+
+/// What was given of the flags of collectors that are not offered.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WithoutEffect {
+    /// The flags, as they were given or might have been: `--collector.systemd --collector.systemd.unit-include`.
+    pub flags: String,
+    /// Why the collector is not offered.
+    pub why: &'static str,
 }
 
-/// What may be both included and excluded, as in node_exporter.
-const TOGETHER: &[&str] = &["collector.slabinfo.slabs"];
+/// For each collector that is not offered and that the flags ask for: what has no effect.
+pub fn without_effect(options: &Options) -> Vec<WithoutEffect> {
+    let one = |(switch, why): &(&str, &'static str)| {
+        let own = |flag: &str| {
+            let flag = flag.replacen("collector.qdisk.", "collector.qdisc.", 1);
+            flag.strip_prefix(switch).is_some_and(|rest| rest.starts_with('.'))
+        };
+        let further = NOT_OFFERED_FLAGS.iter().map(|(flag, _)| *flag);
+        let further = further.filter(|flag| own(flag) && options.was_given(flag));
+        let asked: Vec<String> = std::iter::once(*switch)
+            .filter(|switch| options.switch(switch))
+            .chain(further)
+            .map(|flag| format!("--{flag}"))
+            .collect();
+        (!asked.is_empty()).then(|| WithoutEffect { flags: asked.join(" "), why })
+    };
+    NOT_OFFERED.iter().filter_map(one).collect()
+}
+
+/// What may not be both included and excluded, and the collector whose flags they are: as in node_exporter, when it
+/// runs and neither is empty.
+const EXCLUSIVE: &[(&str, &str)] = &[
+    ("collector.diskstats", "collector.diskstats.device"),
+    ("collector.filesystem", "collector.filesystem.fs-types"),
+    ("collector.filesystem", "collector.filesystem.mount-points"),
+    ("collector.netdev", "collector.netdev.device"),
+];
 
 /// Every flag that is accepted.
 pub fn all() -> Vec<Flag> {
     let own = GROUPS.iter().flat_map(|group| group.flags).copied();
     let not_offered = NOT_OFFERED.iter().map(|(name, _)| flag(name, FlagKind::Switch(false), ""));
-    own.chain([DISABLE_DEFAULTS]).chain(not_offered).chain(collector::flags()).collect()
+    let further = NOT_OFFERED_FLAGS.iter().map(|(name, kind)| flag(name, *kind, ""));
+    own.chain([DISABLE_DEFAULTS]).chain(not_offered).chain(further).chain(collector::flags()).collect()
 }
 
 /// The flags that a variable of the environment may stand for: all that say how the exporter runs.
@@ -119,6 +185,11 @@ fn in_environment() -> impl Iterator<Item = Flag> {
         groups.flat_map(|group| group.flags).any(|flag| flag.name == name)
     };
     all().into_iter().filter(move |flag| !of_one_run(flag.name))
+}
+
+/// Whether an expression is not empty.
+fn is_some(options: &Options, flag: &str) -> bool {
+    options.regexp(flag).is_some()
 }
 
 /// Variables of the environment that look like a flag's and are none, with the one that they look like.
@@ -148,22 +219,21 @@ pub fn read(
     let lasting: Vec<Flag> = in_environment().collect();
     let mut options = Options::defaults(&flags);
     options.set_environment(&lasting, environment)?;
-    let (options, words) = options.over(&flags, arguments).map_err(|error| match error {
-        OptionError::Unknown { flag, near } => match not_offered(&flag) {
-            Some((collector, why)) => OptionError::NotOffered { flag, collector, why },
-            None => OptionError::Unknown { flag, near },
-        },
-        error => error,
-    })?;
-    for flag in &flags {
-        let Some(stem) = flag.name.strip_suffix("-include") else { continue };
-        if TOGETHER.contains(&stem) {
-            continue;
+    let (options, words) = options.over(&flags, arguments)?;
+    for (switch, stem) in EXCLUSIVE.iter().filter(|(switch, _)| options.switch(switch)) {
+        debug_assert!(stem.starts_with(switch));
+        let find = |name: String| flags.iter().find(|flag| flag.name == name).map(|flag| flag.name);
+        let pair = find(format!("{stem}-include")).zip(find(format!("{stem}-exclude")));
+        if let Some((one, other)) =
+            pair.filter(|(one, other)| is_some(&options, one) && is_some(&options, other))
+        {
+            options.exclusive(one, other)?;
         }
-        let exclude = flags.iter().find(|other| other.name.strip_suffix("-exclude") == Some(stem));
-        if let Some(exclude) = exclude {
-            options.exclusive(flag.name, exclude.name)?;
-        }
+    }
+    if options.switch("collector.ipvs") {
+        let value = options.text(BACKEND_LABELS);
+        let invalid = |reason| OptionError::Invalid { flag: BACKEND_LABELS, value: value.to_owned(), reason };
+        kept_labels(value).map_err(invalid)?;
     }
     let command = words.first().map_or("", String::as_str);
     for group in GROUPS.iter().filter(|group| !group.commands.is_empty()) {
@@ -272,29 +342,125 @@ mod tests {
         assert!(!options.switch("collector.hwmon"));
     }
 
+    /// The flags of node_exporter 1.12.1: name, what it takes, default.
+    fn of_node_exporter() -> Vec<[&'static str; 3]> {
+        let lines = include_str!("../../tests/node_exporter_flags.tsv").lines();
+        let columns = |line: &'static str| {
+            let mut columns = line.split('\t');
+            std::array::from_fn(|_| columns.next().unwrap())
+        };
+        lines.filter(|line| !line.starts_with('#')).map(columns).collect()
+    }
+
     #[test]
-    fn a_flag_of_a_collector_that_is_not_offered_is_refused_with_the_reason() {
-        for (flag, collector) in [
-            ("--collector.systemd.unit-include=x", "systemd"),
-            ("--no-collector.systemd.enable-task-metrics", "systemd"),
-            ("--collector.qdisk.device-exclude=x", "qdisc"),
-            ("--collector.qdisc.device-exclude=x", "qdisc"),
-        ] {
-            let error = parsed(&[flag]).unwrap_err().to_string();
-            assert!(
-                error.contains(&format!("the {collector} collector is not offered: it needs")),
-                "{error}"
-            );
-            assert!(error.ends_with("; drop the flag") && !error.contains("did you mean"), "{error}");
+    fn every_flag_of_node_exporter_is_accepted_in_each_of_its_forms() {
+        // Said in docs/compatibility.md, "Flags".
+        const MISSING: [&str; 3] = ["completion-bash", "completion-script-bash", "completion-script-zsh"];
+        let flags = of_node_exporter();
+        assert!(flags.len() > 180, "{}", flags.len());
+        for [name, kind, default] in flags {
+            let value = if default.is_empty() { "1" } else { default };
+            let value = if name == "collector.sysctl.include" { "vm.swappiness" } else { value };
+            let forms: &[Vec<String>] = match kind {
+                "switch" => &[vec![format!("--{name}")], vec![format!("--no-{name}")]],
+                "value" => &[vec![format!("--{name}={value}")], vec![format!("--{name}"), value.to_owned()]],
+                "repeatable" => &[vec![format!("--{name}={value}"), format!("--{name}"), value.to_owned()]],
+                other => panic!("{name} takes {other}"),
+            };
+            for form in forms {
+                let form: Vec<&str> = form.iter().map(String::as_str).collect();
+                let read = parsed(&form);
+                assert_eq!(read.is_ok(), !MISSING.contains(&name), "{form:?}: {:?}", read.err());
+                if kind == "switch" && read.is_ok() {
+                    let twice = parsed(&[form[0], form[0]]);
+                    assert!(matches!(twice, Err(OptionError::Repeated { .. })), "{form:?} twice");
+                    let valued = parsed(&[&format!("{}=true", form[0])]);
+                    assert!(matches!(valued, Err(OptionError::Unexpected { .. })), "{form:?}=true");
+                }
+            }
         }
     }
 
     #[test]
-    fn an_include_and_an_exclude_go_together_for_slab_caches_alone() {
-        for (stem, together) in [("collector.interrupts.name", false), ("collector.slabinfo.slabs", true)] {
+    fn the_flags_of_collectors_that_are_not_offered_are_node_exporters_and_no_others() {
+        let owners = |name: &str| {
+            let name = name.replacen("collector.qdisk.", "collector.qdisc.", 1);
+            NOT_OFFERED
+                .iter()
+                .any(|(owner, _)| name.strip_prefix(owner).is_some_and(|rest| rest.starts_with('.')))
+        };
+        let theirs = of_node_exporter().into_iter().filter(|[name, ..]| owners(name));
+        let theirs: Vec<_> = theirs.map(|[name, kind, _]| (name, kind)).collect();
+        let ours = NOT_OFFERED_FLAGS.iter().map(|(name, kind)| match kind {
+            FlagKind::Switch(_) => (*name, "switch"),
+            FlagKind::Texts => (*name, "repeatable"),
+            _ => (*name, "value"),
+        });
+        assert_eq!(ours.collect::<Vec<_>>(), theirs);
+    }
+
+    #[test]
+    fn the_flags_of_a_collector_that_is_not_offered_are_in_one_line_with_the_reason() {
+        let told = |arguments: &[&str]| {
+            let told = without_effect(&parsed(arguments).unwrap());
+            told.into_iter().map(|told| told.flags).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&["--no-collector.systemd", "--collector.cpu"]), [""; 0]);
+        assert_eq!(
+            told(&[
+                "--collector.systemd",
+                "--collector.systemd.unit-include=(",
+                "--no-collector.systemd.private",
+                "--collector.qdisk.device-exclude=x"
+            ]),
+            [
+                "--collector.qdisk.device-exclude",
+                "--collector.systemd --collector.systemd.private --collector.systemd.unit-include"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_include_and_an_exclude_exclude_each_other_where_they_do_in_node_exporter() {
+        let both = |stem: &str, more: &[&str]| {
             let both = [format!("--{stem}-include=x"), format!("--{stem}-exclude=y")];
-            assert_eq!(parsed(&both.each_ref().map(String::as_str)).is_ok(), together, "{stem}");
+            let both = both.each_ref().map(String::as_str);
+            parsed(&[&both[..], more].concat())
+        };
+        for (switch, stem) in EXCLUSIVE {
+            assert!(matches!(both(stem, &[]), Err(OptionError::Exclusive { .. })), "{stem}");
+            assert!(both(stem, &[&format!("--no-{switch}")]).is_ok(), "{stem}, and it does not run");
         }
+        for stem in [
+            "arp.device",
+            "hwmon.chip",
+            "interrupts.name",
+            "slabinfo.slabs",
+            "systemd.unit",
+            "ethtool.device",
+        ] {
+            assert!(both(&format!("collector.{stem}"), &[]).is_ok(), "{stem}");
+        }
+        assert!(
+            parsed(&["--collector.netdev.device-include=", "--collector.netdev.device-exclude=x"]).is_ok()
+        );
+        assert!(
+            !parsed(&["--collector.hwmon.chip-include=x", "--collector.hwmon.chip-exclude=xy"])
+                .unwrap()
+                .passes("collector.hwmon.chip-include", "collector.hwmon.chip-exclude", b"xyz")
+        );
+    }
+
+    #[test]
+    fn a_label_of_ipvs_backends_that_does_not_exist_ends_the_start_unless_ipvs_is_off() {
+        let bogus = "--collector.ipvs.backend-labels=proto,bogus";
+        let error = parsed(&[bogus]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("--collector.ipvs.backend-labels=\"proto,bogus\": ") && error.contains("bogus"),
+            "{error}"
+        );
+        assert!(parsed(&[bogus, "--no-collector.ipvs"]).is_ok());
+        assert!(parsed(&["--collector.ipvs.backend-labels="]).is_ok());
     }
 
     #[test]

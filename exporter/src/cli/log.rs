@@ -7,7 +7,8 @@ use crate::options::Options;
 
 /// Starts logging as `--log.level` and `--log.format` say; the error names what they take.
 pub fn start(options: &Options) -> Result<(), String> {
-    let level = match options.text("log.level") {
+    // As in node_exporter, a level may be written in capitals, and a format may not.
+    let level = match options.text("log.level").to_ascii_lowercase().as_str() {
         "debug" => Level::DEBUG,
         "info" => Level::INFO,
         "warn" => Level::WARN,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keyhole_os::signals;
 
-use super::flags::{GROUPS, NOT_OFFERED};
+use super::flags::{GROUPS, NOT_OFFERED, WithoutEffect, without_effect};
 use super::{Failure, Stops, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::collector::processgroups::ProcessGroups;
@@ -41,8 +41,8 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
     let (mut readable, missing) = own.text_directories();
     tell_what_has_no_effect(&options);
-    for pattern in missing {
-        tracing::warn!(pattern, "textfile directory does not exist; once it does, start the exporter again");
+    for path in missing {
+        tracing::warn!(path = %path.display(), "textfile directory does not exist; once it does, start the exporter again");
     }
 
     if let Some(guard) = &guard {
@@ -119,8 +119,8 @@ fn tell_what_has_no_effect(options: &Options) {
             "without effect here: the broker reads the host, and takes these flags"
         );
     }
-    for (name, why) in NOT_OFFERED.iter().filter(|(name, _)| options.switch(name)) {
-        tracing::warn!(flag = format!("--{name}"), why, "without effect: the collector is not offered");
+    for WithoutEffect { flags, why } in without_effect(options) {
+        tracing::warn!(flags, why, "without effect: the collector is not offered");
     }
     let names = NOT_OFFERED.iter().map(|(name, _)| *name);
     let refused: Vec<_> = names.filter(|name| options.was_given(name) && !options.switch(name)).collect();

@@ -277,12 +277,16 @@ impl<'a> Known<'a> {
             }
         }
         let reachable = own.map(|own| own.iter().map(|mount| mount.number).collect());
-        let outcome = snapshot.report(Query::RootFileSystems).map(|report| report.outcome);
-        let unknown = match outcome {
-            Some(Outcome::TimedOut | Outcome::Stuck) => "mountpoint timeout",
-            _ => "no anchor",
+        // What was asked is there, with a number or an error: of the rest it is only known that nobody came to it.
+        let not_asked = |query| match snapshot.report(query)?.outcome {
+            Outcome::TimedOut => Some("not asked: out of time"),
+            Outcome::Stuck => Some("not asked: no reader is left"),
+            Outcome::Failed => Some("not asked: the reader failed"),
+            Outcome::Truncated => Some("not asked: too many mounts"),
+            _ => None,
         };
-        Self { mount_points, devices, reachable, unknown }
+        let unknown = not_asked(Query::RootFileSystems).or_else(|| not_asked(Query::Anchors));
+        Self { mount_points, devices, reachable, unknown: unknown.unwrap_or("no anchor") }
     }
 
     /// A mount's numbers, or why they are not known.
@@ -524,14 +528,36 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_that_did_not_answer_in_time_is_a_timeout() {
-        for outcome in [Outcome::TimedOut, Outcome::Stuck] {
-            let roots = [("/var", Ok(9))];
+    fn a_mount_that_was_asked_is_a_timeout_and_one_that_was_not_says_why() {
+        let roots = [("/var", Ok(9)), ("/run", Err(115)), ("/var/lib/kubelet", Err(114)), ("/system/state", Err(109))];
+        for (outcome, why) in [
+            (Outcome::TimedOut, "not asked: out of time"),
+            (Outcome::Stuck, "not asked: no reader is left"),
+            (Outcome::Failed, "not asked: the reader failed"),
+            (Outcome::Truncated, "not asked: too many mounts"),
+            (Outcome::Ok, "no anchor"),
+        ] {
             let answer =
                 Answer { host: HOST, roots: &roots, roots_outcome: Some(outcome), ..Answer::default() };
-            let mounts = answer.short(&[]);
-            assert!(mounts.contains(&"/run: mountpoint timeout".to_owned()), "{mounts:?}");
-            assert!(mounts.contains(&"/var 9".to_owned()), "{mounts:?}");
+            let unknown = format!("/var/lib/kubelet/pods/5c6/volumes/x: {why}");
+            let expected = [
+                "/run: mountpoint timeout",
+                "/system/state: not asked: too many mounts hang",
+                "/var 9",
+                &unknown,
+                "/var/lib/kubelet: not asked: its server hangs",
+            ];
+            assert_eq!(answer.short(&[]), expected);
+        }
+    }
+
+    #[test]
+    fn numbers_that_come_after_the_word_that_they_are_asked_for_count() {
+        let roots = [("/var", Err(115)), ("/var", Ok(9)), ("/run", Err(115)), ("/run", Err(5))];
+        let answer = Answer { host: HOST, roots: &roots, ..Answer::default() };
+        let mounts = answer.short(&[]);
+        for expected in ["/var 9", "/run: input/output error"] {
+            assert!(mounts.contains(&expected.to_owned()), "{mounts:?}");
         }
     }
 

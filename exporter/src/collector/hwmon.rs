@@ -498,6 +498,13 @@ mod tests {
     }
 
     #[test]
+    fn a_clocks_other_attributes_keep_its_sensor() {
+        let text = sensor(&[("freq1_input", "214000000\n"), ("freq1_max", "300\n"), ("freq1_label", "sclk\n")]);
+        assert!(text.lines().filter(|line| line.contains("_max")).all(|line| line.contains("sensor=\"freq1\"")), "{text}");
+        assert!(text.contains("_max"), "{text}");
+    }
+
+    #[test]
     fn an_input_beside_a_bare_file_keeps_its_name() {
         assert_eq!(
             sensor(&[("pwm1", "100"), ("pwm1_input", "99")]),

@@ -27,7 +27,7 @@ pub const COLLECTOR: Collector = Collector {
     collect,
 };
 
-const BACKEND_LABELS: &str = "collector.ipvs.backend-labels";
+pub(crate) const BACKEND_LABELS: &str = "collector.ipvs.backend-labels";
 const STATS: &str = "proc/1/net/ip_vs_stats";
 const SERVERS: &str = "proc/1/net/ip_vs";
 
@@ -88,7 +88,8 @@ type Labels = [Vec<u8>; LABELS.len()];
 type Sums = [u64; COLUMNS.len()];
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let kept = kept_labels(context.options.text(BACKEND_LABELS))?;
+    let kept = kept_labels(context.options.text(BACKEND_LABELS));
+    let kept = kept.map_err(|error| CollectError::malformed(BACKEND_LABELS, error))?;
     let totals = text::lines(context.require(STATS)?).nth(2).unwrap_or_default();
     let mut any = false;
     for (family, total) in TOTALS.iter().zip(text::fields(totals).map(text::hexadecimal)) {
@@ -132,13 +133,10 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 }
 
 /// Where in [`LABELS`] the labels stand that the flag names; each once, in the order of the table.
-fn kept_labels(flag: &str) -> Result<Vec<usize>, CollectError> {
+pub(crate) fn kept_labels(flag: &str) -> Result<Vec<usize>, String> {
     let named: Vec<&str> = flag.split(',').filter(|name| !name.is_empty()).collect();
     match named.iter().find(|name| !LABELS.contains(name)) {
-        Some(unknown) => Err(CollectError::malformed(
-            BACKEND_LABELS,
-            format!("no label {unknown:?}; there are {}", LABELS.join(",")),
-        )),
+        Some(unknown) => Err(format!("no label {unknown:?}; there are {}", LABELS.join(","))),
         None => Ok((0..LABELS.len()).filter(|at| named.contains(&LABELS[*at])).collect()),
     }
 }

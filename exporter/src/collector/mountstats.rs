@@ -325,6 +325,12 @@ mod tests {
     const LABELS: &str = "export=\"192.0.2.1:/srv\",mountaddr=\"192.0.2.1\",protocol=\"tcp\"";
 
     #[test]
+    fn octal_escapes_are_undone_in_exports_and_mount_points() {
+        let text = mountstats(&mount("192.0.2.1:/a\\040b", "/mnt\\040two", "nfs4", TCP), "");
+        assert!(text.contains("export=\"192.0.2.1:/a b\"") && !text.contains("040"), "{text}");
+    }
+
+    #[test]
     fn events_and_bytes_are_named_by_their_column() {
         let text = mountstats(&mount("192.0.2.1:/srv", "/mnt", "nfs4", TCP), "");
         assert_eq!(

@@ -3,6 +3,7 @@
 //! <https://docs.kernel.org/power/powercap/powercap.html>
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use keyhole_proto::v1::Query;
 
@@ -10,7 +11,7 @@ use super::{CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind};
 use crate::options::{Flag, FlagKind};
 use crate::snapshot::Content;
-use crate::text;
+use crate::{text, text_files};
 
 pub const COLLECTOR: Collector = Collector {
     name: "rapl",
@@ -45,9 +46,11 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let with_label = context.options.switch(ZONE_LABEL);
     // node_exporter gives the path as it reads it; the exporter is told of it without reading it.
     let root = match context.options.text("path.sysfs") {
-        "" => "/sys",
-        root => root.trim_end_matches('/'),
+        "" => PathBuf::from("/sys"),
+        root => text_files::clean(Path::new(root)),
     };
+    let root = root.to_string_lossy();
+    let root = root.trim_end_matches('/');
     let mut dirs: Vec<Vec<u8>> = powercap.dirs().map(|zone| zone.name().to_vec()).collect();
     dirs.sort_unstable();
     let mut seen = BTreeMap::new();
@@ -141,7 +144,7 @@ node_rapl_package_joules_total{index=\"10\",path=\"/sys/class/powercap/intel-rap
     fn the_path_begins_as_node_exporters_would() {
         let files = FILES.iter().map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(*bytes)));
         let snapshot = Snapshot::of_files(files.collect());
-        let arguments = ["--path.sysfs=/host/sys/".to_owned()];
+        let arguments = ["--path.sysfs=/host/./x/..//sys/".to_owned()];
         let (options, _) = crate::cli::flags::parse(arguments).unwrap();
         let mut out = Exposition::new();
         (COLLECTOR.collect)(&Context { snapshot: &snapshot, options: &options, own: &own() }, &mut out).unwrap();

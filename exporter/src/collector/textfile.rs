@@ -1,18 +1,21 @@
 //! Metrics that other programs leave in files: `*.prom` in `--collector.textfile.directory`.
 //!
-//! A file is taken as a whole or refused, and a refused one takes nothing from the others. Files may add series to
-//! one family; a family whose type or help text differs from the first file's is left out, and so is one that tells
-//! of the scrape itself.
+//! A file that is not in the format is refused as a whole, and takes nothing from the others. Of one that is, lines
+//! that no exposition may have are left out. Files may add series to one family; a family whose type or help text
+//! differs from the first file's is left out, and so is one that tells of the scrape itself. Whatever is left out is
+//! named with its file, its line and the reason.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
 mod parse;
 
-use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::time::UNIX_EPOCH;
 
 use super::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Value};
+use crate::exposition::{Exposition, Family, Kind, Value, written_labels};
 use crate::options::{Flag, FlagKind};
 use parse::{Labels, Parsed, Sample};
 
@@ -61,60 +64,108 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let mut room = LINES;
     let mut families = Vec::new();
     for file in &context.own.text_files {
+        let path = file.path.as_str();
         let parsed = match &file.content {
-            Ok(text) => take_lines(text, &mut room)
-                .and_then(|()| parse::parse(text).map_err(|error| error.to_string())),
+            Ok(text) => take_lines(text, &mut room).and_then(|()| {
+                parse::parse(text).map_err(|error| format!("{error}; the whole file is left out"))
+            }),
             Err(reason) => Err(reason.clone()),
         };
         match parsed {
             Ok(parsed) => {
                 let modified = file.modified.duration_since(UNIX_EPOCH).unwrap_or_default();
-                out.add(&MTIME, &[file.path.as_bytes()], modified.as_secs());
-                families.extend(parsed.into_iter().map(|family| (file.path.as_str(), family)));
+                out.add(&MTIME, &[path.as_bytes()], modified.as_secs());
+                families.extend(parsed.families.into_iter().map(|family| (path, family)));
+                for line in parsed.left_out {
+                    error = true;
+                    out.skip(|| format!("{path}: {line}; the line is left out"));
+                }
             }
             Err(reason) => {
                 error = true;
-                out.skip(|| format!("{}: {reason}", file.path));
+                out.skip(|| format!("{path}: {reason}"));
             }
         }
     }
     let sources = sources(&families);
     let mut kinds: HashMap<&str, Kind> = HashMap::new();
     let mut helps: HashMap<&str, &str> = HashMap::new();
+    let mut names: HashMap<String, &str> = HashMap::new();
     let mut taken = Vec::new();
     for (path, family) in &families {
         let name = family.name.as_str();
         let help = family.help.as_deref();
         let kind = family.kind.unwrap_or(Kind::Untyped);
         let known = out.kind(name).or_else(|| kinds.get(name).copied());
+        let series = |name: &str| out.kind(name).is_some() || names.get(name).is_some_and(|of| *of != family.name);
+        let collides = || series_names(name, kind).find(|other| series(other) && *other != name);
         let conflict = match helps.get(name) {
-            _ if is_own(name) => Some("is the exporter's own"),
-            _ if known.is_some_and(|known| known != kind) => Some("stands elsewhere with another type"),
+            _ if is_own(name) => Some("is the exporter's own".to_owned()),
+            _ if known.is_some_and(|known| known != kind) => Some("stands elsewhere with another type".to_owned()),
             Some(known) if help.is_some_and(|help| help != *known) => {
-                Some("stands elsewhere with another help text")
+                Some("stands elsewhere with another help text".to_owned())
             }
-            _ => None,
+            _ if names.get(name).is_some_and(|of| *of != name) => {
+                Some("is the name of samples of another family".to_owned())
+            }
+            _ => collides().map(|other| format!("has samples named {other}, which is another family")),
         };
         if let Some(conflict) = conflict {
             error = true;
-            out.skip(|| format!("{path}: {name} {conflict}"));
+            let line = family.samples.first().map_or(0, |sample| sample.line);
+            out.skip(|| format!("{path}: line {line}: {name} {conflict}; the family is left out"));
             continue;
         }
         kinds.insert(name, kind);
         if let Some(help) = help {
             helps.insert(name, help);
         }
-        taken.push((family, kind));
+        names.extend(series_names(name, kind).map(|series| (series, name)));
+        taken.push((*path, family, kind));
     }
     // Before the files' samples: these may reach the limit of series.
     out.add(&ERROR, &[], error);
-    for (family, kind) in taken {
+    let mut series = Series::default();
+    for (path, family, kind) in taken {
         let read_from =
             || sources.get(family.name.as_str()).map(|paths| format!("Read from {}.", paths.join(", ")));
         let help = family.help.clone().or_else(read_from).unwrap_or_default();
-        add(family, kind, &help, out);
+        add(path, family, kind, &help, &mut series, out);
     }
     Ok(())
+}
+
+/// The names that a family's samples may have.
+fn series_names(name: &str, kind: Kind) -> impl Iterator<Item = String> {
+    let suffixes: &[&str] = match kind {
+        Kind::Histogram => &["_bucket", "_count", "_sum"],
+        Kind::Summary => &["", "_count", "_sum"],
+        _ => &[""],
+    };
+    suffixes.iter().map(move |suffix| format!("{name}{suffix}"))
+}
+
+/// The series that were added, to find those that come twice.
+#[derive(Default)]
+struct Series {
+    /// By what they are hashed to: of up to [`LINES`] it takes little room, and files cannot know the keys.
+    hashes: HashSet<u64>,
+    hasher: RandomState,
+    /// Families whose samples of other collectors are among them.
+    seeded: HashSet<String>,
+}
+
+impl Series {
+    /// Whether the sample is the first of its series.
+    fn is_new(&mut self, name: &str, sample: &Sample, out: &Exposition) -> bool {
+        if out.kind(name).is_some() && self.seeded.insert(name.to_owned()) {
+            for labels in out.sorted_labels(name) {
+                self.hashes.insert(self.hasher.hash_one((name, "", labels)));
+            }
+        }
+        let labels = written_labels(sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
+        self.hashes.insert(self.hasher.hash_one((name, sample.suffix, labels)))
+    }
 }
 
 /// Takes a file's lines from what is left for all of them.
@@ -128,7 +179,7 @@ fn take_lines(text: &[u8], room: &mut usize) -> Result<(), String> {
 
 /// Whether a family tells of the scrape itself: a file must not speak for that.
 fn is_own(name: &str) -> bool {
-    name == ERROR.name || name.starts_with("node_scrape_collector_") || name.starts_with("keyhole_")
+    name == ERROR.name || name == MTIME.name || name.starts_with("node_scrape_collector_") || name.starts_with("keyhole_")
 }
 
 /// Which files each family comes from.
@@ -140,9 +191,17 @@ fn sources<'f>(families: &'f [(&'f str, Parsed)]) -> HashMap<&'f str, Vec<&'f st
     sources
 }
 
-fn add(family: &Parsed, kind: Kind, help: &str, out: &mut Exposition) {
+fn add(path: &str, family: &Parsed, kind: Kind, help: &str, series: &mut Series, out: &mut Exposition) {
     let completed = if kind == Kind::Histogram { last_buckets(&family.samples) } else { Vec::new() };
     for sample in family.samples.iter().chain(&completed) {
+        if !series.is_new(&family.name, sample, out) {
+            // As in node_exporter, this is not an error of the file: others may have the series first.
+            let name = [&family.name, sample.suffix].concat();
+            out.skip(|| {
+                format!("{path}: line {}: a series of {name} that is there already; the line is left out", sample.line)
+            });
+            continue;
+        }
         let labels = sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         out.add_sample(&family.name, sample.suffix, help, kind, labels, Value::Float(sample.value));
     }
@@ -154,15 +213,14 @@ fn last_buckets(samples: &[Sample]) -> Vec<Sample> {
     let without_bound = |sample: &Sample| -> Labels {
         sample.labels.iter().filter(|(name, _)| name != "le").cloned().collect()
     };
-    let complete: std::collections::HashSet<_> = samples.iter().filter(infinite).map(without_bound).collect();
+    let complete: HashSet<_> = samples.iter().filter(infinite).map(without_bound).collect();
     let counts = samples.iter().filter(|sample| sample.suffix == "_count");
     counts
         .filter(|count| !complete.contains(&count.labels))
         .map(|count| {
             let mut labels = count.labels.clone();
             labels.push(("le".into(), "+Inf".into()));
-            labels.sort_unstable();
-            Sample { suffix: "_bucket", labels, value: count.value }
+            Sample { suffix: "_bucket", labels, value: count.value, line: count.line }
         })
         .collect()
 }
@@ -187,6 +245,52 @@ mod tests {
 
     fn collect(files: &[(&str, &str)]) -> String {
         collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &own_files(files)).unwrap()
+    }
+
+    /// What is left out of the files, in words.
+    fn left_out(files: &[(&str, &str)]) -> Vec<String> {
+        let own = own_files(files);
+        let options = crate::options::Options::defaults(&[]);
+        let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
+        let mut out = Exposition::new();
+        let load = Family { name: "node_load1", help: "Load.", kind: Kind::Gauge, labels: &["z", "a"], source: "" };
+        out.add(&load, &[b"1", b"2"], 1u64);
+        out.begin(usize::MAX);
+        super::collect(&context, &mut out).unwrap();
+        let counters = out.end();
+        assert_eq!(counters.skipped, counters.skipped_items.len());
+        let mut text = Vec::new();
+        assert_eq!(out.write(&mut text, |_| true).duplicates, 0, "a series that comes twice is found before");
+        counters.skipped_items
+    }
+
+    #[test]
+    fn whatever_is_left_out_is_named_with_its_file_its_line_and_the_reason() {
+        let summary = "# TYPE s summary\ns{quantile=\"1\"} 1\ns_count 1\n";
+        for (files, reason) in [
+            (&[("a", "x 1\ny{\n")][..], "a: line 2: a label name must stand here; the whole file is left out"),
+            (&[("a", "x{__d=\"1\"} 1\ny 1\n")], "a: line 1: the label name __d is reserved: it begins with __; the line is left out"),
+            (&[("a", "m 1\n"), ("b", "n 1\n# TYPE m gauge\nm{x=\"1\"} 1\n")], "b: line 3: m stands elsewhere with another type; the family is left out"),
+            (&[("a", "m 1\n"), ("b", "n 1\nm 1\n")], "b: line 2: a series of m that is there already; the line is left out"),
+            (&[("a", "m{x=\"1\"} 1\nm{x=\"1\",y=\"\"} 1\n")], "a: line 2: a series of m that is there already; the line is left out"),
+            (&[("a", "# TYPE node_load1 gauge\nnode_load1{z=\"1\",a=\"2\"} 1\n")], "a: line 2: a series of node_load1 that is there already; the line is left out"),
+            (&[("a", "# TYPE node_load1 counter\nnode_load1 1\n")], "a: line 2: node_load1 stands elsewhere with another type; the family is left out"),
+            (&[("a", "node_textfile_mtime_seconds{file=\"x\"} 1\n")], "a: line 1: node_textfile_mtime_seconds is the exporter's own; the family is left out"),
+            (&[("a", summary), ("b", "s_count 2\n")], "b: line 1: s_count is the name of samples of another family; the family is left out"),
+            (&[("a", "s_count 2\n"), ("b", summary)], "b: line 2: s has samples named s_count, which is another family; the family is left out"),
+            (&[("a", "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"1.0\"} 2\n")], "a: line 3: a series of h_bucket that is there already; the line is left out"),
+        ] {
+            assert_eq!(left_out(files), [reason]);
+        }
+    }
+
+    #[test]
+    fn a_reserved_label_takes_its_line_and_no_other() {
+        let text = collect(&[("x", "a_total{__device=\"vda\"} 1\nb_total{device=\"vda\"} 2\n")]);
+        assert_eq!(
+            text,
+            "b_total{device=\"vda\"} 2\nnode_textfile_mtime_seconds{file=\"x\"} 5\nnode_textfile_scrape_error 1\n"
+        );
     }
 
     #[test]

@@ -455,3 +455,29 @@ impl AsyncWrite for Tracked {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_are_those_of_the_document() {
+        let document = include_str!("../../../docs/compatibility.md");
+        for row in [
+            format!("| an idle connection | kept | closed after {} s |", IDLE_TIMEOUT.as_secs()),
+            format!("| HTTP/2 | 250 requests at once on a connection | {STREAMS} |"),
+            format!(
+                "| 1 MiB, and no time | {} KiB and 64 headers, over HTTP/2 {} KiB; ",
+                HEAD_BYTES >> 10,
+                HTTP2_HEAD_BYTES >> 10
+            ),
+            format!(
+                "given up after {} s without progress or {} s in all; ",
+                STALL_TIMEOUT.as_secs(),
+                UNREAD_TIMEOUT.as_secs()
+            ),
+        ] {
+            assert!(document.contains(&row), "{row}");
+        }
+    }
+}

@@ -124,8 +124,8 @@ impl App {
             path if path == self.telemetry_path => self.metrics(request).await,
             "/-/healthy" => text(StatusCode::OK, "the exporter is up"),
             "/-/ready" => match self.scraper.ready().await {
-                Ok(()) => text(StatusCode::OK, "the broker answers"),
-                Err(error) => text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string()),
+                Ok(()) => text(StatusCode::OK, "the broker answers, and has the readers that are needed"),
+                Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &why),
             },
             _ => self.front(request).await,
         }

@@ -90,8 +90,10 @@ pub mod file {
 /// The numbers of one file system, as statfs(2) gives them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileSystem {
-    /// The errno when statfs failed; the fields below are 0 then. EINPROGRESS: it was not asked, since an earlier statfs of
-    /// the same type of file system, or of one above it, has not returned yet.
+    /// The errno when statfs failed; the fields below are 0 then. Three are the broker's own words, which statfs never says.
+    /// EINPROGRESS: it was asked, and has not answered; of a mount that may hang this comes before its numbers do.
+    /// EALREADY: it was not asked, since its server or a mount above it hangs. ETOOMANYREFS: it was not asked, since too many
+    /// mounts hang.
     #[prost(uint32, tag = "3")]
     pub errno: u32,
     /// The unit of the block counts, in bytes.

@@ -19,7 +19,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::arguments::Choice;
-use crate::cache::{ABSENT_READS, CELLS_PER_SLOT, hash};
+use crate::cache::{ABSENT_READS, Asked, CELLS_PER_SLOT, hash};
+use crate::mounts::mounts;
 use crate::read::{LISTING_LIMIT, NAMES_LIMIT};
 
 /// How many files a host of these tests may cache, where a test says nothing else.
@@ -74,14 +75,31 @@ fn host(arguments: &Arguments, view: Choice) -> Host {
 
 /// The same, while other readers of its class are asking for `hung`.
 fn host_beside(arguments: &Arguments, view: Choice, hung: &[&[u8]]) -> Host {
-    let page = SharedCells::new().unwrap();
-    for (slot, path) in (1..).zip(hung) {
-        page.cells()[slot * CELLS_PER_SLOT].store(hash(path), std::sync::atomic::Ordering::Relaxed);
-    }
-    let roots = Roots::open(arguments).unwrap();
+    let hung: Vec<Asked> = hung.iter().map(|path| [hash(path), 0, 0]).collect();
+    host_beside_readers(arguments, view, &hung)
+}
+
+fn host_beside_readers(arguments: &Arguments, view: Choice, hung: &[Asked]) -> Host {
+    let shared = Shared::new(page(hung), 0, arguments.cached_files);
+    let roots = Roots::open(arguments, &Class::ALL, &shared).unwrap();
     let view = View::find(&roots, view).unwrap();
-    let shared = Shared::new(page, 0, arguments.cached_files);
     Host::open(TABLE.iter(), arguments, roots, view, shared)
+}
+
+/// What the readers of a class share, of which those in the slots from 1 on ask for `hung`.
+fn page(hung: &[Asked]) -> SharedCells {
+    let page = SharedCells::new().unwrap();
+    for (slot, asked) in (1..).zip(hung) {
+        for (at, hash) in asked.iter().enumerate() {
+            page.cells()[slot * CELLS_PER_SLOT + at].store(*hash, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    page
+}
+
+/// Every root of a reader that is the first.
+fn roots(arguments: &Arguments) -> Result<Roots, String> {
+    Roots::open(arguments, &Class::ALL, &Shared::new(page(&[]), 0, 0))
 }
 
 /// Everything that one read returned.
@@ -747,7 +765,7 @@ fn a_fixed_file_for_which_no_descriptor_was_left_is_not_called_absent() {
     alone("a_fixed_file_for_which_no_descriptor_was_left_is_not_called_absent", || {
         let tree = Tree::with(&[("proc/loadavg", "1")]);
         let arguments = tree.arguments();
-        let roots = Roots::open(&arguments).unwrap();
+        let roots = roots(&arguments).unwrap();
         let view = View::find(&roots, Choice::Host).unwrap();
         let shared = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
         let limit = getrlimit(Resource::Nofile).current.unwrap();
@@ -980,7 +998,7 @@ fn a_row_is_answered_with_its_root_and_absent_without_it() {
 fn a_query_of_another_class_is_none_of_this_host() {
     let tree = Tree::with(&[("proc/stat", "cpu")]);
     let arguments = tree.arguments();
-    let roots = Roots::open(&arguments).unwrap();
+    let roots = roots(&arguments).unwrap();
     let view = View::find(&roots, Choice::Host).unwrap();
     let rows = TABLE.iter().filter(|row| row.class == Class::Sysfs);
     let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
@@ -1054,7 +1072,7 @@ fn a_root_that_cannot_be_opened_names_its_flag() {
         ("--filesystem.anchor", Arguments { anchors: vec![missing], ..tree.arguments() }),
     ];
     for (flag, arguments) in cases {
-        let error = Roots::open(&arguments).unwrap_err();
+        let error = roots(&arguments).unwrap_err();
         assert!(
             error.starts_with(flag)
                 && error.contains(if flag == "--path.os-release" {
@@ -1070,11 +1088,11 @@ fn a_root_that_cannot_be_opened_names_its_flag() {
 #[test]
 fn a_tree_that_is_not_the_kernels_needs_the_view_flag() {
     let tree = Tree::new();
-    let roots = Roots::open(&tree.arguments()).unwrap();
-    let error = View::find(&roots, Choice::Auto).unwrap_err();
+    let opened = roots(&tree.arguments()).unwrap();
+    let error = View::find(&opened, Choice::Auto).unwrap_err();
     assert!(error.starts_with("--path.procfs") && error.contains("--view=host"), "{error}");
     let arguments = Arguments { procfs: "/proc".into(), ..tree.arguments() };
-    let error = View::find(&Roots::open(&arguments).unwrap(), Choice::Auto).unwrap_err();
+    let error = View::find(&roots(&arguments).unwrap(), Choice::Auto).unwrap_err();
     assert!(error.starts_with("--path.sysfs"), "{error}");
 }
 
@@ -1103,7 +1121,7 @@ fn wildcards_in_procfs_are_followed_at_the_start_and_never_again() {
 #[test]
 fn wildcards_in_procfs_lead_to_what_is_there_and_to_fixed_names() {
     let tree = Tree::with(&[("proc/a/1/b", ""), ("proc/a/2/b", ""), ("proc/a/3/b", "")]);
-    let roots = Roots::open(&tree.arguments()).unwrap();
+    let roots = roots(&tree.arguments()).unwrap();
     let names = |pattern: &'static str| {
         let source = Source { root: Root::Proc, pattern, kind: keyhole_policy::Kind::Text };
         let names = procfs_names(&roots, &source);
@@ -1119,7 +1137,7 @@ fn wildcards_in_procfs_lead_to_what_is_there_and_to_fixed_names() {
 /// What a row with room for fewer entries gives.
 fn read_at_most(tree: &Tree, query: Query, entries: usize) -> Answer {
     let row: &'static Row = Box::leak(Box::new(Row { entries, ..*keyhole_policy::row(query).unwrap() }));
-    let roots = Roots::open(&tree.arguments()).unwrap();
+    let roots = roots(&tree.arguments()).unwrap();
     let view = View::find(&roots, Choice::Host).unwrap();
     let shared = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
     read(&mut Host::open([row].into_iter(), &tree.arguments(), roots, view, shared), query)
@@ -1298,40 +1316,143 @@ fn what_another_reader_hangs_in_is_left_out_and_the_rest_is_read() {
     assert!(!read(&mut host, Query::OwnMounts).skipped);
 }
 
-/// The mount points of an answer with the errno of each, in the order of the answer.
+/// The mount points of an answer with the errno of each, in the order of the answer. Of one that may hang comes before
+/// that it is asked.
 fn numbers(answer: &Answer) -> Vec<(String, Option<Errno>)> {
     let name = |numbers: &v1::FileSystem| match numbers.name.as_ref().unwrap() {
         file_system::Name::Path(path) => path.clone(),
         file_system::Name::RawPath(path) => panic!("{path:?}"),
     };
     let errno = |errno: u32| (errno != 0).then(|| Errno::from_raw_os_error(errno as i32));
-    answer.file_systems.iter().map(|numbers| (name(numbers), errno(numbers.errno))).collect()
+    let all = answer.file_systems.iter().map(|numbers| (name(numbers), errno(numbers.errno)));
+    let mut numbers: Vec<_> = all.collect();
+    numbers.dedup_by(|later, first| {
+        let is_same = later.0 == first.0;
+        if is_same {
+            assert_eq!(first.1, Some(Errno::INPROGRESS));
+            first.1 = later.1;
+        }
+        is_same
+    });
+    numbers
+}
+
+/// Mounts of two servers, of two programs and of the kernel, below and above each other.
+const MOUNTINFO: &str = "\
+1 0 0:31 / /nfs/a rw - nfs4 nas:/a rw,addr=10.0.0.1
+2 0 0:32 / / rw - overlay overlay rw
+3 0 0:33 / /nfs/b rw - nfs NAS:/b rw,mountaddr=10.0.0.9,addr=10.0.0.1
+4 0 0:34 / /nfs/alias rw - nfs4 nas.example.org:/c rw,addr=10.0.0.1
+5 0 0:35 / /other rw - nfs4 other:/a rw,addr=10.0.0.2
+6 0 0:36 / /fuse rw - fuse.x x rw
+7 0 0:37 / /nfs/a/local rw - tmpfs x rw
+8 0 8:1 / /var rw - xfs /dev/sda1 rw
+9 0 0:38 / /covered rw - nfs4 third:/a rw
+10 0 8:2 / /covered rw - ext4 /dev/sdb1 rw
+11 0 0:39 / /tank rw - zfs tank/data rw
+12 0 8:3 / /boot rw - ext4 /dev/sda2 rw
+13 0 8:2 /sub /bind rw - ext4 /dev/sdb1 rw
+";
+const MOUNT_POINTS: [&str; 12] = [
+    "/",
+    "/var",
+    "/tank",
+    "/boot",
+    "/bind",
+    "/nfs/a",
+    "/nfs/b",
+    "/nfs/alias",
+    "/other",
+    "/fuse",
+    "/nfs/a/local",
+    "/covered",
+];
+
+#[test]
+fn local_file_systems_are_asked_first_and_a_server_that_hangs_by_no_name_that_it_has() {
+    let tree = Tree::with(&[("proc/1/mountinfo", MOUNTINFO)]);
+    MOUNT_POINTS.iter().for_each(|dir| fs::create_dir_all(tree.at(format!("root{dir}"))).unwrap());
+    let arguments = Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() };
+    let asked = |point: &str| {
+        mounts(MOUNTINFO.as_bytes()).iter().find(|mount| mount.point == point.as_bytes()).unwrap().asked()
+    };
+    let (hangs, server, many) = (Errno::INPROGRESS, Errno::ALREADY, Errno::TOOMANYREFS);
+    let above_all = [hash(b"/"), 0, 0];
+    let may_hang = &MOUNT_POINTS[5..];
+    for (hanging, expected) in [
+        (vec![], vec![]),
+        (
+            vec![asked("/nfs/a")],
+            vec![(hangs, vec!["/nfs/a"]), (server, vec!["/nfs/b", "/nfs/alias", "/nfs/a/local"])],
+        ),
+        // It was unmounted meanwhile, and its server is the same.
+        (vec![[1, asked("/nfs/b")[1], 0]], vec![(server, vec!["/nfs/a", "/nfs/b", "/nfs/a/local"])]),
+        // One local file system that hangs is no reason not to ask others of its type, or at its device by its path.
+        (vec![asked("/boot")], vec![(hangs, vec!["/boot"])]),
+        (vec![asked("/nfs/a/local")], vec![(hangs, vec!["/nfs/a/local"])]),
+        (vec![asked("/covered")], vec![(hangs, vec!["/covered"])]),
+        (vec![asked("/bind")], vec![(hangs, vec!["/bind"])]),
+        // So many readers hang that nothing is risked any more.
+        (vec![[1, 0, 0], [2, 0, 0], [3, 0, 0]], vec![(many, may_hang.to_vec())]),
+        (vec![asked("/fuse"), [2, 0, 0], [3, 0, 0]], vec![(hangs, vec!["/fuse"]), (many, may_hang.to_vec())]),
+        (vec![above_all], vec![(hangs, vec!["/"]), (server, MOUNT_POINTS.to_vec())]),
+    ] {
+        let mut host = host_beside_readers(&arguments, Choice::Host, &hanging);
+        let answer = read(&mut host, Query::RootFileSystems);
+        let why = |point: &str| {
+            expected.iter().find(|(_, points)| points.contains(&point)).map(|(errno, _)| *errno)
+        };
+        let expected: Vec<_> = MOUNT_POINTS.map(|point| (point.to_owned(), why(point))).into();
+        assert_eq!(numbers(&answer), expected, "while {hanging:?} hangs");
+        assert_eq!(answer.skipped, !hanging.is_empty());
+        assert_eq!(answer.outcome, if hanging == [above_all] { Outcome::Stuck } else { Outcome::Ok });
+    }
 }
 
 #[test]
-fn local_file_systems_are_asked_first_and_none_that_hangs() {
-    let mountinfo = "1 0 8:1 / /nfs/a rw - nfs4 s:/a rw\n2 0 8:1 / / rw - ext4 x rw\n3 0 8:1 / /nfs/b rw - nfs4 s:/b rw\n\
-        4 0 8:1 / /fuse rw - fuse.x x rw\n5 0 8:1 / /nfs/a/local rw - tmpfs x rw\n6 0 8:1 / /var rw - xfs x rw\n";
-    let tree = Tree::with(&[("proc/1/mountinfo", mountinfo)]);
-    let dirs = ["nfs/a/local", "nfs/b", "fuse", "var"];
-    dirs.iter().for_each(|dir| fs::create_dir_all(tree.at("root").join(dir)).unwrap());
-    let arguments = Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() };
-    let order = ["/", "/nfs/a/local", "/var", "/nfs/a", "/nfs/b", "/fuse"];
-    let hung = Some(Errno::INPROGRESS);
-    for (hanging, errnos) in [
-        (&[][..], [None; 6]),
-        // With the one that hangs: what lies below it, and what is most likely served by the same server.
-        (&[&b"/nfs/a"[..]], [None, hung, None, hung, hung, None]),
-        // So many readers hang that no file server is asked any more.
-        (&[b"/x", b"/y", b"/z"], [None, None, None, hung, hung, hung]),
-    ] {
-        let mut host = host_beside(&arguments, Choice::Host, hanging);
-        let answer = read(&mut host, Query::RootFileSystems);
-        let expected: Vec<_> = order.map(str::to_owned).into_iter().zip(errnos).collect();
-        assert_eq!(numbers(&answer), expected, "while {hanging:?} hangs");
-        assert_eq!(answer.skipped, !hanging.is_empty());
-        assert_eq!(answer.outcome, Outcome::Ok);
+fn a_mount_that_may_hang_is_reported_as_asked_before_it_answers() {
+    let mountinfo =
+        "1 0 8:1 / / rw - ext4 x rw\n2 1 0:9 / /nfs rw - nfs4 s:/ rw\n3 1 0:9 / /o rw - overlay overlay rw\n";
+    let tree = Tree::with(&[("proc/1/mountinfo", mountinfo), ("root/nfs/x", ""), ("root/o/x", "")]);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let answer = read(&mut host, Query::RootFileSystems);
+    let errnos: Vec<u32> = answer.file_systems.iter().map(|numbers| numbers.errno).collect();
+    assert_eq!(
+        errnos,
+        [0, Errno::INPROGRESS.raw_os_error() as u32, 0, 0],
+        "of the overlay it would be too much"
+    );
+}
+
+#[test]
+fn a_probe_directory_that_goes_or_hangs_after_the_start_costs_itself() {
+    let tree = Tree::with(&[("a/x", ""), ("b/x", "")]);
+    let (a, b) = (tree.at("a"), tree.at("b"));
+    let arguments = Arguments { anchors: vec![a.clone(), b.clone()], ..tree.arguments() };
+    let mut host = host(&arguments, Choice::Host);
+    fs::remove_dir_all(&a).unwrap();
+    let name = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    assert_eq!(numbers(&read(&mut host, Query::Anchors)), [(name(&a), Some(Errno::NOENT)), (name(&b), None)]);
+    // The first reader refuses to start with it; a later one does not, nor does one beside one that hangs.
+    assert!(roots(&arguments).is_err());
+    let later = Shared::new(page(&[]), 0, 0);
+    later.set_started();
+    for shared in [later, Shared::new(page(&[[1, 0, 0]]), 0, 0)] {
+        assert!(Roots::open(&arguments, &[Class::Mounts], &shared).is_ok());
     }
+    // Only the readers that ask it open it.
+    let first = Shared::new(page(&[]), 0, 0);
+    assert!(Roots::open(&arguments, &[Class::Procfs], &first).is_ok());
+    assert!(Roots::open(&arguments, &[Class::Mounts], &first).is_err());
+}
+
+#[test]
+fn a_probe_directory_that_is_a_link_stands_for_where_it_leads() {
+    let tree = Tree::new();
+    symlink("/proc", tree.at("link")).unwrap();
+    let arguments = Arguments { anchors: vec![tree.at("link")], ..tree.arguments() };
+    let mut host = host(&arguments, Choice::Host);
+    assert_numbers_of(Path::new("/proc"), || read(&mut host, Query::Anchors).file_systems.pop().unwrap());
 }
 
 #[test]
@@ -1367,7 +1488,7 @@ fn a_change_is_seen_by_the_readers_of_every_class() {
     for class in Class::ALL {
         let tree = Tree::with(&[("proc/1/stat", "1 (init) S")]);
         let arguments = every_root(&tree);
-        let roots = Roots::open(&arguments).unwrap();
+        let roots = roots(&arguments).unwrap();
         let view = View::find(&roots, Choice::Host).unwrap();
         let rows = TABLE.iter().filter(|row| row.class == class);
         let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);

@@ -11,7 +11,7 @@ use super::rates::Rates;
 use super::table::{Cell, Column, Table};
 use super::{json, raw, tell};
 use crate::collector::{self, CollectError, Context, Own, Run, in_parentheses};
-use crate::exposition::{Exposition, Kind, Series};
+use crate::exposition::{Counters, Exposition, Kind, Series};
 use crate::options::Options;
 use crate::self_metrics::{broker, handler};
 use crate::snapshot::Snapshot;
@@ -130,7 +130,8 @@ impl Frame {
                 Err(_) => "failed",
             };
             let error = run.result.as_ref().err().map(ToString::to_string);
-            json!({ "name": run.name, "state": state, "error": error })
+            let Counters { skipped, skipped_items, .. } = &run.counters;
+            json!({ "name": run.name, "state": state, "error": error, "skipped": skipped, "skipped_items": skipped_items })
         };
         self.runs.iter().map(one).collect()
     }
@@ -243,11 +244,10 @@ fn notes(choice: &Choice, snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
     for run in runs {
         let error = run.result.as_ref().err().filter(|error| choice.named && is_no_data(error));
         notes.extend(error.map(|error| format!("{}: {error}", run.name)));
-        if let Some(first) = &run.counters.first_skipped {
-            notes.push(format!(
-                "{}: {} items could not be read: {first}, ...",
-                run.name, run.counters.skipped
-            ));
+        let Counters { skipped, skipped_items, .. } = &run.counters;
+        notes.extend(skipped_items.iter().map(|item| format!("{}: left out: {item}", run.name)));
+        if *skipped > skipped_items.len() {
+            notes.push(format!("{}: {skipped} items left out in all", run.name));
         }
     }
     notes

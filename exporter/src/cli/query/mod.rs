@@ -28,6 +28,7 @@ use crate::collector::processgroups::ProcessGroups;
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::sandbox::{self, QUERY_SYSCALLS, SealOptions};
+use crate::snapshot::Snapshot;
 
 /// Shows what the flags and `names` choose.
 pub(super) fn run(names: &[&str], options: Options) -> Result<(), Failure> {
@@ -123,8 +124,11 @@ impl Asked<'_> {
     /// Asks the broker, and makes of its answer what is to be shown.
     async fn frame(&self, rates: &mut Rates) -> Result<Frame, String> {
         let deadline = Instant::now() + self.options.duration("scrape.timeout").max(Duration::from_millis(1));
-        let read = self.broker.read(&self.choice.queries, deadline).await;
-        let mut snapshot = read.map_err(|error| error.to_string())?;
+        let mut snapshot = match &self.choice.queries[..] {
+            // What the exporter knows by itself (text files, the clock) needs no broker.
+            [] => Snapshot::default(),
+            queries => self.broker.read(queries, deadline).await.map_err(|error| error.to_string())?,
+        };
         if snapshot.needs_explanation() {
             let describe = || self.broker.describe(deadline);
             // Without it the outcome is shown all the same, and the reason is not.

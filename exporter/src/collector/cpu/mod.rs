@@ -144,6 +144,13 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_time_that_fell_is_given_as_the_kernel_says() {
+        let idle = |stat: &[u8]| collect(&COLLECTOR, &[(PATH, stat)], &[]).unwrap();
+        let (before, after) = (idle(b"cpu0 1 2 3 1000\n"), idle(b"cpu0 1 2 3 900\n"));
+        assert!(before.contains("mode=\"idle\"} 10\n") && after.contains("mode=\"idle\"} 9\n"), "{before}{after}");
+    }
+
+    #[test]
     fn guests_are_left_out_when_they_are_not_wanted() {
         let files = [(PATH, &b"cpu0 1 2 3 4 5 6 7 8 9 10\n"[..])];
         let text = collect(&COLLECTOR, &files, &["--no-collector.cpu.guest"]).unwrap();

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 /// What statfs and the file systems below it give. Numbers are the same on x86_64 and aarch64.
 #[rustfmt::skip]
-const TEXTS: [(u32, &str); 32] = [
+const TEXTS: [(u32, &str); 34] = [
     (1,   "operation not permitted"),
     (2,   "no such file or directory"),
     (4,   "interrupted system call"),
@@ -31,11 +31,15 @@ const TEXTS: [(u32, &str); 32] = [
     (104, "connection reset by peer"),
     (107, "transport endpoint is not connected"),
     (108, "cannot send after transport endpoint shutdown"),
+    // Not of statfs: the broker asks no network file system while so many hang.
+    (109, "not asked: too many mounts hang"),
     (110, "connection timed out"),
     (111, "connection refused"),
     (112, "host is down"),
     (113, "no route to host"),
-    // The broker's own word for a mount that hangs: statfs never gives it.
+    // Not of statfs: the server of the mount hangs, or a mount above it.
+    (114, "not asked: its server hangs"),
+    // Not of statfs: it was asked, and has not answered.
     (115, "mountpoint timeout"),
     (116, "stale NFS file handle"),
     (117, "structure needs cleaning"),

@@ -353,7 +353,7 @@ pub(super) fn collectors(enabled: &[&'static Collector], kept: &Kept) -> Markup 
     let last = |collector: &&'static Collector| Some((collector.name, kept.collectors.get(collector.name)?));
     let mut ran: Vec<(&str, &LastRun)> = enabled.iter().filter_map(last).collect();
     ran.sort_by_key(|(name, last)| (last.standing != Standing::Failed, *name));
-    let empty = |last: &LastRun| last.series == 0 && last.failure.is_none();
+    let empty = |last: &LastRun| last.series == 0 && last.failure.is_none() && last.skipped == 0;
     let (nothing, shown): (Vec<_>, Vec<_>) = ran.into_iter().partition(|(_, last)| empty(last));
     let mut waiting: Vec<String> = enabled
         .iter()
@@ -377,7 +377,7 @@ pub(super) fn collectors(enabled: &[&'static Collector], kept: &Kept) -> Markup 
                         tbody {
                             @for (name, last) in &shown {
                                 tr.failed[last.standing == Standing::Failed] {
-                                    th scope="row" { (name) (failure(last)) }
+                                    th scope="row" { (name) (failure(last)) (skipped(last)) }
                                     td.number { (words::count(last.series as u64)) }
                                     td.number { (words::milliseconds(last.duration)) }
                                     td.wide aria-hidden="true" {
@@ -388,6 +388,10 @@ pub(super) fn collectors(enabled: &[&'static Collector], kept: &Kept) -> Markup 
                         }
                     }
                 }
+            }
+            @if kept.written.duplicates > 0 {
+                p.note { (words::of(kept.written.duplicates, "sample")) " left out, since a series of the same name and labels was there:"
+                    @for series in &kept.written.duplicate_series { " " code { (words::clean(series, TEXT)) } } }
             }
             @if !nothing.is_empty() {
                 details {
@@ -411,6 +415,19 @@ fn failure(last: &LastRun) -> Markup {
     match last.standing {
         Standing::Failed => html! { " " span.no { "fails" } small { (error) } },
         _ => html! { small { "failed " (ago(*at)) ": " (error) } },
+    }
+}
+
+/// The items that a collector left out when it last ran.
+fn skipped(last: &LastRun) -> Markup {
+    html! {
+        @if last.skipped > 0 {
+            details {
+                summary { (words::of(last.skipped, "item")) " left out" }
+                @for item in &last.skipped_items { small { (words::clean(item, TEXT)) } }
+                @if last.skipped > last.skipped_items.len() { small { "Only the first are named." } }
+            }
+        }
     }
 }
 
