@@ -289,7 +289,7 @@ struct Job<'a> {
 /// The last chunk of a query that no reader ends.
 fn end(query: Query, outcome: Outcome, elapsed: Duration) -> Bytes {
     let elapsed_ns = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-    let end = Some(QueryEnd { outcome: outcome.into(), elapsed_ns });
+    let end = Some(QueryEnd { outcome: outcome.into(), elapsed_ns, left_out: 0 });
     ReadResponse { query: query.into(), end, ..Default::default() }.encode_to_vec().into()
 }
 

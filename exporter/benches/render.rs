@@ -72,7 +72,7 @@ fn messages(snapshot: &Snapshot) -> Vec<Vec<u8>> {
     }
     messages.push(chunk.encode_to_vec());
     messages.extend(snapshot.reports().map(|(query, report)| {
-        let end = QueryEnd { outcome: report.outcome.into(), elapsed_ns: report.elapsed_ns };
+        let end = QueryEnd { outcome: report.outcome.into(), elapsed_ns: report.elapsed_ns, left_out: 0 };
         let file_systems = snapshot.file_systems(query).map(file_system).collect();
         ReadResponse { query: query.into(), end: Some(end), file_systems, ..ReadResponse::default() }
             .encode_to_vec()

@@ -2,6 +2,7 @@
 //!
 //! The channel connects when it is first used and again after a broker's restart, by itself.
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -25,8 +26,13 @@ use crate::snapshot::{Report, Snapshot};
 /// Where the broker listens unless `--broker.socket` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/keyhole/broker.sock";
 
-/// The most that one answer may hold.
+/// The most that is kept of one answer: half of the memory that the manifests give an exporter. What does not fit is left
+/// out item by item, and counted.
 const ANSWER_BYTES: usize = 64 << 20;
+/// How much of it each query has for itself, so that small ones are answered whatever a large one takes.
+const SHARE_BYTES: usize = 64 << 10;
+/// The most that is taken of an answer before it is no answer.
+const RECEIVED_BYTES: usize = 2 * ANSWER_BYTES;
 /// What a file takes in memory besides its bytes, so that empty files are limited too.
 const FILE_COST: usize = 128;
 /// The most that one message may hold; the broker cuts its answers below 1 MiB.
@@ -107,7 +113,7 @@ pub enum BrokerError {
     #[error("the broker did not answer in time")]
     Deadline,
     /// More than an answer may hold.
-    #[error("the broker's answer is larger than {} MiB", ANSWER_BYTES >> 20)]
+    #[error("the broker's answer is larger than {} MiB", RECEIVED_BYTES >> 20)]
     TooLarge,
 }
 
@@ -261,34 +267,50 @@ impl From<Status> for Failure {
 struct Answer<'q> {
     queries: &'q [Query],
     snapshot: Snapshot,
+    /// What is left for those that have used up their share.
     room: usize,
+    /// What each query has left of its share; none of one of which no more is taken.
+    shares: HashMap<Query, Option<usize>>,
+    received: usize,
     any_ended: bool,
 }
 
 impl<'q> Answer<'q> {
     fn new(queries: &'q [Query]) -> Self {
-        Self { queries, snapshot: Snapshot::default(), room: ANSWER_BYTES, any_ended: false }
+        let shares: HashMap<_, _> = queries.iter().map(|query| (*query, Some(SHARE_BYTES))).collect();
+        let room = ANSWER_BYTES.saturating_sub(shares.len() * SHARE_BYTES);
+        Self { queries, snapshot: Snapshot::default(), room, shares, received: 0, any_ended: false }
     }
 
     fn take(&mut self, chunk: v1::ReadResponse) -> Result<(), Failure> {
-        if !self.queries.contains(&chunk.query()) {
-            return Ok(());
+        let (received, cost) = (chunk.encoded_len(), cost(&chunk));
+        self.received += received;
+        if self.received > RECEIVED_BYTES {
+            return Err(Failure::TooLarge);
         }
-        self.room = self.room.checked_sub(cost(&chunk)).ok_or(Failure::TooLarge)?;
+        let Some(share) = self.shares.get_mut(&chunk.query()) else { return Ok(()) };
         self.any_ended |= chunk.end.is_some();
-        self.snapshot.absorb(chunk);
+        let room = share.and_then(|left| self.room.checked_sub(cost.saturating_sub(left)));
+        *share = share.filter(|_| room.is_some()).map(|left| left.saturating_sub(cost));
+        match room {
+            Some(room) => {
+                self.room = room;
+                self.snapshot.absorb(chunk);
+            }
+            None => self.snapshot.leave_out(chunk),
+        }
         Ok(())
     }
 
     /// The snapshot, with `unfinished` for the queries that never ended.
     fn finish(mut self, unfinished: Outcome) -> Snapshot {
         for &query in self.queries {
-            let (elapsed_ns, bytes) = match self.snapshot.report(query) {
+            let report = match self.snapshot.report(query) {
                 Some(report) if report.outcome != Outcome::Unspecified => continue,
-                Some(report) => (report.elapsed_ns, report.bytes),
-                None => (0, 0),
+                Some(report) => Report { outcome: unfinished, ..*report },
+                None => Report { outcome: unfinished, elapsed_ns: 0, bytes: 0, left_out: 0 },
             };
-            self.snapshot.set_report(query, Report { outcome: unfinished, elapsed_ns, bytes });
+            self.snapshot.set_report(query, report);
         }
         self.snapshot.seal();
         self.snapshot
@@ -377,22 +399,81 @@ mod tests {
             content: Some(v1::file::Content::Raw(vec![0; bytes])),
             truncated: false,
         };
-        let end = end.then(|| v1::QueryEnd { outcome: Outcome::Ok.into(), elapsed_ns: 7 });
+        let end = end.then(|| v1::QueryEnd { outcome: Outcome::Ok.into(), elapsed_ns: 7, left_out: 0 });
         v1::ReadResponse { query: query.into(), files: vec![file], file_systems: Vec::new(), end }
     }
 
-    #[test]
-    fn an_answer_beyond_its_limit_is_refused_also_when_its_files_are_empty() {
-        let mut answer = Answer::new(&[Query::Stat]);
-        assert!((0..65).any(|_| answer.take(chunk(Query::Stat, 1 << 20, false)).is_err()));
-        let mut answer = Answer::new(&[Query::Stat]);
-        let mut many = chunk(Query::Stat, 0, false);
-        many.files = vec![v1::File::default(); (ANSWER_BYTES / FILE_COST) + 1];
-        assert!(answer.take(many).is_err());
+    /// An interface's file.
+    fn attribute(device: u32, file: &str, bytes: usize) -> v1::File {
+        v1::File {
+            name: Some(v1::file::Name::Path(format!("sys/class/net/eth{device}/{file}"))),
+            content: Some(v1::file::Content::Raw(vec![b'1'; bytes])),
+            truncated: false,
+        }
+    }
+
+    fn ended(query: Query) -> v1::ReadResponse {
+        v1::ReadResponse { files: Vec::new(), ..chunk(query, 0, true) }
     }
 
     #[test]
-    fn every_field_that_has_no_size_of_its_own_counts_for_the_limit() {
+    fn what_has_no_room_is_left_out_item_by_item_and_other_queries_are_answered() {
+        let queries = [Query::NetClass, Query::Stat, Query::Loadavg];
+        let mut answer = Answer::new(&queries);
+        // Each device's two files come in chunks of their own, as they may.
+        for device in 0..40 {
+            for file in ["address", "operstate"] {
+                let files = vec![attribute(device, file, 1 << 20)];
+                let chunk = v1::ReadResponse { files, ..ended(Query::NetClass) };
+                assert!(answer.take(v1::ReadResponse { end: None, ..chunk }).is_ok());
+            }
+        }
+        assert!(answer.take(ended(Query::NetClass)).is_ok());
+        assert!(answer.take(chunk(Query::Stat, 1000, true)).is_ok(), "it has its share");
+        let mut long = chunk(Query::Loadavg, 0, false);
+        let lines = "a line\n".repeat(SHARE_BYTES / 7 / 4);
+        for _ in 0..2000 {
+            long.files[0].content = Some(v1::file::Content::Text(lines.clone()));
+            assert!(answer.take(long.clone()).is_ok());
+        }
+        assert!(answer.take(ended(Query::Loadavg)).is_ok());
+        let snapshot = answer.finish(Outcome::Unspecified);
+        assert!(snapshot.bytes() <= ANSWER_BYTES as u64);
+
+        let report = snapshot.report(Query::NetClass).unwrap();
+        let devices: Vec<_> = snapshot.dir("sys/class/net").dirs().collect();
+        assert_eq!((report.outcome, devices.len() as u64 + report.left_out), (Outcome::Truncated, 40));
+        assert!(devices.len() > 25, "{}", devices.len());
+        assert!(
+            devices
+                .iter()
+                .all(|device| device.text("address").is_some() && device.text("operstate").is_some())
+        );
+        assert_eq!(report.bytes, (2 * devices.len() as u64) << 20);
+        let reason = snapshot.reason(Query::NetClass).unwrap();
+        assert_eq!(reason, format!("a limit left out {} of its items or ends of files", report.left_out));
+
+        let stat = snapshot.report(Query::Stat).unwrap();
+        assert_eq!((stat.outcome, stat.left_out, stat.bytes), (Outcome::Ok, 0, 1000));
+        let long = snapshot.report(Query::Loadavg).unwrap();
+        assert_eq!((long.outcome, long.left_out), (Outcome::Truncated, 1), "the rest of one file");
+    }
+
+    #[test]
+    fn of_a_long_file_without_room_whole_lines_are_left() {
+        let mut answer = Answer::new(&[Query::Stat]);
+        let mut part = chunk(Query::Stat, 0, false);
+        part.files[0].content = Some(v1::file::Content::Text(format!("cpu 1\nint{}", "r".repeat(1 << 20))));
+        (0..80).for_each(|_| assert!(answer.take(part.clone()).is_ok()));
+        assert!(answer.take(ended(Query::Stat)).is_ok());
+        let snapshot = answer.finish(Outcome::Unspecified);
+        let text = snapshot.text("proc/stat").unwrap();
+        assert!(text.len() > 50 << 20 && text.ends_with(b"rcpu 1\n"));
+        assert_eq!(snapshot.report(Query::Stat).unwrap().left_out, 1);
+    }
+
+    #[test]
+    fn an_answer_without_end_is_refused_and_what_is_kept_of_any_is_bounded() {
         use v1::file::{Content, Name};
         use v1::file_system::Name as At;
         let (text, bytes) = ("x".repeat(1 << 20), vec![0; 1 << 20]);
@@ -404,18 +485,27 @@ mod tests {
             file_systems: vec![v1::FileSystem { name: Some(name), ..v1::FileSystem::default() }],
             ..chunk(Query::Stat, 0, false)
         };
+        let many = |files: usize| v1::ReadResponse {
+            files: vec![file(Some(Name::Path("a".into())), Some(Content::Errno(1))).files.remove(0); files],
+            ..chunk(Query::Stat, 0, false)
+        };
         for large in [
-            file(Some(Name::Path(text.clone())), None),
-            file(Some(Name::RawPath(bytes.clone())), None),
-            file(None, Some(Content::Text(text.clone()))),
-            file(None, Some(Content::Link(text.clone()))),
-            file(None, Some(Content::Raw(bytes.clone()))),
-            file(None, Some(Content::RawLink(bytes.clone()))),
+            file(Some(Name::Path(text.clone())), Some(Content::Errno(1))),
+            file(Some(Name::RawPath(bytes.clone())), Some(Content::Errno(1))),
+            file(Some(Name::Path("a".into())), Some(Content::Text(text.clone()))),
+            file(Some(Name::Path("a".into())), Some(Content::Link(text.clone()))),
+            file(Some(Name::Path("a".into())), Some(Content::Raw(bytes.clone()))),
+            file(Some(Name::Path("a".into())), Some(Content::RawLink(bytes.clone()))),
             file_system(At::Path(text.clone())),
             file_system(At::RawPath(bytes.clone())),
+            many(100_000),
         ] {
+            let what = format!("{large:?}").chars().take(80).collect::<String>();
             let mut answer = Answer::new(&[Query::Stat]);
-            assert!((0..65).any(|_| answer.take(large.clone()).is_err()), "{:.80}", format!("{large:?}"));
+            let taken = (0..100_000).take_while(|_| answer.take(large.clone()).is_ok()).count();
+            assert!((100..2000).contains(&taken), "{what}: {taken}");
+            let snapshot = answer.finish(Outcome::Unspecified);
+            assert!(snapshot.bytes() <= ANSWER_BYTES as u64, "{what}: {}", snapshot.bytes());
         }
     }
 

@@ -137,6 +137,8 @@ pub struct Exposition {
     counters: Counters,
     /// The most series that the current collector may add.
     limit: usize,
+    /// Where the samples and the text of the current item begin, and the series before it.
+    item: Option<(usize, usize, usize)>,
 }
 
 #[derive(Debug)]
@@ -238,12 +240,12 @@ impl Exposition {
     /// Starts a collector that may add at most `limit` series.
     pub fn begin(&mut self, limit: usize) {
         self.counters = Counters::default();
-        self.limit = limit;
+        (self.limit, self.item) = (limit, None);
     }
 
     /// Ends the collector that was begun, and tells what it did.
     pub fn end(&mut self) -> Counters {
-        self.limit = usize::MAX;
+        (self.limit, self.item) = (usize::MAX, None);
         std::mem::take(&mut self.counters)
     }
 
@@ -256,6 +258,11 @@ impl Exposition {
             return;
         }
         add_item(skipped_items, what);
+    }
+
+    /// The same of a series whose labels stand in several files, of which one could not be read now.
+    pub fn skip_half_read(&mut self, dir: &[u8]) {
+        self.skip(|| format!("{}: not all of its files could be read", dir.escape_ascii()));
     }
 
     /// Whether a family can have such a value: a counter below zero is skipped.
@@ -312,6 +319,22 @@ impl Exposition {
         self.add_to(at, name, suffix, labels, value);
     }
 
+    /// Begins an item, such as a device, of which a limit is to leave all series or none.
+    pub fn item(&mut self) {
+        if self.counters.over_limit == 0 {
+            self.item = Some((self.samples.len(), self.text.len(), self.counters.series));
+        }
+    }
+
+    /// Takes back what was added of the item that the limit cut; nothing that follows fits either.
+    fn drop_item(&mut self) {
+        let Some((samples, text, series)) = self.item.take() else { return };
+        self.samples.truncate(samples);
+        self.text.truncate(text);
+        self.counters.over_limit += self.counters.series - series;
+        (self.counters.series, self.limit) = (series, series);
+    }
+
     /// Adds a sample to a family by its number; none for a `name` that stands for another type.
     fn add_to<'l>(
         &mut self,
@@ -323,7 +346,7 @@ impl Exposition {
     ) {
         if self.counters.series >= self.limit {
             self.counters.over_limit += 1;
-            return;
+            return self.drop_item();
         }
         let Some(family) = family else {
             self.counters.conflicts += 1;
@@ -715,6 +738,29 @@ mod tests {
         assert_eq!((counters.conflicts, counters.skipped), (1, 1));
         assert_eq!(counters.skipped_items, ["node_bytes_total: a family of this name has another type"]);
         assert!(!out.to_text().contains("\"b\""));
+    }
+
+    #[test]
+    fn a_limit_leaves_whole_items_and_nothing_of_a_smaller_one_that_follows() {
+        const FAMILY: Family =
+            Family { name: "m", help: "", kind: Kind::Gauge, labels: &["device", "n"], source: "" };
+        for (limit, whole, dropped) in [(7, 2, 1), (6, 2, 1), (5, 1, 4), (3, 1, 4), (2, 0, 7), (0, 0, 7)] {
+            let mut out = Exposition::new();
+            out.begin(limit);
+            for (device, series) in [("a", 3), ("b", 3), ("c", 1)] {
+                out.item();
+                for n in 0..series {
+                    out.add(&FAMILY, &[device.as_bytes(), n.to_string().as_bytes()], 1u64);
+                }
+            }
+            let counters = out.end();
+            let whole = if limit == 7 { 7 } else { 3 * whole };
+            let dropped = if limit == 7 { 0 } else { dropped };
+            assert_eq!((counters.series, counters.over_limit), (whole, dropped), "{limit}");
+            assert_eq!(out.to_text().lines().filter(|line| !line.starts_with('#')).count(), whole);
+            out.add(&FAMILY, &[b"d", b"0"], 1u64);
+            assert!(out.to_text().contains("m{device=\"d\",n=\"0\"} 1\n"), "the next collector has its own");
+        }
     }
 
     #[test]

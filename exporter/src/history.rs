@@ -183,7 +183,7 @@ mod tests {
         let history = History::default();
         let mut snapshot = Snapshot::default();
         for query in [Query::Stat, Query::Loadavg] {
-            let report = Report { outcome: Outcome::Ok, elapsed_ns: 500, bytes: 20 };
+            let report = Report { outcome: Outcome::Ok, elapsed_ns: 500, bytes: 20, left_out: 0 };
             snapshot.set_report(query, report);
         }
         let runs = [run("stat", Ok(())), run("cpu", Err(CollectError::malformed("proc/stat", "x")))];

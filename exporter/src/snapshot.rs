@@ -11,6 +11,11 @@ use crate::text;
 
 /// ECANCELED: the query ended while this file was perhaps still being read.
 const NOT_FINISHED: u32 = 125;
+/// EFBIG: a limit cut the file within its only line.
+const TOO_LONG: u32 = 27;
+/// What keeps a file from being read that has an answer at other times: ENOMEM, ENFILE, EMFILE, EFBIG, EINPROGRESS
+/// (another reader hangs in it), ECANCELED.
+const NOT_READ: &[u32] = &[12, 23, 24, TOO_LONG, 115, NOT_FINISHED];
 /// The longest reason of a query that is kept.
 const REASON_CHARS: usize = 200;
 
@@ -23,6 +28,8 @@ pub struct Snapshot {
     arrived: BTreeMap<i32, Vec<(Vec<u8>, Content)>>,
     file_systems: Vec<(Query, FileSystem)>,
     reports: BTreeMap<i32, Report>,
+    /// Of queries for which there was no room, the item that was left out last.
+    left_out: BTreeMap<i32, Vec<u8>>,
     /// Why queries could not be answered, for a person.
     reasons: BTreeMap<i32, String>,
     dropped_files: u64,
@@ -83,12 +90,15 @@ pub struct Report {
     pub elapsed_ns: u64,
     /// Bytes of file content it gave.
     pub bytes: u64,
+    /// Items that a limit left out: devices, and ends of files, of which each counts as one.
+    pub left_out: u64,
 }
 
 impl Snapshot {
     /// Builds a snapshot of files that were found elsewhere than in a broker's answer.
     pub fn of_files(files: Vec<(Vec<u8>, Content)>) -> Self {
         let mut snapshot = Self { files, ..Self::default() };
+        cut_to_lines(&mut snapshot.files);
         snapshot.seal();
         snapshot
     }
@@ -102,6 +112,7 @@ impl Snapshot {
             outcome: Outcome::Unspecified,
             elapsed_ns: 0,
             bytes: 0,
+            left_out: 0,
         });
         let files = self.arrived.entry(query as i32).or_default();
         for (path, content) in chunk.files.into_iter().filter_map(file_of) {
@@ -127,23 +138,63 @@ impl Snapshot {
         if let Some(end) = chunk.end {
             report.outcome = end.outcome();
             report.elapsed_ns = end.elapsed_ns;
+            report.left_out += end.left_out;
+        }
+    }
+
+    /// Takes from one chunk how its query ended, and leaves out what it holds: there is no room for it.
+    pub fn leave_out(&mut self, mut chunk: v1::ReadResponse) {
+        let number = chunk.query;
+        let arrived = self.arrived.entry(number).or_default();
+        let mut last = self.left_out.remove(&number);
+        let mut left_out = 0;
+        for (path, _) in std::mem::take(&mut chunk.files).into_iter().filter_map(file_of) {
+            match (&last, arrived.last_mut()) {
+                // The rest of a file of which there is a part.
+                (None, Some((begun, Content::Bytes { truncated, .. }))) if *begun == path => {
+                    *truncated = true
+                }
+                _ => {
+                    let whole = item(number, &path).unwrap_or(&path).to_vec();
+                    if last.is_none() && item(number, &path).is_some() {
+                        arrived.push(limit_met(whole.clone()));
+                    }
+                    left_out += u64::from(last.as_ref() != Some(&whole));
+                    last = Some(whole);
+                }
+            }
+        }
+        left_out += chunk.file_systems.drain(..).count() as u64;
+        self.left_out.extend(last.map(|item| (number, item)));
+        self.absorb(chunk);
+        if let Some(report) = self.reports.get_mut(&number) {
+            report.left_out += left_out;
+            if report.outcome == Outcome::Ok {
+                report.outcome = Outcome::Truncated;
+            }
         }
     }
 
     /// Sorts the files; of several with one path the first of the first query stays, in whatever order they arrived.
     pub fn seal(&mut self) {
         for (query, mut files) in std::mem::take(&mut self.arrived) {
-            if let Some(report) = self.reports.get_mut(&query)
-                && report.is_cut_short()
-                && let Some((_, last @ Content::Bytes { truncated: false, .. })) = files.last_mut()
-            {
-                // Nothing says whether its end is there.
-                report.bytes -= last.size();
-                *last = Content::Errno(NOT_FINISHED);
-                self.dropped_files += 1;
+            if let Some(report) = self.reports.get_mut(&query) {
+                if report.is_cut_short()
+                    && let Some((_, last @ Content::Bytes { truncated: false, .. })) = files.last_mut()
+                {
+                    // Nothing says whether its end is there.
+                    report.bytes -= last.size();
+                    *last = Content::Errno(NOT_FINISHED);
+                    self.dropped_files += 1;
+                }
+                if report.is_cut_short() || report.left_out > 0 {
+                    report.bytes -= drop_last_item(query, &mut files);
+                }
+                report.left_out += cut_to_lines(&mut files);
             }
             self.files.append(&mut files);
         }
+        self.explain_limits();
         self.files.sort_by(|a, b| a.0.cmp(&b.0));
         self.files.dedup_by(|later, first| later.0 == first.0);
         self.file_systems.sort_by_key(|(query, _)| *query);
@@ -262,6 +313,18 @@ impl Snapshot {
         self.reasons.insert(query as i32, reason.collect());
     }
 
+    /// Says of queries that a limit cut how much it left out.
+    pub fn explain_limits(&mut self) {
+        for (query, report) in &self.reports {
+            let reason = match report.left_out {
+                _ if report.outcome != Outcome::Truncated => continue,
+                0 => "more names in a directory, or more files to keep open, than a limit allows".to_owned(),
+                items => format!("a limit left out {items} of its items or ends of files"),
+            };
+            self.reasons.entry(*query).or_insert(reason);
+        }
+    }
+
     /// Why a query could not be answered, where the broker has said so.
     pub fn reason(&self, query: Query) -> Option<&str> {
         self.reasons.get(&(query as i32)).map(String::as_str)
@@ -337,6 +400,18 @@ impl<'a> Dir<'a> {
         text::signed(self.value(name)?)
     }
 
+    /// The values of files in it that are labels of one series, empty where the host has none. None when one that it has
+    /// could not be read now: the series would be another.
+    pub fn labels<const N: usize>(&self, names: [&str; N]) -> Option<[&'a [u8]; N]> {
+        (!self.is_half_read(names)).then(|| names.map(|name| self.value(name).unwrap_or_default()))
+    }
+
+    /// Whether the host has one of these files and it could not be read now.
+    pub fn is_half_read(&self, names: impl IntoIterator<Item = impl AsRef<[u8]>>) -> bool {
+        let not_read = |content| matches!(content, &Content::Errno(errno) if NOT_READ.contains(&errno));
+        names.into_iter().any(|name| self.content(name).is_some_and(not_read))
+    }
+
     /// Everything that a path in it holds.
     pub fn content(&self, name: impl AsRef<[u8]>) -> Option<&'a Content> {
         let (name, skip) = (name.as_ref(), self.skip());
@@ -398,6 +473,45 @@ impl Report {
     fn is_cut_short(&self) -> bool {
         matches!(self.outcome, Outcome::Unspecified | Outcome::TimedOut | Outcome::Stuck | Outcome::Failed)
     }
+}
+
+/// Takes away what there is of the item that the answer ended in: not all of its files are here. Gives their bytes.
+///
+/// Where a limit ended it, the last entry tells which item that is: the one before may be whole.
+pub fn drop_last_item(query: i32, files: &mut Vec<(Vec<u8>, Content)>) -> u64 {
+    let met = files.pop_if(|(_, content)| *content == Content::Errno(TOO_LONG)).map(|(path, _)| path);
+    let item = files.last().and_then(|(path, _)| item(query, path)).map(<[u8]>::to_vec);
+    let Some(item) = item.filter(|item| met.is_none_or(|met| is_at_or_below(item, &met))) else { return 0 };
+    let begin = files.iter().rposition(|(path, _)| !is_at_or_below(path, &item)).map_or(0, |last| last + 1);
+    files.drain(begin..).map(|(_, content)| content.size()).sum()
+}
+
+fn is_at_or_below(path: &[u8], dir: &[u8]) -> bool {
+    path.strip_prefix(dir).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
+}
+
+/// Notes which item a limit met, for [`drop_last_item`].
+pub fn limit_met(item: Vec<u8>) -> (Vec<u8>, Content) {
+    (item, Content::Errno(TOO_LONG))
+}
+
+/// The item that a path of a query's answer is a part of; none of a file that is one itself.
+fn item(query: i32, path: &[u8]) -> Option<&[u8]> {
+    keyhole_policy::row(Query::try_from(query).ok()?)?.item(path)
+}
+
+/// Of files that a limit cut, leaves whole lines. Gives their number.
+pub fn cut_to_lines(files: &mut [(Vec<u8>, Content)]) -> u64 {
+    let mut cut = 0;
+    for (_, content) in files {
+        let Content::Bytes { bytes, truncated: true } = content else { continue };
+        cut += 1;
+        match bytes.iter().rposition(|byte| *byte == b'\n') {
+            Some(end) => bytes.truncate(end + 1),
+            None => *content = Content::Errno(TOO_LONG),
+        }
+    }
+    cut
 }
 
 /// A path and what the wire says that it holds; none when either is missing.
@@ -502,7 +616,7 @@ mod tests {
     }
 
     fn chunk(query: Query, files: Vec<v1::File>, outcome: Option<Outcome>) -> v1::ReadResponse {
-        let end = outcome.map(|outcome| v1::QueryEnd { outcome: outcome.into(), elapsed_ns: 5 });
+        let end = outcome.map(|outcome| v1::QueryEnd { outcome: outcome.into(), elapsed_ns: 5, left_out: 0 });
         v1::ReadResponse { query: query.into(), files, end, ..Default::default() }
     }
 
@@ -515,15 +629,15 @@ mod tests {
 
     #[test]
     fn the_chunks_of_a_long_file_are_one_file_also_when_another_query_answers_in_between() {
-        let end = wire("proc/stat", v1::file::Content::Text("end".into()), true);
+        let end = wire("proc/stat", v1::file::Content::Text("end\nhalf a li".into()), true);
         let snapshot = absorbed([
             chunk(Query::Stat, vec![text("proc/stat", "begin ")], None),
             chunk(Query::Loadavg, vec![text("proc/loadavg", "1 2 3")], Some(Outcome::Ok)),
             chunk(Query::Stat, vec![end], Some(Outcome::Truncated)),
         ]);
         let content = snapshot.content("proc/stat").unwrap();
-        assert_eq!(*content, Content::Bytes { bytes: b"begin end".to_vec(), truncated: true });
-        assert_eq!(snapshot.report(Query::Stat).unwrap().bytes, 9);
+        assert_eq!(*content, Content::Bytes { bytes: b"begin end\n".to_vec(), truncated: true });
+        assert_eq!(snapshot.report(Query::Stat).unwrap().left_out, 1, "whole lines are left");
         assert_eq!(snapshot.text("proc/loadavg"), Some(&b"1 2 3"[..]));
         assert_eq!(snapshot.dropped_files(), 0);
     }
@@ -547,6 +661,61 @@ mod tests {
             assert_eq!(snapshot.text("proc/pressure/cpu"), Some(&b"some"[..]), "{outcome:?}");
             assert_eq!(snapshot.content("proc/pressure/io"), Some(&Content::Errno(NOT_FINISHED)));
             assert_eq!((snapshot.dropped_files(), snapshot.report(Query::Pressure).unwrap().bytes), (1, 4));
+        }
+    }
+
+    #[test]
+    fn of_a_query_that_was_cut_the_item_that_it_ended_in_is_left_out() {
+        let net = |device: &str, file: &str| text(&format!("sys/class/net/{device}/{file}"), "1");
+        let files = vec![
+            net("a", "mtu"),
+            net("a", "operstate"),
+            net("a.1", "mtu"),
+            net("a.1", "operstate"),
+            net("a.10", "mtu"),
+        ];
+        let at_limit = |device: &str| {
+            [files.clone(), vec![errno(&format!("sys/class/net/{device}"), TOO_LONG)]].concat()
+        };
+        let left_of = |files: Vec<v1::File>, outcome, left_out| {
+            let mut chunk = chunk(Query::NetClass, files, outcome);
+            chunk.end.iter_mut().for_each(|end| end.left_out = left_out);
+            let snapshot = absorbed([chunk]);
+            let devices: Vec<_> =
+                snapshot.dir("sys/class/net").dirs().map(|dir| dir.name().to_vec()).collect();
+            (devices, *snapshot.report(Query::NetClass).unwrap())
+        };
+        let left = |outcome, left_out| left_of(files.clone(), outcome, left_out);
+        let (devices, report) = left_of(at_limit("a.10"), Some(Outcome::Truncated), 7);
+        assert_eq!((devices, report.left_out, report.bytes), (vec![b"a.1".to_vec(), b"a".to_vec()], 7, 4));
+        let (devices, _) = left_of(at_limit("b"), Some(Outcome::Truncated), 7);
+        assert_eq!(devices.len(), 3, "the limit met another, of which nothing is here");
+        for outcome in [Some(Outcome::TimedOut), Some(Outcome::Failed), Some(Outcome::Stuck), None] {
+            let (devices, report) = left(outcome, 0);
+            assert_eq!((devices.len(), report.bytes), (2, 4), "{outcome:?}");
+        }
+        // Names of a directory may be cut without any item.
+        assert_eq!(left(Some(Outcome::Truncated), 0).0.len(), 3);
+        assert_eq!(left(Some(Outcome::Ok), 0).0.len(), 3);
+    }
+
+    #[test]
+    fn labels_are_complete_or_there_are_none() {
+        let path = |file: &str| format!("sys/class/net/eth0/{file}").into_bytes();
+        let labels = |errno| {
+            let files = vec![
+                (path("address"), Content::bytes(&b"02\n"[..])),
+                (path("duplex"), Content::Errno(errno)),
+            ];
+            let snapshot = Snapshot::of_files(files);
+            let labels = snapshot.dir("sys/class/net/eth0").labels(["address", "duplex", "ifalias"]);
+            labels.map(|labels| labels.map(<[u8]>::to_vec))
+        };
+        for errno in [2, 5, 13, 22] {
+            assert_eq!(labels(errno), Some([b"02".to_vec(), vec![], vec![]]), "{errno}: the device has none");
+        }
+        for errno in [12, 23, 24, 115, 125] {
+            assert_eq!(labels(errno), None, "{errno}: it was not read");
         }
     }
 

@@ -62,7 +62,7 @@ pub fn snapshot(records: &[&[u8]]) -> Snapshot {
         snapshot.add_file_system(query, file_system);
     }
     for (query, outcome) in reports {
-        snapshot.set_report(query, Report { outcome, elapsed_ns: 1, bytes: 1 });
+        snapshot.set_report(query, Report { outcome, elapsed_ns: 1, bytes: 1, left_out: 0 });
     }
     snapshot
 }

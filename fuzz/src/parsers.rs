@@ -158,11 +158,10 @@ pub fn pattern(input: &[u8]) {
         }
         let Ok(same) = regex::bytes::Regex::new(&expression(text)) else { continue };
         // `#` takes every digit there is and gives none back, which no expression of the library can say.
-        let exact = !text
-            .as_bytes()
-            .windows(2)
-            .any(|pair| pair[0] == b'#' && (pair[1].is_ascii_digit() || b"#{},".contains(&pair[1])))
-            && !text.contains("}#");
+        let exact = !text.as_bytes().windows(2).any(|pair| {
+            b"#%".contains(&pair[0]) && (pair[1].is_ascii_digit() || b"#%{},".contains(&pair[1]))
+        }) && !text.contains("}#")
+            && !text.contains("}%");
         for name in lines.clone().filter(|name| name.len() <= 255) {
             let (is, is_same) = (matches(text.as_bytes(), name), same.is_match(name));
             assert!(!is || is_same, "{text} and {}", name.escape_ascii());
@@ -177,7 +176,7 @@ fn is_component(text: &str) -> bool {
     let mut outside = String::new();
     while let Some((head, tail)) = rest.split_once('{') {
         let Some((choices, tail)) = tail.split_once('}') else { return false };
-        if choices.contains(['{', '*', '#']) {
+        if choices.contains(['{', '*', '#', '%']) {
             return false;
         }
         outside += head;
@@ -195,6 +194,7 @@ fn expression(component: &str) -> String {
         match c {
             '*' => expression.push_str("[^/]*"),
             '#' => expression.push_str("[0-9]+"),
+            '%' => expression.push_str("[0-9]*"),
             '{' => expression.push_str("(?:"),
             '}' => expression.push(')'),
             ',' if inside => expression.push('|'),

@@ -231,7 +231,9 @@ fn examples(row: &Row) -> Vec<(String, Kind)> {
     let of = |source: &keyhole_policy::Source| {
         let path = format!("{}/{}", source.root.name(), source.pattern);
         let kind = source.kind;
-        alternatives(&path).into_iter().map(move |path| (path.replace('*', "a").replace('#', "0"), kind))
+        alternatives(&path)
+            .into_iter()
+            .map(move |path| (path.replace('*', "a").replace(['#', '%'], "0"), kind))
     };
     row.sources.iter().flat_map(of).collect()
 }
@@ -305,7 +307,7 @@ fn answers(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
         };
         let found = snapshot.files().filter(|(path, _)| row.sources.iter().any(|source| is_of(source, path)));
         let files: Vec<v1::File> = found.take(24).map(file).collect();
-        let end = v1::QueryEnd { outcome: v1::Outcome::Ok.into(), elapsed_ns: 5 };
+        let end = v1::QueryEnd { outcome: v1::Outcome::Ok.into(), elapsed_ns: 5, left_out: 0 };
         let file_systems = vec![v1::FileSystem { block_size: 4096, blocks: 9, ..Default::default() }];
         let chunk = v1::ReadResponse { query: row.query.into(), files, file_systems, end: Some(end) };
         seeds.push(chunk.encode_length_delimited_to_vec());
@@ -339,7 +341,8 @@ fn captures(snapshot: &Snapshot) -> io::Result<Vec<Vec<u8>>> {
     files.extend(snapshot.files().take(8).map(|(path, content)| (path.to_vec(), content.clone())));
     let mut snapshot = Snapshot::of_files(files);
     for line in [v1::Outcome::Ok, v1::Outcome::Stuck] {
-        let report = keyhole_exporter::snapshot::Report { outcome: line, elapsed_ns: 5, bytes: 7 };
+        let report =
+            keyhole_exporter::snapshot::Report { outcome: line, elapsed_ns: 5, bytes: 7, left_out: 0 };
         snapshot.set_report(v1::Query::Loadavg, report);
     }
     let numbers = Ok(keyhole_exporter::snapshot::Numbers { block_size: 4096, ..Default::default() });

@@ -1,11 +1,11 @@
 //! The pattern language of the policy table: `*` is any run of bytes within one component of a path, `#` one or more
-//! digits, `{a,b}` either text. No regular expressions, no `..`, nothing that leaves its root.
+//! digits, `%` any number of digits or none, `{a,b}` either text. No regular expressions, no `..`, nothing that leaves its root.
 //!
 //! Patterns are matched as they stand in the table; a test of the table holds that each of them is well formed.
 
 /// Whether a pattern, or a component of one, stands for a path or a name.
 ///
-/// `#` takes every digit that there is and gives none back. It backtracks over `*` and choices only: names are short,
+/// `#` and `%` take every digit that there is and give none back. It backtracks over `*` and choices only: names are short,
 /// and a component has at most two `*`.
 pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
     match pattern {
@@ -14,9 +14,9 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
             let run = name.iter().take_while(|byte| **byte != b'/').count();
             (0..=run).any(|at| matches(rest, &name[at..]))
         }
-        [b'#', rest @ ..] => {
+        [sign @ (b'#' | b'%'), rest @ ..] => {
             let digits = name.iter().take_while(|byte| byte.is_ascii_digit()).count();
-            digits > 0 && matches(rest, &name[digits..])
+            (digits > 0 || *sign == b'%') && matches(rest, &name[digits..])
         }
         [b'{', rest @ ..] => {
             let mut parts = rest.splitn(2, |byte| *byte == b'}');
@@ -30,7 +30,26 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
 
 /// Whether the names that a component stands for are found by listing its directory alone.
 pub fn is_wild(component: &str) -> bool {
-    component.contains(['*', '#'])
+    component.contains(['*', '#', '%'])
+}
+
+/// Whether a component that is not a pattern's last stands for several directories: by a wildcard, or by a choice.
+pub fn stands_for_several(component: &str) -> bool {
+    is_wild(component) || component.contains('{')
+}
+
+/// A pattern up to the first component that stands for several directories, devices most often; none of a pattern
+/// without any. Patterns that have it in common are followed device by device.
+pub fn devices(pattern: &str) -> Option<&str> {
+    let mut begin = 0;
+    for component in pattern.split('/') {
+        let end = begin + component.len();
+        if is_wild(component) || (end < pattern.len() && stands_for_several(component)) {
+            return Some(&pattern[..end]);
+        }
+        begin = end + 1;
+    }
+    None
 }
 
 /// The names that a component without wildcards stands for, in the order in which it has them.
@@ -83,6 +102,28 @@ mod tests {
     }
 
     #[test]
+    fn digits_may_be_missing_where_the_pattern_says_so() {
+        assert!(is("temp%", b"temp") && is("temp%", b"temp0") && is("temp%", b"temp12"));
+        for other in [&b"temp_input"[..], b"temp1_input", b"temperature", b"tem", b""] {
+            assert!(!is("temp%", other), "{}", other.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn devices_are_what_the_first_wildcard_or_choice_of_directories_stands_for() {
+        for (pattern, expected) in [
+            ("class/net/*/{mtu,speed}", Some("class/net/*")),
+            ("class/hwmon/hwmon#", Some("class/hwmon/hwmon#")),
+            ("fs/cgroup/{a,b}/*/{c,d}", Some("fs/cgroup/{a,b}")),
+            ("fs/btrfs/*-*/allocation/{data,system}/*/x", Some("fs/btrfs/*-*")),
+            ("fs/cgroup/{a,b}", None),
+            ("stat", None),
+        ] {
+            assert_eq!(devices(pattern), expected, "{pattern}");
+        }
+    }
+
+    #[test]
     fn a_star_matches_within_its_component() {
         let sensor = "{temp,fan}#_*";
         assert!(is(sensor, b"temp12_crit_alarm") && is(sensor, b"fan1_input"));
@@ -108,7 +149,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_pattern_of_any_bytes_matches_or_does_not(
-            pattern in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'{'), Just(b'}'), Just(b'#'), Just(b',')], 0..40),
+            pattern in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'{'), Just(b'}'), Just(b'#'), Just(b'%'), Just(b',')], 0..40),
             name in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let _ = matches(&pattern, &name);
@@ -135,7 +176,7 @@ mod tests {
         fn matching_ends_soon_for_any_name(
             name in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b'a'), Just(b'1'), Just(b'_')], 0..256),
         ) {
-            for pattern in ["*a*", "*#*", "#*", "{a,b}*#", "*_*_*"] {
+            for pattern in ["*a*", "*#*", "#*", "%*", "{a,b}*#", "*_*_*"] {
                 let _ = is(pattern, &name);
             }
             // The longest name there is, for each component of the table.

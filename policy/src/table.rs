@@ -1,6 +1,7 @@
 //! The table: what each query may read, and no more.
 
 use crate::Query;
+use crate::pattern::{devices, matches};
 use AccessLevel::{Host, Minimal};
 use Class::{Devices, Files, Mounts, Processes, Procfs, Sysfs};
 
@@ -177,127 +178,172 @@ const fn sys_link(pattern: &'static str) -> Source {
     Source { root: Root::Sys, pattern, kind: Kind::Link }
 }
 
-/// A sysfs attribute is at most a page.
-const PAGE: usize = 4 << 10;
-const KIB_64: usize = 64 << 10;
-const MIB: usize = 1 << 20;
-const MIB_4: usize = 4 << 20;
-const MIB_16: usize = 16 << 20;
-/// A line a TCP socket or a route, of which a host may have some hundred thousands.
-const MIB_32: usize = 32 << 20;
+// Limits: what the largest machine that is real takes, with room. They are there against what is not real: a broken
+// kernel, a tenant that makes devices without end. Where one cuts, it leaves whole items and says what it left out.
+
+/// Bytes of an attribute below sysfs, of a sysctl, and of what procfs tells of one process: a page at most.
+const VALUE: usize = 4 << 10;
+/// Bytes of a file whose length does not grow with the machine (meminfo, snmp), or only with a few dozen controllers,
+/// swap areas (29 at most, with their paths) or volumes.
+const SHORT: usize = 64 << 10;
+/// Bytes of a file with lines for each NUMA node or slab cache: 1,024 nodes (MAX_NUMNODES) of 4 zones with 160 bytes.
+const BY_NODE: usize = 1 << 20;
+/// Bytes of a file with a row for each possible CPU: 8,192 (NR_CPUS) with 256 bytes, and what stands before and behind
+/// them, such as /proc/stat's count of each interrupt (2 MB for all vectors of so many CPUs).
+const BY_CPU: usize = 8192 * 256 + (2 << 20);
+/// Bytes of a file with much for each CPU: a page for each of 8,192 (cpuinfo, whose flags take 2 KB; the domains of
+/// schedstat), 360 interrupts of all of them (or 2,900 of 1,024), and zoneinfo of 4,096 CPUs in 60 zones.
+const BY_CPU_LONG: usize = 8192 * VALUE;
+/// Bytes of a file with a line for each block device or partition: 65,536 of 256 bytes.
+const BY_DISK: usize = 65_536 * 256;
+/// Bytes of a file with a line for each interface, its addresses or its neighbours: 65,536 of 512 bytes.
+const BY_INTERFACE: usize = 65_536 * 512;
+/// Bytes of a file with a line for each socket, route or server behind a virtual one: 262,144 of 128 bytes.
+const BY_SOCKET: usize = 262_144 * 128;
+/// Bytes of mountinfo: 100,000 mounts (the kernel's own limit, fs.mount-max) of 160 bytes, or 10,000 overlays of 1.6 KB.
+const BY_MOUNT: usize = 16_000_000;
+/// Bytes of mountstats: 10,000 mounts of NFS 4.2, whose 70 operations take 5 KB. Not more: an exporter takes an answer
+/// of 64 MiB.
+const BY_NFS_MOUNT: usize = 10_000 * 5200;
+
+/// Possible CPUs: NR_CPUS of the largest configuration.
+const CPUS: usize = 8192;
+/// Interfaces in one namespace: as many as there are names taken of a directory.
+const INTERFACES: usize = 65_536;
+/// Block devices, and the controllers before them: paths of 1,000 volumes over 16 paths each, or 8,000 volumes over two.
+const DISKS: usize = 16_384;
+/// Devices of which a machine has some hundreds, SR-IOV's functions and chips of drives included.
+const DEVICES: usize = 4096;
+/// Processes, or threads: more than run on any machine that is watched process by process.
+const PROCESSES: usize = 131_072;
+/// Mounts: fs.mount-max.
+const MOUNTS: usize = 100_000;
+/// Pools and datasets of ZFS. Each is a descriptor that stays open, of 5 KiB of kernel memory: 10,240 of them fit into a
+/// broker's container of 64 MiB. A host that keeps a dataset for each layer of each image has some thousands.
+const DATASETS: usize = 10_240;
+/// File systems of one kind that are mounted.
+const FILE_SYSTEMS: usize = 1024;
 
 /// Asked for by a collector that is on by default, or not.
 const ON: bool = true;
 const OFF: bool = false;
 
+/// What is read of a cgroup: one pattern, so that one cgroup is read after the other.
+macro_rules! of_cgroup {
+    ($dir:literal) => {
+        concat!(
+            $dir,
+            "/{cpu.stat,cpu.pressure,io.stat,io.pressure,memory.current,memory.events,memory.high,memory.max,memory.peak,",
+            "memory.pressure,memory.stat,memory.swap.current,memory.swap.max,pids.current,pids.max}"
+        )
+    };
+}
+
 /// The table. A row: query, class, default, sources, access level, bytes a file, files.
 #[rustfmt::skip]
 pub const TABLE: &[Row] = &[
-    row_of(Query::Stat, Procfs, ON, &[proc("stat")], Minimal, MIB, 1),
-    row_of(Query::Loadavg, Procfs, ON, &[proc("loadavg")], Minimal, PAGE, 1),
-    row_of(Query::Meminfo, Procfs, ON, &[proc("meminfo")], Minimal, KIB_64, 1),
-    row_of(Query::Vmstat, Procfs, ON, &[proc("vmstat")], Minimal, KIB_64, 1),
-    row_of(Query::Pressure, Procfs, ON, &[proc("pressure/{cpu,io,irq,memory}")], Minimal, PAGE, 4),
-    row_of(Query::Diskstats, Procfs, ON, &[proc("diskstats")], Minimal, MIB_4, 1),
-    row_of(Query::Block, Sysfs, ON, &[sys("block/*/queue/rotational")], Minimal, PAGE, 4096),
-    row_of(Query::Udev, Files, ON, &[Source { root: Root::Udev, pattern: "b#:#", kind: Kind::Text }], Host, KIB_64, 4096),
-    row_of(Query::FileNr, Procfs, ON, &[proc("sys/fs/file-nr")], Minimal, PAGE, 1),
-    row_of(Query::Random, Procfs, ON, &[proc("sys/kernel/random/{entropy_avail,poolsize}")], Minimal, PAGE, 2),
-    row_of(Query::Schedstat, Procfs, ON, &[proc("schedstat")], Minimal, MIB_4, 1),
-    row_of(Query::Kernel, Procfs, ON, &[proc("sys/kernel/{ostype,osrelease,version,arch}")], Minimal, PAGE, 4),
-    row_of(Query::HungTasks, Procfs, ON, &[proc("sys/kernel/hung_task_detect_count")], Minimal, PAGE, 1),
+    row_of(Query::Stat, Procfs, ON, &[proc("stat")], Minimal, BY_CPU, 1),
+    row_of(Query::Loadavg, Procfs, ON, &[proc("loadavg")], Minimal, VALUE, 1),
+    row_of(Query::Meminfo, Procfs, ON, &[proc("meminfo")], Minimal, SHORT, 1),
+    row_of(Query::Vmstat, Procfs, ON, &[proc("vmstat")], Minimal, SHORT, 1),
+    row_of(Query::Pressure, Procfs, ON, &[proc("pressure/{cpu,io,irq,memory}")], Minimal, VALUE, 4),
+    row_of(Query::Diskstats, Procfs, ON, &[proc("diskstats")], Minimal, BY_DISK, 1),
+    row_of(Query::Block, Sysfs, ON, &[sys("block/*/queue/rotational")], Minimal, VALUE, DISKS),
+    row_of(Query::Udev, Files, ON, &[Source { root: Root::Udev, pattern: "b#:#", kind: Kind::Text }], Host, SHORT, 65_536),
+    row_of(Query::FileNr, Procfs, ON, &[proc("sys/fs/file-nr")], Minimal, VALUE, 1),
+    row_of(Query::Random, Procfs, ON, &[proc("sys/kernel/random/{entropy_avail,poolsize}")], Minimal, VALUE, 2),
+    row_of(Query::Schedstat, Procfs, ON, &[proc("schedstat")], Minimal, BY_CPU_LONG, 1),
+    row_of(Query::Kernel, Procfs, ON, &[proc("sys/kernel/{ostype,osrelease,version,arch}")], Minimal, VALUE, 4),
+    row_of(Query::HungTasks, Procfs, ON, &[proc("sys/kernel/hung_task_detect_count")], Minimal, VALUE, 1),
     row_of(Query::Cpu, Sysfs, ON, &[
         sys("devices/system/cpu/{isolated,online,offline}"),
         sys("devices/system/cpu/cpu#/online"),
         sys("devices/system/cpu/cpu#/topology/{physical_package_id,core_id}"),
         sys("devices/system/cpu/cpu#/thermal_throttle/{core_throttle_count,package_throttle_count}"),
-    ], Minimal, PAGE, 32768),
-    row_of(Query::Cpuinfo, Procfs, OFF, &[proc("cpuinfo")], Minimal, MIB_4, 1),
+    ], Minimal, VALUE, 3 + 5 * CPUS),
+    row_of(Query::Cpuinfo, Procfs, OFF, &[proc("cpuinfo")], Minimal, BY_CPU_LONG, 1),
     row_of(Query::Cpufreq, Devices, ON, &[
         sys("devices/system/cpu/cpu#/cpufreq/{cpuinfo_avg_freq,cpuinfo_cur_freq,cpuinfo_max_freq,cpuinfo_min_freq}"),
         sys("devices/system/cpu/cpu#/cpufreq/{scaling_available_governors,scaling_cur_freq,scaling_governor,scaling_max_freq,scaling_min_freq}"),
-    ], Minimal, PAGE, 32768),
-    row_of(Query::CpuVulnerabilities, Sysfs, OFF, &[sys("devices/system/cpu/vulnerabilities/*")], Minimal, PAGE, 256),
-    row_of(Query::Clocksource, Sysfs, ON, &[sys("devices/system/clocksource/clocksource#/{available_clocksource,current_clocksource}")], Minimal, PAGE, 16),
-    row_of(Query::Softnet, Procfs, ON, &[proc("1/net/softnet_stat")], Minimal, MIB, 1),
-    row_of(Query::Md, Devices, ON, &[proc("mdstat"), sys("block/md*/md/{raid_disks,degraded}")], Minimal, MIB, 1024),
+    ], Minimal, VALUE, 9 * CPUS),
+    row_of(Query::CpuVulnerabilities, Sysfs, OFF, &[sys("devices/system/cpu/vulnerabilities/*")], Minimal, VALUE, 256),
+    row_of(Query::Clocksource, Sysfs, ON, &[sys("devices/system/clocksource/clocksource#/{available_clocksource,current_clocksource}")], Minimal, VALUE, 16),
+    row_of(Query::Softnet, Procfs, ON, &[proc("1/net/softnet_stat")], Minimal, BY_CPU, 1),
+    row_of(Query::Md, Devices, ON, &[proc("mdstat"), sys("block/md*/md/{raid_disks,degraded}")], Minimal, BY_NODE, 1 + 2 * DEVICES),
     row_of(Query::Hwmon, Devices, ON, &[
         sys_link("class/hwmon/hwmon#"),
         sys_link("class/hwmon/hwmon#/device"),
         sys("class/hwmon/hwmon#/{name,beep_enable,update_interval,vrm}"),
-        sys("class/hwmon/hwmon#/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#"),
+        sys("class/hwmon/hwmon#/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}%"),
         sys("class/hwmon/hwmon#/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#_*"),
         // Drivers older than Linux 3.15 keep their attributes in the device's directory.
         sys("class/hwmon/hwmon#/device/{name,beep_enable,update_interval,vrm}"),
-        sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#"),
+        sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}%"),
         sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#_*"),
-    ], Minimal, PAGE, 8192),
+    ], Minimal, VALUE, 32 * DEVICES),
     row_of(Query::Thermal, Devices, ON, &[
         sys("class/thermal/thermal_zone#/{type,temp,policy,mode,passive}"),
         sys("class/thermal/cooling_device#/{type,cur_state,max_state}"),
-    ], Minimal, PAGE, 8192),
-    row_of(Query::PowerSupply, Devices, ON, &[sys("class/power_supply/*/*")], Minimal, PAGE, 4096),
-    row_of(Query::OsRelease, Files, ON, &[Source { root: Root::OsRelease, pattern: "os-release", kind: Kind::Text }], Host, KIB_64, 1),
+    ], Minimal, VALUE, 3 * CPUS + 5 * DEVICES),
+    row_of(Query::PowerSupply, Devices, ON, &[sys("class/power_supply/*/*")], Minimal, VALUE, 32 * DEVICES),
+    row_of(Query::OsRelease, Files, ON, &[Source { root: Root::OsRelease, pattern: "os-release", kind: Kind::Text }], Host, SHORT, 1),
 
-    row_of(Query::NetDev, Procfs, ON, &[proc("1/net/dev")], Host, MIB_4, 1),
+    row_of(Query::NetDev, Procfs, ON, &[proc("1/net/dev")], Host, BY_INTERFACE, 1),
     row_of(Query::NetClass, Devices, ON, &[
         sys("class/net/*/{addr_assign_type,address,broadcast,carrier,carrier_changes,carrier_down_count,carrier_up_count,dev_id,dormant,duplex,flags}"),
         sys("class/net/*/{ifalias,ifindex,iflink,link_mode,mtu,name_assign_type,netdev_group,operstate,speed,tx_queue_len,type}"),
         sys("class/net/*/statistics/rx_nohandler"),
-    ], Host, PAGE, 65536),
-    row_of(Query::NetSnmp, Procfs, ON, &[proc("1/net/{netstat,snmp,snmp6}")], Host, KIB_64, 3),
-    row_of(Query::Sockstat, Procfs, ON, &[proc("1/net/{sockstat,sockstat6}")], Host, PAGE, 2),
-    row_of(Query::Udp, Procfs, ON, &[proc("1/net/{udp,udp6}")], Host, MIB_4, 2),
-    row_of(Query::Arp, Procfs, ON, &[proc("1/net/arp")], Host, MIB_4, 1),
+    ], Host, VALUE, 23 * INTERFACES),
+    row_of(Query::NetSnmp, Procfs, ON, &[proc("1/net/{netstat,snmp,snmp6}")], Host, SHORT, 3),
+    row_of(Query::Sockstat, Procfs, ON, &[proc("1/net/{sockstat,sockstat6}")], Host, VALUE, 2),
+    row_of(Query::Udp, Procfs, ON, &[proc("1/net/{udp,udp6}")], Host, BY_SOCKET, 2),
+    row_of(Query::Arp, Procfs, ON, &[proc("1/net/arp")], Host, BY_INTERFACE, 1),
     row_of(Query::Conntrack, Procfs, ON, &[
         proc("1/net/stat/nf_conntrack"),
         proc("sys/net/netfilter/nf_conntrack_max"),
         // What kernels without CONFIG_NF_CONNTRACK_PROCFS have instead of the first.
         proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_count"),
-    ], Host, KIB_64, 3),
+    ], Host, BY_CPU, 3),
     row_of(Query::Bonding, Devices, ON, &[
         sys("class/net/bonding_masters"),
         sys("class/net/*/bonding/slaves"),
         sys("class/net/*/{lower,slave}_*/bonding_slave/mii_status"),
-    ], Host, PAGE, 4096),
+    ], Host, VALUE, 1 + INTERFACES),
     row_of(Query::NetStatistics, Devices, OFF, &[
         sys("class/net/*/statistics/{rx_crc_errors,rx_dropped,rx_frame_errors,rx_length_errors,rx_missed_errors,rx_over_errors}"),
         sys("class/net/*/statistics/{tx_aborted_errors,tx_carrier_errors,tx_heartbeat_errors,tx_window_errors}"),
-    ], Host, PAGE, 65536),
-    row_of(Query::NetAddresses, Procfs, OFF, &[proc("1/net/if_inet6")], Host, MIB_4, 1),
+    ], Host, VALUE, 10 * INTERFACES),
+    row_of(Query::NetAddresses, Procfs, OFF, &[proc("1/net/if_inet6")], Host, BY_INTERFACE, 1),
 
-    row_of(Query::Processes, Processes, OFF, &[process("#/stat")], Host, PAGE, 65536),
+    row_of(Query::Processes, Processes, OFF, &[process("#/stat")], Host, VALUE, PROCESSES),
     row_of(Query::ProcessDetails, Processes, OFF, &[
         process("#/status"),
         Source { root: Root::Processes, pattern: "#/fd", kind: Kind::Entries },
-    ], Host, PAGE, 131_072),
+    ], Host, VALUE, 2 * PROCESSES),
     // A process of one thread says all of it in its own stat.
-    row_of(Query::Threads, Processes, OFF, &[Source { root: Root::Processes, pattern: "#/task/#/stat", kind: Kind::TextOfSeveral }], Host, PAGE, 131_072),
-    row_of(Query::ProcessLimits, Procfs, OFF, &[proc("sys/kernel/{pid_max,threads-max}")], Minimal, PAGE, 2),
+    row_of(Query::Threads, Processes, OFF, &[Source { root: Root::Processes, pattern: "#/task/#/stat", kind: Kind::TextOfSeveral }], Host, VALUE, PROCESSES),
+    row_of(Query::ProcessLimits, Procfs, OFF, &[proc("sys/kernel/{pid_max,threads-max}")], Minimal, VALUE, 2),
     row_of(Query::Cgroups, Sysfs, ON, &[
         sys("fs/cgroup/{cpu.stat,memory.stat,cgroup.controllers}"),
-        sys("fs/cgroup/{init,init.scope,system,system.slice,podruntime,runtime.slice,user.slice,machine.slice}/{cpu.stat,cpu.pressure,io.stat,io.pressure}"),
-        sys("fs/cgroup/{init,init.scope,system,system.slice,podruntime,runtime.slice,user.slice,machine.slice}/{memory.current,memory.events,memory.high,memory.max,memory.peak,memory.pressure,memory.stat,memory.swap.current,memory.swap.max,pids.current,pids.max}"),
-        sys("fs/cgroup/{system,system.slice,podruntime,runtime.slice}/*/{cpu.stat,cpu.pressure,io.stat,io.pressure}"),
-        sys("fs/cgroup/{system,system.slice,podruntime,runtime.slice}/*/{memory.current,memory.events,memory.high,memory.max,memory.peak,memory.pressure,memory.stat,memory.swap.current,memory.swap.max,pids.current,pids.max}"),
+        sys(of_cgroup!("fs/cgroup/{init,init.scope,system,system.slice,podruntime,runtime.slice,user.slice,machine.slice}")),
+        sys(of_cgroup!("fs/cgroup/{system,system.slice,podruntime,runtime.slice}/*")),
         // Talos keeps its extension services one level further down.
-        sys("fs/cgroup/system/extensions/*/{cpu.stat,cpu.pressure,io.stat,io.pressure}"),
-        sys("fs/cgroup/system/extensions/*/{memory.current,memory.events,memory.high,memory.max,memory.peak,memory.pressure,memory.stat,memory.swap.current,memory.swap.max,pids.current,pids.max}"),
-    ], Host, 64 << 10, 16384),
+        sys(of_cgroup!("fs/cgroup/system/extensions/*")),
+    ], Host, SHORT, 15 * DEVICES),
 
-    row_of(Query::Mounts, Procfs, ON, &[proc("1/mountinfo")], Host, MIB_4, 1),
-    row_of(Query::OwnMounts, Procfs, ON, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Minimal, MIB_4, 1),
-    row_of(Query::Anchors, Mounts, ON, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Minimal, MIB_4, 64),
-    row_of(Query::RootFileSystems, Mounts, ON, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Host, MIB_4, 8192),
+    row_of(Query::Mounts, Procfs, ON, &[proc("1/mountinfo")], Host, BY_MOUNT, 1),
+    row_of(Query::OwnMounts, Procfs, ON, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Minimal, BY_MOUNT, 1),
+    row_of(Query::Anchors, Mounts, ON, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Minimal, BY_MOUNT, 64),
+    row_of(Query::RootFileSystems, Mounts, ON, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Host, BY_MOUNT, MOUNTS),
 
-    row_of(Query::Buddyinfo, Procfs, OFF, &[proc("buddyinfo")], Minimal, KIB_64, 1),
-    row_of(Query::CgroupControllers, Procfs, OFF, &[proc("cgroups")], Minimal, PAGE, 1),
+    row_of(Query::Buddyinfo, Procfs, OFF, &[proc("buddyinfo")], Minimal, BY_NODE, 1),
+    row_of(Query::CgroupControllers, Procfs, OFF, &[proc("cgroups")], Minimal, VALUE, 1),
     // Container runtimes mask it in a container's own /proc.
-    row_of(Query::Interrupts, Procfs, OFF, &[proc("interrupts")], Host, MIB_16, 1),
-    row_of(Query::Softirqs, Procfs, OFF, &[proc("softirqs")], Minimal, MIB, 1),
-    row_of(Query::Slabinfo, Procfs, OFF, &[proc("slabinfo")], Minimal, MIB, 1),
-    row_of(Query::Zoneinfo, Procfs, OFF, &[proc("zoneinfo")], Minimal, MIB_4, 1),
-    row_of(Query::Swaps, Procfs, OFF, &[proc("swaps")], Minimal, KIB_64, 1),
+    row_of(Query::Interrupts, Procfs, OFF, &[proc("interrupts")], Host, BY_CPU_LONG, 1),
+    row_of(Query::Softirqs, Procfs, OFF, &[proc("softirqs")], Minimal, BY_CPU, 1),
+    row_of(Query::Slabinfo, Procfs, OFF, &[proc("slabinfo")], Minimal, BY_NODE, 1),
+    row_of(Query::Zoneinfo, Procfs, OFF, &[proc("zoneinfo")], Minimal, BY_CPU_LONG, 1),
+    row_of(Query::Swaps, Procfs, OFF, &[proc("swaps")], Minimal, SHORT, 1),
     // None that a namespace has of its own, none that reading changes (kernel/random/uuid, vm/stat_refresh), none that may
     // hang (fs/binfmt_misc is a mount point), and no secret: net/ipv4/tcp_fastopen_key, net/ipv6/conf/*/stable_secret and
     // net/core/netdev_rss_key are keys, kernel/random/boot_id names the host to whoever knows its journal.
@@ -342,7 +388,7 @@ pub const TABLE: &[Row] = &[
         proc("sys/vm/{overcommit_kbytes,overcommit_memory,overcommit_ratio,page-cluster,page_lock_unfairness,panic_on_oom}"),
         proc("sys/vm/{percpu_pagelist_fraction,percpu_pagelist_high_fraction,stat_interval,swappiness,unprivileged_userfaultfd}"),
         proc("sys/vm/{user_reserve_kbytes,vfs_cache_pressure,watermark_boost_factor,watermark_scale_factor,zone_reclaim_mode}"),
-    ], Minimal, PAGE, 512),
+    ], Minimal, VALUE, 512),
     row_of(Query::NetSysctl, Procfs, OFF, &[
         proc_in(Namespace::Net, "sys/net/bridge/bridge-nf-{call-arptables,call-ip6tables,call-iptables,filter-pppoe-tagged,filter-vlan-tagged,pass-vlan-input-dev}"),
         proc_in(Namespace::Net, "sys/net/core/{bpf_jit_enable,bpf_jit_harden,bpf_jit_kallsyms,bpf_jit_limit,busy_poll,busy_read,default_qdisc,dev_weight}"),
@@ -403,7 +449,7 @@ pub const TABLE: &[Row] = &[
         proc_in(Namespace::Net, "sys/net/nf_conntrack_max"),
         proc_in(Namespace::Net, "sys/net/unix/max_dgram_qlen"),
         proc_in(Namespace::Net, "sys/net/sctp/{association_max_retrans,hb_interval,max_burst,path_max_retrans,rto_initial,rto_max,rto_min,sctp_mem,sctp_rmem,sctp_wmem}"),
-    ], Host, PAGE, 1024),
+    ], Host, VALUE, 1024),
     // kernel/hostname is not among them: the unit keeps the host's from being changed by a namespace of the broker's own.
     row_of(Query::NamespaceSysctl, Procfs, OFF, &[
         proc_in(Namespace::Ipc, "sys/fs/mqueue/{msg_default,msg_max,msgsize_default,msgsize_max,queues_max}"),
@@ -411,42 +457,42 @@ pub const TABLE: &[Row] = &[
         proc_in(Namespace::Pid, "sys/kernel/pid_max"),
         proc_in(Namespace::User, "sys/user/max_{cgroup,ipc,mnt,net,pid,time,user,uts}_namespaces"),
         proc_in(Namespace::User, "sys/user/{max_fanotify_groups,max_fanotify_marks,max_inotify_instances,max_inotify_watches}"),
-    ], Host, PAGE, 32),
-    row_of(Query::Numa, Sysfs, OFF, &[sys("devices/system/node/node#/{meminfo,numastat}")], Minimal, PAGE, 2048),
+    ], Host, VALUE, 32),
+    row_of(Query::Numa, Sysfs, OFF, &[sys("devices/system/node/node#/{meminfo,numastat}")], Minimal, VALUE, 2 * 1024),
     row_of(Query::Ksm, Sysfs, OFF, &[
         sys("kernel/mm/ksm/{full_scans,general_profit,merge_across_nodes,pages_shared,pages_sharing,pages_to_scan}"),
         sys("kernel/mm/ksm/{pages_unshared,pages_volatile,run,sleep_millisecs}"),
-    ], Minimal, PAGE, 10),
+    ], Minimal, VALUE, 10),
     // A file system of its own, mounted in the host's /sys and not in a container's.
     row_of(Query::Selinux, Sysfs, ON, &[
         sys("fs/selinux/enforce"),
         // "kernel" until a policy is loaded: the one thing that tells SELinux that does nothing.
         sys("fs/selinux/initial_contexts/kernel"),
-    ], Host, PAGE, 2),
+    ], Host, VALUE, 2),
     row_of(Query::Watchdog, Devices, ON, &[
         // Kernels without WATCHDOG_SYSFS tell no more than that there is one.
         sys_link("class/watchdog/watchdog#"),
         sys("class/watchdog/watchdog#/{access_cs0,bootstatus,fw_version,identity,nowayout,options}"),
         sys("class/watchdog/watchdog#/{pretimeout,pretimeout_governor,state,status,timeleft,timeout}"),
-    ], Minimal, PAGE, 1024),
+    ], Minimal, VALUE, 1024),
     row_of(Query::Edac, Devices, ON, &[
         sys("devices/system/edac/mc/mc#/{ce_count,ce_noinfo_count,ue_count,ue_noinfo_count}"),
         sys("devices/system/edac/mc/mc#/csrow#/{ce_count,ue_count}"),
         sys("devices/system/edac/mc/mc#/csrow#/ch#_{ce_count,dimm_label,ue_count}"),
-    ], Minimal, PAGE, 8192),
+    ], Minimal, VALUE, 32 * DEVICES),
     // Container runtimes mask it in a container's own /sys.
-    row_of(Query::Powercap, Devices, ON, &[sys("class/powercap/*/{energy_uj,name}")], Host, PAGE, 1024),
+    row_of(Query::Powercap, Devices, ON, &[sys("class/powercap/*/{energy_uj,name}")], Host, VALUE, 2 * DEVICES),
     row_of(Query::Dmi, Sysfs, ON, &[
         sys("class/dmi/id/{bios_date,bios_release,bios_vendor,bios_version}"),
         sys("class/dmi/id/{board_asset_tag,board_name,board_serial,board_vendor,board_version}"),
         sys("class/dmi/id/{chassis_asset_tag,chassis_serial,chassis_vendor,chassis_version}"),
         sys("class/dmi/id/{product_family,product_name,product_serial,product_sku,product_uuid,product_version,sys_vendor}"),
-    ], Minimal, PAGE, 20),
+    ], Minimal, VALUE, 20),
     row_of(Query::Drm, Devices, OFF, &[
         sys("class/drm/card#/device/{gpu_busy_percent,mem_info_gtt_total,mem_info_gtt_used,mem_info_vis_vram_total,mem_info_vis_vram_used}"),
         sys("class/drm/card#/device/{mem_info_vram_total,mem_info_vram_used,mem_info_vram_vendor,power_dpm_force_performance_level}"),
         sys("class/drm/card#/device/{uevent,unique_id}"),
-    ], Minimal, PAGE, 1024),
+    ], Minimal, VALUE, 11 * DEVICES),
     row_of(Query::Pci, Devices, OFF, &[
         // Where a device hangs stands in the target.
         sys_link("bus/pci/devices/*"),
@@ -454,26 +500,26 @@ pub const TABLE: &[Row] = &[
         sys("bus/pci/devices/*/{current_link_speed,current_link_width,max_link_speed,max_link_width}"),
         sys("bus/pci/devices/*/{d3cold_allowed,numa_node,power_state}"),
         sys("bus/pci/devices/*/{sriov_drivers_autoprobe,sriov_numvfs,sriov_totalvfs,sriov_vf_total_msix}"),
-    ], Minimal, PAGE, 65536),
+    ], Minimal, VALUE, 18 * DISKS),
     row_of(Query::Tape, Devices, ON, &[
         sys("class/scsi_tape/st#/stats/{in_flight,io_ns,other_cnt,read_byte_cnt,read_cnt,read_ns}"),
         sys("class/scsi_tape/st#/stats/{resid_cnt,write_byte_cnt,write_cnt,write_ns}"),
-    ], Minimal, PAGE, 4096),
+    ], Minimal, VALUE, 10 * DEVICES),
 
-    row_of(Query::Nfs, Procfs, ON, &[proc("1/net/rpc/nfs")], Host, KIB_64, 1),
-    row_of(Query::Nfsd, Procfs, ON, &[proc("1/net/rpc/nfsd")], Host, KIB_64, 1),
-    row_of(Query::Xfs, Devices, ON, &[sys("fs/xfs/*/stats/stats")], Minimal, PAGE, 4096),
-    row_of(Query::Ipvs, Procfs, ON, &[proc("1/net/{ip_vs,ip_vs_stats}")], Host, MIB_4, 2),
+    row_of(Query::Nfs, Procfs, ON, &[proc("1/net/rpc/nfs")], Host, SHORT, 1),
+    row_of(Query::Nfsd, Procfs, ON, &[proc("1/net/rpc/nfsd")], Host, SHORT, 1),
+    row_of(Query::Xfs, Devices, ON, &[sys("fs/xfs/*/stats/stats")], Minimal, VALUE, DEVICES),
+    row_of(Query::Ipvs, Procfs, ON, &[proc("1/net/{ip_vs,ip_vs_stats}")], Host, BY_SOCKET, 2),
     row_of(Query::Nvme, Devices, ON, &[
         sys("class/nvme/nvme#/{cntlid,firmware_rev,model,serial,state}"),
         sys("class/nvme/nvme#/nvme#n#/{ana_state,nuse,size}"),
         sys("class/nvme/nvme#/nvme#n#/queue/logical_block_size"),
-    ], Minimal, PAGE, 8192),
+    ], Minimal, VALUE, 9 * DISKS),
     row_of(Query::NvmeSubsystem, Devices, OFF, &[
         sys("class/nvme-subsystem/nvme-subsys#/{iopolicy,model,serial,subsysnqn}"),
         sys("class/nvme-subsystem/nvme-subsys#/nvme#/{state,transport}"),
         sys("class/nvme-subsystem/nvme-subsys#/nvme#n#/size"),
-    ], Minimal, PAGE, 8192),
+    ], Minimal, VALUE, 7 * DISKS),
     row_of(Query::Infiniband, Devices, ON, &[
         sys("class/infiniband/*/{board_id,fw_ver,hca_type}"),
         sys("class/infiniband/*/ports/#/{phys_state,rate,state}"),
@@ -489,51 +535,51 @@ pub const TABLE: &[Row] = &[
         sys("class/infiniband/*/ports/#/hw_counters/{req_remote_invalid_request,resp_cqe_error,resp_cqe_flush_error,resp_local_length_error,resp_remote_access_errors}"),
         sys("class/infiniband/*/ports/#/hw_counters/{rnr_nak_retry_err,roce_adp_retrans,roce_adp_retrans_to,roce_slow_restart,roce_slow_restart_cnps,roce_slow_restart_trans}"),
         sys("class/infiniband/*/ports/#/hw_counters/{rp_cnp_handled,rp_cnp_ignored,rx_atomic_requests,rx_dct_connect,rx_icrc_encapsulated,rx_read_requests,rx_write_requests}"),
-    ], Host, PAGE, 16384),
+    ], Host, VALUE, 64 * DEVICES),
     row_of(Query::FibreChannel, Devices, ON, &[
         sys("class/fc_host/host#/{dev_loss_tmo,fabric_name,port_id,port_name,port_state,port_type,speed,supported_classes,supported_speeds,symbolic_name}"),
         sys("class/fc_host/host#/statistics/{dumped_frames,error_frames,fcp_packet_aborts,invalid_crc_count,invalid_tx_word_count,link_failure_count}"),
         sys("class/fc_host/host#/statistics/{loss_of_signal_count,loss_of_sync_count,nos_count,rx_frames,rx_words,seconds_since_last_reset,tx_frames,tx_words}"),
-    ], Minimal, PAGE, 4096),
+    ], Minimal, VALUE, 23 * DEVICES),
     row_of(Query::DeviceMapper, Devices, ON, &[
         sys("block/dm-#/size"),
         sys("block/dm-#/dm/{name,suspended,uuid}"),
         sys_link("block/dm-#/slaves/*"),
         sys("block/*/device/state"),
-    ], Minimal, PAGE, 16384),
+    ], Minimal, VALUE, 8 * DISKS),
     row_of(Query::Bcache, Devices, ON, &[
-        sys("fs/bcache/*/{average_key_size,btree_cache_size,cache_available_percent,congested,root_usage_percent,tree_depth}"),
-        sys("fs/bcache/*/internal/{active_journal_entries,btree_nodes,btree_read_average_duration_us,cache_read_races}"),
-        sys("fs/bcache/*/bdev#/{dirty_data,writeback_rate_debug}"),
-        sys("fs/bcache/*/bdev#/stats_total/{bypassed,cache_bypass_hits,cache_bypass_misses,cache_hits,cache_miss_collisions,cache_misses,cache_readaheads}"),
-        sys("fs/bcache/*/cache#/{io_errors,metadata_written,written}"),
-    ], Minimal, PAGE, 4096),
-    row_of(Query::BcachePriorities, Devices, OFF, &[sys("fs/bcache/*/cache#/priority_stats")], Minimal, PAGE, 256),
+        sys("fs/bcache/*-*/{average_key_size,btree_cache_size,cache_available_percent,congested,root_usage_percent,tree_depth}"),
+        sys("fs/bcache/*-*/internal/{active_journal_entries,btree_nodes,btree_read_average_duration_us,cache_read_races}"),
+        sys("fs/bcache/*-*/bdev#/{dirty_data,writeback_rate_debug}"),
+        sys("fs/bcache/*-*/bdev#/stats_total/{bypassed,cache_bypass_hits,cache_bypass_misses,cache_hits,cache_miss_collisions,cache_misses,cache_readaheads}"),
+        sys("fs/bcache/*-*/cache#/{io_errors,metadata_written,written}"),
+    ], Minimal, VALUE, 32 * FILE_SYSTEMS),
+    row_of(Query::BcachePriorities, Devices, OFF, &[sys("fs/bcache/*-*/cache#/priority_stats")], Minimal, VALUE, FILE_SYSTEMS),
     row_of(Query::Bcachefs, Devices, ON, &[
-        sys("fs/bcachefs/*/{btree_cache_size,btree_write_stats,compression_stats,errors}"),
-        sys("fs/bcachefs/*/counters/*"),
-        sys("fs/bcachefs/*/dev-#/{bucket_size,durability,io_done,io_errors,label,nbuckets,state}"),
-    ], Minimal, PAGE, 16384),
+        sys("fs/bcachefs/*-*/{btree_cache_size,btree_write_stats,compression_stats,errors}"),
+        sys("fs/bcachefs/*-*/counters/*"),
+        sys("fs/bcachefs/*-*/dev-#/{bucket_size,durability,io_done,io_errors,label,nbuckets,state}"),
+    ], Minimal, VALUE, 128 * FILE_SYSTEMS),
     row_of(Query::Btrfs, Devices, ON, &[
-        sys("fs/btrfs/*/{commit_stats,label,metadata_uuid}"),
-        sys("fs/btrfs/*/allocation/global_rsv_size"),
-        sys("fs/btrfs/*/allocation/{data,metadata,system}/bytes_reserved"),
-        sys("fs/btrfs/*/allocation/{data,metadata,system}/*/{total_bytes,used_bytes}"),
-        sys("fs/btrfs/*/devices/*/size"),
-        sys("fs/btrfs/*/devinfo/#/error_stats"),
-    ], Minimal, PAGE, 8192),
-    row_of(Query::Lnstat, Procfs, OFF, &[proc("1/net/stat/{arp_cache,clip_arp_cache,ip_conntrack,ndisc_cache,nf_conntrack,rt_cache,synproxy}")], Host, MIB, 7),
-    row_of(Query::Xfrm, Procfs, OFF, &[proc("1/net/xfrm_stat")], Host, PAGE, 1),
-    row_of(Query::Tcp, Procfs, OFF, &[proc("1/net/{tcp,tcp6}")], Host, MIB_32, 2),
-    row_of(Query::Routes, Procfs, OFF, &[proc("1/net/{ipv6_route,route}")], Host, MIB_32, 2),
-    row_of(Query::Drbd, Devices, OFF, &[proc("drbd")], Minimal, KIB_64, 1),
-    row_of(Query::MountStats, Devices, OFF, &[proc("1/mountstats")], Host, MIB_4, 1),
+        sys("fs/btrfs/*-*/{commit_stats,label,metadata_uuid}"),
+        sys("fs/btrfs/*-*/allocation/global_rsv_size"),
+        sys("fs/btrfs/*-*/allocation/{data,metadata,system}/bytes_reserved"),
+        sys("fs/btrfs/*-*/allocation/{data,metadata,system}/*/{total_bytes,used_bytes}"),
+        sys("fs/btrfs/*-*/devices/*/size"),
+        sys("fs/btrfs/*-*/devinfo/#/error_stats"),
+    ], Minimal, VALUE, 32 * FILE_SYSTEMS),
+    row_of(Query::Lnstat, Procfs, OFF, &[proc("1/net/stat/{arp_cache,clip_arp_cache,ip_conntrack,ndisc_cache,nf_conntrack,rt_cache,synproxy}")], Host, BY_CPU, 7),
+    row_of(Query::Xfrm, Procfs, OFF, &[proc("1/net/xfrm_stat")], Host, VALUE, 1),
+    row_of(Query::Tcp, Procfs, OFF, &[proc("1/net/{tcp,tcp6}")], Host, BY_SOCKET, 2),
+    row_of(Query::Routes, Procfs, OFF, &[proc("1/net/{ipv6_route,route}")], Host, BY_SOCKET, 2),
+    row_of(Query::Drbd, Devices, OFF, &[proc("drbd")], Minimal, SHORT, 1),
+    row_of(Query::MountStats, Devices, OFF, &[proc("1/mountstats")], Host, BY_NFS_MOUNT, 1),
     row_of(Query::Zfs, Devices, ON, &[
         proc("spl/kstat/zfs/{abdstats,arcstats,dbufstats,dmu_tx,dnodestats,fm,vdev_cache_stats,vdev_mirror_stats,xuio_stats,zfetchstats,zil}"),
         // Found when a reader starts: pools and datasets that come later are found by the next one.
         proc("spl/kstat/zfs/*/{io,state}"),
         proc("spl/kstat/zfs/*/objset-*"),
-    ], Minimal, KIB_64, 2048),
+    ], Minimal, SHORT, 11 + DATASETS),
 ];
 
 const fn row_of(
@@ -546,6 +592,29 @@ const fn row_of(
     entries: usize,
 ) -> Row {
     Row { query, class, default, sources, access_level, file_bytes, entries }
+}
+
+impl Row {
+    /// The item that a path of an answer belongs to: the directory of the last wildcard, or choice of directories, that
+    /// all patterns with the same [`devices`] have. None of a file that is an item of its own.
+    pub fn item<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        let (root, below) = path.split_at_checked(path.iter().position(|byte| *byte == b'/')? + 1)?;
+        let of = |source: &&Source| source.root.name().as_bytes() == &root[..root.len() - 1];
+        let source =
+            self.sources.iter().filter(of).find(|source| matches(source.pattern.as_bytes(), below))?;
+        let devices = devices(source.pattern).filter(|_| source.root != Root::Proc)?;
+        let of_group = |other: &&Source| crate::pattern::devices(other.pattern) == Some(devices);
+        let group = self.sources.iter().filter(of_group).map(|source| source.pattern);
+        let mine: Vec<&str> = source.pattern.split('/').collect();
+        let alone = group.clone().count() == 1;
+        let shared = group.fold(mine.len() - usize::from(alone), |shared, pattern| {
+            mine.iter().zip(pattern.split('/')).take(shared).take_while(|(one, other)| *one == other).count()
+        });
+        let wild =
+            mine[..shared].iter().rposition(|component| crate::pattern::stands_for_several(component))?;
+        let mut slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        Some(&path[..slashes.nth(wild + 1).unwrap_or(path.len())])
+    }
 }
 
 /// A number that differs between tables that differ: what a broker and its readers must agree on (FNV-1a, 64 bits).
@@ -586,7 +655,7 @@ mod tests {
 
     /// What is wrong with a component of a pattern. A zero byte, of which no path holds any, is none of the letters.
     fn flaw(component: &str) -> Option<&'static str> {
-        let letter = |c: char| c.is_ascii_alphanumeric() || "._-:*#{},".contains(c);
+        let letter = |c: char| c.is_ascii_alphanumeric() || "._-:*#%{},".contains(c);
         let (mut inside, mut outside) = (Vec::new(), String::new());
         let mut rest = component;
         while let Some((head, tail)) = rest.split_once('{') {
@@ -599,7 +668,7 @@ mod tests {
         if !component.chars().all(letter) {
             return Some("not of letters, digits and a few signs");
         }
-        if outside.contains([',', '}']) || inside.iter().any(|choice| choice.contains(['{', '*', '#'])) {
+        if outside.contains([',', '}']) || inside.iter().any(|choice| choice.contains(['{', '*', '#', '%'])) {
             return Some("choices nest, hold a wildcard, or end before they begin");
         }
         if outside.contains("**") || outside.matches('*').count() > 2 {
@@ -635,6 +704,199 @@ mod tests {
             // of processes; wildcards are followed once, before the seal, and what is found is held.
             let of_zfs = source.pattern.starts_with("spl/kstat/zfs/");
             assert!(of_zfs || !is_wild(source.pattern), "{}", source.pattern);
+        }
+    }
+
+    /// Every path of a source without wildcards, and the pattern of one with them.
+    fn paths(source: &Source) -> Vec<String> {
+        let mut paths = vec![String::new()];
+        for component in source.pattern.split('/') {
+            let names = if is_wild(component) {
+                vec![component.to_owned()]
+            } else {
+                crate::pattern::names(component)
+            };
+            paths = paths
+                .iter()
+                .flat_map(|path| names.iter().map(move |name| format!("{path}/{name}")))
+                .collect();
+        }
+        // statfs of mounts asks for the mount points that mountinfo names.
+        if source.root == Root::Rootfs { vec!["proc/1/mountinfo".into()] } else { paths }
+            .into_iter()
+            .map(|path| {
+                path.replacen('/', &format!("{}/", source.root.name()), usize::from(path.starts_with('/')))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn rows_that_read_the_same_file_hand_over_as_much_of_it() {
+        let mut limits = std::collections::HashMap::new();
+        let mut shared = Vec::new();
+        for row in TABLE {
+            for path in row.sources.iter().flat_map(paths) {
+                let (other, bytes) = *limits.entry(path.clone()).or_insert((row.query, row.file_bytes));
+                assert_eq!(bytes, row.file_bytes, "{path}: {other:?} and {:?}", row.query);
+                shared.extend((other != row.query).then_some(path));
+            }
+        }
+        for path in ["proc/1/net/stat/nf_conntrack", "proc/1/mountinfo", "proc/sys/fs/file-nr"] {
+            assert!(shared.iter().any(|of| of == path), "{path}: {shared:?}");
+        }
+    }
+
+    #[test]
+    fn no_limit_cuts_the_largest_machine() {
+        // As long as the kernel's formats make them, with counters that have run for years.
+        let conntrack = 17 * 9 * CPUS;
+        let softnet = 15 * 9 * CPUS;
+        let stat = "cpu8191 ".len() * CPUS + 10 * 12 * CPUS + 2 * 8 * CPUS;
+        let softirqs = 11 * (12 + 11 * CPUS);
+        for (query, bytes) in [
+            (Query::Conntrack, conntrack),
+            (Query::Softnet, softnet),
+            (Query::Stat, stat),
+            (Query::Softirqs, softirqs),
+            (Query::Cpuinfo, 2048 * CPUS),
+            (Query::Interrupts, 300 * (12 + 11 * CPUS)),
+            (Query::Schedstat, CPUS * (100 + CPUS / 32 * 9 + 36 * 8)),
+            (Query::NetDev, INTERFACES * 350),
+            (Query::Arp, INTERFACES * 80),
+            (Query::Udp, 200_000 * 150),
+            (Query::Ipvs, 200_000 * 100),
+            (Query::MountStats, 10_000 * 5100),
+            (Query::Mounts, 2500 * 5000),
+            (Query::Diskstats, 4 * DISKS * 200),
+        ] {
+            let limit = row(query).unwrap().file_bytes;
+            assert!(bytes < limit, "{query:?}: {bytes} of {limit}");
+        }
+    }
+
+    #[test]
+    fn an_item_is_what_all_patterns_of_a_device_have_in_common() {
+        for (query, path, item) in [
+            (Query::NetClass, "sys/class/net/eth0/mtu", Some("sys/class/net/eth0")),
+            (Query::NetClass, "sys/class/net/eth0/statistics/rx_nohandler", Some("sys/class/net/eth0")),
+            (Query::Hwmon, "sys/class/hwmon/hwmon3/device/temp1_input", Some("sys/class/hwmon/hwmon3")),
+            (Query::Hwmon, "sys/class/hwmon/hwmon3/temp", Some("sys/class/hwmon/hwmon3")),
+            (Query::Infiniband, "sys/class/infiniband/a/ports/1/rate", Some("sys/class/infiniband/a")),
+            (Query::Cgroups, "sys/fs/cgroup/system.slice/x/cpu.stat", Some("sys/fs/cgroup/system.slice/x")),
+            (Query::Cgroups, "sys/fs/cgroup/init.scope/cpu.stat", Some("sys/fs/cgroup/init.scope")),
+            (Query::Cgroups, "sys/fs/cgroup/cpu.stat", None),
+            (
+                Query::Thermal,
+                "sys/class/thermal/cooling_device1/type",
+                Some("sys/class/thermal/cooling_device1"),
+            ),
+            (Query::Btrfs, "sys/fs/btrfs/a-b/devinfo/1/error_stats", Some("sys/fs/btrfs/a-b")),
+            (Query::Threads, "proc/7/task/8/stat", Some("proc/7/task/8")),
+            // Each file is an item.
+            (Query::Zfs, "proc/spl/kstat/zfs/tank/objset-0x1", None),
+            (Query::Udev, "udev/b8:0", None),
+            (Query::Conntrack, "proc/1/net/stat/nf_conntrack", None),
+            (Query::NetClass, "sys/elsewhere", None),
+            (Query::NetClass, "", None),
+        ] {
+            let found = row(query).unwrap().item(path.as_bytes());
+            assert_eq!(found, item.map(str::as_bytes), "{query:?} {path}");
+        }
+    }
+
+    /// Files that kernels have beside those of items, in the same directories: by the kernel's documentation (ABI/, and
+    /// hwmon, btrfs, bcache, powercap of its guides) and by trees of real hosts. None of them may be taken for an item.
+    #[rustfmt::skip]
+    const NO_ITEMS: &[&str] = &[
+        "block/sda/sda1/size", "block/sda/slaves/sdb", "block/mmcblk0/md/level", "block/dm-0/dm/rq_based_seq_io_merge_deadline",
+        "bus/pci/devices/0000:00:1f.0/power/control", "bus/pci/devices/0000:00:1f.0/resource",
+        "class/dmi/id/modalias", "class/dmi/id/uevent",
+        "class/drm/card0-HDMI-A-1/device/uevent", "class/drm/renderD128/device/uevent", "class/drm/version",
+        "class/fc_host/host1/statistics/reset_statistics", "class/fc_host/hostx/port_id",
+        "class/hwmon/hwmon0/uevent", "class/hwmon/hwmon0/temperature", "class/hwmon/hwmon0/fan_control",
+        "class/hwmon/hwmon0/device/power_now", "class/hwmon/hwmon0/device/energy_full", "class/hwmon/hwmon0/device/temp_alert_min",
+        "class/hwmon/hwmon0/device/input", "class/hwmon/hwmon0/device/power/control",
+        "class/infiniband/mlx5_0/ports/1/gids/0", "class/infiniband/mlx5_0/node_guid", "class/infiniband/mlx5_0/hw_counters/lifespan",
+        "class/net/bonding_masters/mtu/x", "class/net/eth0/queues/tx-0/tx_timeout", "class/net/eth0/phys_port_name",
+        "class/nvme/nvme0/nvme0c0n1/size", "class/nvme/nvme0/hwmon1/name", "class/nvme/nvme0/ng0n1/uevent", "class/nvme/nvme0/power/control",
+        "class/nvme-subsystem/nvme-subsys0/nvme0c0n1/size", "class/nvme-subsystem/nvme-subsys0/nvme0n1/nuse",
+        "class/power_supply/BAT0/power/control", "class/power_supply/BAT0/hwmon2/name",
+        "class/powercap/intel-rapl/enabled", "class/powercap/intel-rapl:0/constraint_0_name", "class/powercap/dtpm/uevent",
+        "class/scsi_tape/nst0/stats/in_flight", "class/scsi_tape/st0l/stats/in_flight", "class/scsi_tape/nst0a/stats/in_flight",
+        "class/thermal/thermal_zone0/trip_point_0_temp", "class/thermal/thermal_message/type", "class/thermal/cooling_device0/stats/total_trans",
+        "class/watchdog/watchdog0/device", "devices/system/clocksource/power/control",
+        "devices/system/cpu/cpufreq/policy0/scaling_cur_freq", "devices/system/cpu/cpuidle/current_driver", "devices/system/cpu/cpu0/crash_notes",
+        "devices/system/cpu/possible", "devices/system/cpu/smt/active", "devices/system/cpu/power/control",
+        "devices/system/edac/mc/power/control", "devices/system/edac/mc/mc0/dimm0/dimm_label", "devices/system/edac/mc/mc0/rank0/size",
+        "devices/system/edac/pci/pci0/pe_count", "devices/system/node/has_cpu", "devices/system/node/node0/vmstat", "devices/system/node/power/control",
+        "fs/bcache/pendings_cleanup", "fs/bcache/register", "fs/bcache/register_quiet",
+        "fs/btrfs/debug/label", "fs/btrfs/features/label", "fs/btrfs/features/metadata_uuid", "fs/btrfs/features/raid56",
+        "fs/cgroup/kubepods.slice/cpu.stat", "fs/cgroup/cgroup.procs", "fs/cgroup/system.slice/cpu.stat/cpu.stat/x",
+        "fs/selinux/status", "fs/xfs/debug/bug_on_assert", "fs/xfs/sda1/error/fail_at_unmount", "fs/xfs/sda1/log/write_grant_head", "fs/xfs/stats/stats",
+        "kernel/mm/ksm/use_zero_pages",
+    ];
+
+    /// A file of an item for each directory in which the names of items cannot all be known.
+    #[rustfmt::skip]
+    const ITEMS: &[&str] = &[
+        "block/sda/queue/rotational", "block/md0/md/degraded", "block/md_d0/md/degraded", "block/md127/md/raid_disks", "block/dm-12/dm/uuid",
+        "block/dm-0/slaves/sda", "block/sda/device/state", "bus/pci/devices/0000:00:1f.0", "bus/pci/devices/10000:e1:00.0/class",
+        "class/drm/card10/device/uevent", "class/fc_host/host10/statistics/rx_words",
+        "class/hwmon/hwmon0", "class/hwmon/hwmon0/temp", "class/hwmon/hwmon0/temp1_input", "class/hwmon/hwmon0/pwm1", "class/hwmon/hwmon0/in0_input",
+        "class/hwmon/hwmon0/device/temp", "class/hwmon/hwmon0/device/humidity", "class/hwmon/hwmon0/intrusion0_alarm", "class/hwmon/hwmon0/cpu0_vid",
+        "class/infiniband/mlx5_bond_0/ports/1/counters/port_rcv_data", "class/net/eth0.100/mtu", "class/net/bond-0/bonding/slaves",
+        "class/net/br-1a2b/statistics/rx_nohandler", "class/nvme/nvme10/nvme10n1/size", "class/nvme-subsystem/nvme-subsys1/nvme1n1/size",
+        "class/nvme-subsystem/nvme-subsys1/nvme1/state", "class/power_supply/BAT0/capacity", "class/power_supply/ucsi-source-psy-USBC000:001/online",
+        "class/powercap/intel-rapl-mmio:0/energy_uj", "class/powercap/intel-rapl:0:1/name", "class/scsi_tape/st0/stats/read_cnt",
+        "class/thermal/cooling_device12/cur_state", "class/thermal/thermal_zone0/temp", "class/watchdog/watchdog0/timeout",
+        "devices/system/cpu/cpu8191/topology/core_id", "devices/system/cpu/cpu0/cpufreq/scaling_cur_freq", "devices/system/cpu/vulnerabilities/spectre_v2",
+        "devices/system/clocksource/clocksource0/current_clocksource", "devices/system/edac/mc/mc0/csrow0/ch0_ce_count", "devices/system/node/node0/meminfo",
+        "fs/bcache/deaddd54-c735-46d5-868e-f331c5fd7c74/cache0/priority_stats", "fs/bcachefs/deaddd54-c735-46d5-868e-f331c5fd7c74/dev-0/label",
+        "fs/btrfs/0abb23a9-579b-43e6-ad30-227ef47fcb9d/allocation/data/raid1c3/used_bytes", "fs/cgroup/system.slice/ssh.service/cpu.stat",
+        "fs/cgroup/system/extensions/iscsid/pids.max", "fs/cgroup/init.scope/memory.stat", "fs/xfs/dm-0/stats/stats",
+    ];
+
+    fn matching(path: &str) -> Vec<&'static str> {
+        let below_sys = sources().filter(|source| source.root == Root::Sys);
+        below_sys
+            .map(|source| source.pattern)
+            .filter(|pattern| matches(pattern.as_bytes(), path.as_bytes()))
+            .collect()
+    }
+
+    #[test]
+    fn no_pattern_takes_what_lies_beside_items_for_one() {
+        for path in NO_ITEMS {
+            assert_eq!(matching(path), [""; 0], "{path}");
+        }
+    }
+
+    #[test]
+    fn every_pattern_with_wildcards_has_an_item_and_every_item_a_pattern() {
+        let mut met: Vec<&str> = Vec::new();
+        for path in ITEMS {
+            let patterns = matching(path);
+            assert!(!patterns.is_empty(), "{path}");
+            met.extend(patterns.iter().filter_map(|pattern| devices(pattern)));
+        }
+        for source in sources().filter(|source| source.root == Root::Sys) {
+            let Some(devices) = devices(source.pattern) else { continue };
+            assert!(met.contains(&devices), "{devices}: name an item of it, and what lies beside its items");
+        }
+    }
+
+    #[test]
+    fn file_systems_of_this_machine_are_items_by_their_uuids() {
+        for class in ["bcache", "bcachefs", "btrfs"] {
+            let dir = format!("/sys/fs/{class}");
+            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                let name = entry.file_name().into_string().unwrap();
+                let is_uuid =
+                    name.len() == 36 && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+                let pattern = format!("fs/{class}/*-*");
+                let is_item = matches(pattern.as_bytes(), format!("fs/{class}/{name}").as_bytes());
+                assert_eq!(is_item, is_uuid, "{dir}/{name}");
+            }
         }
     }
 

@@ -44,8 +44,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for row in TABLE {
             out.begin(row.query);
             let read = host.read(row.query, &mut scratch, &mut out).map_err(|_| "/dev/null is full")?;
-            let (outcome, skipped) = read.ok_or("a query without a row")?;
-            out.end(outcome, start.elapsed(), skipped, true).map_err(|_| "/dev/null is full")?;
+            let (outcome, left_out, skipped) = read.ok_or("a query without a row")?;
+            out.end(outcome, start.elapsed(), left_out, skipped, true).map_err(|_| "/dev/null is full")?;
         }
         out.flush().map_err(|_| "/dev/null is full")?;
         scratch.end();

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use keyhole_policy::pattern::{Component, components, is_wild};
+use keyhole_policy::pattern::{Component, components, devices, is_wild};
 use keyhole_policy::pipes::Change;
 use keyhole_policy::{Class, Outcome, Query, Root, Row, Source};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, stat, statat};
@@ -20,7 +20,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::arguments::Arguments;
 use crate::cache::{Cache, Shared, hash};
 use crate::output::{Gone, Output};
-use crate::read::{Counters, Read, Scratch, Stop, below_root, entries, gone, walk};
+use crate::read::{Counters, NAMES_LIMIT, Read, Scratch, Stop, below_root, entries, gone, walk};
 use crate::view::View;
 
 /// Descriptors that are never used for files of the host.
@@ -149,7 +149,20 @@ struct OpenRow {
     row: &'static Row,
     /// Why it is never read here, if so.
     unavailable: Option<(Outcome, String)>,
-    sources: Vec<Opened>,
+    sources: Vec<OpenSource>,
+}
+
+/// A source, with what was opened for it.
+#[derive(Debug)]
+pub struct OpenSource {
+    /// The source.
+    pub source: &'static Source,
+    /// What its pattern has of [`devices`], where they are listed each time.
+    pub devices: Option<&'static str>,
+    /// What was opened.
+    pub opened: Opened,
+    /// What is known of what is found by name.
+    pub cache: Cache,
 }
 
 /// What was opened for a source.
@@ -158,7 +171,7 @@ pub enum Opened {
     /// Files that were opened once, before the seal.
     Fixed(Vec<Fixed>),
     /// Found by name each time.
-    Below(Vec<Component>, Cache),
+    Below(Vec<Component>),
     /// The broker's own mountinfo, for the file systems of the probe directories.
     Anchors(Result<OwnedFd, Errno>),
     /// The host's mountinfo, for the mount points below the host root.
@@ -217,28 +230,28 @@ impl Host {
         opened.map(|file| hash(&file.name)).fold(0, u64::wrapping_add)
     }
 
-    /// Reads everything that `query` may read; none when it is no query of these readers. Besides the outcome, whether
-    /// something was not asked since another reader hangs in it.
+    /// Reads everything that `query` may read; none when it is no query of these readers. Besides the outcome, how many
+    /// items a limit left out, and whether something was not asked since another reader hangs in it.
     pub fn read(
         &mut self,
         query: Query,
         scratch: &mut Scratch,
         out: &mut Output<'_>,
-    ) -> Result<Option<(Outcome, bool)>, Gone> {
+    ) -> Result<Option<(Outcome, usize, bool)>, Gone> {
         let Some(open) = self.rows.iter_mut().find(|row| row.row.query == query) else { return Ok(None) };
         if let Some((outcome, _)) = &open.unavailable {
-            return Ok(Some((*outcome, false)));
+            return Ok(Some((*outcome, 0, false)));
         }
         let hung = self.shared.hung();
         let (row, roots, shared) = (open.row, &self.roots, &self.shared);
         let view = &self.view;
         let mut read =
             Read { row, roots, view, shared, hung: &hung, scratch, out, counters: Counters::default() };
-        let mut sources = row.sources.iter().zip(&mut open.sources);
-        if let Err(Stop::Gone) = sources.try_for_each(|(source, opened)| read.source(source, opened)) {
+        let mut groups = open.sources.chunk_by_mut(|a, b| a.devices.is_some() && a.devices == b.devices);
+        if let Err(Stop::Gone) = groups.try_for_each(|group| read.sources(group)) {
             return Err(Gone);
         }
-        let end = (read.counters.outcome(), read.counters.skipped);
+        let end = (read.counters.outcome(), read.counters.left_out, read.counters.skipped);
         scratch.trim();
         Ok(Some(end))
     }
@@ -289,7 +302,7 @@ pub fn is_there(roots: &Roots, view: &View, name: &[u8]) -> bool {
 
 impl OpenRow {
     fn files(&self) -> impl Iterator<Item = &Fixed> {
-        self.sources.iter().flat_map(|source| match source {
+        self.sources.iter().flat_map(|source| match &source.opened {
             Opened::Fixed(files) => &files[..],
             _ => &[],
         })
@@ -297,7 +310,7 @@ impl OpenRow {
 
     /// Why none of the fixed files could be opened, if there are no others.
     fn unopened(&self) -> Option<(Outcome, String)> {
-        let others = self.sources.iter().any(|source| !matches!(source, Opened::Fixed(_)));
+        let others = self.sources.iter().any(|source| !matches!(source.opened, Opened::Fixed(_)));
         if others || self.files().any(|file| file.opened.is_ok()) {
             return None;
         }
@@ -307,7 +320,13 @@ impl OpenRow {
     }
 }
 
-fn open_source(row: &Row, source: &Source, roots: &Roots, view: &View) -> Opened {
+fn open_source(row: &Row, source: &'static Source, roots: &Roots, view: &View) -> OpenSource {
+    let opened = open_files(row, source, roots, view);
+    let devices = devices(source.pattern).filter(|_| matches!(opened, Opened::Below(_)));
+    OpenSource { source, devices, opened, cache: Cache::default() }
+}
+
+fn open_files(row: &Row, source: &Source, roots: &Roots, view: &View) -> Opened {
     let fixed = |name: Vec<u8>, opened| Fixed { name, opened, lost: false };
     let alone = |opened| {
         let name = format!("{}/{}", source.root.name(), source.pattern);
@@ -323,28 +342,28 @@ fn open_source(row: &Row, source: &Source, roots: &Roots, view: &View) -> Opened
         // It would answer for a namespace of the reader's own.
         Root::ProcIn(namespace) if !view.shares(namespace) => Opened::Fixed(Vec::new()),
         Root::Proc | Root::ProcIn(_) => {
-            // One path more than may be read says that there are more.
-            let names = procfs_names(roots, source, row.entries + 1);
-            let open = |name: Vec<u8>| {
-                let opened = of_procfs(below_root(source, &name)).and_then(|file| roots.spare(file));
+            // What a read would not reach is counted, and not opened.
+            let open = |(number, name): (usize, Vec<u8>)| {
+                let within = if number < row.entries { Ok(()) } else { Err(Errno::MFILE) };
+                let opened = within.and_then(|()| of_procfs(below_root(source, &name)));
+                let opened = opened.and_then(|file| roots.spare(file));
                 fixed(name, opened)
             };
-            let mut files: Vec<Fixed> = names.into_iter().map(open).collect();
+            let mut files: Vec<Fixed> =
+                procfs_names(roots, source).into_iter().enumerate().map(open).collect();
             if is_wild(source.pattern) {
                 // What a wildcard found is not always a directory, and need not have every name.
                 files.retain(|file| !file.opened.as_ref().is_err_and(|errno| gone(*errno)));
             }
             Opened::Fixed(files)
         }
-        Root::Sys | Root::Udev | Root::Processes => {
-            Opened::Below(components(source.pattern), Cache::default())
-        }
+        Root::Sys | Root::Udev | Root::Processes => Opened::Below(components(source.pattern)),
     }
 }
 
 /// Every name that a pattern below procfs leads to now: fixed ones whether or not they exist, wildcards by listing
 /// their directory.
-fn procfs_names(roots: &Roots, source: &Source, limit: usize) -> Vec<Vec<u8>> {
+fn procfs_names(roots: &Roots, source: &Source) -> Vec<Vec<u8>> {
     let mut list = |name: &[u8]| {
         let dir = roots.dir(Root::Proc).and_then(|procfs| {
             openat(procfs, below_root(source, name), READ | OFlags::DIRECTORY, Mode::empty())
@@ -353,7 +372,7 @@ fn procfs_names(roots: &Roots, source: &Source, limit: usize) -> Vec<Vec<u8>> {
     };
     let components = components(source.pattern);
     let (root, mut found) = (source.root.name().into(), Vec::new());
-    match walk(root, 0, &components, limit, &mut list, &mut found) {
+    match walk(root, 0, &components, NAMES_LIMIT, &mut list, &mut found) {
         Ok(()) | Err(_) => found.into_iter().map(|(name, _)| name).collect(),
     }
 }

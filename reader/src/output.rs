@@ -125,12 +125,13 @@ impl<'fd> Output<'fd> {
         })
     }
 
-    /// Adds how the query ended, and whether something was [`SKIPPED`]. With `more` to come it waits a moment for it: the
+    /// Adds how the query ended, how much a limit left out, and whether something was [`SKIPPED`]. With `more` to come it waits a moment for it: the
     /// broker is woken less often.
     pub fn end(
         &mut self,
         outcome: Outcome,
         elapsed: Duration,
+        left_out: usize,
         skipped: bool,
         more: bool,
     ) -> Result<(), Gone> {
@@ -138,6 +139,7 @@ impl<'fd> Output<'fd> {
         message(&mut self.buffer, QUERY_END, |out| {
             number(out, 1, outcome as u64);
             number(out, 2, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
+            number(out, 3, left_out as u64);
         });
         self.close(Kind::LastChunk, if skipped { SKIPPED } else { 0 });
         let may_wait = more && self.buffer.len() < WRITE_BYTES && self.flushed.elapsed() < WRITE_INTERVAL;

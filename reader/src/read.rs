@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatFs, fstatfs, openat, re
 use rustix::io::{Errno, pread, retry_on_intr};
 
 use crate::cache::{self, Cache, Device, File, Shared, hash, retry_after};
-use crate::host::{Fixed, Opened, READ, Roots, is_there};
+use crate::host::{Fixed, OpenSource, Opened, READ, Roots, is_there};
 use crate::mounts::{Mount, mounts};
 use crate::output::{Content, Gone, Output};
 use crate::view::View;
@@ -77,7 +77,11 @@ pub struct Counters {
     names: usize,
     read: bool,
     denied: bool,
+    /// A directory was listed.
+    listed: bool,
     truncated: bool,
+    /// Devices, or files opened before the seal, that the row's limit left out.
+    pub left_out: usize,
     /// Something was not asked, since another reader has not returned from it.
     pub skipped: bool,
 }
@@ -90,6 +94,7 @@ impl Counters {
             Self { read: true, .. } => Outcome::Ok,
             Self { skipped: true, .. } => Outcome::Stuck,
             Self { denied: true, .. } => Outcome::Denied,
+            Self { listed: true, .. } => Outcome::Empty,
             _ => Outcome::Absent,
         }
     }
@@ -101,7 +106,7 @@ pub struct Scratch {
     /// Holds a piece of a file.
     buffer: Vec<u8>,
     /// Directories that were listed for an earlier query of the same request: many queries look into the same.
-    listings: HashMap<Vec<u8>, Listing>,
+    listings: HashMap<Vec<u8>, Option<Listing>>,
 }
 
 /// Names in a directory, sorted, and whether there were too many.
@@ -115,7 +120,7 @@ impl Scratch {
 
     /// The end of a query: a listing of all processes is no reason to keep as much.
     pub fn trim(&mut self) {
-        if self.listings.values().map(|(names, _)| names.len()).sum::<usize>() > LISTING_LIMIT {
+        if self.listings.values().flatten().map(|(names, _)| names.len()).sum::<usize>() > LISTING_LIMIT {
             self.end();
         }
     }
@@ -142,11 +147,48 @@ pub struct Read<'r, 'o> {
 }
 
 impl Read<'_, '_> {
-    /// Reads what one source of the row leads to.
-    pub fn source(&mut self, source: &Source, opened: &mut Opened) -> Flow {
+    /// Reads what sources of the row lead to that have [their devices](keyhole_policy::pattern::devices) in common, device
+    /// by device: where a limit cuts, the others are whole.
+    pub fn sources(&mut self, group: &mut [OpenSource]) -> Flow {
+        let [OpenSource { source, devices: Some(devices), .. }, ..] = *group else {
+            return group.iter_mut().try_for_each(|one| self.source(one));
+        };
+        let (above, component) = devices.rsplit_once('/').unwrap_or((".", devices));
+        let dir = join(source.root.name().as_bytes(), above.as_bytes());
+        let dir = dir.strip_suffix(b"/.").unwrap_or(&dir);
+        let listed = self.list(source, dir)?;
+        group.iter_mut().for_each(|one| one.cache.round += 1);
+        let mut found = listed.iter().filter(|(name, _)| matches(component.as_bytes(), name));
+        while let Some((name, inode)) = found.next() {
+            let name = join(dir, name);
+            for OpenSource { source, opened, cache, .. } in &mut *group {
+                let Opened::Below(components) = opened else { continue };
+                let rest = &components[devices.split('/').count()..];
+                if let Err(stop) = self.device(source, cache, &name, *inode, rest) {
+                    self.counters.left_out += 1 + found.count();
+                    // It says which of them has a part of its files here, or none.
+                    self.out.file(&name, Content::Errno(Errno::FBIG), false)?;
+                    return Err(stop);
+                }
+            }
+        }
+        group.iter_mut().for_each(|one| one.cache.end());
+        Ok(())
+    }
+
+    fn source(&mut self, OpenSource { source, opened, cache, .. }: &mut OpenSource) -> Flow {
         match opened {
-            Opened::Fixed(files) => files.iter_mut().try_for_each(|file| self.fixed(file)),
-            Opened::Below(components, cache) => self.below(source, components, cache),
+            Opened::Fixed(files) => {
+                let mut files = files.iter_mut();
+                while let Some(file) = files.next() {
+                    self.fixed(file).inspect_err(|_| self.counters.left_out += 1 + files.len())?;
+                }
+                Ok(())
+            }
+            Opened::Below(components) => {
+                cache.round += 1;
+                self.device(source, cache, source.root.name().as_bytes(), 0, components)
+            }
             Opened::Anchors(mountinfo) => self.anchors(mountinfo),
             Opened::Mounts(mountinfo) => self.root_file_systems(mountinfo),
         }
@@ -170,28 +212,6 @@ impl Read<'_, '_> {
     /// Whether an open file of procfs still has its name.
     fn is_there(&self, name: &[u8]) -> bool {
         is_there(self.roots, self.view, name)
-    }
-
-    /// Follows a pattern by what its first wildcard or choice of directories stands for: a device, most often.
-    fn below(&mut self, source: &Source, components: &[Component], cache: &mut Cache) -> Flow {
-        cache.round += 1;
-        let is_device = |at: &usize| {
-            let names = components[*at].names.len();
-            names == 0 || (names > 1 && at + 1 < components.len())
-        };
-        let root = source.root.name();
-        let Some(at) = (0..components.len()).find(is_device) else {
-            return self.device(source, cache, root.as_bytes(), 0, components);
-        };
-        let above = components[..at].iter().map(|component| component.text.as_bytes());
-        let dir = above.fold(root.as_bytes().to_vec(), |dir, name| join(&dir, name));
-        for (name, inode) in self.list(source, &dir)?.iter() {
-            if matches(components[at].text.as_bytes(), name) {
-                self.device(source, cache, &join(&dir, name), *inode, &components[at + 1..])?;
-            }
-        }
-        cache.end();
-        Ok(())
     }
 
     /// Reads what the rest of a pattern leads to below a device, unless it had nothing of that a few reads ago.
@@ -318,7 +338,7 @@ impl Read<'_, '_> {
 
     /// The names in a directory; none when it cannot be listed.
     fn list(&mut self, source: &Source, name: &[u8]) -> Entries {
-        let (names, truncated) = match self.scratch.listings.get(name) {
+        let listing = match self.scratch.listings.get(name) {
             Some(listing) => listing.clone(),
             None => {
                 // Not cached: the kernel lists a directory that went and came back as empty through the old descriptor.
@@ -326,8 +346,8 @@ impl Read<'_, '_> {
                     Ok(this.open(source, name, OFlags::DIRECTORY).and_then(|dir| entries(dir.as_fd())))
                 })?;
                 let listing = match listed {
-                    Ok(listing) => listing,
-                    Err(errno) if gone(errno) => Listing::default(),
+                    Ok(listing) => Some(listing),
+                    Err(errno) if gone(errno) => None,
                     Err(errno) => {
                         self.errno(name, errno)?;
                         return Ok(Rc::default());
@@ -337,6 +357,8 @@ impl Read<'_, '_> {
                 listing
             }
         };
+        self.counters.listed |= listing.is_some();
+        let (names, truncated) = listing.unwrap_or_default();
         self.counters.truncated |= truncated;
         self.counters.names += names.len();
         if self.counters.names > NAMES_LIMIT {

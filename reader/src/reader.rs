@@ -153,8 +153,8 @@ impl Reader {
         let query = Query::try_from(i32::from(number)).map_err(|_| Gone)?;
         let begun = Instant::now();
         out.begin(query);
-        let (outcome, skipped) = self.host.read(query, &mut self.scratch, out)?.ok_or(Gone)?;
-        out.end(outcome, begun.elapsed().saturating_sub(out.waited()), skipped, more)
+        let (outcome, left_out, skipped) = self.host.read(query, &mut self.scratch, out)?.ok_or(Gone)?;
+        out.end(outcome, begun.elapsed().saturating_sub(out.waited()), left_out, skipped, more)
     }
 
     fn check(&mut self, out: &mut Output<'_>) -> Result<(), Gone> {

@@ -463,7 +463,7 @@ fn a_link_out_of_sysfs_is_refused_under_the_readers_own_grants() {
         let mut out = Output::new(memory.as_fd());
         out.begin(Query::NetClass);
         let read = host.read(Query::NetClass, &mut Scratch::default(), &mut out).unwrap();
-        assert_eq!(read, Some((Outcome::Ok, false)));
+        assert_eq!(read, Some((Outcome::Ok, 0, false)));
         out.flush().unwrap();
     });
     let mut answer = Vec::new();

@@ -18,6 +18,9 @@ pub(super) const FILE_SYSTEMS: &str = "file-systems";
 pub(super) const QUERIES: &str = "queries";
 pub(super) const CAPTURED: &str = "captured";
 
+/// What comes before the number of items that a limit left out, where there are any.
+pub(super) const LEFT_OUT: &[u8] = b"left_out=";
+
 /// The most that is read of one file of a capture.
 const LIMIT: u64 = 256 << 20;
 
@@ -205,7 +208,13 @@ fn report(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, Report, Opt
         let query = query(fields.next()?)?;
         let outcome = outcome(fields.next()?)?;
         let elapsed_ns = number(fields.next())?;
-        let report = Report { outcome, elapsed_ns, bytes: number(fields.next())? };
+        let bytes = number(fields.next())?;
+        let mut fields = fields.peekable();
+        let left_out = match fields.peek().and_then(|field| field.strip_prefix(LEFT_OUT)) {
+            Some(left_out) => fields.next().and(text::unsigned(left_out))?,
+            None => 0,
+        };
+        let report = Report { outcome, elapsed_ns, bytes, left_out };
         let reason = match fields.next() {
             Some(reason) => Some(unescape(reason)?),
             None => None,

@@ -95,9 +95,12 @@ mod tests {
             (b"sys/class/hwmon/hwmon0/device".to_vec(), Content::Link(b"../../x".to_vec())),
             (b"sys/class/hwmon/hwmon0/name".to_vec(), Content::bytes(&b"coretemp\n"[..])),
         ]);
-        let report = Report { outcome: Outcome::Stuck, elapsed_ns: 5, bytes: 7 };
+        let report = Report { outcome: Outcome::Stuck, elapsed_ns: 5, bytes: 7, left_out: 0 };
         snapshot.set_report(Query::Loadavg, report);
-        snapshot.set_report(Query::Tcp, Report { outcome: Outcome::NotPermitted, elapsed_ns: 0, bytes: 0 });
+        snapshot.set_report(
+            Query::Tcp,
+            Report { outcome: Outcome::NotPermitted, elapsed_ns: 0, bytes: 0, left_out: 0 },
+        );
         snapshot.set_reason(Query::Tcp, "--queries=default leaves it out: add +tcp");
         let (capture, dir) = round_trip(&snapshot);
         let path = |path: &str| dir.path().join("capture").join(path);
@@ -141,6 +144,74 @@ mod tests {
         let snapshot = read_tree(&path("tree")).unwrap();
         assert_eq!(snapshot.content("proc/loadavg"), Some(&Content::Errno(18)));
         assert_eq!(snapshot.content("proc/meminfo"), Some(&Content::bytes(&b"10 20\n"[..])));
+    }
+
+    #[test]
+    fn a_tree_is_read_within_a_brokers_limits_and_says_what_they_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: String, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        // The row has room for 16 files: eight of nine clocks, and nothing of the one that it ends in.
+        for clock in 0..9 {
+            for file in ["available_clocksource", "current_clocksource"] {
+                put(format!("sys/devices/system/clocksource/clocksource{clock}/{file}"), "tsc\n");
+            }
+        }
+        put("proc/sys/kernel/ostype".into(), &"Linux\n".repeat(1000));
+        put("proc/loadavg".into(), &"1 ".repeat(4000));
+        std::fs::create_dir_all(dir.path().join("sys/class/hwmon")).unwrap();
+        let tree = read_tree(dir.path()).unwrap();
+        let clocks: Vec<_> = tree.dir("sys/devices/system/clocksource").dirs().collect();
+        assert_eq!(clocks.len(), 8);
+        assert!(clocks.iter().all(|clock| clock.files().count() == 2));
+        let report = |tree: &Snapshot, query| {
+            let report = tree.report(query).unwrap();
+            (report.outcome, report.left_out)
+        };
+        assert_eq!(report(&tree, Query::Clocksource), (Outcome::Truncated, 1));
+        let reason = "a limit left out 1 of its items or ends of files";
+        assert_eq!(tree.reason(Query::Clocksource), Some(reason));
+        assert_eq!(
+            tree.text("proc/sys/kernel/ostype"),
+            Some("Linux\n".repeat(4096 / 6).as_bytes()),
+            "whole lines"
+        );
+        assert_eq!(report(&tree, Query::Kernel), (Outcome::Truncated, 1));
+        assert_eq!(tree.content("proc/loadavg"), Some(&Content::Errno(27)), "no line is whole");
+        assert_eq!(report(&tree, Query::Hwmon), (Outcome::Empty, 0));
+        assert_eq!(report(&tree, Query::Tape), (Outcome::Absent, 0));
+
+        let (capture, _dir) = round_trip(&tree);
+        assert_same(&tree, &capture.snapshot).unwrap();
+        assert_eq!(report(&capture.snapshot, Query::Clocksource), (Outcome::Truncated, 1));
+    }
+
+    #[test]
+    fn links_that_have_become_files_are_followed_within_the_tree_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("secret/name", "no\n");
+        put("tree/sys/devices/x/hwmon0/name", "chip\n");
+        put("tree/sys/devices/x/hwmon0/device", "../../x");
+        put("tree/sys/devices/x/temp", "5000\n");
+        put("tree/sys/class/hwmon/hwmon0", "../../devices/x/hwmon0");
+        put("tree/sys/class/hwmon/hwmon1", "../../../../secret");
+        put("tree/sys/class/hwmon/hwmon2", "../../devices/x/hwmon0\n");
+        let tree = read_tree(&dir.path().join("tree")).unwrap();
+        let hwmon = |path: &str| tree.content(format!("sys/class/hwmon/{path}"));
+        assert_eq!(hwmon("hwmon0"), Some(&Content::Link(b"../../devices/x/hwmon0".to_vec())));
+        assert_eq!(hwmon("hwmon0/device"), Some(&Content::Link(b"../../x".to_vec())));
+        assert_eq!(tree.text("sys/class/hwmon/hwmon0/name"), Some(&b"chip\n"[..]));
+        assert_eq!(tree.text("sys/class/hwmon/hwmon0/device/temp"), Some(&b"5000\n"[..]));
+        assert_eq!(hwmon("hwmon1/name"), Some(&Content::Errno(18)), "it leads out of the tree");
+        assert_eq!(hwmon("hwmon2"), Some(&Content::Errno(22)), "it is a file with a line");
     }
 
     #[test]
@@ -238,7 +309,7 @@ mod tests {
             }
             let (row, outcome, elapsed_ns, bytes) = report;
             let outcome = Outcome::try_from(outcome).unwrap();
-            snapshot.set_report(keyhole_policy::TABLE[row].query, Report { outcome, elapsed_ns, bytes });
+            snapshot.set_report(keyhole_policy::TABLE[row].query, Report { outcome, elapsed_ns, bytes, left_out: 0 });
             if let Some(reason) = reason {
                 snapshot.set_reason(keyhole_policy::TABLE[row].query, &reason);
             }

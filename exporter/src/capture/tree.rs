@@ -5,13 +5,13 @@ use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use keyhole_policy::pattern::{is_wild, matches, names};
+use keyhole_policy::pattern::{devices, is_wild, matches, names};
 use keyhole_policy::{Kind, Root, Row, Source, TABLE};
 use keyhole_proto::v1::Outcome;
 
-use crate::snapshot::{Content, Report, Snapshot};
+use crate::snapshot::{Content, Report, Snapshot, cut_to_lines, drop_last_item, limit_met};
 
-/// Reads a tree with `proc/` and `sys/` as a broker with these roots would.
+/// Reads a tree with `proc/` and `sys/` as a broker with these roots would, within the same limits.
 ///
 /// Files are found by the policy's own patterns, so a tree with more in it (a fixture tree, or a whole host) does no
 /// harm, and symbolic links within it are followed. One that leads out of it is not: a tree may come from a stranger.
@@ -21,40 +21,22 @@ pub(super) fn read(dir: &Path) -> std::io::Result<Snapshot> {
     let mut files = Vec::new();
     let mut reports = Vec::new();
     for row in TABLE {
-        let before = files.len();
-        let mut cut = false;
-        for source in row.sources {
-            if let Some(root) = root_dir(dir, source) {
-                let end = before + row.entries;
-                Walk { row, source, bounds, files: &mut files, end, cut: &mut cut }.source(&root);
+        let mut reading = Reading { row, bounds, files: Vec::new(), listed: false, left_out: 0 };
+        let devices = |source: &Source| devices(source.pattern).filter(|_| source.root != Root::Proc);
+        for group in row.sources.chunk_by(|a, b| devices(a).is_some() && devices(a) == devices(b)) {
+            if let Some(root) = group.first().and_then(|source| root_dir(dir, source)) {
+                reading.group(group, &root, group.first().and_then(devices));
             }
         }
-        reports.push((row.query, report(&files[before..], cut)));
+        reports.push((row.query, reading.report()));
+        files.append(&mut reading.files);
     }
     let mut snapshot = Snapshot::of_files(files);
     for (query, report) in reports {
         snapshot.set_report(query, report);
     }
+    snapshot.explain_limits();
     Ok(snapshot)
-}
-
-/// How a query would have ended; `cut` is whether it has more files than a broker reads.
-fn report(files: &[(Vec<u8>, Content)], cut: bool) -> Report {
-    let bytes = files
-        .iter()
-        .map(|(_, content)| match content {
-            Content::Bytes { bytes, .. } => bytes.len() as u64,
-            _ => 0,
-        })
-        .sum();
-    let any = files.iter().any(|(_, content)| !matches!(content, Content::Errno(_)));
-    let is_cut = |(_, content): &_| matches!(content, Content::Bytes { truncated: true, .. });
-    let outcome = match any {
-        _ if cut || files.iter().any(is_cut) => Outcome::Truncated,
-        true => Outcome::Ok,
-        false => Outcome::Absent,
-    };
-    Report { outcome, elapsed_ns: 0, bytes }
 }
 
 /// Where a root lies in a tree.
@@ -68,31 +50,58 @@ fn root_dir(dir: &Path, source: &Source) -> Option<PathBuf> {
     }
 }
 
-/// Expands one source of a row below its root.
-struct Walk<'w> {
-    row: &'w Row,
-    source: &'w Source,
+/// What was found, and its name on the wire.
+type Found = (PathBuf, Vec<u8>);
+
+/// Reads one row.
+struct Reading<'r> {
+    row: &'static Row,
     /// The whole tree's directory.
-    bounds: &'w Path,
-    files: &'w mut Vec<(Vec<u8>, Content)>,
-    /// How many files there may be when the row is done.
-    end: usize,
-    /// There are more.
-    cut: &'w mut bool,
+    bounds: &'r Path,
+    files: Vec<(Vec<u8>, Content)>,
+    /// A directory was listed.
+    listed: bool,
+    /// Devices that the row has no room for.
+    left_out: u64,
 }
 
-impl Walk<'_> {
-    fn source(&mut self, root: &Path) {
-        let components: Vec<&str> = self.source.pattern.split('/').collect();
-        self.below(root, self.source.root.name().as_bytes(), &components);
+impl Reading<'_> {
+    /// Reads sources that have their devices in common, device by device, or one that has none.
+    fn group(&mut self, group: &[Source], root: &Path, devices: Option<&str>) {
+        let Some(first) = group.first().filter(|_| self.left_out == 0) else { return };
+        let depth = devices.map_or(0, |devices| devices.split('/').count());
+        let top = (root.to_owned(), first.root.name().as_bytes().to_vec());
+        let components: Vec<&str> = first.pattern.split('/').take(depth).collect();
+        let mut found = self.expand(top, &components, true).into_iter();
+        while let Some(device) = found.next() {
+            for source in group {
+                let rest: Vec<&str> = source.pattern.split('/').skip(depth).collect();
+                let mut paths = self.expand(device.clone(), &rest, false).into_iter();
+                while let Some((path, name)) = paths.next() {
+                    if self.read(source, &path, &name) {
+                        continue;
+                    }
+                    // A file that is opened once is an item; of what is found by name, the device is.
+                    let items = if devices.is_some() { found.len() } else { paths.len() };
+                    self.left_out += 1 + items as u64;
+                    self.files.extend(devices.map(|_| limit_met(device.1.clone())));
+                    return;
+                }
+            }
+        }
     }
 
-    fn below(&mut self, dir: &Path, name: &[u8], components: &[&str]) {
-        let Some((component, rest)) = components.split_first() else {
-            return self.read(dir, name);
+    /// What components of a pattern lead to; with `list` the directory is listed also lists where a choice would do, as a reader does of devices.
+    fn expand(&mut self, (dir, name): Found, components: &[&str], list: bool) -> Vec<Found> {
+        let Some((component, rest)) = components.split_first() else { return vec![(dir, name)] };
+        let dir = match link_as_text(&dir) {
+            Some(target) => beside(&dir, &target),
+            None => dir,
         };
-        let names: Vec<Vec<u8>> = if is_wild(component) {
-            let mut names: Vec<Vec<u8>> = fs::read_dir(dir)
+        let names: Vec<Vec<u8>> = if is_wild(component) || (list && component.contains('{')) {
+            let listed = fs::read_dir(&dir);
+            self.listed |= listed.is_ok();
+            let mut names: Vec<Vec<u8>> = listed
                 .into_iter()
                 .flatten()
                 .filter_map(|entry| Some(entry.ok()?.file_name().into_vec()))
@@ -103,51 +112,98 @@ impl Walk<'_> {
         } else {
             names(component).into_iter().map(String::into_bytes).collect()
         };
-        for child in names {
-            if *self.cut {
-                return;
-            }
-            let path = dir.join(std::ffi::OsStr::from_bytes(&child));
-            self.below(&path, &[name, b"/", &child].concat(), rest);
-        }
+        let child = |child: &Vec<u8>| {
+            (dir.join(std::ffi::OsStr::from_bytes(child)), [&name, &b"/"[..], child].concat())
+        };
+        names.iter().map(child).flat_map(|child| self.expand(child, rest, list)).collect()
     }
 
-    fn read(&mut self, path: &Path, name: &[u8]) {
+    /// How the query would have ended; leaves whole items and lines.
+    fn report(&mut self) -> Report {
+        if self.left_out > 0 {
+            drop_last_item(self.row.query.into(), &mut self.files);
+        }
+        let left_out = self.left_out + cut_to_lines(&mut self.files);
+        let bytes = |(_, content): &(_, Content)| match content {
+            Content::Bytes { bytes, .. } => bytes.len() as u64,
+            _ => 0,
+        };
+        let any = self.files.iter().any(|(_, content)| !matches!(content, Content::Errno(_)));
+        let outcome = match any {
+            _ if left_out > 0 => Outcome::Truncated,
+            true => Outcome::Ok,
+            false if self.listed => Outcome::Empty,
+            false => Outcome::Absent,
+        };
+        Report { outcome, elapsed_ns: 0, bytes: self.files.iter().map(bytes).sum(), left_out }
+    }
+
+    /// Reads what a path holds, if anything. False when there is no room for it.
+    fn read(&mut self, source: &Source, path: &Path, name: &[u8]) -> bool {
         /// EXDEV: a link leads out of the tree.
         const OUTSIDE: u32 = 18;
-        let followed = !matches!(self.source.kind, Kind::Link);
+        let followed = !matches!(source.kind, Kind::Link);
         let outside = |path: &Path| path.canonicalize().is_ok_and(|path| !path.starts_with(self.bounds));
-        let content = match self.source.kind {
+        let content = match source.kind {
             _ if followed && outside(path) => Content::Errno(OUTSIDE),
             Kind::Text | Kind::TextOfSeveral => match read_text(path, self.row.file_bytes) {
                 Ok(Some(content)) => content,
-                Ok(None) => return,
+                Ok(None) => return true,
                 Err(error) => match error.raw_os_error().unwrap_or(5) {
                     // Absent, or a directory where a pattern met one.
-                    2 | 20 | 21 => return,
+                    2 | 20 | 21 => return true,
                     errno => Content::Errno(errno as u32),
                 },
             },
-            Kind::Link => match fs::read_link(path) {
-                Ok(target) => Content::Link(target.into_os_string().into_vec()),
-                Err(error) => match error.raw_os_error().unwrap_or(5) {
-                    2 | 20 => return,
+            Kind::Link => match (fs::read_link(path), link_as_text(path)) {
+                (Ok(target), _) => Content::Link(target.into_os_string().into_vec()),
+                (_, Some(target)) => Content::Link(target),
+                (Err(error), None) => match error.raw_os_error().unwrap_or(5) {
+                    2 | 20 => return true,
                     // As a broker has it: what is there and no link answers EINVAL.
                     errno => Content::Errno(errno as u32),
                 },
             },
             Kind::Entries => match fs::read_dir(path) {
                 Ok(entries) => Content::Entries(entries.count() as u64),
-                Err(_) => return,
+                Err(_) => return true,
             },
-            Kind::FileSystem => return,
+            Kind::FileSystem => return true,
         };
-        if self.files.len() >= self.end {
-            *self.cut = true;
-            return;
-        }
-        self.files.push((name.to_vec(), content));
+        let has_room = self.files.len() < self.row.entries;
+        self.files.extend(has_room.then(|| (name.to_vec(), content)));
+        has_room
     }
+}
+
+/// Where a link leads that has become a file with its target, as in a checkout by Git where there are no links.
+fn link_as_text(path: &Path) -> Option<Vec<u8>> {
+    /// PATH_MAX
+    const LONGEST: usize = 4096;
+    let metadata = fs::symlink_metadata(path).ok()?;
+    if !metadata.is_file() || metadata.len() > LONGEST as u64 {
+        return None;
+    }
+    match read_text(path, LONGEST) {
+        Ok(Some(Content::Bytes { bytes, truncated: false })) => {
+            (bytes.starts_with(b"../") && !bytes.contains(&b'\n') && !bytes.contains(&0)).then_some(bytes)
+        }
+        _ => None,
+    }
+}
+
+/// Where a relative target leads from a link, by its text: nothing on the way out of a directory of sysfs is a link.
+fn beside(link: &Path, target: &[u8]) -> PathBuf {
+    let mut path = link.to_owned();
+    path.pop();
+    for component in target.split(|byte| *byte == b'/') {
+        match component {
+            b"" | b"." => {}
+            b".." => drop(path.pop()),
+            component => path.push(std::ffi::OsStr::from_bytes(component)),
+        }
+    }
+    path
 }
 
 /// The first `limit` bytes of a regular file; none for anything else.

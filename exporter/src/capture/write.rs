@@ -217,12 +217,19 @@ fn file_systems(snapshot: &Snapshot) -> String {
 }
 
 fn queries(snapshot: &Snapshot) -> String {
-    let mut lines = "# query, outcome, nanoseconds, bytes, and why it was not answered\n".to_owned();
+    let mut lines =
+        "# query, outcome, nanoseconds, bytes, what a limit left out, and why it was not answered\n"
+            .to_owned();
     for (query, report) in snapshot.reports() {
         let reason = snapshot.reason(query).map(|reason| format!("\t{}", escape(reason.as_bytes())));
         let (query, outcome) = (query.as_str_name(), report.outcome.as_str_name());
         let (elapsed_ns, bytes) = (report.elapsed_ns, report.bytes);
-        let _ = writeln!(lines, "{query}\t{outcome}\t{elapsed_ns}\t{bytes}{}", reason.unwrap_or_default());
+        let left_out = match report.left_out {
+            0 => String::new(),
+            items => format!("\t{}{items}", String::from_utf8_lossy(index::LEFT_OUT)),
+        };
+        let reason = reason.unwrap_or_default();
+        let _ = writeln!(lines, "{query}\t{outcome}\t{elapsed_ns}\t{bytes}{left_out}{reason}");
     }
     lines
 }

@@ -135,6 +135,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let mut any = false;
     for fs in context.snapshot.dir("sys/fs/bcachefs").dirs() {
         any = true;
+        out.item();
         let uuid = fs.name();
         out.add(&INFO, &[uuid], 1u64);
         if let Some(size) = fs.text("btree_cache_size") {
@@ -219,7 +220,10 @@ fn collect_counters(uuid: &[u8], counters: &Dir<'_>, out: &mut Exposition) {
 
 fn collect_device(uuid: &[u8], name: &[u8], device: &Dir<'_>, out: &mut Exposition) {
     let value = |file: &str| device.value(file).unwrap_or_default();
-    out.add(&DEVICE_INFO, &[name, value("label"), value("state"), uuid], 1u64);
+    match device.labels(["label", "state"]) {
+        Some([label, state]) => out.add(&DEVICE_INFO, &[name, label, state, uuid], 1u64),
+        None => out.skip_half_read(device.path()),
+    }
     for (family, file) in [(&BUCKET_SIZE, "bucket_size"), (&BUCKETS, "nbuckets"), (&DURABILITY, "durability")] {
         match device.text(file).map(text::shortened) {
             Some(Some(value)) => out.add(family, &[name, uuid], value),

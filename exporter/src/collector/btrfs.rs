@@ -142,8 +142,13 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 }
 
 fn collect_file_system(fs: &Dir<'_>, out: &mut Exposition) {
-    let uuid = fs.value("metadata_uuid").filter(|uuid| !uuid.is_empty()).unwrap_or(fs.name());
-    out.add(&INFO, &[fs.value("label").unwrap_or_default(), uuid], 1u64);
+    // Every series has the uuid.
+    let Some([label, uuid]) = fs.labels(["label", "metadata_uuid"]) else {
+        return out.skip_half_read(fs.path());
+    };
+    let uuid = if uuid.is_empty() { fs.name() } else { uuid };
+    out.item();
+    out.add(&INFO, &[label, uuid], 1u64);
     if let Some(size) = fs.unsigned("allocation/global_rsv_size") {
         out.add(&GLOBAL_RESERVE, &[uuid], size);
     }

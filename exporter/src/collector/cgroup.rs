@@ -97,6 +97,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     out.add(&DROPPED, &[], cgroups.len().saturating_sub(most));
     let devices = devices(snapshot);
     for (_, path) in cgroups.iter().take(most) {
+        out.item();
         let dir = match path {
             [] => snapshot.dir(ROOT),
             path => snapshot.dir(ROOT).dir(path),

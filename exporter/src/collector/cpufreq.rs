@@ -97,6 +97,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     for dir in context.snapshot.dir(CPUS).dirs() {
         let Some(cpu) = text::cpu_number(dir.name()) else { continue };
         let cpufreq = dir.dir("cpufreq");
+        out.item();
         for (file, family) in FREQUENCIES {
             // What the driver does not know it calls `<unknown>`.
             let Some(khz) = cpufreq.value(file).filter(|&value| value != b"<unknown>") else { continue };

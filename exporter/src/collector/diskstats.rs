@@ -157,6 +157,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         };
         devices += 1;
         if context.options.passes(INCLUDE, EXCLUDE, disk.name) {
+            out.item();
             disk.give(context.snapshot, out);
         }
     }

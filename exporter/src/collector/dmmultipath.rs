@@ -69,7 +69,7 @@ const SECTOR_BYTES: u64 = 512;
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let blocks = context.snapshot.dir("sys/block");
     if blocks.is_empty() {
-        return Err(CollectError::NoData("block devices".into()));
+        return context.none_of(Query::DeviceMapper, "block devices");
     }
     for device in blocks.dirs() {
         if let Some(uuid) = device.value("dm/uuid").filter(|uuid| uuid.starts_with(b"mpath-")) {
@@ -80,7 +80,8 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 }
 
 fn collect_device(blocks: &Dir<'_>, device: &Dir<'_>, uuid: &[u8], out: &mut Exposition) {
-    let (name, sysfs_name) = (device.value("dm/name").unwrap_or_default(), device.name());
+    let Some([name]) = device.labels(["dm/name"]) else { return out.skip_half_read(device.path()) };
+    let sysfs_name = device.name();
     let labels: [&[u8]; 2] = [name, sysfs_name];
     out.add(&INFO, &[name, sysfs_name, uuid], 1u64);
     if let Some(suspended) = device.unsigned("dm/suspended") {

@@ -69,15 +69,10 @@ fn add_card(card: &[u8], device: &Dir<'_>, out: &mut Exposition) {
             None => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
         }
     }
-    let value = |file: &str| device.value(file).unwrap_or_default();
-    let info = [
-        card,
-        value("mem_info_vram_vendor"),
-        value("power_dpm_force_performance_level"),
-        value("unique_id"),
-        b"amd",
-    ];
-    out.add(&INFO, &info, 1u64);
+    match device.labels(["mem_info_vram_vendor", "power_dpm_force_performance_level", "unique_id"]) {
+        Some([vendor, level, id]) => out.add(&INFO, &[card, vendor, level, id, b"amd"], 1u64),
+        None => out.skip_half_read(device.path()),
+    }
 }
 
 #[cfg(test)]

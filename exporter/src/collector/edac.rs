@@ -97,6 +97,10 @@ fn add_channels(dir: &Dir<'_>, controller: &[u8], row: &[u8], out: &mut Expositi
             _ => continue,
         };
         let Some(channel) = numbered(name, b"ch") else { continue };
+        if dir.is_half_read([[name, b"_dimm_label"].concat()]) {
+            out.skip_half_read(dir.path());
+            continue;
+        }
         let label = dir.value([name, b"_dimm_label"].concat()).map(label);
         let label = label.as_deref().map_or(UNKNOWN, str::as_bytes);
         add(out, family, &[channel, controller, row, label], dir.value(file));

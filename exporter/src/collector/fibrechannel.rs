@@ -71,6 +71,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let mut any = false;
     for host in context.snapshot.dir("sys/class/fc_host").dirs() {
         any = true;
+        out.item();
         let value = |file: &str| host.value(file).unwrap_or_default();
         // Names are hexadecimal numbers; they are given without their 0x.
         let name = |file: &str| {
@@ -90,7 +91,10 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             value("supported_speeds"),
             value("symbolic_name"),
         ];
-        out.add(&INFO, &labels, 1u64);
+        match host.is_half_read(INFO.labels) {
+            false => out.add(&INFO, &labels, 1u64),
+            true => out.skip_half_read(host.path()),
+        }
 
         let statistics = host.dir("statistics");
         for family in FAMILIES {
@@ -103,7 +107,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
         }
     }
-    any.then_some(()).ok_or_else(|| CollectError::NoData("Fibre Channel hosts".into()))
+    if any { Ok(()) } else { context.none_of(Query::FibreChannel, "Fibre Channel hosts") }
 }
 
 #[cfg(test)]

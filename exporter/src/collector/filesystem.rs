@@ -164,6 +164,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let known = Known::new(snapshot, own.as_deref());
     for mount in Tree::new(&mounts).visible() {
         if passes(context.options, mount) {
+            out.item();
             give(mount, mount.read_only, &known, out);
         }
     }
@@ -377,7 +378,7 @@ mod tests {
                 }
             }
             if let Some(outcome) = self.roots_outcome {
-                let report = Report { outcome, elapsed_ns: 0, bytes: 0 };
+                let report = Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
                 snapshot.set_report(Query::RootFileSystems, report);
             }
             snapshot
@@ -624,7 +625,7 @@ mod tests {
     /// What a broker without the host's /proc answers.
     fn container_view(answer: &Answer<'_>) -> Snapshot {
         let mut snapshot = answer.snapshot();
-        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0 };
+        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0, left_out: 0 };
         snapshot.set_report(Query::Mounts, report);
         snapshot
     }
@@ -665,7 +666,7 @@ mod tests {
         refused(&Answer { anchors: &anchors, ..Answer::default() });
         // The same where PID 1 is hidden.
         let mut hidden = Answer { own: OWN_MOUNTS, anchors: &anchors, ..Answer::default() }.snapshot();
-        let denied = Report { outcome: Outcome::Denied, elapsed_ns: 0, bytes: 0 };
+        let denied = Report { outcome: Outcome::Denied, elapsed_ns: 0, bytes: 0, left_out: 0 };
         hidden.set_report(Query::Mounts, denied);
         let text = collect_snapshot(&COLLECTOR, &hidden, &[ALL], &own()).unwrap();
         assert_eq!(text.lines().count(), FAMILIES.len(), "{text}");

@@ -162,10 +162,11 @@ const INTERVALS: &[&str] = &["average_interval", "average_interval_max", "averag
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let chips = chips(context.snapshot);
     if chips.is_empty() {
-        return Err(CollectError::NoData("hardware monitoring chips".into()));
+        return context.none_of(Query::Hwmon, "hardware monitoring chips");
     }
     for chip in chips {
         if context.options.passes(CHIP_INCLUDE, CHIP_EXCLUDE, chip.name.as_bytes()) {
+            out.item();
             chip.give(context, out);
         }
     }
@@ -232,6 +233,11 @@ fn device_name(snapshot: &Snapshot, dir: &Dir<'_>) -> Option<String> {
     }
 }
 
+/// Whether a chip hangs on a power supply: its link leads through that class.
+fn is_of_power_supply(chip: &Content) -> bool {
+    matches!(chip, Content::Link(target) if target.split(|byte| *byte == b'/').any(|name| name == b"power_supply"))
+}
+
 /// Follows a link from the directory `path` by its text alone: no directory of sysfs on the way to a device is a link.
 fn resolve<'a>(path: &mut Vec<&'a [u8]>, target: &'a [u8]) {
     if target.starts_with(b"/") {
@@ -273,9 +279,14 @@ impl<'a> Chip<'a> {
             out.add(&CHIP_NAMES, &[chip, driver_name.as_bytes()], 1u64);
         }
         let mut sensors: BTreeMap<(&str, u64), Attributes<'_>> = BTreeMap::new();
-        for dir in [&self.dir, &self.dir.dir("device")] {
+        let device = self.dir.dir("device");
+        // A power supply's own `temp` is in tenths of a degree; its chip has the same as temp1.
+        let is_supply = context.snapshot.content(self.dir.path()).is_some_and(is_of_power_supply);
+        for (dir, are_ours) in [(&self.dir, true), (&device, !is_supply)] {
             for (name, content) in dir.files() {
-                if let (Some((kind, number, attribute)), Content::Bytes { bytes, .. }) = (split(name), content) {
+                if let (Some((kind, number, attribute)), Content::Bytes { bytes, .. }) = (split(name), content)
+                    && (are_ours || name.iter().any(u8::is_ascii_digit))
+                {
                     sensors.entry((kind, number)).or_default().insert(attribute, bytes);
                 }
             }
@@ -421,6 +432,26 @@ mod tests {
         for chip in ["asus_nb_wmi_asus", "asus_nb_wmi_hwmon7", "asus_nb_wmi_hwmon8"] {
             assert!(text.contains(&format!("{{chip=\"platform_{chip}\",")), "{text}");
         }
+    }
+
+    #[test]
+    fn a_thermal_zones_own_temperature_is_its_chips_temp0_and_a_batterys_is_not() {
+        let of = |path: &str, device: &str| {
+            let links = [(&*format!("{CLASS}/hwmon0"), path), (&*format!("{CLASS}/hwmon0/device"), device)]
+                .map(|(path, target)| (path.to_owned(), target));
+            let links: Vec<(&str, &str)> = links.iter().map(|(path, target)| (path.as_str(), *target)).collect();
+            let files = [
+                ("sys/class/hwmon/hwmon0/temp1_input", "60552\n"),
+                ("sys/class/hwmon/hwmon0/device/temp", "60690\n"),
+                ("sys/class/hwmon/hwmon0/device/temp_alert_min", "5\n"),
+            ];
+            samples(&links, &files, &[])
+        };
+        let zone = of("../../devices/virtual/thermal/thermal_zone0/hwmon0", "../../thermal_zone0");
+        let own = "node_hwmon_temp_celsius{chip=\"thermal_thermal_zone0\",sensor=\"temp0\"} 60.69\n";
+        assert!(zone.contains(own) && zone.contains("sensor=\"temp1\"} 60.552\n"), "{zone}");
+        let battery = of("../../devices/LNXSYSTM:00/PNP0C0A:00/power_supply/BAT0/hwmon0", "../../BAT0");
+        assert!(battery.contains("sensor=\"temp1\"} 60.552\n") && !battery.contains("temp0"), "{battery}");
     }
 
     #[test]

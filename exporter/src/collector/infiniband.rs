@@ -169,13 +169,16 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         if !context.options.passes(INCLUDE, EXCLUDE, device.name()) {
             continue;
         }
-        let value = |file: &str| device.value(file).unwrap_or_default();
-        out.add(&INFO, &[value("board_id"), device.name(), value("fw_ver"), value("hca_type")], 1u64);
+        out.item();
+        match device.labels(["board_id", "fw_ver", "hca_type"]) {
+            Some([board, firmware, kind]) => out.add(&INFO, &[board, device.name(), firmware, kind], 1u64),
+            None => out.skip_half_read(device.path()),
+        }
         for port in device.dir("ports").dirs() {
             collect_port(&[device.name(), port.name()], &port, out);
         }
     }
-    any.then_some(()).ok_or_else(|| CollectError::NoData("InfiniBand devices".into()))
+    if any { Ok(()) } else { context.none_of(Query::Infiniband, "InfiniBand devices") }
 }
 
 fn collect_port(labels: &[&[u8]; 2], port: &Dir<'_>, out: &mut Exposition) {

@@ -106,7 +106,12 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     }
 
     let mut sums: BTreeMap<Vec<Vec<u8>>, Sums> = BTreeMap::new();
-    let servers = match context.require_whole(SERVERS) {
+    let servers = match kept.len() < LABELS.len() {
+        // Over a part of them a sum would be wrong.
+        true => context.require_whole(SERVERS),
+        false => context.require(SERVERS),
+    };
+    let servers = match servers {
         Err(CollectError::NoData(_)) => return Ok(()),
         servers => servers?,
     };
@@ -118,6 +123,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     });
     let names: Vec<&'static str> = kept.iter().filter_map(|at| LABELS.get(*at).copied()).collect();
     for (labels, sums) in &sums {
+        out.item();
         for (family, sum) in COLUMNS.iter().zip(sums) {
             let pairs = names.iter().copied().zip(labels.iter().map(Vec::as_slice));
             out.add_sample(family.name, "", family.help, family.kind, pairs, (*sum).into());

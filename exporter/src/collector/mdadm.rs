@@ -76,7 +76,9 @@ const OPERATIONS: [(&[u8], &[u8]); 5] = [
 const STATES: [&[u8]; 5] = [b"active", b"inactive", b"recovering", b"resync", b"check"];
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let content = context.require(PATH)?;
+    // What an array has besides is indented.
+    let begins = |line: &[u8]| line.first().is_some_and(|byte| !byte.is_ascii_whitespace());
+    let content = context.require_items(PATH, begins)?;
     let mut array: Option<Array<'_>> = None;
     let mut known = false;
     for line in text::lines(content) {

@@ -258,9 +258,40 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The same, for a file whose items have several lines, of which `begins` knows the first: of one that a limit cut,
+    /// whole items.
+    pub fn require_items(
+        &self,
+        path: &str,
+        begins: impl Fn(&[u8]) -> bool,
+    ) -> Result<&'a [u8], CollectError> {
+        let bytes = self.require(path)?;
+        if !matches!(self.snapshot.content(path), Some(Content::Bytes { truncated: true, .. })) {
+            return Ok(bytes);
+        }
+        let mut last = 0;
+        let mut at = 0;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if begins(line.strip_suffix(b"\n").unwrap_or(line)) {
+                last = at;
+            }
+            at += line.len();
+        }
+        Ok(&bytes[..last])
+    }
+
     /// Fails when `query` did not end well: what it gave is then a part, over which a sum would be wrong.
     pub fn answered(&self, query: Query) -> Result<(), CollectError> {
         answered(self.snapshot, query)
+    }
+
+    /// What comes of a class of devices of which there is none: its directory is there and empty, which is no failure,
+    /// or the host does not know the class.
+    pub fn none_of(&self, query: Query, what: &str) -> Result<(), CollectError> {
+        match self.snapshot.report(query).map(|report| report.outcome) {
+            Some(Outcome::Empty) => Ok(()),
+            _ => Err(CollectError::NoData(what.to_owned())),
+        }
     }
 
     /// Hands every one of `paths` that the host has to `take`, whole. No data when it has none of them; an error when
@@ -377,7 +408,7 @@ fn failed_query(collector: &Collector, snapshot: &Snapshot) -> Option<CollectErr
 fn answered(snapshot: &Snapshot, query: Query) -> Result<(), CollectError> {
     let outcome = snapshot.report(query).map_or(Outcome::Ok, |report| report.outcome);
     match outcome {
-        Outcome::Ok | Outcome::Absent => Ok(()),
+        Outcome::Ok | Outcome::Absent | Outcome::Empty => Ok(()),
         _ => Err(CollectError::Query {
             query: short(query.as_str_name(), "QUERY_"),
             outcome: short(outcome.as_str_name(), "OUTCOME_"),
@@ -585,11 +616,102 @@ mod tests {
     }
 
     #[test]
+    fn a_class_without_devices_is_no_failure_and_a_class_that_is_not_there_has_no_data() {
+        // As node_exporter: an error for a directory that does not exist, and nothing to tell of an empty one.
+        for (name, query) in [
+            ("dmmultipath", Query::DeviceMapper),
+            ("fibrechannel", Query::FibreChannel),
+            ("hwmon", Query::Hwmon),
+            ("infiniband", Query::Infiniband),
+            ("netclass", Query::NetClass),
+            ("nvme", Query::Nvme),
+            ("nvmesubsystem", Query::NvmeSubsystem),
+            ("pcidevice", Query::Pci),
+            ("rapl", Query::Powercap),
+            ("tapestats", Query::Tape),
+        ] {
+            let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
+            let collect = |outcome| {
+                let mut snapshot = Snapshot::default();
+                let report = crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
+                snapshot.set_report(query, report);
+                testing::collect_snapshot(collector, &snapshot, &[], &testing::own())
+            };
+            assert_eq!(collect(Outcome::Empty), Ok(String::new()), "{name}");
+            assert!(matches!(collect(Outcome::Absent), Err(CollectError::NoData(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_series_whose_labels_were_not_all_read_is_left_out_and_no_other() {
+        for (name, dir, read, label, others) in [
+            ("btrfs", "sys/fs/btrfs/a-b", "allocation/global_rsv_size", "metadata_uuid", false),
+            ("drm", "sys/class/drm/card0/device", "gpu_busy_percent", "unique_id", true),
+            ("fibrechannel", "sys/class/fc_host/host0", "statistics/rx_words", "speed", true),
+            ("infiniband", "sys/class/infiniband/a", "ports/1/counters/port_rcv_data", "fw_ver", true),
+            ("netclass", "sys/class/net/eth0", "mtu", "ifalias", true),
+            ("nvme", "sys/class/nvme/nvme0", "nvme0n1/size", "serial", true),
+            ("nvmesubsystem", "sys/class/nvme-subsystem/nvme-subsys0", "nvme0/state", "model", true),
+            ("pcidevice", "sys/bus/pci/devices/0000:00:01.0", "numa_node", "vendor", true),
+            ("powersupplyclass", "sys/class/power_supply/BAT0", "capacity", "model_name", true),
+            ("thermal_zone", "sys/class/thermal/thermal_zone0", "temp", "type", false),
+            ("watchdog", "sys/class/watchdog/watchdog0", "timeout", "identity", true),
+        ] {
+            let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
+            let path = |file: &str| format!("{dir}/{file}").into_bytes();
+            let of = |errno| {
+                let mut files =
+                    vec![(path(read), Content::bytes(&b"1\n"[..])), (path(label), Content::Errno(errno))];
+                files.push((path("uevent"), Content::bytes(&b"DRIVER=amdgpu\n"[..])));
+                let snapshot = Snapshot::of_files(files);
+                testing::collect_snapshot(collector, &snapshot, &[], &testing::own()).unwrap()
+            };
+            // EINPROGRESS: another reader hangs in it. EINVAL: the device has no such thing.
+            let (unread, none) = (of(115), of(22));
+            let info = |text: &str| text.replace("namespace_info", "").contains("_info{");
+            assert!(!info(&unread), "{name}: {unread}");
+            assert_eq!(!unread.is_empty(), others, "{name}: {unread}");
+            assert!(!none.is_empty() && none.lines().count() > unread.lines().count(), "{name}: {none}");
+        }
+    }
+
+    #[test]
+    fn of_a_file_that_a_limit_cut_whole_items_are_given() {
+        let cut = |path: &str, text: &str| {
+            let content = Content::Bytes { bytes: text.as_bytes().to_vec(), truncated: true };
+            Snapshot::of_files(vec![(path.as_bytes().to_vec(), content)])
+        };
+        let collect = |name: &str, snapshot: &Snapshot| {
+            let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
+            testing::collect_snapshot(collector, snapshot, &[], &testing::own())
+        };
+        let zones =
+            "Node 0, zone DMA\n  pages free 1\n        min 2\nNode 0, zone Normal\n  pages free 3\n  mi";
+        let text = collect("zoneinfo", &cut("proc/zoneinfo", zones)).unwrap();
+        assert!(text.contains("zone=\"DMA\"") && !text.contains("Normal"), "{text}");
+        let mount = |at: &str| {
+            format!(
+                "device s:/{at} mounted on /{at} with fstype nfs4 statvers=1.1\n\txprt: tcp 1 2 3 4 5 6 7 8 9 10\n"
+            )
+        };
+        let mounts = format!("{}{}\tbyt", mount("a"), mount("b"));
+        let text = collect("mountstats", &cut("proc/1/mountstats", &mounts)).unwrap();
+        assert!(text.contains("export=\"s:/a\"") && !text.contains("s:/b"), "{text}");
+        let header = "Inter-| Receive | Transmit\n face |bytes packets|bytes packets\n";
+        let devices = format!("{header} a: 1 2 3 4\n b: 1 2 3 4\n c: 1 2 3");
+        let text = collect("netdev", &cut("proc/1/net/dev", &devices)).unwrap();
+        assert!(text.contains("device=\"b\"") && !text.contains("device=\"c\""), "{text}");
+        // A sum over a part would be wrong.
+        let sockets = "  sl\n 1: 0:1 0:0 07 5:6\n 2: 0:1 0:0 07 5:";
+        assert!(collect("udp_queues", &cut("proc/1/net/udp", sockets)).is_err());
+    }
+
+    #[test]
     fn of_several_files_each_is_taken_and_one_that_failed_is_told() {
         let files = vec![
             (b"a".to_vec(), Content::bytes(&b"1"[..])),
             (b"b".to_vec(), Content::Errno(5)),
-            (b"c".to_vec(), Content::Bytes { bytes: b"2".to_vec(), truncated: true }),
+            (b"c".to_vec(), Content::Bytes { bytes: b"2\n3".to_vec(), truncated: true }),
             (b"d".to_vec(), Content::bytes(&b"3"[..])),
         ];
         let (snapshot, options) = (Snapshot::of_files(files), Options::defaults(&[]));
@@ -607,7 +729,7 @@ mod tests {
 
     #[test]
     fn a_query_that_failed_fails_the_collectors_that_need_it() {
-        let report = |outcome| crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0 };
+        let report = |outcome| crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
         let mut snapshot = Snapshot::default();
         snapshot.set_report(Query::Loadavg, report(Outcome::Stuck));
         assert_eq!(failed_query(&loadavg::COLLECTOR, &snapshot).unwrap().to_string(), "query LOADAVG: STUCK");

@@ -145,7 +145,7 @@ const FAMILIES: [Family; NUMBERS.len() + OPERATIONS.len() + TRANSPORTS.len() + 1
 const MANTISSA: u64 = 1 << 53;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let text = context.require_whole(PATH)?;
+    let text = context.require_items(PATH, |line| Mount::of(line).is_some())?;
     let addresses = addresses(context.snapshot.text(MOUNTS).unwrap_or_default());
     let mut seen = BTreeSet::new();
     let mut lines = text::lines(text).peekable();
@@ -164,6 +164,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         let address = addresses.get(&(mount.point, mount.fs_type, mount.device)).copied();
         let address = address.or(literal_address(mount.device)).unwrap_or_default();
         let (export, point) = (text::unescape_octal(mount.device), text::unescape_octal(mount.point));
+        out.item();
         out.add(&MOUNTPOINT, &[&export, address, &point, protocol], 1u64);
         // Mounts of one export share what they count.
         if seen.insert((mount.device, address, protocol)) {

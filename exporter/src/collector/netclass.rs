@@ -100,7 +100,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     for device in context.snapshot.dir(NET).dirs() {
         any |= collect_device(&device, ignored, ignore_invalid_speed, out);
     }
-    if any { Ok(()) } else { Err(CollectError::NoData("network devices".into())) }
+    if any { Ok(()) } else { context.none_of(Query::NetClass, "network devices") }
 }
 
 /// Gives what a device's directory tells. False when it has none of its own files: the device has just gone, or only
@@ -115,6 +115,7 @@ fn collect_device(
     if ignored.is_some_and(|ignored| ignored.is_match(name)) {
         return true;
     }
+    out.item();
     let mut any = false;
     for (file, content) in device.files() {
         // Many attributes of a device that is down, or has no such thing, answer with an error.
@@ -153,22 +154,16 @@ fn attribute(file: &[u8]) -> Option<&'static Family> {
 }
 
 fn add_info(device: &Dir<'_>, out: &mut Exposition) {
-    let value = |file: &str| device.value(file).unwrap_or_default();
-    let admin_state: &[u8] = match text::integer(value("flags")) {
+    let labels = device.labels(["address", "flags", "broadcast", "duplex", "ifalias", "operstate"]);
+    let Some([address, flags, broadcast, duplex, alias, state]) = labels else {
+        return out.skip_half_read(device.path());
+    };
+    let admin_state: &[u8] = match text::integer(flags) {
         None => b"unknown",
         Some(flags) if flags & IFF_UP != 0 => b"up",
         Some(_) => b"down",
     };
-    let labels = [
-        value("address"),
-        admin_state,
-        value("broadcast"),
-        device.name(),
-        value("duplex"),
-        value("ifalias"),
-        value("operstate"),
-    ];
-    out.add(&INFO, &labels, 1u64);
+    out.add(&INFO, &[address, admin_state, broadcast, device.name(), duplex, alias, state], 1u64);
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     if context.options.switch(ADDRESS_INFO) {
         addresses::collect(context, &|device| wanted(context, device), out);
     }
-    let table = context.require_whole(PATH)?;
+    let table = context.require(PATH)?;
     let header = Header::of(table).ok_or_else(|| CollectError::malformed(PATH, "no names of columns"))?;
     let naming = if context.options.switch(DETAILED) { Naming::Detailed } else { Naming::Default };
     // Where in a line each counter stands, once for all lines.
@@ -102,6 +102,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             out.skip(|| format!("{PATH}: a device with fewer numbers than there are columns"));
             continue;
         }
+        out.item();
         let device = net.dir(name);
         let alias = with_alias.then(|| device.value("ifalias").unwrap_or_default());
         for (counter, position) in &counters {

@@ -66,27 +66,29 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let mut any = false;
     for controller in context.snapshot.dir("sys/class/nvme").dirs() {
         any = true;
-        let value = |file: &str| controller.value(file).unwrap_or_default();
-        let labels = [
-            value("cntlid"),
-            controller.name(),
-            value("firmware_rev"),
-            value("model"),
-            value("serial"),
-            value("state"),
-        ];
-        out.add(&INFO, &labels, 1u64);
+        out.item();
+        match controller.labels(["cntlid", "firmware_rev", "model", "serial", "state"]) {
+            Some([id, firmware, model, serial, state]) => {
+                out.add(&INFO, &[id, controller.name(), firmware, model, serial, state], 1u64);
+            }
+            None => out.skip_half_read(controller.path()),
+        }
         for namespace in controller.dirs() {
             collect_namespace(controller.name(), &namespace, out);
         }
     }
-    any.then_some(()).ok_or_else(|| CollectError::NoData("NVMe controllers".into()))
+    if any { Ok(()) } else { context.none_of(Query::Nvme, "NVMe controllers") }
 }
 
 fn collect_namespace(controller: &[u8], namespace: &Dir<'_>, out: &mut Exposition) {
     let Some((_, id)) = text::split_last(namespace.name(), b'n') else { return };
-    let state = namespace.value("ana_state").unwrap_or(b"unknown");
-    out.add(&NAMESPACE_INFO, &[state, controller, id], 1u64);
+    match namespace.is_half_read(["ana_state"]) {
+        true => out.skip_half_read(namespace.path()),
+        false => {
+            let state = namespace.value("ana_state").unwrap_or(b"unknown");
+            out.add(&NAMESPACE_INFO, &[state, controller, id], 1u64);
+        }
+    }
 
     let block_size = namespace.unsigned("queue/logical_block_size");
     let size = namespace.unsigned("size").and_then(|sectors| sectors.checked_mul(SECTOR_BYTES));

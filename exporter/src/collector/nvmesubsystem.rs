@@ -68,9 +68,12 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let mut any = false;
     for subsystem in context.snapshot.dir("sys/class/nvme-subsystem").dirs() {
         any = true;
-        let value = |file: &str| subsystem.value(file).unwrap_or_default();
-        let labels = [value("iopolicy"), value("model"), value("subsysnqn"), value("serial"), subsystem.name()];
-        out.add(&INFO, &labels, 1u64);
+        match subsystem.labels(["iopolicy", "model", "subsysnqn", "serial"]) {
+            Some([policy, model, nqn, serial]) => {
+                out.add(&INFO, &[policy, model, nqn, serial, subsystem.name()], 1u64);
+            }
+            None => out.skip_half_read(subsystem.path()),
+        }
 
         let (mut paths, mut live) = (0u64, 0u64);
         for child in subsystem.dirs() {
@@ -95,7 +98,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         out.add(&PATHS, &[subsystem.name()], paths);
         out.add(&PATHS_LIVE, &[subsystem.name()], live);
     }
-    any.then_some(()).ok_or_else(|| CollectError::NoData("NVMe subsystems".into()))
+    if any { Ok(()) } else { context.none_of(Query::NvmeSubsystem, "NVMe subsystems") }
 }
 
 #[cfg(test)]

@@ -119,6 +119,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let mut any = false;
     for device in devices.dirs() {
         any = true;
+        out.item();
         match Location::of(device.name()) {
             Some(location) => {
                 add_info(&device, &location, devices.link(device.name()), out);
@@ -127,7 +128,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             None => out.skip(|| format!("{DEVICES}/{}: no location", device.name().escape_ascii())),
         }
     }
-    if any { Ok(()) } else { Err(CollectError::NoData("PCI devices".into())) }
+    if any { Ok(()) } else { context.none_of(Query::Pci, "PCI devices") }
 }
 
 fn add_numbers(device: &Dir<'_>, location: &Location<'_>, out: &mut Exposition) {
@@ -150,6 +151,9 @@ fn add_numbers(device: &Dir<'_>, location: &Location<'_>, out: &mut Exposition) 
 /// `link` leads to the device by way of what it is attached to:
 /// `../../../devices/pci0000:40/0000:40:01.3/0000:45:00.0`.
 fn add_info(device: &Dir<'_>, location: &Location<'_>, link: Option<&[u8]>, out: &mut Exposition) {
+    if device.is_half_read(["class", "device", "revision", "subsystem_device", "subsystem_vendor", "vendor"]) {
+        return out.skip_half_read(device.path());
+    }
     const NONE: Location<'_> = Location { segment: b"*", bus: b"*", device: b"*", function: b"*" };
     let above = link.and_then(|link| text::split_last(link, b'/')).map(|(above, _)| above);
     let parent = above.map(|above| text::split_last(above, b'/').map_or(above, |(_, parent)| parent));

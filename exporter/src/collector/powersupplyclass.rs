@@ -162,6 +162,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     for supply in context.snapshot.dir(CLASS).dirs() {
         let name = text::printable(supply.name());
         if context.options.regexp(IGNORED).is_none_or(|ignored| !ignored.is_match(name.as_bytes())) {
+            out.item();
             give(&supply, out);
         }
     }
@@ -180,6 +181,9 @@ fn give(supply: &Dir<'_>, out: &mut Exposition) {
                 Scale::Tenth => out.add(family, &[name], number as f64 / 10.0),
             }
         }
+    }
+    if supply.is_half_read(TEXTS) {
+        return out.skip_half_read(supply.path());
     }
     let texts = TEXTS.into_iter().filter_map(|file| {
         let text = supply.value(file)?;

@@ -164,7 +164,7 @@ mod tests {
     fn snapshot(files: &[(&str, &[u8])], query: Query, outcome: Outcome) -> Snapshot {
         let files = files.iter().map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
         let mut snapshot = Snapshot::of_files(files.collect());
-        snapshot.set_report(query, Report { outcome, elapsed_ns: 0, bytes: 0 });
+        snapshot.set_report(query, Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 });
         snapshot
     }
 

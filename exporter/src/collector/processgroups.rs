@@ -183,7 +183,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 fn processes<'a>(snapshot: &'a Snapshot, out: &mut Exposition) -> Vec<Process<'a>> {
     // A part of the details is worse than none; a single file that was cut is only its process' matter.
     let details = snapshot.report(Query::ProcessDetails).is_none_or(|report| {
-        matches!(report.outcome, Outcome::Ok | Outcome::Absent | Outcome::Truncated)
+        matches!(report.outcome, Outcome::Ok | Outcome::Absent | Outcome::Empty | Outcome::Truncated)
     });
     let mut processes: Vec<Process<'a>> = Vec::new();
     // In the snapshot's order `fd` stands before `stat`, and `status` after it.
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn a_part_of_the_processes_is_no_group_and_a_part_of_the_details_no_sum() {
-        let report = |outcome| Report { outcome, elapsed_ns: 0, bytes: 0 };
+        let report = |outcome| Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
         let mut snapshot = Snapshot::of_files(host());
         snapshot.set_report(Query::ProcessDetails, report(Outcome::TimedOut));
         let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap();

@@ -52,6 +52,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         let mut fields = text::fields(line);
         let Some(cpu) = fields.next().and_then(text::cpu_number) else { continue };
         let mut numbers = fields.skip(BEFORE);
+        out.item();
         for (family, unit) in COLUMNS {
             match numbers.next().and_then(text::unsigned) {
                 Some(number) => out.add(family, &[cpu], number as f64 / unit),

@@ -103,7 +103,7 @@ mod tests {
     fn it_is_disabled_only_where_the_broker_looked_and_found_nothing() {
         let after = |outcome| {
             let mut snapshot = Snapshot::default();
-            snapshot.set_report(Query::Selinux, Report { outcome, elapsed_ns: 0, bytes: 0 });
+            snapshot.set_report(Query::Selinux, Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 });
             collect_snapshot(&COLLECTOR, &snapshot, &[], &own())
         };
         assert_eq!(after(Outcome::Absent).unwrap(), "node_selinux_enabled 0\n");

@@ -47,7 +47,7 @@ const COLUMNS: [Family; 5] = [
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
-    for line in text::lines(context.require_whole(PATH)?) {
+    for line in text::lines(context.require(PATH)?) {
         if line.starts_with(b"slabinfo - ") || line.starts_with(b"# name") {
             continue;
         }

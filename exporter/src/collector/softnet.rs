@@ -84,6 +84,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             continue;
         };
         let cpu = cpu.to_string();
+        out.item();
         for (at, family) in COLUMNS {
             match column(*at).map(text::hexadecimal) {
                 Some(Some(count)) => {

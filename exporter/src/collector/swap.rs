@@ -37,7 +37,7 @@ const PRIORITY: Family = Family {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    for line in text::lines(context.require_whole(PATH)?).skip(1) {
+    for line in text::lines(context.require(PATH)?).skip(1) {
         match Area::of(line) {
             Some(area) => {
                 let device = text::unescape_octal(area.device);

@@ -263,7 +263,7 @@ mod tests {
     fn what_lies_in_a_namespace_of_the_brokers_own_fails_with_the_reason_and_the_others_stand() {
         let mut snapshot =
             Snapshot::of_files(vec![(b"proc/sys/vm/swappiness".to_vec(), Content::bytes(&b"60\n"[..]))]);
-        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0 };
+        let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0, left_out: 0 };
         snapshot.set_report(Query::NetSysctl, report);
         snapshot.set_reason(Query::NetSysctl, "another network namespace");
         let net = "--collector.sysctl.include=net.core.somaxconn";

@@ -64,7 +64,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
         }
     }
-    if any { Ok(()) } else { Err(CollectError::NoData("tape drives".into())) }
+    if any { Ok(()) } else { context.none_of(Query::Tape, "tape drives") }
 }
 
 #[cfg(test)]

@@ -43,7 +43,10 @@ const MAX_STATE: Family = Family {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     for dir in context.snapshot.dir(CLASS).dirs() {
-        let kind = dir.value("type").unwrap_or_default();
+        let Some([kind]) = dir.labels(["type"]) else {
+            out.skip_half_read(dir.path());
+            continue;
+        };
         if let Some(zone) = dir.name().strip_prefix(b"thermal_zone") {
             // Many zones cannot be read, such as those of a sleeping radio: no temperature is not 0 degrees.
             if let Some(millidegrees) = dir.signed("temp") {

@@ -70,16 +70,12 @@ fn add_watchdog(watchdog: &Dir<'_>, out: &mut Exposition) {
             None => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
         }
     }
-    let value = |file: &str| watchdog.value(file).unwrap_or_default();
-    let info = [
-        value("identity"),
-        name,
-        value("options"),
-        value("pretimeout_governor"),
-        value("state"),
-        value("status"),
-    ];
-    out.add(&INFO, &info, 1u64);
+    match watchdog.labels(["identity", "options", "pretimeout_governor", "state", "status"]) {
+        Some([identity, options, governor, state, status]) => {
+            out.add(&INFO, &[identity, name, options, governor, state, status], 1u64);
+        }
+        None => out.skip_half_read(watchdog.path()),
+    }
 }
 
 #[cfg(test)]

@@ -82,8 +82,9 @@ const FAMILIES: [Family; LINES.len() + 1] = {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut zone = None;
-    for line in text::lines(context.require_whole(PATH)?) {
+    for line in text::lines(context.require_items(PATH, |line| line.starts_with(b"Node"))?) {
         if line.starts_with(b"Node") {
+            out.item();
             zone = text::node_and_zone(&mut text::fields(line));
             if zone.is_none() {
                 out.skip(|| format!("{PATH}: {}", line.escape_ascii()));

@@ -18,6 +18,7 @@ pub const FAMILIES: &[Family] = &[
     READ_DURATION,
     READ_BYTES,
     OUTCOME,
+    LEFT_OUT,
     DURATION,
     BYTES,
     DROPPED_FILES,
@@ -87,8 +88,14 @@ const READ_BYTES: Family = Family {
 };
 const OUTCOME: Family = Family {
     name: "keyhole_query_outcome",
-    help: "Always 1; its labels tell how a query of this scrape ended; of one that ended as ok or absent only with --scrape.detail.",
+    help: "Always 1; its labels tell how a query of this scrape ended; of one that ended as ok, absent or empty only with --scrape.detail.",
     labels: &["query", "outcome"],
+    ..QUERIES
+};
+const LEFT_OUT: Family = Family {
+    name: "keyhole_query_left_out",
+    help: "Items of this scrape's answer to a query that a limit left out: devices, and ends of long files, each of which counts as one; of a query that has all only with --scrape.detail.",
+    labels: &["query"],
     ..QUERIES
 };
 const DURATION: Family = Family {
@@ -202,10 +209,13 @@ pub fn add_queries(snapshot: &Snapshot, queries: &[Query], detail: bool, out: &m
         *ended.entry(report.outcome).or_default() += 1;
         elapsed_ns = elapsed_ns.saturating_add(report.elapsed_ns);
         bytes = bytes.saturating_add(report.bytes);
-        if !detail && matches!(report.outcome, Outcome::Ok | Outcome::Absent) {
+        let query = word(query.as_str_name(), "QUERY_");
+        if detail || report.left_out > 0 {
+            out.add(&LEFT_OUT, &[query.as_bytes()], report.left_out);
+        }
+        if !detail && matches!(report.outcome, Outcome::Ok | Outcome::Absent | Outcome::Empty) {
             continue;
         }
-        let query = word(query.as_str_name(), "QUERY_");
         let outcome = word(report.outcome.as_str_name(), "OUTCOME_");
         out.add(&OUTCOME, &[query.as_bytes(), outcome.as_bytes()], true);
         if detail {
@@ -224,8 +234,10 @@ pub fn add_queries(snapshot: &Snapshot, queries: &[Query], detail: bool, out: &m
 /// Adds the queries that a limit of the broker's cut, as [`add_queries`] does: all that is known of a capture's.
 pub fn add_truncated(snapshot: &Snapshot, out: &mut Exposition) {
     let outcome = word(Outcome::Truncated.as_str_name(), "OUTCOME_");
-    for (query, _) in snapshot.reports().filter(|(_, report)| report.outcome == Outcome::Truncated) {
-        out.add(&OUTCOME, &[word(query.as_str_name(), "QUERY_").as_bytes(), outcome.as_bytes()], true);
+    for (query, report) in snapshot.reports().filter(|(_, report)| report.outcome == Outcome::Truncated) {
+        let query = word(query.as_str_name(), "QUERY_");
+        out.add(&OUTCOME, &[query.as_bytes(), outcome.as_bytes()], true);
+        out.add(&LEFT_OUT, &[query.as_bytes()], report.left_out);
     }
 }
 
@@ -297,10 +309,13 @@ mod tests {
     fn told(queries: &[(Query, Outcome)], detail: bool) -> Vec<String> {
         let mut snapshot = Snapshot::default();
         for &(query, outcome) in queries {
-            snapshot.set_report(query, Report { outcome, elapsed_ns: 1_500_000, bytes: 12 });
+            snapshot.set_report(query, Report { outcome, elapsed_ns: 1_500_000, bytes: 12, left_out: 0 });
         }
         // One that was asked for others, as in a snapshot that selections share.
-        snapshot.set_report(Query::Drbd, Report { outcome: Outcome::Failed, elapsed_ns: 1, bytes: 1 });
+        snapshot.set_report(
+            Query::Drbd,
+            Report { outcome: Outcome::Failed, elapsed_ns: 1, bytes: 1, left_out: 0 },
+        );
         let asked: Vec<Query> = queries.iter().map(|(query, _)| *query).collect();
         let mut out = Exposition::new();
         add_queries(&snapshot, &asked, detail, &mut out);

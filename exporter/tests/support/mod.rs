@@ -142,7 +142,7 @@ fn answer(script: &Script, query: Query) -> ReadResponse {
         query: query.into(),
         files,
         file_systems: Vec::new(),
-        end: Some(QueryEnd { outcome: outcome.into(), elapsed_ns: 1000 }),
+        end: Some(QueryEnd { outcome: outcome.into(), elapsed_ns: 1000, left_out: 0 }),
     }
 }
 

@@ -377,7 +377,7 @@ pub enum Outcome {
     Unspecified = 0,
     /// Read as asked. Single files may still carry an errno.
     Ok = 1,
-    /// The host has none of the files.
+    /// The host has none of the files, and no directory in which a wildcard could find any.
     Absent = 2,
     /// The kernel refused every file to this broker's uid, or hides the processes by which they are reached (hidepid).
     Denied = 3,
@@ -393,6 +393,9 @@ pub enum Outcome {
     ContainerView = 8,
     /// The process that read it ended before the query did; what came before is there.
     Failed = 9,
+    /// The host has none of the files, and a directory in which a wildcard looked for them: a class of devices of which
+    /// there is none.
+    Empty = 10,
 }
 
 impl Outcome {
@@ -409,6 +412,7 @@ impl Outcome {
             Self::NotPermitted => "OUTCOME_NOT_PERMITTED",
             Self::ContainerView => "OUTCOME_CONTAINER_VIEW",
             Self::Failed => "OUTCOME_FAILED",
+            Self::Empty => "OUTCOME_EMPTY",
         }
     }
 }
@@ -428,6 +432,7 @@ impl TryFrom<i32> for Outcome {
             7 => Ok(Self::NotPermitted),
             8 => Ok(Self::ContainerView),
             9 => Ok(Self::Failed),
+            10 => Ok(Self::Empty),
             other => Err(crate::UnknownNumber(other)),
         }
     }

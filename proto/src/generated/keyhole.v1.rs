@@ -12,7 +12,8 @@ pub struct ReadResponse {
     /// The query that this chunk answers.
     #[prost(enumeration = "::keyhole_policy::Query", tag = "1")]
     pub query: i32,
-    /// Files, in the order of the policy table and, under a wildcard, of their names.
+    /// Files, in the order of the policy table and, under a wildcard, of their names: patterns that share the directory of
+    /// an item (an interface, a chip) are read item by item.
     #[prost(message, repeated, tag = "2")]
     pub files: ::prost::alloc::vec::Vec<File>,
     /// File systems, for the queries that ask for them. One may come again, when another slept and the rest was asked anew.
@@ -31,12 +32,17 @@ pub struct QueryEnd {
     /// Time spent reading, in nanoseconds.
     #[prost(uint64, tag = "2")]
     pub elapsed_ns: u64,
+    /// How many items (interfaces, chips, datasets), by their names, a limit left out, where an answer ends before the last
+    /// of them. The item that the limit met is among them: the answer's last file is its directory, with the errno EFBIG
+    /// (27), and what the answer has of it must be dropped.
+    #[prost(uint64, tag = "3")]
+    pub left_out: u64,
 }
 /// One kernel file, or a part of a long one: a file that comes in parts repeats its name, in order. A file whose
 /// last part is an errno could not be read to its end: what came of it before must be dropped.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct File {
-    /// Whether a byte limit cut it.
+    /// Whether a byte limit cut it: its last line may be a part of one.
     #[prost(bool, tag = "9")]
     pub truncated: bool,
     /// Where it is, relative to its root: `proc/1/net/dev`, `sys/class/net/eth0/mtu`.

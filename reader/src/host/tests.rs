@@ -106,6 +106,8 @@ fn roots(arguments: &Arguments) -> Result<Roots, String> {
 #[derive(Debug)]
 struct Answer {
     outcome: Outcome,
+    /// How many items a limit left out.
+    left_out: u64,
     /// Whether something was left out since another reader hangs in it.
     skipped: bool,
     files: Vec<v1::File>,
@@ -127,13 +129,13 @@ fn read_into(host: &mut Host, query: Query, scratch: &mut Scratch, file: &mut Fi
     file.rewind().unwrap();
     let mut out = Output::new(file.as_fd());
     out.begin(query);
-    let (outcome, skipped) = host.read(query, scratch, &mut out).unwrap().unwrap();
-    out.end(outcome, Duration::from_nanos(1), skipped, false).unwrap();
+    let (outcome, left_out, skipped) = host.read(query, scratch, &mut out).unwrap().unwrap();
+    out.end(outcome, Duration::from_nanos(1), left_out, skipped, false).unwrap();
     let mut bytes = Vec::new();
     file.rewind().unwrap();
     file.read_to_end(&mut bytes).unwrap();
     let answer = answer(query, &bytes);
-    assert_eq!((answer.outcome, answer.skipped), (outcome, skipped));
+    assert_eq!((answer.outcome, answer.left_out, answer.skipped), (outcome, left_out as u64, skipped));
     answer
 }
 
@@ -144,8 +146,13 @@ fn memory() -> File {
 
 /// What a client makes of the frames of one answer.
 fn answer(query: Query, mut frames: &[u8]) -> Answer {
-    let mut answer =
-        Answer { outcome: Outcome::Unspecified, skipped: false, files: vec![], file_systems: vec![] };
+    let mut answer = Answer {
+        outcome: Outcome::Unspecified,
+        left_out: 0,
+        skipped: false,
+        files: vec![],
+        file_systems: vec![],
+    };
     let mut ended = None;
     while let Some((&[a, b, c, d, kind, about, flags, zero], rest)) =
         frames.split_first_chunk::<HEADER_BYTES>()
@@ -166,7 +173,7 @@ fn answer(query: Query, mut frames: &[u8]) -> Answer {
     }
     let end = ended.expect("an end");
     assert_eq!((frames, end.elapsed_ns), (&[][..], 1));
-    answer.outcome = end.outcome();
+    (answer.outcome, answer.left_out) = (end.outcome(), end.left_out);
     answer
 }
 
@@ -293,12 +300,13 @@ fn a_long_file_comes_in_chunks_that_concatenate() {
 
 #[test]
 fn a_byte_limit_cuts_and_says_so() {
-    for (path, query, limit) in [
-        ("proc/loadavg", Query::Loadavg, 4096),
-        ("sys/class/power_supply/AC/online", Query::PowerSupply, 4096),
-        ("proc/stat", Query::Stat, 1 << 20),
-        ("proc/diskstats", Query::Diskstats, 4 << 20),
+    for (path, query) in [
+        ("proc/loadavg", Query::Loadavg),
+        ("sys/class/power_supply/AC/online", Query::PowerSupply),
+        ("proc/stat", Query::Stat),
+        ("proc/diskstats", Query::Diskstats),
     ] {
+        let limit = keyhole_policy::row(query).unwrap().file_bytes;
         let tree = Tree::with(&[(path, &"z".repeat(limit))]);
         let whole = read(&mut tree.host(), query);
         assert_eq!(whole.outcome, Outcome::Ok, "{path} of just the limit");
@@ -453,7 +461,7 @@ fn the_target_of_a_link_is_returned_where_a_row_asks_for_links() {
 #[test]
 fn a_directory_where_a_file_should_be_is_no_file() {
     let tree = Tree::with(&[("sys/class/power_supply/AC/power/control", "auto"), ("proc/loadavg/x", "")]);
-    assert_eq!(read(&mut tree.host(), Query::PowerSupply).outcome, Outcome::Absent);
+    assert_eq!(read(&mut tree.host(), Query::PowerSupply).outcome, Outcome::Empty);
     let load = read(&mut tree.host(), Query::Loadavg);
     assert_eq!(load.outcome, Outcome::Absent);
     assert_eq!(
@@ -474,7 +482,12 @@ fn an_entry_limit_cuts_and_says_so() {
     assert_eq!((just.outcome, just.files.len()), (Outcome::Ok, limit));
     tree.put("sys/devices/system/clocksource/clocksource99/current_clocksource", "tsc");
     let cut = read(&mut tree.host(), Query::Clocksource);
-    assert_eq!((cut.outcome, cut.files.len()), (Outcome::Truncated, limit));
+    assert_eq!((cut.outcome, cut.files.len(), cut.left_out), (Outcome::Truncated, limit + 1, 1));
+    assert_eq!(
+        cut.errno("sys/devices/system/clocksource/clocksource99"),
+        Some(Errno::FBIG),
+        "which the limit met"
+    );
 }
 
 #[test]
@@ -621,8 +634,9 @@ fn files_past_the_limit_are_opened_in_cached_directories() {
         let open = || fs::read_dir("/proc/self/fd").unwrap().count() as u64;
         let before = open();
         let files = 3 * (CACHED_FILES / 2) as usize;
-        // The first source has one of the three files, and the second the others.
-        let devices = CACHED_FILES / 4;
+        // Two sources lead to a device's three files, and each keeps the directory. Of the first device that is not
+        // cached whole, the first source's one file is.
+        let devices = 2 * (CACHED_FILES / 2 - CACHED_FILES / 3 - 1) + 1;
         for _ in 0..2 * ABSENT_READS {
             let answer = read(&mut host, Query::NetClass);
             assert_eq!((answer.outcome, answer.files.len()), (Outcome::Ok, files));
@@ -1035,7 +1049,12 @@ fn an_empty_tree_answers_every_query_with_nothing() {
     let tree = Tree::new();
     let mut host = tree.host();
     for row in TABLE {
-        let expected = if row.query == Query::OwnMounts { Outcome::Ok } else { Outcome::Absent };
+        let expected = match row {
+            Row { query: Query::OwnMounts, .. } => Outcome::Ok,
+            // Their directory is procfs itself.
+            Row { class: Class::Processes, .. } => Outcome::Empty,
+            _ => Outcome::Absent,
+        };
         assert_eq!(read(&mut host, row.query).outcome, expected, "{:?}", row.query);
     }
 }
@@ -1100,18 +1119,89 @@ fn wildcards_in_procfs_are_followed_at_the_start_and_never_again() {
 }
 
 #[test]
-fn wildcards_in_procfs_lead_to_no_more_paths_than_may_be_given() {
+fn wildcards_in_procfs_lead_to_what_is_there_and_to_fixed_names() {
     let tree = Tree::with(&[("proc/a/1/b", ""), ("proc/a/2/b", ""), ("proc/a/3/b", "")]);
     let roots = roots(&tree.arguments()).unwrap();
-    let names = |pattern: &'static str, limit| {
+    let names = |pattern: &'static str| {
         let source = Source { root: Root::Proc, pattern, kind: keyhole_policy::Kind::Text };
-        let names = procfs_names(&roots, &source, limit);
+        let names = procfs_names(&roots, &source);
         names.into_iter().map(|name| String::from_utf8(name).unwrap()).collect::<Vec<_>>()
     };
-    assert_eq!(names("a/#/{b,c}", 3), ["proc/a/1/b", "proc/a/1/c", "proc/a/2/b"]);
-    assert_eq!(names("a/#/*", 9), ["proc/a/1/b", "proc/a/2/b", "proc/a/3/b"]);
-    assert!(names("none/*", 9).is_empty());
-    assert_eq!(names("none/{x,y}", 9), ["proc/none/x", "proc/none/y"], "fixed names need not exist");
+    let both = ["proc/a/1/b", "proc/a/1/c", "proc/a/2/b", "proc/a/2/c", "proc/a/3/b", "proc/a/3/c"];
+    assert_eq!(names("a/#/{b,c}"), both);
+    assert_eq!(names("a/#/*"), ["proc/a/1/b", "proc/a/2/b", "proc/a/3/b"]);
+    assert!(names("none/*").is_empty());
+    assert_eq!(names("none/{x,y}"), ["proc/none/x", "proc/none/y"], "fixed names need not exist");
+}
+
+/// What a row with room for fewer entries gives.
+fn read_at_most(tree: &Tree, query: Query, entries: usize) -> Answer {
+    let row: &'static Row = Box::leak(Box::new(Row { entries, ..*keyhole_policy::row(query).unwrap() }));
+    let roots = roots(&tree.arguments()).unwrap();
+    let view = View::find(&roots, Choice::Host).unwrap();
+    let shared = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+    read(&mut Host::open([row].into_iter(), &tree.arguments(), roots, view, shared), query)
+}
+
+#[test]
+fn a_limit_leaves_whole_devices_and_counts_the_others() {
+    let tree = Tree::new();
+    for device in ["a", "b", "c", "d"] {
+        for file in ["mtu", "operstate", "statistics/rx_nohandler"] {
+            tree.put(format!("sys/class/net/{device}/{file}"), "1");
+        }
+    }
+    let whole = read_at_most(&tree, Query::NetClass, 12);
+    assert_eq!((whole.outcome, whole.left_out, whole.files.len()), (Outcome::Ok, 0, 12));
+    for (entries, left_out) in [(11, 1), (9, 1), (8, 2), (7, 2), (1, 4)] {
+        let cut = read_at_most(&tree, Query::NetClass, entries);
+        assert_eq!((cut.outcome, cut.left_out, cut.files.len()), (Outcome::Truncated, left_out, entries + 1));
+        let met = ["a", "b", "c", "d"][4 - left_out as usize];
+        assert_eq!(cut.errno(&format!("sys/class/net/{met}")), Some(Errno::FBIG), "{entries}");
+        let whole_ones = 4 - left_out as usize;
+        let expected: Vec<String> = whole.names().into_iter().take(3 * whole_ones).collect();
+        assert_eq!(
+            cut.names()[..3 * whole_ones],
+            expected,
+            "device by device, whatever pattern names a file"
+        );
+    }
+}
+
+#[test]
+fn datasets_beyond_the_limit_are_counted_and_not_opened() {
+    let tree = Tree::new();
+    (0..9).for_each(|number| tree.put(format!("proc/spl/kstat/zfs/tank/objset-{number}"), "1"));
+    let cut = read_at_most(&tree, Query::Zfs, 17);
+    // The eleven files of ZFS itself are absent, which is said.
+    assert_eq!((cut.outcome, cut.left_out, cut.files.len()), (Outcome::Truncated, 3, 17));
+    assert_eq!(read_at_most(&tree, Query::Zfs, 20).left_out, 0);
+}
+
+#[test]
+fn a_directory_with_nothing_in_it_is_empty_and_none_is_absent() {
+    let tree = Tree::with(&[("proc/1/stat", "")]);
+    fs::create_dir_all(tree.at("sys/class/hwmon")).unwrap();
+    fs::create_dir_all(tree.at("sys/class/nvme/nvme-fabrics")).unwrap();
+    fs::write(tree.at("sys/class/thermal"), "no directory").unwrap();
+    let mut host = tree.host();
+    for _ in 0..2 {
+        assert_eq!(read(&mut host, Query::Hwmon).outcome, Outcome::Empty);
+        assert_eq!(
+            read(&mut host, Query::Nvme).outcome,
+            Outcome::Empty,
+            "what is in it is none of its devices"
+        );
+        assert_eq!(read(&mut host, Query::Tape).outcome, Outcome::Absent);
+        assert_eq!(read(&mut host, Query::Thermal).outcome, Outcome::Absent);
+    }
+    let mut scratch = Scratch::default();
+    for _ in 0..2 {
+        assert_eq!(read_with(&mut host, Query::Hwmon, &mut scratch).outcome, Outcome::Empty, "listed once");
+        assert_eq!(read_with(&mut host, Query::Tape, &mut scratch).outcome, Outcome::Absent);
+    }
+    tree.put("sys/class/nvme/nvme0/model", "m");
+    assert_eq!(read(&mut host, Query::Nvme).outcome, Outcome::Ok);
 }
 
 #[test]
@@ -1179,8 +1269,9 @@ fn a_file_that_fails_midway_ends_with_its_errno() {
         let mut host = tree.host();
         let mut out = Output::new(pipe.as_fd());
         out.begin(Query::Stat);
-        let (outcome, skipped) = host.read(Query::Stat, &mut Scratch::default(), &mut out).unwrap().unwrap();
-        out.end(outcome, Duration::from_nanos(1), skipped, false).unwrap();
+        let (outcome, left_out, skipped) =
+            host.read(Query::Stat, &mut Scratch::default(), &mut out).unwrap().unwrap();
+        out.end(outcome, Duration::from_nanos(1), left_out, skipped, false).unwrap();
     });
     // The pipe is full before the file has ended, and the process is gone before the rest of it is read.
     let mut written = vec![0];
@@ -1446,7 +1537,7 @@ fn a_directory_of_a_wildcard_may_always_hold_something_new() {
 /// of this process' first page has as well.
 fn remove_from_kernel(host: &mut Host, name: &str) {
     let files = host.rows.iter_mut().flat_map(|row| &mut row.sources);
-    let fixed = files.filter_map(|source| match source {
+    let fixed = files.filter_map(|source| match &mut source.opened {
         Opened::Fixed(files) => files.iter_mut().find(|file| file.name == name.as_bytes()),
         _ => None,
     });

@@ -121,7 +121,7 @@ proptest! {
             };
             expected_systems.push(v1::FileSystem { name: Some(name), ..client });
         }
-        out.end(Outcome::Truncated, Duration::from_nanos(300), skipped, false).unwrap();
+        out.end(Outcome::Truncated, Duration::from_nanos(300), 9, skipped, false).unwrap();
 
         let frames = frames(file);
         let (last, before) = frames.split_last().unwrap();
@@ -135,7 +135,7 @@ proptest! {
             prop_assert_eq!(chunk.query(), Query::Stat);
             let items = chunk.files.len() + chunk.file_systems.len();
             prop_assert!(payload.len() <= CHUNK_BYTES + 32 || items == 1, "{} bytes of {items}", payload.len());
-            let end = QueryEnd { outcome: Outcome::Truncated.into(), elapsed_ns: 300 };
+            let end = QueryEnd { outcome: Outcome::Truncated.into(), elapsed_ns: 300, left_out: 9 };
             prop_assert_eq!(chunk.end, std::ptr::eq(payload, &last.3).then_some(end));
             files.extend(chunk.files);
             systems.extend(chunk.file_systems);
@@ -155,7 +155,7 @@ fn frames_wait_for_the_next_query_until_there_are_many() {
     let query = |out: &mut Output<'_>, more| {
         out.begin(Query::Stat);
         out.file(b"proc/stat", Content::Text(&[b'x'; 4000]), false).unwrap();
-        out.end(Outcome::Ok, Duration::ZERO, false, more).unwrap();
+        out.end(Outcome::Ok, Duration::ZERO, 0, false, more).unwrap();
     };
     (0..8).for_each(|_| query(&mut out, true));
     assert_eq!(length(), 0);
@@ -172,7 +172,7 @@ fn frames_wait_no_longer_than_a_moment() {
     let mut out = Output::new(file.as_fd());
     out.flushed = Instant::now() - WRITE_INTERVAL;
     out.begin(Query::Stat);
-    out.end(Outcome::Ok, Duration::ZERO, false, true).unwrap();
+    out.end(Outcome::Ok, Duration::ZERO, 0, false, true).unwrap();
     assert_eq!(frames(file).len(), 1);
 }
 
@@ -182,7 +182,7 @@ fn a_message_comes_behind_the_frames_that_wait() {
     let mut out = Output::new(file.as_fd());
     out.begin(Query::Stat);
     out.file(b"proc/stat", Content::Entries(0), false).unwrap();
-    out.end(Outcome::Ok, Duration::ZERO, false, true).unwrap();
+    out.end(Outcome::Ok, Duration::ZERO, 0, false, true).unwrap();
     out.message(Kind::Checked, b"\0stat").unwrap();
     let frames = frames(file);
     assert_eq!(frames.iter().map(|frame| frame.0).collect::<Vec<_>>(), [Kind::LastChunk, Kind::Checked]);

@@ -220,7 +220,15 @@ fn failed(runs: &[Run]) -> Vec<String> {
 fn cut(snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
     let truncated = snapshot.reports().filter(|(_, report)| report.outcome == Outcome::Truncated);
     let mut cuts: Vec<String> = truncated
-        .map(|(query, _)| format!("{}: cut by a limit of the broker's: there is more", query.as_str_name()))
+        .map(|(query, report)| match report.left_out {
+            0 => format!("{}: cut by a limit: there is more", query.as_str_name()),
+            items => {
+                format!(
+                    "{}: cut by a limit, which left out {items} items or ends of files",
+                    query.as_str_name()
+                )
+            }
+        })
         .collect();
     for run in runs.iter().filter(|run| run.counters.over_limit > 0) {
         cuts.push(format!(
@@ -263,7 +271,7 @@ fn left_out(choice: &Choice, snapshot: &Snapshot) -> Vec<String> {
 fn unanswered(choice: &Choice, snapshot: &Snapshot) -> Vec<String> {
     let needed = |query: &Query| choice.collectors.iter().any(|collector| collector.queries.contains(query));
     let failure = |(query, outcome): (Query, Outcome)| match outcome {
-        Outcome::Ok | Outcome::Absent => None,
+        Outcome::Ok | Outcome::Absent | Outcome::Empty => None,
         outcome => {
             let reason = in_parentheses(snapshot.reason(query).unwrap_or_default());
             Some(format!("{}: {}{reason}", query.as_str_name(), outcome.as_str_name()))

@@ -114,7 +114,7 @@ pub(super) fn collect(context: &Context<'_>, out: &mut Exposition) {
     if !options.switch(SWITCH.name) && fields.iter().all(|(include, _)| include.is_none()) {
         return;
     }
-    let Some(cpuinfo) = context.snapshot.text(PATH) else { return };
+    let Ok(cpuinfo) = context.require_items(PATH, |line| line.starts_with(b"processor")) else { return };
     let cpus = parse(cpuinfo, out);
     for cpu in &cpus {
         let labels = [

@@ -91,6 +91,7 @@ fn times(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError
     for line in text::lines(context.require(PATH)?) {
         let mut fields = text::fields(line);
         let Some(cpu) = fields.next().and_then(text::cpu_number) else { continue };
+        out.item();
         for ((mode, family), ticks) in COLUMNS.iter().zip(fields) {
             if family.name == GUEST_SECONDS.name && !guests {
                 continue;
