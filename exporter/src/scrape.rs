@@ -440,28 +440,35 @@ impl Scraper {
         Waiting { scrape: receiver, ends: deadline }
     }
 
-    /// A read for all collectors that is at most [`SHARED_READ_AGE`] old.
-    async fn shared_read(self: &Arc<Self>, deadline: Instant) -> Result<Gathered, ScrapeError> {
+    /// A read for all collectors that was at most [`SHARED_READ_AGE`] old when the client asked: on a slow host the read
+    /// itself may take longer.
+    async fn shared_read(
+        self: &Arc<Self>,
+        asked: Instant,
+        deadline: Instant,
+    ) -> Result<Gathered, ScrapeError> {
         let fresh = || {
-            let now = Instant::now();
             let mut shared_read = lock(&self.shared_read);
-            shared_read.wanted = Some(now);
+            shared_read.wanted = Some(Instant::now());
             shared_read
                 .read
                 .as_ref()
-                .filter(|(at, _)| now.duration_since(*at) < SHARED_READ_AGE)
+                .filter(|(at, _)| asked.duration_since(*at) < SHARED_READ_AGE)
                 .map(|(_, read)| read.clone())
         };
         self.handler.shared_reads.inc();
-        if let Some(read) = fresh() {
-            return Ok(read);
+        // The first that is waited for may have begun too long ago.
+        for _ in 0..2 {
+            if let Some(read) = fresh() {
+                return Ok(read);
+            }
+            let under_way = self.running(&self.whole(), needed(deadline));
+            let running = under_way.unwrap_or_else(|| self.start_whole(deadline));
+            if let Err(error) = finished(running, deadline).await.as_ref() {
+                return Err(error.clone());
+            }
         }
-        let under_way = self.running(&self.whole(), needed(deadline));
-        let running = under_way.unwrap_or_else(|| self.start_whole(deadline));
-        match finished(running, deadline).await.as_ref() {
-            Ok(_) => fresh().ok_or(ScrapeError::Busy),
-            Err(error) => Err(error.clone()),
-        }
+        fresh().ok_or(ScrapeError::Busy)
     }
 
     /// A scrape of all collectors. It waits for one read of a selection at most, the one that is under way.
@@ -516,7 +523,7 @@ impl Scraper {
                 let turn = self.turn(deadline).await?;
                 (self.gather(collectors, &queries, begun, deadline).await?, Some(turn))
             }
-            false => (self.shared_read(deadline).await?, None),
+            false => (self.shared_read(begun, deadline).await?, None),
         };
         Ok(Paced::work(turn, || self.render(collectors, &queries, &gathered, begun)))
     }

@@ -70,6 +70,22 @@ async fn many_selections_are_answered_from_few_reads() {
 }
 
 #[tokio::test]
+async fn many_selections_are_answered_by_a_host_whose_read_takes_longer_than_it_is_shared() {
+    let (_dir, socket) = directory();
+    let script = Script { delay: Duration::from_millis(1200), ..Script::default() };
+    let broker = FakeBroker::start(&socket, script);
+    let exporter = Exporter::start(&socket, &[&MORE[..], &["--web.max-requests=0"]].concat());
+    // Five have reads of their own, one after the other; the others share two at most.
+    let timeout = [("X-Prometheus-Scrape-Timeout-Seconds", "30")];
+    let ask = |path: String| async { (exporter.request("GET", &path, &timeout).await, path) };
+    let asked = futures(selections().take(30).map(ask)).await;
+    for (answer, path) in &asked {
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+    assert!(broker.reads() <= 12, "{} reads", broker.reads());
+}
+
+#[tokio::test]
 async fn a_selection_now_and_then_has_a_read_of_its_own_queries() {
     let (_dir, socket) = directory();
     let broker = FakeBroker::start(&socket, Script::default());
@@ -85,7 +101,7 @@ async fn a_selection_now_and_then_has_a_read_of_its_own_queries() {
 async fn a_selection_that_nobody_waits_for_any_more_is_not_read() {
     let (_dir, socket) = directory();
     let script = Script { delay: Duration::from_millis(800), ..Script::default() };
-    let _broker = FakeBroker::start(&socket, script);
+    let broker = FakeBroker::start(&socket, script);
     let exporter = Exporter::start(&socket, &[]);
     let scraper = &exporter.scraper;
     let one = scraper.select(&["time".to_owned(), "loadavg".to_owned()], &[]).unwrap();
@@ -101,11 +117,12 @@ async fn a_selection_that_nobody_waits_for_any_more_is_not_read() {
     let shared = scraper.scrape(Client::NOBODY, other, deadline).await;
     assert!(shared.is_ok() && start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
     // One of everything goes on.
-    let start = Instant::now();
+    let before = broker.reads();
     assert!(abandoned(one.clone()).await.is_err());
     tokio::time::sleep(Duration::from_millis(10)).await;
     let shared = scraper.scrape(Client::NOBODY, one, deadline).await;
-    assert!(shared.is_ok() && start.elapsed() < Duration::from_millis(890), "{:?}", start.elapsed());
+    assert!(shared.is_ok());
+    assert_eq!(broker.reads(), before + 1, "it is shared");
 }
 
 #[tokio::test]
@@ -178,7 +195,9 @@ async fn answers_that_nobody_takes_are_bounded_and_give_way() {
         most = most.max(exporter.scraper.unread.bytes());
     }
     assert!(given_way > 0.0, "{most} bytes are not taken");
-    assert!(most < (8 << 20) + 3 * page, "{most} bytes, pages of {page}");
+    // Pages of everything are made below 12 MiB; besides the last of them there may be the page of a selection that was
+    // let in before, and what it is cut from.
+    assert!(most < (12 << 20) + 3 * page, "{most} bytes, pages of {page}");
     drop(held);
     let given_back = async {
         while exporter.scraper.unread.bytes() > 0 {

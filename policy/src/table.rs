@@ -737,7 +737,9 @@ mod tests {
         for row in TABLE {
             for path in row.sources.iter().flat_map(paths) {
                 let (other, bytes) = *limits.entry(path.clone()).or_insert((row.query, row.file_bytes));
-                assert_eq!(bytes, row.file_bytes, "{path}: {other:?} and {:?}", row.query);
+                // A sysctl is one line, which every limit holds.
+                let is_value = path.starts_with("proc/sys/") && bytes.min(row.file_bytes) >= VALUE;
+                assert!(bytes == row.file_bytes || is_value, "{path}: {other:?} and {:?}", row.query);
                 shared.extend((other != row.query).then_some(path));
             }
         }

@@ -254,7 +254,7 @@ fn every_query_is_answered_under_the_seal_again_and_again() {
         assert_eq!(answered, asked);
         for answer in &answers {
             assert!(
-                matches!(answer.outcome, Outcome::Ok | Outcome::Absent | Outcome::Denied),
+                matches!(answer.outcome, Outcome::Ok | Outcome::Empty | Outcome::Absent | Outcome::Denied),
                 "{:?}: {:?}",
                 answer.query,
                 answer.outcome
