@@ -113,6 +113,94 @@ async fn without_a_broker_nothing_is_left_behind() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
+/// The program is sealed while it reads: a system call that its filter does not know ends it.
+#[test]
+fn a_replayed_tree_may_have_any_links_and_is_not_left_by_them() {
+    use std::os::unix::fs::symlink;
+
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    let put = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let link = |path: &str, target: &str| {
+        let path = tree.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        symlink(target, path).unwrap();
+    };
+    put("tree/proc/real/loadavg", "0.5 1 1.5 1/2 3\n");
+    put("secret/meminfo", "MemTotal: 4711 kB\n");
+    put("secret/hwmon9/name", "4711\n");
+    // Within the tree, in every way.
+    link("proc/loadavg", "real/../real/./loadavg");
+    put("tree/sys/devices/a/b/hwmon0/name", "chip\n");
+    put("tree/sys/devices/a/b/hwmon0/temp1_input", "5000\n");
+    link("sys/class/hwmon/hwmon0", "../../devices/a/b/../../a/b/hwmon0");
+    link("sys/class/hwmon/hwmon1", "hwmon0/..//hwmon0");
+    link("sys/devices/a/b/hwmon0/device", "..");
+    // Out of it.
+    link("proc/meminfo", "../../secret/../secret/meminfo");
+    link("proc/vmstat", &dir.path().join("secret/meminfo").display().to_string());
+    link("sys/class/hwmon/hwmon2", "../../../../secret/hwmon9");
+    link("sys/class/thermal", "../../../secret/../secret");
+    link("sys/block", "/");
+    // In rings, through what is no directory, to what does not end.
+    link("proc/stat", "stat");
+    link("proc/swaps", "diskstats/../x");
+    link("proc/diskstats", "swaps/../x");
+    link("proc/cpuinfo", "real/loadavg/../loadavg");
+    link("sys/class/net", "net/../net");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        tree.join("proc/schedstat"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    let mut deep = tree.join("sys/class/power_supply");
+    std::fs::create_dir_all(&deep).unwrap();
+    // Many links one after the other, and a path longer than the kernel takes.
+    symlink("../../devices", deep.join("l0")).unwrap();
+    for n in 1..60 {
+        symlink(format!("l{}/../devices/../devices", n - 1), deep.join(format!("l{n}"))).unwrap();
+    }
+    for _ in 0..12 {
+        deep = deep.join("d".repeat(250));
+        std::fs::create_dir(&deep).unwrap();
+    }
+    symlink(deep.strip_prefix(tree.join("sys/class")).unwrap(), tree.join("sys/class/rapl")).unwrap();
+
+    let tree = tree.display().to_string();
+    let all = [
+        "hwmon",
+        "loadavg",
+        "meminfo",
+        "vmstat",
+        "stat",
+        "swap",
+        "diskstats",
+        "cpu",
+        "schedstat",
+        "netclass",
+    ]
+    .map(|name| format!("--collector.{name}"));
+    let mut arguments =
+        vec!["--collector.disable-defaults", "--collector.cpu.info", "--collector.powersupplyclass"];
+    arguments.extend(all.iter().map(String::as_str));
+    arguments.extend(["--collector.thermal_zone", "replay", &tree]);
+    let started = Instant::now();
+    let output = exporter(&arguments);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{:?}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(text.contains("node_load1 0.5\n"), "{text}");
+    assert_eq!(samples(&text, |line| line.starts_with("node_hwmon_temp_celsius{")).len(), 2, "{text}");
+    assert!(!text.contains("4711") && !text.contains("4823"), "{text}");
+}
+
 #[test]
 fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use keyhole_policy::pattern::{devices, is_wild, matches, names};
 use keyhole_policy::{Kind, Root, Row, Source, TABLE};
@@ -17,7 +17,8 @@ use crate::snapshot::{Content, Report, Snapshot, cut_to_lines, drop_last_item, l
 /// harm, and symbolic links within it are followed. One that leads out of it is not: a tree may come from a stranger.
 pub(super) fn read(dir: &Path) -> std::io::Result<Snapshot> {
     fs::read_dir(dir)?;
-    let bounds = &dir.canonicalize()?;
+    let bounds = &resolve(&PathBuf::from("/"), &std::path::absolute(dir)?)?;
+    let dir = bounds.as_path();
     let mut files = Vec::new();
     let mut reports = Vec::new();
     for row in TABLE {
@@ -49,6 +50,9 @@ fn root_dir(dir: &Path, source: &Source) -> Option<PathBuf> {
         root => first_of(&[root.name()]),
     }
 }
+
+/// EXDEV: a link leads out of the tree.
+const OUTSIDE: u32 = 18;
 
 /// What was found, and its name on the wire.
 type Found = (PathBuf, Vec<u8>);
@@ -99,6 +103,9 @@ impl Reading<'_> {
             None => dir,
         };
         let names: Vec<Vec<u8>> = if is_wild(component) || (list && component.contains('{')) {
+            if self.place(&dir).is_err() {
+                return Vec::new();
+            }
             let listed = fs::read_dir(&dir);
             self.listed |= listed.is_ok();
             let mut names: Vec<Vec<u8>> = listed
@@ -138,14 +145,25 @@ impl Reading<'_> {
         Report { outcome, elapsed_ns: 0, bytes: self.files.iter().map(bytes).sum(), left_out }
     }
 
+    /// Whether what a path leads to lies in the tree: the errno of why not.
+    fn place(&self, path: &Path) -> Result<(), u32> {
+        let below = path.strip_prefix(self.bounds).map_err(|_| OUTSIDE)?;
+        let resolved =
+            resolve(self.bounds, below).map_err(|error| error.raw_os_error().unwrap_or(5) as u32)?;
+        if resolved.starts_with(self.bounds) { Ok(()) } else { Err(OUTSIDE) }
+    }
+
     /// Reads what a path holds, if anything. False when there is no room for it.
     fn read(&mut self, source: &Source, path: &Path, name: &[u8]) -> bool {
-        /// EXDEV: a link leads out of the tree.
-        const OUTSIDE: u32 = 18;
-        let followed = !matches!(source.kind, Kind::Link);
-        let outside = |path: &Path| path.canonicalize().is_ok_and(|path| !path.starts_with(self.bounds));
+        // A link that is not followed may lead anywhere, and must lie in the tree.
+        let place = match source.kind {
+            Kind::Link => path.parent().map_or(Ok(()), |parent| self.place(parent)),
+            _ => self.place(path),
+        };
         let content = match source.kind {
-            _ if followed && outside(path) => Content::Errno(OUTSIDE),
+            // As for a reader: absent.
+            _ if matches!(place, Err(2 | 20)) => return true,
+            _ if let Err(errno) = place => Content::Errno(errno),
             Kind::Text | Kind::TextOfSeveral => match read_text(path, self.row.file_bytes) {
                 Ok(Some(content)) => content,
                 Ok(None) => return true,
@@ -174,6 +192,48 @@ impl Reading<'_> {
         self.files.extend(has_room.then(|| (name.to_vec(), content)));
         has_room
     }
+}
+
+/// Where a path leads from a directory that has no link in it, link by link.
+///
+/// As realpath(3) does, which a sandboxed process cannot call: the C library makes system calls that the filter does not
+/// know, faccessat2(2) for a link to `directory/..`. What the kernel would not follow fails here too.
+fn resolve(from: &Path, path: &Path) -> std::io::Result<PathBuf> {
+    /// The most links that the kernel follows.
+    const LINKS: usize = 40;
+    const EINVAL: i32 = 22;
+    const ELOOP: i32 = 40;
+    let mut resolved = from.to_owned();
+    let mut rest: Vec<PathBuf> = backwards(path);
+    let mut links = 0;
+    while let Some(component) = rest.pop() {
+        match component.components().next() {
+            Some(Component::RootDir) => resolved = component,
+            Some(Component::ParentDir) => drop(resolved.pop()),
+            Some(Component::Normal(name)) => {
+                resolved.push(name);
+                match fs::read_link(&resolved) {
+                    Ok(target) => {
+                        links += 1;
+                        if links > LINKS {
+                            return Err(std::io::Error::from_raw_os_error(ELOOP));
+                        }
+                        resolved.pop();
+                        rest.append(&mut backwards(&target));
+                    }
+                    Err(error) if error.raw_os_error() == Some(EINVAL) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(resolved)
+}
+
+/// The components of a path, the last one first.
+fn backwards(path: &Path) -> Vec<PathBuf> {
+    path.components().rev().map(|component| PathBuf::from(component.as_os_str())).collect()
 }
 
 /// Where a link leads that has become a file with its target, as in a checkout by Git where there are no links.

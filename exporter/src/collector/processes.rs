@@ -65,12 +65,19 @@ const MAX_THREADS: Family = Family {
 type States = BTreeMap<u8, u64>;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    for family in [&MAX_PROCESSES, &MAX_THREADS] {
-        if let Some(text) = context.snapshot.value(family.source) {
-            match text::unsigned(text) {
-                Some(limit) => out.add(family, &[], limit),
-                None => out.skip(|| format!("{}: no number", family.source)),
-            }
+    let limits = [&MAX_PROCESSES, &MAX_THREADS].map(|family| (family, context.snapshot.value(family.source)));
+    for (family, text) in limits {
+        match text.map(text::unsigned) {
+            Some(Some(limit)) => out.add(family, &[], limit),
+            Some(None) => out.skip(|| format!("{}: no number", family.source)),
+            // Every kernel that has one limit has the other.
+            None if limits.iter().any(|(_, text)| text.is_some()) => out.skip(|| match family.name {
+                name if name == MAX_PROCESSES.name => {
+                    format!("{}: missing, and it is read in the host's PID namespace alone", family.source)
+                }
+                _ => format!("{}: missing", family.source),
+            }),
+            None => {}
         }
     }
     context.answered(Query::Processes)?;
@@ -224,6 +231,22 @@ mod tests {
     #[test]
     fn a_host_without_processes_has_no_data() {
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn the_limit_of_another_pid_namespace_is_absent_and_reported() {
+        let elsewhere = FILES.iter().filter(|(path, _)| *path != MAX_PROCESSES.source);
+        let files = elsewhere.map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
+        let snapshot = &Snapshot::of_files(files.collect());
+        let (options, own) = (&crate::options::Options::defaults(&[]), &own());
+        let mut out = Exposition::new();
+        (COLLECTOR.collect)(&Context { snapshot, options, own }, &mut out).unwrap();
+        let text = out.to_text();
+        assert!(!text.contains("node_processes_max_processes"), "{text}");
+        assert!(text.contains("node_processes_max_threads 7801\n"), "{text}");
+        let skipped = out.end().skipped_items;
+        assert_eq!(skipped.len(), 1, "{skipped:?}");
+        assert!(skipped[0].contains("the host's PID namespace alone"), "{skipped:?}");
     }
 
     #[test]

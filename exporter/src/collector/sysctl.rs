@@ -251,6 +251,7 @@ mod tests {
             ("net.ipv4.ip_local_port_range:low,high", Query::NetSysctl),
             ("net.core.somaxconn", Query::NetSysctl),
             ("kernel.pid_max", Query::NamespaceSysctl),
+            ("vm.memfd_noexec", Query::NamespaceSysctl),
             ("kernel.sem:semmsl,semmns,semopm,semmni", Query::NamespaceSysctl),
         ] {
             let (options, _) = Options::parse(&flags(), [format!("--{INCLUDE}={name}")]).unwrap();

@@ -82,7 +82,8 @@ pub enum Query {
     ProcessDetails = 41,
     /// Every thread of processes that have several: proc/<pid>/task/<tid>/stat. Likewise. A lone thread's is its process's.
     Threads = 42,
-    /// The most processes and threads there may be: proc/sys/kernel/{pid_max,threads-max}.
+    /// The most processes and threads there may be: proc/sys/kernel/{pid_max,threads-max}. The first is read only by a broker
+    /// in the host's PID namespace.
     ProcessLimits = 43,
     /// The control groups of system daemons, pods excepted: sys/fs/cgroup.
     Cgroups = 44,

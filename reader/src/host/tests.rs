@@ -1580,6 +1580,7 @@ fn what_a_namespace_has_of_its_own_is_read_in_the_hosts_alone() {
         ("proc/1/net/stat/nf_conntrack", "entries\n"),
         ("proc/sys/net/core/somaxconn", "4096\n"),
         ("proc/sys/kernel/pid_max", "32768\n"),
+        ("proc/sys/kernel/threads-max", "7801\n"),
         ("proc/sys/vm/swappiness", "60\n"),
     ]);
     let arguments = tree.arguments();
@@ -1601,4 +1602,16 @@ fn what_a_namespace_has_of_its_own_is_read_in_the_hosts_alone() {
     // One of several namespaces is enough to be wrong.
     let (_, outcomes, _) = answers(crate::view::Shared { user: false, ..all.shared });
     assert_eq!(outcomes, [Ok, Ok, ContainerView, Ok]);
+
+    // Of two limits of processes one is the namespace's.
+    let limits = |shared| {
+        let opened = roots(&arguments).unwrap();
+        let page = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { shared, ..all }, page);
+        let answer = read(&mut host, Query::ProcessLimits);
+        (answer.text("proc/sys/kernel/pid_max"), answer.text("proc/sys/kernel/threads-max"))
+    };
+    let threads = || Some("7801\n".to_owned());
+    assert_eq!(limits(all.shared), (Some("32768\n".into()), threads()));
+    assert_eq!(limits(crate::view::Shared { pid: false, ..all.shared }), (None, threads()));
 }

@@ -2,7 +2,8 @@
 //!
 //! <https://man7.org/linux/man-pages/man5/proc_cpuinfo.5.html>
 //!
-//! The keys are each architecture's own. All of x86's are known here; of arm64's those that have the same meaning.
+//! Each architecture writes a form of its own, which is told by the text alone: a capture may come from another machine.
+//! Which of a form's keys are given, and as what, is as in node_exporter.
 
 use super::Context;
 use crate::exposition::{Exposition, Family, Kind};
@@ -68,7 +69,7 @@ pub(super) const BUG_INFO: Family = Family {
 };
 
 /// One CPU: values of its keys as the kernel wrote them, empty where it did not.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Cpu<'a> {
     number: &'a [u8],
     vendor: &'a [u8],
@@ -85,25 +86,87 @@ struct Cpu<'a> {
     bugs: &'a [u8],
 }
 
+/// Which architecture's form the text has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
+    /// Also what is not known: `processor`, and then keys that mean the same wherever they stand.
+    X86,
+    /// 32 and 64 bits. An old kernel has what all CPUs share before and after them.
+    Arm,
+    /// What describes the machine follows the last CPU, with a `model` of its own.
+    PowerPc,
+    RiscV,
+    /// A summary with a line of each CPU, then a paragraph of each.
+    S390,
+    /// MIPS and LoongArch: the machine comes first.
+    SystemType,
+}
+
+impl Form {
+    fn parse(cpuinfo: &[u8]) -> Self {
+        let keys = || keys(cpuinfo).map(|(key, _)| key);
+        match keys().next() {
+            Some(b"vendor_id") => return Self::S390,
+            Some(b"system type") => return Self::SystemType,
+            Some(b"Processor") => return Self::Arm,
+            _ => {}
+        }
+        // By the first key that only one of them has.
+        let of_one = |key: &[u8]| match key {
+            b"vendor_id" | b"cpu family" => Some(Self::X86),
+            b"Features" | b"CPU implementer" => Some(Self::Arm),
+            b"cpu" => Some(Self::PowerPc),
+            b"hart" | b"isa" => Some(Self::RiscV),
+            _ => None,
+        };
+        keys().find_map(of_one).unwrap_or(Self::X86)
+    }
+}
+
 impl<'a> Cpu<'a> {
     /// Where the value of a key belongs; none for a key that is not given.
-    fn field(&mut self, key: &[u8]) -> Option<&mut &'a [u8]> {
-        Some(match key {
-            b"vendor_id" => &mut self.vendor,
-            b"cpu family" => &mut self.family,
-            b"model" => &mut self.model,
-            b"model name" => &mut self.model_name,
-            b"stepping" => &mut self.stepping,
-            b"microcode" => &mut self.microcode,
-            b"cache size" => &mut self.cache_size,
-            b"physical id" => &mut self.package,
-            b"core id" => &mut self.core,
-            b"cpu MHz" => &mut self.mhz,
-            b"flags" | b"Features" => &mut self.flags,
-            b"bugs" => &mut self.bugs,
+    fn field(&mut self, form: Form, key: &[u8]) -> Option<&mut &'a [u8]> {
+        Some(match (form, key) {
+            (Form::X86, b"vendor" | b"vendor_id") => &mut self.vendor,
+            (Form::X86, b"cpu family") => &mut self.family,
+            (Form::X86, b"model") => &mut self.model,
+            (Form::X86 | Form::Arm, b"model name") => &mut self.model_name,
+            (Form::X86, b"stepping") => &mut self.stepping,
+            (Form::X86, b"microcode") => &mut self.microcode,
+            (Form::X86, b"cache size") => &mut self.cache_size,
+            (Form::X86 | Form::S390, b"physical id") => &mut self.package,
+            (Form::X86 | Form::S390, b"core id") => &mut self.core,
+            (Form::X86, b"cpu MHz") => &mut self.mhz,
+            (Form::X86, b"flags") => &mut self.flags,
+            (Form::X86, b"bugs") => &mut self.bugs,
+
+            (Form::PowerPc, b"cpu") => &mut self.vendor,
+            (Form::PowerPc, b"clock") => &mut self.mhz,
+
+            (Form::RiscV, b"hart") => &mut self.core,
+            (Form::RiscV, b"isa") => &mut self.model_name,
+
+            (Form::S390, b"cpu MHz dynamic") => &mut self.mhz,
+
+            (Form::SystemType, b"cpu model" | b"Model Name") => &mut self.model_name,
+            (Form::SystemType, b"CPU Family") => &mut self.family,
             _ => return None,
         })
     }
+
+    /// MHz; on POWER with the unit behind it.
+    fn mhz(&self) -> Option<f64> {
+        let text = text::trim(self.mhz);
+        text::float(text.strip_suffix(b"MHz").unwrap_or(text))
+    }
+}
+
+/// The keys and values of the lines.
+fn keys(cpuinfo: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    text::lines(cpuinfo).filter_map(|line| {
+        let (key, value) = text::split_first(line, b':')?;
+        Some((text::trim(key), value.strip_prefix(b" ").unwrap_or(value)))
+    })
 }
 
 /// Gives what the flags ask for.
@@ -114,7 +177,8 @@ pub(super) fn collect(context: &Context<'_>, out: &mut Exposition) {
     if !options.switch(SWITCH.name) && fields.iter().all(|(include, _)| include.is_none()) {
         return;
     }
-    let Ok(cpuinfo) = context.require_items(PATH, |line| line.starts_with(b"processor")) else { return };
+    let begins = |line: &[u8]| line.starts_with(b"processor") || line.starts_with(b"cpu number");
+    let Ok(cpuinfo) = context.require_items(PATH, begins) else { return };
     let cpus = parse(cpuinfo, out);
     for cpu in &cpus {
         let labels = [
@@ -131,7 +195,7 @@ pub(super) fn collect(context: &Context<'_>, out: &mut Exposition) {
         ];
         out.add(&INFO, &labels, true);
         if options.switch(CPUFREQ_SWITCH) && !cpu.mhz.is_empty() {
-            match text::float(text::trim(cpu.mhz)) {
+            match cpu.mhz() {
                 Some(mhz) => out.add(&FREQUENCY, &[cpu.core, cpu.number, cpu.package], mhz * 1e6),
                 None => out.skip(|| format!("{PATH}: cpu MHz: {}", cpu.mhz.escape_ascii())),
             }
@@ -148,23 +212,60 @@ pub(super) fn collect(context: &Context<'_>, out: &mut Exposition) {
 
 /// The CPUs of the file; each begins with its number.
 fn parse<'a>(cpuinfo: &'a [u8], out: &mut Exposition) -> Vec<Cpu<'a>> {
+    let form = Form::parse(cpuinfo);
     let mut cpus: Vec<Cpu<'a>> = Vec::new();
-    let mut in_cpu = false;
-    for line in text::lines(cpuinfo) {
-        let Some((key, value)) = text::split_first(line, b':') else { continue };
-        let (key, value) = (text::trim(key), value.strip_prefix(b" ").unwrap_or(value));
-        if key == b"processor" {
-            let number = text::trim(value);
-            in_cpu = text::unsigned(number).is_some();
-            match in_cpu {
-                true => cpus.push(Cpu { number, ..Cpu::default() }),
-                false => out.skip(|| format!("{PATH}: {}", line.escape_ascii())),
+    // What all CPUs have in common.
+    let mut common = Cpu::default();
+    // That which the lines describe.
+    let mut current = None;
+    for (key, value) in keys(cpuinfo) {
+        let number = match (form, key) {
+            (Form::S390, _) => key.strip_prefix(b"processor ").map(text::trim),
+            (_, b"processor") => Some(text::trim(value)),
+            // An old ARM kernel has no number where there is one CPU.
+            (Form::Arm, b"BogoMIPS") if cpus.is_empty() => Some(&b"0"[..]),
+            _ => None,
+        };
+        match (form, key) {
+            _ if number.is_some() => {
+                let number = number.filter(|number| text::unsigned(number).is_some());
+                current = number.map(|number| {
+                    cpus.push(Cpu { number, ..common });
+                    cpus.len() - 1
+                });
+                if current.is_none() {
+                    out.skip(|| format!("{PATH}: {}: {}", key.escape_ascii(), value.escape_ascii()));
+                }
             }
-        } else if in_cpu && let Some(field) = cpus.last_mut().and_then(|cpu| cpu.field(key)) {
-            *field = value;
+            (Form::S390, b"cpu number") => {
+                let number = text::unsigned(text::trim(value));
+                current = number.and_then(|number| find(&cpus, number));
+                if current.is_none() {
+                    out.skip(|| format!("{PATH}: cpu number: {}: not in the summary", value.escape_ascii()));
+                }
+            }
+            (Form::S390, b"vendor_id") | (Form::SystemType, b"system type") => common.vendor = value,
+            (Form::S390, b"features") => common.flags = value,
+            (Form::Arm, b"Processor") => common.model_name = value,
+            // In an old kernel they follow the last CPU, and are those of all.
+            (Form::Arm, b"Features") => common.flags = value,
+            _ => {
+                if let Some(field) = current.and_then(|at| cpus.get_mut(at)?.field(form, key)) {
+                    *field = value;
+                }
+            }
         }
     }
+    if form == Form::Arm {
+        cpus.iter_mut().for_each(|cpu| cpu.flags = common.flags);
+    }
     cpus
+}
+
+/// Where the CPU of a number is: they come in order, so that this need not look at all of them.
+fn find(cpus: &[Cpu<'_>], number: u64) -> Option<usize> {
+    let of = |cpu: &Cpu<'_>| text::unsigned(cpu.number).unwrap_or_default();
+    cpus.binary_search_by_key(&number, of).ok()
 }
 
 #[cfg(test)]
@@ -255,6 +356,121 @@ mod tests {
         assert_eq!(text, expected);
     }
 
+    /// A CPU's samples, of which only those labels have values that are given.
+    fn cpu(number: u64, labels: &[(&str, &str)], hertz: Option<u64>) -> String {
+        let value = |name| labels.iter().find(|(label, _)| *label == name).map_or("", |(_, value)| value);
+        let (core, package) = (value("core"), value("package"));
+        let frequency = hertz.map(|hertz| {
+            format!("node_cpu_frequency_hertz{{core=\"{core}\",cpu=\"{number}\",package=\"{package}\"}} {hertz}\n")
+        });
+        format!(
+            "{}node_cpu_info{{cachesize=\"\",core=\"{core}\",cpu=\"{number}\",family=\"{}\",microcode=\"\",model=\"\",\
+             model_name=\"{}\",package=\"{package}\",stepping=\"\",vendor=\"{}\"}} 1\n",
+            frequency.unwrap_or_default(),
+            value("family"),
+            value("model_name"),
+            value("vendor"),
+        )
+    }
+
+    /// The samples of CPUs, sorted as they are printed.
+    fn cpus(cpus: &[String]) -> String {
+        let mut lines: Vec<&str> = cpus.iter().flat_map(|cpu| cpu.lines()).collect();
+        lines.sort_unstable();
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    const S390: &[u8] = b"vendor_id       : IBM/S390\n\
+        # processors    : 2\n\
+        bogomips per cpu: 13370.00\n\
+        features\t: esan3 zarch stfle\n\
+        cache0          : level=1 type=Data scope=Private size=128K\n\
+        processor 0: version = FF,  identification = 2733E8,  machine = 2964\n\
+        processor 4: version = FF,  identification = 2733E8,  machine = 2964\n\n\
+        cpu number      : 0\n\
+        physical id     : 2\n\
+        core id         : 3\n\
+        siblings        : 8\n\
+        cpu cores       : 4\n\
+        machine         : 2964\n\
+        cpu MHz dynamic : 5000\n\
+        cpu MHz static  : 5200\n\n\
+        cpu number      : 4\n\
+        physical id     : 2\n\
+        core id         : 9\n\n\
+        cpu number      : 5\n\
+        physical id     : lost\n";
+
+    #[test]
+    fn a_mainframes_cpus_come_in_a_summary_and_then_each() {
+        let first = cpu(0, &[("vendor", "IBM/S390"), ("package", "2"), ("core", "3")], Some(5_000_000_000));
+        let second = cpu(4, &[("vendor", "IBM/S390"), ("package", "2"), ("core", "9")], None);
+        assert_eq!(info(S390, &["--collector.cpu.info"]), cpus(&[first, second]));
+        let flags = info(S390, &["--collector.cpu.info.flags-include=^z"]);
+        assert!(flags.starts_with("node_cpu_flag_info{flag=\"zarch\"} 1\n"), "{flags}");
+    }
+
+    #[test]
+    fn what_describes_a_power_machine_is_no_cpus() {
+        for end in ["\n", ""] {
+            let text = format!(
+                "processor\t: 0\ncpu\t\t: POWER9, altivec supported\nclock\t\t: 2300.000000MHz\n\
+                 revision\t: 2.2 (pvr 004e 1202)\n{end}\
+                 processor\t: 8\ncpu\t\t: POWER9, altivec supported\n{end}\
+                 timebase\t: 512000000\nplatform\t: PowerNV\nmodel\t\t: 9006-22P\nMMU\t\t: Radix\n"
+            );
+            let vendor = [("vendor", "POWER9, altivec supported")];
+            let expected = cpus(&[cpu(0, &vendor, Some(2_300_000_000)), cpu(8, &vendor, None)]);
+            assert_eq!(info(text.as_bytes(), &["--collector.cpu.info"]), expected);
+        }
+    }
+
+    #[test]
+    fn a_riscv_hart_is_the_core_and_what_it_can_do_the_model() {
+        let text = b"processor\t: 0\nhart\t\t: 2\nisa\t\t: rv64imafdc\nmmu\t\t: sv39\nuarch\t\t: sifive,u74-mc\n\n\
+            processor\t: 1\nhart\t\t: 1\nisa\t\t: rv64imac\nhart isa\t: rv64imafdc\n";
+        let labels = |hart, isa| [("core", hart), ("model_name", isa)];
+        let expected = cpus(&[cpu(0, &labels("2", "rv64imafdc"), None), cpu(1, &labels("1", "rv64imac"), None)]);
+        assert_eq!(info(text, &["--collector.cpu.info"]), expected);
+    }
+
+    #[test]
+    fn the_system_type_of_mips_and_loongarch_is_every_cpus_vendor() {
+        let mips = b"system type\t\t: UBNT_E100\nmachine\t\t\t: Unknown\nprocessor\t\t: 0\n\
+            cpu model\t\t: Cavium Octeon+ V0.1\nBogoMIPS\t\t: 1000.00\ncore\t\t\t: 0\n\n\
+            processor\t\t: 1\ncpu model\t\t: Cavium Octeon+ V0.2\n";
+        let labels = |model| [("vendor", "UBNT_E100"), ("model_name", model)];
+        let expected = [cpu(0, &labels("Cavium Octeon+ V0.1"), None), cpu(1, &labels("Cavium Octeon+ V0.2"), None)];
+        assert_eq!(info(mips, &["--collector.cpu.info"]), cpus(&expected));
+
+        let loong = b"system type\t\t: generic-loongson-machine\n\nprocessor\t\t: 0\npackage\t\t\t: 0\n\
+            CPU Family\t\t: Loongson-64bit\nModel Name\t\t: Loongson-3A5000-HV\nCPU MHz\t\t\t: 2500.00\n\n";
+        let labels = [
+            ("vendor", "generic-loongson-machine"),
+            ("family", "Loongson-64bit"),
+            ("model_name", "Loongson-3A5000-HV"),
+        ];
+        assert_eq!(info(loong, &["--collector.cpu.info"]), cpu(0, &labels, None));
+    }
+
+    #[test]
+    fn an_old_arm_kernel_says_once_what_all_cpus_share() {
+        let several = b"Processor\t: ARMv7 Processor rev 2 (v7l)\nprocessor\t: 0\nBogoMIPS\t: 50.52\n\n\
+            processor\t: 1\nBogoMIPS\t: 50.52\n\nFeatures\t: swp half\nCPU part\t: 0xc09\n\nHardware\t: sun8i\n";
+        let model = [("model_name", "ARMv7 Processor rev 2 (v7l)")];
+        let expected = cpus(&[cpu(0, &model, None), cpu(1, &model, None)]);
+        let text = info(several, &["--collector.cpu.info.flags-include=^swp$"]);
+        assert_eq!(text, format!("node_cpu_flag_info{{flag=\"swp\"}} 1\n{expected}"));
+
+        let alone = b"Processor\t: Feroceon 88FR131 rev 1 (v5l)\nBogoMIPS\t: 1196.85\nFeatures\t: swp\n";
+        let model = [("model_name", "Feroceon 88FR131 rev 1 (v5l)")];
+        assert_eq!(info(alone, &["--collector.cpu.info"]), cpu(0, &model, None));
+
+        let newer = b"processor\t: 0\nmodel name\t: ARMv7 Processor rev 4 (v7l)\nFeatures\t: half\nCPU part\t: 1\n";
+        let model = [("model_name", "ARMv7 Processor rev 4 (v7l)")];
+        assert_eq!(info(newer, &["--collector.cpu.info"]), cpu(0, &model, None));
+    }
+
     #[test]
     fn a_cpu_without_a_number_costs_only_itself() {
         let cpuinfo = b"model name: early\nprocessor: x\nmodel name: lost\nprocessor: 7\ncpu MHz: fast\nvendor_id: a:b\n";
@@ -282,7 +498,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(
             bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100),
-            texty in "((processor|flags|bugs|cpu MHz|model)\t: [0-9a-z. ]{0,5}\n){0,6}",
+            texty in "((processor|Processor|BogoMIPS|vendor_id|cpu number|system type|cpu|flags|bugs|cpu MHz|model)\t: [0-9a-z. ]{0,5}\n|processor [0-9]:\n){0,6}",
         ) {
             let flags = ["--collector.cpu.info.flags-include=.", "--collector.cpu.info.bugs-include=."];
             let cpuinfo = [texty.as_bytes(), &bytes].concat();
