@@ -47,8 +47,16 @@ pub enum StartError {
     #[error("{0}")]
     Failed(String),
     /// It ended before it was ready.
-    #[error("{program} ended before it was ready ({how}): is it the keyhole-reader of this version?")]
+    #[error("{program} ended before it was ready ({how}): {}", hint(how))]
     Ended {
+        /// The program.
+        program: String,
+        /// How it ended.
+        how: String,
+    },
+    /// It was ready, and ended before its readers were.
+    #[error("{program} ended before its readers were ready ({how})")]
+    EndedLater {
         /// The program.
         program: String,
         /// How it ended.
@@ -63,6 +71,15 @@ pub enum StartError {
     /// It is of another version.
     #[error("{0} is not of this broker's version ({version}): install both together", version = env!("CARGO_PKG_VERSION"))]
     Version(String),
+}
+
+/// What may have ended a process that said nothing.
+fn hint(how: &str) -> &'static str {
+    if how.starts_with("killed") {
+        "a limit or a filter of this container or service may have ended it, see the kernel's log"
+    } else {
+        "is it the keyhole-reader of this version?"
+    }
 }
 
 /// How a reader ended: its generation, and its wait status.
@@ -237,18 +254,23 @@ impl Zygote {
 }
 
 impl Reports {
-    /// Passes on how readers end; ends when the zygote has gone, or writes what is no such report.
-    pub async fn follow(&mut self) {
+    /// Passes on how readers end; ends when the zygote has gone, or writes what is no such report, with its own reason if it
+    /// gave one.
+    pub async fn follow(&mut self) -> Option<String> {
         // However fast it writes, others are served.
         const PAUSE: Duration = Duration::from_millis(1);
         while let Some(frame) = self.next().await {
+            if frame.kind == Kind::Failed {
+                return Some(one_line(&frame.payload));
+            }
             // It writes nothing else once it is ready.
-            let Some([slot, generation, status]) = numbers(&frame) else { return };
+            let [slot, generation, status] = numbers(&frame)?;
             if let Some(ends) = self.ends.get(slot as usize) {
                 ends.send_replace((generation, status.cast_signed()));
             }
             tokio::time::sleep(PAUSE).await;
         }
+        None
     }
 
     /// The next report; none when there will be no more.

@@ -53,6 +53,12 @@ impl Child {
     }
 }
 
+/// Whether the kernel, and whoever filters its calls, has what says when a child ends: tried on this process itself.
+pub fn can_watch() -> io::Result<()> {
+    pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    Ok(())
+}
+
 /// Ignores, here and in every child, the signals that ask for the end, and those that ask for nothing: these processes
 /// end when the one does that started them.
 pub fn ignore_signals() {

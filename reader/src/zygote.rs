@@ -34,6 +34,8 @@ struct Zygote {
     /// A page for each class, in the order of their numbers.
     pages: Vec<SharedCells>,
     layers: Vec<Layer>,
+    /// It cannot go on, and has said why.
+    failed: bool,
 }
 
 /// A zygote's life; its exit status.
@@ -47,6 +49,7 @@ pub fn live(arguments: Arguments, pipes: Vec<OwnedFd>) -> i32 {
             #[cfg(feature = "hostile-code-for-tests")]
             crate::hostile::in_zygote();
             match greeted.and_then(|()| zygote.serve(stdin.as_fd(), &mut out)) {
+                Ok(()) | Err(Gone) if zygote.failed => 1,
                 Ok(()) | Err(Gone) => 0,
             }
         }
@@ -61,6 +64,9 @@ pub fn live(arguments: Arguments, pipes: Vec<OwnedFd>) -> i32 {
 impl Zygote {
     fn start(arguments: Arguments, pipes: Vec<OwnedFd>) -> Result<Self, String> {
         refuse_privilege(&arguments)?;
+        fork::can_watch().map_err(|error| {
+            format!("pidfd_open: {error}: Linux 5.3 or later is needed, and a container's seccomp profile that allows it")
+        })?;
         let mut pipes = pipes.into_iter();
         let mut slots = Vec::new();
         while let (Some(requests), Some(answers)) = (pipes.next(), pipes.next()) {
@@ -81,7 +87,7 @@ impl Zygote {
         layers.push(capabilities::drop_all());
         layers.push(landlock::restrict_all_but_reading());
         reader::seal(&mut layers, sandbox::ZYGOTE, &status)?;
-        Ok(Self { arguments, slots, pages, layers })
+        Ok(Self { arguments, slots, pages, layers, failed: false })
     }
 
     /// Follows orders until the broker has gone.
@@ -140,7 +146,11 @@ impl Zygote {
                 Ok(())
             }
             // It runs, and nobody would see its end: all ends with this process.
-            Err(ForkError::Watch(_)) => Err(Gone),
+            Err(error @ ForkError::Watch(_)) => {
+                self.failed = true;
+                out.message(Kind::Failed, format!("a reader's end cannot be watched: {error}").as_bytes())?;
+                Err(Gone)
+            }
             // As if it had started and failed.
             Err(ForkError::Fork(_)) => report_end(number, place.generation, FAILED, out),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyhole_proto::v1::{Outcome, Query, ReaderClass};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::lacking::{Lack, lacking};
 use crate::stage::*;
 use crate::stray::STRAY;
 
@@ -241,7 +242,24 @@ fn a_start_without_a_fitting_reader_says_what_to_do_and_leaves_no_socket() {
         let line = refusal(&mut stage.command(&["--log.level=error"]));
         assert!(line.contains("keyhole-reader ended before it was ready") && line.contains(hint), "{line}");
     }
+    fs::write(stage.at("keyhole-reader"), "#!/bin/sh\nkill -9 $$\n").unwrap();
+    let line = refusal(&mut stage.command(&["--log.level=error"]));
+    assert!(line.contains("killed by signal 9") && line.contains("the kernel's log"), "{line}");
+    assert!(!line.contains("of this version"), "{line}");
     assert!(fs::symlink_metadata(stage.socket()).is_err());
+}
+
+#[test]
+fn where_the_end_of_a_reader_cannot_be_seen_the_start_says_so() {
+    for (errno, text) in
+        [(libc::ENOSYS, "Function not implemented"), (libc::EPERM, "Operation not permitted")]
+    {
+        let stage = Stage::new();
+        let lack = Lack { numbers: (libc::SYS_pidfd_open, libc::SYS_pidfd_open), when: &[], errno };
+        let line = refusal(&mut lacking(stage.command(&["--log.level=error"]), &[lack]));
+        assert!(line.contains("pidfd_open") && line.contains(text) && line.contains("Linux 5.3"), "{line}");
+        assert!(!line.contains("of this version"), "{line}");
+    }
 }
 
 #[test]
