@@ -564,6 +564,30 @@ mod tests {
         assert!(COLLECTORS.windows(2).all(|pair| pair[0].name < pair[1].name));
     }
 
+    /// No kernel writes the first ones empty: something masks them. The others are where there is nothing to list.
+    #[test]
+    fn an_empty_file_fails_where_no_kernel_has_it_empty() {
+        for (name, path, fails) in [
+            ("buddyinfo", "proc/buddyinfo", true),
+            ("mdadm", "proc/mdstat", true),
+            ("meminfo", "proc/meminfo", true),
+            ("netdev", "proc/1/net/dev", true),
+            ("schedstat", "proc/schedstat", true),
+            ("slabinfo", "proc/slabinfo", true),
+            ("softnet", "proc/1/net/softnet_stat", true),
+            ("stat", "proc/stat", true),
+            ("vmstat", "proc/vmstat", true),
+            ("zoneinfo", "proc/zoneinfo", true),
+            ("arp", "proc/1/net/arp", false),
+            ("diskstats", "proc/diskstats", false),
+            ("network_route", "proc/1/net/route", false),
+            ("swap", "proc/swaps", false),
+        ] {
+            let collector = COLLECTORS.iter().find(|collector| collector.name == name).unwrap();
+            assert_eq!(testing::collect(collector, &[(path, b"")], &[]).is_err(), fails, "{name}");
+        }
+    }
+
     #[test]
     fn every_flag_is_named_once_and_its_default_is_valid() {
         let flags = flags();
