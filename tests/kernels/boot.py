@@ -219,6 +219,8 @@ def boot(arguments, packages, name):
     results = work / "results" / name
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
+    sources = ["broker", "reader", "exporter", "os", "policy", "proto", "log", "Cargo.lock"]
+    commit = subprocess.run(["git", "log", "-1", "--format=%h", "--", *sources], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
     with tarfile.open(results / "programs.tar", "w") as tar:
         for program in ("keyhole-broker", "keyhole-reader", "keyhole-exporter"):
             tar.add(arguments.programs / program, program)
@@ -227,7 +229,7 @@ def boot(arguments, packages, name):
     run("truncate", "-s", "64M", results / "out.tar")
     drives = [(system(work, arguments.mirror), "on"), (home / "modules.img", "on"), (results / "programs.tar", "on"), (results / "out.tar", "off")]
     command = ["qemu-system-x86_64", *MACHINE, "-kernel", home / "vmlinuz", "-initrd", home / "initramfs.img"]
-    command += ["-append", f"console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off steps={arguments.steps}"]
+    command += ["-append", f"console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off selinux=1 security=selinux steps={arguments.steps}"]
     for path, snapshot in drives:
         command += ["-drive", f"if=virtio,format=raw,snapshot={snapshot},file={path}"]
     command += ["-serial", f"file:{results / 'console.log'}"]
@@ -244,7 +246,10 @@ def boot(arguments, packages, name):
         fail(f"{name}: the guest left nothing ({error}): see {results / 'console.log'}")
     (results / "out.tar").unlink()
     (results / "programs.tar").unlink()
-    return json.loads((results / "results.json").read_text())
+    found = json.loads((results / "results.json").read_text())
+    found["commit"] = commit
+    (results / "results.json").write_text(json.dumps(found, indent=1))
+    return found
 
 
 def apt_mirror():

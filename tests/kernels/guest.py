@@ -12,35 +12,103 @@ import subprocess
 import sys
 import tarfile
 import time
+import typing
 import urllib.error
 import urllib.request
 
 HOME, OUT, LOGS = pathlib.Path("/keyhole"), pathlib.Path("/out"), pathlib.Path("/out/logs")
-BROKER, EXPORTER, PEER = 64646, 64647, 64648
+BROKER, EXPORTER, PEER, PROCESSES = 64646, 64647, 64648, 64649
 SOCKET = "/run/keyhole/broker.sock"
 US, THERE, THERE_ROOT = "http://127.0.0.1:9100", "http://127.0.0.1:9101", "http://127.0.0.1:9102"
 REOPEN_SECONDS = 5
+SCRAPE_TIMEOUT = 10  # Prometheus' own, where file servers hang
 SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})? (\S+)$")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
 # About the programs themselves.
 IGNORED = re.compile(r"go_|process_|promhttp_|keyhole_|node_exporter_build_info|node_scrape_collector_duration_seconds")
-# Differences that docs/compatibility.md lists with their reasons. Those of root are what the broker's uid may not read.
+
+
+class Known(typing.NamedTuple):
+    """A difference that is right: where docs/compatibility.md lists it, or why the comparison itself makes it."""
+    where: str  # "there": only node_exporter has it; "here": only Keyhole has it; "values": they differ
+    pattern: str  # of the whole series, labels sorted by name
+    row: str = ""  # words of docs/compatibility.md
+    why: str = ""
+    # What node_exporter gives, for "there"; node_exporter's and Keyhole's values, for "values".
+    value: object = None
+    ours: object = None  # Of a series that only node_exporter has, the one that Keyhole has in its place.
+    before: tuple = (99,)  # on kernels before this one
+
+
+def without(*labels, empty=True):
+    """The series with these labels emptied or left out."""
+    def change(key):
+        for label in labels:
+            key = re.sub(rf'([{{,]){label}="(?:[^"\\\\]|\\\\.)*",?', rf'\1{label}="",' if empty else r"\1", key)
+        return re.sub(r",}$", "}", key)
+    return change
+
+
+MOVES = "moves between two reads"
 KNOWN = [
-    r"node_pcidevice_(sriov_|current_link_|max_link_|d3cold_)",
-    r"node_nfsd?_requests_total\{.*proto=\"2\"",
-    r"node_nfsd_requests_total\{method=\"WdelegGetattr\"",
-    r"node_btrfs_(device_|commit|last_commit|max_commit)",
-    r"node_cpu_online\{",
-    r"node_memory_(Balloon|FileHugePages|FilePmdMapped|GPU(Active|Reclaim)|Hugetlb|KReclaimable|SecPageTables|Unaccepted)_bytes$",
-    r"node_ksmd_general_profit_bytes", r"node_infiniband_lifespan_seconds", r"node_network_route_info",
-    r"node_scrape_collector_success\{collector=\"(cgroup|mountstats|rapl|slabinfo|watchdog)\"",
-    r"node_tcp_connection_states\{state=\"[rt]x_queued_bytes\"",
-    r"node_mountstats_", r"node_slabinfo_", r"node_rapl_", r"node_dmi_info\{",
-    # What the programs that are compared do themselves, and what moves.
-    r"node_sockstat_(TCP6?_inuse|sockets_used|TCP_alloc|TCP_mem)", r"node_procs_running", r"node_processes_(state|threads|pids)",
-    r"node_tcp_connection_states", r"node_buddyinfo_blocks",
+    Known("there", r"node_pcidevice_(current|max)_link_(transfers_per_second|width)\{.*", "| `node_pcidevice_*` |", value={-1}),
+    Known("there", r"node_pcidevice_sriov_(drivers_autoprobe|numvfs|totalvfs|vf_total_msix)\{.*", "| `node_pcidevice_*` |", value={0}),
+    Known("there", r'node_nfsd?_requests_total\{.*proto="2"\}', "| `node_nfs_*`, `node_nfsd_*` |", value={0}),
+    Known("there", r'node_nfsd_requests_total\{method="WdelegGetattr",proto="4"\}', "| `node_nfs_*`, `node_nfsd_*` |", value={0}),
+    Known("there", r"node_btrfs_(commits|commit_seconds)_total\{.*|node_btrfs_(last|max)_commit_seconds\{.*",
+          "| `node_btrfs_commits_total`, `node_btrfs_*commit_seconds*`", value={0}, before=(6, 0)),
+    Known("there", r"node_btrfs_device_unused_bytes\{.*", "| `node_btrfs_device_unused_bytes` |"),
+    Known("there", r"node_btrfs_device_errors_total\{.*", "| `node_btrfs_device_errors_total` |", value={0}, before=(5, 14)),
+    Known("there", r"node_btrfs_device_errors_total\{.*", "| `node_btrfs_device_errors_total` |", ours=without("btrfs_dev_uuid")),
+    Known("there", r"node_btrfs_device_size_bytes\{.*", "| `node_btrfs_device_size_bytes` |", ours=without("btrfs_dev_uuid", empty=False)),
+    Known("there", r"node_network_route_info\{.*", "| `node_network_route_info` |", ours=without("proto", "src", "weight")),
+    Known("here", r'node_cpu_online\{cpu="\d+"\}', "| `node_cpu_online` |"),
+    Known("here", r"node_memory_(Balloon|FileHugePages|FilePmdMapped|GPU(Active|Reclaim)|Hugetlb|KReclaimable|SecPageTables|Unaccepted)_bytes",
+          "| `node_memory_*` |"),
+    Known("here", r"node_ksmd_general_profit_bytes", "| `node_ksmd_general_profit_bytes` |"),
+    Known("here", r'node_scrape_collector_success\{collector="cgroup"\}', "- `keyhole_cgroup_*` (on by default)"),
+    Known("values", r"node_infiniband_lifespan_seconds\{.*", "| `node_infiniband_lifespan_seconds` |"),
+    Known("values", r'node_scrape_collector_success\{collector="mountstats"\}', "| `node_mountstats_*` at the access level `host` |", value=(1, 0)),
+    Known("values", r'node_scrape_collector_success\{collector="watchdog"\}', "| `node_edac_*`, `node_watchdog_*`", value=(0, 1)),
+    Known("values", r'node_tcp_connection_states\{state="[rt]x_queued_bytes"\}', "| `node_tcp_connection_states` of `rx_queued_bytes`"),
+    Known("values", r"node_buddyinfo_blocks\{.*", why=MOVES),
+    Known("values", r"node_procs_running", why=MOVES),
+    *[Known(where, r'node_processes_(state|threads_state)\{(thread_)?state="[DIRS]"\}', why=MOVES) for where in ("here", "there", "values")],
+    Known("values", r"node_sockstat_sockets_used", why="node_exporter's own netlink sockets"),
 ]
-DOCUMENTED = re.compile("|".join(KNOWN))
+
+
+def sort(compared, release):
+    """The differences that nothing explains, and how many series each of KNOWN does."""
+    version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+    left = {where: dict(compared[where]) for where in ("here", "there", "values")}
+    covered = [0] * len(KNOWN)
+    for at, known in enumerate(KNOWN):
+        if version >= known.before:
+            continue
+        for key, value in list(left[known.where].items()):
+            if not re.fullmatch(known.pattern, key):
+                continue
+            if known.where == "there" and known.value and value not in known.value:
+                continue
+            if known.where == "values" and known.value and (value[0], value[1]) != known.value:
+                continue
+            if known.ours and left["here"].pop(known.ours(key), None) is None:
+                continue
+            del left[known.where][key]
+            covered[at] += 1
+    return left, covered
+
+
+def expected(key, release):
+    """The series that Keyhole should have where node_exporter has this one; None if it should have none."""
+    version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+    for known in KNOWN:
+        if known.where == "there" and version < known.before and re.fullmatch(known.pattern, key):
+            return known.ours(key) if known.ours else None
+    return key
+
+
 results = {"steps": {}}
 
 
@@ -77,8 +145,9 @@ def start(name, uid, *arguments, groups=(), program=None):
                             preexec_fn=as_uid(uid, groups) if uid else None, cwd="/")
 
 
-def fetch(url, limit=60):
-    with urllib.request.urlopen(urllib.request.Request(url, headers={"X-Prometheus-Scrape-Timeout-Seconds": "50"}), timeout=limit) as answer:
+def fetch(url, limit=60, scrape_timeout=50):
+    headers = {"X-Prometheus-Scrape-Timeout-Seconds": str(scrape_timeout)}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=limit) as answer:
         return answer.read().decode()
 
 
@@ -94,6 +163,11 @@ def wait(what, ready, limit=90):
         time.sleep(0.1)
     say(f"gave up: {what}")
     return None
+
+
+def timed(work):
+    began = time.monotonic()
+    return work(), round(time.monotonic() - began, 1)
 
 
 def parse(text):
@@ -117,45 +191,41 @@ def compare(peer=THERE, rounds=3, keep=None):
         texts = [fetch(f"{url}/metrics") for url in (peer, US, peer)]
         (before, kinds), (ours, our_kinds), (after, _) = map(parse, texts)
         only_here, only_there = ours.keys() - before.keys() - after.keys(), (before.keys() & after.keys()) - ours.keys()
-        unlike = set()
+        unlike = {}
         for key in ours.keys() & before.keys() & after.keys():
             low, high = sorted((before[key], after[key]))
             slack = 0.02 * max(abs(low), abs(high))
             if not low - slack <= ours[key] <= high + slack and not (low != low and ours[key] != ours[key]):
-                unlike.add((key, before[key], ours[key], after[key]))
+                unlike[key] = (before[key], ours[key], after[key])
         here = only_here if here is None else here & only_here
         there = only_there if there is None else there & only_there
-        names = {key for key, *_ in unlike}
-        wrong = {key: values for key, *values in unlike} if wrong is None else {key: wrong[key] for key in wrong.keys() & names}
+        wrong = unlike if wrong is None else {key: unlike[key] for key in wrong.keys() & unlike.keys()}
         types = {name: (kinds[name], kind) for name, kind in our_kinds.items() if kinds.get(name, kind) != kind}
     if keep:
         (OUT / f"{keep}.prom").write_text(texts[1])
         (OUT / f"{keep}.node_exporter.prom").write_text(texts[2])
     return {
-        "samples": len(ours), "peer": len(after), "documented": sum(bool(DOCUMENTED.match(key)) for key in [*here, *there, *wrong]),
-        "only_here": sorted(undocumented(here)), "only_there": sorted(undocumented(there)),
-        "values": {key: wrong[key] for key in undocumented(wrong)}, "types": types,
+        "samples": len(ours), "peer": len(after), "here": {key: ours[key] for key in sorted(here & ours.keys())},
+        "there": {key: after[key] for key in sorted(there & after.keys())}, "values": wrong, "types": types,
     }
 
 
-def undocumented(keys):
-    return [key for key in keys if not DOCUMENTED.match(key)]
-
-
-def line(found):
-    return {key: value if isinstance(value, int) else len(value) for key, value in found.items()}
+def line(compared):
+    left, _ = sort(compared, os.uname().release)
+    return {"samples": compared["samples"], "peer": compared["peer"], **{where: list(keys)[:4] if len(keys) < 5 else len(keys) for where, keys in left.items()},
+            "types": compared["types"]}
 
 
 class Keyhole:
     """Broker and exporter as the systemd units start them."""
 
-    def __init__(self, *broker):
+    def __init__(self, *broker, groups=()):
         sh("rm -rf /run/keyhole; mkdir -m 750 /run/keyhole; chown 64646:64646 /run/keyhole")
         began = time.monotonic()
         self.broker = start("keyhole-broker", BROKER, f"--allow-uid={EXPORTER}", "--path.rootfs=/", "--path.os-release=/etc/os-release",
-                            "--path.udev.data=/run/udev/data", f"--reopen-interval={REOPEN_SECONDS}", "--allow-processes", *broker)
+                            "--path.udev.data=/run/udev/data", f"--reopen-interval={REOPEN_SECONDS}", "--allow-processes", *broker, groups=groups)
         self.exporter = start("keyhole-exporter", EXPORTER, *[f"--collector.{name}" for name in COLLECTORS], "--scrape.detail",
-                              groups=(BROKER,))
+                              "--web.listen-address=127.0.0.1:9100", groups=(BROKER,))
         def scraped():
             text = fetch(f"{US}/metrics")
             return text if "\nnode_load1 " in text else None
@@ -192,11 +262,12 @@ def peer(name, uid, port):
 def first(keyhole):
     """Start, layers, a scrape and a capture."""
     found = {"seconds": keyhole.seconds, "started": bool(keyhole.first)}
-    describe = keyhole.command("describe")
+    describe = wait("describe", lambda: keyhole.command("describe"))
     (OUT / "describe.txt").write_text(describe or "")
     print(describe, flush=True)
     found["layers"] = re.findall(r"^(keyhole_(?:broker|exporter)_sandbox_layer\{.*) (\S+)$", keyhole.first or "", re.MULTILINE)
-    (OUT / "describe.json").write_text(keyhole.command("describe --output=json") or "{}")
+    found["version"] = keyhole.command("--version")
+    found["selinux"] = {url: re.findall(r"^node_selinux_.*", fetch(f"{url}/metrics"), re.MULTILINE) for url in (US, THERE)}
     found["probe"] = sh(f"{HOME}/keyhole-broker probe", preexec_fn=as_uid(BROKER)) is not None
     found["query"] = keyhole.command("query loadavg") is not None
     found["compare"] = compare(keep="first")
@@ -262,6 +333,7 @@ ALONE = 28
 
 def late(keyhole):
     """What appears after the broker's start is seen soon after, each thing alone and then the rest."""
+    release = os.uname().release
     found = {"failed": [], "before": line(compare(rounds=1)), "alone": [], "missing": []}
     lines = LATE.strip().split("\n")
     fetched = parse(fetch(f"{THERE}/metrics"))[0].keys()
@@ -270,15 +342,17 @@ def late(keyhole):
             found["failed"].append(command)
         sh("udevadm settle --timeout=10", 20)
         before, fetched = fetched, parse(fetch(f"{THERE}/metrics"))[0].keys()
-        new, began = set(undocumented(fetched - before)), time.monotonic()
+        new, began, scrapes = {expected(key, release) for key in fetched - before} - {None}, time.monotonic(), []
         missing = new
         while missing and time.monotonic() < began + 4 * REOPEN_SECONDS:
+            asked = time.monotonic()
             missing = new - parse(fetch(f"{US}/metrics"))[0].keys()
+            scrapes.append(round(time.monotonic() - asked, 1))
             if missing:
                 time.sleep(1)
         took = round(time.monotonic() - began, 1)
-        found["alone"].append({"command": command, "new": len(new), "missing": sorted(missing), "seconds": took})
-        say("late:", len(new), "new,", len(missing), "missing after", took, "s:", command[:80], sorted(missing)[:3])
+        found["alone"].append({"command": command, "new": len(new), "missing": sorted(missing), "seconds": took, "scrapes": scrapes})
+        say("late:", len(new), "new,", len(missing), "missing after", took, "s, scrapes of", scrapes, "s:", command[:80], sorted(missing)[:3])
     for command in lines[ALONE:]:
         if sh(command, 60) is None:
             found["failed"].append(command)
@@ -286,10 +360,10 @@ def late(keyhole):
     sh("ip link set br9 up; ip link set bond9 up; ip link set tap9 up")
     began = time.monotonic()
     for _ in range(10):
-        now = compare(rounds=1)
-        found["missing"].append((round(time.monotonic() - began, 1), len(now["only_there"]), len(now["only_here"])))
+        now, _ = sort(compare(rounds=1), release)
+        found["missing"].append((round(time.monotonic() - began, 1), len(now["there"]), len(now["here"])))
         say("late: seconds, only there, only here:", found["missing"][-1])
-        if len(now["only_there"]) == 0 or len(found["missing"]) > 2 and found["missing"][-3][1] == found["missing"][-1][1]:
+        if not now["there"] or len(found["missing"]) > 2 and found["missing"][-3][1] == found["missing"][-1][1]:
             break
         time.sleep(REOPEN_SECONDS)
     found["compare"] = compare(keep="late")
@@ -300,17 +374,23 @@ def late(keyhole):
 
 
 def hidepid(keyhole):
-    """hidepid: the same host, and no processes to see."""
+    """hidepid: the same host, and no processes to see; then with a group that is exempt."""
     found = {}
-    for value in ("2", "1"):
+    for value, group in (("2", 0), ("1", 0), ("2", PROCESSES)):
         keyhole.stop()
-        if sh(f"mount -o remount,hidepid={value} /proc") is None:
+        if sh(f"mount -o remount,hidepid={value},gid={group} /proc") is None:
             continue
-        keyhole.__init__()
-        found[value] = {"started": bool(keyhole.first), "compare": compare(THERE_ROOT, rounds=1, keep=f"hidepid-{value}")}
-        (OUT / f"hidepid-{value}.describe.txt").write_text(keyhole.command("describe") or "")
+        keyhole.__init__(groups=[group] if group else ())
+        name = f"{value}-gid" if group else value
+        found[name] = {
+            "started": bool(keyhole.first), "compare": compare(THERE_ROOT if group else THERE, keep=f"hidepid-{name}"),
+            "view": re.findall(r'proc_view="(\w+)"', keyhole.first or ""),
+            "failed": re.findall(r'^node_scrape_collector_success{collector="(\w+)"} 0', keyhole.first or "", re.MULTILINE),
+        }
+        (OUT / f"hidepid-{name}.describe.txt").write_text(keyhole.command("describe") or "")
+        say("hidepid:", name, found[name]["view"], found[name]["failed"], line(found[name]["compare"]))
     keyhole.stop()
-    sh("mount -o remount,hidepid=0 /proc")
+    sh("mount -o remount,hidepid=0,gid=0 /proc")
     keyhole.__init__()
     return found
 
@@ -330,6 +410,7 @@ def hang(keyhole):
     wait("mounts are seen", lambda: 'mountpoint="/mnt/nfs4"' in fetch(f"{US}/metrics"), 90)
     found["compare"] = compare(keep="mounts")
     capture("capture-mounts", keyhole)
+    found["before"] = [timed(lambda: fetch(f"{US}/metrics"))[1] for _ in range(3)]
     fuse.send_signal(signal.SIGSTOP)
     sh("iptables -I INPUT -i lo -p tcp --dport 2049 -j DROP; iptables -I INPUT -i lo -p tcp --sport 2049 -j DROP; rpc.nfsd 0", 30)
     if os.fork() == 0:  # what holds the client's caches stale, so that statfs asks the server
@@ -337,7 +418,8 @@ def hang(keyhole):
     for at in range(10):
         began = time.monotonic()
         try:
-            samples, _ = parse(fetch(f"{US}/metrics"))
+            samples, _ = parse(fetch(f"{US}/metrics", scrape_timeout=SCRAPE_TIMEOUT))
+            seconds = round(time.monotonic() - began, 1)
         except (OSError, urllib.error.URLError) as error:
             found["scrapes"].append({"error": str(error)})
             continue
@@ -347,7 +429,7 @@ def hang(keyhole):
         statfs = os.statvfs("/")
         true = statfs.f_bavail * statfs.f_frsize
         found["scrapes"].append({
-            "seconds": round(time.monotonic() - began, 1), "samples": len(samples), "mounts": len(sizes),
+            "seconds": seconds, "samples": len(samples), "mounts": len(sizes),
             "root_right": bool(root) and abs(root[0] - true) < 0.02 * true, "errors": errors,
             "failed": [key for key, value in samples.items() if key.startswith("node_scrape_collector_success") and not value],
         })
@@ -382,6 +464,7 @@ def set_up():
         mkdir -p /dev/pts /dev/shm /out/logs /run/udev; mount -t devpts devpts /dev/pts; mount -t tmpfs tmpfs /dev/shm
         mount -t cgroup2 cgroup2 /sys/fs/cgroup
         mount -t securityfs securityfs /sys/kernel/security
+        mount -t selinuxfs selinuxfs /sys/fs/selinux
         mount -t tracefs tracefs /sys/kernel/tracing
         hostname guest; ip link set lo up
         chmod 755 /keyhole/*

@@ -1,21 +1,24 @@
 """docs/kernels.md, of what boot.py brought back from each kernel."""
+import collections
 import datetime
 import json
+import pathlib
 import re
 import textwrap
 
 import guest
 
+HERE = pathlib.Path(__file__).resolve().parent
 HEAD = """<!-- Written by tests/kernels/boot.py --table docs/kernels.md, after it has booted every kernel. -->
 
 # Kernels
 
 Linux 5.10 and newer is supported. Debian's kernels are booted under QEMU with `tests/kernels/boot.py`, which starts the programs as the
-systemd units do, beside node_exporter 1.12.1 with the same {collectors} collectors. Last on {date}; on a machine without KVM, so times are
-those of an emulated CPU.
+systemd units do, beside node_exporter 1.12.1 with the same {collectors} collectors and under an ordinary uid too. Last on {date} with
+{programs}; on a machine without KVM, so times are those of an emulated CPU.
 
 The machine has four CPUs on two NUMA nodes, two NVMe controllers and a subsystem, a SCSI disk, a CD drive, a USB stick, five network
-interfaces of five drivers, PCIe bridges, a watchdog and a BMC.
+interfaces of five drivers, PCIe bridges, a watchdog and a BMC. SELinux is on and has no policy.
 
 `tests/old_kernels.rs` runs every program in CI under a filter that answers what Linux 5.10 lacks as it would; `tests/kernels/trees` holds
 what these machines showed.
@@ -52,61 +55,113 @@ def table(head, rows):
     return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
 
 
-def difference(found):
-    return " / ".join(str(len(guest.undocumented(found[which]))) for which in ("only_there", "only_here", "values"))
+WHERE = {"there": "only node_exporter has", "here": "only Keyhole has", "values": "the values differ of"}
+
+
+class Differences:
+    """What nothing explains, of every comparison, and how many series each of guest.KNOWN does on each kernel."""
+
+    def __init__(self):
+        self.remarks, self.covered = [], {}
+
+    def of(self, release, when, compared):
+        left, covered = guest.sort(compared, release)
+        so_far = self.covered.setdefault(release, [0] * len(covered))
+        self.covered[release] = [max(pair) for pair in zip(so_far, covered)]
+        for where, keys in left.items():
+            if keys:
+                self.remarks.append(f"- `{release}`, {when}: {WHERE[where]} {names(keys)}.")
+        return " / ".join(str(len(left[where])) for where in WHERE)
+
+    def known(self):
+        """Rows for docs/kernels.md. One that covers nothing is none."""
+        compatibility = (HERE.parent.parent / "docs/compatibility.md").read_text()
+        for at, known in enumerate(guest.KNOWN):
+            if known.row and known.row not in compatibility:
+                raise SystemExit(f"table.py: error: docs/compatibility.md no longer says {known.row}")
+            counts = [covered[at] for covered in self.covered.values()]
+            if any(counts):
+                pattern = re.sub(r"\\([{}])", r"\1", known.pattern).replace("|", "\\|")
+                yield [f"`{pattern}`", WHERE[known.where], known.row.strip("-| ") or known.why, *counts]
+            else:
+                print(f"boot.py: {known.where} {known.pattern}: nothing is so any more: remove it from guest.KNOWN")
 
 
 def names(keys):
     return ", ".join(f"`{name}`" for name in sorted({re.split(r"[{]", key)[0] for key in keys}))
 
 
+def hung(scrapes):
+    """Each mount that was not read, with what is said of it, in how many scrapes."""
+    said = collections.Counter()
+    for scrape in scrapes:
+        for error in scrape.get("errors", []):
+            said[re.search(r'mountpoint="([^"]*)"', error)[1], re.search(r'device_error="([^"]*)"', error)[1]] += 1
+    return "; ".join(f"`{mount}`: {error} ({times})" for (mount, error), times in sorted(said.items()))
+
+
 def render(results, kernels):
-    start, sandbox, seen, hangs, remarks, collectors = [], [], [], [], [], 0
+    start, sandbox, seen, hidden, hangs, differences, collectors, programs = [], [], [], [], [], Differences(), 0, set()
     for kernel in kernels:
         folder = results / kernel
         if not (folder / "results.json").exists():
             continue
         run = json.loads((folder / "results.json").read_text())
-        collectors, steps = len(run["collectors"]), run["steps"]
+        collectors, steps, release = len(run["collectors"]), run["steps"], f"`{run['release']}`"
         first, late, hang = steps["first"], steps.get("late", {}), steps.get("hang", {})
-        start.append([f"`{run['release']}`", "yes" if first["started"] and first["probe"] and first["query"] else "no", f"{first['seconds']} s",
-                      first["compare"]["samples"], difference(first["compare"])])
+        programs.add(f"{first['version'].split(chr(10))[0]} (commit {run['commit']})")
+        start.append([release, "yes" if first["started"] and first["probe"] and first["query"] else "no", f"{first['seconds']} s",
+                      first["compare"]["samples"], differences.of(run["release"], "after the start", first["compare"]),
+                      " / ".join(", ".join(line.split()[-1] for line in lines) or "none" for lines in first["selinux"].values())])
         everywhere, lacking = layers(first)
-        sandbox.append([f"`{run['release']}`", landlock(folder), ", ".join(f"`{layer}`" for layer in everywhere),
+        sandbox.append([release, landlock(folder), ", ".join(f"`{layer}`" for layer in everywhere),
                         "; ".join(f"`{layer}`: {'every process' if len(of) > 6 else ', '.join(of)}" for layer, of in lacking.items()) or "none"])
         if late.get("compare"):
-            alone = [dict(one, missing=guest.undocumented(one["missing"])) for one in late.get("alone", []) if one["new"]]
-            slow = max((one["seconds"] for one in late["alone"] if one["new"] and not one["missing"]), default=0)
-            seen.append([f"`{run['release']}`", f"{sum(not one['missing'] for one in alone)} of {len(alone)}", f"{slow} s", late["compare"]["samples"],
-                         difference(late["compare"])])
-            for text, keys in (("only node_exporter has", late["compare"]["only_there"]), ("only Keyhole has", late["compare"]["only_here"]),
-                               ("the values differ of", late["compare"]["values"])):
-                keys = guest.undocumented(keys)
-                if keys:
-                    remarks.append(f"- `{run['release']}`: {text} {names(keys)}.")
+            alone = [one for one in late["alone"] if one["new"]]
+            slow = max((one for one in alone if not one["missing"]), key=lambda one: one["seconds"])
+            seen.append([release, f"{sum(not one['missing'] for one in alone)} of {len(alone)}", f"{slow['seconds']} s", len(slow["scrapes"]),
+                         f"{max(slow['scrapes'])} s", late["compare"]["samples"],
+                         differences.of(run["release"], "after all has appeared", late["compare"])])
+            for one in alone:
+                if one["missing"]:
+                    differences.remarks.append(f"- {release}: not seen after `{one['command']}`: {names(one['missing'])}.")
+        for options, found in steps.get("hidepid", {}).items():
+            left, _ = guest.sort(found["compare"], run["release"])
+            gone = {re.split(r"[{]", key)[0] for key in left["there"]}
+            short = sorted({re.match(r"node_[a-z0-9]+_?", name)[0] for name in gone})
+            hidden.append([release, f"`hidepid={options.replace('-gid', ',gid=')}`", ", ".join(sorted(set(found["view"]))), found["compare"]["samples"],
+                           ", ".join(f"`{name}`" for name in found["failed"]) or "none", ", ".join(f"`{name}*`" for name in short) or "none"])
         if hang.get("scrapes"):
             scrapes = hang["scrapes"]
-            errors = {re.search(r'mountpoint="([^"]*)"', error)[1] for scrape in scrapes for error in scrape.get("errors", [])}
-            hangs.append([f"`{run['release']}`", f"{sum(scrape.get('root_right', False) for scrape in scrapes)} of {len(scrapes)}",
-                          ", ".join(f"`{mount}`" for mount in sorted(errors)), f"{max(scrape.get('seconds', 0) for scrape in scrapes)} s"])
-    paragraphs = HEAD.format(date=datetime.date.today(), collectors=collectors).split("\n\n")
+            hangs.append([release, f"{sum(scrape.get('root_right', False) for scrape in scrapes)} of {len(scrapes)}", hung(scrapes),
+                          f"{max(hang['before'])} s", f"{scrapes[0].get('seconds')} s", f"{max(scrape.get('seconds', 0) for scrape in scrapes[1:])} s"])
+            differences.of(run["release"], "with the file servers", hang["compare"])
+    paragraphs = HEAD.format(date=datetime.date.today(), collectors=collectors, programs=" and ".join(sorted(programs))).split("\n\n")
     text = "\n\n".join([paragraphs[0], *(textwrap.fill(paragraph, 100) for paragraph in paragraphs[1:])]) + "\n"
     text += "\n## Start\n\n" + fill("""The differences are series that only node_exporter has, only Keyhole has, and whose values differ in three
-        rounds, without those that docs/compatibility.md lists.""")
-    text += table(["kernel", "starts and answers", "first scrape after", "samples", "differences"], start)
+        rounds, without those that are [known](#known-differences). The last column is what both programs say of SELinux, Keyhole first.""")
+    text += table(["kernel", "starts and answers", "first scrape after", "samples", "differences", "SELinux enabled"], start)
     text += "\n## Sandbox\n\n" + table(["kernel", "Landlock", "in force in every process", "missing in"], sandbox)
     text += "\nWhat is missing:\n\n" + "".join(textwrap.fill(f"- {'the newest' if kernel == 'newest' else 'Linux ' + kernel}: {MISSING[kernel]}.", 100, subsequent_indent="  ") + "\n" for kernel in kernels)
     text += "\n## What appears after the start\n\n" + fill("""The broker runs with `--reopen-interval=5`. Then modules are loaded and devices
         made, one after the other: conntrack, synproxy, IPVS, the NFS client and server, interfaces of seven kinds, btrfs, XFS, device
-        mapper, multipath, RAID 1 and 5, zram, a SCSI disk and a tape, a watchdog, hwmon, InfiniBand. Each has brought new series to
-        node_exporter, and all of them to Keyhole, within the time in the third column (two machines ran
-        at once on two loaded CPUs: of some the time is that of the scrapes). The routes that are missing are listed in
-        docs/compatibility.md: the files of the kernel do not tell their source and protocol.""")
-    text += table(["kernel", "seen", "slowest", "samples", "differences at the end"], seen)
-    text += "\n" + "".join(textwrap.fill(remark, 100, subsequent_indent="  ") + "\n" for remark in remarks)
-    text += "\n## File servers that stop\n\n" + fill("""An NFS server, mounted as version 3 and as 4.2, and a FUSE daemon stop. Ten scrapes
-        follow; the column says in how many of them the root file system is right.""")
-    return text + table(["kernel", "root right", "reported as not answering", "slowest scrape"], hangs)
+        mapper, multipath, RAID 1 and 5, zram, a SCSI disk and a tape, a watchdog, hwmon, InfiniBand. The second column says of how many
+        that brought new series to node_exporter all of these are in Keyhole's scrapes too; then, of the one that took longest, the time
+        from node_exporter's scrape, how many scrapes it needed and the longest of these.""")
+    text += table(["kernel", "seen", "slowest", "in scrapes", "of up to", "samples", "differences at the end"], seen)
+    text += "\n## Processes that are hidden\n\n" + fill("""Keyhole is started anew with a `/proc` that hides processes; with `gid=`, the
+        broker is a member of the group. What is missing is compared with node_exporter under an ordinary uid, and with that of root where
+        the group is given: the mounts and processes of a part of the host are no host's.""")
+    text += table(["kernel", "`/proc`", "`proc_view`", "samples", "collectors that fail", "what only node_exporter has"], hidden)
+    text += "\n## File servers that stop\n\n" + fill(f"""An NFS server, mounted as version 3 and as 4.2, and a FUSE daemon stop. Ten scrapes
+        with a timeout of {guest.SCRAPE_TIMEOUT} s follow; the second column says in how many of them the root file system is right, the third
+        what `device_error` says of which mount, in how many scrapes. The fourth is the longest of three scrapes before they stop.""")
+    text += table(["kernel", "root right", "not answering", "before", "first scrape", "slowest of the others"], hangs)
+    text += "\n## Differences that nothing explains\n\n" + ("".join(textwrap.fill(remark, 100, subsequent_indent="  ") + "\n" for remark in differences.remarks) or "None.\n")
+    text += "\n## Known differences\n\n" + fill("""What the comparisons leave out, each with the row of
+        [compatibility.md](compatibility.md) that lists it or the reason that lies in the comparison itself, and the most series that it
+        stood for at once on each kernel.""")
+    return text + table(["series", "", "row, or reason", *(f"`{release}`" for release in differences.covered)], differences.known())
 
 
 def fill(text):
