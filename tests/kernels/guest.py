@@ -67,6 +67,7 @@ KNOWN = [
           "| `node_memory_*` |"),
     Known("here", r"node_ksmd_general_profit_bytes", "| `node_ksmd_general_profit_bytes` |"),
     Known("here", r'node_scrape_collector_success\{collector="cgroup"\}', "- `keyhole_cgroup_*` (on by default)"),
+    Known("there", r"node_mountstats_nfs_.*", "| `node_mountstats_*` at the access level `host` |"),
     Known("values", r"node_infiniband_lifespan_seconds\{.*", "| `node_infiniband_lifespan_seconds` |"),
     Known("values", r'node_scrape_collector_success\{collector="mountstats"\}', "| `node_mountstats_*` at the access level `host` |", value=(1, 0)),
     Known("values", r'node_scrape_collector_success\{collector="watchdog"\}', "| `node_edac_*`, `node_watchdog_*`", value=(0, 1)),
@@ -74,6 +75,7 @@ KNOWN = [
     Known("values", r"node_buddyinfo_blocks\{.*", why=MOVES),
     Known("values", r"node_procs_running", why=MOVES),
     *[Known(where, r'node_processes_(state|threads_state)\{(thread_)?state="[DIRS]"\}', why=MOVES) for where in ("here", "there", "values")],
+    Known("values", r"node_sockstat_TCP_mem(_bytes)?", why="answers on their way"),
     Known("values", r"node_sockstat_sockets_used", why="node_exporter's own netlink sockets"),
 ]
 
@@ -131,18 +133,18 @@ def sh(command, limit=60, **more):
     return text
 
 
-def as_uid(uid, groups=()):
+def as_uid(uid, groups=(), gid=None):
     def change():
         os.setgroups(list(groups))
-        os.setgid(uid)
+        os.setgid(uid if gid is None else gid)
         os.setuid(uid)
     return change
 
 
-def start(name, uid, *arguments, groups=(), program=None):
+def start(name, uid, *arguments, groups=(), gid=None, program=None):
     log = open(LOGS / f"{name}.log", "ab")
     return subprocess.Popen([HOME / (program or name), *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                            preexec_fn=as_uid(uid, groups) if uid else None, cwd="/")
+                            preexec_fn=as_uid(uid, groups, gid), cwd="/")
 
 
 def fetch(url, limit=60, scrape_timeout=50):
@@ -219,11 +221,11 @@ def line(compared):
 class Keyhole:
     """Broker and exporter as the systemd units start them."""
 
-    def __init__(self, *broker, groups=()):
-        sh("rm -rf /run/keyhole; mkdir -m 750 /run/keyhole; chown 64646:64646 /run/keyhole")
+    def __init__(self, *broker, uid=BROKER, groups=()):
+        sh(f"rm -rf /run/keyhole; mkdir -m 750 /run/keyhole; chown {uid}:{BROKER} /run/keyhole")
         began = time.monotonic()
-        self.broker = start("keyhole-broker", BROKER, f"--allow-uid={EXPORTER}", "--path.rootfs=/", "--path.os-release=/etc/os-release",
-                            "--path.udev.data=/run/udev/data", f"--reopen-interval={REOPEN_SECONDS}", "--allow-processes", *broker, groups=groups)
+        self.broker = start("keyhole-broker", uid, f"--allow-uid={EXPORTER}", "--path.rootfs=/", "--path.os-release=/etc/os-release",
+                            "--path.udev.data=/run/udev/data", f"--reopen-interval={REOPEN_SECONDS}", "--allow-processes", *broker, groups=groups, gid=BROKER)
         self.exporter = start("keyhole-exporter", EXPORTER, *[f"--collector.{name}" for name in COLLECTORS], "--scrape.detail",
                               "--web.listen-address=127.0.0.1:9100", groups=(BROKER,))
         def scraped():
@@ -310,9 +312,7 @@ modprobe raid456; truncate -s 40M /tmp/m3 /tmp/m4 /tmp/m5; for n in 3 4 5; do lo
 modprobe zram; echo 32M >/sys/block/zram0/disksize; mkswap /dev/zram0 && swapon /dev/zram0
 modprobe scsi_debug dev_size_mb=8 num_tgts=1
 modprobe st; echo 1 > /sys/bus/pseudo/drivers/scsi_debug/ptype; echo 1 >/sys/bus/pseudo/drivers/scsi_debug/add_host
-modprobe netdevsim; echo '9 2' >/sys/bus/netdevsim/new_device
 modprobe softdog
-modprobe test_power
 modprobe i2c-stub chip_addr=0x48,0x4c; modprobe lm75; modprobe lm90; for bus in /sys/bus/i2c/devices/i2c-*; do grep -q stub $bus/name && echo lm75 0x48 >$bus/new_device; done
 modprobe rdma_rxe; rdma link add rxe9 type rxe netdev dummy9
 modprobe tun; ip tuntap add tap9 mode tap
@@ -328,7 +328,7 @@ echo 1 >/sys/devices/system/cpu/cpu3/online; echo 0 >/sys/devices/system/cpu/cpu
 
 
 # Of these, how many lines are run alone, each followed by a look whether all that it brought is seen.
-ALONE = 28
+ALONE = 26
 
 
 def late(keyhole):
@@ -410,6 +410,12 @@ def hang(keyhole):
     wait("mounts are seen", lambda: 'mountpoint="/mnt/nfs4"' in fetch(f"{US}/metrics"), 90)
     found["compare"] = compare(keep="mounts")
     capture("capture-mounts", keyhole)
+    keyhole.stop()
+    keyhole.__init__(uid=0)  # the access level root, which has mountstats too
+    found["compare_root"] = compare(THERE_ROOT, keep="mounts-root")
+    (OUT / "mounts-root.describe.txt").write_text(keyhole.command("describe") or "")
+    keyhole.stop()
+    keyhole.__init__()
     found["before"] = [timed(lambda: fetch(f"{US}/metrics"))[1] for _ in range(3)]
     fuse.send_signal(signal.SIGSTOP)
     sh("iptables -I INPUT -i lo -p tcp --dport 2049 -j DROP; iptables -I INPUT -i lo -p tcp --sport 2049 -j DROP; rpc.nfsd 0", 30)
@@ -468,7 +474,7 @@ def set_up():
         mount -t tracefs tracefs /sys/kernel/tracing
         hostname guest; ip link set lo up
         chmod 755 /keyhole/*
-        /lib/systemd/systemd-udevd --daemon; udevadm trigger --type=subsystems; udevadm trigger --type=devices; udevadm settle --timeout=120
+        /lib/systemd/systemd-udevd --daemon; udevadm trigger --action=add --type=subsystems; udevadm trigger --action=add --type=devices; udevadm settle --timeout=120
         for link in $(ls /sys/class/net); do ip link set $link up; done
         echo '+cpu +memory +io +pids' >/sys/fs/cgroup/cgroup.subtree_control; mkdir -p /sys/fs/cgroup/system.slice/one.service
     """.strip().split("\n"):
@@ -482,12 +488,14 @@ def main():
     LOGS.mkdir(exist_ok=True)
     set_up()
     results["release"], results["version"] = os.uname().release, os.uname().version
+    # Without these the machine has no hardware to show, whatever boot.py gives it.
+    results["drivers"] = sorted({link.resolve().name for bus in ("pci", "scsi", "usb") for link in pathlib.Path("/sys/bus", bus).glob("devices/*/driver")})
     results["lsm"] = sh("cat /sys/kernel/security/lsm")
-    say("up:", results["release"], results["lsm"])
+    say("up:", results["release"], results["lsm"], results["drivers"])
     COLLECTORS = collectors()
     results["collectors"] = COLLECTORS
     peer("peer", PEER, 9101)
-    peer("peer-root", None, 9102)
+    peer("peer-root", 0, 9102)
     keyhole = Keyhole()
     say("first scrape after", keyhole.seconds)
     for url in (THERE, THERE_ROOT):

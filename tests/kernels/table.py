@@ -18,7 +18,8 @@ systemd units do, beside node_exporter 1.12.1 with the same {collectors} collect
 {programs}; on a machine without KVM, so times are those of an emulated CPU.
 
 The machine has four CPUs on two NUMA nodes, two NVMe controllers and a subsystem, a SCSI disk, a CD drive, a USB stick, five network
-interfaces of five drivers, PCIe bridges, a watchdog and a BMC. SELinux is on and has no policy.
+interfaces, PCIe bridges, a watchdog and a BMC. These drivers are bound to devices of PCI, SCSI and USB: {drivers}. SELinux is on and has
+no policy.
 
 `tests/old_kernels.rs` runs every program in CI under a filter that answers what Linux 5.10 lacks as it would; `tests/kernels/trees` holds
 what these machines showed.
@@ -101,7 +102,8 @@ def hung(scrapes):
 
 
 def render(results, kernels):
-    start, sandbox, seen, hidden, hangs, differences, collectors, programs = [], [], [], [], [], Differences(), 0, set()
+    start, sandbox, seen, hidden, whole, hangs, differences, collectors, programs = [], [], [], [], [], [], Differences(), 0, set()
+    drivers = {}
     for kernel in kernels:
         folder = results / kernel
         if not (folder / "results.json").exists():
@@ -109,6 +111,8 @@ def render(results, kernels):
         run = json.loads((folder / "results.json").read_text())
         collectors, steps, release = len(run["collectors"]), run["steps"], f"`{run['release']}`"
         first, late, hang = steps["first"], steps.get("late", {}), steps.get("hang", {})
+        for driver in run["drivers"]:
+            drivers.setdefault(driver, []).append(release)
         programs.add(f"{first['version'].split(chr(10))[0]} (commit {run['commit']})")
         start.append([release, "yes" if first["started"] and first["probe"] and first["query"] else "no", f"{first['seconds']} s",
                       first["compare"]["samples"], differences.of(run["release"], "after the start", first["compare"]),
@@ -136,7 +140,10 @@ def render(results, kernels):
             hangs.append([release, f"{sum(scrape.get('root_right', False) for scrape in scrapes)} of {len(scrapes)}", hung(scrapes),
                           f"{max(hang['before'])} s", f"{scrapes[0].get('seconds')} s", f"{max(scrape.get('seconds', 0) for scrape in scrapes[1:])} s"])
             differences.of(run["release"], "with the file servers", hang["compare"])
-    paragraphs = HEAD.format(date=datetime.date.today(), collectors=collectors, programs=" and ".join(sorted(programs))).split("\n\n")
+            whole.append([release, hang["compare_root"]["samples"], differences.of(run["release"], "as root", hang["compare_root"])])
+    kinds = max(map(len, drivers.values()))
+    drivers = ", ".join(f"`{name}`" + ("" if len(of) == kinds else f" (only on {', '.join(of)})") for name, of in sorted(drivers.items()))
+    paragraphs = HEAD.format(drivers=drivers, date=datetime.date.today(), collectors=collectors, programs=" and ".join(sorted(programs))).split("\n\n")
     text = "\n\n".join([paragraphs[0], *(textwrap.fill(paragraph, 100) for paragraph in paragraphs[1:])]) + "\n"
     text += "\n## Start\n\n" + fill("""The differences are series that only node_exporter has, only Keyhole has, and whose values differ in three
         rounds, without those that are [known](#known-differences). The last column is what both programs say of SELinux, Keyhole first.""")
@@ -157,6 +164,9 @@ def render(results, kernels):
         with a timeout of {guest.SCRAPE_TIMEOUT} s follow; the second column says in how many of them the root file system is right, the third
         what `device_error` says of which mount, in how many scrapes. The fourth is the longest of three scrapes before they stop.""")
     text += table(["kernel", "root right", "not answering", "before", "first scrape", "slowest of the others"], hangs)
+    text += "\n## The access level `root`\n\n" + fill("""The broker runs as root, beside a node_exporter of root, with all of the above mounted and
+        loaded: `mountstats`, `slabinfo` and serial numbers are compared too.""")
+    text += table(["kernel", "samples", "differences"], whole)
     text += "\n## Differences that nothing explains\n\n" + ("".join(textwrap.fill(remark, 100, subsequent_indent="  ") + "\n" for remark in differences.remarks) or "None.\n")
     text += "\n## Known differences\n\n" + fill("""What the comparisons leave out, each with the row of
         [compatibility.md](compatibility.md) that lists it or the reason that lies in the comparison itself, and the most series that it
