@@ -88,6 +88,11 @@ class Differences:
                 print(f"boot.py: {known.where} {known.pattern}: nothing is so any more: remove it from guest.KNOWN")
 
 
+def families(keys):
+    """What their names begin with: node_filesystem_."""
+    return {re.match(r"node_[a-z0-9]+_?", key)[0] for key in keys}
+
+
 def names(keys):
     return ", ".join(f"`{name}`" for name in sorted({re.split(r"[{]", key)[0] for key in keys}))
 
@@ -129,12 +134,15 @@ def render(results, kernels):
             for one in alone:
                 if one["missing"]:
                     differences.remarks.append(f"- {release}: not seen after `{one['command']}`: {names(one['missing'])}.")
+        failing = set(re.findall(r'^node_scrape_collector_success{collector="(\w+)"} 0', (folder / "first.prom").read_text(), re.MULTILINE))
         for options, found in steps.get("hidepid", {}).items():
             left, _ = guest.sort(found["compare"], run["release"])
-            gone = {re.split(r"[{]", key)[0] for key in left["there"]}
-            short = sorted({re.match(r"node_[a-z0-9]+_?", name)[0] for name in gone})
+            of_root = first["compare_root"]["there"] if "gid" in options else {}
+            gone = families(left["there"]) - families(of_root)
             hidden.append([release, f"`hidepid={options.replace('-gid', ',gid=')}`", ", ".join(sorted(set(found["view"]))), found["compare"]["samples"],
-                           ", ".join(f"`{name}`" for name in found["failed"]) or "none", ", ".join(f"`{name}*`" for name in short) or "none"])
+                           ", ".join(f"`{name}`" for name in found["failed"] if name not in failing) or "none",
+                           ", ".join(sorted(f"`{name}*`" for name in gone)) or "none",
+                           ", ".join(sorted(f"`{name}*`" for name in families(left["here"]) - families(first["compare_root"]["here"]))) or "none"])
         if hang.get("scrapes"):
             scrapes = hang["scrapes"]
             hangs.append([release, f"{sum(scrape.get('root_right', False) for scrape in scrapes)} of {len(scrapes)}", hung(scrapes),
@@ -157,9 +165,9 @@ def render(results, kernels):
         from node_exporter's scrape, how many scrapes it needed and the longest of these.""")
     text += table(["kernel", "seen", "slowest", "in scrapes", "of up to", "samples", "differences at the end"], seen)
     text += "\n## Processes that are hidden\n\n" + fill("""Keyhole is started anew with a `/proc` that hides processes; with `gid=`, the
-        broker is a member of the group. What is missing is compared with node_exporter under an ordinary uid, and with that of root where
-        the group is given: the mounts and processes of a part of the host are no host's.""")
-    text += table(["kernel", "`/proc`", "`proc_view`", "samples", "collectors that fail", "what only node_exporter has"], hidden)
+        broker is a member of the group. The comparison is with node_exporter under an ordinary uid, and with that of root where the group is
+        given. Of processes that are hidden node_exporter counts its own; with `hidepid=1` its file systems fail.""")
+    text += table(["kernel", "`/proc`", "`proc_view`", "samples", "collectors that fail beside those at the start", "only node_exporter has", "only Keyhole has"], hidden)
     text += "\n## File servers that stop\n\n" + fill(f"""An NFS server, mounted as version 3 and as 4.2, and a FUSE daemon stop. Ten scrapes
         with a timeout of {guest.SCRAPE_TIMEOUT} s follow; the second column says in how many of them the root file system is right, the third
         what `device_error` says of which mount, in how many scrapes. The fourth is the longest of three scrapes before they stop.""")
