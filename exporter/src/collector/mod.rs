@@ -653,6 +653,7 @@ mod tests {
             ("pcidevice", Query::Pci),
             ("rapl", Query::Powercap),
             ("tapestats", Query::Tape),
+            ("watchdog", Query::Watchdog),
         ] {
             let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
             let collect = |outcome| {
