@@ -148,6 +148,7 @@ def render(results, kernels):
             hangs.append([release, f"{sum(scrape.get('root_right', False) for scrape in scrapes)} of {len(scrapes)}", hung(scrapes),
                           f"{max(hang['before'])} s", f"{scrapes[0].get('seconds')} s", f"{max(scrape.get('seconds', 0) for scrape in scrapes[1:])} s"])
             differences.of(run["release"], "with the file servers", hang["compare"])
+        if hang.get("compare_root"):
             whole.append([release, hang["compare_root"]["samples"], differences.of(run["release"], "as root", hang["compare_root"])])
     kinds = max(map(len, drivers.values()))
     drivers = ", ".join(f"`{name}`" + ("" if len(of) == kinds else f" (only on {', '.join(of)})") for name, of in sorted(drivers.items()))
