@@ -83,7 +83,9 @@ class Differences:
             counts = [covered[at] for covered in self.covered.values()]
             if any(counts):
                 pattern = re.sub(r"\\([{}])", r"\1", known.pattern).replace("|", "\\|")
-                yield [f"`{pattern}`", WHERE[known.where], known.row.strip("-| ") or known.why, *counts]
+                kernels = "" if known.before[0] == 99 else f"; before Linux {'.'.join(map(str, known.before))}"
+                labels = "; Keyhole has them with other labels" if known.ours else ""
+                yield [f"`{pattern}`", WHERE[known.where], (known.row.strip("-| ") or known.why) + kernels + labels, *counts]
             else:
                 print(f"boot.py: {known.where} {known.pattern}: nothing is so any more: remove it from guest.KNOWN")
 
@@ -126,8 +128,11 @@ def render(results, kernels):
         sandbox.append([release, landlock(folder), ", ".join(f"`{layer}`" for layer in everywhere),
                         "; ".join(f"`{layer}`: {'every process' if len(of) > 6 else ', '.join(of)}" for layer, of in lacking.items()) or "none"])
         if late.get("compare"):
-            alone = [one for one in late["alone"] if one["new"]]
-            slow = max((one for one in alone if not one["missing"]), key=lambda one: one["seconds"])
+            # A state that node_exporter itself no longer has was of that moment, as an interface's before it is up.
+            stayed = guest.parse((folder / "late.node_exporter.prom").read_text())[0].keys()
+            stayed = {guest.expected(key, run["release"]) for key in stayed}
+            alone = [dict(one, missing=[key for key in one["missing"] if key in stayed]) for one in late["alone"] if one["new"]]
+            slow = max((one for one in late["alone"] if one["new"] and not one["missing"]), key=lambda one: one["seconds"])
             seen.append([release, f"{sum(not one['missing'] for one in alone)} of {len(alone)}", f"{slow['seconds']} s", len(slow["scrapes"]),
                          f"{max(slow['scrapes'])} s", late["compare"]["samples"],
                          differences.of(run["release"], "after all has appeared", late["compare"])])
@@ -153,7 +158,7 @@ def render(results, kernels):
     kinds = max(map(len, drivers.values()))
     drivers = ", ".join(f"`{name}`" + ("" if len(of) == kinds else f" (only on {', '.join(of)})") for name, of in sorted(drivers.items()))
     paragraphs = HEAD.format(drivers=drivers, date=datetime.date.today(), collectors=collectors, programs=" and ".join(sorted(programs))).split("\n\n")
-    text = "\n\n".join([paragraphs[0], *(textwrap.fill(paragraph, 100) for paragraph in paragraphs[1:])]) + "\n"
+    text = "\n\n".join([paragraphs[0], *(textwrap.fill(paragraph, 100, break_on_hyphens=False) for paragraph in paragraphs[1:])]) + "\n"
     text += "\n## Start\n\n" + fill("""The differences are series that only node_exporter has, only Keyhole has, and whose values differ in three
         rounds, without those that are [known](#known-differences). The last column is what both programs say of SELinux, Keyhole first.""")
     text += table(["kernel", "starts and answers", "first scrape after", "samples", "differences", "SELinux enabled"], start)
@@ -184,4 +189,4 @@ def render(results, kernels):
 
 
 def fill(text):
-    return textwrap.fill(" ".join(text.split()), 100) + "\n\n"
+    return textwrap.fill(" ".join(text.split()), 100, break_on_hyphens=False) + "\n\n"
