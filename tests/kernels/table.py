@@ -178,8 +178,8 @@ def render(results, kernels):
         with a timeout of {guest.SCRAPE_TIMEOUT} s follow; the second column says in how many of them the root file system is right, the third
         what `device_error` says of which mount, in how many scrapes. The fourth is the longest of three scrapes before they stop.""")
     text += table(["kernel", "root right", "not answering", "before", "first scrape", "slowest of the others"], hangs)
-    text += "\n## The access level `root`\n\n" + fill("""The broker runs as root, beside a node_exporter of root, with all of the above mounted and
-        loaded: `mountstats`, `slabinfo` and serial numbers are compared too.""")
+    text += "\n## The access level `root`\n\n" + fill("""The broker runs as root, beside a node_exporter of root, with those file
+        servers mounted: `mountstats`, `slabinfo` and serial numbers are compared too.""")
     text += table(["kernel", "samples", "differences"], whole)
     text += "\n## Differences that nothing explains\n\n" + ("".join(textwrap.fill(remark, 100, subsequent_indent="  ") + "\n" for remark in differences.remarks) or "None.\n")
     text += "\n## Known differences\n\n" + fill("""What the comparisons leave out, each with the row of
