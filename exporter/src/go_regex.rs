@@ -1,13 +1,13 @@
-//! Regular expressions as Go's package regexp has them, which node_exporter's flags are written in.
+//! Regular expressions in the syntax of Go's package regexp, which node_exporter's flags use.
 //!
 //! <https://pkg.go.dev/regexp/syntax>
 //!
-//! The regex crate understands another dialect: its `\w`, `\d`, `\s` and `\b` know all of Unicode, its classes have
-//! set operations (`&&`, `--`, `~~`) and nest, it refuses `\Q..\E`, octal escapes and a `{` that stands for itself. So
-//! an expression is parsed here by Go's grammar and written anew in what both agree on: literals, classes as ranges,
-//! groups, and repetitions. What Go refuses is refused with Go's words.
+//! The regex crate has another syntax: its `\w`, `\d`, `\s` and `\b` match all of Unicode, its classes have set
+//! operations (`&&`, `--`, `~~`) and can be nested, and it rejects `\Q..\E`, octal escapes and a literal `{`. So an
+//! expression is parsed here by Go's grammar and translated to what both have in common: literals, classes as ranges,
+//! groups, and repetitions. What Go rejects is rejected, with Go's message.
 //!
-//! Only whether an expression matches is ever asked. So greed does not matter, and groups capture nothing.
+//! Only whether an expression matches is used. So greediness does not matter, and groups capture nothing.
 
 mod classes;
 
@@ -16,37 +16,37 @@ use std::fmt::Write as _;
 use regex::bytes::Regex;
 use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
 
-/// The most bytes of an expression: what a command line can hold of one.
+/// The most bytes of an expression: the longest argument that Linux takes (MAX_ARG_STRLEN).
 const LONGEST: usize = 128 << 10;
-/// The most bytes of what it is written as: classes of Unicode are written out.
+/// The most bytes of its translation, in which Unicode classes are written out as ranges.
 const LONGEST_WRITTEN: usize = 1 << 20;
-/// The most groups in each other. Go has 1,000; the regex crate recurses up to four times for each.
+/// The most nested groups. Go has 1,000; the regex crate recurses up to four times for each.
 const DEEPEST: usize = 50;
-/// The most repetitions of what is repeated already, each of which is two levels.
+/// The most nested repetitions, each of which is two levels.
 const MOST_WRAPPED: usize = 25;
-/// The most copies that repetitions in each other may ask for, as in Go.
+/// The most copies that nested repetitions may ask for, as in Go.
 const MOST_COPIES: u64 = 1000;
 
 /// A compiled expression.
 #[derive(Debug, Clone)]
 pub struct GoRegex {
     regex: Regex,
-    /// Whether it may match nothing in the middle of a character, where Go does not look.
+    /// Whether it can match the empty string within a character, where Go does not look.
     splits_characters: bool,
 }
 
-/// Why an expression is none.
+/// Why an expression is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GoRegexError {
-    /// Go refuses it as well.
+    /// Go rejects it as well.
     #[error("not a regular expression: {reason}: {part:?}")]
     Syntax {
-        /// Go's words.
+        /// Go's message.
         reason: &'static str,
         /// What is wrong.
         part: String,
     },
-    /// Go takes it, and it is more than is taken here.
+    /// Go accepts it, and it exceeds a limit here.
     #[error("a regular expression too large: {0}")]
     TooLarge(&'static str),
 }
@@ -89,7 +89,7 @@ fn replaced(text: &[u8]) -> String {
     out
 }
 
-/// What `(?ims)` sets. `U` swaps greed, which does not matter here.
+/// What `(?ims)` sets. `U` swaps greediness, which does not matter here.
 #[derive(Debug, Clone, Copy, Default)]
 struct Flags {
     fold_case: bool,
@@ -97,12 +97,12 @@ struct Flags {
     dot_is_any: bool,
 }
 
-/// An expression in parentheses that has not ended; the outermost is the whole.
+/// A group that is still open; the outermost is the whole expression.
 #[derive(Debug, Default)]
 struct Group {
-    /// Where in what is written it begins.
+    /// Where it begins in the translation.
     start: usize,
-    /// The flags before it, which hold again after it.
+    /// The flags before it, which apply again after it.
     flags: Flags,
     /// The last thing that a repetition could follow; none after `(` and `|`.
     last: Option<Atom>,

@@ -40,14 +40,14 @@ pub fn read(directories: &[PathBuf]) -> Vec<TextFile> {
     files
 }
 
-/// The directories that `patterns` name now, without what leads nowhere in a path (`//`, `.`, `x/..`): a label tells where
-/// a file is, and should not change with how the directory was written. An empty pattern names none, as in node_exporter.
+/// The directories that `patterns` match now, as clean paths (without `//`, `.`, `x/..`): the label `file` must not depend
+/// on how the flag spells the directory. An empty pattern matches nothing, as in node_exporter.
 pub fn directories(patterns: &[String]) -> Vec<PathBuf> {
     let named = patterns.iter().filter(|pattern| !pattern.is_empty()).flat_map(|pattern| expand(pattern));
     named.map(|path| clean(&path)).collect()
 }
 
-/// A path without what leads nowhere in it, as Go's filepath.Clean writes it.
+/// A clean path, as Go's filepath.Clean returns it.
 pub(crate) fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for component in path.components() {

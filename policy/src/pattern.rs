@@ -5,7 +5,7 @@
 
 /// Whether a pattern, or a component of one, stands for a path or a name.
 ///
-/// `#` and `%` take every digit that there is and give none back. It backtracks over `*` and choices only: names are short,
+/// `#` and `%` are greedy: they take every digit that follows. It backtracks over `*` and choices only: names are short,
 /// and a component has at most two `*`.
 pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
     match pattern {
@@ -33,13 +33,13 @@ pub fn is_wild(component: &str) -> bool {
     component.contains(['*', '#', '%'])
 }
 
-/// Whether a component that is not a pattern's last stands for several directories: by a wildcard, or by a choice.
+/// Whether a component that is not a pattern's last can match several directories, by a wildcard or by a choice.
 pub fn stands_for_several(component: &str) -> bool {
     is_wild(component) || component.contains('{')
 }
 
-/// A pattern up to the first component that stands for several directories, devices most often; none of a pattern
-/// without any. Patterns that have it in common are followed device by device.
+/// A pattern up to the first component that can match several directories, most often devices; none if there is no such
+/// component. Patterns with the same prefix are followed together, device by device.
 pub fn devices(pattern: &str) -> Option<&str> {
     let mut begin = 0;
     for component in pattern.split('/') {

@@ -12,8 +12,8 @@ pub enum Root {
     Proc,
     /// The host's procfs, opened again for each read: only with `--allow-processes`.
     Processes,
-    /// The host's procfs, for files below `sys` that the kernel answers by a namespace of whoever opens them: only where
-    /// that namespace is the host's.
+    /// The host's procfs, for files below `sys` whose value depends on a namespace of the process that opens them: opened
+    /// only if this namespace of the reader is the host's.
     ProcIn(Namespace),
     /// The host's sysfs (`--path.sysfs`).
     Sys,
@@ -44,7 +44,7 @@ impl Root {
     }
 }
 
-/// A kind of namespace in which a process reads values of its own below `/proc/sys`.
+/// A kind of namespace that has its own values below `/proc/sys`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Namespace {
     /// `net.*`.
@@ -58,7 +58,7 @@ pub enum Namespace {
 }
 
 impl Namespace {
-    /// Its name in `/proc/<pid>/ns`, and in texts.
+    /// Its name in `/proc/<pid>/ns`, and in log lines.
     pub fn name(self) -> &'static str {
         match self {
             Namespace::Net => "net",
@@ -74,7 +74,8 @@ impl Namespace {
 pub enum Kind {
     /// Its bytes.
     Text,
-    /// Its bytes, where the directory that its last wildcard lists has several: a lone thread tells what its process does.
+    /// Its bytes, if the directory that its last wildcard lists has several entries: the only thread of a process has the
+    /// values of the process.
     TextOfSeveral,
     /// Where the symbolic link points.
     Link,
@@ -152,7 +153,7 @@ pub struct Row {
     pub sources: &'static [Source],
     /// The access level it needs.
     pub access_level: AccessLevel,
-    /// The most bytes of one file that are handed over.
+    /// The most bytes of one file that are sent.
     pub file_bytes: usize,
     /// The most files, links and file systems in one answer.
     pub entries: usize,
@@ -178,20 +179,20 @@ const fn sys_link(pattern: &'static str) -> Source {
     Source { root: Root::Sys, pattern, kind: Kind::Link }
 }
 
-// Limits: what the largest machine that is real takes, with room. They are there against what is not real: a broken
-// kernel, a tenant that makes devices without end. Where one cuts, it leaves whole items and says what it left out.
+// Limits: what the largest real machine needs, with a margin. They guard against a broken kernel and against a tenant that
+// creates devices without end. A limit that cuts leaves whole items, and reports how many it left out.
 
-/// Bytes of an attribute below sysfs, of a sysctl, and of what procfs tells of one process: a page at most.
+/// Bytes of an attribute below sysfs, of a sysctl, and of a procfs file of one process: a page at most.
 const VALUE: usize = 4 << 10;
 /// Bytes of a file whose length does not grow with the machine (meminfo, snmp), or only with a few dozen controllers,
 /// swap areas (29 at most, with their paths) or volumes.
 const SHORT: usize = 64 << 10;
 /// Bytes of a file with lines for each NUMA node or slab cache: 1,024 nodes (MAX_NUMNODES) of 4 zones with 160 bytes.
 const BY_NODE: usize = 1 << 20;
-/// Bytes of a file with a row for each possible CPU: 8,192 (NR_CPUS) with 256 bytes, and what stands before and behind
+/// Bytes of a file with a row for each possible CPU: 8,192 (NR_CPUS) with 256 bytes, and the lines before and after
 /// them, such as /proc/stat's count of each interrupt (2 MB for all vectors of so many CPUs).
 const BY_CPU: usize = 8192 * 256 + (2 << 20);
-/// Bytes of a file with much for each CPU: a page for each of 8,192 (cpuinfo, whose flags take 2 KB; the domains of
+/// Bytes of a file with many bytes for each CPU: a page for each of 8,192 (cpuinfo, whose flags take 2 KB; the domains of
 /// schedstat), 360 interrupts of all of them (or 2,900 of 1,024), and zoneinfo of 4,096 CPUs in 60 zones.
 const BY_CPU_LONG: usize = 8192 * VALUE;
 /// Bytes of a file with a line for each block device or partition: 65,536 of 256 bytes.
@@ -208,9 +209,9 @@ const BY_NFS_MOUNT: usize = 10_000 * 5200;
 
 /// Possible CPUs: NR_CPUS of the largest configuration.
 const CPUS: usize = 8192;
-/// Interfaces in one namespace: as many as there are names taken of a directory.
+/// Interfaces in one namespace: as many as names are read of one directory.
 const INTERFACES: usize = 65_536;
-/// Block devices, and the controllers before them: paths of 1,000 volumes over 16 paths each, or 8,000 volumes over two.
+/// Block devices and their controllers: 1,000 volumes with 16 paths each, or 8,000 volumes with two.
 const DISKS: usize = 16_384;
 /// Devices of which a machine has some hundreds, SR-IOV's functions and chips of drives included.
 const DEVICES: usize = 4096;
@@ -218,8 +219,8 @@ const DEVICES: usize = 4096;
 const PROCESSES: usize = 131_072;
 /// Mounts: fs.mount-max.
 const MOUNTS: usize = 100_000;
-/// Pools and datasets of ZFS. Each is a descriptor that stays open, of 5 KiB of kernel memory: 10,240 of them fit into a
-/// broker's container of 64 MiB. A host that keeps a dataset for each layer of each image has some thousands.
+/// Pools and datasets of ZFS. Each needs a descriptor that stays open, with 5 KiB of kernel memory: 10,240 of them fit into
+/// the 64 MiB of a broker's container. A host with a dataset for each layer of each image has some thousands.
 const DATASETS: usize = 10_240;
 /// File systems of one kind that are mounted.
 const FILE_SYSTEMS: usize = 1024;
@@ -228,7 +229,7 @@ const FILE_SYSTEMS: usize = 1024;
 const ON: bool = true;
 const OFF: bool = false;
 
-/// What is read of a cgroup: one pattern, so that one cgroup is read after the other.
+/// The files of a cgroup: one pattern, so that cgroups are read one after the other.
 macro_rules! of_cgroup {
     ($dir:literal) => {
         concat!(
@@ -320,7 +321,7 @@ pub const TABLE: &[Row] = &[
         process("#/status"),
         Source { root: Root::Processes, pattern: "#/fd", kind: Kind::Entries },
     ], Host, VALUE, 2 * PROCESSES),
-    // A process of one thread says all of it in its own stat.
+    // The stat of a process with one thread has the same content.
     row_of(Query::Threads, Processes, OFF, &[Source { root: Root::Processes, pattern: "#/task/#/stat", kind: Kind::TextOfSeveral }], Host, VALUE, PROCESSES),
     // Since Linux 6.14 each PID namespace has a pid_max of its own; threads-max is one for all.
     row_of(Query::ProcessLimits, Procfs, OFF, &[
@@ -581,7 +582,7 @@ pub const TABLE: &[Row] = &[
     row_of(Query::MountStats, Devices, OFF, &[proc("1/mountstats")], Host, BY_NFS_MOUNT, 1),
     row_of(Query::Zfs, Devices, ON, &[
         proc("spl/kstat/zfs/{abdstats,arcstats,dbufstats,dmu_tx,dnodestats,fm,vdev_cache_stats,vdev_mirror_stats,xuio_stats,zfetchstats,zil}"),
-        // Found when a reader starts: pools and datasets that come later are found by the next one.
+        // Listed when a reader starts: pools and datasets that appear later are found by the next reader.
         proc("spl/kstat/zfs/*/{io,state}"),
         proc("spl/kstat/zfs/*/objset-*"),
     ], Minimal, SHORT, 11 + DATASETS),
@@ -601,7 +602,7 @@ const fn row_of(
 
 impl Row {
     /// The item that a path of an answer belongs to: the directory of the last wildcard, or choice of directories, that
-    /// all patterns with the same [`devices`] have. None of a file that is an item of its own.
+    /// all patterns with the same [`devices`] share. None for a file that is an item by itself.
     pub fn item<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
         let (root, below) = path.split_at_checked(path.iter().position(|byte| *byte == b'/')? + 1)?;
         let of = |source: &&Source| source.root.name().as_bytes() == &root[..root.len() - 1];
@@ -622,7 +623,7 @@ impl Row {
     }
 }
 
-/// A number that differs between tables that differ: what a broker and its readers must agree on (FNV-1a, 64 bits).
+/// A hash of the table (FNV-1a, 64 bits): a broker and its readers must agree on it.
 pub fn digest() -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;

@@ -28,10 +28,11 @@ pub struct Shared {
 /// How many numbers a slot has.
 pub const CELLS_PER_SLOT: usize = 8;
 
-/// What is being asked and has not answered yet, as [`hash`]es: the path, and of a mount who is asked. 0 is nothing.
+/// What a reader is reading now, as [`hash`]es: the path, and for a mount its server and the server's address. 0 is
+/// nothing.
 pub type Asked = [u64; 3];
 
-/// Which number of a slot: the files that its reader caches. Before it comes what its reader asks, an [`Asked`].
+/// The index in a slot of the number of files that its reader caches. Before it comes an [`Asked`].
 const CACHED_FILES: usize = size_of::<Asked>() / size_of::<u64>();
 
 /// Which number of the page: whether a reader of the class was ready once.
@@ -60,12 +61,12 @@ impl Shared {
         &self.page.cells()[slot * CELLS_PER_SLOT + which]
     }
 
-    /// Sets what this reader asks the kernel next; nothing when it has been answered.
+    /// Publishes what this reader reads next; zeros when the read has ended.
     pub fn ask(&self, asked: Asked) {
         asked.into_iter().enumerate().for_each(|(at, hash)| self.cell(self.slot, at).store(hash, Relaxed));
     }
 
-    /// What other readers ask and have not been answered: they are stuck in it.
+    /// What other readers are reading: they are stuck in it.
     pub fn hung(&self) -> Vec<Asked> {
         let others = (0..SLOTS_PER_CLASS).filter(|slot| *slot != self.slot);
         let asked = others.map(|slot| std::array::from_fn(|at| self.cell(slot, at).load(Relaxed)));

@@ -38,11 +38,11 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// Opens the roots that readers of these classes need, of those that were given, and /proc and /sys, by which the view
-    /// is found: no other, since to open one may hang. The error says what to do about one that cannot be opened.
+    /// Opens those of the given roots that readers of these classes need, and /proc and /sys, which the view needs. No
+    /// other, since opening may hang. The error says what to do about a root that cannot be opened.
     ///
-    /// A probe directory hangs or goes with its file system, which must cost the others nothing: it is opened only to see
-    /// that it can be, by the first reader that is ready, and not once another one has hung in one.
+    /// A probe directory may hang or vanish with its file system, and this must not affect the others. So only the first
+    /// reader opens it, to check the flag, and not after another reader has hung in one.
     pub fn open(arguments: &Arguments, classes: &[Class], shared: &Shared) -> Result<Self, String> {
         let is_needed = |root: Root| classes.iter().any(|class| needed(*class).contains(&root));
         const DIR: OFlags = OFlags::DIRECTORY;
@@ -224,14 +224,14 @@ impl Host {
         })
     }
 
-    /// A number that differs, most likely, where another reader has opened other files before its seal.
+    /// A hash of the names of the files that were opened before the seal, to compare readers.
     pub fn opened(&self) -> u64 {
         let opened = self.rows.iter().flat_map(OpenRow::files).filter(|file| file.opened.is_ok());
         opened.map(|file| hash(&file.name)).fold(0, u64::wrapping_add)
     }
 
-    /// Reads everything that `query` may read; none when it is no query of these readers. Besides the outcome, how many
-    /// items a limit left out, and whether something was not asked since another reader hangs in it.
+    /// Reads everything that `query` may read; none if it is not a query of this class. Returns the outcome, how many items
+    /// a limit left out, and whether something was skipped since another reader hangs in it.
     pub fn read(
         &mut self,
         query: Query,
@@ -256,7 +256,7 @@ impl Host {
         Ok(Some(end))
     }
 
-    /// Whether a reader that is started now would see more, or something else.
+    /// Whether a reader that is started now would see other files.
     pub fn change(&self) -> Change {
         let moved = |(path, known): &(PathBuf, (u64, u64))| {
             stat(path).is_ok_and(|stat| (stat.st_dev, stat.st_ino) != *known)

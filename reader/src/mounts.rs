@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use crate::cache::{Asked, hash};
 
-/// File systems whose numbers the kernel has itself. Any other may wait for a server, another process or another file
-/// system, and so may one that this list does not know.
+/// File systems whose numbers the kernel has itself. Any other, and any unknown one, may wait for a server, another
+/// process or another file system.
 const LOCAL: &[u8] = b"bcachefs binfmt_misc bpf btrfs cgroup cgroup2 configfs cpuset cramfs debugfs devpts devtmpfs \
     efivarfs erofs exfat ext2 ext3 ext4 f2fs fusectl hfs hfsplus hugetlbfs iso9660 jffs2 jfs minix mqueue msdos nfsd \
     nilfs2 nsfs ntfs ntfs3 proc pstore ramfs reiserfs resctrl romfs rootfs rpc_pipefs securityfs selinuxfs smackfs \
@@ -17,23 +17,23 @@ const LOCAL: &[u8] = b"bcachefs binfmt_misc bpf btrfs cgroup cgroup2 configfs cp
 pub struct Mount {
     /// Where it is.
     pub point: Vec<u8>,
-    /// Who answers for it: a server, whatever the type; a ZFS pool; else a program by its type and its name, or the
-    /// device. Empty where that is not to blame when it hangs.
+    /// What hangs with it: its server, whatever the type; its ZFS pool; else type and source of a FUSE file system or the
+    /// like, or the device. Empty if another mount is the cause when this one hangs.
     pub server: Vec<u8>,
     /// The server's address, where the kernel names it: one server has many names.
     pub address: Vec<u8>,
-    /// Whether its numbers, or the way to it, need somebody who may be away.
+    /// Whether statfs may hang, of this mount or of one above it.
     pub may_hang: bool,
 }
 
 impl Mount {
-    /// How it is known to other readers while this one asks for it: it, its server, its server's address.
+    /// The hashes that this reader publishes while it asks the mount: mount point, server, the server's address.
     pub fn asked(&self) -> Asked {
         let known = |name: &[u8]| if name.is_empty() { 0 } else { hash(name) };
         [hash(&self.point), known(&self.server), known(&self.address)]
     }
 
-    /// Whether it is an overlay: a host of containers has hundreds, and those on a server that may be away are few.
+    /// Whether it is an overlay: a container host has hundreds, and few of them lie on a server that may hang.
     pub fn is_overlay(&self) -> bool {
         self.server.starts_with(b"overlay ")
     }
@@ -46,8 +46,8 @@ impl Mount {
     }
 }
 
-/// The mounts of a mountinfo, each mount point once, those that answer whatever hangs first. Lines without a mount point
-/// are left out, as is any with a `..`.
+/// The mounts of a mountinfo, each mount point once, those that cannot hang first. Lines without a mount point, or with
+/// a `..` in it, are left out.
 pub fn mounts(mountinfo: &[u8]) -> Vec<Mount> {
     let is_plain = |mount: &Mount| {
         let mut components = mount.point.split(|&byte| byte == b'/');
@@ -57,7 +57,7 @@ pub fn mounts(mountinfo: &[u8]) -> Vec<Mount> {
     let mut mounts: Vec<Mount> = lines.filter_map(mount).filter(is_plain).collect();
     let hanging = mounts.iter().filter(|mount| mount.may_hang).map(|mount| mount.point.clone());
     let hanging: HashSet<Vec<u8>> = hanging.collect();
-    // The last of those at one place lies on top.
+    // Of several mounts at one place the last is visible.
     let mut seen = HashSet::new();
     mounts.reverse();
     mounts.retain(|mount| seen.insert(mount.point.clone()));
@@ -80,7 +80,7 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let device = fields.nth(2)?;
     let point = unescape(fields.nth(1)?);
     if point == b"/" {
-        // All else lies on it: it is asked first and whatever hangs, and hangs alone.
+        // Everything else lies on it: it is asked first, whatever hangs, and no other mount is skipped with it.
         return Some(Mount { point, ..Mount::default() });
     }
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
@@ -110,7 +110,7 @@ fn host(source: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// Undoes `\040` and its kin.
+/// Undoes octal escapes such as `\040`.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -30,14 +30,14 @@ const PATH_BYTES: usize = 4096;
 /// With so many readers stuck in mounts no other is risked: the one that is left reads what cannot hang.
 const HUNG_MOUNTS: usize = SLOTS_PER_CLASS - 2;
 
-/// Another reader hangs in it, or this one if nothing else follows. These are this project's own words: no call that a
-/// reader makes fails so.
+/// Another reader hangs in it, or this one does if nothing else follows. These errnos are the contract's own: no system
+/// call of a reader fails with them.
 const HANGS: Errno = Errno::INPROGRESS;
 
-/// Of a mount that was not asked: its server hangs, or the way to it.
+/// A mount that was not asked, since its server or a mount above it hangs.
 const SERVER_HANGS: Errno = Errno::ALREADY;
 
-/// Of a mount that was not asked: [`HUNG_MOUNTS`] hang.
+/// A mount that was not asked, since [`HUNG_MOUNTS`] others hang.
 const MANY_HANG: Errno = Errno::TOOMANYREFS;
 
 /// How many cached files a name is looked for among: all but one of them may vanish between two reads, and the others
@@ -147,8 +147,8 @@ pub struct Read<'r, 'o> {
 }
 
 impl Read<'_, '_> {
-    /// Reads what sources of the row lead to that have [their devices](keyhole_policy::pattern::devices) in common, device
-    /// by device: where a limit cuts, the others are whole.
+    /// Reads sources of the row that have [their devices](keyhole_policy::pattern::devices) in common, device by device: if
+    /// a limit cuts, the devices before are complete.
     pub fn sources(&mut self, group: &mut [OpenSource]) -> Flow {
         let [OpenSource { source, devices: Some(devices), .. }, ..] = *group else {
             return group.iter_mut().try_for_each(|one| self.source(one));
@@ -166,7 +166,7 @@ impl Read<'_, '_> {
                 let rest = &components[devices.split('/').count()..];
                 if let Err(stop) = self.device(source, cache, &name, *inode, rest) {
                     self.counters.left_out += 1 + found.count();
-                    // It says which of them has a part of its files here, or none.
+                    // Marks the device of which the answer has some of its files, or none.
                     self.out.file(&name, Content::Errno(Errno::FBIG), false)?;
                     return Err(stop);
                 }
@@ -203,7 +203,7 @@ impl Read<'_, '_> {
         // The kernel takes away what a module had made: the next reader looks for it again.
         file.lost |= file.opened.is_ok() && read.is_err_and(|errno| gone(errno) || errno == Errno::IO);
         read.or_else(|errno| {
-            // Of what has been removed the kernel says EIO, too: it is absent, and no error of a device.
+            // The kernel also returns EIO for a file that was removed: it is absent, and no device has failed.
             let removed = errno == Errno::IO && !self.is_there(&file.name);
             self.errno(&file.name, if removed { Errno::NOENT } else { errno })
         })
@@ -384,7 +384,7 @@ impl Read<'_, '_> {
         self.statfs(mounts.iter().map(|mount| (mount, root, [b".", &*mount.point].concat())))
     }
 
-    /// statfs of each probe directory. By name each time: one that stays open would keep its file system mounted.
+    /// statfs of each probe directory, opened by name each time: an open one would keep its file system mounted.
     fn anchors(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
         const NAME: &[u8] = b"own/mountinfo";
         let mounts = self.mounts(NAME, mountinfo)?.unwrap_or_default();
@@ -396,7 +396,7 @@ impl Read<'_, '_> {
         };
         let mut anchors: Vec<Mount> = self.roots.anchors.iter().map(mount_of).collect();
         anchors.sort_by_key(|anchor| anchor.may_hang);
-        // A link that is given stands for the directory that it leads to.
+        // A probe directory may be given as a symbolic link.
         self.statfs(anchors.iter().map(|anchor| (anchor, CWD, join(&anchor.point, b"."))))
     }
 
@@ -408,7 +408,7 @@ impl Read<'_, '_> {
         })?;
         Ok(read.map(|(mut text, truncated)| {
             if truncated {
-                // Half of a mount point may be another path.
+                // A mount point that is cut may be another path.
                 text.truncate(text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0));
             }
             self.counters.truncated |= truncated;
@@ -416,7 +416,7 @@ impl Read<'_, '_> {
         }))
     }
 
-    /// statfs of mounts, but of none that would wait for what another reader waits for, or cost the last reader.
+    /// statfs of mounts, except of those that would wait for what another reader waits for, or risk the last reader.
     fn statfs<'m>(&mut self, asked: impl Iterator<Item = (&'m Mount, BorrowedFd<'m>, Vec<u8>)>) -> Flow {
         const ASK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
         let mut hung: Vec<u64> = self.hung.iter().flatten().copied().filter(|hash| *hash != 0).collect();
@@ -438,7 +438,7 @@ impl Read<'_, '_> {
                 Some(errno) => Err(errno),
                 None => {
                     if mount.may_hang && !mount.is_overlay() {
-                        // That it was asked, and what has answered, reaches the broker whatever this one does.
+                        // The broker gets the results so far, and which mount is asked now, even if this one hangs.
                         self.out.file_system(&mount.point, Err(HANGS))?;
                         self.out.flush()?;
                     }

@@ -1,7 +1,7 @@
-//! Whose /proc and /sys a reader was given: the host's, or a container's own. And what of the host's it does not show to
-//! this uid: `hidepid=` hides the processes of others, `subset=pid` hides everything else.
+//! Whether the /proc and /sys that a reader was given are the host's or a container's own, and what the host's /proc does
+//! not show to this uid: `hidepid=` hides the processes of others, `subset=pid` hides everything but processes.
 //!
-//! A container's own files would answer for the container where a query asks for the host; such queries are refused
+//! A container's own files would describe the container where a query asks for the host; such queries are refused
 //! rather than answered wrongly. <https://docs.kernel.org/filesystems/proc.html#mount-options>
 
 use std::borrow::Cow;
@@ -14,16 +14,16 @@ use rustix::io::Errno;
 use crate::arguments::Choice;
 use crate::host::Roots;
 
-/// Whose files something shows, and why that is believed.
+/// Whose files a root shows, and how this was found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Whose {
     /// The host's; else a container's own.
     pub is_hosts: bool,
-    /// Why that is believed, as Describe and the log report it.
+    /// How this was found out, as Describe and the log report it.
     pub reason: &'static str,
 }
 
-/// Whose the files are, and how that was found.
+/// What a reader knows of /proc, /sys and its own namespaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct View {
     /// Whether procfs shows the host.
@@ -49,7 +49,7 @@ pub struct Shared {
     pub user: bool,
 }
 
-/// Why it is not known whose sysfs it is: nothing says that it is a container's.
+/// Why it is not known whose sysfs it is. It need not be a container's, so queries are denied.
 const SYS_UNKNOWN: &str =
     "it is the broker's own, and PID 1, which is in the host's network namespace, is hidden from its uid";
 
@@ -60,15 +60,15 @@ const SYSFS_MAGIC: u64 = 0x6265_6572;
 const FIRST_IPC: u64 = 0xefff_ffff;
 const FIRST_USER: u64 = 0xefff_fffd;
 const FIRST_PID: u64 = 0xefff_fffc;
-/// Before Linux 6.18 the first mount namespace had one of the first two numbers that are handed out: both belong to what
-/// is never removed, so that no other namespace ever has them.
+/// Before Linux 6.18 the first mount namespace had one of the first two numbers that the kernel assigns. Both belong to
+/// objects that are never removed, so no other namespace ever has them.
 const FIRST_MNT: [u64; 3] = [0xefff_fff8, 0xf000_0000, 0xf000_0001];
 
 impl View {
     /// Finds out whose files `roots` are.
     ///
     /// procfs is the host's when its PID 2 is the kernel's thread daemon, or when it shows the reader under another
-    /// PID than the reader's own `/proc` does: then its PID namespace is an outer one. With hidepid neither need be seen:
+    /// PID than the reader's own `/proc` does: then its PID namespace is an outer one. With hidepid both may be hidden:
     /// then it is the host's when the reader is in the PID namespace that the kernel started with. sysfs is the host's when
     /// it is another mount than the reader's own `/sys`, or when the reader is in the network namespace of a host's PID 1.
     ///
@@ -130,8 +130,8 @@ impl View {
         Ok(Self { proc, sys, hidden, only_processes, shared })
     }
 
-    /// Why a row is never read with this view: a container's own files would answer for the container, and what is hidden
-    /// is not absent.
+    /// Why a row cannot be read with this view, and its outcome: a container's own files would describe the container, and
+    /// a hidden file is denied, not absent.
     pub fn unavailable(&self, row: &Row) -> Option<(Outcome, String)> {
         let of_host = row.access_level == AccessLevel::Host;
         let not_hosts = |source: &Source| {
@@ -190,8 +190,8 @@ impl View {
         }
     }
 
-    /// Where below procfs a path is reached: what is hidden of PID 1 by the reader's own, where that is the same. None when
-    /// it cannot be.
+    /// Where below procfs to open a path: `self/` for `1/` if PID 1 is hidden and the reader is in the same namespace. None
+    /// if the file cannot be reached.
     pub fn path<'p>(&self, path: &'p [u8]) -> Option<Cow<'p, [u8]>> {
         let Some(below) = path.strip_prefix(b"1/").filter(|_| self.hidden.is_some()) else {
             return Some(path.into());
@@ -205,7 +205,7 @@ impl View {
     }
 }
 
-/// What a source reads of PID 1, if it does: without it the mount points are not known either.
+/// The path that a source opens first: statfs of mounts needs PID 1's mountinfo for the mount points.
 fn pid_1_path(source: &Source) -> &[u8] {
     match source.root {
         Root::Rootfs => b"1/mountinfo",
@@ -233,7 +233,7 @@ fn check_magic<'r>(
     }
 }
 
-/// Why PID 1 cannot be seen, by the error of the attempt: each PID namespace has one as long as anything runs in it.
+/// Why PID 1 cannot be seen, by the error of opening its stat: a PID namespace has a PID 1 as long as anything runs in it.
 fn hides_pid_1(procfs: BorrowedFd<'_>) -> Option<&'static str> {
     match openat(procfs, "1/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         Ok(_) => None,
@@ -245,8 +245,8 @@ fn hides_pid_1(procfs: BorrowedFd<'_>) -> Option<&'static str> {
     }
 }
 
-/// Whether procfs knows this process by another PID than its own. Devices cannot tell: since Linux 5.8 each mount of
-/// one namespace's procfs is a file system of its own.
+/// Whether procfs knows this process by another PID than its own. Device numbers do not help: since Linux 5.8 each mount
+/// of one namespace's procfs is a file system of its own.
 fn is_of_outer_pids(procfs: BorrowedFd<'_>) -> bool {
     let (there, own) = (readlinkat(procfs, "self", Vec::new()), readlinkat(CWD, "/proc/self", Vec::new()));
     there.is_ok() && own.is_ok() && there != own

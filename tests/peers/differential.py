@@ -29,11 +29,11 @@ from launch import BROKER_UID, REPOSITORY, Keyhole, fail, fetch, free_port, scra
 
 NEW = REPOSITORY / "target/ci-tools/go/bin/node_exporter"
 
-# Differences, each by what it is (only ours, only theirs, type, value), a series with its labels sorted by name, and the reason.
-# HERE marks those that depend on the host: they may match nothing.
+# Expected differences: the kind (only ours, only theirs, type, value, label order), a pattern for the series with its labels
+# sorted by name, ALWAYS or HERE, and the reason. HERE marks those that depend on the host: they may match nothing.
 ALWAYS, HERE = True, False
 EXCEPTIONS = [
-    ("value", r"node_scrape_collector_duration_seconds\b", ALWAYS, "tells how long the program itself took"),
+    ("value", r"node_scrape_collector_duration_seconds\b", ALWAYS, "the time that the program itself took"),
     ("value", r"(process|promhttp)_", ALWAYS, "tells of the program itself"),
     ("only ours", r"(keyhole|namedprocess)_", ALWAYS, "families beyond node_exporter's"),
     ("only theirs", r"go_", ALWAYS, "there is no Go runtime"),
@@ -68,7 +68,7 @@ NEWER_DEFAULTS = [
     # zram devices are left out.
     r"--collector.diskstats.device-exclude=^(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$",
 ]
-# Collectors that would compare nothing: the files of a process change with every look at them.
+# Collectors that both have and that are not compared.
 NOT_COMPARED = set()
 
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)",?')
@@ -135,7 +135,7 @@ def differences(before, got, after, strict):
     for family in got.types.keys() & after.types.keys():
         if got.types[family] != after.types[family]:
             found["type", family] = f"{after.types[family]}, got {got.types[family]}"
-    # What reads expositions by patterns (awk, node-problem-detector) expects labels in their order.
+    # Programs that read expositions by patterns (awk, node-problem-detector) expect the labels in this order.
     for name in got.orders.keys() & after.orders.keys() if strict else ():
         theirs, ours = ({tuple(order) for order in each.orders[name]} for each in (after, got))
         swapped = next((order for order in ours - theirs if any(sorted(order) == sorted(other) for other in theirs)), None)
@@ -213,7 +213,7 @@ def compare(arguments, home):
 
 
 def rounds(arguments, theirs, ours, strict):
-    """What differed in every round, and all that was compared."""
+    """What differed in every round, and everything that was compared."""
     left, compared = None, set()
     newer = () if strict else tuple(NEWER_LABELS.items())
     for number in range(arguments.rounds):

@@ -1,6 +1,6 @@
-"""A host with odd interfaces, mounts and text files, in namespaces of this process' own; differential.py imports it.
+"""Makes a host with odd interfaces, mounts and text files, in namespaces of its own; differential.py imports it.
 
-What a kernel cannot make (a module that is missing) is said and left out.
+What the kernel cannot make (a missing module) is left out and printed.
 """
 import os
 import subprocess
@@ -27,12 +27,12 @@ def enter_namespaces():
 
 
 def run(*command):
-    """Runs a command; returns what it said when it failed."""
+    """Runs a command; returns the last line of its error if it fails."""
     done = subprocess.run(command, capture_output=True)
     return None if done.returncode == 0 else (done.stderr or b"failed").decode(errors="replace").strip().splitlines()[-1]
 
 
-# Each is made by `ip`; names with every kind of byte that the kernel allows and that texts trip over.
+# Commands of `ip`. The names have every kind of byte that the kernel allows and that text formats need to escape.
 LINKS = [
     "link set lo up",
     "link add veth@x type veth peer name a=b",
@@ -123,8 +123,8 @@ def mounts(base):
     yield mount(b"ramfs", kind="ramfs")
 
 
-# Files that node_exporter takes, refuses in whole or in part; those that end it (`__` labels, types it does not know) are not
-# among them.
+# Files that node_exporter accepts, or rejects as a whole or in part. Those that make it panic (`__` labels, unknown types)
+# are not among them.
 TEXT_FILES = {
     "plain.prom": "# HELP t_plain Things.\n# TYPE t_plain counter\nt_plain{a=\"1\"} 1\nt_plain{a=\"2\"} 2.5e3\n",
     "sp ace =#.prom": "t_space 1\n",

@@ -65,12 +65,12 @@ struct Reading<'r> {
     files: Vec<(Vec<u8>, Content)>,
     /// A directory was listed.
     listed: bool,
-    /// Devices that the row has no room for.
+    /// Devices beyond the row's limit.
     left_out: u64,
 }
 
 impl Reading<'_> {
-    /// Reads sources that have their devices in common, device by device, or one that has none.
+    /// Reads sources that have their devices in common, device by device, or a single source without devices.
     fn group(&mut self, group: &[Source], root: &Path, devices: Option<&str>) {
         let Some(first) = group.first().filter(|_| self.left_out == 0) else { return };
         let depth = devices.map_or(0, |devices| devices.split('/').count());
@@ -95,7 +95,8 @@ impl Reading<'_> {
         }
     }
 
-    /// What components of a pattern lead to; with `list` the directory is listed also lists where a choice would do, as a reader does of devices.
+    /// The paths that the components of a pattern match. With `list` a directory is listed even if the component is a choice
+    /// of fixed names, as a reader does for devices.
     fn expand(&mut self, (dir, name): Found, components: &[&str], list: bool) -> Vec<Found> {
         let Some((component, rest)) = components.split_first() else { return vec![(dir, name)] };
         let dir = match link_as_text(&dir) {
@@ -125,7 +126,7 @@ impl Reading<'_> {
         names.iter().map(child).flat_map(|child| self.expand(child, rest, list)).collect()
     }
 
-    /// How the query would have ended; leaves whole items and lines.
+    /// The outcome that the query would have had; drops items and lines that are not complete.
     fn report(&mut self) -> Report {
         if self.left_out > 0 {
             drop_last_item(self.row.query.into(), &mut self.files);
@@ -145,7 +146,7 @@ impl Reading<'_> {
         Report { outcome, elapsed_ns: 0, bytes: self.files.iter().map(bytes).sum(), left_out }
     }
 
-    /// Whether what a path leads to lies in the tree: the errno of why not.
+    /// Checks that the target of a path lies in the tree. The error is an errno.
     fn place(&self, path: &Path) -> Result<(), u32> {
         let below = path.strip_prefix(self.bounds).map_err(|_| OUTSIDE)?;
         let resolved =
@@ -153,7 +154,7 @@ impl Reading<'_> {
         if resolved.starts_with(self.bounds) { Ok(()) } else { Err(OUTSIDE) }
     }
 
-    /// Reads what a path holds, if anything. False when there is no room for it.
+    /// Reads the content of a path, if it has any. False if the row's limit is reached.
     fn read(&mut self, source: &Source, path: &Path, name: &[u8]) -> bool {
         // A link that is not followed may lead anywhere, and must lie in the tree.
         let place = match source.kind {
@@ -178,7 +179,7 @@ impl Reading<'_> {
                 (_, Some(target)) => Content::Link(target),
                 (Err(error), None) => match error.raw_os_error().unwrap_or(5) {
                     2 | 20 => return true,
-                    // As a broker has it: what is there and no link answers EINVAL.
+                    // As in a broker's answer: readlink of what is not a link fails with EINVAL.
                     errno => Content::Errno(errno as u32),
                 },
             },
@@ -194,10 +195,10 @@ impl Reading<'_> {
     }
 }
 
-/// Where a path leads from a directory that has no link in it, link by link.
+/// Resolves the links of a path, starting at a directory whose own path has no link.
 ///
-/// As realpath(3) does, which a sandboxed process cannot call: the C library makes system calls that the filter does not
-/// know, faccessat2(2) for a link to `directory/..`. What the kernel would not follow fails here too.
+/// As realpath(3) does, which a sandboxed process cannot call: the C library makes system calls that the filter refuses,
+/// such as faccessat2(2) for a link to `directory/..`. A link that the kernel would not follow fails here too.
 fn resolve(from: &Path, path: &Path) -> std::io::Result<PathBuf> {
     /// The most links that the kernel follows.
     const LINKS: usize = 40;
@@ -236,7 +237,7 @@ fn backwards(path: &Path) -> Vec<PathBuf> {
     path.components().rev().map(|component| PathBuf::from(component.as_os_str())).collect()
 }
 
-/// Where a link leads that has become a file with its target, as in a checkout by Git where there are no links.
+/// The target of a link that is stored as a file with the target in it, as Git does on file systems without links.
 fn link_as_text(path: &Path) -> Option<Vec<u8>> {
     /// PATH_MAX
     const LONGEST: usize = 4096;

@@ -76,7 +76,7 @@ pub const DISABLE_DEFAULTS: Flag = Flag {
     help: "Only the collectors that are switched on by name.",
 };
 
-/// Collectors of node_exporter that are not offered, by the name of their switch, with the reason. Sorted.
+/// Unsupported collectors of node_exporter, by the name of their switch, with the reason. Sorted.
 #[rustfmt::skip]
 pub const NOT_OFFERED: &[(&str, &str)] = &[
     ("collector.ethtool",     NETLINK),
@@ -133,16 +133,16 @@ pub const NOT_OFFERED_FLAGS: &[(&str, FlagKind)] = &[
     ("collector.wifi.fixtures",                     FlagKind::Text("")),
 ];
 
-/// What was given of the flags of collectors that are not offered.
+/// The given flags of an unsupported collector.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WithoutEffect {
-    /// The flags, as they were given or might have been: `--collector.systemd --collector.systemd.unit-include`.
+    /// The flags without their values: `--collector.systemd --collector.systemd.unit-include`.
     pub flags: String,
-    /// Why the collector is not offered.
+    /// Why the collector is unsupported.
     pub why: &'static str,
 }
 
-/// For each collector that is not offered and that the flags ask for: what has no effect.
+/// For each unsupported collector of which a flag was given: the flags that have no effect.
 pub fn without_effect(options: &Options) -> Vec<WithoutEffect> {
     let one = |(switch, why): &(&str, &'static str)| {
         let own = |flag: &str| {

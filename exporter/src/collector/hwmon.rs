@@ -222,8 +222,9 @@ fn device_name(snapshot: &Snapshot, dir: &Dir<'_>) -> Option<String> {
     resolve(&mut path, CLASS.as_bytes());
     match snapshot.content(dir.path()) {
         Some(Content::Link(target)) => resolve(&mut path, target),
+        // A directory and no link, as in trees made by hand and on old kernels: EINVAL.
+        Some(Content::Errno(22)) | None => path.push(dir.name()),
         Some(_) => return None,
-        None => path.push(dir.name()),
     }
     resolve(&mut path, dir.link("device")?);
     let device = path.pop().map(clean)?;

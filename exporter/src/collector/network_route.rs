@@ -88,7 +88,7 @@ fn ipv4_route(line: &[u8]) -> Option<Option<Route<'_>>> {
     let mut fields = fields.skip(2);
     let priority = text::unsigned(fields.next()?)?;
     let length = address(fields.next()?)?.leading_ones();
-    // A route that drops packets (blackhole, throw) has no flag that says so, and no device: `*` stands for none.
+    // A route that drops packets (blackhole, throw) has no flag of its own, and no device: the kernel writes `*`.
     let unicast = flags & NOT_UNICAST == 0 && device != b"*";
     Some(unicast.then(|| Route {
         device,
