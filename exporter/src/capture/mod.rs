@@ -215,6 +215,23 @@ mod tests {
     }
 
     #[test]
+    fn the_second_os_release_is_read_where_the_first_is_missing_or_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let (etc, lib) = (dir.path().join("etc"), dir.path().join("usr/lib"));
+        std::fs::create_dir(&etc).unwrap();
+        std::fs::create_dir_all(&lib).unwrap();
+        std::fs::write(etc.join("hostname"), "x\n").unwrap();
+        std::fs::write(lib.join("os-release"), "ID=second\n").unwrap();
+        let read = || read_tree(dir.path()).unwrap().text("etc/os-release").map(<[u8]>::to_vec);
+        assert_eq!(read().as_deref(), Some(&b"ID=second\n"[..]));
+        std::os::unix::fs::symlink("nowhere", etc.join("os-release")).unwrap();
+        assert_eq!(read().as_deref(), Some(&b"ID=second\n"[..]));
+        std::fs::remove_file(etc.join("os-release")).unwrap();
+        std::fs::write(etc.join("os-release"), "ID=first\n").unwrap();
+        assert_eq!(read().as_deref(), Some(&b"ID=first\n"[..]));
+    }
+
+    #[test]
     fn a_directory_with_anything_in_it_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty");

@@ -45,7 +45,11 @@ fn root_dir(dir: &Path, source: &Source) -> Option<PathBuf> {
     let first_of = |names: &[&str]| names.iter().map(|name| dir.join(name)).find(|path| path.exists());
     match source.root {
         Root::Udev => first_of(&["udev/data", "udev"]),
-        Root::OsRelease => first_of(&["etc", "usr/lib"]),
+        // By its file: a tree may have the first directory without it, or with a link that leads nowhere.
+        Root::OsRelease => {
+            let has_file = |name: &&str| dir.join(name).join(source.pattern).exists();
+            ["etc", "usr/lib"].iter().find(|name| has_file(name)).map(|name| dir.join(name))
+        }
         Root::Anchors | Root::Rootfs => None,
         root => first_of(&[root.name()]),
     }

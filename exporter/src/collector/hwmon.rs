@@ -418,6 +418,19 @@ mod tests {
     }
 
     #[test]
+    fn a_chip_whose_directory_is_no_link_is_named_by_its_device_all_the_same() {
+        let file = |path: &str, content| (format!("{CLASS}/hwmon1{path}").into_bytes(), content);
+        let snapshot = Snapshot::of_files(vec![
+            file("", Content::Errno(22)),
+            file("/device", Content::Link(b"../../../devices/platform/coretemp.0".to_vec())),
+            file("/name", Content::bytes(b"coretemp\n".to_vec())),
+            file("/temp1_input", Content::bytes(b"55000\n".to_vec())),
+        ]);
+        let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap();
+        assert!(text.contains("{chip=\"platform_coretemp_0\",sensor=\"temp1\"} 55\n"), "{text}");
+    }
+
+    #[test]
     fn chips_of_one_device_are_told_apart() {
         let wmi = ["hwmon6", "hwmon7", "hwmon8"].map(|name| {
             let target = format!("../../devices/platform/asus-nb-wmi/hwmon/{name}");
