@@ -161,7 +161,13 @@ def peer_collectors(program):
     return set(re.findall(r"Enable\s+the\s+(\w+)\s+collector", text.stdout + text.stderr))
 
 
-def our_collectors(binaries):
+def our_collectors(exposition):
+    """The collectors that ran for a scrape."""
+    return set(re.findall(r'^node_scrape_collector_success\{collector="(\w+)"\}', exposition, re.MULTILINE))
+
+
+def collectors_with_flags(binaries):
+    """The collectors that the exporter has flags for."""
     text = subprocess.run([binaries / "keyhole-exporter", "--help"], capture_output=True, text=True, timeout=20).stdout
     return set(re.findall(r"--(?:\[no-\]|no-)?collector\.([a-z_0-9]+)\s", text))
 
@@ -182,7 +188,7 @@ def compare(arguments, home):
     with Keyhole(arguments.binaries, broker, []) as keyhole:
         theirs = peer_collectors(program)
         enabled = set(re.findall(r'^node_scrape_collector_success\{collector="(\w+)"\}', scrape(keyhole.url), re.MULTILINE))
-        ours = our_collectors(keyhole.binaries) if strict else enabled
+        ours = collectors_with_flags(keyhole.binaries) if strict else enabled
         shared = sorted((ours | enabled) & theirs - NOT_COMPARED)
         if len(shared) < 15:
             fail(f"only {len(shared)} collectors in common: {shared}")
