@@ -415,7 +415,7 @@ class Own(PodClaims, unittest.TestCase):
         for collector in ("arp", "cgroup", "conntrack", "netclass", "netdev", "netstat", "sockstat", "udp_queues"):
             self.assertEqual(found[f'node_scrape_collector_success{{collector="{collector}"}}'], 0, collector)
         for query in ("arp", "cgroups", "conntrack", "mounts", "net_class", "net_dev", "net_snmp", "sockstat", "udp"):
-            self.assertEqual(found[f'keyhole_query_outcome{{query="{query}",outcome="container_view"}}'], 1)
+            self.assertEqual(found[f'keyhole_query_outcome{{outcome="container_view",query="{query}"}}'], 1)
         self.assertEqual(labelled(found, "keyhole_broker_info", "access_level"), {"minimal"})
 
     def test_the_file_system_of_an_empty_dir_is_the_one_that_is_known_and_has_the_hosts_numbers(self):
