@@ -714,15 +714,17 @@ impl Scraper {
 
     /// The broker's description of itself; asked for again when that is old or when it did not answer.
     async fn description(&self, deadline: Instant) -> Option<Arc<DescribeResponse>> {
-        let fresh = {
-            let known = lock(&self.description);
-            let same_broker = known.connections == self.broker.connections();
-            known.at.filter(|at| same_broker && at.elapsed() < DESCRIPTION_AGE).map(|_| known.answer.clone())
-        };
-        match fresh {
-            Some(answer) => answer,
+        match self.recent_description(DESCRIPTION_AGE) {
+            Some(answer) => Some(answer),
             None => self.describe(deadline.min(Instant::now() + DESCRIBE_TIMEOUT)).await.ok(),
         }
+    }
+
+    /// The last description, if it is of the broker that answers now and not older than `age`.
+    fn recent_description(&self, age: Duration) -> Option<Arc<DescribeResponse>> {
+        let known = lock(&self.description);
+        let same_broker = known.connections == self.broker.connections();
+        known.answer.clone().filter(|_| same_broker && known.at.is_some_and(|at| at.elapsed() < age))
     }
 
     /// Asks the broker what it is.
@@ -752,11 +754,7 @@ impl Scraper {
     /// Whether the broker answers, asked now unless it did a moment ago, and has readers for what the collectors need; if
     /// not, why.
     pub async fn ready(&self) -> Result<(), String> {
-        let lately = {
-            let known = lock(&self.description);
-            known.at.filter(|at| at.elapsed() < DESCRIBE_TIMEOUT).and_then(|_| known.answer.clone())
-        };
-        let broker = match lately {
+        let broker = match self.recent_description(DESCRIBE_TIMEOUT) {
             Some(answer) => answer,
             None => {
                 let answer = self.describe(Instant::now() + DESCRIBE_TIMEOUT).await;

@@ -53,7 +53,7 @@ impl Child {
     }
 }
 
-/// Whether the kernel, and whoever filters its calls, has what says when a child ends: tried on this process itself.
+/// Whether the kernel has, and no filter refuses, the call that watches for the end of a child: tried on this process itself.
 pub fn can_watch() -> io::Result<()> {
     pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
     Ok(())

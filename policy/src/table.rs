@@ -351,7 +351,7 @@ pub const TABLE: &[Row] = &[
     row_of(Query::Swaps, Procfs, OFF, &[proc("swaps")], Minimal, SHORT, 1),
     // None that a namespace has of its own, none that reading changes (kernel/random/uuid, vm/stat_refresh), none that may
     // hang (fs/binfmt_misc is a mount point), and no secret: net/ipv4/tcp_fastopen_key, net/ipv6/conf/*/stable_secret and
-    // net/core/netdev_rss_key are keys, kernel/random/boot_id names the host to whoever knows its journal.
+    // net/core/netdev_rss_key are keys, kernel/random/boot_id names the host to anyone who knows its journal.
     row_of(Query::Sysctl, Procfs, OFF, &[
         proc("sys/dev/raid/{speed_limit_max,speed_limit_min}"),
         proc("sys/fs/{aio-max-nr,aio-nr,dentry-state,dir-notify-enable,file-max,file-nr,inode-nr,inode-state,lease-break-time,leases-enable}"),

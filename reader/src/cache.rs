@@ -61,8 +61,15 @@ impl Shared {
         &self.page.cells()[slot * CELLS_PER_SLOT + which]
     }
 
-    /// Publishes what this reader reads next; zeros when the read has ended.
-    pub fn ask(&self, asked: Asked) {
+    /// Does something that may hang, and publishes what it is for as long as it takes.
+    pub fn asking<T>(&self, asked: Asked, act: impl FnOnce() -> T) -> T {
+        self.publish(asked);
+        let answer = act();
+        self.publish([0; 3]);
+        answer
+    }
+
+    fn publish(&self, asked: Asked) {
         asked.into_iter().enumerate().for_each(|(at, hash)| self.cell(self.slot, at).store(hash, Relaxed));
     }
 

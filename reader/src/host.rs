@@ -75,9 +75,8 @@ impl Roots {
         let anchors: Vec<_> = anchors.map(|path| path.as_os_str().as_bytes().to_vec()).collect();
         if !shared.has_started() && shared.hung().is_empty() {
             for path in &anchors {
-                shared.ask([hash(path), 0, 0]);
-                open("--filesystem.anchor", Path::new(OsStr::from_bytes(path)), ASK)?;
-                shared.ask([0; 3]);
+                let open = || open("--filesystem.anchor", Path::new(OsStr::from_bytes(path)), ASK);
+                shared.asking([hash(path), 0, 0], open)?;
             }
         }
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

@@ -204,14 +204,9 @@ impl Read<'_, '_> {
         file.lost |= file.opened.is_ok() && read.is_err_and(|errno| gone(errno) || errno == Errno::IO);
         read.or_else(|errno| {
             // The kernel also returns EIO for a file that was removed: it is absent, and no device has failed.
-            let removed = errno == Errno::IO && !self.is_there(&file.name);
+            let removed = errno == Errno::IO && !is_there(self.roots, self.view, &file.name);
             self.errno(&file.name, if removed { Errno::NOENT } else { errno })
         })
-    }
-
-    /// Whether an open file of procfs still has its name.
-    fn is_there(&self, name: &[u8]) -> bool {
-        is_there(self.roots, self.view, name)
     }
 
     /// Reads what the rest of a pattern leads to below a device, unless it had nothing of that a few reads ago.
@@ -442,10 +437,7 @@ impl Read<'_, '_> {
                         self.out.file_system(&mount.point, Err(HANGS))?;
                         self.out.flush()?;
                     }
-                    self.shared.ask(names);
-                    let numbers = openat(dir, &*path, ASK, Mode::empty()).and_then(fstatfs);
-                    self.shared.ask([0; 3]);
-                    numbers
+                    self.shared.asking(names, || openat(dir, &*path, ASK, Mode::empty()).and_then(fstatfs))
                 }
             };
             self.file_system(&mount.point, numbers)?;
@@ -460,10 +452,7 @@ impl Read<'_, '_> {
             self.counters.skipped = true;
             return Ok(Err(HANGS));
         }
-        self.shared.ask(asked);
-        let answer = act(self);
-        self.shared.ask([0; 3]);
-        answer
+        self.shared.asking(asked, || act(self))
     }
 
     fn root(&self, source: &Source) -> Result<BorrowedFd<'_>, Errno> {

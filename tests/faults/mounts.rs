@@ -1,5 +1,6 @@
 //! Mounts that hang.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,6 +39,16 @@ fn told(scrape: &Exposition, mount: &Path) -> (f64, String, Option<f64>) {
     (error.value, error.labels["device_error"].clone(), size)
 }
 
+/// How often the broker has found a reader stuck.
+fn stuck(broker: &Running) -> usize {
+    broker.log().matches("its reader is stuck").count()
+}
+
+/// The flags of a broker that asks every mount of this world.
+fn with_rootfs(world: &World) -> Vec<OsString> {
+    [world.flags(), vec!["--path.rootfs=/".into()]].concat()
+}
+
 /// Waits until as many stuck readers have returned from the kernel.
 fn returned(broker: &Running, readers: usize) {
     soon("the readers return", || broker.log().matches("a stuck reader has returned").count() == readers);
@@ -64,7 +75,7 @@ fn a_hung_mount_costs_its_kind_and_what_lies_below_it_and_no_other_file_system()
         .map(|(kind, folder)| world.fuse(kind, folder));
     // Later in the mount table than those that will hang.
     world.run("mount -t tmpfs -o size=1m after mnt/good");
-    let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
+    let flags = with_rootfs(&world);
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter::<&str>(&[]);
     let healthy = |scrape: &Exposition, mount: &Path, size: Option<f64>| {
@@ -96,7 +107,7 @@ fn a_hung_mount_costs_its_kind_and_what_lies_below_it_and_no_other_file_system()
         healthy(&scrape, &three, FUSE_SIZE);
         healthy(&scrape, &good, tmpfs_size);
     }
-    assert_eq!(broker.log().matches("its reader is stuck").count(), 2, "{}", broker.log());
+    assert_eq!(stuck(&broker), 2, "{}", broker.log());
 
     servers.iter().for_each(|server| server.signal(Signal::CONT));
     returned(&broker, 2);
@@ -118,7 +129,7 @@ fn mounts_that_hang_in_many_ways_leave_all_that_is_no_mount() {
     let world = World::new(&home, "", "");
     let kinds = ["fuse.a", "fuse.b", "fuse.c", "fuse.d", "fuse.e"];
     let servers = kinds.map(|kind| world.fuse(kind, &world.path("mnt").join(kind)));
-    let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
+    let flags = with_rootfs(&world);
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter::<&str>(&[]);
     servers.iter().for_each(|server| server.signal(Signal::STOP));
@@ -129,7 +140,7 @@ fn mounts_that_hang_in_many_ways_leave_all_that_is_no_mount() {
             assert_eq!(told(&scrape, &world.path("mnt").join(kind)), not_known(why), "{kind}");
         }
     }
-    assert_eq!(broker.log().matches("its reader is stuck").count(), 3, "one more could be started");
+    assert_eq!(stuck(&broker), 3, "one more could be started");
     servers.iter().for_each(|server| server.signal(Signal::CONT));
     returned(&broker, 3);
     let scrape = scrape_within(&exporter, AT_ONCE);
@@ -194,7 +205,7 @@ fn dead_nfs_and_fuse_mounts_together_never_cost_root_its_numbers() {
         .map(|(kind, directory)| world.fuse(kind, directory));
     // As bind mounts make them: the root's own file system comes again, after those that hang.
     world.run("mkdir mnt/after; mount -t tmpfs -o size=1m after mnt/after");
-    let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
+    let flags = with_rootfs(&world);
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter(&EVERY_TYPE);
     has_root(&scrape_within(&exporter, LATE));
@@ -203,7 +214,7 @@ fn dead_nfs_and_fuse_mounts_together_never_cost_root_its_numbers() {
     let scrape = scrape_within(&exporter, AT_ONCE);
     assert_eq!(told(&scrape, &alive), (0.0, String::new(), FUSE_SIZE));
     assert_eq!(told(&scrape, &world.path("mnt").join("after")), (0.0, String::new(), Some(1_048_576.0)));
-    assert_eq!(broker.log().matches("its reader is stuck").count(), 2, "a reader for each type");
+    assert_eq!(stuck(&broker), 2, "a reader for each type");
 
     servers[..2].iter().for_each(|server| server.signal(Signal::CONT));
     returned(&broker, 2);
@@ -232,9 +243,8 @@ fn a_dead_mount_and_a_hanging_attribute_together_cost_themselves_alone() {
             None => mkfifoat(CWD, zone.join("temp"), Mode::from_raw_mode(0o644)).unwrap(),
         }
     }
-    let mut flags = world.flags();
+    let mut flags = with_rootfs(&world);
     flags[1] = flag("--path.sysfs=", home.path().join("sysfs"));
-    flags.push("--path.rootfs=/".into());
     server.signal(Signal::STOP);
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter(&EVERY_TYPE);
@@ -275,7 +285,7 @@ fn a_dead_server_costs_one_reader_whatever_its_types_and_however_many_its_mounts
          mount -t tmpfs -o size=1m below mnt/v3-0/below
          mount -t tmpfs -o size=1m after mnt/after",
     );
-    let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
+    let flags = with_rootfs(&world);
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter(&EVERY_TYPE);
     let scrape = scrape_within(&exporter, WHOLE);
@@ -299,7 +309,7 @@ fn a_dead_server_costs_one_reader_whatever_its_types_and_however_many_its_mounts
         }
     }
     ten_scrapes(&exporter, &dead, &[(at("alive"), FUSE_SIZE), (at("after"), TMPFS_SIZE)]);
-    let stuck = broker.log().matches("its reader is stuck").count();
+    let stuck = stuck(&broker);
     assert_eq!(stuck, 2, "one for the server, one for the program:\n{}", broker.log());
 
     servers.iter().for_each(|server| server.signal(Signal::CONT));
@@ -323,7 +333,7 @@ fn servers_that_die_at_once_leave_every_local_file_system_and_all_come_back() {
         "for name in a b c d e f; do mkdir mnt/local-$name; mount -t tmpfs -o size=1m x mnt/local-$name; done
          mount -t tmpfs -o size=1m below mnt/e/below",
     );
-    let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
+    let flags = with_rootfs(&world);
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter(&EVERY_TYPE);
     has_root(&scrape_within(&exporter, WHOLE));
@@ -335,7 +345,7 @@ fn servers_that_die_at_once_leave_every_local_file_system_and_all_come_back() {
         dead.push((at("e/below"), TOO_MANY));
         let local: Vec<_> = names.iter().map(|name| (at(&format!("local-{name}")), TMPFS_SIZE)).collect();
         ten_scrapes(&exporter, &dead, &local);
-        let stuck = broker.log().matches("its reader is stuck").count();
+        let stuck = stuck(&broker);
         assert_eq!(stuck, 3 * (turn + 1), "{}", broker.log());
         let returned_before = broker.log().matches("a stuck reader has returned").count();
         servers.iter().for_each(|server| server.signal(Signal::CONT));
@@ -362,7 +372,7 @@ fn an_automount_is_not_triggered_and_hangs_with_its_own_server() {
     world.run(
         "mkdir mnt/lower mnt/stacked; mount -t overlay -o lowerdir=mnt/dead:mnt/lower stacked mnt/stacked",
     );
-    let flags = [world.flags(), vec!["--path.rootfs=/".into()]].concat();
+    let flags = with_rootfs(&world);
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter(&EVERY_TYPE);
     dead.signal(Signal::STOP);
@@ -371,7 +381,7 @@ fn an_automount_is_not_triggered_and_hangs_with_its_own_server() {
         &[(at("dead"), TIMEOUT), (at("stacked"), TIMEOUT)],
         &[(at("alive"), FUSE_SIZE), (at("idle"), Some(0.0))],
     );
-    assert_eq!(broker.log().matches("its reader is stuck").count(), 2, "{}", broker.log());
+    assert_eq!(stuck(&broker), 2, "{}", broker.log());
     dead.signal(Signal::CONT);
     returned(&broker, 2);
     let scrape = scrape_within(&exporter, WHOLE);
@@ -421,7 +431,7 @@ fn probe_directories_on_dead_servers_leave_those_on_local_file_systems() {
     healthy(&scrape_within(&exporter, WHOLE));
     stop(Signal::STOP);
     all_dead(&exporter);
-    assert_eq!(broker.log().matches("its reader is stuck").count(), 3, "{}", broker.log());
+    assert_eq!(stuck(&broker), 3, "{}", broker.log());
     stop(Signal::CONT);
     returned(&broker, 3);
     healthy(&scrape_within(&exporter, WHOLE));
@@ -470,9 +480,8 @@ fn without_readers_of_a_class_ready_fails_and_the_rest_is_served_until_there_are
     }
     let dead = world.path("mnt").join("dead");
     let server = world.fuse("fuse.nfs4=nas:/", &dead);
-    let mut flags = world.flags();
+    let mut flags = with_rootfs(&world);
     flags[1] = flag("--path.sysfs=", home.path().join("sysfs"));
-    flags.push("--path.rootfs=/".into());
     let broker = home.start_broker_by(&world.starter(), &flags);
     let exporter = home.start_exporter(&EVERY_TYPE);
     let needs_none = home.start_exporter(&["--collector.disable-defaults", "--collector.loadavg"]);
@@ -480,7 +489,7 @@ fn without_readers_of_a_class_ready_fails_and_the_rest_is_served_until_there_are
     server.signal(Signal::STOP);
     soon("every reader of the sensors is stuck", || {
         exporter.metrics("10");
-        broker.log().matches("its reader is stuck").count() >= 5
+        stuck(&broker) >= 5
     });
     soon("it shows", || ready(&exporter).0 == 503);
     let why = ready(&exporter).1;

@@ -19,11 +19,11 @@ pub struct World {
 }
 
 impl World {
-    /// Makes one below `home`; `prepare` is shell, run in it with `$world` for its folder and `$proc_options`.
+    /// Makes one below `home`; `prepare` is shell, run in it with `$world` for its directory and `$proc_options`.
     pub fn new(home: &Home, proc_options: &str, prepare: &str) -> Self {
         let dir = home.path().join("world");
-        for folder in ["proc", "sys", "mnt"] {
-            fs::create_dir_all(dir.join(folder)).unwrap();
+        for directory in ["proc", "sys", "mnt"] {
+            fs::create_dir_all(dir.join(directory)).unwrap();
         }
         let script = format!(
             "set -e; world={dir}; mount -t proc -o rw,{proc_options} proc $world/proc; \
@@ -78,17 +78,17 @@ impl World {
         Kept::start(command.args(&self.starter()[1..]).args(["sh", "-c", &script]).stderr(Stdio::null()))
     }
 
-    /// Mounts a file system in user space at a folder of it, which is made.
-    pub fn fuse(&self, kind: &str, folder: &Path) -> Kept {
-        self.fuse_at(kind, &[folder])
+    /// Mounts a file system in user space at a directory of it, which is made.
+    pub fn fuse(&self, kind: &str, directory: &Path) -> Kept {
+        self.fuse_at(kind, &[directory])
     }
 
-    /// The same at several folders, all of one process; see `fuse_server.py` for kinds.
-    pub fn fuse_at<P: AsRef<Path>>(&self, kind: &str, folders: &[P]) -> Kept {
+    /// The same at several directories, all of one process; see `fuse_server.py` for kinds.
+    pub fn fuse_at<P: AsRef<Path>>(&self, kind: &str, directories: &[P]) -> Kept {
         let mut command = Command::new("nsenter");
         command.args(&self.starter()[1..]).arg("python3");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/fuse_server.py"));
-        Kept::start(command.arg(kind).args(folders.iter().map(AsRef::as_ref)))
+        Kept::start(command.arg(kind).args(directories.iter().map(AsRef::as_ref)))
     }
 }
 

@@ -89,8 +89,8 @@ class Packages:
 
     def __init__(self, work, mirror):
         self.home = work / "apt"
-        for folder in ("lists/partial", "cache/archives/partial", "state"):
-            (self.home / folder).mkdir(parents=True, exist_ok=True)
+        for directory in ("lists/partial", "cache/archives/partial", "state"):
+            (self.home / directory).mkdir(parents=True, exist_ok=True)
         (self.home / "status").touch()
         lines = [f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror}{of} {suite} main" for of, suite in SUITES]
         (self.home / "sources.list").write_text("\n".join(lines) + "\n")
@@ -156,8 +156,8 @@ def kernel(packages, work, name):
 def initramfs(home, tree, modules):
     """busybox, and what is needed to find and mount the disks."""
     root = home / "initramfs"
-    for folder in ("bin", "modules", "dev", "proc", "sys", "new"):
-        (root / folder).mkdir(parents=True)
+    for directory in ("bin", "modules", "dev", "proc", "sys", "new"):
+        (root / directory).mkdir(parents=True)
     shutil.copy(shutil.which("busybox"), root / "bin/busybox")
     needs = {}
     for line in (modules / "modules.dep").read_text().splitlines():
@@ -189,12 +189,12 @@ def initramfs(home, tree, modules):
     shutil.rmtree(root)
 
 
-def disk(path, folder):
-    """A disk with the folder's files."""
-    size = int(subprocess.run(["du", "-sm", folder], capture_output=True, text=True, check=True).stdout.split()[0])
+def disk(path, directory):
+    """A disk with the directory's files."""
+    size = int(subprocess.run(["du", "-sm", directory], capture_output=True, text=True, check=True).stdout.split()[0])
     path.unlink(missing_ok=True)
     run("truncate", "-s", f"{size * 13 // 10 + 32}M", path)
-    run("mke2fs", "-q", "-F", "-t", "ext4", "-N", "40000", "-d", folder, path)
+    run("mke2fs", "-q", "-F", "-t", "ext4", "-N", "40000", "-d", directory, path)
 
 
 def system(work, mirror):
@@ -205,8 +205,8 @@ def system(work, mirror):
         shutil.rmtree(root, ignore_errors=True)
         run("mmdebstrap", "--quiet", "--variant=apt", f"--include={PACKAGES}", "--dpkgopt=path-exclude=/usr/share/doc/*",
             "--dpkgopt=path-exclude=/usr/share/locale/*", "bookworm", root, mirror)
-        for folder in ("var/lib/apt/lists", "var/cache/apt"):
-            shutil.rmtree(root / folder, ignore_errors=True)
+        for directory in ("var/lib/apt/lists", "var/cache/apt"):
+            shutil.rmtree(root / directory, ignore_errors=True)
         disk(image.with_suffix(".new"), root)
         shutil.rmtree(root)
         image.with_suffix(".new").rename(image)

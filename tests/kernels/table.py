@@ -45,8 +45,8 @@ def layers(found):
     return sorted(everywhere - lacking.keys()), lacking
 
 
-def landlock(folder):
-    text = (folder / "logs/keyhole-broker.log").read_text(errors="replace")
+def landlock(directory):
+    text = (directory / "logs/keyhole-broker.log").read_text(errors="replace")
     abi = re.search(r'layer=landlock detail="ABI (\d+)', text)
     return f"ABI {abi[1]}" if abi else "none"
 
@@ -112,10 +112,10 @@ def render(results, kernels):
     start, sandbox, seen, hidden, whole, hangs, differences, collectors, programs = [], [], [], [], [], [], Differences(), 0, set()
     drivers = {}
     for kernel in kernels:
-        folder = results / kernel
-        if not (folder / "results.json").exists():
+        directory = results / kernel
+        if not (directory / "results.json").exists():
             continue
-        run = json.loads((folder / "results.json").read_text())
+        run = json.loads((directory / "results.json").read_text())
         collectors, steps, release = len(run["collectors"]), run["steps"], f"`{run['release']}`"
         first, late, hang = steps["first"], steps.get("late", {}), steps.get("hang", {})
         for driver in run["drivers"]:
@@ -125,11 +125,11 @@ def render(results, kernels):
                       first["compare"]["samples"], differences.of(run["release"], "after the start", first["compare"]),
                       " / ".join(", ".join(line.split()[-1] for line in lines) or "none" for lines in first["selinux"].values())])
         everywhere, lacking = layers(first)
-        sandbox.append([release, landlock(folder), ", ".join(f"`{layer}`" for layer in everywhere),
+        sandbox.append([release, landlock(directory), ", ".join(f"`{layer}`" for layer in everywhere),
                         "; ".join(f"`{layer}`: {'every process' if len(of) > 6 else ', '.join(of)}" for layer, of in lacking.items()) or "none"])
         if late.get("compare"):
             # A state that node_exporter itself no longer has was of that moment, as an interface's before it is up.
-            stayed = guest.parse((folder / "late.node_exporter.prom").read_text())[0].keys()
+            stayed = guest.parse((directory / "late.node_exporter.prom").read_text())[0].keys()
             stayed = {guest.expected(key, run["release"]) for key in stayed}
             alone = [dict(one, missing=[key for key in one["missing"] if key in stayed]) for one in late["alone"] if one["new"]]
             slow = max((one for one in late["alone"] if one["new"] and not one["missing"]), key=lambda one: one["seconds"])
@@ -139,7 +139,7 @@ def render(results, kernels):
             for one in alone:
                 if one["missing"]:
                     differences.remarks.append(f"- {release}: not seen after `{one['command']}`: {names(one['missing'])}.")
-        failing = set(re.findall(r'^node_scrape_collector_success{collector="(\w+)"} 0', (folder / "first.prom").read_text(), re.MULTILINE))
+        failing = set(re.findall(r'^node_scrape_collector_success{collector="(\w+)"} 0', (directory / "first.prom").read_text(), re.MULTILINE))
         for options, found in steps.get("hidepid", {}).items():
             left, _ = guest.sort(found["compare"], run["release"])
             of_root = first["compare_root"]["there"] if "gid" in options else {}
@@ -170,7 +170,7 @@ def render(results, kernels):
         that brought new series to node_exporter all of these are in Keyhole's scrapes too; then, of the one that took longest, the time
         from node_exporter's scrape, how many scrapes it needed and the longest of these.""")
     text += table(["kernel", "seen", "slowest", "in scrapes", "of up to", "samples", "differences at the end"], seen)
-    text += "\n## Processes that are hidden\n\n" + fill("""Keyhole is started anew with a `/proc` that hides processes; with `gid=`, the
+    text += "\n## Processes that are hidden\n\n" + fill("""Keyhole is started again with a `/proc` that hides processes; with `gid=`, the
         broker is a member of the group. The comparison is with node_exporter under an ordinary uid, and with that of root where the group is
         given. Of processes that are hidden node_exporter counts its own; with `hidepid=1` its file systems fail.""")
     text += table(["kernel", "`/proc`", "`proc_view`", "samples", "collectors that fail beside those at the start", "only node_exporter has", "only Keyhole has"], hidden)

@@ -37,10 +37,10 @@ fn descriptors_are_bounded_for_all_readers_of_a_class_together() {
 fn what_a_reader_asks_is_known_to_the_others_and_not_to_itself() {
     let mut pages = vec![SharedCells::new().unwrap()];
     for slot in [1, SLOTS_PER_CLASS - 1] {
-        other_reader(&mut pages, slot, |shared| shared.ask([hash(b"/mnt"), 7, 0]));
+        other_reader(&mut pages, slot, |shared| shared.publish([hash(b"/mnt"), 7, 0]));
     }
     let shared = Shared::new(pages.pop().unwrap(), 0, 5);
-    shared.ask([hash(b"/own"), 8, 9]);
+    shared.publish([hash(b"/own"), 8, 9]);
     assert_eq!(shared.hung(), [[hash(b"/mnt"), 7, 0]; 2]);
     Shared::clear(&shared.page, 1);
     assert_eq!(shared.hung(), [[hash(b"/mnt"), 7, 0]]);
