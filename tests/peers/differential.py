@@ -48,6 +48,7 @@ EXCEPTIONS = [
     ("only ours", r"node_network_info\{.*ifalias=\"alias with .*x{150}", HERE, "a long alias is whole: the file is not cut"),
     ("only theirs", r"node_network_info\{.*ifalias=\"alias with .*x{90}", HERE, "a long alias is cut"),
     ("value", r"node_processes_(state|threads_state)\b", HERE, "the programs that read run while they read"),
+    ("value", r"node_procs_running\b", HERE, "the programs that read run while they read: a reader of each class at once"),
     ("value", r"node_tcp_connection_states\{state=\"[rt]x_queued_bytes\"\}", HERE, "backlogs of sockets that listen are no bytes"),
     ("value", r"node_scrape_collector_success\{collector=\"mountstats\"\}", HERE, "of process 1, which a broker of another uid may not read"),
     # File systems.
