@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+"""Compares what the exporter and node_exporter 1.12.1 make of the same trees of kernel files.
+
+usage: trees.py [--binaries DIR] [-v] [TREE...]
+
+Without a TREE it takes those of this repository: tests/golden/host/tree and tests/kernels/trees/*. The exporter replays a
+tree; node_exporter reads a copy of it by its --path flags, with every collector that reads files below them alone. Each
+difference must be in EXCEPTIONS with its reason, or in those of differential.py. A capture lacks files that only
+node_exporter wants; collectors that fail there for that reason are left out of that tree and named. Exit status 1 when
+anything differs besides. Needs node_exporter 1.12.1 (target/ci-tools/go/bin/node_exporter, from .ci/setup).
+"""
+import argparse
+import collections
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import differential
+from launch import REPOSITORY, binaries, fail, fetch, free_port, stop, wait_for
+
+# Collectors of node_exporter that ask the running kernel, whatever the paths say; and processes, whose directories a
+# capture does not have.
+LIVE = {"ethtool", "filesystem", "logind", "network_route", "ntp", "perf", "qdisc", "runit", "selinux", "supervisord",
+        "processes", "systemd", "tcpstat", "textfile", "time", "timex", "uname", "wifi", "xdp"}
+# Flags that make node_exporter read a file where it would ask by netlink.
+BY_FILE = ["--no-collector.arp.netlink", "--no-collector.netdev.netlink"]
+FAILED = re.compile(r'^node_scrape_collector_success\{collector="(\w+)"\} 0$', re.MULTILINE)
+# Expected differences, as in differential.py: the kind, a pattern, and the reason.
+EXCEPTIONS = [
+    ("only ours", r"node_network_receive_nohandler_total\b", "asked by netlink there"),
+    ("only theirs", r"node_nfsd?_\w+\{.*\} 0$", "0 for lines that the kernel does not have"),
+    ("only theirs", r"node_btrfs_(commits_total|\w*commit_seconds\w*)\{.*\} 0$", "0 before Linux 6.0"),
+    ("only ours", r"node_btrfs_device_errors_total\b", "asked by ioctl there"),
+    ("value", r"node_btrfs_global_rsv_size_bytes\b.* 0 \.\. 0,", "0 there unless a file lies beside it that no family needs"),
+    ("only theirs", r'node_hwmon_\w+\{chip="hwmon0_device"', "a capture has no links, of which the chip's name is made"),
+    ("only ours", r'node_hwmon_\w+\{chip="i2c_0_0_0048"', "a capture says where its links lead"),
+    ("only ours", r'node_interrupts_total\{.*timer event device",type="LOC"', "of two lines of a type the last one"),
+]
+
+
+def with_links(tree, home):
+    """A copy of a tree that has the links of /proc, which a capture leaves out."""
+    copy = home / "tree"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(tree, copy, symlinks=True)
+    proc = copy / "proc"
+    if proc.is_dir() and not os.path.lexists(proc / "self"):
+        (proc / "self").symlink_to("1")
+    if proc.is_dir() and not os.path.lexists(proc / "net"):
+        (proc / "net").symlink_to("self/net")
+    return copy
+
+
+def theirs(program, tree, collectors, log):
+    """node_exporter's exposition of a tree."""
+    url = f"http://127.0.0.1:{free_port()}/metrics"
+    command = [program, f"--web.listen-address={url.split('/')[2]}", "--web.disable-exporter-metrics", "--collector.disable-defaults",
+               f"--path.procfs={tree}/proc", f"--path.sysfs={tree}/sys", f"--path.rootfs={tree}", f"--path.udev.data={tree}/udev/data",
+               *(f"--collector.{name}" for name in collectors), *BY_FILE]
+    process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", env={**os.environ, "TZ": "UTC"})
+    try:
+        def ready():
+            try:
+                return fetch(url)[0] == 200
+            except OSError:
+                return None
+
+        wait_for("node_exporter", process, ready)
+        return differential.text_of(url)
+    finally:
+        stop(process)
+
+
+def ours(program, tree, collectors):
+    """The exporter's exposition of a tree."""
+    command = [program, "--collector.disable-defaults", *(f"--collector.{name}" for name in collectors), *BY_FILE, "replay", tree]
+    done = subprocess.run(command, capture_output=True, timeout=60, env={**os.environ, "TZ": "UTC", "NODE_NAME": "guest"})
+    if done.returncode != 0:
+        fail(f"replay {tree}: {done.stderr.decode(errors='replace')}")
+    return done.stdout.decode(errors="replace")
+
+
+def reason(what, text):
+    for entry in EXCEPTIONS:
+        if entry[0] == what and re.match(entry[1], text):
+            return entry[-1]
+    return next((entry[3] for entry in differential.EXCEPTIONS if entry[0] == what and re.match(entry[1], text)), None)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binaries")
+    parser.add_argument("-v", action="store_true", help="show each exception")
+    parser.add_argument("trees", nargs="*", type=pathlib.Path)
+    arguments = parser.parse_args()
+    program, strict = differential.peer()
+    if not strict:
+        print("trees: node_exporter 1.12.1 is not there: nothing was compared")
+        return 0
+    exporter = binaries(arguments.binaries) / "keyhole-exporter"
+    shared = differential.peer_collectors(program) & differential.collectors_with_flags(exporter.parent)
+    collectors = sorted(shared - LIVE)
+    trees = arguments.trees or [REPOSITORY / "tests/golden/host/tree", *sorted((REPOSITORY / "tests/kernels/trees").iterdir())]
+    compared = wrong = excepted = 0
+    left_out = collections.Counter()
+    with tempfile.TemporaryDirectory(prefix="keyhole-trees-") as home:
+        home = pathlib.Path(home)
+        for tree in trees:
+            copy = with_links(tree, home)
+            with open(home / "log", "w") as log:
+                first = theirs(program, copy, collectors, log)
+                failed = set(FAILED.findall(first))
+                left_out.update(failed)
+                compare = [name for name in collectors if name not in failed]
+                their = differential.Exposition(theirs(program, copy, compare, log))
+            our = differential.Exposition(ours(exporter, copy, compare))
+            found, keys = differential.differences(their, our, their, True)
+            if len(their.samples) < 2 * len(collectors):
+                fail(f"{tree}: node_exporter gave only {len(their.samples)} samples")
+            left = {}
+            for (what, key), values in found.items():
+                why = reason(what, f"{key} {values}")
+                if why is None:
+                    left[what, key] = values
+                elif arguments.v:
+                    print(f"  {tree.name}: on purpose: {what}: {key} {values}: {why}")
+            for (what, key), values in sorted(left.items()):
+                print(f"  {tree.name}: differs: {what}: {key} {values}")
+            compared += len(keys)
+            excepted += len(found) - len(left)
+            wrong += len(left)
+    print("  node_exporter fails, in so many trees:", ", ".join(f"{name} {count}" for name, count in sorted(left_out.items())))
+    print(f"trees: {compared - excepted - wrong}/{compared - excepted} series of {len(trees)} trees and {len(collectors)} collectors match node_exporter's; {excepted} exceptions")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
