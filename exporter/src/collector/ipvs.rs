@@ -90,7 +90,8 @@ type Sums = [u64; COLUMNS.len()];
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let kept = kept_labels(context.options.text(BACKEND_LABELS));
     let kept = kept.map_err(|error| CollectError::malformed(BACKEND_LABELS, error))?;
-    let totals = text::lines(context.require(STATS)?).nth(2).unwrap_or_default();
+    let mut lines = text::lines(context.require(STATS)?).filter(|line| !line.trim_ascii().is_empty());
+    let totals = lines.nth(2).unwrap_or_default();
     let mut any = false;
     for (family, total) in TOTALS.iter().zip(text::fields(totals).map(text::hexadecimal)) {
         match total {

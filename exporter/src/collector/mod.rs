@@ -654,6 +654,7 @@ mod tests {
             ("rapl", Query::Powercap),
             ("tapestats", Query::Tape),
             ("watchdog", Query::Watchdog),
+            ("zfs", Query::Zfs),
         ] {
             let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
             let collect = |outcome| {
