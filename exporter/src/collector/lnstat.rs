@@ -118,6 +118,21 @@ mod tests {
     }
 
     #[test]
+    fn the_caches_of_the_policy_are_asked_for_and_no_others() {
+        let row = keyhole_policy::row(Query::Lnstat).unwrap();
+        let asked = |name: &str| {
+            let path = format!("1/net/stat/{name}");
+            row.sources.iter().any(|source| keyhole_policy::pattern::matches(source.pattern.as_bytes(), path.as_bytes()))
+        };
+        for name in
+            ["arp_cache", "clip_arp_cache", "ip_conntrack", "ndisc_cache", "nf_conntrack", "rt_cache", "synproxy"]
+        {
+            assert!(asked(name), "{name}");
+        }
+        assert!(!asked("nf_flowtable") && !asked("new"));
+    }
+
+    #[test]
     fn a_blank_line_is_no_cpu() {
         let text = collect(&COLLECTOR, &[(ARP, b"\nentries\n\n1\n  \n2\n\n")], &[]).unwrap();
         assert_eq!(

@@ -131,6 +131,19 @@ mod tests {
     }
 
     #[test]
+    fn an_old_kernels_columns_are_given_and_no_others() {
+        let names = |line: &[u8]| {
+            let text = collect(&COLLECTOR, &[(PATH, line)], &[]).unwrap();
+            let names = text.lines().map(|line| line.split('{').next().unwrap().replace("node_softnet_", ""));
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let oldest = "cpu_collision_total dropped_total processed_total times_squeezed_total";
+        assert_eq!(names(b"1 2 3 0 0 0 0 0 4\n"), oldest);
+        let later = oldest.replace(" times", " received_rps_total times");
+        assert_eq!(names(b"1 2 3 0 0 0 0 0 4 5\n"), later);
+    }
+
+    #[test]
     fn columns_of_a_kernel_to_come_are_left_alone() {
         let softnet = b"1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 ffff frobs\n";
         assert_eq!(collect(&COLLECTOR, &[(PATH, softnet)], &[]).unwrap().lines().count(), 7);
