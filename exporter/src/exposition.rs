@@ -249,6 +249,24 @@ impl Exposition {
         std::mem::take(&mut self.counters)
     }
 
+    /// The lines of a table, without blank ones: those are no rows, and take no CPU's place. They are noted as skipped.
+    pub fn rows<'t>(&mut self, path: &str, table: &'t [u8]) -> Vec<&'t [u8]> {
+        let mut rows: Vec<&[u8]> = text::lines(table).collect();
+        rows.retain(|line| {
+            let blank = line.trim_ascii().is_empty();
+            if blank {
+                self.skip(|| format!("{path}: a blank line"));
+            }
+            !blank
+        });
+        rows
+    }
+
+    /// Things that the collector under way has skipped.
+    pub fn skipped(&self) -> usize {
+        self.counters.skipped
+    }
+
     /// Notes that something in a file could not be read and was skipped: where it is, and why. What changes with every
     /// scrape, such as a count, does not belong in the description: the log has a line for each new one.
     pub fn skip(&mut self, what: impl FnOnce() -> String) {

@@ -204,6 +204,8 @@ mod tests {
         put("tree/sys/class/hwmon/hwmon0", "../../devices/x/hwmon0");
         put("tree/sys/class/hwmon/hwmon1", "../../../../secret");
         put("tree/sys/class/hwmon/hwmon2", "../../devices/x/hwmon0\n");
+        put("tree/etc/os-release", "../usr/lib/os-release");
+        put("tree/usr/lib/os-release", "ID=x\n");
         let tree = read_tree(&dir.path().join("tree")).unwrap();
         let hwmon = |path: &str| tree.content(format!("sys/class/hwmon/{path}"));
         assert_eq!(hwmon("hwmon0"), Some(&Content::Link(b"../../devices/x/hwmon0".to_vec())));
@@ -212,6 +214,7 @@ mod tests {
         assert_eq!(tree.text("sys/class/hwmon/hwmon0/device/temp"), Some(&b"5000\n"[..]));
         assert_eq!(hwmon("hwmon1/name"), Some(&Content::Errno(18)), "it leads out of the tree");
         assert_eq!(hwmon("hwmon2"), Some(&Content::Errno(22)), "it is a file with a line");
+        assert_eq!(tree.text("etc/os-release"), Some(&b"ID=x\n"[..]));
     }
 
     #[test]

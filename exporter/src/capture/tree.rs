@@ -45,9 +45,13 @@ fn root_dir(dir: &Path, source: &Source) -> Option<PathBuf> {
     let first_of = |names: &[&str]| names.iter().map(|name| dir.join(name)).find(|path| path.exists());
     match source.root {
         Root::Udev => first_of(&["udev/data", "udev"]),
-        // By its file: a tree may have the first directory without it, or with a link that leads nowhere.
+        // By its file: a tree may have the first directory without it, with a link that leads nowhere, or with a link that
+        // has become a file.
         Root::OsRelease => {
-            let has_file = |name: &&str| dir.join(name).join(source.pattern).exists();
+            let has_file = |name: &&str| {
+                let file = dir.join(name).join(source.pattern);
+                file.exists() && link_as_text(&file).is_none()
+            };
             ["etc", "usr/lib"].iter().find(|name| has_file(name)).map(|name| dir.join(name))
         }
         Root::Anchors | Root::Rootfs => None,

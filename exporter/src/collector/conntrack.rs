@@ -3,7 +3,7 @@
 //! <https://docs.kernel.org/networking/nf_conntrack-sysctl.html>
 //!
 //! The number of entries is taken from the statistics, which repeat it on every CPU's row. Kernels without
-//! CONFIG_NF_CONNTRACK_PROCFS have none: then it is `proc/sys/net/netfilter/nf_conntrack_count`, which is that of the
+//! CONFIG_NF_CONNTRACK_PROCFS have none, and where something hides them they have no row: then it is `proc/sys/net/netfilter/nf_conntrack_count`, which is that of the
 //! reader's own network namespace and so comes only from a broker that is in the host's.
 
 use keyhole_proto::v1::Query;
@@ -64,38 +64,47 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     if let Some(limit) = limit {
         out.add(&LIMIT, &[], limit);
     }
-    match context.require_whole(STAT) {
-        Ok(table) => collect_table(table, out),
-        Err(CollectError::NoData(missing)) => {
-            match context.snapshot.value(COUNT).map(text::unsigned) {
-                Some(Some(entries)) => out.add(&ENTRIES, &[], entries),
-                Some(None) => out.skip(|| format!("{COUNT}: no number")),
-                None if limit.is_some() => out.skip(|| {
-                    format!("{STAT}: missing, and {COUNT} is read in the host's network namespace alone")
-                }),
-                None => return Err(CollectError::NoData(missing)),
-            }
-            Ok(())
+    let missing = match context.require_whole(STAT) {
+        Ok(table) => match &*out.rows(STAT, table) {
+            [names, cpus @ ..] if !cpus.is_empty() => return collect_table(names, cpus, out),
+            _ => CollectError::malformed(STAT, "no row of a CPU"),
+        },
+        Err(error @ CollectError::NoData(_)) => error,
+        Err(error) => return Err(error),
+    };
+    match (context.snapshot.value(COUNT).map(text::unsigned), &missing) {
+        (Some(Some(entries)), CollectError::NoData(_)) => out.add(&ENTRIES, &[], entries),
+        (Some(Some(entries)), _) => {
+            out.add(&ENTRIES, &[], entries);
+            out.skip(|| missing.to_string());
         }
-        Err(error) => Err(error),
+        (Some(None), _) => out.skip(|| format!("{COUNT}: no number")),
+        (None, CollectError::NoData(_)) if limit.is_some() => out
+            .skip(|| format!("{STAT}: missing, and {COUNT} is read in the host's network namespace alone")),
+        (None, _) => return Err(missing),
     }
+    Ok(())
 }
 
 /// Adds the counters of all CPUs up, each a row of hexadecimal numbers below the columns' names.
-fn collect_table(table: &[u8], out: &mut Exposition) -> Result<(), CollectError> {
-    let mut lines = text::lines(table);
-    let names: Vec<&[u8]> = text::fields(lines.next().unwrap_or_default()).collect();
-    let rows: Vec<Vec<Option<u64>>> = lines
-        .map(|line| {
-            let mut fields = text::fields(line);
-            names.iter().map(|_| text::hexadecimal(fields.next()?)).collect()
-        })
-        .collect();
+fn collect_table(names: &[u8], cpus: &[&[u8]], out: &mut Exposition) -> Result<(), CollectError> {
+    let names: Vec<&[u8]> = text::fields(names).collect();
+    let mut rows: Vec<Vec<Option<u64>>> = Vec::new();
+    for line in cpus {
+        let mut fields = text::fields(line);
+        let row: Vec<_> =
+            names.iter().map(|_| fields.next().and_then(text::hexadecimal)).collect();
+        // A line of which not even the first column is a number is no CPU's.
+        match row.first() {
+            Some(Some(_)) => rows.push(row),
+            _ => out.skip(|| format!("{STAT}: {}", line.escape_ascii())),
+        }
+    }
     let column = |name: &str| names.iter().position(|other| *other == name.as_bytes());
     let value = |row: &[Option<u64>], at: usize| row.get(at).copied().flatten();
 
     let entries = column("entries").ok_or_else(|| CollectError::malformed(STAT, "no column of entries"))?;
-    match rows.first().and_then(|row| value(row, entries)) {
+    match rows.iter().find_map(|row| value(row, entries)) {
         Some(entries) => out.add(&ENTRIES, &[], entries),
         None => out.skip(|| format!("{STAT}: no number of entries")),
     }
@@ -155,7 +164,38 @@ node_nf_conntrack_stat_search_restart 136
             collect(&COLLECTOR, &[(STAT, cut)], &[]).unwrap(),
             "node_nf_conntrack_entries 10\nnode_nf_conntrack_stat_found 6\n"
         );
-        assert_eq!(collect(&COLLECTOR, &[(STAT, b"entries found\n")], &[]).unwrap(), "");
+    }
+
+    #[test]
+    fn a_line_that_is_no_cpus_costs_no_counter() {
+        let with = |old: &str, new: &str| {
+            let table = String::from_utf8_lossy(OLD).replacen(old, new, 1);
+            collect(&COLLECTOR, &[(STAT, table.as_bytes()), (MAX, b"65536\n")], &[]).unwrap()
+        };
+        let end = "00000080\n";
+        for (old, new) in [
+            (end, "00000080\n\n"),
+            (end, "00000080\n   \n\n"),
+            (end, "00000080\ngarbage\n"),
+            (end, "00000080"),
+            ("search_restart\n", "search_restart\n\n"),
+            ("entries", "\nentries"),
+        ] {
+            assert_eq!(with(old, new), OLD_TEXT, "{new:?}");
+        }
+    }
+
+    #[test]
+    fn where_no_cpu_has_a_row_the_count_of_the_hosts_namespace_is_taken() {
+        let head = OLD.split_inclusive(|byte| *byte == b'\n').next().unwrap();
+        for table in [b"", head, &b"\n"[..], b"entries found"] {
+            let files: &[(&str, &[u8])] = &[(STAT, table), (COUNT, b"33\n"), (MAX, b"65536\n")];
+            let text = "node_nf_conntrack_entries 33\nnode_nf_conntrack_entries_limit 65536\n";
+            assert_eq!(collect(&COLLECTOR, files, &[]).unwrap(), text);
+            for files in [&[(STAT, table)][..], &[(STAT, table), (MAX, b"65536\n")]] {
+                assert!(matches!(collect(&COLLECTOR, files, &[]), Err(CollectError::Malformed { .. })));
+            }
+        }
     }
 
     #[test]
@@ -193,7 +233,7 @@ node_nf_conntrack_stat_search_restart 136
     proptest::proptest! {
         #[test]
         fn any_rows_give_at_most_a_sample_a_column(rows in "([0-9a-fx ]{0,40}\\n?){0,5}") {
-            let table = format!("entries found drop found\n{rows}");
+            let table = format!("entries found drop found\n0 1 2 3\n{rows}");
             let text = collect(&COLLECTOR, &[(STAT, table.as_bytes())], &[]).unwrap();
             proptest::prop_assert!(text.lines().count() <= 3, "{text}");
         }

@@ -110,6 +110,8 @@ struct Rule {
 enum Scale {
     /// Nothing.
     One,
+    /// 1 stands for yes, anything else for no.
+    Flag,
     /// A hundredth.
     Percent,
     /// A thousandth.
@@ -138,7 +140,7 @@ const ANY: &[&str] = &[];
 /// The first rule that fits holds.
 #[rustfmt::skip]
 const RULES: [Rule; 17] = [
-    rule(&["beep_enable"],     ANY,                                  Scale::One,   &BEEP_ENABLED),
+    rule(&["beep_enable"],     ANY,                                  Scale::Flag,  &BEEP_ENABLED),
     rule(&["update_interval"], ANY,                                  Scale::Milli, &UPDATE_INTERVAL),
     rule(&["vrm"],             ANY,                                  Scale::One,   &VRM),
     rule(ANY,                  &["alarm", "fault"],                  Scale::One,   &OTHER),
@@ -346,6 +348,7 @@ fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_
         let value = match rule.scale {
             _ if WITHOUT_UNIT.contains(&last_word) => value,
             Scale::One => value,
+            Scale::Flag => f64::from(value == 1.0),
             Scale::PerCentMille => value / 1e5,
             Scale::Percent => value / 100.0,
             Scale::Milli => value * 0.001,
@@ -487,6 +490,7 @@ mod tests {
     fn each_type_has_its_unit_and_its_exceptions() {
         for (name, text, sample) in [
             ("beep_enable", "1\n", "node_hwmon_beep_enabled{sensor=\"beep_enable0\"} 1\n"),
+            ("beep_enable", "2\n", "node_hwmon_beep_enabled{sensor=\"beep_enable0\"} 0\n"),
             ("cpu0_vid", "1500", "node_hwmon_cpu_vid_volts{sensor=\"cpu0\"} 1.5\n"),
             ("curr1_input", "-2000", "node_hwmon_curr_amps{sensor=\"curr1\"} -2\n"),
             ("energy1_input", "5000000", "node_hwmon_energy_joule_total{sensor=\"energy1\"} 5\n"),

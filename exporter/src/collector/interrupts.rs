@@ -53,7 +53,7 @@ const INTERRUPTS: Family = Family {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let zeros = context.options.switch(INCLUDE_ZEROS);
-    let mut lines = text::lines(context.require(PATH)?);
+    let mut lines = out.rows(PATH, context.require(PATH)?).into_iter();
     let cpus = lines.next().and_then(text::cpu_columns);
     let cpus = cpus.ok_or_else(|| CollectError::malformed(PATH, "no line of CPUs"))?;
     for line in lines {

@@ -90,7 +90,8 @@ type Sums = [u64; COLUMNS.len()];
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let kept = kept_labels(context.options.text(BACKEND_LABELS));
     let kept = kept.map_err(|error| CollectError::malformed(BACKEND_LABELS, error))?;
-    let totals = text::lines(context.require(STATS)?).nth(2).unwrap_or_default();
+    let mut lines = text::lines(context.require(STATS)?).filter(|line| !line.trim_ascii().is_empty());
+    let totals = lines.nth(2).unwrap_or_default();
     let mut any = false;
     for (family, total) in TOTALS.iter().zip(text::fields(totals).map(text::hexadecimal)) {
         match total {
@@ -199,7 +200,8 @@ fn address_and_port(text: &[u8]) -> Option<Endpoint> {
     let address = match address.strip_prefix(b"[").and_then(|inner| inner.strip_suffix(b"]")) {
         Some(inner) => {
             let address: std::net::Ipv6Addr = std::str::from_utf8(inner).ok()?.parse().ok()?;
-            address.to_string()
+            // An IPv4 address in an IPv6 one is written as such, as Go does.
+            address.to_ipv4_mapped().map_or_else(|| address.to_string(), |v4| v4.to_string())
         }
         None => Ipv4Addr::from(u32::try_from(text::hexadecimal(address)?).ok()?).to_string(),
     };
@@ -248,6 +250,16 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
         ] {
             assert!(text.contains(&format!("node_ipvs_backend_{line}")), "{line}{text}");
         }
+    }
+
+    #[test]
+    fn an_ipv4_address_in_an_ipv6_one_is_written_as_such() {
+        let text = ipvs(
+            b"TCP  [0000:0000:0000:0000:0000:ffff:c0a8:0001]:0CEA wlc\n  \
+              -> [0000:0000:0000:0000:0000:ffff:c0a8:0002]:0CEA Tunnel  100    248        2\n",
+            &["--collector.ipvs.backend-labels=local_address,remote_address"],
+        );
+        assert!(text.contains("{local_address=\"192.168.0.1\",remote_address=\"192.168.0.2\"} 248\n"), "{text}");
     }
 
     #[test]

@@ -31,11 +31,20 @@ const COLUMN: Family = Family {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut any = false;
+    let mut result = Ok(());
     for (subsystem, content) in context.snapshot.dir(DIR).files() {
-        let Content::Bytes { bytes, .. } = content else { continue };
-        any = true;
-        let mut lines = text::lines(bytes);
+        let bytes = match content {
+            Content::Bytes { bytes, .. } => bytes,
+            _ => {
+                let path = [DIR.as_bytes(), b"/", subsystem].concat();
+                match context.require(&String::from_utf8_lossy(&path)) {
+                    Ok(_) | Err(CollectError::NoData(_)) => {}
+                    Err(error) => result = result.and(Err(error)),
+                }
+                continue;
+            }
+        };
+        let mut lines = out.rows(DIR, bytes).into_iter();
         let names: Vec<String> = text::fields(lines.next().unwrap_or_default())
             .map(|column| format!("node_lnstat_{}_total", text::printable(column)))
             .collect();
@@ -49,13 +58,15 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
         }
     }
-    any.then_some(()).ok_or_else(|| CollectError::NoData(DIR.into()))
+    // That there is none of them is no failure.
+    result
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, collect_snapshot, own, survives};
     use super::*;
+    use crate::snapshot::Snapshot;
 
     const ARP: &str = "proc/1/net/stat/arp_cache";
 
@@ -93,8 +104,42 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_such_caches_has_no_data() {
-        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    fn a_host_without_such_caches_is_no_failure_and_one_that_bars_them_is() {
+        assert_eq!(collect(&COLLECTOR, &[], &[]), Ok(String::new()));
+        for table in [&b""[..], b"\n", b"entries  allocs\n"] {
+            assert_eq!(collect(&COLLECTOR, &[(ARP, table)], &[]), Ok(String::new()));
+        }
+        let failed = Snapshot::of_files(vec![
+            (ARP.into(), Content::Errno(13)),
+            (b"proc/1/net/stat/ndisc_cache".to_vec(), Content::Errno(2)),
+        ]);
+        let barred = collect_snapshot(&COLLECTOR, &failed, &[], &own());
+        assert_eq!(barred.unwrap_err().to_string(), "proc/1/net/stat/arp_cache: errno 13");
+    }
+
+    #[test]
+    fn the_caches_of_the_policy_are_asked_for_and_no_others() {
+        let row = keyhole_policy::row(Query::Lnstat).unwrap();
+        let asked = |name: &str| {
+            let path = format!("1/net/stat/{name}");
+            row.sources.iter().any(|source| keyhole_policy::pattern::matches(source.pattern.as_bytes(), path.as_bytes()))
+        };
+        for name in
+            ["arp_cache", "clip_arp_cache", "ip_conntrack", "ndisc_cache", "nf_conntrack", "rt_cache", "synproxy"]
+        {
+            assert!(asked(name), "{name}");
+        }
+        assert!(!asked("nf_flowtable") && !asked("new"));
+    }
+
+    #[test]
+    fn a_blank_line_is_no_cpu() {
+        let text = collect(&COLLECTOR, &[(ARP, b"\nentries\n\n1\n  \n2\n\n")], &[]).unwrap();
+        assert_eq!(
+            text,
+            "node_lnstat_entries_total{cpu=\"0\",subsystem=\"arp_cache\"} 1\n\
+             node_lnstat_entries_total{cpu=\"1\",subsystem=\"arp_cache\"} 2\n"
+        );
     }
 
     #[test]

@@ -88,11 +88,11 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
             continue;
         }
-        if let Some(array) = array.take() {
-            array.give(out);
-        }
         if line.is_empty() {
             continue;
+        }
+        if let Some(array) = array.take() {
+            array.give(out);
         }
         if [&b"Personalities"[..], b"read_ahead", b"unused devices"].iter().any(|head| line.starts_with(head)) {
             known = true;

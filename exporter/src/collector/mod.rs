@@ -589,6 +589,120 @@ mod tests {
     }
 
     #[test]
+    fn a_blank_or_broken_line_costs_only_itself() {
+        let sockets = "  sl  local rem st tx_queue:rx_queue\n 0: 0:1 0:0 07 5:6\n 1: 0:1 0:0 07 5:6\n";
+        // Whether a line of something else leaves all others as they are; then it would be another thing's heading.
+        for (name, path, table, broken) in [
+            (
+                "arp",
+                "proc/1/net/arp",
+                "IP HW Flags HWa Mask Device\n10.0.0.1 0x1 0x2 00 * a\n10.0.0.2 0x1 0x2 00 * b\n",
+                true,
+            ),
+            ("buddyinfo", "proc/buddyinfo", "Node 0, zone DMA 1 2\nNode 0, zone Normal 3 4\n", true),
+            (
+                "cgroups",
+                "proc/cgroups",
+                "#subsys_name hierarchy num_cgroups enabled\ncpu 1 2 1\nio 1 3 1\n",
+                true,
+            ),
+            ("conntrack", "proc/1/net/stat/nf_conntrack", "entries found\n1 2\n1 3\n", true),
+            (
+                "diskstats",
+                "proc/diskstats",
+                "8 0 a 1 2 3 4 5 6 7 8 9 10 11\n8 1 b 1 2 3 4 5 6 7 8 9 10 11\n",
+                true,
+            ),
+            ("interrupts", "proc/interrupts", " CPU0 CPU1\n 1: 1 2 a b\nNMI: 3 4 Non-maskable\n", true),
+            ("ipvs", "proc/1/net/ip_vs_stats", "Total\nConns\n 1 2 3 4 5\n", false),
+            ("lnstat", "proc/1/net/stat/arp_cache", "entries\n1\n2\n", false),
+            (
+                "mdadm",
+                "proc/mdstat",
+                "Personalities : [raid1]\nmd0 : active raid1 a[0] b[1]\n  5 blocks [2/2] [UU]\n",
+                false,
+            ),
+            ("meminfo", "proc/meminfo", "MemTotal: 2 kB\nMemFree: 1 kB\n", true),
+            (
+                "meminfo_numa",
+                "sys/devices/system/node/node0/meminfo",
+                "Node 0 MemTotal: 2 kB\nNode 0 MemFree: 1 kB\n",
+                true,
+            ),
+            ("netdev", "proc/1/net/dev", "I|Receive|Transmit\nface|bytes|bytes\n a: 1 2\n b: 3 4\n", true),
+            (
+                "netstat",
+                "proc/1/net/snmp",
+                "Tcp: InSegs ActiveOpens\nTcp: 1 2\nUdp: InDatagrams\nUdp: 3\n",
+                true,
+            ),
+            (
+                "network_route",
+                "proc/1/net/route",
+                "Iface\na 00000000 0100000A 3 0 0 5 00000000 0 0 0\nb 0000000A 0 1 0 0 0 00FFFFFF 0 0 0\n",
+                true,
+            ),
+            ("nfs", "proc/1/net/rpc/nfs", "net 1 2 3 4\nrpc 5 6 7\n", true),
+            (
+                "schedstat",
+                "proc/schedstat",
+                "version 15\ncpu0 1 2 3 4 5 6 7 8 9\ncpu1 1 2 3 4 5 6 7 8 9\n",
+                true,
+            ),
+            (
+                "slabinfo",
+                "proc/slabinfo",
+                "slabinfo - version: 2.1\na 1 2 3 4 5 : tunables 0 0 0\nb 1 2 3 4 5 : tunables 0 0 0\n",
+                true,
+            ),
+            ("sockstat", "proc/1/net/sockstat", "sockets: used 5\nTCP: inuse 1 mem 2\nUDP: inuse 3\n", true),
+            ("softirqs", "proc/softirqs", " CPU0 CPU1\nHI: 1 2\nTIMER: 3 4\n", true),
+            (
+                "softnet",
+                "proc/1/net/softnet_stat",
+                "1 2 3 0 0 0 0 0 0 0 0 0 0\n4 5 6 0 0 0 0 0 0 0 0 0 1\n",
+                true,
+            ),
+            ("softnet", "proc/1/net/softnet_stat", "1 2 3 0 0 0 0 0 0\n4 5 6 0 0 0 0 0 0\n", false),
+            ("stat", "proc/stat", "cpu 1 2 3\nctxt 5\nbtime 6\n", true),
+            (
+                "swap",
+                "proc/swaps",
+                "Filename Type Size Used Priority\n/a file 1 2 -3\n/b file 1 2 -4\n",
+                true,
+            ),
+            ("tcpstat", "proc/1/net/tcp", sockets, true),
+            ("udp_queues", "proc/1/net/udp", sockets, true),
+            ("vmstat", "proc/vmstat", "pgfault 1\noom_kill 2\n", true),
+            ("xfrm", "proc/1/net/xfrm_stat", "XfrmInError 1\nXfrmOutError 2\n", true),
+            (
+                "zoneinfo",
+                "proc/zoneinfo",
+                "Node 0, zone DMA\n  nr_free_pages 1\nNode 0, zone Normal\n  nr_free_pages 2\n",
+                true,
+            ),
+        ] {
+            let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
+            let collect = |lines: &[&str]| {
+                let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+                testing::collect(collector, &[(path, text.as_bytes())], &[])
+            };
+            let lines: Vec<&str> = table.lines().collect();
+            let whole = collect(&lines);
+            assert!(whole.as_ref().is_ok_and(|text| text.lines().count() > 1), "{name}: {whole:?}");
+            for at in 0..=lines.len() {
+                for line in ["", "   ", "broken"] {
+                    if line == "broken" && (at == 0 || !broken) {
+                        continue;
+                    }
+                    let with = [&lines[..at], &[line], &lines[at..]].concat();
+                    assert_eq!(collect(&with), whole, "{name}: {line:?} before line {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn every_flag_is_named_once_and_its_default_is_valid() {
         let flags = flags();
         for pair in flags.windows(2) {
@@ -654,6 +768,7 @@ mod tests {
             ("rapl", Query::Powercap),
             ("tapestats", Query::Tape),
             ("watchdog", Query::Watchdog),
+            ("zfs", Query::Zfs),
         ] {
             let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
             let collect = |outcome| {

@@ -381,6 +381,12 @@ mod tests {
              sending_queue_total 8\nsends_total 2\n"
         );
         assert_eq!(
+            transport("\txprt:\ttcp 832 1 2 3 4 5 6 7 8 9\n", &tcp),
+            "backlog_queue_total 9\nbad_transaction_ids_total 7\nbind_total 1\nconnect_total 2\n\
+             idle_time_seconds 4\nreceives_total 6\nsends_total 5\n",
+            "version 1.0 of the statistics tells no more"
+        );
+        assert_eq!(
             transport("\txprt:\trdma 0 1 2 3 4 5 6 7 8 9 99 99 99 99\n", &tcp.replace("tcp", "rdma")),
             "backlog_queue_total 9\nbad_transaction_ids_total 7\nbind_total 1\nconnect_total 2\n\
              idle_time_seconds 4\nreceives_total 6\nsends_total 5\n"

@@ -69,7 +69,6 @@ impl Fields<'_> {
         for line in text::lines(text) {
             let Some((protocol, values)) = text::split_first(line, b':') else {
                 self.out.skip(|| format!("{path}: a line without a protocol"));
-                header = None;
                 continue;
             };
             let Some((_, names)) = header.take_if(|(of, _)| *of == protocol) else {
@@ -190,6 +189,14 @@ mod tests {
     #[test]
     fn a_field_of_any_name_makes_a_valid_metric() {
         assert_eq!(snmp(b"T\"p: In\xff\nT\"p: 1\n", ALL), "node_netstat_T_p_In___ 1\n");
+    }
+
+    #[test]
+    fn a_line_without_a_protocol_costs_no_pair() {
+        for line in ["", "   ", "nonsense"] {
+            let text = snmp(format!("Tcp: InSegs\n{line}\nTcp: 1\n{line}\nUdp: A\nUdp: 2\n").as_bytes(), ALL);
+            assert_eq!(text, "node_netstat_Tcp_InSegs 1\nnode_netstat_Udp_A 2\n", "{line:?}");
+        }
     }
 
     #[test]

@@ -58,7 +58,8 @@ const SUPPORT_END: Family = Family {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let values = assignments(context.require(PATH)?, out);
-    if values.is_empty() {
+    // A file that names nothing is a host's choice, and one that holds something else is no such file.
+    if values.is_empty() && out.skipped() > 0 {
         return Err(CollectError::malformed(PATH, "no assignment"));
     }
     let labels = |family: &Family| -> Vec<&[u8]> {
@@ -246,6 +247,15 @@ mod tests {
         assert_eq!(date(b"2038-01-19"), Some(2_147_472_000));
         for none in [&b"2023-02-29"[..], b"2023-13-01", b"2023-1-1", b"2023-01-01-01", b"x", b"2023-00-10"] {
             assert_eq!(date(none), None, "{}", none.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_file_that_names_nothing_gives_empty_labels() {
+        let empty: String = INFO.labels.iter().map(|name| format!("{name}=\"\",")).collect();
+        let text = format!("node_os_info{{{}}} 1\n", empty.trim_end_matches(','));
+        for file in ["", "\n", "# a comment\n", "\n  # ID=x\n\n", "SUPPORT_END=soon\n"] {
+            assert_eq!(of(file.as_bytes()), text, "{file:?}");
         }
     }
 

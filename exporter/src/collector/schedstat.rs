@@ -50,7 +50,9 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let mut any = false;
     for line in text::lines(context.require(PATH)?) {
         let mut fields = text::fields(line);
-        let Some(cpu) = fields.next().and_then(text::cpu_number) else { continue };
+        let first = fields.next();
+        any |= first == Some(b"version");
+        let Some(cpu) = first.and_then(text::cpu_number) else { continue };
         let mut numbers = fields.skip(BEFORE);
         out.item();
         for (family, unit) in COLUMNS {
@@ -61,7 +63,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         }
         any = true;
     }
-    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line of a CPU"))
+    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "neither a version nor a line of a CPU"))
 }
 
 #[cfg(test)]
@@ -96,9 +98,14 @@ mod tests {
     }
 
     #[test]
+    fn a_heading_alone_is_no_failure() {
+        assert_eq!(collect(&COLLECTOR, &[(PATH, b"version 15\ntimestamp 1\n")], &[]), Ok(String::new()));
+    }
+
+    #[test]
     fn a_kernel_that_does_not_count_has_no_data_and_a_file_without_cpus_is_malformed() {
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
-        let result = collect(&COLLECTOR, &[(PATH, b"version 15\ncpu-1 0\n")], &[]);
+        let result = collect(&COLLECTOR, &[(PATH, b"cpu-1 0\n")], &[]);
         assert!(matches!(result, Err(CollectError::Malformed { .. })));
     }
 

@@ -49,6 +49,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let mut any = false;
     for line in text::lines(context.require(PATH)?) {
         if line.starts_with(b"slabinfo - ") || line.starts_with(b"# name") {
+            any = true;
             continue;
         }
         let Some((name, values)) = parse(line) else {
@@ -62,7 +63,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
         }
     }
-    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no slab cache"))
+    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "neither a heading nor a slab cache"))
 }
 
 /// `kmalloc-8k   132  148  8192  4  8 : tunables ...`; a cache's name may hold spaces, as modules choose it.
@@ -136,8 +137,14 @@ mod tests {
     }
 
     #[test]
+    fn a_heading_alone_is_no_failure() {
+        let heading = b"slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize> : tunables <limit>\n";
+        assert_eq!(collect(&COLLECTOR, &[(PATH, heading)], &[]), Ok(String::new()));
+    }
+
+    #[test]
     fn a_file_of_something_else_is_malformed() {
-        let result = collect(&COLLECTOR, &[(PATH, b"slabinfo - version: 3.0\nkmalloc\n")], &[]);
+        let result = collect(&COLLECTOR, &[(PATH, b"kmalloc\n")], &[]);
         assert!(matches!(result, Err(CollectError::Malformed { .. })));
     }
 

@@ -75,7 +75,7 @@ const CPU: usize = 12;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
-    for (position, line) in text::lines(context.require(PATH)?).enumerate() {
+    for (position, line) in out.rows(PATH, context.require(PATH)?).into_iter().enumerate() {
         let column = |at: usize| text::fields(line).nth(at);
         // Kernels that do not say the number have a line for each CPU that is online.
         let cpu = column(CPU).map_or(Some(position as u64), text::hexadecimal);
@@ -131,6 +131,19 @@ mod tests {
     }
 
     #[test]
+    fn an_old_kernels_columns_are_given_and_no_others() {
+        let names = |line: &[u8]| {
+            let text = collect(&COLLECTOR, &[(PATH, line)], &[]).unwrap();
+            let names = text.lines().map(|line| line.split('{').next().unwrap().replace("node_softnet_", ""));
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let oldest = "cpu_collision_total dropped_total processed_total times_squeezed_total";
+        assert_eq!(names(b"1 2 3 0 0 0 0 0 4\n"), oldest);
+        let later = oldest.replace(" times", " received_rps_total times");
+        assert_eq!(names(b"1 2 3 0 0 0 0 0 4 5\n"), later);
+    }
+
+    #[test]
     fn columns_of_a_kernel_to_come_are_left_alone() {
         let softnet = b"1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 ffff frobs\n";
         assert_eq!(collect(&COLLECTOR, &[(PATH, softnet)], &[]).unwrap().lines().count(), 7);
@@ -142,7 +155,7 @@ mod tests {
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, softnet)], &[]).unwrap(),
             "node_softnet_processed_total{cpu=\"0\"} 1\n\
-             node_softnet_processed_total{cpu=\"3\"} 4\n\
+             node_softnet_processed_total{cpu=\"2\"} 4\n\
              node_softnet_times_squeezed_total{cpu=\"0\"} 3\n"
         );
     }

@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_line_that_makes_no_sense_costs_only_itself() {
-        let text = collect(&COLLECTOR, &[(PATH, b"pgpgin\npgpgout x\n\npswpin 3 4\n")], &[]).unwrap();
+        let text = collect(&COLLECTOR, &[(PATH, b"pgpgin\npgpgout x\n\npswpin 3 4\npswpout -5\npgfault 1.5\noom_kill 18446744073709551616\n")], &[]).unwrap();
         assert_eq!(text, "node_vmstat_pswpin 3\n");
     }
 

@@ -92,7 +92,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     for pool in zfs.dirs() {
         any |= collect_pool(&pool, out);
     }
-    any.then_some(()).ok_or_else(|| CollectError::NoData(DIR.into()))
+    if any { Ok(()) } else { context.none_of(Query::Zfs, DIR) }
 }
 
 fn collect_pool(pool: &Dir<'_>, out: &mut Exposition) -> bool {
