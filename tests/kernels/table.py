@@ -1,4 +1,8 @@
-"""docs/kernels.md, of what boot.py brought back from each kernel."""
+"""docs/kernels.md, of what boot.py brought back from each kernel.
+
+A boot whose later steps were lost may be given the step `hang` of another one. That step then says in "boot" which boot it is of, and so
+does the page.
+"""
 import collections
 import datetime
 import json
@@ -13,7 +17,7 @@ HEAD = """<!-- Written by tests/kernels/boot.py --table docs/kernels.md, after i
 
 # Kernels
 
-Linux 5.10 and newer is supported. Debian's kernels are booted under QEMU with `tests/kernels/boot.py`, which starts the programs as the
+Linux 5.10 and newer is supported. Debian's kernels{candidates} are booted under QEMU with `tests/kernels/boot.py`, which starts the programs as the
 systemd units do, beside node_exporter 1.12.1 with the same {collectors} collectors and under an ordinary uid too. Last on {date} with
 {programs}; on a machine without KVM, so times are those of an emulated CPU.
 
@@ -110,6 +114,7 @@ def hung(scrapes):
 
 def render(results, kernels):
     start, sandbox, seen, hidden, whole, hangs, differences, collectors, programs = [], [], [], [], [], [], Differences(), 0, set()
+    packages, elsewhere = {}, {}
     drivers = {}
     for kernel in kernels:
         directory = results / kernel
@@ -118,10 +123,11 @@ def render(results, kernels):
         run = json.loads((directory / "results.json").read_text())
         collectors, steps, release = len(run["collectors"]), run["steps"], f"`{run['release']}`"
         first, late, hang = steps["first"], steps.get("late", {}), steps.get("hang", {})
+        packages[release] = re.search(r"Debian (\S+)", run["version"])[1]
         for driver in run["drivers"]:
             drivers.setdefault(driver, []).append(release)
         programs.add(f"{first['version'].split(chr(10))[0]} (commit {run['commit']})")
-        start.append([release, "yes" if first["started"] and first["probe"] and first["query"] else "no", f"{first['seconds']} s",
+        start.append([release, packages[release], "yes" if first["started"] and first["probe"] and first["query"] else "no", f"{first['seconds']} s",
                       first["compare"]["samples"], differences.of(run["release"], "after the start", first["compare"]),
                       " / ".join(", ".join(line.split()[-1] for line in lines) or "none" for lines in first["selinux"].values())])
         everywhere, lacking = layers(first)
@@ -150,6 +156,8 @@ def render(results, kernels):
                            ", ".join(sorted(f"`{name}*`" for name in families(left["here"]) - families(first["compare_root"]["here"]))) or "none"])
         if hang.get("scrapes"):
             scrapes = hang["scrapes"]
+            if "boot" in hang:
+                elsewhere.setdefault(hang["boot"], []).append(release)
             hangs.append([release, f"{sum(scrape.get('root_right', False) for scrape in scrapes)} of {len(scrapes)}", hung(scrapes),
                           f"{max(hang['before'])} s", f"{scrapes[0].get('seconds')} s", f"{max(scrape.get('seconds', 0) for scrape in scrapes[1:])} s"])
             differences.of(run["release"], "with the file servers", hang["compare"])
@@ -157,11 +165,13 @@ def render(results, kernels):
             whole.append([release, hang["compare_root"]["samples"], differences.of(run["release"], "as root", hang["compare_root"])])
     kinds = max(map(len, drivers.values()))
     drivers = ", ".join(f"`{name}`" + ("" if len(of) == kinds else f" (only on {', '.join(of)})") for name, of in sorted(drivers.items()))
-    paragraphs = HEAD.format(drivers=drivers, date=datetime.date.today(), collectors=collectors, programs=" and ".join(sorted(programs))).split("\n\n")
+    candidates = [f"{release} is a release candidate" for release, package in packages.items() if "~rc" in package]
+    candidates = f" ({', '.join(candidates)})" if candidates else ""
+    paragraphs = HEAD.format(drivers=drivers, candidates=candidates, date=datetime.date.today(), collectors=collectors, programs=" and ".join(sorted(programs))).split("\n\n")
     text = "\n\n".join([paragraphs[0], *(textwrap.fill(paragraph, 100, break_on_hyphens=False) for paragraph in paragraphs[1:])]) + "\n"
     text += "\n## Start\n\n" + fill("""The differences are series that only node_exporter has, only Keyhole has, and whose values differ in three
         rounds, without those that are [known](#known-differences). The last column is what both programs say of SELinux, Keyhole first.""")
-    text += table(["kernel", "starts and answers", "first scrape after", "samples", "differences", "SELinux enabled"], start)
+    text += table(["kernel", "Debian's package", "starts and answers", "first scrape after", "samples", "differences", "SELinux enabled"], start)
     text += "\n## Sandbox\n\n" + table(["kernel", "Landlock", "in force in every process", "missing in"], sandbox)
     text += "\nWhat is missing:\n\n" + "".join(textwrap.fill(f"- {'the newest' if kernel == 'newest' else 'Linux ' + kernel}: {MISSING[kernel]}.", 100, subsequent_indent="  ") + "\n" for kernel in kernels)
     text += "\n## What appears after the start\n\n" + fill("""The broker runs with `--reopen-interval=5`. Then modules are loaded and devices
@@ -178,6 +188,9 @@ def render(results, kernels):
         with a timeout of {guest.SCRAPE_TIMEOUT} s follow; the second column says in how many of them the root file system is right, the third
         what `device_error` says of which mount, in how many scrapes. The fourth is the longest of three scrapes before they stop.""")
     text += table(["kernel", "root right", "not answering", "before", "first scrape", "slowest of the others"], hangs)
+    for boot, releases in elsewhere.items():
+        rows = "rows of " + " and ".join(releases) + " are" if len(releases) > 1 else f"row of {releases[0]} is"
+        text += "\n" + fill(f"The {rows} of {boot}, not of the boot that the other tables show.").rstrip("\n") + "\n"
     text += "\n## The access level `root`\n\n" + fill("""The broker runs as root, beside a node_exporter of root, with those file
         servers mounted: `mountstats`, `slabinfo` and serial numbers are compared too.""")
     text += table(["kernel", "samples", "differences"], whole)
