@@ -10,8 +10,10 @@ import textwrap
 
 import yaml
 
+import admission
+import mutations
 from claims import the_broker_answers_what_its_collectors_ask_and_no_query_more
-from kustomize import KUBERNETES, REPOSITORY, containers, kustomize, one, pod_of
+from kustomize import KUBERNETES, REPOSITORY, containers, kustomize, objects, one, pod_of
 
 NEW, OLD = "keyhole-trial", "node-exporter"
 
@@ -56,15 +58,51 @@ def the_kustomizations_build(kubectl):
         one(things, needed)
 
 
-def the_patch_for_another_collector_gives_the_broker_its_query(kubectl):
-    text = (KUBERNETES / "README.md").read_text()
-    (patch,) = re.findall(r"^```yaml\n(patches:\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+def patches_of(section):
+    """The patches that a section of the README of deploy/kubernetes has."""
+    text = (KUBERNETES / "README.md").read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
+    (patches,) = re.findall(r"^```yaml\n(patches:\n.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return patches
+
+
+def patched(kubectl, overlay, patches):
+    """An overlay with patches of the README, as a site of one's own builds it."""
     with tempfile.TemporaryDirectory() as folder:
         here = pathlib.Path(folder).resolve()
         shutil.copytree(REPOSITORY / "deploy", here / "keyhole/deploy")
-        (here / "kustomization.yaml").write_text(
-            f"resources: [keyhole/deploy/kubernetes/overlays/restricted-pv]\n{patch}")
-        pod = pod_of(kustomize(kubectl, here))
+        (here / "kustomization.yaml").write_text(f"resources: [keyhole/deploy/kubernetes/overlays/{overlay}]\n{patches}")
+        return kustomize(kubectl, here)
+
+
+def the_patch_for_a_group_of_proc_gives_it_to_the_pod_and_the_policy(kubectl):
+    """And the policy admits this pod, no other group, and not the pod of a kustomization that patched one of both."""
+    patches = patches_of("Nodes whose /proc hides processes")
+    things = patched(kubectl, "privileged-hostpath", patches)
+    pod = pod_of(things)
+    assert pod["spec"]["securityContext"]["supplementalGroups"] == [64646, 998], pod["spec"]["securityContext"]
+    unpatched = kustomize(kubectl, KUBERNETES / "overlays/privileged-hostpath")
+
+    def refused(policy_of, groups):
+        case = mutations.create(pod)
+        case["pod"]["spec"]["securityContext"]["supplementalGroups"] = groups
+        (policy,) = objects(policy_of, "ValidatingAdmissionPolicy")
+        found, errors, _ = admission.Policy(policy).review(case["request"], case["pod"])
+        assert not errors, errors
+        return found
+
+    assert refused(things, [64646, 998]) == []
+    for policy_of, groups in (
+        (things, [64646]), (things, [64646, 998, 0]), (things, [64646, 997]), (unpatched, [64646, 998]),
+    ):
+        assert refused(policy_of, groups) == ["users"], groups
+    # Without a policy of the pod's shape, the first patch is enough.
+    first = patches[:patches.index("  - target: {kind: ValidatingAdmissionPolicy")]
+    groups = pod_of(patched(kubectl, "restricted-pv", first))["spec"]["securityContext"]["supplementalGroups"]
+    assert groups == [64646, 998], groups
+
+
+def the_patch_for_another_collector_gives_the_broker_its_query(kubectl):
+    pod = pod_of(patched(kubectl, "restricted-pv", patches_of("Collectors that are off by default")))
     assert any("--collector.tcpstat" in each["args"] for each in containers(pod))
     the_broker_answers_what_its_collectors_ask_and_no_query_more(pod)
 

@@ -291,6 +291,8 @@ def main():
     tally.check("the kustomizations of the guides build", guide.the_kustomizations_build, arguments.kubectl)
     tally.check("the patch of the guide for another collector fits",
                 guide.the_patch_for_another_collector_gives_the_broker_its_query, arguments.kubectl)
+    tally.check("the patch of the guide for a group of /proc fits",
+                guide.the_patch_for_a_group_of_proc_gives_it_to_the_pod_and_the_policy, arguments.kubectl)
     tally.check("the queries of docs/migrating.md find what they are for", guide.the_queries_find_what_they_are_for)
     tally.check("Talos' audit policies", the_talos_audit_policies_are_one_and_well_formed)
 
