@@ -238,7 +238,7 @@ impl Readers {
             let outcome = Outcome::try_from(known.outcome.cast_signed()).unwrap_or(Outcome::Absent);
             let again = match outcome {
                 Outcome::Absent => {
-                    format!("; looked for again every {} s", self.0.options.reopen_interval.as_secs())
+                    format!("; checked again every {} s", self.0.options.reopen_interval.as_secs())
                 }
                 _ => String::new(),
             };
@@ -383,21 +383,27 @@ impl Inner {
         }
     }
 
-    /// A fresh reader takes over: reports which queries it can answer that the last one could not, and the other way round.
+    /// A fresh reader takes over: reports what it reads that the last one did not, and the other way round.
     fn report_change(&self, class: &ReaderClass, hello: &Hello) {
-        let status = lock(&class.status);
-        let before = status.hello.as_ref().map_or(&[][..], |hello| &hello.unavailable);
-        let without = |these: &[Unavailable], others: &[Unavailable]| {
-            let new = |this: &&Unavailable| !others.iter().any(|other| other.query == this.query);
-            let name = |this: &Unavailable| Query::try_from(this.query.cast_signed()).ok().map(queries::name);
-            these.iter().filter(new).filter_map(name).collect::<Vec<_>>().join(",")
+        let reader = class.class.name();
+        let Some(Changed { appeared, gone }) =
+            lock(&class.status).hello.as_ref().and_then(|before| Changed::find(before, hello))
+        else {
+            return;
         };
-        tracing::info!(
-            reader = class.class.name(),
-            appeared = without(before, &hello.unavailable),
-            gone = without(&hello.unavailable, before),
-            "what was absent has appeared, or what was there has gone: a fresh reader reads it"
-        );
+        if appeared.is_none() && gone.is_none() {
+            tracing::info!(
+                reader,
+                "a fresh reader reads other files, of queries that were answered before as well"
+            );
+        } else {
+            tracing::info!(
+                reader,
+                appeared,
+                gone,
+                "queries whose files have appeared or gone: a fresh reader reads what is there now"
+            );
+        }
     }
 
     /// A reader is ready: reports what changed.
@@ -749,6 +755,29 @@ impl Inner {
     }
 }
 
+/// The queries that a fresh reader can answer and the last one could not, and the other way round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Changed {
+    appeared: Option<String>,
+    gone: Option<String>,
+}
+
+impl Changed {
+    /// None where the two have opened the same files and can answer the same queries.
+    fn find(before: &Hello, now: &Hello) -> Option<Self> {
+        let without = |these: &[Unavailable], others: &[Unavailable]| {
+            let new = |this: &&Unavailable| !others.iter().any(|other| other.query == this.query);
+            let name = |this: &Unavailable| Query::try_from(this.query.cast_signed()).ok().map(queries::name);
+            let names = these.iter().filter(new).filter_map(name).collect::<Vec<_>>().join(",");
+            Some(names).filter(|names| !names.is_empty())
+        };
+        let appeared = without(&before.unavailable, &now.unavailable);
+        let gone = without(&now.unavailable, &before.unavailable);
+        let has_changed = appeared.is_some() || gone.is_some() || before.opened != now.opened;
+        has_changed.then_some(Self { appeared, gone })
+    }
+}
+
 /// Takes what can be asked at once: a query of large files alone, the others together.
 fn batch(queue: &mut VecDeque<Query>) -> VecDeque<Query> {
     let is_large = |query: Query| {
@@ -827,5 +856,33 @@ async fn drain(slot: &mut Slot, why: Retired) -> i32 {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_of_what_changed_names_queries_or_says_that_only_files_did() {
+        let hello = |unavailable: &[Query], opened| Hello {
+            unavailable: unavailable
+                .iter()
+                .map(|query| Unavailable { query: *query as u32, ..Unavailable::default() })
+                .collect(),
+            opened,
+            ..Hello::default()
+        };
+        let find = |before, now| {
+            let changed = Changed::find(&before, &now);
+            changed.map(|changed| [changed.appeared, changed.gone].map(Option::unwrap_or_default))
+        };
+        let found = |appeared: &str, gone: &str| Some([appeared.to_owned(), gone.to_owned()]);
+        let (md, zfs, drbd) = (Query::Md, Query::Zfs, Query::Drbd);
+        assert_eq!(find(hello(&[md, zfs], 1), hello(&[drbd], 2)), found("md,zfs", "drbd"));
+        assert_eq!(find(hello(&[md], 1), hello(&[], 2)), found("md", ""));
+        assert_eq!(find(hello(&[], 1), hello(&[md], 2)), found("", "md"));
+        assert_eq!(find(hello(&[md], 1), hello(&[md], 2)), found("", ""), "further files of other queries");
+        assert_eq!(find(hello(&[md], 1), hello(&[md], 1)), None);
     }
 }

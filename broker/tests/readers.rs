@@ -548,7 +548,7 @@ const MODULES: &[(&str, Query, &[&str])] = &[
 ];
 
 #[tokio::test]
-async fn what_each_module_makes_appears_within_the_interval_and_until_then_is_absent_and_looked_for_again() {
+async fn what_each_module_makes_appears_within_the_interval_and_until_then_is_absent_and_checked_again() {
     const INTERVAL: Duration = Duration::from_millis(300);
     for (module, query, files) in MODULES {
         // Others of the same query are there from the start, so that it is no reader of nothing.
@@ -559,7 +559,7 @@ async fn what_each_module_makes_appears_within_the_interval_and_until_then_is_ab
         if *query != Query::Md {
             let (outcome, reason) = ground.readers.unavailable(*query).unwrap();
             assert_eq!(outcome, Outcome::Absent, "{module}");
-            assert!(reason.ends_with("(os error 2); looked for again every 0 s"), "{module}: {reason}");
+            assert!(reason.ends_with("(os error 2); checked again every 0 s"), "{module}: {reason}");
         }
         for path in *files {
             fs::write(tree.make_room(path), format!("{path}\n")).unwrap();
