@@ -6,9 +6,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::process::{Output, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Output, Stdio};
 
-use common::{EXPORTER, Home, finish, flag, root_for, this_host};
+use common::{BROKER, EXPORTER, Home, STRANGER, finish, flag, root_for, this_host};
 
 /// Runs a query as the exporter's uid.
 fn query(home: &Home, arguments: &[&str]) -> Output {
@@ -112,4 +113,68 @@ impl Drop for Child {
 fn number(line: &str, key: &str) -> Option<f64> {
     let after = line.split(&format!("\"{key}\":")).nth(1)?;
     after.split([',', '}']).next()?.parse().ok()
+}
+
+/// Who may ask and how: what stands between backticks in an error.
+fn advised(output: &Output) -> String {
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(error.contains(&format!("the broker's own user, uid {BROKER}")), "{error}");
+    error.split('`').nth(1).unwrap_or_else(|| panic!("no command in {error}")).to_owned()
+}
+
+fn shell(command: &str) -> Output {
+    let mut sh = Command::new("sh");
+    sh.args(["-c", command]).current_dir("/").stdin(Stdio::null());
+    finish(sh)
+}
+
+#[test]
+fn root_is_told_as_whom_to_ask_and_that_exact_command_works() {
+    if !root_for("ask as root") {
+        return;
+    }
+    let home = Home::new();
+    let saved = home.path().join("what was saved");
+    fs::create_dir(&saved).unwrap();
+    fs::set_permissions(&saved, fs::Permissions::from_mode(0o777)).unwrap();
+    let by = |uid: u32, group: u32, arguments: &[OsString]| {
+        let mut command = Command::new(home.path().join("keyhole-exporter"));
+        command.arg(flag("--broker.socket=", home.socket())).args(arguments).uid(uid).gid(group);
+        command.current_dir("/").stdin(Stdio::null()).env_remove("KEYHOLE_BROKER_SOCKET");
+        finish(command)
+    };
+    for allowed in [&[][..], &["--allow-uid=0".into()]] {
+        let broker = home.start_broker(&[&this_host(), allowed].concat());
+        let tree = saved.join(format!("tree {}", allowed.len()));
+        let commands: [&[OsString]; 3] =
+            [&["query".into(), "loadavg".into()], &["capture".into(), tree.into()], &["describe".into()]];
+        for arguments in commands {
+            let asked = by(0, 0, arguments);
+            // A capture is not sealed, since it writes files: root connects, and --allow-uid decides.
+            let is_capture = arguments[0] == "capture";
+            if is_capture && !allowed.is_empty() {
+                assert_eq!(asked.status.code(), Some(0), "{asked:?}");
+                continue;
+            }
+            // The others cannot connect, whatever --allow-uid says: the socket's directory has the mode 0750.
+            let why = if is_capture { "start the broker with --allow-uid=0" } else { "hold for root too" };
+            assert!(text(&asked.stderr).contains(why), "{asked:?}");
+            let answered = shell(&advised(&asked));
+            assert_eq!(answered.status.code(), Some(0), "{arguments:?}: {answered:?}");
+        }
+        // In the socket's group root can connect, and --allow-uid decides.
+        let in_group = by(0, BROKER, &["query".into(), "loadavg".into()]);
+        if allowed.is_empty() {
+            assert!(text(&in_group.stderr).contains("start the broker with --allow-uid=0"), "{in_group:?}");
+            assert_eq!(shell(&advised(&in_group)).status.code(), Some(0));
+        } else {
+            assert_eq!(in_group.status.code(), Some(0), "{in_group:?}");
+        }
+        // Another user cannot even see the socket, only whose directory it lies in.
+        let stranger = by(STRANGER, STRANGER, &["query".into(), "loadavg".into()]);
+        assert!(text(&stranger.stderr).contains(&format!("uid {STRANGER} may not connect")), "{stranger:?}");
+        assert_eq!(shell(&advised(&stranger)).status.code(), Some(0));
+        drop(broker);
+    }
 }

@@ -56,6 +56,7 @@ async fn run() -> Result<(), Failure> {
     let address = address(&arguments);
     let mut exporter = start_exporter(&home, &arguments, &address).await?;
     println!("==> metrics    http://{address}/metrics");
+    println!("==> query      {}", home.query());
     println!("    stop with Ctrl-C");
 
     let ended = tokio::select! {
@@ -124,6 +125,16 @@ impl Home {
 
     fn socket(&self) -> PathBuf {
         self.dir.path().join("socket/broker.sock")
+    }
+
+    /// What to type to ask the broker: it answers the uids that the programs run as, and root is none of them.
+    fn query(&self) -> String {
+        let program = self.dir.path().join("keyhole-exporter");
+        let asked = format!("{} --broker.socket={} query stat", program.display(), self.socket().display());
+        match self.root {
+            true => format!("setpriv --reuid={EXPORTER} --regid={BROKER} --clear-groups {asked}"),
+            false => asked,
+        }
     }
 
     /// A command of one of the programs, as `uid` when this is root. Both share the broker's group.

@@ -4,7 +4,9 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -136,6 +138,16 @@ impl BrokerClient {
         let client = broker_client::BrokerClient::new(endpoint.connect_with_connector_lazy(connector))
             .max_decoding_message_size(MESSAGE_BYTES);
         Ok(Self { socket: path.to_owned(), who: Who::find(path), client, connections })
+    }
+
+    /// The same, for a command that a person gave: what is said of a refusal repeats it.
+    pub fn by_hand(socket: &str) -> Result<Self, BrokerError> {
+        let mut client = Self::new(socket)?;
+        let command = shell_words(std::env::args_os());
+        if !command.contains(char::is_control) {
+            client.who.command = command;
+        }
+        Ok(client)
     }
 
     /// How many connections were made so far. While it stays the same, the same broker answers.
@@ -337,31 +349,51 @@ fn root_cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> &'e (dyn std:
 }
 
 /// Who asks, and whose socket it is: to be found out before the sandbox closes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Who {
     uid: u32,
-    /// The owner and the group of the socket, where it is there and can be looked at.
-    socket: Option<(u32, u32)>,
+    /// The owner and the group of the socket, or of its directory where that hides the socket.
+    owner: Option<(u32, u32)>,
+    /// How this program was started, in a shell's words.
+    command: String,
+    /// Whether every user can execute it.
+    is_public: bool,
 }
 
 impl Who {
     fn find(socket: &str) -> Self {
-        let stat = rustix::fs::stat(socket).ok();
-        Self { uid: rustix::process::geteuid().as_raw(), socket: stat.map(|stat| (stat.st_uid, stat.st_gid)) }
+        let stat = |path: &Path| rustix::fs::stat(path).ok();
+        let socket = Path::new(socket);
+        let owner = stat(socket).or_else(|| stat(socket.parent()?));
+        let program = std::env::current_exe().unwrap_or_default();
+        let is_public =
+            program.ancestors().all(|path| stat(path).is_none_or(|stat| stat.st_mode & 0o001 != 0));
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            owner: owner.map(|stat| (stat.st_uid, stat.st_gid)),
+            command: "keyhole-exporter ...".to_owned(),
+            is_public,
+        }
+    }
+
+    /// As whom to ask and by which command. The broker always answers its own uid, which is the socket's owner.
+    fn how(&self) -> String {
+        let Self { owner: Some((uid, gid)), command, .. } = self else {
+            return "ask as the broker's own user".to_owned();
+        };
+        let first = match self.is_public {
+            true => "",
+            false => " (after copying the program to where this user can execute it, such as /usr/local/bin)",
+        };
+        format!(
+            "ask as the broker's own user, uid {uid}; as root: `setpriv --reuid={uid} --regid={gid} --clear-groups {command}`{first}"
+        )
     }
 
     /// Who may ask and how, for an error of the system's that can mean that this uid may not.
-    fn advice(self, kind: Option<ErrorKind>) -> String {
-        let Self { uid, socket } = self;
-        let (owner, group) = match socket {
-            Some((owner, group)) => (format!(" (uid {owner})"), format!(" (gid {group})")),
-            None => Default::default(),
-        };
-        let how = format!(
-            "ask as the exporter's user, with systemd `runuser -u keyhole-exporter -- keyhole-exporter ...`, or as the \
-             broker's own{owner}"
-        );
-        let again = "or name this uid in the broker's --allow-uid";
+    fn advice(&self, kind: Option<ErrorKind>) -> String {
+        let (uid, how) = (self.uid, self.how());
+        let group = self.owner.map(|(_, gid)| format!(" (gid {gid})")).unwrap_or_default();
         match kind {
             Some(ErrorKind::NotFound) => {
                 ": start the broker, or give its --socket.path as --broker.socket".into()
@@ -370,18 +402,33 @@ impl Who {
                 ": no broker listens on this socket any more: start it".into()
             }
             Some(ErrorKind::PermissionDenied) if uid == 0 => format!(
-                ": uid 0 gives up root's right to other users' sockets before it asks, and may not ask unless --allow-uid \
-                 names it: {how}"
+                ": this program drops root's capabilities before it connects, so the modes of the socket and its \
+                 directory hold for root too, whatever --allow-uid names: {how}"
             ),
             Some(ErrorKind::PermissionDenied) => format!(
-                ": uid {uid} may not use this socket: {how}, as a member of the socket's group{group}"
+                ": uid {uid} may not connect to this socket: {how}; or add uid {uid} to the socket's group{group} and \
+                 to the broker's --allow-uid"
             ),
-            _ if socket.is_some_and(|(owner, _)| owner == uid) => String::new(),
+            _ if self.owner.is_some_and(|(owner, _)| owner == uid) => String::new(),
             _ => format!(
-                ": so the broker ends connections of uids that may not ask; if uid {uid} is none of those that may, {how}, {again}"
+                ": the broker closes connections of a uid that is neither its own nor named by its --allow-uid; if that \
+                 is why: {how}; or start the broker with --allow-uid={uid}"
             ),
         }
     }
+}
+
+/// Words of a command line, quoted for a shell where they need it.
+fn shell_words(words: impl Iterator<Item = OsString>) -> String {
+    let quoted = |word: OsString| {
+        let word = word.to_string_lossy();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+        match !word.is_empty() && word.chars().all(is_plain) {
+            true => word.into_owned(),
+            false => format!("'{}'", word.replace('\'', r"'\''")),
+        }
+    };
+    words.map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// A message of another process, fit for a log line.
@@ -530,23 +577,38 @@ mod tests {
     }
 
     #[test]
-    fn whoever_may_not_ask_is_told_who_may_and_how() {
-        let who = |uid| Who { uid, socket: Some((64646, 64646)) };
-        let systemds = "runuser -u keyhole-exporter -- keyhole-exporter";
+    fn an_error_that_can_mean_a_refusal_says_who_may_ask_and_how() {
+        let who =
+            |uid, owner| Who { uid, owner, command: "./keyhole-exporter query stat".into(), is_public: true };
+        let owner = Some((64646, 64640));
+        let command = "`setpriv --reuid=64646 --regid=64640 --clear-groups ./keyhole-exporter query stat`";
         for (uid, kind, words) in [
-            (0, Some(ErrorKind::BrokenPipe), &["uid 0 is none", systemds, "(uid 64646)", "--allow-uid"][..]),
-            (0, Some(ErrorKind::PermissionDenied), &["uid 0 gives up", systemds, "(uid 64646)"]),
-            (1000, Some(ErrorKind::PermissionDenied), &["uid 1000 may not", systemds, "group (gid 64646)"]),
+            (0, Some(ErrorKind::BrokenPipe), "or start the broker with --allow-uid=0"),
+            (0, Some(ErrorKind::PermissionDenied), "hold for root too, whatever --allow-uid names"),
+            (1000, Some(ErrorKind::PermissionDenied), "add uid 1000 to the socket's group (gid 64640)"),
             // What HTTP/2 says of a connection that was closed is no error of the system's.
-            (1000, None, &["uid 1000 is none", systemds, "--allow-uid"]),
-            (1000, Some(ErrorKind::ConnectionReset), &["uid 1000 is none"]),
+            (1000, None, "or start the broker with --allow-uid=1000"),
+            (1000, Some(ErrorKind::ConnectionReset), "named by its --allow-uid"),
         ] {
-            let advice = who(uid).advice(kind);
-            assert!(words.iter().all(|word| advice.contains(word)), "{uid} {kind:?}: {advice}");
+            let advice = who(uid, owner).advice(kind);
+            assert!(advice.contains(words) && advice.contains(command), "{uid} {kind:?}: {advice}");
+            assert!(advice.contains("the broker's own user, uid 64646"), "{advice}");
         }
-        assert_eq!(who(64646).advice(Some(ErrorKind::BrokenPipe)), "", "it may ask");
-        let unseen = Who { uid: 1000, socket: None }.advice(Some(ErrorKind::PermissionDenied));
-        assert!(unseen.contains(systemds) && !unseen.contains("(uid"), "{unseen}");
+        assert_eq!(who(64646, owner).advice(Some(ErrorKind::BrokenPipe)), "", "it may ask");
+        let unseen = who(1000, None).advice(Some(ErrorKind::PermissionDenied));
+        assert!(unseen.contains("ask as the broker's own user;") && !unseen.contains("gid"), "{unseen}");
+        let private = Who { is_public: false, ..who(0, owner) }.advice(Some(ErrorKind::PermissionDenied));
+        assert!(private.contains("after copying the program"), "{private}");
+    }
+
+    #[test]
+    fn a_repeated_command_line_means_the_same_to_a_shell() {
+        let words =
+            ["/usr/bin/keyhole-exporter", "--broker.socket=/a b", "query", "it's", "", "a;b", "-o=json"];
+        assert_eq!(
+            shell_words(words.into_iter().map(OsString::from)),
+            r"/usr/bin/keyhole-exporter '--broker.socket=/a b' query 'it'\''s' '' 'a;b' -o=json"
+        );
     }
 
     #[tokio::test]

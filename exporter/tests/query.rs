@@ -312,7 +312,7 @@ async fn the_exit_status_tells_what_became_of_a_query() {
 fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
     for (arguments, part) in [
         (&["query", "netdve"][..], "unknown collector \"netdve\" (did you mean netdev?)"),
-        (&["query", "qdisc"], "the qdisc collector is not offered: it needs netlink"),
+        (&["query", "qdisc"], "the qdisc collector is not supported: it needs netlink"),
         (&["query", "-o", "jsn"], "--output=\"jsn\": use table, json, prom, raw (did you mean json?)"),
         (&["describe", "-oraw"], "--output=\"raw\": use table, json"),
         (&["describe", "--watch"], "--watch belongs to query"),
@@ -513,7 +513,7 @@ async fn what_the_exporter_knows_by_itself_needs_no_broker_and_what_it_leaves_ou
 }
 
 #[tokio::test]
-async fn whoever_may_not_ask_is_told_who_may_and_how_whatever_the_command() {
+async fn an_error_that_can_mean_a_refusal_says_who_may_ask_and_how_whatever_the_command() {
     if !rustix::process::getuid().is_root() {
         return println!("skipped: needs root, who is not allowed to ask either");
     }
@@ -537,7 +537,9 @@ async fn whoever_may_not_ask_is_told_who_may_and_how_whatever_the_command() {
             let run = move || Ended::of(command.output().unwrap());
             let ended = tokio::task::spawn_blocking(run).await.unwrap();
             assert_eq!(ended.status, Some(1), "{mode:o} {ended:?}");
-            for words in ["runuser -u keyhole-exporter -- keyhole-exporter", "(uid 64646)", "uid 0"] {
+            for words in
+                ["setpriv --reuid=64646 --regid=64646 --clear-groups ", "the broker's own user, uid 64646"]
+            {
                 assert!(ended.err.contains(words), "{mode:o} {arguments:?}: {}", ended.err);
             }
             assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);

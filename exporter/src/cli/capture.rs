@@ -52,7 +52,7 @@ async fn read(
     options: &Options,
     progress: &mut Progress,
 ) -> Result<(Snapshot, About), Failure> {
-    let broker = BrokerClient::new(socket).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker = BrokerClient::by_hand(socket).map_err(|error| Failure::Usage(error.to_string()))?;
     let deadline = Instant::now() + TIMEOUT;
     let description = broker.describe(deadline).await.map_err(|error| error.to_string())?;
     let queries: Vec<Query> = TABLE.iter().map(|row| row.query).collect();

@@ -39,7 +39,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 
 async fn ask(options: &Options) -> Result<DescribeResponse, Failure> {
     let mut stops = Stops::listen()?;
-    let broker = BrokerClient::new(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker =
+        BrokerClient::by_hand(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let seal =
         SealOptions { broker_socket: broker.socket().into(), also: QUERY_SYSCALLS, ..Default::default() };
     sandbox::seal(&seal)?;
@@ -272,7 +273,10 @@ fn advice(view: View) -> &'static str {
         View::Container => {
             ": in a pod mount the host's; in an OS container (LXC) that is to be shown as a host, give the broker --view=host"
         }
-        View::Hidden => ": mount it with gid= of a group of the broker's",
+        View::Hidden => {
+            ": mount it without hidepid, or with hidepid=1 or 2 and gid= of a group of the broker's (with hidepid=4 the kernel \
+             ignores gid=)"
+        }
         View::Host | View::Unspecified => "",
     }
 }
