@@ -5,6 +5,7 @@ mod broker;
 mod churn;
 #[path = "../common/mod.rs"]
 mod common;
+mod hidden;
 mod leaks;
 mod limits;
 mod mounts;

@@ -167,6 +167,9 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         return Err(CollectError::NoData("processes".into()));
     }
     let known = Known::new(context.snapshot, &processes);
+    if known.boot_time.is_none() {
+        out.skip(|| format!("{STAT}: no boot time, so that it is not known when the oldest process of a group started"));
+    }
     let ProcessGroups { rules, totals } = &*context.own.process_groups;
     let processes = processes.into_iter().filter_map(|process| Some((rules.group(&process.stat)?, process)));
     let processes: Vec<_> = processes.collect();
