@@ -256,12 +256,12 @@ pub enum SelectError {
     Disabled(String),
     /// A collector of node_exporter's that is off by default there, and never on here.
     #[error(
-        "Couldn't create filtered metrics handler: couldn't create collector: disabled collector: {name} (not offered: {why})"
+        "Couldn't create filtered metrics handler: couldn't create collector: disabled collector: {name} (not supported: {why})"
     )]
     NotOffered {
         /// Its name.
         name: String,
-        /// Why it is not offered.
+        /// Why it is not supported.
         why: &'static str,
     },
 }

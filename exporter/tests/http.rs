@@ -490,7 +490,7 @@ async fn a_filter_that_cannot_be_read_is_not_given_everything() {
         ("collect[]=%zz", "invalid escape in the query: collect[]=%zz"),
         ("collect[]=%ff", "missing collector: \u{fffd}"),
         ("collect[]=", "missing collector: "),
-        ("collect[]=systemd", "disabled collector: systemd (not offered: it needs the host's D-Bus)"),
+        ("collect[]=systemd", "disabled collector: systemd (not supported: it needs the host's D-Bus)"),
     ] {
         let answer = exporter.get(&format!("/metrics?{query}")).await;
         assert_eq!(answer.status, 400, "{query}");

@@ -217,7 +217,7 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
         (vec!["replay"], "replay needs a directory"),
         (vec!["replay", "/nonexistent"], "give a capture or a tree"),
         (vec!["--web.listen-address=9100"], "not an address such as :9100"),
-        (vec!["--web.listen-address=vsock://:9100"], "vsock is not offered"),
+        (vec!["--web.listen-address=vsock://:9100"], "vsock is not supported"),
         (vec![occupied.as_str()], "the port is in use"),
         (vec!["--web.config.file=/x.yaml"], "No such file"),
         (vec!["--web.systemd-socket"], "start the program by a socket unit"),
@@ -300,7 +300,7 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
     let mut server = Server::start(&flags);
     let line = server.line("flags=\"--collector.systemd --collector.systemd.unit-include\"");
     assert!(line.starts_with("time=20") && line.contains(" level=WARN msg=\""), "{line}");
-    assert!(line.contains("not offered") && line.contains("D-Bus"), "{line}");
+    assert!(line.contains("not supported") && line.contains("D-Bus"), "{line}");
     let line = server.line("msg=listening");
     let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap();
     assert!(std::net::TcpStream::connect(address).is_ok(), "{line}");

@@ -173,7 +173,7 @@ impl Cache {
     }
 }
 
-/// Until when something that is not there is not looked for. Not all are looked for again in the same read.
+/// Until when something that is not there is not checked again. Not all are checked in the same read.
 pub fn retry_after(round: u64, name: &[u8]) -> u64 {
     let spread: u64 = name.iter().map(|&byte| u64::from(byte)).sum();
     round + ABSENT_READS - spread % (ABSENT_READS / 2)

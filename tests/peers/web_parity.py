@@ -121,7 +121,7 @@ DIFFERS = [
     ("POST /metrics", TEXT, "405 .*only GET and HEAD", "a scrape changes nothing, and is a GET"),
     ("DELETE /", "200 text/html", "405 .*only GET and HEAD", "the same"),
     ("GET /metrics?collect[]=systemd", r"400 .*disabled collector: systemd$",
-     r"400 .*disabled collector: systemd \(not offered: it needs the host's D-Bus\)$", "tells why"),
+     r"400 .*disabled collector: systemd \(not supported: it needs the host's D-Bus\)$", "tells why"),
     ("GET /metrics?collect[]=%zz", TEXT, "400 .*invalid escape", "a filter that cannot be read is not given everything"),
     ("GET /metrics?collect[]=time;x", TEXT, "400 .*semicolon", "the same"),
     ("GET /metrics?x=%zz&collect[]=time", TEXT, "400 .*invalid escape", "the same: its name may be a filter's"),

@@ -120,14 +120,14 @@ fn tell_what_has_no_effect(options: &Options) {
         );
     }
     for WithoutEffect { flags, why } in without_effect(options) {
-        tracing::warn!(flags, why, "without effect: the collector is not offered");
+        tracing::warn!(flags, why, "without effect: this collector is not supported");
     }
     let names = NOT_OFFERED.iter().map(|(name, _)| *name);
     let refused: Vec<_> = names.filter(|name| options.was_given(name) && !options.switch(name)).collect();
     if !refused.is_empty() {
         tracing::info!(
             collectors = refused.join(","),
-            "collectors that are switched off are not offered anyway"
+            "these collectors are not supported, so switching them off has no effect"
         );
     }
 }

@@ -284,7 +284,7 @@ impl<'a> Known<'a> {
             _ => None,
         };
         let unknown = not_asked(Query::RootFileSystems).or_else(|| not_asked(Query::Anchors));
-        Self { mount_points, devices, reachable, unknown: unknown.unwrap_or("no anchor") }
+        Self { mount_points, devices, reachable, unknown: unknown.unwrap_or("no probe directory") }
     }
 
     /// A mount's numbers, or why they are not known.
@@ -444,11 +444,11 @@ mod tests {
         assert_eq!(
             answer.short(&[]),
             [
-                "/run: no anchor",
-                "/system/state: no anchor",
+                "/run: no probe directory",
+                "/system/state: no probe directory",
                 "/var 7",
                 "/var/lib/kubelet 7",
-                "/var/lib/kubelet/pods/5c6/volumes/x: no anchor",
+                "/var/lib/kubelet/pods/5c6/volumes/x: no probe directory",
             ]
         );
         let exclude = "--collector.filesystem.mount-points-exclude=^/(run|system|var/lib/kubelet/.+)($|/)";
@@ -476,10 +476,10 @@ mod tests {
         let answer = Answer { host: HOST, ..Answer::default() };
         let mounts = answer.short(&[]);
         assert_eq!(mounts.len(), 5);
-        assert!(mounts.iter().all(|mount| mount.ends_with(": no anchor")), "{mounts:?}");
+        assert!(mounts.iter().all(|mount| mount.ends_with(": no probe directory")), "{mounts:?}");
         assert!(!answer.text(&[]).contains("_bytes") && !answer.text(&[]).contains("mount_info"));
         assert!(answer.text(&[]).contains(
-            "node_filesystem_readonly{device=\"/dev/nvme0n1p4\",device_error=\"no anchor\",fstype=\"xfs\",mountpoint=\"/system/state\"} 1\n"
+            "node_filesystem_readonly{device=\"/dev/nvme0n1p4\",device_error=\"no probe directory\",fstype=\"xfs\",mountpoint=\"/system/state\"} 1\n"
         ));
     }
 
@@ -533,7 +533,7 @@ mod tests {
             (Outcome::Stuck, "not asked: no reader is left"),
             (Outcome::Failed, "not asked: the reader failed"),
             (Outcome::Truncated, "not asked: too many mounts"),
-            (Outcome::Ok, "no anchor"),
+            (Outcome::Ok, "no probe directory"),
         ] {
             let answer =
                 Answer { host: HOST, roots: &roots, roots_outcome: Some(outcome), ..Answer::default() };

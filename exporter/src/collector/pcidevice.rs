@@ -20,12 +20,12 @@ pub const COLLECTOR: Collector = Collector {
         Flag {
             name: "collector.pcidevice.idsfile",
             kind: FlagKind::Text(""),
-            help: "Without effect: the names of devices are not offered.",
+            help: "Without effect: names of devices are not supported.",
         },
         Flag {
             name: NAMES,
             kind: FlagKind::Switch(false),
-            help: "Not offered: the exporter has no list of the names of devices (pci.ids).",
+            help: "Not supported: the exporter has no list of the names of devices (pci.ids).",
         },
     ],
     families: &FAMILIES,

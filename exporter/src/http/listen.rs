@@ -25,8 +25,8 @@ pub enum ListenError {
     /// Not an address.
     #[error("--web.listen-address={0:?}: not an address such as :9100, 127.0.0.1:9100 or [::1]:9100")]
     Address(String),
-    /// A kind of socket that is not offered.
-    #[error("--web.listen-address={0:?}: vsock is not offered; listen on a TCP address such as :9100")]
+    /// A kind of socket that is not supported.
+    #[error("--web.listen-address={0:?}: vsock is not supported; listen on a TCP address such as :9100")]
     Vsock(String),
     /// No socket came from systemd.
     #[error(
@@ -184,7 +184,7 @@ mod tests {
             assert!(error.contains(":9100") && !error.contains('\n'), "{error}");
         }
         let error = parse("vsock://:9100").unwrap_err().to_string();
-        assert!(error.contains("vsock is not offered"), "{error}");
+        assert!(error.contains("vsock is not supported"), "{error}");
     }
 
     #[test]

@@ -88,7 +88,7 @@ const READ_BYTES: Family = Family {
 };
 const OUTCOME: Family = Family {
     name: "keyhole_query_outcome",
-    help: "Always 1; its labels tell how a query of this scrape ended; of one that ended as ok, absent or empty only with --scrape.detail.",
+    help: "Always 1; the label outcome is how this query ended in this scrape. Queries that ended as ok, absent or empty are shown only with --scrape.detail.",
     labels: &["query", "outcome"],
     ..QUERIES
 };

@@ -17,14 +17,14 @@ pub const FAMILIES: &[&[Family]] = &[
 
 const NODE_EXPORTER_BUILD_INFO: Family = Family {
     name: "node_exporter_build_info",
-    help: "Always 1; its labels tell the program that stands in for node_exporter. It is not written in Go, so goversion is empty.",
+    help: "Always 1; the labels are the version and build of the program that replaces node_exporter. It is not written in Go, so goversion is empty.",
     kind: Kind::Gauge,
     labels: &["branch", "goarch", "goos", "goversion", "revision", "tags", "version"],
     source: "exporter",
 };
 const BUILD_INFO: Family = Family {
     name: "keyhole_build_info",
-    help: "Always 1; its labels tell the exporter's version.",
+    help: "Always 1; the label version is the exporter's version.",
     kind: Kind::Gauge,
     labels: &["version"],
     source: "exporter",

@@ -369,7 +369,7 @@ impl From<Query> for i32 {
     }
 }
 
-/// What became of a query.
+/// How a query ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(i32)]
 pub enum Outcome {
@@ -378,7 +378,7 @@ pub enum Outcome {
     Unspecified = 0,
     /// Read as asked. Single files may still carry an errno.
     Ok = 1,
-    /// The host has none of the files, and no directory in which a wildcard could find any.
+    /// The host has none of the files, and no directory in which a wildcard could find one.
     Absent = 2,
     /// The kernel refused every file to this broker's uid, or hides the processes by which they are reached (hidepid).
     Denied = 3,
@@ -394,8 +394,8 @@ pub enum Outcome {
     ContainerView = 8,
     /// The process that read it ended before the query did; what came before is there.
     Failed = 9,
-    /// The host has none of the files, and a directory in which a wildcard looked for them: a class of devices of which
-    /// there is none.
+    /// The directory in which a wildcard looks for devices is there, and has none: the kernel knows this class of devices,
+    /// and the host has no device of it.
     Empty = 10,
 }
 

@@ -111,7 +111,7 @@ fn collector(name: &str) -> Result<&'static Collector, Failure> {
         return Ok(collector);
     }
     if let Some((_, why)) = NOT_OFFERED.iter().find(|(of, _)| of.strip_prefix("collector.") == Some(name)) {
-        return Err(Failure::Usage(format!("the {name} collector is not offered: {why}")));
+        return Err(Failure::Usage(format!("the {name} collector is not supported: {why}")));
     }
     let near = nearest(COLLECTORS.iter().map(|collector| collector.name), name);
     let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();

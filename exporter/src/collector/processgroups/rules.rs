@@ -95,7 +95,7 @@ impl Rule {
         for (key, given) in [("exe", entry.exe.is_some()), ("cmdline", entry.cmdline.is_some())] {
             if given {
                 return Err(format!(
-                    "{key} is not offered: executables and command lines are not read, since arguments hold \
+                    "{key} is not supported: executables and command lines are not read, since arguments hold \
                      secrets; match by comm"
                 ));
             }
@@ -231,7 +231,7 @@ mod tests {
         let error = |entry: &str| Rules::of_file(&format!("process_names:\n{entry}\n")).unwrap_err();
         for key in ["exe", "cmdline"] {
             let error = error(&format!("- name: a\n  comm: [a]\n- name: b\n  {key}: ['.+']"));
-            assert!(error.starts_with(&format!("entry 2 of process_names: {key} is not offered")), "{error}");
+            assert!(error.starts_with(&format!("entry 2 of process_names: {key} is not supported")), "{error}");
             assert!(error.contains("not read") && error.contains("match by comm"), "{error}");
         }
         assert!(error("- name: a").contains("comm is missing"));

@@ -40,14 +40,13 @@ impl Reason {
                 "Add these to the broker's flag, after a comma each.",
             );
         }
-        let (words, again) = match words.find("; looked for again") {
-            Some(at) => words.split_at(at),
-            None => (words, ""),
-        };
+        // What the broker adds to a file's error is shown as it is.
+        let end = words.find("(os error ").and_then(|at| words[at..].find(')').map(|end| at + end + 1));
+        let (words, added) = words.split_at(end.unwrap_or(words.len()));
         let file = words.split_once(": ").filter(|(path, _)| !path.contains(' ')).map(|(_, error)| error);
         match (file, words.strip_prefix("the broker was started without ")) {
             (Some(error), _) if error.ends_with("(os error 2)") => reason(
-                &format!("This kernel has no such file{again}"),
+                &format!("This kernel has no such file{added}"),
                 "A driver or a service that is not here, not loaded yet, or not built in.",
             ),
             (Some(error), _) if error.ends_with("(os error 13)") || error.ends_with("(os error 1)") => {
@@ -63,9 +62,10 @@ impl Reason {
                 "In a pod: mount the host's /proc and /sys into the broker, read-only (the access level host). In an OS \
                  container (LXC) that is to be shown as a host: --view=host.",
             ),
-            (None, None) if words.contains("others' processes") => reason(
+            (None, None) if words.contains("(hidepid") => reason(
                 words,
-                "Mount /proc with gid= of a group that the broker is a member of, or without hidepid.",
+                "Mount /proc without hidepid, or with hidepid=1 or 2 and gid= of a group that the broker is a member of. \
+                 With hidepid=4 the kernel ignores gid=.",
             ),
             (None, None) if words.contains("namespace, and reads its own there") => reason(
                 words,
@@ -103,8 +103,8 @@ mod tests {
             what("proc/1/net/ip_vs: No such file or directory (os error 2)")
         );
         assert_eq!(
-            what("proc/drbd: No such file or directory (os error 2); looked for again every 60 s"),
-            "This kernel has no such file; looked for again every 60 s"
+            what("proc/drbd: No such file or directory (os error 2); whatever the broker adds"),
+            "This kernel has no such file; whatever the broker adds"
         );
         assert_eq!(what("proc/slabinfo: Permission denied (os error 13)"), "Refused to the broker's uid");
         assert_eq!(what("proc/x: Input/output error (os error 5)"), "Input/output error (os error 5)");

@@ -225,7 +225,7 @@ impl RawTls {
             return Err("tls_server_config: max_version is lower than min_version".into());
         }
         if max_version < Version::Tls12 {
-            return Err("tls_server_config: max_version: versions below TLS12 are not offered".into());
+            return Err("tls_server_config: max_version: versions below TLS12 are not supported".into());
         }
         Ok(Some(Tls {
             cert,

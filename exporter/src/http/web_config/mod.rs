@@ -93,7 +93,7 @@ impl Guard {
         if !left_out.is_empty() {
             tracing::warn!(
                 left_out = left_out.join(","),
-                "not offered, as too weak or unknown to the TLS library"
+                "not supported, as too weak or unknown to the TLS library"
             );
         }
         Ok(guard)

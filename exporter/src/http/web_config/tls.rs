@@ -127,7 +127,7 @@ fn provider(tls: &Tls) -> Result<(CryptoProvider, Vec<&'static SupportedProtocol
             }
         }
         if provider.kx_groups.is_empty() {
-            return Err("curve_preferences: CurveP521 alone is not offered; add CurveP384".into());
+            return Err("curve_preferences: CurveP521 alone is not supported; add CurveP384".into());
         }
     }
     let has_suites = provider.cipher_suites.iter().any(|suite| suite.tls13().is_none());
@@ -139,7 +139,7 @@ fn provider(tls: &Tls) -> Result<(CryptoProvider, Vec<&'static SupportedProtocol
         versions.push(&version::TLS12);
     }
     match versions.is_empty() {
-        true => Err("cipher_suites: none that is offered is left for max_version: TLS12".into()),
+        true => Err("cipher_suites: none of these is supported with max_version: TLS12".into()),
         false => Ok((provider, versions)),
     }
 }
