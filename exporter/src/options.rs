@@ -433,8 +433,12 @@ fn interval(value: &str) -> Result<std::time::Duration, String> {
         .ok_or_else(|| "not a number of seconds or a duration such as 500ms".to_owned())
 }
 
-/// A duration in Go's notation, in whole nanoseconds; at most a year.
+/// A duration in Go's notation, and with node_exporter's days and weeks, in whole nanoseconds; at most a year.
 pub(crate) fn go_duration(text: &str) -> Option<std::time::Duration> {
+    let text = text.strip_prefix('+').unwrap_or(text);
+    if text == "0" {
+        return Some(std::time::Duration::ZERO);
+    }
     let mut rest = text;
     let mut seconds = 0.0;
     while !rest.is_empty() {
@@ -445,11 +449,14 @@ pub(crate) fn go_duration(text: &str) -> Option<std::time::Duration> {
         seconds += number
             * match &rest[..unit] {
                 "ns" => 1e-9,
-                "us" | "µs" => 1e-6,
+                // Both of Unicode's letters.
+                "us" | "\u{b5}s" | "\u{3bc}s" => 1e-6,
                 "ms" => 1e-3,
                 "s" => 1.0,
                 "m" => 60.0,
                 "h" => 3600.0,
+                "d" => 86_400.0,
+                "w" => 604_800.0,
                 _ => return None,
             };
         rest = &rest[unit..];
@@ -566,10 +573,33 @@ mod tests {
         assert!(message(&["--device-exclude=("]).starts_with("--device-exclude=\"(\": not a regular"));
         assert!(!message(&["--device-exclude=(\n"]).contains('\n'));
         assert_eq!(message(&["--max=many"]), "--max=\"many\": not a whole number");
+        for number in ["-1", "1.5", "1e3", "1_000", "18446744073709551616"] {
+            assert!(message(&[&format!("--max={number}")]).ends_with("not a whole number"), "{number}");
+        }
         assert_eq!(message(&["--max"]), "--max needs a value: --max=VALUE");
         assert!(message(&["--collector.cpu=true"]).contains("takes no value"));
         assert!(message(&["--wait=5"]).contains("not a duration"));
         assert!(message(&["--something-else-altogether"]).ends_with("altogether; try --help"));
+    }
+
+    #[test]
+    fn durations_are_those_of_node_exporter() {
+        for (text, seconds) in [
+            ("5s", 5.0),
+            ("+1m30s", 90.0),
+            ("1h30m5.5s", 5405.5),
+            (".5s", 0.5),
+            ("0", 0.0),
+            ("1d2h", 93_600.0),
+            ("2w", 1_209_600.0),
+            ("3\u{b5}s", 3e-6),
+            ("3\u{3bc}s", 3e-6),
+        ] {
+            assert_eq!(go_duration(text).map(|duration| duration.as_secs_f64()), Some(seconds), "{text}");
+        }
+        for text in ["", "5", "+", "-5s", "++5s", "s", ".s", "1y", "5 s", "1e3s", "0x5s", "53w"] {
+            assert_eq!(go_duration(text), None, "{text}");
+        }
     }
 
     proptest! {

@@ -656,4 +656,7 @@ fn the_version_has_no_date_and_no_user() {
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("keyhole-exporter, version ") && text.contains("platform:"), "{text}");
     assert!(!text.contains("date") && !text.contains("user") && !text.contains("go version"), "{text}");
+    assert_eq!(exporter(&["--version", "--bogus"]).status.code(), Some(2), "a mistake stays one");
+    let without = exporter(&["--no-version", "--no-help", "completions", "bash"]);
+    assert!(without.status.success() && !without.stdout.starts_with(b"keyhole-exporter, version"));
 }

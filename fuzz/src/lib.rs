@@ -22,7 +22,7 @@ pub use answers::answer;
 pub use captures::capture;
 pub use collectors::{collector, process_groups};
 pub use flags::{broker_flags, exporter_flags, reader_arguments};
-pub use parsers::{frames, go_regex, mountinfo, names, pattern, query, text};
+pub use parsers::{frames, go_regex, mountinfo, names, pattern, query, text, web_config};
 pub use writers::{exposition, textfile};
 
 /// A target: its name and what it does with an input.
@@ -46,6 +46,7 @@ pub const TARGETS: &[Target] = &[
     ("reader_arguments", reader_arguments),
     ("text", text),
     ("textfile", textfile),
+    ("web_config", web_config),
 ];
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use keyhole_broker::frames::{Frames, Malformed};
 use keyhole_exporter::go_regex::GoRegex;
-use keyhole_exporter::http::query::{Parameters, timeout_seconds, wants_gzip};
+use keyhole_exporter::http::query::{Parameters, negotiate, timeout_seconds, wants_gzip};
+use keyhole_exporter::http::{listen, paths, web_config as web};
 use keyhole_exporter::{own, text as kernel, text_files};
 use keyhole_policy::pattern::{self, is_wild, matches};
 use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES, SKIPPED, header};
@@ -209,10 +210,32 @@ fn expression(component: &str) -> String {
     expression + ")$"
 }
 
-/// A query string, and headers.
+/// The file of `--web.config.file`, and an `Authorization` header.
+pub fn web_config(input: &[u8]) {
+    if let Some(reason) = web::flaw(input) {
+        assert!(!reason.is_empty() && !reason.contains('\n'), "{reason}");
+    }
+    if web::names_a_user(input) {
+        // The scheme may be written in any case.
+        assert!(input.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic ")));
+    }
+}
+
+/// A query string, headers, an address to listen on, and a path.
 pub fn query(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let _ = wants_gzip(text.split('\n'));
+    // Of forms that are asked for alike the first stands, so that one asked for twice changes nothing.
+    let (form, escaping) = negotiate(text.split('\n'));
+    assert_eq!(negotiate(text.split('\n').chain([""])), (form, escaping));
+    if let Ok((_, port)) = listen::parse(text) {
+        let digits =
+            text.rsplit(':').next().unwrap_or_default().trim_start_matches('+').trim_start_matches('0');
+        assert_eq!(digits, if port == 0 { String::new() } else { port.to_string() });
+    }
+    if paths::is_reachable(text) {
+        assert!(text.starts_with('/') && text.split('/').all(|segment| segment != "." && segment != ".."));
+    }
     if let Some(seconds) = timeout_seconds(text) {
         assert!(seconds > 0.0 && seconds.is_finite());
     }

@@ -118,6 +118,7 @@ pub fn write(trees: &[&Path], texts: &[&Path], out: &Path) -> io::Result<Summary
         &[b"--slot=3,4\n--path.procfs=/proc\n--view=auto\n--query=1\n--allow-root".to_vec()],
     )?;
     corpus.add("query", QUERIES)?;
+    corpus.add("web_config", WEB_CONFIGS)?;
     corpus.add("names", NAMES)?;
     fs::write(out.join("paths.dict"), dictionary())?;
     Ok(Summary { seeds: corpus.seeds, silent })
@@ -487,10 +488,21 @@ fn broker_flags() -> Vec<Vec<u8>> {
 const QUERIES: &[&[u8]] = &[
     b"collect%5B%5D=cpu&collect[]=net%64ev&exclude[]=a+b&name[]=x",
     b"gzip;q=0.5, identity;q=0, *",
+    b"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.5,text/plain;version=0.0.4;escaping=dots",
+    b"[::1]:9100",
+    b"localhost:9100",
+    b"/metrics/%20x",
     b"10.5",
     b"%=%41&=&&collect[]=%ff",
 ];
 
+const WEB_CONFIGS: &[&[u8]] = &[
+    b"tls_server_config:\n  cert_file: a.crt\n  key_file: a.key\n  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n  \
+      client_allowed_sans: [a, 10.0.0.1]\n  min_version: TLS12\n  cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n  curve_preferences: [X25519]\n",
+    b"basic_auth_users:\n  a: $2y$10$abcdefghijklmnopqrstuuM0N8gQY0mVbV9rHBTY6XlR9cJ2mXEyC\n",
+    b"http_server_config:\n  http2: false\n  headers:\n    Strict-Transport-Security: max-age=1\nrate_limit:\n  interval: 1s\n  burst: 20\n",
+    b"Basic YTpi",
+];
 const NAMES: &[&[u8]] = &[
     b"*.prom\na.prom",
     b"?*?\nabc",

@@ -275,11 +275,12 @@ pub const TABLE: &[Row] = &[
         sys_link("class/hwmon/hwmon#"),
         sys_link("class/hwmon/hwmon#/device"),
         sys("class/hwmon/hwmon#/{name,beep_enable,update_interval,vrm}"),
-        sys("class/hwmon/hwmon#/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}%"),
+        // Not `power`, which is the kernel's directory for power management.
+        sys("class/hwmon/hwmon#/{cpu,curr,energy,fan,freq,humidity,in,intrusion,pwm,temp}%"),
         sys("class/hwmon/hwmon#/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#_*"),
         // Drivers older than Linux 3.15 keep their attributes in the device's directory.
         sys("class/hwmon/hwmon#/device/{name,beep_enable,update_interval,vrm}"),
-        sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}%"),
+        sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,pwm,temp}%"),
         sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#_*"),
     ], Minimal, VALUE, 32 * DEVICES),
     row_of(Query::Thermal, Devices, ON, &[
@@ -351,7 +352,8 @@ pub const TABLE: &[Row] = &[
     row_of(Query::Swaps, Procfs, OFF, &[proc("swaps")], Minimal, SHORT, 1),
     // None that a namespace has of its own, none that reading changes (kernel/random/uuid, vm/stat_refresh), none that may
     // hang (fs/binfmt_misc is a mount point), and no secret: net/ipv4/tcp_fastopen_key, net/ipv6/conf/*/stable_secret and
-    // net/core/netdev_rss_key are keys, kernel/random/boot_id names the host to anyone who knows its journal.
+    // net/core/netdev_rss_key are keys, kernel/random/boot_id names the host to anyone who knows its journal. The limits of
+    // connections are one for all network namespaces, in each of which they are seen, and written in the first alone.
     row_of(Query::Sysctl, Procfs, OFF, &[
         proc("sys/dev/raid/{speed_limit_max,speed_limit_min}"),
         proc("sys/fs/{aio-max-nr,aio-nr,dentry-state,dir-notify-enable,file-max,file-nr,inode-nr,inode-state,lease-break-time,leases-enable}"),
@@ -383,6 +385,7 @@ pub const TABLE: &[Row] = &[
         proc("sys/kernel/random/{entropy_avail,poolsize,read_wakeup_threshold,urandom_min_reseed_secs,write_wakeup_threshold}"),
         proc("sys/kernel/seccomp/{actions_avail,actions_logged}"),
         proc("sys/kernel/yama/ptrace_scope"),
+        proc("sys/net/netfilter/nf_conntrack_{buckets,expect_max,max}"),
         proc("sys/sunrpc/{max_resvport,min_resvport,tcp_max_slot_table_entries,tcp_slot_table_entries,udp_slot_table_entries}"),
         proc("sys/vm/{admin_reserve_kbytes,compact_unevictable_allowed,compaction_proactiveness,defrag_mode,dirty_background_bytes}"),
         proc("sys/vm/{dirty_background_ratio,dirty_bytes,dirty_expire_centisecs,dirty_ratio,dirty_writeback_centisecs,dirtytime_expire_seconds}"),
@@ -444,7 +447,7 @@ pub const TABLE: &[Row] = &[
         proc_in(Namespace::Net, "sys/net/ipv6/neigh/default/{mcast_solicit,retrans_time_ms,ucast_solicit,unres_qlen,unres_qlen_bytes}"),
         proc_in(Namespace::Net, "sys/net/ipv6/route/{gc_elasticity,gc_interval,gc_min_interval_ms,gc_thresh,gc_timeout,max_size,min_adv_mss,mtu_expires}"),
         proc_in(Namespace::Net, "sys/net/mptcp/{add_addr_timeout,checksum_enabled,enabled,stale_loss_cnt}"),
-        proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_{acct,buckets,checksum,count,events,expect_max,frag6_timeout,generic_timeout,helper,max}"),
+        proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_{acct,checksum,count,events,frag6_timeout,generic_timeout,helper}"),
         proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_{dccp_loose,gre_timeout,gre_timeout_stream,icmp_timeout,icmpv6_timeout,log_invalid,timestamp}"),
         proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_sctp_timeout_{closed,cookie_echoed,cookie_wait,established,heartbeat_sent,shutdown_ack_sent}"),
         proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_tcp_{be_liberal,ignore_invalid_rst,loose,max_retrans}"),
@@ -821,7 +824,7 @@ mod tests {
         "class/dmi/id/modalias", "class/dmi/id/uevent",
         "class/drm/card0-HDMI-A-1/device/uevent", "class/drm/renderD128/device/uevent", "class/drm/version",
         "class/fc_host/host1/statistics/reset_statistics", "class/fc_host/hostx/port_id",
-        "class/hwmon/hwmon0/uevent", "class/hwmon/hwmon0/temperature", "class/hwmon/hwmon0/fan_control",
+        "class/hwmon/hwmon0/uevent", "class/hwmon/hwmon0/power", "class/hwmon/hwmon0/device/power", "class/hwmon/hwmon0/temperature", "class/hwmon/hwmon0/fan_control",
         "class/hwmon/hwmon0/device/power_now", "class/hwmon/hwmon0/device/energy_full", "class/hwmon/hwmon0/device/temp_alert_min",
         "class/hwmon/hwmon0/device/input", "class/hwmon/hwmon0/device/power/control",
         "class/infiniband/mlx5_0/ports/1/gids/0", "class/infiniband/mlx5_0/node_guid", "class/infiniband/mlx5_0/hw_counters/lifespan",
@@ -908,14 +911,24 @@ mod tests {
         }
     }
 
+    /// What lies below sys/net and is one for all network namespaces, in each of which it is seen: nf_conntrack_standalone.c
+    /// copies its table for each namespace, and leaves these three at the kernel's own variables, read-only in all but the
+    /// first (since Linux 5.12.2; before it others could write the same ones).
+    const GLOBAL_OF_NET: [&str; 3] = [
+        "sys/net/netfilter/nf_conntrack_buckets",
+        "sys/net/netfilter/nf_conntrack_expect_max",
+        "sys/net/netfilter/nf_conntrack_max",
+    ];
+
     #[test]
     fn no_pattern_reads_the_readers_own_network_namespace() {
         for source in sources().filter(|source| source.root == Root::Proc) {
             assert!(!source.pattern.starts_with("net"), "{}", source.pattern);
             assert!(!source.pattern.starts_with("self"), "{}", source.pattern);
-            // The limit is global; everything else below sys/net is of the network namespace of who reads.
-            if source.pattern.starts_with("sys/net") {
-                assert_eq!(source.pattern, "sys/net/netfilter/nf_conntrack_max");
+            // The limits are global; everything else below sys/net is of the network namespace of who reads.
+            let below_net = |path: &String| path.starts_with("sys/net");
+            for path in crate::pattern::names(source.pattern).into_iter().filter(below_net) {
+                assert!(GLOBAL_OF_NET.contains(&&*path), "{path}");
             }
         }
     }
@@ -923,8 +936,7 @@ mod tests {
     #[test]
     fn what_the_kernel_answers_by_a_namespace_of_the_readers_own_is_marked_with_it() {
         let expected = |path: &str| match path {
-            // What a module of another namespace also sees: the limit is one for all of them.
-            "sys/net/netfilter/nf_conntrack_max" => None,
+            _ if GLOBAL_OF_NET.contains(&path) => None,
             _ if path.starts_with("sys/net/") => Some(Namespace::Net),
             _ if path.starts_with("sys/fs/mqueue/") => Some(Namespace::Ipc),
             _ if ["auto_msgmni", "msg", "sem", "shm"]
@@ -941,8 +953,6 @@ mod tests {
             // A choice of names may hide one of them.
             for path in crate::pattern::names(source.pattern) {
                 match source.root {
-                    // One for all network namespaces, and read with others that are not.
-                    Root::ProcIn(Namespace::Net) if path == "sys/net/netfilter/nf_conntrack_max" => {}
                     Root::ProcIn(namespace) => assert_eq!(expected(&path), Some(namespace), "{path}"),
                     Root::Proc => assert_eq!(expected(&path), None, "{path}"),
                     _ => {}

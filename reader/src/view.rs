@@ -169,8 +169,9 @@ impl View {
                 _ => None,
             };
             let all: Option<Vec<Namespace>> = row.sources.iter().map(namespace).collect();
-            let not_shared = all?.into_iter().find(|namespace| !self.shares(*namespace))?;
-            let name = not_shared.name();
+            // Of several namespaces each counts for itself: what lies in another's is not opened.
+            let all = all.filter(|all| !all.iter().any(|namespace| self.shares(*namespace)))?;
+            let name = all.first()?.name();
             let reason = format!(
                 "the broker is not known to be in the host's {name} namespace, and reads its own there"
             );

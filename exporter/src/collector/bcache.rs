@@ -223,6 +223,12 @@ mod tests {
     }
 
     #[test]
+    fn nothing_read_ahead_is_zero_and_not_absent() {
+        let text = bcache(&[("bdev0/stats_total/cache_readaheads", "0\n")]);
+        assert_eq!(text, "cache_readaheads_total{backing_device=\"bdev0\",uuid=\"u-1\"} 0\n");
+    }
+
+    #[test]
     fn how_full_a_cache_is_is_asked_only_with_the_flag() {
         use crate::options::Options;
         let asked = |arguments: &[&str]| {

@@ -263,6 +263,17 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
     }
 
     #[test]
+    fn backends_of_sctp_are_their_own_services() {
+        let text = ipvs(
+            b"TCP  C0A80016:0CEA wlc\n  -> C0A85216:0CEA Tunnel 1 2 3\n\
+              SCTP 0A000001:0E3D mh\n  -> 0A000002:0E3D Masq 1 5 6\n",
+            &["--collector.ipvs.backend-labels=proto,local_address"],
+        );
+        assert!(text.contains("active{local_address=\"192.168.0.22\",proto=\"TCP\"} 2\n"), "{text}");
+        assert!(text.contains("active{local_address=\"10.0.0.1\",proto=\"SCTP\"} 5\n"), "{text}");
+    }
+
+    #[test]
     fn servers_that_are_alike_by_the_labels_kept_are_summed() {
         let text = ipvs(TEXT_SERVERS, &["--collector.ipvs.backend-labels=proto,,local_port"]);
         assert!(text.contains("connections_active{local_port=\"3306\",proto=\"TCP\"} 250\n"), "{text}");

@@ -43,8 +43,10 @@ const SLEEP: Family = Family {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let mut any = false;
     for family in FAMILIES {
         let Some(value) = context.snapshot.value(family.source) else { continue };
+        any = true;
         match text::signed(value) {
             Some(milliseconds) if family.name == SLEEP.name => {
                 out.add(family, &[], milliseconds as f64 / 1000.0);
@@ -53,7 +55,8 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             None => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
         }
     }
-    Ok(())
+    // A kernel without CONFIG_KSM has none of them.
+    any.then_some(()).ok_or_else(|| CollectError::NoData("sys/kernel/mm/ksm".to_owned()))
 }
 
 #[cfg(test)]
@@ -92,8 +95,8 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_it_gives_nothing_and_that_is_no_failure() {
-        assert_eq!(collect(&COLLECTOR, &[], &[]).unwrap(), "");
+    fn a_kernel_without_it_has_no_data() {
+        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
     }
 
     #[test]

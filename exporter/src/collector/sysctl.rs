@@ -6,6 +6,7 @@
 //! of its own come only from a broker that is in the host's.
 
 use keyhole_policy::pattern::matches;
+use keyhole_policy::{Namespace, Root, Source};
 use keyhole_proto::v1::Query;
 
 use super::{CollectError, Collector, Context};
@@ -93,7 +94,14 @@ fn read<'a>(context: &Context<'a>, name: &str) -> Result<Vec<&'a [u8]>, CollectE
         return Err(CollectError::malformed(&path, "not among the kernel parameters that the broker offers"));
     };
     context.answered(*query)?;
-    let fields: Vec<&[u8]> = text::fields(context.require_whole(&path)?).collect();
+    let text = context.require_whole(&path).map_err(|error| match (error, namespace(*query, &path)) {
+        // Of a query whose files are of several namespaces the broker opens those that are the host's.
+        (CollectError::NoData(path), Some(namespace)) => {
+            CollectError::NoData(format!("{path}, or the broker is not in its {} namespace", namespace.name()))
+        }
+        (error, _) => error,
+    })?;
+    let fields: Vec<&[u8]> = text::fields(text).collect();
     match fields.is_empty() {
         true => Err(CollectError::malformed(&path, "empty")),
         false => Ok(fields),
@@ -154,8 +162,19 @@ fn path(name: &str) -> String {
 
 /// Whether the policy has the broker read this file for a query.
 fn gives(query: Query, path: &str) -> bool {
-    let Some(row) = keyhole_policy::row(query) else { return false };
-    row.sources.iter().any(|source| {
+    source(query, path).is_some()
+}
+
+/// The namespace that has a value of its own there.
+fn namespace(query: Query, path: &str) -> Option<Namespace> {
+    match source(query, path)?.root {
+        Root::ProcIn(namespace) => Some(namespace),
+        _ => None,
+    }
+}
+
+fn source(query: Query, path: &str) -> Option<&'static Source> {
+    keyhole_policy::row(query)?.sources.iter().find(|source| {
         let below = path.strip_prefix(source.root.name()).and_then(|path| path.strip_prefix('/'));
         below.is_some_and(|below| matches(source.pattern.as_bytes(), below.as_bytes()))
     })
@@ -250,6 +269,8 @@ mod tests {
             ("net.ipv4.conf.all.rp_filter", Query::NetSysctl),
             ("net.ipv4.ip_local_port_range:low,high", Query::NetSysctl),
             ("net.core.somaxconn", Query::NetSysctl),
+            ("net.netfilter.nf_conntrack_count", Query::NetSysctl),
+            ("net.netfilter.nf_conntrack_max", Query::Sysctl),
             ("kernel.pid_max", Query::NamespaceSysctl),
             ("vm.memfd_noexec", Query::NamespaceSysctl),
             ("kernel.sem:semmsl,semmns,semopm,semmni", Query::NamespaceSysctl),
@@ -275,6 +296,14 @@ mod tests {
         let both = [net, "--collector.sysctl.include=vm.swappiness"];
         let given = collect_snapshot(&COLLECTOR, &snapshot, &both, &own());
         assert_eq!(given.unwrap(), "node_sysctl_vm_swappiness 60\n");
+    }
+
+    #[test]
+    fn one_that_is_missing_of_several_namespaces_may_lie_in_another() {
+        assert_eq!(
+            error("--collector.sysctl.include=user.max_user_namespaces"),
+            "the host has no proc/sys/user/max_user_namespaces, or the broker is not in its user namespace"
+        );
     }
 
     #[test]

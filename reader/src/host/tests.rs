@@ -1580,7 +1580,9 @@ fn what_a_namespace_has_of_its_own_is_read_in_the_hosts_alone() {
         ("proc/1/net/stat/nf_conntrack", "entries\n"),
         ("proc/sys/net/core/somaxconn", "4096\n"),
         ("proc/sys/kernel/pid_max", "32768\n"),
+        ("proc/sys/kernel/sem", "32000 1024000000 500 32000\n"),
         ("proc/sys/kernel/threads-max", "7801\n"),
+        ("proc/sys/user/max_user_namespaces", "3900\n"),
         ("proc/sys/vm/swappiness", "60\n"),
     ]);
     let arguments = tree.arguments();
@@ -1599,9 +1601,19 @@ fn what_a_namespace_has_of_its_own_is_read_in_the_hosts_alone() {
     let (count, outcomes, reason) = answers(none);
     assert_eq!((count, outcomes), (None, [Ok, ContainerView, ContainerView, Ok]));
     assert!(reason.unwrap().contains("not known to be in the host's net namespace"));
-    // One of several namespaces is enough to be wrong.
-    let (_, outcomes, _) = answers(crate::view::Shared { user: false, ..all.shared });
-    assert_eq!(outcomes, [Ok, Ok, ContainerView, Ok]);
+    // Of several namespaces each counts for itself.
+    let namespaced = |shared| {
+        let opened = roots(&arguments).unwrap();
+        let page = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { shared, ..all }, page);
+        let answer = read(&mut host, Query::NamespaceSysctl);
+        let files = ["kernel/pid_max", "kernel/sem", "user/max_user_namespaces"];
+        (answer.outcome, files.map(|file| answer.text(&format!("proc/sys/{file}")).is_some()))
+    };
+    assert_eq!(namespaced(all.shared), (Ok, [true; 3]));
+    assert_eq!(namespaced(crate::view::Shared { user: false, ..all.shared }), (Ok, [true, true, false]));
+    assert_eq!(namespaced(crate::view::Shared { user: true, ..none }), (Ok, [false, false, true]));
+    assert_eq!(namespaced(none).0, ContainerView);
 
     // Of two limits of processes one is the namespace's.
     let limits = |shared| {

@@ -34,6 +34,8 @@ var grammar = []string{
 	`(?i)s`, `(?i)σ`, `(?i)\x{212A}`, `(?i)[[:lower:]]`, `(?i)[[:^lower:]]`, `(?i)[^[:lower:]]`, `(?i)\w`, `^(?i)\w$`, `^(?i)\W$`, `^(?i)[\W]$`, `^(?i)[^\W]$`, `(?i)\d`, `(?i)\p{Lu}`, `(?i)\P{Lu}`, `(?i)[^\p{Lu}]`, `(?i)\p{Ascii}`, `^(?i)[^\P{Lu}]$`, `^(?i)\x{1E9E}$`, `^(?i)[a-z]+$`,
 	// Empty strings.
 	``, `|`, `x|`, `|x`, `(|)`, `^`, `$`, `^$`, `\A`, `\z`, `\b`, `\B`, `\bx`, `x\b`, `\Bx`, `x\B`, `^\B$`, `\B\B`, `^\b`, `é\b`, `\bé`, `é\B`, `\B|q`, `x$y`, `^x^`, `\Z`, `\G`, `$x`, `x^y`, `a\Bb`, `(?:\B)`, `(\B|xyz)$`,
+	// The other cases of letters that have three: K, S, Greek, titles, Cherokee.
+	`(?i)^K$`, `(?i)^ſ$`, `(?i)[^K]`, `(?i)[^ſ]`, `(?i)^[K]$`, `(?i)^[j-lſ]$`, `(?i)\x{17F}`, `(?i)^ς$`, `(?i)^[Σ]$`, `(?i)θ`, `(?i)^µ$`, `(?i)^å$`, `(?i)^ǆ$`, `(?i)^\p{Lt}$`, `(?i)\p{Greek}`, `(?i)^\PL$`, `(?i)^ꭰ$`, `(?i)^İ$`, `(?i)^ı$`, `(?i)^i$`, `(?i)ß`, `(?is)^.K.$`,
 	// Escapes.
 	`\a`, `\f`, `\t`, `\n`, `\r`, `\v`, `\*`, `\123`, `\101`, `\0`, `\00`, `\000`, `\08`, `\1`, `\8`, `\9`, `\18`, `\17`, `\377`, `\400`, `\777`, `\7777`, `\x41`, `\x4`, `\x`, `\xg1`, `\x{41}`, `\x{10FFFF}`, `\x{110000}`,
 	`\x{}`, `\x{41`, `\x{g}`, `\x{0000000041}`, `\x{E9}`, `\xE9`, `\x{d800}`, `[\x{d800}-\x{dfff}]`, `[\x{d000}-\x{e000}]`, `\C`, `\Q`, `\Qx.y`, `\Qx.y\E`, `\Qx+\E+`, `\Qa\E\E`, `\E`, `\Q(\E`, `\Q\Qx\E`, `\Q[a\E`, `a\Q|\Eb`, `(\Q)\E)`, `\Q\\E`, `(?i)\QxY\E`,
@@ -67,6 +69,13 @@ var wild = []string{
 	`^(veth.*|[a-f0-9]{15})$`, `^(veth.*)$`, `^veth.*`, `^veth.*$`, `^(veth|cali|lxc|cilium|docker|br-|virbr|flannel|cni).*`, `veth.+`, `^lo$`, `lo`, `^(lo|docker[0-9]|veth.+)$`, `^(eth|en|bond)[0-9]*`, `en.*|eth.*`, `^(lo|docker.*|veth.*|br-[0-9a-f]{12})$`,
 	`^(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$`, `^(ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$`, `^(ram|loop|fd|nbd)\d+$`, `^(dm-|md|nvme|sd|vd|xvd).*`, `^(?:sd[a-z]+|nvme\d+n\d+)$`,
 	`^(.*_(InErrors|InErrs)|Ip_Forwarding|Ip(6|Ext)_(InOctets|OutOctets)|Icmp6?_(InMsgs|OutMsgs)|TcpExt_(Listen.*|Syncookies.*|TCPSynRetrans|TCPTimeouts|TCPOFOQueue|TCPRcvQDrop)|Tcp_(ActiveOpens|InSegs|OutSegs|OutRsts|PassiveOpens|RetransSegs|CurrEstab)|Udp6?_(InDatagrams|OutDatagrams|NoPorts|RcvbufErrors|SndbufErrors))$`,
+	// Ansible's roles, Helm charts, kube-prometheus, Alloy, agents and issues.
+	`^/(dev|proc|run/.+|sys|var/lib/docker/.+)($|/)`, `^/(sys|proc|dev|run)($|/)`, `^/(dev|proc|sys|run|var/lib/containers|var/lib/docker/.+|var/lib/kubelet/.+)($|/)`, `^/(dev|proc|sys|var/lib/docker|var/lib/lxcfs|run/user/[0-9]+)($|/)`, `^/(tmp|run|dev|sys|proc)($$|/)`, `^/(rootfs/)?(dev|proc|sys)($|/)`, `^/(host/)?run/netns/.+$`, `^(/rootfs|/host|)/(?:boot|etc)$`, `^/mnt/.+`, `^/snap/.+`, `/var/lib/docker/(overlay2|containers)/[[:xdigit:]]+`, `^/(?:dev|proc|sys)(?:$|/)`, `^/var/lib/kubelet/plugins/kubernetes\.io/csi/.*$`,
+	`^(tmpfs|cgroup2?|debugfs|devtmpfs)$`, `^(?:tmpfs|fuse\.lxcfs|squashfs|vfat)$`, `^(sysfs|procfs|autofs|ramfs)$`, `fuse\..*`, `^(nfs4?|cifs|smb3|ceph|fuse\.glusterfs)$`, `^(rootfs|tmpfs|aufs|shm|nsfs)$`, `^(ext[234]|xfs|btrfs|zfs)$`,
+	`^(cali.*|veth.*|tunl0|kube-ipvs0|nodelocaldns|dummy0)$`, `^(lxc|cilium|azv|eni|gke|cbr|nic)[0-9a-z]*`, `(?i)^(lo|docker|veth|br-|virbr|vnet|tap|fwbr|fwpr|fwln)`, `^(?:tun|tap|wg|ppp|tailscale)\d+$`, `^((en|wl|ww)[opsx][\w]+|eth\d+)$`, `^v(eth|net|irbr).*|^fw(br|pr|ln)\d+.*|^tap\d+i\d+$`, `^bond\d+(\.\d+)?$|^team\d+$`, `[a-f0-9]{15}`, `^[a-f0-9]{12}_[hc]$`, `^(ib|mlx|hsn)\d+$`, `^(?P<kind>eth|en)(?P<number>\d+)$`,
+	`^(md\d+|dm-\d+|sd[a-z]+|nvme\d+n\d+|vd[a-z]|xvd[a-z])$`, `^(sr|fd|loop|ram|zram)[0-9]+$`, `^(?:zd\d+(?:p\d+)?|rbd\d+|nbd\d+)$`, `^(dasd[a-z]+\d*|scm[a-z]+)$`, `^mmcblk\d+p\d+$`, `(sd|hd|vd)[a-z]\d?$`,
+	`.+\.(service|socket|timer|mount|slice)`, `.+\.scope|.+\.device`, `^(docker|sshd?|ntpd?|chronyd|k(ubelet|3s(-agent)?))\.(service|socket)$`, `(ssh|cron|systemd-.*)\.service`, `^(?:[^.]+)\.service$`, `(autovt@.*|getty@.*|user@\d+)\.service`, `^nginx(@\S+)?\.service$`,
+	`^(nf_conntrack|net\.core\.(so|r|w)max.*)$`, `^(ipv4|ipv6)_.+`, `^(?:Tcp|Udp)(?:Ext|Lite)?6?_(?:[A-Z][a-z]+)+$`, `^(Active|Passive)Opens$`, `^(.*)$`, `^(?:.*)$`, `^.+$`, `^([^:]+):(\d+)$`, `^\S+$`, `(?s).*`, `(?m)^eth0$`, `^nvme[0-9]+$|^sd[a-z]$`, `^thermal_thermal_zone[0-9]+;temp[0-9]+$`, `^platform_(coretemp|nct6775)_\d+$`, `^(acpitz|iwlwifi_\d+|pch_.+)$`, `^AC|BAT[0-9]$`, `^(?:vmx|svm|sse4_[12])$`, `^(pcid|pti|ibrs|ibpb|stibp)$`,
 	`^(oom_kill|pgpg|pswp|pg.*fault).*`, `^(oom_kill|pgpg|pswp|nr|pg.*fault).*`, `.*`, `.+`, `^$`, `^.*$`, `^(aes|avx.?|constant_tsc)$`, `^(cpu_meltdown|spectre_.*|mds)$`, `(applesmc|asus_nb_wmi|coretemp|hwmon4|ieee80211|nct6779)`, `(dmz|int)`, `^(?:coretemp|k10temp);temp\d+$`, `(kubelet|docker)\.service`, `^bat\d$`, `^/(?:boot|)$`, `^/var/lib/kubelet/pods/[0-9a-f-]{36}/volumes/`, `^(?i:cali)[0-9a-f]{11}$`, `^[^v]`, `^mmcblk\d+(p\d+|boot[01]|rpmb)?$`, `^tap[0-9a-f]{8}-[0-9a-f]{2}$`, `^br\-`, `^(bond0\.[0-9]{1,4})$`,
 }
 
@@ -74,12 +83,12 @@ var wild = []string{
 var texts = []string{
 	"", "x", "y", "z", "xy", "xx", "xxx", "xxy", "yx", "X", "Y", "Z", "xY", "XY", "Xy", "a", "b", "ab", "abc", "q", "k", "K", "s", "S", "A", "B", "5", "_", "-", "^", "]", "[", "[a", "{", "}", "{}", "x{", "x{,2}", "x{2", "{{.}}", "(", ")", "|", "a|b", "*", "+", ".", "$", "\\", "&", "&&", "~", "#", "!", ",", "/", " ", "x y", "x#y", "x.y",
 	"\x00", "\x01", "\x07", "\t", "\n", "\x0b", "\x0c", "\r", "\x7f", "x\n", "\nx", "x\ny", "a\nb", "\n\n", "08", "8", "A8",
-	"é", "É", "ß", "ſ", "K", "α", "Ω", "σ", "ς", "漢", "٣", "½", "\u00a0", "\u2028", "\u0301", "\u200d", "😀", "aé", "éa", "aéa", "éé", "ẞ", "straße", "STRASSE", "Ā", "ÿ", "\u0378", "\ue000", "\U0010ffff", "\ufffd",
+	"é", "É", "ß", "ſ", "K", "α", "Ω", "σ", "ς", "漢", "٣", "½", "\u00a0", "\u2028", "\u0301", "\u200d", "😀", "aé", "éa", "aéa", "éé", "ẞ", "straße", "STRASSE", "xK\n", "Ǆ", "ǅ", "ǆ", "Ꭰ", "ꭰ", "İ", "ı", "θ", "ϑ", "ϴ", "µ", "μ", "Å", "å", "Å", "Σ", "Ā", "ÿ", "\u0378", "\ue000", "\U0010ffff", "\ufffd",
 	"\xff", "a\xff", "a\xffb", "\xe9", "\xc3", "\xe2\x82", "a\xe2\x82b", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xff\xff\xff", "\x80é", "\xc3\xa9\xa9",
 	"lo", "eth0", "eth0.5", "bond0.12", "veth12ab", "abcdef012345678", "br-0123456789ab", "docker0", "cali0123456789a", "CALI0123456789a", "tap01234567-89", "enp3s0", "bat0", "mmcblk0p1", "mmcblk0",
 	"sda", "sda1", "vdb", "xvda2", "loop0", "ram12", "zram0", "dm-0", "md127", "nvme0n1", "nvme0n1p2", "fd0", "nbd3",
 	"/", "/dev", "/dev/shm", "/device", "/proc", "/sys/fs", "/var/lib/docker/overlay2/x", "/var/lib/kubelet/pods/0f4e1b2c-0000-1111-2222-333344445555/volumes/a", "/var/lib/kubelet/x", "/run/credentials/a", "/etc/hosts", "/boot", "/rootfs/run/docker/netns/x", "/run/k3s/containerd/x",
-	"ext4", "tmpfs", "cgroup", "cgroup2", "overlay", "squashfs", "erofs", "nfs", "xfs",
+	"fuse.lxcfs", "nfs4", "sshd.service", "user@1000.service", "wg0", "vnet12", "zd16p1", "dasda1", "acpitz", "/snap/core/1", "/run/user/1000", "ext4", "tmpfs", "cgroup", "cgroup2", "overlay", "squashfs", "erofs", "nfs", "xfs",
 	"Ip_InErrs", "Ip_Forwarding", "IpExt_InOctets", "Tcp_CurrEstab", "TcpExt_ListenDrops", "Udp6_NoPorts", "Icmp_InMsgs", "oom_kill", "pgpgin", "nr_free_pages", "pgmajfault", "aes", "avx2", "avx512f", "constant_tsc", "spectre_v2", "platform_coretemp_0", "coretemp;temp1", "k10temp;temp12",
 }
 

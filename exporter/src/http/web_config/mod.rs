@@ -38,6 +38,16 @@ pub(super) use tls::H2;
 /// The most that one file may hold.
 const FILE_BYTES: u64 = 512 << 10;
 
+/// Why a file with these bytes would be refused, in one line; nothing that it names is looked at.
+pub fn flaw(bytes: &[u8]) -> Option<String> {
+    file::parse(bytes, Path::new("/")).err()
+}
+
+/// Whether an `Authorization` header names a user.
+pub fn names_a_user(header: &[u8]) -> bool {
+    Credentials::parse(header).is_some()
+}
+
 /// Stands before the pages: decides who may ask, and how.
 pub struct Guard {
     path: PathBuf,
