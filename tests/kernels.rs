@@ -3,7 +3,7 @@
 //! A tree holds `proc/` and `sys/`, `flags.txt` (one a line), `expected.prom` (samples that must be there) and `about.txt`
 //! (where it comes from; its last line lists texts that no sample may hold: of what lies beside items and is none).
 //! `tests/kernels/tree.py` makes one out of what `tests/kernels/boot.py` brings back from a virtual machine. Trees of what no
-//! virtual machine has are made by hand, and `tests/kernels/compare.py` holds them against node_exporter.
+//! virtual machine has are made by hand, and `tests/peers/trees.py` holds them all against node_exporter.
 
 mod common;
 

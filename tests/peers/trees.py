@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Compares what the exporter and node_exporter 1.12.1 make of the same trees of kernel files.
 
-usage: trees.py [--binaries DIR] [-v] [TREE...]
+usage: trees.py [--binaries DIR] [-v] [--update] [TREE...]
 
 Without a TREE it takes those of this repository: tests/golden/host/tree and tests/kernels/trees/*. The exporter replays a
-tree; node_exporter reads a copy of it by its --path flags, with every collector that reads files below them alone. Each
-difference must be in EXCEPTIONS with its reason, or in those of differential.py. A capture lacks files that only
-node_exporter wants; collectors that fail there for that reason are left out of that tree and named. Exit status 1 when
-anything differs besides. Needs node_exporter 1.12.1 (target/ci-tools/go/bin/node_exporter, from .ci/setup).
+tree; node_exporter reads a copy of it by its --path flags, with the tree's flags (flags.txt), else with every collector
+that reads files below them alone. Each difference must be in EXCEPTIONS with its reason, or in those of differential.py.
+A capture lacks files that only node_exporter wants; collectors that fail there for that reason are left out of that tree
+and named. Exit status 1 when anything differs besides. With --update, `expected.prom` becomes what the exporter gave, and
+the line before the last of `about.txt` says how much of it node_exporter has as well. Needs node_exporter 1.12.1
+(target/ci-tools/go/bin/node_exporter, from .ci/setup).
 """
 import argparse
 import collections
@@ -38,6 +40,20 @@ EXCEPTIONS = [
     ("value", r"node_btrfs_global_rsv_size_bytes\b.* 0 \.\. 0,", "0 there unless a file lies beside it that no family needs"),
     ("only theirs", r'node_hwmon_\w+\{chip="hwmon0_device"', "a capture has no links, of which the chip's name is made"),
     ("only ours", r'node_hwmon_\w+\{chip="i2c_0_0_0048"', "a capture says where its links lead"),
+    ("only theirs", r"node_cpu_frequency_hertz\{.*\} 0$", "0 where /proc/cpuinfo has no frequency"),
+    ("value", r"node_cpu_frequency_hertz\b.* 0 \.\. 0,", "0 where /proc/cpuinfo has no frequency"),
+    ("only ours", r'node_cpu_info\{.*("rv64|POWER9)', "node_exporter for x86 does not know this architecture's /proc/cpuinfo"),
+    ("only theirs", r'node_cpu_info\{cpu="\d+"(,model="IBM pSeries.*")?\} 1$', "node_exporter for x86 does not know this architecture's /proc/cpuinfo"),
+    ("only theirs", r"node_(softirqs_total\{.*\}|softnet_backlog_len\{.*\}) 0$", "0 for columns that the kernel does not have"),
+    ("only theirs", r'node_ipvs_backend_\w+\{local_address="2620::1"', "SCTP's servers under the service before them"),
+    ("only ours", r'node_ipvs_backend_\w+\{.*proto="SCTP"', "SCTP's servers under the service before them"),
+    ("value", r"node_infiniband_lifespan_seconds\b", "whole seconds there"),
+    ("value", r"node_hwmon_humidity\b|node_hwmon_\w+_(alarm|enable)_\w+", "flags and ratios by the kernel's units"),
+    ("only ours", r"node_hwmon_power_accuracy\b", "`90.0%` is read"),
+    ("only ours", r"node_bcache_cache_readaheads_total\b.* 0$", "absent there while it is 0"),
+    ("value", r"node_bcache_(average_key_size_sectors|btree_read_average_duration_seconds)\b", "by the kernel's units"),
+    ("value", r"node_drbd_network_received_bytes_total\b", "KiB, taken for bytes there"),
+    ("only ours", r'node_md_raid_disks\{device="md6"', "absent there while the level is not known"),
     ("only ours", r'node_interrupts_total\{.*timer event device",type="LOC"', "of two lines of a type the last one"),
 ]
 
@@ -55,12 +71,19 @@ def with_links(tree, home):
     return copy
 
 
-def theirs(program, tree, collectors, log):
+def flags_of(tree, collectors):
+    """The flags of a tree, without the collectors that ask the running kernel."""
+    flags = tree / "flags.txt"
+    given = flags.read_text().split() if flags.exists() else ["--collector.disable-defaults", *(f"--collector.{name}" for name in collectors)]
+    return [flag for flag in given if flag.removeprefix("--collector.") not in LIVE]
+
+
+def theirs(program, tree, flags, log):
     """node_exporter's exposition of a tree."""
     url = f"http://127.0.0.1:{free_port()}/metrics"
-    command = [program, f"--web.listen-address={url.split('/')[2]}", "--web.disable-exporter-metrics", "--collector.disable-defaults",
+    command = [program, f"--web.listen-address={url.split('/')[2]}", "--web.disable-exporter-metrics",
                f"--path.procfs={tree}/proc", f"--path.sysfs={tree}/sys", f"--path.rootfs={tree}", f"--path.udev.data={tree}/udev/data",
-               *(f"--collector.{name}" for name in collectors), *BY_FILE]
+               *flags, *BY_FILE]
     process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", env={**os.environ, "TZ": "UTC"})
     try:
         def ready():
@@ -70,18 +93,34 @@ def theirs(program, tree, collectors, log):
                 return None
 
         wait_for("node_exporter", process, ready)
-        return differential.text_of(url)
+        # The label of a zone's path begins with --path.sysfs.
+        return differential.text_of(url).replace(f"{tree}/", "/")
     finally:
         stop(process)
 
 
-def ours(program, tree, collectors):
+def ours(program, tree, flags):
     """The exporter's exposition of a tree."""
-    command = [program, "--collector.disable-defaults", *(f"--collector.{name}" for name in collectors), *BY_FILE, "replay", tree]
+    command = [program, *flags, *BY_FILE, "replay", tree]
     done = subprocess.run(command, capture_output=True, timeout=60, env={**os.environ, "TZ": "UTC", "NODE_NAME": "guest"})
     if done.returncode != 0:
         fail(f"replay {tree}: {done.stderr.decode(errors='replace')}")
     return done.stdout.decode(errors="replace")
+
+
+# What a scrape tells of itself.
+OF_THE_SCRAPE = re.compile(r"(node_scrape_|node_exporter_|go_|process_|promhttp_|keyhole_|node_textfile_)")
+
+
+def update(tree, text, alike):
+    """Makes what the exporter gave of a tree its expectation."""
+    lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+    expected = [line for line in lines if not OF_THE_SCRAPE.match(line)]
+    about = (tree / "about.txt").read_text().splitlines()
+    about[-2] = f"{len(expected)} samples, {alike} of them as node_exporter 1.12.1 has them from the same files"
+    expected += sorted(line for line in lines if line.startswith("node_scrape_collector_success"))
+    (tree / "expected.prom").write_text("".join(line + "\n" for line in expected))
+    (tree / "about.txt").write_text("".join(line + "\n" for line in about))
 
 
 def reason(what, text):
@@ -95,6 +134,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries")
     parser.add_argument("-v", action="store_true", help="show each exception")
+    parser.add_argument("--update", action="store_true", help="write the trees' expectations")
     parser.add_argument("trees", nargs="*", type=pathlib.Path)
     arguments = parser.parse_args()
     program, strict = differential.peer()
@@ -112,14 +152,14 @@ def main():
         for tree in trees:
             copy = with_links(tree, home)
             with open(home / "log", "w") as log:
-                first = theirs(program, copy, collectors, log)
-                failed = set(FAILED.findall(first))
+                flags = flags_of(copy, collectors)
+                failed = set(FAILED.findall(theirs(program, copy, flags, log)))
                 left_out.update(failed)
-                compare = [name for name in collectors if name not in failed]
-                their = differential.Exposition(theirs(program, copy, compare, log))
-            our = differential.Exposition(ours(exporter, copy, compare))
+                flags = [flag for flag in flags if flag.removeprefix("--collector.") not in failed]
+                their = differential.Exposition(theirs(program, copy, flags, log))
+            our = differential.Exposition(ours(exporter, copy, flags))
             found, keys = differential.differences(their, our, their, True)
-            if len(their.samples) < 2 * len(collectors):
+            if not flags_of(copy, []) or len(their.samples) < 2 * len(our.samples) // 3:
                 fail(f"{tree}: node_exporter gave only {len(their.samples)} samples")
             left = {}
             for (what, key), values in found.items():
@@ -130,6 +170,9 @@ def main():
                     print(f"  {tree.name}: on purpose: {what}: {key} {values}: {why}")
             for (what, key), values in sorted(left.items()):
                 print(f"  {tree.name}: differs: {what}: {key} {values}")
+            if arguments.update:
+                alike = sum(not OF_THE_SCRAPE.match(key) for key in keys - {key for _, key in found})
+                update(tree, ours(exporter, copy, (copy / "flags.txt").read_text().split()), alike)
             compared += len(keys)
             excepted += len(found) - len(left)
             wrong += len(left)
