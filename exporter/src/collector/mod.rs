@@ -765,6 +765,7 @@ mod tests {
             ("nvme", Query::Nvme),
             ("nvmesubsystem", Query::NvmeSubsystem),
             ("pcidevice", Query::Pci),
+            ("powersupplyclass", Query::PowerSupply),
             ("rapl", Query::Powercap),
             ("tapestats", Query::Tape),
             ("watchdog", Query::Watchdog),

@@ -159,15 +159,17 @@ const FAMILIES: [Family; ATTRIBUTES.len() + 1] = {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let mut any = false;
     for supply in context.snapshot.dir(CLASS).dirs() {
+        any = true;
         let name = text::printable(supply.name());
         if context.options.regexp(IGNORED).is_none_or(|ignored| !ignored.is_match(name.as_bytes())) {
             out.item();
             give(&supply, out);
         }
     }
-    // No failure where there is none: most virtual machines are so, and node_exporter agrees.
-    Ok(())
+    // Most virtual machines have the class, and nothing in it.
+    if any { Ok(()) } else { context.none_of(Query::PowerSupply, "power supplies") }
 }
 
 fn give(supply: &Dir<'_>, out: &mut Exposition) {
