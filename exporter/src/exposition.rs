@@ -137,6 +137,11 @@ pub struct Exposition {
     counters: Counters,
     /// The most series that the current collector may add.
     limit: usize,
+    /// What all collectors together may still add beyond their shares, in bytes.
+    room: usize,
+    /// Where the current collector's text and samples begin, and the bytes that it may add.
+    begun: (usize, usize),
+    allowed: usize,
     /// Where the samples and the text of the current item begin, and the series before it.
     item: Option<(usize, usize, usize)>,
 }
@@ -188,8 +193,10 @@ impl Series<'_> {
 pub struct Counters {
     /// Samples taken.
     pub series: usize,
-    /// Samples dropped because the collector reached its limit.
+    /// Samples dropped because the collector, or all of them together, reached a limit.
     pub over_limit: usize,
+    /// Which limit that was.
+    pub limit: Option<Limit>,
     /// Samples whose family exists with another type.
     pub conflicts: usize,
     /// Things in the collector's files that it could not read, and skipped.
@@ -214,6 +221,50 @@ pub struct Written {
     pub duplicate_series: Vec<String>,
 }
 
+/// The most that one scrape may give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Series of one collector.
+    pub series: usize,
+    /// Bytes of all collectors' series in memory.
+    pub bytes: usize,
+}
+
+impl Limits {
+    /// Without limits, but for what an exposition can number.
+    pub const NONE: Self = Self { series: usize::MAX, bytes: usize::MAX };
+}
+
+/// Which limit kept series out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The collector's own number of series.
+    Series,
+    /// The bytes of a whole scrape.
+    Bytes,
+}
+
+impl Limit {
+    /// What happened, and what to do about it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Limit::Series => {
+                "--collector.series-limit left series out: narrow the collector by its flags, or raise the limit"
+            }
+            Limit::Bytes => {
+                "--scrape.memory left series out: narrow the collectors by their flags, or give the exporter more memory \
+                 and raise the flag with it"
+            }
+        }
+    }
+}
+
+/// What each collector may add whatever the others take, in bytes: of a machine that has a hundred thousand of one thing
+/// alone, all else is still reported.
+const SHARE_BYTES: usize = 64 << 10;
+/// The most bytes of an exposition: places in its text are numbers of 32 bits.
+const MOST_BYTES: usize = 3 << 30;
+
 /// Room for a default scrape, made at once and not by doubling.
 const FAMILIES: usize = 448;
 const SAMPLES: usize = 1024;
@@ -228,8 +279,15 @@ impl Exposition {
             samples: Vec::with_capacity(SAMPLES),
             text: Vec::with_capacity(64 * SAMPLES),
             limit: usize::MAX,
+            room: MOST_BYTES,
+            allowed: MOST_BYTES,
             ..Self::default()
         }
+    }
+
+    /// Sets what `collectors` may add together, in bytes; each has a small share of it for itself.
+    pub fn set_room(&mut self, bytes: usize, collectors: usize) {
+        self.room = bytes.min(MOST_BYTES).saturating_sub(collectors * SHARE_BYTES);
     }
 
     /// About as many bytes as it takes in memory.
@@ -241,11 +299,21 @@ impl Exposition {
     pub fn begin(&mut self, limit: usize) {
         self.counters = Counters::default();
         (self.limit, self.item) = (limit, None);
+        self.begun = (self.text.len(), self.samples.len());
+        self.allowed = self.room.saturating_add(SHARE_BYTES).min(MOST_BYTES);
+    }
+
+    /// Bytes that the current collector has added.
+    fn added(&self) -> usize {
+        let (text, samples) = self.begun;
+        self.text.len() - text + (self.samples.len() - samples) * size_of::<Sample>()
     }
 
     /// Ends the collector that was begun, and tells what it did.
     pub fn end(&mut self) -> Counters {
         (self.limit, self.item) = (usize::MAX, None);
+        self.room = self.room.saturating_sub(self.added().saturating_sub(SHARE_BYTES));
+        self.allowed = usize::MAX;
         std::mem::take(&mut self.counters)
     }
 
@@ -346,6 +414,7 @@ impl Exposition {
 
     /// Takes back what was added of the item that the limit cut; nothing that follows fits either.
     fn drop_item(&mut self) {
+        self.limit = self.counters.series;
         let Some((samples, text, series)) = self.item.take() else { return };
         self.samples.truncate(samples);
         self.text.truncate(text);
@@ -362,7 +431,12 @@ impl Exposition {
         labels: impl Iterator<Item = (&'l str, &'l [u8])> + Clone,
         value: Value,
     ) {
-        if self.counters.series >= self.limit {
+        let is_over = match self.counters.series >= self.limit {
+            true => Some(Limit::Series),
+            false => (self.added() >= self.allowed).then_some(Limit::Bytes),
+        };
+        if let Some(limit) = is_over {
+            self.counters.limit.get_or_insert(limit);
             self.counters.over_limit += 1;
             return self.drop_item();
         }
