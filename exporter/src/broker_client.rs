@@ -518,7 +518,13 @@ mod tests {
         );
         assert_eq!(report.bytes, (2 * devices.len() as u64) << 20);
         let reason = snapshot.reason(Query::NetClass).unwrap();
-        assert_eq!(reason, format!("a limit left out {} of its items or ends of files", report.left_out));
+        assert_eq!(
+            reason,
+            format!(
+                "items left out by a limit: at least {} (a file that was cut counts as one)",
+                report.left_out
+            )
+        );
 
         let stat = snapshot.report(Query::Stat).unwrap();
         assert_eq!((stat.outcome, stat.left_out, stat.bytes), (Outcome::Ok, 0, 1000));

@@ -856,6 +856,39 @@ mod tests {
     }
 
     #[test]
+    fn what_all_collectors_may_give_is_taken_by_the_first_that_need_it_and_each_has_a_share() {
+        const FAMILY: Family =
+            Family { name: "m", help: "", kind: Kind::Gauge, labels: &["device", "n"], source: "" };
+        const ROOM: usize = 1 << 20;
+        let mut out = Exposition::new();
+        out.set_room(ROOM, 3);
+        let mut run = |devices: usize| {
+            out.begin(usize::MAX);
+            for device in 0..devices {
+                out.item();
+                for n in 0..10 {
+                    out.add(&FAMILY, &[device.to_string().as_bytes(), n.to_string().as_bytes()], 1u64);
+                }
+            }
+            out.end()
+        };
+        let small = run(10);
+        assert_eq!((small.series, small.over_limit, small.limit), (100, 0, None));
+        let large = run(10_000);
+        assert_eq!((large.series % 10, large.series + large.over_limit), (0, 100_000), "whole items");
+        assert_eq!(large.limit, Some(Limit::Bytes));
+        let late = run(100);
+        assert_eq!((late.series, late.limit), (1000, None), "it has its share");
+        let too_much = run(1000);
+        assert_eq!((too_much.series % 10, too_much.limit), (0, Some(Limit::Bytes)));
+        assert!(too_much.series > 1000, "{too_much:?}");
+        let bytes = out.text.len() + size_of_val(&*out.samples);
+        assert!((ROOM / 2..ROOM + 2 * SHARE_BYTES).contains(&bytes), "{bytes}");
+        out.add(&FAMILY, &[b"own", b"0"], 1u64);
+        assert!(out.to_text().contains("m{device=\"own\",n=\"0\"} 1\n"), "what follows all collectors");
+    }
+
+    #[test]
     fn a_collector_at_its_limit_is_cut_and_the_rest_counted() {
         let mut out = Exposition::new();
         out.begin(2);
@@ -863,7 +896,7 @@ mod tests {
             out.add(&BYTES, &[name], 1u64);
         }
         let counters = out.end();
-        assert_eq!((counters.series, counters.over_limit), (2, 1));
+        assert_eq!((counters.series, counters.over_limit, counters.limit), (2, 1, Some(Limit::Series)));
     }
 
     #[test]

@@ -47,7 +47,7 @@ const LOG_LINES_DROPPED: Family = Family {
 };
 
 const SERIES_LIMIT: Family = Family {
-    name: "keyhole_collector_series_limit",
+    name: "keyhole_series_limit",
     help: "The most series that one collector may return, by --collector.series-limit; +Inf for no limit.",
     kind: Kind::Gauge,
     labels: &[],

@@ -219,7 +219,7 @@ fn cut(snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
             0 => format!("{}: cut by a limit: there is more", query.as_str_name()),
             items => {
                 format!(
-                    "{}: cut by a limit, which left out {items} items or ends of files",
+                    "{}: cut by a limit, which left out at least {items} (a file that was cut counts as one)",
                     query.as_str_name()
                 )
             }
