@@ -271,6 +271,31 @@ async fn a_file_that_never_answers_costs_its_query_once_and_nothing_else() {
     assert_eq!(ground.status(Class::Devices).deaths, 0, "an end that was asked for is no death");
 }
 
+#[tokio::test]
+async fn devices_past_those_that_a_reader_caches_are_read_whole() {
+    const ZONES: usize = 4098;
+    let tree = Tree::with(&[]);
+    let path = |zone, file| format!("sys/class/thermal/thermal_zone{zone}/{file}");
+    for zone in 0..ZONES {
+        for file in ["temp", "type"] {
+            fs::write(tree.make_room(&path(zone, file)), format!("{file} {zone}")).unwrap();
+        }
+    }
+    let ground = tree.readers().await;
+    let answered = ground.ask(&[Query::Thermal]).await;
+    assert_eq!(answered.outcome(Query::Thermal), Outcome::Ok);
+    let files = &answered.files[&Query::Thermal];
+    let contents: HashMap<_, _> =
+        files.iter().map(|file| (file.name.clone(), file.content.clone())).collect();
+    assert_eq!(contents.len(), 2 * ZONES);
+    for zone in 0..ZONES {
+        for file in ["temp", "type"] {
+            let content = &contents[&Some(file::Name::Path(path(zone, file)))];
+            assert_eq!(*content, Some(file::Content::Text(format!("{file} {zone}"))));
+        }
+    }
+}
+
 /// As on a machine with thousands of devices, whose files take longer together than one may.
 #[tokio::test]
 async fn a_query_that_takes_long_and_goes_on_giving_is_not_stuck() {
