@@ -13,7 +13,8 @@ struct Tree(TempDir);
 
 impl Tree {
     fn new() -> Self {
-        let tree = Self(tempfile::tempdir().unwrap());
+        // In memory where that can be: a disk takes a minute to make so many files.
+        let tree = Self(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap());
         for dir in ["proc/1/net/stat", "proc/spl/kstat/zfs/tank", "proc/sys/net/netfilter", "sys/class/net"] {
             fs::create_dir_all(tree.path().join(dir)).unwrap();
         }
@@ -144,7 +145,7 @@ fn every_interface_of_a_bond_with_three_thousand_vlans_is_whole() {
     for (name, value) in ATTRIBUTES {
         tree.put(name, format!("{value}\n"));
     }
-    // More than 65,536 files. Links: a file system makes them faster than files.
+    // More than 65,536 files. Links: they are made faster.
     for vlan in 0..3000 {
         let dir = tree.path().join(format!("sys/class/net/bond0.{vlan}"));
         fs::create_dir(&dir).unwrap();
