@@ -7,6 +7,12 @@
 use crate::exposition::Limits;
 use crate::options::Options;
 
+/// The default of `--scrape.memory`, in MiB: what the manifests and the units give an exporter.
+pub const MEMORY: u64 = 128;
+/// The default of `--collector.series-limit`: as many as any collector that is on by default has on the largest machine.
+/// That is netclass, with 23 series of each of 30,000 interfaces; `largest` of the tests has the others.
+pub const SERIES: u64 = 1_000_000;
+
 /// The limits of one scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
@@ -36,5 +42,48 @@ impl Budget {
                 bytes: (memory / 16).saturating_mul(5),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_collector_of_the_largest_machine_is_below_the_limit_of_series() {
+        const INTERFACES: u64 = 30_000;
+        const CPUS: u64 = 8192;
+        let largest = [
+            ("netclass", INTERFACES * 23),
+            ("netdev", INTERFACES * 26),
+            ("diskstats", 16_384 * 30),
+            ("cpu", CPUS * 16),
+            ("cpufreq", CPUS * 14),
+            ("softnet", CPUS * 7),
+            ("schedstat", CPUS * 3),
+            ("filesystem", 100_000 * 9),
+            ("zfs", 10_240 * 8),
+            ("thermal_zone", 3 * CPUS),
+        ];
+        for (collector, series) in largest {
+            assert!(series < SERIES, "{collector}: {series}");
+        }
+    }
+
+    #[test]
+    fn what_a_scrape_takes_is_less_than_the_memory_that_it_is_fitted_into() {
+        let budget = |flags: &[&str]| {
+            let flags = flags.iter().map(|flag| (*flag).to_owned());
+            Budget::new(&Options::parse(&crate::cli::flags::all(), flags).unwrap().0)
+        };
+        for (given, memory) in [(&[][..], 128 << 20), (&["--scrape.memory=32"], 32 << 20)] {
+            let Budget { memory: all, answer, series } = budget(given);
+            assert_eq!(all, memory);
+            // First the answer and its series, then the series and the page that is written of them.
+            assert!(answer + series.bytes <= memory / 16 * 13 && 2 * series.bytes <= memory / 16 * 13);
+        }
+        let unlimited = budget(&["--scrape.memory=0", "--collector.series-limit=0"]);
+        assert_eq!(unlimited.series.series, usize::MAX);
+        assert!(unlimited.answer > 1 << 40 && unlimited.series.bytes > 1 << 40);
     }
 }
