@@ -79,13 +79,9 @@ fn ended(frame: &Frame) -> Result<(), Failure> {
 async fn of_broker(choice: Choice, options: &Options) -> Result<(), Failure> {
     let screen = Screen::find();
     let mut stops = Stops::listen()?;
-<<<<<<< HEAD
     let broker =
         BrokerClient::by_hand(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
-=======
-    let broker = BrokerClient::new(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let broker = broker.keeping(Budget::new(options).answer);
->>>>>>> ea58627 (exporter: a limit that cuts makes the collector fail, and leaves room for every real machine)
     let own = OwnSource::new(options).with_process_groups(ProcessGroups::new(options)?);
     seal(&own, PathBuf::new(), broker.socket().into())?;
     let asked = Asked { choice, options, broker, own, screen, description: OnceCell::new() };
