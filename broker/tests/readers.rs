@@ -272,6 +272,70 @@ async fn a_file_that_never_answers_costs_its_query_once_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn devices_past_those_that_a_reader_caches_are_read_whole() {
+    const ZONES: usize = 4098;
+    // In memory where that can be: a disk takes a minute to make so many files.
+    let tree = Tree(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap());
+    ["proc", "sys"].iter().for_each(|root| fs::create_dir(tree.at(root)).unwrap());
+    let path = |zone, file| format!("sys/class/thermal/thermal_zone{zone}/{file}");
+    for zone in 0..ZONES {
+        for file in ["temp", "type"] {
+            fs::write(tree.make_room(&path(zone, file)), format!("{file} {zone}")).unwrap();
+        }
+    }
+    let ground = tree.readers().await;
+    let answered = ground.ask(&[Query::Thermal]).await;
+    assert_eq!(answered.outcome(Query::Thermal), Outcome::Ok);
+    let files = &answered.files[&Query::Thermal];
+    let contents: HashMap<_, _> =
+        files.iter().map(|file| (file.name.clone(), file.content.clone())).collect();
+    assert_eq!(contents.len(), 2 * ZONES);
+    for zone in 0..ZONES {
+        for file in ["temp", "type"] {
+            let content = &contents[&Some(file::Name::Path(path(zone, file)))];
+            assert_eq!(*content, Some(file::Content::Text(format!("{file} {zone}"))));
+        }
+    }
+}
+
+/// As on a machine with thousands of devices, whose files take longer together than one may.
+#[tokio::test]
+async fn a_query_that_takes_long_and_goes_on_giving_is_not_stuck() {
+    const ZONES: usize = 28;
+    let tree = Tree::with(&[]);
+    let kind = "x".repeat(4000);
+    let mut slow = Vec::new();
+    for zone in 0..ZONES {
+        let zone = format!("sys/class/thermal/thermal_zone{zone:02}");
+        fs::write(tree.make_room(&format!("{zone}/type")), &kind).unwrap();
+        slow.push(tree.jam(&format!("{zone}/temp")).path);
+    }
+    let ground = tree.readers().await;
+    // Each is opened for a moment, one after the other, and then has nothing to read.
+    let feeder = std::thread::spawn(move || {
+        for path in slow {
+            std::thread::sleep(Duration::from_millis(100));
+            let deadline = Instant::now() + Duration::from_secs(10);
+            let mut options = OpenOptions::new();
+            options.write(true).custom_flags(libc::O_NONBLOCK);
+            while options.open(&path).is_err() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    });
+    let answered = ground.ask(&[Query::Thermal]).await;
+    assert_eq!(answered.outcome(Query::Thermal), Outcome::Ok, "{:?}", answered.took);
+    assert!(answered.took > READ_TIMEOUT, "{:?}", answered.took);
+    let kinds = (0..ZONES).filter(|zone| {
+        let path = format!("sys/class/thermal/thermal_zone{zone:02}/type");
+        answered.content(Query::Thermal, &path) == Some(&file::Content::Text(kind.clone()))
+    });
+    assert_eq!(kinds.count(), ZONES);
+    assert_eq!((ground.status(Class::Devices).stuck, ground.status(Class::Devices).replacements), (0, 0));
+    feeder.join().unwrap();
+}
+
+#[tokio::test]
 async fn a_class_without_a_reader_says_so_at_once_and_the_others_go_on() {
     let tree = Tree::with(&[("proc/loadavg", "1"), ("sys/class/hwmon/hwmon0/name", "chip")]);
     let jams = JAMS.map(|(_, path)| tree.jam(path));

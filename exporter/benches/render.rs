@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use keyhole_exporter::collector::{self, Context};
-use keyhole_exporter::exposition::Exposition;
+use keyhole_exporter::exposition::{Exposition, Limits};
 use keyhole_exporter::http::routes::compress;
 use keyhole_exporter::options::Options;
 use keyhole_exporter::own::OwnSource;
@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         snapshot.seal();
         let mut out = Exposition::new();
         let context = Context { snapshot: &snapshot, options: &options, own: &own };
-        collector::run(&enabled, &context, usize::MAX, &mut out);
+        collector::run(&enabled, &context, Limits::NONE, &mut out);
         let mut text = Vec::new();
         out.write(&mut text, |_| true);
         bytes = text.len();

@@ -28,13 +28,13 @@ use crate::snapshot::{Report, Snapshot};
 /// Where the broker listens unless `--broker.socket` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/keyhole/broker.sock";
 
-/// The most that is kept of one answer: half of the memory that the manifests give an exporter. What does not fit is left
-/// out item by item, and counted.
+/// The most that is kept of one answer unless `--scrape.memory` says otherwise. What does not fit is left out item by item,
+/// and counted.
 const ANSWER_BYTES: usize = 64 << 20;
 /// How much of it each query has for itself, so that small ones are answered whatever a large one takes.
 const SHARE_BYTES: usize = 64 << 10;
-/// The most that is taken of an answer before it is no answer.
-const RECEIVED_BYTES: usize = 2 * ANSWER_BYTES;
+/// How many times that much is taken of an answer before it is no answer.
+const RECEIVED_TIMES: usize = 2;
 /// What a file takes in memory besides its bytes, so that empty files are limited too.
 const FILE_COST: usize = 128;
 /// The most that one message may hold; the broker cuts its answers below 1 MiB.
@@ -54,6 +54,7 @@ pub struct BrokerClient {
     who: Who,
     client: broker_client::BrokerClient<Channel>,
     connections: Arc<AtomicU64>,
+    answer_bytes: usize,
 }
 
 /// Connects to the socket, and counts: a new connection may lead to another broker.
@@ -115,8 +116,8 @@ pub enum BrokerError {
     #[error("the broker did not answer in time")]
     Deadline,
     /// More than an answer may hold.
-    #[error("the broker's answer is larger than {} MiB", RECEIVED_BYTES >> 20)]
-    TooLarge,
+    #[error("the broker's answer is larger than {0} MiB; --scrape.memory sets how large it may be")]
+    TooLarge(usize),
 }
 
 impl BrokerClient {
@@ -137,7 +138,18 @@ impl BrokerClient {
         let connector = Connector { socket: path.to_owned(), connections: Arc::clone(&connections) };
         let client = broker_client::BrokerClient::new(endpoint.connect_with_connector_lazy(connector))
             .max_decoding_message_size(MESSAGE_BYTES);
-        Ok(Self { socket: path.to_owned(), who: Who::find(path), client, connections })
+        Ok(Self {
+            socket: path.to_owned(),
+            who: Who::find(path),
+            client,
+            connections,
+            answer_bytes: ANSWER_BYTES,
+        })
+    }
+
+    /// The same with another limit on what is kept of an answer, in bytes.
+    pub fn keeping(self, answer_bytes: usize) -> Self {
+        Self { answer_bytes, ..self }
     }
 
     /// The same, for a command that a person gave: what is said of a refusal repeats it.
@@ -175,11 +187,13 @@ impl BrokerClient {
     ) -> Result<Snapshot, BrokerError> {
         let mut attempt = 0;
         loop {
-            let mut answer = Answer::new(queries);
+            let mut answer = Answer::new(queries, self.answer_bytes);
             let received = timeout_at(deadline, self.receive(&mut answer, deadline, tell)).await;
             let late = match received {
                 Ok(Ok(())) => return Ok(answer.finish(Outcome::Unspecified)),
-                Ok(Err(Failure::TooLarge)) => return Err(BrokerError::TooLarge),
+                Ok(Err(Failure::TooLarge)) => {
+                    return Err(BrokerError::TooLarge(answer.most_received() >> 20));
+                }
                 Ok(Err(Failure::Status(status))) => {
                     if self.again(&status, &mut attempt, deadline).await {
                         continue;
@@ -279,6 +293,8 @@ impl From<Status> for Failure {
 struct Answer<'q> {
     queries: &'q [Query],
     snapshot: Snapshot,
+    /// The most that is kept.
+    bytes: usize,
     /// What is left for those that have used up their share.
     room: usize,
     /// What each query has left of its share; none of one of which no more is taken.
@@ -288,16 +304,20 @@ struct Answer<'q> {
 }
 
 impl<'q> Answer<'q> {
-    fn new(queries: &'q [Query]) -> Self {
+    fn new(queries: &'q [Query], bytes: usize) -> Self {
         let shares: HashMap<_, _> = queries.iter().map(|query| (*query, Some(SHARE_BYTES))).collect();
-        let room = ANSWER_BYTES.saturating_sub(shares.len() * SHARE_BYTES);
-        Self { queries, snapshot: Snapshot::default(), room, shares, received: 0, any_ended: false }
+        let room = bytes.saturating_sub(shares.len() * SHARE_BYTES);
+        Self { queries, snapshot: Snapshot::default(), bytes, room, shares, received: 0, any_ended: false }
+    }
+
+    fn most_received(&self) -> usize {
+        self.bytes.saturating_mul(RECEIVED_TIMES)
     }
 
     fn take(&mut self, chunk: v1::ReadResponse) -> Result<(), Failure> {
         let (received, cost) = (chunk.encoded_len(), cost(&chunk));
         self.received += received;
-        if self.received > RECEIVED_BYTES {
+        if self.received > self.most_received() {
             return Err(Failure::TooLarge);
         }
         let Some(share) = self.shares.get_mut(&chunk.query()) else { return Ok(()) };
@@ -466,7 +486,7 @@ mod tests {
     #[test]
     fn what_has_no_room_is_left_out_item_by_item_and_other_queries_are_answered() {
         let queries = [Query::NetClass, Query::Stat, Query::Loadavg];
-        let mut answer = Answer::new(&queries);
+        let mut answer = Answer::new(&queries, ANSWER_BYTES);
         // Each device's two files come in chunks of their own, as they may.
         for device in 0..40 {
             for file in ["address", "operstate"] {
@@ -498,7 +518,13 @@ mod tests {
         );
         assert_eq!(report.bytes, (2 * devices.len() as u64) << 20);
         let reason = snapshot.reason(Query::NetClass).unwrap();
-        assert_eq!(reason, format!("a limit left out {} of its items or ends of files", report.left_out));
+        assert_eq!(
+            reason,
+            format!(
+                "items left out by a limit: at least {} (a file that was cut counts as one)",
+                report.left_out
+            )
+        );
 
         let stat = snapshot.report(Query::Stat).unwrap();
         assert_eq!((stat.outcome, stat.left_out, stat.bytes), (Outcome::Ok, 0, 1000));
@@ -508,7 +534,7 @@ mod tests {
 
     #[test]
     fn of_a_long_file_without_room_whole_lines_are_left() {
-        let mut answer = Answer::new(&[Query::Stat]);
+        let mut answer = Answer::new(&[Query::Stat], ANSWER_BYTES);
         let mut part = chunk(Query::Stat, 0, false);
         part.files[0].content = Some(v1::file::Content::Text(format!("cpu 1\nint{}", "r".repeat(1 << 20))));
         (0..80).for_each(|_| assert!(answer.take(part.clone()).is_ok()));
@@ -548,7 +574,7 @@ mod tests {
             many(100_000),
         ] {
             let what = format!("{large:?}").chars().take(80).collect::<String>();
-            let mut answer = Answer::new(&[Query::Stat]);
+            let mut answer = Answer::new(&[Query::Stat], ANSWER_BYTES);
             let taken = (0..100_000).take_while(|_| answer.take(large.clone()).is_ok()).count();
             assert!((100..2000).contains(&taken), "{what}: {taken}");
             let snapshot = answer.finish(Outcome::Unspecified);
@@ -559,7 +585,7 @@ mod tests {
     #[test]
     fn what_was_not_asked_for_is_left_out_and_what_did_not_end_is_marked() {
         let queries = [Query::Stat, Query::Loadavg];
-        let mut answer = Answer::new(&queries);
+        let mut answer = Answer::new(&queries, ANSWER_BYTES);
         assert!(answer.take(chunk(Query::Stat, 3, true)).is_ok());
         assert!(answer.take(chunk(Query::Meminfo, 3, true)).is_ok());
         let snapshot = answer.finish(Outcome::TimedOut);

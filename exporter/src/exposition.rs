@@ -137,6 +137,11 @@ pub struct Exposition {
     counters: Counters,
     /// The most series that the current collector may add.
     limit: usize,
+    /// What all collectors together may still add beyond their shares, in bytes.
+    room: usize,
+    /// Where the current collector's text and samples begin, and the bytes that it may add.
+    begun: (usize, usize),
+    allowed: usize,
     /// Where the samples and the text of the current item begin, and the series before it.
     item: Option<(usize, usize, usize)>,
 }
@@ -188,8 +193,10 @@ impl Series<'_> {
 pub struct Counters {
     /// Samples taken.
     pub series: usize,
-    /// Samples dropped because the collector reached its limit.
+    /// Samples dropped because the collector, or all of them together, reached a limit.
     pub over_limit: usize,
+    /// Which limit that was.
+    pub limit: Option<Limit>,
     /// Samples whose family exists with another type.
     pub conflicts: usize,
     /// Things in the collector's files that it could not read, and skipped.
@@ -214,6 +221,50 @@ pub struct Written {
     pub duplicate_series: Vec<String>,
 }
 
+/// The most that one scrape may give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Series of one collector.
+    pub series: usize,
+    /// Bytes of all collectors' series in memory.
+    pub bytes: usize,
+}
+
+impl Limits {
+    /// Without limits, but for what an exposition can number.
+    pub const NONE: Self = Self { series: usize::MAX, bytes: usize::MAX };
+}
+
+/// Which limit kept series out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// The collector's own number of series.
+    Series,
+    /// The bytes of a whole scrape.
+    Bytes,
+}
+
+impl Limit {
+    /// What happened, and what to do about it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Limit::Series => {
+                "--collector.series-limit left series out: narrow the collector by its flags, or raise the limit"
+            }
+            Limit::Bytes => {
+                "--scrape.memory left series out: narrow the collectors by their flags, or give the exporter more memory \
+                 and raise the flag with it"
+            }
+        }
+    }
+}
+
+/// What each collector may add whatever the others take, in bytes: of a machine that has a hundred thousand of one thing
+/// alone, all else is still reported.
+const SHARE_BYTES: usize = 64 << 10;
+/// The most bytes of an exposition: places in its text are numbers of 32 bits.
+const MOST_BYTES: usize = 3 << 30;
+
 /// Room for a default scrape, made at once and not by doubling.
 const FAMILIES: usize = 448;
 const SAMPLES: usize = 1024;
@@ -228,8 +279,15 @@ impl Exposition {
             samples: Vec::with_capacity(SAMPLES),
             text: Vec::with_capacity(64 * SAMPLES),
             limit: usize::MAX,
+            room: MOST_BYTES,
+            allowed: MOST_BYTES,
             ..Self::default()
         }
+    }
+
+    /// Sets what `collectors` may add together, in bytes; each has a small share of it for itself.
+    pub fn set_room(&mut self, bytes: usize, collectors: usize) {
+        self.room = bytes.min(MOST_BYTES).saturating_sub(collectors * SHARE_BYTES);
     }
 
     /// About as many bytes as it takes in memory.
@@ -241,11 +299,21 @@ impl Exposition {
     pub fn begin(&mut self, limit: usize) {
         self.counters = Counters::default();
         (self.limit, self.item) = (limit, None);
+        self.begun = (self.text.len(), self.samples.len());
+        self.allowed = self.room.saturating_add(SHARE_BYTES).min(MOST_BYTES);
+    }
+
+    /// Bytes that the current collector has added.
+    fn added(&self) -> usize {
+        let (text, samples) = self.begun;
+        self.text.len() - text + (self.samples.len() - samples) * size_of::<Sample>()
     }
 
     /// Ends the collector that was begun, and tells what it did.
     pub fn end(&mut self) -> Counters {
         (self.limit, self.item) = (usize::MAX, None);
+        self.room = self.room.saturating_sub(self.added().saturating_sub(SHARE_BYTES));
+        self.allowed = usize::MAX;
         std::mem::take(&mut self.counters)
     }
 
@@ -346,6 +414,7 @@ impl Exposition {
 
     /// Takes back what was added of the item that the limit cut; nothing that follows fits either.
     fn drop_item(&mut self) {
+        self.limit = self.counters.series;
         let Some((samples, text, series)) = self.item.take() else { return };
         self.samples.truncate(samples);
         self.text.truncate(text);
@@ -362,7 +431,12 @@ impl Exposition {
         labels: impl Iterator<Item = (&'l str, &'l [u8])> + Clone,
         value: Value,
     ) {
-        if self.counters.series >= self.limit {
+        let is_over = match self.counters.series >= self.limit {
+            true => Some(Limit::Series),
+            false => (self.added() >= self.allowed).then_some(Limit::Bytes),
+        };
+        if let Some(limit) = is_over {
+            self.counters.limit.get_or_insert(limit);
             self.counters.over_limit += 1;
             return self.drop_item();
         }
@@ -782,6 +856,39 @@ mod tests {
     }
 
     #[test]
+    fn what_all_collectors_may_give_is_taken_by_the_first_that_need_it_and_each_has_a_share() {
+        const FAMILY: Family =
+            Family { name: "m", help: "", kind: Kind::Gauge, labels: &["device", "n"], source: "" };
+        const ROOM: usize = 1 << 20;
+        let mut out = Exposition::new();
+        out.set_room(ROOM, 3);
+        let mut run = |devices: usize| {
+            out.begin(usize::MAX);
+            for device in 0..devices {
+                out.item();
+                for n in 0..10 {
+                    out.add(&FAMILY, &[device.to_string().as_bytes(), n.to_string().as_bytes()], 1u64);
+                }
+            }
+            out.end()
+        };
+        let small = run(10);
+        assert_eq!((small.series, small.over_limit, small.limit), (100, 0, None));
+        let large = run(10_000);
+        assert_eq!((large.series % 10, large.series + large.over_limit), (0, 100_000), "whole items");
+        assert_eq!(large.limit, Some(Limit::Bytes));
+        let late = run(100);
+        assert_eq!((late.series, late.limit), (1000, None), "it has its share");
+        let too_much = run(1000);
+        assert_eq!((too_much.series % 10, too_much.limit), (0, Some(Limit::Bytes)));
+        assert!(too_much.series > 1000, "{too_much:?}");
+        let bytes = out.text.len() + size_of_val(&*out.samples);
+        assert!((ROOM / 2..ROOM + 2 * SHARE_BYTES).contains(&bytes), "{bytes}");
+        out.add(&FAMILY, &[b"own", b"0"], 1u64);
+        assert!(out.to_text().contains("m{device=\"own\",n=\"0\"} 1\n"), "what follows all collectors");
+    }
+
+    #[test]
     fn a_collector_at_its_limit_is_cut_and_the_rest_counted() {
         let mut out = Exposition::new();
         out.begin(2);
@@ -789,7 +896,7 @@ mod tests {
             out.add(&BYTES, &[name], 1u64);
         }
         let counters = out.end();
-        assert_eq!((counters.series, counters.over_limit), (2, 1));
+        assert_eq!((counters.series, counters.over_limit, counters.limit), (2, 1, Some(Limit::Series)));
     }
 
     #[test]

@@ -86,15 +86,23 @@ pub enum Standing {
     Failed,
 }
 
-impl History {
-    /// Takes note of a scrape that began at `begun` and gave metrics.
-    pub fn scraped(&self, begun: Instant, snapshot: &Snapshot, runs: &[Run], written: Written) {
-        let now = Instant::now();
-        let mut given = Given::default();
+impl Given {
+    /// What was read for it.
+    pub fn read(snapshot: &Snapshot) -> Self {
+        let mut given = Self::default();
         for (_, report) in snapshot.reports() {
             given.reading = given.reading.saturating_add(Duration::from_nanos(report.elapsed_ns));
             given.bytes = given.bytes.saturating_add(report.bytes);
         }
+        given
+    }
+}
+
+impl History {
+    /// Takes note of a scrape that began at `begun` and gave metrics.
+    pub fn scraped(&self, begun: Instant, read: Given, runs: &[Run], written: Written) {
+        let now = Instant::now();
+        let mut given = read;
         let mut kept = lock(&self.0);
         for run in runs {
             let standing = match &run.result {
@@ -169,10 +177,10 @@ mod tests {
         let begun = Instant::now();
         history.failed(begun, &BrokerError::Deadline);
         for _ in 1..SCRAPES {
-            history.scraped(begun, &Snapshot::default(), &[], Written::default());
+            history.scraped(begun, Given::default(), &[], Written::default());
         }
         assert_eq!(history.kept().scrapes[0].outcome, Err("the broker did not answer in time".into()));
-        history.scraped(begun, &Snapshot::default(), &[], Written::default());
+        history.scraped(begun, Given::default(), &[], Written::default());
         let kept = history.kept();
         assert_eq!(kept.scrapes.len(), SCRAPES);
         assert_eq!(kept.scrapes[0].outcome, Ok(Given::default()), "the oldest went");
@@ -187,7 +195,7 @@ mod tests {
             snapshot.set_report(query, report);
         }
         let runs = [run("stat", Ok(())), run("cpu", Err(CollectError::malformed("proc/stat", "x")))];
-        history.scraped(Instant::now(), &snapshot, &runs, Written::default());
+        history.scraped(Instant::now(), Given::read(&snapshot), &runs, Written::default());
         let given = Given { reading: Duration::from_micros(1), bytes: 40, series: 6, failed: 1 };
         assert_eq!(history.kept().scrapes[0].outcome, Ok(given));
     }
@@ -196,7 +204,7 @@ mod tests {
     fn a_collectors_last_failure_stays_when_it_works_again() {
         let history = History::default();
         let scrape = |result| {
-            history.scraped(Instant::now(), &Snapshot::default(), &[run("stat", result)], Written::default());
+            history.scraped(Instant::now(), Given::default(), &[run("stat", result)], Written::default());
             let last = history.kept().collectors["stat"].clone();
             (last.standing, last.failure.map(|(_, text)| text))
         };

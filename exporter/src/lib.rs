@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod broker_client;
+pub mod budget;
 pub mod capture;
 pub mod cli;
 pub mod collector;

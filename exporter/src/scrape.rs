@@ -15,10 +15,11 @@ use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::broker_client::{BrokerClient, BrokerError};
+use crate::budget::Budget;
 use crate::cli::flags::NOT_OFFERED;
 use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
 use crate::exposition::{Counters, Exposition, Written};
-use crate::history::History;
+use crate::history::{Given, History};
 use crate::http::{Bucket, Client, Paced, RateLimit};
 use crate::lock;
 use crate::options::Options;
@@ -490,7 +491,7 @@ impl Scraper {
             _ => None,
         };
         drop(shared_read);
-        Ok(self.render(collectors, &queries, &gathered, begun))
+        Ok(self.render(collectors, &queries, gathered, begun))
     }
 
     /// A scrape of some collectors: with a read of its own, or from one of all of them.
@@ -525,7 +526,7 @@ impl Scraper {
             }
             false => (self.shared_read(begun, deadline).await?, None),
         };
-        Ok(Paced::work(turn, || self.render(collectors, &queries, &gathered, begun)))
+        Ok(Paced::work(turn, || self.render(collectors, &queries, gathered, begun)))
     }
 
     fn chosen(&self, selection: &Selection) -> Vec<&'static Collector> {
@@ -576,23 +577,24 @@ impl Scraper {
         &self,
         collectors: &[&'static Collector],
         queries: &[Query],
-        Gathered { snapshot, description }: &Gathered,
+        Gathered { snapshot, description }: Gathered,
         begun: Instant,
     ) -> Scrape {
         let mut out = Exposition::new();
         let own_metrics = !self.options.switch("web.disable-exporter-metrics");
         let detail = self.options.switch("scrape.detail");
         self_metrics::add_build(&self.layers, &mut out);
+        let budget = Budget::new(&self.options);
+        self_metrics::add_limits(budget, &mut out);
         broker::add_description(description.as_deref(), &mut out);
-        broker::add_queries(snapshot, queries, detail, &mut out);
+        broker::add_queries(&snapshot, queries, detail, &mut out);
         self.handler.add(own_metrics, &mut out);
         if own_metrics {
             self.process.add(&mut out);
         }
-        let limit = self.options.limit("collector.series-limit");
         let own = self.own.now();
-        let context = Context { snapshot, options: &self.options, own: &own };
-        let runs = collector::run(collectors, &context, limit, &mut out);
+        let context = Context { snapshot: &snapshot, options: &self.options, own: &own };
+        let runs = collector::run(collectors, &context, budget.series, &mut out);
         for run in &runs {
             if detail || run.counters.over_limit > 0 {
                 self.handler.dropped(run.name, run.counters.over_limit);
@@ -600,16 +602,23 @@ impl Scraper {
             self.note(run);
         }
         self.handler.add_dropped(&mut out);
+        let timed_out =
+            |query: &Query| snapshot.report(*query).is_some_and(|report| report.outcome == Outcome::TimedOut);
+        let is_cut_short = queries.iter().any(timed_out);
+        let read = Given::read(&snapshot);
+        let was_large = snapshot.bytes() > SHARED_READ_BYTES;
+        // The page is as large again as the series are.
+        drop(snapshot);
+        if was_large {
+            keyhole_os::memory::give_back();
+        }
         let mut text = Vec::new();
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);
         self.note_duplicates(&written);
-        self.history.scraped(begun, snapshot, &runs, written);
+        self.history.scraped(begun, read, &runs, written);
         self.trim();
         let text = Encoded { plain: OnceLock::from(self.unread.page(text)), compressed: OnceLock::new() };
-        let timed_out =
-            |query: &Query| snapshot.report(*query).is_some_and(|report| report.outcome == Outcome::TimedOut);
-        let is_cut_short = queries.iter().any(timed_out);
         Scrape {
             unread: self.unread.clone(),
             _charge: self.unread.charge(out.bytes()),
@@ -688,13 +697,11 @@ impl Scraper {
             }
             Due::Gone => tracing::info!(collector = run.name, "no item is left out any more"),
         }
-        if run.counters.over_limit > 0 && self.limits_logged.is_due(run.name) {
-            tracing::warn!(
-                collector = run.name,
-                series = run.counters.series,
-                dropped = run.counters.over_limit,
-                "the collector reached --collector.series-limit; narrow it by its flags, or raise the limit"
-            );
+        if let Some(limit) = run.counters.limit
+            && self.limits_logged.is_due(run.name)
+        {
+            let (series, dropped) = (run.counters.series, run.counters.over_limit);
+            tracing::warn!(collector = run.name, series, dropped, "{}", limit.words());
         }
     }
 

@@ -90,7 +90,7 @@ pub struct Report {
     pub elapsed_ns: u64,
     /// Bytes of file content it gave.
     pub bytes: u64,
-    /// Items that a limit left out: devices, and ends of files, of which each counts as one.
+    /// Items that a limit left out, at least: devices by their number, and a file that was cut as one.
     pub left_out: u64,
 }
 
@@ -319,7 +319,9 @@ impl Snapshot {
             let reason = match report.left_out {
                 _ if report.outcome != Outcome::Truncated => continue,
                 0 => "more names in a directory, or more files to keep open, than a limit allows".to_owned(),
-                items => format!("a limit left out {items} of its items or ends of files"),
+                items => {
+                    format!("items left out by a limit: at least {items} (a file that was cut counts as one)")
+                }
             };
             self.reasons.entry(*query).or_insert(reason);
         }

@@ -76,7 +76,7 @@ async fn each_query_and_collector_that_fares_well_is_told_in_detail_alone() {
 }
 
 #[tokio::test]
-async fn a_collector_at_its_limit_is_cut_and_what_was_dropped_adds_up_over_scrapes() {
+async fn a_collector_at_its_limit_fails_and_what_was_dropped_adds_up_over_scrapes() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &["--collector.series-limit=2"]);
@@ -85,11 +85,15 @@ async fn a_collector_at_its_limit_is_cut_and_what_was_dropped_adds_up_over_scrap
         assert!(answer.has("node_load5 1") && !answer.has("node_load15 1.5"), "{}", answer.text());
         let line = format!("keyhole_collector_series_dropped_total{{collector=\"loadavg\"}} {dropped}");
         assert!(answer.has(&line), "{}", answer.text());
+        assert!(answer.has("node_scrape_collector_success{collector=\"loadavg\"} 0"), "{}", answer.text());
+        assert!(answer.has("keyhole_series_limit 2"), "{}", answer.text());
     }
     let unlimited = Exporter::start(&socket, &["--collector.series-limit=0"]);
     let answer = unlimited.get("/metrics").await;
     assert!(answer.has("node_load15 1.5"), "{}", answer.text());
     assert!(!answer.text().contains("keyhole_collector_series_dropped_total"), "{}", answer.text());
+    assert!(answer.has("keyhole_series_limit +Inf"), "{}", answer.text());
+    assert!(answer.has("keyhole_scrape_memory_bytes 134217728"), "{}", answer.text());
 }
 
 #[tokio::test]

@@ -89,6 +89,7 @@ fn a_replay_has_the_limits_of_a_scrape_and_tells_of_them_as_one_does() {
     let (text, log) = replay(&["--collector.series-limit=2"]);
     assert!(text.contains("\nnode_load5 1\n") && !text.contains("node_load15 "), "{text}");
     assert!(text.contains(&format!("{DROPPED}1\n")), "{text}");
+    assert!(text.contains("\nnode_scrape_collector_success{collector=\"loadavg\"} 0\n"), "{text}");
     assert!(log.contains("level=WARN") && log.contains("--collector.series-limit"), "{log}");
     for unlimited in [&[][..], &["--collector.series-limit=0"]] {
         let (text, log) = replay(unlimited);

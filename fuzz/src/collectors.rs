@@ -13,7 +13,7 @@ use keyhole_os::Timex;
 use crate::input;
 use crate::prometheus;
 
-/// The most series that a collector may give, as `--collector.series-limit` has it.
+/// The most series that a collector may give here: fewer than `--collector.series-limit` lets through, so that it is met.
 const SERIES: usize = 20_000;
 
 static FLAGS: LazyLock<Vec<Flag>> = LazyLock::new(collector::flags);

@@ -153,17 +153,24 @@ pub struct File {
     pub absent_until: u64,
 }
 
+impl Device {
+    /// A device of which nothing is known but its name.
+    pub fn new(name: &[u8]) -> Self {
+        Self { name_length: name.len(), ..Self::default() }
+    }
+}
+
 impl Cache {
     /// What is known of a device: nothing when its name stands for another by now. None when there are too many.
     pub fn device(&mut self, name: &[u8], inode: u64) -> Option<&mut Device> {
         if self.devices.len() >= DEVICES && !self.devices.contains_key(name) {
             return None;
         }
-        let device = self.devices.entry(name.to_vec()).or_default();
+        let device = self.devices.entry(name.to_vec()).or_insert_with(|| Device::new(name));
         if device.inode != inode {
-            *device = Device::default();
+            *device = Device::new(name);
         }
-        (device.inode, device.name_length, device.round) = (inode, name.len(), self.round);
+        (device.inode, device.round) = (inode, self.round);
         Some(device)
     }
 

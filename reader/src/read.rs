@@ -221,7 +221,7 @@ impl Read<'_, '_> {
         let round = cache.round;
         // udev replaces its files by renaming, and processes come and go: only what is below sysfs is cached.
         let cached = if source.root == Root::Sys { cache.device(name, inode) } else { None };
-        let mut passing = Device::default();
+        let mut passing = Device::new(name);
         let device = cached.unwrap_or(&mut passing);
         if round < device.absent_until {
             return Ok(());

@@ -172,7 +172,7 @@ mod tests {
             (report.outcome, report.left_out)
         };
         assert_eq!(report(&tree, Query::Clocksource), (Outcome::Truncated, 1));
-        let reason = "a limit left out 1 of its items or ends of files";
+        let reason = "items left out by a limit: at least 1 (a file that was cut counts as one)";
         assert_eq!(tree.reason(Query::Clocksource), Some(reason));
         assert_eq!(
             tree.text("proc/sys/kernel/ostype"),

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::screen::{Progress, harmless};
 use super::{Failure, Stop, Stops, print, runtime, socket};
 use crate::broker_client::BrokerClient;
+use crate::budget::Budget;
 use crate::capture::{self, About, WriteError};
 use crate::collector::in_parentheses;
 use crate::options::Options;
@@ -53,6 +54,7 @@ async fn read(
     progress: &mut Progress,
 ) -> Result<(Snapshot, About), Failure> {
     let broker = BrokerClient::by_hand(socket).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker = broker.keeping(Budget::new(options).answer);
     let deadline = Instant::now() + TIMEOUT;
     let description = broker.describe(deadline).await.map_err(|error| error.to_string())?;
     let queries: Vec<Query> = TABLE.iter().map(|row| row.query).collect();

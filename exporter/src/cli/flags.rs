@@ -1,6 +1,7 @@
 //! The exporter's own flags, besides those of its collectors, and what node_exporter's other flags come to here.
 
 use crate::broker_client::DEFAULT_SOCKET;
+use crate::budget;
 use crate::collector;
 use crate::collector::ipvs::{BACKEND_LABELS, kept_labels};
 use crate::options::{Flag, FlagKind, OptionError, Options, nearest};
@@ -38,7 +39,8 @@ pub const GROUPS: &[Group] = &[
         flag("scrape.timeout", FlagKind::Duration("10s"), "Time for a scrape whose client names none."),
         flag("scrape.timeout-offset", FlagKind::Duration("500ms"), "What is kept back of a scrape's time for its answer to arrive."),
         flag("scrape.detail", FlagKind::Switch(false), "Report each query and collector on its own, also those that succeed: some 260 more series."),
-        flag("collector.series-limit", FlagKind::Number(20_000), "The most series that one collector may return in a scrape; 0 for no limit."),
+        flag("scrape.memory", FlagKind::Number(budget::MEMORY), "Memory that a scrape is fitted into, in MiB: as much as the exporter may use. Half of it is for what the broker sends, 5/16 for the series; 0 for no limit."),
+        flag("collector.series-limit", FlagKind::Number(budget::SERIES), "The most series that one collector may return in a scrape; 0 for no limit but that of memory."),
     ] },
     Group { title: "Log", commands: &[], flags: &[
         flag("log.level", FlagKind::Text("info"), "debug, info, warn or error."),

@@ -7,6 +7,7 @@ use keyhole_os::signals;
 use super::flags::{GROUPS, NOT_OFFERED, WithoutEffect, without_effect};
 use super::{Failure, Stops, runtime, socket};
 use crate::broker_client::BrokerClient;
+use crate::budget::Budget;
 use crate::collector::processgroups::ProcessGroups;
 use crate::http::listen::ListenError;
 use crate::http::web_config::Guard;
@@ -28,6 +29,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     signals::ignore_stray();
     let mut stops = Stops::listen()?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker = broker.keeping(Budget::new(&options).answer);
     let mut guard = guard(&options)?;
     let listeners = match options.switch("web.systemd-socket") {
         true => listen::inherited(),

@@ -96,6 +96,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         wanted.for_each(|of| add_number(of, place, dir, labels, out));
     };
     for set in context.snapshot.dir("sys/fs/bcache").dirs() {
+        out.item();
         add("sys/fs/bcache/<uuid>/", &set, &[set.name()], out);
         for device in set.dirs() {
             let labels = [device.name(), set.name()];

@@ -42,6 +42,7 @@ const MORE: &[u8] = b"++more++";
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let net = context.snapshot.dir("sys/class/net");
     for name in text::fields(context.require(MASTERS)?) {
+        out.item();
         if name == MORE {
             out.skip(|| format!("{MASTERS}: more names than a page holds"));
             continue;

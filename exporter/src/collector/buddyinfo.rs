@@ -32,6 +32,7 @@ const BLOCKS: Family = Family {
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
     for line in text::lines(context.require(PATH)?) {
+        out.item();
         let mut fields = text::fields(line);
         let Some((node, zone)) = text::node_and_zone(&mut fields) else {
             out.skip(|| format!("{PATH}: {}", line.escape_ascii()));

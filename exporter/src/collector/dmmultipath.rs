@@ -72,6 +72,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         return context.none_of(Query::DeviceMapper, "block devices");
     }
     for device in blocks.dirs() {
+        out.item();
         if let Some(uuid) = device.value("dm/uuid").filter(|uuid| uuid.starts_with(b"mpath-")) {
             collect_device(&blocks, &device, uuid, out);
         }

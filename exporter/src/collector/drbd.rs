@@ -80,6 +80,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         let Some((key, value)) = text::split_first(word, b':') else { continue };
         // `1:` begins a device.
         if let (Some(number), b"") = (text::unsigned(key), value) {
+            out.item();
             device = Some(format!("drbd{number}"));
             continue;
         }

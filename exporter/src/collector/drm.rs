@@ -48,6 +48,7 @@ const INFO: Family = Family {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     for card in context.snapshot.dir(CARDS).dirs() {
+        out.item();
         let device = card.dir("device");
         let is_amdgpu = device
             .text("uevent")

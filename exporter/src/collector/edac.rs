@@ -73,6 +73,7 @@ const UNKNOWN: &[u8] = b"unknown";
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     for dir in context.snapshot.dir(CONTROLLERS).dirs() {
+        out.item();
         let Some(controller) = numbered(dir.name(), b"mc") else { continue };
         add(out, &CORRECTABLE, &[controller], dir.value("ce_count"));
         add(out, &UNCORRECTABLE, &[controller], dir.value("ue_count"));

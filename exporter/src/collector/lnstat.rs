@@ -49,6 +49,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             .map(|column| format!("node_lnstat_{}_total", text::printable(column)))
             .collect();
         for (cpu, line) in lines.enumerate() {
+            out.item();
             let cpu = cpu.to_string();
             for (name, number) in names.iter().zip(text::fields(line)) {
                 match text::hexadecimal(number) {

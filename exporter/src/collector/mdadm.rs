@@ -182,6 +182,7 @@ impl<'a> Array<'a> {
     }
 
     fn give(&self, out: &mut Exposition) {
+        out.item();
         let name = self.name;
         let state = self.operation.map_or(self.state, |(operation, _)| operation);
         for candidate in STATES {
@@ -247,6 +248,7 @@ fn operation(line: &[u8]) -> Option<(&'static [u8], Option<u64>)> {
 
 fn give_sysfs(snapshot: &Snapshot, out: &mut Exposition) {
     for block in snapshot.dir("sys/block").dirs() {
+        out.item();
         let md: Dir<'_> = block.dir("md");
         if !block.name().starts_with(b"md") || md.is_empty() {
             continue;

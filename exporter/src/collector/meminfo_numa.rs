@@ -41,6 +41,7 @@ const COUNT: Family = Family {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     for dir in context.snapshot.dir(NODES).dirs() {
+        out.item();
         let Some(node) = dir.name().strip_prefix(b"node").filter(|node| text::unsigned(node).is_some()) else {
             continue;
         };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use keyhole_proto::v1::{Outcome, Query};
 
 use self::processgroups::ProcessGroups;
-use crate::exposition::{Counters, Exposition, Family, Kind};
+use crate::exposition::{Counters, Exposition, Family, Kind, Limit, Limits};
 use crate::options::{Flag, Options};
 use crate::snapshot::{Content, Snapshot};
 
@@ -214,6 +214,9 @@ pub enum CollectError {
         /// Why, in the broker's words; may be empty.
         reason: String,
     },
+    /// A limit of the exporter's left series out. How many is counted elsewhere: that may change with every scrape.
+    #[error("{}", .0.words())]
+    OverLimit(Limit),
     /// A system call of the exporter itself was refused.
     #[error("{call}: errno {errno}")]
     Refused {
@@ -367,21 +370,25 @@ pub fn queries(collectors: &[&Collector], options: &Options) -> Vec<Query> {
     queries
 }
 
-/// Runs `collectors` over one snapshot, each with room for at most `limit` series.
+/// Runs `collectors` over one snapshot, within `limits`. One that a limit cut has failed: what it gave are whole items,
+/// and not all.
 pub fn run(
     collectors: &[&'static Collector],
     context: &Context<'_>,
-    limit: usize,
+    limits: Limits,
     out: &mut Exposition,
 ) -> Vec<Run> {
+    out.set_room(limits.bytes, collectors.len());
     let runs: Vec<Run> = collectors
         .iter()
         .map(|collector| {
             let start = Instant::now();
-            out.begin(limit);
+            out.begin(limits.series);
             let result = (collector.collect)(context, out);
             let counters = out.end();
             let result = failed_query(collector, context.snapshot).map_or(result, Err);
+            let result =
+                result.and(counters.limit.map_or(Ok(()), |limit| Err(CollectError::OverLimit(limit))));
             Run { name: collector.name, duration: start.elapsed(), result, counters }
         })
         .collect();

@@ -67,6 +67,7 @@ const UNKNOWN: &[u8] = b"unknown";
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
     for subsystem in context.snapshot.dir("sys/class/nvme-subsystem").dirs() {
+        out.item();
         any = true;
         match subsystem.labels(["iopolicy", "model", "subsysnqn", "serial"]) {
             Some([policy, model, nqn, serial]) => {

@@ -176,6 +176,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let most = usize::try_from(context.options.number(MAX)).unwrap_or(usize::MAX);
     let mut totals = lock(totals);
     for (name, group) in totals.look(&processes, most) {
+        out.item();
         add_counters(name.as_bytes(), &group.used, out);
         add_living(name.as_bytes(), &group.living, &known, out);
     }

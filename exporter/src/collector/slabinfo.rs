@@ -48,6 +48,7 @@ const COLUMNS: [Family; 5] = [
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
     for line in text::lines(context.require(PATH)?) {
+        out.item();
         if line.starts_with(b"slabinfo - ") || line.starts_with(b"# name") {
             any = true;
             continue;

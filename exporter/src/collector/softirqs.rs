@@ -34,6 +34,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let cpus = lines.next().and_then(text::cpu_columns);
     let cpus = cpus.ok_or_else(|| CollectError::malformed(PATH, "no line of CPUs"))?;
     for line in lines {
+        out.item();
         let Some((name, counts)) = text::split_first(line, b':') else {
             out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
             continue;

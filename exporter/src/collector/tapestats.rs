@@ -46,6 +46,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let ignored = context.options.regexp(IGNORED);
     let mut any = false;
     for device in context.snapshot.dir(TAPES).dirs() {
+        out.item();
         any = true;
         let name = device.name();
         if ignored.is_some_and(|ignored| ignored.is_match(name)) {

@@ -193,7 +193,12 @@ fn sources<'f>(families: &'f [(&'f str, Parsed)]) -> HashMap<&'f str, Vec<&'f st
 
 fn add(path: &str, family: &Parsed, kind: Kind, help: &str, series: &mut Series, out: &mut Exposition) {
     let completed = if kind == Kind::Histogram { last_buckets(&family.samples) } else { Vec::new() };
+    let is_one_item = matches!(kind, Kind::Histogram | Kind::Summary);
+    out.item();
     for sample in family.samples.iter().chain(&completed) {
+        if !is_one_item {
+            out.item();
+        }
         if !series.is_new(&family.name, sample, out) {
             // As in node_exporter, this is not an error of the file: others may have the series first.
             let name = [&family.name, sample.suffix].concat();

@@ -43,6 +43,7 @@ const MAX_STATE: Family = Family {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     for dir in context.snapshot.dir(CLASS).dirs() {
+        out.item();
         let Some([kind]) = dir.labels(["type"]) else {
             out.skip_half_read(dir.path());
             continue;

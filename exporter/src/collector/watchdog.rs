@@ -57,6 +57,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         return context.none_of(Query::Watchdog, "watchdogs");
     }
     for name in names {
+        out.item();
         add_watchdog(&watchdogs.dir(name), out);
     }
     Ok(())

@@ -85,6 +85,7 @@ const FAMILIES: [Family; NUMBERS.len()] = {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     for device in context.snapshot.dir("sys/fs/xfs").dirs() {
+        out.item();
         let Some(stats) = device.text("stats/stats") else { continue };
         for (label, numbers) in text::labelled(stats) {
             for (_, column, family) in NUMBERS.iter().filter(|(of, ..)| *of == label) {

@@ -98,6 +98,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 fn collect_pool(pool: &Dir<'_>, out: &mut Exposition) -> bool {
     let mut any = false;
     for (file, content) in pool.files() {
+        out.item();
         // A pool that was exported leaves errors in its place.
         let Content::Bytes { bytes, .. } = content else { continue };
         any = true;

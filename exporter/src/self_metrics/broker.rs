@@ -94,7 +94,7 @@ const OUTCOME: Family = Family {
 };
 const LEFT_OUT: Family = Family {
     name: "keyhole_query_left_out",
-    help: "Items of this scrape's answer to a query that a limit left out: devices, and ends of long files, each of which counts as one; of a query that has all only with --scrape.detail.",
+    help: "Items of this scrape's answer to a query that a limit left out, at least: devices by their number, and a file that was cut as one, however much of it is missing; of a query that has all only with --scrape.detail.",
     labels: &["query"],
     ..QUERIES
 };

@@ -49,7 +49,7 @@ const RESTARTS: Family = Family {
 
 const DROPPED: Family = Family {
     name: "keyhole_collector_series_dropped_total",
-    help: "Series left out because their collector reached --collector.series-limit; of a collector that left none out only with --scrape.detail.",
+    help: "Series left out because their collector reached --collector.series-limit, or all collectors together --scrape.memory; of a collector that left none out only with --scrape.detail.",
     kind: Kind::Counter,
     labels: &["collector"],
     source: "exporter",

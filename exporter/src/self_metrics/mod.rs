@@ -4,12 +4,13 @@ pub mod broker;
 pub mod handler;
 pub mod process;
 
-use crate::exposition::{Exposition, Family, Kind};
+use crate::budget::Budget;
+use crate::exposition::{Exposition, Family, Kind, Value};
 use crate::sandbox::Layer;
 
 /// Every family of this module, for documents and tests.
 pub const FAMILIES: &[&[Family]] = &[
-    &[NODE_EXPORTER_BUILD_INFO, BUILD_INFO, SANDBOX_LAYER, LOG_LINES_DROPPED],
+    &[NODE_EXPORTER_BUILD_INFO, BUILD_INFO, SANDBOX_LAYER, LOG_LINES_DROPPED, SERIES_LIMIT, SCRAPE_MEMORY],
     broker::FAMILIES,
     handler::FAMILIES,
     process::FAMILIES,
@@ -45,6 +46,21 @@ const LOG_LINES_DROPPED: Family = Family {
     source: "exporter",
 };
 
+const SERIES_LIMIT: Family = Family {
+    name: "keyhole_series_limit",
+    help: "The most series that one collector may return, by --collector.series-limit; +Inf for no limit.",
+    kind: Kind::Gauge,
+    labels: &[],
+    source: "exporter",
+};
+const SCRAPE_MEMORY: Family = Family {
+    name: "keyhole_scrape_memory_bytes",
+    help: "Memory that a scrape is fitted into, by --scrape.memory: half for the broker's answer, 5/16 for the series; +Inf for no limit.",
+    kind: Kind::Gauge,
+    labels: &[],
+    source: "exporter",
+};
+
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -57,6 +73,13 @@ pub fn add_build(layers: &[Layer], out: &mut Exposition) {
     for layer in layers {
         out.add(&SANDBOX_LAYER, &[layer.name.as_bytes()], layer.in_force);
     }
+}
+
+/// Adds the limits of a scrape.
+pub fn add_limits(budget: Budget, out: &mut Exposition) {
+    let value = |limit| if limit == usize::MAX { f64::INFINITY.into() } else { Value::from(limit) };
+    out.add(&SERIES_LIMIT, &[], value(budget.series.series));
+    out.add(&SCRAPE_MEMORY, &[], value(budget.memory));
 }
 
 /// The machine in Go's words, which dashboards know.

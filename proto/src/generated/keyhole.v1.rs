@@ -33,7 +33,8 @@ pub struct QueryEnd {
     #[prost(uint64, tag = "2")]
     pub elapsed_ns: u64,
     /// How many items (interfaces, chips, datasets), by their names, a limit left out, where an answer ends before the last
-    /// of them. The item that the limit met is among them: the answer's last file is its directory, with the errno EFBIG
+    /// of them. At least so many: a file that was cut is not among them (see File.truncated: nobody knows how much of it is
+    /// missing), and neither are names beyond those that are read of one directory. The item that the limit met is among them: the answer's last file is its directory, with the errno EFBIG
     /// (27), and what the answer has of it must be dropped.
     #[prost(uint64, tag = "3")]
     pub left_out: u64,

@@ -6,7 +6,9 @@ use keyhole_proto::v1::Query;
 
 use super::super::Failure;
 use super::super::flags::NOT_OFFERED;
+use crate::budget::Budget;
 use crate::collector::{self, COLLECTORS, Collector};
+use crate::exposition::Limits;
 use crate::go_regex::GoRegex;
 use crate::options::{Options, nearest};
 use crate::scrape;
@@ -29,7 +31,7 @@ pub(in super::super) struct Choice {
     /// How many times; none for no end.
     pub(super) count: Option<u64>,
     /// As in a scrape: collectors are cut at this many series, and what was cut is among the metrics.
-    pub(super) series_limit: Option<usize>,
+    pub(super) limits: Option<Limits>,
 }
 
 /// How it is shown.
@@ -71,14 +73,14 @@ impl Choice {
             headers: options.switch("headers"),
             interval,
             count: Some(options.number("count")).filter(|count| *count > 0),
-            series_limit: None,
+            limits: None,
         })
     }
 
     /// Everything that `options` switch on, in the text format: what a scrape would give.
     pub(in super::super) fn exposition(options: &Options) -> Result<Self, Failure> {
-        let series_limit = Some(options.limit("collector.series-limit"));
-        Ok(Self { format: Format::Prom, series_limit, ..Self::new(&[], options)? })
+        let limits = Some(Budget::new(options).series);
+        Ok(Self { format: Format::Prom, limits, ..Self::new(&[], options)? })
     }
 
     /// Whether a series or a path is to be shown.

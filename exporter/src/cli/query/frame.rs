@@ -11,7 +11,7 @@ use super::rates::Rates;
 use super::table::{Cell, Column, Table};
 use super::{json, raw, tell};
 use crate::collector::{self, CollectError, Context, Own, Run, in_parentheses};
-use crate::exposition::{Counters, Exposition, Kind, Series};
+use crate::exposition::{Counters, Exposition, Kind, Limits, Series};
 use crate::options::Options;
 use crate::self_metrics::{broker, handler};
 use crate::snapshot::Snapshot;
@@ -51,16 +51,11 @@ impl Frame {
             true => Vec::new(),
             false => {
                 let context = Context { snapshot, options, own };
-                collector::run(
-                    &choice.collectors,
-                    &context,
-                    choice.series_limit.unwrap_or(usize::MAX),
-                    &mut out,
-                )
+                collector::run(&choice.collectors, &context, choice.limits.unwrap_or(Limits::NONE), &mut out)
             }
         };
         let mut cuts = Vec::new();
-        if choice.series_limit.is_some() {
+        if choice.limits.is_some() {
             cuts = cut(snapshot, &runs);
             let detail = options.switch("scrape.detail");
             for run in runs.iter().filter(|run| detail || run.counters.over_limit > 0) {
@@ -224,17 +219,16 @@ fn cut(snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
             0 => format!("{}: cut by a limit: there is more", query.as_str_name()),
             items => {
                 format!(
-                    "{}: cut by a limit, which left out {items} items or ends of files",
+                    "{}: cut by a limit, which left out at least {items} (a file that was cut counts as one)",
                     query.as_str_name()
                 )
             }
         })
         .collect();
-    for run in runs.iter().filter(|run| run.counters.over_limit > 0) {
-        cuts.push(format!(
-            "{}: {} series, and {} more that --collector.series-limit has cut; narrow the collector by its flags, or raise the limit",
-            run.name, run.counters.series, run.counters.over_limit
-        ));
+    for run in runs {
+        let Some(limit) = run.counters.limit else { continue };
+        let Counters { series, over_limit, .. } = run.counters;
+        cuts.push(format!("{}: {series} series, and {over_limit} more: {}", run.name, limit.words()));
     }
     cuts
 }

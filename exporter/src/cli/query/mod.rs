@@ -23,6 +23,7 @@ use self::rates::Rates;
 use super::screen::{self, Screen, complain};
 use super::{Failure, Stops, runtime, socket};
 use crate::broker_client::BrokerClient;
+use crate::budget::Budget;
 use crate::capture;
 use crate::collector::processgroups::ProcessGroups;
 use crate::options::Options;
@@ -80,6 +81,7 @@ async fn of_broker(choice: Choice, options: &Options) -> Result<(), Failure> {
     let mut stops = Stops::listen()?;
     let broker =
         BrokerClient::by_hand(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker = broker.keeping(Budget::new(options).answer);
     let own = OwnSource::new(options).with_process_groups(ProcessGroups::new(options)?);
     seal(&own, PathBuf::new(), broker.socket().into())?;
     let asked = Asked { choice, options, broker, own, screen, description: OnceCell::new() };

@@ -79,10 +79,11 @@ const COLUMNS: &[(&[u8], &Family)] = &[
 const TICKS: f64 = 100.0;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    // What sysfs and cpuinfo tell is given even where the times cannot be.
+    // The times come first, where there is room for few series. What sysfs and cpuinfo tell is given even where they fail.
+    let result = times(context, out);
     info::collect(context, out);
     topology::collect(context.snapshot, out);
-    times(context, out)
+    result
 }
 
 fn times(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
