@@ -261,8 +261,8 @@ what a running broker answers, and why not.
 The socket admits the broker's own uid and those of `--allow-uid`. It answers 20 requests a second to each uid
 and a burst of 40; beyond that it returns `RESOURCE_EXHAUSTED`. One read runs at a time and ends after 30 s.
 
-A file whose read takes longer than 2 s is left to the reader that is stuck in it, and another reader answers
-the rest of its query: the file then has errno 115 (`EINPROGRESS`). A query that cannot be repeated ends as
+A file whose read takes longer than 2 s is left to the reader that is stuck in it, as is a query that takes longer
+than 10 s, and another reader answers the rest of the query: the file then has errno 115 (`EINPROGRESS`). A query that cannot be repeated ends as
 `OUTCOME_TIMED_OUT`, and one of a class that has no reader left as `OUTCOME_STUCK`.
 
 With [grpcurl](https://github.com/fullstorydev/grpcurl), which needs the contract from the repository's directory `proto/`:

@@ -147,11 +147,6 @@ impl BrokerClient {
         })
     }
 
-    /// The same with another limit on what is kept of an answer, in bytes.
-    pub fn keeping(self, answer_bytes: usize) -> Self {
-        Self { answer_bytes, ..self }
-    }
-
     /// The same, for a command that a person gave: what is said of a refusal repeats it.
     pub fn by_hand(socket: &str) -> Result<Self, BrokerError> {
         let mut client = Self::new(socket)?;
@@ -160,6 +155,11 @@ impl BrokerClient {
             client.who.command = command;
         }
         Ok(client)
+    }
+
+    /// The client with another limit on what is kept of an answer, in bytes.
+    pub fn keeping(self, answer_bytes: usize) -> Self {
+        Self { answer_bytes, ..self }
     }
 
     /// How many connections were made so far. While it stays the same, the same broker answers.
