@@ -281,11 +281,6 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_supplies_is_no_failure() {
-        assert_eq!(collect(&COLLECTOR, &[], &[]), Ok(String::new()));
-    }
-
-    #[test]
     fn any_bytes_are_survived() {
         survives(
             &COLLECTOR,
