@@ -33,7 +33,7 @@ pub const DEFAULT_SOCKET: &str = "/run/keyhole/broker.sock";
 const ANSWER_BYTES: usize = 64 << 20;
 /// How much of it each query has for itself, so that small ones are answered whatever a large one takes.
 const SHARE_BYTES: usize = 64 << 10;
-/// How many times that much is taken of an answer before it is no answer.
+/// An answer of more than so many times the limit on what is kept is refused.
 const RECEIVED_TIMES: usize = 2;
 /// What a file takes in memory besides its bytes, so that empty files are limited too.
 const FILE_COST: usize = 128;

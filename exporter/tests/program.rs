@@ -308,8 +308,8 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
     assert_eq!(server.stop(), Some(0));
 
     let mut server = Server::start(&["--web.listen-address=127.0.0.1:0", "--log.format=json"]);
-    let line = server.line("\"message\":\"listening\"");
-    assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
+    let line = server.line("\"msg\":\"listening\"");
+    assert!(line.starts_with("{\"time\":\"2") && line.ends_with('}'), "{line}");
     assert_eq!(server.stop(), Some(0));
 }
 

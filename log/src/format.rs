@@ -11,10 +11,8 @@ use tracing::field::{Field, Visit};
 pub enum Format {
     /// `time=... level=INFO msg="..." key=value`, as node_exporter writes it.
     Logfmt,
-    /// `{"timestamp":"...","level":"INFO","target":"...","fields":{"message":"...","key":"value"}}`
+    /// `{"time":"...","level":"INFO","msg":"...","key":"value"}`, as node_exporter writes it.
     Json,
-    /// `{"timestamp":"...","level":"INFO","message":"...","key":"value"}`
-    FlatJson,
 }
 
 /// The fields of one event, written as they come.
@@ -30,21 +28,14 @@ impl Fields {
     }
 
     /// The whole line.
-    pub(crate) fn line(&self, at: SystemTime, level: Level, target: &str) -> String {
+    pub(crate) fn line(&self, at: SystemTime, level: Level) -> String {
         let Self { format, message, rest } = self;
         let time = Timestamp(at);
         match format {
             Format::Logfmt => format!("time={time} level={level} msg={}{rest}\n", Quoted(message)),
-            Format::Json => format!(
-                "{{\"timestamp\":\"{time}\",\"level\":\"{level}\",\"target\":{},\
-                 \"fields\":{{\"message\":{}{rest}}}}}\n",
-                Json(target),
-                Json(message)
-            ),
-            Format::FlatJson => format!(
-                "{{\"timestamp\":\"{time}\",\"level\":\"{level}\",\"message\":{}{rest}}}\n",
-                Json(message)
-            ),
+            Format::Json => {
+                format!("{{\"time\":\"{time}\",\"level\":\"{level}\",\"msg\":{}{rest}}}\n", Json(message))
+            }
         }
     }
 
@@ -161,7 +152,7 @@ mod tests {
     fn line(format: Format, fields: &[(&str, &str)]) -> String {
         let mut written = Fields::new(format);
         fields.iter().for_each(|(name, value)| written.text(name, value));
-        written.line(UNIX_EPOCH + Duration::from_micros(1_709_210_096_000_007), Level::WARN, "keyhole_x::y")
+        written.line(UNIX_EPOCH + Duration::from_micros(1_709_210_096_000_007), Level::WARN)
     }
 
     #[test]
@@ -173,25 +164,16 @@ mod tests {
         );
         assert_eq!(
             line(Format::Json, &fields),
-            "{\"timestamp\":\"2024-02-29T12:34:56.000007Z\",\"level\":\"WARN\",\"target\":\"keyhole_x::y\",\
-             \"fields\":{\"message\":\"a b\",\"key\":\"v\"}}\n"
-        );
-        assert_eq!(
-            line(Format::FlatJson, &fields),
-            "{\"timestamp\":\"2024-02-29T12:34:56.000007Z\",\"level\":\"WARN\",\"message\":\"a b\",\"key\":\"v\"}\n"
+            "{\"time\":\"2024-02-29T12:34:56.000007Z\",\"level\":\"WARN\",\"msg\":\"a b\",\"key\":\"v\"}\n"
         );
     }
 
     #[test]
     fn numbers_and_switches_have_no_quotes() {
-        let mut fields = Fields::new(Format::FlatJson);
+        let mut fields = Fields::new(Format::Json);
         fields.member("count", 7);
         fields.member("tls", true);
-        assert!(
-            fields
-                .line(UNIX_EPOCH, Level::INFO, "")
-                .ends_with(",\"message\":\"\",\"count\":7,\"tls\":true}\n")
-        );
+        assert!(fields.line(UNIX_EPOCH, Level::INFO).ends_with(",\"msg\":\"\",\"count\":7,\"tls\":true}\n"));
     }
 
     #[test]
@@ -220,7 +202,7 @@ mod tests {
         #[test]
         fn any_value_is_one_line_that_a_terminal_does_not_obey(value in ".*", bytes in any::<Vec<u8>>()) {
             for value in [value, String::from_utf8_lossy(&bytes).into_owned()] {
-                for format in [Format::Logfmt, Format::Json, Format::FlatJson] {
+                for format in [Format::Logfmt, Format::Json] {
                     let line = line(format, &[("message", &value), ("key", &value)]);
                     prop_assert!(!line.trim_end_matches('\n').contains(char::is_control), "{line:?}");
                     prop_assert_eq!(line.matches('\n').count(), 1);

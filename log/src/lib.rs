@@ -144,7 +144,7 @@ impl Subscriber for Log {
         let mut fields = Fields::new(sink.format());
         event.record(&mut fields);
         let metadata = event.metadata();
-        sink.push(fields.line(SystemTime::now(), *metadata.level(), metadata.target()));
+        sink.push(fields.line(SystemTime::now(), *metadata.level()));
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {

@@ -166,7 +166,7 @@ impl Sink {
         fields.text("message", "log lines dropped");
         fields.member("count", dropped - state.reported);
         (state.reported, state.reported_at) = (dropped, Some(now));
-        self.enqueue(state, fields.line(SystemTime::now(), Level::WARN, "keyhole_log"));
+        self.enqueue(state, fields.line(SystemTime::now(), Level::WARN));
     }
 
     /// Whether the caller is the one to start the thread.

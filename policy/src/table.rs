@@ -180,7 +180,7 @@ const fn sys_link(pattern: &'static str) -> Source {
 }
 
 // Limits: what the largest real machine needs, with a margin. They guard against a broken kernel and against a tenant that
-// creates devices without end. A limit that cuts leaves whole items, and reports how many it left out.
+// creates devices without end. A limit that cuts leaves whole items, and the answer says so; and how many it left out, where that is known.
 
 /// Bytes of an attribute below sysfs, of a sysctl, and of a procfs file of one process: a page at most.
 const VALUE: usize = 4 << 10;

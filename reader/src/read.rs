@@ -625,14 +625,15 @@ pub fn entries(dir: BorrowedFd<'_>) -> Result<Listing, Errno> {
     let (mut entries, mut truncated) = (Vec::new(), false);
     while let Some(entry) = listed.next() {
         let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
         truncated = entries.len() >= LISTING_LIMIT;
         if truncated {
             break;
         }
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            entries.push((name.to_vec(), entry.ino()));
-        }
+        entries.push((name.to_vec(), entry.ino()));
     }
     entries.sort_unstable();
     Ok((entries.into(), truncated))

@@ -75,7 +75,7 @@ KNOWN = [
     Known("values", r'node_tcp_connection_states\{state="[rt]x_queued_bytes"\}', "| `node_tcp_connection_states` of `rx_queued_bytes`"),
     Known("values", r"node_procs_running", why=MOVES),
     *[Known(where, r'node_processes_(state|threads_state)\{(thread_)?state="[DIRS]"\}', why=MOVES) for where in ("here", "values")],
-    Known("values", r"node_sockstat_TCP_mem(_bytes)?", why="answers on their way"),
+    Known("values", r"node_sockstat_TCP_mem(_bytes)?", why="network traffic of the scrape itself"),
     Known("values", r"node_sockstat_sockets_used", why="node_exporter's own netlink sockets"),
 ]
 

@@ -17,8 +17,8 @@ HEAD = """<!-- Written by tests/kernels/boot.py --table docs/kernels.md, after i
 
 # Kernels
 
-Linux 5.10 and newer is supported. Debian's kernels{candidates} are booted under QEMU with `tests/kernels/boot.py`, which starts the programs as the
-systemd units do, beside node_exporter 1.12.1 with the same {collectors} collectors and under an ordinary uid too. Last on {date} with
+Linux 5.10 and newer is supported. Debian's kernels{candidates} are booted under QEMU with `tests/kernels/boot.py`, which starts the programs with the
+uids of the systemd units, in the host's namespaces, beside node_exporter 1.12.1 with the same {collectors} collectors and under an ordinary uid too. Last on {date} with
 {programs}; on a machine without KVM, so times are those of an emulated CPU.
 
 The machine has four CPUs on two NUMA nodes, two NVMe controllers and a subsystem, a SCSI disk, a CD drive, a USB stick, five network
@@ -176,9 +176,9 @@ def render(results, kernels):
     text += "\nWhat is missing:\n\n" + "".join(textwrap.fill(f"- {'the newest' if kernel == 'newest' else 'Linux ' + kernel}: {MISSING[kernel]}.", 100, subsequent_indent="  ") + "\n" for kernel in kernels)
     text += "\n## What appears after the start\n\n" + fill("""The broker runs with `--reopen-interval=5`. Then modules are loaded and devices
         made, one after the other: conntrack, synproxy, IPVS, the NFS client and server, interfaces of seven kinds, btrfs, XFS, device
-        mapper, multipath, RAID 1 and 5, zram, a SCSI disk and a tape, a watchdog, hwmon, InfiniBand. The second column says of how many
-        that brought new series to node_exporter all of these are in Keyhole's scrapes too; then, of the one that took longest, the time
-        from node_exporter's scrape, how many scrapes it needed and the longest of these.""")
+        mapper, multipath, RAID 1 and 5, zram, a SCSI disk and a tape, a watchdog, hwmon, InfiniBand. The second column has the number of
+        steps that brought new series to node_exporter, and before it of how many of them Keyhole has all series too; then, of the step
+        that took longest, the time from node_exporter's scrape, how many scrapes it needed and the longest of these.""")
     text += table(["kernel", "seen", "slowest", "in scrapes", "of up to", "samples", "differences at the end"], seen)
     text += "\n## Processes that are hidden\n\n" + fill("""Keyhole is started again with a `/proc` that hides processes; with `gid=`, the
         broker is a member of the group. The comparison is with node_exporter under an ordinary uid, and with that of root where the group is
@@ -198,7 +198,7 @@ def render(results, kernels):
     text += "\n## Known differences\n\n" + fill("""What the comparisons leave out, each with the row of
         [compatibility.md](compatibility.md) that lists it or the reason that lies in the comparison itself, and the most series that it
         stood for at once on each kernel.""")
-    return text + table(["series", "", "row, or reason", *(f"`{release}`" for release in differences.covered)], differences.known())
+    return text + table(["series", "side", "row, or reason", *(f"`{release}`" for release in differences.covered)], differences.known())
 
 
 def fill(text):

@@ -49,6 +49,7 @@ EXCEPTIONS = [
     ("only ours", r'node_ipvs_backend_\w+\{.*proto="SCTP"', "SCTP's servers under the service before them"),
     ("value", r"node_infiniband_lifespan_seconds\b", "whole seconds there"),
     ("value", r"node_hwmon_humidity\b|node_hwmon_\w+_(alarm|enable)_\w+", "flags and ratios by the kernel's units"),
+    ("only theirs", r'node_hwmon_temp_celsius\{chip="power_supply_bat0",sensor="temp0"', "tenths of a degree, taken for thousandths there"),
     ("only ours", r"node_hwmon_power_accuracy\b", "`90.0%` is read"),
     ("only ours", r"node_bcache_cache_readaheads_total\b.* 0$", "absent there while it is 0"),
     ("value", r"node_bcache_(average_key_size_sectors|btree_read_average_duration_seconds)\b", "by the kernel's units"),

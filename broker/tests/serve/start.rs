@@ -62,14 +62,14 @@ fn a_log_of_json_is_an_object_a_line() {
     broker.wait();
     let log = fs::read_to_string(stage.at("json")).unwrap();
     for line in log.lines() {
-        assert!(line.starts_with("{\"timestamp\":\"2") && line.ends_with("\"}}"), "{line}");
-        assert!(line.contains("\"level\":\"INFO\",\"target\":\"keyhole_broker"), "{line}");
+        assert!(line.starts_with("{\"time\":\"2") && line.ends_with("\"}"), "{line}");
+        assert!(line.contains("\",\"level\":\"INFO\",\"msg\":\""), "{line}");
         assert!(line.matches('"').count() % 2 == 0, "{line}");
     }
     let of = |text: &str| log.lines().filter(|line| line.contains(text)).count();
-    assert!(of("\"message\":\"sandbox layer in force\"") >= 3, "{log}");
+    assert!(of("\"msg\":\"sandbox layer in force\"") >= 3, "{log}");
     assert_eq!(of("\"process\":\"broker\",\"layer\":\"seccomp\""), 1, "{log}");
-    assert_eq!(of("\"message\":\"stopping on SIGTERM\""), 1, "{log}");
+    assert_eq!(of("\"msg\":\"stopping on SIGTERM\""), 1, "{log}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ pub fn start(options: &Options) -> Result<(), String> {
     };
     let format = match options.text("log.format") {
         "logfmt" => Format::Logfmt,
-        "json" => Format::FlatJson,
+        "json" => Format::Json,
         other => return Err(format!("--log.format={other:?}: use logfmt or json")),
     };
     keyhole_log::init(level, format);

@@ -236,9 +236,13 @@ fn device_name(snapshot: &Snapshot, dir: &Dir<'_>) -> Option<String> {
     }
 }
 
-/// Whether a chip hangs on a power supply: its link leads through that class.
-fn is_of_power_supply(chip: &Content) -> bool {
-    matches!(chip, Content::Link(target) if target.split(|byte| *byte == b'/').any(|name| name == b"power_supply"))
+/// Whether a chip belongs to a power supply: its link, or its device's, leads through that class.
+fn is_of_power_supply(snapshot: &Snapshot, chip: &Dir<'_>) -> bool {
+    let link = match snapshot.content(chip.path()) {
+        Some(Content::Link(target)) => Some(&**target),
+        _ => chip.link("device"),
+    };
+    link.is_some_and(|target| target.split(|byte| *byte == b'/').any(|name| name == b"power_supply"))
 }
 
 /// Follows a link from the directory `path` by its text alone: no directory of sysfs on the way to a device is a link.
@@ -284,7 +288,7 @@ impl<'a> Chip<'a> {
         let mut sensors: BTreeMap<(&str, u64), Attributes<'_>> = BTreeMap::new();
         let device = self.dir.dir("device");
         // A power supply's own `temp` is in tenths of a degree; its chip has the same as temp1.
-        let is_supply = context.snapshot.content(self.dir.path()).is_some_and(is_of_power_supply);
+        let is_supply = is_of_power_supply(context.snapshot, &self.dir);
         for (dir, are_ours) in [(&self.dir, true), (&device, !is_supply)] {
             for (name, content) in dir.files() {
                 if let (Some((kind, number, attribute)), Content::Bytes { bytes, .. }) = (split(name), content)
@@ -469,6 +473,11 @@ mod tests {
         assert!(zone.contains(own) && zone.contains("sensor=\"temp1\"} 60.552\n"), "{zone}");
         let battery = of("../../devices/LNXSYSTM:00/PNP0C0A:00/power_supply/BAT0/hwmon0", "../../BAT0");
         assert!(battery.contains("sensor=\"temp1\"} 60.552\n") && !battery.contains("temp0"), "{battery}");
+        // Where the chip's directory is no link, its device's link tells.
+        let files = [("sys/class/hwmon/hwmon0/temp1_input", "1\n"), ("sys/class/hwmon/hwmon0/device/temp", "2\n")];
+        let links = [("sys/class/hwmon/hwmon0/device", "../../power_supply/BAT0")];
+        let battery = samples(&links, &files, &[]);
+        assert!(battery.contains("temp1") && !battery.contains("temp0"), "{battery}");
     }
 
     #[test]
