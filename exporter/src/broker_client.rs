@@ -33,8 +33,9 @@ pub const DEFAULT_SOCKET: &str = "/run/keyhole/broker.sock";
 const ANSWER_BYTES: usize = 64 << 20;
 /// How much of it each query has for itself, so that small ones are answered whatever a large one takes.
 const SHARE_BYTES: usize = 64 << 10;
-/// An answer of more than so many times the limit on what is kept is refused.
-const RECEIVED_TIMES: usize = 2;
+/// The most bytes of an answer that are received, kept or not: every file of the largest machine at the policy's limits.
+/// Only a broker that is not one sends more.
+const RECEIVED_BYTES: usize = 512 << 20;
 /// What a file takes in memory besides its bytes, so that empty files are limited too.
 const FILE_COST: usize = 128;
 /// The most that one message may hold; the broker cuts its answers below 1 MiB.
@@ -115,9 +116,6 @@ pub enum BrokerError {
     /// No answer in time.
     #[error("the broker did not answer in time")]
     Deadline,
-    /// More than an answer may hold.
-    #[error("the broker's answer is larger than {0} MiB; --scrape.memory sets how large it may be")]
-    TooLarge(usize),
 }
 
 impl BrokerClient {
@@ -191,9 +189,7 @@ impl BrokerClient {
             let received = timeout_at(deadline, self.receive(&mut answer, deadline, tell)).await;
             let late = match received {
                 Ok(Ok(())) => return Ok(answer.finish(Outcome::Unspecified)),
-                Ok(Err(Failure::TooLarge)) => {
-                    return Err(BrokerError::TooLarge(answer.most_received() >> 20));
-                }
+                Ok(Err(Failure::TooLarge)) => return Ok(answer.finish(Outcome::Truncated)),
                 Ok(Err(Failure::Status(status))) => {
                     if self.again(&status, &mut attempt, deadline).await {
                         continue;
@@ -293,13 +289,12 @@ impl From<Status> for Failure {
 struct Answer<'q> {
     queries: &'q [Query],
     snapshot: Snapshot,
-    /// The most that is kept.
-    bytes: usize,
     /// What is left for those that have used up their share.
     room: usize,
     /// What each query has left of its share; none of one of which no more is taken.
     shares: HashMap<Query, Option<usize>>,
-    received: usize,
+    /// How many bytes may still come.
+    receivable: usize,
     any_ended: bool,
 }
 
@@ -307,19 +302,19 @@ impl<'q> Answer<'q> {
     fn new(queries: &'q [Query], bytes: usize) -> Self {
         let shares: HashMap<_, _> = queries.iter().map(|query| (*query, Some(SHARE_BYTES))).collect();
         let room = bytes.saturating_sub(shares.len() * SHARE_BYTES);
-        Self { queries, snapshot: Snapshot::default(), bytes, room, shares, received: 0, any_ended: false }
-    }
-
-    fn most_received(&self) -> usize {
-        self.bytes.saturating_mul(RECEIVED_TIMES)
+        Self {
+            queries,
+            snapshot: Snapshot::default(),
+            room,
+            shares,
+            receivable: RECEIVED_BYTES,
+            any_ended: false,
+        }
     }
 
     fn take(&mut self, chunk: v1::ReadResponse) -> Result<(), Failure> {
-        let (received, cost) = (chunk.encoded_len(), cost(&chunk));
-        self.received += received;
-        if self.received > self.most_received() {
-            return Err(Failure::TooLarge);
-        }
+        let cost = cost(&chunk);
+        self.receivable = self.receivable.checked_sub(chunk.encoded_len()).ok_or(Failure::TooLarge)?;
         let Some(share) = self.shares.get_mut(&chunk.query()) else { return Ok(()) };
         self.any_ended |= chunk.end.is_some();
         let room = share.and_then(|left| self.room.checked_sub(cost.saturating_sub(left)));
@@ -575,9 +570,11 @@ mod tests {
         ] {
             let what = format!("{large:?}").chars().take(80).collect::<String>();
             let mut answer = Answer::new(&[Query::Stat], ANSWER_BYTES);
+            answer.receivable = 2 * ANSWER_BYTES;
             let taken = (0..100_000).take_while(|_| answer.take(large.clone()).is_ok()).count();
             assert!((100..2000).contains(&taken), "{what}: {taken}");
-            let snapshot = answer.finish(Outcome::Unspecified);
+            let snapshot = answer.finish(Outcome::Truncated);
+            assert_eq!(snapshot.report(Query::Stat).unwrap().outcome, Outcome::Truncated);
             assert!(snapshot.bytes() <= ANSWER_BYTES as u64, "{what}: {}", snapshot.bytes());
         }
     }

@@ -67,15 +67,14 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
         }
     });
-    if matches!(result, Err(CollectError::NoData(_))) {
-        return result;
-    }
+    // Of a part of the sockets there is no sum.
+    result?;
     for (name, count) in NAMES.iter().zip(counts).filter(|(_, count)| *count > 0) {
         out.add(&STATES, &[name], count);
     }
     out.add(&STATES, &[b"tx_queued_bytes"], tx);
     out.add(&STATES, &[b"rx_queued_bytes"], rx);
-    result
+    Ok(())
 }
 
 /// A socket's state, and the bytes to be sent and to be received: `st tx_queue:rx_queue`, in hexadecimal.
@@ -88,8 +87,11 @@ fn socket(line: &[u8]) -> Option<(u64, (u64, u64))> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::flags;
+    use super::super::testing::{collect, own, survives};
     use super::*;
+    use crate::options::Options;
+    use crate::snapshot::{Content, Snapshot};
 
     const TCP: &[u8] = b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
 0: 00000000:07E8 00000000:0000 0A 00001000:00000003 00:00000000 00000000     0        0 1113 1 000000009af82126 100 0 0 10 0\n   \
@@ -137,6 +139,20 @@ mod tests {
     #[test]
     fn a_host_without_tcp_has_no_data() {
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn of_sockets_that_were_cut_there_is_no_sum() {
+        let (own, options) = (own(), Options::defaults(&flags()));
+        let samples = |truncated: bool| {
+            let cut = Content::Bytes { bytes: TCP.to_vec(), truncated };
+            let files = vec![(V4.as_bytes().to_vec(), cut), (V6.as_bytes().to_vec(), Content::bytes(TCP6))];
+            let mut out = Exposition::new();
+            let context = Context { snapshot: &Snapshot::of_files(files), options: &options, own: &own };
+            let result = (COLLECTOR.collect)(&context, &mut out);
+            (out.to_text().contains("} "), result.is_ok())
+        };
+        assert_eq!((samples(false), samples(true)), ((true, true), (false, false)));
     }
 
     #[test]

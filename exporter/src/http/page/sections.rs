@@ -109,7 +109,7 @@ fn trouble(error: &BrokerError) -> (&'static str, String) {
                 PATIENCE.as_millis()
             ),
         ),
-        BrokerError::Refused { .. } | BrokerError::TooLarge(_) => (
+        BrokerError::Refused { .. } => (
             "The broker refuses",
             "It runs, and does not answer this exporter. Its flag --allow-uid names who may ask; too many questions \
              at once are refused as well."
