@@ -42,6 +42,7 @@ async fn a_scrape_gives_the_hosts_metrics_and_the_exporters_own() {
         assert!(answer.has(line), "{line} is missing in {}", answer.text());
     }
     assert_eq!(*broker.calls.asked.lock().unwrap(), [Query::Loadavg, Query::Clocksource]);
+    assert!(answer.head.contains("x-content-type-options: nosniff"), "{}", answer.head);
     assert!(exporter.get("/metrics").await.has("promhttp_metric_handler_requests_total{code=\"200\"} 1"));
     assert_eq!(broker.calls.describes.load(Ordering::SeqCst), 1, "what the broker is, is kept for a while");
 }
@@ -215,12 +216,15 @@ async fn a_path_that_is_not_clean_is_redirected_and_an_escaped_one_answers() {
         ("//metrics", "/metrics"),
         ("/./metrics?collect[]=loadavg&x=%zz", "/metrics?collect[]=loadavg&x=%zz"),
         ("/x/../nothing?", "/nothing"),
+        ("//%6detrics", "/%6detrics"),
         ("//", "/"),
     ] {
         for method in ["GET", "HEAD", "POST"] {
             let answer = exporter.request(method, path, &[]).await;
             assert_eq!(answer.status, 307, "{method} {path}");
             assert!(answer.head.contains(&format!("\r\nlocation: {location}\r\n")), "{}", answer.head);
+            let body = if method == "HEAD" { "" } else { "307 Temporary Redirect\n" };
+            assert_eq!(answer.text(), body, "{method} {path}");
         }
     }
     let answer = exporter.get("/%6detrics?collect[]=loadavg&a;b").await;
@@ -242,6 +246,9 @@ async fn http_1_1_needs_one_host_that_can_be_one() {
         ("GET /metrics HTTP/1.1\r\nHost: x\r\nHost: x\r\n", "HTTP/1.1 400"),
         ("GET /metrics HTTP/1.0\r\nHost: x\r\nHost: y\r\n", "HTTP/1.0 400"),
         ("GET /metrics HTTP/1.1\r\nHost: a b\r\n", "HTTP/1.1 400"),
+        ("GET http://a<b/metrics HTTP/1.1\r\nHost: x\r\n", "HTTP/1.1 400"),
+        ("GET http://[::1/metrics HTTP/1.1\r\nHost: x\r\n", "HTTP/1.1 400"),
+        ("GET http://y/metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", "HTTP/1.1 200"),
         ("GET /metrics HTTP/1.1\r\nHost:\r\n", "HTTP/1.1 200"),
         ("GET /metrics HTTP/1.0\r\n", "HTTP/1.0 200"),
     ] {
@@ -421,11 +428,17 @@ async fn idle_connections_make_room_for_others() {
     let _broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);
     let mut held = Vec::new();
-    for _ in 0..80 {
+    let start = Instant::now();
+    // All that are served at once, and some that wait.
+    for _ in 0..200 {
         held.push(TcpStream::connect(exporter.address).await.unwrap());
     }
     let answered = tokio::time::timeout(Duration::from_secs(8), exporter.get("/-/healthy")).await;
     assert_eq!(answered.expect("room is made in time").status, 200);
+    assert!(start.elapsed() >= Duration::from_millis(200), "{:?}: nobody had idled so long", start.elapsed());
+    let is_closed = |stream: &TcpStream| matches!(stream.try_read(&mut [0; 8]), Ok(0));
+    let closed = held.iter().filter(|stream| is_closed(stream)).count();
+    assert!((1..192).contains(&closed), "{closed} gave way");
 }
 
 #[tokio::test]
@@ -517,6 +530,21 @@ async fn what_follows_a_hash_in_a_path_is_dropped() {
         let read = stream.read_to_string(&mut answer);
         tokio::time::timeout(Duration::from_secs(5), read).await.expect("an end").unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains(part), "{target}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn protobuf_as_text_is_answered_by_the_text() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &[]);
+    for encoding in ["text", "compact-text"] {
+        let accept = format!(
+            "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding={encoding}"
+        );
+        let answer = exporter.request("GET", "/metrics", &[("Accept", &accept)]).await;
+        assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
+        assert!(answer.status == 200 && answer.has("node_load1 0.5"), "{}", answer.text());
     }
 }
 

@@ -122,7 +122,7 @@ fn collect_table(names: &[u8], cpus: &[&[u8]], out: &mut Exposition) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     const OLD: &[u8] = b"\
@@ -192,6 +192,7 @@ node_nf_conntrack_stat_search_restart 136
             let files: &[(&str, &[u8])] = &[(STAT, table), (COUNT, b"33\n"), (MAX, b"65536\n")];
             let text = "node_nf_conntrack_entries 33\nnode_nf_conntrack_entries_limit 65536\n";
             assert_eq!(collect(&COLLECTOR, files, &[]).unwrap(), text);
+            assert_eq!(skipped(&COLLECTOR, files, &[]), 1, "{}", table.escape_ascii());
             for files in [&[(STAT, table)][..], &[(STAT, table), (MAX, b"65536\n")]] {
                 assert!(matches!(collect(&COLLECTOR, files, &[]), Err(CollectError::Malformed { .. })));
             }

@@ -276,7 +276,7 @@ impl<'a> Udev<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     const OLD: &[u8] = b"   8       0 sda 25354637 34367663 1003346126 18492372 28444756 11134226 505697032 63877960 0 9653880 82621804\n";
@@ -310,6 +310,7 @@ mod tests {
     fn a_number_below_zero_costs_no_other() {
         let line = b" 8 16 sdb 326552 841 9657779 84 41822 2895 1972905 5007 -1 60730 67070\n";
         let text = collect(&COLLECTOR, &[(PATH, line)], &[]).unwrap();
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, line)], &[]), 1);
         assert!(!text.contains("node_disk_io_now") && text.lines().count() == 11, "{text}");
         assert!(text.contains("node_disk_io_time_seconds_total{device=\"sdb\"} 60.73"), "{text}");
     }

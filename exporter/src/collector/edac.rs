@@ -128,7 +128,7 @@ fn add(out: &mut Exposition, family: &Family, labels: &[&[u8]], value: Option<&[
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     #[test]
@@ -188,6 +188,7 @@ node_edac_uncorrectable_errors_total{controller=\"0\"} 5
             "node_edac_channel_correctable_errors_total{channel=\"0\",controller=\"0\",csrow=\"0\",\
              dimm_label=\"CPU_SrcID0_\\\"a\\nb\u{fffd}\"} 7\n"
         );
+        assert_eq!(skipped(&COLLECTOR, files, &[]), 2);
     }
 
     #[test]

@@ -210,7 +210,7 @@ fn address_and_port(text: &[u8]) -> Option<Endpoint> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     const TEXT_STATS: &[u8] = b"   Total Incoming Outgoing         Incoming         Outgoing\n   \
@@ -290,12 +290,11 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
 
     #[test]
     fn a_broken_line_costs_no_other_and_its_server_none_of_its_backends_to_another() {
-        let text = ipvs(
-            b"TCP xyz wlc\n-> C0A85216:0CEA Tunnel 1 2 3\nTCP C0A80016:0CEA wlc\n-> C0A85216:0CEA Tunnel 1 2\n\
-              -> C0A85216:FFFFF Tunnel 1 2 3\n-> C0A85217:0CEA Tunnel 1 2 3 and more\n\n",
-            &[],
-        );
+        let servers = b"TCP xyz wlc\n-> C0A85216:0CEA Tunnel 1 2 3\nTCP C0A80016:0CEA wlc\n-> C0A85216:0CEA Tunnel 1 2\n\
+              -> C0A85216:FFFFF Tunnel 1 2 3\n-> C0A85217:0CEA Tunnel 1 2 3 and more\n\n";
+        let text = ipvs(servers, &[]);
         assert_eq!(text.lines().count(), 3, "{text}");
+        assert_eq!(skipped(&COLLECTOR, &[(STATS, TEXT_STATS), (SERVERS, servers)], &[]), 4);
         assert!(text.contains("192.168.82.23"), "{text}");
     }
 

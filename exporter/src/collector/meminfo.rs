@@ -53,7 +53,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     #[test]
@@ -87,6 +87,7 @@ mod tests {
             Huge: 18446744073709551615 kB\n";
         let text = collect(&COLLECTOR, &[(PATH, meminfo)], &[]).unwrap();
         assert_eq!(text, "node_memory_MemFree_bytes 1024\n");
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, meminfo)], &[]), 7);
     }
 
     #[test]

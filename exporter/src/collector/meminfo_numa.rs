@@ -84,7 +84,7 @@ fn add_numastat(dir: &Dir<'_>, node: &[u8], out: &mut Exposition) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     const MEMINFO: &str = "sys/devices/system/node/node0/meminfo";
@@ -128,6 +128,7 @@ mod tests {
             collect(&COLLECTOR, files, &[]).unwrap(),
             "node_memory_numa_Dirty{node=\"0\"} 1024\nnode_memory_numa_local_____total{node=\"0\"} 5\n"
         );
+        assert_eq!(skipped(&COLLECTOR, files, &[]), 7);
     }
 
     #[test]

@@ -522,6 +522,30 @@ pub mod testing {
         flags: &[&str],
         own: &Own,
     ) -> Result<String, CollectError> {
+        collect_counted(collector, snapshot, flags, own).map(|(text, _)| text)
+    }
+
+    /// How many things of `files` a collector skips: what `keyhole_collector_skipped` says.
+    pub fn skipped(collector: &'static Collector, files: &[(&str, &[u8])], flags: &[&str]) -> usize {
+        let files = files
+            .iter()
+            .map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(bytes.to_vec())))
+            .collect();
+        skipped_of(collector, &Snapshot::of_files(files), flags)
+    }
+
+    /// The same, of a snapshot.
+    pub fn skipped_of(collector: &'static Collector, snapshot: &Snapshot, flags: &[&str]) -> usize {
+        collect_counted(collector, snapshot, flags, &own()).expect("a collector that does not fail").1
+    }
+
+    /// The samples without HELP and TYPE lines, and how many things were skipped.
+    fn collect_counted(
+        collector: &'static Collector,
+        snapshot: &Snapshot,
+        flags: &[&str],
+        own: &Own,
+    ) -> Result<(String, usize), CollectError> {
         // Compiling every flag's expression takes longer than any test; most tests run with the defaults.
         static DEFAULTS: LazyLock<Options> = LazyLock::new(|| Options::defaults(&super::flags()));
         let given = (!flags.is_empty()).then(|| {
@@ -530,13 +554,12 @@ pub mod testing {
         });
         let options = given.as_ref().unwrap_or(&DEFAULTS);
         let mut out = Exposition::new();
+        out.begin(usize::MAX);
         (collector.collect)(&Context { snapshot, options, own }, &mut out)?;
-        Ok(out
-            .to_text()
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .map(|line| format!("{line}\n"))
-            .collect())
+        let skipped = out.end().skipped;
+        let text = out.to_text();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        Ok((samples.map(|line| format!("{line}\n")).collect(), skipped))
     }
 
     /// Runs a collector over any bytes in any of `paths`; all that is asked is that it ends.
@@ -694,6 +717,10 @@ mod tests {
                 let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
                 testing::collect(collector, &[(path, text.as_bytes())], &[])
             };
+            let skipped = |lines: &[&str]| {
+                let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+                testing::skipped(collector, &[(path, text.as_bytes())], &[])
+            };
             let lines: Vec<&str> = table.lines().collect();
             let whole = collect(&lines);
             assert!(whole.as_ref().is_ok_and(|text| text.lines().count() > 1), "{name}: {whole:?}");
@@ -704,7 +731,47 @@ mod tests {
                     }
                     let with = [&lines[..at], &[line], &lines[at..]].concat();
                     assert_eq!(collect(&with), whole, "{name}: {line:?} before line {at}");
+                    // A line of another name may be a newer kernel's, and some files have blank lines of their own.
+                    let is_counted = match (name, line) {
+                        ("ipvs" | "mdadm" | "nfs" | "xfrm", _) => false,
+                        ("schedstat" | "stat" | "zoneinfo", "broken") => false,
+                        ("meminfo_numa", "") => false,
+                        ("netdev", _) => at > 1,
+                        _ => true,
+                    };
+                    let counted = skipped(&with) > skipped(&lines);
+                    assert_eq!(counted, is_counted, "{name}: {line:?} before line {at}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_of_another_form_is_left_out_and_counted() {
+        for (name, path) in [
+            ("drm", "sys/class/drm/card0/device/gpu_busy_percent"),
+            ("edac", "sys/devices/system/edac/mc/mc0/ce_count"),
+            ("pcidevice", "sys/bus/pci/devices/0000:00:01.0/numa_node"),
+            ("vmstat", "proc/vmstat"),
+        ] {
+            let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
+            let of = |number: &str| {
+                let (dir, _) = path.rsplit_once('/').unwrap();
+                let uevent = format!("{dir}/uevent");
+                let text = if name == "vmstat" {
+                    format!("pgfault {number}\noom_kill 1\n")
+                } else {
+                    format!("{number}\n")
+                };
+                let files: &[(&str, &[u8])] = &[(path, text.as_bytes()), (&uevent, b"DRIVER=amdgpu\n")];
+                let samples = testing::collect(collector, files, &[]).unwrap();
+                (samples, testing::skipped(collector, files, &[]))
+            };
+            let (seven, skipped) = of(" 7 ");
+            assert!(seven.contains('7') && skipped == 0, "{name}: {seven}");
+            for form in ["0x10", "1_000", "NaN", "Inf", "18446744073709551616", "x"] {
+                let (text, skipped) = of(form);
+                assert_eq!((text.lines().count() + 1, skipped), (seven.lines().count(), 1), "{name}: {form}");
             }
         }
     }
@@ -812,10 +879,12 @@ mod tests {
                     vec![(path(read), Content::bytes(&b"1\n"[..])), (path(label), Content::Errno(errno))];
                 files.push((path("uevent"), Content::bytes(&b"DRIVER=amdgpu\n"[..])));
                 let snapshot = Snapshot::of_files(files);
-                testing::collect_snapshot(collector, &snapshot, &[], &testing::own()).unwrap()
+                let text = testing::collect_snapshot(collector, &snapshot, &[], &testing::own()).unwrap();
+                (text, testing::skipped_of(collector, &snapshot, &[]))
             };
             // EINPROGRESS: another reader hangs in it. EINVAL: the device has no such thing.
-            let (unread, none) = (of(115), of(22));
+            let ((unread, skipped), (none, skipped_of_none)) = (of(115), of(22));
+            assert_eq!(skipped, skipped_of_none + 1, "{name}");
             let info = |text: &str| text.replace("namespace_info", "").contains("_info{");
             assert!(!info(&unread), "{name}: {unread}");
             assert_eq!(!unread.is_empty(), others, "{name}: {unread}");

@@ -48,7 +48,7 @@ const NANOSECONDS: f64 = 1e9;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
-    for line in text::lines(context.require(PATH)?) {
+    for line in out.rows(PATH, context.require(PATH)?) {
         let mut fields = text::fields(line);
         let first = fields.next();
         any |= first == Some(b"version");

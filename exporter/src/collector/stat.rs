@@ -94,7 +94,7 @@ const VECTORS: &[&[u8]] = &[
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let softirqs = context.options.switch(SOFTIRQ_FLAG);
     let mut any = false;
-    for line in text::lines(context.require(PATH)?) {
+    for line in out.rows(PATH, context.require(PATH)?) {
         let mut fields = text::fields(line);
         let Some(key) = fields.next() else { continue };
         if let Some((_, family)) = LINES.iter().find(|(name, _)| *name == key) {

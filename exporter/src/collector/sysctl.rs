@@ -182,7 +182,7 @@ fn source(query: Query, path: &str) -> Option<&'static Source> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, collect_snapshot, own, survives};
+    use super::super::testing::{collect, collect_snapshot, own, skipped_of, survives};
     use super::*;
     use super::super::flags;
     use crate::snapshot::{Content, Report, Snapshot};
@@ -353,6 +353,7 @@ mod tests {
         ];
         let given = collect_snapshot(&COLLECTOR, &snapshot, &flags, &own());
         assert_eq!(given.unwrap(), "node_sysctl_vm_swappiness 60\n");
+        assert_eq!(skipped_of(&COLLECTOR, &snapshot, &flags), 2);
     }
 
     #[test]

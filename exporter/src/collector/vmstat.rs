@@ -54,7 +54,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     const VMSTAT: &[u8] = b"nr_free_pages 977769\n\
@@ -99,8 +99,9 @@ mod tests {
 
     #[test]
     fn a_line_that_makes_no_sense_costs_only_itself() {
-        let text = collect(&COLLECTOR, &[(PATH, b"pgpgin\npgpgout x\n\npswpin 3 4\npswpout -5\npgfault 1.5\noom_kill 18446744073709551616\n")], &[]).unwrap();
-        assert_eq!(text, "node_vmstat_pswpin 3\n");
+        let files: &[(&str, &[u8])] = &[(PATH, b"pgpgin\npgpgout x\n\npswpin 3 4\npswpout -5\npgfault 1.5\noom_kill 18446744073709551616\n")];
+        assert_eq!(collect(&COLLECTOR, files, &[]).unwrap(), "node_vmstat_pswpin 3\n");
+        assert_eq!(skipped(&COLLECTOR, files, &[]), 6);
     }
 
     #[test]

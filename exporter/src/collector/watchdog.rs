@@ -84,7 +84,7 @@ fn add_watchdog(watchdog: &Dir<'_>, out: &mut Exposition) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, collect_snapshot, own, survives};
+    use super::super::testing::{collect, collect_snapshot, own, skipped_of, survives};
     use super::*;
     use crate::snapshot::{Content, Snapshot};
 
@@ -143,6 +143,7 @@ node_watchdog_timeout_seconds{name=\"watchdog0\"} 60
              pretimeout_governor=\"\",state=\"\",status=\"\"} 1\n\
              node_watchdog_nowayout{name=\"watchdog0\"} 1\n"
         );
+        assert_eq!(skipped_of(&COLLECTOR, &snapshot, &[]), 1);
     }
 
     #[test]

@@ -82,7 +82,7 @@ const FAMILIES: [Family; LINES.len() + 1] = {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut zone = None;
-    for line in text::lines(context.require_items(PATH, |line| line.starts_with(b"Node"))?) {
+    for line in out.rows(PATH, context.require_items(PATH, |line| line.starts_with(b"Node"))?) {
         if line.starts_with(b"Node") {
             out.item();
             zone = text::node_and_zone(&mut text::fields(line));
@@ -125,7 +125,7 @@ fn add_protection(line: &[u8], labels: &[&[u8]], out: &mut Exposition) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     #[test]
@@ -200,6 +200,7 @@ mod tests {
              node_zoneinfo_protection_0{node=\"0\",zone=\"a\\\"\u{fffd}\"} 4\n\
              node_zoneinfo_protection_2{node=\"0\",zone=\"a\\\"\u{fffd}\"} 5\n"
         );
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, zoneinfo)], &[]), 6);
     }
 
     #[test]

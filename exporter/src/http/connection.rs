@@ -480,4 +480,69 @@ mod tests {
             assert!(document.contains(&row), "{row}");
         }
     }
+
+    use super::super::tests::{peer, server};
+
+    /// How long until a connection with such an activity is closed, in milliseconds, and why.
+    async fn closed_after(activity: &Activity, server: &Server, client: Client) -> (u128, Closed) {
+        let start = Instant::now();
+        let closed = overdue(activity, server, client).await;
+        (start.elapsed().as_millis(), closed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_closed_after_its_time_and_one_without_a_request_sooner() {
+        let server = server(1);
+        let activity = Arc::new(Activity::new());
+        let (after, closed) = closed_after(&activity, &server, peer(1).into()).await;
+        assert!(closed == Closed::Slow && (10_000..15_000).contains(&after), "{closed:?} after {after} ms");
+        let activity = Arc::new(Activity::new());
+        drop(activity.request());
+        let (after, closed) = closed_after(&activity, &server, peer(1).into()).await;
+        assert!(closed == Closed::Idle && (150_000..155_001).contains(&after), "{closed:?} after {after} ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_others_wait_a_connection_of_who_has_its_share_gives_way_after_200_ms_of_idling() {
+        let server = server(1);
+        let client = peer(1).into();
+        let _held = server.places.wait(client).await.unwrap();
+        let activity = Arc::new(Activity::new());
+        drop(activity.request());
+        let others = Arc::clone(&server.places);
+        tokio::spawn(async move { others.wait(peer(2).into()).await.is_some() });
+        tokio::spawn(server.clone().press());
+        tokio::task::yield_now().await;
+        server.app.unread().press();
+        let (after, closed) = closed_after(&activity, &server, client).await;
+        assert!(closed == Closed::Crowded && (200..250).contains(&after), "{closed:?} after {after} ms");
+    }
+
+    #[tokio::test]
+    async fn an_http2_client_is_told_how_many_requests_it_may_make_at_once_and_how_long_a_head_may_be() {
+        let server = server(1);
+        let connection = Connection {
+            app: Arc::clone(&server.app),
+            places: Arc::clone(&server.places),
+            client: peer(1).into(),
+            peer: Peer(peer(1)),
+            activity: Arc::new(Activity::new()),
+            leave: Arc::default(),
+        };
+        let (mut client, served) = tokio::io::duplex(4096);
+        let talk = tokio::spawn(connection.talk_http2(served, server.stopped.clone()));
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        // RFC 9113 6.5: the length of the frame, its type, flags and stream; then each setting and its value.
+        let mut head = [0; 9];
+        client.read_exact(&mut head).await.unwrap();
+        assert_eq!(head[3], 4, "SETTINGS");
+        let mut settings = vec![0; usize::from(head[2])];
+        client.read_exact(&mut settings).await.unwrap();
+        let value = |id: u8| {
+            let setting = settings.chunks_exact(6).find(|setting| setting[..2] == [0, id]);
+            setting.map(|setting| u32::from_be_bytes(setting[2..].try_into().unwrap()))
+        };
+        assert_eq!((value(3), value(6)), (Some(4), Some(8 << 10)));
+        talk.abort();
+    }
 }

@@ -56,7 +56,7 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
     let (stopping, stopped) = watch::channel(false);
-    let open = open();
+    let open = open(rustix::process::getrlimit(rustix::process::Resource::Nofile).current);
     let places = MAX_SERVED.min(open.div_ceil(2));
     // Each listener's next connection is accepted, and only then it is seen whose is one too many.
     let may_wait = (open - places).saturating_sub(listeners.len());
@@ -88,8 +88,7 @@ pub async fn serve(
 }
 
 /// As many as there are descriptors for: one that could be accepted and not served would starve the rest.
-fn open() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+fn open(limit: Option<u64>) -> usize {
     let room = limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX)
     });
@@ -205,4 +204,82 @@ fn passes(error: &Error) -> bool {
             | ErrorKind::ConnectionRefused
             | ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker_client::BrokerClient;
+    use crate::cli::flags;
+    use crate::own::OwnSource;
+    use crate::scrape::Scraper;
+    use crate::self_metrics::process::Process;
+
+    pub(super) fn peer(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 1))
+    }
+
+    /// A server that serves so many at once, while one may wait.
+    pub(super) fn server(places: usize) -> Server {
+        let (options, _) = flags::parse(["--collector.disable-defaults".to_owned()]).unwrap();
+        let broker = BrokerClient::new("/nonexistent/socket").unwrap();
+        let own = OwnSource::new(&options);
+        let scraper = Scraper::new(broker, options.clone(), own, Process::open(), Vec::new()).unwrap();
+        let (stopping, stopped) = watch::channel(false);
+        // It is never told to stop.
+        std::mem::forget(stopping);
+        Server {
+            app: Arc::new(App::new(Arc::new(scraper), &options)),
+            open: Arc::new(Semaphore::new(places + 1)),
+            limit: places + 1,
+            peak: Arc::new(Mutex::new(Peak { open: 0, trimmed: Instant::now() })),
+            places: Turns::new(places, 1),
+            pressure: Arc::default(),
+            stopped,
+        }
+    }
+
+    fn stream() -> (tokio::net::TcpStream, std::net::TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (served, _) = listener.accept().unwrap();
+        served.set_nonblocking(true).unwrap();
+        (tokio::net::TcpStream::from_std(served).unwrap(), client)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_place_is_closed_after_thirty_seconds_or_at_once_where_more_come() {
+        let server = server(1);
+        let _held = server.places.wait(peer(1).into()).await.unwrap();
+        let (waiting, _client) = stream();
+        let start = Instant::now();
+        server.serve(waiting, peer(2)).await;
+        assert_eq!(start.elapsed().as_millis() / 100, 300);
+        let ((first, _one), (second, _two)) = (stream(), stream());
+        let start = Instant::now();
+        let first = async {
+            server.serve(first, peer(2)).await;
+            start.elapsed()
+        };
+        let second = async {
+            server.serve(second, peer(3)).await;
+            start.elapsed()
+        };
+        let (first, second) = tokio::join!(first, second);
+        assert_eq!((first.as_secs(), second.as_secs()), (0, 30), "the oldest goes first");
+    }
+
+    #[test]
+    fn as_many_are_open_as_there_are_descriptors_for() {
+        assert_eq!(
+            [None, Some(1 << 20), Some(1056), Some(1055), Some(64), Some(8)].map(open),
+            [1024, 1024, 1024, 1023, 32, 1]
+        );
+        let document = include_str!("../../../docs/compatibility.md");
+        assert_eq!(MAX_OPEN, 1024);
+        let row = format!(
+            "| {MAX_SERVED} served at once, 1,024 open (or {OTHER_DESCRIPTORS} fewer than the limit of descriptors)"
+        );
+        assert!(document.contains(&row), "{row}");
+    }
 }

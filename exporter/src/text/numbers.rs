@@ -49,10 +49,12 @@ mod tests {
 
     #[test]
     fn what_is_not_a_number_is_none() {
-        for text in [&b""[..], b"-", b"+1", b"1 ", b"0x1", b"18446744073709551616", b"\xff"] {
+        for text in
+            [&b""[..], b"-", b"+1", b"1 ", b"0x10", b"1_000", b"NaN", b"18446744073709551616", b"\xff"]
+        {
             assert_eq!(unsigned(text), None, "{}", text.escape_ascii());
         }
-        for text in [&b"nan"[..], b"inf", b"1e999", b"", b"e", b"1_0"] {
+        for text in [&b"nan"[..], b"NaN", b"inf", b"+Inf", b"0x10", b"1e999", b"", b"e", b"1_0"] {
             assert_eq!(float(text), None, "{}", text.escape_ascii());
         }
         assert_eq!(hexadecimal(b"0x"), None);
