@@ -252,6 +252,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_beyond_4_mib_or_beyond_8_mib_in_all_is_reported_and_the_others_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = |name: &str, bytes: usize| fs::write(dir.path().join(name), vec![b'\n'; bytes]).unwrap();
+        size("a.prom", (4 << 20) + 1);
+        size("b.prom", 4 << 20);
+        size("c.prom", (4 << 20) - 2);
+        size("d.prom", 3);
+        size("e.prom", 2);
+        let files = read_all(&[pattern(&dir, "")]);
+        let read: Vec<_> = files.into_iter().map(|file| file.content.map(|bytes| bytes.len())).collect();
+        let too_large = |limit: usize| Err(format!("larger than the limit of {limit} bytes"));
+        assert_eq!(read, [too_large(4 << 20), Ok(4 << 20), Ok((4 << 20) - 2), too_large(2), Ok(2)]);
+    }
+
+    #[test]
     fn a_fifo_holds_nothing_up() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.prom");

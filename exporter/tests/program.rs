@@ -227,6 +227,10 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
         (vec!["--web.telemetry-path=/m%zz"], "no request reaches a path"),
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--log.format=xml"], "use logfmt or json"),
+        (vec!["--log.format=JSON"], "use logfmt or json"),
+        (vec!["--web.listen-address="], "not an address such as :9100"),
+        (vec!["--web.listen-address=127.0.0.1:http"], "not an address such as :9100"),
+        (vec!["@flags"], "try --help"),
         (vec!["--broker.socket=unix:"], "is not the path of a socket"),
         (vec!["--web.max-requests=many"], "not a whole number"),
     ] {
@@ -299,6 +303,8 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
         "--",
     ];
     let mut server = Server::start(&flags);
+    let line = server.line("flags=--path.procfs");
+    assert!(line.contains(" level=INFO msg=\"without effect here: the broker reads the host"), "{line}");
     let line = server.line("flags=\"--collector.systemd --collector.systemd.unit-include\"");
     assert!(line.starts_with("time=20") && line.contains(" level=WARN msg=\""), "{line}");
     assert!(line.contains("not supported") && line.contains("D-Bus"), "{line}");

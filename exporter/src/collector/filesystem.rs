@@ -453,6 +453,9 @@ mod tests {
         );
         let exclude = "--collector.filesystem.mount-points-exclude=^/(run|system|var/lib/kubelet/.+)($|/)";
         assert_eq!(answer.short(&[exclude]), ["/var 7", "/var/lib/kubelet 7"]);
+        // A directory under a project quota says less: it is given as statfs says it, whatever the file system has.
+        let under_quota = Answer { anchors: &[("/anchors/var", Ok(3))], ..answer };
+        assert_eq!(under_quota.short(&[exclude]), ["/var 3", "/var/lib/kubelet 3"]);
     }
 
     #[test]

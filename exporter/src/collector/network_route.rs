@@ -143,6 +143,8 @@ eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
 *\t0000000A\t00000000\t0201\t0\t0\t0\t000000FF\t0\t0\t0\n\
 *\t0000010A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n\
 *\t0200000A\t00000000\t0205\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n";
+    /// As the kernel shows a route that has a nexthop object which drops packets.
+    const DROPS: &[u8] = b"Iface\tDestination\tGateway\nlo\t0000020A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0\n";
     const IPV6_ROUTE: &[u8] = b"\
 fd000000000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0\n\
 00000000000000000000000000000000 00 00000000000000000000000000000000 00 fd000000000000000000000000000001 00000400 00000002 00000000 00000003     eth1\n\
@@ -164,6 +166,10 @@ ff000000000000000000000000000000 08 00000000000000000000000000000000 00 00000000
              route_info{dest=\"default\",device=\"eth1\",gw=\"fd00::1\",priority=\"1024\"}\n\
              route_info{dest=\"fd00::/64\",device=\"eth0\",gw=\"\",priority=\"256\"}\n\
              routes{device=\"eth0\"} 3\nroutes{device=\"eth1\"} 1\n"
+        );
+        assert_eq!(
+            routes(&[(V4, DROPS)]),
+            "route_info{dest=\"10.2.0.0/16\",device=\"lo\",gw=\"\",priority=\"0\"}\nroutes{device=\"lo\"} 1\n"
         );
     }
 

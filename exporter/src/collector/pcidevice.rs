@@ -300,6 +300,13 @@ mod tests {
         for unknown in ["Unknown\n", "Unknown speed\n", "\n", "fast\n", "16.0 MB/s\n", "x GT/s PCIe\n"] {
             assert_eq!(value("max_link_speed", unknown), "", "{unknown}");
         }
+        // What none of its files tells.
+        for file in ["d3cold_allowed", "sriov_numvfs", "sriov_totalvfs", "sriov_vf_total_msix"] {
+            for unknown in ["Unknown\n", "\n", "x\n"] {
+                assert_eq!(value(file, unknown), "", "{file}: {unknown}");
+            }
+        }
+        assert_eq!(value("vendor", "0x8086\n"), "", "no number of a device without these files");
     }
 
     #[test]

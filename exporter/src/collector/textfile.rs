@@ -309,7 +309,8 @@ mod tests {
             "/d/a.prom",
             "# HELP c_total Things.\n# TYPE c_total counter\nc_total{a=\"\",b=\"x\"} 1e3\n# TYPE g gauge\ng -0.5\nu NaN\n\
              # TYPE s summary\ns{quantile=\"0.5\"} 1\ns_sum 2\ns_count 3\n\
-             # TYPE h histogram\nh_bucket{le=\"1000000\"} 5\nh_sum 7\nh_count 8\n",
+             # TYPE h histogram\nh_bucket{le=\"1000000\"} 5\nh_sum 7\nh_count 8\n\
+             # TYPE i histogram\ni_bucket{le=\"1\"} 5\n# TYPE t summary\nt{quantile=\"0.5\"} 1\n",
         )]);
         assert_eq!(
             text,
@@ -319,11 +320,13 @@ mod tests {
              h_bucket{le=\"1e+06\"} 5\n\
              h_count 8\n\
              h_sum 7\n\
+             i_bucket{le=\"1\"} 5\n\
              node_textfile_mtime_seconds{file=\"/d/a.prom\"} 5\n\
              node_textfile_scrape_error 0\n\
              s_count 3\n\
              s_sum 2\n\
              s{quantile=\"0.5\"} 1\n\
+             t{quantile=\"0.5\"} 1\n\
              u NaN\n"
         );
     }
@@ -380,6 +383,7 @@ mod tests {
 
     #[test]
     fn more_lines_than_a_scrape_should_hold_are_refused_and_small_files_stand() {
+        assert_eq!(LINES, 200_000);
         let many = "m 1\n".repeat(LINES);
         let text = collect(&[("a", "a 1\n"), ("b", &many), ("c", "c 3\n")]);
         assert!(!text.contains("\nm 1\n") && text.starts_with("a 1\nc 3\n"), "{}", text.len());

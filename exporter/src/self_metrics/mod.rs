@@ -116,6 +116,11 @@ mod tests {
         add_build(&[layer], &mut out);
         let text = out.to_text();
         assert!(text.contains("\nkeyhole_exporter_sandbox_layer{layer=\"seccomp\"} 0\n"), "{text}");
-        assert!(text.contains(&format!("version=\"{VERSION}\"}} 1\n")), "{text}");
+        let arch = if std::env::consts::ARCH == "x86_64" { "amd64" } else { "arm64" };
+        let build = format!(
+            "node_exporter_build_info{{branch=\"\",goarch=\"{arch}\",goos=\"linux\",goversion=\"\",revision=\"\",\
+             tags=\"\",version=\"{VERSION}\"}} 1\n"
+        );
+        assert!(text.contains(&build), "{text}");
     }
 }
