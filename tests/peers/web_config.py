@@ -213,7 +213,9 @@ def tls(web, pki, ours):
     check(f"{name}: any certificate will do, without a restart", web.status(tls=trusting(one, client=pki / "two")), 200)
     check(f"{name}: but there must be one", web.status(tls=trusting(one)), lambda came: came != 200)
     for sans, expected in (("[prometheus.test]", 200), ("[10.9.8.7]", 200), ("['spiffe://test/prometheus']", 200),
-                           ("[other.test, 10.9.8.6]", None), ("[test]", None)):
+                           ("[other.test, 10.9.8.6]", None), ("[test]", None),
+                           # 1.12.1 compares these too: listed as missing.
+                           ("[who@prometheus.test]", None), ("[who@prometheus.test, prometheus.test]", 200)):
         if not ours:
             break  # Debian's version does not know client_allowed_sans.
         web.put(web_yml=CERTIFICATE % f"{required}, client_allowed_sans: {sans}", ca_crt=ca, **pem(pki, "one"))
@@ -312,6 +314,27 @@ def reload(web, pki, ours):
     kept.close()
     second.close()
     if ours:
+        web.put(web_yml=USERS)
+        check(f"{name} starts without TLS", web.start(), "serves")
+        check(f"{name}: a password by plain text", web.status(user="prometheus:secret"), 200)
+        web.put(web_yml=CERTIFICATE % "" + USERS, **pem(pki, "one"))
+        check(f"{name}: TLS that is added serves nobody by plain text", web.status(user="prometheus:secret"), 500)
+        check(f"{name}: nor by TLS", web.status(user="prometheus:secret", tls=trusting(pki / "one")), lambda came: came != 200)
+        check(f"{name}: the log says what to do", "TLS begins and ends with a restart only" in web.log.read_text(), True)
+        check(f"{name} starts with TLS again", web.start(), "serves")
+        check(f"{name}: and serves by it", web.status(user="prometheus:secret", tls=trusting(pki / "one")), 200)
+        lies_in_root = pathlib.Path(f"/keyhole-web-{os.getpid()}.crt")
+        if os.access("/", os.W_OK):
+            try:
+                lies_in_root.write_text((pki / "one.crt").read_text())
+                lies_in_root.chmod(0o644)
+                web.put(web_yml=(CERTIFICATE % "").replace("tls.crt", str(lies_in_root)), **pem(pki, "one"))
+                check(f"{name} does not start with a file in /", web.start(), 1)
+                check(f"{name} tells why it does not", f"{lies_in_root} lies in /" in web.log.read_text(), True)
+            finally:
+                lies_in_root.unlink(missing_ok=True)
+            web.put(web_yml=CERTIFICATE % "", **pem(pki, "one"))
+            check(f"{name} starts again", web.start(), "serves")
         stop(web.process)
         check(f"{name}: ends", web.process.returncode, 0)
 
@@ -459,7 +482,7 @@ def main():
             folder.mkdir()
         (home / "text/test.prom").write_text(TEXTFILE)
         certificate(pki, "ca", "DNS:ca")
-        certificate(pki, "client", "DNS:prometheus.test,IP:10.9.8.7,URI:spiffe://test/prometheus", "ca")
+        certificate(pki, "client", "DNS:prometheus.test,IP:10.9.8.7,URI:spiffe://test/prometheus,email:who@prometheus.test", "ca")
         for name in ("one", "two"):
             certificate(pki, name, "IP:127.0.0.1")
         flags = [*COLLECTORS, f"--collector.textfile.directory={home}/text"]

@@ -234,7 +234,7 @@ fn node(value: &[u8]) -> Reading {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, collect_snapshot, own, survives};
+    use super::super::testing::{collect, collect_snapshot, own, skipped, survives};
     use super::*;
     use crate::snapshot::{Content, Snapshot};
 
@@ -333,7 +333,10 @@ mod tests {
             ("sys/bus/pci/devices/0000:00:00/vendor", b"0x8086\n"),
             ("sys/bus/pci/devices/0000:00:00./vendor", b"0x8086\n"),
         ];
-        assert_eq!(collect(&COLLECTOR, files, &["--collector.pcidevice.names"]).unwrap(), "");
+        let names = ["--collector.pcidevice.names"];
+        assert_eq!(collect(&COLLECTOR, files, &names).unwrap(), "");
+        // The three, and that there are no names: each is logged.
+        assert_eq!([skipped(&COLLECTOR, files, &[]), skipped(&COLLECTOR, files, &names)], [3, 4]);
     }
 
     #[test]
