@@ -162,6 +162,12 @@ fn root_is_told_as_whom_to_ask_and_that_exact_command_works() {
             assert!(text(&asked.stderr).contains(why), "{asked:?}");
             let answered = shell(&advised(&asked));
             assert_eq!(answered.status.code(), Some(0), "{arguments:?}: {answered:?}");
+            // With --allow-uid=0, the other command helps as well, whichever was given; without, it does not.
+            let error = text(&asked.stderr);
+            assert!(error.contains("start the broker with --allow-uid=0"), "{error}");
+            let as_root = error.split('`').nth(3).unwrap_or_else(|| panic!("no second command in {error}"));
+            let status = shell(as_root).status.code();
+            assert_eq!(status, Some(if allowed.is_empty() { 1 } else { 0 }), "{arguments:?}: {as_root}");
         }
         // In the socket's group root can connect, and --allow-uid decides.
         let in_group = by(0, BROKER, &["query".into(), "loadavg".into()]);

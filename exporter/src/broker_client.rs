@@ -405,6 +405,16 @@ impl Who {
         )
     }
 
+    /// What lets root ask as itself, by any command: `capture` keeps root's capabilities and passes any mode, the others need
+    /// the group.
+    fn how_as_root(&self) -> String {
+        let with = match self.owner {
+            Some((_, gid)) => format!(": `setpriv --regid={gid} --clear-groups {}`", self.command),
+            None => String::new(),
+        };
+        format!("or start the broker with --allow-uid=0 and ask as root in the socket's group{with}")
+    }
+
     /// Who may ask and how, for an error of the system's that can mean that this uid may not.
     fn advice(&self, kind: Option<ErrorKind>) -> String {
         let (uid, how) = (self.uid, self.how());
@@ -418,17 +428,24 @@ impl Who {
             }
             Some(ErrorKind::PermissionDenied) if uid == 0 => format!(
                 ": this program drops root's capabilities before it connects, so the modes of the socket and its \
-                 directory hold for root too, whatever --allow-uid names: {how}"
+                 directory hold for root too, whatever --allow-uid names: {how}; {}",
+                self.how_as_root()
             ),
             Some(ErrorKind::PermissionDenied) => format!(
                 ": uid {uid} may not connect to this socket: {how}; or add uid {uid} to the socket's group{group} and \
                  to the broker's --allow-uid"
             ),
             _ if self.owner.is_some_and(|(owner, _)| owner == uid) => String::new(),
-            _ => format!(
-                ": the broker closes connections of a uid that is neither its own nor named by its --allow-uid; if that \
-                 is why: {how}; or start the broker with --allow-uid={uid}"
-            ),
+            _ => {
+                let or = match uid {
+                    0 => self.how_as_root(),
+                    _ => format!("or start the broker with --allow-uid={uid}"),
+                };
+                format!(
+                    ": the broker closes connections of a uid that is neither its own nor named by its --allow-uid; if \
+                     that is why: {how}; {or}"
+                )
+            }
         }
     }
 }
@@ -616,6 +633,10 @@ mod tests {
             let advice = who(uid, owner).advice(kind);
             assert!(advice.contains(words) && advice.contains(command), "{uid} {kind:?}: {advice}");
             assert!(advice.contains("the broker's own user, uid 64646"), "{advice}");
+            // The same for commands that drop root's capabilities and for one that does not.
+            let as_root = "start the broker with --allow-uid=0 and ask as root in the socket's group: \
+                `setpriv --regid=64640 --clear-groups ./keyhole-exporter query stat`";
+            assert_eq!(advice.contains(as_root), uid == 0, "{advice}");
         }
         assert_eq!(who(64646, owner).advice(Some(ErrorKind::BrokenPipe)), "", "it may ask");
         let unseen = who(1000, None).advice(Some(ErrorKind::PermissionDenied));

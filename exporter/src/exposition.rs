@@ -135,6 +135,8 @@ pub struct Exposition {
     /// Every sample as the line that is written, one after the other.
     text: Vec<u8>,
     counters: Counters,
+    /// How many skipped items of a collector are named.
+    named_items: usize,
     /// The most series that the current collector may add.
     limit: usize,
     /// What all collectors together may still add beyond their shares, in bytes.
@@ -201,23 +203,31 @@ pub struct Counters {
     pub conflicts: usize,
     /// Things in the collector's files that it could not read, and skipped.
     pub skipped: usize,
-    /// The first of them, for people: where each is and why it was skipped. Each text once, [`SKIPPED_ITEMS`] at most.
+    /// The first of them, for people: where each is and why it was skipped. Each text once, [`SKIPPED_ITEMS`] at most, or
+    /// [`QUERY_ITEMS`] after [`Exposition::name_more_items`].
     pub skipped_items: Vec<String>,
+    /// Those that are not among them.
+    pub unnamed: usize,
 }
 
-/// The most skipped items of a collector that are named; the others are counted.
-pub const SKIPPED_ITEMS: usize = 16;
+/// The most skipped items of a collector that a scrape names; the others are counted.
+pub const SKIPPED_ITEMS: usize = 64;
+/// The most that `query` names.
+pub const QUERY_ITEMS: usize = 1000;
 /// Items are described until this many were skipped: descriptions that are alike are kept once, and each takes time.
 const DESCRIBED_ITEMS: usize = 1000;
 /// The most bytes of an item's description.
 const ITEM_BYTES: usize = 400;
+
+/// The most series with a second sample that are named.
+const DUPLICATE_SERIES: usize = 16;
 
 /// What happened while an exposition was written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Written {
     /// Samples left out because one with the same name and labels was there.
     pub duplicates: usize,
-    /// The names and labels of the first of them, [`SKIPPED_ITEMS`] at most.
+    /// The names and labels of the first of them, [`DUPLICATE_SERIES`] at most.
     pub duplicate_series: Vec<String>,
 }
 
@@ -278,6 +288,7 @@ impl Exposition {
             by_address: FxHashMap::with_capacity_and_hasher(FAMILIES, Default::default()),
             samples: Vec::with_capacity(SAMPLES),
             text: Vec::with_capacity(64 * SAMPLES),
+            named_items: SKIPPED_ITEMS,
             limit: usize::MAX,
             room: MOST_BYTES,
             allowed: MOST_BYTES,
@@ -338,12 +349,15 @@ impl Exposition {
     /// Notes that something in a file could not be read and was skipped: where it is, and why. What changes with every
     /// scrape, such as a count, does not belong in the description: the log has a line for each new one.
     pub fn skip(&mut self, what: impl FnOnce() -> String) {
-        let Counters { skipped, skipped_items, .. } = &mut self.counters;
+        let Counters { skipped, skipped_items, unnamed, .. } = &mut self.counters;
         *skipped += 1;
-        if *skipped > DESCRIBED_ITEMS {
-            return;
-        }
-        add_item(skipped_items, what);
+        let is_named = *skipped <= DESCRIBED_ITEMS && add_item(skipped_items, self.named_items, what);
+        *unnamed += usize::from(!is_named);
+    }
+
+    /// Has [`QUERY_ITEMS`] skipped items of each collector named, for someone who asks once.
+    pub fn name_more_items(&mut self) {
+        self.named_items = QUERY_ITEMS;
     }
 
     /// The same of a series whose labels stand in several files, of which one could not be read now.
@@ -599,7 +613,7 @@ impl Exposition {
             } else if last.is_some_and(|last| self.key(last) == self.key(sample)) {
                 written.duplicates += 1;
                 if written.duplicates <= DESCRIBED_ITEMS {
-                    add_item(&mut written.duplicate_series, || {
+                    add_item(&mut written.duplicate_series, DUPLICATE_SERIES, || {
                         text::printable(self.key(sample)).into_owned()
                     });
                 }
@@ -629,17 +643,17 @@ impl Exposition {
     }
 }
 
-/// Adds a description to those of the first items, in part where it is long.
-fn add_item(items: &mut Vec<String>, what: impl FnOnce() -> String) {
-    if items.len() >= SKIPPED_ITEMS {
-        return;
-    }
+/// Adds a description to those of the first `most` items, in part where it is long; false when it is not among them.
+fn add_item(items: &mut Vec<String>, most: usize, what: impl FnOnce() -> String) -> bool {
     let mut item = what();
     let end = (0..=ITEM_BYTES.min(item.len())).rev().find(|&at| item.is_char_boundary(at));
     item.truncate(end.unwrap_or(0));
-    if !items.contains(&item) {
+    let is_known = items.contains(&item);
+    let is_new = !is_known && items.len() < most;
+    if is_new {
         items.push(item);
     }
+    is_known || is_new
 }
 
 impl Header {
@@ -925,6 +939,33 @@ mod tests {
         assert_eq!(
             counters.skipped_items[..3],
             ["x".repeat(ITEM_BYTES - 1), "item 0".into(), "item 1".into()]
+        );
+    }
+
+    #[test]
+    fn a_query_names_more_skipped_items_than_a_scrape_and_both_count_those_that_they_do_not_name() {
+        for (skipped, by_scrape, by_query) in
+            [(SKIPPED_ITEMS, 0, 0), (100, 100 - SKIPPED_ITEMS, 0), (1007, 1007 - SKIPPED_ITEMS, 7)]
+        {
+            let unnamed = |mut out: Exposition| {
+                out.begin(10);
+                (0..skipped).for_each(|number| out.skip(|| format!("item {number}")));
+                let counters = out.end();
+                assert_eq!(counters.skipped_items.len() + counters.unnamed, skipped);
+                counters.unnamed
+            };
+            assert_eq!(unnamed(Exposition::new()), by_scrape);
+            let mut for_query = Exposition::new();
+            for_query.name_more_items();
+            assert_eq!(unnamed(for_query), by_query);
+        }
+        // Descriptions that are alike are named by the first.
+        let mut out = Exposition::new();
+        out.begin(10);
+        (0..200).for_each(|_| out.skip(|| "one".into()));
+        assert_eq!(
+            out.end(),
+            Counters { skipped: 200, skipped_items: vec!["one".into()], ..Counters::default() }
         );
     }
 

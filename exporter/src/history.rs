@@ -75,6 +75,9 @@ pub struct LastRun {
     pub failure: Option<(Instant, String)>,
 }
 
+/// The most skipped items of a collector that are kept for the page.
+const KEPT_ITEMS: usize = 16;
+
 /// What became of a collector's run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
@@ -122,7 +125,7 @@ impl History {
                 series: run.counters.series,
                 standing,
                 skipped: run.counters.skipped,
-                skipped_items: run.counters.skipped_items.clone(),
+                skipped_items: run.counters.skipped_items.iter().take(KEPT_ITEMS).cloned().collect(),
                 failure,
             };
             kept.collectors.insert(run.name, last);

@@ -39,8 +39,6 @@ const FAILURE_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the log is silent about a collector's left-out items after a line about them, first and at most.
 const ITEM_INTERVAL: Duration = Duration::from_secs(60);
 const LONGEST_ITEM_INTERVAL: Duration = Duration::from_secs(3600);
-/// The most lines about a collector's left-out items at once.
-const ITEM_LINES: usize = 8;
 /// How long the broker may take to describe itself.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -678,20 +676,20 @@ impl Scraper {
                 failures.insert(run.name, text);
             }
         }
-        let Counters { skipped, skipped_items, .. } = &run.counters;
+        let Counters { skipped, skipped_items, unnamed, .. } = &run.counters;
         match self.items_logged.due(run.name, skipped_items) {
             Due::Nothing => {}
             Due::Items(items) => {
-                for item in items.iter().take(ITEM_LINES) {
+                for item in &items {
                     tracing::warn!(collector = run.name, %item, skipped, "item left out");
                 }
-                if items.len() > ITEM_LINES {
-                    let unnamed = items.len() - ITEM_LINES;
+                if *unnamed > 0 {
                     tracing::warn!(
                         collector = run.name,
                         unnamed,
                         skipped,
-                        "more items left out; the page at / names them"
+                        "more items left out; `keyhole-exporter query {}` with the same flags names them",
+                        run.name
                     );
                 }
             }
@@ -711,7 +709,7 @@ impl Scraper {
             Due::Nothing => {}
             Due::Items(items) => {
                 let duplicates = written.duplicates;
-                for series in items.iter().take(ITEM_LINES) {
+                for series in &items {
                     tracing::warn!(%series, duplicates, "a second sample of a series was left out");
                 }
             }

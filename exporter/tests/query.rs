@@ -513,6 +513,21 @@ async fn what_the_exporter_knows_by_itself_needs_no_broker_and_what_it_leaves_ou
 }
 
 #[tokio::test]
+async fn each_of_a_hundred_broken_text_files_is_named() {
+    let scene = Scene::new(Script::default());
+    for number in 0..100 {
+        std::fs::write(scene.path(&format!("{number}.prom")), "c\n").unwrap();
+    }
+    let directory = format!("--collector.textfile.directory={}", scene.dir.path().display());
+    let ended = scene.run(&["query", "textfile", &directory]).await;
+    for number in 0..100 {
+        let line = format!("textfile: left out: {}/{number}.prom: line 1: ", scene.dir.path().display());
+        assert!(ended.err.contains(&line), "{line}{}", ended.err);
+    }
+    assert!(!ended.err.contains("in all"), "{}", ended.err);
+}
+
+#[tokio::test]
 async fn an_error_that_can_mean_a_refusal_says_who_may_ask_and_how_whatever_the_command() {
     if !rustix::process::getuid().is_root() {
         return println!("skipped: needs root, who is not allowed to ask either");

@@ -37,6 +37,7 @@ const COLUMNS: &[(usize, &Family)] = &[(2, &CGROUPS), (3, &ENABLED)];
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     for line in out.rows(PATH, context.require_whole(PATH)?).into_iter().filter(|line| !line.starts_with(b"#")) {
         let Some(name) = text::fields(line).next() else { continue };
+        out.item();
         for (column, family) in COLUMNS {
             match text::fields(line).nth(*column).and_then(text::unsigned) {
                 Some(value) => out.add(family, &[name], value),

@@ -2,11 +2,13 @@
 //!
 //! <https://docs.kernel.org/admin-guide/md.html>
 
+use std::collections::BTreeSet;
+
 use keyhole_proto::v1::Query;
 
 use super::{CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind};
-use crate::snapshot::{Content, Dir, Snapshot};
+use crate::snapshot::{Content, Dir};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -79,6 +81,14 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     // What an array has besides is indented.
     let begins = |line: &[u8]| line.first().is_some_and(|byte| !byte.is_ascii_whitespace());
     let content = context.require_items(PATH, begins)?;
+    let blocks = context.snapshot.dir("sys/block");
+    let mut given = BTreeSet::new();
+    let mut give = |array: Array<'_>, out: &mut Exposition| {
+        array.give(out);
+        if given.insert(array.name.to_vec()) {
+            give_sysfs(&blocks.dir(array.name), out);
+        }
+    };
     let mut array: Option<Array<'_>> = None;
     let mut known = false;
     for line in text::lines(content) {
@@ -92,7 +102,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             continue;
         }
         if let Some(array) = array.take() {
-            array.give(out);
+            give(array, out);
         }
         if [&b"Personalities"[..], b"read_ahead", b"unused devices"].iter().any(|head| line.starts_with(head)) {
             known = true;
@@ -105,9 +115,12 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         }
     }
     if let Some(array) = array {
-        array.give(out);
+        give(array, out);
     }
-    give_sysfs(context.snapshot, out);
+    for block in blocks.dirs().filter(|block| !given.contains(block.name())) {
+        out.item();
+        give_sysfs(&block, out);
+    }
     match known {
         true => Ok(()),
         false => Err(CollectError::malformed(PATH, "neither personalities nor an array")),
@@ -246,27 +259,25 @@ fn operation(line: &[u8]) -> Option<(&'static [u8], Option<u64>)> {
     Some((state, synced))
 }
 
-fn give_sysfs(snapshot: &Snapshot, out: &mut Exposition) {
-    for block in snapshot.dir("sys/block").dirs() {
-        out.item();
-        let md: Dir<'_> = block.dir("md");
-        if !block.name().starts_with(b"md") || md.is_empty() {
-            continue;
-        }
-        // While an array is reshaped it says `11 (10)`, the new number first; a container of arrays says nothing.
-        let raid_disks = md.text("raid_disks").and_then(|disks| text::fields(disks).next());
-        if let Some(disks) = raid_disks.and_then(text::unsigned) {
-            out.add(&RAID_DISKS, &[block.name()], disks);
-        }
-        let degraded = match md.content("degraded") {
-            Some(Content::Bytes { bytes, .. }) => text::unsigned(text::trim(bytes)),
-            Some(_) => None,
-            // The kernel leaves it out where there is no redundancy to lose.
-            None => Some(0),
-        };
-        if let Some(degraded) = degraded {
-            out.add(&DEGRADED, &[block.name()], degraded);
-        }
+/// What sysfs says of a block device, if it is an array.
+fn give_sysfs(block: &Dir<'_>, out: &mut Exposition) {
+    let md: Dir<'_> = block.dir("md");
+    if !block.name().starts_with(b"md") || md.is_empty() {
+        return;
+    }
+    // While an array is reshaped it says `11 (10)`, the new number first; a container of arrays says nothing.
+    let raid_disks = md.text("raid_disks").and_then(|disks| text::fields(disks).next());
+    if let Some(disks) = raid_disks.and_then(text::unsigned) {
+        out.add(&RAID_DISKS, &[block.name()], disks);
+    }
+    let degraded = match md.content("degraded") {
+        Some(Content::Bytes { bytes, .. }) => text::unsigned(text::trim(bytes)),
+        Some(_) => None,
+        // The kernel leaves it out where there is no redundancy to lose.
+        None => Some(0),
+    };
+    if let Some(degraded) = degraded {
+        out.add(&DEGRADED, &[block.name()], degraded);
     }
 }
 

@@ -587,6 +587,8 @@ pub mod testing {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
 
     #[test]
@@ -616,6 +618,215 @@ mod tests {
             let collector = COLLECTORS.iter().find(|collector| collector.name == name).unwrap();
             assert_eq!(testing::collect(collector, &[(path, b"")], &[]).is_err(), fails, "{name}");
         }
+    }
+
+    /// By which labels the series of an item belong together, for each collector that has items of several series.
+    const ITEMS: &[(&str, &[&str])] = &[
+        ("bcache", &["uuid"]),
+        ("bcachefs", &["uuid"]),
+        ("bonding", &["master"]),
+        ("btrfs", &["uuid"]),
+        ("buddyinfo", &["node", "zone"]),
+        ("cgroup", &["cgroup"]),
+        ("cgroups", &["subsys_name"]),
+        ("cpu", &["cpu"]),
+        ("cpufreq", &["cpu"]),
+        ("diskstats", &["device"]),
+        ("dmmultipath", &["device"]),
+        ("drbd", &["device"]),
+        ("drm", &["card"]),
+        ("edac", &["controller"]),
+        ("fibrechannel", &["fc_host"]),
+        ("filesystem", &["device", "mountpoint"]),
+        ("hwmon", &["chip"]),
+        ("infiniband", &["device"]),
+        ("interrupts", &["type", "info", "devices"]),
+        ("ipvs", &["local_address", "local_port", "remote_address", "remote_port", "proto", "local_mark"]),
+        ("lnstat", &["cpu", "subsystem"]),
+        ("mdadm", &["device"]),
+        ("meminfo_numa", &["node"]),
+        ("mountstats", &["export", "mountaddr", "protocol"]),
+        ("netclass", &["device"]),
+        ("netdev", &["device"]),
+        ("nfs", &["proto"]),
+        ("nfsd", &["proto"]),
+        ("nvme", &["device"]),
+        ("nvmesubsystem", &["subsystem"]),
+        ("pcidevice", &["segment", "bus", "device", "function"]),
+        ("powersupplyclass", &["power_supply"]),
+        ("processgroups", &["groupname"]),
+        ("schedstat", &["cpu"]),
+        ("slabinfo", &["slab"]),
+        ("softirqs", &["type"]),
+        ("softnet", &["cpu"]),
+        ("swap", &["device"]),
+        ("tapestats", &["device"]),
+        ("thermal_zone", &["name", "type"]),
+        ("time", &["device"]),
+        ("udp_queues", &["ip"]),
+        ("watchdog", &["name"]),
+        ("xfs", &["device"]),
+        ("zfs", &["zpool", "dataset"]),
+        ("zoneinfo", &["node", "zone"]),
+    ];
+    /// Those of which each series tells of something else, or all of one host.
+    const NO_ITEMS: &[&str] = &[
+        "arp",
+        "conntrack",
+        "cpu_vulnerabilities",
+        "dmi",
+        "entropy",
+        "filefd",
+        "kernel_hung",
+        "ksmd",
+        "loadavg",
+        "meminfo",
+        "netstat",
+        "network_route",
+        "os",
+        "pressure",
+        "processes",
+        "rapl",
+        "selinux",
+        "sockstat",
+        "stat",
+        // Its parameters are told apart by their names; see its own tests.
+        "sysctl",
+        "tcpstat",
+        // Its items are files; see its own tests.
+        "textfile",
+        "timex",
+        "uname",
+        "vmstat",
+        "xfrm",
+    ];
+    /// Those of which no tree has two items of several series.
+    const SEEN_NOWHERE: &[&str] =
+        &["bcache", "bcachefs", "drm", "mountstats", "nvmesubsystem", "processgroups"];
+
+    /// The values of a sample's labels of those names; none unless it has all.
+    fn item_of(labels: &str, names: &[&str]) -> Option<String> {
+        let value = |name: &&str| {
+            let begin = format!("{name}=\"");
+            let at = labels.match_indices(&begin).find(|(at, _)| *at == 0 || labels[..*at].ends_with(','))?.0;
+            let rest = &labels[at + begin.len()..];
+            Some(rest[..rest.find("\",").unwrap_or(rest.len() - 1)].to_owned())
+        };
+        names.iter().map(value).collect::<Option<Vec<_>>>().map(|values| values.join("\n"))
+    }
+
+    /// How many series each item has within a limit, and how many there are in all.
+    fn items_within(
+        limit: usize,
+        collector: &Collector,
+        names: &[&str],
+        context: &Context<'_>,
+    ) -> (BTreeMap<String, usize>, usize) {
+        let mut out = Exposition::new();
+        out.begin(limit);
+        let _ = (collector.collect)(context, &mut out);
+        out.end();
+        let mut items = BTreeMap::new();
+        let mut all = 0;
+        for series in out.series() {
+            all += 1;
+            if let Some(item) = item_of(series.labels(), names) {
+                *items.entry(item).or_default() += 1;
+            }
+        }
+        (items, all)
+    }
+
+    #[test]
+    fn at_any_series_limit_each_item_of_each_collector_is_whole_or_absent() {
+        let known: BTreeSet<&str> =
+            ITEMS.iter().map(|(name, _)| *name).chain(NO_ITEMS.iter().copied()).collect();
+        assert_eq!(
+            known,
+            COLLECTORS.iter().map(|collector| collector.name).collect(),
+            "a collector is not listed"
+        );
+
+        let files = |files: &[(&str, &str)]| {
+            Snapshot::of_files(
+                files
+                    .iter()
+                    .map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.as_bytes().to_vec())))
+                    .collect(),
+            )
+        };
+        let mut trees = vec![
+            files(&[
+                ("proc/swaps", "Filename Type Size Used Priority\n/a file 1 2 -3\n/b file 1 2 -4\n"),
+                ("proc/1/net/udp", "  sl  local rem st tx_queue:rx_queue\n 0: 0:1 0:0 07 5:6\n"),
+                ("proc/1/net/udp6", "  sl  local rem st tx_queue:rx_queue\n 0: 0:1 0:0 07 5:6\n"),
+                ("sys/devices/system/clocksource/clocksource0/available_clocksource", "tsc hpet\n"),
+                ("sys/devices/system/clocksource/clocksource0/current_clocksource", "tsc\n"),
+                ("sys/devices/system/clocksource/clocksource1/available_clocksource", "tsc hpet\n"),
+                ("sys/devices/system/clocksource/clocksource1/current_clocksource", "hpet\n"),
+                ("sys/class/thermal/cooling_device0/type", "Fan\n"),
+                ("sys/class/thermal/cooling_device0/cur_state", "1\n"),
+                ("sys/class/thermal/cooling_device0/max_state", "2\n"),
+                ("sys/class/thermal/cooling_device1/type", "Fan\n"),
+                ("sys/class/thermal/cooling_device1/cur_state", "1\n"),
+                ("sys/class/thermal/cooling_device1/max_state", "2\n"),
+                ("proc/cgroups", "#subsys_name hierarchy num_cgroups enabled\ncpu 1 2 1\nio 1 3 1\n"),
+            ]),
+            files(&[
+                ("proc/stat", "cpu0 1 2 3 4 5 6 7 8 9 10\ncpu1 1 2 3 4 5 6 7 8 9 10\ncpu2 1 2 3 4 5 6 7\n"),
+                (
+                    "proc/cpuinfo",
+                    "processor: 0\nvendor_id: a\ncpu MHz: 1\nflags: b c\nbugs: d e\n\nprocessor: 1\ncpu MHz: 2\n",
+                ),
+                ("sys/devices/system/cpu/online", "0-2\n"),
+                ("sys/devices/system/cpu/isolated", "1-2\n"),
+                ("sys/devices/system/cpu/cpu1/online", "1\n"),
+                ("sys/devices/system/cpu/cpu1/topology/core_id", "1\n"),
+                ("sys/devices/system/cpu/cpu1/topology/physical_package_id", "0\n"),
+                ("sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count", "3\n"),
+                ("sys/devices/system/cpu/cpu1/thermal_throttle/package_throttle_count", "4\n"),
+                ("sys/devices/system/cpu/cpu2/online", "1\n"),
+                ("sys/devices/system/cpu/cpu3/online", "0\n"),
+            ]),
+        ];
+        let tests = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
+        let mut dirs: Vec<_> = std::fs::read_dir(tests.join("kernels/trees"))
+            .expect("the trees of kernels")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
+        dirs.push(tests.join("golden/host/tree"));
+        trees.extend(dirs.iter().map(|dir| crate::capture::read_tree(dir).expect("a tree")));
+
+        let flags = [
+            "--collector.cpu.info",
+            "--collector.cpu.info.flags-include=.",
+            "--collector.cpu.info.bugs-include=.",
+        ];
+        let (options, _) = Options::parse(&super::flags(), flags.map(str::to_owned)).expect("valid flags");
+        let own = testing::own();
+        let (mut seen, mut halves) = (BTreeSet::new(), BTreeMap::new());
+        for snapshot in &trees {
+            let context = Context { snapshot, options: &options, own: &own };
+            for (name, labels) in ITEMS {
+                let collector = COLLECTORS.iter().copied().find(|collector| collector.name == *name).unwrap();
+                let (whole, all) = items_within(usize::MAX, collector, labels, &context);
+                if whole.len() > 1 && whole.values().any(|series| *series > 1) {
+                    seen.insert(*name);
+                }
+                // Every limit at which the first items are cut, and some of the others.
+                for limit in (1..=all).filter(|limit| *limit <= 100 || limit % (all / 20) == 0) {
+                    for (item, series) in items_within(limit, collector, labels, &context).0 {
+                        if whole.get(&item) != Some(&series) {
+                            halves.entry(*name).or_insert_with(|| format!("at {limit} of {all}: {item:?}"));
+                        }
+                    }
+                }
+            }
+        }
+        assert_eq!(halves, BTreeMap::new(), "items of which a limit left a part");
+        let unseen: Vec<&str> =
+            ITEMS.iter().map(|(name, _)| *name).filter(|name| !seen.contains(name)).collect();
+        assert_eq!(unseen, SEEN_NOWHERE);
     }
 
     #[test]

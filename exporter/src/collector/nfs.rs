@@ -98,6 +98,7 @@ const CLIENT_4: &[&str] = &[
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
     for (label, numbers) in text::labelled(context.require_whole(PATH)?) {
+        out.item();
         any |= add_numbers(out, PATH, NUMBERS, label, &numbers);
         if let Some((_, proto, methods)) = METHODS.iter().find(|(of, ..)| *of == label) {
             any |= add_methods(out, &REQUESTS, proto, methods, &numbers);

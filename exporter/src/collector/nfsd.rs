@@ -80,6 +80,10 @@ const OPERATIONS_4: &[&str] = &[
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
     for (label, numbers) in text::labelled(context.require_whole(PATH)?) {
+        // One operation of version 4 has a line of its own, below that of the others.
+        if label != b"wdeleg_getattr" {
+            out.item();
+        }
         any |= add_numbers(out, PATH, NUMBERS, label, &numbers);
         any |= match label {
             b"proc2" => add_methods(out, &REQUESTS, b"2", &unnamed_null(VERSION_2), &numbers),

@@ -60,6 +60,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             };
             let protocol = text::printable(text::trim(protocol));
             let mut fields = text::fields(pairs);
+            out.item();
             while let (Some(key), Some(value)) = (fields.next(), fields.next()) {
                 match text::signed(value) {
                     Some(value) => add(&protocol, key, value, out),

@@ -42,6 +42,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             Some(area) => {
                 let device = text::unescape_octal(area.device);
                 let labels = [&*device, area.kind];
+                out.item();
                 out.add(&SIZE, &labels, area.size);
                 out.add(&USED, &labels, area.used);
                 out.add(&PRIORITY, &labels, area.priority);

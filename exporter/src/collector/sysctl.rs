@@ -67,6 +67,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let mut failed = None;
     let mut given = false;
     for (asked, add) in numbers.chain(texts) {
+        out.item();
         let (name, keys) = match asked.split_once(':') {
             Some((name, keys)) => (name, keys.split(',').collect()),
             None => (asked.as_str(), Vec::new()),
@@ -224,6 +225,21 @@ mod tests {
              node_sysctl_fs_file_nr_max 1631329\n\
              node_sysctl_fs_file_nr_total 1024\n"
         );
+    }
+
+    #[test]
+    fn a_series_limit_leaves_whole_parameters() {
+        let files = FILES.iter().map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
+        let snapshot = Snapshot::of_files(files.collect());
+        let asked = ["kernel.threads-max", "fs.file-nr:total,current,max"];
+        let given = asked.map(|name| format!("--{INCLUDE}={name}"));
+        let (options, _) = Options::parse(&flags(), given).unwrap();
+        for (limit, whole) in [(4, 4), (3, 1), (2, 1), (1, 1)] {
+            let mut out = Exposition::new();
+            out.begin(limit);
+            (COLLECTOR.collect)(&Context { snapshot: &snapshot, options: &options, own: &own() }, &mut out).unwrap();
+            assert_eq!(out.end().series, whole, "{limit}");
+        }
     }
 
     #[test]

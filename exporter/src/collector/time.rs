@@ -59,6 +59,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     }
     for dir in context.snapshot.dir("sys/devices/system/clocksource").dirs() {
         let Some(device) = dir.name().strip_prefix(b"clocksource") else { continue };
+        out.item();
         for (family, file) in [(&AVAILABLE, "available_clocksource"), (&CURRENT, "current_clocksource")] {
             for source in text::fields(dir.text(file).unwrap_or_default()) {
                 out.add(family, &[source, device], true);

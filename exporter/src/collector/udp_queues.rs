@@ -43,6 +43,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
         }
         let ip: &[u8] = if path == V4 { b"v4" } else { b"v6" };
+        out.item();
         out.add(&QUEUES, &[ip, b"tx"], tx);
         out.add(&QUEUES, &[ip, b"rx"], rx);
     })

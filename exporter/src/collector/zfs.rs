@@ -97,8 +97,14 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 
 fn collect_pool(pool: &Dir<'_>, out: &mut Exposition) -> bool {
     let mut any = false;
-    for (file, content) in pool.files() {
-        out.item();
+    let is_of_pool = |file: &[u8]| matches!(file, b"io" | b"state");
+    // What is of the pool itself is one item, and comes before its datasets.
+    out.item();
+    let files = pool.files().filter(|(file, _)| is_of_pool(file));
+    for (file, content) in files.chain(pool.files().filter(|(file, _)| !is_of_pool(file))) {
+        if !is_of_pool(file) {
+            out.item();
+        }
         // A pool that was exported leaves errors in its place.
         let Content::Bytes { bytes, .. } = content else { continue };
         any = true;

@@ -684,6 +684,19 @@ fn a_directory_that_a_device_lacks_is_looked_for_once_and_again_later() {
 }
 
 #[test]
+fn a_single_file_of_sysfs_that_appears_is_found_a_few_reads_later() {
+    let tree = Tree::with(&[("sys/class/net/eth0/mtu", "1500")]);
+    let mut host = tree.host();
+    let masters = "sys/class/net/bonding_masters";
+    let mut found = |reads: u64| {
+        (0..reads).filter_map(|_| read(&mut host, Query::Bonding).text(masters)).collect::<Vec<_>>().len()
+    };
+    assert_eq!(found(1), 0);
+    tree.put(masters, "bond0");
+    assert!((1..ABSENT_READS as usize).contains(&found(ABSENT_READS)));
+}
+
+#[test]
 fn threads_are_read_where_a_process_has_several() {
     let tree = Tree::with(&[
         ("proc/1/task/1/stat", "1 (init) S"),

@@ -46,6 +46,7 @@ impl Frame {
         rates: Option<&mut Rates>,
     ) -> Self {
         let mut out = Exposition::new();
+        out.name_more_items();
         let raw = choice.format == Format::Raw;
         let runs = match raw {
             true => Vec::new(),

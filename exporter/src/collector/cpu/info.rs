@@ -7,7 +7,7 @@
 
 use super::Context;
 use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::options::{Flag, FlagKind, Options};
 use crate::text;
 
 const PATH: &str = "proc/cpuinfo";
@@ -169,18 +169,30 @@ fn keys(cpuinfo: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Gives what the flags ask for.
-pub(super) fn collect(context: &Context<'_>, out: &mut Exposition) {
+/// What cpuinfo says, as far as the flags ask for it.
+pub(super) struct Described<'a> {
+    cpus: Vec<Cpu<'a>>,
+    options: &'a Options,
+}
+
+/// Reads what the flags ask for.
+pub(super) fn read<'a>(context: &Context<'a>, out: &mut Exposition) -> Described<'a> {
     let options = context.options;
-    let fields = [(&FLAGS, &FLAG_INFO), (&BUGS, &BUG_INFO)]
-        .map(|(flag, family)| (options.regexp(flag.name), family));
-    if !options.switch(SWITCH.name) && fields.iter().all(|(include, _)| include.is_none()) {
-        return;
-    }
+    let is_asked = options.switch(SWITCH.name) || [FLAGS, BUGS].iter().any(|flag| options.regexp(flag.name).is_some());
     let begins = |line: &[u8]| line.starts_with(b"processor") || line.starts_with(b"cpu number");
-    let Ok(cpuinfo) = context.require_items(PATH, begins) else { return };
-    let cpus = parse(cpuinfo, out);
-    for cpu in &cpus {
+    let cpuinfo = is_asked.then(|| context.require_items(PATH, begins).ok()).flatten();
+    Described { cpus: cpuinfo.map(|cpuinfo| parse(cpuinfo, out)).unwrap_or_default(), options }
+}
+
+impl Described<'_> {
+    /// The numbers of the CPUs.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = &[u8]> {
+        self.cpus.iter().map(|cpu| cpu.number)
+    }
+
+    /// Adds what one of them is.
+    pub(super) fn add(&self, at: usize, out: &mut Exposition) {
+        let cpu = &self.cpus[at];
         let labels = [
             cpu.cache_size,
             cpu.core,
@@ -194,18 +206,23 @@ pub(super) fn collect(context: &Context<'_>, out: &mut Exposition) {
             cpu.vendor,
         ];
         out.add(&INFO, &labels, true);
-        if options.switch(CPUFREQ_SWITCH) && !cpu.mhz.is_empty() {
+        if self.options.switch(CPUFREQ_SWITCH) && !cpu.mhz.is_empty() {
             match cpu.mhz() {
                 Some(mhz) => out.add(&FREQUENCY, &[cpu.core, cpu.number, cpu.package], mhz * 1e6),
                 None => out.skip(|| format!("{PATH}: cpu MHz: {}", cpu.mhz.escape_ascii())),
             }
         }
     }
-    let Some(first) = cpus.first() else { return };
-    for ((include, family), words) in fields.into_iter().zip([first.flags, first.bugs]) {
-        let Some(include) = include else { continue };
-        for word in text::fields(words).filter(|word| include.is_match(word)) {
-            out.add(family, &[word], true);
+
+    /// Adds the features and bugs of the first, each an item of its own.
+    pub(super) fn add_flags(&self, out: &mut Exposition) {
+        let Some(first) = self.cpus.first() else { return };
+        for (flag, family, words) in [(FLAGS, &FLAG_INFO, first.flags), (BUGS, &BUG_INFO, first.bugs)] {
+            let Some(include) = self.options.regexp(flag.name) else { continue };
+            for word in text::fields(words).filter(|word| include.is_match(word)) {
+                out.item();
+                out.add(family, &[word], true);
+            }
         }
     }
 }

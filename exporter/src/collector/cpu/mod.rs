@@ -5,6 +5,8 @@
 mod info;
 mod topology;
 
+use std::collections::BTreeMap;
+
 use keyhole_proto::v1::Query;
 
 use super::{CollectError, Collector, Context};
@@ -79,14 +81,54 @@ const COLUMNS: &[(&[u8], &Family)] = &[
 const TICKS: f64 = 100.0;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    // The times come first, where there is room for few series. What sysfs and cpuinfo tell is given even where they fail.
-    let result = times(context, out);
-    info::collect(context, out);
-    topology::collect(context.snapshot, out);
+    let described = info::read(context, out);
+    let mut about = BTreeMap::<Vec<u8>, About>::new();
+    for (at, number) in described.numbers().enumerate() {
+        about.entry(number.to_vec()).or_default().described.push(at);
+    }
+    for (number, is_online) in topology::online(context.snapshot, out) {
+        about.entry(number).or_default().is_online = Some(is_online);
+    }
+    for number in topology::isolated(context.snapshot, out) {
+        about.entry(number.to_string().into_bytes()).or_default().is_isolated = true;
+    }
+    let add = |number: &[u8], about: &About, out: &mut Exposition| {
+        about.described.iter().for_each(|at| described.add(*at, out));
+        if let Some(is_online) = about.is_online {
+            out.add(&topology::ONLINE, &[number], is_online);
+        }
+        if about.is_isolated {
+            out.add(&topology::ISOLATED, &[number], true);
+        }
+    };
+    let result = times(context, out, |number, out| {
+        about.remove(number).iter().for_each(|about| add(number, about, out));
+    });
+    // What sysfs and cpuinfo tell is given even where there are no times, as of a CPU that is offline.
+    for (number, about) in &about {
+        out.item();
+        add(number, about, out);
+    }
+    topology::throttles(context.snapshot, out);
+    described.add_flags(out);
     result
 }
 
-fn times(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+/// What is known of a CPU besides its times. All of it is one item, so that a limit leaves CPUs whole.
+#[derive(Debug, Default)]
+struct About {
+    /// Where cpuinfo describes it.
+    described: Vec<usize>,
+    is_online: Option<bool>,
+    is_isolated: bool,
+}
+
+/// Adds each CPU's times, and has `rest` add what else is known of it.
+fn times(
+    context: &Context<'_>,
+    out: &mut Exposition,
+    mut rest: impl FnMut(&[u8], &mut Exposition),
+) -> Result<(), CollectError> {
     let guests = context.options.switch(GUEST_FLAG);
     let mut any = false;
     for line in text::lines(context.require(PATH)?) {
@@ -102,6 +144,7 @@ fn times(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError
                 None => out.skip(|| format!("{PATH}: {}", line.escape_ascii())),
             }
         }
+        rest(cpu, out);
         any = true;
     }
     any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line of a CPU"))

@@ -38,20 +38,23 @@ pub(super) const ONLINE: Family = Family {
     ..ISOLATED
 };
 
-pub(super) fn collect(snapshot: &Snapshot, out: &mut Exposition) {
+/// The CPUs that the scheduler leaves alone.
+pub(super) fn isolated(snapshot: &Snapshot, out: &mut Exposition) -> Vec<u64> {
     let cpus = snapshot.dir(CPUS);
-    throttles(&cpus, out);
-    online(&cpus, out);
-    for cpu in text::cpu_list(cpus.text("isolated").unwrap_or_default()) {
-        match cpu {
-            Some(cpu) => out.add(&ISOLATED, &[cpu.to_string().as_bytes()], true),
-            None => out.skip(|| format!("{}: not a list of CPUs", ISOLATED.source)),
+    let listed = text::cpu_list(cpus.text("isolated").unwrap_or_default());
+    let mut known = |cpu: Option<u64>| {
+        if cpu.is_none() {
+            out.skip(|| format!("{}: not a list of CPUs", ISOLATED.source));
         }
-    }
+        cpu
+    };
+    listed.filter_map(&mut known).collect()
 }
 
-/// The CPUs of a core, and of a package, all tell of the same: the first that does is taken.
-fn throttles(cpus: &Dir<'_>, out: &mut Exposition) {
+/// Adds how often each core and each package was slowed down, each an item of its own. The CPUs of a core, and of a package,
+/// all tell of the same: the first that does is taken.
+pub(super) fn throttles(snapshot: &Snapshot, out: &mut Exposition) {
+    let cpus = &snapshot.dir(CPUS);
     let (mut packages, mut cores) = (BTreeSet::new(), BTreeSet::new());
     for (_, dir) in numbered(cpus) {
         // Some firmware does not number packages: the kernel says -1.
@@ -60,6 +63,7 @@ fn throttles(cpus: &Dir<'_>, out: &mut Exposition) {
             && let Some(count) = count(&dir, "thermal_throttle/package_throttle_count", out)
         {
             packages.insert(package);
+            out.item();
             out.add(&PACKAGE_THROTTLES, &[package], count);
         }
         let Some(core) = number(&dir, "topology/core_id") else { continue };
@@ -67,32 +71,36 @@ fn throttles(cpus: &Dir<'_>, out: &mut Exposition) {
             && let Some(count) = count(&dir, "thermal_throttle/core_throttle_count", out)
         {
             cores.insert((package, core));
+            out.item();
             out.add(&CORE_THROTTLES, &[core, package], count);
         }
     }
 }
 
-/// A CPU that cannot go offline (the first one of x86) has no file of its own. Where none has, CPUs do not come and
-/// go, and there is nothing to tell.
-fn online(cpus: &Dir<'_>, out: &mut Exposition) {
+/// Which CPUs are online. One that cannot go offline (the first one of x86) has no file of its own. Where none has, CPUs do
+/// not come and go, and there is nothing to tell.
+pub(super) fn online(snapshot: &Snapshot, out: &mut Exposition) -> Vec<(Vec<u8>, bool)> {
+    let cpus = &snapshot.dir(CPUS);
+    let mut known = Vec::new();
     if !numbered(cpus).any(|(_, dir)| dir.content("online").is_some()) {
-        return;
+        return known;
     }
     let listed: Option<BTreeSet<u64>> =
         cpus.text("online").map(|list| text::cpu_list(list).flatten().collect());
     for (cpu, dir) in numbered(cpus) {
         if let Some(own) = dir.value("online") {
             match own {
-                b"0" => out.add(&ONLINE, &[&cpu], false),
-                b"1" => out.add(&ONLINE, &[&cpu], true),
+                b"0" => known.push((cpu, false)),
+                b"1" => known.push((cpu, true)),
                 _ => out.skip(|| format!("{}: neither 0 nor 1", dir.join("online").escape_ascii())),
             }
         } else if let (None, Some(listed)) = (dir.content("online"), &listed)
             && let Some(number) = text::unsigned(&cpu)
         {
-            out.add(&ONLINE, &[&cpu], listed.contains(&number));
+            known.push((cpu, listed.contains(&number)));
         }
     }
+    known
 }
 
 /// The CPUs' directories, with their numbers.

@@ -431,7 +431,7 @@ fn skipped(last: &LastRun) -> Markup {
             details {
                 summary { (words::of(last.skipped, "item")) " left out" }
                 @for item in &last.skipped_items { small { (words::clean(item, TEXT)) } }
-                @if last.skipped > last.skipped_items.len() { small { "Only the first are named." } }
+                @if last.skipped > last.skipped_items.len() { small { "Only the first are named; " code { "keyhole-exporter query" } " names the others." } }
             }
         }
     }
