@@ -5,7 +5,9 @@
 //! Each architecture writes a form of its own, which is told by the text alone: a capture may come from another machine.
 //! Which of a form's keys are given, and as what, is as in node_exporter.
 
-use super::Context;
+use keyhole_proto::v1::Query;
+
+use super::{CollectError, Context};
 use crate::exposition::{Exposition, Family, Kind};
 use crate::options::{Flag, FlagKind};
 use crate::text;
@@ -169,16 +171,20 @@ fn keys(cpuinfo: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// Gives what the flags ask for.
-pub(super) fn collect(context: &Context<'_>, out: &mut Exposition) {
+/// Gives what the flags ask for; where they ask for something, it is a failure to have nothing.
+pub(super) fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let options = context.options;
     let fields = [(&FLAGS, &FLAG_INFO), (&BUGS, &BUG_INFO)]
         .map(|(flag, family)| (options.regexp(flag.name), family));
     if !options.switch(SWITCH.name) && fields.iter().all(|(include, _)| include.is_none()) {
-        return;
+        return Ok(());
     }
     let begins = |line: &[u8]| line.starts_with(b"processor") || line.starts_with(b"cpu number");
-    let Ok(cpuinfo) = context.require_items(PATH, begins) else { return };
+    context.answered(Query::Cpuinfo)?;
+    let cpuinfo = context.require_items(PATH, begins).map_err(|error| match error {
+        CollectError::NoData(_) => CollectError::malformed(PATH, "missing, and a flag asks for it"),
+        error => error,
+    })?;
     let cpus = parse(cpuinfo, out);
     for cpu in &cpus {
         let labels = [
@@ -201,13 +207,14 @@ pub(super) fn collect(context: &Context<'_>, out: &mut Exposition) {
             }
         }
     }
-    let Some(first) = cpus.first() else { return };
+    let first = cpus.first().ok_or_else(|| CollectError::malformed(PATH, "no CPU"))?;
     for ((include, family), words) in fields.into_iter().zip([first.flags, first.bugs]) {
         let Some(include) = include else { continue };
         for word in text::fields(words).filter(|word| include.is_match(word)) {
             out.add(family, &[word], true);
         }
     }
+    Ok(())
 }
 
 /// The CPUs of the file; each begins with its number.
@@ -270,7 +277,7 @@ fn find(cpus: &[Cpu<'_>], number: u64) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{collect_snapshot, own};
+    use super::super::super::testing::{collect_snapshot, collect_whatever, own};
     use super::super::COLLECTOR;
     use crate::snapshot::{Content, Snapshot};
 
@@ -307,7 +314,7 @@ mod tests {
     fn info(cpuinfo: &[u8], flags: &[&str]) -> String {
         let files = [("proc/stat", &b"cpu0 1\n"[..]), (super::PATH, cpuinfo)];
         let files = files.map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
-        let text = collect_snapshot(&COLLECTOR, &Snapshot::of_files(files.into()), flags, &own()).unwrap();
+        let (text, _) = collect_whatever(&COLLECTOR, &Snapshot::of_files(files.into()), flags, &own());
         text.lines().filter(|line| !line.contains("seconds")).map(|line| format!("{line}\n")).collect()
     }
 
@@ -488,10 +495,35 @@ mod tests {
     }
 
     #[test]
-    fn without_cpuinfo_the_times_are_given() {
-        let snapshot = Snapshot::of_files(vec![(b"proc/stat".to_vec(), Content::bytes(&b"cpu0 1\n"[..]))]);
-        let text = collect_snapshot(&COLLECTOR, &snapshot, &["--collector.cpu.info"], &own()).unwrap();
-        assert_eq!(text, "node_cpu_seconds_total{cpu=\"0\",mode=\"user\"} 0.01\n");
+    fn without_a_cpu_in_cpuinfo_the_collector_fails_where_it_is_asked_for_and_the_times_are_given() {
+        let times = "node_cpu_seconds_total{cpu=\"0\",mode=\"user\"} 0.01\n";
+        for (cpuinfo, reason) in [
+            (None, "missing, and a flag asks for it"),
+            (Some(&b""[..]), "no CPU"),
+            (Some(b"\n"), "no CPU"),
+            (Some(b"model name: x\n"), "no CPU"),
+        ] {
+            let mut files = vec![(b"proc/stat".to_vec(), Content::bytes(&b"cpu0 1\n"[..]))];
+            files.extend(cpuinfo.map(|text| (super::PATH.as_bytes().to_vec(), Content::bytes(text.to_vec()))));
+            let snapshot = Snapshot::of_files(files);
+            for flag in ["--collector.cpu.info", "--collector.cpu.info.bugs-include=."] {
+                let (text, result) = collect_whatever(&COLLECTOR, &snapshot, &[flag], &own());
+                assert_eq!(text, times);
+                assert_eq!(result.unwrap_err().to_string(), format!("proc/cpuinfo: {reason}"));
+            }
+            assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).as_deref(), Ok(times));
+        }
+    }
+
+    #[test]
+    fn a_broker_that_may_not_read_cpuinfo_fails_a_flag_that_asks_for_it() {
+        let mut snapshot = Snapshot::of_files(vec![(b"proc/stat".to_vec(), Content::bytes(&b"cpu0 1\n"[..]))]);
+        let outcome = keyhole_proto::v1::Outcome::NotPermitted;
+        let report = crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
+        snapshot.set_report(keyhole_proto::v1::Query::Cpuinfo, report);
+        let result = collect_snapshot(&COLLECTOR, &snapshot, &["--collector.cpu.info"], &own());
+        assert_eq!(result.unwrap_err().to_string(), "query CPUINFO: NOT_PERMITTED");
+        assert!(collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).is_ok());
     }
 
     proptest::proptest! {

@@ -80,10 +80,10 @@ const TICKS: f64 = 100.0;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     // The times come first, where there is room for few series. What sysfs and cpuinfo tell is given even where they fail.
-    let result = times(context, out);
-    info::collect(context, out);
+    let times = times(context, out);
+    let info = info::collect(context, out);
     topology::collect(context.snapshot, out);
-    result
+    times.and(info)
 }
 
 fn times(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
