@@ -55,7 +55,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
                 *entries.entry(device).or_default() += 1;
             }
             Some(_) => {}
-            None => out.skip(|| format!("{PATH}: an entry without flags or a device")),
+            None => out.skip(|| format!("{PATH}: an entry of other columns than the kernel's")),
         }
     }
     for (device, count) in entries {
@@ -67,17 +67,18 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 }
 
 /// The flags and the device of an entry. Between them stand the hardware address, blank on devices that have none,
-/// and the mask.
+/// and the mask, which is always `*`: by it a line that lost or gained a column is told from a whole one.
 fn entry(line: &[u8]) -> Option<(u64, &[u8])> {
-    let mut fields = text::fields(line).skip(2);
-    let flags = text::hexadecimal(fields.next()?)?;
-    let device = fields.skip(1).last()?;
-    Some((flags, device))
+    let fields: Vec<&[u8]> = text::fields(line).collect();
+    match fields[..] {
+        [_, _, flags, _, b"*", device] | [_, _, flags, b"*", device] => Some((text::hexadecimal(flags)?, device)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     const TABLE: &[u8] = b"\
@@ -126,8 +127,20 @@ IP address       HW type     Flags       HW address            Mask     Device
     fn a_broken_line_is_skipped_and_an_empty_table_has_no_entries() {
         let text = [TABLE, b"10.0.0.1 0x1\n10.0.0.1 0x1 flags 02:fc:00:00:00:05 * eth0\n"].concat();
         assert_eq!(arp(&text, &[]), arp(TABLE, &[]));
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, &text)], &[]), 2);
         assert_eq!(arp(b"IP address       HW type     Flags\n", &[]), "");
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn a_line_that_lost_or_gained_a_column_makes_no_device_of_another_one() {
+        let broken = b"10.0.0.1 0x1 0x2 00:00:00:00:00:01 *\n10.0.0.1 0x1 0x2 00:00:00:00:00:01 * eth0 7\n\
+            10.0.0.1 0x1 0x2 00:00:00:00:00:01 eth0\n10.0.0.1 0x1 0x2 * eth0 7\n";
+        let text = [TABLE, broken].concat();
+        for flags in [&[][..], &["--no-collector.arp.netlink"]] {
+            assert_eq!(arp(&text, flags), arp(TABLE, flags));
+            assert_eq!(skipped(&COLLECTOR, &[(PATH, &text)], flags), 4);
+        }
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! <https://docs.kernel.org/filesystems/proc.html#kernel-data>
 
+use std::collections::BTreeMap;
+
 use keyhole_proto::v1::Query;
 
 use super::{CollectError, Collector, Context};
@@ -30,28 +32,45 @@ const BLOCKS: Family = Family {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut any = false;
+    let mut rows = Vec::new();
     for line in text::lines(context.require(PATH)?) {
-        out.item();
         let mut fields = text::fields(line);
-        let Some((node, zone)) = text::node_and_zone(&mut fields) else {
-            out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
+        match text::node_and_zone(&mut fields) {
+            Some((node, zone)) => rows.push((line, node, zone, fields.collect::<Vec<_>>())),
+            None => out.skip(|| format!("{PATH}: {}", line.escape_ascii())),
+        }
+    }
+    let sizes = sizes(rows.iter().map(|(.., blocks)| blocks.len()));
+    for (line, node, zone, blocks) in &rows {
+        out.item();
+        // Which size is the one that is missing or too many cannot be known.
+        if blocks.len() != sizes {
+            out.skip(|| format!("{PATH}: more or fewer sizes than in other lines: {}", line.escape_ascii()));
             continue;
-        };
-        any = true;
-        for (size, blocks) in fields.enumerate() {
+        }
+        for (size, blocks) in blocks.iter().enumerate() {
             match text::unsigned(blocks) {
                 Some(blocks) => out.add(&BLOCKS, &[node, size.to_string().as_bytes(), zone], blocks),
                 None => out.skip(|| format!("{PATH}: size {size} of {}", line.escape_ascii())),
             }
         }
     }
-    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line with a node and a zone"))
+    match rows.is_empty() {
+        true => Err(CollectError::malformed(PATH, "no line with a node and a zone")),
+        false => Ok(()),
+    }
+}
+
+/// How many sizes the kernel has, which is the same in every line: what most lines have; of equally many, the more.
+fn sizes(lines: impl Iterator<Item = usize>) -> usize {
+    let mut counts = BTreeMap::<usize, usize>::new();
+    lines.for_each(|sizes| *counts.entry(sizes).or_default() += 1);
+    counts.into_iter().max_by_key(|&(sizes, lines)| (lines, sizes)).map_or(0, |(sizes, _)| sizes)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     #[test]
@@ -85,6 +104,19 @@ mod tests {
             "node_buddyinfo_blocks{node=\"0\",size=\"0\",zone=\"\\\"\u{fffd}\"} 1\n\
              node_buddyinfo_blocks{node=\"0\",size=\"3\",zone=\"\\\"\u{fffd}\"} 4\n"
         );
+    }
+
+    #[test]
+    fn a_line_with_more_or_fewer_sizes_than_the_others_is_left_out_and_counted() {
+        for broken in ["4381 1093", "4381 1093 185 7", ""] {
+            let table = format!("Node 0, zone DMA 1 0 2\nNode 0, zone Normal {broken}\nNode 1, zone Normal 3 4 5\n");
+            let text = collect(&COLLECTOR, &[(PATH, table.as_bytes())], &[]).unwrap();
+            assert_eq!(text.lines().count(), 6, "{text}");
+            assert!(!text.contains("node=\"0\",size=\"0\",zone=\"Normal\""), "{text}");
+            assert_eq!(skipped(&COLLECTOR, &[(PATH, table.as_bytes())], &[]), 1);
+        }
+        let two = b"Node 0, zone DMA 1 0\nNode 0, zone Normal 3 4 5\n";
+        assert!(!collect(&COLLECTOR, &[(PATH, two)], &[]).unwrap().contains("DMA"));
     }
 
     #[test]

@@ -35,8 +35,11 @@ const ENABLED: Family =
 const COLUMNS: &[(usize, &Family)] = &[(2, &CGROUPS), (3, &ENABLED)];
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    for line in out.rows(PATH, context.require_whole(PATH)?).into_iter().filter(|line| !line.starts_with(b"#")) {
-        let Some(name) = text::fields(line).next() else { continue };
+    let table = context.require_whole(PATH)?;
+    let mut known = table.is_empty();
+    for line in out.rows(PATH, table) {
+        known = true;
+        let Some(name) = text::fields(line).next().filter(|_| !line.starts_with(b"#")) else { continue };
         out.item();
         for (column, family) in COLUMNS {
             match text::fields(line).nth(*column).and_then(text::unsigned) {
@@ -45,12 +48,12 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
         }
     }
-    Ok(())
+    known.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "blank lines alone"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     #[test]
@@ -77,8 +80,10 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_number_costs_only_itself() {
-        let text = collect(&COLLECTOR, &[(PATH, b"\ncpu\t0\tx\t1\n\"\xff\t0\t1\t-1\n")], &[]).unwrap();
+    fn a_bad_number_and_a_blank_line_cost_only_themselves_and_are_counted() {
+        let table = b"\ncpu\t0\tx\t1\n\"\xff\t0\t1\t-1\n";
+        let text = collect(&COLLECTOR, &[(PATH, table)], &[]).unwrap();
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, table)], &[]), 3);
         assert_eq!(
             text,
             "node_cgroups_cgroups{subsys_name=\"\\\"\u{fffd}\"} 1\nnode_cgroups_enabled{subsys_name=\"cpu\"} 1\n"
@@ -86,7 +91,9 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_cgroups_has_no_data() {
+    fn a_kernel_without_cgroups_has_no_data_and_a_file_of_blank_lines_is_malformed() {
+        assert!(matches!(collect(&COLLECTOR, &[(PATH, b"\n")], &[]), Err(CollectError::Malformed { .. })));
+        assert_eq!(collect(&COLLECTOR, &[(PATH, b"#subsys_name\thierarchy\n")], &[]), Ok(String::new()));
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
     }
 

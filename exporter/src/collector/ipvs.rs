@@ -112,10 +112,11 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         true => context.require_whole(SERVERS),
         false => context.require(SERVERS),
     };
-    let servers = match servers {
-        Err(CollectError::NoData(_)) => return Ok(()),
-        servers => servers?,
-    };
+    let servers = servers.map_err(|error| match error {
+        // A kernel that has the one has the other: something hides it.
+        CollectError::NoData(_) => CollectError::malformed(SERVERS, format!("missing beside {STATS}")),
+        error => error,
+    })?;
     each_server(servers, out, |labels, numbers| {
         let key = kept.iter().filter_map(|at| labels.get(*at).cloned()).collect();
         for (sum, number) in sums.entry(key).or_default().iter_mut().zip(numbers) {
@@ -232,7 +233,7 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
     #[test]
     fn totals_are_hexadecimal() {
         assert_eq!(
-            collect(&COLLECTOR, &[(STATS, TEXT_STATS)], &[]).unwrap(),
+            collect(&COLLECTOR, &[(STATS, TEXT_STATS), (SERVERS, b"")], &[]).unwrap(),
             "node_ipvs_connections_total 23765872\nnode_ipvs_incoming_bytes_total 89991519156915\n\
              node_ipvs_incoming_packets_total 3811989221\nnode_ipvs_outgoing_bytes_total 1\n\
              node_ipvs_outgoing_packets_total 0\n"
@@ -301,6 +302,8 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
     #[test]
     fn stats_without_totals_are_malformed_and_a_host_without_ipvs_has_no_data() {
         assert!(matches!(collect(&COLLECTOR, &[(STATS, b"\n\nx\n")], &[]), Err(CollectError::Malformed { .. })));
+        let alone = collect(&COLLECTOR, &[(STATS, TEXT_STATS)], &[]).unwrap_err().to_string();
+        assert_eq!(alone, "proc/1/net/ip_vs: missing beside proc/1/net/ip_vs_stats");
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
     }
 

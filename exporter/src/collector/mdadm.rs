@@ -197,6 +197,11 @@ impl<'a> Array<'a> {
     fn give(&self, out: &mut Exposition) {
         out.item();
         let name = self.name;
+        // The kernel writes the size of every array that has a member.
+        let Some(blocks) = self.blocks else {
+            out.skip(|| format!("{PATH}: {} without its blocks", name.escape_ascii()));
+            return;
+        };
         let state = self.operation.map_or(self.state, |(operation, _)| operation);
         for candidate in STATES {
             out.add(&STATE, &[name, candidate], candidate == state);
@@ -214,10 +219,8 @@ impl<'a> Array<'a> {
         }
         out.add(&DISKS, &[name, b"failed"], self.failed);
         out.add(&DISKS, &[name, b"spare"], self.spare);
-        if let Some(blocks) = self.blocks {
-            out.add(&BLOCKS, &[name], blocks);
-        }
-        if let Some(synced) = self.operation.map_or(self.blocks, |(_, synced)| synced) {
+        out.add(&BLOCKS, &[name], blocks);
+        if let Some(synced) = self.operation.map_or(Some(blocks), |(_, synced)| synced) {
             out.add(&BLOCKS_SYNCED, &[name], synced);
         }
     }
@@ -283,7 +286,7 @@ fn give_sysfs(block: &Dir<'_>, out: &mut Exposition) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     /// The samples of `text` as `name label...=value`, short enough to compare.
@@ -398,10 +401,21 @@ mod tests {
 
     #[test]
     fn what_a_line_does_not_say_is_absent() {
-        // A personality of a kernel to come, without counts, and an array without members or size.
+        // A personality of a kernel to come, without counts.
         let samples = array("md0 : active raid99 sda[0]\n      10 blocks quux\n");
         assert_eq!(samples, ["blocks 10", "blocks_synced 10", "statestate=active 1"]);
-        assert_eq!(array("md0 : broken raid1 sda[0](F)\n\n"), ["disksstate=failed 1"]);
+        assert_eq!(array("md0 : broken raid1 sda[0](F)\n  7 blocks\n"), ["blocks 7", "blocks_synced 7", "disksstate=failed 1"]);
+    }
+
+    #[test]
+    fn an_array_without_its_size_is_left_out_and_counted() {
+        for broken in ["md1 : active raid1\n", "md1 : active raid1 c[0] d[1]\n\n", "md1 : active raid1 c[0]\n  x blocks [1/1] [U]\n"] {
+            let whole = "md0 : active raid1 a[0] b[1]\n  5 blocks [2/2] [UU]\n\n";
+            let table = format!("Personalities : [raid1]\n{broken}{whole}unused devices: <none>\n");
+            let text = collect(&COLLECTOR, &[(PATH, table.as_bytes())], &[]).unwrap();
+            assert!(text.contains("md0") && !text.contains("md1"), "{text}");
+            assert_eq!(skipped(&COLLECTOR, &[(PATH, table.as_bytes())], &[]), 1);
+        }
     }
 
     #[test]

@@ -40,32 +40,40 @@ const COUNT: Family = Family {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let mut result = Ok(());
     for dir in context.snapshot.dir(NODES).dirs() {
         out.item();
         let Some(node) = dir.name().strip_prefix(b"node").filter(|node| text::unsigned(node).is_some()) else {
             continue;
         };
-        add_meminfo(&dir, node, out);
+        if !add_meminfo(&dir, node, out) {
+            let path = format!("{NODES}/{}/meminfo", dir.name().escape_ascii());
+            result = result.and(Err(CollectError::malformed(&path, "no line that is known")));
+        }
         add_numastat(&dir, node, out);
     }
-    Ok(())
+    result
 }
 
 /// `Node 0 Active(anon):  1552 kB`.
-fn add_meminfo(dir: &Dir<'_>, node: &[u8], out: &mut Exposition) {
-    for line in text::lines(dir.text("meminfo").unwrap_or_default()) {
+fn add_meminfo(dir: &Dir<'_>, node: &[u8], out: &mut Exposition) -> bool {
+    let Some(meminfo) = dir.text("meminfo") else { return true };
+    let mut any = false;
+    for line in text::lines(meminfo) {
         let of_node = text::trim(line)
             .strip_prefix(b"Node ")
             .and_then(|line| line.strip_prefix(node)?.strip_prefix(b" "));
         match of_node.and_then(text::meminfo_line) {
             Some(line) => {
                 out.add_named(&MEMORY, &MEMORY.name_of(&line.name), &[node], line.value);
+                any = true;
             }
             // Old kernels begin with an empty line.
             None if line.is_empty() => {}
             None => out.skip(|| format!("{}: {}", MEMORY.source, line.escape_ascii())),
         }
     }
+    any
 }
 
 /// `numa_hit 1934603`.
@@ -84,8 +92,9 @@ fn add_numastat(dir: &Dir<'_>, node: &[u8], out: &mut Exposition) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, skipped, survives};
+    use super::super::testing::{collect, collect_whatever, own, skipped, survives};
     use super::*;
+    use crate::snapshot::{Content, Snapshot};
 
     const MEMINFO: &str = "sys/devices/system/node/node0/meminfo";
     const NUMASTAT: &str = "sys/devices/system/node/node0/numastat";
@@ -129,6 +138,18 @@ mod tests {
             "node_memory_numa_Dirty{node=\"0\"} 1024\nnode_memory_numa_local_____total{node=\"0\"} 5\n"
         );
         assert_eq!(skipped(&COLLECTOR, files, &[]), 7);
+    }
+
+    #[test]
+    fn a_node_whose_memory_is_hidden_fails_and_what_others_have_is_given() {
+        let other = "sys/devices/system/node/node1/meminfo";
+        for hidden in [&b""[..], b"\n", b"Node 1 MemFree: 1 kB\n"] {
+            let files = [(MEMINFO, hidden), (other, &b"Node 1 MemFree: 1 kB\n"[..])];
+            let files = files.map(|(path, text)| (path.into(), Content::bytes(text)));
+            let (text, result) = collect_whatever(&COLLECTOR, &Snapshot::of_files(files.into()), &[], &own());
+            assert_eq!(text, "node_memory_numa_MemFree{node=\"1\"} 1024\n");
+            assert_eq!(result.unwrap_err().to_string(), format!("{MEMINFO}: no line that is known"));
+        }
     }
 
     #[test]

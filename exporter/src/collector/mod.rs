@@ -508,44 +508,57 @@ pub mod testing {
         files: &[(&str, &[u8])],
         flags: &[&str],
     ) -> Result<String, CollectError> {
-        let files = files
-            .iter()
-            .map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(bytes.to_vec())))
-            .collect();
-        collect_snapshot(collector, &Snapshot::of_files(files), flags, &own())
+        collect_snapshot(collector, &snapshot_of(files), flags, &own())
     }
 
-    /// The same, over a snapshot.
+    fn snapshot_of(files: &[(&str, &[u8])]) -> Snapshot {
+        let content = |bytes: &[u8]| Content::bytes(bytes.to_vec());
+        Snapshot::of_files(
+            files.iter().map(|(path, bytes)| (path.as_bytes().to_vec(), content(bytes))).collect(),
+        )
+    }
+
+    /// The same as [`collect`], over a snapshot.
     pub fn collect_snapshot(
         collector: &'static Collector,
         snapshot: &Snapshot,
         flags: &[&str],
         own: &Own,
     ) -> Result<String, CollectError> {
-        collect_counted(collector, snapshot, flags, own).map(|(text, _)| text)
+        let (text, _, result) = run_one(collector, snapshot, flags, own);
+        result.map(|()| text)
     }
 
     /// How many things of `files` a collector skips: what `keyhole_collector_skipped` says.
     pub fn skipped(collector: &'static Collector, files: &[(&str, &[u8])], flags: &[&str]) -> usize {
-        let files = files
-            .iter()
-            .map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(bytes.to_vec())))
-            .collect();
-        skipped_of(collector, &Snapshot::of_files(files), flags)
+        skipped_of(collector, &snapshot_of(files), flags)
     }
 
     /// The same, of a snapshot.
     pub fn skipped_of(collector: &'static Collector, snapshot: &Snapshot, flags: &[&str]) -> usize {
-        collect_counted(collector, snapshot, flags, &own()).expect("a collector that does not fail").1
+        let (_, skipped, result) = run_one(collector, snapshot, flags, &own());
+        result.expect("a collector that does not fail");
+        skipped
     }
 
-    /// The samples without HELP and TYPE lines, and how many things were skipped.
-    fn collect_counted(
+    /// What the collector gave, also where it failed.
+    pub fn collect_whatever(
         collector: &'static Collector,
         snapshot: &Snapshot,
         flags: &[&str],
         own: &Own,
-    ) -> Result<(String, usize), CollectError> {
+    ) -> (String, Result<(), CollectError>) {
+        let (text, _, result) = run_one(collector, snapshot, flags, own);
+        (text, result)
+    }
+
+    /// The samples, how many items were skipped, and what became of it.
+    fn run_one(
+        collector: &'static Collector,
+        snapshot: &Snapshot,
+        flags: &[&str],
+        own: &Own,
+    ) -> (String, usize, Result<(), CollectError>) {
         // Compiling every flag's expression takes longer than any test; most tests run with the defaults.
         static DEFAULTS: LazyLock<Options> = LazyLock::new(|| Options::defaults(&super::flags()));
         let given = (!flags.is_empty()).then(|| {
@@ -555,11 +568,11 @@ pub mod testing {
         let options = given.as_ref().unwrap_or(&DEFAULTS);
         let mut out = Exposition::new();
         out.begin(usize::MAX);
-        (collector.collect)(&Context { snapshot, options, own }, &mut out)?;
+        let result = (collector.collect)(&Context { snapshot, options, own }, &mut out);
         let skipped = out.end().skipped;
         let text = out.to_text();
         let samples = text.lines().filter(|line| !line.starts_with('#'));
-        Ok((samples.map(|line| format!("{line}\n")).collect(), skipped))
+        (samples.map(|line| format!("{line}\n")).collect(), skipped, result)
     }
 
     /// Runs a collector over any bytes in any of `paths`; all that is asked is that it ends.
@@ -596,27 +609,58 @@ mod tests {
         assert!(COLLECTORS.windows(2).all(|pair| pair[0].name < pair[1].name));
     }
 
-    /// No kernel writes the first ones empty: something masks them. The others are where there is nothing to list.
+    /// No kernel writes the first ones empty: something masks them. The others are as in node_exporter.
     #[test]
     fn an_empty_file_fails_where_no_kernel_has_it_empty() {
         for (name, path, fails) in [
             ("buddyinfo", "proc/buddyinfo", true),
+            ("conntrack", "proc/1/net/stat/nf_conntrack", true),
+            ("entropy", "proc/sys/kernel/random/entropy_avail", true),
+            ("filefd", "proc/sys/fs/file-nr", true),
+            ("interrupts", "proc/interrupts", true),
+            ("ipvs", "proc/1/net/ip_vs_stats", true),
+            ("loadavg", "proc/loadavg", true),
             ("mdadm", "proc/mdstat", true),
             ("meminfo", "proc/meminfo", true),
+            ("meminfo_numa", "sys/devices/system/node/node0/meminfo", true),
             ("netdev", "proc/1/net/dev", true),
+            ("netstat", "proc/1/net/netstat", true),
+            ("netstat", "proc/1/net/snmp", true),
+            ("nfs", "proc/1/net/rpc/nfs", true),
+            ("nfsd", "proc/1/net/rpc/nfsd", true),
+            ("pressure", "proc/pressure/cpu", true),
             ("schedstat", "proc/schedstat", true),
             ("slabinfo", "proc/slabinfo", true),
+            ("softirqs", "proc/softirqs", true),
             ("softnet", "proc/1/net/softnet_stat", true),
             ("stat", "proc/stat", true),
             ("vmstat", "proc/vmstat", true),
+            ("xfrm", "proc/1/net/xfrm_stat", true),
+            ("zfs", "proc/spl/kstat/zfs/arcstats", true),
+            ("zfs", "proc/spl/kstat/zfs/tank/objset-0x36", true),
+            ("zfs", "proc/spl/kstat/zfs/zil", true),
             ("zoneinfo", "proc/zoneinfo", true),
             ("arp", "proc/1/net/arp", false),
+            ("cgroups", "proc/cgroups", false),
             ("diskstats", "proc/diskstats", false),
+            ("drbd", "proc/drbd", false),
+            ("ipvs", "proc/1/net/ip_vs", false),
+            ("lnstat", "proc/1/net/stat/arp_cache", false),
+            ("mountstats", "proc/1/mountstats", false),
+            ("netstat", "proc/1/net/snmp6", false),
             ("network_route", "proc/1/net/route", false),
+            ("sockstat", "proc/1/net/sockstat", false),
             ("swap", "proc/swaps", false),
+            ("tcpstat", "proc/1/net/tcp", false),
+            ("udp_queues", "proc/1/net/udp", false),
+            ("xfs", "sys/fs/xfs/sda1/stats/stats", false),
+            ("zfs", "proc/spl/kstat/zfs/tank/io", false),
+            ("zfs", "proc/spl/kstat/zfs/tank/state", false),
         ] {
-            let collector = COLLECTORS.iter().find(|collector| collector.name == name).unwrap();
-            assert_eq!(testing::collect(collector, &[(path, b"")], &[]).is_err(), fails, "{name}");
+            let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
+            let files = [&[(path, &b""[..])], &beside(path)[..]].concat();
+            let result = testing::collect(collector, &files, &[]);
+            assert_eq!(result.is_err(), fails, "{path}: {result:?}");
         }
     }
 
@@ -829,6 +873,20 @@ mod tests {
         assert_eq!(unseen, SEEN_NOWHERE);
     }
 
+    /// The other files that a collector needs beside that of `path`, without anything to tell.
+    fn beside(path: &str) -> Vec<(&'static str, &'static [u8])> {
+        const PAIR: &[u8] = b"None:\nNone:\n";
+        let others: &[(&str, &[u8])] = match path {
+            "proc/1/net/netstat" => &[("proc/1/net/snmp", PAIR)],
+            "proc/1/net/snmp" => &[("proc/1/net/netstat", PAIR)],
+            "proc/1/net/snmp6" => &[("proc/1/net/netstat", PAIR), ("proc/1/net/snmp", PAIR)],
+            "proc/1/net/ip_vs" => &[("proc/1/net/ip_vs_stats", b"Total\nConns\n 1 2 3 4 5\n")],
+            "proc/1/net/ip_vs_stats" => &[("proc/1/net/ip_vs", b"")],
+            _ => &[],
+        };
+        others.to_vec()
+    }
+
     #[test]
     fn a_blank_or_broken_line_costs_only_itself() {
         let sockets = "  sl  local rem st tx_queue:rx_queue\n 0: 0:1 0:0 07 5:6\n 1: 0:1 0:0 07 5:6\n";
@@ -926,14 +984,12 @@ mod tests {
             let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
             let collect = |lines: &[&str]| {
                 let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-                testing::collect(collector, &[(path, text.as_bytes())], &[])
-            };
-            let skipped = |lines: &[&str]| {
-                let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
-                testing::skipped(collector, &[(path, text.as_bytes())], &[])
+                let files = [&[(path, text.as_bytes())], &beside(path)[..]].concat();
+                (testing::collect(collector, &files, &[]), testing::skipped(collector, &files, &[]))
             };
             let lines: Vec<&str> = table.lines().collect();
-            let whole = collect(&lines);
+            let (whole, none) = collect(&lines);
+            assert_eq!(none, 0, "{name}");
             assert!(whole.as_ref().is_ok_and(|text| text.lines().count() > 1), "{name}: {whole:?}");
             for at in 0..=lines.len() {
                 for line in ["", "   ", "broken"] {
@@ -941,17 +997,16 @@ mod tests {
                         continue;
                     }
                     let with = [&lines[..at], &[line], &lines[at..]].concat();
-                    assert_eq!(collect(&with), whole, "{name}: {line:?} before line {at}");
+                    let (text, skipped) = collect(&with);
+                    assert_eq!(text, whole, "{name}: {line:?} before line {at}");
                     // A line of another name may be a newer kernel's, and some files have blank lines of their own.
-                    let is_counted = match (name, line) {
-                        ("ipvs" | "mdadm" | "nfs" | "xfrm", _) => false,
-                        ("schedstat" | "stat" | "zoneinfo", "broken") => false,
-                        ("meminfo_numa", "") => false,
-                        ("netdev", _) => at > 1,
-                        _ => true,
-                    };
-                    let counted = skipped(&with) > skipped(&lines);
-                    assert_eq!(counted, is_counted, "{name}: {line:?} before line {at}");
+                    let is_counted = !matches!(
+                        (name, line),
+                        ("ipvs" | "mdadm", _)
+                            | ("meminfo_numa", "")
+                            | ("schedstat" | "stat" | "zoneinfo", "broken")
+                    );
+                    assert_eq!(skipped > 0, is_counted, "{name}: {line:?} before line {at}");
                 }
             }
         }

@@ -75,6 +75,10 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     }
     let table = context.require(PATH)?;
     let header = Header::of(table).ok_or_else(|| CollectError::malformed(PATH, "no names of columns"))?;
+    let heading = table.strip_suffix(header.rest).unwrap_or_default();
+    for _ in text::lines(heading).filter(|line| !line.contains(&b'|')) {
+        out.skip(|| format!("{PATH}: a line above the names of columns"));
+    }
     let naming = if context.options.switch(DETAILED) { Naming::Detailed } else { Naming::Default };
     // Where in a line each counter stands, once for all lines.
     let counters: Vec<(&Counter, Option<usize>)> = COUNTERS
@@ -108,7 +112,13 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         for (counter, position) in &counters {
             let value = match counter.place {
                 Place::Statistic(file) => statistic(&device, file),
-                _ => position.and_then(|at| values.get(at).copied().flatten()),
+                _ => match position.and_then(|at| values.get(at)) {
+                    Some(None) => {
+                        out.skip(|| format!("{PATH}: {} without a number", counter.family.name));
+                        None
+                    }
+                    value => value.copied().flatten(),
+                },
             };
             let Some(value) = value else { continue };
             match alias {
@@ -171,7 +181,7 @@ impl<'a> Header<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     const DEV: &[u8] = b"\
@@ -282,6 +292,8 @@ Inter-|   Receive                                                |  Transmit
         let text = netdev(b" face |bytes errs|bytes\nno device\n a: 1\n b: 1 -1 2\n", &[]);
         assert_eq!(text.lines().count(), 2, "{text}");
         assert_eq!(of_device(&text, "b"), "receive_bytes 1\ntransmit_bytes 2\n");
+        let table = b"\nbroken\n face |bytes errs|bytes\nno device\n a: 1\n b: 1 -1 2\n";
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, table)], &[]), 5);
     }
 
     #[test]

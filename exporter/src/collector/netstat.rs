@@ -46,10 +46,17 @@ const FIELD: Family = Family {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut fields = Fields { wanted: context.options.matcher(FIELDS), name: PREFIX.into(), out };
+    let mut missing = vec![NETSTAT, SNMP];
     context.each_whole(&[NETSTAT, SNMP, SNMP6], |path, text| match path {
         SNMP6 => fields.take_lines(path, text),
-        _ => fields.take_pairs(path, text),
-    })
+        _ if fields.take_pairs(path, text) => missing.retain(|of| *of != path),
+        _ => {}
+    })?;
+    // Every kernel has these two, and something in both.
+    match missing[..] {
+        [] => Ok(()),
+        [path, ..] => Err(CollectError::malformed(path, "missing, or nothing in it")),
+    }
 }
 
 /// Where the fields go.
@@ -62,8 +69,9 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// Takes lines in pairs: `Tcp: InSegs OutSegs`, then `Tcp: 5 7`.
-    fn take_pairs(&mut self, path: &str, text: &[u8]) {
+    /// Takes lines in pairs: `Tcp: InSegs OutSegs`, then `Tcp: 5 7`; false when there is no pair.
+    fn take_pairs(&mut self, path: &str, text: &[u8]) -> bool {
+        let mut any = false;
         let mut header: Option<(&[u8], &[u8])> = None;
         let mut pairs = Vec::new();
         for line in text::lines(text) {
@@ -72,9 +80,12 @@ impl Fields<'_> {
                 continue;
             };
             let Some((_, names)) = header.take_if(|(of, _)| *of == protocol) else {
-                header = Some((protocol, values));
+                if let Some((alone, _)) = header.replace((protocol, values)) {
+                    self.skip_alone(path, alone);
+                }
                 continue;
             };
+            any = true;
             let mut values = text::fields(values);
             pairs.clear();
             pairs.extend(text::fields(names).map(|name| (name, values.next())));
@@ -86,6 +97,14 @@ impl Fields<'_> {
                 self.take(path, protocol, name, value.unwrap_or_default());
             }
         }
+        if let Some((alone, _)) = header {
+            self.skip_alone(path, alone);
+        }
+        any
+    }
+
+    fn skip_alone(&mut self, path: &str, protocol: &[u8]) {
+        self.out.skip(|| format!("{path}: {} with one line of its two", protocol.escape_ascii()));
     }
 
     /// Takes lines of one field: `Ip6InOctets 460`. The protocol ends with the first 6.
@@ -126,13 +145,17 @@ impl Fields<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, collect_whatever, own, skipped, survives};
     use super::*;
+    use crate::snapshot::{Content, Snapshot};
 
     const ALL: &[&str] = &["--collector.netstat.fields="];
 
+    /// A file that gives no sample, beside the one under test.
+    const BESIDE: &[u8] = b"None:\nNone:\n";
+
     fn snmp(text: &[u8], flags: &[&str]) -> String {
-        collect(&COLLECTOR, &[(SNMP, text)], flags).unwrap()
+        collect(&COLLECTOR, &[(NETSTAT, BESIDE), (SNMP, text)], flags).unwrap()
     }
 
     #[test]
@@ -173,6 +196,16 @@ mod tests {
     fn a_line_without_its_pair_costs_no_other_pair() {
         let text = b"Ip: Forwarding\nTcp: InSegs\nTcp: 5\nno protocol\nUdp: InErrors\nUdp: 1 2\nIcmp: InMsgs\nIcmp: 3\n";
         assert_eq!(snmp(text, &[]), "node_netstat_Icmp_InMsgs 3\nnode_netstat_Tcp_InSegs 5\n");
+        assert_eq!(skipped(&COLLECTOR, &[(NETSTAT, BESIDE), (SNMP, text)], &[]), 3);
+    }
+
+    #[test]
+    fn a_heading_without_its_values_and_values_without_their_heading_are_counted() {
+        for alone in ["TcpExt: A B\nIpExt: InOctets\nIpExt: 3\n", "IpExt: InOctets\nIpExt: 3\nTcpExt: 1 2\n"] {
+            let files = [(NETSTAT, alone.as_bytes()), (SNMP, BESIDE)];
+            assert_eq!(collect(&COLLECTOR, &files, &[]).unwrap(), "node_netstat_IpExt_InOctets 3\n");
+            assert_eq!(skipped(&COLLECTOR, &files, &[]), 1);
+        }
     }
 
     #[test]
@@ -182,7 +215,8 @@ mod tests {
 
     #[test]
     fn a_name_without_a_protocol_is_skipped_in_the_ipv6_file() {
-        let text = collect(&COLLECTOR, &[(SNMP6, b"Plain 1\nalone\nUdp6NoPorts 2\n")], ALL).unwrap();
+        let files = [(NETSTAT, BESIDE), (SNMP, BESIDE), (SNMP6, &b"Plain 1\nalone\nUdp6NoPorts 2\n"[..])];
+        let text = collect(&COLLECTOR, &files, ALL).unwrap();
         assert_eq!(text, "node_netstat_Udp6_NoPorts 2\n");
     }
 
@@ -205,6 +239,20 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_every_kernel_has_is_missed_and_what_the_others_have_is_given() {
+        let tcp = b"Tcp: InSegs\nTcp: 5\n";
+        for (main, other) in [(NETSTAT, SNMP), (SNMP, NETSTAT)] {
+            for text in [None, Some(&b""[..]), Some(b"\n"), Some(b"Tcp: InSegs\n")] {
+                let mut files = vec![(other.into(), Content::bytes(&tcp[..]))];
+                files.extend(text.map(|text| (main.into(), Content::bytes(text))));
+                let (text, result) = collect_whatever(&COLLECTOR, &Snapshot::of_files(files), &[], &own());
+                assert_eq!(text, "node_netstat_Tcp_InSegs 5\n");
+                assert_eq!(result.unwrap_err().to_string(), format!("{main}: missing, or nothing in it"));
+            }
+        }
+    }
+
+    #[test]
     fn any_bytes_are_survived() {
         survives(&COLLECTOR, &[NETSTAT, SNMP, SNMP6]);
     }
@@ -213,7 +261,9 @@ mod tests {
         #[test]
         fn any_pairs_of_lines_give_at_most_a_sample_a_word(text in "((Ip|Tcp):( [a-z0-9-]{0,4}){0,4}\\n){0,8}") {
             let words = text.split_ascii_whitespace().count();
-            proptest::prop_assert!(snmp(text.as_bytes(), ALL).lines().count() <= words);
+            let files = vec![(SNMP.into(), Content::bytes(text.into_bytes()))];
+            let (text, _) = collect_whatever(&COLLECTOR, &Snapshot::of_files(files), ALL, &own());
+            proptest::prop_assert!(text.lines().count() <= words);
         }
     }
 }

@@ -79,10 +79,14 @@ const OPERATIONS_4: &[&str] = &[
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
-    for (label, numbers) in text::labelled(context.require_whole(PATH)?) {
+    for (label, numbers) in out.rows(PATH, context.require_whole(PATH)?).into_iter().filter_map(text::labelled) {
         // One operation of version 4 has a line of its own, below that of the others.
         if label != b"wdeleg_getattr" {
             out.item();
+        }
+        if numbers.is_empty() {
+            out.skip(|| format!("{PATH}: {} without a number", label.escape_ascii()));
+            continue;
         }
         any |= add_numbers(out, PATH, NUMBERS, label, &numbers);
         any |= match label {
@@ -102,7 +106,7 @@ fn unnamed_null(methods: &[&'static str]) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     const HEAD: &[u8] = b"rc 1 6 18622\nfh 7 0 0 0 0\nio 157286400 72864\n\
@@ -157,6 +161,14 @@ mod tests {
     fn a_broken_line_costs_no_other() {
         let text = nfsd(b"rc x 6\nproc2 18 1\nproc4ops x\nio 1\n");
         assert_eq!(text, "node_nfsd_disk_bytes_read_total 1\nnode_nfsd_reply_cache_misses_total 6\n");
+    }
+
+    #[test]
+    fn a_blank_line_and_a_column_that_is_missing_are_counted() {
+        let table = b"rc 1 2\n\nio 1\n";
+        assert_eq!(nfsd(table).lines().count(), 3);
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, table)], &[]), 1 + 1 + 1);
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, HEAD)], &[]), 0);
     }
 
     #[test]

@@ -68,7 +68,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     const CPU1: &str = "node_schedstat_running_seconds_total{cpu=\"1\"} 1.5\n\
@@ -92,9 +92,11 @@ mod tests {
     }
 
     #[test]
-    fn a_short_line_gives_what_it_has() {
-        let text = collect(&COLLECTOR, &[(PATH, b"cpu0 1 2 3 4 5 6 1000000000 x\n")], &[]).unwrap();
+    fn a_short_line_gives_what_it_has_and_the_rest_is_counted() {
+        let table = b"cpu0 1 2 3 4 5 6 1000000000 x\n\n";
+        let text = collect(&COLLECTOR, &[(PATH, table)], &[]).unwrap();
         assert_eq!(text, "node_schedstat_running_seconds_total{cpu=\"0\"} 1\n");
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, table)], &[]), 3);
     }
 
     #[test]

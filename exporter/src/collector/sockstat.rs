@@ -52,25 +52,34 @@ const MEM_BYTES: Family = Family {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let mut strange = Ok(());
     let result = context.each_whole(&[V4, V6], |path, sockets| {
+        let mut known = sockets.is_empty();
         for line in text::lines(sockets) {
             let Some((protocol, pairs)) = text::split_first(line, b':') else {
                 out.skip(|| format!("{path}: a line without a protocol"));
                 continue;
             };
+            known = true;
             let protocol = text::printable(text::trim(protocol));
-            let mut fields = text::fields(pairs);
+            let mut fields = text::fields(pairs).peekable();
             out.item();
-            while let (Some(key), Some(value)) = (fields.next(), fields.next()) {
-                match text::signed(value) {
+            if fields.peek().is_none() {
+                out.skip(|| format!("{path}: {protocol} without a value"));
+            }
+            while let Some(key) = fields.next() {
+                match fields.next().and_then(text::signed) {
                     Some(value) => add(&protocol, key, value, out),
-                    None => out.skip(|| format!("{path}: a value that is no number")),
+                    None => out.skip(|| format!("{path}: a value that is missing or no number")),
                 }
             }
         }
+        if !known {
+            strange = Err(CollectError::malformed(path, "no line of a protocol"));
+        }
     });
     // A kernel may have neither protocol.
-    if let Err(CollectError::NoData(_)) = result { Ok(()) } else { result }
+    if let Err(CollectError::NoData(_)) = result { Ok(()) } else { result.and(strange) }
 }
 
 fn add(protocol: &str, key: &[u8], value: i64, out: &mut Exposition) {
@@ -95,7 +104,7 @@ fn add(protocol: &str, key: &[u8], value: i64, out: &mut Exposition) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, collect_snapshot, own, survives};
+    use super::super::testing::{collect, collect_snapshot, own, skipped, survives};
     use super::*;
     use crate::snapshot::{Content, Snapshot};
 
@@ -135,9 +144,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_absent_and_what_is_new_is_left_alone() {
-        let text = sockstat(b"TCP: tw 4 shiny 7 orphan\nTCP orphan 4\nSCTP: inuse many tw 1\n");
-        assert_eq!(text, "node_sockstat_SCTP_tw 1\nnode_sockstat_TCP_tw 4\n");
+    fn what_is_missing_is_absent_and_counted_and_what_is_new_is_left_alone() {
+        let broken = b"TCP: tw 4 shiny 7 orphan\nTCP orphan 4\nSCTP: inuse many tw 1\n\nUDP:\n";
+        assert_eq!(sockstat(broken), "node_sockstat_SCTP_tw 1\nnode_sockstat_TCP_tw 4\n");
+        assert_eq!(skipped(&COLLECTOR, &[(V4, broken)], &[]), 5);
+    }
+
+    #[test]
+    fn a_file_of_something_else_fails_and_what_the_other_one_has_is_given() {
+        for strange in [&b"\n"[..], b"something else\n"] {
+            let result = collect(&COLLECTOR, &[(V4, SOCKSTAT), (V6, strange)], &[]);
+            assert!(matches!(result, Err(CollectError::Malformed { .. })), "{result:?}");
+        }
     }
 
     #[test]

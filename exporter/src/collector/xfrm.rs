@@ -68,22 +68,22 @@ const FAMILIES: [Family; LINES.len()] = {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
-    for (name, numbers) in text::labelled(context.require(PATH)?) {
+    for (name, numbers) in out.rows(PATH, context.require(PATH)?).into_iter().filter_map(text::labelled) {
+        let [Some(count)] = numbers[..] else {
+            out.skip(|| format!("{PATH}: {} without its one number", name.escape_ascii()));
+            continue;
+        };
+        // Lines of kernels to come are left alone.
         let Some((_, family)) = LINES.iter().find(|(of, _)| *of == name) else { continue };
-        match numbers.first() {
-            Some(Some(count)) => {
-                out.add(family, &[], *count);
-                any = true;
-            }
-            _ => out.skip(|| format!("{PATH}: {} without a number", name.escape_ascii())),
-        }
+        out.add(family, &[], count);
+        any = true;
     }
     any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line that is known"))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{collect, survives};
+    use super::super::testing::{collect, skipped, survives};
     use super::*;
 
     #[test]
@@ -109,9 +109,11 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_none_costs_only_itself() {
-        let text = collect(&COLLECTOR, &[(PATH, b"XfrmInError -1\nXfrmOutError\nXfrmFwdHdrError 3\n")], &[]).unwrap();
+    fn a_line_without_its_one_number_costs_only_itself_and_is_counted() {
+        let table = b"XfrmInError -1\nXfrmOutError\n\nXfrmInHdrError 7 8\nshiny\nXfrmFwdHdrError 3\nshiny 4\n";
+        let text = collect(&COLLECTOR, &[(PATH, table)], &[]).unwrap();
         assert_eq!(text, "node_xfrm_fwd_hdr_error_packets_total 3\n");
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, table)], &[]), 5);
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     for device in context.snapshot.dir("sys/fs/xfs").dirs() {
         out.item();
         let Some(stats) = device.text("stats/stats") else { continue };
-        for (label, numbers) in text::labelled(stats) {
+        for (label, numbers) in out.rows(COUNT.source, stats).into_iter().filter_map(text::labelled) {
             for (_, column, family) in NUMBERS.iter().filter(|(of, ..)| *of == label) {
                 match numbers.get(*column) {
                     Some(Some(value)) => out.add(family, &[device.name()], *value),

@@ -75,9 +75,13 @@ const STATES: &[&[u8]] =
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let zfs = context.snapshot.dir(DIR);
     let mut any = false;
+    let mut result = Ok(());
     for (file, subsystem) in SUBSYSTEMS {
         let Some(bytes) = zfs.text(file) else { continue };
         any = true;
+        if !has_head(bytes) {
+            result = result.and(Err(CollectError::malformed(&format!("{DIR}/{file}"), NO_HEAD)));
+        }
         for row in rows(bytes) {
             match row.value() {
                 Some(Some(value)) => {
@@ -90,12 +94,13 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         }
     }
     for pool in zfs.dirs() {
-        any |= collect_pool(&pool, out);
+        any |= collect_pool(&pool, &mut result, out);
     }
-    if any { Ok(()) } else { context.none_of(Query::Zfs, DIR) }
+    if any { result } else { context.none_of(Query::Zfs, DIR) }
 }
 
-fn collect_pool(pool: &Dir<'_>, out: &mut Exposition) -> bool {
+/// Gives what a pool tells; false when that is nothing.
+fn collect_pool(pool: &Dir<'_>, result: &mut Result<(), CollectError>, out: &mut Exposition) -> bool {
     let mut any = false;
     let is_of_pool = |file: &[u8]| matches!(file, b"io" | b"state");
     // What is of the pool itself is one item, and comes before its datasets.
@@ -114,6 +119,12 @@ fn collect_pool(pool: &Dir<'_>, out: &mut Exposition) -> bool {
                 let now = text::trim(bytes).to_ascii_lowercase();
                 for state in STATES {
                     out.add(&STATE, &[state, pool.name()], *state == now);
+                }
+            }
+            _ if !has_head(bytes) => {
+                let path = format!("{DIR}/{}/{}", pool.name().escape_ascii(), file.escape_ascii());
+                if result.is_ok() {
+                    *result = Err(CollectError::malformed(&path, NO_HEAD));
                 }
             }
             _ => collect_dataset(pool.name(), bytes, out),
@@ -173,10 +184,20 @@ impl Row<'_> {
     }
 }
 
+/// What is wrong with a kstat without its head, which no kernel leaves out: something hides the file's content.
+const NO_HEAD: &str = "no line `name type data`";
+
+fn is_head(line: &[u8]) -> bool {
+    text::fields(line).eq([&b"name"[..], b"type", b"data"])
+}
+
+fn has_head(kstat: &[u8]) -> bool {
+    text::lines(kstat).any(is_head)
+}
+
 /// The rows below the line `name type data`.
 fn rows(kstat: &[u8]) -> impl Iterator<Item = Row<'_>> {
-    let head = |line: &&[u8]| !text::fields(line).eq([&b"name"[..], b"type", b"data"]);
-    text::lines(kstat).skip_while(head).skip(1).filter_map(|line| {
+    text::lines(kstat).skip_while(|line| !is_head(line)).skip(1).filter_map(|line| {
         let (name, rest) = text::split_first(text::trim(line), b' ')?;
         let (kind, data) = text::split_first(text::trim(rest), b' ')?;
         Some(Row { name, kind, data: text::trim(data) })
@@ -252,7 +273,18 @@ mod tests {
     fn a_row_that_is_broken_costs_only_itself() {
         let rows = "a 4\nb 4 -1\nc 3 x\n\nd 4 18446744073709551615\n";
         assert_eq!(zfs(&[("zil", &format!("{HEAD}{rows}"))]), "zil_d 18446744073709551615\n");
-        assert_eq!(zfs(&[("zil", "no head\na 4 1\n")]), "");
+    }
+
+    #[test]
+    fn a_file_without_its_head_fails() {
+        for file in ["arcstats", "zil", "tank/objset-0x36"] {
+            for text in ["", "\n", "no head\na 4 1\n"] {
+                let path = format!("{DIR}/{file}");
+                let error = collect(&COLLECTOR, &[(&path, text.as_bytes())], &[]).unwrap_err().to_string();
+                assert_eq!(error, format!("{path}: no line `name type data`"));
+            }
+            assert_eq!(zfs(&[(file, &format!("{HEAD}dataset_name 7 a\n"))]), "", "a head alone is no failure");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! Each architecture writes a form of its own, which is told by the text alone: a capture may come from another machine.
 //! Which of a form's keys are given, and as what, is as in node_exporter.
 
-use super::Context;
+use keyhole_proto::v1::Query;
+
+use super::{CollectError, Context};
 use crate::exposition::{Exposition, Family, Kind};
 use crate::options::{Flag, FlagKind, Options};
 use crate::text;
@@ -175,13 +177,33 @@ pub(super) struct Described<'a> {
     options: &'a Options,
 }
 
-/// Reads what the flags ask for.
-pub(super) fn read<'a>(context: &Context<'a>, out: &mut Exposition) -> Described<'a> {
+/// Reads what the flags ask for; where they ask for something, it is a failure to have nothing.
+pub(super) fn read<'a>(
+    context: &Context<'a>,
+    out: &mut Exposition,
+) -> (Described<'a>, Result<(), CollectError>) {
     let options = context.options;
     let is_asked = options.switch(SWITCH.name) || [FLAGS, BUGS].iter().any(|flag| options.regexp(flag.name).is_some());
+    let cpus = if is_asked { cpus(context, out) } else { Ok(Vec::new()) };
+    let (cpus, result) = match cpus {
+        Ok(cpus) => (cpus, Ok(())),
+        Err(error) => (Vec::new(), Err(error)),
+    };
+    (Described { cpus, options }, result)
+}
+
+fn cpus<'a>(context: &Context<'a>, out: &mut Exposition) -> Result<Vec<Cpu<'a>>, CollectError> {
     let begins = |line: &[u8]| line.starts_with(b"processor") || line.starts_with(b"cpu number");
-    let cpuinfo = is_asked.then(|| context.require_items(PATH, begins).ok()).flatten();
-    Described { cpus: cpuinfo.map(|cpuinfo| parse(cpuinfo, out)).unwrap_or_default(), options }
+    context.answered(Query::Cpuinfo)?;
+    let cpuinfo = context.require_items(PATH, begins).map_err(|error| match error {
+        CollectError::NoData(_) => CollectError::malformed(PATH, "missing, and a flag asks for it"),
+        error => error,
+    })?;
+    let cpus = parse(cpuinfo, out);
+    if cpus.is_empty() {
+        return Err(CollectError::malformed(PATH, "no CPU"));
+    }
+    Ok(cpus)
 }
 
 impl Described<'_> {
@@ -287,7 +309,7 @@ fn find(cpus: &[Cpu<'_>], number: u64) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::{collect_snapshot, own};
+    use super::super::super::testing::{collect_snapshot, collect_whatever, own};
     use super::super::COLLECTOR;
     use crate::snapshot::{Content, Snapshot};
 
@@ -324,7 +346,7 @@ mod tests {
     fn info(cpuinfo: &[u8], flags: &[&str]) -> String {
         let files = [("proc/stat", &b"cpu0 1\n"[..]), (super::PATH, cpuinfo)];
         let files = files.map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
-        let text = collect_snapshot(&COLLECTOR, &Snapshot::of_files(files.into()), flags, &own()).unwrap();
+        let (text, _) = collect_whatever(&COLLECTOR, &Snapshot::of_files(files.into()), flags, &own());
         text.lines().filter(|line| !line.contains("seconds")).map(|line| format!("{line}\n")).collect()
     }
 
@@ -505,10 +527,35 @@ mod tests {
     }
 
     #[test]
-    fn without_cpuinfo_the_times_are_given() {
-        let snapshot = Snapshot::of_files(vec![(b"proc/stat".to_vec(), Content::bytes(&b"cpu0 1\n"[..]))]);
-        let text = collect_snapshot(&COLLECTOR, &snapshot, &["--collector.cpu.info"], &own()).unwrap();
-        assert_eq!(text, "node_cpu_seconds_total{cpu=\"0\",mode=\"user\"} 0.01\n");
+    fn without_a_cpu_in_cpuinfo_the_collector_fails_where_it_is_asked_for_and_the_times_are_given() {
+        let times = "node_cpu_seconds_total{cpu=\"0\",mode=\"user\"} 0.01\n";
+        for (cpuinfo, reason) in [
+            (None, "missing, and a flag asks for it"),
+            (Some(&b""[..]), "no CPU"),
+            (Some(b"\n"), "no CPU"),
+            (Some(b"model name: x\n"), "no CPU"),
+        ] {
+            let mut files = vec![(b"proc/stat".to_vec(), Content::bytes(&b"cpu0 1\n"[..]))];
+            files.extend(cpuinfo.map(|text| (super::PATH.as_bytes().to_vec(), Content::bytes(text.to_vec()))));
+            let snapshot = Snapshot::of_files(files);
+            for flag in ["--collector.cpu.info", "--collector.cpu.info.bugs-include=."] {
+                let (text, result) = collect_whatever(&COLLECTOR, &snapshot, &[flag], &own());
+                assert_eq!(text, times);
+                assert_eq!(result.unwrap_err().to_string(), format!("proc/cpuinfo: {reason}"));
+            }
+            assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).as_deref(), Ok(times));
+        }
+    }
+
+    #[test]
+    fn a_broker_that_may_not_read_cpuinfo_fails_a_flag_that_asks_for_it() {
+        let mut snapshot = Snapshot::of_files(vec![(b"proc/stat".to_vec(), Content::bytes(&b"cpu0 1\n"[..]))]);
+        let outcome = keyhole_proto::v1::Outcome::NotPermitted;
+        let report = crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
+        snapshot.set_report(keyhole_proto::v1::Query::Cpuinfo, report);
+        let result = collect_snapshot(&COLLECTOR, &snapshot, &["--collector.cpu.info"], &own());
+        assert_eq!(result.unwrap_err().to_string(), "query CPUINFO: NOT_PERMITTED");
+        assert!(collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).is_ok());
     }
 
     proptest::proptest! {

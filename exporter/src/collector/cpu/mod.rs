@@ -81,7 +81,7 @@ const COLUMNS: &[(&[u8], &Family)] = &[
 const TICKS: f64 = 100.0;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let described = info::read(context, out);
+    let (described, info) = info::read(context, out);
     let mut about = BTreeMap::<Vec<u8>, About>::new();
     for (at, number) in described.numbers().enumerate() {
         about.entry(number.to_vec()).or_default().described.push(at);
@@ -111,7 +111,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     }
     topology::throttles(context.snapshot, out);
     described.add_flags(out);
-    result
+    result.and(info)
 }
 
 /// What is known of a CPU besides its times. All of it is one item, so that a limit leaves CPUs whole.
