@@ -32,7 +32,7 @@ VERSIONS = ["1.33", "1.37"]
 OPERATOR = {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
 
 
-class Tally:
+class Results:
     """Counts checks, and says which failed."""
 
     def __init__(self):
@@ -201,13 +201,13 @@ def main():
     if arguments.update:
         claims.write_prometheus_rule()
 
-    tally, programs = Tally(), Programs(arguments.binaries)
+    results, programs = Results(), Programs(arguments.binaries)
     sets, validated = {}, 0
     for title, overlay, components in combinations():
-        things = tally.check(f"{title}: builds", with_components, arguments.kubectl, overlay, components)
+        things = results.check(f"{title}: builds", with_components, arguments.kubectl, overlay, components)
         if things is not None:
             sets[title] = things
-    site = tally.check("examples/site: builds", kustomize, arguments.kubectl, KUBERNETES / "examples/site")
+    site = results.check("examples/site: builds", kustomize, arguments.kubectl, KUBERNETES / "examples/site")
     if site is not None:
         sets["examples/site"] = site
 
@@ -224,48 +224,48 @@ def main():
                 assert thing["apiVersion"] == "monitoring.coreos.com/v1", name
                 continue
             for version in VERSIONS:
-                tally.check(f"{name} is valid", its_schema_takes_it, thing, version)
+                results.check(f"{name} is valid", its_schema_takes_it, thing, version)
             validated += 1
         pod = pod_of(things)
         for version in VERSIONS:
-            tally.check(f"{title}: its pod is valid", its_schema_takes_it, pod, version)
+            results.check(f"{title}: its pod is valid", its_schema_takes_it, pod, version)
         for claim in claims.POD_CLAIMS:
-            tally.check(f"{title}: {claim.__name__}", claim, pod)
+            results.check(f"{title}: {claim.__name__}", claim, pod)
         for claim in claims.SET_CLAIMS:
-            tally.check(f"{title}: {claim.__name__}", claim, things)
-        tally.check(f"{title}: its programs take its arguments", programs.take, pod)
+            results.check(f"{title}: {claim.__name__}", claim, things)
+        results.check(f"{title}: its programs take its arguments", programs.take, pod)
         policies = [admission.Policy(thing) for thing in objects(things, "ValidatingAdmissionPolicy")]
         pod_policies = [policy for policy in policies if policy.name != "keyhole-no-exec"]
-        tally.check(f"{title}: its policies admit its pod", good_pod, pod_policies, pod)
+        results.check(f"{title}: its policies admit its pod", good_pod, pod_policies, pod)
         for policy in policies:
             if policy.name == "keyhole-no-exec":
-                tally.check(f"{title}: nobody runs anything in it", exec_is_refused, policy)
+                results.check(f"{title}: nobody runs anything in it", exec_is_refused, policy)
             if policy.name == "keyhole-daemonset":
-                tally.check(f"{title}: its DaemonSet is guarded", only_who_may_grant_the_host_changes_the_daemonset,
+                results.check(f"{title}: its DaemonSet is guarded", only_who_may_grant_the_host_changes_the_daemonset,
                             policy, one(things, "DaemonSet"))
 
     # That the checks can fail.
     hostpath = pod_of(sets["privileged-hostpath"])
     for claim in claims.POD_CLAIMS:
-        tally.check(f"a pod is found for which not: {claim.__name__}", breaks.notices, claim, breaks.BREAKS[claim], hostpath)
+        results.check(f"a pod is found for which not: {claim.__name__}", breaks.notices, claim, breaks.BREAKS[claim], hostpath)
     every = sets["restricted-pv + all, by pod-monitor"]
     for claim, change in breaks.BREAK_SETS:
-        tally.check(f"a set is found for which not: {claim.__name__}", breaks.notices, claim, change, every)
+        results.check(f"a set is found for which not: {claim.__name__}", breaks.notices, claim, change, every)
     for title, things in sets.items():
         if " + all" in title:
-            tally.check(f"{title}: instance is the node's name", relabels, things, "instance")
+            results.check(f"{title}: instance is the node's name", relabels, things, "instance")
         if "on trial" in title:
-            tally.check(f"{title}: the job is another", relabels, things, "job")
-    tally.check("a field that does not exist is refused", it_is_refused_by_the_schema,
+            results.check(f"{title}: the job is another", relabels, things, "job")
+    results.check("a field that does not exist is refused", it_is_refused_by_the_schema,
                 {**hostpath, "spec": {**hostpath["spec"], "hostNetworks": True}}, VERSIONS[0])
     for name in ("broker", "exporter"):
-        tally.check(f"the {name} refuses a flag that it has not", programs.refuse, name, "--no-such-flag")
-    tally.check("the exporter refuses a bad value", programs.refuse, "exporter",
+        results.check(f"the {name} refuses a flag that it has not", programs.refuse, name, "--no-such-flag")
+    results.check("the exporter refuses a bad value", programs.refuse, "exporter",
                 "--collector.filesystem.mount-points-exclude=(")
-    tally.check("baseline refuses hostPath alone", lambda: same(violations(hostpath, "baseline"), [
+    results.check("baseline refuses hostPath alone", lambda: same(violations(hostpath, "baseline"), [
         "hostPath volume proc", "hostPath volume sys"]))
     root = pod_of(sets["restricted-pv + root-files"])
-    tally.check("restricted refuses a root broker for nothing else", lambda: same(violations(root, "restricted"), [
+    results.check("restricted refuses a root broker for nothing else", lambda: same(violations(root, "restricted"), [
         "broker: runAsNonRoot", "broker: runAsUser 0"]))
 
     # The policies.
@@ -282,25 +282,25 @@ def main():
                          if each["metadata"]["name"] == policy_name)
             policy = admission.Policy(thing)
             for row in rows:
-                hit.add(tally.check(f"{title}: {row[0]} is refused", mutated, policy, pod_of(sets[title]), row, annotation))
+                hit.add(results.check(f"{title}: {row[0]} is refused", mutated, policy, pod_of(sets[title]), row, annotation))
                 count += 1
         unhit = {name for name, _ in policy.validations} - hit
-        tally.check(f"{policy_name}: every rule refuses something", lambda: same(unhit, set()))
+        results.check(f"{policy_name}: every rule refuses something", lambda: same(unhit, set()))
         if policy_name == "keyhole-claims":
-            tally.check("a pod without the claims is nobody's business", a_foreign_pod_without_the_claims_passes, policy)
-    tally.check("the kustomizations of the guides build", guide.the_kustomizations_build, arguments.kubectl)
-    tally.check("the patch of the guide for another collector fits",
+            results.check("a pod without the claims is nobody's business", a_foreign_pod_without_the_claims_passes, policy)
+    results.check("the kustomizations of the guides build", guide.the_kustomizations_build, arguments.kubectl)
+    results.check("the patch of the guide for another collector fits",
                 guide.the_patch_for_another_collector_gives_the_broker_its_query, arguments.kubectl)
-    tally.check("the patch of the guide for a group of /proc fits",
+    results.check("the patch of the guide for a group of /proc fits",
                 guide.the_patch_for_a_group_of_proc_gives_it_to_the_pod_and_the_policy, arguments.kubectl)
-    tally.check("the queries of docs/migrating.md find what they are for", guide.the_queries_find_what_they_are_for)
-    tally.check("Talos' audit policies", the_talos_audit_policies_are_one_and_well_formed)
+    results.check("the queries of docs/migrating.md find what they are for", guide.the_queries_find_what_they_are_for)
+    results.check("Talos' audit policies", the_talos_audit_policies_are_one_and_well_formed)
 
     print(f"{len(sets)} sets built, {len(known)} different objects, {validated} against the schemas of Kubernetes "
           f"{' and '.join(VERSIONS)}; {len(claims.POD_CLAIMS) + len(claims.SET_CLAIMS)} claims of each set; "
           f"{len(programs.seen)} command lines; {count} pods refused by the rule they break")
-    print(f"{tally.passed} passed, {tally.failed} failed")
-    sys.exit(1 if tally.failed else 0)
+    print(f"{results.passed} passed, {results.failed} failed")
+    sys.exit(1 if results.failed else 0)
 
 
 def same(left, right):

@@ -25,7 +25,7 @@ import tempfile
 import time
 
 import oddities
-from launch import BROKER_UID, REPOSITORY, Keyhole, fail, fetch, free_port, scrape, stop, this_host, wait_for
+from launch import BROKER_UID, REPOSITORY, Keyhole, fail, fetch, free_port, scrape, stop, this_host, wait_for_page
 
 NEW = REPOSITORY / "target/ci-tools/go/bin/node_exporter"
 
@@ -204,13 +204,7 @@ def compare(arguments, home):
         with open(home / "log", "w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **drop)
         try:
-            def ready():
-                try:
-                    return fetch(url)[0] == 200
-                except OSError:
-                    return None
-
-            wait_for("node_exporter", process, ready)
+            wait_for_page("node_exporter", process, url)
             return strict, len(shared), *rounds(arguments, url, keyhole.url, strict)
         finally:
             stop(process)

@@ -95,6 +95,17 @@ def wait_for(what, process, ready):
     fail(f"{what} was not ready within {PATIENCE} s")
 
 
+def wait_for_page(what, process, url):
+    """Waits until a process answers at `url` with 200."""
+    def answers():
+        try:
+            return fetch(url)[0] == 200
+        except OSError:
+            return None
+
+    wait_for(what, process, answers)
+
+
 def descendants(pid):
     """The processes that a process started, and that those started, as long as they live."""
     found = [pid]

@@ -22,7 +22,7 @@ import sys
 import tempfile
 
 import differential
-from launch import REPOSITORY, binaries, fail, fetch, free_port, stop, wait_for
+from launch import REPOSITORY, binaries, fail, free_port, stop, wait_for_page
 
 # Collectors of node_exporter that ask the running kernel, whatever the paths say; and processes, whose directories a
 # capture does not have.
@@ -87,13 +87,7 @@ def theirs(program, tree, flags, log):
                *flags, *BY_FILE]
     process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", env={**os.environ, "TZ": "UTC"})
     try:
-        def ready():
-            try:
-                return fetch(url)[0] == 200
-            except OSError:
-                return None
-
-        wait_for("node_exporter", process, ready)
+        wait_for_page("node_exporter", process, url)
         # The label of a zone's path begins with --path.sysfs.
         return differential.text_of(url).replace(f"{tree}/", "/")
     finally:

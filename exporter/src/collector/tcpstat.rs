@@ -87,10 +87,8 @@ fn socket(line: &[u8]) -> Option<(u64, (u64, u64))> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::flags;
-    use super::super::testing::{collect, own, survives};
+    use super::super::testing::{collect, collect_whatever, own, survives};
     use super::*;
-    use crate::options::Options;
     use crate::snapshot::{Content, Snapshot};
 
     const TCP: &[u8] = b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
@@ -143,14 +141,11 @@ mod tests {
 
     #[test]
     fn of_sockets_that_were_cut_there_is_no_sum() {
-        let (own, options) = (own(), Options::defaults(&flags()));
         let samples = |truncated: bool| {
             let cut = Content::Bytes { bytes: TCP.to_vec(), truncated };
             let files = vec![(V4.as_bytes().to_vec(), cut), (V6.as_bytes().to_vec(), Content::bytes(TCP6))];
-            let mut out = Exposition::new();
-            let context = Context { snapshot: &Snapshot::of_files(files), options: &options, own: &own };
-            let result = (COLLECTOR.collect)(&context, &mut out);
-            (out.to_text().contains("} "), result.is_ok())
+            let (text, result) = collect_whatever(&COLLECTOR, &Snapshot::of_files(files), &[], &own());
+            (text.contains("} "), result.is_ok())
         };
         assert_eq!((samples(false), samples(true)), ((true, true), (false, false)));
     }
