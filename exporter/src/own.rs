@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::capture::About;
-use crate::collector::processgroups::ProcessGroups;
+use crate::collector::tasks::processgroups::ProcessGroups;
 use crate::collector::{Own, TimeZone, Uname};
 use crate::options::Options;
 use crate::{text, text_files};

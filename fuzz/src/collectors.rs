@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
-use keyhole_exporter::collector::processgroups::ProcessGroups;
+use keyhole_exporter::collector::tasks::processgroups::ProcessGroups;
 use keyhole_exporter::collector::{self, COLLECTORS, Collector, Context, Own, TextFile, TimeZone, Uname};
 use keyhole_exporter::exposition::{Exposition, Family};
 use keyhole_exporter::options::{Flag, FlagKind, Options};
@@ -88,7 +88,7 @@ pub fn process_groups(input: &[u8]) {
     let file = tempfile::NamedTempFile::new_in("/dev/shm").expect("a file in memory");
     std::fs::write(file.path(), rules).expect("a file in memory");
     let argument = format!("--collector.processgroups.config={}", file.path().display());
-    let collector = &collector::processgroups::COLLECTOR;
+    let collector = &collector::tasks::processgroups::COLLECTOR;
     let (given, _) = Options::parse(collector.flags, [argument]).expect("a flag");
     let groups = match ProcessGroups::new(&given) {
         Ok(groups) => groups,

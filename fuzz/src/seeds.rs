@@ -269,7 +269,7 @@ fn process_groups(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
         "a: &a [1, 2]\nb: [*a, *a]\n",
         "",
     ];
-    let of = &keyhole_exporter::collector::processgroups::COLLECTOR;
+    let of = &keyhole_exporter::collector::tasks::processgroups::COLLECTOR;
     let living = [
         record(b"proc/stat", b'T', b"btime 1700000000\n"),
         record(b"proc/2/fd", b'E', b"0"),

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use keyhole_exporter::collector::{Context, Own, TextFile, textfile as reader};
+use keyhole_exporter::collector::files::textfile as reader;
+use keyhole_exporter::collector::{Context, Own, TextFile};
 use keyhole_exporter::exposition::{Exposition, Family, Kind, Value, Written, metric_name};
 use keyhole_exporter::options::Options;
 use keyhole_exporter::snapshot::Snapshot;

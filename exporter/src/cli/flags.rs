@@ -3,7 +3,7 @@
 use crate::broker_client::DEFAULT_SOCKET;
 use crate::budget;
 use crate::collector;
-use crate::collector::ipvs::{BACKEND_LABELS, kept_labels};
+use crate::collector::network::ipvs::{BACKEND_LABELS, kept_labels};
 use crate::options::{Flag, FlagKind, OptionError, Options, nearest};
 
 /// A part of `--help`.

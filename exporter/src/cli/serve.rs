@@ -8,7 +8,7 @@ use super::flags::{GROUPS, NOT_OFFERED, WithoutEffect, without_effect};
 use super::{Failure, Stops, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
-use crate::collector::processgroups::ProcessGroups;
+use crate::collector::tasks::processgroups::ProcessGroups;
 use crate::http::listen::ListenError;
 use crate::http::web_config::Guard;
 use crate::http::{self, App, listen, paths};

@@ -8,96 +8,96 @@ use std::time::{Duration, Instant, SystemTime};
 
 use keyhole_proto::v1::{Outcome, Query};
 
-use self::processgroups::ProcessGroups;
+use self::tasks::processgroups::ProcessGroups;
 use crate::exposition::{Counters, Exposition, Family, Kind, Limit, Limits};
 use crate::options::{Flag, Options};
 use crate::snapshot::{Content, Snapshot};
 
-macro_rules! collectors {
-    ($($name:ident),* $(,)?) => {
-        $(pub mod $name;)*
+pub mod files;
+pub mod filesystems;
+pub mod hardware;
+pub mod kernel;
+pub mod memory;
+pub mod network;
+pub mod processors;
+pub mod storage;
+pub mod tasks;
 
-        /// Every collector, sorted by name.
-        pub const COLLECTORS: &[&Collector] = &[$(&$name::COLLECTOR),*];
-    };
-}
-
-collectors! {
-    arp,
-    bcache,
-    bcachefs,
-    bonding,
-    btrfs,
-    buddyinfo,
-    cgroup,
-    cgroups,
-    conntrack,
-    cpu,
-    cpu_vulnerabilities,
-    cpufreq,
-    diskstats,
-    dmi,
-    dmmultipath,
-    drbd,
-    drm,
-    edac,
-    entropy,
-    fibrechannel,
-    filefd,
-    filesystem,
-    hwmon,
-    infiniband,
-    interrupts,
-    ipvs,
-    kernel_hung,
-    ksmd,
-    lnstat,
-    loadavg,
-    mdadm,
-    meminfo,
-    meminfo_numa,
-    mountstats,
-    netclass,
-    netdev,
-    netstat,
-    network_route,
-    nfs,
-    nfsd,
-    nvme,
-    nvmesubsystem,
-    os,
-    pcidevice,
-    powersupplyclass,
-    pressure,
-    processes,
-    processgroups,
-    rapl,
-    schedstat,
-    selinux,
-    slabinfo,
-    sockstat,
-    softirqs,
-    softnet,
-    stat,
-    swap,
-    sysctl,
-    tapestats,
-    tcpstat,
-    textfile,
-    thermal_zone,
-    time,
-    timex,
-    udp_queues,
-    uname,
-    vmstat,
-    watchdog,
-    xfrm,
-    xfs,
-    zfs,
-    zoneinfo,
-}
-
-mod process;
+/// Every collector, sorted by name.
+pub const COLLECTORS: &[&Collector] = &[
+    &network::arp::COLLECTOR,
+    &storage::bcache::COLLECTOR,
+    &filesystems::bcachefs::COLLECTOR,
+    &network::bonding::COLLECTOR,
+    &filesystems::btrfs::COLLECTOR,
+    &memory::buddyinfo::COLLECTOR,
+    &tasks::cgroup::COLLECTOR,
+    &tasks::cgroups::COLLECTOR,
+    &network::conntrack::COLLECTOR,
+    &processors::cpu::COLLECTOR,
+    &processors::cpu_vulnerabilities::COLLECTOR,
+    &processors::cpufreq::COLLECTOR,
+    &storage::diskstats::COLLECTOR,
+    &hardware::dmi::COLLECTOR,
+    &storage::dmmultipath::COLLECTOR,
+    &storage::drbd::COLLECTOR,
+    &hardware::drm::COLLECTOR,
+    &hardware::edac::COLLECTOR,
+    &kernel::entropy::COLLECTOR,
+    &storage::fibrechannel::COLLECTOR,
+    &kernel::filefd::COLLECTOR,
+    &filesystems::filesystem::COLLECTOR,
+    &hardware::hwmon::COLLECTOR,
+    &network::infiniband::COLLECTOR,
+    &processors::interrupts::COLLECTOR,
+    &network::ipvs::COLLECTOR,
+    &kernel::kernel_hung::COLLECTOR,
+    &memory::ksmd::COLLECTOR,
+    &network::lnstat::COLLECTOR,
+    &processors::loadavg::COLLECTOR,
+    &storage::mdadm::COLLECTOR,
+    &memory::meminfo::COLLECTOR,
+    &memory::meminfo_numa::COLLECTOR,
+    &filesystems::mountstats::COLLECTOR,
+    &network::netclass::COLLECTOR,
+    &network::netdev::COLLECTOR,
+    &network::netstat::COLLECTOR,
+    &network::network_route::COLLECTOR,
+    &filesystems::nfs::COLLECTOR,
+    &filesystems::nfsd::COLLECTOR,
+    &storage::nvme::COLLECTOR,
+    &storage::nvmesubsystem::COLLECTOR,
+    &kernel::os::COLLECTOR,
+    &hardware::pcidevice::COLLECTOR,
+    &hardware::powersupplyclass::COLLECTOR,
+    &processors::pressure::COLLECTOR,
+    &tasks::processes::COLLECTOR,
+    &tasks::processgroups::COLLECTOR,
+    &hardware::rapl::COLLECTOR,
+    &processors::schedstat::COLLECTOR,
+    &kernel::selinux::COLLECTOR,
+    &memory::slabinfo::COLLECTOR,
+    &network::sockstat::COLLECTOR,
+    &processors::softirqs::COLLECTOR,
+    &network::softnet::COLLECTOR,
+    &processors::stat::COLLECTOR,
+    &memory::swap::COLLECTOR,
+    &kernel::sysctl::COLLECTOR,
+    &storage::tapestats::COLLECTOR,
+    &network::tcpstat::COLLECTOR,
+    &files::textfile::COLLECTOR,
+    &hardware::thermal_zone::COLLECTOR,
+    &kernel::time::COLLECTOR,
+    &kernel::timex::COLLECTOR,
+    &network::udp_queues::COLLECTOR,
+    &kernel::uname::COLLECTOR,
+    &memory::vmstat::COLLECTOR,
+    &hardware::watchdog::COLLECTOR,
+    &network::xfrm::COLLECTOR,
+    &filesystems::xfs::COLLECTOR,
+    &filesystems::zfs::COLLECTOR,
+    &memory::zoneinfo::COLLECTOR,
+];
 
 /// One collector: a row of the registry.
 #[derive(Debug)]
@@ -363,7 +363,7 @@ pub fn queries(collectors: &[&Collector], options: &Options) -> Vec<Query> {
         .flat_map(|collector| collector.queries.iter().chain(collector.optional))
         .copied()
         .filter(|query| ON_DEMAND.iter().all(|(of, flags)| of != query || asked(flags)))
-        .filter(|query| sysctl::is_asked(*query, options))
+        .filter(|query| kernel::sysctl::is_asked(*query, options))
         .collect();
     queries.sort_unstable();
     queries.dedup();
@@ -1089,7 +1089,7 @@ mod tests {
             let on = [format!("--{flag}")];
             assert!(asked(COLLECTORS, &on), "{flag}");
             assert!(!asked(COLLECTORS, &[]), "{flag}");
-            assert!(!asked(&[&loadavg::COLLECTOR], &on), "{flag}");
+            assert!(!asked(&[&processors::loadavg::COLLECTOR], &on), "{flag}");
         }
     }
 
@@ -1215,13 +1215,16 @@ mod tests {
         let report = |outcome| crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
         let mut snapshot = Snapshot::default();
         snapshot.set_report(Query::Loadavg, report(Outcome::Stuck));
-        assert_eq!(failed_query(&loadavg::COLLECTOR, &snapshot).unwrap().to_string(), "query LOADAVG: STUCK");
+        assert_eq!(
+            failed_query(&processors::loadavg::COLLECTOR, &snapshot).unwrap().to_string(),
+            "query LOADAVG: STUCK"
+        );
         snapshot.set_report(Query::Loadavg, report(Outcome::Absent));
-        assert_eq!(failed_query(&loadavg::COLLECTOR, &snapshot), None);
+        assert_eq!(failed_query(&processors::loadavg::COLLECTOR, &snapshot), None);
         snapshot.set_report(Query::Tcp, report(Outcome::NotPermitted));
         snapshot.set_reason(Query::Tcp, "--queries=default leaves it out: add +tcp");
         assert_eq!(
-            failed_query(&tcpstat::COLLECTOR, &snapshot).unwrap().to_string(),
+            failed_query(&network::tcpstat::COLLECTOR, &snapshot).unwrap().to_string(),
             "query TCP: NOT_PERMITTED (--queries=default leaves it out: add +tcp)"
         );
     }

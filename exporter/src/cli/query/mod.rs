@@ -25,7 +25,7 @@ use super::{Failure, Stops, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::capture;
-use crate::collector::processgroups::ProcessGroups;
+use crate::collector::tasks::processgroups::ProcessGroups;
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::sandbox::{self, QUERY_SYSCALLS, SealOptions};

@@ -1,0 +1,3 @@
+//! Metrics that files of the exporter hold.
+
+pub mod textfile;

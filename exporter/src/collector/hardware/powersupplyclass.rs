@@ -1,0 +1,301 @@
+//! Batteries and mains: `sys/class/power_supply`.
+//!
+//! <https://docs.kernel.org/power/power_supply_class.html>
+
+use keyhole_proto::v1::Query;
+
+use crate::collector::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Value};
+use crate::options::{Flag, FlagKind};
+use crate::snapshot::Dir;
+use crate::text;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "powersupplyclass",
+    default: true,
+    help: "Batteries and mains.",
+    queries: &[Query::PowerSupply],
+    optional: &[],
+    flags: &[Flag {
+        name: IGNORED,
+        kind: FlagKind::Regexp("^$"),
+        help: "Regexp of power supplies to leave out.",
+    }],
+    families: &FAMILIES,
+    collect,
+};
+
+const IGNORED: &str = "collector.powersupply.ignored-supplies";
+
+const CLASS: &str = "sys/class/power_supply";
+
+/// The texts of a power supply that it is described by; each is left out where it is empty.
+const TEXTS: [&str; 11] = [
+    "capacity_level",
+    "charge_type",
+    "health",
+    "manufacturer",
+    "model_name",
+    "scope",
+    "serial_number",
+    "status",
+    "technology",
+    "type",
+    "usb_type",
+];
+
+const INFO: Family = Family {
+    name: "node_power_supply_info",
+    help: "What is known of the power supply in words, always 1.",
+    kind: Kind::Gauge,
+    labels: &[
+        "power_supply",
+        "capacity_level",
+        "charge_type",
+        "health",
+        "manufacturer",
+        "model_name",
+        "scope",
+        "serial_number",
+        "status",
+        "technology",
+        "type",
+        "usb_type",
+    ],
+    source: "sys/class/power_supply/<power_supply>/{capacity_level,charge_type,health,...}",
+};
+
+/// A number of a power supply.
+struct Attribute {
+    file: &'static str,
+    scale: Scale,
+    family: Family,
+}
+
+/// What a number is divided by.
+#[derive(Clone, Copy)]
+enum Scale {
+    /// Nothing.
+    One,
+    /// The kernel's number is in millionths.
+    Micro,
+    /// The kernel's number is in tenths.
+    Tenth,
+}
+
+macro_rules! attribute {
+    ($file:literal, $scale:ident, $name:literal, $help:literal) => {
+        Attribute {
+            file: $file,
+            scale: Scale::$scale,
+            family: Family {
+                name: concat!("node_power_supply_", $name),
+                help: $help,
+                kind: Kind::Gauge,
+                labels: &["power_supply"],
+                source: concat!("sys/class/power_supply/<power_supply>/", $file),
+            },
+        }
+    };
+}
+
+#[rustfmt::skip]
+const ATTRIBUTES: [Attribute; 49] = [
+    attribute!("authentic",                   One,   "authentic", "Whether the battery is the maker's."),
+    attribute!("calibrate",                   One,   "calibrate", "Whether the battery is being calibrated."),
+    attribute!("capacity",                    One,   "capacity", "Charge of the battery in percent."),
+    attribute!("capacity_alert_max",          One,   "capacity_alert_max", "Charge in percent above which the battery raises an alert."),
+    attribute!("capacity_alert_min",          One,   "capacity_alert_min", "Charge in percent below which the battery raises an alert."),
+    attribute!("charge_control_limit",        Micro, "charge_control_limit", "Limit set for charging, in amperes."),
+    attribute!("charge_control_limit_max",    Micro, "charge_control_limit_max", "Highest limit that can be set for charging, in amperes."),
+    attribute!("charge_counter",              Micro, "charge_counter", "Charge since the counter was started, in ampere hours; it may be negative."),
+    attribute!("charge_empty",                Micro, "charge_empty", "Charge of the battery when it counts as empty, in ampere hours."),
+    attribute!("charge_empty_design",         Micro, "charge_empty_design", "Charge of the battery when it counts as empty, by its design, in ampere hours."),
+    attribute!("charge_full",                 Micro, "charge_full", "Charge of the battery when it was last full, in ampere hours."),
+    attribute!("charge_full_design",          Micro, "charge_full_design", "Charge of the battery when it is full, by its design, in ampere hours."),
+    attribute!("charge_now",                  Micro, "charge_ampere", "Charge of the battery in ampere hours."),
+    attribute!("charge_term_current",         Micro, "charge_term_current", "Current in amperes below which charging ends."),
+    attribute!("constant_charge_current",     Micro, "constant_charge_current", "Current of the charger in amperes."),
+    attribute!("constant_charge_current_max", Micro, "constant_charge_current_max", "Highest current of the charger in amperes."),
+    attribute!("constant_charge_voltage",     Micro, "constant_charge_voltage", "Voltage of the charger in volts."),
+    attribute!("constant_charge_voltage_max", Micro, "constant_charge_voltage_max", "Highest voltage of the charger in volts."),
+    attribute!("current_boot",                Micro, "current_boot", "Current when the machine started, in amperes."),
+    attribute!("current_max",                 Micro, "current_max", "Highest current that the supply may give, in amperes."),
+    attribute!("current_now",                 Micro, "current_ampere", "Current in amperes."),
+    attribute!("cycle_count",                 One,   "cyclecount", "Times that the battery was charged and used up."),
+    attribute!("energy_empty",                Micro, "energy_empty", "Energy of the battery when it counts as empty, in watt hours."),
+    attribute!("energy_empty_design",         Micro, "energy_empty_design", "Energy of the battery when it counts as empty, by its design, in watt hours."),
+    attribute!("energy_full",                 Micro, "energy_full", "Energy of the battery when it was last full, in watt hours."),
+    attribute!("energy_full_design",          Micro, "energy_full_design", "Energy of the battery when it is full, by its design, in watt hours."),
+    attribute!("energy_now",                  Micro, "energy_watthour", "Energy of the battery in watt hours."),
+    attribute!("input_current_limit",         Micro, "input_current_limit", "Limit set for the current that is drawn, in amperes."),
+    attribute!("online",                      One,   "online", "Whether the supply gives power."),
+    attribute!("power_now",                   Micro, "power_watt", "Power in watts."),
+    attribute!("precharge_current",           Micro, "precharge_current", "Current in amperes while an empty battery is charged for a start."),
+    attribute!("present",                     One,   "present", "Whether the battery is there."),
+    attribute!("temp",                        Tenth, "temp_celsius", "Temperature of the supply in degrees Celsius."),
+    attribute!("temp_alert_max",              Tenth, "temp_alert_max_celsius", "Temperature above which the supply raises an alert."),
+    attribute!("temp_alert_min",              Tenth, "temp_alert_min_celsius", "Temperature below which the supply raises an alert."),
+    attribute!("temp_ambient",                Tenth, "temp_ambient_celsius", "Temperature around the supply in degrees Celsius."),
+    attribute!("temp_ambient_alert_max",      Tenth, "temp_ambient_max_celsius", "Temperature around it above which the supply raises an alert."),
+    attribute!("temp_ambient_alert_min",      Tenth, "temp_ambient_min_celsius", "Temperature around it below which the supply raises an alert."),
+    attribute!("temp_max",                    Tenth, "temp_max_celsius", "Highest temperature that the supply may have."),
+    attribute!("temp_min",                    Tenth, "temp_min_celsius", "Lowest temperature that the supply may have."),
+    attribute!("time_to_empty_now",           One,   "time_to_empty_seconds", "Time until the battery is empty."),
+    attribute!("time_to_full_now",            One,   "time_to_full_seconds", "Time until the battery is full."),
+    attribute!("voltage_boot",                Micro, "voltage_boot", "Voltage when the machine started, in volts."),
+    attribute!("voltage_max",                 Micro, "voltage_max", "Highest voltage measured, or that the supply may give, in volts."),
+    attribute!("voltage_max_design",          Micro, "voltage_max_design", "Voltage of a full battery by its design, in volts."),
+    attribute!("voltage_min",                 Micro, "voltage_min", "Lowest voltage measured, or that the supply may give, in volts."),
+    attribute!("voltage_min_design",          Micro, "voltage_min_design", "Voltage of an empty battery by its design, in volts."),
+    attribute!("voltage_now",                 Micro, "voltage_volt", "Voltage in volts."),
+    attribute!("voltage_ocv",                 Micro, "voltage_ocv", "Voltage without a load, in volts."),
+];
+
+const FAMILIES: [Family; ATTRIBUTES.len() + 1] = {
+    let mut families = [INFO; ATTRIBUTES.len() + 1];
+    let mut at = 0;
+    while at < ATTRIBUTES.len() {
+        families[at] = ATTRIBUTES[at].family;
+        at += 1;
+    }
+    families
+};
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let mut any = false;
+    for supply in context.snapshot.dir(CLASS).dirs() {
+        any = true;
+        let name = text::printable(supply.name());
+        if context.options.regexp(IGNORED).is_none_or(|ignored| !ignored.is_match(name.as_bytes())) {
+            out.item();
+            give(&supply, out);
+        }
+    }
+    // Most virtual machines have the class, and nothing in it.
+    if any { Ok(()) } else { context.none_of(Query::PowerSupply, "power supplies") }
+}
+
+fn give(supply: &Dir<'_>, out: &mut Exposition) {
+    let name = supply.name();
+    // A battery that is not there has its files still: reading them fails, or finds no number.
+    for Attribute { file, scale, family } in &ATTRIBUTES {
+        if let Some(number) = supply.signed(file) {
+            match scale {
+                Scale::One => out.add(family, &[name], number),
+                Scale::Micro => out.add(family, &[name], number as f64 / 1e6),
+                Scale::Tenth => out.add(family, &[name], number as f64 / 10.0),
+            }
+        }
+    }
+    if supply.is_half_read(TEXTS) {
+        return out.skip_half_read(supply.path());
+    }
+    let texts = TEXTS.into_iter().filter_map(|file| {
+        let text = supply.value(file)?;
+        (!text.is_empty()).then_some((file, text))
+    });
+    let labels = std::iter::once(("power_supply", name)).chain(texts);
+    out.add_sample(INFO.name, "", INFO.help, INFO.kind, labels, Value::Unsigned(1));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::snapshot::{Content, Snapshot};
+
+    fn battery(files: &[(&str, &[u8])], flags: &[&str]) -> String {
+        let paths: Vec<String> = files.iter().map(|(name, _)| format!("{CLASS}/BAT0/{name}")).collect();
+        let files: Vec<(&str, &[u8])> =
+            paths.iter().zip(files).map(|(path, (_, bytes))| (path.as_str(), *bytes)).collect();
+        collect(&COLLECTOR, &files, flags).unwrap()
+    }
+
+    #[test]
+    fn numbers_are_in_base_units_and_words_are_labels() {
+        let text = battery(
+            &[
+                ("capacity", b"81\n"),
+                ("capacity_level", b"Normal\n"),
+                ("cycle_count", b"0\n"),
+                ("energy_now", b"36580000\n"),
+                ("current_now", b"-1500000\n"),
+                ("manufacturer", b"\n"),
+                ("model_name", b"LNV-45N1\"\xff\xfe\n"),
+                ("power_now", b"5002000\n"),
+                ("temp", b"301\n"),
+                ("time_to_empty_now", b"7200\n"),
+                ("type", b"Battery\n"),
+                ("uevent", b"POWER_SUPPLY_NAME=BAT0\n"),
+            ],
+            &[],
+        );
+        assert_eq!(
+            text,
+            "node_power_supply_capacity{power_supply=\"BAT0\"} 81\n\
+             node_power_supply_current_ampere{power_supply=\"BAT0\"} -1.5\n\
+             node_power_supply_cyclecount{power_supply=\"BAT0\"} 0\n\
+             node_power_supply_energy_watthour{power_supply=\"BAT0\"} 36.58\n\
+             node_power_supply_info{capacity_level=\"Normal\",model_name=\"LNV-45N1\\\"\u{fffd}\",power_supply=\"BAT0\",type=\"Battery\"} 1\n\
+             node_power_supply_power_watt{power_supply=\"BAT0\"} 5.002\n\
+             node_power_supply_temp_celsius{power_supply=\"BAT0\"} 30.1\n\
+             node_power_supply_time_to_empty_seconds{power_supply=\"BAT0\"} 7200\n"
+        );
+    }
+
+    #[test]
+    fn every_attribute_gives_its_own_family() {
+        let files: Vec<(&str, &[u8])> =
+            ATTRIBUTES.iter().map(|attribute| (attribute.file, &b"10\n"[..])).collect();
+        let text = battery(&files, &[]);
+        for Attribute { file, scale, family } in &ATTRIBUTES {
+            let value = match scale {
+                Scale::One => "10",
+                Scale::Micro => "0.00001",
+                Scale::Tenth => "1",
+            };
+            assert!(
+                text.contains(&format!("{}{{power_supply=\"BAT0\"}} {value}\n", family.name)),
+                "{file}: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_info_family_declares_the_labels_it_may_have() {
+        assert!(INFO.labels.iter().skip(1).eq(TEXTS.iter()));
+    }
+
+    #[test]
+    fn supplies_are_ignored_by_name() {
+        let flag = "--collector.powersupply.ignored-supplies=^BAT";
+        assert_eq!(battery(&[("present", b"1\n")], &[flag]), "");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_absent() {
+        let snapshot = Snapshot::of_files(vec![
+            (b"sys/class/power_supply/BAT0/capacity".to_vec(), Content::Errno(19)),
+            (b"sys/class/power_supply/BAT0/online".to_vec(), Content::bytes(&b"yes\n"[..])),
+            (b"sys/class/power_supply/BAT0/quux".to_vec(), Content::bytes(&b"1\n"[..])),
+            (b"sys/class/power_supply/BAT0/status".to_vec(), Content::Errno(61)),
+        ]);
+        assert_eq!(
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            "node_power_supply_info{power_supply=\"BAT0\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        survives(
+            &COLLECTOR,
+            &[
+                "sys/class/power_supply/A/capacity",
+                "sys/class/power_supply/A/temp",
+                "sys/class/power_supply/A/type",
+            ],
+        );
+    }
+}

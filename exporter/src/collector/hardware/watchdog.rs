@@ -1,0 +1,156 @@
+//! Watchdogs: `sys/class/watchdog/<name>/`.
+//!
+//! <https://docs.kernel.org/watchdog/watchdog-api.html>
+
+use keyhole_proto::v1::Query;
+
+use crate::collector::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::snapshot::Dir;
+use crate::text;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "watchdog",
+    default: true,
+    help: "Watchdogs, their time-outs and state.",
+    queries: &[Query::Watchdog],
+    optional: &[],
+    flags: &[],
+    families: FAMILIES,
+    collect,
+};
+
+const WATCHDOGS: &str = "sys/class/watchdog";
+/// What comes before an attribute's file name in the source of its family.
+const OF_WATCHDOG: &str = "sys/class/watchdog/<name>/";
+
+/// Every family; those of [`NUMBER`] give the number that stands in their source.
+#[rustfmt::skip]
+const FAMILIES: &[Family] = &[
+    INFO,
+    Family { name: "node_watchdog_access_cs0",         help: "Whether the watchdog starts the system from its first chip select again.", source: "sys/class/watchdog/<name>/access_cs0", ..NUMBER },
+    Family { name: "node_watchdog_bootstatus",         help: "Why the system was last started, as bits (WDIOF_*).",                      source: "sys/class/watchdog/<name>/bootstatus", ..NUMBER },
+    Family { name: "node_watchdog_fw_version",         help: "Version of the watchdog's firmware.",                                      source: "sys/class/watchdog/<name>/fw_version", ..NUMBER },
+    Family { name: "node_watchdog_nowayout",           help: "Whether the watchdog, once started, cannot be stopped.",                   source: "sys/class/watchdog/<name>/nowayout",   ..NUMBER },
+    Family { name: "node_watchdog_pretimeout_seconds", help: "Seconds before its time-out that the watchdog gives a warning.",           source: "sys/class/watchdog/<name>/pretimeout", ..NUMBER },
+    Family { name: "node_watchdog_timeleft_seconds",   help: "Seconds left until the watchdog acts.",                                    source: "sys/class/watchdog/<name>/timeleft",   ..NUMBER },
+    Family { name: "node_watchdog_timeout_seconds",    help: "Seconds without a sign of life after which the watchdog acts.",            source: "sys/class/watchdog/<name>/timeout",    ..NUMBER },
+];
+
+const NUMBER: Family = Family { name: "", help: "", kind: Kind::Gauge, labels: &["name"], source: "" };
+const INFO: Family = Family {
+    name: "node_watchdog_info",
+    help: "Attributes of the watchdog that are no numbers; always 1.",
+    labels: &["identity", "name", "options", "pretimeout_governor", "state", "status"],
+    source: "sys/class/watchdog/<name>/{identity,options,pretimeout_governor,state,status}",
+    ..NUMBER
+};
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let watchdogs = context.snapshot.dir(WATCHDOGS);
+    // A kernel without WATCHDOG_SYSFS has links to devices and no attributes in them.
+    let mut names: Vec<Vec<u8>> = watchdogs.files().map(|(name, _)| name.to_vec()).collect();
+    names.extend(watchdogs.dirs().map(|watchdog| watchdog.name().to_vec()));
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() {
+        return context.none_of(Query::Watchdog, "watchdogs");
+    }
+    for name in names {
+        out.item();
+        add_watchdog(&watchdogs.dir(name), out);
+    }
+    Ok(())
+}
+
+fn add_watchdog(watchdog: &Dir<'_>, out: &mut Exposition) {
+    let name = watchdog.name();
+    for family in FAMILIES {
+        let file = family.source.strip_prefix(OF_WATCHDOG).filter(|_| family.labels.len() == 1);
+        // Attributes that the device cannot tell answer with an error.
+        let Some(value) = file.and_then(|file| watchdog.value(file)) else { continue };
+        match text::integer(value) {
+            Some(value) => out.add(family, &[name], value),
+            None => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
+        }
+    }
+    match watchdog.labels(["identity", "options", "pretimeout_governor", "state", "status"]) {
+        Some([identity, options, governor, state, status]) => {
+            out.add(&INFO, &[identity, name, options, governor, state, status], 1u64);
+        }
+        None => out.skip_half_read(watchdog.path()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::testing::{collect, collect_snapshot, own, skipped_of, survives};
+    use crate::snapshot::{Content, Snapshot};
+
+    #[test]
+    fn numbers_are_metrics_and_texts_are_labels() {
+        let files: &[(&str, &[u8])] = &[
+            ("sys/class/watchdog/watchdog0/access_cs0", b"0\n"),
+            ("sys/class/watchdog/watchdog0/bootstatus", b"1\n"),
+            ("sys/class/watchdog/watchdog0/fw_version", b"2\n"),
+            ("sys/class/watchdog/watchdog0/identity", b"Software Watchdog\n"),
+            ("sys/class/watchdog/watchdog0/nowayout", b"0\n"),
+            ("sys/class/watchdog/watchdog0/options", b"0x8380\n"),
+            ("sys/class/watchdog/watchdog0/pretimeout", b"120\n"),
+            ("sys/class/watchdog/watchdog0/pretimeout_governor", b"noop\n"),
+            ("sys/class/watchdog/watchdog0/state", b"active\n"),
+            ("sys/class/watchdog/watchdog0/status", b"0x8000\n"),
+            ("sys/class/watchdog/watchdog0/timeleft", b"300\n"),
+            ("sys/class/watchdog/watchdog0/timeout", b"60\n"),
+        ];
+        assert_eq!(
+            collect(&COLLECTOR, files, &[]).unwrap(),
+            "\
+node_watchdog_access_cs0{name=\"watchdog0\"} 0
+node_watchdog_bootstatus{name=\"watchdog0\"} 1
+node_watchdog_fw_version{name=\"watchdog0\"} 2
+node_watchdog_info{identity=\"Software Watchdog\",name=\"watchdog0\",options=\"0x8380\",pretimeout_governor=\"noop\",state=\"active\",status=\"0x8000\"} 1
+node_watchdog_nowayout{name=\"watchdog0\"} 0
+node_watchdog_pretimeout_seconds{name=\"watchdog0\"} 120
+node_watchdog_timeleft_seconds{name=\"watchdog0\"} 300
+node_watchdog_timeout_seconds{name=\"watchdog0\"} 60
+"
+        );
+    }
+
+    #[test]
+    fn a_watchdog_without_attributes_is_there() {
+        let link = Content::Link(b"../../devices/virtual/watchdog/watchdog1".to_vec());
+        let snapshot = Snapshot::of_files(vec![(b"sys/class/watchdog/watchdog1".to_vec(), link)]);
+        assert_eq!(
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            "node_watchdog_info{identity=\"\",name=\"watchdog1\",options=\"\",pretimeout_governor=\"\",state=\"\",status=\"\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn an_attribute_that_fails_or_is_no_number_costs_only_itself() {
+        let snapshot = Snapshot::of_files(vec![
+            (b"sys/class/watchdog/watchdog0/timeleft".to_vec(), Content::Errno(95)),
+            (b"sys/class/watchdog/watchdog0/timeout".to_vec(), Content::bytes(&b"soon"[..])),
+            (b"sys/class/watchdog/watchdog0/nowayout".to_vec(), Content::bytes(&b"1"[..])),
+            (b"sys/class/watchdog/watchdog0/identity".to_vec(), Content::bytes(&b"a\"b\nc\xff"[..])),
+        ]);
+        assert_eq!(
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            "node_watchdog_info{identity=\"a\\\"b\\nc\u{fffd}\",name=\"watchdog0\",options=\"\",\
+             pretimeout_governor=\"\",state=\"\",status=\"\"} 1\n\
+             node_watchdog_nowayout{name=\"watchdog0\"} 1\n"
+        );
+        assert_eq!(skipped_of(&COLLECTOR, &snapshot, &[]), 1);
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        survives(
+            &COLLECTOR,
+            &["sys/class/watchdog/watchdog0/timeout", "sys/class/watchdog/watchdog0/identity"],
+        );
+    }
+}

@@ -1,0 +1,163 @@
+//! IPv4 neighbours: `proc/1/net/arp`.
+//!
+//! <https://man7.org/linux/man-pages/man5/proc_net.5.html>
+
+use std::collections::BTreeMap;
+
+use keyhole_proto::v1::Query;
+
+use crate::collector::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::options::{Flag, FlagKind};
+use crate::text;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "arp",
+    default: true,
+    help: "Entries of the ARP table by device.",
+    queries: &[Query::Arp],
+    optional: &[],
+    flags: &[
+        Flag {
+            name: EXCLUDE,
+            kind: FlagKind::Regexp(""),
+            help: "Devices to leave out; not together with device-include.",
+        },
+        Flag {
+            name: INCLUDE,
+            kind: FlagKind::Regexp(""),
+            help: "Devices to take; not together with device-exclude.",
+        },
+        Flag {
+            name: NETLINK,
+            kind: FlagKind::Switch(true),
+            help: "Count as netlink does: without the addresses that this host answers for as a proxy.",
+        },
+    ],
+    families: &[ENTRIES],
+    collect,
+};
+
+const PATH: &str = "proc/1/net/arp";
+const EXCLUDE: &str = "collector.arp.device-exclude";
+const INCLUDE: &str = "collector.arp.device-include";
+const NETLINK: &str = "collector.arp.netlink";
+
+const ENTRIES: Family = Family {
+    name: "node_arp_entries",
+    help: "Entries in the kernel's ARP table for neighbours on the device.",
+    kind: Kind::Gauge,
+    labels: &["device"],
+    source: PATH,
+};
+
+/// The flag of an entry that the host publishes as a proxy (`ATF_PUBL`): no neighbour of it.
+const PUBLISHED: u64 = 8;
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let with_proxies = !context.options.switch(NETLINK);
+    let mut entries = BTreeMap::<&[u8], u64>::new();
+    for line in text::lines(context.require_whole(PATH)?).skip(1) {
+        match entry(line) {
+            Some((flags, device)) if with_proxies || flags & PUBLISHED == 0 => {
+                *entries.entry(device).or_default() += 1;
+            }
+            Some(_) => {}
+            None => out.skip(|| format!("{PATH}: an entry of other columns than the kernel's")),
+        }
+    }
+    for (device, count) in entries {
+        if context.options.passes(INCLUDE, EXCLUDE, device) {
+            out.add(&ENTRIES, &[device], count);
+        }
+    }
+    Ok(())
+}
+
+/// The flags and the device of an entry. Between them stand the hardware address, blank on devices that have none,
+/// and the mask, which is always `*`: by it a line that lost or gained a column is told from a whole one.
+fn entry(line: &[u8]) -> Option<(u64, &[u8])> {
+    let fields: Vec<&[u8]> = text::fields(line).collect();
+    match fields[..] {
+        [_, _, flags, _, b"*", device] | [_, _, flags, b"*", device] => {
+            Some((text::hexadecimal(flags)?, device))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::testing::{collect, skipped, survives};
+
+    const TABLE: &[u8] = b"\
+IP address       HW type     Flags       HW address            Mask     Device
+192.0.2.1        0x1         0x2         02:fc:00:00:00:05     *        eth0
+192.0.2.9        0x1         0x0         00:00:00:00:00:00     *        eth0
+198.51.100.1     0x20        0x2         80:00:02:08:fe:80:00:00:00:00:00:00:f4:52:14:03:00:7b:cb:a1     *        ib0
+";
+
+    fn arp(text: &[u8], flags: &[&str]) -> String {
+        collect(&COLLECTOR, &[(PATH, text)], flags).unwrap()
+    }
+
+    #[test]
+    fn entries_are_counted_by_device_whatever_their_state() {
+        assert_eq!(
+            arp(TABLE, &[]),
+            "node_arp_entries{device=\"eth0\"} 2\nnode_arp_entries{device=\"ib0\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn devices_are_included_and_excluded_by_name() {
+        let only_eth0 = "node_arp_entries{device=\"eth0\"} 2\n";
+        assert_eq!(arp(TABLE, &["--collector.arp.device-exclude=^ib"]), only_eth0);
+        assert_eq!(arp(TABLE, &["--collector.arp.device-include=eth"]), only_eth0);
+    }
+
+    #[test]
+    fn a_published_address_is_no_neighbour_unless_the_table_is_counted_as_it_stands() {
+        let proxy = b"IP address\n192.0.2.7  0x1  0xc  00:00:00:00:00:00     *        eth0\n";
+        assert_eq!(arp(proxy, &[]), "");
+        assert_eq!(arp(proxy, &["--no-collector.arp.netlink"]), "node_arp_entries{device=\"eth0\"} 1\n");
+    }
+
+    #[test]
+    fn an_entry_without_a_hardware_address_is_counted() {
+        let tunnel = b"IP address\n10.0.0.2   0x300   0x2                            *        gre1\n";
+        assert_eq!(arp(tunnel, &[]), "node_arp_entries{device=\"gre1\"} 1\n");
+    }
+
+    #[test]
+    fn a_device_may_have_any_name_that_the_kernel_allows() {
+        let table = b"IP address\n10.0.0.2 0x1 0x2 02:fc:00:00:00:05 * a\"b)\\\xff\n";
+        assert_eq!(arp(table, &[]), "node_arp_entries{device=\"a\\\"b)\\\\\u{fffd}\"} 1\n");
+    }
+
+    #[test]
+    fn a_broken_line_is_skipped_and_an_empty_table_has_no_entries() {
+        let text = [TABLE, b"10.0.0.1 0x1\n10.0.0.1 0x1 flags 02:fc:00:00:00:05 * eth0\n"].concat();
+        assert_eq!(arp(&text, &[]), arp(TABLE, &[]));
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, &text)], &[]), 2);
+        assert_eq!(arp(b"IP address       HW type     Flags\n", &[]), "");
+        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn a_line_that_lost_or_gained_a_column_makes_no_device_of_another_one() {
+        let broken = b"10.0.0.1 0x1 0x2 00:00:00:00:00:01 *\n10.0.0.1 0x1 0x2 00:00:00:00:00:01 * eth0 7\n\
+            10.0.0.1 0x1 0x2 00:00:00:00:00:01 eth0\n10.0.0.1 0x1 0x2 * eth0 7\n";
+        let text = [TABLE, broken].concat();
+        for flags in [&[][..], &["--no-collector.arp.netlink"]] {
+            assert_eq!(arp(&text, flags), arp(TABLE, flags));
+            assert_eq!(skipped(&COLLECTOR, &[(PATH, &text)], flags), 4);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        survives(&COLLECTOR, &[PATH]);
+    }
+}

@@ -1,0 +1,299 @@
+//! Attributes of network devices: `sys/class/net/<device>/`.
+//!
+//! <https://docs.kernel.org/admin-guide/abi-testing.html> (`/sys/class/net/<iface>/`)
+
+use std::sync::LazyLock;
+
+use keyhole_proto::v1::Query;
+use rustc_hash::FxHashMap;
+
+use crate::collector::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::go_regex::GoRegex;
+use crate::options::{Flag, FlagKind};
+use crate::snapshot::{Content, Dir};
+use crate::text;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "netclass",
+    default: true,
+    help: "Attributes of network devices, such as their state and speed.",
+    queries: &[Query::NetClass],
+    optional: &[],
+    flags: &[
+        Flag {
+            name: IGNORE_INVALID_SPEED,
+            kind: FlagKind::Switch(false),
+            help: "Leave a speed out that the device does not know, instead of giving a negative one.",
+        },
+        Flag { name: IGNORED_DEVICES, kind: FlagKind::Regexp("^$"), help: "Devices to leave out." },
+        Flag { name: "collector.netclass.netlink", kind: FlagKind::Switch(false), help: NO_EFFECT },
+        Flag { name: "collector.netclass_rtnl.with-stats", kind: FlagKind::Switch(false), help: NO_EFFECT },
+    ],
+    families: FAMILIES,
+    collect,
+};
+
+const IGNORE_INVALID_SPEED: &str = "collector.netclass.ignore-invalid-speed";
+const IGNORED_DEVICES: &str = "collector.netclass.ignored-devices";
+const NO_EFFECT: &str = "Without effect: files are read either way.";
+
+const NET: &str = "sys/class/net";
+/// What comes before an attribute's file name in the source of its family.
+const OF_DEVICE: &str = "sys/class/net/<device>/";
+
+/// Every family; those of [`NUMBER`] give the number that stands in their source.
+#[rustfmt::skip]
+const FAMILIES: &[Family] = &[
+    INFO,
+    SPEED,
+    UP,
+    Family { name: "node_network_address_assign_type",        help: "How the device got its hardware address (addr_assign_type).",            source: "sys/class/net/<device>/addr_assign_type",   ..NUMBER },
+    Family { name: "node_network_carrier",                    help: "Whether the device has a carrier, when it is up.",                       source: "sys/class/net/<device>/carrier",            ..NUMBER },
+    Family { name: "node_network_carrier_changes_total",      help: "Changes of the device's carrier.",                                       source: "sys/class/net/<device>/carrier_changes",    ..COUNT },
+    Family { name: "node_network_carrier_down_changes_total", help: "Changes of the device's carrier from up to down.",                       source: "sys/class/net/<device>/carrier_down_count", ..COUNT },
+    Family { name: "node_network_carrier_up_changes_total",   help: "Changes of the device's carrier from down to up.",                       source: "sys/class/net/<device>/carrier_up_count",   ..COUNT },
+    Family { name: "node_network_device_id",                  help: "Number that tells apart devices which share a hardware address.",        source: "sys/class/net/<device>/dev_id",             ..NUMBER },
+    Family { name: "node_network_dormant",                    help: "Whether the device waits for something before it may pass packets.",     source: "sys/class/net/<device>/dormant",            ..NUMBER },
+    Family { name: "node_network_flags",                      help: "Flags of the device, as bits (IFF_*).",                                  source: "sys/class/net/<device>/flags",              ..NUMBER },
+    Family { name: "node_network_iface_id",                   help: "Index of the device.",                                                   source: "sys/class/net/<device>/ifindex",            ..NUMBER },
+    Family { name: "node_network_iface_link",                 help: "Index of the device that this one is linked to, or its own.",            source: "sys/class/net/<device>/iflink",             ..NUMBER },
+    Family { name: "node_network_iface_link_mode",            help: "Whether the device leaves the dormant state by itself (link_mode).",     source: "sys/class/net/<device>/link_mode",          ..NUMBER },
+    Family { name: "node_network_mtu_bytes",                  help: "Bytes of the largest packet that the device takes.",                     source: "sys/class/net/<device>/mtu",                ..NUMBER },
+    Family { name: "node_network_name_assign_type",           help: "How the device got its name (name_assign_type).",                        source: "sys/class/net/<device>/name_assign_type",   ..NUMBER },
+    Family { name: "node_network_net_dev_group",              help: "Group that the device is in.",                                           source: "sys/class/net/<device>/netdev_group",       ..NUMBER },
+    Family { name: "node_network_protocol_type",              help: "Kind of the device's link (ARPHRD_*).",                                  source: "sys/class/net/<device>/type",               ..NUMBER },
+    Family { name: "node_network_transmit_queue_length",      help: "Packets that the device's transmit queue may hold.",                     source: "sys/class/net/<device>/tx_queue_len",       ..NUMBER },
+];
+
+const NUMBER: Family =
+    Family { name: "", help: "", kind: Kind::Gauge, labels: &["device"], source: "sys/class/net/<device>/" };
+const COUNT: Family = Family { kind: Kind::Counter, ..NUMBER };
+const INFO: Family = Family {
+    name: "node_network_info",
+    help: "Attributes of the device that are no numbers; always 1.",
+    labels: &["address", "adminstate", "broadcast", "device", "duplex", "ifalias", "operstate"],
+    ..NUMBER
+};
+const SPEED: Family = Family {
+    name: "node_network_speed_bytes",
+    help: "Speed of the device's link in bytes per second.",
+    source: "sys/class/net/<device>/speed",
+    ..NUMBER
+};
+const UP: Family = Family {
+    name: "node_network_up",
+    help: "Whether the device is operational (operstate up).",
+    source: "sys/class/net/<device>/operstate",
+    ..NUMBER
+};
+
+/// Bytes per second in a megabit per second, the unit of `speed`.
+const BYTES_A_MEGABIT: i64 = 1_000_000 / 8;
+/// The flag of a device that is up as far as its administrator goes.
+const IFF_UP: i64 = 1;
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let ignored = context.options.regexp(IGNORED_DEVICES);
+    let ignore_invalid_speed = context.options.switch(IGNORE_INVALID_SPEED);
+    let mut any = false;
+    for device in context.snapshot.dir(NET).dirs() {
+        any |= collect_device(&device, ignored, ignore_invalid_speed, out);
+    }
+    if any { Ok(()) } else { context.none_of(Query::NetClass, "network devices") }
+}
+
+/// Gives what a device's directory tells. False when it has none of its own files: the device has just gone, or only
+/// another query's files are there.
+fn collect_device(
+    device: &Dir<'_>,
+    ignored: Option<&GoRegex>,
+    ignore_invalid_speed: bool,
+    out: &mut Exposition,
+) -> bool {
+    let name = device.name();
+    if ignored.is_some_and(|ignored| ignored.is_match(name)) {
+        return true;
+    }
+    out.item();
+    let mut any = false;
+    for (file, content) in device.files() {
+        // Many attributes of a device that is down, or has no such thing, answer with an error.
+        let Content::Bytes { bytes, .. } = content else { continue };
+        any = true;
+        let value = text::trim(bytes);
+        match (file, attribute(file), text::integer(value)) {
+            (b"operstate", ..) => out.add(&UP, &[name], value == b"up"),
+            (b"speed", _, Some(speed)) if known_speed(speed) >= 0 || !ignore_invalid_speed => {
+                out.add(&SPEED, &[name], known_speed(speed).saturating_mul(BYTES_A_MEGABIT));
+            }
+            (b"speed", _, Some(_)) | (_, None, _) => {}
+            (_, Some(family), Some(value)) => out.add(family, &[name], value),
+            (_, Some(family), None) => out.skip(|| format!("{}: no number", family.source)),
+        }
+    }
+    if any {
+        add_info(device, out);
+    }
+    any
+}
+
+/// A speed in megabits per second, -1 when it is not known. Older kernels write that without its sign.
+fn known_speed(speed: i64) -> i64 {
+    if speed == i64::from(u32::MAX) { -1 } else { speed }
+}
+
+/// The family of an attribute.
+fn attribute(file: &[u8]) -> Option<&'static Family> {
+    /// By the name of the file: each of hundreds of devices has two dozen.
+    static BY_FILE: LazyLock<FxHashMap<&[u8], &Family>> = LazyLock::new(|| {
+        let file =
+            |family: &'static Family| Some((family.source.strip_prefix(OF_DEVICE)?.as_bytes(), family));
+        FAMILIES.iter().filter_map(file).collect()
+    });
+    BY_FILE.get(file).copied()
+}
+
+fn add_info(device: &Dir<'_>, out: &mut Exposition) {
+    let labels = device.labels(["address", "flags", "broadcast", "duplex", "ifalias", "operstate"]);
+    let Some([address, flags, broadcast, duplex, alias, state]) = labels else {
+        return out.skip_half_read(device.path());
+    };
+    let admin_state: &[u8] = match text::integer(flags) {
+        None => b"unknown",
+        Some(flags) if flags & IFF_UP != 0 => b"up",
+        Some(_) => b"down",
+    };
+    out.add(&INFO, &[address, admin_state, broadcast, device.name(), duplex, alias, state], 1u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::snapshot::Snapshot;
+
+    const ETH0: &[(&str, &str)] = &[
+        ("addr_assign_type", "3\n"),
+        ("address", "02:fc:00:00:00:01\n"),
+        ("broadcast", "ff:ff:ff:ff:ff:ff\n"),
+        ("carrier", "1\n"),
+        ("carrier_changes", "7\n"),
+        ("carrier_down_count", "3\n"),
+        ("carrier_up_count", "4\n"),
+        ("dev_id", "0x20\n"),
+        ("dormant", "0\n"),
+        ("duplex", "full\n"),
+        ("flags", "0x1003\n"),
+        ("ifalias", "\n"),
+        ("ifindex", "4\n"),
+        ("iflink", "5\n"),
+        ("link_mode", "1\n"),
+        ("mtu", "1500\n"),
+        ("name_assign_type", "2\n"),
+        ("netdev_group", "6\n"),
+        ("operstate", "up\n"),
+        ("phys_port_name", "p0\n"),
+        ("speed", "1000\n"),
+        ("statistics/rx_nohandler", "9\n"),
+        ("tx_queue_len", "1001\n"),
+        ("type", "8\n"),
+    ];
+
+    fn netclass(device: &str, files: &[(&str, &str)], flags: &[&str]) -> String {
+        let files: Vec<(String, &[u8])> = files
+            .iter()
+            .map(|(file, text)| (format!("sys/class/net/{device}/{file}"), text.as_bytes()))
+            .collect();
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
+        collect(&COLLECTOR, &files, flags).unwrap()
+    }
+
+    #[test]
+    fn each_attribute_of_a_device_is_a_family() {
+        let text = netclass("eth0", ETH0, &[]);
+        assert_eq!(
+            text.replace("node_network_", "").replace("{device=\"eth0\"}", ""),
+            "address_assign_type 3\ncarrier 1\ncarrier_changes_total 7\ncarrier_down_changes_total 3\n\
+             carrier_up_changes_total 4\ndevice_id 32\ndormant 0\nflags 4099\niface_id 4\niface_link 5\n\
+             iface_link_mode 1\n\
+             info{address=\"02:fc:00:00:00:01\",adminstate=\"up\",broadcast=\"ff:ff:ff:ff:ff:ff\",\
+             device=\"eth0\",duplex=\"full\",ifalias=\"\",operstate=\"up\"} 1\n\
+             mtu_bytes 1500\nname_assign_type 2\nnet_dev_group 6\nprotocol_type 8\nspeed_bytes 125000000\n\
+             transmit_queue_length 1001\nup 1\n"
+        );
+        assert_eq!(text.lines().count(), FAMILIES.len());
+    }
+
+    #[test]
+    fn an_unknown_speed_is_negative_or_left_out() {
+        for unknown in ["-1\n", "4294967295\n"] {
+            let speed = [("speed", unknown)];
+            let is_negative = "node_network_speed_bytes{device=\"eth0\"} -125000\n";
+            assert!(netclass("eth0", &speed, &[]).contains(is_negative));
+            let left_out = netclass("eth0", &speed, &["--collector.netclass.ignore-invalid-speed"]);
+            assert!(!left_out.contains("speed"), "{left_out}");
+        }
+    }
+
+    #[test]
+    fn an_alias_of_the_kernels_longest_is_given_whole() {
+        let alias = "a".repeat(255);
+        let text = netclass("eth0", &[("ifalias", &format!("{alias}\n"))], &[]);
+        assert!(text.contains(&format!("ifalias=\"{alias}\"")), "{text}");
+    }
+
+    #[test]
+    fn an_attribute_that_answers_with_an_error_is_absent() {
+        let path = |file: &str| format!("sys/class/net/eth0/{file}").into_bytes();
+        let snapshot = Snapshot::of_files(vec![
+            (path("carrier"), Content::Errno(22)),
+            (path("duplex"), Content::Errno(22)),
+            (path("ifindex"), Content::bytes(&b"4\n"[..])),
+            (path("speed"), Content::Errno(22)),
+        ]);
+        assert_eq!(
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            "node_network_iface_id{device=\"eth0\"} 4\nnode_network_info{address=\"\",adminstate=\"unknown\",\
+             broadcast=\"\",device=\"eth0\",duplex=\"\",ifalias=\"\",operstate=\"\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn a_value_that_is_no_number_costs_no_other_and_new_attributes_do_no_harm() {
+        let files = [("flags", "0xz"), ("mtu", "9000"), ("operstate", "down"), ("shiny", "1"), ("type", "")];
+        let text = netclass("eth0", &files, &[]);
+        assert!(
+            text.contains("mtu_bytes{device=\"eth0\"} 9000\n") && text.contains("up{device=\"eth0\"} 0\n")
+        );
+        assert!(text.contains("adminstate=\"unknown\""), "{text}");
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(netclass("eth0", &[("flags", "0x1002")], &[]).contains("adminstate=\"down\""));
+    }
+
+    #[test]
+    fn ignored_devices_are_left_out_and_are_data_still() {
+        assert_eq!(netclass("veth1", ETH0, &["--collector.netclass.ignored-devices=^veth"]), "");
+    }
+
+    #[test]
+    fn a_name_and_an_alias_may_hold_what_the_kernel_allows() {
+        let text = netclass("a\"b:)", &[("ifalias", "two\nlines \"x\"\n")], &[]);
+        assert!(text.contains("device=\"a\\\"b:)\",duplex=\"\",ifalias=\"two\\nlines \\\"x\\\"\""), "{text}");
+    }
+
+    #[test]
+    fn a_directory_with_other_queries_files_alone_is_no_device() {
+        let files: [(&str, &[u8]); 2] = [
+            ("sys/class/net/bonding_masters", b"bond0\n"),
+            ("sys/class/net/bond0/bonding/slaves", b"eth0\n"),
+        ];
+        assert!(matches!(collect(&COLLECTOR, &files, &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        let paths: Vec<String> = ETH0.iter().map(|(file, _)| format!("sys/class/net/eth0/{file}")).collect();
+        survives(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,134 @@
+//! Errors of IPsec transformation: `proc/1/net/xfrm_stat`.
+//!
+//! <https://docs.kernel.org/networking/xfrm_proc.html>
+
+use keyhole_proto::v1::Query;
+
+use crate::collector::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::text;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "xfrm",
+    default: false,
+    help: "Errors of IPsec transformation.",
+    queries: &[Query::Xfrm],
+    optional: &[],
+    flags: &[],
+    families: &FAMILIES,
+    collect,
+};
+
+const PATH: &str = "proc/1/net/xfrm_stat";
+
+const COUNT: Family = Family { name: "", help: "", kind: Kind::Counter, labels: &[], source: PATH };
+
+/// Lines by their names.
+#[rustfmt::skip]
+const LINES: &[(&[u8], Family)] = &[
+    (b"XfrmAcquireError",         Family { name: "node_xfrm_acquire_error_packets_total",           help: "Packets dropped because no security association could be acquired.", ..COUNT }),
+    (b"XfrmFwdHdrError",          Family { name: "node_xfrm_fwd_hdr_error_packets_total",           help: "Packets that could not be passed on because of their header.", ..COUNT }),
+    (b"XfrmInBufferError",        Family { name: "node_xfrm_in_buffer_error_packets_total",         help: "Packets received and dropped for want of a buffer.", ..COUNT }),
+    (b"XfrmInError",              Family { name: "node_xfrm_in_error_packets_total",                help: "Packets received and dropped for any other error.", ..COUNT }),
+    (b"XfrmInHdrError",           Family { name: "node_xfrm_in_hdr_error_packets_total",            help: "Packets received with a bad header.", ..COUNT }),
+    (b"XfrmInNoPols",             Family { name: "node_xfrm_in_no_pols_packets_total",              help: "Packets received to whose states no policy is found.", ..COUNT }),
+    (b"XfrmInNoStates",           Family { name: "node_xfrm_in_no_states_packets_total",            help: "Packets received to which no state is found.", ..COUNT }),
+    (b"XfrmInPolBlock",           Family { name: "node_xfrm_in_pol_block_packets_total",            help: "Packets received that a policy discards.", ..COUNT }),
+    (b"XfrmInPolError",           Family { name: "node_xfrm_in_pol_error_packets_total",            help: "Packets received whose policy has an error.", ..COUNT }),
+    (b"XfrmInStateExpired",       Family { name: "node_xfrm_in_state_expired_packets_total",        help: "Packets received whose state has expired.", ..COUNT }),
+    (b"XfrmInStateInvalid",       Family { name: "node_xfrm_in_state_invalid_packets_total",        help: "Packets received whose state is invalid.", ..COUNT }),
+    (b"XfrmInStateMismatch",      Family { name: "node_xfrm_in_state_mismatch_packets_total",       help: "Packets received whose state does not match in its options.", ..COUNT }),
+    (b"XfrmInStateModeError",     Family { name: "node_xfrm_in_state_mode_error_packets_total",     help: "Packets received with an error of their transformation's mode.", ..COUNT }),
+    (b"XfrmInStateProtoError",    Family { name: "node_xfrm_in_state_proto_error_packets_total",    help: "Packets received with an error of their transformation's protocol.", ..COUNT }),
+    (b"XfrmInStateSeqError",      Family { name: "node_xfrm_in_state_seq_error_packets_total",      help: "Packets received with a sequence number outside of the window.", ..COUNT }),
+    (b"XfrmInTmplMismatch",       Family { name: "node_xfrm_in_tmpl_mismatch_packets_total",        help: "Packets received to whose states no template matches.", ..COUNT }),
+    (b"XfrmOutBundleCheckError",  Family { name: "node_xfrm_out_bundle_check_error_packets_total",  help: "Packets to be sent whose bundle failed its check.", ..COUNT }),
+    (b"XfrmOutBundleGenError",    Family { name: "node_xfrm_out_bundle_gen_error_packets_total",    help: "Packets to be sent for which no bundle could be made.", ..COUNT }),
+    (b"XfrmOutError",             Family { name: "node_xfrm_out_error_packets_total",               help: "Packets to be sent and dropped for any other error.", ..COUNT }),
+    (b"XfrmOutNoStates",          Family { name: "node_xfrm_out_no_states_packets_total",           help: "Packets to be sent to which no state is found.", ..COUNT }),
+    (b"XfrmOutPolBlock",          Family { name: "node_xfrm_out_pol_block_packets_total",           help: "Packets to be sent that a policy discards.", ..COUNT }),
+    (b"XfrmOutPolDead",           Family { name: "node_xfrm_out_pol_dead_packets_total",            help: "Packets to be sent whose policy is dead.", ..COUNT }),
+    (b"XfrmOutPolError",          Family { name: "node_xfrm_out_pol_error_packets_total",           help: "Packets to be sent whose policy has an error.", ..COUNT }),
+    (b"XfrmOutStateExpired",      Family { name: "node_xfrm_out_state_expired_packets_total",       help: "Packets to be sent whose state has expired.", ..COUNT }),
+    (b"XfrmOutStateInvalid",      Family { name: "node_xfrm_out_state_invalid_packets_total",       help: "Packets to be sent whose state is invalid.", ..COUNT }),
+    (b"XfrmOutStateModeError",    Family { name: "node_xfrm_out_state_mode_error_packets_total",    help: "Packets to be sent with an error of their transformation's mode.", ..COUNT }),
+    (b"XfrmOutStateProtoError",   Family { name: "node_xfrm_out_state_proto_error_packets_total",   help: "Packets to be sent with an error of their transformation's protocol.", ..COUNT }),
+    (b"XfrmOutStateSeqError",     Family { name: "node_xfrm_out_state_seq_error_packets_total",     help: "Packets to be sent whose sequence number would overflow.", ..COUNT }),
+];
+
+const FAMILIES: [Family; LINES.len()] = {
+    let mut families = [COUNT; LINES.len()];
+    let mut at = 0;
+    while at < families.len() {
+        families[at] = LINES[at].1;
+        at += 1;
+    }
+    families
+};
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let mut any = false;
+    for (name, numbers) in out.rows(PATH, context.require(PATH)?).into_iter().filter_map(text::labelled) {
+        let [Some(count)] = numbers[..] else {
+            out.skip(|| format!("{PATH}: {} without its one number", name.escape_ascii()));
+            continue;
+        };
+        // Lines of kernels to come are left alone.
+        let Some((_, family)) = LINES.iter().find(|(of, _)| *of == name) else { continue };
+        out.add(family, &[], count);
+        any = true;
+    }
+    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line that is known"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::testing::{collect, skipped, survives};
+
+    #[test]
+    fn each_line_is_a_counter() {
+        let text: String = LINES
+            .iter()
+            .enumerate()
+            .map(|(at, (name, _))| format!("{:<24}\t{at}\n", name.escape_ascii()))
+            .collect();
+        let text = collect(&COLLECTOR, &[(PATH, text.as_bytes())], &[]).unwrap();
+        assert_eq!(
+            text.replace("node_xfrm_", "").replace("_packets_total", ""),
+            "acquire_error 0\nfwd_hdr_error 1\nin_buffer_error 2\nin_error 3\nin_hdr_error 4\nin_no_pols 5\n\
+             in_no_states 6\nin_pol_block 7\nin_pol_error 8\nin_state_expired 9\nin_state_invalid 10\n\
+             in_state_mismatch 11\nin_state_mode_error 12\nin_state_proto_error 13\nin_state_seq_error 14\n\
+             in_tmpl_mismatch 15\nout_bundle_check_error 16\nout_bundle_gen_error 17\nout_error 18\n\
+             out_no_states 19\nout_pol_block 20\nout_pol_dead 21\nout_pol_error 22\nout_state_expired 23\n\
+             out_state_invalid 24\nout_state_mode_error 25\nout_state_proto_error 26\nout_state_seq_error 27\n"
+        );
+    }
+
+    #[test]
+    fn lines_that_are_missing_are_absent_and_new_ones_do_no_harm() {
+        let text = collect(&COLLECTOR, &[(PATH, b"XfrmInError 1\nXfrmInStateDirError 2\n")], &[]).unwrap();
+        assert_eq!(text, "node_xfrm_in_error_packets_total 1\n");
+    }
+
+    #[test]
+    fn a_line_without_its_one_number_costs_only_itself_and_is_counted() {
+        let table =
+            b"XfrmInError -1\nXfrmOutError\n\nXfrmInHdrError 7 8\nshiny\nXfrmFwdHdrError 3\nshiny 4\n";
+        let text = collect(&COLLECTOR, &[(PATH, table)], &[]).unwrap();
+        assert_eq!(text, "node_xfrm_fwd_hdr_error_packets_total 3\n");
+        assert_eq!(skipped(&COLLECTOR, &[(PATH, table)], &[]), 5);
+    }
+
+    #[test]
+    fn a_file_without_any_line_is_malformed_and_a_missing_one_no_data() {
+        let result = collect(&COLLECTOR, &[(PATH, b"\xff\n")], &[]);
+        assert!(matches!(result, Err(CollectError::Malformed { .. })));
+        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        survives(&COLLECTOR, &[PATH]);
+    }
+}

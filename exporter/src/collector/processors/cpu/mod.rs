@@ -1,0 +1,238 @@
+//! CPUs: how they spent their time, from `proc/stat`; what they are and how they fare, from sysfs and `proc/cpuinfo`.
+//!
+//! <https://docs.kernel.org/filesystems/proc.html#miscellaneous-kernel-statistics-in-proc-stat>
+
+mod info;
+mod topology;
+
+use std::collections::BTreeMap;
+
+use keyhole_proto::v1::Query;
+
+use crate::collector::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::options::{Flag, FlagKind};
+use crate::text;
+
+pub use info::FREQUENCY;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "cpu",
+    default: true,
+    help: "Time that each CPU spent in each mode; throttling, isolation and, if asked for, its model.",
+    queries: &[Query::Stat],
+    optional: &[Query::Cpu, Query::Cpuinfo],
+    flags: &[
+        Flag {
+            name: GUEST_FLAG,
+            kind: FlagKind::Switch(true),
+            help: "Give the time spent for guests apart as well.",
+        },
+        info::SWITCH,
+        info::BUGS,
+        info::FLAGS,
+    ],
+    families: &[
+        SECONDS,
+        GUEST_SECONDS,
+        info::INFO,
+        info::FREQUENCY,
+        info::FLAG_INFO,
+        info::BUG_INFO,
+        topology::CORE_THROTTLES,
+        topology::PACKAGE_THROTTLES,
+        topology::ISOLATED,
+        topology::ONLINE,
+    ],
+    collect,
+};
+
+const PATH: &str = "proc/stat";
+const GUEST_FLAG: &str = "collector.cpu.guest";
+
+const SECONDS: Family = Family {
+    name: "node_cpu_seconds_total",
+    help: "Time that this CPU has spent in this mode.",
+    kind: Kind::Counter,
+    labels: &["cpu", "mode"],
+    source: PATH,
+};
+const GUEST_SECONDS: Family = Family {
+    name: "node_cpu_guest_seconds_total",
+    help: "Time that this CPU has spent for guests, which its modes `user` and `nice` hold as well.",
+    ..SECONDS
+};
+
+/// The columns of a CPU's line.
+const COLUMNS: &[(&[u8], &Family)] = &[
+    (b"user", &SECONDS),
+    (b"nice", &SECONDS),
+    (b"system", &SECONDS),
+    (b"idle", &SECONDS),
+    (b"iowait", &SECONDS),
+    (b"irq", &SECONDS),
+    (b"softirq", &SECONDS),
+    (b"steal", &SECONDS),
+    (b"user", &GUEST_SECONDS),
+    (b"nice", &GUEST_SECONDS),
+];
+
+/// The ticks of a second in what the kernel shows to user space (USER_HZ), on every architecture that this is built for.
+const TICKS: f64 = 100.0;
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let (described, info) = info::read(context, out);
+    let mut about = BTreeMap::<Vec<u8>, About>::new();
+    for (at, number) in described.numbers().enumerate() {
+        about.entry(number.to_vec()).or_default().described.push(at);
+    }
+    for (number, is_online) in topology::online(context.snapshot, out) {
+        about.entry(number).or_default().is_online = Some(is_online);
+    }
+    for number in topology::isolated(context.snapshot, out) {
+        about.entry(number.to_string().into_bytes()).or_default().is_isolated = true;
+    }
+    let add = |number: &[u8], about: &About, out: &mut Exposition| {
+        about.described.iter().for_each(|at| described.add(*at, out));
+        if let Some(is_online) = about.is_online {
+            out.add(&topology::ONLINE, &[number], is_online);
+        }
+        if about.is_isolated {
+            out.add(&topology::ISOLATED, &[number], true);
+        }
+    };
+    let result = times(context, out, |number, out| {
+        about.remove(number).iter().for_each(|about| add(number, about, out));
+    });
+    // What sysfs and cpuinfo tell is given even where there are no times, as of a CPU that is offline.
+    for (number, about) in &about {
+        out.item();
+        add(number, about, out);
+    }
+    topology::throttles(context.snapshot, out);
+    described.add_flags(out);
+    result.and(info)
+}
+
+/// What is known of a CPU besides its times. All of it is one item, so that a limit leaves CPUs whole.
+#[derive(Debug, Default)]
+struct About {
+    /// Where cpuinfo describes it.
+    described: Vec<usize>,
+    is_online: Option<bool>,
+    is_isolated: bool,
+}
+
+/// Adds each CPU's times, and has `rest` add what else is known of it.
+fn times(
+    context: &Context<'_>,
+    out: &mut Exposition,
+    mut rest: impl FnMut(&[u8], &mut Exposition),
+) -> Result<(), CollectError> {
+    let guests = context.options.switch(GUEST_FLAG);
+    let mut any = false;
+    for line in text::lines(context.require(PATH)?) {
+        let mut fields = text::fields(line);
+        let Some(cpu) = fields.next().and_then(text::cpu_number) else { continue };
+        out.item();
+        for ((mode, family), ticks) in COLUMNS.iter().zip(fields) {
+            if family.name == GUEST_SECONDS.name && !guests {
+                continue;
+            }
+            match text::unsigned(ticks) {
+                Some(ticks) => out.add(family, &[cpu, mode], ticks as f64 / TICKS),
+                None => out.skip(|| format!("{PATH}: {}", line.escape_ascii())),
+            }
+        }
+        rest(cpu, out);
+        any = true;
+    }
+    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line of a CPU"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::testing::{collect, survives};
+
+    #[test]
+    fn each_cpu_is_given_by_its_own_number_and_their_sum_is_not() {
+        // CPU 1 is offline.
+        let stat = b"cpu  301854 612 111922 8979004 3552 2 3944 0 44 36\n\
+            cpu0 44490 19 21045 1087069 220 1 3410 7 2 1\n\
+            cpu2 1 2 3 4 5 6 7 8 9 10\n\
+            intr 8885917 17 0\n";
+        assert_eq!(
+            collect(&COLLECTOR, &[(PATH, stat)], &[]).unwrap(),
+            "node_cpu_guest_seconds_total{cpu=\"0\",mode=\"nice\"} 0.01\n\
+             node_cpu_guest_seconds_total{cpu=\"0\",mode=\"user\"} 0.02\n\
+             node_cpu_guest_seconds_total{cpu=\"2\",mode=\"nice\"} 0.1\n\
+             node_cpu_guest_seconds_total{cpu=\"2\",mode=\"user\"} 0.09\n\
+             node_cpu_seconds_total{cpu=\"0\",mode=\"idle\"} 10870.69\n\
+             node_cpu_seconds_total{cpu=\"0\",mode=\"iowait\"} 2.2\n\
+             node_cpu_seconds_total{cpu=\"0\",mode=\"irq\"} 0.01\n\
+             node_cpu_seconds_total{cpu=\"0\",mode=\"nice\"} 0.19\n\
+             node_cpu_seconds_total{cpu=\"0\",mode=\"softirq\"} 34.1\n\
+             node_cpu_seconds_total{cpu=\"0\",mode=\"steal\"} 0.07\n\
+             node_cpu_seconds_total{cpu=\"0\",mode=\"system\"} 210.45\n\
+             node_cpu_seconds_total{cpu=\"0\",mode=\"user\"} 444.9\n\
+             node_cpu_seconds_total{cpu=\"2\",mode=\"idle\"} 0.04\n\
+             node_cpu_seconds_total{cpu=\"2\",mode=\"iowait\"} 0.05\n\
+             node_cpu_seconds_total{cpu=\"2\",mode=\"irq\"} 0.06\n\
+             node_cpu_seconds_total{cpu=\"2\",mode=\"nice\"} 0.02\n\
+             node_cpu_seconds_total{cpu=\"2\",mode=\"softirq\"} 0.07\n\
+             node_cpu_seconds_total{cpu=\"2\",mode=\"steal\"} 0.08\n\
+             node_cpu_seconds_total{cpu=\"2\",mode=\"system\"} 0.03\n\
+             node_cpu_seconds_total{cpu=\"2\",mode=\"user\"} 0.01\n"
+        );
+    }
+
+    #[test]
+    fn an_idle_time_that_fell_is_given_as_the_kernel_says() {
+        let idle = |stat: &[u8]| collect(&COLLECTOR, &[(PATH, stat)], &[]).unwrap();
+        let (before, after) = (idle(b"cpu0 1 2 3 1000\n"), idle(b"cpu0 1 2 3 900\n"));
+        assert!(
+            before.contains("mode=\"idle\"} 10\n") && after.contains("mode=\"idle\"} 9\n"),
+            "{before}{after}"
+        );
+    }
+
+    #[test]
+    fn guests_are_left_out_when_they_are_not_wanted() {
+        let files = [(PATH, &b"cpu0 1 2 3 4 5 6 7 8 9 10\n"[..])];
+        let text = collect(&COLLECTOR, &files, &["--no-collector.cpu.guest"]).unwrap();
+        assert_eq!(text.lines().count(), 8);
+        assert!(!text.contains("guest"), "{text}");
+    }
+
+    #[test]
+    fn modes_that_an_old_kernel_lacks_are_absent_and_those_of_a_kernel_to_come_left_alone() {
+        let text = collect(&COLLECTOR, &[(PATH, b"cpu0 1 2 3 4\n")], &[]).unwrap();
+        assert_eq!(text.lines().count(), 4);
+        assert!(!text.contains("steal"), "{text}");
+        let text = collect(&COLLECTOR, &[(PATH, b"cpu0 1 2 3 4 5 6 7 8 9 10 11 12\n")], &[]).unwrap();
+        assert_eq!(text.lines().count(), 10);
+    }
+
+    #[test]
+    fn a_bad_column_costs_only_itself() {
+        let text = collect(&COLLECTOR, &[(PATH, b"cpu0 1 x 300\ncpux 1 2\ncpu1\n")], &[]).unwrap();
+        assert_eq!(
+            text,
+            "node_cpu_seconds_total{cpu=\"0\",mode=\"system\"} 3\n\
+             node_cpu_seconds_total{cpu=\"0\",mode=\"user\"} 0.01\n"
+        );
+    }
+
+    #[test]
+    fn a_file_without_cpus_is_malformed_and_a_missing_one_no_data() {
+        let result = collect(&COLLECTOR, &[(PATH, b"cpu  1 2 3\nctxt 1\n")], &[]);
+        assert!(matches!(result, Err(CollectError::Malformed { .. })));
+        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        survives(&COLLECTOR, &[PATH]);
+    }
+}

@@ -1,0 +1,214 @@
+//! Interrupts that each CPU has served: `proc/interrupts`.
+//!
+//! <https://docs.kernel.org/filesystems/proc.html#kernel-data>
+//!
+//! Only the first columns are the same on every architecture: a name, a count for each CPU that is online, and text.
+
+use keyhole_proto::v1::Query;
+
+use crate::collector::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::options::{Flag, FlagKind, Options};
+use crate::text;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "interrupts",
+    default: false,
+    help: "Interrupts that each CPU has served, by source.",
+    queries: &[Query::Interrupts],
+    optional: &[],
+    flags: &[
+        Flag {
+            name: INCLUDE_ZEROS,
+            kind: FlagKind::Switch(true),
+            help: "Give interrupts that a CPU has never served.",
+        },
+        Flag {
+            name: EXCLUDE,
+            kind: FlagKind::Regexp(""),
+            help: "Interrupts to leave out, matched against name;info;devices; not together with name-include.",
+        },
+        Flag {
+            name: INCLUDE,
+            kind: FlagKind::Regexp(""),
+            help: "Interrupts to take, matched against name;info;devices; not together with name-exclude.",
+        },
+    ],
+    families: &[INTERRUPTS],
+    collect,
+};
+
+const PATH: &str = "proc/interrupts";
+const INCLUDE_ZEROS: &str = "collector.interrupts.include-zeros";
+const EXCLUDE: &str = "collector.interrupts.name-exclude";
+const INCLUDE: &str = "collector.interrupts.name-include";
+
+const INTERRUPTS: Family = Family {
+    name: "node_interrupts_total",
+    help: "Interrupts from this source that the CPU has served since boot.",
+    kind: Kind::Counter,
+    labels: &["cpu", "type", "info", "devices"],
+    source: PATH,
+};
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let zeros = context.options.switch(INCLUDE_ZEROS);
+    let mut lines = out.rows(PATH, context.require(PATH)?).into_iter();
+    let cpus = lines.next().and_then(text::cpu_columns);
+    let cpus = cpus.ok_or_else(|| CollectError::malformed(PATH, "no line of CPUs"))?;
+    for line in lines {
+        out.item();
+        // Wide counts leave no space behind the colon.
+        let Some((name, rest)) = text::split_first(line, b':') else {
+            out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
+            continue;
+        };
+        let interrupt = Interrupt::of(text::trim(name), rest, cpus.len());
+        // ERR and MIS count for the whole machine: one number, and no text.
+        let Some(interrupt) = interrupt.filter(|interrupt| interrupt.wanted(context.options)) else {
+            continue;
+        };
+        for (cpu, count) in cpus.iter().zip(&interrupt.counts) {
+            let labels = [cpu, interrupt.name, interrupt.info.as_slice(), interrupt.devices.as_slice()];
+            match text::unsigned(count) {
+                Some(0) if !zeros => {}
+                Some(count) => out.add(&INTERRUPTS, &labels, count),
+                None => out.skip(|| format!("{PATH}: {} of {}", count.escape_ascii(), name.escape_ascii())),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One line of the table.
+struct Interrupt<'a> {
+    name: &'a [u8],
+    /// By column.
+    counts: Vec<&'a [u8]>,
+    /// The interrupt's chip, or what an interrupt without a number is.
+    info: Vec<u8>,
+    /// The rest: trigger and devices, in the architecture's own order.
+    devices: Vec<u8>,
+}
+
+impl<'a> Interrupt<'a> {
+    /// None when there are not as many columns as CPUs, and text behind them.
+    fn of(name: &'a [u8], rest: &'a [u8], cpus: usize) -> Option<Self> {
+        let mut fields = text::fields(rest);
+        let counts: Vec<&[u8]> = fields.by_ref().take(cpus).collect();
+        let text: Vec<&[u8]> = fields.collect();
+        let (first, others) = text.split_first().filter(|_| counts.len() == cpus)?;
+        let (info, devices) = match text::unsigned(name) {
+            Some(_) => (first.to_vec(), others.join(&b' ')),
+            None => (text.join(&b' '), Vec::new()),
+        };
+        Some(Self { name, counts, info, devices })
+    }
+
+    fn wanted(&self, options: &Options) -> bool {
+        if options.regexp(INCLUDE).is_none() && options.regexp(EXCLUDE).is_none() {
+            return true;
+        }
+        let name = [self.name, &self.info, &self.devices].join(&b';');
+        options.passes(INCLUDE, EXCLUDE, &name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::testing::{collect, survives};
+
+    const X86: &[u8] = b"           CPU0       CPU1       \n  \
+          0:         18          0  IR-IO-APIC-edge      timer\n \
+         16:     328511     322879  IO-APIC   16-fasteoi   ehci_hcd:usb1, mmc0\n\
+        NMI:         47       5031   Non-maskable interrupts\n\
+        ERR:          0\n\
+        MIS:          0\n";
+
+    #[test]
+    fn a_number_has_a_chip_and_devices_and_a_name_has_a_text() {
+        assert_eq!(
+            collect(&COLLECTOR, &[(PATH, X86)], &[]).unwrap(),
+            "\
+node_interrupts_total{cpu=\"0\",devices=\"\",info=\"Non-maskable interrupts\",type=\"NMI\"} 47
+node_interrupts_total{cpu=\"0\",devices=\"16-fasteoi ehci_hcd:usb1, mmc0\",info=\"IO-APIC\",type=\"16\"} 328511
+node_interrupts_total{cpu=\"0\",devices=\"timer\",info=\"IR-IO-APIC-edge\",type=\"0\"} 18
+node_interrupts_total{cpu=\"1\",devices=\"\",info=\"Non-maskable interrupts\",type=\"NMI\"} 5031
+node_interrupts_total{cpu=\"1\",devices=\"16-fasteoi ehci_hcd:usb1, mmc0\",info=\"IO-APIC\",type=\"16\"} 322879
+node_interrupts_total{cpu=\"1\",devices=\"timer\",info=\"IR-IO-APIC-edge\",type=\"0\"} 0
+"
+        );
+    }
+
+    #[test]
+    fn on_arm_a_count_may_touch_the_colon() {
+        let arm = b"           CPU0       CPU1\n \
+            10: 3287008667 3310445093     GICv3  27 Level     arch_timer\n\
+            IPI0:2768808080 2844211768       Rescheduling interrupts\n\
+            IPI3:         0          0       CPU stop (for crash dump) interrupts\n\
+            Err:          0\n";
+        let text = collect(&COLLECTOR, &[(PATH, arm)], &["--no-collector.interrupts.include-zeros"]).unwrap();
+        assert_eq!(
+            text,
+            "\
+node_interrupts_total{cpu=\"0\",devices=\"\",info=\"Rescheduling interrupts\",type=\"IPI0\"} 2768808080
+node_interrupts_total{cpu=\"0\",devices=\"27 Level arch_timer\",info=\"GICv3\",type=\"10\"} 3287008667
+node_interrupts_total{cpu=\"1\",devices=\"\",info=\"Rescheduling interrupts\",type=\"IPI0\"} 2844211768
+node_interrupts_total{cpu=\"1\",devices=\"27 Level arch_timer\",info=\"GICv3\",type=\"10\"} 3310445093
+"
+        );
+    }
+
+    #[test]
+    fn a_machine_wide_count_is_no_cpus_even_on_a_machine_with_one() {
+        let text = collect(&COLLECTOR, &[(PATH, b"  CPU0\n  5:  9  PIC  eth0\nERR:  3\n")], &[]).unwrap();
+        assert_eq!(text, "node_interrupts_total{cpu=\"0\",devices=\"eth0\",info=\"PIC\",type=\"5\"} 9\n");
+    }
+
+    #[test]
+    fn columns_carry_the_numbers_of_their_cpus() {
+        let text = collect(&COLLECTOR, &[(PATH, b"  CPU0  CPU4\n  5:  9  8  PIC  eth0\n")], &[]).unwrap();
+        assert!(text.contains("{cpu=\"4\",devices=\"eth0\",info=\"PIC\",type=\"5\"} 8\n"), "{text}");
+    }
+
+    #[test]
+    fn filters_see_name_info_and_devices() {
+        let names = |flag: &str| {
+            let text = collect(&COLLECTOR, &[(PATH, X86)], &[flag]).unwrap();
+            text.lines().filter_map(|line| line.split('"').nth(7)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(names("--collector.interrupts.name-include=^16;IO-APIC;.*mmc0$"), ["16", "16"]);
+        assert_eq!(names("--collector.interrupts.name-exclude=^(NMI|16);"), ["0", "0"]);
+    }
+
+    #[test]
+    fn hostile_names_of_devices_are_labels() {
+        let hostile = b"  CPU0\n  5:  9  PIC  a\"b\\ \xff{x}: 1\n  6: x  PIC  b\nno colon\n";
+        assert_eq!(
+            collect(&COLLECTOR, &[(PATH, hostile)], &[]).unwrap(),
+            "node_interrupts_total{cpu=\"0\",devices=\"a\\\"b\\\\ \u{fffd}{x}: 1\",info=\"PIC\",type=\"5\"} 9\n"
+        );
+    }
+
+    #[test]
+    fn a_masked_file_is_malformed_and_a_missing_one_no_data() {
+        let result = collect(&COLLECTOR, &[(PATH, b"")], &[]);
+        assert!(matches!(result, Err(CollectError::Malformed { .. })));
+        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        survives(&COLLECTOR, &[PATH]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_rows_below_the_cpus_are_survived(rows in "([0-9A-Z]{0,3}:?[0-9a-z \\t]{0,30}\\n?){0,5}") {
+            let table = format!(" CPU0 CPU1\n{rows}");
+            let text = collect(&COLLECTOR, &[(PATH, table.as_bytes())], &[]).unwrap();
+            proptest::prop_assert!(text.lines().count() <= 2 * rows.lines().count(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Caches in front of block devices: `sys/fs/bcache/<uuid>/`.
+//!
+//! <https://docs.kernel.org/admin-guide/bcache.html>
+
+use keyhole_proto::v1::Query;
+
+use crate::collector::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::options::{Flag, FlagKind};
+use crate::snapshot::Dir;
+use crate::text;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "bcache",
+    default: true,
+    help: "Caches of bcache and the devices behind them.",
+    queries: &[Query::Bcache],
+    optional: &[Query::BcachePriorities],
+    flags: &[Flag {
+        name: PRIORITY_STATS,
+        kind: FlagKind::Switch(false),
+        help: "Tell how full caches are; the kernel sorts all their buckets for it.",
+    }],
+    families: &FAMILIES,
+    collect,
+};
+
+const PRIORITY_STATS: &str = "collector.bcache.priorityStats";
+
+/// A number in a file: its family, with the file, the label of the line that it stands in, and what one of it is.
+struct Number {
+    family: Family,
+    line: &'static [u8],
+    factor: f64,
+}
+
+const OF_SET: Family =
+    Family { name: "", help: "", kind: Kind::Gauge, labels: &["uuid"], source: "sys/fs/bcache/<uuid>/" };
+const OF_BACKING: Family = Family { labels: &["backing_device", "uuid"], ..OF_SET };
+const OF_CACHE: Family = Family { labels: &["cache_device", "uuid"], ..OF_SET };
+const COUNT_OF_SET: Family = Family { kind: Kind::Counter, ..OF_SET };
+const COUNT_OF_BACKING: Family = Family { kind: Kind::Counter, ..OF_BACKING };
+const COUNT_OF_CACHE: Family = Family { kind: Kind::Counter, ..OF_CACHE };
+
+const PLAIN: Number = Number { family: OF_SET, line: b"", factor: 1.0 };
+
+#[rustfmt::skip]
+const NUMBERS: &[Number] = &[
+    Number { family: Family { name: "node_bcache_active_journal_entries",               help: "Entries of the journal that are newer than the tree.",               source: "sys/fs/bcache/<uuid>/internal/active_journal_entries",                ..OF_SET }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_average_key_size_sectors",             help: "Data that a key of the tree stands for on average, in sectors.",     source: "sys/fs/bcache/<uuid>/average_key_size",                               ..OF_SET }, factor: 1.0 / 512.0, ..PLAIN },
+    Number { family: Family { name: "node_bcache_btree_cache_size_bytes",               help: "Bytes of memory that hold nodes of the tree.",                       source: "sys/fs/bcache/<uuid>/btree_cache_size",                               ..OF_SET }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_btree_nodes",                          help: "Nodes of the tree.",                                                 source: "sys/fs/bcache/<uuid>/internal/btree_nodes",                           ..OF_SET }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_btree_read_average_duration_seconds",  help: "Time that it takes on average to read a node of the tree.",          source: "sys/fs/bcache/<uuid>/internal/btree_read_average_duration_us",        ..OF_SET }, factor: 1e-6, ..PLAIN },
+    Number { family: Family { name: "node_bcache_cache_available_percent",              help: "Part of the cache that holds no dirty data, in percent.",            source: "sys/fs/bcache/<uuid>/cache_available_percent",                        ..OF_SET }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_cache_read_races_total",               help: "Reads from the cache whose bucket was used for other data meanwhile.", source: "sys/fs/bcache/<uuid>/internal/cache_read_races",                    ..COUNT_OF_SET }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_congested",                            help: "How congested the cache is.",                                        source: "sys/fs/bcache/<uuid>/congested",                                      ..OF_SET }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_root_usage_percent",                   help: "Part of the tree's root that is in use, in percent.",                source: "sys/fs/bcache/<uuid>/root_usage_percent",                             ..OF_SET }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_tree_depth",                           help: "Levels of the tree below its root.",                                 source: "sys/fs/bcache/<uuid>/tree_depth",                                     ..OF_SET }, ..PLAIN },
+
+    Number { family: Family { name: "node_bcache_bypassed_bytes_total",                 help: "Bytes that went past the cache.",                                    source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/bypassed",              ..COUNT_OF_BACKING }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_cache_bypass_hits_total",              help: "Accesses that were to go past the cache and were in it.",            source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_bypass_hits",     ..COUNT_OF_BACKING }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_cache_bypass_misses_total",            help: "Accesses that were to go past the cache and were not in it.",        source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_bypass_misses",   ..COUNT_OF_BACKING }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_cache_hits_total",                     help: "Accesses that the cache answered.",                                  source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_hits",            ..COUNT_OF_BACKING }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_cache_miss_collisions_total",          help: "Misses whose data was written to before it reached the cache.",      source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_miss_collisions", ..COUNT_OF_BACKING }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_cache_misses_total",                   help: "Accesses that the cache could not answer.",                          source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_misses",          ..COUNT_OF_BACKING }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_cache_readaheads_total",               help: "Times that data was read into the cache ahead of its use.",          source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_readaheads",      ..COUNT_OF_BACKING }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_dirty_data_bytes",                     help: "Bytes in the cache that the device behind it lacks.",                source: "sys/fs/bcache/<uuid>/<backing device>/dirty_data",                        ..OF_BACKING }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_dirty_target_bytes",                   help: "Bytes of dirty data that the kernel aims at.",                       source: "sys/fs/bcache/<uuid>/<backing device>/writeback_rate_debug",              ..OF_BACKING }, line: b"target",       ..PLAIN },
+    Number { family: Family { name: "node_bcache_writeback_change",                     help: "Last change of the rate at which dirty data is written.",            source: "sys/fs/bcache/<uuid>/<backing device>/writeback_rate_debug",              ..OF_BACKING }, line: b"change",       ..PLAIN },
+    Number { family: Family { name: "node_bcache_writeback_rate",                       help: "Rate at which dirty data is written, in bytes per second.",          source: "sys/fs/bcache/<uuid>/<backing device>/writeback_rate_debug",              ..OF_BACKING }, line: b"rate",         ..PLAIN },
+    Number { family: Family { name: "node_bcache_writeback_rate_integral_term",         help: "Part of the rate of writing that comes of the past.",                source: "sys/fs/bcache/<uuid>/<backing device>/writeback_rate_debug",              ..OF_BACKING }, line: b"integral",     ..PLAIN },
+    Number { family: Family { name: "node_bcache_writeback_rate_proportional_term",     help: "Part of the rate of writing that comes of the dirty data there is.", source: "sys/fs/bcache/<uuid>/<backing device>/writeback_rate_debug",              ..OF_BACKING }, line: b"proportional", ..PLAIN },
+
+    Number { family: Family { name: "node_bcache_io_errors",                            help: "Errors of the cache device, forgotten over time.",                   source: "sys/fs/bcache/<uuid>/<cache>/io_errors",        ..OF_CACHE }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_metadata_written_bytes_total",         help: "Bytes written to the cache device that are not data.",               source: "sys/fs/bcache/<uuid>/<cache>/metadata_written", ..COUNT_OF_CACHE }, ..PLAIN },
+    Number { family: Family { name: "node_bcache_priority_stats_metadata_percent",      help: "Part of the cache device that holds metadata, in percent.",          source: "sys/fs/bcache/<uuid>/<cache>/priority_stats",   ..OF_CACHE }, line: b"Metadata", ..PLAIN },
+    Number { family: Family { name: "node_bcache_priority_stats_unused_percent",        help: "Part of the cache device that holds nothing, in percent.",           source: "sys/fs/bcache/<uuid>/<cache>/priority_stats",   ..OF_CACHE }, line: b"Unused",   ..PLAIN },
+    Number { family: Family { name: "node_bcache_written_bytes_total",                  help: "Bytes of data written to the cache device.",                         source: "sys/fs/bcache/<uuid>/<cache>/written",          ..COUNT_OF_CACHE }, ..PLAIN },
+];
+
+const FAMILIES: [Family; NUMBERS.len()] = {
+    let mut families = [OF_SET; NUMBERS.len()];
+    let mut at = 0;
+    while at < families.len() {
+        families[at] = NUMBERS[at].family;
+        at += 1;
+    }
+    families
+};
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let priorities = context.options.switch(PRIORITY_STATS);
+    let add = |place: &str, dir: &Dir<'_>, labels: &[&[u8]], out: &mut Exposition| {
+        // A capture may hold what was not asked for now.
+        let wanted = NUMBERS.iter().filter(|of| priorities || !of.family.source.ends_with("/priority_stats"));
+        wanted.for_each(|of| add_number(of, place, dir, labels, out));
+    };
+    for set in context.snapshot.dir("sys/fs/bcache").dirs() {
+        out.item();
+        add("sys/fs/bcache/<uuid>/", &set, &[set.name()], out);
+        for device in set.dirs() {
+            let labels = [device.name(), set.name()];
+            if device.name().starts_with(b"bdev") {
+                add("sys/fs/bcache/<uuid>/<backing device>/", &device, &labels, out);
+            } else if device.name().starts_with(b"cache") {
+                add("sys/fs/bcache/<uuid>/<cache>/", &device, &labels, out);
+            }
+        }
+    }
+    // That there is no cache is no failure.
+    Ok(())
+}
+
+/// Gives a number if its family lies in `place`, which is `dir`.
+fn add_number(of: &Number, place: &str, dir: &Dir<'_>, labels: &[&[u8]], out: &mut Exposition) {
+    let Number { family, line, factor } = of;
+    let file = family.source.strip_prefix(place).filter(|file| !file.starts_with('<'));
+    let Some(text) = file.and_then(|file| dir.text(file)) else { return };
+    let text = if line.is_empty() { Some(text) } else { labelled_line(text, line) };
+    match text.map(number) {
+        Some(Some(value)) => out.add(family, labels, value * factor),
+        Some(None) => out.skip(|| format!("{}: no number for {}", family.source, family.name)),
+        None => {}
+    }
+}
+
+/// What stands behind `label:` in a file of such lines.
+fn labelled_line<'t>(text: &'t [u8], label: &[u8]) -> Option<&'t [u8]> {
+    let mut lines = text::lines(text).filter_map(|line| text::split_first(line, b':'));
+    lines.find(|(of, _)| *of == label).map(|(_, value)| value)
+}
+
+/// A number as bcache writes it: perhaps with a sign, a fraction and a prefix, and what it counts behind it.
+fn number(text: &[u8]) -> Option<f64> {
+    let text = text::trim(text);
+    let text = text.strip_suffix(b"/sec").or_else(|| text.strip_suffix(b"%")).unwrap_or(text);
+    let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |text| (true, text));
+    let (number, factor) = text::binary_prefix(text);
+    // The fraction counts 1/1024 in hundreds, so that .10 comes after .9.
+    let (whole, fraction) = text::split_first(number, b'.').unwrap_or((number, b"0"));
+    let value = text::unsigned(whole)? as f64 + text::unsigned(fraction)? as f64 / 10.24;
+    let value = (value * factor).trunc();
+    Some(if negative { -value } else { value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::testing::{collect, survives};
+
+    const SET: &[(&str, &str)] = &[
+        ("average_key_size", "64.0k\n"),
+        ("bdev0/dirty_data", "1.10k\n"),
+        ("bdev0/stats_total/bypassed", "4.0M\n"),
+        ("bdev0/stats_total/cache_bypass_hits", "1\n"),
+        ("bdev0/stats_total/cache_bypass_misses", "2\n"),
+        ("bdev0/stats_total/cache_hits", "546\n"),
+        ("bdev0/stats_total/cache_miss_collisions", "3\n"),
+        ("bdev0/stats_total/cache_misses", "5\n"),
+        ("bdev0/stats_total/cache_readaheads", "13\n"),
+        (
+            "bdev0/writeback_rate_debug",
+            "rate:\t\t1.1M/sec\ndirty:\t\t20.4G\ntarget:\t\t20.4G\nproportional:\t-427.5k\nintegral:\t790.0k\n\
+             change:\t\t321.5k/sec\nnext io:\t17ms\n",
+        ),
+        ("btree_cache_size", "16.0M\n"),
+        ("cache0/io_errors", "0\n"),
+        ("cache0/metadata_written", "512\n"),
+        ("cache0/priority_stats", "Unused:\t\t99%\nMetadata:\t1%\nAverage:\t10473\nQuantiles:\t[0 20946]\n"),
+        ("cache0/written", "7\n"),
+        ("cache_available_percent", "100\n"),
+        ("congested", "0\n"),
+        ("internal/active_journal_entries", "1\n"),
+        ("internal/btree_nodes", "4\n"),
+        ("internal/btree_read_average_duration_us", "1305\n"),
+        ("internal/cache_read_races", "6\n"),
+        ("root_usage_percent", "8\n"),
+        ("tree_depth", "2\n"),
+    ];
+
+    fn bcache(files: &[(&str, &str)]) -> String {
+        let files: Vec<(String, &[u8])> =
+            files.iter().map(|(file, text)| (format!("sys/fs/bcache/u-1/{file}"), text.as_bytes())).collect();
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
+        let flags = ["--collector.bcache.priorityStats"];
+        collect(&COLLECTOR, &files, &flags).unwrap().replace("node_bcache_", "")
+    }
+
+    #[test]
+    fn a_set_its_caches_and_the_devices_behind_them_are_told() {
+        assert_eq!(
+            bcache(SET)
+                .replace("{uuid=\"u-1\"}", "")
+                .replace("{backing_device=\"bdev0\",uuid=\"u-1\"}", "")
+                .replace("{cache_device=\"cache0\",uuid=\"u-1\"}", ""),
+            "active_journal_entries 1\naverage_key_size_sectors 128\nbtree_cache_size_bytes 16777216\nbtree_nodes 4\n\
+             btree_read_average_duration_seconds 0.001305\nbypassed_bytes_total 4194304\n\
+             cache_available_percent 100\ncache_bypass_hits_total 1\ncache_bypass_misses_total 2\n\
+             cache_hits_total 546\ncache_miss_collisions_total 3\ncache_misses_total 5\n\
+             cache_read_races_total 6\ncache_readaheads_total 13\ncongested 0\ndirty_data_bytes 2024\n\
+             dirty_target_bytes 21894266880\nio_errors 0\nmetadata_written_bytes_total 512\n\
+             priority_stats_metadata_percent 1\npriority_stats_unused_percent 99\nroot_usage_percent 8\n\
+             tree_depth 2\nwriteback_change 329204\nwriteback_rate 1150976\n\
+             writeback_rate_integral_term 808960\nwriteback_rate_proportional_term -437748\n\
+             written_bytes_total 7\n"
+        );
+    }
+
+    #[test]
+    fn a_fraction_counts_in_1024ths() {
+        assert_eq!(number(b"1.9k"), Some(1924.0));
+        assert_eq!(number(b"1.10k"), Some(2024.0), "more than .9");
+        assert_eq!(number(b"-1.0k"), Some(-1024.0));
+        for odd in [&b""[..], b"k", b"1.", b".5", b"1.x", b"--1", b"1.2.3"] {
+            assert_eq!(number(odd), None, "{}", odd.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_is_missing_new_or_no_number_costs_nothing_else() {
+        let files =
+            [("bdev0/writeback_rate_debug", "rate: fast\nshiny: 1\n"), ("tree_depth", "2"), ("shiny", "1")];
+        assert_eq!(bcache(&files), "tree_depth{uuid=\"u-1\"} 2\n");
+    }
+
+    #[test]
+    fn nothing_read_ahead_is_zero_and_not_absent() {
+        let text = bcache(&[("bdev0/stats_total/cache_readaheads", "0\n")]);
+        assert_eq!(text, "cache_readaheads_total{backing_device=\"bdev0\",uuid=\"u-1\"} 0\n");
+    }
+
+    #[test]
+    fn how_full_a_cache_is_is_asked_only_with_the_flag() {
+        use crate::options::Options;
+        let asked = |arguments: &[&str]| {
+            let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+            let (options, _) = Options::parse(&crate::collector::flags(), arguments).unwrap();
+            crate::collector::queries(&[&COLLECTOR], &options)
+        };
+        assert_eq!(asked(&[]), [Query::Bcache]);
+        assert_eq!(asked(&["--collector.bcache.priorityStats"]), [Query::Bcache, Query::BcachePriorities]);
+        let files: [(&str, &[u8]); 1] = [("sys/fs/bcache/u-1/cache0/priority_stats", b"Unused: 9%\n")];
+        assert_eq!(collect(&COLLECTOR, &files, &[]).unwrap(), "");
+    }
+
+    #[test]
+    fn a_host_without_bcache_has_nothing_to_tell() {
+        assert_eq!(collect(&COLLECTOR, &[], &[]).unwrap(), "");
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        let paths: Vec<String> = SET.iter().map(|(file, _)| format!("sys/fs/bcache/a/{file}")).collect();
+        survives(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}

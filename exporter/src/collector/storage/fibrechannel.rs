@@ -1,0 +1,196 @@
+//! Fibre Channel hosts: `sys/class/fc_host/<host>/`.
+//!
+//! <https://docs.kernel.org/scsi/scsi_fc_transport.html>
+
+use keyhole_proto::v1::Query;
+
+use crate::collector::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::text;
+
+pub const COLLECTOR: Collector = Collector {
+    name: "fibrechannel",
+    default: true,
+    help: "Fibre Channel hosts and their frames and errors.",
+    queries: &[Query::FibreChannel],
+    optional: &[],
+    flags: &[],
+    families: FAMILIES,
+    collect,
+};
+
+/// Where the statistics of a host lie, before the name of each.
+const STATISTICS: &str = "sys/class/fc_host/<host>/statistics/";
+
+const COUNT: Family =
+    Family { name: "", help: "", kind: Kind::Counter, labels: &["fc_host"], source: STATISTICS };
+const INFO: Family = Family {
+    name: "node_fibrechannel_info",
+    help: "Attributes of the host that are no numbers; always 1.",
+    kind: Kind::Gauge,
+    labels: &[
+        "dev_loss_tmo",
+        "fabric_name",
+        "fc_host",
+        "port_id",
+        "port_name",
+        "port_state",
+        "port_type",
+        "speed",
+        "supported_classes",
+        "supported_speeds",
+        "symbolic_name",
+    ],
+    source: "sys/class/fc_host/<host>/",
+};
+
+/// Every family; all but the first give the statistic that stands in their source.
+#[rustfmt::skip]
+const FAMILIES: &[Family] = &[
+    INFO,
+    Family { name: "node_fibrechannel_dumped_frames_total",            help: "Frames dropped by the host because it had no buffer for them.",            source: "sys/class/fc_host/<host>/statistics/dumped_frames",            ..COUNT },
+    Family { name: "node_fibrechannel_error_frames_total",             help: "Frames received with an error.",                                          source: "sys/class/fc_host/<host>/statistics/error_frames",             ..COUNT },
+    Family { name: "node_fibrechannel_fcp_packet_aborts_total",        help: "SCSI commands over Fibre Channel that were aborted.",                     source: "sys/class/fc_host/<host>/statistics/fcp_packet_aborts",        ..COUNT },
+    Family { name: "node_fibrechannel_invalid_crc_total",              help: "Frames received with a wrong checksum.",                                  source: "sys/class/fc_host/<host>/statistics/invalid_crc_count",        ..COUNT },
+    Family { name: "node_fibrechannel_invalid_tx_words_total",         help: "Transmission words that the port could not decode.",                      source: "sys/class/fc_host/<host>/statistics/invalid_tx_word_count",    ..COUNT },
+    Family { name: "node_fibrechannel_link_failure_total",             help: "Failures of the link.",                                                   source: "sys/class/fc_host/<host>/statistics/link_failure_count",       ..COUNT },
+    Family { name: "node_fibrechannel_loss_of_signal_total",           help: "Times that the port lost its signal.",                                    source: "sys/class/fc_host/<host>/statistics/loss_of_signal_count",     ..COUNT },
+    Family { name: "node_fibrechannel_loss_of_sync_total",             help: "Times that the port lost its synchronisation.",                           source: "sys/class/fc_host/<host>/statistics/loss_of_sync_count",       ..COUNT },
+    Family { name: "node_fibrechannel_nos_total",                      help: "Primitive sequences received that tell of a port which is not operational.", source: "sys/class/fc_host/<host>/statistics/nos_count",             ..COUNT },
+    Family { name: "node_fibrechannel_rx_frames_total",                help: "Frames received.",                                                        source: "sys/class/fc_host/<host>/statistics/rx_frames",                ..COUNT },
+    Family { name: "node_fibrechannel_rx_words_total",                 help: "Words received.",                                                         source: "sys/class/fc_host/<host>/statistics/rx_words",                 ..COUNT },
+    Family { name: "node_fibrechannel_seconds_since_last_reset_total", help: "Seconds since the statistics of the port were reset.",                    source: "sys/class/fc_host/<host>/statistics/seconds_since_last_reset", ..COUNT },
+    Family { name: "node_fibrechannel_tx_frames_total",                help: "Frames sent.",                                                            source: "sys/class/fc_host/<host>/statistics/tx_frames",                ..COUNT },
+    Family { name: "node_fibrechannel_tx_words_total",                 help: "Words sent.",                                                             source: "sys/class/fc_host/<host>/statistics/tx_words",                 ..COUNT },
+];
+
+/// What a driver gives for a statistic that it does not keep.
+const NOT_KEPT: u64 = u64::MAX;
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let mut any = false;
+    for host in context.snapshot.dir("sys/class/fc_host").dirs() {
+        any = true;
+        out.item();
+        let value = |file: &str| host.value(file).unwrap_or_default();
+        // Names are hexadecimal numbers; they are given without their 0x.
+        let name = |file: &str| {
+            let name = host.value(file).unwrap_or_default();
+            name.strip_prefix(b"0x").unwrap_or(name)
+        };
+        let labels = [
+            value("dev_loss_tmo"),
+            name("fabric_name"),
+            host.name(),
+            name("port_id"),
+            name("port_name"),
+            value("port_state"),
+            value("port_type"),
+            value("speed"),
+            value("supported_classes"),
+            value("supported_speeds"),
+            value("symbolic_name"),
+        ];
+        match host.is_half_read(INFO.labels) {
+            false => out.add(&INFO, &labels, 1u64),
+            true => out.skip_half_read(host.path()),
+        }
+
+        let statistics = host.dir("statistics");
+        for family in FAMILIES {
+            let Some(file) = family.source.strip_prefix(STATISTICS) else { continue };
+            let Some(text) = statistics.value(file) else { continue };
+            match text::hexadecimal(text) {
+                Some(NOT_KEPT) => {}
+                Some(count) => out.add(family, &[host.name()], count),
+                None => out.skip(|| format!("{}: no number", family.source)),
+            }
+        }
+    }
+    if any { Ok(()) } else { context.none_of(Query::FibreChannel, "Fibre Channel hosts") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::testing::{collect, survives};
+
+    fn host(files: &[(&str, &str)]) -> String {
+        let files: Vec<(String, &[u8])> = files
+            .iter()
+            .map(|(file, text)| (format!("sys/class/fc_host/host0/{file}"), text.as_bytes()))
+            .collect();
+        let files: Vec<(&str, &[u8])> = files.iter().map(|(path, text)| (path.as_str(), *text)).collect();
+        collect(&COLLECTOR, &files, &[]).unwrap().replace("node_fibrechannel_", "")
+    }
+
+    /// Every statistic, with its place in the table as its value.
+    fn statistics() -> Vec<(String, String)> {
+        let files =
+            FAMILIES.iter().filter_map(|family| family.source.strip_prefix("sys/class/fc_host/<host>/"));
+        let files = files.filter(|file| !file.is_empty());
+        files.enumerate().map(|(at, file)| (file.to_owned(), format!("0x{at:x}\n"))).collect()
+    }
+
+    #[test]
+    fn a_host_is_described_and_its_names_have_no_prefix() {
+        assert_eq!(
+            host(&[
+                ("dev_loss_tmo", "30\n"),
+                ("fabric_name", "0x0\n"),
+                ("node_name", "0x2000e0071bce95f2\n"),
+                ("port_id", "0x000002\n"),
+                ("port_name", "0x1000e0071bce95f2\n"),
+                ("port_state", "Online\n"),
+                ("port_type", "Point-To-Point (direct nport connection)\n"),
+                ("speed", "16 Gbit\n"),
+                ("supported_classes", "Class 3\n"),
+                ("supported_speeds", "4 Gbit, 8 Gbit, 16 Gbit\n"),
+                ("symbolic_name", "Emulex \"SN1100E2P\"\n"),
+            ]),
+            "info{dev_loss_tmo=\"30\",fabric_name=\"0\",fc_host=\"host0\",port_id=\"000002\",\
+             port_name=\"1000e0071bce95f2\",port_state=\"Online\",\
+             port_type=\"Point-To-Point (direct nport connection)\",speed=\"16 Gbit\",\
+             supported_classes=\"Class 3\",supported_speeds=\"4 Gbit, 8 Gbit, 16 Gbit\",\
+             symbolic_name=\"Emulex \\\"SN1100E2P\\\"\"} 1\n"
+        );
+    }
+
+    #[test]
+    fn each_statistic_is_a_hexadecimal_counter() {
+        let files = statistics();
+        let text = host(&files.iter().map(|(file, text)| (file.as_str(), text.as_str())).collect::<Vec<_>>());
+        let counters: String =
+            text.lines().filter(|line| !line.starts_with("info")).map(|l| format!("{l}\n")).collect();
+        assert_eq!(
+            counters.replace("_total{fc_host=\"host0\"}", ""),
+            "dumped_frames 0\nerror_frames 1\nfcp_packet_aborts 2\ninvalid_crc 3\ninvalid_tx_words 4\n\
+             link_failure 5\nloss_of_signal 6\nloss_of_sync 7\nnos 8\nrx_frames 9\nrx_words 10\n\
+             seconds_since_last_reset 11\ntx_frames 12\ntx_words 13\n"
+        );
+    }
+
+    #[test]
+    fn a_statistic_that_the_driver_does_not_keep_or_that_is_no_number_is_absent() {
+        let text = host(&[
+            ("statistics/rx_frames", "0xffffffffffffffff\n"),
+            ("statistics/rx_words", "many"),
+            ("statistics/shiny", "0x1"),
+            ("statistics/tx_words", "0x10"),
+        ]);
+        assert_eq!(text.lines().skip(1).collect::<Vec<_>>(), ["tx_words_total{fc_host=\"host0\"} 16"]);
+    }
+
+    #[test]
+    fn a_host_that_is_not_there_has_no_data() {
+        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        let files = statistics();
+        let files = files.iter().map(|(file, _)| file.as_str()).chain(["port_name", "speed"]);
+        let paths: Vec<String> = files.map(|file| format!("sys/class/fc_host/host0/{file}")).collect();
+        survives(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,468 @@
+//! Processes by group, under process-exporter's names: `proc/<pid>/stat`, `proc/<pid>/status` and `proc/<pid>/fd`.
+//!
+//! <https://man7.org/linux/man-pages/man5/proc_pid_status.5.html>
+//!
+//! What needs the right to trace a process (its I/O, swap and limits) is not given. Counters are kept over scrapes, see
+//! [`totals`]: this is the one collector whose samples are no function of one snapshot alone.
+
+mod living;
+mod rules;
+mod totals;
+
+use std::sync::Mutex;
+
+use keyhole_proto::v1::{Outcome, Query};
+
+use self::living::{Living, Process, Reading, STATE_NAMES};
+use self::rules::Rules;
+use self::totals::{Counts, Totals};
+use crate::collector::tasks::process::{self, File};
+use crate::collector::{CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind};
+use crate::lock;
+use crate::options::{Flag, FlagKind, Options};
+use crate::snapshot::{Content, Snapshot};
+use crate::text::{self, ProcessStat};
+
+pub const COLLECTOR: Collector = Collector {
+    name: "processgroups",
+    default: false,
+    help: "Processes by group, as process-exporter has them; the broker needs --allow-processes.",
+    queries: &[Query::Processes],
+    optional: &[Query::ProcessDetails, Query::Stat],
+    flags: &[
+        Flag {
+            name: NAME,
+            kind: FlagKind::Texts,
+            help: "NAME=REGEXP: processes whose comm matches are the group NAME, which may hold {{.Comm}}; repeatable.",
+        },
+        Flag {
+            name: CONFIG,
+            kind: FlagKind::Text(""),
+            help: "File of process-exporter's shape: process_names, each with a name and a list of comm.",
+        },
+        Flag {
+            name: MAX,
+            kind: FlagKind::Number(100),
+            help: "The most groups; the rest is the group other.",
+        },
+    ],
+    families: &FAMILIES,
+    collect,
+};
+
+const NAME: &str = "collector.processgroups.name";
+const CONFIG: &str = "collector.processgroups.config";
+const MAX: &str = "collector.processgroups.max-groups";
+
+const STAT: &str = "proc/stat";
+
+const PROCESSES: Family = Family {
+    name: "namedprocess_namegroup_num_procs",
+    help: "Processes in the group.",
+    kind: Kind::Gauge,
+    labels: &["groupname"],
+    source: "proc/<pid>/stat",
+};
+const THREADS: Family = Family {
+    name: "namedprocess_namegroup_num_threads",
+    help: "Threads of all processes in the group.",
+    ..PROCESSES
+};
+const STATES: Family = Family {
+    name: "namedprocess_namegroup_states",
+    help: "Processes in the group, by state.",
+    labels: &["groupname", "state"],
+    ..PROCESSES
+};
+const MEMORY: Family = Family {
+    name: "namedprocess_namegroup_memory_bytes",
+    help: "Memory of all processes in the group; what they share counts once for each.",
+    labels: &["groupname", "memtype"],
+    source: "proc/<pid>/{stat,status}",
+    ..PROCESSES
+};
+const DESCRIPTORS: Family = Family {
+    name: "namedprocess_namegroup_open_filedesc",
+    help: "Open file descriptors of all processes in the group; needs Linux 6.2.",
+    source: "proc/<pid>/fd",
+    ..PROCESSES
+};
+const OLDEST: Family = Family {
+    name: "namedprocess_namegroup_oldest_start_time_seconds",
+    help: "When the oldest process of the group started, in seconds since the epoch.",
+    source: "proc/<pid>/stat, proc/stat",
+    ..PROCESSES
+};
+const CPU: Family = Family {
+    name: "namedprocess_namegroup_cpu_seconds_total",
+    help: "CPU time that processes of the group used since the exporter started.",
+    kind: Kind::Counter,
+    labels: &["groupname", "mode"],
+    ..PROCESSES
+};
+const MAJOR_FAULTS: Family = Family {
+    name: "namedprocess_namegroup_major_page_faults_total",
+    help: "Page faults of processes of the group that needed a disk, since the exporter started.",
+    labels: &["groupname"],
+    ..CPU
+};
+const MINOR_FAULTS: Family = Family {
+    name: "namedprocess_namegroup_minor_page_faults_total",
+    help: "Page faults of processes of the group that needed no disk, since the exporter started.",
+    ..MAJOR_FAULTS
+};
+const SWITCHES: Family = Family {
+    name: "namedprocess_namegroup_context_switches_total",
+    help: "Context switches of the first threads of processes of the group since the exporter started.",
+    labels: &["groupname", "ctxswitchtype"],
+    source: "proc/<pid>/status",
+    ..CPU
+};
+
+const FAMILIES: [Family; 10] =
+    [PROCESSES, THREADS, STATES, MEMORY, DESCRIPTORS, OLDEST, CPU, MAJOR_FAULTS, MINOR_FAULTS, SWITCHES];
+
+/// Clock ticks in a second, whatever the kernel's own.
+const TICKS: f64 = 100.0;
+
+/// A counter of a group: one row.
+struct Counter {
+    family: Family,
+    /// The values of its labels after the group's name.
+    labels: &'static [&'static [u8]],
+    divisor: f64,
+    of: fn(&Process<'_>) -> Option<u64>,
+}
+
+#[rustfmt::skip]
+const COUNTERS: [Counter; 6] = [
+    Counter { family: CPU,          labels: &[b"user"],         divisor: TICKS, of: |process| Some(process.stat.user_ticks) },
+    Counter { family: CPU,          labels: &[b"system"],       divisor: TICKS, of: |process| Some(process.stat.system_ticks) },
+    Counter { family: MAJOR_FAULTS, labels: &[],                divisor: 1.0,   of: |process| Some(process.stat.major_faults) },
+    Counter { family: MINOR_FAULTS, labels: &[],                divisor: 1.0,   of: |process| Some(process.stat.minor_faults) },
+    Counter { family: SWITCHES,     labels: &[b"voluntary"],    divisor: 1.0,   of: |process| process.voluntary_switches },
+    Counter { family: SWITCHES,     labels: &[b"nonvoluntary"], divisor: 1.0,   of: |process| process.nonvoluntary_switches },
+];
+
+/// What is kept over scrapes: how processes are grouped, and what the groups have used.
+#[derive(Debug, Default)]
+pub struct ProcessGroups {
+    rules: Rules,
+    totals: Mutex<Totals>,
+}
+
+impl ProcessGroups {
+    /// Reads the flags and the file that they may name; the error says what to do about it.
+    pub fn new(options: &Options) -> Result<Self, String> {
+        Ok(Self { rules: Rules::new(options)?, totals: Mutex::default() })
+    }
+}
+
+fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    context.answered(Query::Processes)?;
+    process::none_refused(context.snapshot)?;
+    let processes = processes(context.snapshot, out);
+    if processes.is_empty() {
+        return Err(CollectError::NoData("processes".into()));
+    }
+    let known = Known::new(context.snapshot, &processes);
+    if known.boot_time.is_none() {
+        out.skip(|| {
+            format!(
+                "{STAT}: no boot time, so that it is not known when the oldest process of a group started"
+            )
+        });
+    }
+    let ProcessGroups { rules, totals } = &*context.own.process_groups;
+    let processes = processes.into_iter().filter_map(|process| Some((rules.group(&process.stat)?, process)));
+    let processes: Vec<_> = processes.collect();
+    let most = usize::try_from(context.options.number(MAX)).unwrap_or(usize::MAX);
+    let mut totals = lock(totals);
+    for (name, group) in totals.look(&processes, most) {
+        out.item();
+        add_counters(name.as_bytes(), &group.used, out);
+        add_living(name.as_bytes(), &group.living, &known, out);
+    }
+    Ok(())
+}
+
+/// Every process whose `stat` could be read, with what else was read of it.
+fn processes<'a>(snapshot: &'a Snapshot, out: &mut Exposition) -> Vec<Process<'a>> {
+    // A part of the details is worse than none; a single file that was cut is only its process' matter.
+    let details = snapshot.report(Query::ProcessDetails).is_none_or(|report| {
+        matches!(report.outcome, Outcome::Ok | Outcome::Absent | Outcome::Empty | Outcome::Truncated)
+    });
+    let mut processes: Vec<Process<'a>> = Vec::new();
+    // In the snapshot's order `fd` stands before `stat`, and `status` after it.
+    let mut descriptors = (0, Reading::Gone);
+    process::each_file(snapshot, |pid, file, content| match (file, content) {
+        (File::Descriptors, Content::Entries(count)) if details => descriptors = (pid, Reading::Is(*count)),
+        (File::Descriptors, _) if details => descriptors = (pid, Reading::Unknown),
+        (File::Stat, Content::Bytes { bytes, .. }) => match ProcessStat::parse(bytes) {
+            Some(stat) => {
+                let descriptors = if descriptors.0 == pid { descriptors.1 } else { Reading::Gone };
+                processes.push(Process { descriptors, ..Process::new(pid, stat) });
+            }
+            None => out.skip(|| format!("proc/{pid}/stat: too few columns, or no numbers in them")),
+        },
+        (File::Stat, _) => out.skip(|| format!("proc/{pid}/stat: not readable")),
+        (File::Status, status) if details => {
+            if let Some(process) = processes.last_mut().filter(|process| process.pid == pid) {
+                process.read_status(status);
+            }
+        }
+        _ => {}
+    });
+    processes
+}
+
+/// What the host lets be known of processes.
+struct Known {
+    /// Whether their memory is.
+    resident: bool,
+    /// Whether their descriptors are: before Linux 6.2 a directory of them counts none.
+    descriptors: bool,
+    /// When the host booted, in seconds since the epoch.
+    boot_time: Option<u64>,
+}
+
+impl Known {
+    fn new(snapshot: &Snapshot, processes: &[Process<'_>]) -> Self {
+        let btime = |line| {
+            let mut fields = text::fields(line);
+            text::unsigned(fields.nth(1).filter(|_| line.starts_with(b"btime "))?)
+        };
+        Self {
+            resident: processes.iter().any(|process| process.resident != Reading::Gone),
+            descriptors: processes
+                .iter()
+                .any(|process| !matches!(process.descriptors, Reading::Gone | Reading::Is(0))),
+            boot_time: snapshot.text(STAT).and_then(|stat| text::lines(stat).find_map(btime)),
+        }
+    }
+}
+
+fn add_counters(group: &[u8], used: &Counts, out: &mut Exposition) {
+    for (counter, used) in COUNTERS.iter().zip(used) {
+        if let Some(used) = used {
+            let labels = [&[group], counter.labels].concat();
+            out.add(&counter.family, &labels, *used as f64 / counter.divisor);
+        }
+    }
+}
+
+fn add_living(group: &[u8], living: &Living, known: &Known, out: &mut Exposition) {
+    out.add(&PROCESSES, &[group], living.processes);
+    out.add(&THREADS, &[group], living.threads);
+    for ((_, state), count) in STATE_NAMES.iter().zip(living.states) {
+        out.add(&STATES, &[group, state], count);
+    }
+    out.add(&MEMORY, &[group, b"virtual"], living.virtual_bytes);
+    if let Some(resident) = living.resident.filter(|_| known.resident) {
+        out.add(&MEMORY, &[group, b"resident"], resident);
+    }
+    if let Some(descriptors) = living.descriptors.filter(|_| known.descriptors) {
+        out.add(&DESCRIPTORS, &[group], descriptors);
+    }
+    if let (Some(start), Some(boot_time)) = (living.oldest_start, known.boot_time) {
+        out.add(&OLDEST, &[group], boot_time as f64 + start as f64 / TICKS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collector::Own;
+    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::snapshot::Report;
+
+    const KUBELET: &[u8] =
+        b"812 (kubelet) S 1 812 812 0 -1 4194560 900 0 12 0 4000 2000 0 0 20 0 14 0 2050 2000000000 25000 \
+        18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n";
+    const STATUS: &[u8] =
+        b"Name:\tkubelet\nState:\tS (sleeping)\nPid:\t812\nVmPeak:\t 2000000 kB\nVmRSS:\t  100000 kB\n\
+        Threads:\t14\nvoluntary_ctxt_switches:\t700\nnonvoluntary_ctxt_switches:\t30\n";
+    /// A thread of the kernel has no memory.
+    const KTHREADD_STATUS: &[u8] =
+        b"Name:\tkthreadd\nvoluntary_ctxt_switches:\t1\nnonvoluntary_ctxt_switches:\t0\n";
+    const KTHREADD: &[u8] = b"2 (kthreadd) I 0 0 0 0 -1 2129984 0 0 0 0 0 4 0 0 20 0 1 0 3 0 0\n";
+
+    fn bytes(path: &str, text: &[u8]) -> (Vec<u8>, Content) {
+        (path.as_bytes().to_vec(), Content::bytes(text.to_vec()))
+    }
+
+    fn host() -> Vec<(Vec<u8>, Content)> {
+        vec![
+            bytes("proc/stat", b"cpu 1 2 3\nbtime 1700000000\nprocesses 9\n"),
+            bytes("proc/2/stat", KTHREADD),
+            bytes("proc/2/status", KTHREADD_STATUS),
+            (b"proc/2/fd".to_vec(), Content::Entries(0)),
+            bytes("proc/812/stat", KUBELET),
+            bytes("proc/812/status", STATUS),
+            (b"proc/812/fd".to_vec(), Content::Entries(41)),
+        ]
+    }
+
+    /// The samples of one group, without what every line has.
+    fn of_group(text: &str, group: &str) -> String {
+        let label = format!("groupname=\"{group}\"");
+        let lines = text.lines().filter(|line| line.contains(&label)).map(|line| format!("{line}\n"));
+        let text: String = lines.collect();
+        text.replace("namedprocess_namegroup_", "")
+            .replace(&label, "")
+            .replace("{}", "")
+            .replace("{,", "{")
+            .replace(",}", "}")
+    }
+
+    fn given(files: Vec<(Vec<u8>, Content)>, own: &Own) -> String {
+        collect_snapshot(&COLLECTOR, &Snapshot::of_files(files), &[], own).unwrap()
+    }
+
+    #[test]
+    fn a_group_has_process_exporters_families() {
+        let own = own();
+        let start = given(host(), &own);
+        assert!(start.contains("cpu_seconds_total{groupname=\"kubelet\",mode=\"user\"} 0\n"), "{start}");
+        let mut later = host();
+        later[4] =
+            bytes("proc/812/stat", &replaced(KUBELET, " 900 0 12 0 4000 2000 ", " 905 0 13 0 4150 2025 "));
+        later[5] = bytes("proc/812/status", &replaced(STATUS, "\t700\n", "\t707\n"));
+        assert_eq!(
+            of_group(&given(later, &own), "kubelet"),
+            "context_switches_total{ctxswitchtype=\"nonvoluntary\"} 0\n\
+             context_switches_total{ctxswitchtype=\"voluntary\"} 7\n\
+             cpu_seconds_total{mode=\"system\"} 0.25\n\
+             cpu_seconds_total{mode=\"user\"} 1.5\n\
+             major_page_faults_total 1\n\
+             memory_bytes{memtype=\"resident\"} 102400000\n\
+             memory_bytes{memtype=\"virtual\"} 2000000000\n\
+             minor_page_faults_total 5\n\
+             num_procs 1\n\
+             num_threads 14\n\
+             oldest_start_time_seconds 1700000020.5\n\
+             open_filedesc 41\n\
+             states{state=\"Other\"} 0\n\
+             states{state=\"Running\"} 0\n\
+             states{state=\"Sleeping\"} 1\n\
+             states{state=\"Waiting\"} 0\n\
+             states{state=\"Zombie\"} 0\n"
+        );
+    }
+
+    fn replaced(text: &[u8], from: &str, to: &str) -> Vec<u8> {
+        String::from_utf8(text.to_vec()).unwrap().replace(from, to).into_bytes()
+    }
+
+    #[test]
+    fn the_kernels_threads_are_one_group_without_memory() {
+        let text = of_group(&given(host(), &own()), "[kernel]");
+        assert!(text.contains("memory_bytes{memtype=\"resident\"} 0\n"), "{text}");
+        assert!(text.contains("states{state=\"Other\"} 1\n") && text.contains("open_filedesc 0\n"), "{text}");
+    }
+
+    #[test]
+    fn a_group_whose_processes_ended_keeps_its_counters_and_has_no_processes() {
+        let own = own();
+        given(host(), &own);
+        let text = of_group(&given(host().drain(..4).collect(), &own), "kubelet");
+        assert!(text.contains("cpu_seconds_total{mode=\"user\"} 0\n"), "{text}");
+        assert!(text.contains("num_procs 0\n") && !text.contains("oldest_start"), "{text}");
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_count_descriptors_gives_none_rather_than_zero() {
+        let mut files = host();
+        files[6].1 = Content::Entries(0);
+        let text = given(files, &own());
+        assert!(text.contains("resident") && !text.contains("open_filedesc"), "{text}");
+    }
+
+    #[test]
+    fn without_details_and_boot_time_the_rest_is_given() {
+        let stat = [("proc/812/stat", KUBELET)];
+        let text = of_group(&collect(&COLLECTOR, &stat, &[]).unwrap(), "kubelet");
+        assert_eq!(text.lines().count(), 12, "{text}");
+        for absent in ["resident", "filedesc", "oldest", "context_switches"] {
+            assert!(!text.contains(absent), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_cut_leaves_only_its_groups_sums_unknown() {
+        let mut files = host();
+        let cut = Content::Bytes { bytes: STATUS[..40].to_vec(), truncated: true };
+        files[5].1 = cut;
+        files[6].1 = Content::Errno(24);
+        let text = given(files, &own());
+        let kubelet = of_group(&text, "kubelet");
+        assert!(!kubelet.contains("resident") && !kubelet.contains("filedesc"), "{text}");
+        assert!(of_group(&text, "[kernel]").contains("resident"), "{text}");
+    }
+
+    #[test]
+    fn a_part_of_the_processes_is_no_group_and_a_part_of_the_details_no_sum() {
+        let report = |outcome| Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
+        let mut snapshot = Snapshot::of_files(host());
+        snapshot.set_report(Query::ProcessDetails, report(Outcome::TimedOut));
+        let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap();
+        assert!(
+            text.contains("virtual") && !text.contains("resident") && !text.contains("switches"),
+            "{text}"
+        );
+        snapshot.set_report(Query::Processes, report(Outcome::NotPermitted));
+        let error = collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap_err();
+        assert_eq!(error.to_string(), "query PROCESSES: NOT_PERMITTED");
+    }
+
+    #[test]
+    fn hostile_names_are_groups_of_their_own_or_one() {
+        let comms = [&b") R 1 2\n(\"}"[..], b"\xff", b"\xfe\xff", b"a\\"];
+        let file = |(at, comm): (usize, &&[u8])| {
+            let stat = [b"7 (", *comm, &KUBELET[12..]].concat();
+            (format!("proc/{}/stat", at + 10).into_bytes(), Content::bytes(stat))
+        };
+        let files = comms.iter().enumerate().map(file).collect();
+        let text = given(files, &own());
+        let groups: Vec<_> = text.lines().filter(|line| line.contains("num_procs")).collect();
+        assert_eq!(
+            groups,
+            [
+                r#"namedprocess_namegroup_num_procs{groupname=") R 1 2\n(\"}"} 1"#,
+                r#"namedprocess_namegroup_num_procs{groupname="a\\"} 1"#,
+                "namedprocess_namegroup_num_procs{groupname=\"\u{fffd}\"} 2",
+            ]
+        );
+    }
+
+    #[test]
+    fn columns_lines_and_states_of_a_kernel_to_come_change_nothing() {
+        let mut files = host();
+        let stat = replaced(KUBELET, ") S", ") Q").trim_ascii().to_vec();
+        files[4] = bytes("proc/812/stat", &[&stat[..], b" 1 2 3\n"].concat());
+        files[5] = bytes("proc/812/status", &[b"Frobs: x\nNone\n", STATUS].concat());
+        let text = of_group(&given(files, &own()), "kubelet");
+        assert!(text.contains("states{state=\"Other\"} 1\n") && text.contains("} 102400000\n"), "{text}");
+    }
+
+    #[test]
+    fn a_comm_cannot_pass_for_a_line_of_its_status() {
+        let mut files = host();
+        files[5] = bytes("proc/812/status", &[b"Name:\tx\nVmRSS:\t1 kB\n", STATUS].concat());
+        assert!(given(files, &own()).contains("memtype=\"resident\"} 102400000\n"));
+    }
+
+    #[test]
+    fn a_host_without_processes_has_no_data() {
+        assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
+    }
+
+    #[test]
+    fn any_bytes_are_survived() {
+        survives(
+            &COLLECTOR,
+            &["proc/stat", "proc/2/stat", "proc/2/status", "proc/812/stat", "proc/812/status"],
+        );
+    }
+}
