@@ -392,7 +392,7 @@ class PrivilegedHostpath(PodClaims, unittest.TestCase):
 
 
 class RootFiles(PodClaims, unittest.TestCase):
-    overlay, components, index = "privileged-hostpath", ("root-files",), 3
+    overlay, components, index = "privileged-hostpath", ("root",), 3
     uids = {**UIDS, "broker": 0}
     # It is uid 0 already, and may list the descriptors of root's processes: what the program's own layers take away.
     # podman knows no recursiveReadOnly, which takes away what is mounted below /sys.
@@ -405,7 +405,7 @@ class RootFiles(PodClaims, unittest.TestCase):
 
 
 class Own(PodClaims, unittest.TestCase):
-    overlay, index = "own", 2
+    overlay, index = "minimal", 2
 
     def test_what_the_pod_cannot_know_is_absent_and_reported(self):
         text = self.scrape()

@@ -20,9 +20,9 @@ EVERYWHERE = [
     "service-monitor",
 ]
 OVERLAYS = {
-    "own": [],
-    "restricted-pv": ["guard-daemonset", "root-files", "udev/pv", "textfile/pv"],
-    "privileged-hostpath": ["guard-daemonset", "root-files", "udev/hostpath", "textfile/hostpath"],
+    "minimal": [],
+    "restricted-pv": ["guard-daemonset", "root", "udev/pv", "textfile/pv"],
+    "privileged-hostpath": ["guard-daemonset", "root", "udev/hostpath", "textfile/hostpath"],
 }
 
 

@@ -264,7 +264,7 @@ def main():
                 "--collector.filesystem.mount-points-exclude=(")
     results.check("baseline refuses hostPath alone", lambda: same(violations(hostpath, "baseline"), [
         "hostPath volume proc", "hostPath volume sys"]))
-    root = pod_of(sets["restricted-pv + root-files"])
+    root = pod_of(sets["restricted-pv + root"])
     results.check("restricted refuses a root broker for nothing else", lambda: same(violations(root, "restricted"), [
         "broker: runAsNonRoot", "broker: runAsUser 0"]))
 
