@@ -43,7 +43,8 @@ fn the_running_zygote_has_its_table_and_each_reader_that_of_its_class_on_top() {
         return;
     }
     let home = Home::new();
-    let flags = [&this_host()[..], &["--allow-processes".into(), "--filesystem.anchor=/".into()]].concat();
+    let flags =
+        [&this_host()[..], &["--allow-processes".into(), "--filesystem.probe-directory=/".into()]].concat();
     let broker = home.start_broker(&flags);
     let [zygote] = children(broker.pid())[..] else { panic!("a broker starts one process") };
     let filters = Filters::dump(zygote);

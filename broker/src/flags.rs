@@ -29,7 +29,8 @@ Host:
   --path.rootfs=DIR           the host's root directory, for statfs alone (none)
   --path.udev.data=DIR        the host's udev data (none)
   --path.os-release=FILE      the host's os-release file (none)
-  --filesystem.anchor=DIR     an empty directory on a file system of the host, for statfs; repeatable
+  --filesystem.probe-directory=DIR
+                              an empty directory on a file system of the host, for statfs; repeatable
   --view=auto|host|container  whose files these are (auto)
   --descriptor-cache=COUNT    files below sysfs that all readers together keep open, of 5 KiB of kernel memory each (1024)
   --reopen-interval=SECONDS   how often to look whether what was absent at the start has appeared (60)
@@ -62,7 +63,7 @@ pub struct Flags {
     pub socket_group: Option<u32>,
     /// `--allow-uid`.
     pub allowed_uids: Vec<u32>,
-    /// `--path.*` and `--filesystem.anchor`.
+    /// `--path.*` and `--filesystem.probe-directory`.
     pub paths: Paths,
     /// `--view`.
     pub view: View,
@@ -99,8 +100,8 @@ pub struct Paths {
     pub udev: Option<PathBuf>,
     /// `--path.os-release`.
     pub os_release: Option<PathBuf>,
-    /// `--filesystem.anchor`, as often as given.
-    pub anchors: Vec<PathBuf>,
+    /// `--filesystem.probe-directory`, as often as given.
+    pub probe_directories: Vec<PathBuf>,
 }
 
 /// Whose files these are.
@@ -170,7 +171,11 @@ impl Flags {
             (Root::Udev, "--path.udev.data", self.paths.udev.is_some()),
             (Root::OsRelease, "--path.os-release", self.paths.os_release.is_some()),
             (Root::Rootfs, "--path.rootfs", self.paths.rootfs.is_some()),
-            (Root::Anchors, "--filesystem.anchor", !self.paths.anchors.is_empty()),
+            (
+                Root::ProbeDirectories,
+                "--filesystem.probe-directory",
+                !self.paths.probe_directories.is_empty(),
+            ),
         ];
         let not_given = roots.into_iter().filter(|(.., given)| !given).map(|(root, flag, _)| (root, flag));
         Permits { queries: self.queries.clone(), not_given: not_given.collect() }
@@ -192,7 +197,9 @@ impl Flags {
                 Arg::Long("path.rootfs") => flags.paths.rootfs = Some(parser.value()?.into()),
                 Arg::Long("path.udev.data") => flags.paths.udev = Some(parser.value()?.into()),
                 Arg::Long("path.os-release") => flags.paths.os_release = Some(parser.value()?.into()),
-                Arg::Long("filesystem.anchor") => flags.paths.anchors.push(parser.value()?.into()),
+                Arg::Long("filesystem.probe-directory") => {
+                    flags.paths.probe_directories.push(parser.value()?.into())
+                }
                 Arg::Long("view") => flags.view = parser.value()?.parse_with(view)?,
                 Arg::Long("descriptor-cache") => {
                     flags.descriptor_cache = parser.value()?.parse_with(number("--descriptor-cache"))?;
@@ -296,9 +303,9 @@ mod tests {
 
     #[test]
     fn repeatable_flags_keep_every_value() {
-        let flags = parse(&["--allow-uid=1", "--allow-uid", "2", "--filesystem.anchor=/a"]).unwrap();
+        let flags = parse(&["--allow-uid=1", "--allow-uid", "2", "--filesystem.probe-directory=/a"]).unwrap();
         assert_eq!(flags.allowed_uids, [1, 2]);
-        assert_eq!(flags.paths.anchors.len(), 1);
+        assert_eq!(flags.paths.probe_directories.len(), 1);
         let flags = parse(&["--sandbox.require=landlock,seccomp", "--sandbox.require=limits"]).unwrap();
         assert_eq!(flags.required_layers, ["landlock", "seccomp", "limits"]);
     }

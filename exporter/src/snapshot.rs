@@ -777,7 +777,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_interleaving_of_the_chunks_of_queries_gives_the_snapshot_of_the_queries_in_order(
-            answers in (answer(Query::Stat), answer(Query::Loadavg), answer(Query::Anchors)),
+            answers in (answer(Query::Stat), answer(Query::Loadavg), answer(Query::ProbeDirectories)),
             picks in prop::collection::vec(0..3_usize, 40),
         ) {
             let answers = [answers.0, answers.1, answers.2];
@@ -793,7 +793,7 @@ mod tests {
             prop_assert!(in_order.files().eq(interleaved.files()), "{in_order:?}\n{interleaved:?}");
             prop_assert!(in_order.reports().eq(interleaved.reports()));
             prop_assert_eq!(in_order.dropped_files(), interleaved.dropped_files());
-            for query in [Query::Stat, Query::Loadavg, Query::Anchors] {
+            for query in [Query::Stat, Query::Loadavg, Query::ProbeDirectories] {
                 prop_assert!(in_order.file_systems(query).eq(interleaved.file_systems(query)));
             }
         }

@@ -51,7 +51,7 @@ pub fn reader_arguments(input: &[u8]) {
     let arguments = arguments(input);
     match keyhole_reader::arguments::Arguments::parse(arguments.iter().map(std::ffi::OsString::from)) {
         Ok(parsed) => {
-            let several = parsed.slots.len() + parsed.queries.len() + parsed.anchors.len();
+            let several = parsed.slots.len() + parsed.queries.len() + parsed.probe_directories.len();
             assert!(several <= arguments.len());
             assert!(parsed.queries.iter().all(|query| parsed.permits(*query)));
         }

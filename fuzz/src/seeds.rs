@@ -349,7 +349,7 @@ fn captures(snapshot: &Snapshot) -> io::Result<Vec<Vec<u8>>> {
     let numbers = Ok(keyhole_exporter::snapshot::Numbers { block_size: 4096, ..Default::default() });
     for numbers in [numbers, Err(13)] {
         let file_system = keyhole_exporter::snapshot::FileSystem { path: b"/a b".to_vec(), numbers };
-        snapshot.add_file_system(v1::Query::Anchors, file_system);
+        snapshot.add_file_system(v1::Query::ProbeDirectories, file_system);
     }
     let dir = tempfile::tempdir()?;
     let about = About { time: std::time::UNIX_EPOCH, node_name: "a\tb".into(), versions: "1".into() };

@@ -22,9 +22,9 @@ pub enum Root {
     /// The os-release file (`--path.os-release`); its one pattern is the file itself.
     OsRelease,
     /// The reader's own `/proc/self`.
-    Own,
-    /// The empty directories given for statfs (`--filesystem.anchor`).
-    Anchors,
+    ProcSelf,
+    /// The empty directories given for statfs (`--filesystem.probe-directory`).
+    ProbeDirectories,
     /// The host's root directory (`--path.rootfs`), for statfs alone.
     Rootfs,
 }
@@ -37,8 +37,8 @@ impl Root {
             Root::Sys => "sys",
             Root::Udev => "udev",
             Root::OsRelease => "etc",
-            Root::Own => "own",
-            Root::Anchors => "anchors",
+            Root::ProcSelf => "self",
+            Root::ProbeDirectories => "probe",
             Root::Rootfs => "rootfs",
         }
     }
@@ -338,8 +338,8 @@ pub const TABLE: &[Row] = &[
     ], Host, SHORT, 15 * DEVICES),
 
     row_of(Query::Mounts, Procfs, ON, &[proc("1/mountinfo")], Host, BY_MOUNT, 1),
-    row_of(Query::OwnMounts, Procfs, ON, &[Source { root: Root::Own, pattern: "mountinfo", kind: Kind::Text }], Minimal, BY_MOUNT, 1),
-    row_of(Query::Anchors, Mounts, ON, &[Source { root: Root::Anchors, pattern: "*", kind: Kind::FileSystem }], Minimal, BY_MOUNT, 64),
+    row_of(Query::OwnMounts, Procfs, ON, &[Source { root: Root::ProcSelf, pattern: "mountinfo", kind: Kind::Text }], Minimal, BY_MOUNT, 1),
+    row_of(Query::ProbeDirectories, Mounts, ON, &[Source { root: Root::ProbeDirectories, pattern: "*", kind: Kind::FileSystem }], Minimal, BY_MOUNT, 64),
     row_of(Query::RootFileSystems, Mounts, ON, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Host, BY_MOUNT, MOUNTS),
 
     row_of(Query::Buddyinfo, Procfs, OFF, &[proc("buddyinfo")], Minimal, BY_NODE, 1),

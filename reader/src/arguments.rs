@@ -35,8 +35,8 @@ pub struct Arguments {
     pub udev: Option<PathBuf>,
     /// `--path.os-release`.
     pub os_release: Option<PathBuf>,
-    /// `--filesystem.anchor`, as often as given.
-    pub anchors: Vec<PathBuf>,
+    /// `--filesystem.probe-directory`, as often as given.
+    pub probe_directories: Vec<PathBuf>,
     /// `--view`.
     pub view: Choice,
     /// `--descriptor-cache`: files below sysfs that all readers together keep open.
@@ -73,7 +73,7 @@ impl Arguments {
             b"--path.rootfs" => self.rootfs = Some(path()),
             b"--path.udev.data" => self.udev = Some(path()),
             b"--path.os-release" => self.os_release = Some(path()),
-            b"--filesystem.anchor" => self.anchors.push(path()),
+            b"--filesystem.probe-directory" => self.probe_directories.push(path()),
             b"--view" => {
                 self.view = match value {
                     b"auto" => Choice::Auto,

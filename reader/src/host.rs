@@ -31,7 +31,7 @@ const RESERVED_DESCRIPTORS: u64 = 16;
 pub struct Roots {
     dirs: Vec<(Root, OwnedFd)>,
     /// The paths of the probe directories.
-    pub anchors: Vec<Vec<u8>>,
+    pub probe_directories: Vec<Vec<u8>>,
     os_release: PathBuf,
     /// How many descriptors there may be: after the seal it cannot be asked.
     descriptors: u64,
@@ -71,16 +71,18 @@ impl Roots {
         if let Some(path) = os_release {
             open("--path.os-release", path, OFlags::empty())?;
         }
-        let anchors = arguments.anchors.iter().filter(|_| is_needed(Root::Anchors));
-        let anchors: Vec<_> = anchors.map(|path| path.as_os_str().as_bytes().to_vec()).collect();
+        let probe_directories =
+            arguments.probe_directories.iter().filter(|_| is_needed(Root::ProbeDirectories));
+        let probe_directories: Vec<_> =
+            probe_directories.map(|path| path.as_os_str().as_bytes().to_vec()).collect();
         if !shared.has_started() && shared.hung().is_empty() {
-            for path in &anchors {
-                let open = || open("--filesystem.anchor", Path::new(OsStr::from_bytes(path)), ASK);
+            for path in &probe_directories {
+                let open = || open("--filesystem.probe-directory", Path::new(OsStr::from_bytes(path)), ASK);
                 shared.asking([hash(path), 0, 0], open)?;
             }
         }
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        Ok(Self { dirs, anchors, os_release: os_release.cloned().unwrap_or_default(), descriptors })
+        Ok(Self { dirs, probe_directories, os_release: os_release.cloned().unwrap_or_default(), descriptors })
     }
 
     /// Closes what the readers of a class do not need any more.
@@ -123,7 +125,7 @@ fn needed(class: Class) -> &'static [Root] {
         Class::Sysfs => &[Root::Sys],
         Class::Devices => &[Root::Proc, Root::Sys],
         Class::Files => &[Root::Udev, Root::OsRelease],
-        Class::Mounts => &[Root::Rootfs, Root::Anchors],
+        Class::Mounts => &[Root::Rootfs, Root::ProbeDirectories],
     }
 }
 
@@ -172,7 +174,7 @@ pub enum Opened {
     /// Found by name each time.
     Below(Vec<Component>),
     /// The broker's own mountinfo, for the file systems of the probe directories.
-    Anchors(Result<OwnedFd, Errno>),
+    ProbeDirectories(Result<OwnedFd, Errno>),
     /// The host's mountinfo, for the mount points below the host root.
     Mounts(Result<OwnedFd, Errno>),
 }
@@ -334,9 +336,9 @@ fn open_files(row: &Row, source: &Source, roots: &Roots, view: &View) -> Opened 
     let own_mountinfo = || open_file(CWD, b"/proc/self/mountinfo");
     let of_procfs = |path: &[u8]| open_file(roots.dir(Root::Proc)?, &view.path(path).ok_or(Errno::PERM)?);
     match source.root {
-        Root::Anchors => Opened::Anchors(own_mountinfo()),
+        Root::ProbeDirectories => Opened::ProbeDirectories(own_mountinfo()),
         Root::Rootfs => Opened::Mounts(of_procfs(b"1/mountinfo")),
-        Root::Own => alone(own_mountinfo()),
+        Root::ProcSelf => alone(own_mountinfo()),
         Root::OsRelease => alone(open_file(CWD, roots.os_release.as_os_str().as_bytes())),
         // It would answer for a namespace of the reader's own.
         Root::ProcIn(namespace) if !view.shares(namespace) => Opened::Fixed(Vec::new()),

@@ -189,7 +189,7 @@ impl Read<'_, '_> {
                 cache.round += 1;
                 self.device(source, cache, source.root.name().as_bytes(), 0, components)
             }
-            Opened::Anchors(mountinfo) => self.anchors(mountinfo),
+            Opened::ProbeDirectories(mountinfo) => self.probe_directories(mountinfo),
             Opened::Mounts(mountinfo) => self.root_file_systems(mountinfo),
         }
     }
@@ -380,8 +380,8 @@ impl Read<'_, '_> {
     }
 
     /// statfs of each probe directory, opened by name each time: an open one would keep its file system mounted.
-    fn anchors(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
-        const NAME: &[u8] = b"own/mountinfo";
+    fn probe_directories(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
+        const NAME: &[u8] = b"self/mountinfo";
         let mounts = self.mounts(NAME, mountinfo)?.unwrap_or_default();
         let mount_of = |path: &Vec<u8>| {
             let at = Mount { point: path.clone(), may_hang: true, ..Mount::default() };
@@ -389,10 +389,14 @@ impl Read<'_, '_> {
             let on = mounts.iter().filter(is_on).max_by_key(|mount| mount.point.len()).cloned();
             Mount { point: path.clone(), ..on.unwrap_or(at) }
         };
-        let mut anchors: Vec<Mount> = self.roots.anchors.iter().map(mount_of).collect();
-        anchors.sort_by_key(|anchor| anchor.may_hang);
+        let mut probe_directories: Vec<Mount> = self.roots.probe_directories.iter().map(mount_of).collect();
+        probe_directories.sort_by_key(|probe_directory| probe_directory.may_hang);
         // A probe directory may be given as a symbolic link.
-        self.statfs(anchors.iter().map(|anchor| (anchor, CWD, join(&anchor.point, b"."))))
+        self.statfs(
+            probe_directories
+                .iter()
+                .map(|probe_directory| (probe_directory, CWD, join(&probe_directory.point, b"."))),
+        )
     }
 
     /// The mounts of a mountinfo.

@@ -335,7 +335,7 @@ impl Tree {
     fn new() -> Self {
         let tree = Self(tempfile::tempdir().unwrap());
         for file in
-            ["proc/1/stat", "sys/class/net/lo/mtu", "udev/b8:0", "root/file", "anchor/file", "elsewhere/mtu"]
+            ["proc/1/stat", "sys/class/net/lo/mtu", "udev/b8:0", "root/file", "probe/file", "elsewhere/mtu"]
         {
             fs::create_dir_all(tree.at(file).parent().unwrap()).unwrap();
             fs::write(tree.at(file), file).unwrap();
@@ -355,7 +355,7 @@ impl Tree {
             rootfs: Some(self.at("root")),
             udev: Some(self.at("udev")),
             os_release: Some(self.at("os-release")),
-            anchors: vec![self.at("anchor")],
+            probe_directories: vec![self.at("probe")],
             ..Arguments::default()
         }
     }
@@ -399,8 +399,7 @@ fn open_roots(arguments: &Arguments, classes: &[Class]) -> Roots {
 #[test]
 fn landlock_lets_the_readers_of_a_class_reach_its_root_and_no_other() {
     let tree = Tree::new();
-    let files =
-        ["proc/1/stat", "sys/class/net/lo/mtu", "udev/b8:0", "root/file", "anchor/file", "os-release"];
+    let files = ["proc/1/stat", "sys/class/net/lo/mtu", "udev/b8:0", "root/file", "probe/file", "os-release"];
     for class in Class::ALL {
         let mut roots = open_roots(&tree.arguments(), &[class]);
         roots.keep_for(class);
@@ -443,7 +442,11 @@ fn a_reader_keeps_no_root_that_its_class_does_not_need() {
             Class::Files => [false, false, true, false],
             Class::Mounts => [false, false, false, true],
         };
-        assert_eq!((kept, roots.anchors.len()), (expected, usize::from(class == Class::Mounts)), "{class:?}");
+        assert_eq!(
+            (kept, roots.probe_directories.len()),
+            (expected, usize::from(class == Class::Mounts)),
+            "{class:?}"
+        );
     }
 }
 

@@ -246,7 +246,7 @@ class PodClaims:
                 self.assertIn("ro" if mount.get("readOnly") else "rw", mounts[mount["mountPath"]][0], mount)
         mounts = self.mounts("exporter")
         self.assertIn("ro", mounts["/run/keyhole"][0])
-        self.assertEqual([point for point in mounts if point.startswith(("/host", "/anchors"))], [])
+        self.assertEqual([point for point in mounts if point.startswith(("/host", "/probe"))], [])
 
     def test_the_pod_has_namespaces_of_its_own(self):
         self.assertEqual(len(outside | namespaces("self")), 7)
@@ -420,7 +420,7 @@ class Own(PodClaims, unittest.TestCase):
 
     def test_the_file_system_of_an_empty_dir_is_the_one_that_is_known_and_has_the_hosts_numbers(self):
         text = self.scrape()
-        self.assertEqual(sizes(text), {"/anchors/kubelet": size_of(podman.home)})
+        self.assertEqual(sizes(text), {"/probe/kubelet": size_of(podman.home)})
         # The host's device and type, and not that this mount is read-only.
         (series,) = (series for series in samples(text) if series.startswith("node_filesystem_readonly{"))
         labels = dict(re.findall(r'(\w+)="([^"]*)"', series))

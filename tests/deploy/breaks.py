@@ -24,7 +24,7 @@ from claims import (
     nobody_can_ask_for_connections_routes_or_processes,
     only_a_broker_that_is_told_so_is_root,
     policies_come_before_claims_and_claims_before_the_daemonset,
-    the_anchor_is_an_empty_directory_on_the_kubelets_file_system,
+    the_probe_directory_is_an_empty_directory_on_the_kubelets_file_system,
     the_broker_answers_what_its_collectors_ask_and_no_query_more,
     the_broker_is_a_native_sidecar_that_is_probed_by_its_own_command,
     the_exporter_is_probed_over_http_on_its_own_port,
@@ -71,8 +71,8 @@ BREAKS = {
         lambda pod: container(pod, "exporter")["livenessProbe"]["httpGet"].update(path="/"),
     the_socket_is_the_brokers_and_read_only_next_door:
         lambda pod: container(pod, "exporter")["volumeMounts"][0].pop("readOnly"),
-    the_anchor_is_an_empty_directory_on_the_kubelets_file_system:
-        lambda pod: next(each for each in pod["spec"]["volumes"] if each["name"] == "anchor").update(
+    the_probe_directory_is_an_empty_directory_on_the_kubelets_file_system:
+        lambda pod: next(each for each in pod["spec"]["volumes"] if each["name"] == "probe-directory").update(
             emptyDir={"medium": "Memory"}),
     every_mount_has_its_volume_and_every_volume_its_mount:
         lambda pod: pod["spec"]["volumes"].append({"name": "more", "emptyDir": {}}),

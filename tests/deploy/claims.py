@@ -118,13 +118,13 @@ def the_socket_is_the_brokers_and_read_only_next_door(pod):
     assert pod["spec"]["securityContext"]["supplementalGroups"] == [BROKER]
 
 
-def the_anchor_is_an_empty_directory_on_the_kubelets_file_system(pod):
-    (anchor,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "anchor")
+def the_probe_directory_is_an_empty_directory_on_the_kubelets_file_system(pod):
+    (probe_directory,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "probe-directory")
     # In memory it would be a file system of its own; under a limit it may have a quota's numbers.
-    assert anchor["emptyDir"] == {}, anchor
-    (mount,) = (mount for each in containers(pod) for mount in each["volumeMounts"] if mount["name"] == "anchor")
+    assert probe_directory["emptyDir"] == {}, probe_directory
+    (mount,) = (mount for each in containers(pod) for mount in each["volumeMounts"] if mount["name"] == "probe-directory")
     assert mount in container(pod, "broker")["volumeMounts"] and mount["readOnly"] is True
-    assert f"--filesystem.anchor={mount['mountPath']}" in container(pod, "broker")["args"]
+    assert f"--filesystem.probe-directory={mount['mountPath']}" in container(pod, "broker")["args"]
 
 
 def every_mount_has_its_volume_and_every_volume_its_mount(pod):
@@ -138,7 +138,7 @@ def every_path_that_a_flag_names_is_mounted(pod):
         mounted = {mount["mountPath"] for mount in each["volumeMounts"]}
         for argument in each["args"]:
             flag, _, path = argument.partition("=")
-            if flag.startswith(("--path.", "--filesystem.anchor", "--collector.textfile.directory")):
+            if flag.startswith(("--path.", "--filesystem.probe-directory", "--collector.textfile.directory")):
                 assert path in mounted, argument
 
 
@@ -190,7 +190,7 @@ POD_CLAIMS = [
     the_broker_is_a_native_sidecar_that_is_probed_by_its_own_command,
     the_exporter_is_probed_over_http_on_its_own_port,
     the_socket_is_the_brokers_and_read_only_next_door,
-    the_anchor_is_an_empty_directory_on_the_kubelets_file_system,
+    the_probe_directory_is_an_empty_directory_on_the_kubelets_file_system,
     every_mount_has_its_volume_and_every_volume_its_mount,
     every_path_that_a_flag_names_is_mounted,
     the_broker_answers_what_its_collectors_ask_and_no_query_more,

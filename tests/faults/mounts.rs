@@ -404,7 +404,7 @@ fn probe_directories_on_dead_servers_leave_those_on_local_file_systems() {
     world.run("mkdir mnt/local; mount -t tmpfs -o size=1m local mnt/local; mkdir mnt/local/probe");
     let mut flags = world.flags();
     let directories = ["a/probe", "same", "b/probe", "c", "d", "e", "f", "local/probe"];
-    flags.extend(directories.map(|name| flag("--filesystem.anchor=", at(name))));
+    flags.extend(directories.map(|name| flag("--filesystem.probe-directory=", at(name))));
     let all_dead = |exporter: &Exporter| {
         for round in 0..10 {
             let scrape = scrape_within(exporter, WHOLE);

@@ -35,7 +35,7 @@ NODE_NAME=node-1 timeout 60 "$binaries/keyhole-exporter" --broker.socket="$work/
 # Mounts that say where this host runs, hardware addresses, serial numbers, a kernel's builder.
 cd "$work/tree"
 private='/mnt/|/home|/root|/media/|/var/lib/(docker|containers|kubelet)'
-sed -i -E "\\#^([^ ]+ ){4}($private)#d" proc/1/mountinfo own/mountinfo
+sed -i -E "\\#^([^ ]+ ){4}($private)#d" proc/1/mountinfo self/mountinfo
 sed -i -E "\\#^[A-Z_]+\s($private)#d" keyhole/file-systems
 sed -i -E 's/^([0-9]+\.[0-9]+\.[0-9]+).*/\1/' proc/sys/kernel/osrelease
 echo '#1 SMP PREEMPT_DYNAMIC' >proc/sys/kernel/version

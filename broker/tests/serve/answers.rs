@@ -127,7 +127,7 @@ fn every_process_holds_the_descriptors_of_its_list_and_no_other() {
         &[
             &stage.fixtures()[..],
             &["--allow-processes".to_owned(), format!("--path.udev.data={}", at("udev"))],
-            &[format!("--filesystem.anchor={}", at("udev")), "--path.rootfs=/".to_owned()],
+            &[format!("--filesystem.probe-directory={}", at("udev")), "--path.rootfs=/".to_owned()],
         ]
         .concat(),
     );
@@ -234,11 +234,11 @@ fn every_query_is_answered_under_the_seal_again_and_again() {
     let stage = Stage::new();
     stage.put("os-release", "ID=test\n");
     stage.put("udev/b8:0", "E:ID_MODEL=x\n");
-    fs::create_dir_all(stage.at("anchor")).unwrap();
+    fs::create_dir_all(stage.at("probe")).unwrap();
     let mut broker = stage.start(&[
         format!("--path.os-release={}", stage.at("os-release").display()),
         format!("--path.udev.data={}", stage.at("udev").display()),
-        format!("--filesystem.anchor={}", stage.at("anchor").display()),
+        format!("--filesystem.probe-directory={}", stage.at("probe").display()),
         "--path.rootfs=/".to_owned(),
         "--view=host".to_owned(),
         "--allow-processes".to_owned(),
@@ -267,7 +267,7 @@ fn every_query_is_answered_under_the_seal_again_and_again() {
             Query::NetDev,
             Query::Mounts,
             Query::OwnMounts,
-            Query::Anchors,
+            Query::ProbeDirectories,
             Query::RootFileSystems,
             Query::OsRelease,
             Query::Processes,

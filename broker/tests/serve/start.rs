@@ -181,7 +181,10 @@ fn a_start_that_cannot_be_says_what_to_do_in_one_line() {
         (format!("--path.sysfs={missing}"), &["--path.sysfs=", "give a directory"]),
         (format!("--path.rootfs={missing}"), &["--path.rootfs=", "give a directory"]),
         (format!("--path.udev.data={missing}"), &["--path.udev.data=", "give a directory"]),
-        (format!("--filesystem.anchor={missing}"), &["--filesystem.anchor=", "give a directory"]),
+        (
+            format!("--filesystem.probe-directory={missing}"),
+            &["--filesystem.probe-directory=", "give a directory"],
+        ),
         (format!("--path.os-release={missing}"), &["--path.os-release=", "give a file"]),
         ("--path.procfs=/tmp".into(), &["--path.procfs", "mount the host's proc there", "--view=host"]),
         ("--path.sysfs=/tmp".into(), &["--path.sysfs", "mount the host's sysfs there", "--view=host"]),

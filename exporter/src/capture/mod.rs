@@ -325,7 +325,7 @@ mod tests {
         ) {
             let mut snapshot = Snapshot::of_files(files);
             for file_system in file_systems {
-                snapshot.add_file_system(Query::Anchors, file_system);
+                snapshot.add_file_system(Query::ProbeDirectories, file_system);
             }
             let (row, outcome, elapsed_ns, bytes) = report;
             let outcome = Outcome::try_from(outcome).unwrap();

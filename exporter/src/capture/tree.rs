@@ -54,7 +54,7 @@ fn root_dir(dir: &Path, source: &Source) -> Option<PathBuf> {
             };
             ["etc", "usr/lib"].iter().find(|name| has_file(name)).map(|name| dir.join(name))
         }
-        Root::Anchors | Root::Rootfs => None,
+        Root::ProbeDirectories | Root::Rootfs => None,
         root => first_of(&[root.name()]),
     }
 }

@@ -89,10 +89,10 @@ pub enum Query {
     Cgroups = 44,
     /// The host's mounts: proc/1/mountinfo.
     Mounts = 50,
-    /// The broker's own mounts, to join anchors with the host's: own/mountinfo.
+    /// The broker's own mounts, to join probe directories with the host's: self/mountinfo.
     OwnMounts = 51,
-    /// statfs of each anchor directory the broker was given.
-    Anchors = 52,
+    /// statfs of each probe directory the broker was given.
+    ProbeDirectories = 52,
     /// statfs of each mount of the host, below the host root the broker was given.
     RootFileSystems = 53,
     /// Free memory blocks by size: proc/buddyinfo.
@@ -223,7 +223,7 @@ impl Query {
             Self::Cgroups => "QUERY_CGROUPS",
             Self::Mounts => "QUERY_MOUNTS",
             Self::OwnMounts => "QUERY_OWN_MOUNTS",
-            Self::Anchors => "QUERY_ANCHORS",
+            Self::ProbeDirectories => "QUERY_PROBE_DIRECTORIES",
             Self::RootFileSystems => "QUERY_ROOT_FILE_SYSTEMS",
             Self::Buddyinfo => "QUERY_BUDDYINFO",
             Self::CgroupControllers => "QUERY_CGROUP_CONTROLLERS",
@@ -316,7 +316,7 @@ impl TryFrom<i32> for Query {
             44 => Ok(Self::Cgroups),
             50 => Ok(Self::Mounts),
             51 => Ok(Self::OwnMounts),
-            52 => Ok(Self::Anchors),
+            52 => Ok(Self::ProbeDirectories),
             53 => Ok(Self::RootFileSystems),
             60 => Ok(Self::Buddyinfo),
             61 => Ok(Self::CgroupControllers),

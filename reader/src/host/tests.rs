@@ -875,13 +875,14 @@ fn assert_numbers_of(dir: &Path, mut ask: impl FnMut() -> v1::FileSystem) {
 }
 
 #[test]
-fn an_anchors_numbers_are_those_of_its_file_system() {
-    let tree = Tree::with(&[("anchor/x", "")]);
-    let anchors = vec![tree.at("anchor"), "/proc".into()];
-    let mut host = host(&Arguments { anchors: anchors.clone(), ..tree.arguments() }, Choice::Host);
-    for (at, dir) in anchors.iter().enumerate() {
+fn a_probe_directory_has_the_numbers_of_its_file_system() {
+    let tree = Tree::with(&[("probe/x", "")]);
+    let probe_directories = vec![tree.at("probe"), "/proc".into()];
+    let mut host =
+        host(&Arguments { probe_directories: probe_directories.clone(), ..tree.arguments() }, Choice::Host);
+    for (at, dir) in probe_directories.iter().enumerate() {
         assert_numbers_of(dir, || {
-            let answer = read(&mut host, Query::Anchors);
+            let answer = read(&mut host, Query::ProbeDirectories);
             assert_eq!(answer.outcome, Outcome::Ok);
             let path = dir.to_str().unwrap().to_owned();
             assert_eq!(answer.file_systems[at].name, Some(file_system::Name::Path(path)));
@@ -891,12 +892,13 @@ fn an_anchors_numbers_are_those_of_its_file_system() {
 }
 
 #[test]
-fn more_anchors_than_a_row_takes_are_cut_and_it_says_so() {
+fn more_probe_directories_than_a_row_takes_are_truncated() {
     let tree = Tree::new();
-    let limit = keyhole_policy::row(Query::Anchors).unwrap().entries;
-    for (anchors, outcome) in [(limit, Outcome::Ok), (limit + 1, Outcome::Truncated)] {
-        let arguments = Arguments { anchors: vec![tree.at("proc"); anchors], ..tree.arguments() };
-        let answer = read(&mut host(&arguments, Choice::Host), Query::Anchors);
+    let limit = keyhole_policy::row(Query::ProbeDirectories).unwrap().entries;
+    for (probe_directories, outcome) in [(limit, Outcome::Ok), (limit + 1, Outcome::Truncated)] {
+        let arguments =
+            Arguments { probe_directories: vec![tree.at("proc"); probe_directories], ..tree.arguments() };
+        let answer = read(&mut host(&arguments, Choice::Host), Query::ProbeDirectories);
         assert_eq!((answer.outcome, answer.file_systems.len()), (outcome, limit));
     }
 }
@@ -970,7 +972,7 @@ fn every_root(tree: &Tree) -> Arguments {
         rootfs: Some(tree.at("proc")),
         udev: Some(tree.at("udev")),
         os_release: Some(tree.at("os-release")),
-        anchors: vec![tree.at("proc")],
+        probe_directories: vec![tree.at("proc")],
         ..tree.arguments()
     }
 }
@@ -999,7 +1001,7 @@ fn queries_about_the_host_are_unavailable_with_a_containers_view() {
 fn a_row_is_answered_with_its_root_and_absent_without_it() {
     let tree = Tree::with(&[("proc/1/mountinfo", "1 0 8:1 / / rw\n")]);
     let (mut none, mut all) = (tree.host(), host(&every_root(&tree), Choice::Host));
-    for query in [Query::Udev, Query::OsRelease, Query::RootFileSystems, Query::Anchors] {
+    for query in [Query::Udev, Query::OsRelease, Query::RootFileSystems, Query::ProbeDirectories] {
         assert_eq!(read(&mut none, query).outcome, Outcome::Absent, "{query:?}");
         assert_eq!(read(&mut all, query).outcome, Outcome::Ok, "{query:?}");
         assert_eq!(reason(&all, query), None, "{query:?}");
@@ -1082,7 +1084,7 @@ fn a_root_that_cannot_be_opened_names_its_flag() {
         ("--path.rootfs", Arguments { rootfs: Some(missing.clone()), ..tree.arguments() }),
         ("--path.udev.data", Arguments { udev: Some(missing.clone()), ..tree.arguments() }),
         ("--path.os-release", Arguments { os_release: Some(missing.clone()), ..tree.arguments() }),
-        ("--filesystem.anchor", Arguments { anchors: vec![missing], ..tree.arguments() }),
+        ("--filesystem.probe-directory", Arguments { probe_directories: vec![missing], ..tree.arguments() }),
     ];
     for (flag, arguments) in cases {
         let error = roots(&arguments).unwrap_err();
@@ -1441,11 +1443,14 @@ fn a_mount_that_may_hang_is_reported_as_asked_before_it_answers() {
 fn a_probe_directory_that_goes_or_hangs_after_the_start_costs_itself() {
     let tree = Tree::with(&[("a/x", ""), ("b/x", "")]);
     let (a, b) = (tree.at("a"), tree.at("b"));
-    let arguments = Arguments { anchors: vec![a.clone(), b.clone()], ..tree.arguments() };
+    let arguments = Arguments { probe_directories: vec![a.clone(), b.clone()], ..tree.arguments() };
     let mut host = host(&arguments, Choice::Host);
     fs::remove_dir_all(&a).unwrap();
     let name = |path: &PathBuf| path.to_str().unwrap().to_owned();
-    assert_eq!(numbers(&read(&mut host, Query::Anchors)), [(name(&a), Some(Errno::NOENT)), (name(&b), None)]);
+    assert_eq!(
+        numbers(&read(&mut host, Query::ProbeDirectories)),
+        [(name(&a), Some(Errno::NOENT)), (name(&b), None)]
+    );
     // The first reader refuses to start with it; a later one does not, nor does one beside one that hangs.
     assert!(roots(&arguments).is_err());
     let later = Shared::new(page(&[]), 0, 0);
@@ -1463,18 +1468,20 @@ fn a_probe_directory_that_goes_or_hangs_after_the_start_costs_itself() {
 fn a_probe_directory_that_is_a_link_stands_for_where_it_leads() {
     let tree = Tree::new();
     symlink("/proc", tree.at("link")).unwrap();
-    let arguments = Arguments { anchors: vec![tree.at("link")], ..tree.arguments() };
+    let arguments = Arguments { probe_directories: vec![tree.at("link")], ..tree.arguments() };
     let mut host = host(&arguments, Choice::Host);
-    assert_numbers_of(Path::new("/proc"), || read(&mut host, Query::Anchors).file_systems.pop().unwrap());
+    assert_numbers_of(Path::new("/proc"), || {
+        read(&mut host, Query::ProbeDirectories).file_systems.pop().unwrap()
+    });
 }
 
 #[test]
-fn an_anchor_in_which_another_reader_hangs_is_left_out() {
+fn a_probe_directory_in_which_another_reader_hangs_is_left_out() {
     let tree = Tree::with(&[("a/x", ""), ("b/x", "")]);
     let (a, b) = (tree.at("a"), tree.at("b"));
-    let arguments = Arguments { anchors: vec![a.clone(), b.clone()], ..tree.arguments() };
+    let arguments = Arguments { probe_directories: vec![a.clone(), b.clone()], ..tree.arguments() };
     let mut host = host_beside(&arguments, Choice::Host, &[a.as_os_str().as_bytes()]);
-    let answer = read(&mut host, Query::Anchors);
+    let answer = read(&mut host, Query::ProbeDirectories);
     let name = |path: PathBuf| path.to_str().unwrap().to_owned();
     assert_eq!(numbers(&answer), [(name(a), Some(Errno::INPROGRESS)), (name(b), None)]);
     assert!(answer.skipped);

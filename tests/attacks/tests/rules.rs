@@ -122,7 +122,7 @@ fn broker(program: &Program, tree: &Path, without: Without) -> (Ground, Running)
     command
         .arg(format!("--path.procfs={}", tree.join("proc").display()))
         .arg(format!("--path.sysfs={}", tree.join("sys").display()))
-        .arg(format!("--filesystem.anchor={}", ground.at("open").display()))
+        .arg(format!("--filesystem.probe-directory={}", ground.at("open").display()))
         .args(["--allow-processes", "--log.level=debug"]);
     command.envs(without.landlock.then_some(("KEYHOLE_WITHOUT", "landlock")));
     command.envs(without.row.map(|row| ("KEYHOLE_WITHOUT_ROW", format!("broker:{row}"))));
@@ -312,7 +312,7 @@ fn readers_are_killed(program: &Program, classes: &[Class], without: Option<&str
         } else {
             command.arg("--view=auto");
         }
-        command.arg(format!("--filesystem.anchor={}", ground.at("open").display()));
+        command.arg(format!("--filesystem.probe-directory={}", ground.at("open").display()));
         command.envs(without.map(|row| ("KEYHOLE_WITHOUT_ROW", row)));
     });
     let mut killed = zygote.report().is_none();

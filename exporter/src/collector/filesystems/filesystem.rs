@@ -28,14 +28,14 @@ pub const COLLECTOR: Collector = Collector {
     default: true,
     help: "Sizes and free space of file systems.",
     queries: &[Query::Mounts],
-    optional: &[Query::OwnMounts, Query::Anchors, Query::RootFileSystems],
+    optional: &[Query::OwnMounts, Query::ProbeDirectories, Query::RootFileSystems],
     flags: &FLAGS,
     families: &FAMILIES,
     collect,
 };
 
 const PATH: &str = "proc/1/mountinfo";
-const OWN: &str = "own/mountinfo";
+const OWN: &str = "self/mountinfo";
 
 const MOUNT_POINTS_EXCLUDE: &str = "collector.filesystem.mount-points-exclude";
 const MOUNT_POINTS_INCLUDE: &str = "collector.filesystem.mount-points-include";
@@ -146,7 +146,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     // own mounts may be hidden from the broker's uid.
     let outcome = snapshot.report(Query::Mounts).map(|report| report.outcome);
     if matches!(outcome, Some(Outcome::ContainerView | Outcome::Denied)) {
-        return match give_anchors(context, out) {
+        return match give_probe_directories(context, out) {
             true => Ok(()),
             false => context.answered(Query::Mounts),
         };
@@ -172,15 +172,17 @@ const OF_A_CONTAINER: [&[u8]; 3] = [b"overlay", b"ramfs", b"tmpfs"];
 
 /// Gives the file systems that the broker's empty directories lie on, each once. Device, type and numbers are the host's;
 /// the mount point is the broker's, since where the host has it mounted cannot be known. False if there is none.
-fn give_anchors(context: &Context<'_>, out: &mut Exposition) -> bool {
+fn give_probe_directories(context: &Context<'_>, out: &mut Exposition) -> bool {
     let snapshot = context.snapshot;
     let Some(own) = mounts_of_the_broker(snapshot, out) else { return false };
     let known = Known::new(snapshot, Some(&own));
     let tree = Tree::new(&own);
     let mut found = HashSet::new();
-    for anchor in snapshot.file_systems(Query::Anchors) {
+    for probe_directory in snapshot.file_systems(Query::ProbeDirectories) {
         // A directory that is no mount of its own lies on the container's root.
-        let mounted = tree.at(&anchor.path).filter(|mount| mount.mount_point == anchor.path.as_slice());
+        let mounted = tree
+            .at(&probe_directory.path)
+            .filter(|mount| mount.mount_point == probe_directory.path.as_slice());
         let Some(mount) = mounted.filter(|mount| !OF_A_CONTAINER.contains(&&*mount.fstype)) else { continue };
         if found.insert(mount.number) && passes(context.options, mount) {
             // That the broker may not write there says nothing of the host.
@@ -264,9 +266,9 @@ impl<'a> Known<'a> {
         let mut devices = HashMap::new();
         if let Some(own) = own {
             let tree = Tree::new(own);
-            for anchor in snapshot.file_systems(Query::Anchors) {
-                if let Some(mount) = tree.at(&anchor.path) {
-                    better(&mut devices, mount.number, anchor.numbers.as_ref());
+            for probe_directory in snapshot.file_systems(Query::ProbeDirectories) {
+                if let Some(mount) = tree.at(&probe_directory.path) {
+                    better(&mut devices, mount.number, probe_directory.numbers.as_ref());
                 }
             }
         }
@@ -279,7 +281,7 @@ impl<'a> Known<'a> {
             Outcome::Truncated => Some("not asked: too many mounts"),
             _ => None,
         };
-        let unknown = not_asked(Query::RootFileSystems).or_else(|| not_asked(Query::Anchors));
+        let unknown = not_asked(Query::RootFileSystems).or_else(|| not_asked(Query::ProbeDirectories));
         Self { mount_points, devices, reachable, unknown: unknown.unwrap_or("no probe directory") }
     }
 
@@ -335,7 +337,7 @@ mod tests {
     const OWN_MOUNTS: &str = "\
 900 800 0:100 / / ro,relatime master:31 - overlay overlay rw,lowerdir=/a:/b
 901 900 0:120 / /proc rw - proc proc rw
-902 900 259:6 /lib/kubelet/pods/5c6/volumes/kubernetes.io~empty-dir/var /anchors/var rw,noatime master:21 - xfs /dev/nvme0n1p6 rw
+902 900 259:6 /lib/kubelet/pods/5c6/volumes/kubernetes.io~empty-dir/var /probe/var rw,noatime master:21 - xfs /dev/nvme0n1p6 rw
 ";
 
     const NUMBERS: Numbers = Numbers {
@@ -353,7 +355,7 @@ mod tests {
     struct Answer<'a> {
         host: &'a str,
         own: &'a str,
-        anchors: &'a [(&'a str, Result<u64, u32>)],
+        probe_directories: &'a [(&'a str, Result<u64, u32>)],
         roots: &'a [(&'a str, Result<u64, u32>)],
         roots_outcome: Option<Outcome>,
     }
@@ -367,7 +369,9 @@ mod tests {
                 .map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.as_bytes().to_vec())))
                 .collect();
             let mut snapshot = Snapshot::of_files(files);
-            for (query, found) in [(Query::Anchors, self.anchors), (Query::RootFileSystems, self.roots)] {
+            for (query, found) in
+                [(Query::ProbeDirectories, self.probe_directories), (Query::RootFileSystems, self.roots)]
+            {
                 for (path, blocks) in found {
                     let numbers = blocks.map(|blocks| Numbers { blocks, ..NUMBERS });
                     snapshot.add_file_system(query, FileSystem { path: path.as_bytes().to_vec(), numbers });
@@ -435,9 +439,13 @@ mod tests {
     }
 
     #[test]
-    fn an_anchor_gives_its_numbers_to_every_mount_of_its_file_system_that_passes() {
-        let answer =
-            Answer { host: HOST, own: OWN_MOUNTS, anchors: &[("/anchors/var", Ok(7))], ..Answer::default() };
+    fn a_probe_directory_gives_its_numbers_to_every_mount_of_its_file_system_that_passes() {
+        let answer = Answer {
+            host: HOST,
+            own: OWN_MOUNTS,
+            probe_directories: &[("/probe/var", Ok(7))],
+            ..Answer::default()
+        };
         assert_eq!(
             answer.short(&[]),
             [
@@ -451,16 +459,16 @@ mod tests {
         let exclude = "--collector.filesystem.mount-points-exclude=^/(run|system|var/lib/kubelet/.+)($|/)";
         assert_eq!(answer.short(&[exclude]), ["/var 7", "/var/lib/kubelet 7"]);
         // A directory under a project quota says less: it is given as statfs says it, whatever the file system has.
-        let under_quota = Answer { anchors: &[("/anchors/var", Ok(3))], ..answer };
+        let under_quota = Answer { probe_directories: &[("/probe/var", Ok(3))], ..answer };
         assert_eq!(under_quota.short(&[exclude]), ["/var 3", "/var/lib/kubelet 3"]);
     }
 
     #[test]
-    fn an_anchor_that_is_no_mount_of_its_own_tells_of_the_containers_root() {
+    fn a_probe_directory_that_is_no_mount_shows_the_containers_root() {
         let answer = Answer {
             host: HOST,
             own: OWN_MOUNTS,
-            anchors: &[("/anchors/other", Ok(7))],
+            probe_directories: &[("/probe/other", Ok(7))],
             ..Answer::default()
         };
         let known: Vec<_> = answer.short(&[ALL]).into_iter().filter(|mount| !mount.contains(':')).collect();
@@ -468,10 +476,14 @@ mod tests {
     }
 
     #[test]
-    fn an_anchor_lies_on_the_last_of_two_mounts_on_one_place() {
-        let own = format!("{OWN_MOUNTS}903 902 259:4 / /anchors/var rw - xfs /dev/nvme0n1p4 rw\n");
-        let answer =
-            Answer { host: HOST, own: &own, anchors: &[("/anchors/var", Ok(7))], ..Answer::default() };
+    fn a_probe_directory_lies_on_the_last_of_two_mounts_on_one_place() {
+        let own = format!("{OWN_MOUNTS}903 902 259:4 / /probe/var rw - xfs /dev/nvme0n1p4 rw\n");
+        let answer = Answer {
+            host: HOST,
+            own: &own,
+            probe_directories: &[("/probe/var", Ok(7))],
+            ..Answer::default()
+        };
         let known: Vec<_> = answer.short(&[]).into_iter().filter(|mount| !mount.contains(':')).collect();
         assert_eq!(known, ["/system/state 7"]);
     }
@@ -489,11 +501,11 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_that_failed_says_why_unless_an_anchor_knows() {
+    fn a_mount_that_failed_says_why_unless_a_probe_directory_knows() {
         let answer = Answer {
             host: HOST,
             own: &format!("{OWN_MOUNTS}904 900 0:24 / /host/run rw - tmpfs tmpfs rw\n"),
-            anchors: &[("/anchors/var", Ok(7)), ("/elsewhere", Err(116))],
+            probe_directories: &[("/probe/var", Ok(7)), ("/elsewhere", Err(116))],
             roots: &[
                 ("/run", Ok(8)),
                 ("/system/state", Err(13)),
@@ -643,7 +655,8 @@ mod tests {
             collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap_err().to_string(),
             "query MOUNTS: CONTAINER_VIEW"
         );
-        let own_only = Answer { own: OWN_MOUNTS, anchors: &[("/anchors/var", Ok(7))], ..Answer::default() };
+        let own_only =
+            Answer { own: OWN_MOUNTS, probe_directories: &[("/probe/var", Ok(7))], ..Answer::default() };
         assert!(matches!(
             collect_snapshot(&COLLECTOR, &own_only.snapshot(), &[], &own()),
             Err(CollectError::NoData(_))
@@ -659,19 +672,18 @@ mod tests {
     }
 
     #[test]
-    fn without_the_hosts_mounts_an_anchors_file_system_is_given_where_the_broker_has_it() {
-        let anchors =
-            [("/anchors/var", Ok(7)), ("/anchors/twice", Ok(7)), ("/", Ok(8)), ("/anchors/var/below", Ok(9))];
+    fn without_the_hosts_mounts_the_file_system_of_a_probe_directory_is_where_the_broker_has_it() {
+        let probe_directories =
+            [("/probe/var", Ok(7)), ("/probe/twice", Ok(7)), ("/", Ok(8)), ("/probe/var/below", Ok(9))];
         let own_mounts = OWN_MOUNTS.replace(" rw,noatime master:21", " ro,noatime master:21")
-            + "903 900 259:6 /x /anchors/twice rw - xfs /dev/nvme0n1p6 rw\n";
-        let answer = Answer { own: &own_mounts, anchors: &anchors, ..Answer::default() };
+            + "903 900 259:6 /x /probe/twice rw - xfs /dev/nvme0n1p6 rw\n";
+        let answer = Answer { own: &own_mounts, probe_directories: &probe_directories, ..Answer::default() };
         let text = collect_snapshot(&COLLECTOR, &container_view(&answer), &[ALL], &own()).unwrap();
-        let labels =
-            "{device=\"/dev/nvme0n1p6\",device_error=\"\",fstype=\"xfs\",mountpoint=\"/anchors/var\"}";
+        let labels = "{device=\"/dev/nvme0n1p6\",device_error=\"\",fstype=\"xfs\",mountpoint=\"/probe/var\"}";
         assert!(text.contains(&format!("node_filesystem_size_bytes{labels} 28672\n")), "{text}");
         // It is the broker's mount that is read-only, and not the file system.
         assert!(text.contains(&format!("node_filesystem_readonly{labels} 0\n")), "{text}");
-        assert!(text.contains("major=\"259\",minor=\"6\",mountpoint=\"/anchors/var\"} 1\n"), "{text}");
+        assert!(text.contains("major=\"259\",minor=\"6\",mountpoint=\"/probe/var\"} 1\n"), "{text}");
         assert_eq!(text.lines().count(), FAMILIES.len(), "{text}");
         let failed = own_mounts.replace("/dev/nvme0n1p6 rw", "/dev/nvme0n1p6 ro,emergency_ro");
         let answer = Answer { own: &failed, ..answer };
@@ -685,23 +697,24 @@ mod tests {
             let error = collect_snapshot(&COLLECTOR, &container_view(answer), &[ALL], &own()).unwrap_err();
             assert_eq!(error.to_string(), "query MOUNTS: CONTAINER_VIEW");
         };
-        let anchors = [("/anchors/var", Ok(7))];
+        let probe_directories = [("/probe/var", Ok(7))];
         for fstype in ["tmpfs", "ramfs", "overlay"] {
             let own = OWN_MOUNTS.replace("- xfs", &format!("- {fstype}"));
-            refused(&Answer { own: &own, anchors: &anchors, ..Answer::default() });
+            refused(&Answer { own: &own, probe_directories: &probe_directories, ..Answer::default() });
         }
         // No directory was given, or it is not mounted, or the broker's mounts are not known.
         refused(&Answer { own: OWN_MOUNTS, ..Answer::default() });
-        refused(&Answer { own: OWN_MOUNTS, anchors: &[("/other", Ok(7))], ..Answer::default() });
-        refused(&Answer { anchors: &anchors, ..Answer::default() });
+        refused(&Answer { own: OWN_MOUNTS, probe_directories: &[("/other", Ok(7))], ..Answer::default() });
+        refused(&Answer { probe_directories: &probe_directories, ..Answer::default() });
         // The same where PID 1 is hidden.
-        let mut hidden = Answer { own: OWN_MOUNTS, anchors: &anchors, ..Answer::default() }.snapshot();
+        let mut hidden =
+            Answer { own: OWN_MOUNTS, probe_directories: &probe_directories, ..Answer::default() }.snapshot();
         let denied = Report { outcome: Outcome::Denied, elapsed_ns: 0, bytes: 0, left_out: 0 };
         hidden.set_report(Query::Mounts, denied);
         let text = collect_snapshot(&COLLECTOR, &hidden, &[ALL], &own()).unwrap();
         assert_eq!(text.lines().count(), FAMILIES.len(), "{text}");
         // The mounts of PID 1 are never believed.
-        refused(&Answer { host: HOST, anchors: &anchors, ..Answer::default() });
+        refused(&Answer { host: HOST, probe_directories: &probe_directories, ..Answer::default() });
     }
 
     #[test]
