@@ -594,7 +594,7 @@ fn after_the_drop_every_capability_set_is_empty() {
         for (name, bits) in capability_sets() {
             match root || name != "CapBnd" {
                 true => assert_eq!(bits, 0, "{name}"),
-                false => assert!(layer.detail.contains("bounding set left"), "{}", layer.detail),
+                false => assert!(layer.detail.contains("bounding set not dropped"), "{}", layer.detail),
             }
         }
         assert!(!ThreadStatus::open().unwrap().unconfirmed().unwrap().contains(&"capabilities"));

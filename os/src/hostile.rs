@@ -90,8 +90,8 @@ pub mod landlock {
     }
 
     /// `landlock`, of a zygote.
-    pub fn restrict_all_but_reading() -> Layer {
-        super::unless_without("landlock", crate::landlock::restrict_all_but_reading)
+    pub fn restrict_to_reading() -> Layer {
+        super::unless_without("landlock", crate::landlock::restrict_to_reading)
     }
 }
 

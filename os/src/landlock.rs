@@ -54,7 +54,7 @@ pub fn restrict(grants: &[Grant<'_>]) -> Layer {
 
 /// Refuses the calling thread and what it starts later everything but reading. Without a rule for any path: what a
 /// process may read is for the process itself to give up.
-pub fn restrict_all_but_reading() -> Layer {
+pub fn restrict_to_reading() -> Layer {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     layer(restrict_rights(AccessFs::from_all(NEWEST) & !reading, &[]))
 }

@@ -30,7 +30,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    pub(crate) fn of<E: std::fmt::Display>(name: &'static str, result: Result<String, E>) -> Self {
+    pub(crate) fn from_result<E: std::fmt::Display>(name: &'static str, result: Result<String, E>) -> Self {
         match result {
             Ok(detail) => Self { name, in_force: true, detail },
             Err(error) => Self { name, in_force: false, detail: error.to_string() },

@@ -93,12 +93,12 @@ pub fn one_heap() {
 pub fn not_dumpable() -> Layer {
     let result = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map(|()| "no core dump, no ptrace by the same uid".to_owned());
-    Layer::of("not_dumpable", result)
+    Layer::from_result("not_dumpable", result)
 }
 
 /// Sets resource limits: no core file, no locked memory, and every descriptor that may be had.
 pub fn limits() -> Layer {
-    Layer::of("limits", try_limits())
+    Layer::from_result("limits", try_limits())
 }
 
 fn try_limits() -> Result<String, rustix::io::Errno> {

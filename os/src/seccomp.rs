@@ -151,7 +151,7 @@ pub fn compile(table: &[Rule<'_>]) -> Result<Program, Error> {
 /// Puts a compiled table in force for every thread of the process.
 pub fn install(program: &Program, calls: usize) -> Layer {
     let result = seccompiler::apply_filter_all_threads(program);
-    Layer::of(
+    Layer::from_result(
         "seccomp",
         result.map(|()| format!("{calls} system calls allowed, any other kills the process")),
     )

@@ -29,7 +29,7 @@ pub fn refuse_passed_descriptors(listener: impl AsFd) -> Layer {
         0 => Ok("the kernel refuses descriptors that peers pass along".to_owned()),
         _ => Err(io::Error::last_os_error()),
     };
-    Layer::of(
+    Layer::from_result(
         "passed_descriptors",
         result.map_err(|error| match error.raw_os_error() {
             Some(libc::ENOPROTOOPT) => {

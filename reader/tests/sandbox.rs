@@ -18,8 +18,8 @@ use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::seccomp::{self, Program, Row, Rule, numbers};
 use keyhole_os::shared::SharedCells;
 use keyhole_policy::{Class, Outcome, Query, Root, TABLE};
-use keyhole_reader::arguments::{Arguments, Choice};
-use keyhole_reader::cache::Shared;
+use keyhole_reader::arguments::{Arguments, ViewMode};
+use keyhole_reader::cache::SharedState;
 use keyhole_reader::host::{Host, READ, Roots};
 use keyhole_reader::output::Output;
 use keyhole_reader::read::Scratch;
@@ -373,7 +373,7 @@ fn landlock_abi() -> i64 {
 /// has no Landlock.
 fn confined(roots: &Roots, class: Class, act: impl FnOnce() + Send) {
     let grants: Vec<Grant<'_>> =
-        roots.opened_later(class).map(|dir| Grant { dir, right: Right::Read }).into_iter().collect();
+        roots.landlock_dir(class).map(|dir| Grant { dir, right: Right::Read }).into_iter().collect();
     std::thread::scope(|scope| {
         let confine = || {
             let layer = restrict(&grants);
@@ -393,7 +393,7 @@ fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd, Errno> {
 }
 
 fn open_roots(arguments: &Arguments, classes: &[Class]) -> Roots {
-    Roots::open(arguments, classes, &Shared::new(SharedCells::new().unwrap(), 0, 0)).unwrap()
+    Roots::open(arguments, classes, &SharedState::new(SharedCells::new().unwrap(), 0, 0)).unwrap()
 }
 
 #[test]
@@ -402,7 +402,7 @@ fn landlock_lets_the_readers_of_a_class_reach_its_root_and_no_other() {
     let files = ["proc/1/stat", "sys/class/net/lo/mtu", "udev/b8:0", "root/file", "probe/file", "os-release"];
     for class in Class::ALL {
         let mut roots = open_roots(&tree.arguments(), &[class]);
-        roots.keep_for(class);
+        roots.retain_class_roots(class);
         let granted: &[&str] = match class {
             Class::Procfs | Class::Mounts => &[],
             Class::Sysfs | Class::Devices => &["sys/class/net/lo/mtu"],
@@ -433,7 +433,7 @@ fn a_reader_keeps_no_root_that_its_class_does_not_need() {
     let tree = Tree::new();
     for class in Class::ALL {
         let mut roots = open_roots(&tree.arguments(), &[class]);
-        roots.keep_for(class);
+        roots.retain_class_roots(class);
         let kept = [Root::Proc, Root::Sys, Root::Udev, Root::Rootfs].map(|root| roots.dir(root).is_ok());
         let expected = match class {
             Class::Procfs | Class::Processes => [true, false, false, false],
@@ -457,11 +457,11 @@ fn a_link_out_of_sysfs_is_refused_under_the_readers_own_grants() {
     let arguments = tree.arguments();
     let roots = open_roots(&arguments, &Class::ALL);
     let grants = open_roots(&arguments, &Class::ALL);
-    let view = View::find(&roots, Choice::Host).unwrap();
+    let view = View::find(&roots, ViewMode::Host).unwrap();
     let memory = rustix::fs::memfd_create("answer", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     confined(&grants, Class::Devices, || {
         let rows = TABLE.iter().filter(|row| row.class == Class::Devices);
-        let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
+        let shared = SharedState::new(SharedCells::new().unwrap(), 0, 0);
         let mut host = Host::open(rows, &arguments, roots, view, shared);
         let mut out = Output::new(memory.as_fd());
         out.begin(Query::NetClass);

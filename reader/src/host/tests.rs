@@ -18,8 +18,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 use super::*;
-use crate::arguments::Choice;
-use crate::cache::{ABSENT_READS, Asked, CELLS_PER_SLOT, hash};
+use crate::arguments::ViewMode;
+use crate::cache::{CELLS_PER_SLOT, InProgress, RETRY_AFTER_READS, hash};
 use crate::mounts::mounts;
 use crate::read::{LISTING_LIMIT, NAMES_LIMIT};
 
@@ -64,30 +64,30 @@ impl Tree {
     }
 
     fn host(&self) -> Host {
-        host(&self.arguments(), Choice::Host)
+        host(&self.arguments(), ViewMode::Host)
     }
 }
 
 /// A host of every row.
-fn host(arguments: &Arguments, view: Choice) -> Host {
+fn host(arguments: &Arguments, view: ViewMode) -> Host {
     host_beside(arguments, view, &[])
 }
 
 /// The same, while other readers of its class are asking for `hung`.
-fn host_beside(arguments: &Arguments, view: Choice, hung: &[&[u8]]) -> Host {
-    let hung: Vec<Asked> = hung.iter().map(|path| [hash(path), 0, 0]).collect();
+fn host_beside(arguments: &Arguments, view: ViewMode, hung: &[&[u8]]) -> Host {
+    let hung: Vec<InProgress> = hung.iter().map(|path| [hash(path), 0, 0]).collect();
     host_beside_readers(arguments, view, &hung)
 }
 
-fn host_beside_readers(arguments: &Arguments, view: Choice, hung: &[Asked]) -> Host {
-    let shared = Shared::new(page(hung), 0, arguments.cached_files);
+fn host_beside_readers(arguments: &Arguments, view: ViewMode, hung: &[InProgress]) -> Host {
+    let shared = SharedState::new(page(hung), 0, arguments.cached_files);
     let roots = Roots::open(arguments, &Class::ALL, &shared).unwrap();
     let view = View::find(&roots, view).unwrap();
     Host::open(TABLE.iter(), arguments, roots, view, shared)
 }
 
 /// What the readers of a class share, of which those in the slots from 1 on ask for `hung`.
-fn page(hung: &[Asked]) -> SharedCells {
+fn page(hung: &[InProgress]) -> SharedCells {
     let page = SharedCells::new().unwrap();
     for (slot, asked) in (1..).zip(hung) {
         for (at, hash) in asked.iter().enumerate() {
@@ -99,7 +99,7 @@ fn page(hung: &[Asked]) -> SharedCells {
 
 /// Every root of a reader that is the first.
 fn roots(arguments: &Arguments) -> Result<Roots, String> {
-    Roots::open(arguments, &Class::ALL, &Shared::new(page(&[]), 0, 0))
+    Roots::open(arguments, &Class::ALL, &SharedState::new(page(&[]), 0, 0))
 }
 
 /// Everything that one read returned.
@@ -378,7 +378,7 @@ fn what_a_device_did_not_have_is_found_a_few_reads_later_and_on_a_new_device_at_
         |reads: u64| (0..reads).map(|_| read(&mut host, Query::PowerSupply).names().len()).max();
     assert_eq!(capacities(1), Some(1));
     tree.put("sys/class/power_supply/BAT0/status", "Full");
-    assert_eq!(capacities(ABSENT_READS), Some(2), "looked for again");
+    assert_eq!(capacities(RETRY_AFTER_READS), Some(2), "looked for again");
 
     fs::remove_dir_all(tree.at("sys/class/power_supply/BAT0")).unwrap();
     for attribute in ["capacity", "status", "health"] {
@@ -529,7 +529,7 @@ fn a_read_ends_when_the_broker_has_gone_and_the_next_one_is_whole() {
     let mut out = Output::new(pipe.as_fd());
     out.begin(Query::PowerSupply);
     let read_of = host.read(Query::PowerSupply, &mut Scratch::default(), &mut out);
-    assert!(matches!(read_of, Err(Gone)), "{read_of:?}");
+    assert!(matches!(read_of, Err(BrokerGone)), "{read_of:?}");
     assert!((1..20).contains(&cached_files(&host)), "and did not go on");
     assert_eq!(read(&mut host, Query::PowerSupply).files.len(), 20);
 }
@@ -614,7 +614,7 @@ fn files_stay_open_when_others_of_their_device_come_and_go() {
 fn as_many_files_are_cached_as_the_flag_says() {
     let tree = Tree::with(&[("sys/class/net/eth0/mtu", "1500"), ("sys/class/net/eth0/flags", "1")]);
     for (flag, cached) in [(0, 0), (1, 1), (2, 2), (3, 2)] {
-        let mut host = host(&Arguments { cached_files: flag, ..tree.arguments() }, Choice::Host);
+        let mut host = host(&Arguments { cached_files: flag, ..tree.arguments() }, ViewMode::Host);
         assert_eq!(read(&mut host, Query::NetClass).files.len(), 2);
         assert_eq!(cached_files(&host), cached);
     }
@@ -637,7 +637,7 @@ fn files_past_the_limit_are_opened_in_cached_directories() {
         // Two sources lead to a device's three files, and each keeps the directory. Of the first device that is not
         // cached whole, the first source's one file is.
         let devices = 2 * (CACHED_FILES / 2 - CACHED_FILES / 3 - 1) + 1;
-        for _ in 0..2 * ABSENT_READS {
+        for _ in 0..2 * RETRY_AFTER_READS {
             let answer = read(&mut host, Query::NetClass);
             assert_eq!((answer.outcome, answer.files.len()), (Outcome::Ok, files));
             assert_eq!(cached_files(&host), CACHED_FILES);
@@ -667,7 +667,7 @@ fn a_directory_is_listed_once_for_a_request() {
     assert_eq!(mtus(&mut scratch), 1);
     tree.put("sys/class/net/eth1/mtu", "1500");
     assert_eq!(mtus(&mut scratch), 1, "a query of the same request sees the same devices");
-    scratch.end();
+    scratch.end_request();
     assert_eq!(mtus(&mut scratch), 2, "the next request sees what is there");
 }
 
@@ -678,9 +678,10 @@ fn a_directory_that_a_device_lacks_is_looked_for_once_and_again_later() {
     let throttling = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count";
     assert_eq!(read(&mut host, Query::Cpu).names().len(), 1);
     tree.put(throttling, "7");
-    let found =
-        (0..ABSENT_READS).filter_map(|_| read(&mut host, Query::Cpu).text(throttling)).collect::<Vec<_>>();
-    assert!((1..ABSENT_READS as usize).contains(&found.len()), "{found:?}");
+    let found = (0..RETRY_AFTER_READS)
+        .filter_map(|_| read(&mut host, Query::Cpu).text(throttling))
+        .collect::<Vec<_>>();
+    assert!((1..RETRY_AFTER_READS as usize).contains(&found.len()), "{found:?}");
 }
 
 #[test]
@@ -693,7 +694,7 @@ fn a_single_file_of_sysfs_that_appears_is_found_a_few_reads_later() {
     };
     assert_eq!(found(1), 0);
     tree.put(masters, "bond0");
-    assert!((1..ABSENT_READS as usize).contains(&found(ABSENT_READS)));
+    assert!((1..RETRY_AFTER_READS as usize).contains(&found(RETRY_AFTER_READS)));
 }
 
 #[test]
@@ -721,13 +722,13 @@ fn a_directory_that_came_back_below_the_same_device_is_found_again() {
     let put = || files.iter().for_each(|file| tree.put(file, "1"));
     put();
     // A file that is gone can be read through its descriptor here, and not on sysfs: so none is cached.
-    let mut host = host(&Arguments { cached_files: 0, ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { cached_files: 0, ..tree.arguments() }, ViewMode::Host);
     assert_eq!(read(&mut host, Query::Cpu).names().len(), 2);
     // As the CPU's going offline and coming back does.
     fs::remove_dir_all(tree.at("sys/devices/system/cpu/cpu0/topology")).unwrap();
     assert_eq!(read(&mut host, Query::Cpu).names().len(), 0);
     put();
-    let found = (0..ABSENT_READS).map(|_| read(&mut host, Query::Cpu).names().len()).max();
+    let found = (0..RETRY_AFTER_READS).map(|_| read(&mut host, Query::Cpu).names().len()).max();
     assert_eq!(found, Some(2));
     assert_eq!(read(&mut host, Query::Cpu).names().len(), 2, "and stays found");
 }
@@ -744,7 +745,7 @@ fn running_out_of_descriptors_is_reported_and_passes() {
         ]);
         let arguments =
             Arguments { rootfs: Some(tree.at("root")), udev: Some(tree.at("udev")), ..tree.arguments() };
-        let mut host = host(&arguments, Choice::Host);
+        let mut host = host(&arguments, ViewMode::Host);
         // A listing that was done before the descriptors ran out: the file alone cannot be opened.
         let mut file = memory();
         let mut read = |host: &mut Host, query| read_into(host, query, &mut Scratch::default(), &mut file);
@@ -779,8 +780,8 @@ fn a_fixed_file_for_which_no_descriptor_was_left_is_not_called_absent() {
         let tree = Tree::with(&[("proc/loadavg", "1")]);
         let arguments = tree.arguments();
         let roots = roots(&arguments).unwrap();
-        let view = View::find(&roots, Choice::Host).unwrap();
-        let shared = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let view = View::find(&roots, ViewMode::Host).unwrap();
+        let shared = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
         let limit = getrlimit(Resource::Nofile).current.unwrap();
         soft_nofile(3);
         let mut host = Host::open(TABLE.iter(), &arguments, roots, view, shared);
@@ -795,7 +796,7 @@ fn a_fixed_file_for_which_no_descriptor_was_left_is_not_called_absent() {
 #[test]
 fn udevs_files_are_never_cached() {
     let tree = Tree::with(&[("udev/b8:0", "old"), ("udev/c1:3", "no block device"), ("udev/b8:0x", "")]);
-    let mut host = host(&Arguments { udev: Some(tree.at("udev")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { udev: Some(tree.at("udev")), ..tree.arguments() }, ViewMode::Host);
     assert_eq!(read(&mut host, Query::Udev).names(), ["udev/b8:0"]);
     assert_eq!(cached_files(&host), 0);
     tree.put("udev/.#b8:0", "new");
@@ -879,7 +880,7 @@ fn a_probe_directory_has_the_numbers_of_its_file_system() {
     let tree = Tree::with(&[("probe/x", "")]);
     let probe_directories = vec![tree.at("probe"), "/proc".into()];
     let mut host =
-        host(&Arguments { probe_directories: probe_directories.clone(), ..tree.arguments() }, Choice::Host);
+        host(&Arguments { probe_directories: probe_directories.clone(), ..tree.arguments() }, ViewMode::Host);
     for (at, dir) in probe_directories.iter().enumerate() {
         assert_numbers_of(dir, || {
             let answer = read(&mut host, Query::ProbeDirectories);
@@ -898,7 +899,7 @@ fn more_probe_directories_than_a_row_takes_are_truncated() {
     for (probe_directories, outcome) in [(limit, Outcome::Ok), (limit + 1, Outcome::Truncated)] {
         let arguments =
             Arguments { probe_directories: vec![tree.at("proc"); probe_directories], ..tree.arguments() };
-        let answer = read(&mut host(&arguments, Choice::Host), Query::ProbeDirectories);
+        let answer = read(&mut host(&arguments, ViewMode::Host), Query::ProbeDirectories);
         assert_eq!((answer.outcome, answer.file_systems.len()), (outcome, limit));
     }
 }
@@ -909,7 +910,7 @@ fn the_numbers_of_the_hosts_mounts_are_read_below_its_root() {
         ("proc/1/mountinfo", "1 0 8:1 / / rw\n2 1 0:9 / /mnt/a\\040b rw\n3 1 0:10 / /gone rw\n"),
         ("root/mnt/a b/x", ""),
     ]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     let names = |answer: &Answer| -> Vec<_> {
         answer.file_systems.iter().map(|numbers| numbers.name.clone().unwrap()).collect()
     };
@@ -929,7 +930,7 @@ fn a_mountinfo_of_many_pages_gives_every_mount() {
     let many: String =
         (0..2000).map(|n| format!("{n} 1 0:{n} / /mnt/volume-{n:04} rw - ext4 x rw\n")).collect();
     let tree = Tree::with(&[("proc/1/mountinfo", &many), ("root/x", "")]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     assert_eq!(read(&mut host, Query::RootFileSystems).file_systems.len(), 2000);
 }
 
@@ -938,7 +939,7 @@ fn a_mountinfo_past_its_limit_says_that_mounts_are_missing() {
     let limit = keyhole_policy::row(Query::RootFileSystems).unwrap().file_bytes;
     let line = "1 0 8:1 / / rw\n";
     let tree = Tree::with(&[("proc/1/mountinfo", &line.repeat(limit / line.len() + 1)), ("root/x", "")]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     let answer = read(&mut host, Query::RootFileSystems);
     assert_eq!((answer.outcome, answer.file_systems.len()), (Outcome::Truncated, 1));
 }
@@ -949,7 +950,7 @@ fn a_mount_point_longer_than_any_path_is_left_out_and_it_says_so() {
     let long = "/long".repeat(20_000);
     let text = format!("1 0 8:1 / / rw\n2 1 0:9 / {long} rw\n3 1 0:10 / /gone rw\n");
     let tree = Tree::with(&[("proc/1/mountinfo", &text), ("root/x", "")]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     let answer = read(&mut host, Query::RootFileSystems);
     assert_eq!((answer.outcome, answer.file_systems.len()), (Outcome::Truncated, 2));
 }
@@ -959,7 +960,7 @@ fn more_mounts_than_a_row_takes_are_cut_and_it_says_so() {
     let limit = keyhole_policy::row(Query::RootFileSystems).unwrap().entries;
     let lines: String = (0..=limit).map(|n| format!("1 0 8:1 / /m{n} rw\n")).collect();
     let tree = Tree::with(&[("proc/1/mountinfo", &lines), ("root/x", "")]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     let answer = read(&mut host, Query::RootFileSystems);
     assert_eq!((answer.outcome, answer.file_systems.len()), (Outcome::Truncated, limit));
 }
@@ -981,7 +982,7 @@ fn every_root(tree: &Tree) -> Arguments {
 fn queries_about_the_host_are_unavailable_with_a_containers_view() {
     let tree = Tree::with(&[("proc/1/net/dev", "lo:"), ("proc/1/mountinfo", ""), ("proc/stat", "cpu")]);
     tree.put("sys/class/net/lo/mtu", "65536");
-    let mut host = host(&every_root(&tree), Choice::Container);
+    let mut host = host(&every_root(&tree), ViewMode::Container);
     for row in TABLE {
         let answer = read(&mut host, row.query);
         // A root of its own is the host's whatever /proc shows.
@@ -1000,7 +1001,7 @@ fn queries_about_the_host_are_unavailable_with_a_containers_view() {
 #[test]
 fn a_row_is_answered_with_its_root_and_absent_without_it() {
     let tree = Tree::with(&[("proc/1/mountinfo", "1 0 8:1 / / rw\n")]);
-    let (mut none, mut all) = (tree.host(), host(&every_root(&tree), Choice::Host));
+    let (mut none, mut all) = (tree.host(), host(&every_root(&tree), ViewMode::Host));
     for query in [Query::Udev, Query::OsRelease, Query::RootFileSystems, Query::ProbeDirectories] {
         assert_eq!(read(&mut none, query).outcome, Outcome::Absent, "{query:?}");
         assert_eq!(read(&mut all, query).outcome, Outcome::Ok, "{query:?}");
@@ -1014,9 +1015,9 @@ fn a_query_of_another_class_is_none_of_this_host() {
     let tree = Tree::with(&[("proc/stat", "cpu")]);
     let arguments = tree.arguments();
     let roots = roots(&arguments).unwrap();
-    let view = View::find(&roots, Choice::Host).unwrap();
+    let view = View::find(&roots, ViewMode::Host).unwrap();
     let rows = TABLE.iter().filter(|row| row.class == Class::Sysfs);
-    let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
+    let shared = SharedState::new(SharedCells::new().unwrap(), 0, 0);
     let mut host = Host::open(rows, &arguments, roots, view, shared);
     let pipe = gone_broker();
     let mut out = Output::new(pipe.as_fd());
@@ -1104,10 +1105,10 @@ fn a_root_that_cannot_be_opened_names_its_flag() {
 fn a_tree_that_is_not_the_kernels_needs_the_view_flag() {
     let tree = Tree::new();
     let opened = roots(&tree.arguments()).unwrap();
-    let error = View::find(&opened, Choice::Auto).unwrap_err();
+    let error = View::find(&opened, ViewMode::Auto).unwrap_err();
     assert!(error.starts_with("--path.procfs") && error.contains("--view=host"), "{error}");
     let arguments = Arguments { procfs: "/proc".into(), ..tree.arguments() };
-    let error = View::find(&roots(&arguments).unwrap(), Choice::Auto).unwrap_err();
+    let error = View::find(&roots(&arguments).unwrap(), ViewMode::Auto).unwrap_err();
     assert!(error.starts_with("--path.sysfs"), "{error}");
 }
 
@@ -1153,8 +1154,8 @@ fn wildcards_in_procfs_lead_to_what_is_there_and_to_fixed_names() {
 fn read_at_most(tree: &Tree, query: Query, entries: usize) -> Answer {
     let row: &'static Row = Box::leak(Box::new(Row { entries, ..*keyhole_policy::row(query).unwrap() }));
     let roots = roots(&tree.arguments()).unwrap();
-    let view = View::find(&roots, Choice::Host).unwrap();
-    let shared = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+    let view = View::find(&roots, ViewMode::Host).unwrap();
+    let shared = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
     read(&mut Host::open([row].into_iter(), &tree.arguments(), roots, view, shared), query)
 }
 
@@ -1313,7 +1314,7 @@ fn what_another_reader_hangs_in_is_left_out_and_the_rest_is_read() {
         ("sys/block/sda/queue/rotational", "0"),
     ]);
     let hung: [&[u8]; 3] = [b"proc/1/net/udp", b"sys/class/power_supply/BAT0/capacity", b"sys/block"];
-    let mut host = host_beside(&tree.arguments(), Choice::Host, &hung);
+    let mut host = host_beside(&tree.arguments(), ViewMode::Host, &hung);
     for (query, path, other) in [
         (Query::Udp, "proc/1/net/udp", Some("proc/1/net/udp6")),
         (
@@ -1389,7 +1390,7 @@ fn local_file_systems_are_asked_first_and_a_server_that_hangs_by_no_name_that_it
     MOUNT_POINTS.iter().for_each(|dir| fs::create_dir_all(tree.at(format!("root{dir}"))).unwrap());
     let arguments = Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() };
     let asked = |point: &str| {
-        mounts(MOUNTINFO.as_bytes()).iter().find(|mount| mount.point == point.as_bytes()).unwrap().asked()
+        mounts(MOUNTINFO.as_bytes()).iter().find(|mount| mount.point == point.as_bytes()).unwrap().hashes()
     };
     let (hangs, server, many) = (Errno::INPROGRESS, Errno::ALREADY, Errno::TOOMANYREFS);
     let above_all = [hash(b"/"), 0, 0];
@@ -1412,7 +1413,7 @@ fn local_file_systems_are_asked_first_and_a_server_that_hangs_by_no_name_that_it
         (vec![asked("/fuse"), [2, 0, 0], [3, 0, 0]], vec![(hangs, vec!["/fuse"]), (many, may_hang.to_vec())]),
         (vec![above_all], vec![(hangs, vec!["/"]), (server, MOUNT_POINTS.to_vec())]),
     ] {
-        let mut host = host_beside_readers(&arguments, Choice::Host, &hanging);
+        let mut host = host_beside_readers(&arguments, ViewMode::Host, &hanging);
         let answer = read(&mut host, Query::RootFileSystems);
         let why = |point: &str| {
             expected.iter().find(|(_, points)| points.contains(&point)).map(|(errno, _)| *errno)
@@ -1429,7 +1430,7 @@ fn a_mount_that_may_hang_is_reported_as_asked_before_it_answers() {
     let mountinfo =
         "1 0 8:1 / / rw - ext4 x rw\n2 1 0:9 / /nfs rw - nfs4 s:/ rw\n3 1 0:9 / /o rw - overlay overlay rw\n";
     let tree = Tree::with(&[("proc/1/mountinfo", mountinfo), ("root/nfs/x", ""), ("root/o/x", "")]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     let answer = read(&mut host, Query::RootFileSystems);
     let errnos: Vec<u32> = answer.file_systems.iter().map(|numbers| numbers.errno).collect();
     assert_eq!(
@@ -1444,7 +1445,7 @@ fn a_probe_directory_that_goes_or_hangs_after_the_start_costs_itself() {
     let tree = Tree::with(&[("a/x", ""), ("b/x", "")]);
     let (a, b) = (tree.at("a"), tree.at("b"));
     let arguments = Arguments { probe_directories: vec![a.clone(), b.clone()], ..tree.arguments() };
-    let mut host = host(&arguments, Choice::Host);
+    let mut host = host(&arguments, ViewMode::Host);
     fs::remove_dir_all(&a).unwrap();
     let name = |path: &PathBuf| path.to_str().unwrap().to_owned();
     assert_eq!(
@@ -1453,13 +1454,13 @@ fn a_probe_directory_that_goes_or_hangs_after_the_start_costs_itself() {
     );
     // The first reader refuses to start with it; a later one does not, nor does one beside one that hangs.
     assert!(roots(&arguments).is_err());
-    let later = Shared::new(page(&[]), 0, 0);
-    later.set_started();
-    for shared in [later, Shared::new(page(&[[1, 0, 0]]), 0, 0)] {
+    let later = SharedState::new(page(&[]), 0, 0);
+    later.set_ready();
+    for shared in [later, SharedState::new(page(&[[1, 0, 0]]), 0, 0)] {
         assert!(Roots::open(&arguments, &[Class::Mounts], &shared).is_ok());
     }
     // Only the readers that ask it open it.
-    let first = Shared::new(page(&[]), 0, 0);
+    let first = SharedState::new(page(&[]), 0, 0);
     assert!(Roots::open(&arguments, &[Class::Procfs], &first).is_ok());
     assert!(Roots::open(&arguments, &[Class::Mounts], &first).is_err());
 }
@@ -1469,7 +1470,7 @@ fn a_probe_directory_that_is_a_link_stands_for_where_it_leads() {
     let tree = Tree::new();
     symlink("/proc", tree.at("link")).unwrap();
     let arguments = Arguments { probe_directories: vec![tree.at("link")], ..tree.arguments() };
-    let mut host = host(&arguments, Choice::Host);
+    let mut host = host(&arguments, ViewMode::Host);
     assert_numbers_of(Path::new("/proc"), || {
         read(&mut host, Query::ProbeDirectories).file_systems.pop().unwrap()
     });
@@ -1480,7 +1481,7 @@ fn a_probe_directory_in_which_another_reader_hangs_is_left_out() {
     let tree = Tree::with(&[("a/x", ""), ("b/x", "")]);
     let (a, b) = (tree.at("a"), tree.at("b"));
     let arguments = Arguments { probe_directories: vec![a.clone(), b.clone()], ..tree.arguments() };
-    let mut host = host_beside(&arguments, Choice::Host, &[a.as_os_str().as_bytes()]);
+    let mut host = host_beside(&arguments, ViewMode::Host, &[a.as_os_str().as_bytes()]);
     let answer = read(&mut host, Query::ProbeDirectories);
     let name = |path: PathBuf| path.to_str().unwrap().to_owned();
     assert_eq!(numbers(&answer), [(name(a), Some(Errno::INPROGRESS)), (name(b), None)]);
@@ -1491,16 +1492,16 @@ fn a_probe_directory_in_which_another_reader_hangs_is_left_out() {
 fn a_file_that_appears_is_a_change_and_one_that_was_there_is_none() {
     let tree = Tree::with(&[("proc/stat", "cpu")]);
     let host = tree.host();
-    assert_eq!(host.change(), Change::No);
+    assert_eq!(host.changed_since_start(), Change::No);
     for unrelated in ["proc/nothing-asked-for", "sys/class/net/eth0/mtu", "proc/20/stat"] {
         tree.put(unrelated, "");
-        assert_eq!(host.change(), Change::No, "{unrelated}");
+        assert_eq!(host.changed_since_start(), Change::No, "{unrelated}");
     }
     fs::remove_file(tree.at("proc/stat")).unwrap();
-    assert_eq!(host.change(), Change::No, "what has gone brings nothing new");
+    assert_eq!(host.changed_since_start(), Change::No, "what has gone brings nothing new");
     tree.put("proc/sys/net/netfilter/nf_conntrack_max", "1");
-    assert_eq!(host.change(), Change::Yes);
-    assert_eq!(tree.host().change(), Change::No);
+    assert_eq!(host.changed_since_start(), Change::Yes);
+    assert_eq!(tree.host().changed_since_start(), Change::No);
 }
 
 #[test]
@@ -1509,16 +1510,16 @@ fn a_change_is_seen_by_the_readers_of_every_class() {
         let tree = Tree::with(&[("proc/1/stat", "1 (init) S")]);
         let arguments = every_root(&tree);
         let roots = roots(&arguments).unwrap();
-        let view = View::find(&roots, Choice::Host).unwrap();
+        let view = View::find(&roots, ViewMode::Host).unwrap();
         let rows = TABLE.iter().filter(|row| row.class == class);
-        let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
+        let shared = SharedState::new(SharedCells::new().unwrap(), 0, 0);
         let mut host = Host::open(rows, &arguments, roots, view, shared);
-        host.roots.keep_for(class);
-        assert_eq!(host.change(), Change::No, "{class:?}");
+        host.roots.retain_class_roots(class);
+        assert_eq!(host.changed_since_start(), Change::No, "{class:?}");
         // As a mount over it looks from outside.
         fs::rename(tree.at("sys"), tree.at("old")).unwrap();
         fs::create_dir(tree.at("sys")).unwrap();
-        assert_eq!(host.change(), Change::Yes, "{class:?}");
+        assert_eq!(host.changed_since_start(), Change::Yes, "{class:?}");
     }
 }
 
@@ -1528,9 +1529,9 @@ fn a_root_that_was_replaced_is_a_change_and_one_that_is_away_is_none() {
         let tree = Tree::new();
         let host = tree.host();
         fs::rename(tree.at(root), tree.at("old")).unwrap();
-        assert_eq!(host.change(), Change::No, "a fresh reader of {root} could not start");
+        assert_eq!(host.changed_since_start(), Change::No, "a fresh reader of {root} could not start");
         fs::create_dir(tree.at(root)).unwrap();
-        assert_eq!(host.change(), Change::Yes, "{root}");
+        assert_eq!(host.changed_since_start(), Change::Yes, "{root}");
     }
 }
 
@@ -1539,18 +1540,18 @@ fn pid_1_that_can_be_seen_is_a_change() {
     let tree = Tree::new();
     let host = tree.host();
     tree.put("proc/1/stat", "1 (init) S");
-    assert_eq!(host.change(), Change::Yes);
-    assert_eq!(tree.host().change(), Change::No);
+    assert_eq!(host.changed_since_start(), Change::Yes);
+    assert_eq!(tree.host().changed_since_start(), Change::No);
 }
 
 #[test]
 fn a_directory_of_a_wildcard_may_always_hold_something_new() {
     let tree = Tree::new();
     let host = tree.host();
-    assert_eq!(host.change(), Change::No);
+    assert_eq!(host.changed_since_start(), Change::No);
     fs::create_dir_all(tree.at("proc/spl/kstat/zfs")).unwrap();
-    assert_eq!(host.change(), Change::Unknown);
-    assert_eq!(tree.host().change(), Change::Unknown, "a sealed reader cannot list it");
+    assert_eq!(host.changed_since_start(), Change::Unknown);
+    assert_eq!(tree.host().changed_since_start(), Change::Unknown, "a sandboxed reader cannot list it");
 }
 
 /// Puts a file in the place of one that is open, as the kernel's answer to it after its module has gone: EIO, which a read
@@ -1576,7 +1577,7 @@ fn what_the_kernel_has_removed_is_absent_and_what_it_cannot_read_is_an_error() {
         let tree = Tree::with(&[(path, "1\n")]);
         let mut host = tree.host();
         assert_eq!(read(&mut host, query).outcome, Outcome::Ok, "{path}");
-        assert!(host.change() != Change::Yes, "{path}");
+        assert!(host.changed_since_start() != Change::Yes, "{path}");
         remove_from_kernel(&mut host, path);
         let failed = read(&mut host, query);
         assert_eq!((failed.errno(path), failed.outcome), (Some(Errno::IO), Outcome::Absent), "{path}");
@@ -1585,8 +1586,8 @@ fn what_the_kernel_has_removed_is_absent_and_what_it_cannot_read_is_an_error() {
         let removed = read(&mut host, query);
         assert_eq!((removed.errno(path), removed.outcome), (Some(Errno::NOENT), Outcome::Absent), "{path}");
         // The next reader reports it as absent, and looks for it.
-        assert_eq!(host.change(), Change::Yes, "{path}");
-        assert_ne!(tree.host().change(), Change::Yes, "{path}");
+        assert_eq!(host.changed_since_start(), Change::Yes, "{path}");
+        assert_ne!(tree.host().changed_since_start(), Change::Yes, "{path}");
         tree.put(path, "2\n");
         assert_eq!(read(&mut tree.host(), query).text(path).unwrap(), "2\n", "{path}");
     }
@@ -1606,44 +1607,47 @@ fn what_a_namespace_has_of_its_own_is_read_in_the_hosts_alone() {
         ("proc/sys/vm/swappiness", "60\n"),
     ]);
     let arguments = tree.arguments();
-    let all = View::find(&roots(&arguments).unwrap(), Choice::Host).unwrap();
-    let none = crate::view::Shared { net: false, mnt: false, ipc: false, pid: false, user: false };
-    let answers = |shared| {
+    let all = View::find(&roots(&arguments).unwrap(), ViewMode::Host).unwrap();
+    let none = crate::view::HostNamespaces { net: false, mnt: false, ipc: false, pid: false, user: false };
+    let answers = |host_namespaces| {
         let opened = roots(&arguments).unwrap();
-        let page = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
-        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { shared, ..all }, page);
+        let page = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { host_namespaces, ..all }, page);
         let queries = [Query::Conntrack, Query::NetSysctl, Query::NamespaceSysctl, Query::Sysctl];
         let answers = queries.map(|query| read(&mut host, query));
         (answers[0].text(COUNT), answers.map(|answer| answer.outcome), reason(&host, Query::NetSysctl))
     };
     use Outcome::{ContainerView, Ok};
-    assert_eq!(answers(all.shared), (Some("7\n".into()), [Ok; 4], None));
+    assert_eq!(answers(all.host_namespaces), (Some("7\n".into()), [Ok; 4], None));
     let (count, outcomes, reason) = answers(none);
     assert_eq!((count, outcomes), (None, [Ok, ContainerView, ContainerView, Ok]));
     assert!(reason.unwrap().contains("not known to be in the host's net namespace"));
     // Of several namespaces each counts for itself.
-    let namespaced = |shared| {
+    let namespaced = |host_namespaces| {
         let opened = roots(&arguments).unwrap();
-        let page = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
-        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { shared, ..all }, page);
+        let page = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { host_namespaces, ..all }, page);
         let answer = read(&mut host, Query::NamespaceSysctl);
         let files = ["kernel/pid_max", "kernel/sem", "user/max_user_namespaces"];
         (answer.outcome, files.map(|file| answer.text(&format!("proc/sys/{file}")).is_some()))
     };
-    assert_eq!(namespaced(all.shared), (Ok, [true; 3]));
-    assert_eq!(namespaced(crate::view::Shared { user: false, ..all.shared }), (Ok, [true, true, false]));
-    assert_eq!(namespaced(crate::view::Shared { user: true, ..none }), (Ok, [false, false, true]));
+    assert_eq!(namespaced(all.host_namespaces), (Ok, [true; 3]));
+    assert_eq!(
+        namespaced(crate::view::HostNamespaces { user: false, ..all.host_namespaces }),
+        (Ok, [true, true, false])
+    );
+    assert_eq!(namespaced(crate::view::HostNamespaces { user: true, ..none }), (Ok, [false, false, true]));
     assert_eq!(namespaced(none).0, ContainerView);
 
     // Of two limits of processes one is the namespace's.
-    let limits = |shared| {
+    let limits = |host_namespaces| {
         let opened = roots(&arguments).unwrap();
-        let page = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
-        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { shared, ..all }, page);
+        let page = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { host_namespaces, ..all }, page);
         let answer = read(&mut host, Query::ProcessLimits);
         (answer.text("proc/sys/kernel/pid_max"), answer.text("proc/sys/kernel/threads-max"))
     };
     let threads = || Some("7801\n".to_owned());
-    assert_eq!(limits(all.shared), (Some("32768\n".into()), threads()));
-    assert_eq!(limits(crate::view::Shared { pid: false, ..all.shared }), (None, threads()));
+    assert_eq!(limits(all.host_namespaces), (Some("32768\n".into()), threads()));
+    assert_eq!(limits(crate::view::HostNamespaces { pid: false, ..all.host_namespaces }), (None, threads()));
 }

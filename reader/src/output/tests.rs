@@ -201,9 +201,9 @@ fn time_that_the_broker_takes_is_not_spent_reading() {
     // More than the pipe holds.
     (0..8).for_each(|_| out.file(b"proc/stat", Content::Text(&[b'x'; CHUNK_BYTES]), false).unwrap());
     out.flush().unwrap();
-    assert!(out.waited() >= Duration::from_millis(100), "{:?}", out.waited());
+    assert!(out.time_blocked() >= Duration::from_millis(100), "{:?}", out.time_blocked());
     out.begin(Query::Stat);
-    assert_eq!(out.waited(), Duration::ZERO);
+    assert_eq!(out.time_blocked(), Duration::ZERO);
     drop(pipe);
     slow.join().unwrap();
 }
