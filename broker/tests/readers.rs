@@ -14,11 +14,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keyhole_broker::answer::{Answer, Chunks};
-use keyhole_broker::queries::Permits;
+use keyhole_broker::queries::PermittedQueries;
 use keyhole_broker::readers::{Options, READ_TIMEOUT, Readers, Status};
+use keyhole_broker::response::{ResponseQueue, ResponseStream};
 use keyhole_broker::zygote::{self, StartError};
-use keyhole_policy::pipes::STUCK_READERS;
+use keyhole_policy::pipes::MAX_STUCK_READERS;
 use keyhole_policy::{Class, TABLE};
 use keyhole_proto::v1::{File, Outcome, Query, ReadResponse, file};
 use prost::Message;
@@ -31,7 +31,7 @@ use tonic::codegen::tokio_stream::Stream;
 const SLACK: Duration = Duration::from_millis(1800);
 
 /// Files of devices that never answer, one for each of as many queries as readers may be stuck.
-const JAMS: [(Query, &str); STUCK_READERS] = [
+const JAMS: [(Query, &str); MAX_STUCK_READERS] = [
     (Query::Thermal, "sys/class/thermal/thermal_zone0/temp"),
     (Query::PowerSupply, "sys/class/power_supply/BAT0/capacity"),
     (Query::Nvme, "sys/class/nvme/nvme0/model"),
@@ -86,7 +86,8 @@ impl Tree {
         let program = reader::beside(&PathBuf::from(env!("CARGO_BIN_EXE_keyhole-broker"))).to_owned();
         let (zygote, mut reports, slots) = zygote::start(program, arguments).await.unwrap();
         tokio::spawn(async move { reports.follow().await });
-        let options = Options { permits: Permits::default(), reopen_interval, deaths_per_minute: usize::MAX };
+        let options =
+            Options { permits: PermittedQueries::default(), reopen_interval, deaths_per_minute: usize::MAX };
         let readers = Readers::start(zygote.clone(), slots, options).await.unwrap();
         Ground { readers, zygote: zygote.pid() }
     }
@@ -168,7 +169,7 @@ impl Answered {
     }
 }
 
-async fn next(chunks: &mut Chunks) -> Option<Vec<u8>> {
+async fn next(chunks: &mut ResponseStream) -> Option<Vec<u8>> {
     let mut chunks = pin!(chunks);
     let next = std::future::poll_fn(|context| chunks.as_mut().poll_next(context)).await;
     next.map(|chunk| chunk.unwrap().0.to_vec())
@@ -177,11 +178,11 @@ async fn next(chunks: &mut Chunks) -> Option<Vec<u8>> {
 impl Ground {
     async fn ask(&self, queries: &[Query]) -> Answered {
         let (mut answered, start) = (Answered::default(), Instant::now());
-        let answer = Arc::new(Answer::default());
-        let mut chunks = Chunks(answer.clone());
+        let answer = Arc::new(ResponseQueue::default());
+        let mut chunks = ResponseStream(answer.clone());
         let read = async {
             self.readers.read(queries, &answer).await;
-            answer.end(None);
+            answer.finish(None);
         };
         let take = async {
             while let Some(chunk) = next(&mut chunks).await {
@@ -344,10 +345,10 @@ async fn a_class_without_a_reader_says_so_at_once_and_the_others_go_on() {
     let queries = [&jammed[..], &[Query::Hwmon, Query::Loadavg]].concat();
     let answered = ground.ask(&queries).await;
     assert_eq!(answered.outcome(Query::Loadavg), Outcome::Ok);
-    assert!(answered.took < STUCK_READERS as u32 * (READ_TIMEOUT + SLACK), "{:?}", answered.took);
+    assert!(answered.took < MAX_STUCK_READERS as u32 * (READ_TIMEOUT + SLACK), "{:?}", answered.took);
     let status = ground.status(Class::Devices);
-    assert_eq!((status.available, status.stuck), (false, STUCK_READERS));
-    assert_eq!(ground.readers().len(), STUCK_READERS + 5, "a reader of every other class");
+    assert_eq!((status.available, status.stuck), (false, MAX_STUCK_READERS));
+    assert_eq!(ground.readers().len(), MAX_STUCK_READERS + 5, "a reader of every other class");
 
     let refused = ground.ask(&[Query::Hwmon, Query::Thermal, Query::Loadavg]).await;
     assert_eq!([Query::Hwmon, Query::Thermal].map(|query| refused.outcome(query)), [Outcome::Stuck; 2]);
@@ -370,8 +371,8 @@ async fn a_read_that_is_cancelled_leaves_nothing_in_the_next_answer() {
     let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/diskstats", &long), ("proc/meminfo", "2")]);
     let ground = tree.readers().await;
     for taken in [0, 1, 3, 0, 1, 3, 0, 0, 0] {
-        let answer = Arc::new(Answer::default());
-        let mut chunks = Chunks(answer.clone());
+        let answer = Arc::new(ResponseQueue::default());
+        let mut chunks = ResponseStream(answer.clone());
         let take = async {
             for _ in 0..taken {
                 next(&mut chunks).await;
@@ -398,7 +399,7 @@ async fn a_read_that_is_cancelled_while_a_reader_is_checked_costs_no_reader() {
         tokio::time::sleep(Duration::from_millis(2)).await;
         let pids = ground.readers();
         pids.iter().for_each(|pid| signal(*pid, Signal::STOP));
-        let answer = Answer::default();
+        let answer = ResponseQueue::default();
         let cancelled = tokio::time::timeout(
             Duration::from_millis(50),
             ground.readers.read(&[Query::Loadavg, Query::Cpu], &answer),
@@ -435,8 +436,8 @@ async fn a_slow_client_is_waited_for_and_never_buffered_for() {
     let long = "x".repeat(3 << 20);
     let tree = Tree::with(&[("proc/diskstats", &long), ("proc/cpuinfo", &long)]);
     let ground = tree.readers().await;
-    let answer = Arc::new(Answer::default());
-    let mut chunks = Chunks(answer.clone());
+    let answer = Arc::new(ResponseQueue::default());
+    let mut chunks = ResponseStream(answer.clone());
     let queries = [Query::Diskstats, Query::Cpuinfo];
     let take = async {
         // Longer than a query may take, which is for the kernel and not for clients.
@@ -452,7 +453,7 @@ async fn a_slow_client_is_waited_for_and_never_buffered_for() {
     };
     let read = async {
         ground.readers.read(&queries, &answer).await;
-        answer.end(None);
+        answer.finish(None);
     };
     let ((), answered) = bounded(async { tokio::join!(read, take) }).await;
     for query in queries {
@@ -729,12 +730,12 @@ async fn a_program_that_is_no_reader_ends_the_start_with_what_to_do() {
     );
     let ended = start(Path::new("/bin/true")).await;
     assert!(
-        matches!(ended, StartError::Ended { .. }) && ended.to_string().contains("of this version"),
+        matches!(ended, StartError::Exited { .. }) && ended.to_string().contains("of this version"),
         "{ended}"
     );
     // It writes what is no frame.
     let other = start(Path::new("/bin/cat")).await;
     let silent = Instant::now();
-    assert!(matches!(other, StartError::TimedOut { .. } | StartError::Ended { .. }), "{other}");
+    assert!(matches!(other, StartError::TimedOut { .. } | StartError::Exited { .. }), "{other}");
     assert!(silent.elapsed() < Duration::from_secs(10));
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use forked::{Call, End, REFUSED, alone, assert_other_interfaces_are_refused, forked, sealed, survived};
-use keyhole_broker::sandbox::{self, PASSED, Pinned, SYSCALLS, SealError};
+use keyhole_broker::sandbox::{self, DescriptorRules, PASSED_DESCRIPTOR_SYSCALLS, SYSCALLS, SandboxError};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::{Layer, ThreadStatus, capabilities, process, seccomp};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -29,8 +29,8 @@ const UNSEALED: i32 = 99;
 fn table(dir: &OwnedFd) -> (impl Fn() -> bool + use<>, ThreadStatus) {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
     let status = ThreadStatus::open().unwrap();
-    let pinned = Pinned::new(&status, Some(dir));
-    let filter = seccomp::compile(&sandbox::syscalls(&pinned)).unwrap();
+    let descriptor_rules = DescriptorRules::new(&status, Some(dir));
+    let filter = seccomp::compile(&sandbox::syscalls(&descriptor_rules)).unwrap();
     (move || seccomp::install(&filter, 0).in_force, status)
 }
 
@@ -141,12 +141,12 @@ fn where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well() {
     alone("where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well", || {
         let (_dir, dir) = tempdir();
         let status = ThreadStatus::open().unwrap();
-        let pinned = Pinned::new(&status, Some(&dir)).with_passed();
-        let filter = seccomp::compile(&sandbox::syscalls(&pinned)).unwrap();
+        let descriptor_rules = DescriptorRules::new(&status, Some(&dir)).with_passed_descriptors();
+        let filter = seccomp::compile(&sandbox::syscalls(&descriptor_rules)).unwrap();
         let seal = || seccomp::install(&filter, 0).in_force;
         let (without, _status) = table(&dir);
-        let rows = [SYSCALLS, PASSED].concat();
-        for row in PASSED {
+        let rows = [SYSCALLS, PASSED_DESCRIPTOR_SYSCALLS].concat();
+        for row in PASSED_DESCRIPTOR_SYSCALLS {
             let harmless = Call::harmless(row);
             assert!(survived(sealed(&seal, harmless)), "{}", row.name);
             assert_eq!(sealed(&without, harmless), REFUSED, "{} where nothing is passed", row.name);
@@ -158,7 +158,8 @@ fn where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well() {
                 }
             }
         }
-        let checked: Vec<_> = PASSED.iter().map(|row| (row.name, row.when.len())).collect();
+        let checked: Vec<_> =
+            PASSED_DESCRIPTOR_SYSCALLS.iter().map(|row| (row.name, row.when.len())).collect();
         assert_eq!(checked, [("recvmsg", 1), ("shutdown", 1), ("setsockopt", 2), ("timer_settime", 1)]);
     });
 }
@@ -329,15 +330,18 @@ fn the_seal_is_on_every_thread_and_is_confirmed() {
 fn a_layer_that_the_kernel_does_not_confirm_ends_the_start() {
     let status = ThreadStatus::open().unwrap();
     let layer = |name, in_force| Layer { name, in_force, detail: String::new() };
-    match sandbox::confirm(&[layer("seccomp", true)], &status) {
-        Err(SealError::Unconfirmed(name)) => assert_eq!(name, "seccomp"),
+    match sandbox::confirm_layers(&[layer("seccomp", true)], &status) {
+        Err(SandboxError::Unconfirmed(name)) => assert_eq!(name, "seccomp"),
         other => panic!("{other:?}"),
     }
     for name in ["no_new_privs", "capabilities", "seccomp"] {
-        let missing = sandbox::confirm(&[layer(name, false)], &status);
-        assert!(matches!(missing, Err(SealError::Missing(..))), "every kernel has {name}: {missing:?}");
+        let missing = sandbox::confirm_layers(&[layer(name, false)], &status);
+        assert!(matches!(missing, Err(SandboxError::Missing(..))), "every kernel has {name}: {missing:?}");
     }
-    assert!(sandbox::confirm(&[layer("landlock", false)], &status).is_ok(), "not every kernel has Landlock");
+    assert!(
+        sandbox::confirm_layers(&[layer("landlock", false)], &status).is_ok(),
+        "not every kernel has Landlock"
+    );
 }
 
 /// The newest Landlock ABI that the running kernel has; 0 without Landlock.

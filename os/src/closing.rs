@@ -9,28 +9,28 @@ use std::time::Duration;
 /// How long a close sleeps at most, where a signal ends its sleep: that of a TCP socket that lingers.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(10);
 
-const SIGNAL: libc::c_int = libc::SIGALRM;
+const INTERRUPT_SIGNAL: libc::c_int = libc::SIGALRM;
 
-extern "C" fn nothing(_: libc::c_int) {}
+extern "C" fn do_nothing(_: libc::c_int) {}
 
-/// Has the signal that ends a sleep do nothing else. Call it once, before any [`Interrupted`] is made.
-pub fn handle() -> io::Result<()> {
+/// Has the signal that ends a sleep do nothing else. Call it once, before any [`InterruptedCloser`] is made.
+pub fn install_handler() -> io::Result<()> {
     // SAFETY: an action of zeroes is a valid one, with an empty mask and without SA_RESTART; the handler does nothing.
     let failed = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        libc::sigaction(SIGNAL, &raw const action, ptr::null_mut()) != 0
+        action.sa_sigaction = do_nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        libc::sigaction(INTERRUPT_SIGNAL, &raw const action, ptr::null_mut()) != 0
     };
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// A thread whose closes are interrupted: a signal comes to it alone as long as it closes something.
 #[derive(Debug)]
-pub struct Interrupted {
+pub struct InterruptedCloser {
     timer: Option<libc::timer_t>,
 }
 
-impl Interrupted {
+impl InterruptedCloser {
     /// For the calling thread, which alone may use it. Without timers closes may sleep for as long as they like.
     #[expect(clippy::new_without_default, reason = "it belongs to the calling thread")]
     pub fn new() -> Self {
@@ -40,7 +40,7 @@ impl Interrupted {
         let timer = unsafe {
             let mut event: libc::sigevent = std::mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
-            event.sigev_signo = SIGNAL;
+            event.sigev_signo = INTERRUPT_SIGNAL;
             event.sigev_notify_thread_id = libc::gettid();
             match libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr()) {
                 0 => Some(timer.assume_init()),
@@ -53,12 +53,12 @@ impl Interrupted {
     /// Closes a file.
     pub fn close(&self, file: OwnedFd) {
         // Again and again: a signal that comes before the close has begun ends nothing.
-        self.tick(CLOSE_TIMEOUT);
+        self.set_timer(CLOSE_TIMEOUT);
         drop(file);
-        self.tick(Duration::ZERO);
+        self.set_timer(Duration::ZERO);
     }
 
-    fn tick(&self, interval: Duration) {
+    fn set_timer(&self, interval: Duration) {
         let Some(timer) = self.timer else { return };
         let interval = libc::timespec { tv_sec: 0, tv_nsec: interval.subsec_nanos().into() };
         let often = libc::itimerspec { it_interval: interval, it_value: interval };
@@ -101,8 +101,8 @@ mod tests {
     #[test]
     fn a_socket_that_lingers_is_closed_at_once() {
         let _tested = crate::signals::TESTED.lock();
-        handle().unwrap();
-        let closer = Interrupted::new();
+        install_handler().unwrap();
+        let closer = InterruptedCloser::new();
         let (stream, _peer) = lingering();
         let start = Instant::now();
         closer.close(stream.into());

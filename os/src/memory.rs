@@ -10,7 +10,7 @@ use std::ffi::{c_int, c_void};
 ///
 /// After 300 scrapes the exporter is 1.3 MiB smaller for it, the broker 0.2 MiB. Where the kernel or the C library does
 /// not give back, nothing is lost but that.
-pub fn give_back() {
+pub fn release_unused() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim takes a number, and locks the heap.
     unsafe {
@@ -23,7 +23,7 @@ pub fn give_back() {
 ///
 /// By itself it maps fewer and fewer of them: then one page that a client has not taken yet keeps all that lies below it
 /// on the heap.
-pub fn map_large_pieces() {
+pub fn mmap_large_allocations() {
     #[cfg(target_env = "gnu")]
     for (parameter, bytes) in [(libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, 2 * LARGE)] {
         // SAFETY: mallopt takes two numbers, and locks the heap.

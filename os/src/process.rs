@@ -81,7 +81,7 @@ pub fn clear_environment() {
 ///
 /// glibc gives each thread one of its own otherwise, which grows by mprotect(2) and shrinks by madvise(2) and a look at
 /// /proc/sys/vm/overcommit_memory: three system calls that a sealed process does without. Call it before any thread is started.
-pub fn one_heap() {
+pub fn use_single_heap() {
     // SAFETY: mallopt takes two numbers, and no other thread allocates yet. Where it fails nothing changes.
     #[cfg(target_env = "gnu")]
     unsafe {
