@@ -17,7 +17,7 @@ static PRIVILEGED: OnceLock<[i32; 2]> = OnceLock::new();
 pub(crate) fn on_main() {
     // An attack may end the process before the log's thread has written what the test looks for.
     keyhole_log::flush();
-    keyhole_os::hostile::strike("broker");
+    keyhole_os::hostile::run_intruder("broker");
 }
 
 /// The environment of the zygote.
@@ -51,13 +51,13 @@ pub(crate) mod landlock {
     use std::os::fd::AsRawFd;
 
     use keyhole_os::Layer;
-    use keyhole_os::hostile::landlock as stand_in;
+    use keyhole_os::hostile::landlock as replaced;
 
-    pub(crate) use stand_in::{Grant, Right};
+    pub(crate) use replaced::{Grant, Right};
 
     pub(crate) fn restrict(grants: &[Grant<'_>]) -> Layer {
         super::find_privileged();
         grants.first().map(|grant| super::SOCKET_DIR.get_or_init(|| grant.dir.as_raw_fd()));
-        stand_in::restrict(grants)
+        replaced::restrict(grants)
     }
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use keyhole_os::seccomp::values::{CLOCK_MONOTONIC, PRIVATE_ANONYMOUS, READ_WRITE};
 use keyhole_os::seccomp::{self, Row, Rule, exactly};
 use keyhole_os::{Layer, allow, capabilities, landlock, process};
 use prost::Message;
@@ -39,12 +40,8 @@ pub const PROBE_SYSCALLS: &[Row] = &[
     allow!(exit_group, "the end"),
 ];
 
-// Constants of the kernel's headers, the same on x86_64 and aarch64.
 const STDIN: u32 = 0;
 const STDERR: u32 = 2;
-const CLOCK_MONOTONIC: u32 = 1;
-const READ_WRITE: u32 = 3;
-const PRIVATE_ANONYMOUS: u32 = 0x22;
 
 /// The one request that a probe sends, as bytes of HTTP/2 (RFC 9113). A client library would be a twentieth of the
 /// program.

@@ -5,6 +5,7 @@
 
 use std::os::fd::AsRawFd;
 
+use keyhole_os::seccomp::values::*;
 use keyhole_os::seccomp::{Argument, Row, Rule, exactly, null, numbers};
 use keyhole_os::{Layer, ThreadStatus, allow};
 
@@ -16,12 +17,12 @@ pub const SYSCALLS: &[Row] = &[
     allow!(write, "requests to readers; log lines; the runtime's wake-up descriptor"),
     allow!(wait4, "how the zygote ended", exactly(2, WNOHANG)),
     // Serving.
-    allow!(accept4, "connections", exactly(3, ACCEPTED)),
+    allow!(accept4, "connections", exactly(3, SOCK_CLOEXEC_NONBLOCK)),
     allow!(recvfrom, "requests", exactly(3, 0), null(4), null(5)),
     allow!(sendto, "answers", exactly(3, MSG_NOSIGNAL), null(4), exactly(5, 0)),
     allow!(writev, "answers of several frames; log lines"),
     allow!(shutdown, "the end of a connection", exactly(1, SHUT_WR)),
-    allow!(getsockopt, "the peer's uid", SOL_SOCKET, exactly(2, SO_PEERCRED)),
+    allow!(getsockopt, "the peer's uid", exactly(1, SOL_SOCKET), exactly(2, SO_PEERCRED)),
     allow!(close, "connections"),
     #[cfg(target_arch = "x86_64")]
     allow!(epoll_wait, "the runtime's wait"),
@@ -34,7 +35,7 @@ pub const SYSCALLS: &[Row] = &[
     allow!(clock_gettime, "the time of log lines, where the vDSO has none", exactly(0, CLOCK_REALTIME)),
     allow!(brk, "memory"),
     allow!(mmap, "memory", exactly(2, READ_WRITE), exactly(3, PRIVATE_ANONYMOUS), exactly(4, u32::MAX)),
-    allow!(mremap, "memory", exactly(3, MAY_MOVE)),
+    allow!(mremap, "memory", exactly(3, MREMAP_MAYMOVE)),
     allow!(munmap, "memory"),
     allow!(futex, "the log's thread waits for lines", exactly(1, FUTEX_WAIT_BITSET_PRIVATE)),
     allow!(futex, "two threads wait for the heap they share", exactly(1, FUTEX_WAIT_PRIVATE)),
@@ -50,34 +51,9 @@ pub const SYSCALLS: &[Row] = &[
 pub const PASSED_DESCRIPTOR_SYSCALLS: &[Row] = &[
     allow!(recvmsg, "peeks at bytes before they are received", exactly(2, MSG_PEEK)),
     allow!(shutdown, "the end of a connection before it is closed", exactly(1, SHUT_RDWR)),
-    allow!(setsockopt, "out-of-band bytes stay in order", SOL_SOCKET, exactly(2, SO_OOBINLINE)),
+    allow!(setsockopt, "out-of-band bytes stay in order", exactly(1, SOL_SOCKET), exactly(2, SO_OOBINLINE)),
     allow!(timer_settime, "a close that sleeps is interrupted", exactly(1, 0)),
 ];
-
-// Constants of the kernel's headers, the same on x86_64 and aarch64.
-const EPOLL_CTL_ADD: u32 = 1;
-const EPOLL_CTL_DEL: u32 = 2;
-const FUTEX_WAIT_PRIVATE: u32 = 128;
-const FUTEX_WAKE_PRIVATE: u32 = 129;
-const FUTEX_WAIT_BITSET_PRIVATE: u32 = 137;
-const WNOHANG: u32 = 1;
-/// SOCK_CLOEXEC and SOCK_NONBLOCK.
-const ACCEPTED: u32 = 0x8_0800;
-const MSG_NOSIGNAL: u32 = 0x4000;
-const MSG_PEEK: u32 = 2;
-const SHUT_WR: u32 = 1;
-const SHUT_RDWR: u32 = 2;
-const SOL_SOCKET: Argument = exactly(1, 1);
-const SO_PEERCRED: u32 = 17;
-const SO_OOBINLINE: u32 = 10;
-const CLOCK_REALTIME: u32 = 0;
-const CLOCK_MONOTONIC: u32 = 1;
-const READ_WRITE: u32 = 3;
-const PRIVATE_ANONYMOUS: u32 = 0x22;
-const MAY_MOVE: u32 = 1;
-#[cfg(debug_assertions)]
-const F_GETFD: u32 = 1;
-const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
 
 /// Calls that are allowed on certain descriptors only, or on certain kernels only.
 #[derive(Debug)]

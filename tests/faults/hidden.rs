@@ -58,8 +58,8 @@ fn a_procfs_that_shows_less_fails_what_it_hides_with_the_reason_and_nothing_else
     }
     let home = Home::new();
     let whole = with_procfs(&home, "hidepid=0").1.scrape();
-    let refused = "procfs refuses its uid others' processes (hidepid=1)";
-    let unseen = "procfs hides others' processes from its uid (hidepid=2 or 4)";
+    let refused = "procfs denies this uid the processes of other users (hidepid=1)";
+    let unseen = "procfs hides the processes of other users from this uid (hidepid=2 or 4)";
     let of_others = ["filesystem", "processes", "processgroups"];
     let group = format!("gid={BROKER}");
     for (options, hidden) in [

@@ -157,7 +157,7 @@ fn a_zygote_that_is_killed_ends_the_broker_which_says_how() {
     assert_eq!(broker.wait().code(), Some(1));
     let log = log(&stage);
     let last = log.lines().last().unwrap();
-    assert!(last.contains("error: the zygote has ended: killed by signal 9"), "{last}");
+    assert!(last.contains("error: the zygote has exited: killed by signal 9"), "{last}");
     assert!(fs::symlink_metadata(stage.socket()).is_err(), "no socket is left that nobody listens on");
     all_end(&processes[1..]);
 }
@@ -172,7 +172,7 @@ fn a_reader_that_is_killed_is_replaced_and_counted_by_name() {
     assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
     let before = broker.processes();
     kill(before[2]);
-    soon("a death", || log(&stage).contains("a reader has died").then_some(()));
+    soon("a death", || log(&stage).contains("the reader has died").then_some(()));
     let answers = broker.read(&[Query::Loadavg, Query::Cpu, Query::NetClass]);
     assert!(answers.iter().all(|answer| answer.outcome == Outcome::Ok), "{answers:?}");
     let described = broker.describe();
@@ -183,7 +183,7 @@ fn a_reader_that_is_killed_is_replaced_and_counted_by_name() {
     let after = broker.processes();
     assert!(after.len() == before.len() && !after.contains(&before[2]), "{after:?}");
     let log = log(&stage);
-    let line = log.lines().find(|line| line.contains("a reader has died")).unwrap();
+    let line = log.lines().find(|line| line.contains("the reader has died")).unwrap();
     assert!(line.contains("reader=procfs") && line.contains("killed by signal 9"), "{line}");
     assert_eq!(reader(&described.readers, "procfs").deaths, 1);
 }
@@ -240,7 +240,7 @@ fn a_start_without_a_fitting_reader_says_what_to_do_and_leaves_no_socket() {
     for (program, hint) in [("/bin/true", "of this version"), ("/bin/false", "of this version")] {
         fs::copy(program, stage.at("keyhole-reader")).unwrap();
         let line = refusal(&mut stage.command(&["--log.level=error"]));
-        assert!(line.contains("keyhole-reader ended before it was ready") && line.contains(hint), "{line}");
+        assert!(line.contains("keyhole-reader exited before it was ready") && line.contains(hint), "{line}");
     }
     fs::write(stage.at("keyhole-reader"), "#!/bin/sh\nkill -9 $$\n").unwrap();
     let line = refusal(&mut stage.command(&["--log.level=error"]));

@@ -147,8 +147,8 @@ fn probe_one_who_says(answer: &[u8]) -> (Option<i32>, String) {
 fn the_exit_status_and_one_line_say_what_the_answer_was() {
     assert_eq!(probe_one_who_says(&answer(1)), (Some(0), String::new()));
     let says = |line: &str| (Some(1), format!("keyhole-broker: error: {line}\n"));
-    assert_eq!(probe_one_who_says(&answer(2)), says("the broker says NOT_SERVING"));
-    assert_eq!(probe_one_who_says(&answer(3)), says("the broker says SERVICE_UNKNOWN"));
+    assert_eq!(probe_one_who_says(&answer(2)), says("the broker reports NOT_SERVING"));
+    assert_eq!(probe_one_who_says(&answer(3)), says("the broker reports SERVICE_UNKNOWN"));
     let nonsense = says("the broker's answer is not a health answer");
     assert_eq!(probe_one_who_says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), nonsense);
     let (status, said) = probe_one_who_says(&answer(1)[..20]);
@@ -191,8 +191,8 @@ fn a_kernel_that_lacks_something_is_probed_and_a_seal_that_is_refused_is_an_erro
     assert_eq!(probe_on(&without_seccomp), (Some(0), String::new()));
     let (status, said) = probe_on(&refused);
     assert_eq!((status, said.lines().count()), (Some(1), 1), "{said}");
-    let line = "keyhole-broker: error: seccomp could not be put in force: ";
-    assert!(said.starts_with(line) && said.contains("let the container's own seccomp profile"), "{said}");
+    let line = "keyhole-broker: error: seccomp could not be enabled: ";
+    assert!(said.starts_with(line) && said.contains("let the container's seccomp profile"), "{said}");
 }
 
 /// The table, compiled, for children of a process that runs [`alone`].
