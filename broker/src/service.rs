@@ -40,7 +40,7 @@ pub struct Counts {
     pub refused_peers: AtomicU64,
     /// Connections that asked nothing in time.
     pub late_handshakes: AtomicU64,
-    /// Reads begun.
+    /// Reads started.
     pub reads: AtomicU64,
     /// Connections that could not be accepted: no descriptors or no memory.
     pub failed_accepts: AtomicU64,

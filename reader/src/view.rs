@@ -235,7 +235,7 @@ fn check_magic<'r>(
     match roots.dir(root).and_then(|dir| Ok((dir, fstatfs(dir)?))) {
         Ok((dir, numbers)) if numbers.f_type as u64 == magic => Ok(dir),
         _ => Err(format!(
-            "{flag}: not a {kind} file system: mount the host's {kind} there, or give --view=host for a fixture tree"
+            "{flag}: not a {kind} file system: mount the host's {kind} there, or set --view=host for a fixture tree"
         )),
     }
 }

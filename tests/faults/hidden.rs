@@ -131,7 +131,7 @@ fn an_os_container_is_told_to_give_view_host_and_is_a_host_then() {
     for collector in of_host {
         assert_eq!(success(&scrape, collector), Some(0.0), "{collector}");
     }
-    let hint = "in an OS container (LXC) that is to be shown as a host, give --view=host";
+    let hint = "to monitor an OS container (LXC) as a host, set --view=host";
     assert!(broker.log().contains(hint), "{}", broker.log());
 
     let home = Home::new();

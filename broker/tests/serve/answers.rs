@@ -537,6 +537,6 @@ fn an_os_container_is_told_of_the_flag_and_with_it_is_a_host() {
             assert_eq!(answer.outcome, outcome, "{flag} {:?}", answer.query);
         }
         let log = fs::read_to_string(stage.at("log")).unwrap();
-        assert_eq!(log.contains("give --view=host"), outcome == Outcome::ContainerView, "{log}");
+        assert_eq!(log.contains("set --view=host"), outcome == Outcome::ContainerView, "{log}");
     }
 }
