@@ -232,7 +232,7 @@ async fn every_query_is_answered_once() {
 }
 
 #[tokio::test]
-async fn a_file_that_never_answers_costs_its_query_once_and_nothing_else() {
+async fn a_file_that_hangs_delays_its_query_once_and_no_other() {
     use Query::{Hwmon, Loadavg, Thermal};
     let tree = Tree::with(&[
         ("proc/loadavg", "1"),
@@ -273,7 +273,7 @@ async fn a_file_that_never_answers_costs_its_query_once_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn devices_past_those_that_a_reader_caches_are_read_whole() {
+async fn devices_beyond_the_cache_are_read_completely() {
     const ZONES: usize = 4098;
     // In memory where that can be: a disk takes a minute to make so many files.
     let tree = Tree(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap());
@@ -301,7 +301,7 @@ async fn devices_past_those_that_a_reader_caches_are_read_whole() {
 
 /// As on a machine with thousands of devices, whose files take longer together than one may.
 #[tokio::test]
-async fn a_query_that_takes_long_and_goes_on_giving_is_not_stuck() {
+async fn a_long_query_that_keeps_writing_is_not_stuck() {
     const ZONES: usize = 28;
     let tree = Tree::with(&[]);
     let kind = "x".repeat(4000);
@@ -337,7 +337,7 @@ async fn a_query_that_takes_long_and_goes_on_giving_is_not_stuck() {
 }
 
 #[tokio::test]
-async fn a_class_without_a_reader_says_so_at_once_and_the_others_go_on() {
+async fn a_class_without_a_reader_fails_at_once_and_the_others_are_read() {
     let tree = Tree::with(&[("proc/loadavg", "1"), ("sys/class/hwmon/hwmon0/name", "chip")]);
     let jams = JAMS.map(|(_, path)| tree.jam(path));
     let ground = tree.readers().await;
@@ -366,7 +366,7 @@ async fn a_class_without_a_reader_says_so_at_once_and_the_others_go_on() {
 }
 
 #[tokio::test]
-async fn a_read_that_is_cancelled_leaves_nothing_in_the_next_answer() {
+async fn a_cancelled_read_leaves_nothing_in_the_next_answer() {
     let long: String = (0..40_000).map(|line| format!("diskstats {line}\n")).collect();
     let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/diskstats", &long), ("proc/meminfo", "2")]);
     let ground = tree.readers().await;
@@ -392,7 +392,7 @@ async fn a_read_that_is_cancelled_leaves_nothing_in_the_next_answer() {
 }
 
 #[tokio::test]
-async fn a_read_that_is_cancelled_while_a_reader_is_checked_costs_no_reader() {
+async fn a_read_cancelled_during_a_check_keeps_the_reader() {
     let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/meminfo", "2")]);
     let ground = tree.readers_with(Duration::from_millis(1), tree.arguments()).await;
     for _ in 0..5 {
@@ -414,7 +414,7 @@ async fn a_read_that_is_cancelled_while_a_reader_is_checked_costs_no_reader() {
 }
 
 #[tokio::test]
-async fn an_order_that_a_zygote_follows_too_late_leaves_no_reader_behind() {
+async fn an_order_that_the_zygote_follows_too_late_leaves_no_extra_reader() {
     let tree = Tree::with(&[("proc/loadavg", "1")]);
     let ground = tree.readers().await;
     ground.ask(&[Query::Loadavg]).await;
@@ -432,7 +432,7 @@ async fn an_order_that_a_zygote_follows_too_late_leaves_no_reader_behind() {
 }
 
 #[tokio::test]
-async fn a_slow_client_is_waited_for_and_never_buffered_for() {
+async fn a_slow_client_is_waited_for_and_its_response_is_not_buffered() {
     let long = "x".repeat(3 << 20);
     let tree = Tree::with(&[("proc/diskstats", &long), ("proc/cpuinfo", &long)]);
     let ground = tree.readers().await;
@@ -540,7 +540,7 @@ async fn no_byte_of_a_killed_reader_is_in_a_later_answer() {
 }
 
 #[tokio::test]
-async fn what_was_absent_at_the_start_appears_within_the_interval() {
+async fn files_absent_at_the_start_are_found_within_the_interval() {
     const INTERVAL: Duration = Duration::from_secs(1);
     let tree = Tree::with(&[("proc/loadavg", "1")]);
     let ground = tree.readers_with(INTERVAL, tree.arguments()).await;
@@ -614,7 +614,7 @@ const MODULES: &[(&str, Query, &[&str])] = &[
 ];
 
 #[tokio::test]
-async fn what_each_module_makes_appears_within_the_interval_and_until_then_is_absent_and_checked_again() {
+async fn the_files_of_each_module_are_found_within_the_interval_and_absent_before() {
     const INTERVAL: Duration = Duration::from_millis(300);
     for (module, query, files) in MODULES {
         // Others of the same query are there from the start, so that it is no reader of nothing.
@@ -642,7 +642,7 @@ async fn what_each_module_makes_appears_within_the_interval_and_until_then_is_ab
 }
 
 #[tokio::test]
-async fn a_file_that_a_module_adds_to_a_query_that_is_answered_already_appears_too() {
+async fn a_file_that_a_module_adds_to_an_available_query_is_found_too() {
     const INTERVAL: Duration = Duration::from_millis(300);
     let tree =
         Tree::with(&[("proc/1/net/stat/arp_cache", "entries\n"), ("proc/spl/kstat/zfs/arcstats", "1\n")]);
@@ -662,7 +662,7 @@ async fn a_file_that_a_module_adds_to_a_query_that_is_answered_already_appears_t
 }
 
 #[tokio::test]
-async fn a_reader_stays_where_a_fresh_one_found_nothing_new_and_is_replaced_where_it_did() {
+async fn a_reader_is_replaced_only_if_the_new_one_opened_other_files() {
     const INTERVAL: Duration = Duration::from_millis(300);
     let tree = Tree::with(&[("proc/spl/kstat/zfs/tank/state", "ONLINE\n")]);
     let ground = tree.readers_with(INTERVAL, tree.arguments()).await;
@@ -689,7 +689,7 @@ async fn a_reader_stays_where_a_fresh_one_found_nothing_new_and_is_replaced_wher
 }
 
 #[tokio::test]
-async fn a_reader_accounts_for_itself_before_its_first_answer() {
+async fn a_reader_reports_its_stat_before_its_first_answer() {
     let tree = Tree::with(&[("proc/loadavg", "1")]);
     let ground = tree.readers().await;
     ground.ask(&[Query::Loadavg]).await;
@@ -718,7 +718,7 @@ async fn queries_that_are_not_permitted_are_not_read() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_no_reader_ends_the_start_with_what_to_do() {
+async fn a_wrong_program_as_reader_fails_the_start_with_what_to_do() {
     let start = async |program: &Path| match zygote::start(program.to_owned(), Vec::new()).await {
         Err(error) => error,
         Ok(_) => panic!("{} is no reader", program.display()),

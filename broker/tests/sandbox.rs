@@ -45,8 +45,8 @@ fn number(name: &str) -> i64 {
 }
 
 #[test]
-fn every_row_lets_its_call_through() {
-    alone("every_row_lets_its_call_through", || {
+fn every_row_allows_its_call() {
+    alone("every_row_allows_its_call", || {
         let (_dir, dir) = tempdir();
         let (seal, _status) = table(&dir);
         for row in SYSCALLS.iter().filter(|row| row.name != "rt_sigreturn") {
@@ -57,12 +57,12 @@ fn every_row_lets_its_call_through() {
 }
 
 #[test]
-fn a_signal_handler_returns_under_the_seal() {
+fn a_signal_handler_returns_in_the_sandbox() {
     static HANDLED: AtomicBool = AtomicBool::new(false);
     extern "C" fn handle(_: libc::c_int) {
         HANDLED.store(true, Ordering::Relaxed);
     }
-    alone("a_signal_handler_returns_under_the_seal", || {
+    alone("a_signal_handler_returns_in_the_sandbox", || {
         let (_dir, dir) = tempdir();
         let (seal, _status) = table(&dir);
         let end = forked(|| {
@@ -107,8 +107,8 @@ fn every_other_call_kills_the_process() {
 }
 
 #[test]
-fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
-    alone("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
+fn unknown_numbers_and_other_system_call_interfaces_kill_the_process() {
+    alone("unknown_numbers_and_other_system_call_interfaces_kill_the_process", || {
         let (_dir, dir) = tempdir();
         let (seal, _status) = table(&dir);
         assert_other_interfaces_are_refused("broker", &seal);
@@ -137,8 +137,8 @@ fn every_condition_of_every_row_is_enforced() {
 }
 
 #[test]
-fn where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well() {
-    alone("where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well", || {
+fn kernels_that_accept_passed_descriptors_get_a_few_more_rows() {
+    alone("kernels_that_accept_passed_descriptors_get_a_few_more_rows", || {
         let (_dir, dir) = tempdir();
         let status = ThreadStatus::open().unwrap();
         let descriptor_rules = DescriptorRules::new(&status, Some(&dir)).with_passed_descriptors();
@@ -166,7 +166,7 @@ fn where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well() {
 
 /// The arguments that are checked, by row: one that goes or comes is a change of the boundary.
 #[test]
-fn the_checked_arguments_are_these() {
+fn the_list_of_checked_arguments() {
     let checked = |row: &seccomp::Row| {
         let indices: Vec<String> = row.when.iter().map(|argument| argument.index.to_string()).collect();
         format!("{} {}", row.name, indices.join(" "))
@@ -199,8 +199,8 @@ fn the_checked_arguments_are_these() {
 }
 
 #[test]
-fn what_an_intruder_would_ask_for_kills_the_process() {
-    alone("what_an_intruder_would_ask_for_kills_the_process", || {
+fn calls_of_an_intruder_kill_the_process() {
+    alone("calls_of_an_intruder_kill_the_process", || {
         let (dir, opened) = tempdir();
         let (seal, status) = table(&opened);
         let victim = dir.path().join("victim\0");
@@ -267,8 +267,8 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
 }
 
 #[test]
-fn unlink_reaches_the_socket_directory_and_nothing_else() {
-    alone("unlink_reaches_the_socket_directory_and_nothing_else", || {
+fn unlink_works_in_the_socket_directory_alone() {
+    alone("unlink_works_in_the_socket_directory_alone", || {
         let (dir, opened) = tempdir();
         let (other, other_opened) = tempdir();
         let (seal, _status) = table(&opened);
@@ -292,8 +292,8 @@ fn unlink_reaches_the_socket_directory_and_nothing_else() {
 }
 
 #[test]
-fn the_seal_is_on_every_thread_and_is_confirmed() {
-    alone("the_seal_is_on_every_thread_and_is_confirmed", || {
+fn the_sandbox_is_on_every_thread_and_is_confirmed() {
+    alone("the_sandbox_is_on_every_thread_and_is_confirmed", || {
         let (_dir, dir) = tempdir();
         let (seal, _status) = table(&dir);
         let end = forked(|| {
@@ -327,7 +327,7 @@ fn the_seal_is_on_every_thread_and_is_confirmed() {
 }
 
 #[test]
-fn a_layer_that_the_kernel_does_not_confirm_ends_the_start() {
+fn a_layer_that_the_kernel_does_not_confirm_fails_the_start() {
     let status = ThreadStatus::open().unwrap();
     let layer = |name, in_force| Layer { name, in_force, detail: String::new() };
     match sandbox::confirm_layers(&[layer("seccomp", true)], &status) {
@@ -381,7 +381,7 @@ fn refused<T>(result: Result<T, Errno>, what: &str) {
 }
 
 #[test]
-fn landlock_without_grants_closes_every_path() {
+fn landlock_without_grants_refuses_every_path() {
     let (dir, _) = tempdir();
     fs::write(dir.path().join("file"), "x").unwrap();
     let held = File::open(dir.path().join("file")).unwrap();
@@ -407,7 +407,7 @@ fn landlock_without_grants_closes_every_path() {
 }
 
 #[test]
-fn landlock_keeps_other_processes_secrets_closed_even_below_a_grant() {
+fn landlock_refuses_secrets_of_other_processes_even_below_a_grant() {
     // A process of the same uid, and neither has a capability. Since Linux 6.15 CAP_PERFMON alone opens another's
     // `environ`, Landlock or not.
     let without_capabilities = || assert!(capabilities::drop_all().in_force);
@@ -474,7 +474,7 @@ impl Drop for Ended {
 }
 
 #[test]
-fn landlock_lets_a_granted_directory_be_read_and_no_more() {
+fn landlock_allows_a_granted_directory_to_be_read_and_no_more() {
     let (dir, opened) = tempdir();
     let at = |name: &str| dir.path().join(name);
     fs::write(at("file"), "x").unwrap();
@@ -510,7 +510,7 @@ fn landlock_lets_a_granted_directory_be_read_and_no_more() {
 }
 
 #[test]
-fn landlock_lets_the_real_sysfs_be_read_and_not_written() {
+fn landlock_allows_sysfs_to_be_read_and_not_written() {
     let sys = File::open("/sys").unwrap();
     confined(&[Grant { dir: sys.as_fd(), right: Right::Read }], || {
         let online = "/sys/devices/system/cpu/online";
@@ -528,7 +528,7 @@ fn absent_is_refused(errno: Errno) -> Errno {
 }
 
 #[test]
-fn landlock_lets_the_socket_be_removed_from_its_directory_alone() {
+fn landlock_allows_unlink_in_the_socket_directory_alone() {
     let (dir, opened) = tempdir();
     let (other, other_opened) = tempdir();
     for dir in [&dir, &other] {

@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_does_not_block_gets_every_line() {
+    fn a_nonblocking_pipe_gets_every_line() {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let sink = Arc::new(Sink::new(Format::Logfmt));
         start(&sink, move |bytes| rustix::io::write(&writer, bytes));

@@ -764,7 +764,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_cuts_the_largest_machine() {
+    fn no_limit_truncates_the_largest_machine() {
         // As long as the kernel's formats make them, with counters that have run for years.
         let conntrack = 17 * 9 * CPUS;
         let softnet = 15 * 9 * CPUS;
@@ -792,7 +792,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_what_all_patterns_of_a_device_have_in_common() {
+    fn an_item_is_the_prefix_that_all_patterns_of_a_device_share() {
         for (query, path, item) in [
             (Query::NetClass, "sys/class/net/eth0/mtu", Some("sys/class/net/eth0")),
             (Query::NetClass, "sys/class/net/eth0/statistics/rx_nohandler", Some("sys/class/net/eth0")),
@@ -882,7 +882,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pattern_takes_what_lies_beside_items_for_one() {
+    fn no_pattern_matches_a_file_beside_items_as_an_item() {
         for path in NO_ITEMS {
             assert_eq!(matching(path), [""; 0], "{path}");
         }
@@ -940,7 +940,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_answers_by_a_namespace_of_the_readers_own_is_marked_with_it() {
+    fn files_that_depend_on_the_readers_namespace_have_the_root_procin() {
         let expected = |path: &str| match path {
             _ if GLOBAL_OF_NET.contains(&path) => None,
             _ if path.starts_with("sys/net/") => Some(Namespace::Net),
@@ -988,7 +988,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_the_hosts_network_namespace_needs_the_access_level_host() {
+    fn files_of_the_hosts_network_namespace_need_the_access_level_host() {
         for row in TABLE {
             for source in row.sources {
                 let namespaced = source.root == Root::Processes

@@ -78,8 +78,8 @@ fn opening(seal: &impl Fn() -> bool, flags: OFlags) -> End {
 }
 
 #[test]
-fn every_row_lets_its_call_through() {
-    alone("every_row_lets_its_call_through", || {
+fn every_row_allows_its_call() {
+    alone("every_row_allows_its_call", || {
         for (process, rows, seal) in processes() {
             for row in &rows {
                 let end = sealed(&seal, harmless(row));
@@ -127,8 +127,8 @@ fn every_other_call_kills_the_process() {
 }
 
 #[test]
-fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
-    alone("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
+fn unknown_numbers_and_other_system_call_interfaces_kill_the_process() {
+    alone("unknown_numbers_and_other_system_call_interfaces_kill_the_process", || {
         for (process, _, seal) in processes() {
             assert_other_interfaces_are_refused(process, &seal);
         }
@@ -162,7 +162,7 @@ fn every_condition_of_every_row_is_enforced() {
 }
 
 #[test]
-fn every_argument_is_pinned_in_full() {
+fn every_condition_compares_the_whole_argument() {
     for (process, rows, _) in processes() {
         for argument in rows.iter().flat_map(|row| row.when) {
             let pinned = argument.mask == u64::from(u32::MAX) || argument.mask == u64::MAX;
@@ -181,8 +181,8 @@ fn every_argument_is_pinned_in_full() {
 }
 
 #[test]
-fn readers_open_what_their_class_needs_and_in_no_other_way() {
-    alone("readers_open_what_their_class_needs_and_in_no_other_way", || {
+fn readers_open_files_with_the_flags_of_their_class_only() {
+    alone("readers_open_files_with_the_flags_of_their_class_only", || {
         let file = READ | OFlags::NOFOLLOW;
         let list = READ | OFlags::DIRECTORY;
         let hold = READ | OFlags::PATH | OFlags::DIRECTORY;
@@ -206,8 +206,8 @@ fn readers_open_what_their_class_needs_and_in_no_other_way() {
 }
 
 #[test]
-fn nobody_opens_to_write() {
-    alone("nobody_opens_to_write", || {
+fn nothing_is_opened_for_writing() {
+    alone("nothing_is_opened_for_writing", || {
         let write = [
             OFlags::WRONLY,
             OFlags::RDWR,
@@ -234,8 +234,8 @@ fn nobody_opens_to_write() {
 }
 
 #[test]
-fn what_an_intruder_would_ask_for_kills_the_process() {
-    alone("what_an_intruder_would_ask_for_kills_the_process", || {
+fn calls_of_an_intruder_kill_the_process() {
+    alone("calls_of_an_intruder_kill_the_process", || {
         let path = c"/etc/passwd".as_ptr() as u64;
         let cwd = libc::AT_FDCWD as u64;
         let (read, write, exec) = (libc::PROT_READ as u64, libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
@@ -397,7 +397,7 @@ fn open_roots(arguments: &Arguments, classes: &[Class]) -> Roots {
 }
 
 #[test]
-fn landlock_lets_the_readers_of_a_class_reach_its_root_and_no_other() {
+fn landlock_allows_the_readers_of_a_class_its_root_and_no_other() {
     let tree = Tree::new();
     let files = ["proc/1/stat", "sys/class/net/lo/mtu", "udev/b8:0", "root/file", "probe/file", "os-release"];
     for class in Class::ALL {
@@ -429,7 +429,7 @@ fn landlock_lets_the_readers_of_a_class_reach_its_root_and_no_other() {
 }
 
 #[test]
-fn a_reader_keeps_no_root_that_its_class_does_not_need() {
+fn a_reader_closes_the_roots_that_its_class_does_not_need() {
     let tree = Tree::new();
     for class in Class::ALL {
         let mut roots = open_roots(&tree.arguments(), &[class]);

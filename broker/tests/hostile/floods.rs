@@ -47,7 +47,7 @@ pub(crate) const FLOODS: &[Flood] = &[
     Flood { name: "every query in a loop", act: |c| ask(c, |stream| read(stream, every())) },
     Flood { name: "Describe in a loop", act: |c| ask(c, |stream| call(stream, DESCRIBE, b"")) },
     Flood { name: "health in a loop", act: |c| ask(c, |stream| call(stream, HEALTH, b"")) },
-    Flood { name: "thousands of connections", act: hoard },
+    Flood { name: "thousands of connections", act: open_streams },
     Flood { name: "connection churn", act: |_| {} },
 ];
 
@@ -224,7 +224,7 @@ fn ask(c: &mut Connection, request: impl Fn(u32) -> Vec<u8>) {
 }
 
 /// Opens and closes none, until there are a thousand.
-fn hoard(c: &mut Connection) {
+fn open_streams(c: &mut Connection) {
     let held: Vec<_> = (0..1000).map_while(|_| Connection::open(&c.socket, c.until, 0)).collect();
     c.sent += held.len() as u64;
 }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use floods::{FLOODS, Flood};
 use lacking::{PASS_RIGHTS, lacking};
 use stage::*;
-use watch::{Load, Neighbour, ask_without_end};
+use watch::{Load, Neighbour, ask_until_stopped};
 use wire::Connection;
 
 /// How long each flood lasts.
@@ -47,7 +47,7 @@ struct Sent {
 
 #[test]
 #[ignore = "takes a minute, and bounds a release build: see the top of this file"]
-fn no_flood_costs_much_or_keeps_others_waiting() {
+fn no_flood_costs_much_or_delays_others() {
     if !root() {
         return;
     }
@@ -55,7 +55,7 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
     let mut flags = vec![format!("--allow-uid={ALLOWED}"), "--path.sysfs=/sys".to_owned()];
     flags.extend(large_procfs(&stage));
     let mut broker = stage.start(&flags);
-    let failures = withstand(&mut broker, FLOODS);
+    let failures = failures_under(&mut broker, FLOODS);
     let counters = broker.describe().counters.unwrap();
     println!("{counters:?}");
     let log = std::fs::read_to_string(stage.at("log")).unwrap();
@@ -67,7 +67,7 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
 
 #[test]
 #[ignore = "bounds a release build: see the top of this file"]
-fn no_flood_costs_more_while_nobody_reads_the_log() {
+fn no_flood_costs_more_while_the_log_is_not_read() {
     if !root() {
         return;
     }
@@ -83,7 +83,7 @@ fn no_flood_costs_more_while_nobody_reads_the_log() {
     soon("the broker", || probe(&stage, BROKER).status.success().then_some(()));
     let floods =
         FLOODS.iter().filter(|flood| ["garbage", "connection churn", "HPACK bomb"].contains(&flood.name));
-    let failures = withstand(&mut broker, floods);
+    let failures = failures_under(&mut broker, floods);
     let counters = broker.describe().counters.unwrap();
     println!("{counters:?}");
     assert!(failures.is_empty(), "{failures:#?}");
@@ -101,13 +101,13 @@ fn no_flood_costs_more_where_the_kernel_does_not_refuse_descriptors() {
     let mut flags = vec![format!("--allow-uid={ALLOWED}"), "--path.sysfs=/sys".to_owned()];
     flags.extend(large_procfs(&stage));
     let mut broker = stage.run(lacking(stage.command(&flags), &PASS_RIGHTS));
-    let failures = withstand(&mut broker, FLOODS);
+    let failures = failures_under(&mut broker, FLOODS);
     println!("{:?}", broker.describe().counters.unwrap());
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Floods a broker while others ask; returns what it did not withstand.
-fn withstand<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f Flood>) -> Vec<String> {
+/// Floods a broker while others ask; returns what it did not failures_under.
+fn failures_under<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f Flood>) -> Vec<String> {
     // What is held from the first reading on is no leak.
     broker.read(&keyhole_policy::TABLE.iter().map(|row| row.query).collect::<Vec<_>>());
 
@@ -120,7 +120,7 @@ fn withstand<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f F
     std::thread::scope(|scope| {
         for (neighbour, uid) in neighbours.iter().zip([BROKER, ALLOWED]) {
             let (socket, over) = (&socket, &over);
-            scope.spawn(move || as_uid(uid, BROKER, || ask_without_end(neighbour, socket, over)));
+            scope.spawn(move || as_uid(uid, BROKER, || ask_until_stopped(neighbour, socket, over)));
         }
         println!(
             "{:<26} {:>7} {:>9} {:>6} {:>8} {:>10} {:>6} {:>9} {:>11} {:>11}",
@@ -141,7 +141,7 @@ fn withstand<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f F
             descriptors = descriptors.min(before.descriptors);
             before.forget_peaks();
             let sent = Sent::default();
-            as_uid(ALLOWED, BROKER, || rage(flood, &socket, &sent));
+            as_uid(ALLOWED, BROKER, || flood_from_threads(flood, &socket, &sent));
             let (after, took) = (Load::of(broker.pid()), start.elapsed());
             let cpu = 100.0 * (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
             let settled = after.settled(descriptors);
@@ -195,7 +195,7 @@ fn large_procfs(stage: &Stage) -> [String; 2] {
 }
 
 /// Floods from several threads, each with a connection after the other.
-fn rage(flood: &Flood, socket: &Path, sent: &Sent) {
+fn flood_from_threads(flood: &Flood, socket: &Path, sent: &Sent) {
     let until = Instant::now() + FLOOD;
     std::thread::scope(|scope| {
         for _ in 0..THREADS {

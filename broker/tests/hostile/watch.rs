@@ -155,7 +155,7 @@ impl Neighbour {
 /// Asks now and then until it is over: over a connection that stays, and as a probe does, over a new one.
 ///
 /// Who shares the hostile uid shares its allowance: for it, to be told so is an answer, and new connections are not tried.
-pub(crate) fn ask_without_end(neighbour: &Neighbour, socket: &Path, over: &AtomicU64) {
+pub(crate) fn ask_until_stopped(neighbour: &Neighbour, socket: &Path, over: &AtomicU64) {
     let shares = neighbour.name == "the same uid";
     let answered = |answer: Result<(), tonic::Status>| match answer {
         Err(status) if shares && status.code() == Code::ResourceExhausted => Ok(()),

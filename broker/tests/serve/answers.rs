@@ -14,7 +14,7 @@ use tonic_health::pb::health_check_response::ServingStatus as Health;
 use crate::stage::*;
 
 #[test]
-fn it_serves_is_healthy_and_says_what_holds_it() {
+fn it_serves_is_healthy_and_describes_its_sandbox() {
     let stage = Stage::new();
     let broker = stage.start(&["--log.level=info"]);
     assert_eq!(broker.health(), Health::Serving);
@@ -52,7 +52,7 @@ fn it_serves_is_healthy_and_says_what_holds_it() {
 }
 
 #[test]
-fn the_kernel_confirms_the_seal_of_every_process() {
+fn the_kernel_confirms_the_sandbox_of_every_process() {
     let stage = Stage::new();
     let broker = stage.start(&["--log.level=info"]);
     broker.read(&[Query::Stat, Query::Cpu, Query::NetClass]);
@@ -111,7 +111,7 @@ fn counted(lines: Vec<String>) -> Vec<(String, usize)> {
 }
 
 #[test]
-fn every_process_holds_the_descriptors_of_its_list_and_no_other() {
+fn every_process_has_the_descriptors_of_its_list_and_no_others() {
     if !root() {
         return;
     }
@@ -204,7 +204,7 @@ fn every_process_holds_the_descriptors_of_its_list_and_no_other() {
 }
 
 #[test]
-fn nothing_that_a_parent_left_open_is_kept() {
+fn descriptors_that_a_parent_left_open_are_closed() {
     if !root() {
         return;
     }
@@ -230,7 +230,7 @@ fn nothing_that_a_parent_left_open_is_kept() {
 }
 
 #[test]
-fn every_query_is_answered_under_the_seal_again_and_again() {
+fn every_query_is_answered_repeatedly_in_the_sandbox() {
     let stage = Stage::new();
     stage.put("os-release", "ID=test\n");
     stage.put("udev/b8:0", "E:ID_MODEL=x\n");
@@ -284,7 +284,7 @@ fn every_query_is_answered_under_the_seal_again_and_again() {
 }
 
 #[test]
-fn a_long_file_arrives_whole() {
+fn a_long_file_arrives_completely() {
     let stage = Stage::new();
     let text: String = (0..300_000).map(|line| format!("{line:>12}\n")).collect();
     stage.put("proc/1/net/dev", &text);
@@ -295,7 +295,7 @@ fn a_long_file_arrives_whole() {
 }
 
 #[test]
-fn a_long_file_is_in_no_process_whole() {
+fn no_process_has_a_whole_long_file_in_memory() {
     let stage = Stage::new();
     stage.put("proc/1/net/tcp", &"x".repeat(32 << 20));
     let broker = stage.start(&stage.fixtures());
@@ -311,7 +311,7 @@ fn a_long_file_is_in_no_process_whole() {
 }
 
 #[test]
-fn the_view_is_what_the_flag_says_and_a_container_is_not_taken_for_the_host() {
+fn the_view_is_that_of_the_flag_and_a_container_is_not_taken_for_the_host() {
     let stage = Stage::new();
     for (flag, view, level, outcome) in [
         ("--view=container", View::Container, AccessLevel::Minimal, Outcome::ContainerView),
@@ -369,7 +369,7 @@ struct Mounted {
 }
 
 #[test]
-fn hidden_processes_make_no_container_and_what_is_reached_without_them_is_read() {
+fn hidden_processes_do_not_make_a_container_and_other_files_are_read() {
     use Outcome::{ContainerView, Denied, Ok as Read};
     const IN_HOSTS_NETWORK: [Outcome; 5] = [Read, Denied, Denied, Read, Read];
     const ELSEWHERE: [Outcome; 5] = [Denied, Denied, Denied, ContainerView, Read];
@@ -472,7 +472,7 @@ fn holds(case: &Mounted, broker: &Broker<'_>) {
 }
 
 #[test]
-fn a_pod_with_a_hosts_procfs_that_hides_processes_is_denied_and_its_own_numbers_are_not_given() {
+fn a_pod_whose_host_procfs_hides_processes_is_denied_and_gets_no_numbers_of_its_own() {
     if !hosts_first_namespaces() {
         return println!("skipped: needs root in the namespaces that the kernel started with");
     }
@@ -503,7 +503,7 @@ fn a_pod_with_a_hosts_procfs_that_hides_processes_is_denied_and_its_own_numbers_
 }
 
 #[test]
-fn an_os_container_is_told_of_the_flag_and_with_it_is_a_host() {
+fn an_os_container_gets_a_hint_of_the_view_flag_and_is_a_host_with_it() {
     if !hosts_first_namespaces() {
         return println!("skipped: needs root in the namespaces that the kernel started with");
     }

@@ -13,7 +13,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::stage::*;
 
 #[test]
-fn an_allowed_uid_is_answered_and_a_stranger_finds_the_door_shut() {
+fn an_allowed_uid_is_answered_and_another_is_refused() {
     if !root() {
         return;
     }
@@ -50,7 +50,7 @@ fn an_allowed_uid_is_answered_and_a_stranger_finds_the_door_shut() {
 }
 
 #[test]
-fn a_uid_that_may_not_ask_is_told_so_by_its_probe() {
+fn the_probe_of_a_uid_that_is_not_allowed_reports_it() {
     if !root() {
         return;
     }
@@ -68,7 +68,7 @@ fn a_uid_that_may_not_ask_is_told_so_by_its_probe() {
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[test]
-fn garbage_ends_its_connection_and_nothing_else() {
+fn garbage_closes_its_connection_and_nothing_else() {
     let stage = Stage::new();
     let mut broker = stage.start(&["--log.level=info"]);
     // Numbers from no entropy, so that a failure happens again.
@@ -118,7 +118,7 @@ fn garbage_ends_its_connection_and_nothing_else() {
 }
 
 #[test]
-fn a_connection_that_asks_nothing_is_closed_after_five_seconds() {
+fn a_connection_without_a_request_is_closed_after_five_seconds() {
     let stage = Stage::new();
     let broker = stage.start(&["--log.level=info"]);
     let (mut silent, mut polite) = (broker.connect(), broker.connect());
@@ -133,7 +133,7 @@ fn a_connection_that_asks_nothing_is_closed_after_five_seconds() {
 }
 
 #[test]
-fn a_uid_holds_few_connections_and_no_other_uids() {
+fn a_uid_has_few_connections_and_takes_none_of_others() {
     let stage = Stage::new();
     let broker = stage.start(&[format!("--allow-uid={ALLOWED}")]);
     let mut held: Vec<_> = (0..4).map(|_| broker.connect()).collect();
@@ -202,7 +202,7 @@ fn a_request_that_is_not_a_list_of_known_queries_is_invalid() {
 }
 
 #[test]
-fn a_service_that_is_not_offered_is_unimplemented() {
+fn an_unknown_service_is_unimplemented() {
     let stage = Stage::new();
     let broker = stage.start(&["--log.level=info"]);
     broker.ask(|_| async {
@@ -249,7 +249,7 @@ fn more_than_a_burst_is_exhausted_until_time_passes() {
 }
 
 #[test]
-fn a_read_that_its_client_leaves_is_charged_to_it() {
+fn a_cancelled_read_is_charged() {
     let stage = Stage::new();
     stage.put_fifo("sys/devices/system/cpu/vulnerabilities/meltdown");
     let broker = stage.start(&stage.fixtures());
@@ -267,7 +267,7 @@ fn a_read_that_its_client_leaves_is_charged_to_it() {
 }
 
 #[test]
-fn a_want_of_descriptors_is_counted_waited_out_and_does_not_fill_the_log() {
+fn accepting_without_descriptors_is_counted_and_retried_and_does_not_fill_the_log() {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
     let stage = Stage::new();
     let broker = stage.start(&["--log.level=info"]);
@@ -291,7 +291,7 @@ fn a_want_of_descriptors_is_counted_waited_out_and_does_not_fill_the_log() {
 }
 
 #[test]
-fn a_client_that_does_not_read_holds_up_others_for_a_moment_only_and_is_told() {
+fn a_client_that_does_not_read_delays_others_shortly_and_gets_an_error() {
     let stage = Stage::new();
     stage.put("proc/1/net/dev", &"x".repeat(4 << 20));
     stage.put("proc/loadavg", "1");
@@ -317,7 +317,7 @@ fn a_client_that_does_not_read_holds_up_others_for_a_moment_only_and_is_told() {
 }
 
 #[test]
-fn a_client_that_reads_just_fast_enough_holds_up_others_for_less_than_a_second() {
+fn a_client_that_reads_just_fast_enough_delays_others_for_less_than_a_second() {
     let stage = Stage::new();
     stage.put("proc/1/net/tcp", &"x".repeat(16 << 20));
     stage.put("proc/loadavg", "1");
@@ -348,7 +348,7 @@ fn a_client_that_reads_just_fast_enough_holds_up_others_for_less_than_a_second()
 }
 
 #[test]
-fn what_clients_do_not_read_is_not_kept() {
+fn responses_that_clients_do_not_read_are_dropped() {
     let stage = Stage::new();
     let queries = [Query::NetDev, Query::Udp, Query::Arp, Query::Mounts];
     for path in ["net/dev", "net/udp", "net/arp", "mountinfo"] {
@@ -381,7 +381,7 @@ fn what_clients_do_not_read_is_not_kept() {
 }
 
 #[test]
-fn a_client_that_went_away_gives_its_place_in_the_queue_back() {
+fn a_client_that_disconnects_leaves_the_queue() {
     let stage = Stage::new();
     stage.put("proc/1/net/dev", &"x".repeat(4 << 20));
     stage.put("proc/loadavg", "1");

@@ -75,7 +75,7 @@ fn a_reader_that_hangs_in_a_file_is_not_left_behind() {
 }
 
 #[test]
-fn signals_that_stop_a_service_are_the_brokers_to_follow() {
+fn only_the_broker_follows_signals_that_stop_a_service() {
     if !root() {
         return;
     }
@@ -94,7 +94,7 @@ fn signals_that_stop_a_service_are_the_brokers_to_follow() {
 }
 
 #[test]
-fn signals_that_ask_for_nothing_end_no_process() {
+fn stray_signals_kill_no_process() {
     if !root() {
         return;
     }
@@ -115,7 +115,7 @@ fn signals_that_ask_for_nothing_end_no_process() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
+fn a_log_that_is_not_read_and_a_full_disk_stop_nothing() {
     let (unread, writer) = std::io::pipe().unwrap();
     // Nothing else is taken by it: every line waits.
     fill(&writer);
@@ -146,7 +146,7 @@ fn fill(pipe: &std::io::PipeWriter) {
 }
 
 #[test]
-fn a_zygote_that_is_killed_ends_the_broker_which_says_how() {
+fn when_the_zygote_is_killed_the_broker_reports_it_and_exits() {
     if !root() {
         return;
     }
@@ -189,7 +189,7 @@ fn a_reader_that_is_killed_is_replaced_and_counted_by_name() {
 }
 
 #[test]
-fn readers_that_die_too_often_end_the_broker() {
+fn the_broker_exits_when_readers_die_too_often() {
     if !root() {
         return;
     }
@@ -213,7 +213,7 @@ fn readers_that_die_too_often_end_the_broker() {
 }
 
 #[test]
-fn the_end_of_a_container_is_that_of_all_its_processes() {
+fn all_processes_end_with_their_container() {
     if !root() {
         return;
     }
@@ -232,7 +232,7 @@ fn the_end_of_a_container_is_that_of_all_its_processes() {
 }
 
 #[test]
-fn a_start_without_a_fitting_reader_says_what_to_do_and_leaves_no_socket() {
+fn a_start_without_the_right_reader_says_what_to_do_and_leaves_no_socket() {
     let stage = Stage::new();
     fs::remove_file(stage.at("keyhole-reader")).unwrap();
     let line = refusal(&mut stage.command(&["--log.level=error"]));
@@ -250,7 +250,7 @@ fn a_start_without_a_fitting_reader_says_what_to_do_and_leaves_no_socket() {
 }
 
 #[test]
-fn where_the_end_of_a_reader_cannot_be_seen_the_start_says_so() {
+fn without_pidfd_open_the_start_fails() {
     for (errno, text) in
         [(libc::ENOSYS, "Function not implemented"), (libc::EPERM, "Operation not permitted")]
     {
@@ -263,7 +263,7 @@ fn where_the_end_of_a_reader_cannot_be_seen_the_start_says_so() {
 }
 
 #[test]
-fn readers_of_a_broker_whose_parent_ignores_its_children_are_waited_for() {
+fn readers_are_waited_for_even_if_sigchld_was_ignored() {
     if !root() {
         return;
     }
@@ -285,7 +285,7 @@ fn readers_of_a_broker_whose_parent_ignores_its_children_are_waited_for() {
 }
 
 #[test]
-fn a_socket_whose_queue_is_full_is_occupied_and_holds_up_no_start() {
+fn a_socket_whose_backlog_is_full_is_in_use_and_does_not_delay_the_start() {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, listen, socket};
     let stage = Stage::new();
     let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();

@@ -57,7 +57,7 @@ fn while_stopped<T>(broker: &Broker<'_>, act: impl FnOnce() -> T) -> T {
 }
 
 /// Asks by probes, which connect anew, for as long; each must be answered soon.
-fn everyone_is_answered(stage: &Stage, meanwhile: Duration) {
+fn assert_everyone_is_answered(stage: &Stage, meanwhile: Duration) {
     let start = Instant::now();
     let mut probes = 0;
     while start.elapsed() < meanwhile {
@@ -112,14 +112,14 @@ fn broker_passes(broker: &Broker<'_>) -> bool {
 
 /// Runs a test in a process of its own, which lingering sockets end with. A child that another test starts meanwhile
 /// would have a copy of each, and its own start would wait for their close.
-fn as_attacker(test: &str, act: impl FnOnce()) {
+fn in_own_process(test: &str, act: impl FnOnce()) {
     if root() {
         alone(&format!("passed::{test}"), act);
     }
 }
 
 /// What every kernel must hold, as it is or without the option that refuses descriptors.
-fn passed_descriptors_hold_up_nobody(is_old: bool) {
+fn assert_passed_descriptors_delay_nobody(is_old: bool) {
     let stage = Stage::new();
     let command = stage.command(&[format!("--allow-uid={ALLOWED}")]);
     let mut broker = stage.run(if is_old { lacking(command, &PASS_RIGHTS) } else { command });
@@ -137,14 +137,14 @@ fn passed_descriptors_hold_up_nobody(is_old: bool) {
                 })
                 .collect()
         });
-        everyone_is_answered(&stage, Duration::from_secs(3));
+        assert_everyone_is_answered(&stage, Duration::from_secs(3));
     }
     // Many in a message, which do not linger.
     let [plain, _peer] = lingering();
     sockopt::set_socket_linger(&plain, None).unwrap();
     for (uid, is_refused) in [(ALLOWED, false), (STRANGER, true)] {
         attack(&broker, uid, is_refused, 4, &mut || (0..200).map(|_| plain.try_clone().unwrap()).collect());
-        everyone_is_answered(&stage, Duration::from_secs(1));
+        assert_everyone_is_answered(&stage, Duration::from_secs(1));
     }
     // None is kept, and the attacker has its places back.
     soon("the sockets' end", || (open() <= before).then_some(()));
@@ -158,20 +158,20 @@ fn passed_descriptors_hold_up_nobody(is_old: bool) {
 }
 
 #[test]
-fn descriptors_that_peers_pass_hold_up_nobody() {
-    as_attacker("descriptors_that_peers_pass_hold_up_nobody", || passed_descriptors_hold_up_nobody(false));
+fn passed_descriptors_delay_nobody() {
+    in_own_process("passed_descriptors_delay_nobody", || assert_passed_descriptors_delay_nobody(false));
 }
 
 #[test]
-fn descriptors_that_peers_pass_hold_up_nobody_where_the_kernel_does_not_refuse_them() {
-    as_attacker("descriptors_that_peers_pass_hold_up_nobody_where_the_kernel_does_not_refuse_them", || {
-        passed_descriptors_hold_up_nobody(true);
+fn passed_descriptors_delay_nobody_on_kernels_that_accept_them() {
+    in_own_process("passed_descriptors_delay_nobody_on_kernels_that_accept_them", || {
+        assert_passed_descriptors_delay_nobody(true);
     });
 }
 
 #[test]
-fn sockets_that_wait_to_be_accepted_do_not_hold_up_the_end() {
-    as_attacker("sockets_that_wait_to_be_accepted_do_not_hold_up_the_end", || {
+fn sockets_in_the_backlog_do_not_delay_the_exit() {
+    in_own_process("sockets_in_the_backlog_do_not_delay_the_exit", || {
         let stage = Stage::new();
         let mut broker = stage.run(lacking(stage.command(&["--log.level=info"]), &PASS_RIGHTS));
         let mut peers = Vec::new();
@@ -192,7 +192,7 @@ fn sockets_that_wait_to_be_accepted_do_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_nobody() {
+fn a_log_that_is_not_read_delays_nobody() {
     if !root() {
         return;
     }
@@ -213,7 +213,7 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
             let socket = stage.socket();
             scope.spawn(move || as_uid(uid, broker_gid(), || garbage(&socket, until)));
         }
-        everyone_is_answered(&stage, Duration::from_secs(5));
+        assert_everyone_is_answered(&stage, Duration::from_secs(5));
     });
     let counters = broker.describe().counters.unwrap();
     assert!(counters.log_lines_dropped > 0 && counters.refused_peers > 100, "{counters:?}");

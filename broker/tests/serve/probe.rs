@@ -71,7 +71,7 @@ fn accept(listener: &UnixListener) -> UnixStream {
 const LATE: &str = "keyhole-broker: error: no answer within 2 s\n";
 
 #[test]
-fn a_probe_is_sealed_while_it_waits_and_gives_up_in_time() {
+fn a_probe_waits_in_its_sandbox_and_times_out() {
     let stage = Stage::new();
     let listener = listen(&stage);
     let start = Instant::now();
@@ -101,7 +101,7 @@ fn a_probe_is_sealed_while_it_waits_and_gives_up_in_time() {
 }
 
 #[test]
-fn a_byte_now_and_then_gains_no_time() {
+fn single_bytes_do_not_extend_the_deadline() {
     let stage = Stage::new();
     let listener = listen(&stage);
     let start = Instant::now();
@@ -120,7 +120,7 @@ fn a_byte_now_and_then_gains_no_time() {
 }
 
 #[test]
-fn a_queue_that_stays_full_is_late_too() {
+fn a_backlog_that_stays_full_times_out_too() {
     let stage = Stage::new();
     let listener = listen(&stage);
     rustix::net::listen(&listener, 0).unwrap();
@@ -133,7 +133,7 @@ fn a_queue_that_stays_full_is_late_too() {
 }
 
 /// What a probe makes of what a server says, after which the server hangs up.
-fn probe_one_who_says(answer: &[u8]) -> (Option<i32>, String) {
+fn probe_result(answer: &[u8]) -> (Option<i32>, String) {
     let stage = Stage::new();
     let listener = listen(&stage);
     let mut probe = start_probe(&stage);
@@ -144,20 +144,20 @@ fn probe_one_who_says(answer: &[u8]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn the_exit_status_and_one_line_say_what_the_answer_was() {
-    assert_eq!(probe_one_who_says(&answer(1)), (Some(0), String::new()));
+fn the_exit_status_and_one_line_report_the_answer() {
+    assert_eq!(probe_result(&answer(1)), (Some(0), String::new()));
     let says = |line: &str| (Some(1), format!("keyhole-broker: error: {line}\n"));
-    assert_eq!(probe_one_who_says(&answer(2)), says("the broker reports NOT_SERVING"));
-    assert_eq!(probe_one_who_says(&answer(3)), says("the broker reports SERVICE_UNKNOWN"));
+    assert_eq!(probe_result(&answer(2)), says("the broker reports NOT_SERVING"));
+    assert_eq!(probe_result(&answer(3)), says("the broker reports SERVICE_UNKNOWN"));
     let nonsense = says("the broker's answer is not a health answer");
-    assert_eq!(probe_one_who_says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), nonsense);
-    let (status, said) = probe_one_who_says(&answer(1)[..20]);
+    assert_eq!(probe_result(b"HTTP/1.1 400 Bad Request\r\n\r\n"), nonsense);
+    let (status, said) = probe_result(&answer(1)[..20]);
     assert_eq!(status, Some(1));
     assert!(said.contains("is this uid allowed?") && said.lines().count() == 1, "{said}");
 }
 
 #[test]
-fn whoever_starts_a_probe_without_standard_descriptors_gets_its_status_all_the_same() {
+fn a_probe_without_standard_descriptors_has_the_same_exit_status() {
     let stage = Stage::new();
     let listener = listen(&stage);
     // The shell closes them; the program's start opens /dev/null in their place.
@@ -171,7 +171,7 @@ fn whoever_starts_a_probe_without_standard_descriptors_gets_its_status_all_the_s
 }
 
 #[test]
-fn a_kernel_that_lacks_something_is_probed_and_a_seal_that_is_refused_is_an_error() {
+fn a_probe_works_without_landlock_and_seccomp_and_fails_if_its_sandbox_is_refused() {
     const PR_GET_SECCOMP: u32 = 21;
     let lack = |number, when, errno| Lack { numbers: (number, number), when, errno };
     let without_seccomp = [
@@ -204,7 +204,7 @@ fn table() -> impl Fn() -> bool {
 }
 
 #[test]
-fn the_table_of_a_probe_is_these_calls() {
+fn the_list_of_system_calls_of_a_probe() {
     let row = |row: &seccomp::Row| {
         let indices: String = row.when.iter().map(|argument| format!(" {}", argument.index)).collect();
         format!("{}{indices}", row.name)
@@ -217,8 +217,8 @@ fn the_table_of_a_probe_is_these_calls() {
 }
 
 #[test]
-fn every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions() {
-    alone("probe::every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions", || {
+fn every_row_of_a_probe_allows_its_call_and_enforces_its_conditions() {
+    alone("probe::every_row_of_a_probe_allows_its_call_and_enforces_its_conditions", || {
         let seal = table();
         let mut refused = 0;
         for row in PROBE_SYSCALLS {
@@ -253,8 +253,8 @@ fn every_other_call_kills_a_probe() {
 
 /// The heap may have to grow under the seal, by mmap where something lies in the way of brk.
 #[test]
-fn the_heap_of_a_probe_grows_under_its_seal() {
-    alone("probe::the_heap_of_a_probe_grows_under_its_seal", || {
+fn the_heap_of_a_probe_grows_in_its_sandbox() {
+    alone("probe::the_heap_of_a_probe_grows_in_its_sandbox", || {
         let seal = table();
         for in_the_way in [false, true] {
             let end = forked(|| {

@@ -14,7 +14,7 @@ use rustix::process::{Signal, getgid};
 use crate::stage::*;
 
 #[test]
-fn the_socket_is_for_its_owner_and_the_group_given() {
+fn the_socket_is_for_its_owner_and_the_group_of_the_flag() {
     let stage = Stage::new();
     let group = if is_root() { 64700 } else { getgid().as_raw() };
     let mut command = stage.command_as_is(&[format!("--socket.group={group}")]);
@@ -37,7 +37,7 @@ fn the_socket_is_for_its_owner_and_the_group_given() {
 }
 
 #[test]
-fn a_signal_ends_it_and_takes_the_socket_away() {
+fn a_signal_stops_it_and_removes_the_socket() {
     for signal in [Signal::TERM, Signal::INT] {
         let stage = Stage::new();
         let mut broker = stage.start(&["--log.level=info"]);
@@ -51,7 +51,7 @@ fn a_signal_ends_it_and_takes_the_socket_away() {
 }
 
 #[test]
-fn a_log_of_json_is_an_object_a_line() {
+fn a_json_log_has_one_object_per_line() {
     let stage = Stage::new();
     let log = fs::File::create(stage.at("json")).unwrap();
     let child = stage.command(&["--log.level=info", "--log.format=json"]).stderr(log).spawn().unwrap();
@@ -73,7 +73,7 @@ fn a_log_of_json_is_an_object_a_line() {
 }
 
 #[test]
-fn a_log_that_takes_no_line_ends_nothing() {
+fn a_closed_log_stops_nothing() {
     let stage = Stage::new();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let child = stage.command(&["--log.level=info"]).stderr(full).spawn().unwrap();
@@ -97,7 +97,7 @@ fn a_socket_left_by_a_crash_is_replaced() {
 }
 
 #[test]
-fn a_live_brokers_socket_is_never_taken() {
+fn the_socket_of_a_running_broker_is_not_replaced() {
     let stage = Stage::new();
     let broker = stage.start(&["--log.level=info"]);
     let line = refusal(&mut stage.command(&["--log.level=warn"]));
@@ -114,7 +114,7 @@ fn a_live_brokers_socket_is_never_taken() {
 }
 
 #[test]
-fn a_broker_leaves_the_socket_of_its_successor_alone() {
+fn a_broker_does_not_remove_the_socket_of_its_successor() {
     let stage = Stage::new();
     let mut first = stage.start(&["--log.level=info"]);
     fs::rename(stage.socket(), stage.at("aside")).unwrap();
@@ -125,7 +125,7 @@ fn a_broker_leaves_the_socket_of_its_successor_alone() {
 }
 
 #[test]
-fn what_is_not_a_socket_is_left_alone() {
+fn a_path_that_is_not_a_socket_is_not_replaced() {
     let stage = Stage::new();
     fs::write(stage.socket(), "precious").unwrap();
     let line = refusal(&mut stage.command(&["--log.level=info"]));
@@ -139,7 +139,7 @@ fn what_is_not_a_socket_is_left_alone() {
 }
 
 #[test]
-fn privilege_that_was_not_asked_for_is_refused() {
+fn unasked_privilege_is_refused() {
     if !root() {
         return;
     }
@@ -152,7 +152,7 @@ fn privilege_that_was_not_asked_for_is_refused() {
 }
 
 #[test]
-fn root_that_was_asked_for_holds_no_capability() {
+fn root_that_was_asked_for_has_no_capability() {
     if !root() {
         return;
     }
@@ -172,7 +172,7 @@ fn root_that_was_asked_for_holds_no_capability() {
 }
 
 #[test]
-fn a_start_that_cannot_be_says_what_to_do_in_one_line() {
+fn a_start_that_fails_says_what_to_do_in_one_line() {
     let stage = Stage::new();
     let missing = stage.at("missing");
     let missing = missing.display();
@@ -225,7 +225,7 @@ fn a_start_that_cannot_be_says_what_to_do_in_one_line() {
 }
 
 #[test]
-fn what_only_prints_prints() {
+fn commands_that_only_print() {
     let stage = Stage::new();
     for (argument, expected) in [
         ("policy", keyhole_broker::policy()),
@@ -267,7 +267,7 @@ fn without_syscall(command: &mut std::process::Command, number: libc::c_long) {
 }
 
 #[test]
-fn a_required_layer_that_is_missing_ends_the_start_and_one_that_is_not_required_does_not() {
+fn a_missing_layer_fails_the_start_only_if_it_is_required() {
     let stage = Stage::new();
     let mut required = stage.command(&["--log.level=error", "--sandbox.require=limits,landlock"]);
     without_syscall(&mut required, libc::SYS_landlock_create_ruleset);
@@ -298,7 +298,7 @@ fn a_required_layer_that_is_missing_ends_the_start_and_one_that_is_not_required_
 }
 
 #[test]
-fn a_start_with_every_layer_that_is_required_says_so_in_one_line() {
+fn a_start_with_every_required_layer_logs_one_line() {
     let stage = Stage::new();
     let mut required = LAYERS.to_vec();
     if !kernel_has_landlock() {
@@ -311,7 +311,7 @@ fn a_start_with_every_layer_that_is_required_says_so_in_one_line() {
 }
 
 #[test]
-fn a_fifo_in_a_fixture_tree_holds_up_no_start() {
+fn a_fifo_in_a_fixture_tree_does_not_delay_the_start() {
     let stage = Stage::new();
     let flags = stage.fixtures();
     stage.put_fifo("proc/stat");

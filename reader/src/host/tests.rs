@@ -299,7 +299,7 @@ fn a_long_file_comes_in_chunks_that_concatenate() {
 }
 
 #[test]
-fn a_byte_limit_cuts_and_says_so() {
+fn a_file_longer_than_its_limit_is_truncated() {
     for (path, query) in [
         ("proc/loadavg", Query::Loadavg),
         ("sys/class/power_supply/AC/online", Query::PowerSupply),
@@ -348,7 +348,7 @@ fn what_is_not_utf8_comes_raw_and_whole() {
 }
 
 #[test]
-fn a_wildcard_finds_what_has_come_and_forgets_what_has_gone() {
+fn a_wildcard_finds_new_devices_and_forgets_removed_ones() {
     let tree = Tree::with(&[("sys/class/power_supply/AC/online", "1")]);
     let mut host = tree.host();
     assert_eq!(read(&mut host, Query::PowerSupply).names(), ["sys/class/power_supply/AC/online"]);
@@ -371,7 +371,7 @@ fn a_wildcard_finds_what_has_come_and_forgets_what_has_gone() {
 }
 
 #[test]
-fn what_a_device_did_not_have_is_found_a_few_reads_later_and_on_a_new_device_at_once() {
+fn a_new_attribute_is_found_a_few_reads_later_and_on_a_new_device_at_once() {
     let tree = Tree::with(&[("sys/class/power_supply/BAT0/capacity", "99")]);
     let mut host = tree.host();
     let mut capacities =
@@ -472,7 +472,7 @@ fn a_directory_where_a_file_should_be_is_no_file() {
 }
 
 #[test]
-fn an_entry_limit_cuts_and_says_so() {
+fn more_files_than_the_limit_are_truncated() {
     let tree = Tree::new();
     let limit = keyhole_policy::row(Query::Clocksource).unwrap().entries;
     for number in 0..limit {
@@ -491,7 +491,7 @@ fn an_entry_limit_cuts_and_says_so() {
 }
 
 #[test]
-fn a_directory_with_too_many_names_is_cut_and_says_so() {
+fn a_directory_with_too_many_names_is_truncated() {
     // Memory makes so many names in a moment; a disk takes its time.
     let memory = Path::new("/dev/shm");
     let tree = if memory.is_dir() { Tree::below(memory) } else { Tree::new() };
@@ -504,7 +504,7 @@ fn a_directory_with_too_many_names_is_cut_and_says_so() {
 }
 
 #[test]
-fn directories_with_too_many_names_together_are_cut_and_say_so() {
+fn directories_with_too_many_names_together_are_truncated() {
     let memory = Path::new("/dev/shm");
     let tree = if memory.is_dir() { Tree::below(memory) } else { Tree::new() };
     let (dir, class) = (tree.at("sys/devices/big"), tree.at("sys/class/hwmon"));
@@ -519,7 +519,7 @@ fn directories_with_too_many_names_together_are_cut_and_say_so() {
 }
 
 #[test]
-fn a_read_ends_when_the_broker_has_gone_and_the_next_one_is_whole() {
+fn a_read_stops_when_the_broker_is_gone_and_the_next_one_is_complete() {
     let tree = Tree::new();
     for number in 0..20 {
         tree.put(format!("sys/class/power_supply/BAT{number:02}/x"), "x".repeat(4096));
@@ -621,8 +621,8 @@ fn as_many_files_are_cached_as_the_flag_says() {
 }
 
 #[test]
-fn files_past_the_limit_are_opened_in_cached_directories() {
-    alone("files_past_the_limit_are_opened_in_cached_directories", || {
+fn files_beyond_the_budget_are_opened_in_cached_directories() {
+    alone("files_beyond_the_budget_are_opened_in_cached_directories", || {
         let tree = Tree::new();
         for number in 0..CACHED_FILES / 2 {
             for attribute in ["flags", "mtu", "operstate"] {
@@ -672,7 +672,7 @@ fn a_directory_is_listed_once_for_a_request() {
 }
 
 #[test]
-fn a_directory_that_a_device_lacks_is_looked_for_once_and_again_later() {
+fn a_missing_directory_is_looked_for_once_and_again_later() {
     let tree = Tree::with(&[("sys/devices/system/cpu/cpu0/topology/core_id", "0")]);
     let mut host = tree.host();
     let throttling = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count";
@@ -734,8 +734,8 @@ fn a_directory_that_came_back_below_the_same_device_is_found_again() {
 }
 
 #[test]
-fn running_out_of_descriptors_is_reported_and_passes() {
-    alone("running_out_of_descriptors_is_reported_and_passes", || {
+fn running_out_of_descriptors_is_reported_and_temporary() {
+    alone("running_out_of_descriptors_is_reported_and_temporary", || {
         let tree = Tree::with(&[
             ("sys/class/power_supply/AC/online", "1"),
             ("sys/block/sda/queue/rotational", "0"),
@@ -775,8 +775,8 @@ fn running_out_of_descriptors_is_reported_and_passes() {
 }
 
 #[test]
-fn a_fixed_file_for_which_no_descriptor_was_left_is_not_called_absent() {
-    alone("a_fixed_file_for_which_no_descriptor_was_left_is_not_called_absent", || {
+fn a_fixed_file_without_a_descriptor_is_not_reported_as_absent() {
+    alone("a_fixed_file_without_a_descriptor_is_not_reported_as_absent", || {
         let tree = Tree::with(&[("proc/loadavg", "1")]);
         let arguments = tree.arguments();
         let roots = roots(&arguments).unwrap();
@@ -805,7 +805,7 @@ fn udevs_files_are_never_cached() {
 }
 
 #[test]
-fn what_this_uid_may_not_read_is_denied() {
+fn files_that_this_uid_may_not_read_are_denied() {
     without_capabilities(|| {
         let closed = |tree: &Tree, path: &str| {
             fs::set_permissions(tree.at(path), fs::Permissions::from_mode(0o0)).unwrap();
@@ -935,7 +935,7 @@ fn a_mountinfo_of_many_pages_gives_every_mount() {
 }
 
 #[test]
-fn a_mountinfo_past_its_limit_says_that_mounts_are_missing() {
+fn a_mountinfo_longer_than_its_limit_is_truncated() {
     let limit = keyhole_policy::row(Query::RootFileSystems).unwrap().file_bytes;
     let line = "1 0 8:1 / / rw\n";
     let tree = Tree::with(&[("proc/1/mountinfo", &line.repeat(limit / line.len() + 1)), ("root/x", "")]);
@@ -945,7 +945,7 @@ fn a_mountinfo_past_its_limit_says_that_mounts_are_missing() {
 }
 
 #[test]
-fn a_mount_point_longer_than_any_path_is_left_out_and_it_says_so() {
+fn a_mount_point_longer_than_any_path_is_truncated() {
     // A parent of the mount that is renamed can make it so.
     let long = "/long".repeat(20_000);
     let text = format!("1 0 8:1 / / rw\n2 1 0:9 / {long} rw\n3 1 0:10 / /gone rw\n");
@@ -956,7 +956,7 @@ fn a_mount_point_longer_than_any_path_is_left_out_and_it_says_so() {
 }
 
 #[test]
-fn more_mounts_than_a_row_takes_are_cut_and_it_says_so() {
+fn more_mounts_than_a_row_takes_are_truncated() {
     let limit = keyhole_policy::row(Query::RootFileSystems).unwrap().entries;
     let lines: String = (0..=limit).map(|n| format!("1 0 8:1 / /m{n} rw\n")).collect();
     let tree = Tree::with(&[("proc/1/mountinfo", &lines), ("root/x", "")]);
@@ -1011,7 +1011,7 @@ fn a_row_is_answered_with_its_root_and_absent_without_it() {
 }
 
 #[test]
-fn a_query_of_another_class_is_none_of_this_host() {
+fn a_query_of_another_class_is_refused() {
     let tree = Tree::with(&[("proc/stat", "cpu")]);
     let arguments = tree.arguments();
     let roots = roots(&arguments).unwrap();
@@ -1041,7 +1041,7 @@ fn nothing_of_procfs_is_opened_after_the_start() {
 }
 
 #[test]
-fn processes_are_looked_for_each_time() {
+fn processes_are_listed_at_each_read() {
     let tree =
         Tree::with(&[("proc/1/stat", "1 (init) S"), ("proc/1/status", "Name:\tinit\n"), ("proc/1/fd/0", "")]);
     let mut host = tree.host();
@@ -1061,7 +1061,7 @@ fn processes_are_looked_for_each_time() {
 }
 
 #[test]
-fn an_empty_tree_answers_every_query_with_nothing() {
+fn an_empty_tree_has_no_file_for_any_query() {
     let tree = Tree::new();
     let mut host = tree.host();
     for row in TABLE {
@@ -1113,7 +1113,7 @@ fn a_tree_that_is_not_the_kernels_needs_the_view_flag() {
 }
 
 #[test]
-fn wildcards_in_procfs_are_followed_at_the_start_and_never_again() {
+fn wildcards_in_procfs_are_expanded_at_the_start_only() {
     let tree = Tree::with(&[
         ("proc/spl/kstat/zfs/fm", "counters"),
         ("proc/spl/kstat/zfs/tank/objset-0x36", "dataset"),
@@ -1135,7 +1135,7 @@ fn wildcards_in_procfs_are_followed_at_the_start_and_never_again() {
 }
 
 #[test]
-fn wildcards_in_procfs_lead_to_what_is_there_and_to_fixed_names() {
+fn wildcards_in_procfs_match_entries_and_keep_fixed_names() {
     let tree = Tree::with(&[("proc/a/1/b", ""), ("proc/a/2/b", ""), ("proc/a/3/b", "")]);
     let roots = roots(&tree.arguments()).unwrap();
     let names = |pattern: &'static str| {
@@ -1195,7 +1195,7 @@ fn datasets_beyond_the_limit_are_counted_and_not_opened() {
 }
 
 #[test]
-fn a_directory_with_nothing_in_it_is_empty_and_none_is_absent() {
+fn a_directory_without_entries_is_empty_and_a_missing_one_absent() {
     let tree = Tree::with(&[("proc/1/stat", "")]);
     fs::create_dir_all(tree.at("sys/class/hwmon")).unwrap();
     fs::create_dir_all(tree.at("sys/class/nvme/nvme-fabrics")).unwrap();
@@ -1305,7 +1305,7 @@ fn a_file_that_fails_midway_ends_with_its_errno() {
 }
 
 #[test]
-fn what_another_reader_hangs_in_is_left_out_and_the_rest_is_read() {
+fn files_that_another_reader_hangs_in_are_skipped_and_the_others_read() {
     let tree = Tree::with(&[
         ("proc/1/net/udp", "4"),
         ("proc/1/net/udp6", "6"),
@@ -1385,7 +1385,7 @@ const MOUNT_POINTS: [&str; 12] = [
 ];
 
 #[test]
-fn local_file_systems_are_asked_first_and_a_server_that_hangs_by_no_name_that_it_has() {
+fn local_file_systems_are_read_first_and_a_hung_server_is_skipped_under_all_its_names() {
     let tree = Tree::with(&[("proc/1/mountinfo", MOUNTINFO)]);
     MOUNT_POINTS.iter().for_each(|dir| fs::create_dir_all(tree.at(format!("root{dir}"))).unwrap());
     let arguments = Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() };
@@ -1426,7 +1426,7 @@ fn local_file_systems_are_asked_first_and_a_server_that_hangs_by_no_name_that_it
 }
 
 #[test]
-fn a_mount_that_may_hang_is_reported_as_asked_before_it_answers() {
+fn a_mount_that_may_hang_is_reported_before_its_statfs() {
     let mountinfo =
         "1 0 8:1 / / rw - ext4 x rw\n2 1 0:9 / /nfs rw - nfs4 s:/ rw\n3 1 0:9 / /o rw - overlay overlay rw\n";
     let tree = Tree::with(&[("proc/1/mountinfo", mountinfo), ("root/nfs/x", ""), ("root/o/x", "")]);
@@ -1441,7 +1441,7 @@ fn a_mount_that_may_hang_is_reported_as_asked_before_it_answers() {
 }
 
 #[test]
-fn a_probe_directory_that_goes_or_hangs_after_the_start_costs_itself() {
+fn a_probe_directory_that_disappears_or_hangs_affects_no_other() {
     let tree = Tree::with(&[("a/x", ""), ("b/x", "")]);
     let (a, b) = (tree.at("a"), tree.at("b"));
     let arguments = Arguments { probe_directories: vec![a.clone(), b.clone()], ..tree.arguments() };
@@ -1466,7 +1466,7 @@ fn a_probe_directory_that_goes_or_hangs_after_the_start_costs_itself() {
 }
 
 #[test]
-fn a_probe_directory_that_is_a_link_stands_for_where_it_leads() {
+fn a_probe_directory_may_be_a_symbolic_link() {
     let tree = Tree::new();
     symlink("/proc", tree.at("link")).unwrap();
     let arguments = Arguments { probe_directories: vec![tree.at("link")], ..tree.arguments() };
@@ -1477,7 +1477,7 @@ fn a_probe_directory_that_is_a_link_stands_for_where_it_leads() {
 }
 
 #[test]
-fn a_probe_directory_in_which_another_reader_hangs_is_left_out() {
+fn a_probe_directory_in_which_another_reader_hangs_is_skipped() {
     let tree = Tree::with(&[("a/x", ""), ("b/x", "")]);
     let (a, b) = (tree.at("a"), tree.at("b"));
     let arguments = Arguments { probe_directories: vec![a.clone(), b.clone()], ..tree.arguments() };
@@ -1524,7 +1524,7 @@ fn a_change_is_seen_by_the_readers_of_every_class() {
 }
 
 #[test]
-fn a_root_that_was_replaced_is_a_change_and_one_that_is_away_is_none() {
+fn a_replaced_root_is_a_change_and_a_missing_one_is_not() {
     for root in ["proc", "sys"] {
         let tree = Tree::new();
         let host = tree.host();
@@ -1536,7 +1536,7 @@ fn a_root_that_was_replaced_is_a_change_and_one_that_is_away_is_none() {
 }
 
 #[test]
-fn pid_1_that_can_be_seen_is_a_change() {
+fn pid_1_becoming_visible_is_a_change() {
     let tree = Tree::new();
     let host = tree.host();
     tree.put("proc/1/stat", "1 (init) S");
@@ -1545,7 +1545,7 @@ fn pid_1_that_can_be_seen_is_a_change() {
 }
 
 #[test]
-fn a_directory_of_a_wildcard_may_always_hold_something_new() {
+fn a_directory_of_a_wildcard_may_always_have_changed() {
     let tree = Tree::new();
     let host = tree.host();
     assert_eq!(host.changed_since_start(), Change::No);
@@ -1566,7 +1566,7 @@ fn remove_from_kernel(host: &mut Host, name: &str) {
 }
 
 #[test]
-fn what_the_kernel_has_removed_is_absent_and_what_it_cannot_read_is_an_error() {
+fn a_file_that_the_kernel_removed_is_absent_and_one_that_fails_is_an_error() {
     for (query, path) in [
         (Query::Ipvs, "proc/1/net/ip_vs"),
         (Query::Conntrack, "proc/1/net/stat/nf_conntrack"),
@@ -1594,7 +1594,7 @@ fn what_the_kernel_has_removed_is_absent_and_what_it_cannot_read_is_an_error() {
 }
 
 #[test]
-fn what_a_namespace_has_of_its_own_is_read_in_the_hosts_alone() {
+fn files_of_a_namespace_are_read_only_in_the_hosts() {
     const COUNT: &str = "proc/sys/net/netfilter/nf_conntrack_count";
     let tree = Tree::with(&[
         (COUNT, "7\n"),

@@ -146,7 +146,7 @@ proptest! {
 }
 
 #[test]
-fn frames_wait_for_the_next_query_until_there_are_many() {
+fn frames_wait_for_the_next_query_until_there_are_many_bytes() {
     let file = memory();
     let mut out = Output::new(file.as_fd());
     // However slow this machine is.
@@ -167,7 +167,7 @@ fn frames_wait_for_the_next_query_until_there_are_many() {
 }
 
 #[test]
-fn frames_wait_no_longer_than_a_moment() {
+fn frames_wait_at_most_the_write_interval() {
     let file = memory();
     let mut out = Output::new(file.as_fd());
     out.flushed = Instant::now() - WRITE_INTERVAL;
@@ -177,7 +177,7 @@ fn frames_wait_no_longer_than_a_moment() {
 }
 
 #[test]
-fn a_message_comes_behind_the_frames_that_wait() {
+fn a_message_follows_the_frames_that_wait() {
     let file = memory();
     let mut out = Output::new(file.as_fd());
     out.begin(Query::Stat);
@@ -190,7 +190,7 @@ fn a_message_comes_behind_the_frames_that_wait() {
 }
 
 #[test]
-fn time_that_the_broker_takes_is_not_spent_reading() {
+fn time_blocked_by_the_broker_is_not_reading_time() {
     let (mut broker, pipe) = std::io::pipe().unwrap();
     let mut out = Output::new(pipe.as_fd());
     let slow = std::thread::spawn(move || {
