@@ -1,7 +1,7 @@
-//! The broker's seal, rule by rule: what each rule allows and what it refuses, asked of the running kernel.
+//! The broker's sandbox, rule by rule: what each rule allows and what it refuses, asked of the running kernel.
 //!
-//! Filters are put in force in forked children of a process of their own; Landlock and capabilities on threads,
-//! to which they belong.
+//! Filters are installed in forked children of a separate process; Landlock and capabilities on threads, to which they
+//! belong.
 
 #[path = "../../tests/common/forked.rs"]
 mod forked;
@@ -14,7 +14,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use forked::{Call, End, REFUSED, alone, assert_other_interfaces_are_refused, forked, sealed, survived};
+use forked::{
+    Call, End, REFUSED, alone, assert_other_interfaces_are_refused, call_in_sandbox, forked, survived,
+};
 use keyhole_broker::sandbox::{self, DescriptorRules, PASSED_DESCRIPTOR_SYSCALLS, SYSCALLS, SandboxError};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::{Layer, ThreadStatus, capabilities, process, seccomp};
@@ -22,8 +24,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What a child exits with when it could not be sealed.
-const UNSEALED: i32 = 99;
+/// What a child exits with when it could not enter its sandbox.
+const NOT_IN_SANDBOX: i32 = 99;
 
 /// The broker's table, compiled for a socket directory, with the descriptor that its check reads.
 fn table(dir: &OwnedFd) -> (impl Fn() -> bool + use<>, ThreadStatus) {
@@ -48,9 +50,9 @@ fn number(name: &str) -> i64 {
 fn every_row_allows_its_call() {
     alone("every_row_allows_its_call", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
+        let (enter_sandbox, _status) = table(&dir);
         for row in SYSCALLS.iter().filter(|row| row.name != "rt_sigreturn") {
-            let end = sealed(&seal, Call::harmless(row));
+            let end = call_in_sandbox(&enter_sandbox, Call::harmless(row));
             assert!(survived(end), "{}: {end:?}", row.name);
         }
     });
@@ -64,7 +66,7 @@ fn a_signal_handler_returns_in_the_sandbox() {
     }
     alone("a_signal_handler_returns_in_the_sandbox", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
+        let (enter_sandbox, _status) = table(&dir);
         let end = forked(|| {
             let soon = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
             let timer =
@@ -74,10 +76,10 @@ fn a_signal_handler_returns_in_the_sandbox() {
                 libc::signal(libc::SIGALRM, handle as *const () as libc::sighandler_t);
                 libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
             }
-            if !seal() {
-                return UNSEALED;
+            if !enter_sandbox() {
+                return NOT_IN_SANDBOX;
             }
-            // The timer has taken the place of the alarm that would end a child that hangs.
+            // The timer replaces the alarm that would kill a child that hangs.
             let start = Instant::now();
             while !HANDLED.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(5) {
                 std::hint::spin_loop();
@@ -92,13 +94,13 @@ fn a_signal_handler_returns_in_the_sandbox() {
 fn every_other_call_kills_the_process() {
     alone("every_other_call_kills_the_process", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
+        let (enter_sandbox, _status) = table(&dir);
         let start = Instant::now();
         let allowed = |number: i64| SYSCALLS.iter().any(|row| row.number == number);
         for number in (0..=470).filter(|number| !allowed(*number)) {
-            let end = sealed(&seal, Call(number, [0; 6]));
-            // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
-            // nothing for anyone else who makes them.
+            let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
+            // The kernel runs no filter for the calls of its own probes (uretprobe, uprobe), and they do nothing for any
+            // other caller.
             let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
             assert!(end == REFUSED || probe, "system call {number}: {end:?}");
         }
@@ -110,8 +112,8 @@ fn every_other_call_kills_the_process() {
 fn unknown_numbers_and_other_system_call_interfaces_kill_the_process() {
     alone("unknown_numbers_and_other_system_call_interfaces_kill_the_process", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
-        assert_other_interfaces_are_refused("broker", &seal);
+        let (enter_sandbox, _status) = table(&dir);
+        assert_other_interfaces_are_refused("broker", &enter_sandbox);
     });
 }
 
@@ -119,14 +121,19 @@ fn unknown_numbers_and_other_system_call_interfaces_kill_the_process() {
 fn every_condition_of_every_row_is_enforced() {
     alone("every_condition_of_every_row_is_enforced", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
+        let (enter_sandbox, _status) = table(&dir);
         let mut refused = 0;
         for row in SYSCALLS {
             for argument in row.when {
                 for bit in (0..64).filter(|bit| argument.mask & (1 << bit) != 0) {
                     let call = Call::harmless(row).flipped(argument.index, bit);
                     if !call.is_allowed_by(SYSCALLS) {
-                        assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                        assert_eq!(
+                            call_in_sandbox(&enter_sandbox, call),
+                            REFUSED,
+                            "{} with {call:x?}",
+                            row.name
+                        );
                         refused += 1;
                     }
                 }
@@ -143,17 +150,22 @@ fn kernels_that_accept_passed_descriptors_get_a_few_more_rows() {
         let status = ThreadStatus::open().unwrap();
         let descriptor_rules = DescriptorRules::new(&status, Some(&dir)).with_passed_descriptors();
         let filter = seccomp::compile(&sandbox::syscalls(&descriptor_rules)).unwrap();
-        let seal = || seccomp::install(&filter, 0).in_force;
+        let enter_sandbox = || seccomp::install(&filter, 0).in_force;
         let (without, _status) = table(&dir);
         let rows = [SYSCALLS, PASSED_DESCRIPTOR_SYSCALLS].concat();
         for row in PASSED_DESCRIPTOR_SYSCALLS {
             let harmless = Call::harmless(row);
-            assert!(survived(sealed(&seal, harmless)), "{}", row.name);
-            assert_eq!(sealed(&without, harmless), REFUSED, "{} where nothing is passed", row.name);
+            assert!(survived(call_in_sandbox(&enter_sandbox, harmless)), "{}", row.name);
+            assert_eq!(call_in_sandbox(&without, harmless), REFUSED, "{} where nothing is passed", row.name);
             for argument in row.when {
                 for call in (0..32).map(|bit| harmless.flipped(argument.index, bit)) {
                     if !call.is_allowed_by(&rows) {
-                        assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                        assert_eq!(
+                            call_in_sandbox(&enter_sandbox, call),
+                            REFUSED,
+                            "{} with {call:x?}",
+                            row.name
+                        );
                     }
                 }
             }
@@ -164,7 +176,7 @@ fn kernels_that_accept_passed_descriptors_get_a_few_more_rows() {
     });
 }
 
-/// The arguments that are checked, by row: one that goes or comes is a change of the boundary.
+/// The checked arguments of each row: adding or removing one is a change of the security boundary.
 #[test]
 fn the_list_of_checked_arguments() {
     let checked = |row: &seccomp::Row| {
@@ -202,7 +214,7 @@ fn the_list_of_checked_arguments() {
 fn calls_of_an_intruder_kill_the_process() {
     alone("calls_of_an_intruder_kill_the_process", || {
         let (dir, opened) = tempdir();
-        let (seal, status) = table(&opened);
+        let (enter_sandbox, status) = table(&opened);
         let victim = dir.path().join("victim\0");
         let path = victim.to_str().unwrap().as_ptr() as u64;
         fs::write(dir.path().join("victim"), "x").unwrap();
@@ -227,7 +239,7 @@ fn calls_of_an_intruder_kill_the_process() {
             ("a look at its own status", Call(libc::SYS_pread64, [descriptor, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in allowed {
-            assert!(survived(sealed(&seal, call)), "{what}");
+            assert!(survived(call_in_sandbox(&enter_sandbox, call)), "{what}");
         }
 
         let refused = [
@@ -261,7 +273,7 @@ fn calls_of_an_intruder_kill_the_process() {
             ("a wait for any child, however long", Call(libc::SYS_wait4, [u64::MAX, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in refused {
-            assert_eq!(sealed(&seal, call), REFUSED, "{what}");
+            assert_eq!(call_in_sandbox(&enter_sandbox, call), REFUSED, "{what}");
         }
     });
 }
@@ -271,7 +283,7 @@ fn unlink_works_in_the_socket_directory_alone() {
     alone("unlink_works_in_the_socket_directory_alone", || {
         let (dir, opened) = tempdir();
         let (other, other_opened) = tempdir();
-        let (seal, _status) = table(&opened);
+        let (enter_sandbox, _status) = table(&opened);
         for dir in [&dir, &other] {
             fs::write(dir.path().join("socket"), "").unwrap();
             fs::create_dir(dir.path().join("dir")).unwrap();
@@ -279,7 +291,7 @@ fn unlink_works_in_the_socket_directory_alone() {
         let absolute = format!("{}\0", other.path().join("socket").display());
         let unlink = |dir: i32, name: &str, flags: i32| {
             let call = [dir as u64, name.as_ptr() as u64, flags as u64, 0, 0, 0];
-            sealed(&seal, Call(seccomp::numbers::unlinkat, call))
+            call_in_sandbox(&enter_sandbox, Call(seccomp::numbers::unlinkat, call))
         };
         assert_eq!(unlink(other_opened.as_raw_fd(), "socket\0", 0), REFUSED);
         assert_eq!(unlink(libc::AT_FDCWD, &absolute, 0), REFUSED);
@@ -295,7 +307,7 @@ fn unlink_works_in_the_socket_directory_alone() {
 fn the_sandbox_is_on_every_thread_and_is_confirmed() {
     alone("the_sandbox_is_on_every_thread_and_is_confirmed", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
+        let (enter_sandbox, _status) = table(&dir);
         let end = forked(|| {
             let (go, wait) = std::sync::mpsc::channel();
             let (say, heard) = std::sync::mpsc::channel();
@@ -309,15 +321,15 @@ fn the_sandbox_is_on_every_thread_and_is_confirmed() {
             heard.recv().unwrap();
             let status = ThreadStatus::open().unwrap();
             assert!(status.unconfirmed().unwrap().contains(&"seccomp"));
-            if !seal() {
-                return UNSEALED;
+            if !enter_sandbox() {
+                return NOT_IN_SANDBOX;
             }
             let confirmed = !status.unconfirmed().unwrap().contains(&"seccomp");
             go.send(()).unwrap();
             if !confirmed || !heard.recv().unwrap() {
                 return 1;
             }
-            // The other thread's forbidden call ends this one too.
+            // The forbidden call of the other thread kills the whole process.
             loop {
                 std::hint::spin_loop();
             }
@@ -347,12 +359,12 @@ fn a_layer_that_the_kernel_does_not_confirm_fails_the_start() {
 /// The newest Landlock ABI that the running kernel has; 0 without Landlock.
 fn landlock_abi() -> i64 {
     const VERSION: u64 = 1;
-    // SAFETY: with this flag and no attributes the call only tells a number.
+    // SAFETY: with this flag and no attributes the call only returns a number.
     let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, VERSION) };
     abi.max(0)
 }
 
-/// Runs `act` on a thread that Landlock holds to `grants`; not at all where the kernel has no Landlock.
+/// Runs `act` on a thread that Landlock restricts to `grants`; does nothing if the kernel has no Landlock.
 fn confined(grants: &[Grant<'_>], act: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let confine = || {
@@ -397,11 +409,11 @@ fn landlock_without_grants_refuses_every_path() {
         refused(open(dir.path().join("new"), OFlags::WRONLY | OFlags::CREATE), "a new file");
         refused(rustix::fs::unlink(dir.path().join("file")), "unlink");
 
-        // What was opened before goes on: the broker lives by it.
+        // Descriptors that were opened before still work: the broker needs that.
         let mut byte = [0];
         assert_eq!(rustix::io::pread(&held, &mut byte, 0), Ok(1));
         status.unconfirmed().unwrap();
-        // A thread that is started later is held too.
+        // A thread that is started later is restricted too.
         std::thread::spawn(|| refused(open("/etc/passwd", OFlags::RDONLY), "a later thread")).join().unwrap();
     });
 }
@@ -415,7 +427,7 @@ fn landlock_refuses_secrets_of_other_processes_even_below_a_grant() {
         without_capabilities();
         Ended(Command::new("sleep").arg("60").env("SECRET", "1").stdin(Stdio::null()).spawn().unwrap())
     };
-    // Not to be ended by the thread below: Landlock refuses that too.
+    // The thread below could not kill it: Landlock refuses signals too.
     let victim = std::thread::scope(|scope| scope.spawn(spawn).join().unwrap());
     let proc = File::open("/proc").unwrap();
     let act = || {
@@ -463,7 +475,7 @@ fn soon(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// A child that is gone when the test is.
+/// A child that is killed when it is dropped.
 struct Ended(std::process::Child);
 
 impl Drop for Ended {
@@ -522,7 +534,7 @@ fn landlock_allows_sysfs_to_be_read_and_not_written() {
     });
 }
 
-/// Not every kernel has every file.
+/// Treats a file that this kernel does not have as refused.
 fn absent_is_refused(errno: Errno) -> Errno {
     if errno == Errno::NOENT { Errno::ACCESS } else { errno }
 }
@@ -602,7 +614,7 @@ fn after_the_drop_every_capability_set_is_empty() {
             }
         }
         assert!(!ThreadStatus::open().unwrap().unconfirmed().unwrap().contains(&"capabilities"));
-        // uid 0 alone is worth nothing.
+        // uid 0 without capabilities has no privilege.
         let owner = Some(rustix::fs::Uid::from_raw(64646));
         assert_eq!(rustix::fs::chown(dir.path(), owner, None), Err(Errno::PERM));
     };

@@ -1,4 +1,4 @@
-//! The seals of a zygote and of the readers of each class, rule by rule: what each rule allows and what it refuses,
+//! The sandboxes of the zygote and of the readers of each class, rule by rule: what each rule allows and what it refuses,
 //! asked of the running kernel.
 //!
 //! Filters are put in force in forked children of a process of their own; Landlock on threads, to which it belongs.
@@ -13,7 +13,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use forked::{Call, End, REFUSED, alone, assert_other_interfaces_are_refused, forked, sealed, survived};
+use forked::{
+    Call, End, REFUSED, alone, assert_other_interfaces_are_refused, call_in_sandbox, forked, survived,
+};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::seccomp::{self, Program, Row, Rule, numbers};
 use keyhole_os::shared::SharedCells;
@@ -35,22 +37,22 @@ fn compiled(rows: &[Row]) -> Program {
 }
 
 /// Tables, put in force one after the other.
-fn seal(tables: &[&[Row]]) -> impl Fn() -> bool + use<> {
+fn sandbox(tables: &[&[Row]]) -> impl Fn() -> bool + use<> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
     let filters: Vec<Program> = tables.iter().map(|rows| compiled(rows)).collect();
     move || filters.iter().all(|filter| seccomp::install(filter, 0).in_force)
 }
 
 /// What puts filters in force; whether they are.
-type Seal = Box<dyn Fn() -> bool>;
+type EnterSandbox = Box<dyn Fn() -> bool>;
 
-/// Each process, its table, and its seal as it is in reality: a reader's filter lies on its zygote's.
-fn processes() -> Vec<(&'static str, Vec<Row>, Seal)> {
-    let zygote: (_, _, Seal) = ("zygote", ZYGOTE.to_vec(), Box::new(seal(&[ZYGOTE])));
+/// Each process, its table, and a function that enters its sandbox: a reader's filter is stacked on the zygote's.
+fn processes() -> Vec<(&'static str, Vec<Row>, EnterSandbox)> {
+    let zygote: (_, _, EnterSandbox) = ("zygote", ZYGOTE.to_vec(), Box::new(sandbox(&[ZYGOTE])));
     let reader = |class: &Class| {
         let rows = reader_syscalls(*class);
-        let seal: Seal = Box::new(seal(&[ZYGOTE, &rows]));
-        (class.name(), rows, seal)
+        let enter_sandbox: EnterSandbox = Box::new(sandbox(&[ZYGOTE, &rows]));
+        (class.name(), rows, enter_sandbox)
     };
     [zygote].into_iter().chain(Class::ALL.iter().map(reader)).collect()
 }
@@ -65,12 +67,12 @@ fn harmless(row: &Row) -> Call {
     call
 }
 
-/// What becomes of a process that opens something under a seal.
-fn opening(seal: &impl Fn() -> bool, flags: OFlags) -> End {
-    const UNSEALED: i32 = 99;
+/// What becomes of a process that opens something in a sandbox.
+fn opening(enter_sandbox: &impl Fn() -> bool, flags: OFlags) -> End {
+    const NOT_IN_SANDBOX: i32 = 99;
     forked(|| {
-        if !seal() {
-            return UNSEALED;
+        if !enter_sandbox() {
+            return NOT_IN_SANDBOX;
         }
         let _ = rustix::fs::openat(CWD, "nothing/of/this/name", flags, Mode::empty());
         0
@@ -80,9 +82,9 @@ fn opening(seal: &impl Fn() -> bool, flags: OFlags) -> End {
 #[test]
 fn every_row_allows_its_call() {
     alone("every_row_allows_its_call", || {
-        for (process, rows, seal) in processes() {
+        for (process, rows, enter_sandbox) in processes() {
             for row in &rows {
-                let end = sealed(&seal, harmless(row));
+                let end = call_in_sandbox(&enter_sandbox, harmless(row));
                 assert!(survived(end), "{process}: {} ({}): {end:?}", row.name, row.reason);
             }
         }
@@ -113,9 +115,9 @@ fn a_reader_makes_at_most_16_system_calls() {
 fn every_other_call_kills_the_process() {
     alone("every_other_call_kills_the_process", || {
         let start = Instant::now();
-        for (process, rows, seal) in processes() {
+        for (process, rows, enter_sandbox) in processes() {
             for number in (0..=470).filter(|number| rows.iter().all(|row| row.number != *number)) {
-                let end = sealed(&seal, Call(number, [0; 6]));
+                let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
                 // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
                 // nothing for anyone else who makes them.
                 let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
@@ -129,8 +131,8 @@ fn every_other_call_kills_the_process() {
 #[test]
 fn unknown_numbers_and_other_system_call_interfaces_kill_the_process() {
     alone("unknown_numbers_and_other_system_call_interfaces_kill_the_process", || {
-        for (process, _, seal) in processes() {
-            assert_other_interfaces_are_refused(process, &seal);
+        for (process, _, enter_sandbox) in processes() {
+            assert_other_interfaces_are_refused(process, &enter_sandbox);
         }
     });
 }
@@ -138,7 +140,7 @@ fn unknown_numbers_and_other_system_call_interfaces_kill_the_process() {
 #[test]
 fn every_condition_of_every_row_is_enforced() {
     alone("every_condition_of_every_row_is_enforced", || {
-        for (process, rows, seal) in processes() {
+        for (process, rows, enter_sandbox) in processes() {
             let mut refused = 0;
             for row in &rows {
                 for argument in row.when {
@@ -146,7 +148,7 @@ fn every_condition_of_every_row_is_enforced() {
                         let call = harmless(row).flipped(argument.index, bit);
                         if !call.is_allowed_by(&rows) {
                             assert_eq!(
-                                sealed(&seal, call),
+                                call_in_sandbox(&enter_sandbox, call),
                                 REFUSED,
                                 "{process}: {} with {call:x?}",
                                 row.name
@@ -196,10 +198,10 @@ fn readers_open_files_with_the_flags_of_their_class_only() {
                 Class::Files | Class::Processes => &[file, list],
                 Class::Mounts => &[ask],
             };
-            let seal = seal(&[ZYGOTE, &reader_syscalls(class)]);
+            let enter_sandbox = sandbox(&[ZYGOTE, &reader_syscalls(class)]);
             for flags in ways {
                 let expected = if allowed.contains(&flags) { End::Exited(0) } else { REFUSED };
-                assert_eq!(opening(&seal, flags), expected, "{class:?}: {flags:?}");
+                assert_eq!(opening(&enter_sandbox, flags), expected, "{class:?}: {flags:?}");
             }
         }
     });
@@ -225,9 +227,9 @@ fn nothing_is_opened_for_writing() {
             OFlags::CLOEXEC,
             OFlags::CLOEXEC | OFlags::PATH,
         ];
-        for (process, _, seal) in processes() {
+        for (process, _, enter_sandbox) in processes() {
             for flags in write.iter().flat_map(|write| read.map(|read| read | *write)) {
-                assert_eq!(opening(&seal, flags), REFUSED, "{process}: {flags:?}");
+                assert_eq!(opening(&enter_sandbox, flags), REFUSED, "{process}: {flags:?}");
             }
         }
     });
@@ -285,7 +287,7 @@ fn calls_of_an_intruder_kill_the_process() {
             ("a program in the kernel", Call(libc::SYS_bpf, [0, 0, 0, 0, 0, 0])),
             ("io_uring", Call(libc::SYS_io_uring_setup, [1, 0, 0, 0, 0, 0])),
         ];
-        // What a zygote does, and what a reader does before it is sealed.
+        // What a zygote does, and what a reader does before its sandbox.
         let of_readers = [
             ("another process", Call(libc::SYS_clone, [0x0120_0011, 0, 0, 0, 0, 0])),
             ("a wait for a process", Call(libc::SYS_wait4, [fd, 0, libc::WNOHANG as u64, 0, 0, 0])),
@@ -300,12 +302,12 @@ fn calls_of_an_intruder_kill_the_process() {
             ),
             ("its own pipes anew", Call(libc::SYS_dup3, [fd, 0, 0, 0, 0, 0])),
         ];
-        for (process, _, seal) in processes() {
+        for (process, _, enter_sandbox) in processes() {
             for (what, call) in of_all {
-                assert_eq!(sealed(&seal, call), REFUSED, "{process}: {what}");
+                assert_eq!(call_in_sandbox(&enter_sandbox, call), REFUSED, "{process}: {what}");
             }
             for (what, call) in of_readers.iter().filter(|_| process != "zygote") {
-                assert_eq!(sealed(&seal, *call), REFUSED, "{process}: {what}");
+                assert_eq!(call_in_sandbox(&enter_sandbox, *call), REFUSED, "{process}: {what}");
             }
         }
         // What a class does, and others do not.
@@ -321,7 +323,7 @@ fn calls_of_an_intruder_kill_the_process() {
             ("a directory itself", itself, &[Processes]),
         ] {
             for class in Class::ALL {
-                let end = sealed(&seal(&[ZYGOTE, &reader_syscalls(class)]), call);
+                let end = call_in_sandbox(&sandbox(&[ZYGOTE, &reader_syscalls(class)]), call);
                 assert_eq!(survived(end), classes.contains(&class), "{class:?}: {what}: {end:?}");
             }
         }

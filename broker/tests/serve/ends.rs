@@ -1,4 +1,4 @@
-//! What ends when one of the processes ends, and what is said of it.
+//! What happens when one of the processes exits, and what is logged.
 
 use std::fs;
 use std::process::Command;
@@ -15,7 +15,7 @@ fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }
 
-/// Whether a process has ended; one that nobody has waited for counts.
+/// Whether a process has exited; also true for a zombie.
 fn has_ended(pid: u32) -> bool {
     let state = |status: String| status.lines().any(|line| line.starts_with("State:\tZ"));
     fs::read_to_string(format!("/proc/{pid}/status")).map_or(true, state)
@@ -117,7 +117,7 @@ fn stray_signals_kill_no_process() {
 #[test]
 fn a_log_that_is_not_read_and_a_full_disk_stop_nothing() {
     let (unread, writer) = std::io::pipe().unwrap();
-    // Nothing else is taken by it: every line waits.
+    // The pipe takes nothing more: every line waits.
     fill(&writer);
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let (closed, broken) = std::io::pipe().unwrap();
@@ -137,7 +137,7 @@ fn a_log_that_is_not_read_and_a_full_disk_stop_nothing() {
     drop(unread);
 }
 
-/// Writes to a pipe until it takes no more.
+/// Fills a pipe.
 fn fill(pipe: &std::io::PipeWriter) {
     let flags = rustix::fs::fcntl_getfl(pipe).unwrap();
     rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
@@ -158,7 +158,7 @@ fn when_the_zygote_is_killed_the_broker_reports_it_and_exits() {
     let log = log(&stage);
     let last = log.lines().last().unwrap();
     assert!(last.contains("error: the zygote has exited: killed by signal 9"), "{last}");
-    assert!(fs::symlink_metadata(stage.socket()).is_err(), "no socket is left that nobody listens on");
+    assert!(fs::symlink_metadata(stage.socket()).is_err(), "no stale socket is left");
     all_end(&processes[1..]);
 }
 
@@ -218,7 +218,7 @@ fn all_processes_end_with_their_container() {
         return;
     }
     let stage = Stage::new();
-    // Its PID 1, as in a container.
+    // The broker as PID 1, as in a container.
     let mut command = Command::new("unshare");
     let setpriv = "exec setpriv --reuid=$1 --regid=$1 --clear-groups --inh-caps=-all $2 --socket.path=$3";
     command.args(["--pid", "--fork", "--mount-proc", "sh", "-c", setpriv, "sh", &BROKER.to_string()]);
@@ -236,7 +236,10 @@ fn a_start_without_the_right_reader_says_what_to_do_and_leaves_no_socket() {
     let stage = Stage::new();
     fs::remove_file(stage.at("keyhole-reader")).unwrap();
     let line = refusal(&mut stage.command(&["--log.level=error"]));
-    assert!(line.contains("keyhole-reader") && line.contains("must lie beside keyhole-broker"), "{line}");
+    assert!(
+        line.contains("keyhole-reader") && line.contains("must be in the directory of keyhole-broker"),
+        "{line}"
+    );
     for (program, hint) in [("/bin/true", "of this version"), ("/bin/false", "of this version")] {
         fs::copy(program, stage.at("keyhole-reader")).unwrap();
         let line = refusal(&mut stage.command(&["--log.level=error"]));
@@ -269,7 +272,7 @@ fn readers_are_waited_for_even_if_sigchld_was_ignored() {
     }
     let stage = Stage::new();
     let mut command = stage.command(&["--log.level=info"]);
-    // SAFETY: the child changes how it treats one signal, which is inherited.
+    // SAFETY: the child changes the action of one signal, which is inherited.
     unsafe {
         std::os::unix::process::CommandExt::pre_exec(&mut command, || {
             libc::signal(libc::SIGCHLD, libc::SIG_IGN);

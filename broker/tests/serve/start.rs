@@ -1,4 +1,4 @@
-//! How it starts, and refuses to; how it ends.
+//! How the broker starts, when it refuses to, and how it exits.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -19,10 +19,10 @@ fn the_socket_is_for_its_owner_and_the_group_of_the_flag() {
     let group = if is_root() { 64700 } else { getgid().as_raw() };
     let mut command = stage.command_as_is(&[format!("--socket.group={group}")]);
     let become_broker = is_root();
-    // SAFETY: the child only makes system calls that take numbers, and one with memory that lives through it.
+    // SAFETY: the child only makes system calls that take numbers, and one with memory that outlives it.
     unsafe {
         command.pre_exec(move || {
-            // The mask of whoever starts it is not asked.
+            // The inherited umask has no effect.
             libc::umask(0);
             let became = !become_broker
                 || libc::setgroups(1, &group) == 0 && libc::setgid(BROKER) == 0 && libc::setuid(BROKER) == 0;
@@ -41,12 +41,12 @@ fn a_signal_stops_it_and_removes_the_socket() {
     for signal in [Signal::TERM, Signal::INT] {
         let stage = Stage::new();
         let mut broker = stage.start(&["--log.level=info"]);
-        // With a connection open, and one in the middle of nothing.
+        // With an open connection, and one without a request.
         let _idle = broker.connect();
         broker.read(&[Query::Loadavg]);
         broker.signal(signal);
         assert_eq!(broker.wait().code(), Some(0), "{}", fs::read_to_string(stage.at("log")).unwrap());
-        assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is gone");
+        assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is removed");
     }
 }
 
@@ -82,7 +82,7 @@ fn a_closed_log_stops_nothing() {
     assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
     broker.signal(Signal::TERM);
     assert_eq!(broker.wait().code(), Some(0));
-    assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is gone");
+    assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is removed");
 }
 
 #[test]
@@ -102,9 +102,9 @@ fn the_socket_of_a_running_broker_is_not_replaced() {
     let broker = stage.start(&["--log.level=info"]);
     let line = refusal(&mut stage.command(&["--log.level=warn"]));
     assert!(line.contains("--socket.path=") && line.contains("stop it, or choose another path"), "{line}");
-    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok, "the first one goes on");
+    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok, "the first one keeps running");
 
-    // Nor that of any other program that listens.
+    // Nor is the socket of any other program that listens.
     let other = Stage::new();
     let listener = UnixListener::bind(other.socket()).unwrap();
     fs::set_permissions(other.socket(), Permissions::from_mode(0o777)).unwrap();
@@ -209,7 +209,7 @@ fn a_start_that_fails_says_what_to_do_in_one_line() {
         assert!(hints.iter().all(|hint| line.contains(hint)), "{argument}: {line}");
     }
     for socket in [stage.at("nowhere/broker.sock"), stage.at("broker.sock"), stage.at("run/x".repeat(60))] {
-        // Unless the tests' own uid may write there.
+        // Unless the uid of the tests may write there.
         if socket == stage.at("broker.sock") && !is_root() {
             continue;
         }
@@ -239,7 +239,7 @@ fn commands_that_only_print() {
     assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("--allow-uid=UID"));
 }
 
-/// Makes one system call fail with ENOSYS, as on a kernel that has it not. For the child alone, before it runs.
+/// Makes one system call fail with ENOSYS in the child, as on a kernel without it.
 fn without_syscall(command: &mut std::process::Command, number: libc::c_long) {
     const fn op(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
         libc::sock_filter { code: code as u16, jt, jf, k }
@@ -272,9 +272,10 @@ fn a_missing_layer_fails_the_start_only_if_it_is_required() {
     let mut required = stage.command(&["--log.level=error", "--sandbox.require=limits,landlock"]);
     without_syscall(&mut required, libc::SYS_landlock_create_ruleset);
     let line = refusal(&mut required);
-    for said in ["--sandbox.require=landlock", "this kernel has no Landlock", "lsm=", "or do not require it"]
+    for output in
+        ["--sandbox.require=landlock", "this kernel has no Landlock", "lsm=", "or do not require it"]
     {
-        assert!(line.contains(said), "{line}");
+        assert!(line.contains(output), "{line}");
     }
     assert!(fs::symlink_metadata(stage.socket()).is_err(), "no socket is left that nobody listens on");
 
