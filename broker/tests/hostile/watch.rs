@@ -143,7 +143,7 @@ impl WellBehavedClient {
         std::mem::take(&mut *self.failures.lock().unwrap())
     }
 
-    fn note<T>(&self, what: &str, start: Instant, answer: Result<T, String>) {
+    fn record<T>(&self, what: &str, start: Instant, answer: Result<T, String>) {
         let mut worst = self.worst.lock().unwrap();
         *worst = (*worst).max(start.elapsed());
         if let Err(error) = answer {
@@ -155,8 +155,8 @@ impl WellBehavedClient {
 /// Sends requests at an interval until the test is over, on one connection, and like a probe on new ones.
 ///
 /// A client of the hostile uid shares its limits: for it RESOURCE_EXHAUSTED is an answer, and it opens no new connections.
-pub(crate) fn ask_until_stopped(client: &WellBehavedClient, socket: &Path, over: &AtomicU64) {
-    let shares_limits = client.name == "the same uid";
+pub(crate) fn ask_until_stopped(results: &WellBehavedClient, socket: &Path, over: &AtomicU64) {
+    let shares_limits = results.name == "the same uid";
     let answered = |answer: Result<(), tonic::Status>| match answer {
         Err(status) if shares_limits && status.code() == Code::ResourceExhausted => Ok(()),
         answer => answer.map_err(|status| status.to_string()),
@@ -170,15 +170,15 @@ pub(crate) fn ask_until_stopped(client: &WellBehavedClient, socket: &Path, over:
         while over.load(Ordering::Relaxed) == 0 {
             let start = Instant::now();
             let answer = read(&mut client, &[Query::Stat, Query::Meminfo, Query::Loadavg]).await;
-            client.note("read", start, answered(answer.map(drop)));
+            results.record("read", start, answered(answer.map(drop)));
             let start = Instant::now();
             let answer = health.check(service()).await;
-            client.note("health", start, answered(answer.map(drop)));
+            results.record("health", start, answered(answer.map(drop)));
             if !shares_limits {
                 let start = Instant::now();
-                client.note("probe", start, probe(socket, service()).await);
+                results.record("probe", start, probe(socket, service()).await);
             }
-            client.asked.fetch_add(1, Ordering::Relaxed);
+            results.asked.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(INTERVAL).await;
         }
     });

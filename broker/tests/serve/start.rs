@@ -272,10 +272,9 @@ fn a_missing_layer_fails_the_start_only_if_it_is_required() {
     let mut required = stage.command(&["--log.level=error", "--sandbox.require=limits,landlock"]);
     without_syscall(&mut required, libc::SYS_landlock_create_ruleset);
     let line = refusal(&mut required);
-    for output in
-        ["--sandbox.require=landlock", "this kernel has no Landlock", "lsm=", "or do not require it"]
+    for text in ["--sandbox.require=landlock", "this kernel has no Landlock", "lsm=", "or do not require it"]
     {
-        assert!(line.contains(output), "{line}");
+        assert!(line.contains(text), "{line}");
     }
     assert!(fs::symlink_metadata(stage.socket()).is_err(), "no socket is left that nobody listens on");
 
