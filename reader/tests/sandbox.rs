@@ -36,14 +36,14 @@ fn compiled(rows: &[Row]) -> Program {
     seccomp::compile(&rules).unwrap()
 }
 
-/// Tables, put in force one after the other.
+/// A function that installs the filters of tables, one after another.
 fn sandbox(tables: &[&[Row]]) -> impl Fn() -> bool + use<> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
     let filters: Vec<Program> = tables.iter().map(|rows| compiled(rows)).collect();
     move || filters.iter().all(|filter| seccomp::install(filter, 0).in_force)
 }
 
-/// What puts filters in force; whether they are.
+/// Installs filters; returns whether they are in force.
 type EnterSandbox = Box<dyn Fn() -> bool>;
 
 /// Each process, its table, and a function that enters its sandbox: a reader's filter is stacked on the zygote's.
@@ -57,17 +57,17 @@ fn processes() -> Vec<(&'static str, Vec<Row>, EnterSandbox)> {
     [zygote].into_iter().chain(Class::ALL.iter().map(reader)).collect()
 }
 
-/// A call of a row that its conditions allow, and that ends.
+/// A call that meets the conditions of a row, and returns.
 fn harmless(row: &Row) -> Call {
     let mut call = Call::harmless(row);
     if row.name == "ppoll" {
-        // An address that is none for the time to wait, since without one it waits for ever.
+        // An invalid address of the time-out: without a time-out it would wait forever.
         call.1[2] = 1;
     }
     call
 }
 
-/// What becomes of a process that opens something in a sandbox.
+/// The end of a process that opens a file in a sandbox.
 fn opening(enter_sandbox: &impl Fn() -> bool, flags: OFlags) -> End {
     const NOT_IN_SANDBOX: i32 = 99;
     forked(|| {
@@ -101,7 +101,7 @@ fn a_reader_makes_at_most_16_system_calls() {
         (Class::Processes, 13),
         (Class::Mounts, 13),
     ] {
-        // fcntl is a row of debug builds alone.
+        // fcntl is allowed only in debug builds.
         let rows = reader_syscalls(class);
         let names: BTreeSet<&str> = rows.iter().map(|row| row.name).filter(|name| *name != "fcntl").collect();
         println!("{}: {} system calls: {names:?}", class.name(), names.len());
@@ -118,8 +118,8 @@ fn every_other_call_kills_the_process() {
         for (process, rows, enter_sandbox) in processes() {
             for number in (0..=470).filter(|number| rows.iter().all(|row| row.number != *number)) {
                 let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
-                // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
-                // nothing for anyone else who makes them.
+                // The kernel runs no filter for the calls of its own probes (uretprobe, uprobe), and they do nothing for
+                // any other caller.
                 let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
                 assert!(end == REFUSED || probe, "{process}: system call {number}: {end:?}");
             }
@@ -287,7 +287,7 @@ fn calls_of_an_intruder_kill_the_process() {
             ("a program in the kernel", Call(libc::SYS_bpf, [0, 0, 0, 0, 0, 0])),
             ("io_uring", Call(libc::SYS_io_uring_setup, [1, 0, 0, 0, 0, 0])),
         ];
-        // What a zygote does, and what a reader does before its sandbox.
+        // Calls of the zygote, and of a reader before its sandbox.
         let of_readers = [
             ("another process", Call(libc::SYS_clone, [0x0120_0011, 0, 0, 0, 0, 0])),
             ("a wait for a process", Call(libc::SYS_wait4, [fd, 0, libc::WNOHANG as u64, 0, 0, 0])),
@@ -300,7 +300,7 @@ fn calls_of_an_intruder_kill_the_process() {
                 "a root",
                 Call(libc::SYS_openat, [cwd, path, (libc::O_DIRECTORY | libc::O_CLOEXEC) as u64, 0, 0, 0]),
             ),
-            ("its own pipes anew", Call(libc::SYS_dup3, [fd, 0, 0, 0, 0, 0])),
+            ("replacing its own pipes", Call(libc::SYS_dup3, [fd, 0, 0, 0, 0, 0])),
         ];
         for (process, _, enter_sandbox) in processes() {
             for (what, call) in of_all {
@@ -310,7 +310,7 @@ fn calls_of_an_intruder_kill_the_process() {
                 assert_eq!(call_in_sandbox(&enter_sandbox, *call), REFUSED, "{process}: {what}");
             }
         }
-        // What a class does, and others do not.
+        // Calls of one class that others may not make.
         let link = Call(libc::SYS_readlinkat, [fd, path, 0, 0, 0, 0]);
         let numbers = Call(libc::SYS_fstatfs, [fd, 0, 0, 0, 0, 0]);
         let names = Call(libc::SYS_getdents64, [fd, 0, 0, 0, 0, 0]);

@@ -106,7 +106,7 @@ fn no_flood_costs_more_where_the_kernel_does_not_refuse_descriptors() {
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Floods a broker while others ask; returns what it did not failures_under.
+/// Floods a broker while other clients send requests; returns the limits that it exceeded.
 fn failures_under<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f Flood>) -> Vec<String> {
     // Memory that is in use after the first read is not a leak.
     broker.read(&keyhole_policy::TABLE.iter().map(|row| row.query).collect::<Vec<_>>());

@@ -1,5 +1,5 @@
-//! What is read of trees that look like a host's. Kernel behaviour that a directory cannot show (ENODEV of a cached
-//! descriptor) is left to the tests with the real programs.
+//! Reads of fixture trees. Kernel behaviour that a directory does not have (such as ENODEV of a cached descriptor) is
+//! tested with the real programs.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _};
@@ -23,10 +23,10 @@ use crate::cache::{CELLS_PER_SLOT, InProgress, RETRY_AFTER_READS, hash};
 use crate::mounts::mounts;
 use crate::read::{LISTING_LIMIT, NAMES_LIMIT};
 
-/// How many files a host of these tests may cache, where a test says nothing else.
+/// The descriptor budget of these tests, unless a test sets another.
 const CACHED_FILES: u64 = 1024;
 
-/// A directory with `proc` and `sys`, and whatever else a test puts there.
+/// A directory with `proc`, `sys` and files of a test.
 struct Tree(TempDir);
 
 impl Tree {
@@ -68,12 +68,12 @@ impl Tree {
     }
 }
 
-/// A host of every row.
+/// A host with every row.
 fn host(arguments: &Arguments, view: ViewMode) -> Host {
     host_beside(arguments, view, &[])
 }
 
-/// The same, while other readers of its class are asking for `hung`.
+/// The same, while other readers of its class hang in `hung`.
 fn host_beside(arguments: &Arguments, view: ViewMode, hung: &[&[u8]]) -> Host {
     let hung: Vec<InProgress> = hung.iter().map(|path| [hash(path), 0, 0]).collect();
     host_beside_readers(arguments, view, &hung)
@@ -86,7 +86,7 @@ fn host_beside_readers(arguments: &Arguments, view: ViewMode, hung: &[InProgress
     Host::open(TABLE.iter(), arguments, roots, view, shared)
 }
 
-/// What the readers of a class share, of which those in the slots from 1 on ask for `hung`.
+/// The shared page of a class, in which the readers of the slots from 1 on hang in `hung`.
 fn page(hung: &[InProgress]) -> SharedCells {
     let page = SharedCells::new().unwrap();
     for (slot, asked) in (1..).zip(hung) {
@@ -97,18 +97,18 @@ fn page(hung: &[InProgress]) -> SharedCells {
     page
 }
 
-/// Every root of a reader that is the first.
+/// Every root, opened by a first reader.
 fn roots(arguments: &Arguments) -> Result<Roots, String> {
     Roots::open(arguments, &Class::ALL, &SharedState::new(page(&[]), 0, 0))
 }
 
-/// Everything that one read returned.
+/// The result of one read.
 #[derive(Debug)]
 struct Answer {
     outcome: Outcome,
     /// How many items a limit left out.
     left_out: u64,
-    /// Whether something was left out since another reader hangs in it.
+    /// Whether something was skipped because another reader hangs in it.
     skipped: bool,
     files: Vec<v1::File>,
     file_systems: Vec<v1::FileSystem>,
@@ -123,7 +123,7 @@ fn read_with(host: &mut Host, query: Query, scratch: &mut Scratch) -> Answer {
     read_into(host, query, scratch, &mut memory())
 }
 
-/// The same, by way of a file.
+/// The same, with a given output file.
 fn read_into(host: &mut Host, query: Query, scratch: &mut Scratch, file: &mut File) -> Answer {
     file.set_len(0).unwrap();
     file.rewind().unwrap();
@@ -144,7 +144,7 @@ fn memory() -> File {
     rustix::fs::memfd_create("answer", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into()
 }
 
-/// What a client makes of the frames of one answer.
+/// Decodes the frames of one answer.
 fn answer(query: Query, mut frames: &[u8]) -> Answer {
     let mut answer = Answer {
         outcome: Outcome::Unspecified,
@@ -182,7 +182,7 @@ fn reason(host: &Host, query: Query) -> Option<String> {
     host.unavailable().find_map(|(unavailable, _, reason)| (unavailable == query).then_some(reason))
 }
 
-/// An output to a broker that has gone.
+/// The pipe of a broker that is gone.
 fn gone_broker() -> OwnedFd {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap().1
 }
@@ -203,7 +203,7 @@ fn bytes(file: &v1::File) -> &[u8] {
 }
 
 impl Answer {
-    /// The names of what came, each once, in order.
+    /// The names of the files, each once, in order.
     fn names(&self) -> Vec<String> {
         let mut names: Vec<String> =
             self.files.iter().map(|file| name(file).escape_ascii().to_string()).collect();
@@ -215,7 +215,7 @@ impl Answer {
         self.files.iter().filter(|file| name(file) == path.as_bytes()).collect()
     }
 
-    /// A file, its chunks put together; none when it did not come.
+    /// The content of a file, joined from its chunks; none if it was not sent.
     fn text(&self, path: &str) -> Option<String> {
         let chunks = self.chunks(path);
         let whole = chunks.iter().flat_map(|chunk| bytes(chunk)).copied().collect();
@@ -232,7 +232,7 @@ impl Answer {
     }
 }
 
-/// Runs `act` on a thread without capabilities, to which the modes of its own files apply even as root.
+/// Runs `act` on a thread without capabilities, to which file modes apply even as root.
 fn without_capabilities(act: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         let dropped = keyhole_os::capabilities::drop_all();
@@ -242,7 +242,7 @@ fn without_capabilities(act: impl FnOnce() + Send + 'static) {
     thread.join().unwrap();
 }
 
-/// Runs `act` in a process of its own, for what concerns all of a process; `test` is the test that calls.
+/// Runs `act` in a process of its own, for settings of the whole process; `test` is the name of the caller.
 fn alone(test: &str, act: impl FnOnce()) {
     const ALONE: &str = "KEYHOLE_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
@@ -287,7 +287,7 @@ fn an_open_file_is_read_from_its_start_each_time() {
 
 #[test]
 fn a_long_file_comes_in_chunks_that_concatenate() {
-    // A two-byte character lies across the first cut: those chunks are no text, the whole is.
+    // A two-byte character is split between the first chunks: these are not UTF-8, but the whole is.
     let text = format!("{}é{}", "x".repeat(CHUNK_BYTES - 1), "y".repeat(2 * CHUNK_BYTES));
     let tree = Tree::with(&[("proc/1/net/dev", &text)]);
     let answer = read(&mut tree.host(), Query::NetDev);
@@ -320,7 +320,7 @@ fn a_file_longer_than_its_limit_is_truncated() {
         let (last, before) = cut.files.split_last().unwrap();
         assert!(
             last.truncated && before.iter().all(|file| !file.truncated),
-            "{path}: the last chunk says so"
+            "{path}: the last chunk is marked"
         );
     }
 }
@@ -410,7 +410,7 @@ fn interfaces_that_swap_names_keep_their_values() {
         ["sys/class/net/eth0/mtu", "sys/class/net/eth1/mtu"].map(|path| answer.text(path).unwrap())
     };
     assert_eq!(mtus(&mut host), ["1400", "1300"]);
-    // As `ip link set name` does: the kernel goes on serving an open descriptor of a device that was renamed.
+    // As by `ip link set name`: an open descriptor still shows the device that was renamed.
     for (from, to) in [("eth0", "tmp"), ("eth1", "eth0"), ("tmp", "eth1")] {
         fs::rename(tree.at("sys/class/net").join(from), tree.at("sys/class/net").join(to)).unwrap();
     }
@@ -435,8 +435,8 @@ fn a_link_on_the_way_is_followed_since_sysfs_is_made_of_them() {
     let tree = Tree::with(&[("sys/devices/virtual/net/lo/mtu", "65536"), ("elsewhere/mtu", "1")]);
     fs::create_dir_all(tree.at("sys/class/net")).unwrap();
     symlink("../../devices/virtual/net/lo", tree.at("sys/class/net/lo")).unwrap();
-    // One that leaves the root is followed too: Landlock alone stops it (tests/sandbox.rs), and nobody but the
-    // kernel makes links in sysfs.
+    // A link out of the root is followed too: only Landlock refuses it (tests/sandbox.rs), and only the kernel makes links
+    // in sysfs.
     symlink(tree.at("elsewhere"), tree.at("sys/class/net/out")).unwrap();
     let answer = read(&mut tree.host(), Query::NetClass);
     assert_eq!(answer.text("sys/class/net/lo/mtu").unwrap(), "65536");
@@ -492,7 +492,7 @@ fn more_files_than_the_limit_are_truncated() {
 
 #[test]
 fn a_directory_with_too_many_names_is_truncated() {
-    // Memory makes so many names in a moment; a disk takes its time.
+    // In memory: so many names take long on a disk.
     let memory = Path::new("/dev/shm");
     let tree = if memory.is_dir() { Tree::below(memory) } else { Tree::new() };
     let dir = tree.at("sys/class/power_supply");
@@ -580,7 +580,7 @@ fn files_are_read_without_being_cached_when_descriptors_are_few() {
             let answer = read(&mut host, Query::PowerSupply);
             assert_eq!((answer.outcome, answer.files.len()), (Outcome::Ok, FILES));
             assert_eq!(open(), before + cached_files(&host), "and nothing else stays open");
-            // The one that counts is open itself.
+            // The directory that is listed to count them is open too.
             assert!(open() - 1 <= 200 - RESERVED_DESCRIPTORS, "{}", open());
             assert!(cached_files(&host) > 100);
         }
@@ -634,8 +634,8 @@ fn files_beyond_the_budget_are_opened_in_cached_directories() {
         let open = || fs::read_dir("/proc/self/fd").unwrap().count() as u64;
         let before = open();
         let files = 3 * (CACHED_FILES / 2) as usize;
-        // Two sources lead to a device's three files, and each keeps the directory. Of the first device that is not
-        // cached whole, the first source's one file is.
+        // Two sources read a device's three files, and each caches the directory. Of the first device that is not cached
+        // completely, the file of the first source is.
         let devices = 2 * (CACHED_FILES / 2 - CACHED_FILES / 3 - 1) + 1;
         for _ in 0..2 * RETRY_AFTER_READS {
             let answer = read(&mut host, Query::NetClass);
@@ -647,7 +647,7 @@ fn files_beyond_the_budget_are_opened_in_cached_directories() {
                 "of each device with a file that is not cached"
             );
         }
-        // The kernel goes on serving a directory that was renamed, too.
+        // An open descriptor of a directory also shows the one that was renamed.
         let (last, other) = (tree.at("sys/class/net/eth511"), tree.at("sys/class/net/eth510"));
         fs::write(last.join("mtu"), "2").unwrap();
         fs::remove_dir_all(&other).unwrap();
@@ -709,7 +709,7 @@ fn threads_are_read_where_a_process_has_several() {
     let counts_links = fs::metadata(tree.at("proc/1/task")).unwrap().nlink() == 3;
     match counts_links {
         true => assert_eq!(read(&mut host, Query::Threads).names(), several),
-        // Where the file system does not count links, none is left out.
+        // If the file system does not count links, no thread is left out.
         false => assert_eq!(read(&mut host, Query::Threads).names()[1..], several),
     }
 }
@@ -721,10 +721,10 @@ fn a_directory_that_came_back_below_the_same_device_is_found_again() {
         ["core_id", "physical_package_id"].map(|file| format!("sys/devices/system/cpu/cpu0/topology/{file}"));
     let put = || files.iter().for_each(|file| tree.put(file, "1"));
     put();
-    // A file that is gone can be read through its descriptor here, and not on sysfs: so none is cached.
+    // Here a removed file can be read through its descriptor, unlike in sysfs: so none is cached.
     let mut host = host(&Arguments { cached_files: 0, ..tree.arguments() }, ViewMode::Host);
     assert_eq!(read(&mut host, Query::Cpu).names().len(), 2);
-    // As the CPU's going offline and coming back does.
+    // As when a CPU goes offline and comes back.
     fs::remove_dir_all(tree.at("sys/devices/system/cpu/cpu0/topology")).unwrap();
     assert_eq!(read(&mut host, Query::Cpu).names().len(), 0);
     put();
@@ -746,7 +746,7 @@ fn running_out_of_descriptors_is_reported_and_temporary() {
         let arguments =
             Arguments { rootfs: Some(tree.at("root")), udev: Some(tree.at("udev")), ..tree.arguments() };
         let mut host = host(&arguments, ViewMode::Host);
-        // A listing that was done before the descriptors ran out: the file alone cannot be opened.
+        // The directory was listed before the descriptors ran out: only the file cannot be opened.
         let mut file = memory();
         let mut read = |host: &mut Host, query| read_into(host, query, &mut Scratch::default(), &mut file);
         let limit = getrlimit(Resource::Nofile).current.unwrap();
@@ -833,7 +833,7 @@ fn files_that_this_uid_may_not_read_are_denied() {
             assert_eq!(answer.outcome, Outcome::Denied, "{query:?}");
             assert_eq!(answer.errno(path), Some(Errno::ACCESS), "{answer:?}");
         }
-        // Some that can be read make it an answer; the others still say why they are missing.
+        // If some files can be read the outcome is ok; the others still have their errno.
         for (query, path, other) in [
             (Query::Udp, "proc/1/net/udp", "proc/1/net/udp6"),
             (Query::NetClass, "sys/class/net/eth0/duplex", "sys/class/net/eth0/mtu"),
@@ -849,7 +849,7 @@ fn files_that_this_uid_may_not_read_are_denied() {
     });
 }
 
-/// Compares what `ask` returns with the numbers of `dir`, at a moment when no other process changes them.
+/// Compares the result of `ask` with statfs(2) of `dir`; retries if another process changes it meanwhile.
 fn assert_numbers_of(dir: &Path, mut ask: impl FnMut() -> v1::FileSystem) {
     let expect = || {
         let numbers = rustix::fs::statvfs(dir).unwrap();
@@ -985,7 +985,7 @@ fn queries_about_the_host_are_unavailable_with_a_containers_view() {
     let mut host = host(&every_root(&tree), ViewMode::Container);
     for row in TABLE {
         let answer = read(&mut host, row.query);
-        // A root of its own is the host's whatever /proc shows.
+        // The udev directory and os-release are the host's, whatever /proc shows.
         let own_root = row.sources.iter().all(|source| matches!(source.root, Root::Udev | Root::OsRelease));
         if row.access_level == AccessLevel::Host && !own_root {
             assert_eq!(answer.outcome, Outcome::ContainerView, "{:?}", row.query);
@@ -1150,7 +1150,7 @@ fn wildcards_in_procfs_match_entries_and_keep_fixed_names() {
     assert_eq!(names("none/{x,y}"), ["proc/none/x", "proc/none/y"], "fixed names need not exist");
 }
 
-/// What a row with room for fewer entries gives.
+/// The answer of a row with a lower limit of entries.
 fn read_at_most(tree: &Tree, query: Query, entries: usize) -> Answer {
     let row: &'static Row = Box::leak(Box::new(Row { entries, ..*keyhole_policy::row(query).unwrap() }));
     let roots = roots(&tree.arguments()).unwrap();
@@ -1189,7 +1189,7 @@ fn datasets_beyond_the_limit_are_counted_and_not_opened() {
     let tree = Tree::new();
     (0..9).for_each(|number| tree.put(format!("proc/spl/kstat/zfs/tank/objset-{number}"), "1"));
     let cut = read_at_most(&tree, Query::Zfs, 17);
-    // The eleven files of ZFS itself are absent, which is said.
+    // The eleven files of ZFS itself are reported as absent.
     assert_eq!((cut.outcome, cut.left_out, cut.files.len()), (Outcome::Truncated, 3, 17));
     assert_eq!(read_at_most(&tree, Query::Zfs, 20).left_out, 0);
 }
@@ -1230,18 +1230,18 @@ fn procfs_leaves_the_reserved_descriptors() {
         let mut host = tree.host();
         let answer = read(&mut host, Query::Zfs);
         assert_eq!(answer.outcome, Outcome::Truncated, "not a shorter answer");
-        let given = (0..300).filter(|number| answer.errno(&path(*number)) != Some(Errno::MFILE)).count();
-        assert!((100..200 - RESERVED_DESCRIPTORS as usize).contains(&given), "{given}");
+        let opened = (0..300).filter(|number| answer.errno(&path(*number)) != Some(Errno::MFILE)).count();
+        assert!((100..200 - RESERVED_DESCRIPTORS as usize).contains(&opened), "{opened}");
     });
 }
 
-/// A process with many threads, so that what procfs shows of its memory is long.
+/// A process with many threads, so that its list of memory mappings is long.
 struct Many(Child);
 
 impl Many {
     const VARIABLE: &str = "KEYHOLE_TEST_MANY_THREADS";
 
-    /// Starts it; `test` is the test that calls, and calls [`Self::be`] first.
+    /// Starts it; `test` is the name of the caller, which calls [`Self::be`] first.
     fn start(test: &str) -> Self {
         let many = Self(this_test(test, Self::VARIABLE).stdout(Stdio::null()).spawn().unwrap());
         let tasks = || fs::read_dir(format!("/proc/{}/task", many.0.id())).map_or(0, Iterator::count);
@@ -1249,7 +1249,7 @@ impl Many {
         many
     }
 
-    /// In the process itself: waits for its end.
+    /// In the process itself: waits to be killed.
     fn be() {
         if std::env::var_os(Self::VARIABLE).is_some() {
             (0..120).for_each(|_| drop(thread::spawn(|| thread::sleep(Duration::from_secs(60)))));
@@ -1289,7 +1289,7 @@ fn a_file_that_fails_midway_ends_with_its_errno() {
             host.read(Query::Stat, &mut Scratch::default(), &mut out).unwrap().unwrap();
         out.end(outcome, Duration::from_nanos(1), left_out, skipped, false).unwrap();
     });
-    // The pipe is full before the file has ended, and the process is gone before the rest of it is read.
+    // The pipe is full before the end of the file, and the process is killed before the rest is read.
     let mut written = vec![0];
     broker.read_exact(&mut written).unwrap();
     thread::sleep(Duration::from_millis(50));
@@ -1332,8 +1332,7 @@ fn files_that_another_reader_hangs_in_are_skipped_and_the_others_read() {
     assert!(!read(&mut host, Query::OwnMounts).skipped);
 }
 
-/// The mount points of an answer with the errno of each, in the order of the answer. Of one that may hang comes before
-/// that it is asked.
+/// The mount points of an answer with the errno of each, in order. For one that may hang, EINPROGRESS comes first.
 fn numbers(answer: &Answer) -> Vec<(String, Option<Errno>)> {
     let name = |numbers: &v1::FileSystem| match numbers.name.as_ref().unwrap() {
         file_system::Name::Path(path) => path.clone(),
@@ -1353,7 +1352,7 @@ fn numbers(answer: &Answer) -> Vec<(String, Option<Errno>)> {
     numbers
 }
 
-/// Mounts of two servers, of two programs and of the kernel, below and above each other.
+/// Mounts of two servers, of two FUSE programs and of the kernel, below and above each other.
 const MOUNTINFO: &str = "\
 1 0 0:31 / /nfs/a rw - nfs4 nas:/a rw,addr=10.0.0.1
 2 0 0:32 / / rw - overlay overlay rw
@@ -1401,14 +1400,14 @@ fn local_file_systems_are_read_first_and_a_hung_server_is_skipped_under_all_its_
             vec![asked("/nfs/a")],
             vec![(hangs, vec!["/nfs/a"]), (server, vec!["/nfs/b", "/nfs/alias", "/nfs/a/local"])],
         ),
-        // It was unmounted meanwhile, and its server is the same.
+        // It was unmounted meanwhile, but its server is the same.
         (vec![[1, asked("/nfs/b")[1], 0]], vec![(server, vec!["/nfs/a", "/nfs/b", "/nfs/a/local"])]),
-        // One local file system that hangs is no reason not to ask others of its type, or at its device by its path.
+        // If a local file system hangs, others of its type are still read.
         (vec![asked("/boot")], vec![(hangs, vec!["/boot"])]),
         (vec![asked("/nfs/a/local")], vec![(hangs, vec!["/nfs/a/local"])]),
         (vec![asked("/covered")], vec![(hangs, vec!["/covered"])]),
         (vec![asked("/bind")], vec![(hangs, vec!["/bind"])]),
-        // So many readers hang that nothing is risked any more.
+        // So many readers hang that the last one reads only local file systems.
         (vec![[1, 0, 0], [2, 0, 0], [3, 0, 0]], vec![(many, may_hang.to_vec())]),
         (vec![asked("/fuse"), [2, 0, 0], [3, 0, 0]], vec![(hangs, vec!["/fuse"]), (many, may_hang.to_vec())]),
         (vec![above_all], vec![(hangs, vec!["/"]), (server, MOUNT_POINTS.to_vec())]),
@@ -1452,14 +1451,14 @@ fn a_probe_directory_that_disappears_or_hangs_affects_no_other() {
         numbers(&read(&mut host, Query::ProbeDirectories)),
         [(name(&a), Some(Errno::NOENT)), (name(&b), None)]
     );
-    // The first reader refuses to start with it; a later one does not, nor does one beside one that hangs.
+    // The first reader refuses to start with it. A later one starts, and so does one while another reader hangs.
     assert!(roots(&arguments).is_err());
     let later = SharedState::new(page(&[]), 0, 0);
     later.set_ready();
     for shared in [later, SharedState::new(page(&[[1, 0, 0]]), 0, 0)] {
         assert!(Roots::open(&arguments, &[Class::Mounts], &shared).is_ok());
     }
-    // Only the readers that ask it open it.
+    // Only readers of the class mounts open it.
     let first = SharedState::new(page(&[]), 0, 0);
     assert!(Roots::open(&arguments, &[Class::Procfs], &first).is_ok());
     assert!(Roots::open(&arguments, &[Class::Mounts], &first).is_err());
@@ -1516,7 +1515,7 @@ fn a_change_is_seen_by_the_readers_of_every_class() {
         let mut host = Host::open(rows, &arguments, roots, view, shared);
         host.roots.retain_class_roots(class);
         assert_eq!(host.changed_since_start(), Change::No, "{class:?}");
-        // As a mount over it looks from outside.
+        // As if something was mounted over it.
         fs::rename(tree.at("sys"), tree.at("old")).unwrap();
         fs::create_dir(tree.at("sys")).unwrap();
         assert_eq!(host.changed_since_start(), Change::Yes, "{class:?}");
@@ -1554,8 +1553,8 @@ fn a_directory_of_a_wildcard_may_always_have_changed() {
     assert_eq!(tree.host().changed_since_start(), Change::Unknown, "a sandboxed reader cannot list it");
 }
 
-/// Puts a file in the place of one that is open, as the kernel's answer to it after its module has gone: EIO, which a read
-/// of this process' first page has as well.
+/// Replaces an open file by one whose reads fail with EIO, as after its module was unloaded: this process' memory, whose
+/// first page is not mapped.
 fn remove_from_kernel(host: &mut Host, name: &str) {
     let files = host.rows.iter_mut().flat_map(|row| &mut row.sources);
     let fixed = files.filter_map(|source| match &mut source.opened {
@@ -1585,7 +1584,7 @@ fn a_file_that_the_kernel_removed_is_absent_and_one_that_fails_is_an_error() {
         fs::remove_file(tree.at(path)).unwrap();
         let removed = read(&mut host, query);
         assert_eq!((removed.errno(path), removed.outcome), (Some(Errno::NOENT), Outcome::Absent), "{path}");
-        // The next reader reports it as absent, and looks for it.
+        // The next reader reports it as absent, and checks whether it appears.
         assert_eq!(host.changed_since_start(), Change::Yes, "{path}");
         assert_ne!(tree.host().changed_since_start(), Change::Yes, "{path}");
         tree.put(path, "2\n");
@@ -1622,7 +1621,7 @@ fn files_of_a_namespace_are_read_only_in_the_hosts() {
     let (count, outcomes, reason) = answers(none);
     assert_eq!((count, outcomes), (None, [Ok, ContainerView, ContainerView, Ok]));
     assert!(reason.unwrap().contains("not known to be in the host's net namespace"));
-    // Of several namespaces each counts for itself.
+    // Sources of several namespaces: only those of the host's namespaces are read.
     let namespaced = |host_namespaces| {
         let opened = roots(&arguments).unwrap();
         let page = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
@@ -1639,7 +1638,7 @@ fn files_of_a_namespace_are_read_only_in_the_hosts() {
     assert_eq!(namespaced(crate::view::HostNamespaces { user: true, ..none }), (Ok, [false, false, true]));
     assert_eq!(namespaced(none).0, ContainerView);
 
-    // Of two limits of processes one is the namespace's.
+    // One of the two limits of processes depends on the namespace.
     let limits = |host_namespaces| {
         let opened = roots(&arguments).unwrap();
         let page = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
