@@ -442,7 +442,7 @@ fn a_stuck_file_costs_the_first_scrape_two_seconds_and_itself_and_nothing_else()
     assert_eq!(stuck_queries(&describe(&home)), ["QUERY_THERMAL"]);
 
     release(&fifo, "42000\n");
-    soon("the reader returns", || broker.log().contains("a stuck reader has returned"));
+    soon("the reader returns", || broker.log().contains("the stuck reader has returned"));
     assert_eq!(whole("5").0, Some(42.0));
     let counts = home.start_exporter::<&str>(&[]).scrape();
     assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(0.0));
@@ -483,7 +483,7 @@ fn a_class_without_a_reader_fails_its_collectors_at_once_and_no_others() {
     assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(4.0));
     fifos.iter().for_each(|fifo| release(fifo, "1\n"));
     soon("every reader returns", || {
-        broker.log().matches("a stuck reader has returned").count() == fifos.len()
+        broker.log().matches("the stuck reader has returned").count() == fifos.len()
     });
     let scrape = exporter.scrape();
     assert_eq!(success(&scrape, "thermal_zone"), Some(1.0));

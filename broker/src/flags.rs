@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyhole_policy::Root;
 use lexopt::{Arg, Parser, ValueExt};
 
-use crate::queries::{Permits, Queries};
+use crate::queries::{PermittedQueries, Queries};
 use crate::sandbox::LAYERS;
 
 /// What `--help` prints.
@@ -165,7 +165,7 @@ impl Default for Flags {
 
 impl Flags {
     /// Which queries are read with these flags.
-    pub fn permits(&self) -> Permits {
+    pub fn permits(&self) -> PermittedQueries {
         let roots = [
             (Root::Processes, "--allow-processes", self.allow_processes),
             (Root::Udev, "--path.udev.data", self.paths.udev.is_some()),
@@ -177,8 +177,9 @@ impl Flags {
                 !self.paths.probe_directories.is_empty(),
             ),
         ];
-        let not_given = roots.into_iter().filter(|(.., given)| !given).map(|(root, flag, _)| (root, flag));
-        Permits { queries: self.queries.clone(), not_given: not_given.collect() }
+        let missing_roots =
+            roots.into_iter().filter(|(.., given)| !given).map(|(root, flag, _)| (root, flag));
+        PermittedQueries { queries: self.queries.clone(), missing_roots: missing_roots.collect() }
     }
 
     /// Reads a command line.

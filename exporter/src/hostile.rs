@@ -4,5 +4,5 @@
 pub(crate) fn on_main() {
     // An attack may end the process before the log's thread has written what the test looks for.
     keyhole_log::flush();
-    keyhole_os::hostile::strike("exporter");
+    keyhole_os::hostile::run_intruder("exporter");
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use keyhole_os::landlock::{Grant, Right};
+use keyhole_os::seccomp::values::*;
 use keyhole_os::seccomp::{Argument, Row, Rule, exactly, flags, null};
 use keyhole_os::{ThreadStatus, allow};
 use rustix::fs::{Mode, OFlags};
@@ -23,7 +24,7 @@ pub use keyhole_os::Layer;
 #[rustfmt::skip]
 pub const SYSCALLS: &[Row] = &[
     // Prometheus' side.
-    allow!(accept4, "scrapes", exactly(3, NONBLOCK_CLOEXEC)),
+    allow!(accept4, "scrapes", exactly(3, SOCK_CLOEXEC_NONBLOCK)),
     allow!(recvfrom, "requests, looked at before TLS begins; the broker's answers", flags(3, 0, MSG_PEEK), null(4), null(5)),
     allow!(sendto, "answers; requests to the broker", exactly(3, MSG_NOSIGNAL), null(4), exactly(5, 0)),
     allow!(writev, "answers in several parts; log lines"),
@@ -34,7 +35,7 @@ pub const SYSCALLS: &[Row] = &[
     allow!(getsockopt, "a connection's error", exactly(1, SOL_SOCKET), exactly(2, SO_ERROR)),
     allow!(getsockname, "the addresses that are listened on, for the log"),
     // The broker's side: it may restart, and is connected to again.
-    allow!(socket, "a Unix socket to the broker", exactly(0, AF_UNIX), exactly(1, SOCK_STREAM | NONBLOCK_CLOEXEC), exactly(2, 0)),
+    allow!(socket, "a Unix socket to the broker", exactly(0, AF_UNIX), exactly(1, SOCK_STREAM | SOCK_CLOEXEC_NONBLOCK), exactly(2, 0)),
     allow!(connect, "to the broker: no other kind of socket can be made"),
     // Its own files.
     allow!(openat, "textfiles; the web configuration and its certificates", FROM_THE_WORKING_DIRECTORY, READING),
@@ -93,41 +94,6 @@ const FROM_THE_WORKING_DIRECTORY: Argument = exactly(0, AT_FDCWD);
 /// Files and directories to read, which no child inherits; neither a path alone nor anything that writes.
 const READING: Argument =
     flags(2, OFlags::CLOEXEC.bits(), OFlags::NOCTTY.union(OFlags::NONBLOCK).union(OFlags::DIRECTORY).bits());
-
-// Constants of the kernel's headers, the same on x86_64 and aarch64.
-const AF_UNIX: u32 = 1;
-const AT_EMPTY_PATH: u32 = 0x1000;
-const AT_FDCWD: u32 = -100i32 as u32;
-const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
-const CLOCK_MONOTONIC: u32 = 1;
-const CLOCK_REALTIME: u32 = 0;
-const EPOLL_CTL_ADD: u32 = 1;
-const EPOLL_CTL_DEL: u32 = 2;
-#[cfg(debug_assertions)]
-const F_GETFD: u32 = 1;
-#[cfg(debug_assertions)]
-const F_GETFL: u32 = 3;
-const FUTEX_WAIT_BITSET_PRIVATE: u32 = 128 | 9;
-const FUTEX_WAIT_PRIVATE: u32 = 128;
-const FUTEX_WAKE_PRIVATE: u32 = 128 | 1;
-const MADV_DONTNEED: u32 = 4;
-const MREMAP_MAYMOVE: u32 = 1;
-const MSG_NOSIGNAL: u32 = 0x4000;
-const MSG_PEEK: u32 = 2;
-/// `SOCK_NONBLOCK | SOCK_CLOEXEC`.
-const NONBLOCK_CLOEXEC: u32 = 0x80800;
-/// `MAP_PRIVATE | MAP_ANONYMOUS`.
-const PRIVATE_ANONYMOUS: u32 = 0x22;
-/// `PROT_READ | PROT_WRITE`.
-const READ_WRITE: u32 = 3;
-const SEEK_SET: u32 = 0;
-const SHUT_WR: u32 = 1;
-const SOCK_STREAM: u32 = 1;
-const SOL_SOCKET: u32 = 1;
-const SOL_TCP: u32 = 6;
-const SO_ERROR: u32 = 4;
-const TCP_NODELAY: u32 = 1;
-const TIOCGWINSZ: u32 = 0x5413;
 
 /// What the exporter still needs once it is sealed.
 #[derive(Debug, Clone, Default)]

@@ -608,7 +608,7 @@ impl Scraper {
         // The page is as large again as the series are.
         drop(snapshot);
         if was_large {
-            keyhole_os::memory::give_back();
+            keyhole_os::memory::release_unused();
         }
         let mut text = Vec::new();
         let written = out.write(&mut text, |_| true);
@@ -631,7 +631,7 @@ impl Scraper {
     fn trim(&self) {
         let rendered = self.rendered.fetch_add(1, Ordering::Relaxed) + 1;
         if rendered == FIRST_TRIM || rendered.is_multiple_of(TRIM_INTERVAL) {
-            keyhole_os::memory::give_back();
+            keyhole_os::memory::release_unused();
         }
     }
 

@@ -3,13 +3,13 @@
 #[path = "../../tests/common/forked.rs"]
 mod forked;
 
-use forked::{Call, REFUSED, alone, assert_other_interfaces_are_refused, sealed, survived};
+use forked::{Call, REFUSED, alone, assert_other_interfaces_are_refused, call_in_sandbox, survived};
 use keyhole_exporter::sandbox::{QUERY_SYSCALLS, SYSCALLS};
 use keyhole_os::seccomp::{self, Row, Rule};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// A table, compiled.
-fn seal(rows: &[Row]) -> impl Fn() -> bool + use<> {
+fn sandbox(rows: &[Row]) -> impl Fn() -> bool + use<> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
     let rules: Vec<Rule<'_>> = rows.iter().map(Rule::from).collect();
     let filter = seccomp::compile(&rules).unwrap();
@@ -29,14 +29,14 @@ fn number(name: &str) -> i64 {
 fn every_row_lets_its_call_through() {
     alone("every_row_lets_its_call_through", || {
         for rows in tables() {
-            let seal = seal(&rows);
+            let enter_sandbox = sandbox(&rows);
             for row in rows.iter().filter(|row| row.name != "rt_sigreturn") {
                 let mut call = Call::harmless(row);
                 if call.1[0] == u64::MAX && row.name == "futex" {
                     // A wait for what is not so ends at once: the address is not aligned.
                     call.1[0] = 1;
                 }
-                let end = sealed(&seal, call);
+                let end = call_in_sandbox(&enter_sandbox, call);
                 assert!(survived(end), "{} {:?}: {end:?}", row.name, row.when);
             }
         }
@@ -47,7 +47,7 @@ fn every_row_lets_its_call_through() {
 fn every_condition_of_every_row_is_enforced() {
     alone("every_condition_of_every_row_is_enforced", || {
         for rows in tables() {
-            let seal = seal(&rows);
+            let enter_sandbox = sandbox(&rows);
             let mut refused = 0;
             for row in &rows {
                 for argument in row.when {
@@ -57,7 +57,12 @@ fn every_condition_of_every_row_is_enforced() {
                             // Another row's call, such as a wait in place of a wake.
                             continue;
                         }
-                        assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                        assert_eq!(
+                            call_in_sandbox(&enter_sandbox, call),
+                            REFUSED,
+                            "{} with {call:x?}",
+                            row.name
+                        );
                         refused += 1;
                     }
                 }
@@ -70,9 +75,9 @@ fn every_condition_of_every_row_is_enforced() {
 #[test]
 fn every_other_call_kills_the_process() {
     alone("every_other_call_kills_the_process", || {
-        let seal = seal(SYSCALLS);
+        let enter_sandbox = sandbox(SYSCALLS);
         for number in (0..=470).filter(|number| SYSCALLS.iter().all(|row| row.number != *number)) {
-            let end = sealed(&seal, Call(number, [0; 6]));
+            let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
             // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
             // nothing for anyone else who makes them.
             let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
@@ -84,7 +89,7 @@ fn every_other_call_kills_the_process() {
 #[test]
 fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
     alone("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
-        assert_other_interfaces_are_refused("exporter", &seal(SYSCALLS));
+        assert_other_interfaces_are_refused("exporter", &sandbox(SYSCALLS));
     });
 }
 
@@ -134,7 +139,7 @@ fn the_checked_arguments_are_these() {
 #[test]
 fn what_an_intruder_would_ask_for_kills_the_process() {
     alone("what_an_intruder_would_ask_for_kills_the_process", || {
-        let seal = seal(SYSCALLS);
+        let enter_sandbox = sandbox(SYSCALLS);
         let cwd = libc::AT_FDCWD as u64;
         let path = c"/dev/null".as_ptr() as u64;
         let open = |flags: libc::c_int| Call(number("openat"), [cwd, path, flags as u64, 0o600, 0, 0]);
@@ -154,7 +159,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("memory", mmap(read_write, private | libc::MAP_ANONYMOUS)),
         ];
         for (what, call) in allowed {
-            assert!(survived(sealed(&seal, call)), "{what}");
+            assert!(survived(call_in_sandbox(&enter_sandbox, call)), "{what}");
         }
 
         let refused = [
@@ -206,7 +211,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("atomic time", Call(number("clock_adjtime"), [libc::CLOCK_TAI as u64, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in refused {
-            assert_eq!(sealed(&seal, call), REFUSED, "{what}");
+            assert_eq!(call_in_sandbox(&enter_sandbox, call), REFUSED, "{what}");
         }
     });
 }

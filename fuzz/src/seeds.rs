@@ -169,7 +169,7 @@ fn of_collector(collector: &Collector, snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
         let records: Vec<Vec<u8>> = paths
             .iter()
             .map(|(path, kind)| match kind {
-                Kind::Text | Kind::TextOfSeveral => record(path.as_bytes(), b'T', shape),
+                Kind::Text | Kind::TextUnlessAlone => record(path.as_bytes(), b'T', shape),
                 Kind::Link => record(path.as_bytes(), b'L', b"../../devices/pci0000:00/0000:00:01.0/a0"),
                 Kind::Entries => record(path.as_bytes(), b'E', b"3"),
                 Kind::FileSystem => record(format!("1 {path}").as_bytes(), b'F', b"4096 100 50 40 10 5 0"),

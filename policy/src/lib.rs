@@ -1,7 +1,7 @@
-//! What may be read of a host: [`TABLE`], one row a query, and the pattern language of its rows.
+//! What may be read of a host: [`TABLE`], one row per query, and the pattern language of its rows.
 //!
-//! Pure data, without a dependency. The readers enforce the table, the broker knows its rows by their numbers, and the
-//! exporter uses it to replay a captured tree and to write documents. Nothing here touches a file
+//! Data only, without dependencies. The readers enforce the table, the broker knows its rows by their numbers, and the
+//! exporter uses it to replay a captured tree and to generate documents. Nothing here reads a file
 //! (`docs/adr/0002-the-policy-is-a-crate.md`).
 #![forbid(unsafe_code)]
 
@@ -15,6 +15,6 @@ mod table;
 pub use enums::{Outcome, Query};
 pub use table::{AccessLevel, Class, Kind, Namespace, Root, Row, Source, TABLE, digest, row};
 
-/// A number that no value of an enum of the contract has.
+/// A number that is no value of an enum of the contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownNumber(pub i32);

@@ -51,8 +51,8 @@ pub enum End {
 /// SIGSYS: the filter killed it.
 pub const REFUSED: End = End::Killed(libc::SIGSYS);
 
-/// What a child exits with when it could not be sealed.
-const UNSEALED: i32 = 99;
+/// What a child exits with when it could not enter its sandbox.
+const NOT_IN_SANDBOX: i32 = 99;
 
 /// Forks; the child runs `act` and exits with what that returns. Only for a process that tests [`alone`].
 pub fn forked(act: impl FnOnce() -> i32) -> End {
@@ -114,11 +114,11 @@ impl Call {
     }
 }
 
-/// What becomes of a process that makes one call under a seal.
-pub fn sealed(seal: &impl Fn() -> bool, call: Call) -> End {
+/// What becomes of a process that makes one call in a sandbox.
+pub fn call_in_sandbox(enter_sandbox: &impl Fn() -> bool, call: Call) -> End {
     forked(|| {
-        if !seal() {
-            return UNSEALED;
+        if !enter_sandbox() {
+            return NOT_IN_SANDBOX;
         }
         call.make();
         0
@@ -126,22 +126,22 @@ pub fn sealed(seal: &impl Fn() -> bool, call: Call) -> End {
 }
 
 pub fn survived(end: End) -> bool {
-    matches!(end, End::Exited(status) if status != UNSEALED)
+    matches!(end, End::Exited(status) if status != NOT_IN_SANDBOX)
 }
 
 /// Panics unless a seal kills for numbers that no kernel has, and for calls of the machine's other interfaces.
-pub fn assert_other_interfaces_are_refused(process: &str, seal: &impl Fn() -> bool) {
+pub fn assert_other_interfaces_are_refused(process: &str, enter_sandbox: &impl Fn() -> bool) {
     for number in [471, 512, 1023, -1, i64::from(i32::MIN), i64::from(i32::MAX)] {
-        assert_eq!(sealed(seal, Call(number, [0; 6])), REFUSED, "{process}: {number}");
+        assert_eq!(call_in_sandbox(enter_sandbox, Call(number, [0; 6])), REFUSED, "{process}: {number}");
     }
     // x32's numbers are those of x86_64 with a bit set; i386's are others, by another instruction.
     #[cfg(target_arch = "x86_64")]
     {
         let close = Call(0x4000_0000 | keyhole_os::seccomp::numbers::close, [u64::MAX; 6]);
-        assert_eq!(sealed(seal, close), REFUSED, "{process}: x32");
+        assert_eq!(call_in_sandbox(enter_sandbox, close), REFUSED, "{process}: x32");
         let end = forked(|| {
-            if !seal() {
-                return UNSEALED;
+            if !enter_sandbox() {
+                return NOT_IN_SANDBOX;
             }
             // SAFETY: i386's getpid, which is another call's number here; it takes nothing and changes nothing.
             unsafe {

@@ -58,8 +58,8 @@ fn a_procfs_that_shows_less_fails_what_it_hides_with_the_reason_and_nothing_else
     }
     let home = Home::new();
     let whole = with_procfs(&home, "hidepid=0").1.scrape();
-    let refused = "procfs refuses its uid others' processes (hidepid=1)";
-    let unseen = "procfs hides others' processes from its uid (hidepid=2 or 4)";
+    let refused = "procfs denies this uid the processes of other users (hidepid=1)";
+    let unseen = "procfs hides the processes of other users from this uid (hidepid=2 or 4)";
     let of_others = ["filesystem", "processes", "processgroups"];
     let group = format!("gid={BROKER}");
     for (options, hidden) in [
@@ -131,7 +131,7 @@ fn an_os_container_is_told_to_give_view_host_and_is_a_host_then() {
     for collector in of_host {
         assert_eq!(success(&scrape, collector), Some(0.0), "{collector}");
     }
-    let hint = "in an OS container (LXC) that is to be shown as a host, give --view=host";
+    let hint = "to monitor an OS container (LXC) as a host, set --view=host";
     assert!(broker.log().contains(hint), "{}", broker.log());
 
     let home = Home::new();

@@ -51,7 +51,7 @@ fn with_rootfs(world: &World) -> Vec<OsString> {
 
 /// Waits until as many stuck readers have returned from the kernel.
 fn returned(broker: &Running, readers: usize) {
-    soon("the readers return", || broker.log().matches("a stuck reader has returned").count() == readers);
+    soon("the readers return", || broker.log().matches("the stuck reader has returned").count() == readers);
 }
 
 /// Before Prometheus gives up, and after three readers in turn have hung.
@@ -347,7 +347,7 @@ fn servers_that_die_at_once_leave_every_local_file_system_and_all_come_back() {
         ten_scrapes(&exporter, &dead, &local);
         let stuck = stuck(&broker);
         assert_eq!(stuck, 3 * (turn + 1), "{}", broker.log());
-        let returned_before = broker.log().matches("a stuck reader has returned").count();
+        let returned_before = broker.log().matches("the stuck reader has returned").count();
         servers.iter().for_each(|server| server.signal(Signal::CONT));
         returned(&broker, returned_before + 3);
         let scrape = scrape_within(&exporter, WHOLE);

@@ -1,4 +1,4 @@
-//! A broken-into exporter: every flood that it can send at the broker, with its uid, while others go on asking.
+//! A compromised exporter: every flood that it can send to the broker with its uid, while other clients send requests.
 //!
 //! Ignored by `cargo test`, since it takes a minute and its bounds are those of a release build:
 //! `KEYHOLE_BINARIES=$PWD/target/release cargo test -p keyhole-broker --test hostile -- --ignored --nocapture`
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use floods::{FLOODS, Flood};
 use lacking::{PASS_RIGHTS, lacking};
 use stage::*;
-use watch::{Load, Neighbour, ask_without_end};
+use watch::{Load, WellBehavedClient, ask_until_stopped};
 use wire::Connection;
 
 /// How long each flood lasts.
@@ -29,11 +29,11 @@ const FLOOD: Duration = Duration::from_millis(1400);
 /// Connections that flood at once. The hostile uid's fourth is its well-behaved one.
 const THREADS: usize = 3;
 
-/// What each of a few files of the host under test holds.
+/// The length of each of a few files of the fixture.
 const LONG_BYTES: usize = 500 << 10;
 
 const MEMORY_KIB: u64 = 8 << 10;
-/// Of a reader: mostly what it shares with every other program of the host, the C library.
+/// The memory of a reader: mostly the C library, which it shares with other programs.
 const READER_KIB: u64 = 4 << 10;
 const CPU_PERCENT: f64 = 50.0;
 const ANSWER: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ struct Sent {
 
 #[test]
 #[ignore = "takes a minute, and bounds a release build: see the top of this file"]
-fn no_flood_costs_much_or_keeps_others_waiting() {
+fn no_flood_costs_much_or_delays_others() {
     if !root() {
         return;
     }
@@ -55,7 +55,7 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
     let mut flags = vec![format!("--allow-uid={ALLOWED}"), "--path.sysfs=/sys".to_owned()];
     flags.extend(large_procfs(&stage));
     let mut broker = stage.start(&flags);
-    let failures = withstand(&mut broker, FLOODS);
+    let failures = failures_under(&mut broker, FLOODS);
     let counters = broker.describe().counters.unwrap();
     println!("{counters:?}");
     let log = std::fs::read_to_string(stage.at("log")).unwrap();
@@ -67,7 +67,7 @@ fn no_flood_costs_much_or_keeps_others_waiting() {
 
 #[test]
 #[ignore = "bounds a release build: see the top of this file"]
-fn no_flood_costs_more_while_nobody_reads_the_log() {
+fn no_flood_costs_more_while_the_log_is_not_read() {
     if !root() {
         return;
     }
@@ -83,7 +83,7 @@ fn no_flood_costs_more_while_nobody_reads_the_log() {
     soon("the broker", || probe(&stage, BROKER).status.success().then_some(()));
     let floods =
         FLOODS.iter().filter(|flood| ["garbage", "connection churn", "HPACK bomb"].contains(&flood.name));
-    let failures = withstand(&mut broker, floods);
+    let failures = failures_under(&mut broker, floods);
     let counters = broker.describe().counters.unwrap();
     println!("{counters:?}");
     assert!(failures.is_empty(), "{failures:#?}");
@@ -101,26 +101,26 @@ fn no_flood_costs_more_where_the_kernel_does_not_refuse_descriptors() {
     let mut flags = vec![format!("--allow-uid={ALLOWED}"), "--path.sysfs=/sys".to_owned()];
     flags.extend(large_procfs(&stage));
     let mut broker = stage.run(lacking(stage.command(&flags), &PASS_RIGHTS));
-    let failures = withstand(&mut broker, FLOODS);
+    let failures = failures_under(&mut broker, FLOODS);
     println!("{:?}", broker.describe().counters.unwrap());
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Floods a broker while others ask; returns what it did not withstand.
-fn withstand<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f Flood>) -> Vec<String> {
-    // What is held from the first reading on is no leak.
+/// Floods a broker while other clients send requests; returns the limits that it exceeded.
+fn failures_under<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f Flood>) -> Vec<String> {
+    // Memory that is in use after the first read is not a leak.
     broker.read(&keyhole_policy::TABLE.iter().map(|row| row.query).collect::<Vec<_>>());
 
     let socket = broker.stage.socket();
-    let neighbours = [Neighbour::new("another uid"), Neighbour::new("the same uid")];
+    let clients = [WellBehavedClient::new("another uid"), WellBehavedClient::new("the same uid")];
     let over = AtomicU64::new(0);
     let mut failures = Vec::new();
-    // A neighbour's probe may be under way when they are counted.
+    // A client's probe may be connected when they are counted.
     let mut descriptors = usize::MAX;
     std::thread::scope(|scope| {
-        for (neighbour, uid) in neighbours.iter().zip([BROKER, ALLOWED]) {
+        for (client, uid) in clients.iter().zip([BROKER, ALLOWED]) {
             let (socket, over) = (&socket, &over);
-            scope.spawn(move || as_uid(uid, BROKER, || ask_without_end(neighbour, socket, over)));
+            scope.spawn(move || as_uid(uid, BROKER, || ask_until_stopped(client, socket, over)));
         }
         println!(
             "{:<26} {:>7} {:>9} {:>6} {:>8} {:>10} {:>6} {:>9} {:>11} {:>11}",
@@ -136,16 +136,16 @@ fn withstand<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f F
             "same, ms"
         );
         for flood in floods {
-            neighbours.iter().for_each(Neighbour::settle);
+            clients.iter().for_each(WellBehavedClient::wait_until_calm);
             let (before, start) = (Load::of(broker.pid()), Instant::now());
             descriptors = descriptors.min(before.descriptors);
             before.forget_peaks();
             let sent = Sent::default();
-            as_uid(ALLOWED, BROKER, || rage(flood, &socket, &sent));
+            as_uid(ALLOWED, BROKER, || flood_from_threads(flood, &socket, &sent));
             let (after, took) = (Load::of(broker.pid()), start.elapsed());
             let cpu = 100.0 * (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
             let settled = after.settled(descriptors);
-            let worst = neighbours.each_ref().map(|neighbour| neighbour.worst());
+            let worst = clients.each_ref().map(|client| client.worst());
             println!(
                 "{:<26} {:>7.1} {:>9} {:>6} {:>8} {:>10} {:>6.1} {:>4}/{:<4} {:>11} {:>11}",
                 flood.name,
@@ -170,9 +170,9 @@ fn withstand<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f F
             claim(after.reader_peak_kib < READER_KIB, format!("a reader has {} KiB", after.reader_peak_kib));
             claim(cpu < CPU_PERCENT, format!("{cpu:.1} % of a CPU"));
             claim(settled <= descriptors, format!("{descriptors} descriptors, then {settled}"));
-            for (neighbour, worst) in neighbours.iter().zip(worst) {
-                claim(worst < ANSWER, format!("{} waited {worst:?}", neighbour.name));
-                neighbour.complaints().into_iter().for_each(|said| claim(false, said));
+            for (client, worst) in clients.iter().zip(worst) {
+                claim(worst < ANSWER, format!("{} waited {worst:?}", client.name));
+                client.failures().into_iter().for_each(|failure| claim(false, failure));
             }
             claim(broker.lives(), "it ended the broker".into());
         }
@@ -181,7 +181,7 @@ fn withstand<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f F
     failures
 }
 
-/// The /proc of a host that has much to tell, so that what is not read weighs something.
+/// A /proc with long files, so that responses that are not read take memory.
 fn large_procfs(stage: &Stage) -> [String; 2] {
     for path in ["stat", "meminfo", "loadavg", "vmstat", "diskstats", "cpuinfo"] {
         stage.put(&format!("proc/{path}"), &std::fs::read_to_string(Path::new("/proc").join(path)).unwrap());
@@ -194,8 +194,8 @@ fn large_procfs(stage: &Stage) -> [String; 2] {
     [format!("--path.procfs={}", stage.at("proc").display()), "--view=host".to_owned()]
 }
 
-/// Floods from several threads, each with a connection after the other.
-fn rage(flood: &Flood, socket: &Path, sent: &Sent) {
+/// Floods from several threads, each with one connection after another.
+fn flood_from_threads(flood: &Flood, socket: &Path, sent: &Sent) {
     let until = Instant::now() + FLOOD;
     std::thread::scope(|scope| {
         for _ in 0..THREADS {

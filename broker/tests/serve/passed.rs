@@ -1,4 +1,4 @@
-//! Descriptors that peers pass along, and a log that nobody reads: neither holds up the thread that serves.
+//! Descriptors that peers pass along, and a log that is not read: neither delays the serving thread.
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -16,19 +16,19 @@ use crate::forked::alone;
 use crate::lacking::{PASS_RIGHTS, lacking};
 use crate::stage::*;
 
-/// How long a socket of the attacker lingers when it is closed.
+/// The SO_LINGER time of the attacker's sockets.
 const LINGER: Duration = Duration::from_secs(40);
 
-/// The longest that anybody else may wait.
+/// The most time that other clients may wait.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// The preface, and settings that change nothing.
+/// The preface and empty settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A PING.
 const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0pppppppp";
 
-/// A TCP socket with unsent data whose close sleeps, and its other end, which reads nothing.
+/// A TCP socket with unsent data, whose close sleeps, and its peer, which reads nothing.
 fn lingering() -> [TcpStream; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -48,7 +48,7 @@ fn pass(stream: &UnixStream, passed: &[BorrowedFd<'_>]) -> rustix::io::Result<us
     sendmsg(stream, &[IoSlice::new(PING)], &mut control, SendFlags::NOSIGNAL)
 }
 
-/// Has the broker stop while `act` runs: what it sends is in the broker's sockets before any of it is looked at.
+/// Stops the broker while `act` runs: everything that it sends is in the broker's sockets before the broker reads any.
 fn while_stopped<T>(broker: &Broker<'_>, act: impl FnOnce() -> T) -> T {
     broker.signal(Signal::STOP);
     let done = act();
@@ -56,14 +56,14 @@ fn while_stopped<T>(broker: &Broker<'_>, act: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Asks by probes, which connect anew, for as long; each must be answered soon.
-fn everyone_is_answered(stage: &Stage, meanwhile: Duration) {
+/// Runs probes, each with a new connection, for `meanwhile`; each must be answered in time.
+fn assert_everyone_is_answered(stage: &Stage, meanwhile: Duration) {
     let start = Instant::now();
     let mut probes = 0;
     while start.elapsed() < meanwhile {
-        let begun = Instant::now();
+        let start = Instant::now();
         let output = probe(stage, broker_uid());
-        assert!(begun.elapsed() < ANSWER, "a probe waited {:?}, after {probes}", begun.elapsed());
+        assert!(start.elapsed() < ANSWER, "a probe waited {:?}, after {probes}", start.elapsed());
         assert!(output.status.success(), "{output:?}");
         probes += 1;
         std::thread::sleep(Duration::from_millis(100));
@@ -71,7 +71,7 @@ fn everyone_is_answered(stage: &Stage, meanwhile: Duration) {
     assert!(probes > 5, "{probes}");
 }
 
-/// The attacks, from a uid: as many connections, each of which passes what `descriptors` gives and is left.
+/// Attacks from a uid: `connections` connections, each of which passes the descriptors of `descriptors`.
 fn attack(
     broker: &Broker<'_>,
     uid: u32,
@@ -88,18 +88,18 @@ fn attack(
         let refuses = !broker_passes(broker);
         assert_eq!(passed.err(), refuses.then_some(Errno::PERM));
         if refuses {
-            // Nobody else has them: their close would sleep here.
+            // If the broker does not have them, their close would sleep here.
             files.iter().for_each(|file| sockopt::set_socket_linger(file, None).unwrap());
         }
     };
     if is_refused {
         return while_stopped(broker, || kept.into_iter().for_each(|files| pass_all(open(), files)));
     }
-    // Refused when it is opened is who has no place yet: one after the other, as places come back.
+    // A connection without a permit is refused: one after the other, as permits are released.
     for files in kept {
         let mut stream = open();
         stream.write_all(HELLO).unwrap();
-        // It is being served.
+        // It is served.
         assert!(stream.read(&mut [0; 64]).unwrap() > 0);
         while_stopped(broker, || pass_all(stream, files));
     }
@@ -110,16 +110,16 @@ fn broker_passes(broker: &Broker<'_>) -> bool {
     log.contains("sandbox layer MISSING\" process=broker layer=passed_descriptors")
 }
 
-/// Runs a test in a process of its own, which lingering sockets end with. A child that another test starts meanwhile
-/// would have a copy of each, and its own start would wait for their close.
-fn as_attacker(test: &str, act: impl FnOnce()) {
+/// Runs a test in a process of its own. Otherwise a child that another test starts would inherit the lingering sockets, and
+/// its start would wait until they are closed.
+fn in_own_process(test: &str, act: impl FnOnce()) {
     if root() {
         alone(&format!("passed::{test}"), act);
     }
 }
 
-/// What every kernel must hold, as it is or without the option that refuses descriptors.
-fn passed_descriptors_hold_up_nobody(is_old: bool) {
+/// For every kernel, with and without the socket option that refuses descriptors.
+fn assert_passed_descriptors_delay_nobody(is_old: bool) {
     let stage = Stage::new();
     let command = stage.command(&[format!("--allow-uid={ALLOWED}")]);
     let mut broker = stage.run(if is_old { lacking(command, &PASS_RIGHTS) } else { command });
@@ -127,7 +127,7 @@ fn passed_descriptors_hold_up_nobody(is_old: bool) {
     let open = || std::fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap().count();
     let before = open();
     let mut peers = Vec::new();
-    for (uid, is_refused, connections) in [(ALLOWED, false, 4), (STRANGER, true, 12)] {
+    for (uid, is_refused, connections) in [(ALLOWED, false, 4), (OTHER_UID, true, 12)] {
         attack(&broker, uid, is_refused, connections, &mut || {
             (0..2)
                 .map(|_| {
@@ -137,16 +137,16 @@ fn passed_descriptors_hold_up_nobody(is_old: bool) {
                 })
                 .collect()
         });
-        everyone_is_answered(&stage, Duration::from_secs(3));
+        assert_everyone_is_answered(&stage, Duration::from_secs(3));
     }
-    // Many in a message, which do not linger.
+    // Many in one message, which do not linger.
     let [plain, _peer] = lingering();
     sockopt::set_socket_linger(&plain, None).unwrap();
-    for (uid, is_refused) in [(ALLOWED, false), (STRANGER, true)] {
+    for (uid, is_refused) in [(ALLOWED, false), (OTHER_UID, true)] {
         attack(&broker, uid, is_refused, 4, &mut || (0..200).map(|_| plain.try_clone().unwrap()).collect());
-        everyone_is_answered(&stage, Duration::from_secs(1));
+        assert_everyone_is_answered(&stage, Duration::from_secs(1));
     }
-    // None is kept, and the attacker has its places back.
+    // None stays open, and the attacker's permits are released.
     soon("the sockets' end", || (open() <= before).then_some(()));
     let answers =
         broker.ask_as(ALLOWED, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
@@ -158,28 +158,28 @@ fn passed_descriptors_hold_up_nobody(is_old: bool) {
 }
 
 #[test]
-fn descriptors_that_peers_pass_hold_up_nobody() {
-    as_attacker("descriptors_that_peers_pass_hold_up_nobody", || passed_descriptors_hold_up_nobody(false));
+fn passed_descriptors_delay_nobody() {
+    in_own_process("passed_descriptors_delay_nobody", || assert_passed_descriptors_delay_nobody(false));
 }
 
 #[test]
-fn descriptors_that_peers_pass_hold_up_nobody_where_the_kernel_does_not_refuse_them() {
-    as_attacker("descriptors_that_peers_pass_hold_up_nobody_where_the_kernel_does_not_refuse_them", || {
-        passed_descriptors_hold_up_nobody(true);
+fn passed_descriptors_delay_nobody_on_kernels_that_accept_them() {
+    in_own_process("passed_descriptors_delay_nobody_on_kernels_that_accept_them", || {
+        assert_passed_descriptors_delay_nobody(true);
     });
 }
 
 #[test]
-fn sockets_that_wait_to_be_accepted_do_not_hold_up_the_end() {
-    as_attacker("sockets_that_wait_to_be_accepted_do_not_hold_up_the_end", || {
+fn sockets_in_the_backlog_do_not_delay_the_exit() {
+    in_own_process("sockets_in_the_backlog_do_not_delay_the_exit", || {
         let stage = Stage::new();
         let mut broker = stage.run(lacking(stage.command(&["--log.level=info"]), &PASS_RIGHTS));
         let mut peers = Vec::new();
-        // The end is asked for before anything is accepted.
+        // It is asked to stop before anything is accepted.
         broker.signal(Signal::STOP);
         for _ in 0..4 {
             let [lingers, peer] = lingering();
-            let stream = as_uid(STRANGER, broker_gid(), || connect(&stage.socket()));
+            let stream = as_uid(OTHER_UID, broker_gid(), || connect(&stage.socket()));
             assert!(pass(&stream, &[lingers.as_fd()]).is_ok());
             peers.push(peer);
         }
@@ -192,7 +192,7 @@ fn sockets_that_wait_to_be_accepted_do_not_hold_up_the_end() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_nobody() {
+fn a_log_that_is_not_read_delays_nobody() {
     if !root() {
         return;
     }
@@ -208,12 +208,12 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     soon("the broker", || probe(&stage, broker_uid()).status.success().then_some(()));
     let until = Instant::now() + Duration::from_secs(5);
     std::thread::scope(|scope| {
-        // What is served of it ends with a line of debug; beyond their rate, and for the stranger, it is refused.
-        for uid in UIDS.chain([STRANGER]) {
+        // Connections that are served log a line at level debug; beyond their rate, and for the other uid, they are refused.
+        for uid in UIDS.chain([OTHER_UID]) {
             let socket = stage.socket();
             scope.spawn(move || as_uid(uid, broker_gid(), || garbage(&socket, until)));
         }
-        everyone_is_answered(&stage, Duration::from_secs(5));
+        assert_everyone_is_answered(&stage, Duration::from_secs(5));
     });
     let counters = broker.describe().counters.unwrap();
     assert!(counters.log_lines_dropped > 0 && counters.refused_peers > 100, "{counters:?}");
@@ -225,7 +225,7 @@ fn a_log_that_nobody_reads_holds_up_nobody() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
-/// Connections of garbage, one after the other.
+/// Sends garbage, one connection after another.
 fn garbage(socket: &std::path::Path, until: Instant) {
     while Instant::now() < until {
         if let Ok(mut stream) = UnixStream::connect(socket) {

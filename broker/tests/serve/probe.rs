@@ -1,4 +1,4 @@
-//! `keyhole-broker probe` from outside: what it makes of each kind of answer, and how it is sealed when it reads one.
+//! `keyhole-broker probe` from outside: what it makes of each kind of answer, and its sandbox when it reads one.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::forked::{Call, End, REFUSED, alone, forked, sealed, survived};
+use crate::forked::{Call, End, REFUSED, alone, call_in_sandbox, forked, survived};
 use crate::lacking::{Argument, LINUX_5_10, Lack, lacking};
 use keyhole_broker::probe::PROBE_SYSCALLS;
 use keyhole_os::seccomp::{self, Rule};
@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::stage::{BROKER, Running, Stage, is_root, probe, soon};
 
-/// What a broker sends whose health is `status`: SETTINGS, HEADERS, DATA, and HEADERS that end.
+/// The bytes of a broker whose health is `status`: SETTINGS, HEADERS, DATA, and final HEADERS.
 fn answer(status: u8) -> Vec<u8> {
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
         [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream], payload].concat()
@@ -30,7 +30,7 @@ fn answer(status: u8) -> Vec<u8> {
     .concat()
 }
 
-/// A server that the test plays itself, at the stage's socket.
+/// A listener of the test itself on the stage's socket.
 fn listen(stage: &Stage) -> UnixListener {
     let listener = UnixListener::bind(stage.socket()).unwrap();
     fs::set_permissions(stage.socket(), Permissions::from_mode(0o666)).unwrap();
@@ -47,14 +47,14 @@ fn start_probe_by(mut command: Command) -> Running {
 
 fn output(probe: &mut Child) -> (Option<i32>, String) {
     let status = soon("the probe's end", || probe.try_wait().unwrap());
-    let mut said = String::new();
-    probe.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(said, "");
-    probe.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    (status.code(), said)
+    let mut output = String::new();
+    probe.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    assert_eq!(output, "");
+    probe.stderr.take().unwrap().read_to_string(&mut output).unwrap();
+    (status.code(), output)
 }
 
-/// Takes a probe's connection and all of its request.
+/// Accepts a probe's connection and reads its request.
 fn accept(listener: &UnixListener) -> UnixStream {
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -68,26 +68,26 @@ fn accept(listener: &UnixListener) -> UnixStream {
     stream
 }
 
-const LATE: &str = "keyhole-broker: error: no answer within 2 s\n";
+const TIMED_OUT: &str = "keyhole-broker: error: no answer within 2 s\n";
 
 #[test]
-fn a_probe_is_sealed_while_it_waits_and_gives_up_in_time() {
+fn a_probe_waits_in_its_sandbox_and_times_out() {
     let stage = Stage::new();
     let listener = listen(&stage);
     let start = Instant::now();
     let mut probe = start_probe(&stage);
     let _stream = accept(&listener);
     let proc = format!("/proc/{}", probe.0.id());
-    let status = soon("the seal", || {
+    let status = soon("the sandbox", || {
         let status = fs::read_to_string(format!("{proc}/status")).unwrap();
-        assert!(probe.0.try_wait().unwrap().is_none(), "it ended unsealed: {status}");
+        assert!(probe.0.try_wait().unwrap().is_none(), "it ended without a sandbox: {status}");
         status.contains("\nSeccomp:\t2\n").then_some(status)
     });
     for line in ["NoNewPrivs:\t1", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "Threads:\t1"] {
         assert!(status.lines().any(|other| other == line), "{line}: {status}");
     }
     if is_root() {
-        // Nothing is open but the connection and where it says what is wrong.
+        // Only the connection and standard error are open.
         let mut open: Vec<_> = fs::read_dir(format!("{proc}/fd")).unwrap().collect();
         open.sort_by_key(|entry| entry.as_ref().unwrap().file_name());
         let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
@@ -95,45 +95,45 @@ fn a_probe_is_sealed_while_it_waits_and_gives_up_in_time() {
         let connection = fs::read_link(format!("{proc}/fd/0")).unwrap();
         assert!(connection.to_string_lossy().starts_with("socket:"), "{connection:?}");
     }
-    assert_eq!(output(&mut probe.0), (Some(1), LATE.to_owned()));
+    assert_eq!(output(&mut probe.0), (Some(1), TIMED_OUT.to_owned()));
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
 }
 
 #[test]
-fn a_byte_now_and_then_gains_no_time() {
+fn single_bytes_do_not_extend_the_deadline() {
     let stage = Stage::new();
     let listener = listen(&stage);
     let start = Instant::now();
     let mut probe = start_probe(&stage);
     let mut stream = accept(&listener);
-    // Frames that a probe passes over: it would read them for ever.
+    // Frames that a probe skips: without a deadline it would read them forever.
     for byte in [0, 0, 0, 4, 0, 0, 0, 0, 0].into_iter().cycle().take(200) {
         if stream.write_all(&[byte]).is_err() {
             break;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(output(&mut probe.0), (Some(1), LATE.to_owned()));
+    assert_eq!(output(&mut probe.0), (Some(1), TIMED_OUT.to_owned()));
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
 }
 
 #[test]
-fn a_queue_that_stays_full_is_late_too() {
+fn a_backlog_that_stays_full_times_out_too() {
     let stage = Stage::new();
     let listener = listen(&stage);
     rustix::net::listen(&listener, 0).unwrap();
     let _first = UnixStream::connect(stage.socket()).unwrap();
     let start = Instant::now();
     let probed = probe(&stage, BROKER);
-    assert_eq!((probed.status.code(), &*probed.stderr), (Some(1), LATE.as_bytes()));
+    assert_eq!((probed.status.code(), &*probed.stderr), (Some(1), TIMED_OUT.as_bytes()));
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
 }
 
-/// What a probe makes of what a server says, after which the server hangs up.
-fn probe_one_who_says(answer: &[u8]) -> (Option<i32>, String) {
+/// The result of a probe whose server sends `answer` and closes the connection.
+fn probe_result(answer: &[u8]) -> (Option<i32>, String) {
     let stage = Stage::new();
     let listener = listen(&stage);
     let mut probe = start_probe(&stage);
@@ -144,23 +144,23 @@ fn probe_one_who_says(answer: &[u8]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn the_exit_status_and_one_line_say_what_the_answer_was() {
-    assert_eq!(probe_one_who_says(&answer(1)), (Some(0), String::new()));
-    let says = |line: &str| (Some(1), format!("keyhole-broker: error: {line}\n"));
-    assert_eq!(probe_one_who_says(&answer(2)), says("the broker says NOT_SERVING"));
-    assert_eq!(probe_one_who_says(&answer(3)), says("the broker says SERVICE_UNKNOWN"));
-    let nonsense = says("the broker's answer is not a health answer");
-    assert_eq!(probe_one_who_says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), nonsense);
-    let (status, said) = probe_one_who_says(&answer(1)[..20]);
+fn the_exit_status_and_one_line_report_the_answer() {
+    assert_eq!(probe_result(&answer(1)), (Some(0), String::new()));
+    let output_of = |line: &str| (Some(1), format!("keyhole-broker: error: {line}\n"));
+    assert_eq!(probe_result(&answer(2)), output_of("the broker reports NOT_SERVING"));
+    assert_eq!(probe_result(&answer(3)), output_of("the broker reports SERVICE_UNKNOWN"));
+    let malformed = output_of("the broker's answer is not a health answer");
+    assert_eq!(probe_result(b"HTTP/1.1 400 Bad Request\r\n\r\n"), malformed);
+    let (status, output) = probe_result(&answer(1)[..20]);
     assert_eq!(status, Some(1));
-    assert!(said.contains("is this uid allowed?") && said.lines().count() == 1, "{said}");
+    assert!(output.contains("is this uid allowed?") && output.lines().count() == 1, "{output}");
 }
 
 #[test]
-fn whoever_starts_a_probe_without_standard_descriptors_gets_its_status_all_the_same() {
+fn a_probe_without_standard_descriptors_has_the_same_exit_status() {
     let stage = Stage::new();
     let listener = listen(&stage);
-    // The shell closes them; the program's start opens /dev/null in their place.
+    // The shell closes them; the program opens /dev/null instead when it starts.
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(stage.at("keyhole-broker"));
     command.arg("probe").arg(format!("--socket.path={}", stage.socket().display()));
@@ -171,7 +171,7 @@ fn whoever_starts_a_probe_without_standard_descriptors_gets_its_status_all_the_s
 }
 
 #[test]
-fn a_kernel_that_lacks_something_is_probed_and_a_seal_that_is_refused_is_an_error() {
+fn a_probe_works_without_landlock_and_seccomp_and_fails_if_its_sandbox_is_refused() {
     const PR_GET_SECCOMP: u32 = 21;
     let lack = |number, when, errno| Lack { numbers: (number, number), when, errno };
     let without_seccomp = [
@@ -183,16 +183,16 @@ fn a_kernel_that_lacks_something_is_probed_and_a_seal_that_is_refused_is_an_erro
         let stage = Stage::new();
         let listener = listen(&stage);
         let mut probe = start_probe_by(lacking(stage.command(&["probe"]), lacks));
-        // One who may not seal itself hangs up.
+        // A probe that may not enter its sandbox closes the connection.
         let _ = accept(&listener).write_all(&answer(1));
         output(&mut probe.0)
     };
     assert_eq!(probe_on(LINUX_5_10), (Some(0), String::new()));
     assert_eq!(probe_on(&without_seccomp), (Some(0), String::new()));
-    let (status, said) = probe_on(&refused);
-    assert_eq!((status, said.lines().count()), (Some(1), 1), "{said}");
-    let line = "keyhole-broker: error: seccomp could not be put in force: ";
-    assert!(said.starts_with(line) && said.contains("let the container's own seccomp profile"), "{said}");
+    let (status, output) = probe_on(&refused);
+    assert_eq!((status, output.lines().count()), (Some(1), 1), "{output}");
+    let line = "keyhole-broker: error: seccomp could not be enabled: ";
+    assert!(output.starts_with(line) && output.contains("let the container's seccomp profile"), "{output}");
 }
 
 /// The table, compiled, for children of a process that runs [`alone`].
@@ -204,7 +204,7 @@ fn table() -> impl Fn() -> bool {
 }
 
 #[test]
-fn the_table_of_a_probe_is_these_calls() {
+fn the_list_of_system_calls_of_a_probe() {
     let row = |row: &seccomp::Row| {
         let indices: String = row.when.iter().map(|argument| format!(" {}", argument.index)).collect();
         format!("{}{indices}", row.name)
@@ -217,18 +217,18 @@ fn the_table_of_a_probe_is_these_calls() {
 }
 
 #[test]
-fn every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions() {
-    alone("probe::every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions", || {
-        let seal = table();
+fn every_row_of_a_probe_allows_its_call_and_enforces_its_conditions() {
+    alone("probe::every_row_of_a_probe_allows_its_call_and_enforces_its_conditions", || {
+        let enter_sandbox = table();
         let mut refused = 0;
         for row in PROBE_SYSCALLS {
-            let end = sealed(&seal, Call::harmless(row));
+            let end = call_in_sandbox(&enter_sandbox, Call::harmless(row));
             assert!(survived(end), "{}: {end:?}", row.name);
             for argument in row.when {
                 for bit in (0..64).filter(|bit| argument.mask & (1 << bit) != 0) {
                     let call = Call::harmless(row).flipped(argument.index, bit);
                     assert!(!call.is_allowed_by(PROBE_SYSCALLS));
-                    assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                    assert_eq!(call_in_sandbox(&enter_sandbox, call), REFUSED, "{} with {call:x?}", row.name);
                     refused += 1;
                 }
             }
@@ -240,10 +240,10 @@ fn every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions() {
 #[test]
 fn every_other_call_kills_a_probe() {
     alone("probe::every_other_call_kills_a_probe", || {
-        let seal = table();
+        let enter_sandbox = table();
         let allowed = |number: i64| PROBE_SYSCALLS.iter().any(|row| row.number == number);
         for number in (-1..=470).filter(|number| !allowed(*number)) {
-            let end = sealed(&seal, Call(number, [0; 6]));
+            let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
             // The kernel asks no filter about its own probes (uretprobe, uprobe).
             let own = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
             assert!(end == REFUSED || own, "system call {number}: {end:?}");
@@ -251,17 +251,17 @@ fn every_other_call_kills_a_probe() {
     });
 }
 
-/// The heap may have to grow under the seal, by mmap where something lies in the way of brk.
+/// The heap may have to grow in the sandbox, with mmap if brk is blocked.
 #[test]
-fn the_heap_of_a_probe_grows_under_its_seal() {
-    alone("probe::the_heap_of_a_probe_grows_under_its_seal", || {
-        let seal = table();
+fn the_heap_of_a_probe_grows_in_its_sandbox() {
+    alone("probe::the_heap_of_a_probe_grows_in_its_sandbox", || {
+        let enter_sandbox = table();
         for in_the_way in [false, true] {
             let end = forked(|| {
                 if in_the_way {
                     block_brk();
                 }
-                if !seal() {
+                if !enter_sandbox() {
                     return 1;
                 }
                 let blocks: Vec<Vec<u8>> = (0..256).map(|byte| vec![byte as u8; 16 << 10]).collect();
@@ -272,10 +272,9 @@ fn the_heap_of_a_probe_grows_under_its_seal() {
     });
 }
 
-/// Puts a page where the heap would grow to.
+/// Maps a page where the heap would grow.
 fn block_brk() {
-    // SAFETY: the end of the heap is only asked for; the page lies behind it, and where something lies there already
-    // nothing is replaced.
+    // SAFETY: sbrk only returns the end of the heap; the page is mapped behind it, and replaces no other mapping.
     unsafe {
         let end = libc::sbrk(0) as usize;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;

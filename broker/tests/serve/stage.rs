@@ -1,4 +1,4 @@
-//! What the tests stand on: a directory with the program, a broker that runs in it, and clients of any uid.
+//! Test support: a directory with the programs, a broker that runs in it, and clients of any uid.
 
 #[path = "../../../tests/common/reader.rs"]
 mod reader;
@@ -31,13 +31,13 @@ use tonic_health::pb::health_client::HealthClient;
 /// The broker's uid and group, a uid that may ask, and one that may not, when the tests run as root.
 pub(crate) const BROKER: u32 = 64646;
 pub(crate) const ALLOWED: u32 = 64647;
-pub(crate) const STRANGER: u32 = 64648;
+pub(crate) const OTHER_UID: u32 = 64648;
 
 pub(crate) fn is_root() -> bool {
     getuid().is_root()
 }
 
-/// Whether what needs root can be tested.
+/// Whether tests that need root can run.
 pub(crate) fn root() -> bool {
     if !is_root() {
         assert!(
@@ -59,7 +59,7 @@ pub(crate) fn broker_gid() -> u32 {
 }
 
 pub(crate) fn kernel_has_landlock() -> bool {
-    // SAFETY: with this flag (version) and no attributes the call only tells a number.
+    // SAFETY: with this flag (version) and no attributes the call only returns a number.
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, 1u64) > 0 }
 }
 
@@ -74,10 +74,10 @@ pub(crate) fn soon<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The programs, the broker and the reader that it starts: of this build, or of the folder that `KEYHOLE_BINARIES` names.
+/// The programs, the broker and the reader that it starts: of this build, or of the directory that `KEYHOLE_BINARIES` names.
 fn programs() -> [PathBuf; 2] {
     match std::env::var_os("KEYHOLE_BINARIES") {
-        Some(folder) => ["keyhole-broker", "keyhole-reader"].map(|name| Path::new(&folder).join(name)),
+        Some(directory) => ["keyhole-broker", "keyhole-reader"].map(|name| Path::new(&directory).join(name)),
         None => {
             let broker = PathBuf::from(env!("CARGO_BIN_EXE_keyhole-broker"));
             let reader = reader::beside(&broker).to_owned();
@@ -96,8 +96,8 @@ impl Stage {
         for program in programs() {
             let name = program.file_name().unwrap();
             if fs::hard_link(&program, stage.at(name)).is_err() {
-                // By another process: a descriptor open for writing, inherited by a child of another test, would
-                // make the program busy.
+                // Copied by another process: if a child of another test inherited a descriptor open for writing, the
+                // program could not be executed.
                 let copied = Command::new("cp").arg(&program).arg(stage.at(name)).status().unwrap();
                 assert!(copied.success(), "cp {}", program.display());
             }
@@ -123,7 +123,7 @@ impl Stage {
         fs::write(path, content).unwrap();
     }
 
-    /// Puts a fifo that nobody writes to: to open it without O_NONBLOCK hangs.
+    /// Makes a FIFO without a writer: opening it without O_NONBLOCK hangs.
     pub(crate) fn put_fifo(&self, path: &str) {
         let path = self.at(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -149,7 +149,7 @@ impl Stage {
         command
     }
 
-    /// The program, as whoever runs the tests.
+    /// The program, as the uid of the tests.
     pub(crate) fn command_as_is(&self, arguments: &[impl AsRef<str>]) -> Command {
         let mut command = Command::new(self.at("keyhole-broker"));
         command.arg(format!("--socket.path={}", self.socket().display()));
@@ -168,15 +168,15 @@ impl Stage {
         let mut broker = Broker { stage: self, child: command.spawn().unwrap() };
         // The last line before it accepts.
         soon("the broker", || {
-            let said = fs::read_to_string(&log).unwrap();
-            assert!(broker.child.try_wait().unwrap().is_none(), "it ended: {said}");
-            said.contains("sysfs view=").then_some(())
+            let output = fs::read_to_string(&log).unwrap();
+            assert!(broker.child.try_wait().unwrap().is_none(), "it ended: {output}");
+            output.contains("sysfs view=").then_some(())
         });
         broker
     }
 }
 
-/// A broker that runs; gone when the test is.
+/// A running broker; killed when it is dropped.
 pub(crate) struct Broker<'s> {
     pub(crate) stage: &'s Stage,
     pub(crate) child: Child,
@@ -218,7 +218,7 @@ impl Broker<'_> {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Does `act` with a client of the broker's own uid.
+    /// Runs `act` with a client of the broker's own uid.
     pub(crate) fn ask<T: Send, F: Future<Output = T>>(
         &self,
         act: impl FnOnce(BrokerClient<Channel>) -> F + Send,
@@ -226,7 +226,7 @@ impl Broker<'_> {
         self.ask_as(broker_uid(), act)
     }
 
-    /// Does `act` with a client of a uid, which is in the socket's group.
+    /// Runs `act` with a client of a uid, which is in the socket's group.
     pub(crate) fn ask_as<T: Send, F: Future<Output = T>>(
         &self,
         uid: u32,
@@ -241,7 +241,7 @@ impl Broker<'_> {
         self.ask(|mut client| async move { client.describe(DescribeRequest {}).await.unwrap().into_inner() })
     }
 
-    /// Reads; asks again as long as it is told that it has asked too much.
+    /// Reads; retries on RESOURCE_EXHAUSTED.
     pub(crate) fn read(&self, queries: &[Query]) -> Vec<Answer> {
         self.ask(|mut client| async move {
             loop {
@@ -265,7 +265,7 @@ impl Broker<'_> {
         })
     }
 
-    /// A plain connection of the broker's own uid; no read or write on it waits for ever.
+    /// A plain connection of the broker's own uid, with time-outs.
     pub(crate) fn connect(&self) -> UnixStream {
         as_uid(broker_uid(), broker_gid(), || connect(&self.stage.socket()))
     }
@@ -278,7 +278,7 @@ pub(crate) fn connect(socket: &Path) -> UnixStream {
     stream
 }
 
-/// Runs `act` on a thread with another uid and group, when the tests may.
+/// Runs `act` on a thread with another uid and group, if the tests may change them.
 pub(crate) fn as_uid<T: Send>(uid: u32, gid: u32, act: impl FnOnce() -> T + Send) -> T {
     use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
     let act = || {
@@ -314,7 +314,7 @@ pub(crate) async fn try_channel(socket: PathBuf) -> Result<Channel, tonic::trans
     Endpoint::from_static("http://keyhole").connect_with_connector(connector).await
 }
 
-/// What came for one query.
+/// The answer to one query.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) query: Query,
@@ -363,22 +363,22 @@ pub(crate) async fn read_numbers(
     Ok(answers)
 }
 
-/// Runs a command that should refuse to start, and gives its one line.
+/// Runs a command that should refuse to start, and returns its one line.
 pub(crate) fn refusal(command: &mut Command) -> String {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut child = Running(child);
     let status = soon("a refusal", || child.0.try_wait().unwrap());
-    let (mut said, mut printed) = (String::new(), String::new());
-    child.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    let (mut output, mut printed) = (String::new(), String::new());
+    child.0.stderr.take().unwrap().read_to_string(&mut output).unwrap();
     child.0.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
-    assert_eq!(status.code(), Some(1), "{said}");
+    assert_eq!(status.code(), Some(1), "{output}");
     assert_eq!(printed, "");
-    assert_eq!(said.lines().count(), 1, "{said}");
-    let line = said.trim_end().strip_prefix("keyhole-broker: error: ");
-    line.unwrap_or_else(|| panic!("{said}")).to_owned()
+    assert_eq!(output.lines().count(), 1, "{output}");
+    let line = output.trim_end().strip_prefix("keyhole-broker: error: ");
+    line.unwrap_or_else(|| panic!("{output}")).to_owned()
 }
 
-/// A child that is gone when the test is.
+/// A child that is killed when it is dropped.
 pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
@@ -396,13 +396,13 @@ pub(crate) fn probe(stage: &Stage, uid: u32) -> std::process::Output {
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap()
 }
 
-/// Makes a gRPC call over a connection of its own; gives the status and the number of bytes that came.
+/// Makes a gRPC call on a new connection; returns the status and the number of bytes received.
 pub(crate) async fn call(socket: &Path, path: &str, body: &[u8]) -> (Option<i32>, usize) {
-    finish(begin(socket, path, body).await).await
+    finish(start_call(socket, path, body).await).await
 }
 
-/// Takes the rest of an answer.
-pub(crate) async fn finish((mut answer, _client, driver): Begun) -> (Option<i32>, usize) {
+/// Receives the rest of an answer.
+pub(crate) async fn finish((mut answer, _client, driver): StartedCall) -> (Option<i32>, usize) {
     let mut status = answer.headers().get("grpc-status").cloned();
     let mut bytes = 0;
     while let Some(data) = answer.body_mut().data().await {
@@ -417,8 +417,8 @@ pub(crate) async fn finish((mut answer, _client, driver): Begun) -> (Option<i32>
     (status.map(|status| status.to_str().unwrap().parse().unwrap()), bytes)
 }
 
-/// Sends a gRPC call and waits for the head of its answer.
-pub(crate) async fn begin(socket: &Path, path: &str, body: &[u8]) -> Begun {
+/// Sends a gRPC call and waits for the response headers.
+pub(crate) async fn start_call(socket: &Path, path: &str, body: &[u8]) -> StartedCall {
     let (mut client, driver) = dial(socket).await;
     (send(&mut client, path, body).await.await.unwrap(), client, driver)
 }
@@ -432,7 +432,7 @@ async fn dial(socket: &Path) -> (Sender, tokio::task::JoinHandle<()>) {
     (client, driver)
 }
 
-/// Sends as many gRPC calls on one connection, and waits for nothing.
+/// Sends gRPC calls on one connection, and waits for no answer.
 pub(crate) async fn begin_many(socket: &Path, path: &str, body: &[u8], calls: usize) -> impl Sized {
     let (mut client, driver) = dial(socket).await;
     let mut answers = Vec::new();
@@ -456,7 +456,7 @@ async fn send(client: &mut Sender, path: &str, body: &[u8]) -> h2::client::Respo
 
 type Sender = h2::client::SendRequest<bytes::Bytes>;
 
-pub(crate) type Begun = (http::Response<h2::RecvStream>, Sender, tokio::task::JoinHandle<()>);
+pub(crate) type StartedCall = (http::Response<h2::RecvStream>, Sender, tokio::task::JoinHandle<()>);
 
 pub(crate) fn grpc(message: &impl Message) -> Vec<u8> {
     let mut body = vec![0];

@@ -1,4 +1,4 @@
-//! How it starts, and refuses to; how it ends.
+//! How the broker starts, when it refuses to, and how it exits.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -14,15 +14,15 @@ use rustix::process::{Signal, getgid};
 use crate::stage::*;
 
 #[test]
-fn the_socket_is_for_its_owner_and_the_group_given() {
+fn the_socket_is_for_its_owner_and_the_group_of_the_flag() {
     let stage = Stage::new();
     let group = if is_root() { 64700 } else { getgid().as_raw() };
     let mut command = stage.command_as_is(&[format!("--socket.group={group}")]);
     let become_broker = is_root();
-    // SAFETY: the child only makes system calls that take numbers, and one with memory that lives through it.
+    // SAFETY: the child only makes system calls that take numbers, and one with memory that outlives it.
     unsafe {
         command.pre_exec(move || {
-            // The mask of whoever starts it is not asked.
+            // The inherited umask has no effect.
             libc::umask(0);
             let became = !become_broker
                 || libc::setgroups(1, &group) == 0 && libc::setgid(BROKER) == 0 && libc::setuid(BROKER) == 0;
@@ -37,21 +37,21 @@ fn the_socket_is_for_its_owner_and_the_group_given() {
 }
 
 #[test]
-fn a_signal_ends_it_and_takes_the_socket_away() {
+fn a_signal_stops_it_and_removes_the_socket() {
     for signal in [Signal::TERM, Signal::INT] {
         let stage = Stage::new();
         let mut broker = stage.start(&["--log.level=info"]);
-        // With a connection open, and one in the middle of nothing.
+        // With an open connection, and one without a request.
         let _idle = broker.connect();
         broker.read(&[Query::Loadavg]);
         broker.signal(signal);
         assert_eq!(broker.wait().code(), Some(0), "{}", fs::read_to_string(stage.at("log")).unwrap());
-        assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is gone");
+        assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is removed");
     }
 }
 
 #[test]
-fn a_log_of_json_is_an_object_a_line() {
+fn a_json_log_has_one_object_per_line() {
     let stage = Stage::new();
     let log = fs::File::create(stage.at("json")).unwrap();
     let child = stage.command(&["--log.level=info", "--log.format=json"]).stderr(log).spawn().unwrap();
@@ -73,7 +73,7 @@ fn a_log_of_json_is_an_object_a_line() {
 }
 
 #[test]
-fn a_log_that_takes_no_line_ends_nothing() {
+fn a_closed_log_stops_nothing() {
     let stage = Stage::new();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let child = stage.command(&["--log.level=info"]).stderr(full).spawn().unwrap();
@@ -82,7 +82,7 @@ fn a_log_that_takes_no_line_ends_nothing() {
     assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
     broker.signal(Signal::TERM);
     assert_eq!(broker.wait().code(), Some(0));
-    assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is gone");
+    assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is removed");
 }
 
 #[test]
@@ -97,14 +97,14 @@ fn a_socket_left_by_a_crash_is_replaced() {
 }
 
 #[test]
-fn a_live_brokers_socket_is_never_taken() {
+fn the_socket_of_a_running_broker_is_not_replaced() {
     let stage = Stage::new();
     let broker = stage.start(&["--log.level=info"]);
     let line = refusal(&mut stage.command(&["--log.level=warn"]));
     assert!(line.contains("--socket.path=") && line.contains("stop it, or choose another path"), "{line}");
-    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok, "the first one goes on");
+    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok, "the first one keeps running");
 
-    // Nor that of any other program that listens.
+    // Nor is the socket of any other program that listens.
     let other = Stage::new();
     let listener = UnixListener::bind(other.socket()).unwrap();
     fs::set_permissions(other.socket(), Permissions::from_mode(0o777)).unwrap();
@@ -114,7 +114,7 @@ fn a_live_brokers_socket_is_never_taken() {
 }
 
 #[test]
-fn a_broker_leaves_the_socket_of_its_successor_alone() {
+fn a_broker_does_not_remove_the_socket_of_its_successor() {
     let stage = Stage::new();
     let mut first = stage.start(&["--log.level=info"]);
     fs::rename(stage.socket(), stage.at("aside")).unwrap();
@@ -125,7 +125,7 @@ fn a_broker_leaves_the_socket_of_its_successor_alone() {
 }
 
 #[test]
-fn what_is_not_a_socket_is_left_alone() {
+fn a_path_that_is_not_a_socket_is_not_replaced() {
     let stage = Stage::new();
     fs::write(stage.socket(), "precious").unwrap();
     let line = refusal(&mut stage.command(&["--log.level=info"]));
@@ -139,7 +139,7 @@ fn what_is_not_a_socket_is_left_alone() {
 }
 
 #[test]
-fn privilege_that_was_not_asked_for_is_refused() {
+fn unasked_privilege_is_refused() {
     if !root() {
         return;
     }
@@ -152,7 +152,7 @@ fn privilege_that_was_not_asked_for_is_refused() {
 }
 
 #[test]
-fn root_that_was_asked_for_holds_no_capability() {
+fn root_that_was_asked_for_has_no_capability() {
     if !root() {
         return;
     }
@@ -172,7 +172,7 @@ fn root_that_was_asked_for_holds_no_capability() {
 }
 
 #[test]
-fn a_start_that_cannot_be_says_what_to_do_in_one_line() {
+fn a_start_that_fails_says_what_to_do_in_one_line() {
     let stage = Stage::new();
     let missing = stage.at("missing");
     let missing = missing.display();
@@ -209,7 +209,7 @@ fn a_start_that_cannot_be_says_what_to_do_in_one_line() {
         assert!(hints.iter().all(|hint| line.contains(hint)), "{argument}: {line}");
     }
     for socket in [stage.at("nowhere/broker.sock"), stage.at("broker.sock"), stage.at("run/x".repeat(60))] {
-        // Unless the tests' own uid may write there.
+        // Unless the uid of the tests may write there.
         if socket == stage.at("broker.sock") && !is_root() {
             continue;
         }
@@ -225,7 +225,7 @@ fn a_start_that_cannot_be_says_what_to_do_in_one_line() {
 }
 
 #[test]
-fn what_only_prints_prints() {
+fn commands_that_only_print() {
     let stage = Stage::new();
     for (argument, expected) in [
         ("policy", keyhole_broker::policy()),
@@ -239,7 +239,7 @@ fn what_only_prints_prints() {
     assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("--allow-uid=UID"));
 }
 
-/// Makes one system call fail with ENOSYS, as on a kernel that has it not. For the child alone, before it runs.
+/// Makes one system call fail with ENOSYS in the child, as on a kernel without it.
 fn without_syscall(command: &mut std::process::Command, number: libc::c_long) {
     const fn op(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
         libc::sock_filter { code: code as u16, jt, jf, k }
@@ -267,14 +267,14 @@ fn without_syscall(command: &mut std::process::Command, number: libc::c_long) {
 }
 
 #[test]
-fn a_required_layer_that_is_missing_ends_the_start_and_one_that_is_not_required_does_not() {
+fn a_missing_layer_fails_the_start_only_if_it_is_required() {
     let stage = Stage::new();
     let mut required = stage.command(&["--log.level=error", "--sandbox.require=limits,landlock"]);
     without_syscall(&mut required, libc::SYS_landlock_create_ruleset);
     let line = refusal(&mut required);
-    for said in ["--sandbox.require=landlock", "this kernel has no Landlock", "lsm=", "or do not require it"]
+    for text in ["--sandbox.require=landlock", "this kernel has no Landlock", "lsm=", "or do not require it"]
     {
-        assert!(line.contains(said), "{line}");
+        assert!(line.contains(text), "{line}");
     }
     assert!(fs::symlink_metadata(stage.socket()).is_err(), "no socket is left that nobody listens on");
 
@@ -298,7 +298,7 @@ fn a_required_layer_that_is_missing_ends_the_start_and_one_that_is_not_required_
 }
 
 #[test]
-fn a_start_with_every_layer_that_is_required_says_so_in_one_line() {
+fn a_start_with_every_required_layer_logs_one_line() {
     let stage = Stage::new();
     let mut required = LAYERS.to_vec();
     if !kernel_has_landlock() {
@@ -311,7 +311,7 @@ fn a_start_with_every_layer_that_is_required_says_so_in_one_line() {
 }
 
 #[test]
-fn a_fifo_in_a_fixture_tree_holds_up_no_start() {
+fn a_fifo_in_a_fixture_tree_does_not_delay_the_start() {
     let stage = Stage::new();
     let flags = stage.fixtures();
     stage.put_fifo("proc/stat");

@@ -173,7 +173,7 @@ impl Reading<'_> {
             // As for a reader: absent.
             _ if matches!(place, Err(2 | 20)) => return true,
             _ if let Err(errno) = place => Content::Errno(errno),
-            Kind::Text | Kind::TextOfSeveral => match read_text(path, self.row.file_bytes) {
+            Kind::Text | Kind::TextUnlessAlone => match read_text(path, self.row.file_bytes) {
                 Ok(Some(content)) => content,
                 Ok(None) => return true,
                 Err(error) => match error.raw_os_error().unwrap_or(5) {

@@ -79,7 +79,7 @@ impl From<&str> for Failure {
 
 /// Runs the program; gives the exit status.
 pub fn main() -> ExitCode {
-    keyhole_os::process::one_heap();
+    keyhole_os::process::use_single_heap();
     let arguments = std::env::args_os().skip(1).map(|argument| argument.into_string());
     let arguments: Result<Vec<String>, _> = arguments.collect();
     let done = match arguments {

@@ -25,7 +25,7 @@ pub(super) fn run(options: Options) -> Result<(), Failure> {
 }
 
 async fn serve(options: Options) -> Result<(), Failure> {
-    keyhole_os::memory::map_large_pieces();
+    keyhole_os::memory::mmap_large_allocations();
     signals::ignore_stray();
     let mut stops = Stops::listen()?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
@@ -77,7 +77,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     };
     #[cfg(feature = "hostile-code-for-tests")]
     crate::hostile::on_main();
-    keyhole_os::memory::give_back();
+    keyhole_os::memory::release_unused();
     http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}").into())
 }
 

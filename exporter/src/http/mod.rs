@@ -155,7 +155,7 @@ impl Server {
         peak.open = peak.open.max(open);
         if peak.open >= TRIM_MIN_OPEN && open <= peak.open / 8 && peak.trimmed.elapsed() >= TRIM_PAUSE {
             *peak = Peak { open, trimmed: Instant::now() };
-            keyhole_os::memory::give_back();
+            keyhole_os::memory::release_unused();
         }
     }
 

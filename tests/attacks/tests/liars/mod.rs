@@ -250,7 +250,7 @@ fn lie_as_a_zygote(program: &Program, act: &str) {
     let pid = broker.pid();
     // Of readers that never come it is said so, and there is no other reason to end.
     let serves = soon("a start", || {
-        let serves = ground.log().contains("no reader was ready in time");
+        let serves = ground.log().contains("the reader was not ready in time");
         (serves || broker.0.try_wait().unwrap().is_some()).then_some(serves)
     });
     assert!(peak_kib(pid) < BROKER_KIB, "{act}: {} KiB", peak_kib(pid));

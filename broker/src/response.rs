@@ -1,4 +1,4 @@
-//! An answer on its way to a client: chunks that wait to be taken, a bounded number of bytes of them.
+//! The response to a read: chunks on their way to the client, in a queue of a bounded number of bytes.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -15,29 +15,29 @@ use tonic::codegen::tokio_stream::Stream;
 
 use crate::lock;
 
-/// So many bytes wait for a client at most, and one chunk.
-const BYTES: usize = 128 << 10;
+/// The most bytes that wait for a client; one more chunk may exceed them.
+const MAX_QUEUED_BYTES: usize = 128 << 10;
 
-/// So many are handed to the client's connection at once: several of its frames go out in one write.
+/// With this many bytes in the queue the client's connection is woken: several HTTP/2 frames go out in one write.
 const BATCH_BYTES: usize = 64 << 10;
 
-/// Fewer are handed over after this time.
+/// Fewer bytes wait at most this long before the connection is woken.
 const BATCH_TIME: Duration = Duration::from_millis(5);
 
-/// How often [`Answer::watch`] looks.
+/// How often [`ResponseQueue::watch_client`] checks.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The most time that a client may take for the next of its answer while it has the only permit.
+/// The most time that a client may take for its next chunk while it holds the permit.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The most time in all that others wait for a client that has the permit.
+/// The most time in total for which other clients wait for one that holds the permit.
 const OTHERS_TIMEOUT: Duration = Duration::from_millis(150);
 
-/// What there is of an answer.
+/// The queue between the readers and the client's stream.
 #[derive(Debug, Default)]
-pub struct Answer {
+pub struct ResponseQueue {
     state: Mutex<State>,
-    /// The client has taken something, or wants no more.
+    /// Notified when the client has taken a chunk or cancelled the read.
     progress: Notify,
 }
 
@@ -45,49 +45,49 @@ pub struct Answer {
 struct State {
     chunks: VecDeque<Bytes>,
     bytes: usize,
-    /// Since when the oldest of them waits to be handed over.
-    since: Option<Instant>,
-    /// Counts what the client has taken.
+    /// Since when the oldest chunk waits; none if the connection was woken since.
+    oldest_since: Option<Instant>,
+    /// The number of chunks that the client has taken.
     taken: u64,
-    /// How it ended, when it has.
+    /// Whether the response is finished, and with which error.
     end: Option<Option<Status>>,
     waker: Option<Waker>,
-    abandoned: bool,
+    cancelled: bool,
 }
 
 impl State {
     fn wake(&mut self) {
-        self.since = None;
+        self.oldest_since = None;
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
 }
 
-/// What a chunk takes of the bytes that may wait: an empty one takes memory too.
+/// The bytes that a chunk counts for: its content, and the memory around it.
 fn cost(chunk: &Bytes) -> usize {
-    const BESIDE_IT: usize = 64;
-    chunk.len() + BESIDE_IT
+    const OVERHEAD: usize = 64;
+    chunk.len() + OVERHEAD
 }
 
-/// A client that did not take its answer in time.
+/// The client did not take its response in time.
 #[derive(Debug)]
 pub struct TimedOut;
 
-impl Answer {
+impl ResponseQueue {
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 
-    /// Adds a chunk; waits while too many bytes have not been taken.
-    pub async fn put(&self, chunk: Bytes) {
+    /// Adds a chunk; waits while the queue is full.
+    pub async fn push(&self, chunk: Bytes) {
         loop {
             {
                 let mut state = self.state();
-                if state.bytes < BYTES {
+                if state.bytes < MAX_QUEUED_BYTES {
                     state.bytes += cost(&chunk);
                     state.chunks.push_back(chunk);
-                    state.since.get_or_insert_with(Instant::now);
+                    state.oldest_since.get_or_insert_with(Instant::now);
                     if state.bytes >= BATCH_BYTES {
                         state.wake();
                     }
@@ -98,8 +98,9 @@ impl Answer {
         }
     }
 
-    /// Ends it: after what was put, or with an error in its place. What is not taken would keep memory for good.
-    pub fn end(&self, error: Option<Status>) {
+    /// Ends the response after the chunks in the queue, or replaces these by an error: a client that takes nothing must
+    /// not keep their memory.
+    pub fn finish(&self, error: Option<Status>) {
         let mut state = self.state();
         if error.is_some() {
             (state.chunks, state.bytes) = (VecDeque::new(), 0);
@@ -108,29 +109,29 @@ impl Answer {
         state.wake();
     }
 
-    /// Waits until the client wants no more.
-    pub async fn abandoned(&self) {
-        while !self.state().abandoned {
+    /// Waits until the client has cancelled the read.
+    pub async fn cancelled(&self) {
+        while !self.state().cancelled {
             self.progress.notified().await;
         }
     }
 
-    /// Hands over what has waited long enough, for as long as the client takes it. `others` says whether other
-    /// clients wait for this one.
-    pub async fn watch(&self, others: impl Fn() -> bool) -> TimedOut {
+    /// Wakes the connection when chunks have waited for [`BATCH_TIME`]; returns when the client is too slow.
+    /// `others_wait` returns whether other clients wait for this one.
+    pub async fn watch_client(&self, others_wait: impl Fn() -> bool) -> TimedOut {
         let (mut taken, mut since, mut others_waited) = (0, Instant::now(), Duration::ZERO);
         loop {
             tokio::time::sleep(POLL_INTERVAL).await;
             let mut state = self.state();
-            if state.since.is_some_and(|since| since.elapsed() >= BATCH_TIME) {
+            if state.oldest_since.is_some_and(|since| since.elapsed() >= BATCH_TIME) {
                 state.wake();
             }
             let progress = state.taken != taken;
             if progress || state.chunks.is_empty() {
                 (taken, since) = (state.taken, Instant::now());
             }
-            if !state.chunks.is_empty() && others() {
-                // A client that takes it, however slowly, may take twice as long.
+            if !state.chunks.is_empty() && others_wait() {
+                // A client that makes progress, however slowly, may take twice as long.
                 others_waited += if progress { POLL_INTERVAL / 2 } else { POLL_INTERVAL };
             }
             if since.elapsed() >= TAKE_TIMEOUT || others_waited >= OTHERS_TIMEOUT {
@@ -139,7 +140,7 @@ impl Answer {
         }
     }
 
-    /// Waits until everything that was put has been taken.
+    /// Waits until the client has taken every chunk.
     pub async fn drained(&self) {
         while !self.state().chunks.is_empty() {
             self.progress.notified().await;
@@ -147,16 +148,16 @@ impl Answer {
     }
 }
 
-/// The client's end of an answer.
+/// The stream that the gRPC server sends to the client.
 #[derive(Debug)]
-pub struct Chunks(pub Arc<Answer>);
+pub struct ResponseStream(pub Arc<ResponseQueue>);
 
-impl Chunks {
-    /// Waits for the first of it, or its end: the head of an answer then goes out with it, in one write.
-    pub async fn begun(&self) {
+impl ResponseStream {
+    /// Waits for the first chunks, or for the end: so the response headers go out with them in one write.
+    pub async fn started(&self) {
         poll_fn(|context| {
             let mut state = self.0.state();
-            let ready = state.since.is_none() && !state.chunks.is_empty();
+            let ready = state.oldest_since.is_none() && !state.chunks.is_empty();
             if ready || state.end.is_some() {
                 return Poll::Ready(());
             }
@@ -167,7 +168,7 @@ impl Chunks {
     }
 }
 
-impl Stream for Chunks {
+impl Stream for ResponseStream {
     type Item = Result<Encoded, Status>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -176,7 +177,7 @@ impl Stream for Chunks {
             state.bytes -= cost(&chunk);
             state.taken += 1;
             if state.chunks.is_empty() {
-                state.since = None;
+                state.oldest_since = None;
             }
             self.0.progress.notify_waiters();
             return Poll::Ready(Some(Ok(Encoded(chunk))));
@@ -189,9 +190,9 @@ impl Stream for Chunks {
     }
 }
 
-impl Drop for Chunks {
+impl Drop for ResponseStream {
     fn drop(&mut self) {
-        self.0.state().abandoned = true;
+        self.0.state().cancelled = true;
         self.0.progress.notify_waiters();
     }
 }
