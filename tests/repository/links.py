@@ -14,7 +14,10 @@ import urllib.parse
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # [text](target "title"), ![text](target), and [label]: target
-LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^()\s<>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^\s{0,3}\[[^\]]+\]:\s+<?(\S+?)>?\s*$")
+LINK = re.compile(
+    r"!?\[(?:[^\[\]\n]|\n(?!\n)|\[[^\]\n]*\])*\]\(\s*<?([^()\s<>]+)>?(?:\s+\"[^\"]*\")?\s*\)|^ {0,3}\[[^\]\n]+\]:[ \t]+<?(\S+?)>?[ \t]*$",
+    re.MULTILINE,
+)
 CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)")
 HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*\s*$")
 FENCE = re.compile(r"^\s*(```+|~~~+)")
@@ -24,7 +27,7 @@ HTML_ANCHOR = re.compile(r"<a\s+(?:id|name)=\"([^\"]+)\"")
 def lines_outside_fences(text):
     """The lines of a document that are not code, with their numbers."""
     fence = None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         mark = FENCE.match(line)
         if mark and fence is None:
             fence = mark[1]
@@ -34,15 +37,23 @@ def lines_outside_fences(text):
             yield number, line
 
 
+def without_code(text):
+    """The document with a letter for each character of code, so that what is left keeps its place."""
+    prose = dict(lines_outside_fences(text))
+    masked = lambda line: CODE.sub(lambda code: "x" * len(code[0]), line)
+    return "\n".join(masked(prose[number]) if number in prose else "x" * len(line) for number, line in enumerate(text.split("\n"), 1))
+
+
 def links(text):
     """The targets of a document's links, with the numbers of their lines.
 
-    >>> list(links("see [a](b.md#c) and `[d](e)`\\n```\\n[f](g)\\n```\\n[h]: i.md\\n"))
-    [(1, 'b.md#c'), (5, 'i.md')]
+    >>> list(links("see [a](b.md#c) and `[d](e)`\\n```\\n[f](g)\\n```\\n[h]: i.md\\n[j\\nk](l)"))
+    [(1, 'b.md#c'), (5, 'i.md'), (7, 'l')]
     """
-    for number, line in lines_outside_fences(text):
-        for found in LINK.finditer(CODE.sub("", line)):
-            yield number, found[1] or found[2]
+    prose = without_code(text)
+    for found in LINK.finditer(prose):
+        group = 1 if found[1] else 2
+        yield prose.count("\n", 0, found.start(group)) + 1, found[group]
 
 
 def slug(heading):
