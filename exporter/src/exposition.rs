@@ -227,7 +227,7 @@ const DUPLICATE_SERIES: usize = 16;
 pub struct Written {
     /// Samples left out because one with the same name and labels was there.
     pub duplicates: usize,
-    /// The names and labels of the first of them, [`DUPLICATE_SERIES`] at most.
+    /// The names and labels of the first of them, `DUPLICATE_SERIES` at most.
     pub duplicate_series: Vec<String>,
 }
 

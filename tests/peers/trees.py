@@ -59,6 +59,11 @@ EXCEPTIONS = [
 ]
 
 
+def all_trees():
+    """The trees of this repository."""
+    return [REPOSITORY / "tests/golden/host/tree", *sorted((REPOSITORY / "tests/kernels/trees").iterdir())]
+
+
 def with_links(tree, home):
     """A copy of a tree that has the links of /proc, which a capture leaves out."""
     copy = home / "tree"
@@ -139,7 +144,7 @@ def main():
     exporter = binaries(arguments.binaries) / "keyhole-exporter"
     shared = differential.peer_collectors(program) & differential.collectors_with_flags(exporter.parent)
     collectors = sorted(shared - LIVE)
-    trees = arguments.trees or [REPOSITORY / "tests/golden/host/tree", *sorted((REPOSITORY / "tests/kernels/trees").iterdir())]
+    trees = arguments.trees or all_trees()
     compared = wrong = excepted = 0
     left_out = collections.Counter()
     with tempfile.TemporaryDirectory(prefix="keyhole-trees-") as home:

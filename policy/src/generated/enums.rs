@@ -21,7 +21,7 @@ pub enum Query {
     Diskstats = 6,
     /// Block device attributes: sys/block/*.
     Block = 7,
-    /// udev's database of block devices: udev/b<major>:<minor>. Needs the udev root.
+    /// udev's database of block devices: `udev/b<major>:<minor>`. Needs the udev root.
     Udev = 8,
     /// File handles: proc/sys/fs/file-nr.
     FileNr = 9,
@@ -76,11 +76,11 @@ pub enum Query {
     NetStatistics = 38,
     /// IPv6 addresses of interfaces: proc/1/net/if_inet6.
     NetAddresses = 39,
-    /// Every process: proc/<pid>/stat. Only with the broker's --allow-processes.
+    /// Every process: `proc/<pid>/stat`. Only with the broker's --allow-processes.
     Processes = 40,
-    /// More of every process: proc/<pid>/status, and the number of its open descriptors. Only with --allow-processes.
+    /// More of every process: `proc/<pid>/status`, and the number of its open descriptors. Only with --allow-processes.
     ProcessDetails = 41,
-    /// Every thread of processes that have several: proc/<pid>/task/<tid>/stat. Only with --allow-processes. The values of
+    /// Every thread of processes that have several: `proc/<pid>/task/<tid>/stat`. Only with --allow-processes. The values of
     /// a process' only thread are those of the process.
     Threads = 42,
     /// The most processes and threads there may be: proc/sys/kernel/{pid_max,threads-max}. The first is read only by a broker

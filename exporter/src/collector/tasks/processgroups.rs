@@ -3,7 +3,7 @@
 //! <https://man7.org/linux/man-pages/man5/proc_pid_status.5.html>
 //!
 //! What needs the right to trace a process (its I/O, swap and limits) is not given. Counters are kept over scrapes, see
-//! [`totals`]: this is the one collector whose samples are no function of one snapshot alone.
+//! `totals`: this is the one collector whose samples are no function of one snapshot alone.
 
 mod living;
 mod rules;
