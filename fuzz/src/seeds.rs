@@ -459,8 +459,15 @@ fn exporter_flags() -> Vec<Vec<u8>> {
         FlagKind::Regexp(default) => {
             format!("--{}={}", flag.name, if default.is_empty() { "^a|b$" } else { default })
         }
-        FlagKind::Text(default) | FlagKind::Duration(default) => format!("--{}\n{default}", flag.name),
-        FlagKind::Texts => format!("--{0}=a\n--{0}\nb", flag.name),
+        FlagKind::Text(default)
+        | FlagKind::Duration(default)
+        | FlagKind::File(default)
+        | FlagKind::Directory(default)
+        | FlagKind::Choice { default, .. }
+        | FlagKind::Parsed { default, .. } => format!("--{}\n{default}", flag.name),
+        FlagKind::Texts | FlagKind::ParsedList { .. } | FlagKind::Directories => {
+            format!("--{0}=a\n--{0}\nb", flag.name)
+        }
         FlagKind::Number(default) => format!("--{}={default}", flag.name),
         FlagKind::Interval(default) => format!("--{0}\n--{0}={default}", flag.name),
         FlagKind::Alias(target) => format!("--{}=a\n--{target}=b", flag.name),
