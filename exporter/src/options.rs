@@ -185,9 +185,7 @@ impl TryFrom<Values> for Options {
                 },
                 Parsed::Path(path) => Value::Text(utf8(path)?),
                 Parsed::Texts(texts) => Value::Texts(texts),
-                Parsed::Paths(paths) => {
-                    Value::Texts(paths.into_iter().map(utf8).collect::<Result<_, _>>()?)
-                }
+                Parsed::Paths(paths) => Value::Texts(paths.into_iter().map(utf8).collect::<Result<_, _>>()?),
                 Parsed::Number(number) => Value::Number(number),
                 Parsed::Duration(duration) => Value::Duration(duration),
                 Parsed::Interval(interval) => Value::Interval(interval),

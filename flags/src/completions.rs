@@ -66,7 +66,9 @@ impl Program {
         let directories: Vec<String> =
             of_kind(is_directory).chain(self.directory_commands().map(str::to_owned)).collect();
         let files: Vec<String> = of_kind(|kind| matches!(kind, FlagKind::File(_))).collect();
-        for (names, option) in [(directories, "-d"), (files, "-f")].iter().filter(|(names, _)| !names.is_empty()) {
+        for (names, option) in
+            [(directories, "-d"), (files, "-f")].iter().filter(|(names, _)| !names.is_empty())
+        {
             let _ = writeln!(
                 arms,
                 "        {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen {option} -- \"$cur\")); return ;;",
@@ -77,7 +79,9 @@ impl Program {
         for command in self.named_commands() {
             let words = match command.operands {
                 Operands::Shell => SHELLS.join(" "),
-                Operands::Any { known, .. } => known().iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" "),
+                Operands::Any { known, .. } => {
+                    known().iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" ")
+                }
                 Operands::None | Operands::Directory => continue,
             };
             let _ = writeln!(words_after, "                *,{}) words=\"{words}\" ;;", command.name);
@@ -225,4 +229,29 @@ fn is_directory(kind: FlagKind) -> bool {
 /// Text in single quotes, which all three shells read alike if it holds none.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', "").replace('\'', "\u{2019}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::tests::program;
+
+    #[test]
+    fn every_flag_command_and_operand_is_offered_in_every_shell() {
+        let program = program();
+        for shell in SHELLS {
+            let script = program.completions(shell).unwrap();
+            for flag in program.shown_flags() {
+                let word = spelling(flag);
+                let word = word.trim_end_matches('=');
+                let word = if *shell == "fish" { word.replacen("--", "-l ", 1) } else { word.to_owned() };
+                assert!(script.contains(&word), "{shell}: {word}");
+            }
+            let commands = program.commands.iter().map(|command| command.name);
+            for word in commands.chain(["stone", "logfmt json", "bash"]) {
+                assert!(script.contains(word), "{shell}: {word}");
+            }
+            assert!(!script.contains("old"), "{shell} offers an alias");
+        }
+    }
 }

@@ -62,7 +62,11 @@ pub enum FlagError {
         flag: &'static str,
     },
     /// A flag of another command.
-    #[error("--{flag} belongs to the commands {}; try --help", commands.join(" and "))]
+    #[error(
+        "--{flag} belongs to the command{} {}; try --help",
+        if commands.len() > 1 { "s" } else { "" },
+        commands.join(" and ")
+    )]
     Misplaced {
         /// The flag.
         flag: &'static str,

@@ -8,6 +8,8 @@ use crate::{Command, Flag, FlagKind, Program};
 const MEANING_COLUMN: usize = 41;
 const WIDTH: usize = 110;
 
+const USAGE: &str = "Usage";
+
 /// A section of the help: a heading, and rows of a term and its meaning.
 pub(crate) struct Section {
     pub(crate) title: &'static str,
@@ -32,7 +34,7 @@ impl Program {
         let command = self.commands.iter().find(|command| command.name == name && !name.is_empty());
         let Some(command) = command else { return self.help() };
         let mut text = format!("{}: {}\n", self.name, self.purpose);
-        Section { title: "Usage", rows: vec![self.usage(command)] }.write(&mut text);
+        Section { title: USAGE, rows: vec![self.usage(command)] }.write(&mut text);
         for group in self.groups.iter().filter(|group| group.commands.contains(&name)) {
             Section::new(group.title, group.flags).write(&mut text);
         }
@@ -43,8 +45,10 @@ impl Program {
 
     /// The sections of the help, the first of which is the usage.
     pub(crate) fn sections(&self) -> Vec<Section> {
-        let mut sections =
-            vec![Section { title: "Usage", rows: self.commands.iter().map(|command| self.usage(command)).collect() }];
+        let mut sections = vec![Section {
+            title: USAGE,
+            rows: self.commands.iter().map(|command| self.usage(command)).collect(),
+        }];
         let own = |rows: &[(&str, &str)]| {
             rows.iter().map(|(term, meaning)| ((*term).to_owned(), (*meaning).to_owned())).collect::<Vec<_>>()
         };
@@ -58,7 +62,9 @@ impl Program {
     }
 
     fn environment_rule(&self) -> String {
-        let is_without = |group: &&crate::Group| !group.environment && group.flags.iter().any(|flag| !flag.help.is_empty());
+        let is_without = |group: &&crate::Group| {
+            !group.environment && group.flags.iter().any(|flag| !flag.help.is_empty())
+        };
         let without: Vec<&str> = self.groups.iter().filter(is_without).map(|group| group.title).collect();
         let except = match without.split_last() {
             None => String::new(),
@@ -90,13 +96,16 @@ impl Section {
 
     fn write(&self, text: &mut String) {
         let _ = writeln!(text, "\n{}:", self.title);
+        let longest = self.rows.iter().map(|(term, _)| term.len()).max().unwrap_or_default();
+        // The commands are few, and have a column of their own.
+        let column = if self.title == USAGE { longest + 4 } else { MEANING_COLUMN };
         for (term, meaning) in &self.rows {
-            let meaning = wrapped(meaning, MEANING_COLUMN);
+            let meaning = wrapped(meaning, column);
             // A term that is too long for its column has a line of its own.
-            let _ = if term.len() + 3 < MEANING_COLUMN {
-                writeln!(text, "  {term:<width$}{meaning}", width = MEANING_COLUMN - 2)
+            let _ = if term.len() + 3 < column {
+                writeln!(text, "  {term:<width$}{meaning}", width = column - 2)
             } else {
-                writeln!(text, "  {term}\n{:<MEANING_COLUMN$}{meaning}", "")
+                writeln!(text, "  {term}\n{:<column$}{meaning}", "")
             };
         }
     }
@@ -152,4 +161,44 @@ fn row(flag: &Flag) -> (String, String) {
     };
     let default = if default.is_empty() { default } else { format!(" [default: {default}]") };
     (term, format!("{}{repeatable}{default}", flag.help))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::tests::program;
+
+    #[test]
+    fn every_documented_flag_is_shown_once() {
+        let (program, help) = (program(), program().help());
+        for flag in program.flags() {
+            let (term, _) = row(&flag);
+            let lines = help.lines().filter(|line| line.trim_start().split(' ').next() == Some(&term));
+            assert_eq!(lines.count(), usize::from(!flag.help.is_empty()), "{term}");
+        }
+    }
+
+    #[test]
+    fn a_long_term_has_a_line_of_its_own_and_meanings_are_wrapped_in_their_column() {
+        let help = program().help();
+        assert!(
+            help.contains("\n  --[no-]fast                            Be fast. [default: on]\n"),
+            "{help}"
+        );
+        let alone = "\n  --a-flag-whose-name-fills-the-column=NUMBER\n                                         How many. [default: 3]\n";
+        assert!(help.contains(alone), "{help}");
+        assert!(help.lines().all(|line| line.len() <= WIDTH), "{help}");
+        assert_eq!(wrapped("a b", 0), "a b");
+        let long = "x".repeat(WIDTH - 4);
+        assert_eq!(wrapped(&format!("{long} y z {long}{long}"), 2), format!("{long} y\n  z\n  {long}{long}"));
+    }
+
+    #[test]
+    fn a_command_has_a_help_of_its_own() {
+        let program = program();
+        let help = program.command_help("copy");
+        assert!(help.contains("--every[=DURATION]") && !help.contains("--place"), "{help}");
+        assert_eq!(program.command_help(""), program.help());
+        assert_eq!(program.command_help("nothing"), program.help());
+    }
 }

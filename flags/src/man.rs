@@ -36,3 +36,20 @@ fn escaped(text: &str) -> String {
     }
     escaped
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::program::tests::program;
+
+    #[test]
+    fn rows_become_terms_and_nothing_of_them_a_request() {
+        let page = program().man_page();
+        assert!(
+            page.contains(
+                ".SH NAME\na\\-program \\- does things.\n.SH USAGE\n.TP\n.B a\\-program [FLAGS]\nserve\n"
+            ),
+            "{page}"
+        );
+        assert!(page.contains(".B \\-\\-input=FILE\n\\&.in 'file' of C:\\e. [default: /etc/in]\n"), "{page}");
+    }
+}

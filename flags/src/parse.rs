@@ -118,8 +118,7 @@ impl Reader<'_, '_> {
         let value = (!value.is_empty()).then(|| value.strip_prefix(b"=").unwrap_or(value));
         let flag = name.and_then(|name| self.flags.iter().find(|flag| flag.name == name));
         let takes = |flag: &&Flag| value.is_none() || !matches!(flag.kind, FlagKind::Switch(_));
-        let unknown =
-            || FlagError::Unknown { flag: argument.to_string_lossy().into_owned(), similar: None };
+        let unknown = || FlagError::Unknown { flag: argument.to_string_lossy().into_owned(), similar: None };
         flag.filter(takes).map(|flag| (*flag, value.map(OsStr::from_bytes))).ok_or_else(unknown)
     }
 
@@ -207,7 +206,10 @@ mod tests {
     fn defaults_hold_until_they_are_replaced() {
         let (values, _) = parse(&[]).unwrap();
         assert!(values.switch("collector.cpu"));
-        assert_eq!((values.text("device-exclude"), values.origin("device-exclude")), ("^lo$", Origin::Default));
+        assert_eq!(
+            (values.text("device-exclude"), values.origin("device-exclude")),
+            ("^lo$", Origin::Default)
+        );
         let (values, words) =
             parse(&["--no-collector.cpu", "query", "--device-exclude", "x", "--wait=1m0.5s"]).unwrap();
         assert!(!values.switch("collector.cpu"));
@@ -226,7 +228,9 @@ mod tests {
         let (values, _) = read(&variables, false, &[]).unwrap();
         assert_eq!(values.texts("listen"), [":1", ":2"]);
         assert_eq!(values.origin("listen"), Origin::Environment);
-        for nothing in [("KEYHOLE_MAX", ""), ("KEYHOLE_WATCH", "5s"), ("KEYHOLE_IGNORED_DEVICES", "x"), ("MAX", "7")] {
+        for nothing in
+            [("KEYHOLE_MAX", ""), ("KEYHOLE_WATCH", "5s"), ("KEYHOLE_IGNORED_DEVICES", "x"), ("MAX", "7")]
+        {
             let (values, _) = read(&[nothing], false, &[]).unwrap();
             assert!(FLAGS.iter().all(|flag| values.origin(flag.name) == Origin::Default), "{nothing:?}");
         }
@@ -313,14 +317,18 @@ mod tests {
 
     #[test]
     fn what_a_program_cannot_parse_is_refused_where_it_comes_from() {
-        let parse_id = |values: &Values| values.parse("id", |text| text.parse::<u8>().map_err(|_| "not an ID"));
+        let parse_id =
+            |values: &Values| values.parse("id", |text| text.parse::<u8>().map_err(|_| "not an ID"));
         assert_eq!(parse_id(&Values::defaults(FLAGS)), Ok(None));
         let error = |variables: &[(&str, &str)], arguments: &[&str]| {
             parse_id(&read(variables, false, arguments).unwrap().0).unwrap_err().to_string()
         };
         assert_eq!(error(&[], &["--id=x"]), "--id=\"x\": not an ID");
         assert_eq!(error(&[], &["--id="]), "--id=\"\": not an ID");
-        assert_eq!(error(&[("KEYHOLE_ID", "x")], &[]), "KEYHOLE_ID=\"x\" in the environment, for --id: not an ID");
+        assert_eq!(
+            error(&[("KEYHOLE_ID", "x")], &[]),
+            "KEYHOLE_ID=\"x\" in the environment, for --id: not an ID"
+        );
     }
 
     proptest! {

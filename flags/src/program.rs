@@ -89,8 +89,11 @@ impl Operands {
 }
 
 /// The command that prints completions, for each program's table.
-pub const COMPLETIONS: Command =
-    Command { name: "completions", operands: Operands::Shell, help: "print completions for bash, fish or zsh" };
+pub const COMPLETIONS: Command = Command {
+    name: "completions",
+    operands: Operands::Shell,
+    help: "print completions for bash, fish or zsh",
+};
 
 /// An environment variable that looks as if it would set a flag, and does not.
 #[derive(Debug, PartialEq, Eq)]
@@ -220,5 +223,140 @@ impl FlagKind {
             Self::Number(_) => "NUMBER".to_owned(),
             Self::Duration(_) | Self::Interval(_) => "DURATION".to_owned(),
         })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::{HELP_FLAGS, LOG_FLAGS};
+
+    pub(crate) fn program() -> Program {
+        const OWN: &[Flag] = &[
+            Flag { name: "fast", kind: FlagKind::Switch(true), help: "Be fast." },
+            Flag { name: "input", kind: FlagKind::File("/etc/in"), help: ".in 'file' of C:\\." },
+            Flag { name: "place", kind: FlagKind::Directories, help: "Where." },
+            Flag { name: "old", kind: FlagKind::Alias("place"), help: "" },
+        ];
+        const COPY: &[Flag] = &[
+            Flag { name: "a-flag-whose-name-fills-the-column", kind: FlagKind::Number(3), help: "How many." },
+            Flag { name: "every", kind: FlagKind::Interval("2s"), help: "Repeat." },
+        ];
+        const COMMANDS: &[Command] = &[
+            Command { name: "", operands: Operands::None, help: "serve" },
+            Command { name: "copy", operands: Operands::Directory, help: "copy files" },
+            Command {
+                name: "show",
+                operands: Operands::Any { placeholder: "THING", known: || vec![("stone", "a stone")] },
+                help: "show things",
+            },
+            COMPLETIONS,
+        ];
+        let group = |title, commands, environment, flags| Group { title, commands, environment, flags };
+        Program {
+            name: "a-program",
+            version: "1.0.0",
+            version_text: "a-program 1.0.0\n".to_owned(),
+            purpose: "does things.",
+            note: "A note.",
+            commands: COMMANDS,
+            groups: vec![
+                group("Own", &[], true, OWN),
+                group("Copying", &["copy"], false, COPY),
+                group("Secret", &[], false, &[Flag { name: "grant", kind: FlagKind::Texts, help: "Grant." }]),
+                group("Log", &[], true, LOG_FLAGS),
+                group("Help", &[], false, HELP_FLAGS),
+            ],
+            short: &[('h', "help")],
+            may_repeat: false,
+            variables: &[("NODE_NAME", "The node.")],
+            exit_statuses: &[("0", "Success.")],
+        }
+    }
+
+    fn parse(arguments: &[&str], variables: &[(&str, &str)]) -> Result<(Values, Vec<String>), FlagError> {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        program().parse(arguments.iter().map(OsString::from), variables)
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_flag_of_a_command_is_refused_elsewhere() {
+        assert!(parse(&["copy", "x", "--every"], &[]).is_ok());
+        assert_eq!(
+            parse(&["--every"], &[]).unwrap_err().to_string(),
+            "--every belongs to the command copy; try --help"
+        );
+    }
+
+    #[test]
+    fn variables_set_the_flags_of_groups_that_allow_it_and_no_others() {
+        let (values, _) =
+            parse(&[], &[("KEYHOLE_FAST", "false"), ("KEYHOLE_GRANT", "all"), ("KEYHOLE_HELP", "1")])
+                .unwrap();
+        assert!(!values.switch("fast") && !values.switch("help"));
+        assert_eq!(values.texts("grant"), [""; 0]);
+    }
+
+    #[test]
+    fn a_variable_without_effect_is_listed_with_what_to_do() {
+        let names =
+            ["KEYHOLE_GRANT", "KEYHOLE_LOG_LEVLE", "KEYHOLE_FAST", "KEYHOLE_HELP", "KEYHOLE_IN", "LOG_LEVLE"];
+        let unused = program().unused_variables(names.map(OsString::from));
+        let unused: Vec<_> = unused.iter().map(|unused| (&*unused.variable, &*unused.advice)).collect();
+        assert_eq!(
+            unused,
+            [
+                ("KEYHOLE_GRANT", "set --grant on the command line: no variable may set it"),
+                ("KEYHOLE_LOG_LEVLE", "did you mean KEYHOLE_LOG_LEVEL?")
+            ]
+        );
+    }
+
+    #[test]
+    fn a_command_is_checked_with_its_operands() {
+        let command = |given: &[&str]| {
+            let words = words(given);
+            let found = program().command(&words);
+            found
+                .map(|found| found.map(|(name, operands)| (name, operands.len())))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(command(&[]), Ok(None));
+        assert_eq!(command(&["copy", "x"]), Ok(Some(("copy", 1))));
+        assert_eq!(command(&["show"]), Ok(Some(("show", 0))));
+        for (given, error) in [
+            (&["copy"][..], "copy takes one directory after it: copy DIRECTORY; try --help"),
+            (
+                &["completions"],
+                "completions takes one shell after it: completions bash, fish or zsh; try --help",
+            ),
+            (&["coppy"], "unknown command \"coppy\" (did you mean copy?); try --help"),
+            (&["serve"], "unknown command \"serve\": use copy, show or completions; try --help"),
+        ] {
+            assert_eq!(command(given).unwrap_err(), error);
+        }
+    }
+
+    #[test]
+    fn what_is_asked_about_the_program_is_answered() {
+        let answer = |switch: &str, given: &[&str]| {
+            program().answer(|flag| flag == switch, &words(given)).map_err(|error| error.to_string())
+        };
+        assert_eq!(answer("help", &[]), Ok(Some(program().help())));
+        assert_eq!(answer("help", &["copy"]), Ok(Some(program().command_help("copy"))));
+        assert_eq!(answer("help-man", &[]), Ok(Some(program().man_page())));
+        assert_eq!(answer("version", &[]), Ok(Some("a-program 1.0.0\n".to_owned())));
+        assert_eq!(answer("", &["copy", "x"]), Ok(None));
+        assert_eq!(answer("", &["completions", "zsh"]).unwrap(), program().completions("zsh").ok());
+        assert_eq!(
+            answer("", &["completions", "bsh"]),
+            Err("no completions for \"bsh\" (did you mean bash?): use bash, fish or zsh".to_owned())
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use keyhole_broker::flags::Flags;
-use keyhole_exporter::options::{Flag, FlagKind, FlagError, Options};
+use keyhole_exporter::options::{Flag, FlagError, FlagKind, Options};
 use keyhole_exporter::{cli, http};
 
 fn arguments(input: &[u8]) -> Vec<String> {

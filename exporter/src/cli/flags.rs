@@ -8,8 +8,8 @@ use keyhole_flags::{Group, HELP_FLAGS, LOG_FLAGS, Program};
 use super::{COMMANDS, EXIT_STATUSES};
 use crate::broker_client::DEFAULT_SOCKET;
 use crate::budget;
-use crate::collector::{self, COLLECTORS};
 use crate::collector::network::ipvs::{BACKEND_LABELS, kept_labels};
+use crate::collector::{self, COLLECTORS};
 use crate::options::{Flag, FlagError, FlagKind, Options};
 use crate::self_metrics::{VERSION, goarch};
 
@@ -309,7 +309,8 @@ mod tests {
 
     #[test]
     fn every_variable_stands_for_one_flag() {
-        let mut variables: Vec<_> = PROGRAM.flags_in_environment().iter().filter_map(Flag::variable).collect();
+        let mut variables: Vec<_> =
+            PROGRAM.flags_in_environment().iter().filter_map(Flag::variable).collect();
         variables.sort_unstable();
         assert!(variables.windows(2).all(|pair| pair[0] != pair[1]));
     }

@@ -102,7 +102,11 @@ fn run() -> Result<(), Failure> {
     match command {
         None => {
             for unused in PROGRAM.unused_variables(std::env::vars_os().map(|(name, _)| name)) {
-                tracing::warn!(variable = unused.variable, advice = unused.advice, "environment variable without effect");
+                tracing::warn!(
+                    variable = unused.variable,
+                    advice = unused.advice,
+                    "environment variable without effect"
+                );
             }
             serve::run(options)
         }
