@@ -95,12 +95,12 @@ pub enum FlagError {
         commands: Vec<&'static str>,
     },
     /// A command with too few or too many words after it.
-    #[error("{command} takes {takes}; try --help")]
+    #[error("{command} {mistake}; try --help")]
     Operands {
         /// The command.
         command: &'static str,
-        /// What it takes: `no words after it`.
-        takes: String,
+        /// What is wrong: `takes no words after it`.
+        mistake: String,
     },
     /// No completions for this shell.
     #[error("no completions for {shell:?}{}: use {}", suggestion("", *similar), alternatives(shells))]
@@ -115,7 +115,7 @@ pub enum FlagError {
 }
 
 /// `a, b or c`.
-pub(crate) fn alternatives(words: &[&str]) -> String {
+pub fn alternatives(words: &[&str]) -> String {
     match words {
         [] => String::new(),
         [word] => (*word).to_owned(),

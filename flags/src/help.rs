@@ -115,7 +115,10 @@ impl Section {
 fn wrapped(text: &str, column: usize) -> String {
     let mut wrapped = String::new();
     let mut width = column;
-    for word in text.split(' ') {
+    // A default stands on one line.
+    let (meaning, default) =
+        text.find(" [default: ").map_or((text, None), |at| (&text[..at], Some(&text[at + 1..])));
+    for word in meaning.split(' ').chain(default) {
         let letters = word.chars().count();
         if width > column {
             if width + 1 + letters > WIDTH {

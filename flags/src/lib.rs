@@ -18,7 +18,7 @@ mod similar;
 mod values;
 
 pub use duration::go_duration;
-pub use error::FlagError;
+pub use error::{FlagError, alternatives};
 pub use program::{COMPLETIONS, Command, Group, Operands, Program, Unused};
 pub use similar::most_similar;
 pub use values::{Origin, Value, Values};

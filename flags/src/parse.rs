@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(message(&["--id"]), "--id needs a value: --id=ID");
         assert!(message(&["--collector.cpu=true"]).contains("takes no value"));
         assert!(message(&["--wait=5"]).contains("not a duration"));
-        assert_eq!(message(&["--mode=Two"]), "--mode=\"Two\": not one or two");
+        assert_eq!(message(&["--mode=Two"]), "--mode=\"Two\": use one or two (did you mean two?)");
         assert!(message(&["--something-else-altogether"]).ends_with("altogether; try --help"));
         assert_eq!(
             read(&[("KEYHOLE_MAX", "many")], false, &[]).unwrap_err().to_string(),

@@ -159,23 +159,26 @@ impl Program {
         words: &'w [String],
     ) -> Result<Option<(&'static str, &'w [String])>, FlagError> {
         let Some((word, operands)) = words.split_first() else { return Ok(None) };
+        if word.starts_with('-') {
+            // It stood after two dashes alone.
+            return Err(FlagError::Unknown { flag: word.clone(), similar: None });
+        }
         let named = || self.commands.iter().filter(|command| !command.name.is_empty());
         let Some(command) = named().find(|command| command.name == word) else {
             let commands: Vec<_> = named().map(|command| command.name).collect();
             let similar = most_similar(commands.iter().copied(), word);
             return Err(FlagError::UnknownCommand { word: word.clone(), similar, commands });
         };
-        let takes = match (command.operands, operands.len()) {
+        let mistake = match (command.operands, operands.len()) {
             (Operands::Any { .. }, _) | (Operands::None, 0) | (Operands::Directory | Operands::Shell, 1) => {
                 return Ok(Some((command.name, operands)));
             }
-            (Operands::None, _) => "no words after it".to_owned(),
-            (Operands::Directory, _) => format!("one directory after it: {word} DIRECTORY"),
-            (Operands::Shell, _) => {
-                format!("one shell after it: {word} {}", crate::error::alternatives(SHELLS))
-            }
+            (Operands::None, _) => "takes no words after it".to_owned(),
+            (Operands::Directory, 0) => "needs a directory".to_owned(),
+            (Operands::Shell, 0) => format!("needs a shell: {}", crate::error::alternatives(SHELLS)),
+            (operands, _) => format!("takes one word after it: {word} {}", operands.usage()),
         };
-        Err(FlagError::Operands { command: command.name, takes })
+        Err(FlagError::Operands { command: command.name, mistake })
     }
 
     /// The variables among `names` that look as if they would set a flag, and do not: they are misspelled, or the
@@ -331,11 +334,10 @@ pub(crate) mod tests {
         assert_eq!(command(&["copy", "x"]), Ok(Some(("copy", 1))));
         assert_eq!(command(&["show"]), Ok(Some(("show", 0))));
         for (given, error) in [
-            (&["copy"][..], "copy takes one directory after it: copy DIRECTORY; try --help"),
-            (
-                &["completions"],
-                "completions takes one shell after it: completions bash, fish or zsh; try --help",
-            ),
+            (&["copy"][..], "copy needs a directory; try --help"),
+            (&["copy", "x", "y"], "copy takes one word after it: copy DIRECTORY; try --help"),
+            (&["--fast"], "unknown flag --fast; try --help"),
+            (&["completions"], "completions needs a shell: bash, fish or zsh; try --help"),
             (&["coppy"], "unknown command \"coppy\" (did you mean copy?); try --help"),
             (&["serve"], "unknown command \"serve\": use copy, show or completions; try --help"),
         ] {

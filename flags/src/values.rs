@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::similar::{most_similar, suggestion};
 use crate::{Flag, FlagError, FlagKind};
 
 /// A flag's value.
@@ -199,7 +200,10 @@ impl Value {
                 let is_it =
                     |choice: &&&str| **choice == text || ignore_case && choice.eq_ignore_ascii_case(text);
                 let choice = choices.iter().find(is_it);
-                let refused = || format!("not {}", crate::error::alternatives(choices));
+                let refused = || {
+                    let similar = most_similar(choices.iter().copied(), text);
+                    format!("use {}{}", crate::alternatives(choices), suggestion("", similar))
+                };
                 Self::Text((*choice.ok_or_else(refused)?).to_owned())
             }
             _ => Self::Text(text.to_owned()),

@@ -54,9 +54,11 @@ pub const GROUPS: &[Group] = &[
         flag("from", FlagKind::Directory(""), "Read from this directory instead of the broker: one that capture wrote, or any tree with proc/ and sys/."),
         flag("headers", FlagKind::Switch(true), "Print the header line of a table."),
     ] },
-    Group { title: "Help", commands: &[], environment: false, flags: HELP_FLAGS },
-    Group { title: "Help as in node_exporter", commands: &[], environment: false, flags: &[
-        flag("help-long", FlagKind::Switch(false), "Print this help."),
+    Group { title: "Help", commands: &[], environment: false, flags: &[
+        HELP_FLAGS[0],
+        flag("help-long", FlagKind::Switch(false), "Print this help, as in node_exporter."),
+        HELP_FLAGS[1],
+        HELP_FLAGS[2],
     ] },
 ];
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keyhole_flags::alternatives;
 use keyhole_proto::v1::Query;
 
 use super::super::Failure;
@@ -103,7 +104,7 @@ impl Format {
         .ok_or_else(|| {
             let near = most_similar(offered.iter().copied(), name);
             let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
-            Failure::Usage(format!("--output={name:?}: use {}{near}", offered.join(", ")))
+            Failure::Usage(format!("--output={name:?}: use {}{near}", alternatives(offered)))
         })
     }
 }
