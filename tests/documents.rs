@@ -236,22 +236,24 @@ fn programs() -> [&'static Program; 2] {
 const FLAGS: &str = "\
 # Flags
 
-The broker and the exporter read flags in the same way: `--name=value` or `--name value`, and `--name` or
-`--no-name` for a switch. The command line overrides the environment, and the environment overrides the
-defaults. `completions SHELL` prints completions for a shell, `--help-man` a manual page.
+The broker and the exporter read flags in the same way: `--name=value` or `--name value`, and
+`--name` or `--no-name` for a switch. The command line overrides the environment, and the
+environment overrides the defaults. `completions SHELL` prints completions for a shell, and
+`--help-man` prints a manual page.
 
 ## Environment variables
 
-The variable of `--log.level` is `KEYHOLE_LOG_LEVEL`. Both programs have the same prefix, so that one
-environment can serve both containers: a variable that both read has the same meaning for both, and each
-program ignores those that only the other one reads.
+The variable of `--log.level` is `KEYHOLE_LOG_LEVEL`. Both programs have the same prefix, so that
+one environment can serve both containers: a variable that both read has the same meaning for both,
+and each program ignores those that only the other one reads.
 
-No variable decides what the broker reads, whom it answers or what privileges it has: these flags are given on
-the command line only, where a manifest or a unit shows them. If the variable of such a flag is set, or a
-variable is probably misspelled, the program logs a warning and starts without it.
+No variable decides what the broker reads, whom it answers or what privileges it has: these flags
+are set on the command line only, where a manifest or a unit shows them. If the variable of such a
+flag is set, or if a variable is probably misspelled, the program logs a warning and starts without
+it.
 
-The broker copies only the variables with the prefix, then overwrites its environment with zeros, before it
-reads any flag.
+The broker copies only the variables with this prefix. It overwrites its environment with zeros
+before it reads any flag.
 
 ";
 
@@ -275,7 +277,7 @@ fn the_flags_are_fresh() {
         let variable = flag.variable().unwrap_or_default();
         let _ = writeln!(text, "| `{variable}` | {} | `--{}` |", readers.join(", "), flag.name);
     }
-    text.push_str("| `KEYHOLE_COLLECTOR_...` | exporter | `--collector....` |\n");
+    text.push_str("| `KEYHOLE_COLLECTOR_CPU` and so on | exporter | `--collector.cpu` and so on |\n");
     for program in [broker, exporter] {
         let _ = write!(text, "\n## {}\n\n```text\n{}```\n", program.name, program.help());
     }
