@@ -8,6 +8,7 @@ use keyhole_exporter::collector::{self, COLLECTORS};
 use keyhole_exporter::exposition::Family;
 use keyhole_exporter::self_metrics;
 use keyhole_exporter::snapshot::{Content, Snapshot};
+use keyhole_flags::{Flag, Program};
 use keyhole_os::seccomp::Row;
 use keyhole_policy::pattern::matches;
 use keyhole_policy::{AccessLevel, Class, TABLE};
@@ -226,24 +227,92 @@ fn conditions(row: &Row) -> String {
     if all.is_empty() { "any".to_owned() } else { all.join(", ") }
 }
 
+/// The programs that have flags.
+fn programs() -> [&'static Program; 2] {
+    [&keyhole_broker::flags::PROGRAM, &keyhole_exporter::cli::flags::PROGRAM]
+}
+
+/// What stands before the flags.
+const FLAGS: &str = "\
+# Flags
+
+The broker and the exporter read flags in the same way: `--name=value` or `--name value`, and
+`--name` or `--no-name` for a switch. The command line overrides the environment, and the
+environment overrides the defaults. `completions SHELL` prints completions for a shell, and
+`--help-man` prints a manual page.
+
+## Environment variables
+
+The variable of `--log.level` is `KEYHOLE_LOG_LEVEL`. Both programs have the same prefix, so that
+one environment can serve both containers: a variable that both read has the same meaning for both,
+and each program ignores those that only the other one reads.
+
+No variable decides what the broker reads, whom it answers or what privileges it has: these flags
+are set on the command line only, where a manifest or a unit shows them. If the variable of such a
+flag is set, or if a variable is probably misspelled, the program logs a warning and starts without
+it.
+
+The broker copies only the variables with this prefix. It overwrites its environment with zeros
+before it reads any flag.
+
+";
+
 #[test]
 fn the_flags_are_fresh() {
-    let text = format!(
-        "{GENERATED}# Flags\n\n## keyhole-broker\n\n```text\n{}```\n\n## keyhole-exporter\n\n```text\n{}```\n",
-        keyhole_broker::help(),
-        keyhole_exporter::cli::help::text()
-    );
+    let [broker, exporter] = programs();
+    let mut text = format!("{GENERATED}{FLAGS}| variable | program | flag |\n|---|---|---|\n");
+    // The switches and flags of collectors are many, and follow the rule.
+    let listed = |flag: &&Flag| !flag.help.is_empty() && !flag.name.starts_with("collector.");
+    let of_broker = broker.flags_in_environment();
+    let of_exporter = exporter.flags_in_environment();
+    let both: Vec<&Flag> = of_broker.iter().chain(&of_exporter).filter(listed).collect();
+    for (place, flag) in both.iter().enumerate() {
+        let same = |other: &Flag| other.name == flag.name;
+        if both[..place].iter().any(|other| same(other)) {
+            continue;
+        }
+        let readers = [("broker", &of_broker), ("exporter", &of_exporter)];
+        let readers = readers.iter().filter(|(_, flags)| flags.iter().any(same)).map(|(name, _)| *name);
+        let readers: Vec<_> = readers.collect();
+        let variable = flag.variable().unwrap_or_default();
+        let _ = writeln!(text, "| `{variable}` | {} | `--{}` |", readers.join(", "), flag.name);
+    }
+    text.push_str("| `KEYHOLE_COLLECTOR_CPU` and so on | exporter | `--collector.cpu` and so on |\n");
+    for program in [broker, exporter] {
+        let _ = write!(text, "\n## {}\n\n```text\n{}```\n", program.name, program.help());
+    }
     hold("flags.md", &text);
 }
 
 #[test]
+fn a_variable_that_both_programs_read_means_the_same_to_both_and_no_other_is_taken_for_misspelled() {
+    let [broker, exporter] = programs();
+    let mut shared = 0;
+    for flag in broker.flags_in_environment() {
+        let same =
+            exporter.flags_in_environment().into_iter().find(|other| other.variable() == flag.variable());
+        if let Some(same) = same {
+            shared += 1;
+            assert_eq!((same.name, same.kind, same.help), (flag.name, flag.kind, flag.help));
+        }
+    }
+    assert_eq!(shared, 2, "log.level and log.format");
+    for (one, other) in [(broker, exporter), (exporter, broker)] {
+        let names: Vec<String> = one.flags_in_environment().iter().filter_map(Flag::variable).collect();
+        let unused = other.unused_variables(names.into_iter().map(Into::into));
+        // That the host's paths are flags of both is worth the broker's warning.
+        let unused: Vec<_> =
+            unused.iter().filter(|unused| !unused.variable.starts_with("KEYHOLE_PATH_")).collect();
+        assert!(unused.is_empty(), "{}: {unused:?}", other.name);
+    }
+}
+
+#[test]
 fn the_manual_pages_are_fresh() {
-    for (name, help) in [
-        ("man/keyhole-broker.1", keyhole_broker::help().to_owned()),
-        ("man/keyhole-exporter.1", keyhole_exporter::cli::help::text()),
-    ] {
-        let page = keyhole_exporter::cli::man::page(&help);
-        hold(name, &format!(".\\\" Generated: UPDATE_DOCUMENTS=1 cargo test --test documents\n{page}"));
+    for program in programs() {
+        let page = program.man_page();
+        let text = format!(".\\\" Generated: UPDATE_DOCUMENTS=1 cargo test --test documents\n{page}");
+        hold(&format!("man/{}.1", program.name), &text);
     }
 }
 

@@ -18,10 +18,7 @@ impl Queries {
     pub fn parse(words: &str) -> Result<Self, String> {
         let mut words = words.split(',');
         let unknown = |word: &str| {
-            format!(
-                "--queries takes all, default or default,+NAME,..., not {word:?}; names: {}",
-                names().join(", ")
-            )
+            format!("{word:?} is not all, default or default,+NAME,...; names: {}", names().join(", "))
         };
         match words.next() {
             Some("all") => words.next().map_or(Ok(Self::All), |word| Err(unknown(word))),
@@ -108,7 +105,7 @@ mod tests {
     fn an_invalid_value_is_an_error_that_lists_the_names() {
         for words in ["", "none", "all,+tcp", "default,tcp", "default,+nope", "default,", "+tcp"] {
             let error = Queries::parse(words).unwrap_err();
-            assert!(error.contains("--queries takes") && error.contains("mount_stats"), "{error}");
+            assert!(error.contains("is not all, default or") && error.contains("mount_stats"), "{error}");
         }
     }
 }

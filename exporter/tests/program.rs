@@ -214,7 +214,7 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--", "--collector.cpu"], "unknown flag --collector.cpu"),
         (vec!["-x"], "try --help"),
-        (vec!["serve"], "unknown command \"serve\"; try --help"),
+        (vec!["serve"], "unknown command \"serve\": use query, describe, capture, replay or completions"),
         (vec!["replay"], "replay needs a directory"),
         (vec!["replay", "/nonexistent"], "give a capture or a tree"),
         (vec!["--web.listen-address=9100"], "not an address such as :9100"),

@@ -313,8 +313,8 @@ fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
     for (arguments, part) in [
         (&["query", "netdve"][..], "unknown collector \"netdve\" (did you mean netdev?)"),
         (&["query", "qdisc"], "the qdisc collector is not supported: it needs netlink"),
-        (&["query", "-o", "jsn"], "--output=\"jsn\": use table, json, prom, raw (did you mean json?)"),
-        (&["describe", "-oraw"], "--output=\"raw\": use table, json"),
+        (&["query", "-o", "jsn"], "--output=\"jsn\": use table, json, prom or raw (did you mean json?)"),
+        (&["describe", "-oraw"], "--output=\"raw\": use table or json"),
         (&["describe", "--watch"], "--watch belongs to query"),
         (&["query", "--watch=0.1"], "--watch: at least 200ms"),
         (&["query", "--watch=often"], "--watch=\"often\": not a number of seconds"),
@@ -324,7 +324,7 @@ fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
         (&["--output=json"], "--output belongs to the commands query and describe"),
         (&["qeury"], "unknown command \"qeury\" (did you mean query?)"),
         (&["describe", "cpu"], "describe takes no words after it"),
-        (&["capture", "a", "b"], "capture takes one word after it: capture DIR"),
+        (&["capture", "a", "b"], "capture takes one word after it: capture DIRECTORY"),
         (&["completions", "bsh"], "(did you mean bash?)"),
     ] {
         let ended = Ended::of(program(arguments).output().unwrap());

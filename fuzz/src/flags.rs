@@ -1,7 +1,9 @@
 //! Command lines.
 
+use std::ffi::OsString;
+
 use keyhole_broker::flags::Flags;
-use keyhole_exporter::options::{Flag, FlagKind, OptionError, Options};
+use keyhole_exporter::options::{Flag, FlagError, FlagKind, Options};
 use keyhole_exporter::{cli, http};
 
 fn arguments(input: &[u8]) -> Vec<String> {
@@ -30,17 +32,17 @@ pub fn exporter_flags(input: &[u8]) {
             let given = defaults.iter().filter(|flag| options.was_given(flag.name)).count();
             assert!(given + words.len() <= arguments.len(), "{arguments:?}");
         }
-        Err(OptionError::Invalid { value, .. }) => {
+        Err(FlagError::Invalid { value, .. }) => {
             assert!(arguments.iter().any(|given| given.ends_with(&value)))
         }
         Err(error) => one_line(&error.to_string()),
     }
 }
 
-/// An argument a line, as lexopt takes them.
+/// An argument a line.
 pub fn broker_flags(input: &[u8]) {
     let arguments = arguments(input);
-    match Flags::parse(lexopt::Parser::from_args(&arguments)) {
+    match Flags::parse(arguments.iter().map(OsString::from), []) {
         Ok(flags) => assert!(flags.allowed_uids.len() <= arguments.len()),
         Err(error) => one_line(&error.to_string()),
     }
@@ -49,7 +51,7 @@ pub fn broker_flags(input: &[u8]) {
 /// An argument a line, as a broker gives them to a zygote.
 pub fn reader_arguments(input: &[u8]) {
     let arguments = arguments(input);
-    match keyhole_reader::arguments::Arguments::parse(arguments.iter().map(std::ffi::OsString::from)) {
+    match keyhole_reader::arguments::Arguments::parse(arguments.iter().map(OsString::from)) {
         Ok(parsed) => {
             let several = parsed.slots.len() + parsed.queries.len() + parsed.probe_directories.len();
             assert!(several <= arguments.len());

@@ -1,6 +1,6 @@
 //! Parsers of one text each, most against another way to the same answer.
 
-use keyhole_broker::frames::{Frames, Malformed};
+use keyhole_broker::frames::{Frames, MalformedFrame};
 use keyhole_exporter::go_regex::GoRegex;
 use keyhole_exporter::http::query::{Parameters, negotiate, timeout_seconds, wants_gzip};
 use keyhole_exporter::http::{listen, paths, web_config as web};
@@ -295,7 +295,7 @@ pub fn frames(input: &[u8]) {
                     let length = frame.payload.len();
                     assert!(length <= PAYLOAD_BYTES);
                     let (whole, behind) = rest.split_at(HEADER_BYTES + length);
-                    let header = header(length, frame.kind, frame.about, 0);
+                    let header = header(length, frame.kind, frame.query, 0);
                     assert_eq!(
                         (&whole[..FLAGS], &whole[HEADER_BYTES..]),
                         (&header[..FLAGS], &*frame.payload)
@@ -305,8 +305,10 @@ pub fn frames(input: &[u8]) {
                 }
                 Ok(None) => break,
                 // A header that is none, whatever follows.
-                Err(Malformed::Kind(kind)) => return assert!(rest[4] == kind && Kind::parse(kind).is_none()),
-                Err(Malformed::Length(length)) => {
+                Err(MalformedFrame::Kind(kind)) => {
+                    return assert!(rest[4] == kind && Kind::parse(kind).is_none());
+                }
+                Err(MalformedFrame::Length(length)) => {
                     return assert!(
                         rest.starts_with(&length.to_le_bytes()) && length as usize > PAYLOAD_BYTES
                     );

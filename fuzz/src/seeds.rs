@@ -9,7 +9,7 @@ use std::path::Path;
 use keyhole_exporter::capture::{self, About};
 use keyhole_exporter::cli;
 use keyhole_exporter::collector::{COLLECTORS, Collector};
-use keyhole_exporter::options::FlagKind;
+use keyhole_exporter::options::{Flag, FlagKind};
 use keyhole_exporter::snapshot::{Content, Snapshot};
 use keyhole_policy::{Kind, Row, TABLE};
 use keyhole_proto::v1;
@@ -453,21 +453,46 @@ fn samples() -> Vec<Vec<u8>> {
     values.into_iter().map(each).collect()
 }
 
-fn exporter_flags() -> Vec<Vec<u8>> {
-    let one = |flag: keyhole_exporter::options::Flag| match flag.kind {
+/// A flag in one of the ways that it can be written, with a value that it takes.
+fn flag(flag: Flag) -> String {
+    match flag.kind {
         FlagKind::Switch(_) => format!("--no-{}\nword", flag.name),
         FlagKind::Regexp(default) => {
             format!("--{}={}", flag.name, if default.is_empty() { "^a|b$" } else { default })
         }
-        FlagKind::Text(default) | FlagKind::Duration(default) => format!("--{}\n{default}", flag.name),
-        FlagKind::Texts => format!("--{0}=a\n--{0}\nb", flag.name),
+        FlagKind::Text(default)
+        | FlagKind::Duration(default)
+        | FlagKind::File(default)
+        | FlagKind::Directory(default)
+        | FlagKind::Choice { default, .. } => format!("--{}\n{default}", flag.name),
+        FlagKind::Parsed { default, .. } => {
+            format!("--{}={}", flag.name, if default.is_empty() { "0" } else { default })
+        }
+        FlagKind::ParsedList { placeholder: "LAYERS" } => format!("--{}=limits,landlock", flag.name),
+        FlagKind::Texts | FlagKind::ParsedList { .. } | FlagKind::Directories => {
+            format!("--{0}=64647\n--{0}\n0", flag.name)
+        }
         FlagKind::Number(default) => format!("--{}={default}", flag.name),
         FlagKind::Interval(default) => format!("--{0}\n--{0}={default}", flag.name),
         FlagKind::Alias(target) => format!("--{}=a\n--{target}=b", flag.name),
-    };
+    }
+}
+
+fn exporter_flags() -> Vec<Vec<u8>> {
     let literal =
         [":9100\n127.0.0.1:9100\n[::1]:9100\nvsock:1", "--scrape.timeout=1m0.5s250ms", "--nope\n-h\n--"];
-    cli::flags::all().into_iter().map(one).chain(literal.map(str::to_owned)).map(String::into_bytes).collect()
+    cli::flags::all()
+        .into_iter()
+        .map(flag)
+        .chain(literal.map(str::to_owned))
+        .map(String::into_bytes)
+        .collect()
+}
+
+fn broker_flags() -> Vec<Vec<u8>> {
+    let literal = ["--queries=default,+tcp", "probe\n-h", "completions\nbash", "--view=host\n--view=auto"];
+    let rows = keyhole_broker::flags::PROGRAM.flags().into_iter().map(flag);
+    rows.chain(literal.map(str::to_owned)).map(String::into_bytes).collect()
 }
 
 /// Frames of a reader that is ready, answers and ends, cut in pieces of several lengths.
@@ -477,12 +502,6 @@ fn frames() -> Vec<Vec<u8>> {
     let whole =
         [frame(Kind::Hello, b"x"), frame(Kind::Chunk, &[7; 300]), frame(Kind::LastChunk, b"")].concat();
     [0, 6, 254].map(|length| [&[length], &*whole].concat()).to_vec()
-}
-
-fn broker_flags() -> Vec<Vec<u8>> {
-    let help = keyhole_broker::help();
-    let words = help.split_whitespace().filter(|word| word.starts_with("--"));
-    words.map(|word| word.replace("UID", "64647").replace("GID", "0").into_bytes()).collect()
 }
 
 const QUERIES: &[&[u8]] = &[

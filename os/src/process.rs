@@ -1,7 +1,9 @@
 //! What a process inherits and leaves behind: descriptors, environment, core dumps, resource limits.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
@@ -59,16 +61,36 @@ pub fn take_inherited(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
 /// Call it before any thread is started and before any variable is changed: a string that is no longer in the list would
 /// stay in memory.
 pub fn clear_environment() {
+    clear(|_| {});
+}
+
+/// Clears the environment in the same way, and returns the variables whose names begin with `prefix`. Of others nothing
+/// is copied.
+pub fn take_environment(prefix: &str) -> Vec<(OsString, OsString)> {
+    let mut taken = Vec::new();
+    clear(|variable| {
+        let end = variable.iter().position(|byte| *byte == b'=');
+        if let Some(end) = end.filter(|_| variable.starts_with(prefix.as_bytes())) {
+            let text = |bytes| OsStr::from_bytes(bytes).to_owned();
+            taken.push((text(&variable[..end]), text(&variable[end + 1..])));
+        }
+    });
+    taken
+}
+
+/// Shows each variable, as `NAME=value`, and clears the environment.
+fn clear(mut show: impl FnMut(&[u8])) {
     unsafe extern "C" {
         static mut environ: *mut *mut libc::c_char;
     }
-    // SAFETY: the caller has started no thread that could read the environment meanwhile. `environ` is null or a list
+    // SAFETY: the program has started no thread that could read the environment meanwhile. `environ` is null or a list
     // that ends in null, of strings that end in zero. The strings lie on the stack, where the kernel wrote them, or on
     // the heap, where setenv did: both can be written to, and nobody keeps a reference to them.
     unsafe {
         let mut variable = environ;
         while !variable.is_null() && !(*variable).is_null() {
             let bytes = std::slice::from_raw_parts_mut((*variable).cast::<u8>(), libc::strlen(*variable));
+            show(bytes);
             bytes.fill(0);
             variable = variable.add(1);
         }

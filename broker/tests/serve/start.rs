@@ -202,7 +202,7 @@ fn a_start_that_fails_says_what_to_do_in_one_line() {
         ("--allow-root=yes".into(), &["--allow-root"]),
         ("--sandbox.require=apparmor".into(), &["--sandbox.require", "apparmor", "landlock", "seccomp"]),
         (format!("--path.procfs={missing}\nx"), &["--path.procfs=", "missing\\nx", "give a directory"]),
-        ("serve".into(), &["probe or policy"]),
+        ("serve".into(), &["probe, policy or completions"]),
     ];
     for (argument, hints) in cases {
         let line = refusal(&mut stage.command(&["--log.level=error", argument]));
@@ -225,11 +225,48 @@ fn a_start_that_fails_says_what_to_do_in_one_line() {
 }
 
 #[test]
+fn a_variable_sets_how_the_broker_logs_and_none_of_what_it_may_do() {
+    let stage = Stage::new();
+    let mut command = stage.command(&["--log.format=logfmt"]);
+    command.envs([
+        ("KEYHOLE_LOG_LEVEL", "debug"),
+        ("KEYHOLE_LOG_FORMAT", "json"),
+        ("KEYHOLE_ALLOW_PROCESSES", "true"),
+        ("KEYHOLE_DESCRIPTOR_CACH", "1"),
+        ("A_SECRET", "of another program"),
+    ]);
+    let broker = stage.run(command);
+    let log = fs::read_to_string(stage.at("log")).unwrap();
+    let warnings: Vec<&str> =
+        log.lines().filter(|line| line.contains("environment variable without effect")).collect();
+    assert_eq!(warnings.len(), 2, "{log}");
+    assert!(
+        warnings[0].contains("KEYHOLE_ALLOW_PROCESSES") && warnings[0].contains("--allow-processes"),
+        "{log}"
+    );
+    assert!(warnings[1].contains("did you mean KEYHOLE_DESCRIPTOR_CACHE?"), "{log}");
+    assert!(log.contains("level=INFO"), "the command line overrides the environment: {log}");
+    let answer = &broker.read(&[Query::Processes])[0];
+    assert_ne!(answer.outcome, Outcome::Ok, "no variable allows the processes");
+    if is_root() {
+        let environment = fs::read(format!("/proc/{}/environ", broker.pid())).unwrap();
+        assert!(environment.iter().all(|byte| *byte == 0), "the environment is overwritten");
+    }
+    drop(broker);
+    let line = refusal(stage.command(&["--log.level=error"]).env("KEYHOLE_REOPEN_INTERVAL", "soon"));
+    assert!(
+        line.contains("KEYHOLE_REOPEN_INTERVAL=\"soon\" in the environment, for --reopen-interval: "),
+        "{line}"
+    );
+}
+
+#[test]
 fn commands_that_only_print() {
     let stage = Stage::new();
     for (argument, expected) in [
         ("policy", keyhole_broker::policy()),
         ("--version", format!("keyhole-broker {}\n", env!("CARGO_PKG_VERSION"))),
+        ("--help-man", keyhole_broker::flags::PROGRAM.man_page()),
     ] {
         let output = stage.command(&[argument]).stdout(Stdio::piped()).output().unwrap();
         assert!(output.status.success());

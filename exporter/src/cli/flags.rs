@@ -1,21 +1,17 @@
 //! The exporter's own flags, besides those of its collectors, and what node_exporter's other flags come to here.
 
+use std::ffi::OsString;
+use std::sync::LazyLock;
+
+use keyhole_flags::{Group, HELP_FLAGS, LOG_FLAGS, Program};
+
+use super::{COMMANDS, EXIT_STATUSES};
 use crate::broker_client::DEFAULT_SOCKET;
 use crate::budget;
-use crate::collector;
 use crate::collector::network::ipvs::{BACKEND_LABELS, kept_labels};
-use crate::options::{Flag, FlagKind, OptionError, Options, nearest};
-
-/// A part of `--help`.
-#[derive(Debug, Clone, Copy)]
-pub struct Group {
-    /// Its heading.
-    pub title: &'static str,
-    /// Its flags.
-    pub flags: &'static [Flag],
-    /// The commands that alone take them; empty for all.
-    pub commands: &'static [&'static str],
-}
+use crate::collector::{self, COLLECTORS};
+use crate::options::{Flag, FlagError, FlagKind, Options};
+use crate::self_metrics::{VERSION, goarch};
 
 const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
     Flag { name, kind, help }
@@ -24,58 +20,56 @@ const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
 /// The exporter's own flags.
 #[rustfmt::skip]
 pub const GROUPS: &[Group] = &[
-    Group { title: "Broker", commands: &[], flags: &[
-        flag("broker.socket", FlagKind::Text(DEFAULT_SOCKET), "The broker's Unix socket."),
+    Group { title: "Broker", commands: &[], environment: true, flags: &[
+        flag("broker.socket", FlagKind::File(DEFAULT_SOCKET), "Unix socket of the broker."),
     ] },
-    Group { title: "Web", commands: &[], flags: &[
-        flag("web.listen-address", FlagKind::Texts, "Address to listen on, repeatable: :9100 (the default), 127.0.0.1:9100, [::1]:9100."),
-        flag("web.telemetry-path", FlagKind::Text("/metrics"), "Path of the metrics page."),
-        flag("web.max-requests", FlagKind::Number(40), "Scrapes of some collectors or families answered at once; 0 for no limit. A scrape of everything is not refused."),
-        flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Leave out promhttp_* and process_*."),
-        flag("web.config.file", FlagKind::Text(""), "TLS, users, headers and a rate limit: a file of exporter-toolkit's shape."),
-        flag("web.systemd-socket", FlagKind::Switch(false), "Listen on the sockets that systemd hands over (LISTEN_FDS), and on no address."),
+    Group { title: "Web", commands: &[], environment: true, flags: &[
+        flag("web.listen-address", FlagKind::Texts, "Address to listen on: :9100 (the default), 127.0.0.1:9100 or [::1]:9100."),
+        flag("web.telemetry-path", FlagKind::Text("/metrics"), "Path under which to serve metrics."),
+        flag("web.max-requests", FlagKind::Number(40), "Maximum number of parallel scrapes that select collectors or families; 0 for no limit. Scrapes of everything are not limited."),
+        flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Exclude metrics about the exporter itself (promhttp_*, process_*)."),
+        flag("web.config.file", FlagKind::File(""), "File that configures TLS, users, headers and a rate limit, in the format of Prometheus' exporter-toolkit."),
+        flag("web.systemd-socket", FlagKind::Switch(false), "Listen on the sockets that systemd passes to the exporter (LISTEN_FDS) instead of on --web.listen-address."),
     ] },
-    Group { title: "Scrape", commands: &[], flags: &[
-        flag("scrape.timeout", FlagKind::Duration("10s"), "Time for a scrape whose client names none."),
-        flag("scrape.timeout-offset", FlagKind::Duration("500ms"), "What is kept back of a scrape's time for its answer to arrive."),
-        flag("scrape.detail", FlagKind::Switch(false), "Report each query and collector on its own, also those that succeed: some 260 more series."),
-        flag("scrape.memory", FlagKind::Number(budget::MEMORY), "Memory that a scrape is fitted into, in MiB: as much as the exporter may use. Half of it is for what the broker sends, 5/16 for the series; 0 for no limit."),
-        flag("collector.series-limit", FlagKind::Number(budget::SERIES), "The most series that one collector may return in a scrape; 0 for no limit but that of memory."),
+    Group { title: "Scrape", commands: &[], environment: true, flags: &[
+        flag("scrape.timeout", FlagKind::Duration("10s"), "Timeout of a scrape for which the client sets none."),
+        flag("scrape.timeout-offset", FlagKind::Duration("500ms"), "Time to subtract from the timeout that the client sets, so that the response arrives before it."),
+        flag("scrape.detail", FlagKind::Switch(false), "Report the outcome of every query and every collector separately, not only of those that fail; this adds about 260 series."),
+        flag("scrape.memory", FlagKind::Number(budget::MEMORY), "Memory that the exporter may use, in MiB: half of it for the broker's answer, 5/16 for the series; 0 for no limit."),
+        flag("collector.series-limit", FlagKind::Number(budget::SERIES), "Maximum number of series of one collector in a scrape; 0 for no limit other than --scrape.memory."),
     ] },
-    Group { title: "Log", commands: &[], flags: &[
-        flag("log.level", FlagKind::Text("info"), "debug, info, warn or error."),
-        flag("log.format", FlagKind::Text("logfmt"), "logfmt or json."),
+    Group { title: "Log", commands: &[], environment: true, flags: LOG_FLAGS },
+    Group { title: "Accepted as in node_exporter, without effect", commands: &[], environment: true, flags: &[
+        flag("path.procfs", FlagKind::Directory("/proc"), "No effect: the broker reads the host. Set this flag on the broker."),
+        flag("path.sysfs", FlagKind::Directory("/sys"), "Prefix of the values of path labels. The broker reads the host: set this flag on the broker as well."),
+        flag("path.rootfs", FlagKind::Directory("/"), "No effect: the broker reads the host. Set this flag on the broker."),
+        flag("path.udev.data", FlagKind::Directory("/run/udev/data"), "No effect: the broker reads the host. Set this flag on the broker."),
+        flag("runtime.gomaxprocs", FlagKind::Number(1), "No effect: the exporter has one thread."),
     ] },
-    Group { title: "Accepted as node_exporter's, without effect", commands: &[], flags: &[
-        flag("path.procfs", FlagKind::Text("/proc"), "The broker reads the host: give it this flag."),
-        flag("path.sysfs", FlagKind::Text("/sys"), "The broker reads the host: give it this flag. Here it is what path labels begin with."),
-        flag("path.rootfs", FlagKind::Text("/"), "The broker reads the host: give it this flag."),
-        flag("path.udev.data", FlagKind::Text("/run/udev/data"), "The broker reads the host: give it this flag."),
-        flag("runtime.gomaxprocs", FlagKind::Number(1), "The exporter is one thread."),
+    Group { title: "Queries", commands: &["query", "describe"], environment: false, flags: &[
+        flag("output", OUTPUT, "Output format: prom is the text format of Prometheus, raw the kernel's files. describe takes table or json. Short: -o."),
+        flag("filter", FlagKind::Regexp(""), "Show only series whose name{label=\"value\",...} matches; with raw, files whose path matches; with describe, queries whose name or file pattern matches."),
+        flag("watch", FlagKind::Interval("2s"), "Repeat at this interval (2s if the flag has no value), and show the rates of counters per second. Short: -w."),
+        flag("count", FlagKind::Number(0), "With --watch, exit after this number of repetitions; 0 for no end."),
+        flag("from", FlagKind::Directory(""), "Read from this directory instead of the broker: one that capture wrote, or any tree with proc/ and sys/."),
+        flag("headers", FlagKind::Switch(true), "Print the header line of a table."),
     ] },
-    Group { title: "Queries", commands: &["query", "describe"], flags: &[
-        flag("output", FlagKind::Text("table"), "table, json, prom (the text format) or raw (kernel files); describe: table or json. Also -o."),
-        flag("filter", FlagKind::Regexp(""), "Only series whose name{label=\"value\",...} matches; raw: paths; describe: names and patterns of queries."),
-        flag("watch", FlagKind::Interval("2s"), "Again and again, with rates per second of counters: every 2 s, or as --watch=SECONDS says. Also -w."),
-        flag("count", FlagKind::Number(0), "With --watch, end after so many times; 0 for no end."),
-        flag("from", FlagKind::Text(""), "A directory made by capture, or any tree with proc/ and sys/, instead of the broker."),
-        flag("headers", FlagKind::Switch(true), "The first line of a table."),
-    ] },
-    Group { title: HELP, commands: &[], flags: &[
-        flag("help", FlagKind::Switch(false), "This text; after a command, the command's. Also -h."),
-        flag("help-long", FlagKind::Switch(false), "This text."),
-        flag("help-man", FlagKind::Switch(false), "The same as a manual page."),
-        flag("version", FlagKind::Switch(false), "The version."),
+    Group { title: "Help", commands: &[], environment: false, flags: &[
+        HELP_FLAGS[0],
+        flag("help-long", FlagKind::Switch(false), "Print this help, as in node_exporter."),
+        HELP_FLAGS[1],
+        HELP_FLAGS[2],
     ] },
 ];
 
-const HELP: &str = "Help";
+const OUTPUT: FlagKind =
+    FlagKind::Choice { default: "table", choices: &["table", "json", "prom", "raw"], ignore_case: false };
 
 /// Turns the collectors that are on by default off, but for those that are named.
 pub const DISABLE_DEFAULTS: Flag = Flag {
     name: "collector.disable-defaults",
     kind: FlagKind::Switch(false),
-    help: "Only the collectors that are switched on by name.",
+    help: "Disable all collectors, except those that are enabled by a flag.",
 };
 
 /// Unsupported collectors of node_exporter, by the name of their switch, with the reason. Sorted.
@@ -172,21 +166,54 @@ const EXCLUSIVE: &[(&str, &str)] = &[
     ("collector.netdev", "collector.netdev.device"),
 ];
 
-/// Every flag that is accepted.
-pub fn all() -> Vec<Flag> {
-    let own = GROUPS.iter().flat_map(|group| group.flags).copied();
-    let not_offered = NOT_OFFERED.iter().map(|(name, _)| flag(name, FlagKind::Switch(false), ""));
-    let further = NOT_OFFERED_FLAGS.iter().map(|(name, kind)| flag(name, *kind, ""));
-    own.chain([DISABLE_DEFAULTS]).chain(not_offered).chain(further).chain(collector::flags()).collect()
+/// The exporter's commands and all flags that it accepts.
+pub static PROGRAM: LazyLock<Program> = LazyLock::new(|| {
+    let is_switch = |flag: &Flag| COLLECTORS.iter().any(|c| collector::switch(c.name) == flag.name);
+    let (mut switches, others): (Vec<Flag>, Vec<Flag>) = collector::flags().into_iter().partition(is_switch);
+    switches.push(DISABLE_DEFAULTS);
+    let unsupported = NOT_OFFERED.iter().map(|(name, _)| flag(name, FlagKind::Switch(false), ""));
+    let unsupported = unsupported.chain(NOT_OFFERED_FLAGS.iter().map(|(name, kind)| flag(name, *kind, "")));
+    let of_collectors = [
+        ("Collectors", switches),
+        ("Flags of collectors", others),
+        ("Flags of unsupported collectors", unsupported.collect()),
+    ];
+    let group = |(title, flags): (&'static str, Vec<Flag>)| Group {
+        title,
+        commands: &[],
+        environment: true,
+        flags: flags.leak(),
+    };
+    Program {
+        name: "keyhole-exporter",
+        version: VERSION,
+        version_text: version_text(),
+        purpose: "node_exporter's metrics of this node, read by a broker without privileges.",
+        note: "A switch is turned off by --no-NAME. Regular expressions are Go's, as in node_exporter.",
+        commands: COMMANDS,
+        groups: GROUPS.iter().copied().chain(of_collectors.map(group)).collect(),
+        short: &[('h', "help"), ('o', "output"), ('w', "watch")],
+        may_repeat: false,
+        variables: &[
+            ("NODE_NAME", "The node's name in node_uname_info."),
+            ("NO_COLOR", "If it is set, terminal output has no colors."),
+        ],
+        exit_statuses: EXIT_STATUSES,
+    }
+});
+
+/// The program, its version and what it was built by and for, as node_exporter prints it.
+fn version_text() -> String {
+    let rust = option_env!("CARGO_PKG_RUST_VERSION").unwrap_or_default();
+    let architecture = goarch();
+    format!(
+        "keyhole-exporter, version {VERSION}\n  platform:     linux/{architecture}\n  rust version: {rust} or newer\n"
+    )
 }
 
-/// The flags that a variable of the environment may stand for: all that say how the exporter runs.
-fn in_environment() -> impl Iterator<Item = Flag> {
-    let of_one_run = |name| {
-        let groups = GROUPS.iter().filter(|group| group.title == HELP || !group.commands.is_empty());
-        groups.flat_map(|group| group.flags).any(|flag| flag.name == name)
-    };
-    all().into_iter().filter(move |flag| !of_one_run(flag.name))
+/// Every flag that is accepted.
+pub fn all() -> Vec<Flag> {
+    PROGRAM.flags()
 }
 
 /// Whether an expression is not empty.
@@ -194,34 +221,20 @@ fn is_some(options: &Options, flag: &str) -> bool {
     options.regexp(flag).is_some()
 }
 
-/// Variables of the environment that look like a flag's and are none, with the one that they look like.
-pub fn misspelled(variables: impl Iterator<Item = String>) -> Vec<(String, String)> {
-    let known: Vec<String> = in_environment().filter_map(|flag| flag.variable()).collect();
-    variables
-        .filter(|variable| variable.starts_with("KEYHOLE_") && !known.contains(variable))
-        .filter_map(|variable| {
-            let near = nearest(known.iter().map(String::as_str), &variable)?.to_owned();
-            Some((variable, near))
-        })
-        .collect()
-}
-
 /// Reads a command line alone.
-pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Vec<String>), OptionError> {
-    read(arguments, [])
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Vec<String>), FlagError> {
+    read(arguments.into_iter().map(OsString::from), [])
 }
 
 /// Reads a command line and the environment below it, and refuses flags that exclude each other or that the command
 /// does not take. The bare words that are given back are the command and what it is to work on.
 pub fn read(
-    arguments: impl IntoIterator<Item = String>,
-    environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<(Options, Vec<String>), OptionError> {
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(Options, Vec<String>), FlagError> {
+    let (values, words) = PROGRAM.parse(arguments, environment)?;
     let flags = all();
-    let lasting: Vec<Flag> = in_environment().collect();
-    let mut options = Options::defaults(&flags);
-    options.set_environment(&lasting, environment)?;
-    let (options, words) = options.over(&flags, arguments)?;
+    let options = Options::try_from(values)?;
     for (switch, stem) in EXCLUSIVE.iter().filter(|(switch, _)| options.switch(switch)) {
         debug_assert!(stem.starts_with(switch));
         let find = |name: String| flags.iter().find(|flag| flag.name == name).map(|flag| flag.name);
@@ -234,15 +247,8 @@ pub fn read(
     }
     if options.switch("collector.ipvs") {
         let value = options.text(BACKEND_LABELS);
-        let invalid = |reason| OptionError::Invalid { flag: BACKEND_LABELS, value: value.to_owned(), reason };
+        let invalid = |reason| FlagError::Invalid { flag: BACKEND_LABELS, value: value.to_owned(), reason };
         kept_labels(value).map_err(invalid)?;
-    }
-    let command = words.first().map_or("", String::as_str);
-    for group in GROUPS.iter().filter(|group| !group.commands.is_empty()) {
-        let misplaced = group.flags.iter().find(|flag| options.was_given(flag.name));
-        if let Some(flag) = misplaced.filter(|_| !group.commands.contains(&command)) {
-            return Err(OptionError::Misplaced { flag: flag.name, commands: group.commands });
-        }
     }
     Ok((options, words))
 }
@@ -251,13 +257,13 @@ pub fn read(
 mod tests {
     use super::*;
 
-    fn parsed(arguments: &[&str]) -> Result<Options, OptionError> {
+    fn parsed(arguments: &[&str]) -> Result<Options, FlagError> {
         with_environment(arguments, &[])
     }
 
-    fn with_environment(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Options, OptionError> {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        read(arguments.iter().map(|argument| (*argument).to_owned()), variables).map(|(options, _)| options)
+    fn with_environment(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Options, FlagError> {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        read(arguments.iter().map(OsString::from), variables).map(|(options, _)| options)
     }
 
     #[test]
@@ -290,15 +296,23 @@ mod tests {
             "KEYHOLE_WEB_MAX_REQUESTS=\"many\" in the environment, for --web.max-requests: not a whole number"
         );
         assert!(error(("KEYHOLE_COLLECTOR_CPU", "yes")).ends_with("--collector.cpu: not true or false"));
-        let variables =
-            ["KEYHOLE_WEB_MAX_REQUEST", "KEYHOLE_PORT_9100_TCP_ADDR", "KEYHOLE_LOG_LEVEL", "PATH"];
-        let near = misspelled(variables.into_iter().map(str::to_owned));
-        assert_eq!(near, [("KEYHOLE_WEB_MAX_REQUEST".to_owned(), "KEYHOLE_WEB_MAX_REQUESTS".to_owned())]);
+        let variables = [
+            "KEYHOLE_WEB_MAX_REQUEST",
+            "KEYHOLE_PORT_9100_TCP_ADDR",
+            "KEYHOLE_LOG_LEVEL",
+            "KEYHOLE_VERSION",
+            "KEYHOLE_EXPORTER_FLAGS",
+            "PATH",
+        ];
+        let unused = PROGRAM.unused_variables(variables.map(OsString::from));
+        let unused: Vec<_> = unused.iter().map(|unused| (&*unused.variable, &*unused.advice)).collect();
+        assert_eq!(unused, [("KEYHOLE_WEB_MAX_REQUEST", "did you mean KEYHOLE_WEB_MAX_REQUESTS?")]);
     }
 
     #[test]
     fn every_variable_stands_for_one_flag() {
-        let mut variables: Vec<_> = in_environment().filter_map(|flag| flag.variable()).collect();
+        let mut variables: Vec<_> =
+            PROGRAM.flags_in_environment().iter().filter_map(Flag::variable).collect();
         variables.sort_unstable();
         assert!(variables.windows(2).all(|pair| pair[0] != pair[1]));
     }
@@ -375,9 +389,9 @@ mod tests {
                 assert_eq!(read.is_ok(), !MISSING.contains(&name), "{form:?}: {:?}", read.err());
                 if kind == "switch" && read.is_ok() {
                     let twice = parsed(&[form[0], form[0]]);
-                    assert!(matches!(twice, Err(OptionError::Repeated { .. })), "{form:?} twice");
+                    assert!(matches!(twice, Err(FlagError::Repeated { .. })), "{form:?} twice");
                     let valued = parsed(&[&format!("{}=true", form[0])]);
-                    assert!(matches!(valued, Err(OptionError::Unexpected { .. })), "{form:?}=true");
+                    assert!(matches!(valued, Err(FlagError::Unexpected { .. })), "{form:?}=true");
                 }
             }
         }
@@ -430,7 +444,7 @@ mod tests {
             parsed(&[&both[..], more].concat())
         };
         for (switch, stem) in EXCLUSIVE {
-            assert!(matches!(both(stem, &[]), Err(OptionError::Exclusive { .. })), "{stem}");
+            assert!(matches!(both(stem, &[]), Err(FlagError::Exclusive { .. })), "{stem}");
             assert!(both(stem, &[&format!("--no-{switch}")]).is_ok(), "{stem}, and it does not run");
         }
         for stem in [

@@ -1,12 +1,9 @@
 //! The command line.
 
 pub mod capture;
-pub mod completions;
 pub mod describe;
 pub mod flags;
-pub mod help;
 pub mod log;
-pub mod man;
 pub mod query;
 pub mod replay;
 pub mod screen;
@@ -15,41 +12,38 @@ pub mod serve;
 use std::path::Path;
 use std::process::ExitCode;
 
+use keyhole_flags::{COMPLETIONS, Command, Operands};
 use keyhole_os::signals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::options::{Options, nearest};
-use crate::self_metrics::VERSION;
+use flags::PROGRAM;
 
-/// A command: its name, what follows it, and what it does.
-#[derive(Debug, Clone, Copy)]
-pub struct Command {
-    /// The word that stands for it; empty for the server.
-    pub name: &'static str,
-    /// What follows the word.
-    pub operands: &'static str,
-    /// One line on what it does.
-    pub help: &'static str,
-}
+use crate::collector::COLLECTORS;
+use crate::options::{FlagError, Options};
 
 /// Every command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command] = &[
-    Command { name: "",            operands: "",              help: "serve metrics" },
-    Command { name: "query",       operands: "[COLLECTOR...]", help: "show metrics now: of these collectors, or of all that are on" },
-    Command { name: "describe",    operands: "",              help: "show what the broker may read, what it may not and why, and its sandbox" },
-    Command { name: "capture",     operands: "DIR",           help: "write what the broker answers to DIR, as kernel files under their paths" },
-    Command { name: "replay",      operands: "DIR",           help: "print the metrics of such a directory, or of any tree with proc/ and sys/" },
-    Command { name: "completions", operands: "SHELL",         help: "print completions for bash, zsh or fish" },
+    Command { name: "",         operands: Operands::None,      help: "serve metrics" },
+    Command { name: "query",    operands: NAMES_OF_COLLECTORS, help: "print metrics once, or repeatedly with --watch: of these collectors, or of all that are enabled" },
+    Command { name: "describe", operands: Operands::None,      help: "print what the broker can read, what it cannot and why, and its sandbox" },
+    Command { name: "capture",  operands: Operands::Directory, help: "write the broker's answer to a directory, as files under the paths that they have on the host" },
+    Command { name: "replay",   operands: Operands::Directory, help: "print the metrics of such a directory, or of any tree with proc/ and sys/" },
+    COMPLETIONS,
 ];
+
+const NAMES_OF_COLLECTORS: Operands = Operands::Any {
+    placeholder: "COLLECTOR",
+    known: || COLLECTORS.iter().map(|collector| (collector.name, collector.help)).collect(),
+};
 
 /// The exit statuses, for `--help`.
 pub const EXIT_STATUSES: &[(&str, &str)] = &[
-    ("0", "all went well"),
-    ("1", "nothing could be done: no broker, a directory that cannot be written, ..."),
-    ("2", "a mistake on the command line or in the environment"),
-    ("3", "query and capture: some of what was asked for could not be known; the rest was given"),
-    ("128+N", "ended by signal N with nothing half-done: 130 for Ctrl-C"),
+    ("0", "Success."),
+    ("1", "Failure: no broker, a directory that cannot be written, ..."),
+    ("2", "A mistake on the command line or in the environment."),
+    ("3", "query and capture: a part could not be read; the rest was printed or written."),
+    ("128+N", "Stopped by signal N, with nothing half-written: 130 for Ctrl-C."),
 ];
 
 /// What ends the program before its end, with a line on standard error.
@@ -80,12 +74,7 @@ impl From<&str> for Failure {
 /// Runs the program; gives the exit status.
 pub fn main() -> ExitCode {
     keyhole_os::process::use_single_heap();
-    let arguments = std::env::args_os().skip(1).map(|argument| argument.into_string());
-    let arguments: Result<Vec<String>, _> = arguments.collect();
-    let done = match arguments {
-        Ok(arguments) => run(arguments),
-        Err(argument) => Err(Failure::Usage(format!("{argument:?} is not UTF-8; try --help"))),
-    };
+    let done = run();
     keyhole_log::flush();
     let (status, error) = match done {
         Ok(()) => return ExitCode::SUCCESS,
@@ -98,80 +87,39 @@ pub fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-fn run(arguments: Vec<String>) -> Result<(), Failure> {
-    let environment =
-        || std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    let arguments = arguments.into_iter().map(long_form);
-    let (options, words) =
-        flags::read(arguments, environment()).map_err(|error| Failure::Usage(error.to_string()))?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    if options.switch("help") || options.switch("help-long") {
-        return print(&help::of(words.first().copied().unwrap_or_default()));
+fn run() -> Result<(), Failure> {
+    let usage = |error: FlagError| Failure::Usage(error.to_string());
+    let (options, words) = flags::read(std::env::args_os().skip(1), std::env::vars_os()).map_err(usage)?;
+    let answer = PROGRAM.answer(|switch| options.switch(switch), &words).map_err(usage)?;
+    if let Some(answer) = answer {
+        return print(&answer);
     }
-    if options.switch("help-man") {
-        return print(&man::page(&help::text()));
+    if options.switch("help-long") {
+        return print(&PROGRAM.help());
     }
-    if options.switch("version") {
-        return print(&version());
-    }
-    log::start(&options).map_err(Failure::Usage)?;
-    match words[..] {
-        [] => {
-            for (variable, near) in flags::misspelled(environment().map(|(name, _)| name)) {
+    let command = PROGRAM.command(&words).map_err(usage)?;
+    log::start(&options);
+    match command {
+        None => {
+            for unused in PROGRAM.unused_variables(std::env::vars_os().map(|(name, _)| name)) {
                 tracing::warn!(
-                    variable,
-                    near,
-                    "without effect: no flag has this variable; did you mean the other?"
+                    variable = unused.variable,
+                    advice = unused.advice,
+                    "environment variable without effect"
                 );
             }
             serve::run(options)
         }
-        ["query", ref collectors @ ..] => query::run(collectors, options),
-        ["describe"] => describe::run(&options),
-        ["capture", dir] => capture::run(Path::new(dir), &options),
-        ["replay", dir] => replay::run(Path::new(dir), &options),
-        ["completions", shell] => print(&completions::script(shell).map_err(Failure::Usage)?),
-        ["completions"] => Err(Failure::Usage("completions needs a shell: bash, zsh or fish".into())),
-        ["capture" | "replay"] => Err(Failure::Usage(format!("{} needs a directory; try --help", words[0]))),
-        [word, ..] => Err(Failure::Usage(unknown(word))),
+        Some(("query", collectors)) => {
+            let collectors: Vec<&str> = collectors.iter().map(String::as_str).collect();
+            query::run(&collectors, options)
+        }
+        Some(("describe", _)) => describe::run(&options),
+        Some(("capture", [dir])) => capture::run(Path::new(dir), &options),
+        Some(("replay", [dir])) => replay::run(Path::new(dir), &options),
+        // The program's table has no other.
+        Some((command, _)) => Err(Failure::Usage(format!("{command} is not a command; try --help"))),
     }
-}
-
-/// The long form of the flags that have a short one.
-fn long_form(argument: String) -> String {
-    match argument.as_str() {
-        "-h" => "--help".into(),
-        "-w" => "--watch".into(),
-        "-o" => "--output".into(),
-        _ => match argument.strip_prefix("-o") {
-            Some(format) => format!("--output={}", format.trim_start_matches('=')),
-            None => argument,
-        },
-    }
-}
-
-fn unknown(word: &str) -> String {
-    if word.starts_with('-') {
-        return format!("unknown flag {word}; try --help");
-    }
-    if let Some(command) = COMMANDS.iter().find(|command| command.name == word) {
-        return match command.operands {
-            "" => format!("{word} takes no words after it; try --help"),
-            operands => format!("{word} takes one word after it: {word} {operands}"),
-        };
-    }
-    let commands = COMMANDS.iter().map(|command| command.name).filter(|name| !name.is_empty());
-    let near = nearest(commands, word).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
-    format!("unknown command {word:?}{near}; try --help")
-}
-
-/// The program, its version and what it was built by and for, as node_exporter tells it.
-fn version() -> String {
-    let rust = option_env!("CARGO_PKG_RUST_VERSION").unwrap_or_default();
-    format!(
-        "keyhole-exporter, version {VERSION}\n  platform:     linux/{}\n  rust version: {rust} or newer\n",
-        crate::self_metrics::goarch()
-    )
 }
 
 /// Writes to standard output; a reader that went away (`| head`) is no failure.

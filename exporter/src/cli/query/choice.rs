@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keyhole_flags::alternatives;
 use keyhole_proto::v1::Query;
 
 use super::super::Failure;
@@ -10,7 +11,7 @@ use crate::budget::Budget;
 use crate::collector::{self, COLLECTORS, Collector};
 use crate::exposition::Limits;
 use crate::go_regex::GoRegex;
-use crate::options::{Options, nearest};
+use crate::options::{Options, most_similar};
 use crate::scrape;
 
 /// The shortest interval: the broker answers 20 requests a second to a uid, and the server's scrapes are among them.
@@ -101,9 +102,9 @@ impl Format {
         }
         .filter(|_| offered.contains(&name))
         .ok_or_else(|| {
-            let near = nearest(offered.iter().copied(), name);
+            let near = most_similar(offered.iter().copied(), name);
             let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
-            Failure::Usage(format!("--output={name:?}: use {}{near}", offered.join(", ")))
+            Failure::Usage(format!("--output={name:?}: use {}{near}", alternatives(offered)))
         })
     }
 }
@@ -115,7 +116,7 @@ fn collector(name: &str) -> Result<&'static Collector, Failure> {
     if let Some((_, why)) = NOT_OFFERED.iter().find(|(of, _)| of.strip_prefix("collector.") == Some(name)) {
         return Err(Failure::Usage(format!("the {name} collector is not supported: {why}")));
     }
-    let near = nearest(COLLECTORS.iter().map(|collector| collector.name), name);
+    let near = most_similar(COLLECTORS.iter().map(|collector| collector.name), name);
     let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
     Err(Failure::Usage(format!("unknown collector {name:?}{near}; keyhole-exporter --help lists them")))
 }

@@ -28,7 +28,7 @@ pub const COLLECTOR: Collector = Collector {
     flags: &[Flag {
         name: "collector.textfile.directory",
         kind: FlagKind::Texts,
-        help: "Directory with *.prom files, repeatable; * and ? are wildcards.",
+        help: "Directory with *.prom files; * and ? are wildcards.",
     }],
     families: &[MTIME, ERROR, READ],
     collect,

@@ -48,12 +48,12 @@ const FLAGS: [Flag; 8] = [
         kind: FlagKind::Regexp(
             "^/(dev|proc|run/credentials/.+|sys|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)",
         ),
-        help: "Regexp of mount points to leave out; excludes mount-points-include.",
+        help: "Mount points to exclude. Mutually exclusive with mount-points-include.",
     },
     Flag {
         name: MOUNT_POINTS_INCLUDE,
         kind: FlagKind::Regexp(""),
-        help: "Regexp of mount points to give; excludes mount-points-exclude.",
+        help: "Mount points to include. Mutually exclusive with mount-points-exclude.",
     },
     Flag {
         name: FS_TYPES_EXCLUDE,
@@ -61,12 +61,12 @@ const FLAGS: [Flag; 8] = [
             "^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|fusectl|hugetlbfs|iso9660|mqueue|\
              nsfs|overlay|proc|procfs|pstore|rpc_pipefs|securityfs|selinuxfs|squashfs|erofs|sysfs|tracefs)$",
         ),
-        help: "Regexp of file system types to leave out; excludes fs-types-include.",
+        help: "File system types to exclude. Mutually exclusive with fs-types-include.",
     },
     Flag {
         name: FS_TYPES_INCLUDE,
         kind: FlagKind::Regexp(""),
-        help: "Regexp of file system types to give; excludes fs-types-exclude.",
+        help: "File system types to include. Mutually exclusive with fs-types-exclude.",
     },
     Flag {
         name: "collector.filesystem.ignored-mount-points",
@@ -77,12 +77,12 @@ const FLAGS: [Flag; 8] = [
     Flag {
         name: "collector.filesystem.mount-timeout",
         kind: FlagKind::Duration("5s"),
-        help: "Accepted and without effect: the broker has its own budget for a mount that does not answer.",
+        help: "No effect: the broker has its own timeout for a mount that does not respond.",
     },
     Flag {
         name: "collector.filesystem.stat-workers",
         kind: FlagKind::Number(4),
-        help: "Accepted and without effect: the broker asks about one mount at a time.",
+        help: "No effect: the broker queries one mount at a time.",
     },
 ];
 

@@ -12,7 +12,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "dmi",
     default: true,
-    help: "Vendor, model and firmware of the machine; serial numbers where the broker runs as uid 0.",
+    help: "Vendor, model and firmware of the machine; serial numbers if the broker runs as root.",
     queries: &[Query::Dmi],
     optional: &[],
     flags: &[],

@@ -20,25 +20,17 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Hwmon],
     optional: &[],
     flags: &[
-        Flag {
-            name: CHIP_EXCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Regexp of chips to leave out; excludes chip-include.",
-        },
-        Flag {
-            name: CHIP_INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Regexp of chips to give; excludes chip-exclude.",
-        },
+        Flag { name: CHIP_EXCLUDE, kind: FlagKind::Regexp(""), help: "Chips to exclude." },
+        Flag { name: CHIP_INCLUDE, kind: FlagKind::Regexp(""), help: "Chips to include." },
         Flag {
             name: SENSOR_EXCLUDE,
             kind: FlagKind::Regexp(""),
-            help: "Regexp of sensors to leave out, as chip;sensor; excludes sensor-include.",
+            help: "Sensors to exclude, as chip;sensor.",
         },
         Flag {
             name: SENSOR_INCLUDE,
             kind: FlagKind::Regexp(""),
-            help: "Regexp of sensors to give, as chip;sensor; excludes sensor-exclude.",
+            help: "Sensors to include, as chip;sensor.",
         },
     ],
     families: &FAMILIES,

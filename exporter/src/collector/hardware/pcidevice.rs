@@ -20,12 +20,12 @@ pub const COLLECTOR: Collector = Collector {
         Flag {
             name: "collector.pcidevice.idsfile",
             kind: FlagKind::Text(""),
-            help: "Without effect: names of devices are not supported.",
+            help: "No effect: names of devices are not supported.",
         },
         Flag {
             name: NAMES,
             kind: FlagKind::Switch(false),
-            help: "Not supported: the exporter has no list of the names of devices (pci.ids).",
+            help: "No effect: the exporter has no list of device names (pci.ids).",
         },
     ],
     families: &FAMILIES,

@@ -13,14 +13,10 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "powersupplyclass",
     default: true,
-    help: "Batteries and mains.",
+    help: "Power supplies: batteries and mains.",
     queries: &[Query::PowerSupply],
     optional: &[],
-    flags: &[Flag {
-        name: IGNORED,
-        kind: FlagKind::Regexp("^$"),
-        help: "Regexp of power supplies to leave out.",
-    }],
+    flags: &[Flag { name: IGNORED, kind: FlagKind::Regexp("^$"), help: "Power supplies to exclude." }],
     families: &FAMILIES,
     collect,
 };

@@ -16,13 +16,13 @@ use crate::{text, text_files};
 pub const COLLECTOR: Collector = Collector {
     name: "rapl",
     default: true,
-    help: "Energy that parts of the CPUs have used; needs a broker that runs as uid 0.",
+    help: "Energy used by parts of the CPUs (RAPL); requires a broker that runs as root.",
     queries: &[Query::Powercap],
     optional: &[],
     flags: &[Flag {
         name: ZONE_LABEL,
         kind: FlagKind::Switch(false),
-        help: "Give the zone as the label rapl_zone instead of in the metric's name.",
+        help: "Report the zone as the label rapl_zone instead of in the metric's name.",
     }],
     families: &[JOULES, ZONE_JOULES],
     collect,

@@ -12,7 +12,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "watchdog",
     default: true,
-    help: "Watchdogs, their time-outs and state.",
+    help: "Watchdogs, their timeouts and state.",
     queries: &[Query::Watchdog],
     optional: &[],
     flags: &[],

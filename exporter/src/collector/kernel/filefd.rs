@@ -11,7 +11,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "filefd",
     default: true,
-    help: "Open files of the host, and the most there may be.",
+    help: "Open files of the host and their maximum number.",
     queries: &[Query::FileNr],
     optional: &[],
     flags: &[],

@@ -11,7 +11,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "kernel_hung",
     default: true,
-    help: "Tasks that the kernel found hung.",
+    help: "Hung tasks that the kernel detected.",
     queries: &[Query::HungTasks],
     optional: &[],
     flags: &[],

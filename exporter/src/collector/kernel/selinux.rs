@@ -13,7 +13,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "selinux",
     default: true,
-    help: "Whether SELinux is enabled, and whether it enforces.",
+    help: "Whether SELinux is enabled and enforcing.",
     queries: &[Query::Selinux],
     optional: &[],
     flags: &[],

@@ -17,16 +17,16 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "sysctl",
     default: false,
-    help: "Kernel parameters, of those that the broker offers.",
+    help: "Kernel parameters, if the broker can read them.",
     queries: &[],
     optional: QUERIES,
     flags: &[
         Flag {
             name: INCLUDE,
             kind: FlagKind::Texts,
-            help: "Parameter to give as numbers, repeatable: fs.file-max, or fs.file-nr:total,current,max with names for its fields.",
+            help: "Parameter to report as numbers: fs.file-max, or fs.file-nr:total,current,max with names for its fields.",
         },
-        Flag { name: INCLUDE_INFO, kind: FlagKind::Texts, help: "Parameter to give as text, repeatable." },
+        Flag { name: INCLUDE_INFO, kind: FlagKind::Texts, help: "Parameter to report as text." },
     ],
     families: &[NUMBER, INDEXED, INFO],
     collect,

@@ -10,7 +10,7 @@ use crate::exposition::{Exposition, Family, Kind, Value};
 pub const COLLECTOR: Collector = Collector {
     name: "timex",
     default: true,
-    help: "Clock synchronisation, as adjtimex(2) tells it.",
+    help: "Clock synchronization, from adjtimex(2).",
     queries: &[],
     optional: &[],
     flags: &[],

@@ -14,7 +14,7 @@ use crate::exposition::{Exposition, Family, Kind};
 pub const COLLECTOR: Collector = Collector {
     name: "uname",
     default: true,
-    help: "Kernel, machine and the node's name.",
+    help: "Kernel version, machine type and node name.",
     queries: &[],
     optional: &[Query::Kernel],
     flags: &[],

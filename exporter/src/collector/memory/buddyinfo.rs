@@ -13,7 +13,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "buddyinfo",
     default: false,
-    help: "Free memory of each zone, by the size of its blocks.",
+    help: "Free memory of each zone, by block size.",
     queries: &[Query::Buddyinfo],
     optional: &[],
     flags: &[],

@@ -11,7 +11,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "ksmd",
     default: false,
-    help: "Equal pages that the kernel has merged.",
+    help: "Identical pages that the kernel merged (KSM).",
     queries: &[Query::Ksm],
     optional: &[],
     flags: &[],

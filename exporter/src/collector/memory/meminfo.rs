@@ -13,7 +13,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "meminfo",
     default: true,
-    help: "Memory of the host, by its use.",
+    help: "Memory of the host, by use.",
     queries: &[Query::Meminfo],
     optional: &[],
     flags: &[],

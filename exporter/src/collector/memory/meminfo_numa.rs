@@ -14,7 +14,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "meminfo_numa",
     default: false,
-    help: "Memory of each NUMA node, by its use.",
+    help: "Memory of each NUMA node, by use.",
     queries: &[Query::Numa],
     optional: &[],
     flags: &[],

@@ -12,12 +12,12 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "slabinfo",
     default: false,
-    help: "Slab caches of the kernel; needs a broker that runs as uid 0.",
+    help: "Slab caches of the kernel; requires a broker that runs as root.",
     queries: &[Query::Slabinfo],
     optional: &[],
     flags: &[
-        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Slab caches to leave out." },
-        Flag { name: INCLUDE, kind: FlagKind::Regexp(".*"), help: "Slab caches to take." },
+        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Slab caches to exclude." },
+        Flag { name: INCLUDE, kind: FlagKind::Regexp(".*"), help: "Slab caches to include." },
     ],
     families: &COLUMNS,
     collect,

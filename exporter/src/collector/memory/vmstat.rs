@@ -12,13 +12,13 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "vmstat",
     default: true,
-    help: "Counters of virtual memory: faults, paging, swapping, kills.",
+    help: "Counters of virtual memory: page faults, paging, swapping, OOM kills.",
     queries: &[Query::Vmstat],
     optional: &[],
     flags: &[Flag {
         name: FIELDS_FLAG,
         kind: FlagKind::Regexp("^(oom_kill|pgpg|pswp|pg.*fault).*"),
-        help: "Fields to give, as a regular expression.",
+        help: "Fields to include.",
     }],
     families: &[FIELD],
     collect,

@@ -11,7 +11,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "zoneinfo",
     default: false,
-    help: "Pages of each memory zone, by their state.",
+    help: "Pages of each memory zone, by state.",
     queries: &[Query::Zoneinfo],
     optional: &[],
     flags: &[],

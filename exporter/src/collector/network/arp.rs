@@ -18,20 +18,12 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Arp],
     optional: &[],
     flags: &[
-        Flag {
-            name: EXCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Devices to leave out; not together with device-include.",
-        },
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Devices to take; not together with device-exclude.",
-        },
+        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Devices to exclude." },
+        Flag { name: INCLUDE, kind: FlagKind::Regexp(""), help: "Devices to include." },
         Flag {
             name: NETLINK,
             kind: FlagKind::Switch(true),
-            help: "Count as netlink does: without the addresses that this host answers for as a proxy.",
+            help: "Count as netlink does: without addresses for which this host is a proxy.",
         },
     ],
     families: &[ENTRIES],

@@ -12,7 +12,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "bonding",
     default: true,
-    help: "Slaves of bonding interfaces.",
+    help: "Slaves of bonding interfaces: how many there are, and how many are up.",
     queries: &[Query::Bonding],
     optional: &[],
     flags: &[],

@@ -13,20 +13,12 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "infiniband",
     default: true,
-    help: "InfiniBand devices and what their ports count.",
+    help: "InfiniBand devices and the counters of their ports.",
     queries: &[Query::Infiniband],
     optional: &[],
     flags: &[
-        Flag {
-            name: EXCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Devices to leave out; not together with device-include.",
-        },
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Devices to take; not together with device-exclude.",
-        },
+        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Devices to exclude." },
+        Flag { name: INCLUDE, kind: FlagKind::Regexp(""), help: "Devices to include." },
     ],
     families: &FAMILIES,
     collect,

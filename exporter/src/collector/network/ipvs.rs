@@ -15,13 +15,13 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "ipvs",
     default: true,
-    help: "Traffic of virtual servers, and connections to the servers behind them.",
+    help: "IPVS: traffic of virtual servers, and connections to their backends.",
     queries: &[Query::Ipvs],
     optional: &[],
     flags: &[Flag {
         name: BACKEND_LABELS,
         kind: FlagKind::Text("local_address,local_port,remote_address,remote_port,proto,local_mark"),
-        help: "Labels of backends, with commas between them; backends that are alike then are summed.",
+        help: "Labels of backends, separated by commas. Backends with the same labels are summed.",
     }],
     families: &[CONNECTIONS, PACKETS_IN, PACKETS_OUT, BYTES_IN, BYTES_OUT, ACTIVE, INACTIVE, WEIGHT],
     collect,

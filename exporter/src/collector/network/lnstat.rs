@@ -12,7 +12,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "lnstat",
     default: false,
-    help: "Caches of the network stack, CPU by CPU.",
+    help: "Caches of the network stack, per CPU.",
     queries: &[Query::Lnstat],
     optional: &[],
     flags: &[],

@@ -24,9 +24,9 @@ pub const COLLECTOR: Collector = Collector {
         Flag {
             name: IGNORE_INVALID_SPEED,
             kind: FlagKind::Switch(false),
-            help: "Leave a speed out that the device does not know, instead of giving a negative one.",
+            help: "Omit the speed of a device that does not know it, instead of reporting a negative one.",
         },
-        Flag { name: IGNORED_DEVICES, kind: FlagKind::Regexp("^$"), help: "Devices to leave out." },
+        Flag { name: IGNORED_DEVICES, kind: FlagKind::Regexp("^$"), help: "Devices to exclude." },
         Flag { name: "collector.netclass.netlink", kind: FlagKind::Switch(false), help: NO_EFFECT },
         Flag { name: "collector.netclass_rtnl.with-stats", kind: FlagKind::Switch(false), help: NO_EFFECT },
     ],
@@ -36,7 +36,7 @@ pub const COLLECTOR: Collector = Collector {
 
 const IGNORE_INVALID_SPEED: &str = "collector.netclass.ignore-invalid-speed";
 const IGNORED_DEVICES: &str = "collector.netclass.ignored-devices";
-const NO_EFFECT: &str = "Without effect: files are read either way.";
+const NO_EFFECT: &str = "No effect: the numbers come from files in either case.";
 
 const NET: &str = "sys/class/net";
 /// What comes before an attribute's file name in the source of its family.

@@ -23,7 +23,7 @@ pub const COLLECTOR: Collector = Collector {
              |Tcp_(ActiveOpens|InSegs|OutSegs|OutRsts|PassiveOpens|RetransSegs|CurrEstab)\
              |Udp6?_(InDatagrams|OutDatagrams|NoPorts|RcvbufErrors|SndbufErrors))$",
         ),
-        help: "Fields to take, as <protocol>_<field>.",
+        help: "Fields to include, as <protocol>_<field>.",
     }],
     families: &[FIELD],
     collect,

@@ -11,7 +11,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "softnet",
     default: true,
-    help: "Packets that each CPU took off the network, and those it had no time for.",
+    help: "Packets that each CPU processed or dropped.",
     queries: &[Query::Softnet],
     optional: &[],
     flags: &[],

@@ -11,7 +11,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "xfrm",
     default: false,
-    help: "Errors of IPsec transformation.",
+    help: "Errors of IPsec transformations.",
     queries: &[Query::Xfrm],
     optional: &[],
     flags: &[],

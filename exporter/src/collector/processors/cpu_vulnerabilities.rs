@@ -11,7 +11,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "cpu_vulnerabilities",
     default: false,
-    help: "Vulnerabilities of the CPUs, and what is done about them.",
+    help: "CPU vulnerabilities and their mitigations.",
     queries: &[Query::CpuVulnerabilities],
     optional: &[],
     flags: &[],

@@ -13,7 +13,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "cpufreq",
     default: true,
-    help: "Frequencies of CPUs, and their governors.",
+    help: "CPU frequencies and governors.",
     queries: &[Query::Cpufreq],
     optional: &[],
     flags: &[],

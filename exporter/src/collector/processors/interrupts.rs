@@ -14,24 +14,24 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "interrupts",
     default: false,
-    help: "Interrupts that each CPU has served, by source.",
+    help: "Interrupts that each CPU served, by source.",
     queries: &[Query::Interrupts],
     optional: &[],
     flags: &[
         Flag {
             name: INCLUDE_ZEROS,
             kind: FlagKind::Switch(true),
-            help: "Give interrupts that a CPU has never served.",
+            help: "Include interrupts that a CPU has never served.",
         },
         Flag {
             name: EXCLUDE,
             kind: FlagKind::Regexp(""),
-            help: "Interrupts to leave out, matched against name;info;devices; not together with name-include.",
+            help: "Interrupts to exclude, matched against name;info;devices.",
         },
         Flag {
             name: INCLUDE,
             kind: FlagKind::Regexp(""),
-            help: "Interrupts to take, matched against name;info;devices; not together with name-exclude.",
+            help: "Interrupts to include, matched against name;info;devices.",
         },
     ],
     families: &[INTERRUPTS],

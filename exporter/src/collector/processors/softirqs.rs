@@ -11,7 +11,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "softirqs",
     default: false,
-    help: "Soft interrupts that each CPU has served, by type.",
+    help: "Soft interrupts that each CPU served, by type.",
     queries: &[Query::Softirqs],
     optional: &[],
     flags: &[],

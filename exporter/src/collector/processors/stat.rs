@@ -18,7 +18,7 @@ pub const COLLECTOR: Collector = Collector {
     flags: &[Flag {
         name: SOFTIRQ_FLAG,
         kind: FlagKind::Switch(false),
-        help: "Give soft interrupts by their vector.",
+        help: "Report soft interrupts by vector.",
     }],
     families: &[INTERRUPTS, CONTEXT_SWITCHES, BOOT_TIME, FORKS, RUNNING, BLOCKED, SOFTIRQS],
     collect,

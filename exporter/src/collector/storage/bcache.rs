@@ -19,7 +19,7 @@ pub const COLLECTOR: Collector = Collector {
     flags: &[Flag {
         name: PRIORITY_STATS,
         kind: FlagKind::Switch(false),
-        help: "Tell how full caches are; the kernel sorts all their buckets for it.",
+        help: "Report how full caches are. This is expensive: the kernel sorts all their buckets.",
     }],
     families: &FAMILIES,
     collect,

@@ -22,12 +22,12 @@ pub const COLLECTOR: Collector = Collector {
         Flag {
             name: EXCLUDE,
             kind: FlagKind::Regexp(r"^(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$"),
-            help: "Regexp of block devices to leave out; excludes device-include.",
+            help: "Block devices to exclude. Mutually exclusive with device-include.",
         },
         Flag {
             name: INCLUDE,
             kind: FlagKind::Regexp(""),
-            help: "Regexp of block devices to give; excludes device-exclude.",
+            help: "Block devices to include. Mutually exclusive with device-exclude.",
         },
         Flag { name: "collector.diskstats.ignored-devices", kind: FlagKind::Alias(EXCLUDE), help: "" },
     ],

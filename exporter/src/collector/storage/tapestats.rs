@@ -15,7 +15,7 @@ pub const COLLECTOR: Collector = Collector {
     help: "SCSI tape drives.",
     queries: &[Query::Tape],
     optional: &[],
-    flags: &[Flag { name: IGNORED, kind: FlagKind::Regexp("^$"), help: "Tape drives to leave out." }],
+    flags: &[Flag { name: IGNORED, kind: FlagKind::Regexp("^$"), help: "Tape drives to exclude." }],
     families: FAMILIES,
     collect,
 };

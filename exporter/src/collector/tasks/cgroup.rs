@@ -28,18 +28,18 @@ pub const COLLECTOR: Collector = Collector {
         Flag {
             name: INCLUDE,
             kind: FlagKind::Regexp(""),
-            help: "Regexp of cgroups to give, as in /system.slice/containerd.service.",
+            help: "Cgroups to include, such as /system.slice/containerd.service.",
         },
         Flag {
             name: EXCLUDE,
             // systemd makes cgroups for units that never hold a process for long.
             kind: FlagKind::Regexp(r"\.(automount|mount|socket|swap)$"),
-            help: "Regexp of cgroups to leave out.",
+            help: "Cgroups to exclude.",
         },
         Flag {
             name: MAX,
             kind: FlagKind::Number(256),
-            help: "The most cgroups that are given, those nearest to the root first; 0 for no limit.",
+            help: "Maximum number of cgroups to report, those nearest to the root first; 0 for no limit.",
         },
     ],
     families: &FAMILIES,

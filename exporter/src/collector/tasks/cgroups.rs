@@ -11,7 +11,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "cgroups",
     default: false,
-    help: "Cgroup controllers of the kernel, and their cgroups.",
+    help: "Cgroup controllers: whether they are enabled, and their number of cgroups.",
     queries: &[Query::CgroupControllers],
     optional: &[],
     flags: &[],

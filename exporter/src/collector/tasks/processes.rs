@@ -15,7 +15,7 @@ use crate::text::{self, ProcessStat};
 pub const COLLECTOR: Collector = Collector {
     name: "processes",
     default: false,
-    help: "Processes and threads by state; the broker needs --allow-processes.",
+    help: "Processes and threads by state; requires --allow-processes on the broker.",
     queries: &[Query::Processes, Query::Threads, Query::ProcessLimits],
     optional: &[],
     flags: &[],

@@ -27,24 +27,24 @@ use crate::text::{self, ProcessStat};
 pub const COLLECTOR: Collector = Collector {
     name: "processgroups",
     default: false,
-    help: "Processes by group, as process-exporter has them; the broker needs --allow-processes.",
+    help: "Processes by group, as in process-exporter; requires --allow-processes on the broker.",
     queries: &[Query::Processes],
     optional: &[Query::ProcessDetails, Query::Stat],
     flags: &[
         Flag {
             name: NAME,
             kind: FlagKind::Texts,
-            help: "NAME=REGEXP: processes whose comm matches are the group NAME, which may hold {{.Comm}}; repeatable.",
+            help: "NAME=REGEXP: a group of the processes whose comm matches. The name may contain {{.Comm}}.",
         },
         Flag {
             name: CONFIG,
             kind: FlagKind::Text(""),
-            help: "File of process-exporter's shape: process_names, each with a name and a list of comm.",
+            help: "File in process-exporter's format: process_names, each with a name and a list of comm.",
         },
         Flag {
             name: MAX,
             kind: FlagKind::Number(100),
-            help: "The most groups; the rest is the group other.",
+            help: "Maximum number of groups. Other processes are in the group other.",
         },
     ],
     families: &FAMILIES,

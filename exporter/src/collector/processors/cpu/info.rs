@@ -17,17 +17,17 @@ const PATH: &str = "proc/cpuinfo";
 pub(super) const SWITCH: Flag = Flag {
     name: "collector.cpu.info",
     kind: FlagKind::Switch(false),
-    help: "Give each CPU's model and frequency, as cpuinfo has them.",
+    help: "Report the model and frequency of each CPU, from /proc/cpuinfo.",
 };
 pub(super) const FLAGS: Flag = Flag {
     name: "collector.cpu.info.flags-include",
     kind: FlagKind::Regexp(""),
-    help: "Features of CPUs to give, as a regular expression; implies --collector.cpu.info.",
+    help: "CPU features to include; implies --collector.cpu.info.",
 };
 pub(super) const BUGS: Flag = Flag {
     name: "collector.cpu.info.bugs-include",
     kind: FlagKind::Regexp(""),
-    help: "Bugs of CPUs to give, as a regular expression; implies --collector.cpu.info.",
+    help: "CPU bugs to include; implies --collector.cpu.info.",
 };
 /// The frequencies come with the collector of frequencies, as in node_exporter.
 const CPUFREQ_SWITCH: &str = "collector.cpufreq";

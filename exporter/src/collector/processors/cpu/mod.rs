@@ -19,14 +19,14 @@ pub use info::FREQUENCY;
 pub const COLLECTOR: Collector = Collector {
     name: "cpu",
     default: true,
-    help: "Time that each CPU spent in each mode; throttling, isolation and, if asked for, its model.",
+    help: "Time that each CPU spent in each mode; throttling, isolation and, with --collector.cpu.info, its model.",
     queries: &[Query::Stat],
     optional: &[Query::Cpu, Query::Cpuinfo],
     flags: &[
         Flag {
             name: GUEST_FLAG,
             kind: FlagKind::Switch(true),
-            help: "Give the time spent for guests apart as well.",
+            help: "Also report the time spent in guests separately (node_cpu_guest_seconds_total).",
         },
         info::SWITCH,
         info::BUGS,
