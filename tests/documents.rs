@@ -138,7 +138,7 @@ The broker starts a zygote, and the zygote forks the readers. A reader inherits 
 adds its own, so it can make only the calls that both lists allow.
 ";
 
-/// The rows of [`keyhole_broker::sandbox::Pinned`], which depend on numbers that descriptors have at run time.
+/// The rows of [`keyhole_broker::sandbox::DescriptorRules`], which depend on numbers that descriptors have at run time.
 const PINNED: [[&str; 3]; 3] = [
     ["pread64", "argument 0 is its own /proc/thread-self/status", "the check that the seal holds"],
     [
@@ -160,7 +160,7 @@ fn the_lists_of_system_calls_are_fresh() {
     let broker = calls(keyhole_broker::sandbox::SYSCALLS);
     let pinned = PINNED.map(|row| row.map(str::to_owned));
     section(&mut text, "## keyhole-broker", &[&broker[..], &pinned[..]].concat());
-    let passed = calls(keyhole_broker::sandbox::PASSED);
+    let passed = calls(keyhole_broker::sandbox::PASSED_DESCRIPTOR_SYSCALLS);
     section(&mut text, "## keyhole-broker before Linux 6.16: these as well", &passed);
     section(&mut text, "## keyhole-broker probe", &calls(keyhole_broker::probe::PROBE_SYSCALLS));
     section(&mut text, "## keyhole-reader: the zygote", &calls(ZYGOTE));
@@ -185,7 +185,7 @@ fn the_lists_of_system_calls_are_fresh() {
 /// The broker's filter holds the rows of [`PINNED`] and no others beside its list.
 #[test]
 fn the_rows_that_depend_on_descriptors_are_all_documented() {
-    use keyhole_broker::sandbox::{Pinned, SYSCALLS, syscalls};
+    use keyhole_broker::sandbox::{DescriptorRules, SYSCALLS, syscalls};
     let thread = keyhole_os::ThreadStatus::open().unwrap();
     let dir: std::os::fd::OwnedFd = std::fs::File::open("/").unwrap().into();
     let number = |name: &str| match name {
@@ -195,8 +195,8 @@ fn the_rows_that_depend_on_descriptors_are_all_documented() {
         other => panic!("{other} has no number here"),
     };
     for (dir, documented) in [(Some(&dir), &PINNED[..]), (None, &PINNED[..1])] {
-        let pinned = Pinned::new(&thread, dir);
-        let rules = syscalls(&pinned);
+        let rules = DescriptorRules::new(&thread, dir);
+        let rules = syscalls(&rules);
         let numbers: Vec<i64> = rules[SYSCALLS.len()..].iter().map(|rule| rule.number).collect();
         assert_eq!(numbers, documented.iter().map(|[name, ..]| number(name)).collect::<Vec<_>>());
     }

@@ -10,7 +10,7 @@ use common::filters::Filters;
 use common::forked::Call;
 use common::lacking::{AUXV, PASS_RIGHTS, lacking};
 use common::{BROKER, EXPORTER, Home, flag, root_for, this_host};
-use keyhole_broker::sandbox::{PASSED, SYSCALLS as SYSCALLS_OF_BROKER};
+use keyhole_broker::sandbox::{PASSED_DESCRIPTOR_SYSCALLS, SYSCALLS as SYSCALLS_OF_BROKER};
 use keyhole_exporter::sandbox::SYSCALLS;
 use keyhole_os::seccomp::{Argument, Row, exactly, numbers};
 use keyhole_policy::Class;
@@ -68,7 +68,12 @@ fn the_running_broker_has_one_filter_and_it_is_the_table() {
     let broker = home.start_broker(&this_host());
     assert_eq!(Filters::dump(broker.pid()).len(), 1);
     let passes = broker.log().contains("sandbox layer MISSING\" process=broker layer=passed_descriptors");
-    assert_is_the_table(&home, broker.pid(), &broker.log(), if passes { PASSED } else { &[] });
+    assert_is_the_table(
+        &home,
+        broker.pid(),
+        &broker.log(),
+        if passes { PASSED_DESCRIPTOR_SYSCALLS } else { &[] },
+    );
 }
 
 #[test]
@@ -83,7 +88,7 @@ fn where_descriptors_cannot_be_refused_each_thread_of_the_broker_has_a_few_rows_
     let threads = fs::read_dir(format!("/proc/{}/task", broker.pid())).unwrap().count();
     assert!(threads > 5, "{threads}: some of them close connections");
     // What the other filter answers with an errno is killed by this one.
-    assert_is_the_table(&home, broker.pid(), &broker.log(), PASSED);
+    assert_is_the_table(&home, broker.pid(), &broker.log(), PASSED_DESCRIPTOR_SYSCALLS);
 }
 
 /// Checks the filters of a broker against its table and `more` rows.
