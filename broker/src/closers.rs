@@ -1,6 +1,6 @@
 //! Connections on kernels that accept descriptors which peers pass along (before Linux 6.16).
 //!
-//! Whoever drops the last reference to a passed file closes it, and some closes sleep, such as that of a TCP socket with
+//! The thread that drops the last reference to a passed file closes it, and some closes sleep, such as that of a TCP socket with
 //! SO_LINGER. So on these kernels the serving thread must not drop any. It peeks at bytes before it receives them, and
 //! receives none that come with a descriptor; a socket with unread bytes is closed by another thread, a closer. Each uid
 //! that may connect has a closer of its own, so that it delays only its own connections.

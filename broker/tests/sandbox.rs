@@ -370,10 +370,12 @@ fn confined(grants: &[Grant<'_>], act: impl FnOnce() + Send) {
         let confine = || {
             let layer = restrict(grants);
             assert_eq!(layer.in_force, landlock_abi() > 0, "{}", layer.detail);
-            match layer.in_force {
-                true => act(),
-                false if std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some() => panic!("{}", layer.detail),
-                false => println!("skipped: {}", layer.detail),
+            if layer.in_force {
+                act();
+            } else if std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some() {
+                panic!("{}", layer.detail);
+            } else {
+                println!("skipped: {}", layer.detail);
             }
         };
         scope.spawn(confine).join().unwrap();
@@ -608,9 +610,10 @@ fn after_the_drop_every_capability_set_is_empty() {
         assert!(layer.in_force, "{}", layer.detail);
         assert_eq!(capabilities::held().unwrap(), Vec::<String>::new());
         for (name, bits) in capability_sets() {
-            match root || name != "CapBnd" {
-                true => assert_eq!(bits, 0, "{name}"),
-                false => assert!(layer.detail.contains("bounding set not dropped"), "{}", layer.detail),
+            if root || name != "CapBnd" {
+                assert_eq!(bits, 0, "{name}");
+            } else {
+                assert!(layer.detail.contains("bounding set not dropped"), "{}", layer.detail);
             }
         }
         assert!(!ThreadStatus::open().unwrap().unconfirmed().unwrap().contains(&"capabilities"));

@@ -55,7 +55,7 @@ pub fn take_inherited(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
 
 /// Removes every variable from the environment and overwrites their memory with zeros.
 ///
-/// No variable is read later, and they may hold secrets of whoever started the process: `/proc/PID/environ` would show
+/// No variable is read later, and they may hold secrets of the process' parent: `/proc/PID/environ` would show
 /// them as long as the process lives, even if the list of variables is empty.
 ///
 /// Call it before any thread is started and before any variable is changed: a string that is no longer in the list would

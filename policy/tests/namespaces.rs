@@ -66,7 +66,7 @@ fn a_sysctl_is_read_as_the_kernel_keeps_it() {
     let sysctls = sysctls();
     let paths: Vec<&str> = sysctls.iter().map(|(_, path)| path.as_str()).collect();
     assert!(paths.len() > 400, "{}", paths.len());
-    let here = seen(&[], &paths).expect("stat(1) tells of files");
+    let here = seen(&[], &paths).expect("stat(1) reports files");
     for (flags, of) in [
         (&["--net"][..], Some(Namespace::Net)),
         (&["--ipc"], Some(Namespace::Ipc)),

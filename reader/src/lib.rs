@@ -37,7 +37,7 @@ mod layers {
     };
 }
 
-/// The exit status after a panic: the broker tells it apart from a process that seccomp killed.
+/// The exit status after a panic, by which the broker logs it as one.
 pub const PANIC_EXIT_STATUS: i32 = 101;
 
 /// Runs the program.

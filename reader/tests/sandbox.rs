@@ -380,10 +380,12 @@ fn confined(roots: &Roots, class: Class, act: impl FnOnce() + Send) {
         let confine = || {
             let layer = restrict(&grants);
             assert_eq!(layer.in_force, landlock_abi() > 0, "{}", layer.detail);
-            match layer.in_force {
-                true => act(),
-                false if std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some() => panic!("{}", layer.detail),
-                false => println!("skipped: {}", layer.detail),
+            if layer.in_force {
+                act();
+            } else if std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some() {
+                panic!("{}", layer.detail);
+            } else {
+                println!("skipped: {}", layer.detail);
             }
         };
         scope.spawn(confine).join().unwrap();
