@@ -142,7 +142,7 @@ def without_samples(names, keys):
     return sorted(name for name in names if not any(expressions[name].match(f"{key} ") for key in keys))
 
 
-# What a scrape tells of itself.
+# Series about the scrape itself.
 OF_THE_SCRAPE = re.compile(r"(node_scrape_|node_exporter_|go_|process_|promhttp_|keyhole_|node_textfile_)")
 
 
