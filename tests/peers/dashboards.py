@@ -338,7 +338,7 @@ def main():
             f"--path.os-release={tree}/usr/lib/os-release", "--allow-processes",
         ]
         host = Keyhole(arguments.binaries, this_host(), [*MORE, DETAIL])
-        # File systems stay on: their broker has no probe directories, so that one query is not permitted, as a panel is to tell.
+        # File systems stay on: their broker has no probe directories, so that one query is not permitted, as a panel must show.
         flags = [flag for flag in data_flags(arguments.conformance, tree, exporter) if flag != "--no-collector.filesystem"]
         data = Keyhole(arguments.binaries, broker_flags, flags)
         with NodeExporter() as node_exporter, host, data:
