@@ -3,13 +3,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 programs=$(realpath "$1")
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-PATH=$folder:$PATH
+directory=$(mktemp -d)
+trap 'rm -rf "$directory"' EXIT
+PATH=$directory:$PATH
 for program in keyhole-broker keyhole-exporter; do
     # What completes is looked up by name.
-    ln -s "$programs/$program" "$folder/$program"
-    for shell in bash fish zsh; do "$program" completions "$shell" >"$folder/$program.$shell"; done
+    ln -s "$programs/$program" "$directory/$program"
+    for shell in bash fish zsh; do "$program" completions "$shell" >"$directory/$program.$shell"; done
 done
 # The program whose completions are asked for.
 program=keyhole-exporter
@@ -21,17 +21,17 @@ fail() {
 
 bash_offers() { # the words of a command line, the last to be completed
     bash -uc 'source "$0"; program=$1; shift; COMP_WORDS=("$program" "$@"); COMP_CWORD=$#
-        "_${program//-/_}"; printf "%s\n" "${COMPREPLY[@]}"' "$folder/$program.bash" "$program" "$@"
+        "_${program//-/_}"; printf "%s\n" "${COMPREPLY[@]}"' "$directory/$program.bash" "$program" "$@"
 }
 fish_offers() {
-    fish --no-config -c 'source $argv[1]; complete -C "$argv[2] $argv[3]"' "$folder/$program.fish" "$program" "$*" | cut -f1
+    fish --no-config -c 'source $argv[1]; complete -C "$argv[2] $argv[3]"' "$directory/$program.fish" "$program" "$*" | cut -f1
 }
 zsh_offers() { # COMMAND-LINE WORD: waits for the word
     # zsh completes on a terminal alone: zpty gives it one.
     timeout 20 zsh -f -c '
         zmodload zsh/zpty
         zpty z "PS1= zsh -f -i"
-        zpty -w z "PS1=; unset zle_bracketed_paste; LISTMAX=0; fpath=('"$folder"' \$fpath); autoload -Uz compinit; compinit -u -D; source '"$folder/$program"'.zsh; zstyle \":completion:*\" list-prompt \"\"; print READY"
+        zpty -w z "PS1=; unset zle_bracketed_paste; LISTMAX=0; fpath=('"$directory"' \$fpath); autoload -Uz compinit; compinit -u -D; source '"$directory/$program"'.zsh; zstyle \":completion:*\" list-prompt \"\"; print READY"
         while zpty -r z line; do [[ $line == READY* ]] && break; done
         zpty -n -w z "'"$program"' $1"$'"'\\t\\t'"'
         text=
@@ -43,8 +43,8 @@ zsh_offers() { # COMMAND-LINE WORD: waits for the word
 expect() { # SHELL WORD ARGUMENT...: the word must be offered after the arguments
     local shell=$1 word=$2
     shift 2
-    "${shell}_offers" "$@" >"$folder/offered"
-    grep -qxF -e "$word" "$folder/offered" || fail "$shell offers no $word after '$program $*': $(head -c 500 "$folder/offered")"
+    "${shell}_offers" "$@" >"$directory/offered"
+    grep -qxF -e "$word" "$directory/offered" || fail "$shell offers no $word after '$program $*': $(head -c 500 "$directory/offered")"
 }
 
 for shell in bash fish; do
@@ -59,9 +59,9 @@ expect bash json query --output = j
 expect fish --web.listen-address --web.l
 expect fish --output=json query --output=j
 expect_of_zsh() { # PREFIX WORD: zsh must complete the prefix to the word
-    zsh -n "$folder/$program.zsh"
-    zsh_offers "$1" "$2" >"$folder/offered"
-    grep -q -e "$2" "$folder/offered" || fail "zsh does not complete $program $1: $(head -c 500 "$folder/offered")"
+    zsh -n "$directory/$program.zsh"
+    zsh_offers "$1" "$2" >"$directory/offered"
+    grep -q -e "$2" "$directory/offered" || fail "zsh does not complete $program $1: $(head -c 500 "$directory/offered")"
 }
 expect_of_zsh "query memin" meminfo
 
@@ -74,8 +74,8 @@ for shell in bash fish; do
 done
 expect bash --path.rootfs= --path.r
 expect bash host --view = h
-expect bash "$folder" --path.procfs = "${folder%?}"
-expect bash "$folder/keyhole-broker.zsh" --socket.path "$folder/keyhole-broker.z"
+expect bash "$directory" --path.procfs = "${directory%?}"
+expect bash "$directory/keyhole-broker.zsh" --socket.path "$directory/keyhole-broker.z"
 expect fish --path.rootfs --path.r
 expect fish --view=host --view=h
 expect_of_zsh "pol" policy

@@ -21,7 +21,7 @@ from launch import REPOSITORY, Keyhole, binaries, fail, scrape, this_host
 
 FACTS = pathlib.Path(__file__).resolve().parent / "queries-of-dashboards.tsv"
 HEADER = ["metric", "labels", "there", "asked by"]
-# Labels that Prometheus adds to a target's series, or that tell targets apart.
+# Labels that Prometheus adds to a target's series, or that distinguish targets.
 OF_THE_TARGET = {"cluster", "instance", "job", "namespace", "node", "pod"}
 MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"((?:[^"\\]|\\.)*)"')
 SELECTOR = re.compile(r"^(node_\w+)\{(.*)\}$")
@@ -95,14 +95,14 @@ def collect(arguments):
     """Series of the exporter by replays alone, with those of this host, and node_exporter's of both."""
     replayed, ours, theirs = Series(), Series(), Series()
     program, strict = differential.peer()
-    folder = binaries(arguments.binaries)
-    collectors = sorted(differential.collectors_with_flags(folder))
+    directory = binaries(arguments.binaries)
+    collectors = sorted(differential.collectors_with_flags(directory))
     every = [f"--collector.{name}" for name in collectors]
     with tempfile.TemporaryDirectory(prefix="keyhole-queries-") as home, open(pathlib.Path(home) / "log", "w") as log:
         for tree in trees.all_trees():
             copy = trees.with_links(tree, pathlib.Path(home))
             flags = copy / "flags.txt"
-            text = trees.ours(folder / "keyhole-exporter", copy, flags.read_text().split() if flags.exists() else every)
+            text = trees.ours(directory / "keyhole-exporter", copy, flags.read_text().split() if flags.exists() else every)
             replayed.add(text)
             ours.add(text)
             if strict:
