@@ -10,7 +10,6 @@ pub mod cli;
 pub mod collector;
 pub mod exposition;
 pub mod go_regex;
-pub mod history;
 #[cfg(feature = "hostile-code-for-tests")]
 mod hostile;
 pub mod http;
@@ -19,11 +18,12 @@ pub mod own;
 pub mod protobuf;
 pub mod sandbox;
 pub mod scrape;
+pub mod scrape_history;
 pub mod self_metrics;
 pub mod snapshot;
 pub mod text;
 pub mod text_files;
-pub mod unread;
+pub mod unread_responses;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

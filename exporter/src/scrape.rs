@@ -19,16 +19,16 @@ use crate::budget::Budget;
 use crate::cli::flags::NOT_OFFERED;
 use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
 use crate::exposition::{Counters, Exposition, Written};
-use crate::history::{Given, History};
 use crate::http::{Bucket, Client, Paced, RateLimit};
 use crate::lock;
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::protobuf;
 use crate::sandbox::Layer;
+use crate::scrape_history::{ScrapeHistory, ScrapeTotals};
 use crate::self_metrics::{self, broker, handler::Handler, process::Process};
 use crate::snapshot::Snapshot;
-use crate::unread::{Charge, Unread};
+use crate::unread_responses::{Charge, Unread};
 
 /// How long the broker's description of itself is used before it is asked for again.
 const DESCRIPTION_AGE: Duration = Duration::from_secs(15);
@@ -73,7 +73,7 @@ pub struct Scraper {
     /// Counters that the server adds to.
     pub handler: Handler,
     /// What the last scrapes cost.
-    pub history: History,
+    pub history: ScrapeHistory,
     running: Mutex<HashMap<Selection, Running>>,
     /// Reads wait for each other in order, as at the broker: a client that asks more is not served earlier.
     turn: AsyncMutex<()>,
@@ -282,7 +282,7 @@ impl Scraper {
             process,
             layers,
             handler: Handler::new()?,
-            history: History::default(),
+            history: ScrapeHistory::default(),
             running: Mutex::default(),
             turn: AsyncMutex::default(),
             own_reads: Mutex::new(Bucket::new(OWN_READS, Instant::now())),
@@ -552,7 +552,7 @@ impl Scraper {
         let (snapshot, mut description) = tokio::join!(read, self.description(deadline));
         let mut snapshot = snapshot.inspect_err(|error| {
             lock(&self.description).at = None;
-            self.history.failed(begun, error);
+            self.history.record_failure(begun, error);
             if let Some(failures) = Outage::fail(&mut lock(&self.outage), begun) {
                 tracing::warn!(%error, failures, "scrape failed");
             }
@@ -603,7 +603,7 @@ impl Scraper {
         let timed_out =
             |query: &Query| snapshot.report(*query).is_some_and(|report| report.outcome == Outcome::TimedOut);
         let is_cut_short = queries.iter().any(timed_out);
-        let read = Given::read(&snapshot);
+        let read = ScrapeTotals::from_snapshot(&snapshot);
         let was_large = snapshot.bytes() > SHARED_READ_BYTES;
         // The page is as large again as the series are.
         drop(snapshot);
@@ -614,7 +614,7 @@ impl Scraper {
         let written = out.write(&mut text, |_| true);
         self.handler.duplicates.inc_by(written.duplicates as u64);
         self.note_duplicates(&written);
-        self.history.scraped(begun, read, &runs, written);
+        self.history.record_success(begun, read, &runs, written);
         self.trim();
         let text = Encoded { plain: OnceLock::from(self.unread.page(text)), compressed: OnceLock::new() };
         Scrape {

@@ -153,7 +153,7 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Errno> {
 }
 
 /// Bounds what the kernel keeps for a connection. What comes in are heads of requests; what goes out and is not taken
-/// waits in this process, in one budget for all connections (`crate::unread`).
+/// waits in this process, in one budget for all connections (`crate::unread_responses`).
 fn bound_buffers(listener: impl AsFd) -> Result<(), Errno> {
     sockopt::set_socket_recv_buffer_size(&listener, RECEIVED_BYTES)?;
     sockopt::set_tcp_user_timeout(&listener, UNACKNOWLEDGED_MS)?;

@@ -18,7 +18,7 @@ use super::web_config::Guard;
 use crate::options::Options;
 use crate::scrape::{Format, ScrapeError, Scraper};
 use crate::self_metrics::handler::Handler;
-use crate::unread::Unread;
+use crate::unread_responses::Unread;
 
 /// The content types of an exposition, without the scheme of its names.
 const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
