@@ -19,16 +19,16 @@ use crate::budget::Budget;
 use crate::cli::flags::NOT_OFFERED;
 use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
 use crate::exposition::{Counters, Exposition, Written};
-use crate::http::{Bucket, Client, Paced, RateLimit};
+use crate::http::{Bucket, Client, RateLimit, Throttle};
 use crate::lock;
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::protobuf;
 use crate::sandbox::Layer;
 use crate::scrape_history::{ScrapeHistory, ScrapeTotals};
-use crate::self_metrics::{self, broker, handler::Handler, process::Process};
+use crate::self_metrics::{self, broker, process::Process, server::ServerMetrics};
 use crate::snapshot::Snapshot;
-use crate::unread_responses::{Charge, Unread};
+use crate::unread_responses::{Charge, UnreadResponses};
 
 /// How long the broker's description of itself is used before it is asked for again.
 const DESCRIPTION_AGE: Duration = Duration::from_secs(15);
@@ -71,7 +71,7 @@ pub struct Scraper {
     process: Process,
     layers: Vec<Layer>,
     /// Counters that the server adds to.
-    pub handler: Handler,
+    pub server_metrics: ServerMetrics,
     /// What the last scrapes cost.
     pub history: ScrapeHistory,
     running: Mutex<HashMap<Selection, Running>>,
@@ -80,9 +80,9 @@ pub struct Scraper {
     own_reads: Mutex<Bucket>,
     shared_read: Mutex<SharedRead>,
     /// What is done for selections of collectors and of families.
-    pub selections: Paced,
+    pub selections: Throttle,
     /// Pages that are not taken yet.
-    pub unread: Unread,
+    pub unread: UnreadResponses,
     description: Mutex<Description>,
     /// What each collector last failed with, so that the log tells changes and not every scrape.
     failures: Mutex<HashMap<&'static str, String>>,
@@ -206,7 +206,7 @@ pub enum ScrapeError {
 /// A finished scrape.
 #[derive(Debug)]
 pub struct Scrape {
-    unread: Unread,
+    unread: UnreadResponses,
     _charge: Charge,
     /// Whether a query did not end in time.
     is_cut_short: bool,
@@ -281,14 +281,14 @@ impl Scraper {
             options,
             process,
             layers,
-            handler: Handler::new()?,
+            server_metrics: ServerMetrics::new()?,
             history: ScrapeHistory::default(),
             running: Mutex::default(),
             turn: AsyncMutex::default(),
             own_reads: Mutex::new(Bucket::new(OWN_READS, Instant::now())),
             shared_read: Mutex::default(),
-            selections: Paced::default(),
-            unread: Unread::default(),
+            selections: Throttle::default(),
+            unread: UnreadResponses::default(),
             description: Mutex::default(),
             failures: Mutex::default(),
             limits_logged: LogTimes::default(),
@@ -455,7 +455,7 @@ impl Scraper {
                 .filter(|(at, _)| asked.duration_since(*at) < SHARED_READ_AGE)
                 .map(|(_, read)| read.clone())
         };
-        self.handler.shared_reads.inc();
+        self.server_metrics.shared_reads.inc();
         // The first that is waited for may have begun too long ago.
         for _ in 0..2 {
             if let Some(read) = fresh() {
@@ -472,7 +472,7 @@ impl Scraper {
 
     /// A scrape of all collectors. It waits for one read of a selection at most, the one that is under way.
     async fn scrape_all(&self, deadline: Instant) -> Result<Scrape, ScrapeError> {
-        timeout_at(deadline, self.unread.room_for_whole()).await.map_err(|_| ScrapeError::Unread)?;
+        timeout_at(deadline, self.unread.wait_for_full_scrape()).await.map_err(|_| ScrapeError::Unread)?;
         let collectors = &self.enabled;
         let queries = collector::queries(collectors, &self.options);
         let begun = Instant::now();
@@ -504,8 +504,8 @@ impl Scraper {
         let begun = Instant::now();
         let turn = async {
             loop {
-                self.unread.room().await;
-                let turn = self.selections.turn(client).await?;
+                self.unread.wait_for_selection().await;
+                let turn = self.selections.acquire(client).await?;
                 if !self.unread.is_full() {
                     return Some(turn);
                 }
@@ -524,7 +524,7 @@ impl Scraper {
             }
             false => (self.shared_read(begun, deadline).await?, None),
         };
-        Ok(Paced::work(turn, || self.render(collectors, &queries, gathered, begun)))
+        Ok(Throttle::run_with(turn, || self.render(collectors, &queries, gathered, begun)))
     }
 
     fn chosen(&self, selection: &Selection) -> Vec<&'static Collector> {
@@ -586,7 +586,7 @@ impl Scraper {
         self_metrics::add_limits(budget, &mut out);
         broker::add_description(description.as_deref(), &mut out);
         broker::add_queries(&snapshot, queries, detail, &mut out);
-        self.handler.add(own_metrics, &mut out);
+        self.server_metrics.add(own_metrics, &mut out);
         if own_metrics {
             self.process.add(&mut out);
         }
@@ -595,11 +595,11 @@ impl Scraper {
         let runs = collector::run(collectors, &context, budget.series, &mut out);
         for run in &runs {
             if detail || run.counters.over_limit > 0 {
-                self.handler.dropped(run.name, run.counters.over_limit);
+                self.server_metrics.count_dropped_series(run.name, run.counters.over_limit);
             }
             self.note(run);
         }
-        self.handler.add_dropped(&mut out);
+        self.server_metrics.add_dropped(&mut out);
         let timed_out =
             |query: &Query| snapshot.report(*query).is_some_and(|report| report.outcome == Outcome::TimedOut);
         let is_cut_short = queries.iter().any(timed_out);
@@ -612,11 +612,11 @@ impl Scraper {
         }
         let mut text = Vec::new();
         let written = out.write(&mut text, |_| true);
-        self.handler.duplicates.inc_by(written.duplicates as u64);
+        self.server_metrics.duplicates.inc_by(written.duplicates as u64);
         self.note_duplicates(&written);
         self.history.record_success(begun, read, &runs, written);
         self.trim();
-        let text = Encoded { plain: OnceLock::from(self.unread.page(text)), compressed: OnceLock::new() };
+        let text = Encoded { plain: OnceLock::from(self.unread.track(text)), compressed: OnceLock::new() };
         Scrape {
             unread: self.unread.clone(),
             _charge: self.unread.charge(out.bytes()),
@@ -739,7 +739,7 @@ impl Scraper {
         match answer {
             Ok(answer) => {
                 if known.start_time_ms != 0 && known.start_time_ms != answer.start_time_ms {
-                    self.handler.restarts.inc();
+                    self.server_metrics.restarts.inc();
                     tracing::info!(version = answer.version, "the broker was restarted");
                 }
                 known.start_time_ms = answer.start_time_ms;
@@ -800,7 +800,7 @@ impl Scrape {
     /// The same, compressed once for all who ask.
     pub fn compressed(&self, format: Format, compress: impl FnOnce(&[u8]) -> Vec<u8>) -> Bytes {
         let compressed = &self.encoded(format).compressed;
-        compressed.get_or_init(|| self.unread.page(compress(&self.whole(format)))).clone()
+        compressed.get_or_init(|| self.unread.track(compress(&self.whole(format)))).clone()
     }
 
     /// The families with these names alone.
@@ -817,7 +817,7 @@ impl Scrape {
     }
 
     fn encode(&self, format: Format, keep: impl Fn(&str) -> bool) -> Bytes {
-        self.unread.page(match format {
+        self.unread.track(match format {
             Format::Text => {
                 let mut text = Vec::new();
                 self.exposition.write(&mut text, keep);

@@ -10,14 +10,14 @@ use tokio::sync::Notify;
 /// Unread bytes from which on no other page is made for a selection.
 const SELECTION_LIMIT: usize = 6 << 20;
 /// The same for pages of everything: higher, so that selections do not keep them from being made.
-const WHOLE_LIMIT: usize = 12 << 20;
+const FULL_SCRAPE_LIMIT: usize = 12 << 20;
 
 /// How often a page that waits for room looks whether there is some.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The budget: bytes of answers that clients have not taken. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Unread(Arc<State>);
+pub struct UnreadResponses(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -26,12 +26,12 @@ struct State {
     pressure: Notify,
 }
 
-impl Unread {
+impl UnreadResponses {
     /// A page, which counts until the last client that it is sent to has taken its last byte.
-    pub fn page(&self, mut bytes: Vec<u8>) -> Bytes {
+    pub fn track(&self, mut bytes: Vec<u8>) -> Bytes {
         bytes.shrink_to_fit();
         let _charge = self.charge(bytes.len());
-        Bytes::from_owner(Page { bytes, _charge })
+        Bytes::from_owner(TrackedBytes { bytes, _charge })
     }
 
     /// Counts other bytes that are kept for an answer, until the charge is dropped.
@@ -51,29 +51,29 @@ impl Unread {
     }
 
     /// Waits until another page for a selection may be made.
-    pub async fn room(&self) {
-        self.below(SELECTION_LIMIT).await;
+    pub async fn wait_for_selection(&self) {
+        self.wait_below(SELECTION_LIMIT).await;
     }
 
     /// Waits until another page of everything may be made.
-    pub async fn room_for_whole(&self) {
-        self.below(WHOLE_LIMIT).await;
+    pub async fn wait_for_full_scrape(&self) {
+        self.wait_below(FULL_SCRAPE_LIMIT).await;
     }
 
-    async fn below(&self, limit: usize) {
+    async fn wait_below(&self, limit: usize) {
         while self.bytes() >= limit {
-            self.press();
+            self.request_eviction();
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
     /// Has those connections closed whose clients do not take their answers; see `http::connection`.
-    pub fn press(&self) {
+    pub fn request_eviction(&self) {
         self.0.pressure.notify_one();
     }
 
-    /// Waits until [`Self::press`] is called.
-    pub async fn pressed(&self) {
+    /// Waits until [`Self::request_eviction`] is called.
+    pub async fn eviction_requested(&self) {
         self.0.pressure.notified().await;
     }
 }
@@ -81,7 +81,7 @@ impl Unread {
 /// Bytes that count for as long as this is held.
 #[derive(Debug)]
 pub struct Charge {
-    unread: Unread,
+    unread: UnreadResponses,
     bytes: usize,
 }
 
@@ -91,12 +91,12 @@ impl Drop for Charge {
     }
 }
 
-struct Page {
+struct TrackedBytes {
     bytes: Vec<u8>,
     _charge: Charge,
 }
 
-impl AsRef<[u8]> for Page {
+impl AsRef<[u8]> for TrackedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -108,8 +108,8 @@ mod tests {
 
     #[test]
     fn a_page_counts_once_and_as_long_as_any_part_of_it_is_kept() {
-        let unread = Unread::default();
-        let page = unread.page(vec![b'x'; SELECTION_LIMIT]);
+        let unread = UnreadResponses::default();
+        let page = unread.track(vec![b'x'; SELECTION_LIMIT]);
         let mut copy = page.clone();
         assert!(unread.is_full());
         assert_eq!(unread.bytes(), SELECTION_LIMIT);

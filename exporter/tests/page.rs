@@ -155,7 +155,10 @@ async fn an_absent_broker_is_told_at_once_with_what_it_last_said() {
     tokio::time::sleep(PROBE).await;
     let (text, took) = timed(&exporter).await;
     assert!(took < PROBE, "{took:?}");
-    assert!(text.contains("The broker is down") && text.contains("The following is its last response, "), "{text}");
+    assert!(
+        text.contains("The broker is down") && text.contains("The following is its last response, "),
+        "{text}"
+    );
     assert!(text.contains("<dd>fake, uid 0</dd>"), "{text}");
 }
 

@@ -2,7 +2,7 @@
 
 use keyhole_broker::frames::{Frames, MalformedFrame};
 use keyhole_exporter::go_regex::GoRegex;
-use keyhole_exporter::http::query::{Parameters, negotiate, timeout_seconds, wants_gzip};
+use keyhole_exporter::http::parameters::{Parameters, accepts_gzip, negotiate, timeout_seconds};
 use keyhole_exporter::http::{listen, paths, web_config as web};
 use keyhole_exporter::{own, text as kernel, text_files};
 use keyhole_policy::pattern::{self, is_wild, matches};
@@ -212,10 +212,10 @@ fn expression(component: &str) -> String {
 
 /// The file of `--web.config.file`, and an `Authorization` header.
 pub fn web_config(input: &[u8]) {
-    if let Some(reason) = web::flaw(input) {
+    if let Some(reason) = web::parse_error(input) {
         assert!(!reason.is_empty() && !reason.contains('\n'), "{reason}");
     }
-    if web::names_a_user(input) {
+    if web::is_basic_auth(input) {
         // The scheme may be written in any case.
         assert!(input.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic ")));
     }
@@ -224,7 +224,7 @@ pub fn web_config(input: &[u8]) {
 /// A query string, headers, an address to listen on, and a path.
 pub fn query(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let _ = wants_gzip(text.split('\n'));
+    let _ = accepts_gzip(text.split('\n'));
     // Of forms that are asked for alike the first stands, so that one asked for twice changes nothing.
     let (form, escaping) = negotiate(text.split('\n'));
     assert_eq!(negotiate(text.split('\n').chain([""])), (form, escaping));

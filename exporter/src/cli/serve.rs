@@ -10,7 +10,7 @@ use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::collector::tasks::processgroups::ProcessGroups;
 use crate::http::listen::ListenError;
-use crate::http::web_config::Guard;
+use crate::http::web_config::WebConfig;
 use crate::http::{self, App, listen, paths};
 use crate::options::Options;
 use crate::own::OwnSource;
@@ -30,7 +30,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let mut stops = Stops::listen()?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let broker = broker.keeping(Budget::new(&options).answer);
-    let mut guard = guard(&options)?;
+    let mut web_config = web_config(&options)?;
     let listeners = match options.switch("web.systemd-socket") {
         true => listen::inherited(),
         false => listen::bind(options.texts("web.listen-address")),
@@ -47,12 +47,14 @@ async fn serve(options: Options) -> Result<(), Failure> {
         tracing::warn!(path = %path.display(), "textfile directory does not exist; once it does, start the exporter again");
     }
 
-    if let Some(guard) = &guard {
-        readable.extend(guard.directories()?);
+    if let Some(web_config) = &web_config {
+        readable.extend(web_config.readable_directories()?);
     }
 
     let seal = SealOptions { readable, broker_socket: broker.socket().into(), also: &[] };
-    let layers = sandbox::seal_with_threads(&seal, || guard.as_mut().map_or(Ok(()), Guard::start))?;
+    let layers = sandbox::seal_with_threads(&seal, || {
+        web_config.as_mut().map_or(Ok(()), WebConfig::start_password_thread)
+    })?;
 
     for layer in &layers {
         match layer.in_force {
@@ -63,12 +65,12 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let collectors: Vec<_> = scrape::enabled(&options).iter().map(|collector| collector.name).collect();
     tracing::info!(collectors = collectors.join(","), "collectors");
     for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
-        let tls = guard.as_ref().is_some_and(Guard::is_encrypted);
+        let tls = web_config.as_ref().is_some_and(WebConfig::has_tls);
         tracing::info!(%address, tls, broker = broker.socket(), version = VERSION, "listening");
     }
     let scraper = Scraper::new(broker, options.clone(), own, process, layers);
     let scraper = scraper.map_err(|error| format!("cannot count: {error}"))?;
-    let app = Arc::new(App::new(Arc::new(scraper), &options).guarded(guard));
+    let app = Arc::new(App::new(Arc::new(scraper), &options).with_web_config(web_config));
     // The scraper has its own.
     drop(options);
     let stop = async {
@@ -82,10 +84,10 @@ async fn serve(options: Options) -> Result<(), Failure> {
 }
 
 /// What `--web.config.file` asks for; an empty name asks for nothing, as in node_exporter.
-fn guard(options: &Options) -> Result<Option<Guard>, Failure> {
+fn web_config(options: &Options) -> Result<Option<WebConfig>, Failure> {
     match options.text("web.config.file") {
         "" => Ok(None),
-        path => Ok(Some(Guard::new(path)?)),
+        path => Ok(Some(WebConfig::new(path)?)),
     }
 }
 

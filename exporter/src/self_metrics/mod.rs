@@ -1,8 +1,8 @@
 //! What the exporter tells of itself and of its broker, besides the host's metrics.
 
 pub mod broker;
-pub mod handler;
 pub mod process;
+pub mod server;
 
 use crate::budget::Budget;
 use crate::exposition::{Exposition, Family, Kind, Value};
@@ -12,7 +12,7 @@ use crate::sandbox::Layer;
 pub const FAMILIES: &[&[Family]] = &[
     &[NODE_EXPORTER_BUILD_INFO, BUILD_INFO, SANDBOX_LAYER, LOG_LINES_DROPPED, SERIES_LIMIT, SCRAPE_MEMORY],
     broker::FAMILIES,
-    handler::FAMILIES,
+    server::FAMILIES,
     process::FAMILIES,
 ];
 

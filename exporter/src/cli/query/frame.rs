@@ -13,7 +13,7 @@ use super::{json, raw, tell};
 use crate::collector::{self, CollectError, Context, Own, Run, in_parentheses};
 use crate::exposition::{Counters, Exposition, Kind, Limits, Series};
 use crate::options::Options;
-use crate::self_metrics::{broker, handler};
+use crate::self_metrics::{broker, server};
 use crate::snapshot::Snapshot;
 
 /// One reading.
@@ -60,7 +60,7 @@ impl Frame {
             cuts = cut(snapshot, &runs);
             let detail = options.switch("scrape.detail");
             for run in runs.iter().filter(|run| detail || run.counters.over_limit > 0) {
-                handler::add_dropped_once(run.name, run.counters.over_limit, &mut out);
+                server::add_dropped_once(run.name, run.counters.over_limit, &mut out);
             }
             broker::add_truncated(snapshot, &mut out);
         }

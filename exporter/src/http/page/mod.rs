@@ -17,7 +17,7 @@ use hyper::{HeaderMap, Request};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use self::broker_status::{BrokerStatus, BrokerStatusCache};
-use super::connection::Encrypted;
+use super::connection::OverTls;
 use crate::scrape::Scraper;
 use crate::scrape_history::ScrapeRecords;
 use crate::self_metrics::VERSION;
@@ -85,7 +85,7 @@ impl Target {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         let valid = (1..=255).contains(&requested.len()) && requested.bytes().all(plain);
         let authority = if valid { requested } else { "NODE:9100" }.to_owned();
-        let https = uri.scheme_str() == Some("https") || request.extensions().get::<Encrypted>().is_some();
+        let https = uri.scheme_str() == Some("https") || request.extensions().get::<OverTls>().is_some();
         Self { https, authority }
     }
 }
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(target("/", "[fd00::1]:9100"), (false, "[fd00::1]:9100".into()));
         assert_eq!(target("https://node-1:9100/", "other"), (true, "node-1:9100".into()));
         let mut encrypted = Request::builder().uri("/").header("host", "node-1:9100").body(()).unwrap();
-        encrypted.extensions_mut().insert(Encrypted);
+        encrypted.extensions_mut().insert(OverTls);
         assert!(Target::from_request(&encrypted).https, "HTTP/1.1 over TLS");
         for bad in ["", "a\"b", "a]\n- x", "a b", "<x>", &"x".repeat(256)] {
             let request = Request::builder().uri("/").body(()).unwrap();

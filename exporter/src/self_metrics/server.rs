@@ -7,7 +7,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::exposition::{Exposition, Family, Kind, Value};
 
-/// The families that [`Handler::add`] gives.
+/// The families that [`ServerMetrics::add`] gives.
 pub const FAMILIES: &[Family] =
     &[REQUESTS, IN_FLIGHT, ERRORS, DUPLICATES, RESTARTS, DROPPED, CLOSED, SHARED_READS];
 
@@ -72,25 +72,25 @@ const SHARED_READS: Family = Family {
 
 /// Why the exporter closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Closed {
+pub enum CloseReason {
     /// Nothing was asked for a long time.
     Idle,
     /// No request came, or an answer was not taken, in the time that there is for it.
     Slow,
     /// Others waited for its place.
-    Crowded,
+    Evicted,
     /// Others needed the room of an answer that was not taken.
     Unread,
 }
 
-impl Closed {
-    const ALL: [Self; 4] = [Self::Idle, Self::Slow, Self::Crowded, Self::Unread];
+impl CloseReason {
+    const ALL: [Self; 4] = [Self::Idle, Self::Slow, Self::Evicted, Self::Unread];
 
     fn label(self) -> &'static str {
         match self {
             Self::Idle => "idle",
             Self::Slow => "slow",
-            Self::Crowded => "crowded",
+            Self::Evicted => "crowded",
             Self::Unread => "unread",
         }
     }
@@ -103,7 +103,7 @@ pub fn add_dropped_once(collector: &str, series: usize, out: &mut Exposition) {
 
 /// The counters.
 #[derive(Debug)]
-pub struct Handler {
+pub struct ServerMetrics {
     registry: Registry,
     requests: IntCounterVec,
     /// Requests being answered.
@@ -120,11 +120,11 @@ pub struct Handler {
     dropped: IntCounterVec,
 }
 
-impl Handler {
+impl ServerMetrics {
     /// The counters at 0. Fails only on names that are no metric names, which a test rules out.
     pub fn new() -> Result<Self, prometheus::Error> {
         let opts = |family: &Family| Opts::new(family.name, family.help);
-        let handler = Self {
+        let server_metrics = Self {
             registry: Registry::new(),
             requests: IntCounterVec::new(opts(&REQUESTS), REQUESTS.labels)?,
             in_flight: IntGauge::with_opts(opts(&IN_FLIGHT))?,
@@ -135,14 +135,14 @@ impl Handler {
             shared_reads: IntCounter::with_opts(opts(&SHARED_READS))?,
             dropped: IntCounterVec::new(opts(&DROPPED), DROPPED.labels)?,
         };
-        for reason in Closed::ALL {
-            handler.closed.with_label_values(&[reason.label()]);
+        for reason in CloseReason::ALL {
+            server_metrics.closed.with_label_values(&[reason.label()]);
         }
         for code in ["200", "500", "503"] {
-            handler.requests.with_label_values(&[code]);
+            server_metrics.requests.with_label_values(&[code]);
         }
         for cause in ["encoding", "gathering"] {
-            handler.errors.with_label_values(&[cause]);
+            server_metrics.errors.with_label_values(&[cause]);
         }
         let Self {
             registry,
@@ -154,7 +154,7 @@ impl Handler {
             closed,
             shared_reads,
             dropped: _,
-        } = &handler;
+        } = &server_metrics;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
         registry.register(Box::new(errors.clone()))?;
@@ -162,21 +162,21 @@ impl Handler {
         registry.register(Box::new(restarts.clone()))?;
         registry.register(Box::new(closed.clone()))?;
         registry.register(Box::new(shared_reads.clone()))?;
-        Ok(handler)
+        Ok(server_metrics)
     }
 
     /// Counts an answer of the metrics page.
-    pub fn answered(&self, code: u16) {
+    pub fn count_response(&self, code: u16) {
         self.requests.with_label_values(&[code.to_string()]).inc();
     }
 
     /// Counts a connection that was closed.
-    pub fn closed(&self, reason: Closed) {
+    pub fn count_closed(&self, reason: CloseReason) {
         self.closed.with_label_values(&[reason.label()]).inc();
     }
 
     /// Counts a scrape that could not be gathered.
-    pub fn gathering_failed(&self) {
+    pub fn count_gathering_error(&self) {
         self.errors.with_label_values(&["gathering"]).inc();
     }
 
@@ -194,7 +194,7 @@ impl Handler {
     }
 
     /// Counts series that a collector had no room for. From then on it has a counter, even if there were none.
-    pub fn dropped(&self, collector: &str, series: usize) {
+    pub fn count_dropped_series(&self, collector: &str, series: usize) {
         self.dropped.with_label_values(&[collector]).inc_by(series as u64);
     }
 
@@ -212,7 +212,7 @@ impl Handler {
     }
 
     /// The number of answers with `code`.
-    pub fn answers(&self, code: &str) -> u64 {
+    pub fn responses(&self, code: &str) -> u64 {
         self.requests.with_label_values(&[code]).get()
     }
 }
@@ -234,14 +234,14 @@ mod tests {
 
     #[test]
     fn every_family_is_registered_and_begins_at_zero() {
-        let handler = Handler::new().unwrap();
+        let server_metrics = ServerMetrics::new().unwrap();
         let registered = FAMILIES.iter().map(|family| family.name).filter(|name| *name != DROPPED.name);
         let mut declared: Vec<&str> = registered.collect();
         declared.sort_unstable();
-        assert_eq!(handler.names(), declared);
+        assert_eq!(server_metrics.names(), declared);
         let mut out = Exposition::new();
-        handler.answered(503);
-        handler.add(true, &mut out);
+        server_metrics.count_response(503);
+        server_metrics.add(true, &mut out);
         let text = out.to_text();
         assert!(text.contains("promhttp_metric_handler_requests_total{code=\"200\"} 0\n"), "{text}");
         assert!(text.contains("promhttp_metric_handler_requests_total{code=\"503\"} 1\n"), "{text}");
@@ -252,26 +252,26 @@ mod tests {
     #[test]
     fn the_pages_own_counters_can_be_left_out() {
         let mut out = Exposition::new();
-        Handler::new().unwrap().add(false, &mut out);
+        ServerMetrics::new().unwrap().add(false, &mut out);
         let text = out.to_text();
         assert!(!text.contains("promhttp_") && text.contains("keyhole_duplicate_samples_total 0"), "{text}");
     }
 
     #[test]
     fn what_was_dropped_adds_up_over_scrapes() {
-        let handler = Handler::new().unwrap();
+        let server_metrics = ServerMetrics::new().unwrap();
         let text = || {
             let mut out = Exposition::new();
-            handler.add_dropped(&mut out);
+            server_metrics.add_dropped(&mut out);
             out.to_text()
         };
         assert_eq!(text(), "", "no collector has a counter yet");
         for dropped in [3, 0, 4] {
-            handler.dropped("netdev", dropped);
+            server_metrics.count_dropped_series("netdev", dropped);
         }
         let netdev = "keyhole_collector_series_dropped_total{collector=\"netdev\"} 7\n";
         assert!(text().ends_with(&format!("counter\n{netdev}")), "{}", text());
-        handler.dropped("cpu", 0);
+        server_metrics.count_dropped_series("cpu", 0);
         assert!(text().contains("{collector=\"cpu\"} 0\n"), "{}", text());
     }
 }
