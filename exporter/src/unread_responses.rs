@@ -1,4 +1,4 @@
-//! Answers that clients have not taken yet: they share one budget, whoever they are for.
+//! Limits the memory of responses that clients have not read yet, over all clients.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,55 +7,55 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-/// Unread bytes from which on no other page is made for a selection.
+/// The unread bytes at which no further response for a selection of collectors is created.
 const SELECTION_LIMIT: usize = 6 << 20;
-/// The same for pages of everything: higher, so that selections do not keep them from being made.
+/// The same for scrapes of all collectors: higher, so that selections cannot block them.
 const FULL_SCRAPE_LIMIT: usize = 12 << 20;
 
-/// How often a page that waits for room looks whether there is some.
+/// How often a waiting request checks whether there is memory.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The budget: bytes of answers that clients have not taken. Clones share it.
+/// Counts the bytes of unread responses. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub struct UnreadResponses(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
     bytes: AtomicUsize,
-    /// Notified when others wait for the room that unread answers take.
-    pressure: Notify,
+    /// Notified when requests wait for the memory of unread responses.
+    eviction: Notify,
 }
 
 impl UnreadResponses {
-    /// A page, which counts until the last client that it is sent to has taken its last byte.
+    /// Counts a response until the last client that it is sent to has read its last byte.
     pub fn track(&self, mut bytes: Vec<u8>) -> Bytes {
         bytes.shrink_to_fit();
         let _charge = self.charge(bytes.len());
         Bytes::from_owner(TrackedBytes { bytes, _charge })
     }
 
-    /// Counts other bytes that are kept for an answer, until the charge is dropped.
+    /// Counts other bytes that are kept for a response, until the charge is dropped.
     pub fn charge(&self, bytes: usize) -> Charge {
         self.0.bytes.fetch_add(bytes, Ordering::Relaxed);
         Charge { unread: self.clone(), bytes }
     }
 
-    /// Bytes that are kept.
+    /// The bytes that are counted now.
     pub fn bytes(&self) -> usize {
         self.0.bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether no other page for a selection should be made.
+    /// Whether no further response for a selection should be created.
     pub fn is_full(&self) -> bool {
         self.bytes() >= SELECTION_LIMIT
     }
 
-    /// Waits until another page for a selection may be made.
+    /// Waits until a further response for a selection may be created.
     pub async fn wait_for_selection(&self) {
         self.wait_below(SELECTION_LIMIT).await;
     }
 
-    /// Waits until another page of everything may be made.
+    /// Waits until a further response for all collectors may be created.
     pub async fn wait_for_full_scrape(&self) {
         self.wait_below(FULL_SCRAPE_LIMIT).await;
     }
@@ -67,18 +67,18 @@ impl UnreadResponses {
         }
     }
 
-    /// Has those connections closed whose clients do not take their answers; see `http::connection`.
+    /// Requests that connections are closed whose clients do not read their responses; see `http::connection`.
     pub fn request_eviction(&self) {
-        self.0.pressure.notify_one();
+        self.0.eviction.notify_one();
     }
 
     /// Waits until [`Self::request_eviction`] is called.
     pub async fn eviction_requested(&self) {
-        self.0.pressure.notified().await;
+        self.0.eviction.notified().await;
     }
 }
 
-/// Bytes that count for as long as this is held.
+/// Bytes that are counted until this is dropped.
 #[derive(Debug)]
 pub struct Charge {
     unread: UnreadResponses,
@@ -107,16 +107,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_counts_once_and_as_long_as_any_part_of_it_is_kept() {
+    fn a_response_is_counted_once_and_until_all_its_parts_are_dropped() {
         let unread = UnreadResponses::default();
-        let page = unread.track(vec![b'x'; SELECTION_LIMIT]);
-        let mut copy = page.clone();
+        let response = unread.track(vec![b'x'; SELECTION_LIMIT]);
+        let mut copy = response.clone();
         assert!(unread.is_full());
         assert_eq!(unread.bytes(), SELECTION_LIMIT);
-        let tail = copy.split_off(SELECTION_LIMIT - 1);
-        drop((page, copy));
-        assert!(unread.is_full(), "its last byte is not taken");
-        drop(tail);
+        let last_byte = copy.split_off(SELECTION_LIMIT - 1);
+        drop((response, copy));
+        assert!(unread.is_full(), "its last byte is not read");
+        drop(last_byte);
         assert_eq!(unread.bytes(), 0);
     }
 }

@@ -1,5 +1,5 @@
-//! What the exporter counts over its life, by the `prometheus` crate: requests to the metrics page, under the names of
-//! Prometheus' Go client, and what it left out of scrapes.
+//! Counters over the lifetime of the exporter, kept by the `prometheus` crate: requests to the metrics page, under the
+//! names of Prometheus' Go client, closed connections, and what was dropped from scrapes.
 
 use prometheus::core::Collector as _;
 use prometheus::proto::{MetricFamily, MetricType};
@@ -7,20 +7,20 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::exposition::{Exposition, Family, Kind, Value};
 
-/// The families that [`ServerMetrics::add`] gives.
+/// The families of this module.
 pub const FAMILIES: &[Family] =
     &[REQUESTS, IN_FLIGHT, ERRORS, DUPLICATES, RESTARTS, DROPPED, CLOSED, SHARED_READS];
 
 const REQUESTS: Family = Family {
     name: "promhttp_metric_handler_requests_total",
-    help: "Requests to the metrics page, by the status code of their answer.",
+    help: "Requests to the metrics page, by the status code of the response.",
     kind: Kind::Counter,
     labels: &["code"],
     source: "exporter",
 };
 const IN_FLIGHT: Family = Family {
     name: "promhttp_metric_handler_requests_in_flight",
-    help: "Requests to the metrics page that are being answered.",
+    help: "Requests to the metrics page in progress.",
     kind: Kind::Gauge,
     labels: &[],
     source: "exporter",
@@ -34,14 +34,14 @@ const ERRORS: Family = Family {
 };
 const DUPLICATES: Family = Family {
     name: "keyhole_duplicate_samples_total",
-    help: "Samples left out because one with the same name and labels was there.",
+    help: "Samples dropped because the scrape already had one with the same name and labels.",
     kind: Kind::Counter,
     labels: &[],
     source: "exporter",
 };
 const RESTARTS: Family = Family {
     name: "keyhole_broker_restarts_seen_total",
-    help: "Times that the exporter found its broker restarted.",
+    help: "Restarts of the broker that the exporter has noticed.",
     kind: Kind::Counter,
     labels: &[],
     source: "keyhole.v1.Broker/Describe",
@@ -49,7 +49,7 @@ const RESTARTS: Family = Family {
 
 const DROPPED: Family = Family {
     name: "keyhole_collector_series_dropped_total",
-    help: "Series left out because their collector reached --collector.series-limit, or all collectors together --scrape.memory; of a collector that left none out only with --scrape.detail.",
+    help: "Series dropped because their collector reached --collector.series-limit, or all collectors together --scrape.memory. A collector that has dropped none is listed only with --scrape.detail.",
     kind: Kind::Counter,
     labels: &["collector"],
     source: "exporter",
@@ -57,14 +57,14 @@ const DROPPED: Family = Family {
 
 const CLOSED: Family = Family {
     name: "keyhole_connections_closed_total",
-    help: "Connections to the exporter's port that were closed by it, by reason: idle or slow for too long, crowded out while others waited for their places, or unread answers whose room others needed.",
+    help: "Connections to the exporter's port that it closed, by reason: idle or slow for too long, evicted because others waited, or with an unread response whose memory others needed.",
     kind: Kind::Counter,
     labels: &["reason"],
     source: "exporter",
 };
 const SHARED_READS: Family = Family {
     name: "keyhole_selections_from_shared_read_total",
-    help: "Requests for selections of collectors that were answered from a shared read of all, at most a second old, since too many came at once.",
+    help: "Requests for selections of collectors that were served from a shared read for all collectors, at most a second old, because too many came at once.",
     kind: Kind::Counter,
     labels: &[],
     source: "exporter",
@@ -73,13 +73,13 @@ const SHARED_READS: Family = Family {
 /// Why the exporter closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// Nothing was asked for a long time.
+    /// No request for a long time.
     Idle,
-    /// No request came, or an answer was not taken, in the time that there is for it.
+    /// No first request, or a response that was not read, within the timeout.
     Slow,
-    /// Others waited for its place.
+    /// Others waited to be served.
     Evicted,
-    /// Others needed the room of an answer that was not taken.
+    /// Others needed the memory of its unread response.
     Unread,
 }
 
@@ -90,13 +90,13 @@ impl CloseReason {
         match self {
             Self::Idle => "idle",
             Self::Slow => "slow",
-            Self::Evicted => "crowded",
+            Self::Evicted => "evicted",
             Self::Unread => "unread",
         }
     }
 }
 
-/// Adds the series that one run of a collector had no room for.
+/// Adds the series that one run of a collector dropped.
 pub fn add_dropped_once(collector: &str, series: usize, out: &mut Exposition) {
     out.add(&DROPPED, &[collector.as_bytes()], series);
 }
@@ -106,22 +106,22 @@ pub fn add_dropped_once(collector: &str, series: usize, out: &mut Exposition) {
 pub struct ServerMetrics {
     registry: Registry,
     requests: IntCounterVec,
-    /// Requests being answered.
+    /// Requests in progress.
     pub in_flight: IntGauge,
     errors: IntCounterVec,
-    /// Samples left out.
+    /// Duplicate samples dropped.
     pub duplicates: IntCounter,
-    /// Broker restarts found.
+    /// Restarts of the broker noticed.
     pub restarts: IntCounter,
     closed: IntCounterVec,
-    /// Requests answered from a shared read.
+    /// Requests served from a shared read.
     pub shared_reads: IntCounter,
-    /// Not in the registry: it is added after the collectors, so that a scrape tells of itself.
+    /// Not in the registry: it is added after the collectors ran, so that a scrape includes its own drops.
     dropped: IntCounterVec,
 }
 
 impl ServerMetrics {
-    /// The counters at 0. Fails only on names that are no metric names, which a test rules out.
+    /// The counters at 0. Fails only for invalid metric names, which a test rules out.
     pub fn new() -> Result<Self, prometheus::Error> {
         let opts = |family: &Family| Opts::new(family.name, family.help);
         let server_metrics = Self {
@@ -165,7 +165,7 @@ impl ServerMetrics {
         Ok(server_metrics)
     }
 
-    /// Counts an answer of the metrics page.
+    /// Counts a response of the metrics page.
     pub fn count_response(&self, code: u16) {
         self.requests.with_label_values(&[code.to_string()]).inc();
     }
@@ -175,12 +175,12 @@ impl ServerMetrics {
         self.closed.with_label_values(&[reason.label()]).inc();
     }
 
-    /// Counts a scrape that could not be gathered.
+    /// Counts a failed scrape.
     pub fn count_gathering_error(&self) {
         self.errors.with_label_values(&["gathering"]).inc();
     }
 
-    /// Adds every counter; without `promhttp`, only what is not the metrics page's own.
+    /// Adds every counter; without `promhttp`, all but those of Prometheus' Go client.
     pub fn add(&self, promhttp: bool, out: &mut Exposition) {
         for family in self.registry.gather() {
             let declared = FAMILIES.iter().find(|declared| declared.name == family.name());
@@ -193,25 +193,25 @@ impl ServerMetrics {
         }
     }
 
-    /// Counts series that a collector had no room for. From then on it has a counter, even if there were none.
+    /// Counts series that a collector dropped, which may be none. From then on the collector has a counter.
     pub fn count_dropped_series(&self, collector: &str, series: usize) {
         self.dropped.with_label_values(&[collector]).inc_by(series as u64);
     }
 
-    /// Adds the series that were dropped so far, of each collector that has a counter.
+    /// Adds the number of dropped series of each collector that has a counter.
     pub fn add_dropped(&self, out: &mut Exposition) {
         for family in self.dropped.collect() {
             add_family(&DROPPED, &family, out);
         }
     }
 
-    /// Names of what is registered, for the test that every family is.
+    /// The names of the registered families.
     #[cfg(test)]
     fn names(&self) -> Vec<String> {
         self.registry.gather().iter().map(|family| family.name().to_owned()).collect()
     }
 
-    /// The number of answers with `code`.
+    /// The number of responses with `code`.
     pub fn responses(&self, code: &str) -> u64 {
         self.requests.with_label_values(&[code]).get()
     }
@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_family_is_registered_and_begins_at_zero() {
+    fn every_family_is_registered_and_starts_at_zero() {
         let server_metrics = ServerMetrics::new().unwrap();
         let registered = FAMILIES.iter().map(|family| family.name).filter(|name| *name != DROPPED.name);
         let mut declared: Vec<&str> = registered.collect();
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pages_own_counters_can_be_left_out() {
+    fn the_promhttp_counters_can_be_disabled() {
         let mut out = Exposition::new();
         ServerMetrics::new().unwrap().add(false, &mut out);
         let text = out.to_text();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_adds_up_over_scrapes() {
+    fn dropped_series_add_up_over_scrapes() {
         let server_metrics = ServerMetrics::new().unwrap();
         let text = || {
             let mut out = Exposition::new();
