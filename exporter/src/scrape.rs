@@ -562,7 +562,7 @@ impl Scraper {
             description = self.description(deadline).await;
         }
         if let Some(description) = &description {
-            snapshot.explain(description);
+            snapshot.add_reasons(description);
         }
         self.note_left_out(collectors, &snapshot);
         if let Some(Outage { unlogged, .. }) = lock(&self.outage).take() {
@@ -640,7 +640,7 @@ impl Scraper {
     fn note_left_out(&self, collectors: &[&'static Collector], snapshot: &Snapshot) {
         let mut logged = lock(&self.left_out);
         for (query, _) in snapshot.reports() {
-            let Some(reason) = snapshot.left_out(query) else {
+            let Some(reason) = snapshot.exclusion_reason(query) else {
                 logged.remove(&query);
                 continue;
             };

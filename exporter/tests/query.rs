@@ -553,7 +553,7 @@ async fn an_error_that_can_mean_a_refusal_says_who_may_ask_and_how_whatever_the_
             let ended = tokio::task::spawn_blocking(run).await.unwrap();
             assert_eq!(ended.status, Some(1), "{mode:o} {ended:?}");
             for words in
-                ["setpriv --reuid=64646 --regid=64646 --clear-groups ", "the broker's own user, uid 64646"]
+                ["setpriv --reuid=64646 --regid=64646 --clear-groups ", "the broker's user, uid 64646"]
             {
                 assert!(ended.err.contains(words), "{mode:o} {arguments:?}: {}", ended.err);
             }

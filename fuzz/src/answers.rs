@@ -14,12 +14,12 @@ pub fn answer(input: &[u8]) {
     let mut bytes = 0;
     while let Ok(chunk) = ReadResponse::decode_length_delimited(&mut rest) {
         bytes += chunk.encoded_len();
-        snapshot.absorb(chunk);
+        snapshot.add_chunk(chunk);
         if rest.is_empty() {
             break;
         }
     }
-    snapshot.seal();
+    snapshot.finish();
     let paths: Vec<&[u8]> = snapshot.files().map(|(path, _)| path).collect();
     assert!(paths.is_sorted() && paths.windows(2).all(|pair| pair[0] != pair[1]));
     for path in &paths {
@@ -31,7 +31,7 @@ pub fn answer(input: &[u8]) {
     let counted: u64 = snapshot.reports().map(|(_, report)| report.bytes).sum();
     assert!(counted <= bytes as u64, "{counted} bytes of files in {bytes}");
     let described = DescribeResponse::decode(input).unwrap_or_default();
-    snapshot.explain(&described);
+    snapshot.add_reasons(&described);
     for (query, _) in snapshot.reports() {
         assert!(!snapshot.reason(query).unwrap_or_default().contains(char::is_control));
     }

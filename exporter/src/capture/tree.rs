@@ -9,7 +9,7 @@ use keyhole_policy::pattern::{devices, is_wild, matches, names};
 use keyhole_policy::{Kind, Root, Row, Source, TABLE};
 use keyhole_proto::v1::Outcome;
 
-use crate::snapshot::{Content, Report, Snapshot, cut_to_lines, drop_last_item, limit_met};
+use crate::snapshot::{Content, Report, Snapshot, cut_to_whole_lines, drop_incomplete_item, limit_marker};
 
 /// Reads a tree with `proc/` and `sys/` as a broker with these roots would, within the same limits.
 ///
@@ -36,7 +36,7 @@ pub(super) fn read(dir: &Path) -> std::io::Result<Snapshot> {
     for (query, report) in reports {
         snapshot.set_report(query, report);
     }
-    snapshot.explain_limits();
+    snapshot.add_limit_reasons();
     Ok(snapshot)
 }
 
@@ -96,7 +96,7 @@ impl Reading<'_> {
                     // A file that is opened once is an item; of what is found by name, the device is.
                     let items = if devices.is_some() { found.len() } else { paths.len() };
                     self.left_out += 1 + items as u64;
-                    self.files.extend(devices.map(|_| limit_met(device.1.clone())));
+                    self.files.extend(devices.map(|_| limit_marker(device.1.clone())));
                     return;
                 }
             }
@@ -137,9 +137,9 @@ impl Reading<'_> {
     /// The outcome that the query would have had; drops items and lines that are not complete.
     fn report(&mut self) -> Report {
         if self.left_out > 0 {
-            drop_last_item(self.row.query.into(), &mut self.files);
+            drop_incomplete_item(self.row.query.into(), &mut self.files);
         }
-        let left_out = self.left_out + cut_to_lines(&mut self.files);
+        let left_out = self.left_out + cut_to_whole_lines(&mut self.files);
         let bytes = |(_, content): &(_, Content)| match content {
             Content::Bytes { bytes, .. } => bytes.len() as u64,
             _ => 0,

@@ -53,8 +53,8 @@ async fn read(
     options: &Options,
     progress: &mut Progress,
 ) -> Result<(Snapshot, About), Failure> {
-    let broker = BrokerClient::by_hand(socket).map_err(|error| Failure::Usage(error.to_string()))?;
-    let broker = broker.keeping(Budget::new(options).answer);
+    let broker = BrokerClient::for_command(socket).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker = broker.with_max_response_bytes(Budget::new(options).answer);
     let deadline = Instant::now() + TIMEOUT;
     let description = broker.describe(deadline).await.map_err(|error| error.to_string())?;
     let queries: Vec<Query> = TABLE.iter().map(|row| row.query).collect();
@@ -70,8 +70,8 @@ async fn read(
         ));
     };
     let mut snapshot =
-        broker.read_telling(&queries, deadline, &mut tell).await.map_err(|error| error.to_string())?;
-    snapshot.explain(&description);
+        broker.read_with_progress(&queries, deadline, &mut tell).await.map_err(|error| error.to_string())?;
+    snapshot.add_reasons(&description);
     let node_name = OwnSource::new(options).nodes_name();
     let versions = format!("exporter {VERSION}, broker {}", description.version);
     Ok((snapshot, About { time, node_name, versions }))

@@ -40,7 +40,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 async fn ask(options: &Options) -> Result<DescribeResponse, Failure> {
     let mut stops = Stops::listen()?;
     let broker =
-        BrokerClient::by_hand(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+        BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let seal =
         SealOptions { broker_socket: broker.socket().into(), also: QUERY_SYSCALLS, ..Default::default() };
     sandbox::seal(&seal)?;

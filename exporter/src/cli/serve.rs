@@ -29,7 +29,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     signals::ignore_stray();
     let mut stops = Stops::listen()?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
-    let broker = broker.keeping(Budget::new(&options).answer);
+    let broker = broker.with_max_response_bytes(Budget::new(&options).answer);
     let mut web_config = web_config(&options)?;
     let listeners = match options.switch("web.systemd-socket") {
         true => listen::inherited(),

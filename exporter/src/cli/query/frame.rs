@@ -253,7 +253,7 @@ fn left_out(choice: &Choice, snapshot: &Snapshot) -> Vec<String> {
     let mut notes = Vec::new();
     for collector in choice.collectors.iter().filter(|_| choice.named) {
         for query in collector.optional.iter().filter(|query| choice.queries.contains(query)) {
-            notes.extend(snapshot.left_out(*query).map(|reason| {
+            notes.extend(snapshot.exclusion_reason(*query).map(|reason| {
                 format!("{}: without {}{}", collector.name, query.as_str_name(), in_parentheses(reason))
             }));
         }

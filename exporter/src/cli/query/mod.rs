@@ -80,8 +80,8 @@ async fn of_broker(choice: Choice, options: &Options) -> Result<(), Failure> {
     let screen = Screen::find();
     let mut stops = Stops::listen()?;
     let broker =
-        BrokerClient::by_hand(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
-    let broker = broker.keeping(Budget::new(options).answer);
+        BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker = broker.with_max_response_bytes(Budget::new(options).answer);
     let own = OwnSource::new(options).with_process_groups(ProcessGroups::new(options)?);
     seal(&own, PathBuf::new(), broker.socket().into())?;
     let asked = Asked { choice, options, broker, own, screen, description: OnceCell::new() };
@@ -132,11 +132,11 @@ impl Asked<'_> {
             [] => Snapshot::default(),
             queries => self.broker.read(queries, deadline).await.map_err(|error| error.to_string())?,
         };
-        if snapshot.needs_explanation() {
+        if snapshot.needs_reasons() {
             let describe = || self.broker.describe(deadline);
             // Without it the outcome is shown all the same, and the reason is not.
             if let Ok(description) = self.description.get_or_try_init(describe).await {
-                snapshot.explain(description);
+                snapshot.add_reasons(description);
             }
         }
         Ok(Frame::new(&self.choice, &snapshot, self.options, &self.own.now(), Some(rates)))
