@@ -653,7 +653,7 @@ async fn what_a_text_file_holds_that_is_left_out_is_in_the_log_once() {
     ];
     assert_eq!(lines.len(), items.len(), "{lines:#?}");
     for (line, item) in lines.iter().zip(items) {
-        assert!(line.contains("level=WARN msg=\"item left out\"") && line.contains(item), "{line}");
+        assert!(line.contains("level=WARN msg=\"item skipped\"") && line.contains(item), "{line}");
     }
 }
 

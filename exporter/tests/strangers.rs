@@ -106,7 +106,7 @@ async fn a_selection_that_nobody_waits_for_any_more_is_not_read() {
     let scraper = &exporter.scraper;
     let one = scraper.select(&["time".to_owned(), "loadavg".to_owned()], &[]).unwrap();
     let other = scraper.select(&["loadavg".to_owned()], &[]).unwrap();
-    assert!(scraper.is_whole(&one) && !scraper.is_whole(&other));
+    assert!(scraper.is_all(&one) && !scraper.is_all(&other));
     let deadline = Instant::now() + Duration::from_secs(60);
     let abandoned =
         |selection| timeout(Duration::from_millis(100), scraper.scrape(Client::UNKNOWN, selection, deadline));

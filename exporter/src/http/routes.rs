@@ -142,10 +142,10 @@ impl App {
             Ok(selection) => selection,
             Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
         };
-        let is_whole = self.scraper.is_whole(&selection) && requested.names.is_empty();
+        let is_all = self.scraper.is_all(&selection) && requested.names.is_empty();
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
         // A scrape of all collectors is shared, so it needs no permit, and other requests cannot block it.
-        if permit.is_none() && !is_whole {
+        if permit.is_none() && !is_all {
             self.unread().request_eviction();
             server_metrics.count_response(503);
             let reason =
@@ -170,11 +170,11 @@ impl App {
         let names = &requested.names;
         let encode = || match (names.is_empty(), gzip) {
             (true, true) => scrape.compressed(format, compress),
-            (true, false) => scrape.whole(format),
+            (true, false) => scrape.all(format),
             (false, true) => self.unread().track(compress(&scrape.families(format, names))),
             (false, false) => scrape.families(format, names),
         };
-        let content = if is_whole {
+        let content = if is_all {
             encode()
         } else {
             match timeout_at(deadline, self.scraper.selections.run(client, encode)).await {
