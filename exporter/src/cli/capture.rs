@@ -9,8 +9,8 @@ use keyhole_policy::TABLE;
 use keyhole_proto::v1::{Outcome, Query};
 use tokio::time::Instant;
 
-use super::screen::{Progress, harmless};
-use super::{Failure, Stop, Stops, print, runtime, socket};
+use super::terminal::{Progress, escape_controls};
+use super::{Failure, StopSignal, StopSignals, print, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::capture::{self, About, WriteError};
@@ -31,13 +31,13 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
     let mut progress = Progress::new();
     let snapshot = runtime()?.block_on(async {
         // From here on a signal ends the work, with nothing left half-written.
-        let mut stops = Stops::listen()?;
+        let mut signals = StopSignals::listen()?;
         let (snapshot, about) = tokio::select! {
             read = read(&socket, options, &mut progress) => read?,
-            stop = stops.next() => return Err(Failure::Stopped(stop)),
+            stop = signals.next() => return Err(Failure::Stopped(stop)),
         };
         progress.step(&format!("writing {} files to {}", snapshot.files().count(), dir.display()));
-        write(Arc::new(snapshot), about, dir, &mut stops).await
+        write(Arc::new(snapshot), about, dir, &mut signals).await
     })?;
     drop(progress);
     print(&summary(&snapshot, dir))?;
@@ -82,20 +82,21 @@ async fn write(
     snapshot: Arc<Snapshot>,
     about: About,
     dir: &Path,
-    stops: &mut Stops,
+    signals: &mut StopSignals,
 ) -> Result<Arc<Snapshot>, Failure> {
-    let told = Arc::new(AtomicBool::new(false));
-    let (snapshot_there, told_there, dir) = (snapshot.clone(), told.clone(), dir.to_owned());
+    let stop_requested = Arc::new(AtomicBool::new(false));
+    let (snapshot_there, stop_requested_there, dir) =
+        (snapshot.clone(), stop_requested.clone(), dir.to_owned());
     let mut writing = tokio::task::spawn_blocking(move || {
-        capture::write_unless(&snapshot_there, &about, &dir, &|| told_there.load(Ordering::Relaxed))
+        capture::write_unless(&snapshot_there, &about, &dir, &|| stop_requested_there.load(Ordering::Relaxed))
     });
-    let mut stopped: Option<Stop> = None;
+    let mut stopped: Option<StopSignal> = None;
     let written = loop {
         tokio::select! {
             written = &mut writing => break written,
-            stop = stops.next() => {
+            stop = signals.next() => {
                 stopped = Some(stop);
-                told.store(true, Ordering::Relaxed);
+                stop_requested.store(true, Ordering::Relaxed);
             }
         }
     };
@@ -107,10 +108,10 @@ async fn write(
 }
 
 fn summary(snapshot: &Snapshot, dir: &Path) -> String {
-    let texts = snapshot.files().filter(|(_, content)| matches!(content, Content::Bytes { .. })).count();
+    let files = snapshot.files().filter(|(_, content)| matches!(content, Content::Bytes { .. })).count();
     let bytes: u64 = snapshot.reports().map(|(_, report)| report.bytes).sum();
     format!(
-        "{}: {texts} files, {} KiB\n{}{}It names devices, addresses and mounts: look through it before you share it.\n\
+        "{}: {files} files, {} KiB\n{}{}It names devices, addresses and mounts: look through it before you share it.\n\
          keyhole-exporter replay {} prints its metrics.\n",
         dir.display(),
         bytes.div_ceil(1024),
@@ -131,8 +132,8 @@ fn unanswered(snapshot: &Snapshot) -> String {
         (Outcome::Failed, "lost with the process that read it"),
     ];
     let line = |(outcome, reason): &(Outcome, &str)| {
-        let of_it = snapshot.reports().filter(|(_, report)| report.outcome == *outcome);
-        let names: Vec<&str> = of_it.map(|(query, _)| query.as_str_name()).collect();
+        let matching = snapshot.reports().filter(|(_, report)| report.outcome == *outcome);
+        let names: Vec<&str> = matching.map(|(query, _)| query.as_str_name()).collect();
         (!names.is_empty()).then(|| format!("{reason}: {}\n", names.join(", ")))
     };
     let mut lines: String = REASONS.iter().filter_map(line).collect();
@@ -147,7 +148,7 @@ fn not_permitted(snapshot: &Snapshot) -> String {
     let left_out = snapshot.reports().filter(|(_, report)| report.outcome == Outcome::NotPermitted);
     let lines: String = left_out
         .map(|(query, _)| {
-            let reason = in_parentheses(&harmless(snapshot.reason(query).unwrap_or_default(), false));
+            let reason = in_parentheses(&escape_controls(snapshot.reason(query).unwrap_or_default(), false));
             format!("  {}{reason}\n", query.as_str_name())
         })
         .collect();

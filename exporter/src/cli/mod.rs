@@ -6,8 +6,8 @@ pub mod flags;
 pub mod log;
 pub mod query;
 pub mod replay;
-pub mod screen;
 pub mod serve;
+pub mod terminal;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -56,7 +56,7 @@ enum Failure {
     /// A part could not be done; which, was said already.
     Partial,
     /// A signal said to stop.
-    Stopped(Stop),
+    Stopped(StopSignal),
 }
 
 impl From<String> for Failure {
@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
         Err(Failure::Partial) => return ExitCode::from(3),
         Err(Failure::Stopped(stop)) => (128 + stop.number, "stopped; nothing was written".to_owned()),
     };
-    screen::complain(&format!("error: {error}"));
+    terminal::print_error(&format!("error: {error}"));
     ExitCode::from(status)
 }
 
@@ -124,7 +124,7 @@ fn run() -> Result<(), Failure> {
 
 /// Writes to standard output; a reader that went away (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {
-    screen::write(text.as_bytes()).map(drop)
+    terminal::write_stdout(text.as_bytes()).map(drop)
 }
 
 /// The broker's socket.
@@ -143,19 +143,19 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 /// A signal that asks for the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stop {
+struct StopSignal {
     number: u8,
 }
 
 /// The signals that ask for the end, once they are waited for.
-struct Stops {
+struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
     /// None where it was ignored at the start: nohup(1) asks for that.
     hang_up: Option<Signal>,
 }
 
-impl Stops {
+impl StopSignals {
     /// From here on none of them ends the process by itself. Needs a runtime.
     fn listen() -> Result<Self, Failure> {
         let listen = || {
@@ -170,7 +170,7 @@ impl Stops {
     }
 
     /// The next of them.
-    async fn next(&mut self) -> Stop {
+    async fn next(&mut self) -> StopSignal {
         let hang_up = async {
             match &mut self.hang_up {
                 Some(hang_up) => hang_up.recv().await,
@@ -178,9 +178,9 @@ impl Stops {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => Stop { number: 2 },
-            _ = self.terminate.recv() => Stop { number: 15 },
-            _ = hang_up => Stop { number: 1 },
+            _ = self.interrupt.recv() => StopSignal { number: 2 },
+            _ = self.terminate.recv() => StopSignal { number: 15 },
+            _ = hang_up => StopSignal { number: 1 },
         }
     }
 }

@@ -8,6 +8,6 @@ use crate::options::Options;
 
 /// Prints the exposition of the tree below `dir`, and nothing else, to standard output.
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
-    query::of_capture(dir, &query::Choice::exposition(options)?, options)?.log();
+    query::query_capture(dir, &query::QueryOptions::for_replay(options)?, options)?.log();
     Ok(())
 }

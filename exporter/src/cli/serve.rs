@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyhole_os::signals;
 
 use super::flags::{GROUPS, NOT_OFFERED, WithoutEffect, without_effect};
-use super::{Failure, Stops, runtime, socket};
+use super::{Failure, StopSignals, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::collector::tasks::processgroups::ProcessGroups;
@@ -20,14 +20,14 @@ use crate::self_metrics::{VERSION, process::Process};
 
 /// Serves until SIGTERM, SIGINT or SIGHUP.
 pub(super) fn run(options: Options) -> Result<(), Failure> {
-    refuse_what_is_not_offered(&options)?;
+    check_telemetry_path(&options)?;
     runtime()?.block_on(serve(options))
 }
 
 async fn serve(options: Options) -> Result<(), Failure> {
     keyhole_os::memory::mmap_large_allocations();
     signals::ignore_stray();
-    let mut stops = Stops::listen()?;
+    let mut signals = StopSignals::listen()?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let broker = broker.with_max_response_bytes(Budget::new(&options).answer);
     let mut web_config = web_config(&options)?;
@@ -42,7 +42,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let process = Process::open();
     let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
     let (mut readable, missing) = own.text_directories();
-    tell_what_has_no_effect(&options);
+    log_flags_without_effect(&options);
     for path in missing {
         tracing::warn!(path = %path.display(), "textfile directory does not exist; once it does, start the exporter again");
     }
@@ -74,7 +74,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     // The scraper has its own.
     drop(options);
     let stop = async {
-        stops.next().await;
+        signals.next().await;
         tracing::info!("stopping");
     };
     #[cfg(feature = "hostile-code-for-tests")]
@@ -92,7 +92,7 @@ fn web_config(options: &Options) -> Result<Option<WebConfig>, Failure> {
 }
 
 /// A setting that protects something is never ignored.
-fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
+fn check_telemetry_path(options: &Options) -> Result<(), Failure> {
     let usage = |error: &str| Err(Failure::Usage(error.to_owned()));
     let path = options.text("web.telemetry-path");
     if !path.starts_with('/') {
@@ -106,7 +106,7 @@ fn refuse_what_is_not_offered(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-fn tell_what_has_no_effect(options: &Options) {
+fn log_flags_without_effect(options: &Options) {
     let given = |prefix: &str| {
         let flags = GROUPS.iter().flat_map(|group| group.flags);
         let names = flags.map(|flag| flag.name).filter(|name| name.starts_with(prefix));
