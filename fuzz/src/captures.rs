@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use keyhole_exporter::capture::{self, About};
+use keyhole_exporter::capture::{self, CaptureInfo};
 use keyhole_exporter::snapshot::Content;
 use keyhole_policy::TABLE;
 
@@ -28,7 +28,7 @@ pub fn capture(input: &[u8]) {
         let Content::Bytes { bytes, .. } = content else { continue };
         assert!(!bytes.starts_with(SECRET), "{} was read from outside", path.escape_ascii());
     }
-    let about = read.about.clone().unwrap_or(About {
+    let about = read.about.clone().unwrap_or(CaptureInfo {
         time: SystemTime::UNIX_EPOCH,
         node_name: String::new(),
         versions: String::new(),

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use keyhole_exporter::capture::{self, About};
+use keyhole_exporter::capture::{self, CaptureInfo};
 use keyhole_exporter::cli;
 use keyhole_exporter::collector::{COLLECTORS, Collector};
 use keyhole_exporter::options::{Flag, FlagKind};
@@ -352,7 +352,7 @@ fn captures(snapshot: &Snapshot) -> io::Result<Vec<Vec<u8>>> {
         snapshot.add_file_system(v1::Query::ProbeDirectories, file_system);
     }
     let dir = tempfile::tempdir()?;
-    let about = About { time: std::time::UNIX_EPOCH, node_name: "a\tb".into(), versions: "1".into() };
+    let about = CaptureInfo { time: std::time::UNIX_EPOCH, node_name: "a\tb".into(), versions: "1".into() };
     let root = dir.path().join("capture");
     capture::write(&snapshot, &about, &root).map_err(io::Error::other)?;
     let mut records = Vec::new();

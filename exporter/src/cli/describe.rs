@@ -1,4 +1,4 @@
-//! `describe`: what the broker is, what holds it, and what each query may read here or why it may not.
+//! `describe`: prints the broker's version, access level and sandbox, and which queries are available or why not.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,14 +14,14 @@ use crate::broker_client::BrokerClient;
 use crate::options::Options;
 use crate::sandbox::{self, QUERY_SYSCALLS, SealOptions};
 
-/// Flags of queries that mean nothing here.
+/// Flags of `query` that are invalid here.
 const QUERY_FLAGS: &[&str] = &["watch", "count", "from"];
 
-/// Asks the broker what it is, and shows it.
+/// Requests the broker's description and prints it.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let format = Format::parse(options.text("output"), &["table", "json"])?;
     if let Some(flag) = QUERY_FLAGS.iter().find(|flag| options.was_given(flag)) {
-        return Err(Failure::Usage(format!("--{flag} belongs to query: describe asks the broker once")));
+        return Err(Failure::Usage(format!("--{flag} is a flag of query, not of describe")));
     }
     let terminal = Terminal::detect();
     let description = runtime()?.block_on(describe(options))?;
@@ -41,8 +41,11 @@ async fn describe(options: &Options) -> Result<DescribeResponse, Failure> {
     let mut signals = StopSignals::listen()?;
     let broker =
         BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
-    let seal =
-        SealOptions { broker_socket: broker.socket().into(), also: QUERY_SYSCALLS, ..Default::default() };
+    let seal = SealOptions {
+        broker_socket: broker.socket().into(),
+        extra_syscalls: QUERY_SYSCALLS,
+        ..Default::default()
+    };
     sandbox::seal(&seal)?;
     tokio::select! {
         description = broker.describe(Instant::now() + options.duration("scrape.timeout")) => {
@@ -78,22 +81,17 @@ fn to_table(
         ),
     );
     row(
-        "turned away",
+        "refused",
         format!(
-            "{} peers by their uid, {} requests as too many",
+            "{} connections by uid, {} requests by rate limit",
             counters.refused_peers, counters.limited_requests
         ),
     );
 
-    let mut layers = Table::new(&[
-        left("PROCESS"),
-        left("LAYER"),
-        left("IN FORCE"),
-        left("HOW IT WAS CHECKED, OR WHY NOT"),
-    ]);
+    let mut layers = Table::new(&[left("PROCESS"), left("LAYER"), left("IN FORCE"), left("DETAIL")]);
     let mut process = "";
     for layer in &description.layers {
-        // Each process is named once, in the first of its rows.
+        // The process is named in the first of its rows only.
         let name = if layer.process == process { "" } else { &layer.process };
         process = &layer.process;
         layers.row(vec![
@@ -121,13 +119,8 @@ fn to_table(
         readers.row(row);
     }
 
-    let mut table = Table::new(&[
-        left("QUERY"),
-        left("READER"),
-        left("NEEDS"),
-        left("ANSWERED"),
-        left("FILES, AND WHY NOT"),
-    ]);
+    let mut table =
+        Table::new(&[left("QUERY"), left("READER"), left("NEEDS"), left("AVAILABLE"), left("REASON, FILES")]);
     for query in queries {
         let why_not = (!query.reason.is_empty()).then(|| Cell::new(&query.reason, Style::Bad));
         let why_not = match query.stuck {
@@ -251,9 +244,9 @@ fn access_level(level: AccessLevel) -> &'static str {
 
 fn level_help(level: AccessLevel) -> &'static str {
     match level {
-        AccessLevel::Minimal => "no host mount; what is the same in every container",
+        AccessLevel::Minimal => "no host mount; data that is the same in every container",
         AccessLevel::Host => "the host's /proc and /sys, as an ordinary uid",
-        AccessLevel::Root => "the host's /proc and /sys, also what only uid 0 may read",
+        AccessLevel::Root => "the host's /proc and /sys, including files that only uid 0 may read",
         AccessLevel::Unspecified => "the broker is newer than this program",
     }
 }
@@ -267,11 +260,11 @@ fn view(view: View) -> &'static str {
     }
 }
 
-/// What to do about it, where it is not what was most likely meant.
+/// Advice for a view that is probably a mistake.
 fn view_help(view: View) -> &'static str {
     match view {
         View::Container => {
-            ": in a pod mount the host's; in an OS container (LXC) that is to be shown as a host, give the broker --view=host"
+            ": in a pod, mount the host's; in an OS container (LXC) that is to be monitored as a host, set --view=host for the broker"
         }
         View::Hidden => {
             ": mount it without hidepid, or with hidepid=1 or 2 and gid= of a group of the broker's (with hidepid=4 the kernel \

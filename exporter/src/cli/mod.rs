@@ -46,16 +46,16 @@ pub const EXIT_STATUSES: &[(&str, &str)] = &[
     ("128+N", "Stopped by signal N, with nothing half-written: 130 for Ctrl-C."),
 ];
 
-/// What ends the program before its end, with a line on standard error.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
-    /// Nothing could be done.
+    /// The command failed.
     Failed(String),
-    /// A mistake of whoever called the program.
+    /// An invalid command line.
     Usage(String),
-    /// A part could not be done; which, was said already.
+    /// A part failed, which was already reported.
     Partial,
-    /// A signal said to stop.
+    /// A signal stopped it.
     Stopped(StopSignal),
 }
 
@@ -71,7 +71,7 @@ impl From<&str> for Failure {
     }
 }
 
-/// Runs the program; gives the exit status.
+/// Runs the program; returns the exit status.
 pub fn main() -> ExitCode {
     keyhole_os::process::use_single_heap();
     let done = run();
@@ -132,7 +132,7 @@ fn socket(options: &Options) -> String {
     options.text("broker.socket").to_owned()
 }
 
-/// One thread, and none to be started later: the sandbox allows no more.
+/// A single-threaded runtime: the sandbox forbids new threads.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -141,22 +141,22 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::Failed(format!("cannot start: {error}")))
 }
 
-/// A signal that asks for the end.
+/// A signal that stops the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct StopSignal {
     number: u8,
 }
 
-/// The signals that ask for the end, once they are waited for.
+/// Waits for the signals that stop the program.
 struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
-    /// None where it was ignored at the start: nohup(1) asks for that.
+    /// None if it was ignored at the start, as by nohup(1).
     hang_up: Option<Signal>,
 }
 
 impl StopSignals {
-    /// From here on none of them ends the process by itself. Needs a runtime.
+    /// Handles the signals from here on. Needs a runtime.
     fn listen() -> Result<Self, Failure> {
         let listen = || {
             let hang_up = (!signals::hangup_is_ignored()).then(|| signal(SignalKind::hangup()));
@@ -169,7 +169,7 @@ impl StopSignals {
         listen().map_err(|error: std::io::Error| Failure::Failed(format!("cannot wait for signals: {error}")))
     }
 
-    /// The next of them.
+    /// Waits for the next signal.
     async fn next(&mut self) -> StopSignal {
         let hang_up = async {
             match &mut self.hang_up {

@@ -85,7 +85,7 @@ async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Fail
     let mut signals = StopSignals::listen()?;
     let broker =
         BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
-    let broker = broker.with_max_response_bytes(Budget::new(options).answer);
+    let broker = broker.with_max_response_bytes(Budget::new(options).response);
     let own = OwnSource::new(options).with_process_groups(ProcessGroups::new(options)?);
     seal(&own, PathBuf::new(), broker.socket().into())?;
     let broker_query = BrokerQuery { query, options, broker, own, terminal, description: OnceCell::new() };
@@ -109,7 +109,7 @@ fn seal(own: &OwnSource, capture_dir: PathBuf, broker_socket: PathBuf) -> Result
     if !capture_dir.as_os_str().is_empty() {
         readable.push(capture_dir);
     }
-    let layers = sandbox::seal(&SealOptions { readable, broker_socket, also: QUERY_SYSCALLS })?;
+    let layers = sandbox::seal(&SealOptions { readable, broker_socket, extra_syscalls: QUERY_SYSCALLS })?;
     for layer in layers.iter().filter(|layer| !layer.in_force) {
         tracing::debug!(layer = layer.name, detail = layer.detail, "sandbox layer MISSING");
     }

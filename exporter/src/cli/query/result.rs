@@ -51,15 +51,9 @@ impl QueryResult {
         let runs = if raw {
             Vec::new()
         } else {
-            {
-                let context = Context { snapshot, options, own };
-                collector::run(
-                    &query_options.collectors,
-                    &context,
-                    query_options.limits.unwrap_or(Limits::NONE),
-                    &mut out,
-                )
-            }
+            let context = Context { snapshot, options, own };
+            let limits = query_options.limits.unwrap_or(Limits::NONE);
+            collector::run(&query_options.collectors, &context, limits, &mut out)
         };
         let mut cuts = Vec::new();
         if query_options.limits.is_some() {
