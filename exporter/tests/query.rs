@@ -382,7 +382,7 @@ async fn a_capture_tells_its_steps_and_what_it_did_not_get() {
     let out = scene.path("out").display().to_string();
     let ended = scene.run(&["capture", &out]).await;
     assert_eq!(ended.status, Some(0));
-    assert!(ended.out.contains("refused by the kernel: QUERY_SLABINFO\n"), "{}", ended.out);
+    assert!(ended.out.contains("permission denied by the kernel: QUERY_SLABINFO\n"), "{}", ended.out);
     let steps: Vec<&str> = ended.err.lines().collect();
     assert_eq!(steps.len(), 2, "{steps:?}");
     assert!(steps[0].contains("reading ") && steps[1].contains("writing "), "{steps:?}");
@@ -460,7 +460,7 @@ async fn a_capture_lists_what_was_not_permitted_and_its_replay_says_so_too() {
     let ended = scene.run(&["capture", &out]).await;
     assert_eq!(ended.status, Some(0), "{}", ended.err);
     assert!(
-        ended.out.contains("not permitted to the broker:\n  QUERY_NET_ADDRESSES (")
+        ended.out.contains("not permitted by the broker's flags:\n  QUERY_NET_ADDRESSES (")
             && ended.out.contains(&format!("\n  QUERY_TCP {ADD_TCP}\n")),
         "{}",
         ended.out
