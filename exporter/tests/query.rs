@@ -318,7 +318,7 @@ fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
         (&["describe", "--watch"], "--watch belongs to query"),
         (&["query", "--watch=0.1"], "--watch: at least 200ms"),
         (&["query", "--watch=often"], "--watch=\"often\": not a number of seconds"),
-        (&["query", "--count=2"], "--count goes with --watch"),
+        (&["query", "--count=2"], "--count needs --watch"),
         (&["query", "--watch", "--from=/tmp"], "--watch and --from exclude each other"),
         (&["query", "--filter=("], "--filter=\"(\": not a regular expression"),
         (&["--output=json"], "--output belongs to the commands query and describe"),
