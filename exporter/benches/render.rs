@@ -36,9 +36,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         let mut snapshot = Snapshot::default();
         for message in &messages {
-            snapshot.absorb(ReadResponse::decode(&message[..])?);
+            snapshot.add_chunk(ReadResponse::decode(&message[..])?);
         }
-        snapshot.seal();
+        snapshot.finish();
         let mut out = Exposition::new();
         let context = Context { snapshot: &snapshot, options: &options, own: &own };
         collector::run(&enabled, &context, Limits::NONE, &mut out);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::capture::About;
+use crate::capture::CaptureInfo;
 use crate::collector::tasks::processgroups::ProcessGroups;
 use crate::collector::{Own, TimeZone, Uname};
 use crate::options::Options;
@@ -45,7 +45,7 @@ impl OwnSource {
 
     /// The same for a capture: of this process only its text files are asked, and its clock and `NODE_NAME` where
     /// the capture does not say.
-    pub fn of_capture(self, about: Option<About>) -> Self {
+    pub fn of_capture(self, about: Option<CaptureInfo>) -> Self {
         let (time, node_name) = about.map(|about| (about.time, about.node_name)).unzip();
         let node_name = self.node_name.or(node_name);
         Self { captured: true, time, node_name, uname: None, time_zone: None, ..self }

@@ -304,7 +304,7 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
     ];
     let mut server = Server::start(&flags);
     let line = server.line("flags=--path.procfs");
-    assert!(line.contains(" level=INFO msg=\"without effect here: the broker reads the host"), "{line}");
+    assert!(line.contains(" level=INFO msg=\"no effect here: set these flags for the broker"), "{line}");
     let line = server.line("flags=\"--collector.systemd --collector.systemd.unit-include\"");
     assert!(line.starts_with("time=20") && line.contains(" level=WARN msg=\""), "{line}");
     assert!(line.contains("not supported") && line.contains("D-Bus"), "{line}");
@@ -653,7 +653,7 @@ async fn what_a_text_file_holds_that_is_left_out_is_in_the_log_once() {
     ];
     assert_eq!(lines.len(), items.len(), "{lines:#?}");
     for (line, item) in lines.iter().zip(items) {
-        assert!(line.contains("level=WARN msg=\"item left out\"") && line.contains(item), "{line}");
+        assert!(line.contains("level=WARN msg=\"item skipped\"") && line.contains(item), "{line}");
     }
 }
 

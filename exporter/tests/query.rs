@@ -318,7 +318,7 @@ fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
         (&["describe", "--watch"], "--watch belongs to query"),
         (&["query", "--watch=0.1"], "--watch: at least 200ms"),
         (&["query", "--watch=often"], "--watch=\"often\": not a number of seconds"),
-        (&["query", "--count=2"], "--count goes with --watch"),
+        (&["query", "--count=2"], "--count needs --watch"),
         (&["query", "--watch", "--from=/tmp"], "--watch and --from exclude each other"),
         (&["query", "--filter=("], "--filter=\"(\": not a regular expression"),
         (&["--output=json"], "--output belongs to the commands query and describe"),
@@ -382,7 +382,7 @@ async fn a_capture_tells_its_steps_and_what_it_did_not_get() {
     let out = scene.path("out").display().to_string();
     let ended = scene.run(&["capture", &out]).await;
     assert_eq!(ended.status, Some(0));
-    assert!(ended.out.contains("refused by the kernel: QUERY_SLABINFO\n"), "{}", ended.out);
+    assert!(ended.out.contains("permission denied by the kernel: QUERY_SLABINFO\n"), "{}", ended.out);
     let steps: Vec<&str> = ended.err.lines().collect();
     assert_eq!(steps.len(), 2, "{steps:?}");
     assert!(steps[0].contains("reading ") && steps[1].contains("writing "), "{steps:?}");
@@ -460,7 +460,7 @@ async fn a_capture_lists_what_was_not_permitted_and_its_replay_says_so_too() {
     let ended = scene.run(&["capture", &out]).await;
     assert_eq!(ended.status, Some(0), "{}", ended.err);
     assert!(
-        ended.out.contains("not permitted to the broker:\n  QUERY_NET_ADDRESSES (")
+        ended.out.contains("not permitted by the broker's flags:\n  QUERY_NET_ADDRESSES (")
             && ended.out.contains(&format!("\n  QUERY_TCP {ADD_TCP}\n")),
         "{}",
         ended.out
@@ -553,7 +553,7 @@ async fn an_error_that_can_mean_a_refusal_says_who_may_ask_and_how_whatever_the_
             let ended = tokio::task::spawn_blocking(run).await.unwrap();
             assert_eq!(ended.status, Some(1), "{mode:o} {ended:?}");
             for words in
-                ["setpriv --reuid=64646 --regid=64646 --clear-groups ", "the broker's own user, uid 64646"]
+                ["setpriv --reuid=64646 --regid=64646 --clear-groups ", "the broker's user, uid 64646"]
             {
                 assert!(ended.err.contains(words), "{mode:o} {arguments:?}: {}", ended.err);
             }

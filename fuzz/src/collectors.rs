@@ -1,4 +1,4 @@
-//! Every collector, over any files at any paths.
+//! Every collector, with any files at any paths.
 
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,15 +13,15 @@ use keyhole_os::Timex;
 use crate::input;
 use crate::prometheus;
 
-/// The most series that a collector may give here: fewer than `--collector.series-limit` lets through, so that it is met.
-const SERIES: usize = 20_000;
+/// The series limit of a collector here: lower than the default of `--collector.series-limit`, so that it is reached.
+const MAX_SERIES: usize = 20_000;
 
 static FLAGS: LazyLock<Vec<Flag>> = LazyLock::new(collector::flags);
 static DEFAULTS: LazyLock<Options> = LazyLock::new(|| Options::defaults(&FLAGS));
 
-/// The default options, or those with every switch of the collector turned and every filter on.
+/// The default options, or those with every switch of the collector inverted and every filter set.
 fn options(collector: &Collector, turned: bool) -> &'static Options {
-    // An expression takes longer to compile than a collector takes to run.
+    // Compiling regular expressions takes longer than running a collector.
     static TURNED: [OnceLock<Options>; COLLECTORS.len()] = [const { OnceLock::new() }; COLLECTORS.len()];
     let at = COLLECTORS.iter().position(|other| other.name == collector.name);
     match at.filter(|_| turned) {
@@ -54,10 +54,11 @@ fn turned_options(collector: &Collector) -> Options {
     turned
 }
 
-/// The first record names the collector, with `+` behind it for the other options; the rest is its snapshot.
+/// The first record is the name of a collector, with a suffix `+` for the inverted options; the other records are its
+/// snapshot.
 ///
-/// What comes out is a well-formed exposition without duplicates, of families and labels that the collector declares,
-/// no larger than its input warrants; and the same again for the same snapshot.
+/// The output is a well-formed exposition without duplicates, with declared families and labels only, of a size in
+/// proportion to the input, and equal for the same snapshot.
 pub fn collector(input: &[u8]) {
     let records = input::records(input);
     let Some((head, records)) = records.split_first() else { return };
@@ -67,7 +68,7 @@ pub fn collector(input: &[u8]) {
     };
     let collector = match COLLECTORS.iter().find(|collector| collector.name.as_bytes() == name) {
         Some(collector) => collector,
-        // A head that names none chooses by number, so that no mutation is lost.
+        // An unknown name selects a collector by its bytes, so that no mutation is wasted.
         None => COLLECTORS[head.iter().map(|byte| usize::from(*byte)).sum::<usize>() % COLLECTORS.len()],
     };
     let options = options(collector, turned);
@@ -75,13 +76,13 @@ pub fn collector(input: &[u8]) {
     let groups = || Arc::new(ProcessGroups::new(options).expect("rules that were tried"));
     let own = own(records, groups());
     let once = check(collector, &snapshot, options, &own, input.len());
-    // Groups of processes are kept over scrapes: those of the second begin anew.
+    // Process groups keep state between scrapes: the second run starts with a fresh one.
     let again = Own { process_groups: groups(), ..own };
     assert_eq!(once, collect(collector, &snapshot, options, &again).0, "{} is no function", collector.name);
 }
 
-/// Two snapshots, one after the other, for the one collector that keeps something; the first record is a file of
-/// rules, which is used when it is one.
+/// Several snapshots in sequence for `processgroups`, the one collector with state. The first record is its file of
+/// rules, which is used if it is valid.
 pub fn process_groups(input: &[u8]) {
     let records = input::records(input);
     let Some((rules, records)) = records.split_first() else { return };
@@ -105,7 +106,7 @@ pub fn process_groups(input: &[u8]) {
     }
 }
 
-/// What the exporter knows of itself: from records below `own/`, so that hostile values are tried too.
+/// The exporter's local data, from records below `own/`, so that it is fuzzed too.
 fn own(records: &[&[u8]], process_groups: Arc<ProcessGroups>) -> Own {
     let mut own = Own {
         now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
@@ -175,18 +176,18 @@ fn timex(content: &[u8]) -> Timex {
     }
 }
 
-/// What a collector gives, and how many series that is.
+/// The output of a collector and its number of series.
 fn collect(collector: &Collector, snapshot: &Snapshot, options: &Options, own: &Own) -> (String, usize) {
     let mut out = Exposition::new();
-    out.begin(SERIES);
-    // An error is an answer; what was given before it stands.
+    out.begin(MAX_SERIES);
+    // Errors are allowed; samples before an error are kept.
     let _ = (collector.collect)(&Context { snapshot, options, own }, &mut out);
     let counters = out.end();
-    assert!(counters.series <= SERIES);
+    assert!(counters.series <= MAX_SERIES);
     (out.to_text(), counters.series)
 }
 
-/// Collects, and holds what comes out against what the collector declares.
+/// Runs a collector and checks its output against its declarations.
 pub(crate) fn check(
     collector: &Collector,
     snapshot: &Snapshot,
@@ -196,10 +197,10 @@ pub(crate) fn check(
 ) -> String {
     let (text, series) = collect(collector, snapshot, options, own);
     let name = collector.name;
-    // A list of CPUs (`0-65535`) is longer than its text.
-    let listed = if name == "cpu" { SERIES } else { 0 };
+    // A list of CPUs such as `0-65535` expands to many series.
+    let listed = if name == "cpu" { MAX_SERIES } else { 0 };
     assert!(series <= 512 + 8 * input + listed, "{name}: {series} series of {input} bytes");
-    // A name may stand in each of its series, and an odd byte of it as three.
+    // A name may be in each of its series, and an invalid byte becomes three.
     assert!(text.len() <= (series + 8) * (1024 + 4 * input), "{name}: {} bytes of {input}", text.len());
     let parsed = match prometheus::Exposition::parse(text.as_bytes()) {
         Ok(parsed) => parsed,
@@ -210,7 +211,7 @@ pub(crate) fn check(
         let declared: Vec<&Family> = collector
             .families
             .iter()
-            .filter(|declared| declared.kind.as_str() == kind && stands_for(declared.name, family))
+            .filter(|declared| declared.kind.as_str() == kind && matches_declared(declared.name, family))
             .collect();
         assert!(!declared.is_empty(), "{name}: {kind} {family} is not declared");
         if let Some(sample) = parsed.samples(family).next() {
@@ -219,9 +220,9 @@ pub(crate) fn check(
             let same = |declared: &&Family| {
                 let mut names = declared.labels.to_vec();
                 names.sort_unstable();
-                // What an information is silent about is no label; a flag may add one to every family of interfaces.
-                let of_flag = |label: &&&str| name == "netdev" && **label == "ifalias";
-                let known = |label: &&str| names.contains(label) || of_flag(&label);
+                // An info metric may omit labels; a flag may add a label to every family of netdev.
+                let is_from_flag = |label: &&&str| name == "netdev" && **label == "ifalias";
+                let known = |label: &&str| names.contains(label) || is_from_flag(&label);
                 names == labels || labels.iter().all(known) && (family.ends_with("_info") || name == "netdev")
             };
             assert!(declared.iter().any(same), "{name}: {family} with labels {labels:?} is not declared");
@@ -230,15 +231,15 @@ pub(crate) fn check(
     text
 }
 
-/// Whether a declared name, with `<PLACES>` for what varies, stands for `name`.
-fn stands_for(declared: &str, name: &str) -> bool {
+/// Whether a declared name, with `<PLACEHOLDERS>` for variable parts, matches `name`.
+fn matches_declared(declared: &str, name: &str) -> bool {
     let Some((fixed, rest)) = declared.split_once('<') else { return declared == name };
     let rest = rest.split_once('>').map_or("", |(_, rest)| rest);
     let Some(tail) = name.strip_prefix(fixed) else { return false };
-    (0..=tail.len()).any(|at| tail.get(at..).is_some_and(|tail| stands_for(rest, tail)))
+    (0..=tail.len()).any(|at| tail.get(at..).is_some_and(|tail| matches_declared(rest, tail)))
 }
 
-/// A broker's answer, given to every collector that asks for any of it.
+/// Runs every collector that uses any query of a broker's response.
 pub(crate) fn check_answer(snapshot: &Snapshot, input: usize) {
     let own = own(&[], Arc::default());
     for collector in COLLECTORS {
@@ -249,8 +250,8 @@ pub(crate) fn check_answer(snapshot: &Snapshot, input: usize) {
     }
 }
 
-/// Whether an input reaches as far as a sample of a host's.
-pub(crate) fn gives_samples(input: &[u8]) -> bool {
+/// Whether an input makes its collector return samples.
+pub(crate) fn returns_samples(input: &[u8]) -> bool {
     let records = input::records(input);
     let Some((head, records)) = records.split_first() else { return false };
     let name = head.strip_suffix(b"+").unwrap_or(head);

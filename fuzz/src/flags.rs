@@ -10,7 +10,7 @@ fn arguments(input: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(input).split('\n').map(str::to_owned).collect()
 }
 
-/// An argument a line. A flag that was given is known as given, a word comes back, an error is one line.
+/// One argument per line. Flags that were set are known as set, operands are returned, and an error is one line.
 pub fn exporter_flags(input: &[u8]) {
     let arguments = arguments(input);
     for address in arguments.iter().take(4) {
@@ -48,7 +48,7 @@ pub fn broker_flags(input: &[u8]) {
     }
 }
 
-/// An argument a line, as a broker gives them to a zygote.
+/// One argument per line, as a broker passes them to a zygote.
 pub fn reader_arguments(input: &[u8]) {
     let arguments = arguments(input);
     match keyhole_reader::arguments::Arguments::parse(arguments.iter().map(OsString::from)) {
@@ -61,7 +61,7 @@ pub fn reader_arguments(input: &[u8]) {
     }
 }
 
-/// An argument here holds no newline, and an error adds none.
+/// Arguments here have no newlines, and an error must add none.
 fn one_line(error: &str) {
     assert!(!error.is_empty() && !error.contains('\n'), "{error}");
 }

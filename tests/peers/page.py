@@ -161,7 +161,7 @@ def a_reader_sees_all(browser, keyhole):
     expect("different grounds in light and dark", len(grounds), 2)
 
     text = text_of(browser)
-    has(text, "Node Exporter", "The broker answers", "access level root", "Needs --allow-processes", "Readers", "procfs", "loadavg", "seccomp", "landlock",
+    has(text, "Node Exporter", "The broker responds", "access level root", "Needs --allow-processes", "Readers", "procfs", "loadavg", "seccomp", "landlock",
         "Scrape time", "no core dump, no ptrace by the same uid")
     expect("the title", browser.evaluate("document.title"), "Node Exporter")
     expect("the access level that is marked", browser.evaluate("document.querySelector('[aria-current=true] th').firstChild.data.trim()"), "host")
@@ -322,7 +322,7 @@ def main():
             took["broker down"], _ = answered_in(url)
             browser.open(url, 1100, 860)
             is_quiet(browser, url)
-            has(text_of(browser), "The broker is down", "cannot reach the broker at ", "What follows is what it said ", "1 scrape of the last 60 gave nothing")
+            has(text_of(browser), "The broker is down", "cannot reach the broker at ", "The following is its last response, ", "1 scrape of the last 60 failed")
             expect("a scrape that is marked", browser.evaluate("document.querySelector('.lost').getTotalLength() > 0"))
             picture(browser, "page-broker-down.png")
 
@@ -331,7 +331,7 @@ def main():
             took["broker hung"], _ = answered_in(url)
             browser.open(url, 1100, 860, dark=True)
             is_quiet(browser, url)
-            has(text_of(browser), "The broker does not answer", "It has not answered since this exporter started", "Not known until the broker answers")
+            has(text_of(browser), "The broker does not respond", "It has not responded since this exporter started", "Unknown until the broker responds")
             has(browser.evaluate("document.querySelector('textarea').value"), 'metrics_path: "/m"')
             expect("the link", browser.evaluate("document.querySelector('nav a').getAttribute('href')"), "/m")
             silent.listener.close()

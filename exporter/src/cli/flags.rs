@@ -35,8 +35,8 @@ pub const GROUPS: &[Group] = &[
         flag("scrape.timeout", FlagKind::Duration("10s"), "Timeout of a scrape for which the client sets none."),
         flag("scrape.timeout-offset", FlagKind::Duration("500ms"), "Time to subtract from the timeout that the client sets, so that the response arrives before it."),
         flag("scrape.detail", FlagKind::Switch(false), "Report the outcome of every query and every collector separately, not only of those that fail; this adds about 260 series."),
-        flag("scrape.memory", FlagKind::Number(budget::MEMORY), "Memory that the exporter may use, in MiB: half of it for the broker's answer, 5/16 for the series; 0 for no limit."),
-        flag("collector.series-limit", FlagKind::Number(budget::SERIES), "Maximum number of series of one collector in a scrape; 0 for no limit other than --scrape.memory."),
+        flag("scrape.memory", FlagKind::Number(budget::DEFAULT_MEMORY_MIB), "Memory that the exporter may use, in MiB: half of it for the broker's answer, 5/16 for the series; 0 for no limit."),
+        flag("collector.series-limit", FlagKind::Number(budget::DEFAULT_SERIES_LIMIT), "Maximum number of series of one collector in a scrape; 0 for no limit other than --scrape.memory."),
     ] },
     Group { title: "Log", commands: &[], environment: true, flags: LOG_FLAGS },
     Group { title: "Accepted as in node_exporter, without effect", commands: &[], environment: true, flags: &[

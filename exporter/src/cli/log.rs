@@ -1,4 +1,4 @@
-//! Log lines on standard error: logfmt as node_exporter writes it, or JSON.
+//! Starts logging on standard error, in node_exporter's logfmt or as JSON.
 
 use keyhole_log::Format;
 use tracing::Level;

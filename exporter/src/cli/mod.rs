@@ -6,8 +6,8 @@ pub mod flags;
 pub mod log;
 pub mod query;
 pub mod replay;
-pub mod screen;
 pub mod serve;
+pub mod terminal;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,17 +46,17 @@ pub const EXIT_STATUSES: &[(&str, &str)] = &[
     ("128+N", "Stopped by signal N, with nothing half-written: 130 for Ctrl-C."),
 ];
 
-/// What ends the program before its end, with a line on standard error.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
-    /// Nothing could be done.
+    /// The command failed.
     Failed(String),
-    /// A mistake of whoever called the program.
+    /// An invalid command line.
     Usage(String),
-    /// A part could not be done; which, was said already.
+    /// A part failed, which was already reported.
     Partial,
-    /// A signal said to stop.
-    Stopped(Stop),
+    /// A signal stopped it.
+    Stopped(StopSignal),
 }
 
 impl From<String> for Failure {
@@ -71,7 +71,7 @@ impl From<&str> for Failure {
     }
 }
 
-/// Runs the program; gives the exit status.
+/// Runs the program; returns the exit status.
 pub fn main() -> ExitCode {
     keyhole_os::process::use_single_heap();
     let done = run();
@@ -83,7 +83,7 @@ pub fn main() -> ExitCode {
         Err(Failure::Partial) => return ExitCode::from(3),
         Err(Failure::Stopped(stop)) => (128 + stop.number, "stopped; nothing was written".to_owned()),
     };
-    screen::complain(&format!("error: {error}"));
+    terminal::print_error(&format!("error: {error}"));
     ExitCode::from(status)
 }
 
@@ -124,7 +124,7 @@ fn run() -> Result<(), Failure> {
 
 /// Writes to standard output; a reader that went away (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {
-    screen::write(text.as_bytes()).map(drop)
+    terminal::write_stdout(text.as_bytes()).map(drop)
 }
 
 /// The broker's socket.
@@ -132,7 +132,7 @@ fn socket(options: &Options) -> String {
     options.text("broker.socket").to_owned()
 }
 
-/// One thread, and none to be started later: the sandbox allows no more.
+/// A single-threaded runtime: the sandbox forbids new threads.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -141,22 +141,22 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::Failed(format!("cannot start: {error}")))
 }
 
-/// A signal that asks for the end.
+/// A signal that stops the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stop {
+struct StopSignal {
     number: u8,
 }
 
-/// The signals that ask for the end, once they are waited for.
-struct Stops {
+/// Waits for the signals that stop the program.
+struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
-    /// None where it was ignored at the start: nohup(1) asks for that.
+    /// None if it was ignored at the start, as by nohup(1).
     hang_up: Option<Signal>,
 }
 
-impl Stops {
-    /// From here on none of them ends the process by itself. Needs a runtime.
+impl StopSignals {
+    /// Handles the signals from here on. Needs a runtime.
     fn listen() -> Result<Self, Failure> {
         let listen = || {
             let hang_up = (!signals::hangup_is_ignored()).then(|| signal(SignalKind::hangup()));
@@ -169,8 +169,8 @@ impl Stops {
         listen().map_err(|error: std::io::Error| Failure::Failed(format!("cannot wait for signals: {error}")))
     }
 
-    /// The next of them.
-    async fn next(&mut self) -> Stop {
+    /// Waits for the next signal.
+    async fn next(&mut self) -> StopSignal {
         let hang_up = async {
             match &mut self.hang_up {
                 Some(hang_up) => hang_up.recv().await,
@@ -178,9 +178,9 @@ impl Stops {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => Stop { number: 2 },
-            _ = self.terminate.recv() => Stop { number: 15 },
-            _ = hang_up => Stop { number: 1 },
+            _ = self.interrupt.recv() => StopSignal { number: 2 },
+            _ = self.terminate.recv() => StopSignal { number: 15 },
+            _ = hang_up => StopSignal { number: 1 },
         }
     }
 }

@@ -1,23 +1,23 @@
-//! `--output=json`: one object a reading, whose shape stays as docs/query.md has it.
+//! `--output=json`: one object per reading, in the stable format of docs/query.md.
 
 use serde_json::{Map, Value, json};
 
-use super::super::screen::harmless_json;
-use super::frame::Frame;
+use super::super::terminal::escape_controls_in_json;
+use super::result::QueryResult;
 use crate::exposition::Series;
 
-/// The object of a reading; with line feeds for people, or on one line as one of many.
-pub(super) fn text(frame: &Frame, pretty: bool) -> String {
-    let metrics: Vec<Value> = frame.metrics().map(|(series, rate)| metric(&series, rate)).collect();
+/// The object of a reading, on several lines or on one.
+pub(super) fn text(result: &QueryResult, pretty: bool) -> String {
+    let metrics: Vec<Value> = result.metrics().map(|(series, rate)| metric(&series, rate)).collect();
     let object = json!({
-        "collectors": frame.collectors(),
+        "collectors": result.collectors(),
         "metrics": metrics,
-        "node": frame.node_name,
-        "time": frame.time,
+        "node": result.node_name,
+        "time": result.time,
     });
     let text = if pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) };
-    // Values of this kind always have a text.
-    harmless_json(&text.unwrap_or_default()) + "\n"
+    // Serializing these values cannot fail.
+    escape_controls_in_json(&text.unwrap_or_default()) + "\n"
 }
 
 fn metric(series: &Series<'_>, rate: Option<f64>) -> Value {
@@ -32,7 +32,7 @@ fn metric(series: &Series<'_>, rate: Option<f64>) -> Value {
     Value::Object(object)
 }
 
-/// A number, or Prometheus' word for what JSON has no number for.
+/// A JSON number, or a string such as `+Inf` for values that JSON has no number for.
 fn number(text: &str) -> Value {
     let whole = || text.parse::<u64>().ok().map(Value::from);
     let float = || text.parse::<f64>().ok().filter(|value| value.is_finite()).map(Value::from);
@@ -69,7 +69,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn numbers_are_numbers_and_the_others_prometheus_words() {
+    fn finite_values_are_numbers_and_others_are_strings() {
         assert_eq!(number("18446744073709551615"), json!(u64::MAX));
         assert_eq!(number("0.5"), json!(0.5));
         assert_eq!(number("-3"), json!(-3.0));
@@ -79,7 +79,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_label_comes_back_as_it_was(one in any::<String>(), other in any::<String>()) {
+        fn any_label_is_unescaped(one in any::<String>(), other in any::<String>()) {
             let family = Family { name: "x", help: "X.", kind: Kind::Gauge, labels: &["a", "b"], source: "" };
             let mut out = Exposition::new();
             out.add(&family, &[one.as_bytes(), other.as_bytes()], 1.0);
@@ -90,14 +90,14 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_json_that_moves_no_cursor(text in any::<String>()) {
-            let json = harmless_json(&Value::from(text.clone()).to_string());
+        fn any_text_is_json_without_control_characters(text in any::<String>()) {
+            let json = escape_controls_in_json(&Value::from(text.clone()).to_string());
             prop_assert!(!json.contains(char::is_control));
             prop_assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), Value::from(text));
         }
 
         #[test]
-        fn any_text_of_labels_is_read(text in any::<String>()) {
+        fn any_label_text_is_parsed(text in any::<String>()) {
             let _ = labels(&text);
         }
     }

@@ -151,11 +151,11 @@ fn reported_by_readers(what: &str) -> Vec<(Class, String)> {
     Class::ALL
         .map(|class| {
             let (ground, slot) = (Ground::new(BROKER), slot(class));
-            let also = |command: &mut Command| {
+            let extra_syscalls = |command: &mut Command| {
                 command.env("KEYHOLE_ACT", what).env("KEYHOLE_IN", Process::Reader(class).name());
             };
             let slots: Vec<_> = Class::ALL.map(self::slot).into();
-            let mut zygote = Zygote::start(&program, &ground, BROKER, &slots, Stdio::null(), also);
+            let mut zygote = Zygote::start(&program, &ground, BROKER, &slots, Stdio::null(), extra_syscalls);
             order(&mut zygote, slot);
             assert_eq!(zygote.next_end().unwrap(), (slot, 0));
             let said = zygote.answers(slot).rest();

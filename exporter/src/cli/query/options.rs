@@ -1,4 +1,4 @@
-//! What is to be shown, and how: the flags of `query`, checked before anything is read.
+//! The options of `query`, checked before anything is read.
 
 use std::time::Duration;
 
@@ -14,28 +14,28 @@ use crate::go_regex::GoRegex;
 use crate::options::{Options, most_similar};
 use crate::scrape;
 
-/// The shortest interval: the broker answers 20 requests a second to a uid, and the server's scrapes are among them.
-const SHORTEST: Duration = Duration::from_millis(200);
+/// The shortest interval of `--watch`: the broker allows 20 requests per second for a uid, scrapes included.
+const MIN_WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
-/// What is to be shown.
+/// What `query` reads and how it prints it.
 #[derive(Debug)]
-pub(in super::super) struct Choice {
+pub(in super::super) struct QueryOptions {
     pub(super) collectors: Vec<&'static Collector>,
-    /// What they need.
+    /// The queries that they need.
     pub(super) queries: Vec<Query>,
-    /// They were named, so that whoever asks wants to hear when one has nothing.
-    pub(super) named: bool,
+    /// Whether collectors were named on the command line; then those without data are reported.
+    pub(super) is_explicit: bool,
     pub(super) format: Format,
     pub(super) filter: Option<GoRegex>,
     pub(super) headers: bool,
-    pub(super) interval: Option<Duration>,
-    /// How many times; none for no end.
+    pub(super) watch_interval: Option<Duration>,
+    /// The number of readings with `--watch`; none for no limit.
     pub(super) count: Option<u64>,
-    /// As in a scrape: collectors are cut at this many series, and what was cut is among the metrics.
+    /// The limits of a scrape, for `replay`; dropped series are counted in the metrics.
     pub(super) limits: Option<Limits>,
 }
 
-/// How it is shown.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Format {
     Table,
@@ -44,55 +44,55 @@ pub(in super::super) enum Format {
     Raw,
 }
 
-impl Choice {
-    /// Reads the flags; `names` are collectors, on by default or not.
+impl QueryOptions {
+    /// The options by the flags; `names` are collectors, enabled by default or not.
     pub(in super::super) fn new(names: &[&str], options: &Options) -> Result<Self, Failure> {
         let collectors = match names {
             [] => scrape::enabled(options),
             names => {
-                let mut chosen = names.iter().map(|name| collector(name)).collect::<Result<Vec<_>, _>>()?;
-                chosen.sort_unstable_by_key(|collector| collector.name);
-                chosen.dedup_by_key(|collector| collector.name);
-                chosen
+                let mut selected = names.iter().map(|name| collector(name)).collect::<Result<Vec<_>, _>>()?;
+                selected.sort_unstable_by_key(|collector| collector.name);
+                selected.dedup_by_key(|collector| collector.name);
+                selected
             }
         };
-        let interval = options.interval("watch");
-        if interval.is_some_and(|interval| interval < SHORTEST) {
+        let watch_interval = options.interval("watch");
+        if watch_interval.is_some_and(|watch_interval| watch_interval < MIN_WATCH_INTERVAL) {
             return Err(Failure::Usage(
-                "--watch: at least 200ms, so that the broker has time for others".into(),
+                "--watch: use at least 200ms, so that the broker has time for others".into(),
             ));
         }
-        if options.was_given("count") && interval.is_none() {
-            return Err(Failure::Usage("--count goes with --watch".into()));
+        if options.was_given("count") && watch_interval.is_none() {
+            return Err(Failure::Usage("--count needs --watch".into()));
         }
         Ok(Self {
             queries: collector::queries(&collectors, options),
             collectors,
-            named: !names.is_empty(),
-            format: Format::find(options.text("output"), &["table", "json", "prom", "raw"])?,
+            is_explicit: !names.is_empty(),
+            format: Format::parse(options.text("output"), &["table", "json", "prom", "raw"])?,
             filter: options.regexp("filter").cloned(),
             headers: options.switch("headers"),
-            interval,
+            watch_interval,
             count: Some(options.number("count")).filter(|count| *count > 0),
             limits: None,
         })
     }
 
-    /// Everything that `options` switch on, in the text format: what a scrape would give.
-    pub(in super::super) fn exposition(options: &Options) -> Result<Self, Failure> {
+    /// All enabled collectors in the text format, within the limits of a scrape.
+    pub(in super::super) fn for_replay(options: &Options) -> Result<Self, Failure> {
         let limits = Some(Budget::new(options).series);
         Ok(Self { format: Format::Prom, limits, ..Self::new(&[], options)? })
     }
 
-    /// Whether a series or a path is to be shown.
-    pub(super) fn shows(&self, text: &[u8]) -> bool {
+    /// Whether a series or a path matches `--filter`.
+    pub(super) fn matches_filter(&self, text: &[u8]) -> bool {
         self.filter.as_ref().is_none_or(|filter| filter.is_match(text))
     }
 }
 
 impl Format {
-    /// The format of this name, when it is among `offered`.
-    pub(in super::super) fn find(name: &str, offered: &[&str]) -> Result<Self, Failure> {
+    /// Parses the name of a format; it must be one of `supported`.
+    pub(in super::super) fn parse(name: &str, supported: &[&str]) -> Result<Self, Failure> {
         match name {
             "table" => Some(Format::Table),
             "json" => Some(Format::Json),
@@ -100,11 +100,11 @@ impl Format {
             "raw" => Some(Format::Raw),
             _ => None,
         }
-        .filter(|_| offered.contains(&name))
+        .filter(|_| supported.contains(&name))
         .ok_or_else(|| {
-            let near = most_similar(offered.iter().copied(), name);
+            let near = most_similar(supported.iter().copied(), name);
             let near = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
-            Failure::Usage(format!("--output={name:?}: use {}{near}", alternatives(offered)))
+            Failure::Usage(format!("--output={name:?}: use {}{near}", alternatives(supported)))
         })
     }
 }

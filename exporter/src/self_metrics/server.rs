@@ -1,5 +1,5 @@
-//! What the exporter counts over its life, by the `prometheus` crate: requests to the metrics page, under the names of
-//! Prometheus' Go client, and what it left out of scrapes.
+//! Counters over the lifetime of the exporter, kept by the `prometheus` crate: requests to the metrics page, under the
+//! names of Prometheus' Go client, closed connections, and what was dropped from scrapes.
 
 use prometheus::core::Collector as _;
 use prometheus::proto::{MetricFamily, MetricType};
@@ -7,20 +7,20 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use crate::exposition::{Exposition, Family, Kind, Value};
 
-/// The families that [`Handler::add`] gives.
+/// The families of this module.
 pub const FAMILIES: &[Family] =
     &[REQUESTS, IN_FLIGHT, ERRORS, DUPLICATES, RESTARTS, DROPPED, CLOSED, SHARED_READS];
 
 const REQUESTS: Family = Family {
     name: "promhttp_metric_handler_requests_total",
-    help: "Requests to the metrics page, by the status code of their answer.",
+    help: "Requests to the metrics page, by the status code of the response.",
     kind: Kind::Counter,
     labels: &["code"],
     source: "exporter",
 };
 const IN_FLIGHT: Family = Family {
     name: "promhttp_metric_handler_requests_in_flight",
-    help: "Requests to the metrics page that are being answered.",
+    help: "Requests to the metrics page in progress.",
     kind: Kind::Gauge,
     labels: &[],
     source: "exporter",
@@ -34,14 +34,14 @@ const ERRORS: Family = Family {
 };
 const DUPLICATES: Family = Family {
     name: "keyhole_duplicate_samples_total",
-    help: "Samples left out because one with the same name and labels was there.",
+    help: "Samples dropped because the scrape already had one with the same name and labels.",
     kind: Kind::Counter,
     labels: &[],
     source: "exporter",
 };
 const RESTARTS: Family = Family {
     name: "keyhole_broker_restarts_seen_total",
-    help: "Times that the exporter found its broker restarted.",
+    help: "Restarts of the broker that the exporter has noticed.",
     kind: Kind::Counter,
     labels: &[],
     source: "keyhole.v1.Broker/Describe",
@@ -49,7 +49,7 @@ const RESTARTS: Family = Family {
 
 const DROPPED: Family = Family {
     name: "keyhole_collector_series_dropped_total",
-    help: "Series left out because their collector reached --collector.series-limit, or all collectors together --scrape.memory; of a collector that left none out only with --scrape.detail.",
+    help: "Series dropped because their collector reached --collector.series-limit, or all collectors together --scrape.memory. A collector that has dropped none is listed only with --scrape.detail.",
     kind: Kind::Counter,
     labels: &["collector"],
     source: "exporter",
@@ -57,14 +57,14 @@ const DROPPED: Family = Family {
 
 const CLOSED: Family = Family {
     name: "keyhole_connections_closed_total",
-    help: "Connections to the exporter's port that were closed by it, by reason: idle or slow for too long, crowded out while others waited for their places, or unread answers whose room others needed.",
+    help: "Connections to the exporter's port that it closed, by reason: idle or slow for too long, evicted because others waited, or with an unread response whose memory others needed.",
     kind: Kind::Counter,
     labels: &["reason"],
     source: "exporter",
 };
 const SHARED_READS: Family = Family {
     name: "keyhole_selections_from_shared_read_total",
-    help: "Requests for selections of collectors that were answered from a shared read of all, at most a second old, since too many came at once.",
+    help: "Requests for selections of collectors that were served from a shared read for all collectors, at most a second old, because too many came at once.",
     kind: Kind::Counter,
     labels: &[],
     source: "exporter",
@@ -72,59 +72,59 @@ const SHARED_READS: Family = Family {
 
 /// Why the exporter closes a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Closed {
-    /// Nothing was asked for a long time.
+pub enum CloseReason {
+    /// No request for a long time.
     Idle,
-    /// No request came, or an answer was not taken, in the time that there is for it.
+    /// No first request, or a response that was not read, within the timeout.
     Slow,
-    /// Others waited for its place.
-    Crowded,
-    /// Others needed the room of an answer that was not taken.
+    /// Others waited to be served.
+    Evicted,
+    /// Others needed the memory of its unread response.
     Unread,
 }
 
-impl Closed {
-    const ALL: [Self; 4] = [Self::Idle, Self::Slow, Self::Crowded, Self::Unread];
+impl CloseReason {
+    const ALL: [Self; 4] = [Self::Idle, Self::Slow, Self::Evicted, Self::Unread];
 
     fn label(self) -> &'static str {
         match self {
             Self::Idle => "idle",
             Self::Slow => "slow",
-            Self::Crowded => "crowded",
+            Self::Evicted => "evicted",
             Self::Unread => "unread",
         }
     }
 }
 
-/// Adds the series that one run of a collector had no room for.
+/// Adds the series that one run of a collector dropped.
 pub fn add_dropped_once(collector: &str, series: usize, out: &mut Exposition) {
     out.add(&DROPPED, &[collector.as_bytes()], series);
 }
 
 /// The counters.
 #[derive(Debug)]
-pub struct Handler {
+pub struct ServerMetrics {
     registry: Registry,
     requests: IntCounterVec,
-    /// Requests being answered.
+    /// Requests in progress.
     pub in_flight: IntGauge,
     errors: IntCounterVec,
-    /// Samples left out.
+    /// Duplicate samples dropped.
     pub duplicates: IntCounter,
-    /// Broker restarts found.
+    /// Restarts of the broker noticed.
     pub restarts: IntCounter,
     closed: IntCounterVec,
-    /// Requests answered from a shared read.
+    /// Requests served from a shared read.
     pub shared_reads: IntCounter,
-    /// Not in the registry: it is added after the collectors, so that a scrape tells of itself.
+    /// Not in the registry: it is added after the collectors ran, so that a scrape includes its own drops.
     dropped: IntCounterVec,
 }
 
-impl Handler {
-    /// The counters at 0. Fails only on names that are no metric names, which a test rules out.
+impl ServerMetrics {
+    /// The counters at 0. Fails only for invalid metric names, which a test rules out.
     pub fn new() -> Result<Self, prometheus::Error> {
         let opts = |family: &Family| Opts::new(family.name, family.help);
-        let handler = Self {
+        let server_metrics = Self {
             registry: Registry::new(),
             requests: IntCounterVec::new(opts(&REQUESTS), REQUESTS.labels)?,
             in_flight: IntGauge::with_opts(opts(&IN_FLIGHT))?,
@@ -135,14 +135,14 @@ impl Handler {
             shared_reads: IntCounter::with_opts(opts(&SHARED_READS))?,
             dropped: IntCounterVec::new(opts(&DROPPED), DROPPED.labels)?,
         };
-        for reason in Closed::ALL {
-            handler.closed.with_label_values(&[reason.label()]);
+        for reason in CloseReason::ALL {
+            server_metrics.closed.with_label_values(&[reason.label()]);
         }
         for code in ["200", "500", "503"] {
-            handler.requests.with_label_values(&[code]);
+            server_metrics.requests.with_label_values(&[code]);
         }
         for cause in ["encoding", "gathering"] {
-            handler.errors.with_label_values(&[cause]);
+            server_metrics.errors.with_label_values(&[cause]);
         }
         let Self {
             registry,
@@ -154,7 +154,7 @@ impl Handler {
             closed,
             shared_reads,
             dropped: _,
-        } = &handler;
+        } = &server_metrics;
         registry.register(Box::new(requests.clone()))?;
         registry.register(Box::new(in_flight.clone()))?;
         registry.register(Box::new(errors.clone()))?;
@@ -162,25 +162,25 @@ impl Handler {
         registry.register(Box::new(restarts.clone()))?;
         registry.register(Box::new(closed.clone()))?;
         registry.register(Box::new(shared_reads.clone()))?;
-        Ok(handler)
+        Ok(server_metrics)
     }
 
-    /// Counts an answer of the metrics page.
-    pub fn answered(&self, code: u16) {
+    /// Counts a response of the metrics page.
+    pub fn count_response(&self, code: u16) {
         self.requests.with_label_values(&[code.to_string()]).inc();
     }
 
     /// Counts a connection that was closed.
-    pub fn closed(&self, reason: Closed) {
+    pub fn count_closed(&self, reason: CloseReason) {
         self.closed.with_label_values(&[reason.label()]).inc();
     }
 
-    /// Counts a scrape that could not be gathered.
-    pub fn gathering_failed(&self) {
+    /// Counts a failed scrape.
+    pub fn count_gathering_error(&self) {
         self.errors.with_label_values(&["gathering"]).inc();
     }
 
-    /// Adds every counter; without `promhttp`, only what is not the metrics page's own.
+    /// Adds every counter; without `promhttp`, all but those of Prometheus' Go client.
     pub fn add(&self, promhttp: bool, out: &mut Exposition) {
         for family in self.registry.gather() {
             let declared = FAMILIES.iter().find(|declared| declared.name == family.name());
@@ -193,26 +193,26 @@ impl Handler {
         }
     }
 
-    /// Counts series that a collector had no room for. From then on it has a counter, even if there were none.
-    pub fn dropped(&self, collector: &str, series: usize) {
+    /// Counts series that a collector dropped, which may be none. From then on the collector has a counter.
+    pub fn count_dropped_series(&self, collector: &str, series: usize) {
         self.dropped.with_label_values(&[collector]).inc_by(series as u64);
     }
 
-    /// Adds the series that were dropped so far, of each collector that has a counter.
+    /// Adds the number of dropped series of each collector that has a counter.
     pub fn add_dropped(&self, out: &mut Exposition) {
         for family in self.dropped.collect() {
             add_family(&DROPPED, &family, out);
         }
     }
 
-    /// Names of what is registered, for the test that every family is.
+    /// The names of the registered families.
     #[cfg(test)]
     fn names(&self) -> Vec<String> {
         self.registry.gather().iter().map(|family| family.name().to_owned()).collect()
     }
 
-    /// The number of answers with `code`.
-    pub fn answers(&self, code: &str) -> u64 {
+    /// The number of responses with `code`.
+    pub fn responses(&self, code: &str) -> u64 {
         self.requests.with_label_values(&[code]).get()
     }
 }
@@ -233,15 +233,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_family_is_registered_and_begins_at_zero() {
-        let handler = Handler::new().unwrap();
+    fn every_family_is_registered_and_starts_at_zero() {
+        let server_metrics = ServerMetrics::new().unwrap();
         let registered = FAMILIES.iter().map(|family| family.name).filter(|name| *name != DROPPED.name);
         let mut declared: Vec<&str> = registered.collect();
         declared.sort_unstable();
-        assert_eq!(handler.names(), declared);
+        assert_eq!(server_metrics.names(), declared);
         let mut out = Exposition::new();
-        handler.answered(503);
-        handler.add(true, &mut out);
+        server_metrics.count_response(503);
+        server_metrics.add(true, &mut out);
         let text = out.to_text();
         assert!(text.contains("promhttp_metric_handler_requests_total{code=\"200\"} 0\n"), "{text}");
         assert!(text.contains("promhttp_metric_handler_requests_total{code=\"503\"} 1\n"), "{text}");
@@ -250,28 +250,28 @@ mod tests {
     }
 
     #[test]
-    fn the_pages_own_counters_can_be_left_out() {
+    fn the_promhttp_counters_can_be_disabled() {
         let mut out = Exposition::new();
-        Handler::new().unwrap().add(false, &mut out);
+        ServerMetrics::new().unwrap().add(false, &mut out);
         let text = out.to_text();
         assert!(!text.contains("promhttp_") && text.contains("keyhole_duplicate_samples_total 0"), "{text}");
     }
 
     #[test]
-    fn what_was_dropped_adds_up_over_scrapes() {
-        let handler = Handler::new().unwrap();
+    fn dropped_series_add_up_over_scrapes() {
+        let server_metrics = ServerMetrics::new().unwrap();
         let text = || {
             let mut out = Exposition::new();
-            handler.add_dropped(&mut out);
+            server_metrics.add_dropped(&mut out);
             out.to_text()
         };
         assert_eq!(text(), "", "no collector has a counter yet");
         for dropped in [3, 0, 4] {
-            handler.dropped("netdev", dropped);
+            server_metrics.count_dropped_series("netdev", dropped);
         }
         let netdev = "keyhole_collector_series_dropped_total{collector=\"netdev\"} 7\n";
         assert!(text().ends_with(&format!("counter\n{netdev}")), "{}", text());
-        handler.dropped("cpu", 0);
+        server_metrics.count_dropped_series("cpu", 0);
         assert!(text().contains("{collector=\"cpu\"} 0\n"), "{}", text());
     }
 }

@@ -1,10 +1,10 @@
-//! Query strings and the request headers that choose an answer's form.
+//! Parameters of a request to the metrics page: its query string and the headers that choose the format.
 
 use std::borrow::Cow;
 
 use crate::scrape::Format;
 
-/// The parameters that the metrics page knows; others are ignored.
+/// The query parameters of the metrics page; others are ignored.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// `collect[]`: only these collectors.
@@ -16,15 +16,17 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// Reads a query string. A pair with a semicolon is ignored. The error is a pair that is not well encoded, or one
-    /// that a semicolon cuts a filter off: were that ignored, the filter would be lost, and everything given.
+    /// Parses a query string. As in Go, a pair with a semicolon is ignored. An invalid escape is an error, and so is a
+    /// filter in a pair with a semicolon: ignoring it would return all metrics instead of the selected ones.
     pub fn parse(query: &str) -> Result<Self, String> {
         let mut parameters = Self::default();
         for pair in query.split('&') {
             if pair.contains(';') {
-                // It separated pairs once.
+                // Semicolons once separated pairs.
                 if pair.split(';').any(is_filter) {
-                    return Err(format!("a filter with a semicolon, which separates nothing: {pair}"));
+                    return Err(format!(
+                        "a filter with a semicolon, which is not a separator; use &: {pair}"
+                    ));
                 }
                 continue;
             }
@@ -32,25 +34,25 @@ impl Parameters {
             let (Some(key), Some(value)) = (decode(key), decode(value)) else {
                 return Err(format!("invalid escape in the query: {pair}"));
             };
-            let of_key = match &*key {
+            let values = match &*key {
                 "collect[]" => &mut parameters.collect,
                 "exclude[]" => &mut parameters.exclude,
                 "name[]" => &mut parameters.names,
                 _ => continue,
             };
-            of_key.push(value.into_owned());
+            values.push(value.into_owned());
         }
         Ok(parameters)
     }
 }
 
-/// Whether a pair is a filter.
+/// Whether a pair is one of the known parameters.
 fn is_filter(pair: &str) -> bool {
     let key = pair.split('=').next().and_then(decode);
     key.is_some_and(|key| matches!(&*key, "collect[]" | "exclude[]" | "name[]"))
 }
 
-/// Undoes `%41` and `+`. Bytes that are not UTF-8 become U+FFFD, which is in no name.
+/// Decodes `%41` and `+`. Bytes that are not UTF-8 become U+FFFD, which no name contains.
 fn decode(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains(['+', '%']) {
         return Some(text.into());
@@ -70,8 +72,8 @@ fn decode(text: &str) -> Option<Cow<'_, str>> {
     Some(String::from_utf8_lossy(&bytes).into_owned().into())
 }
 
-/// The form that `Accept` asks for most, and the scheme of names that it asks for: chosen as Prometheus' Go client does,
-/// where anything unknown is text.
+/// The format and the name escaping scheme that `Accept` prefers. Chosen as by Prometheus' Go client: unknown types
+/// result in the text format.
 pub fn negotiate<'h>(accept: impl Iterator<Item = &'h str>) -> (Format, &'static str) {
     let ranges = accept.flat_map(|header| header.split(',')).map(Range::parse);
     let mut ranges: Vec<Range<'_>> = ranges.filter(|range| range.quality > 0.0).collect();
@@ -92,10 +94,10 @@ pub fn negotiate<'h>(accept: impl Iterator<Item = &'h str>) -> (Format, &'static
     (Format::Text, escaping)
 }
 
-/// How names that older clients do not know could be written; every name here is an old one, and the same in all.
+/// The escaping schemes for metric names with UTF-8. All names here are legacy names, which are equal in each scheme.
 const ESCAPINGS: &[&str] = &["underscores", "allow-utf-8", "dots", "values"];
 
-/// A part of `Accept`.
+/// A media range of `Accept`.
 struct Range<'h> {
     name: &'h str,
     parameters: Vec<(&'h str, &'h str)>,
@@ -122,8 +124,8 @@ impl<'h> Range<'h> {
     }
 }
 
-/// Whether `Accept-Encoding` asks for gzip at least as much as for the plain text.
-pub fn wants_gzip<'h>(accept_encoding: impl Iterator<Item = &'h str>) -> bool {
+/// Whether `Accept-Encoding` prefers gzip at least as much as no compression.
+pub fn accepts_gzip<'h>(accept_encoding: impl Iterator<Item = &'h str>) -> bool {
     let (mut gzip, mut star, mut identity) = (None, None, None);
     for coding in accept_encoding.flat_map(|header| header.split(',')) {
         let mut parts = coding.split(';').map(str::trim);
@@ -142,7 +144,7 @@ pub fn wants_gzip<'h>(accept_encoding: impl Iterator<Item = &'h str>) -> bool {
     gzip > 0.0 && gzip >= identity.unwrap_or(0.0)
 }
 
-/// The seconds of `X-Prometheus-Scrape-Timeout-Seconds`, when they make sense.
+/// The value of `X-Prometheus-Scrape-Timeout-Seconds` in seconds; none if it is not positive and finite.
 pub fn timeout_seconds(header: &str) -> Option<f64> {
     let seconds: f64 = header.trim().parse().ok()?;
     (seconds.is_finite() && seconds > 0.0).then_some(seconds)
@@ -154,7 +156,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn encoded_and_plain_brackets_are_the_same() {
+    fn encoded_and_plain_brackets_are_equal() {
         let parameters =
             Parameters::parse("collect%5B%5D=cpu&collect[]=net%64ev&exclude[]=a+b&name[]=x&collect=no")
                 .unwrap();
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_that_is_not_well_encoded_loses_no_filter() {
+    fn an_invalid_escape_is_an_error() {
         for query in ["collect[]=%", "collect[]=%4", "a=b&exclude[]=%zz", "%=x", "name[]=%+1"] {
             assert!(Parameters::parse(query).unwrap_err().contains('%'), "{query}");
         }
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_with_a_semicolon_is_ignored_but_loses_no_filter() {
+    fn a_pair_with_a_semicolon_is_ignored_unless_it_is_a_filter() {
         for query in
             ["a;b&collect[]=cpu", "collect[]=cpu&;", "%zz;x&collect[]=cpu", "a=b;collect=c&collect[]=cpu"]
         {
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_what_is_asked_for_most_and_can_be_had() {
+    fn the_preferred_supported_format_is_chosen() {
         const PROTOBUF: &str =
             "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
         let chosen = |header: &str| negotiate([header].into_iter());
@@ -225,18 +227,18 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_used_when_it_is_asked_for_at_least_as_much() {
+    fn gzip_is_used_if_it_is_preferred_at_least_as_much() {
         for header in
             ["gzip", "deflate, gzip;q=0.5", "zstd, gzip;q=0.5", "*", "GZIP ; q=1.0", "identity;q=0.5, gzip"]
         {
-            assert!(wants_gzip([header].into_iter()), "{header}");
+            assert!(accepts_gzip([header].into_iter()), "{header}");
         }
         for header in
             ["", "deflate, br", "gzip;q=0", "*;q=0", "identity, gzip;q=0.5", "gzip;q=x", "gzip;q=0, *"]
         {
-            assert!(!wants_gzip([header].into_iter()), "{header}");
+            assert!(!accepts_gzip([header].into_iter()), "{header}");
         }
-        assert!(wants_gzip(["br", "gzip"].into_iter()), "two headers are one list");
+        assert!(accepts_gzip(["br", "gzip"].into_iter()), "several headers are one list");
     }
 
     #[test]
@@ -249,8 +251,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_headers_are_survived(text in "\\PC{0,60}") {
-            let _ = (negotiate([text.as_str()].into_iter()), Parameters::parse(&text), wants_gzip([text.as_str()].into_iter()), timeout_seconds(&text));
+        fn no_header_panics(text in "\\PC{0,60}") {
+            let _ = (negotiate([text.as_str()].into_iter()), Parameters::parse(&text), accepts_gzip([text.as_str()].into_iter()), timeout_seconds(&text));
         }
     }
 }

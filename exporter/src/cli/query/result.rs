@@ -1,45 +1,45 @@
-//! One reading: what is shown of it, and what could not be known.
+//! The result of one reading: metrics or kernel text to print, and what failed.
 
 use std::time::{Instant, UNIX_EPOCH};
 
 use keyhole_proto::v1::{Outcome, Query};
 use serde_json::{Value, json};
 
-use super::super::screen::{Screen, Style};
-use super::choice::{Choice, Format};
+use super::super::terminal::{Style, Terminal};
+use super::options::{Format, QueryOptions};
 use super::rates::Rates;
 use super::table::{Cell, Column, Table};
-use super::{json, raw, tell};
+use super::{json, print_lines, raw};
 use crate::collector::{self, CollectError, Context, Own, Run, in_parentheses};
 use crate::exposition::{Counters, Exposition, Kind, Limits, Series};
 use crate::options::Options;
-use crate::self_metrics::{broker, handler};
+use crate::self_metrics::{broker, server};
 use crate::snapshot::Snapshot;
 
-/// One reading.
-pub(in super::super) struct Frame {
+/// The result of one reading.
+pub(in super::super) struct QueryResult {
     out: Exposition,
     runs: Vec<Run>,
     raw: Vec<u8>,
     rates: Vec<Option<f64>>,
     has_rates: bool,
-    /// Which of the series are shown, in the order of the exposition.
-    shown: Vec<bool>,
-    /// What could not be known.
+    /// Whether each series is printed, in the order of the exposition.
+    is_shown: Vec<bool>,
+    /// Collectors or queries that failed.
     failures: Vec<String>,
-    /// What else whoever asked should hear.
+    /// Other messages for the user.
     notes: Vec<String>,
-    /// What a limit has cut, as in a scrape.
+    /// What limits have cut, as in a scrape.
     cuts: Vec<String>,
     pub(super) node_name: Option<String>,
     /// Seconds since the epoch.
     pub(super) time: f64,
 }
 
-impl Frame {
-    /// Runs the chosen collectors over `snapshot`. Counters are compared with the last reading where `rates` is given.
+impl QueryResult {
+    /// Runs the collectors on `snapshot`. With `rates`, counters are compared with the last reading.
     pub(super) fn new(
-        choice: &Choice,
+        query_options: &QueryOptions,
         snapshot: &Snapshot,
         options: &Options,
         own: &Own,
@@ -47,39 +47,39 @@ impl Frame {
     ) -> Self {
         let mut out = Exposition::new();
         out.name_more_items();
-        let raw = choice.format == Format::Raw;
-        let runs = match raw {
-            true => Vec::new(),
-            false => {
-                let context = Context { snapshot, options, own };
-                collector::run(&choice.collectors, &context, choice.limits.unwrap_or(Limits::NONE), &mut out)
-            }
+        let raw = query_options.format == Format::Raw;
+        let runs = if raw {
+            Vec::new()
+        } else {
+            let context = Context { snapshot, options, own };
+            let limits = query_options.limits.unwrap_or(Limits::NONE);
+            collector::run(&query_options.collectors, &context, limits, &mut out)
         };
         let mut cuts = Vec::new();
-        if choice.limits.is_some() {
-            cuts = cut(snapshot, &runs);
+        if query_options.limits.is_some() {
+            cuts = truncations(snapshot, &runs);
             let detail = options.switch("scrape.detail");
             for run in runs.iter().filter(|run| detail || run.counters.over_limit > 0) {
-                handler::add_dropped_once(run.name, run.counters.over_limit, &mut out);
+                server::add_dropped_once(run.name, run.counters.over_limit, &mut out);
             }
             broker::add_truncated(snapshot, &mut out);
         }
-        let is_shown = |series: &Series<'_>| choice.shows(series.key.as_bytes());
+        let is_shown = |series: &Series<'_>| query_options.matches_filter(series.key.as_bytes());
         let series: Vec<Series<'_>> = out.series().collect();
         let rates = match rates {
-            Some(rates) => rates.of(Instant::now(), series.iter()),
+            Some(rates) => rates.update(Instant::now(), series.iter()),
             None => vec![None; series.len()],
         };
-        let shown = series.iter().map(is_shown).collect();
+        let is_shown = series.iter().map(is_shown).collect();
         drop(series);
         let time = own.now.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
-            raw: if raw { raw::text(choice, snapshot) } else { Vec::new() },
-            has_rates: choice.interval.is_some(),
+            raw: if raw { raw::text(query_options, snapshot) } else { Vec::new() },
+            has_rates: query_options.watch_interval.is_some(),
             rates,
-            shown,
-            failures: if raw { unanswered(choice, snapshot) } else { failed(&runs) },
-            notes: notes(choice, snapshot, &runs),
+            is_shown,
+            failures: if raw { unanswered(query_options, snapshot) } else { failures_of(&runs) },
+            notes: notes(query_options, snapshot, &runs),
             cuts,
             out,
             runs,
@@ -88,36 +88,36 @@ impl Frame {
         }
     }
 
-    /// Whether everything that was asked for is known, or is known not to be there.
-    pub(super) fn is_whole(&self) -> bool {
+    /// Whether nothing failed.
+    pub(super) fn is_complete(&self) -> bool {
         self.failures.is_empty()
     }
 
-    /// Says on standard error what is missing.
-    pub(super) fn complain(&self) {
-        tell(&self.failures);
-        tell(&self.notes);
+    /// Prints failures and notes on standard error.
+    pub(super) fn print_errors(&self) {
+        print_lines(&self.failures);
+        print_lines(&self.notes);
     }
 
-    /// The same for the log, as far as it wants to know.
+    /// Logs failures, notes and cuts.
     pub(in super::super) fn log(&self) {
         self.failures.iter().for_each(|error| tracing::debug!(%error, "collector failed"));
-        self.notes.iter().for_each(|note| tracing::info!(%note, "items left out"));
+        self.notes.iter().for_each(|note| tracing::info!(%note, "items skipped"));
         self.cuts.iter().for_each(|cut| tracing::warn!("{cut}"));
     }
 
-    /// The series that are shown, each with its rate. Those that tell of the collectors themselves are left to scrapes.
+    /// The series to print, each with its rate, without metrics about the collectors themselves.
     pub(super) fn metrics(&self) -> impl Iterator<Item = (Series<'_>, Option<f64>)> {
         let of_collectors = |name: &str| collector::FAMILIES.iter().any(|family| family.name == name);
         self.out
             .series()
             .zip(&self.rates)
-            .zip(&self.shown)
-            .filter(move |((series, _), shown)| **shown && !of_collectors(series.family))
+            .zip(&self.is_shown)
+            .filter(move |((series, _), is_shown)| **is_shown && !of_collectors(series.family))
             .map(|((series, rate), _)| (series, *rate))
     }
 
-    /// How each collector did, for JSON.
+    /// The state of each collector, for JSON.
     pub(super) fn collectors(&self) -> Vec<Value> {
         let one = |run: &Run| {
             let state = match &run.result {
@@ -133,16 +133,26 @@ impl Frame {
     }
 
     /// What is written; `size` are the columns and rows of a terminal that it must not outgrow.
-    pub(super) fn render(&self, choice: &Choice, screen: Screen, size: Option<(usize, usize)>) -> Vec<u8> {
-        match choice.format {
-            Format::Table => self.table(choice, screen, size),
-            Format::Json => json::text(self, choice.interval.is_none()).into_bytes(),
-            Format::Prom => screen.of_host(self.exposition(choice)),
-            Format::Raw => screen.of_host(self.raw.clone()),
+    pub(super) fn render(
+        &self,
+        query_options: &QueryOptions,
+        terminal: Terminal,
+        size: Option<(usize, usize)>,
+    ) -> Vec<u8> {
+        match query_options.format {
+            Format::Table => self.table(query_options, terminal, size),
+            Format::Json => json::text(self, query_options.watch_interval.is_none()).into_bytes(),
+            Format::Prom => terminal.sanitize(self.exposition(query_options)),
+            Format::Raw => terminal.sanitize(self.raw.clone()),
         }
     }
 
-    fn table(&self, choice: &Choice, screen: Screen, size: Option<(usize, usize)>) -> Vec<u8> {
+    fn table(
+        &self,
+        query_options: &QueryOptions,
+        terminal: Terminal,
+        size: Option<(usize, usize)>,
+    ) -> Vec<u8> {
         const METRIC: Column = Column { title: "METRIC", right: false };
         const VALUE: Column = Column { title: "VALUE", right: true };
         const RATE: Column = Column { title: "PER SECOND", right: true };
@@ -150,11 +160,11 @@ impl Frame {
         let columns: &[Column] =
             if self.has_rates { &[METRIC, VALUE, RATE, LABELS] } else { &[METRIC, VALUE, LABELS] };
         let mut table = Table::new(columns);
-        let mut left_out = 0;
+        let mut omitted = 0;
         let rows = size.map_or(usize::MAX, |(_, rows)| rows.saturating_sub(2));
         for (at, (series, rate)) in self.metrics().enumerate() {
             if at >= rows {
-                left_out += 1;
+                omitted += 1;
                 continue;
             }
             let mut cells = vec![Cell::plain(series.name()), Cell::plain(&series.value)];
@@ -164,21 +174,21 @@ impl Frame {
             cells.push(Cell::new(series.labels(), Style::Dim));
             table.row(cells);
         }
-        let mut lines = table.lines(screen, choice.headers, size.map(|(columns, _)| columns));
-        if left_out > 0 {
-            lines.push(format!("{left_out} more: name collectors, or narrow it by --filter"));
+        let mut lines = table.lines(terminal, query_options.headers, size.map(|(columns, _)| columns));
+        if omitted > 0 {
+            lines.push(format!("{omitted} more: name collectors, or use --filter"));
         }
         lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect::<String>().into_bytes()
     }
 
-    fn exposition(&self, choice: &Choice) -> Vec<u8> {
+    fn exposition(&self, query_options: &QueryOptions) -> Vec<u8> {
         let mut text = Vec::new();
-        if choice.filter.is_none() {
+        if query_options.filter.is_none() {
             self.out.write(&mut text, |_| true);
             return text;
         }
         let mut last = String::new();
-        for (series, _) in self.out.series().zip(&self.shown).filter(|(_, shown)| **shown) {
+        for (series, _) in self.out.series().zip(&self.is_shown).filter(|(_, is_shown)| **is_shown) {
             if last != series.family {
                 last = series.family.to_owned();
                 text.extend_from_slice(format!("# TYPE {last} {}\n", series.kind.as_str()).as_bytes());
@@ -189,7 +199,7 @@ impl Frame {
     }
 }
 
-/// A rate with as many digits as tell something; a dash for a counter that has none yet.
+/// A rate with a reasonable number of digits; a dash for a counter without a rate yet.
 fn rate_text(rate: Option<f64>, kind: Kind) -> String {
     match rate {
         None if kind == Kind::Counter => "-".to_owned(),
@@ -200,12 +210,12 @@ fn rate_text(rate: Option<f64>, kind: Kind) -> String {
     }
 }
 
-/// Whether there is nothing to know: a capture holds no clock discipline (ENODATA), a host no tape drive.
+/// Whether a collector has no data: a host has no tape drive, a capture has no clock discipline (ENODATA).
 fn is_no_data(error: &CollectError) -> bool {
     matches!(error, CollectError::NoData(_) | CollectError::Refused { errno: 61, .. })
 }
 
-fn failed(runs: &[Run]) -> Vec<String> {
+fn failures_of(runs: &[Run]) -> Vec<String> {
     let failure = |run: &Run| {
         let error = run.result.as_ref().err().filter(|error| !is_no_data(error))?;
         Some(format!("{}: {error}", run.name))
@@ -213,7 +223,7 @@ fn failed(runs: &[Run]) -> Vec<String> {
     runs.iter().filter_map(failure).collect()
 }
 
-fn cut(snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
+fn truncations(snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
     let truncated = snapshot.reports().filter(|(_, report)| report.outcome == Outcome::Truncated);
     let mut cuts: Vec<String> = truncated
         .map(|(query, report)| match report.left_out {
@@ -234,10 +244,10 @@ fn cut(snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
     cuts
 }
 
-fn notes(choice: &Choice, snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
-    let mut notes = left_out(choice, snapshot);
+fn notes(query_options: &QueryOptions, snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
+    let mut notes = excluded_queries(query_options, snapshot);
     for run in runs {
-        let error = run.result.as_ref().err().filter(|error| choice.named && is_no_data(error));
+        let error = run.result.as_ref().err().filter(|error| query_options.is_explicit && is_no_data(error));
         notes.extend(error.map(|error| format!("{}: {error}", run.name)));
         let Counters { skipped, skipped_items, .. } = &run.counters;
         notes.extend(skipped_items.iter().map(|item| format!("{}: left out: {item}", run.name)));
@@ -248,12 +258,12 @@ fn notes(choice: &Choice, snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
     notes
 }
 
-/// Queries that would add to the chosen collectors, and that the broker's `--queries` leaves out.
-fn left_out(choice: &Choice, snapshot: &Snapshot) -> Vec<String> {
+/// Optional queries of the selected collectors that the broker's `--queries` excludes.
+fn excluded_queries(query_options: &QueryOptions, snapshot: &Snapshot) -> Vec<String> {
     let mut notes = Vec::new();
-    for collector in choice.collectors.iter().filter(|_| choice.named) {
-        for query in collector.optional.iter().filter(|query| choice.queries.contains(query)) {
-            notes.extend(snapshot.left_out(*query).map(|reason| {
+    for collector in query_options.collectors.iter().filter(|_| query_options.is_explicit) {
+        for query in collector.optional.iter().filter(|query| query_options.queries.contains(query)) {
+            notes.extend(snapshot.exclusion_reason(*query).map(|reason| {
                 format!("{}: without {}{}", collector.name, query.as_str_name(), in_parentheses(reason))
             }));
         }
@@ -261,10 +271,10 @@ fn left_out(choice: &Choice, snapshot: &Snapshot) -> Vec<String> {
     notes
 }
 
-/// Queries that the chosen collectors cannot do without and that did not end well, for a reading that no collector
-/// looks at.
-fn unanswered(choice: &Choice, snapshot: &Snapshot) -> Vec<String> {
-    let needed = |query: &Query| choice.collectors.iter().any(|collector| collector.queries.contains(query));
+/// Required queries of the selected collectors that failed, for raw output, which runs no collector.
+fn unanswered(query_options: &QueryOptions, snapshot: &Snapshot) -> Vec<String> {
+    let needed =
+        |query: &Query| query_options.collectors.iter().any(|collector| collector.queries.contains(query));
     let failure = |(query, outcome): (Query, Outcome)| match outcome {
         Outcome::Ok | Outcome::Absent | Outcome::Empty => None,
         outcome => {

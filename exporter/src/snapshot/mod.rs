@@ -1,44 +1,46 @@
-//! What one scrape got from the broker: kernel files under their paths, and how each query ended.
+//! The broker's response to one read: kernel files by path, and how each query ended.
 //!
-//! Collectors see nothing else of the host, so that a capture of it can be replayed anywhere.
+//! Collectors see nothing else of the host, so a capture of a snapshot can be replayed anywhere.
+
+mod dir;
+mod wire;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use keyhole_proto::v1::{self, Outcome, Query};
 
+pub use self::dir::Dir;
+use self::wire::from_wire;
 use crate::text;
 
-/// ECANCELED: the query ended while this file was perhaps still being read.
-const NOT_FINISHED: u32 = 125;
-/// EFBIG: a limit cut the file within its only line.
+/// ECANCELED: the query ended before this file was read to its end, as far as is known.
+const INCOMPLETE: u32 = 125;
+/// EFBIG: a limit cut the file within its first line.
 const TOO_LONG: u32 = 27;
-/// What keeps a file from being read that has an answer at other times: ENOMEM, ENFILE, EMFILE, EFBIG, EINPROGRESS
-/// (another reader hangs in it), ECANCELED.
-const NOT_READ: &[u32] = &[12, 23, 24, TOO_LONG, 115, NOT_FINISHED];
-/// The longest reason of a query that is kept.
-const REASON_CHARS: usize = 200;
+/// The most characters of a query's reason that are kept.
+const MAX_REASON_CHARS: usize = 200;
 
-/// The answer to one read.
+/// The response to one read.
 #[derive(Debug, Default, Clone)]
 pub struct Snapshot {
-    /// Sorted by path; `seal` sees to it.
+    /// Sorted by path in [`Snapshot::finish`].
     files: Vec<(Vec<u8>, Content)>,
-    /// What has arrived of each query: chunks of several may be interleaved.
-    arrived: BTreeMap<i32, Vec<(Vec<u8>, Content)>>,
+    /// Files received for each query: chunks of several queries may be interleaved.
+    received: BTreeMap<i32, Vec<(Vec<u8>, Content)>>,
     file_systems: Vec<(Query, FileSystem)>,
     reports: BTreeMap<i32, Report>,
-    /// Of queries for which there was no room, the item that was left out last.
+    /// For queries that exceed the memory limit, the last item that was skipped.
     left_out: BTreeMap<i32, Vec<u8>>,
-    /// Why queries could not be answered, for a person.
+    /// Why queries were not answered, for people.
     reasons: BTreeMap<i32, String>,
     dropped_files: u64,
 }
 
-/// What one path held.
+/// What a path holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
-    /// The file's bytes, perhaps cut by a limit.
+    /// The content of a file, which a limit may have cut.
     Bytes {
         /// The bytes.
         bytes: Vec<u8>,
@@ -47,64 +49,64 @@ pub enum Content {
     },
     /// The target of a symbolic link.
     Link(Vec<u8>),
-    /// The kernel's count of a directory's entries.
+    /// The number of a directory's entries.
     Entries(u64),
-    /// The errno of the attempt to read it.
+    /// The errno of the failed read.
     Errno(u32),
 }
 
-/// The numbers of one file system.
+/// The statfs(2) result of one file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSystem {
-    /// The directory that was asked.
+    /// Its mount point or probe directory.
     pub path: Vec<u8>,
-    /// What statfs gave, or its errno.
+    /// The result, or the errno.
     pub numbers: Result<Numbers, u32>,
 }
 
-/// What statfs(2) gives; sizes in blocks of `block_size` bytes.
+/// The result of statfs(2); sizes in blocks of `block_size` bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Numbers {
-    /// Bytes a block.
+    /// Bytes per block.
     pub block_size: u64,
-    /// Blocks in all.
+    /// Total blocks.
     pub blocks: u64,
     /// Free blocks.
     pub blocks_free: u64,
     /// Blocks free to unprivileged users.
     pub blocks_available: u64,
-    /// Inodes in all.
+    /// Total inodes.
     pub files: u64,
     /// Free inodes.
     pub files_free: u64,
-    /// Mounted read-only.
+    /// Whether it is mounted read-only.
     pub read_only: bool,
 }
 
 /// How one query ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Report {
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// Time that the broker spent on it, in nanoseconds.
+    /// Time that the broker spent reading, in nanoseconds.
     pub elapsed_ns: u64,
-    /// Bytes of file content it gave.
+    /// Bytes of file content.
     pub bytes: u64,
-    /// Items that a limit left out, at least: devices by their number, and a file that was cut as one.
+    /// Items that a limit left out, at least: each device, and each file that was cut, counts as one.
     pub left_out: u64,
 }
 
 impl Snapshot {
-    /// Builds a snapshot of files that were found elsewhere than in a broker's answer.
+    /// A snapshot of files that come from elsewhere than a broker.
     pub fn of_files(files: Vec<(Vec<u8>, Content)>) -> Self {
         let mut snapshot = Self { files, ..Self::default() };
-        cut_to_lines(&mut snapshot.files);
-        snapshot.seal();
+        cut_to_whole_lines(&mut snapshot.files);
+        snapshot.finish();
         snapshot
     }
 
-    /// Takes in one chunk of a broker's answer; call [`Self::seal`] after the last.
-    pub fn absorb(&mut self, chunk: v1::ReadResponse) {
+    /// Adds a chunk of a broker's response; call [`Self::finish`] after the last.
+    pub fn add_chunk(&mut self, chunk: v1::ReadResponse) {
         let query = chunk.query();
         let file_systems = chunk.file_systems.into_iter().map(|fs| (query, fs.into()));
         self.file_systems.extend(file_systems);
@@ -114,8 +116,8 @@ impl Snapshot {
             bytes: 0,
             left_out: 0,
         });
-        let files = self.arrived.entry(query as i32).or_default();
-        for (path, content) in chunk.files.into_iter().filter_map(file_of) {
+        let files = self.received.entry(query as i32).or_default();
+        for (path, content) in chunk.files.into_iter().filter_map(from_wire) {
             report.bytes += content.size();
             let last = files.last_mut().filter(|(last, _)| *last == path).map(|(_, content)| content);
             match (last, content) {
@@ -126,7 +128,7 @@ impl Snapshot {
                     bytes.extend_from_slice(&more);
                     *truncated |= cut;
                 }
-                // It could not be read to its end, and half a file may end in half a number.
+                // The read failed in the middle, and a partial file may end in a partial number.
                 (Some(last @ Content::Bytes { .. }), Content::Errno(errno)) => {
                     report.bytes -= last.size();
                     *last = Content::Errno(errno);
@@ -142,22 +144,22 @@ impl Snapshot {
         }
     }
 
-    /// Takes from one chunk how its query ended, and leaves out what it holds: there is no room for it.
-    pub fn leave_out(&mut self, mut chunk: v1::ReadResponse) {
+    /// Adds the end of a query from a chunk and counts its content as left out: it exceeds the memory limit.
+    pub fn skip_chunk(&mut self, mut chunk: v1::ReadResponse) {
         let number = chunk.query;
-        let arrived = self.arrived.entry(number).or_default();
+        let received = self.received.entry(number).or_default();
         let mut last = self.left_out.remove(&number);
         let mut left_out = 0;
-        for (path, _) in std::mem::take(&mut chunk.files).into_iter().filter_map(file_of) {
-            match (&last, arrived.last_mut()) {
-                // The rest of a file of which there is a part.
+        for (path, _) in std::mem::take(&mut chunk.files).into_iter().filter_map(from_wire) {
+            match (&last, received.last_mut()) {
+                // The rest of a file whose beginning was kept.
                 (None, Some((begun, Content::Bytes { truncated, .. }))) if *begun == path => {
                     *truncated = true
                 }
                 _ => {
                     let whole = item(number, &path).unwrap_or(&path).to_vec();
                     if last.is_none() && item(number, &path).is_some() {
-                        arrived.push(limit_met(whole.clone()));
+                        received.push(limit_marker(whole.clone()));
                     }
                     left_out += u64::from(last.as_ref() != Some(&whole));
                     last = Some(whole);
@@ -166,7 +168,7 @@ impl Snapshot {
         }
         left_out += chunk.file_systems.drain(..).count() as u64;
         self.left_out.extend(last.map(|item| (number, item)));
-        self.absorb(chunk);
+        self.add_chunk(chunk);
         if let Some(report) = self.reports.get_mut(&number) {
             report.left_out += left_out;
             if report.outcome == Outcome::Ok {
@@ -175,30 +177,31 @@ impl Snapshot {
         }
     }
 
-    /// Sorts the files; of several with one path the first of the first query stays, in whatever order they arrived.
-    pub fn seal(&mut self) {
-        for (query, mut files) in std::mem::take(&mut self.arrived) {
+    /// Completes the snapshot: drops incomplete files and items, and sorts. Of several files with the same path, the first
+    /// of the first query is kept, whatever the order of arrival.
+    pub fn finish(&mut self) {
+        for (query, mut files) in std::mem::take(&mut self.received) {
             if let Some(report) = self.reports.get_mut(&query) {
                 if report.is_cut_short()
                     && let Some((_, last @ Content::Bytes { truncated: false, .. })) = files.last_mut()
                 {
-                    // Nothing says whether its end is there.
+                    // It may be incomplete.
                     report.bytes -= last.size();
-                    *last = Content::Errno(NOT_FINISHED);
+                    *last = Content::Errno(INCOMPLETE);
                     self.dropped_files += 1;
                 }
                 if report.is_cut_short() || report.left_out > 0 {
-                    report.bytes -= drop_last_item(query, &mut files);
+                    report.bytes -= drop_incomplete_item(query, &mut files);
                 }
-                report.left_out += cut_to_lines(&mut files);
+                report.left_out += cut_to_whole_lines(&mut files);
             }
             self.files.append(&mut files);
         }
-        self.explain_limits();
+        self.add_limit_reasons();
         self.files.sort_by(|a, b| a.0.cmp(&b.0));
         self.files.dedup_by(|later, first| later.0 == first.0);
         self.file_systems.sort_by_key(|(query, _)| *query);
-        // Of one that may hang comes first that it is asked, and all come again when a reader was replaced.
+        // A file system that may hang is first sent as pending, and all are sent again when a reader was replaced.
         let mut places = HashMap::new();
         for (query, later) in std::mem::take(&mut self.file_systems) {
             let place = *places.entry((query, later.path.clone())).or_insert(self.file_systems.len());
@@ -210,7 +213,7 @@ impl Snapshot {
         }
     }
 
-    /// Everything that `path` holds, if the host has it.
+    /// What `path` holds, if the host has it.
     pub fn content(&self, path: impl AsRef<[u8]>) -> Option<&Content> {
         let at = self.position(path.as_ref()).ok()?;
         Some(&self.files[at].1)
@@ -220,7 +223,7 @@ impl Snapshot {
         self.files.binary_search_by(|(other, _)| other.as_slice().cmp(path))
     }
 
-    /// The bytes of a file that could be read.
+    /// The content of a file that could be read.
     pub fn text(&self, path: impl AsRef<[u8]>) -> Option<&[u8]> {
         match self.content(path)? {
             Content::Bytes { bytes, .. } => Some(bytes),
@@ -228,7 +231,7 @@ impl Snapshot {
         }
     }
 
-    /// The one value of a file that holds one value, without the white space around it.
+    /// The value of a file with a single value, trimmed.
     pub fn value(&self, path: impl AsRef<[u8]>) -> Option<&[u8]> {
         self.text(path).map(text::trim)
     }
@@ -243,17 +246,17 @@ impl Snapshot {
         self.files.iter().map(|(path, content)| (path.as_slice(), content))
     }
 
-    /// The file systems that `query` gave.
+    /// The file systems of `query`.
     pub fn file_systems(&self, query: Query) -> impl Iterator<Item = &FileSystem> {
         self.file_systems.iter().filter(move |(of, _)| *of == query).map(|(_, file_system)| file_system)
     }
 
-    /// Adds what statfs gave for `query`.
+    /// Adds a file system to the response of `query`.
     pub fn add_file_system(&mut self, query: Query, file_system: FileSystem) {
         self.file_systems.push((query, file_system));
     }
 
-    /// About as many bytes as it takes in memory.
+    /// The approximate size in memory, in bytes.
     pub fn bytes(&self) -> u64 {
         let file = |(path, content): &(Vec<u8>, Content)| match content {
             Content::Bytes { bytes, .. } | Content::Link(bytes) => path.len() + bytes.len(),
@@ -264,37 +267,37 @@ impl Snapshot {
         (files + paths + size_of_val(&*self.files) + size_of_val(&*self.file_systems)) as u64
     }
 
-    /// How `query` ended; none when it was not asked.
+    /// How `query` ended; none if it was not sent.
     pub fn report(&self, query: Query) -> Option<&Report> {
         self.reports.get(&(query as i32))
     }
 
-    /// Says how a query ended, for a snapshot that no broker gave.
+    /// Sets how a query ended.
     pub fn set_report(&mut self, query: Query, report: Report) {
         self.reports.insert(query as i32, report);
     }
 
-    /// Files that could not be read to their end, of which nothing is here but an errno.
+    /// The number of files that were dropped because they could not be read to their end; they have an errno.
     pub fn dropped_files(&self) -> u64 {
         self.dropped_files
     }
 
-    /// Takes from a broker's description why queries of this snapshot could not be answered.
-    pub fn explain(&mut self, description: &v1::DescribeResponse) {
+    /// Adds the reasons why queries were not answered from a broker's description.
+    pub fn add_reasons(&mut self, description: &v1::DescribeResponse) {
         for described in &description.queries {
-            if self.is_unexplained(described.query()) && !described.reason.is_empty() {
+            if self.lacks_reason(described.query()) && !described.reason.is_empty() {
                 self.set_reason(described.query(), &described.reason);
             }
         }
     }
 
-    /// Whether a description may say more of any query here.
-    pub fn needs_explanation(&self) -> bool {
-        self.reports().any(|(query, _)| self.is_unexplained(query))
+    /// Whether a description may add the reason of any query.
+    pub fn needs_reasons(&self) -> bool {
+        self.reports().any(|(query, _)| self.lacks_reason(query))
     }
 
-    fn is_unexplained(&self, query: Query) -> bool {
-        let explicable = |report: &Report| {
+    fn lacks_reason(&self, query: Query) -> bool {
+        let may_have_reason = |report: &Report| {
             matches!(
                 report.outcome,
                 Outcome::NotPermitted
@@ -304,21 +307,21 @@ impl Snapshot {
                     | Outcome::Failed
             )
         };
-        self.report(query).is_some_and(explicable) && self.reason(query).is_none()
+        self.report(query).is_some_and(may_have_reason) && self.reason(query).is_none()
     }
 
-    /// Says why a query could not be answered; control characters and what is too long for a line are left out.
+    /// Sets why a query was not answered. Control characters are replaced and a long reason is cut.
     pub fn set_reason(&mut self, query: Query, reason: &str) {
-        let reason = reason.chars().take(REASON_CHARS).map(|c| if c.is_control() { ' ' } else { c });
+        let reason = reason.chars().take(MAX_REASON_CHARS).map(|c| if c.is_control() { ' ' } else { c });
         self.reasons.insert(query as i32, reason.collect());
     }
 
-    /// Says of queries that a limit cut how much it left out.
-    pub fn explain_limits(&mut self) {
+    /// Sets the reason of truncated queries: how much was left out.
+    pub fn add_limit_reasons(&mut self) {
         for (query, report) in &self.reports {
             let reason = match report.left_out {
                 _ if report.outcome != Outcome::Truncated => continue,
-                0 => "more names in a directory, or more files to keep open, than a limit allows".to_owned(),
+                0 => "more names in a directory, or more open files, than a limit allows".to_owned(),
                 items => {
                     format!("items left out by a limit: at least {items} (a file that was cut counts as one)")
                 }
@@ -327,163 +330,42 @@ impl Snapshot {
         }
     }
 
-    /// Why a query could not be answered, where the broker has said so.
+    /// Why a query was not answered, if known.
     pub fn reason(&self, query: Query) -> Option<&str> {
         self.reasons.get(&(query as i32)).map(String::as_str)
     }
 
-    /// The reason, where it is the broker's flag `--queries` that leaves the query out.
-    pub fn left_out(&self, query: Query) -> Option<&str> {
+    /// The reason of a query that the broker's flag `--queries` excludes.
+    pub fn exclusion_reason(&self, query: Query) -> Option<&str> {
         self.reason(query).filter(|reason| reason.starts_with("--queries"))
     }
 
-    /// Every query that was asked, and how it ended.
+    /// Every query that was sent, and how it ended.
     pub fn reports(&self) -> impl Iterator<Item = (Query, &Report)> {
         self.reports.iter().filter_map(|(query, report)| Some((Query::try_from(*query).ok()?, report)))
     }
 }
 
-/// A directory of a snapshot.
-#[derive(Debug, Clone)]
-pub struct Dir<'a> {
-    path: Cow<'a, [u8]>,
-    /// Everything below it, under its whole path, sorted.
-    below: &'a [(Vec<u8>, Content)],
-}
-
-impl<'a> Dir<'a> {
-    /// A directory by its path, among sorted files of which some may lie in it.
-    fn among(files: &'a [(Vec<u8>, Content)], path: Vec<u8>) -> Self {
-        let prefix = [&path, &b"/"[..]].concat();
-        let from = files.partition_point(|(path, _)| *path < prefix);
-        let files = &files[from..];
-        let below = &files[..files.partition_point(|(path, _)| path.starts_with(&prefix))];
-        Self { path: path.into(), below }
-    }
-
-    /// Its last component.
-    pub fn name(&self) -> &[u8] {
-        match text::split_last(&self.path, b'/') {
-            Some((_, name)) => name,
-            None => &self.path,
-        }
-    }
-
-    /// Its whole path.
-    pub fn path(&self) -> &[u8] {
-        &self.path
-    }
-
-    /// The path of something in it.
-    pub fn join(&self, name: impl AsRef<[u8]>) -> Vec<u8> {
-        [&self.path, &b"/"[..], name.as_ref()].concat()
-    }
-
-    /// The bytes of a file in it that could be read.
-    pub fn text(&self, name: impl AsRef<[u8]>) -> Option<&'a [u8]> {
-        match self.content(name)? {
-            Content::Bytes { bytes, .. } => Some(bytes),
-            _ => None,
-        }
-    }
-
-    /// The one value of a file in it, trimmed.
-    pub fn value(&self, name: impl AsRef<[u8]>) -> Option<&'a [u8]> {
-        self.text(name).map(text::trim)
-    }
-
-    /// The value of a file in it, as a number without a sign.
-    pub fn unsigned(&self, name: impl AsRef<[u8]>) -> Option<u64> {
-        text::unsigned(self.value(name)?)
-    }
-
-    /// The value of a file in it, as a number that may have a sign.
-    pub fn signed(&self, name: impl AsRef<[u8]>) -> Option<i64> {
-        text::signed(self.value(name)?)
-    }
-
-    /// The values of files in it that are labels of one series, empty where the host has none. None when one that it has
-    /// could not be read now: the series would be another.
-    pub fn labels<const N: usize>(&self, names: [&str; N]) -> Option<[&'a [u8]; N]> {
-        (!self.is_half_read(names)).then(|| names.map(|name| self.value(name).unwrap_or_default()))
-    }
-
-    /// Whether the host has one of these files and it could not be read now.
-    pub fn is_half_read(&self, names: impl IntoIterator<Item = impl AsRef<[u8]>>) -> bool {
-        let not_read = |content| matches!(content, &Content::Errno(errno) if NOT_READ.contains(&errno));
-        names.into_iter().any(|name| self.content(name).is_some_and(not_read))
-    }
-
-    /// Everything that a path in it holds.
-    pub fn content(&self, name: impl AsRef<[u8]>) -> Option<&'a Content> {
-        let (name, skip) = (name.as_ref(), self.skip());
-        let at = self.below.binary_search_by(|(path, _)| path[skip..].cmp(name)).ok()?;
-        Some(&self.below[at].1)
-    }
-
-    /// The target of the symbolic link `name` in it.
-    pub fn link(&self, name: impl AsRef<[u8]>) -> Option<&'a [u8]> {
-        match self.content(name)? {
-            Content::Link(target) => Some(target),
-            _ => None,
-        }
-    }
-
-    /// What lies directly in it: files and links with what they hold, sorted by name.
-    pub fn files(&self) -> impl Iterator<Item = (&'a [u8], &'a Content)> + use<'a> {
-        let skip = self.skip();
-        self.below
-            .iter()
-            .map(move |(path, content)| (&path[skip..], content))
-            .filter(|(name, _)| !name.contains(&b'/'))
-    }
-
-    /// The directories directly in it that hold anything, in the order of their paths.
-    pub fn dirs(&self) -> impl Iterator<Item = Dir<'a>> + use<'a> {
-        let skip = self.skip();
-        // All that lies below one directory stands together.
-        let same = move |a: &[u8], b: &[u8]| {
-            text::split_first(&a[skip..], b'/').is_some_and(|(name, _)| {
-                b[skip..].strip_prefix(name).is_some_and(|rest| rest.starts_with(b"/"))
-            })
-        };
-        self.below.chunk_by(move |(a, _), (b, _)| same(a, b)).filter_map(move |below| {
-            let path = &below.first()?.0;
-            let (name, _) = text::split_first(&path[skip..], b'/')?;
-            Some(Dir { path: Cow::Borrowed(&path[..skip + name.len()]), below })
-        })
-    }
-
-    /// A directory in it.
-    pub fn dir(&self, name: impl AsRef<[u8]>) -> Dir<'a> {
-        Dir::among(self.below, self.join(name))
-    }
-
-    /// Whether the host has nothing in it.
-    pub fn is_empty(&self) -> bool {
-        self.below.is_empty()
-    }
-
-    /// How much of a path below it is its own, with the separator.
-    fn skip(&self) -> usize {
-        self.path.len() + 1
-    }
-}
-
 impl Report {
-    /// Whether the query ended before its last file did.
+    /// Whether the query ended before its last file was complete.
     fn is_cut_short(&self) -> bool {
         matches!(self.outcome, Outcome::Unspecified | Outcome::TimedOut | Outcome::Stuck | Outcome::Failed)
     }
 }
 
-/// Takes away what there is of the item that the answer ended in: not all of its files are here. Gives their bytes.
+/// Removes the files of the last item, some of whose files are missing. Returns the bytes removed.
 ///
-/// Where a limit ended it, the last entry tells which item that is: the one before may be whole.
-pub fn drop_last_item(query: i32, files: &mut Vec<(Vec<u8>, Content)>) -> u64 {
-    let met = files.pop_if(|(_, content)| *content == Content::Errno(TOO_LONG)).map(|(path, _)| path);
+/// If a limit ended the query, the last entry is a [`limit_marker`] with the item that is incomplete: the item before it
+/// may be complete.
+pub fn drop_incomplete_item(query: i32, files: &mut Vec<(Vec<u8>, Content)>) -> u64 {
+    let limited_item =
+        files.pop_if(|(_, content)| *content == Content::Errno(TOO_LONG)).map(|(path, _)| path);
     let item = files.last().and_then(|(path, _)| item(query, path)).map(<[u8]>::to_vec);
-    let Some(item) = item.filter(|item| met.is_none_or(|met| is_at_or_below(item, &met))) else { return 0 };
+    let Some(item) =
+        item.filter(|item| limited_item.is_none_or(|limited_item| is_at_or_below(item, &limited_item)))
+    else {
+        return 0;
+    };
     let begin = files.iter().rposition(|(path, _)| !is_at_or_below(path, &item)).map_or(0, |last| last + 1);
     files.drain(begin..).map(|(_, content)| content.size()).sum()
 }
@@ -492,18 +374,18 @@ fn is_at_or_below(path: &[u8], dir: &[u8]) -> bool {
     path.strip_prefix(dir).is_some_and(|rest| matches!(rest, [] | [b'/', ..]))
 }
 
-/// Notes which item a limit met, for [`drop_last_item`].
-pub fn limit_met(item: Vec<u8>) -> (Vec<u8>, Content) {
+/// An entry that names the item at which a limit was reached, for [`drop_incomplete_item`].
+pub fn limit_marker(item: Vec<u8>) -> (Vec<u8>, Content) {
     (item, Content::Errno(TOO_LONG))
 }
 
-/// The item that a path of a query's answer is a part of; none of a file that is one itself.
+/// The item (device directory) that a path of a query belongs to; none if the file itself is the item.
 fn item(query: i32, path: &[u8]) -> Option<&[u8]> {
     keyhole_policy::row(Query::try_from(query).ok()?)?.item(path)
 }
 
-/// Of files that a limit cut, leaves whole lines. Gives their number.
-pub fn cut_to_lines(files: &mut [(Vec<u8>, Content)]) -> u64 {
+/// Cuts truncated files after their last complete line. Returns the number of truncated files.
+pub fn cut_to_whole_lines(files: &mut [(Vec<u8>, Content)]) -> u64 {
     let mut cut = 0;
     for (_, content) in files {
         let Content::Bytes { bytes, truncated: true } = content else { continue };
@@ -516,51 +398,8 @@ pub fn cut_to_lines(files: &mut [(Vec<u8>, Content)]) -> u64 {
     cut
 }
 
-/// A path and what the wire says that it holds; none when either is missing.
-fn file_of(file: v1::File) -> Option<(Vec<u8>, Content)> {
-    use v1::file::{Content as Wire, Name};
-    let truncated = file.truncated;
-    let path = match file.name? {
-        Name::Path(path) => path.into_bytes(),
-        Name::RawPath(path) => path,
-    };
-    let content = match file.content? {
-        Wire::Text(text) => Content::Bytes { bytes: text.into_bytes(), truncated },
-        Wire::Raw(bytes) => Content::Bytes { bytes, truncated },
-        Wire::Link(link) => Content::Link(link.into_bytes()),
-        Wire::RawLink(link) => Content::Link(link),
-        Wire::Entries(entries) => Content::Entries(entries),
-        Wire::Errno(errno) => Content::Errno(errno),
-    };
-    Some((path, content))
-}
-
-impl From<v1::FileSystem> for FileSystem {
-    fn from(wire: v1::FileSystem) -> Self {
-        use v1::file_system::Name;
-        let path = match wire.name {
-            Some(Name::Path(path)) => path.into_bytes(),
-            Some(Name::RawPath(path)) => path,
-            None => Vec::new(),
-        };
-        let numbers = match wire.errno {
-            0 => Ok(Numbers {
-                block_size: wire.block_size,
-                blocks: wire.blocks,
-                blocks_free: wire.blocks_free,
-                blocks_available: wire.blocks_available,
-                files: wire.files,
-                files_free: wire.files_free,
-                read_only: wire.read_only,
-            }),
-            errno => Err(errno),
-        };
-        Self { path, numbers }
-    }
-}
-
 impl Content {
-    /// The bytes of a file, with nothing said of limits.
+    /// The complete content of a file.
     pub fn bytes(bytes: impl Into<Cow<'static, [u8]>>) -> Self {
         Content::Bytes { bytes: bytes.into().into_owned(), truncated: false }
     }
@@ -589,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_lists_its_own_files_and_directories_once() {
+    fn a_directory_lists_its_files_and_directories_once() {
         let snapshot = snapshot(&[
             ("sys/class/net/eth0/mtu", "1500\n"),
             ("sys/class/net/eth0/statistics/rx", "1"),
@@ -599,7 +438,7 @@ mod tests {
         ]);
         let net = snapshot.dir("sys/class/net");
         let names: Vec<_> = net.dirs().map(|dir| dir.name().to_vec()).collect();
-        assert_eq!(names, [&b"eth0.5"[..], b"eth0"], "in the order of their paths");
+        assert_eq!(names, [&b"eth0.5"[..], b"eth0"], "sorted by path");
         assert_eq!(net.files().map(|(name, _)| name).collect::<Vec<_>>(), [b"bonding_masters"]);
         assert_eq!(net.dir("eth0").unsigned("mtu"), Some(1500));
         assert!(snapshot.dir("sys/class/ne").is_empty());
@@ -622,31 +461,31 @@ mod tests {
         v1::ReadResponse { query: query.into(), files, end, ..Default::default() }
     }
 
-    fn absorbed(chunks: impl IntoIterator<Item = v1::ReadResponse>) -> Snapshot {
+    fn from_chunks(chunks: impl IntoIterator<Item = v1::ReadResponse>) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        chunks.into_iter().for_each(|chunk| snapshot.absorb(chunk));
-        snapshot.seal();
+        chunks.into_iter().for_each(|chunk| snapshot.add_chunk(chunk));
+        snapshot.finish();
         snapshot
     }
 
     #[test]
-    fn the_chunks_of_a_long_file_are_one_file_also_when_another_query_answers_in_between() {
+    fn chunks_of_a_file_are_joined_even_if_chunks_of_another_query_come_between() {
         let end = wire("proc/stat", v1::file::Content::Text("end\nhalf a li".into()), true);
-        let snapshot = absorbed([
+        let snapshot = from_chunks([
             chunk(Query::Stat, vec![text("proc/stat", "begin ")], None),
             chunk(Query::Loadavg, vec![text("proc/loadavg", "1 2 3")], Some(Outcome::Ok)),
             chunk(Query::Stat, vec![end], Some(Outcome::Truncated)),
         ]);
         let content = snapshot.content("proc/stat").unwrap();
         assert_eq!(*content, Content::Bytes { bytes: b"begin end\n".to_vec(), truncated: true });
-        assert_eq!(snapshot.report(Query::Stat).unwrap().left_out, 1, "whole lines are left");
+        assert_eq!(snapshot.report(Query::Stat).unwrap().left_out, 1, "complete lines are kept");
         assert_eq!(snapshot.text("proc/loadavg"), Some(&b"1 2 3"[..]));
         assert_eq!(snapshot.dropped_files(), 0);
     }
 
     #[test]
-    fn a_file_that_fails_after_its_first_chunks_leaves_its_errno_alone() {
-        let snapshot = absorbed([
+    fn a_file_that_fails_after_its_first_chunks_has_only_its_errno() {
+        let snapshot = from_chunks([
             chunk(Query::Stat, vec![text("proc/stat", "cpu 12")], None),
             chunk(Query::Stat, vec![text("proc/stat", "34 5")], None),
             chunk(Query::Stat, vec![errno("proc/stat", 5)], Some(Outcome::Ok)),
@@ -656,18 +495,18 @@ mod tests {
     }
 
     #[test]
-    fn of_a_query_that_was_cut_short_the_last_file_is_dropped_and_the_others_stay() {
+    fn of_a_query_that_was_cut_short_only_the_last_file_is_dropped() {
         for outcome in [Some(Outcome::Failed), Some(Outcome::TimedOut), Some(Outcome::Stuck), None] {
             let files = vec![text("proc/pressure/cpu", "some"), text("proc/pressure/io", "some avg10=1")];
-            let snapshot = absorbed([chunk(Query::Pressure, files, outcome)]);
+            let snapshot = from_chunks([chunk(Query::Pressure, files, outcome)]);
             assert_eq!(snapshot.text("proc/pressure/cpu"), Some(&b"some"[..]), "{outcome:?}");
-            assert_eq!(snapshot.content("proc/pressure/io"), Some(&Content::Errno(NOT_FINISHED)));
+            assert_eq!(snapshot.content("proc/pressure/io"), Some(&Content::Errno(INCOMPLETE)));
             assert_eq!((snapshot.dropped_files(), snapshot.report(Query::Pressure).unwrap().bytes), (1, 4));
         }
     }
 
     #[test]
-    fn of_a_query_that_was_cut_the_item_that_it_ended_in_is_left_out() {
+    fn the_item_at_which_a_limit_was_reached_is_dropped() {
         let net = |device: &str, file: &str| text(&format!("sys/class/net/{device}/{file}"), "1");
         let files = vec![
             net("a", "mtu"),
@@ -682,7 +521,7 @@ mod tests {
         let left_of = |files: Vec<v1::File>, outcome, left_out| {
             let mut chunk = chunk(Query::NetClass, files, outcome);
             chunk.end.iter_mut().for_each(|end| end.left_out = left_out);
-            let snapshot = absorbed([chunk]);
+            let snapshot = from_chunks([chunk]);
             let devices: Vec<_> =
                 snapshot.dir("sys/class/net").dirs().map(|dir| dir.name().to_vec()).collect();
             (devices, *snapshot.report(Query::NetClass).unwrap())
@@ -691,18 +530,18 @@ mod tests {
         let (devices, report) = left_of(at_limit("a.10"), Some(Outcome::Truncated), 7);
         assert_eq!((devices, report.left_out, report.bytes), (vec![b"a.1".to_vec(), b"a".to_vec()], 7, 4));
         let (devices, _) = left_of(at_limit("b"), Some(Outcome::Truncated), 7);
-        assert_eq!(devices.len(), 3, "the limit met another, of which nothing is here");
+        assert_eq!(devices.len(), 3, "the limit was reached at another item, which has no files");
         for outcome in [Some(Outcome::TimedOut), Some(Outcome::Failed), Some(Outcome::Stuck), None] {
             let (devices, report) = left(outcome, 0);
             assert_eq!((devices.len(), report.bytes), (2, 4), "{outcome:?}");
         }
-        // Names of a directory may be cut without any item.
+        // A list of names may be truncated without an incomplete item.
         assert_eq!(left(Some(Outcome::Truncated), 0).0.len(), 3);
         assert_eq!(left(Some(Outcome::Ok), 0).0.len(), 3);
     }
 
     #[test]
-    fn labels_are_complete_or_there_are_none() {
+    fn labels_are_complete_or_none() {
         let path = |file: &str| format!("sys/class/net/eth0/{file}").into_bytes();
         let labels = |errno| {
             let files = vec![
@@ -722,36 +561,36 @@ mod tests {
     }
 
     #[test]
-    fn a_path_of_two_queries_is_the_first_querys_in_any_order() {
+    fn a_path_of_two_queries_is_taken_from_the_first_in_any_order() {
         let chunks = [
             chunk(Query::FileNr, vec![text("proc/sys/fs/file-nr", "1 0 9")], Some(Outcome::Ok)),
             chunk(Query::Sysctl, vec![text("proc/sys/fs/file-nr", "2 0 9")], Some(Outcome::Ok)),
         ];
         let reversed = chunks.clone().into_iter().rev();
-        for snapshot in [absorbed(chunks), absorbed(reversed)] {
+        for snapshot in [from_chunks(chunks), from_chunks(reversed)] {
             assert_eq!(snapshot.text("proc/sys/fs/file-nr"), Some(&b"1 0 9"[..]));
         }
     }
 
     #[test]
-    fn a_reason_is_taken_for_queries_that_could_not_be_answered_and_fits_a_line() {
-        let mut snapshot = absorbed([
+    fn reasons_are_added_to_unanswered_queries_and_fit_a_line() {
+        let mut snapshot = from_chunks([
             chunk(Query::Tcp, Vec::new(), Some(Outcome::NotPermitted)),
             chunk(Query::Stat, Vec::new(), Some(Outcome::Ok)),
         ]);
-        assert!(snapshot.needs_explanation());
+        assert!(snapshot.needs_reasons());
         let described = |query: Query, reason: &str| v1::QueryDescription {
             query: query.into(),
             reason: reason.into(),
             ..Default::default()
         };
         let queries = vec![described(Query::Tcp, "a\n\x1b[2Jb"), described(Query::Stat, "x")];
-        snapshot.explain(&v1::DescribeResponse { queries, ..Default::default() });
+        snapshot.add_reasons(&v1::DescribeResponse { queries, ..Default::default() });
         assert_eq!((snapshot.reason(Query::Tcp), snapshot.reason(Query::Stat)), (Some("a  [2Jb"), None));
-        assert!(!snapshot.needs_explanation());
+        assert!(!snapshot.needs_reasons());
     }
 
-    /// The chunks of one query: files of one or more chunks each, a few to a chunk, and an end.
+    /// The chunks of one query: files of one or more chunks each, a few files per chunk, and an end.
     fn answer(query: Query) -> impl Strategy<Value = Vec<v1::ReadResponse>> {
         let file = (0..4_u8, prop::collection::vec("[a-z]{0,3}", 1..4), prop::option::of(1..40_u32));
         let outcome = prop::sample::select(vec![Outcome::Ok, Outcome::Truncated, Outcome::Failed]);
@@ -776,12 +615,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_interleaving_of_the_chunks_of_queries_gives_the_snapshot_of_the_queries_in_order(
+        fn any_interleaving_of_the_chunks_of_queries_results_in_the_same_snapshot(
             answers in (answer(Query::Stat), answer(Query::Loadavg), answer(Query::ProbeDirectories)),
             picks in prop::collection::vec(0..3_usize, 40),
         ) {
             let answers = [answers.0, answers.1, answers.2];
-            let in_order = absorbed(answers.iter().flatten().cloned());
+            let in_order = from_chunks(answers.iter().flatten().cloned());
             let mut waiting = answers.map(std::collections::VecDeque::from);
             let mut interleaved = Vec::new();
             let mut picks = picks.into_iter().chain(std::iter::repeat_n(0..3, 40).flatten());
@@ -789,7 +628,7 @@ mod tests {
                 let pick = picks.next().expect("each queue is picked often enough");
                 interleaved.extend(waiting[pick].pop_front());
             }
-            let interleaved = absorbed(interleaved);
+            let interleaved = from_chunks(interleaved);
             prop_assert!(in_order.files().eq(interleaved.files()), "{in_order:?}\n{interleaved:?}");
             prop_assert!(in_order.reports().eq(interleaved.reports()));
             prop_assert_eq!(in_order.dropped_files(), interleaved.dropped_files());
@@ -800,7 +639,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_failed_is_there_without_text() {
+    fn a_failed_file_has_an_errno_and_no_text() {
         let snapshot = Snapshot::of_files(vec![(b"sys/speed".to_vec(), Content::Errno(22))]);
         assert_eq!(snapshot.text("sys/speed"), None);
         assert_eq!(snapshot.content("sys/speed"), Some(&Content::Errno(22)));
