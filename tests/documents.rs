@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use keyhole_exporter::collector::{self, COLLECTORS};
+use keyhole_exporter::collector::{self, COLLECTORS, Collector};
 use keyhole_exporter::exposition::Family;
 use keyhole_exporter::self_metrics;
 use keyhole_exporter::snapshot::{Content, Snapshot};
@@ -36,14 +36,14 @@ fn the_list_of_metrics_is_fresh() {
          Every family, by collector. *Source* is the kernel file or system call it comes from.\n\
          *Access level* is the lowest at which the broker can read it: `minimal` needs no host mount,\n\
          `host` needs the host's /proc and /sys. `exporter` marks what the exporter provides itself, at any\n\
-         access level. In names and paths, `<...>` stands for what varies.\n"
+         access level. In names, `<...>` stands for what varies; files are patterns as in\n\
+         [policy.md](policy.md). Of several files the first is required, and the others complete the labels or\n\
+         the value.\n"
     );
     for collector in COLLECTORS {
         let state = if collector.default { "on" } else { "off" };
         let _ = write!(text, "\n## {} ({state} by default)\n\n{}\n\n", collector.name, collector.help);
-        let queries: Vec<_> = collector.queries.iter().chain(collector.optional).collect();
-        let level = |family: &Family| level_of(family, &queries);
-        table(&mut text, collector.families, level);
+        table(&mut text, &(collector.families)(), |family| level_of(collector, family));
     }
     text.push_str("\n## The exporter and its broker\n\n");
     let own: Vec<Family> = [collector::FAMILIES]
@@ -71,22 +71,11 @@ fn table(text: &mut String, families: &[Family], level: impl Fn(&Family) -> &'st
     }
 }
 
-/// The access level of the query among the collector's own whose files a family's source is.
-fn level_of(family: &Family, queries: &[&keyhole_proto::v1::Query]) -> &'static str {
-    let rows = || queries.iter().filter_map(|query| keyhole_policy::row(**query));
-    let first = family.source.split(['/', ' ', ',']).next().unwrap_or_default();
-    let roots = || rows().flat_map(|row| row.sources.iter().map(move |source| (row, source)));
-    if !roots().any(|(_, source)| source.root.name() == first) {
-        return "exporter";
-    }
-    // The source names a file as a person would; the row whose pattern begins most like it is the one meant.
-    let alike =
-        |pattern: &str| pattern.bytes().zip(family.source.bytes()).take_while(|(a, b)| a == b).count();
-    // Of several, the one that needs the least: what the families of sysctls need depends on the sysctl.
-    let best = roots().max_by_key(|(row, source)| {
-        (alike(&format!("{}/{}", source.root.name(), source.pattern)), std::cmp::Reverse(row.access_level))
-    });
-    level_name(best.map_or(AccessLevel::Minimal, |(row, _)| row.access_level))
+/// The lowest access level at which the collector gets the first of a family's files; the others complete its labels.
+fn level_of(collector: &Collector, family: &Family) -> &'static str {
+    let Some(required) = family.source.patterns().into_iter().next() else { return "exporter" };
+    let level = collector.rows(&required).map(|row| row.access_level).min();
+    level_name(level.unwrap_or_else(|| panic!("{}: no query reads {required}", family.name)))
 }
 
 fn level_name(level: AccessLevel) -> &'static str {
@@ -519,8 +508,8 @@ fn every_difference_names_a_test_that_there_is() {
 
 #[test]
 fn what_is_absent_is_no_family() {
-    let own = self_metrics::FAMILIES.iter().copied().flatten();
-    let families = COLLECTORS.iter().flat_map(|collector| collector.families).chain(own);
+    let own = self_metrics::FAMILIES.iter().copied().flatten().copied();
+    let families = COLLECTORS.iter().flat_map(|collector| (collector.families)()).chain(own);
     for family in families {
         let absent =
             ["node_network_altnames_info", "node_selinux_config_mode", "node_btrfs_device_unused_bytes"];

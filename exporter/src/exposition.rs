@@ -26,16 +26,71 @@ pub struct Family {
     pub kind: Kind,
     /// The names of its labels, in the order that samples give their values.
     pub labels: &'static [&'static str],
-    /// The kernel file or system call that it comes from.
-    pub source: &'static str,
+    /// What its values are read from.
+    pub source: Source,
 }
 
 impl Family {
+    /// A value that rises and falls.
+    pub const fn gauge(
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+        source: Source,
+    ) -> Self {
+        Self { name, help, kind: Kind::Gauge, labels, source }
+    }
+
+    /// A value that only rises, until what counts it restarts.
+    pub const fn counter(
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+        source: Source,
+    ) -> Self {
+        Self { name, help, kind: Kind::Counter, labels, source }
+    }
+
     /// The name with `part` where it varies, in a family whose names vary in one place.
     pub fn name_of(&self, part: &str) -> String {
         let around =
             self.name.split_once('<').and_then(|(before, place)| Some((before, place.split_once('>')?.1)));
         around.map_or_else(|| self.name.to_owned(), |(before, after)| [before, part, after].concat())
+    }
+}
+
+/// What the values of a family are read from. Files are patterns in the language of [`keyhole_policy::pattern`], and
+/// begin with the name of a root: `sys/class/watchdog/watchdog#/timeout`. A test compares them with the policy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A file that the broker reads.
+    File(&'static str),
+    /// A file in a directory, for tables that have the names of the files.
+    FileIn(&'static str, &'static str),
+    /// Several files. The first one is required; the others complete the labels or the value.
+    Files(&'static [&'static str]),
+    /// A system call or a file of the exporter's own, or what it knows of itself.
+    Exporter(&'static str),
+}
+
+impl Source {
+    /// The patterns of the files that the broker reads, the required one first.
+    pub fn patterns(self) -> Vec<String> {
+        match self {
+            Source::File(file) => vec![file.to_owned()],
+            Source::FileIn(directory, file) => vec![format!("{directory}/{file}")],
+            Source::Files(files) => files.iter().map(|file| (*file).to_owned()).collect(),
+            Source::Exporter(_) => Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Exporter(what) => out.write_str(what),
+            files => out.write_str(&files.patterns().join(", ")),
+        }
     }
 }
 
@@ -777,7 +832,7 @@ mod tests {
         help: "Bytes \\ seen\nhere.",
         kind: Kind::Counter,
         labels: &["device"],
-        source: "proc/x",
+        source: Source::File("proc/x"),
     };
 
     fn value_text(value: f64) -> String {
@@ -848,8 +903,13 @@ mod tests {
 
     #[test]
     fn a_limit_leaves_whole_items_and_nothing_of_a_smaller_one_that_follows() {
-        const FAMILY: Family =
-            Family { name: "m", help: "", kind: Kind::Gauge, labels: &["device", "n"], source: "" };
+        const FAMILY: Family = Family {
+            name: "m",
+            help: "",
+            kind: Kind::Gauge,
+            labels: &["device", "n"],
+            source: Source::Exporter(""),
+        };
         for (limit, whole, dropped) in [(7, 2, 1), (6, 2, 1), (5, 1, 4), (3, 1, 4), (2, 0, 7), (0, 0, 7)] {
             let mut out = Exposition::new();
             out.begin(limit);
@@ -871,8 +931,13 @@ mod tests {
 
     #[test]
     fn what_all_collectors_may_give_is_taken_by_the_first_that_need_it_and_each_has_a_share() {
-        const FAMILY: Family =
-            Family { name: "m", help: "", kind: Kind::Gauge, labels: &["device", "n"], source: "" };
+        const FAMILY: Family = Family {
+            name: "m",
+            help: "",
+            kind: Kind::Gauge,
+            labels: &["device", "n"],
+            source: Source::Exporter(""),
+        };
         const ROOM: usize = 1 << 20;
         let mut out = Exposition::new();
         out.set_room(ROOM, 3);

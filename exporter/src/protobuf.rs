@@ -227,7 +227,7 @@ fn parse_labels(mut text: &str) -> Vec<Label> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exposition::{Family, Value};
+    use crate::exposition::{Family, Source, Value};
     use proptest::prelude::*;
 
     const COUNTER: Family = Family {
@@ -235,7 +235,7 @@ mod tests {
         help: "Bytes \"seen\"\nhere.",
         kind: Kind::Counter,
         labels: &["device", "mode"],
-        source: "proc/x",
+        source: Source::File("proc/x"),
     };
 
     fn decode(mut bytes: &[u8]) -> Vec<MetricFamily> {

@@ -208,16 +208,15 @@ pub(crate) fn check(
     };
     for family in parsed.families().filter(|_| name != "textfile") {
         let kind = parsed.kind(family).unwrap_or_default();
-        let declared: Vec<&Family> = collector
-            .families
-            .iter()
+        let declared: Vec<Family> = (collector.families)()
+            .into_iter()
             .filter(|declared| declared.kind.as_str() == kind && matches_declared(declared.name, family))
             .collect();
         assert!(!declared.is_empty(), "{name}: {kind} {family} is not declared");
         if let Some(sample) = parsed.samples(family).next() {
             let mut labels: Vec<&str> = sample.labels.keys().map(String::as_str).collect();
             labels.sort_unstable();
-            let same = |declared: &&Family| {
+            let same = |declared: &Family| {
                 let mut names = declared.labels.to_vec();
                 names.sort_unstable();
                 // An info metric may omit labels; a flag may add a label to every family of netdev.

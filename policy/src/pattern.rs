@@ -29,6 +29,62 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
     }
 }
 
+/// Whether two patterns can stand for the same path. It looks at neither longest runs of digits nor empty names, so it may
+/// say yes where [`matches`] finds no such path.
+pub fn overlap(one: &str, other: &str) -> bool {
+    let (mut ones, mut others) = (one.split('/'), other.split('/'));
+    loop {
+        match (ones.next(), others.next()) {
+            (None, None) => return true,
+            (Some(one), Some(other)) if components_overlap(one.as_bytes(), other.as_bytes()) => {}
+            _ => return false,
+        }
+    }
+}
+
+fn components_overlap(one: &[u8], other: &[u8]) -> bool {
+    // One digit taken from a `#` leaves any number of them.
+    let after_digit = |rest: &[u8]| [b"%", rest].concat();
+    match (one, other) {
+        ([], []) => true,
+        ([b'{', rest @ ..], _) => {
+            let mut parts = rest.splitn(2, |byte| *byte == b'}');
+            let (choices, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            let mut choices = choices.split(|byte| *byte == b',');
+            choices.any(|choice| components_overlap(&[choice, rest].concat(), other))
+        }
+        (_, [b'{', ..]) => components_overlap(other, one),
+        ([b'*', rest @ ..], _) => {
+            components_overlap(rest, other)
+                || match other {
+                    [] => false,
+                    [b'#', others @ ..] => components_overlap(one, &after_digit(others)),
+                    [_, others @ ..] => components_overlap(one, others),
+                }
+        }
+        (_, [b'*', ..]) => components_overlap(other, one),
+        ([b'%', rest @ ..], _) => {
+            components_overlap(rest, other)
+                || match other {
+                    [b'#', others @ ..] => components_overlap(one, &after_digit(others)),
+                    [b'%', others @ ..] => components_overlap(one, others),
+                    [digit, others @ ..] if digit.is_ascii_digit() => components_overlap(one, others),
+                    _ => false,
+                }
+        }
+        (_, [b'%', ..]) => components_overlap(other, one),
+        ([b'#', rest @ ..], [b'#', others @ ..]) => {
+            components_overlap(&after_digit(rest), &after_digit(others))
+        }
+        ([b'#', rest @ ..], [digit, others @ ..]) if digit.is_ascii_digit() => {
+            components_overlap(&after_digit(rest), others)
+        }
+        (_, [b'#', ..]) if !one.starts_with(b"#") && !one.is_empty() => components_overlap(other, one),
+        ([byte, rest @ ..], [second, others @ ..]) => byte == second && components_overlap(rest, others),
+        _ => false,
+    }
+}
+
 /// Whether a component has a wildcard, so that its directory must be listed to find the names that it matches.
 pub fn is_wild(component: &str) -> bool {
     component.contains(['*', '#', '%'])
@@ -140,6 +196,29 @@ mod tests {
     }
 
     #[test]
+    fn patterns_overlap_if_a_path_can_match_both() {
+        for (one, other, expected) in [
+            ("proc/stat", "proc/stat", true),
+            ("proc/stat", "proc/#/stat", false),
+            ("class/watchdog/*/timeout", "class/watchdog/watchdog#/{status,timeout}", true),
+            ("class/watchdog/*/timeleft", "class/watchdog/watchdog#/{status,timeout}", false),
+            ("cpu#", "cpu7", true),
+            ("cpu#", "cpufreq", false),
+            ("cpu#", "cpu", false),
+            ("temp%", "temp", true),
+            ("temp%_*", "temp#_input", true),
+            ("{temp,fan}#_*", "power#_*", false),
+            ("*-*", "a#-b#", true),
+            ("*", "a/b", false),
+            ("b#:#", "b*", true),
+            ("1/net/dev", "#/net/dev", true),
+        ] {
+            assert_eq!(overlap(one, other), expected, "{one} {other}");
+            assert_eq!(overlap(other, one), expected, "{other} {one}");
+        }
+    }
+
+    #[test]
     fn a_whole_pattern_matches_whole_paths() {
         let pattern = "class/net/*/{lower,slave}_*/bonding_slave/mii_status";
         assert!(is(pattern, b"class/net/bond0/lower_eth0/bonding_slave/mii_status"));
@@ -155,6 +234,18 @@ mod tests {
         ) {
             let _ = matches(&pattern, &name);
             let _ = names(&String::from_utf8_lossy(&pattern));
+        }
+
+        #[test]
+        fn patterns_that_match_one_name_overlap(
+            one in "[a{*#%1]{0,4}", other in "[ab*#%1]{0,4}", name in "[ab1]{0,5}",
+        ) {
+            let one = one.replace('{', "{a,b}");
+            if is(&one, name.as_bytes()) && is(&other, name.as_bytes()) {
+                prop_assert!(overlap(&one, &other));
+            }
+            prop_assert_eq!(overlap(&one, &name), overlap(&name, &one));
+            prop_assert_eq!(overlap(&one, &other), overlap(&other, &one));
         }
 
         #[test]

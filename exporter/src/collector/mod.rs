@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use keyhole_policy::pattern::overlap;
 use keyhole_proto::v1::{Outcome, Query};
 
 use self::tasks::processgroups::ProcessGroups;
-use crate::exposition::{Counters, Exposition, Family, Kind, Limit, Limits};
+use crate::exposition::{Counters, Exposition, Family, Kind, Limit, Limits, Source};
 use crate::options::{Flag, Options};
 use crate::snapshot::{Content, Snapshot};
 
@@ -20,6 +21,8 @@ pub mod kernel;
 pub mod memory;
 pub mod network;
 pub mod processors;
+#[cfg(test)]
+mod sources;
 pub mod storage;
 pub mod tasks;
 
@@ -106,7 +109,7 @@ pub struct Collector {
     pub name: &'static str,
     /// Whether it runs without being asked for.
     pub default: bool,
-    /// One line on what it tells, for `--help`.
+    /// One line about its metrics, for `--help`.
     pub help: &'static str,
     /// The queries that it cannot do without: when one of them fails, so does the collector.
     pub queries: &'static [Query],
@@ -114,10 +117,24 @@ pub struct Collector {
     pub optional: &'static [Query],
     /// Its own flags, besides `--collector.<name>`.
     pub flags: &'static [Flag],
-    /// The families it may give.
-    pub families: &'static [Family],
+    /// The families that it may emit, in the order of `docs/metrics.md`.
+    pub families: fn() -> Vec<Family>,
     /// Turns a snapshot into samples.
     pub collect: fn(&Context<'_>, &mut Exposition) -> Result<(), CollectError>,
+}
+
+impl Collector {
+    /// The rows of the policy by which the broker reads files of this pattern for the collector. The pattern begins with
+    /// the name of a root.
+    pub fn rows(&self, pattern: &str) -> impl Iterator<Item = &'static keyhole_policy::Row> {
+        let rows = self.queries.iter().chain(self.optional).filter_map(|query| keyhole_policy::row(*query));
+        rows.filter(move |row| {
+            row.sources.iter().any(|source| {
+                let below = pattern.strip_prefix(source.root.name()).and_then(|path| path.strip_prefix('/'));
+                below.is_some_and(|below| overlap(source.pattern, below))
+            })
+        })
+    }
 }
 
 /// What a collector works from.
@@ -150,7 +167,7 @@ pub struct Own {
     pub process_groups: Arc<ProcessGroups>,
 }
 
-/// What uname(2) tells the exporter. The kernel is the host's; the names are those of its own UTS namespace.
+/// What uname(2) returns to the exporter. The kernel is the host's; the names are those of its own UTS namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Uname {
@@ -182,7 +199,7 @@ pub struct TextFile {
     pub content: Result<Vec<u8>, String>,
 }
 
-/// Why a collector gave less than it should.
+/// Why a collector emitted less than it should.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum CollectError {
     /// The host has nothing of the kind. Not a failure.
@@ -251,11 +268,11 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The same, for a file of which a part would give wrong numbers.
+    /// The same, for a file of which a part would result in wrong numbers.
     pub fn require_whole(&self, path: &str) -> Result<&'a [u8], CollectError> {
         match self.snapshot.content(path) {
             Some(Content::Bytes { truncated: true, .. }) => {
-                Err(CollectError::malformed(path, "longer than the broker hands over"))
+                Err(CollectError::malformed(path, "longer than the broker sends"))
             }
             _ => self.require(path),
         }
@@ -283,7 +300,7 @@ impl<'a> Context<'a> {
         Ok(&bytes[..last])
     }
 
-    /// Fails when `query` did not end well: what it gave is then a part, over which a sum would be wrong.
+    /// Fails when `query` failed: its files are then incomplete, and a sum over them would be wrong.
     pub fn answered(&self, query: Query) -> Result<(), CollectError> {
         answered(self.snapshot, query)
     }
@@ -297,7 +314,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Hands every one of `paths` that the host has to `take`, whole. No data when it has none of them; an error when
+    /// Calls `take` with each of `paths` that the host has, whole. No data when it has none of them; an error when
     /// it has one that could not be read, once the others are taken.
     pub fn each_whole<'p>(
         &self,
@@ -342,7 +359,7 @@ pub struct Run {
     pub counters: Counters,
 }
 
-/// Queries that are asked only when a flag is on: for most hosts they cost more than they tell.
+/// Queries that are asked only when a flag is on: for most hosts they cost more than they are worth.
 const ON_DEMAND: &[(Query, &[&str])] = &[
     (Query::BcachePriorities, &["collector.bcache.priorityStats"]),
     (
@@ -370,8 +387,8 @@ pub fn queries(collectors: &[&Collector], options: &Options) -> Vec<Query> {
     queries
 }
 
-/// Runs `collectors` over one snapshot, within `limits`. One that a limit cut has failed: what it gave are whole items,
-/// and not all.
+/// Runs `collectors` over one snapshot, within `limits`. One that a limit cut has failed: it emitted whole items, and not
+/// all of them.
 pub fn run(
     collectors: &[&'static Collector],
     context: &Context<'_>,
@@ -428,7 +445,7 @@ fn short(name: &'static str, prefix: &str) -> &'static str {
     name.strip_prefix(prefix).unwrap_or(name)
 }
 
-/// The families that [`run`] gives of its own.
+/// The families that [`run`] adds itself.
 pub const FAMILIES: &[Family] = &[DURATION, SUCCESS, SERIES, SKIPPED];
 
 const DURATION: Family = Family {
@@ -436,28 +453,28 @@ const DURATION: Family = Family {
     help: "Time that the collector took to turn kernel files into samples.",
     kind: Kind::Gauge,
     labels: &["collector"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const SUCCESS: Family = Family {
     name: "node_scrape_collector_success",
-    help: "Whether the collector gave its metrics.",
+    help: "Whether the collector succeeded.",
     kind: Kind::Gauge,
     labels: &["collector"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const SERIES: Family = Family {
     name: "keyhole_collector_series",
-    help: "Series that the collector gave in this scrape; with --scrape.detail.",
+    help: "Series that the collector emitted in this scrape; with --scrape.detail.",
     kind: Kind::Gauge,
     labels: &["collector"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const SKIPPED: Family = Family {
     name: "keyhole_collector_skipped",
     help: "Items in the collector's kernel files that could not be read in this scrape, and were left out.",
     kind: Kind::Gauge,
     labels: &["collector"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 
 /// The flags of all collectors, their switches among them, sorted by name.
@@ -529,7 +546,7 @@ pub mod testing {
         result.map(|()| text)
     }
 
-    /// How many things of `files` a collector skips: what `keyhole_collector_skipped` says.
+    /// How many things of `files` a collector skips: the value of `keyhole_collector_skipped`.
     pub fn skipped(collector: &'static Collector, files: &[(&str, &[u8])], flags: &[&str]) -> usize {
         skipped_of(collector, &snapshot_of(files), flags)
     }
@@ -541,7 +558,7 @@ pub mod testing {
         skipped
     }
 
-    /// What the collector gave, also where it failed.
+    /// What the collector emitted, also if it failed.
     pub fn collect_whatever(
         collector: &'static Collector,
         snapshot: &Snapshot,
@@ -576,7 +593,7 @@ pub mod testing {
     }
 
     /// Runs a collector over any bytes in any of `paths`; all that is asked is that it ends.
-    pub fn survives(collector: &'static Collector, paths: &[&str]) {
+    pub fn accepts_any_bytes(collector: &'static Collector, paths: &[&str]) {
         use proptest::prelude::*;
         let arbitrary = proptest::collection::vec(any::<u8>(), 0..200);
         // Random bytes seldom look like kernel text: letters, digits and separators do more often.
@@ -594,7 +611,7 @@ pub mod testing {
                 let _ = collect(collector, &present, &[]);
                 Ok(())
             })
-            .expect("the collector survives any bytes");
+            .expect("the collector accepts_any_bytes any bytes");
     }
 }
 
@@ -713,7 +730,7 @@ mod tests {
         ("zfs", &["zpool", "dataset"]),
         ("zoneinfo", &["node", "zone"]),
     ];
-    /// Those of which each series tells of something else, or all of one host.
+    /// Those whose series are about one thing each, or all about the host.
     const NO_ITEMS: &[&str] = &[
         "arp",
         "conntrack",
@@ -1063,7 +1080,7 @@ mod tests {
     fn families_are_declared_once_with_valid_names() {
         let mut families = Vec::new();
         for collector in COLLECTORS {
-            for family in collector.families {
+            for family in (collector.families)() {
                 let plain = family.name.replace(['<', '>'], "");
                 assert_eq!(crate::exposition::metric_name(&plain), plain);
                 assert!(family.help.ends_with('.'), "{}: a help text is a sentence", family.name);
@@ -1206,7 +1223,7 @@ mod tests {
         };
         assert_eq!(each(&["a", "none", "d"]), ("ad".into(), Ok(())));
         assert_eq!(each(&["a", "b", "d"]), ("ad".into(), Err("b: errno 5".into())));
-        assert_eq!(each(&["c"]), (String::new(), Err("c: longer than the broker hands over".into())));
+        assert_eq!(each(&["c"]), (String::new(), Err("c: longer than the broker sends".into())));
         assert_eq!(each(&["x", "y"]), (String::new(), Err("the host has no x or y".into())));
     }
 

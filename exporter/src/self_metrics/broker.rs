@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::{DescribeResponse, Outcome, Query, ReaderClass, View};
 
 use super::process;
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::Snapshot;
 
 /// The families of this module.
@@ -49,7 +49,7 @@ const UP: Family = Family {
     help: "Whether the broker responded to the last request for its description.",
     kind: Kind::Gauge,
     labels: &[],
-    source: DESCRIBE,
+    source: Source::Exporter(DESCRIBE),
 };
 const INFO: Family = Family {
     name: "keyhole_broker_info",
@@ -72,7 +72,7 @@ const QUERIES: Family = Family {
     name: "keyhole_queries",
     help: "Queries of this scrape, by how they ended.",
     labels: &["outcome"],
-    source: READ,
+    source: Source::Exporter(READ),
     ..UP
 };
 const READ_DURATION: Family = Family {

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{RawDir, SeekFrom};
 use rustix::process::{Resource, getrlimit};
 
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 /// The families that [`Process::add`] may give.
@@ -23,20 +23,20 @@ const CPU: Family = Family {
     help: "CPU time that the exporter spent in user and system mode.",
     kind: Kind::Counter,
     labels: &[],
-    source: "proc/self/stat",
+    source: Source::Exporter("proc/self/stat"),
 };
 const MAX_FDS: Family = Family {
     name: "process_max_fds",
     help: "The most file descriptors that the exporter may hold.",
     kind: Kind::Gauge,
-    source: "getrlimit(2)",
+    source: Source::Exporter("getrlimit(2)"),
     ..CPU
 };
 const OPEN_FDS: Family = Family {
     name: "process_open_fds",
     help: "File descriptors that the exporter holds.",
     kind: Kind::Gauge,
-    source: "proc/self/fd",
+    source: Source::Exporter("proc/self/fd"),
     ..CPU
 };
 const RESIDENT: Family = Family {
@@ -61,19 +61,19 @@ const VIRTUAL_MAX: Family = Family {
     name: "process_virtual_memory_max_bytes",
     help: "The most address space that the exporter may map.",
     kind: Kind::Gauge,
-    source: "getrlimit(2)",
+    source: Source::Exporter("getrlimit(2)"),
     ..CPU
 };
 const NETWORK_RECEIVED: Family = Family {
     name: "process_network_receive_bytes_total",
     help: "IP traffic that the exporter's network namespace has received.",
-    source: "proc/self/net/netstat",
+    source: Source::Exporter("proc/self/net/netstat"),
     ..CPU
 };
 const NETWORK_SENT: Family = Family {
     name: "process_network_transmit_bytes_total",
     help: "IP traffic that the exporter's network namespace has sent.",
-    source: "proc/self/net/netstat",
+    source: Source::Exporter("proc/self/net/netstat"),
     ..CPU
 };
 

@@ -5,7 +5,7 @@ use prometheus::core::Collector as _;
 use prometheus::proto::{MetricFamily, MetricType};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::exposition::{Exposition, Family, Kind, Value};
+use crate::exposition::{Exposition, Family, Kind, Source, Value};
 
 /// The families of this module.
 pub const FAMILIES: &[Family] =
@@ -16,35 +16,35 @@ const REQUESTS: Family = Family {
     help: "Requests to the metrics page, by the status code of the response.",
     kind: Kind::Counter,
     labels: &["code"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const IN_FLIGHT: Family = Family {
     name: "promhttp_metric_handler_requests_in_flight",
     help: "Requests to the metrics page in progress.",
     kind: Kind::Gauge,
     labels: &[],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const ERRORS: Family = Family {
     name: "promhttp_metric_handler_errors_total",
     help: "Errors while metrics were gathered or encoded.",
     kind: Kind::Counter,
     labels: &["cause"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const DUPLICATES: Family = Family {
     name: "keyhole_duplicate_samples_total",
     help: "Samples dropped because the scrape already had one with the same name and labels.",
     kind: Kind::Counter,
     labels: &[],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const RESTARTS: Family = Family {
     name: "keyhole_broker_restarts_seen_total",
     help: "Restarts of the broker that the exporter has noticed.",
     kind: Kind::Counter,
     labels: &[],
-    source: "keyhole.v1.Broker/Describe",
+    source: Source::Exporter("keyhole.v1.Broker/Describe"),
 };
 
 const DROPPED: Family = Family {
@@ -52,7 +52,7 @@ const DROPPED: Family = Family {
     help: "Series dropped because their collector reached --collector.series-limit, or all collectors together --scrape.memory. A collector that has dropped none is listed only with --scrape.detail.",
     kind: Kind::Counter,
     labels: &["collector"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 
 const CLOSED: Family = Family {
@@ -60,14 +60,14 @@ const CLOSED: Family = Family {
     help: "Connections to the exporter's port that it closed, by reason: idle or slow for too long, evicted because others waited, or with an unread response whose memory others needed.",
     kind: Kind::Counter,
     labels: &["reason"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const SHARED_READS: Family = Family {
     name: "keyhole_selections_from_shared_read_total",
     help: "Requests for selections of collectors that were served from a shared read for all collectors, at most a second old, because too many came at once.",
     kind: Kind::Counter,
     labels: &[],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 
 /// Why the exporter closes a connection.

@@ -65,7 +65,7 @@ fn labels(text: &str) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exposition::{Exposition, Family, Kind};
+    use crate::exposition::{Exposition, Family, Kind, Source};
     use proptest::prelude::*;
 
     #[test]
@@ -80,7 +80,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_label_is_unescaped(one in any::<String>(), other in any::<String>()) {
-            let family = Family { name: "x", help: "X.", kind: Kind::Gauge, labels: &["a", "b"], source: "" };
+            let family = Family { name: "x", help: "X.", kind: Kind::Gauge, labels: &["a", "b"], source: Source::Exporter("") };
             let mut out = Exposition::new();
             out.add(&family, &[one.as_bytes(), other.as_bytes()], 1.0);
             let series = out.series().next().unwrap();

@@ -2,7 +2,7 @@
 //!
 //! A file that is not in the format is refused as a whole, and takes nothing from the others. Of one that is, lines
 //! that no exposition may have are left out. Files may add series to one family; a family whose type or help text
-//! differs from the first file's is left out, and so is one that tells of the scrape itself. Whatever is left out is
+//! differs from the first file's is left out, and so is one about the scrape itself. What is left out is
 //! named with its file, its line and the reason.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
@@ -15,7 +15,7 @@ use std::hash::BuildHasher;
 use std::time::UNIX_EPOCH;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Value, written_labels};
+use crate::exposition::{Exposition, Family, Kind, Source, Value, written_labels};
 use crate::options::{Flag, FlagKind};
 use parse::{Labels, Parsed, Sample};
 
@@ -30,7 +30,7 @@ pub const COLLECTOR: Collector = Collector {
         kind: FlagKind::Texts,
         help: "Directory with *.prom files; * and ? are wildcards.",
     }],
-    families: &[MTIME, ERROR, READ],
+    families: || vec![MTIME, ERROR, READ],
     collect,
 };
 
@@ -39,7 +39,7 @@ const MTIME: Family = Family {
     help: "When a text file was last changed, in seconds since the epoch.",
     kind: Kind::Gauge,
     labels: &["file"],
-    source: "*.prom",
+    source: Source::Exporter("*.prom"),
 };
 const ERROR: Family = Family {
     name: "node_textfile_scrape_error",
@@ -47,14 +47,9 @@ const ERROR: Family = Family {
     labels: &[],
     ..MTIME
 };
-/// Stands for whatever the files hold.
-const READ: Family = Family {
-    name: "<NAME>",
-    help: "Whatever a text file says of it.",
-    kind: Kind::Untyped,
-    labels: &[],
-    ..MTIME
-};
+/// Stands for the families of the files.
+const READ: Family =
+    Family { name: "<NAME>", help: "The help text of the file.", kind: Kind::Untyped, labels: &[], ..MTIME };
 
 /// The most lines that all files may have together: what a line holds takes many times its room.
 const LINES: usize = 200_000;
@@ -181,7 +176,7 @@ fn take_lines(text: &[u8], room: &mut usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a family tells of the scrape itself: a file must not speak for that.
+/// Whether a family is about the scrape itself: a file must not contain those.
 fn is_own(name: &str) -> bool {
     name == ERROR.name
         || name == MTIME.name
@@ -222,7 +217,7 @@ fn add(path: &str, family: &Parsed, kind: Kind, help: &str, series: &mut Series,
     }
 }
 
-/// The buckets `+Inf` that a histogram's writer left out: each holds as many as the count says.
+/// The buckets `+Inf` that a histogram's writer left out: each has the value of the count.
 fn last_buckets(samples: &[Sample]) -> Vec<Sample> {
     let infinite =
         |sample: &&Sample| sample.labels.iter().any(|(name, value)| name == "le" && value == "+Inf");
@@ -269,8 +264,13 @@ mod tests {
         let options = crate::options::Options::defaults(&[]);
         let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
         let mut out = Exposition::new();
-        let load =
-            Family { name: "node_load1", help: "Load.", kind: Kind::Gauge, labels: &["z", "a"], source: "" };
+        let load = Family {
+            name: "node_load1",
+            help: "Load.",
+            kind: Kind::Gauge,
+            labels: &["z", "a"],
+            source: Source::Exporter(""),
+        };
         out.add(&load, &[b"1", b"2"], 1u64);
         out.begin(usize::MAX);
         super::collect(&context, &mut out).unwrap();

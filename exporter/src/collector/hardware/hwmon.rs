@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind};
 use crate::snapshot::{Content, Dir, Snapshot};
 use crate::text;
@@ -33,7 +33,7 @@ pub const COLLECTOR: Collector = Collector {
             help: "Sensors to include, as chip;sensor.",
         },
     ],
-    families: &FAMILIES,
+    families: || FAMILIES.to_vec(),
     collect,
 };
 
@@ -46,22 +46,24 @@ const CLASS: &str = "sys/class/hwmon";
 
 const CHIP_NAMES: Family = Family {
     name: "node_hwmon_chip_names",
-    help: "The name that the chip's driver gives it, always 1.",
+    help: "The driver's name for the chip, always 1.",
     kind: Kind::Gauge,
     labels: &["chip", "chip_name"],
-    source: "sys/class/hwmon/<hwmon>/name",
+    source: Source::Files(&["sys/class/hwmon/hwmon#/name", "sys/class/hwmon/hwmon#/device/name"]),
 };
 const SENSOR_LABEL: Family = Family {
     name: "node_hwmon_sensor_label",
     help: "What the sensor measures in its driver's words, always 1.",
     kind: Kind::Gauge,
     labels: &["chip", "sensor", "label"],
-    source: "sys/class/hwmon/<hwmon>/<sensor>_label",
+    source: Source::Files(&["sys/class/hwmon/hwmon#/*_label", "sys/class/hwmon/hwmon#/device/*_label"]),
 };
 
+/// Drivers older than Linux 3.15 have their attributes in the device's directory.
+const ATTRIBUTES: Source = Source::Files(&["sys/class/hwmon/hwmon#/*", "sys/class/hwmon/hwmon#/device/*"]);
+
 const fn family(name: &'static str, help: &'static str) -> Family {
-    let source = "sys/class/hwmon/<hwmon>/<sensor>_<attribute>";
-    Family { name, help, kind: Kind::Gauge, labels: &["chip", "sensor"], source }
+    Family::gauge(name, help, &["chip", "sensor"], ATTRIBUTES)
 }
 
 // `<SENSOR>` stands for the sensor's type and attribute, less an attribute `input`: `in`, `temp_crit`.
@@ -81,13 +83,13 @@ const RPM: Family = family("node_hwmon_<SENSOR>_rpm", "Speed of a fan, a limit o
 const SECONDS: Family =
     family("node_hwmon_<SENSOR>_seconds", "Time over which power is averaged, or a limit of it.");
 const UPDATE_INTERVAL: Family =
-    family("node_hwmon_update_interval_seconds", "Time after which the chip measures anew.");
+    family("node_hwmon_update_interval_seconds", "Time after which the chip measures again.");
 const VOLTS: Family = family("node_hwmon_<SENSOR>_volts", "A voltage, or a limit of it.");
 const VRM: Family =
     family("node_hwmon_voltage_regulator_version", "Version of the voltage regulator that the chip assumes.");
 const WATT: Family = family("node_hwmon_<SENSOR>_watt", "Power, or a limit of it.");
 
-/// How the attributes of some sensors are given.
+/// How the attributes of some sensors are emitted.
 struct Rule {
     /// Their types; none for any.
     types: &'static [&'static str],
@@ -132,23 +134,23 @@ const ANY: &[&str] = &[];
 /// The first rule that fits holds.
 #[rustfmt::skip]
 const RULES: [Rule; 17] = [
-    rule(&["beep_enable"],     ANY,                                  Scale::Flag,  &BEEP_ENABLED),
-    rule(&["update_interval"], ANY,                                  Scale::Milli, &UPDATE_INTERVAL),
-    rule(&["vrm"],             ANY,                                  Scale::One,   &VRM),
-    rule(ANY,                  &["alarm", "fault"],                  Scale::One,   &OTHER),
-    rule(ANY,                  &["beep"],                            Scale::One,   &BEEP),
-    rule(&["cpu", "in"],       ANY,                                  Scale::Milli, &VOLTS),
-    rule(&["curr"],            ANY,                                  Scale::Milli, &AMPS),
-    rule(&["energy"],          ANY,                                  Scale::Micro, &JOULE),
-    rule(&["fan"],             &["input", "max", "min", "target"],   Scale::One,   &RPM),
-    rule(&["freq"],            &["input"],                           Scale::Micro, &MHZ),
-    rule(&["humidity"],        ANY,                                  Scale::PerCentMille, &OTHER),
-    rule(&["power"],           &["accuracy"],                        Scale::Percent, &OTHER),
-    rule(&["power"],           INTERVALS,                            Scale::Milli, &SECONDS),
-    rule(&["power"],           ANY,                                  Scale::Micro, &WATT),
-    rule(&["temp"],            &["type"],                            Scale::One,   &OTHER),
-    rule(&["temp"],            ANY,                                  Scale::Milli, &CELSIUS),
-    rule(&["fan", "freq", "intrusion", "pwm"], ANY,                  Scale::One,   &OTHER),
+    rule(&["beep_enable"],                     ANY,                                Scale::Flag,         &BEEP_ENABLED),
+    rule(&["update_interval"],                 ANY,                                Scale::Milli,        &UPDATE_INTERVAL),
+    rule(&["vrm"],                             ANY,                                Scale::One,          &VRM),
+    rule(ANY,                                  &["alarm", "fault"],                Scale::One,          &OTHER),
+    rule(ANY,                                  &["beep"],                          Scale::One,          &BEEP),
+    rule(&["cpu", "in"],                       ANY,                                Scale::Milli,        &VOLTS),
+    rule(&["curr"],                            ANY,                                Scale::Milli,        &AMPS),
+    rule(&["energy"],                          ANY,                                Scale::Micro,        &JOULE),
+    rule(&["fan"],                             &["input", "max", "min", "target"], Scale::One,          &RPM),
+    rule(&["freq"],                            &["input"],                         Scale::Micro,        &MHZ),
+    rule(&["humidity"],                        ANY,                                Scale::PerCentMille, &OTHER),
+    rule(&["power"],                           &["accuracy"],                      Scale::Percent,      &OTHER),
+    rule(&["power"],                           INTERVALS,                          Scale::Milli,        &SECONDS),
+    rule(&["power"],                           ANY,                                Scale::Micro,        &WATT),
+    rule(&["temp"],                            &["type"],                          Scale::One,          &OTHER),
+    rule(&["temp"],                            ANY,                                Scale::Milli,        &CELSIUS),
+    rule(&["fan", "freq", "intrusion", "pwm"], ANY,                                Scale::One,          &OTHER),
 ];
 
 const INTERVALS: &[&str] = &["average_interval", "average_interval_max", "average_interval_min"];
@@ -161,7 +163,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     for chip in chips {
         if context.options.passes(CHIP_INCLUDE, CHIP_EXCLUDE, chip.name.as_bytes()) {
             out.item();
-            chip.give(context, out);
+            chip.add_to(context, out);
         }
     }
     Ok(())
@@ -175,7 +177,7 @@ struct Chip<'a> {
 
 /// All chips, each with a name of its own.
 ///
-/// Chips of one device have its name in common; what tells them apart is the driver's name for each, or, where that
+/// Chips of one device have its name in common; they differ by the driver's name for each, or, where that
 /// is the same too, the kernel's.
 fn chips(snapshot: &Snapshot) -> Vec<Chip<'_>> {
     let mut chips: Vec<Chip<'_>> = snapshot
@@ -269,7 +271,7 @@ impl<'a> Chip<'a> {
         self.dir.value("name").unwrap_or_default()
     }
 
-    fn give(&self, context: &Context<'_>, out: &mut Exposition) {
+    fn add_to(&self, context: &Context<'_>, out: &mut Exposition) {
         let chip = self.name.as_bytes();
         let driver_name = clean(self.driver_name());
         if !driver_name.is_empty() {
@@ -293,7 +295,7 @@ impl<'a> Chip<'a> {
             let sensor = format!("{kind}{number}");
             let filtered = format!("{};{sensor}", self.name);
             if context.options.passes(SENSOR_INCLUDE, SENSOR_EXCLUDE, filtered.as_bytes()) {
-                give_sensor(chip, kind, &sensor, attributes, out);
+                add_sensor(chip, kind, &sensor, attributes, out);
             }
         }
     }
@@ -313,7 +315,7 @@ fn split(name: &[u8]) -> Option<(&'static str, u64, &[u8])> {
     }
 }
 
-fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_>, out: &mut Exposition) {
+fn add_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_>, out: &mut Exposition) {
     let label = attributes.get(&b"label"[..]).map(|label| {
         let label = label.strip_suffix(b"\n").unwrap_or(label);
         out.add(&SENSOR_LABEL, &[chip, sensor.as_bytes(), label], 1u64);
@@ -334,7 +336,7 @@ fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_
         let (Some(rule), Some(value)) = (rule, text::float(value)) else {
             continue;
         };
-        // A clock is known by its label: one without has no name to be given under.
+        // A clock is known by its label: one without it is left out.
         let sensor = match (&label, rule.family.name == MHZ.name) {
             (Some(label), true) => label,
             (None, true) => continue,
@@ -363,7 +365,7 @@ fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
 
     const CORETEMP: [(&str, &str); 2] = [
         ("sys/class/hwmon/hwmon0", "../../devices/platform/coretemp.0/hwmon/hwmon0"),
@@ -635,8 +637,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &[
                 "sys/class/hwmon/hwmon0/name",

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind};
 use crate::text;
 
@@ -19,7 +19,7 @@ pub const COLLECTOR: Collector = Collector {
         Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Slab caches to exclude." },
         Flag { name: INCLUDE, kind: FlagKind::Regexp(".*"), help: "Slab caches to include." },
     ],
-    families: &COLUMNS,
+    families: || COLUMNS.to_vec(),
     collect,
 };
 
@@ -32,7 +32,7 @@ const OBJECTS: Family = Family {
     help: "Objects of this cache, used or not.",
     kind: Kind::Gauge,
     labels: &["slab"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
 /// The columns behind the name, in their order; all the same since Linux 2.6.10.
@@ -87,7 +87,7 @@ const BEHIND: &[u8] = b" : tunables";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::{Content, Snapshot};
 
     const SLABINFO: &[u8] = b"slabinfo - version: 2.1\n\
@@ -153,8 +153,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 
     proptest::proptest! {

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind};
 use crate::text;
 
@@ -20,7 +20,7 @@ pub const COLLECTOR: Collector = Collector {
         kind: FlagKind::Regexp("^(oom_kill|pgpg|pswp|pg.*fault).*"),
         help: "Fields to include.",
     }],
-    families: &[FIELD],
+    families: || vec![FIELD],
     collect,
 };
 
@@ -32,7 +32,7 @@ const FIELD: Family = Family {
     help: "What the kernel counts under this name in its virtual memory statistics.",
     kind: Kind::Untyped,
     labels: &[],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -55,7 +55,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const VMSTAT: &[u8] = b"nr_free_pages 977769\n\
         pgpgin 7344136\n\
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind};
 use crate::text;
 
@@ -26,7 +26,7 @@ pub const COLLECTOR: Collector = Collector {
             help: "Count as netlink does: without addresses for which this host is a proxy.",
         },
     ],
-    families: &[ENTRIES],
+    families: || vec![ENTRIES],
     collect,
 };
 
@@ -40,7 +40,7 @@ const ENTRIES: Family = Family {
     help: "Entries in the kernel's ARP table for neighbours on the device.",
     kind: Kind::Gauge,
     labels: &["device"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
 /// The flag of an entry that the host publishes as a proxy (`ATF_PUBL`): no neighbour of it.
@@ -67,7 +67,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 }
 
 /// The flags and the device of an entry. Between them stand the hardware address, blank on devices that have none,
-/// and the mask, which is always `*`: by it a line that lost or gained a column is told from a whole one.
+/// and the mask, which is always `*`: it shows whether a line lost or gained a column.
 fn entry(line: &[u8]) -> Option<(u64, &[u8])> {
     let fields: Vec<&[u8]> = text::fields(line).collect();
     match fields[..] {
@@ -81,7 +81,7 @@ fn entry(line: &[u8]) -> Option<(u64, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const TABLE: &[u8] = b"\
 IP address       HW type     Flags       HW address            Mask     Device
@@ -149,7 +149,7 @@ IP address       HW type     Flags       HW address            Mask     Device
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind};
 use crate::text;
 
@@ -23,7 +23,7 @@ pub const COLLECTOR: Collector = Collector {
         kind: FlagKind::Text("local_address,local_port,remote_address,remote_port,proto,local_mark"),
         help: "Labels of backends, separated by commas. Backends with the same labels are summed.",
     }],
-    families: &[CONNECTIONS, PACKETS_IN, PACKETS_OUT, BYTES_IN, BYTES_OUT, ACTIVE, INACTIVE, WEIGHT],
+    families: || vec![CONNECTIONS, PACKETS_IN, PACKETS_OUT, BYTES_IN, BYTES_OUT, ACTIVE, INACTIVE, WEIGHT],
     collect,
 };
 
@@ -36,7 +36,7 @@ const CONNECTIONS: Family = Family {
     help: "Connections to virtual servers.",
     kind: Kind::Counter,
     labels: &[],
-    source: STATS,
+    source: Source::File(STATS),
 };
 const PACKETS_IN: Family =
     Family { name: "node_ipvs_incoming_packets_total", help: "Packets to virtual servers.", ..CONNECTIONS };
@@ -51,7 +51,7 @@ const ACTIVE: Family = Family {
     help: "Active connections to the server behind a virtual one.",
     kind: Kind::Gauge,
     labels: &LABELS,
-    source: SERVERS,
+    source: Source::File(SERVERS),
 };
 const INACTIVE: Family = Family {
     name: "node_ipvs_backend_connections_inactive",
@@ -92,10 +92,11 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     }
 
     let mut sums: BTreeMap<Vec<Vec<u8>>, Sums> = BTreeMap::new();
-    let servers = match kept.len() < LABELS.len() {
+    let servers = if kept.len() < LABELS.len() {
         // Over a part of them a sum would be wrong.
-        true => context.require_whole(SERVERS),
-        false => context.require(SERVERS),
+        context.require_whole(SERVERS)
+    } else {
+        context.require(SERVERS)
     };
     let servers = servers.map_err(|error| match error {
         // A kernel that has the one has the other: something hides it.
@@ -128,7 +129,7 @@ pub(crate) fn kept_labels(flag: &str) -> Result<Vec<usize>, String> {
     }
 }
 
-/// Hands over each server behind a virtual one, with the labels of both.
+/// Calls `take` for each server behind a virtual one, with the labels of both.
 fn each_server(text: &[u8], out: &mut Exposition, mut take: impl FnMut(Labels, Sums)) {
     let mut server: Option<Server<'_>> = None;
     for line in text::lines(text) {
@@ -197,7 +198,7 @@ fn address_and_port(text: &[u8]) -> Option<Endpoint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const TEXT_STATS: &[u8] = b"   Total Incoming Outgoing         Incoming         Outgoing\n   \
 Conns  Packets  Packets            Bytes            Bytes\n 16AA370 E33656E5        0     51D8C8883AB3                1\n\n \
@@ -299,7 +300,7 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[STATS, SERVERS]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[STATS, SERVERS]);
     }
 }

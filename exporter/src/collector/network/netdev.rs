@@ -56,7 +56,7 @@ pub const COLLECTOR: Collector = Collector {
             help: "No effect: the numbers come from files in either case.",
         },
     ],
-    families: &FAMILIES,
+    families,
     collect,
 };
 
@@ -67,22 +67,16 @@ const EXCLUDE: &str = "collector.netdev.device-exclude";
 const INCLUDE: &str = "collector.netdev.device-include";
 const LABEL_IFALIAS: &str = "collector.netdev.label-ifalias";
 
-const FAMILIES: [Family; COUNTERS.len() + 1] = {
-    let mut families = [addresses::INFO; COUNTERS.len() + 1];
-    let mut at = 0;
-    while at < COUNTERS.len() {
-        families[at] = COUNTERS[at].family;
-        at += 1;
-    }
-    families
-};
+fn families() -> Vec<Family> {
+    COUNTERS.iter().map(|counter| counter.family).chain([addresses::INFO]).collect()
+}
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     if context.options.switch(ADDRESS_INFO) {
         addresses::collect(context, &|device| wanted(context, device), out);
     }
     let table = context.require(PATH)?;
-    let header = Header::of(table).ok_or_else(|| CollectError::malformed(PATH, "no names of columns"))?;
+    let header = Header::parse(table).ok_or_else(|| CollectError::malformed(PATH, "no names of columns"))?;
     let heading = table.strip_suffix(header.rest).unwrap_or_default();
     for _ in text::lines(heading).filter(|line| !line.contains(&b'|')) {
         out.skip(|| format!("{PATH}: a line above the names of columns"));
@@ -160,7 +154,7 @@ struct Header<'a> {
 
 impl<'a> Header<'a> {
     /// Finds `face |bytes packets ...|bytes packets ...`.
-    fn of(table: &'a [u8]) -> Option<Self> {
+    fn parse(table: &'a [u8]) -> Option<Self> {
         let mut rest = table;
         while let Some((line, below)) = text::split_first(rest, b'\n') {
             rest = below;
@@ -190,7 +184,7 @@ impl<'a> Header<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const DEV: &[u8] = b"\
 Inter-|   Receive                                                |  Transmit
@@ -314,8 +308,11 @@ Inter-|   Receive                                                |  Transmit
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH, "sys/class/net/a/statistics/rx_nohandler", "sys/class/net/a/ifalias"]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
+            &COLLECTOR,
+            &[PATH, "sys/class/net/a/statistics/rx_nohandler", "sys/class/net/a/ifalias"],
+        );
     }
 
     proptest::proptest! {

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Value};
+use crate::exposition::{Exposition, Family, Kind, Source, Value};
 use crate::options::{Flag, FlagKind, Matcher};
 use crate::text;
 
@@ -25,7 +25,7 @@ pub const COLLECTOR: Collector = Collector {
         ),
         help: "Fields to include, as <protocol>_<field>.",
     }],
-    families: &[FIELD],
+    families: || vec![FIELD],
     collect,
 };
 
@@ -38,10 +38,10 @@ const SNMP6: &str = "proc/1/net/snmp6";
 const PREFIX: &str = "node_netstat_";
 const FIELD: Family = Family {
     name: "node_netstat_<PROTOCOL>_<FIELD>",
-    help: "Counter or setting of the protocol, under the name that the kernel gives it.",
+    help: "Counter or setting of the protocol, under the kernel's name.",
     kind: Kind::Untyped,
     labels: &[],
-    source: "proc/1/net/{netstat,snmp,snmp6}",
+    source: Source::File("proc/1/net/{netstat,snmp,snmp6}"),
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -63,7 +63,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 struct Fields<'a> {
     /// The fields to take; all of them when there is no expression.
     wanted: Option<Matcher<'a>>,
-    /// The name of a family, after its prefix; kept to spare an allocation a field.
+    /// The name of a family, after its prefix; reused, which saves an allocation a field.
     name: Vec<u8>,
     out: &'a mut Exposition,
 }
@@ -144,7 +144,7 @@ impl Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_whatever, own, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_whatever, own, skipped};
     use crate::snapshot::{Content, Snapshot};
 
     const ALL: &[&str] = &["--collector.netstat.fields="];
@@ -252,8 +252,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[NETSTAT, SNMP, SNMP6]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[NETSTAT, SNMP, SNMP6]);
     }
 
     proptest::proptest! {

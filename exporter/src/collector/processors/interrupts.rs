@@ -7,7 +7,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind, Options};
 use crate::text;
 
@@ -34,7 +34,7 @@ pub const COLLECTOR: Collector = Collector {
             help: "Interrupts to include, matched against name;info;devices.",
         },
     ],
-    families: &[INTERRUPTS],
+    families: || vec![INTERRUPTS],
     collect,
 };
 
@@ -48,7 +48,7 @@ const INTERRUPTS: Family = Family {
     help: "Interrupts from this source that the CPU has served since boot.",
     kind: Kind::Counter,
     labels: &["cpu", "type", "info", "devices"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -63,7 +63,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
             continue;
         };
-        let interrupt = Interrupt::of(text::trim(name), rest, cpus.len());
+        let interrupt = Interrupt::parse(text::trim(name), rest, cpus.len());
         // ERR and MIS count for the whole machine: one number, and no text.
         let Some(interrupt) = interrupt.filter(|interrupt| interrupt.wanted(context.options)) else {
             continue;
@@ -93,7 +93,7 @@ struct Interrupt<'a> {
 
 impl<'a> Interrupt<'a> {
     /// None when there are not as many columns as CPUs, and text behind them.
-    fn of(name: &'a [u8], rest: &'a [u8], cpus: usize) -> Option<Self> {
+    fn parse(name: &'a [u8], rest: &'a [u8], cpus: usize) -> Option<Self> {
         let mut fields = text::fields(rest);
         let counts: Vec<&[u8]> = fields.by_ref().take(cpus).collect();
         let text: Vec<&[u8]> = fields.collect();
@@ -117,7 +117,7 @@ impl<'a> Interrupt<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     const X86: &[u8] = b"           CPU0       CPU1       \n  \
           0:         18          0  IR-IO-APIC-edge      timer\n \
@@ -199,8 +199,8 @@ node_interrupts_total{cpu=\"1\",devices=\"27 Level arch_timer\",info=\"GICv3\",t
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 
     proptest::proptest! {

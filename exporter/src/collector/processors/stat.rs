@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind};
 use crate::text;
 
@@ -20,7 +20,7 @@ pub const COLLECTOR: Collector = Collector {
         kind: FlagKind::Switch(false),
         help: "Report soft interrupts by vector.",
     }],
-    families: &[INTERRUPTS, CONTEXT_SWITCHES, BOOT_TIME, FORKS, RUNNING, BLOCKED, SOFTIRQS],
+    families: || vec![INTERRUPTS, CONTEXT_SWITCHES, BOOT_TIME, FORKS, RUNNING, BLOCKED, SOFTIRQS],
     collect,
 };
 
@@ -32,7 +32,7 @@ const INTERRUPTS: Family = Family {
     help: "Interrupts served since boot.",
     kind: Kind::Counter,
     labels: &[],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const CONTEXT_SWITCHES: Family = Family {
     name: "node_context_switches_total",
@@ -112,7 +112,7 @@ fn add(out: &mut Exposition, family: &Family, labels: &[&[u8]], key: &[u8], numb
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     const STAT: &[u8] = b"cpu  21435 0 9630 355029 3637 0 64 164 0 0\n\
         cpu0 10141 0 3279 181093 378 0 6 78 0 0\n\
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

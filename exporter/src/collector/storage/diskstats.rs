@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind};
 use crate::snapshot::Snapshot;
 use crate::text;
@@ -31,7 +31,7 @@ pub const COLLECTOR: Collector = Collector {
         },
         Flag { name: "collector.diskstats.ignored-devices", kind: FlagKind::Alias(EXCLUDE), help: "" },
     ],
-    families: &FAMILIES,
+    families,
     collect,
 };
 
@@ -39,12 +39,12 @@ const INCLUDE: &str = "collector.diskstats.device-include";
 const EXCLUDE: &str = "collector.diskstats.device-exclude";
 
 const PATH: &str = "proc/diskstats";
-const UDEV: &str = "udev/b<major>:<minor>";
+const UDEV: &str = "udev/b#:#";
 
 /// The columns before the counters: major, minor and name.
 const NAME_COLUMNS: usize = 3;
 
-/// The counters that every kernel since 2.6.25 gives; a line with fewer is not one.
+/// The counters that every kernel since 2.6.25 has; a line with fewer is malformed.
 const LEAST_COUNTERS: usize = 11;
 
 /// One counter column.
@@ -58,14 +58,14 @@ struct Column {
 enum Unit {
     /// As it is.
     Count,
-    /// Sectors of 512 bytes, whatever the device's own; given in bytes.
+    /// Sectors of 512 bytes, independent of the device's sectors; emitted in bytes.
     Sectors,
-    /// Given in seconds.
+    /// Emitted in seconds.
     Milliseconds,
 }
 
 const fn column(name: &'static str, kind: Kind, unit: Unit, help: &'static str) -> Column {
-    Column { family: Family { name, help, kind, labels: &["device"], source: PATH }, unit }
+    Column { family: Family { name, help, kind, labels: &["device"], source: Source::File(PATH) }, unit }
 }
 
 /// The counters, in the order of their columns. The last six came with Linux 4.18 and 5.5.
@@ -103,7 +103,7 @@ const ATA: [(&[u8], Family); 3] = [
 ];
 
 const fn ata(name: &'static str, help: &'static str) -> Family {
-    Family { name, help, kind: Kind::Gauge, labels: &["device"], source: UDEV }
+    Family { name, help, kind: Kind::Gauge, labels: &["device"], source: Source::File(UDEV) }
 }
 
 const INFO: Family = Family {
@@ -111,7 +111,7 @@ const INFO: Family = Family {
     help: "The block device, always 1.",
     kind: Kind::Gauge,
     labels: &["device", "major", "minor", "path", "wwn", "model", "serial", "revision", "rotational"],
-    source: "proc/diskstats, udev/b<major>:<minor>, sys/block/<device>/queue/rotational",
+    source: Source::Files(&["proc/diskstats", "udev/b#:#", "sys/block/*/queue/rotational"]),
 };
 
 const FILESYSTEM_INFO: Family = Family {
@@ -119,7 +119,7 @@ const FILESYSTEM_INFO: Family = Family {
     help: "The file system that udev found on the device, always 1.",
     kind: Kind::Gauge,
     labels: &["device", "type", "usage", "uuid", "version"],
-    source: UDEV,
+    source: Source::File(UDEV),
 };
 
 const DEVICE_MAPPER_INFO: Family = Family {
@@ -127,25 +127,14 @@ const DEVICE_MAPPER_INFO: Family = Family {
     help: "The device mapper's names for the device, always 1.",
     kind: Kind::Gauge,
     labels: &["device", "name", "uuid", "vg_name", "lv_name", "lv_layer"],
-    source: UDEV,
+    source: Source::File(UDEV),
 };
 
-const FAMILIES: [Family; COLUMNS.len() + ATA.len() + 3] = {
-    let mut families = [INFO; COLUMNS.len() + ATA.len() + 3];
-    families[1] = FILESYSTEM_INFO;
-    families[2] = DEVICE_MAPPER_INFO;
-    let mut at = 0;
-    while at < ATA.len() {
-        families[3 + at] = ATA[at].1;
-        at += 1;
-    }
-    let mut at = 0;
-    while at < COLUMNS.len() {
-        families[3 + ATA.len() + at] = COLUMNS[at].family;
-        at += 1;
-    }
-    families
-};
+fn families() -> Vec<Family> {
+    let properties = ATA.iter().map(|(_, family)| *family);
+    let columns = COLUMNS.iter().map(|column| column.family);
+    [INFO, FILESYSTEM_INFO, DEVICE_MAPPER_INFO].into_iter().chain(properties).chain(columns).collect()
+}
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let content = context.require(PATH)?;
@@ -158,7 +147,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         devices += 1;
         if context.options.passes(INCLUDE, EXCLUDE, disk.name) {
             out.item();
-            disk.give(context.snapshot, out);
+            disk.add_to(context.snapshot, out);
         }
     }
     match (devices, content) {
@@ -190,7 +179,7 @@ impl<'a> Disk<'a> {
         (counters.len() >= LEAST_COUNTERS).then_some(Self { major, minor, name, counters })
     }
 
-    fn give(&self, snapshot: &Snapshot, out: &mut Exposition) {
+    fn add_to(&self, snapshot: &Snapshot, out: &mut Exposition) {
         let name = self.name;
         for (Column { family, unit }, counter) in COLUMNS.iter().zip(&self.counters) {
             let Some(counter) = *counter else {
@@ -225,12 +214,12 @@ impl<'a> Disk<'a> {
 
         if !udev.text(b"ID_FS_TYPE").is_empty() {
             let properties: [&[u8]; 4] = [b"ID_FS_TYPE", b"ID_FS_USAGE", b"ID_FS_UUID", b"ID_FS_VERSION"];
-            udev.give(&FILESYSTEM_INFO, name, &properties, out);
+            udev.add_info(&FILESYSTEM_INFO, name, &properties, out);
         }
         if !udev.text(b"DM_NAME").is_empty() {
             let properties: [&[u8]; 5] =
                 [b"DM_NAME", b"DM_UUID", b"DM_VG_NAME", b"DM_LV_NAME", b"DM_LV_LAYER"];
-            udev.give(&DEVICE_MAPPER_INFO, name, &properties, out);
+            udev.add_info(&DEVICE_MAPPER_INFO, name, &properties, out);
         }
         if udev.text(b"ID_ATA").is_empty() {
             return;
@@ -242,7 +231,7 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// `1` when the device rotates. Partitions have no queue of their own: they are given as `0`, as node_exporter does.
+    /// `1` when the device rotates. Partitions have no queue of their own: they are emitted as `0`, as in node_exporter.
     fn rotational<'s>(&self, snapshot: &'s Snapshot) -> &'s [u8] {
         // sysfs has `!` where a device's name has a slash: cciss/c0d0.
         let directory: Vec<u8> = self.name.iter().map(|&b| if b == b'/' { b'!' } else { b }).collect();
@@ -267,7 +256,7 @@ impl<'a> Udev<'a> {
     }
 
     /// Adds an info sample whose labels are the device's name and `properties`.
-    fn give(&self, family: &Family, device: &[u8], properties: &[&[u8]], out: &mut Exposition) {
+    fn add_info(&self, family: &Family, device: &[u8], properties: &[&[u8]], out: &mut Exposition) {
         let labels: Vec<&[u8]> =
             std::iter::once(device).chain(properties.iter().map(|property| self.text(property))).collect();
         out.add(family, &labels, 1u64);
@@ -277,7 +266,7 @@ impl<'a> Udev<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const OLD: &[u8] = b"   8       0 sda 25354637 34367663 1003346126 18492372 28444756 11134226 505697032 63877960 0 9653880 82621804\n";
     const ROTATIONAL: (&str, &[u8]) = ("sys/block/sda/queue/rotational", b"1\n");
@@ -416,8 +405,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH, "udev/b8:0", ROTATIONAL.0]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH, "udev/b8:0", ROTATIONAL.0]);
     }
 
     proptest::proptest! {

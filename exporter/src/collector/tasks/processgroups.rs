@@ -2,7 +2,7 @@
 //!
 //! <https://man7.org/linux/man-pages/man5/proc_pid_status.5.html>
 //!
-//! What needs the right to trace a process (its I/O, swap and limits) is not given. Counters are kept over scrapes, see
+//! What needs the right to trace a process (its I/O, swap and limits) is left out. Counters are summed over scrapes, see
 //! `totals`: this is the one collector whose samples are no function of one snapshot alone.
 
 mod living;
@@ -13,12 +13,12 @@ use std::sync::Mutex;
 
 use keyhole_proto::v1::{Outcome, Query};
 
-use self::living::{Living, Process, Reading, STATE_NAMES};
+use self::living::{Living, Measured, Process, STATE_NAMES};
 use self::rules::Rules;
 use self::totals::{Counts, Totals};
 use crate::collector::tasks::process::{self, File};
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::lock;
 use crate::options::{Flag, FlagKind, Options};
 use crate::snapshot::{Content, Snapshot};
@@ -47,7 +47,7 @@ pub const COLLECTOR: Collector = Collector {
             help: "Maximum number of groups. Other processes are in the group other.",
         },
     ],
-    families: &FAMILIES,
+    families: || FAMILIES.to_vec(),
     collect,
 };
 
@@ -62,7 +62,7 @@ const PROCESSES: Family = Family {
     help: "Processes in the group.",
     kind: Kind::Gauge,
     labels: &["groupname"],
-    source: "proc/<pid>/stat",
+    source: Source::File("proc/#/stat"),
 };
 const THREADS: Family = Family {
     name: "namedprocess_namegroup_num_threads",
@@ -79,19 +79,19 @@ const MEMORY: Family = Family {
     name: "namedprocess_namegroup_memory_bytes",
     help: "Memory of all processes in the group; what they share counts once for each.",
     labels: &["groupname", "memtype"],
-    source: "proc/<pid>/{stat,status}",
+    source: Source::File("proc/#/{stat,status}"),
     ..PROCESSES
 };
 const DESCRIPTORS: Family = Family {
     name: "namedprocess_namegroup_open_filedesc",
     help: "Open file descriptors of all processes in the group; needs Linux 6.2.",
-    source: "proc/<pid>/fd",
+    source: Source::File("proc/#/fd"),
     ..PROCESSES
 };
 const OLDEST: Family = Family {
     name: "namedprocess_namegroup_oldest_start_time_seconds",
     help: "When the oldest process of the group started, in seconds since the epoch.",
-    source: "proc/<pid>/stat, proc/stat",
+    source: Source::Files(&["proc/#/stat", "proc/stat"]),
     ..PROCESSES
 };
 const CPU: Family = Family {
@@ -116,14 +116,14 @@ const SWITCHES: Family = Family {
     name: "namedprocess_namegroup_context_switches_total",
     help: "Context switches of the first threads of processes of the group since the exporter started.",
     labels: &["groupname", "ctxswitchtype"],
-    source: "proc/<pid>/status",
+    source: Source::File("proc/#/status"),
     ..CPU
 };
 
 const FAMILIES: [Family; 10] =
     [PROCESSES, THREADS, STATES, MEMORY, DESCRIPTORS, OLDEST, CPU, MAJOR_FAULTS, MINOR_FAULTS, SWITCHES];
 
-/// Clock ticks in a second, whatever the kernel's own.
+/// Clock ticks in a second (USER_HZ), independent of the kernel's own.
 const TICKS: f64 = 100.0;
 
 /// A counter of a group: one row.
@@ -145,7 +145,7 @@ const COUNTERS: [Counter; 6] = [
     Counter { family: SWITCHES,     labels: &[b"nonvoluntary"], divisor: 1.0,   of: |process| process.nonvoluntary_switches },
 ];
 
-/// What is kept over scrapes: how processes are grouped, and what the groups have used.
+/// State over scrapes: how processes are grouped, and what the groups have used.
 #[derive(Debug, Default)]
 pub struct ProcessGroups {
     rules: Rules,
@@ -166,8 +166,8 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     if processes.is_empty() {
         return Err(CollectError::NoData("processes".into()));
     }
-    let known = Known::new(context.snapshot, &processes);
-    if known.boot_time.is_none() {
+    let available = Available::new(context.snapshot, &processes);
+    if available.boot_time.is_none() {
         out.skip(|| {
             format!(
                 "{STAT}: no boot time, so that it is not known when the oldest process of a group started"
@@ -182,7 +182,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     for (name, group) in totals.look(&processes, most) {
         out.item();
         add_counters(name.as_bytes(), &group.used, out);
-        add_living(name.as_bytes(), &group.living, &known, out);
+        add_living(name.as_bytes(), &group.living, &available, out);
     }
     Ok(())
 }
@@ -195,13 +195,15 @@ fn processes<'a>(snapshot: &'a Snapshot, out: &mut Exposition) -> Vec<Process<'a
     });
     let mut processes: Vec<Process<'a>> = Vec::new();
     // In the snapshot's order `fd` stands before `stat`, and `status` after it.
-    let mut descriptors = (0, Reading::Gone);
+    let mut descriptors = (0, Measured::Absent);
     process::each_file(snapshot, |pid, file, content| match (file, content) {
-        (File::Descriptors, Content::Entries(count)) if details => descriptors = (pid, Reading::Is(*count)),
-        (File::Descriptors, _) if details => descriptors = (pid, Reading::Unknown),
+        (File::Descriptors, Content::Entries(count)) if details => {
+            descriptors = (pid, Measured::Value(*count))
+        }
+        (File::Descriptors, _) if details => descriptors = (pid, Measured::Unknown),
         (File::Stat, Content::Bytes { bytes, .. }) => match ProcessStat::parse(bytes) {
             Some(stat) => {
-                let descriptors = if descriptors.0 == pid { descriptors.1 } else { Reading::Gone };
+                let descriptors = if descriptors.0 == pid { descriptors.1 } else { Measured::Absent };
                 processes.push(Process { descriptors, ..Process::new(pid, stat) });
             }
             None => out.skip(|| format!("proc/{pid}/stat: too few columns, or no numbers in them")),
@@ -217,8 +219,8 @@ fn processes<'a>(snapshot: &'a Snapshot, out: &mut Exposition) -> Vec<Process<'a
     processes
 }
 
-/// What the host lets be known of processes.
-struct Known {
+/// What the host and the broker let the collector read of processes.
+struct Available {
     /// Whether their memory is.
     resident: bool,
     /// Whether their descriptors are: before Linux 6.2 a directory of them counts none.
@@ -227,17 +229,17 @@ struct Known {
     boot_time: Option<u64>,
 }
 
-impl Known {
+impl Available {
     fn new(snapshot: &Snapshot, processes: &[Process<'_>]) -> Self {
         let btime = |line| {
             let mut fields = text::fields(line);
             text::unsigned(fields.nth(1).filter(|_| line.starts_with(b"btime "))?)
         };
         Self {
-            resident: processes.iter().any(|process| process.resident != Reading::Gone),
+            resident: processes.iter().any(|process| process.resident != Measured::Absent),
             descriptors: processes
                 .iter()
-                .any(|process| !matches!(process.descriptors, Reading::Gone | Reading::Is(0))),
+                .any(|process| !matches!(process.descriptors, Measured::Absent | Measured::Value(0))),
             boot_time: snapshot.text(STAT).and_then(|stat| text::lines(stat).find_map(btime)),
         }
     }
@@ -252,20 +254,20 @@ fn add_counters(group: &[u8], used: &Counts, out: &mut Exposition) {
     }
 }
 
-fn add_living(group: &[u8], living: &Living, known: &Known, out: &mut Exposition) {
+fn add_living(group: &[u8], living: &Living, available: &Available, out: &mut Exposition) {
     out.add(&PROCESSES, &[group], living.processes);
     out.add(&THREADS, &[group], living.threads);
     for ((_, state), count) in STATE_NAMES.iter().zip(living.states) {
         out.add(&STATES, &[group, state], count);
     }
     out.add(&MEMORY, &[group, b"virtual"], living.virtual_bytes);
-    if let Some(resident) = living.resident.filter(|_| known.resident) {
+    if let Some(resident) = living.resident.filter(|_| available.resident) {
         out.add(&MEMORY, &[group, b"resident"], resident);
     }
-    if let Some(descriptors) = living.descriptors.filter(|_| known.descriptors) {
+    if let Some(descriptors) = living.descriptors.filter(|_| available.descriptors) {
         out.add(&DESCRIPTORS, &[group], descriptors);
     }
-    if let (Some(start), Some(boot_time)) = (living.oldest_start, known.boot_time) {
+    if let (Some(start), Some(boot_time)) = (living.oldest_start, available.boot_time) {
         out.add(&OLDEST, &[group], boot_time as f64 + start as f64 / TICKS);
     }
 }
@@ -274,7 +276,7 @@ fn add_living(group: &[u8], living: &Living, known: &Known, out: &mut Exposition
 mod tests {
     use super::*;
     use crate::collector::Own;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::Report;
 
     const KUBELET: &[u8] =
@@ -459,8 +461,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &["proc/stat", "proc/2/stat", "proc/2/status", "proc/812/stat", "proc/812/status"],
         );

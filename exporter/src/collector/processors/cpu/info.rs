@@ -2,13 +2,13 @@
 //!
 //! <https://man7.org/linux/man-pages/man5/proc_cpuinfo.5.html>
 //!
-//! Each architecture writes a form of its own, which is told by the text alone: a capture may come from another machine.
-//! Which of a form's keys are given, and as what, is as in node_exporter.
+//! Each architecture has a format of its own, which is recognised by the text alone: a capture may come from another machine.
+//! Which keys of a format are emitted, and under which labels, is as in node_exporter.
 
 use keyhole_proto::v1::Query;
 
 use super::{CollectError, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind, Options};
 use crate::text;
 
@@ -48,7 +48,7 @@ pub(super) const INFO: Family = Family {
         "stepping",
         "vendor",
     ],
-    source: PATH,
+    source: Source::File(PATH),
 };
 /// Where this CPU runs at, from here and from the cpufreq collector.
 pub const FREQUENCY: Family = Family {
@@ -126,7 +126,7 @@ impl Form {
 }
 
 impl<'a> Cpu<'a> {
-    /// Where the value of a key belongs; none for a key that is not given.
+    /// The field for the value of a key; none for a key that is not emitted.
     fn field(&mut self, form: Form, key: &[u8]) -> Option<&mut &'a [u8]> {
         Some(match (form, key) {
             (Form::X86, b"vendor" | b"vendor_id") => &mut self.vendor,
@@ -171,7 +171,7 @@ fn keys(cpuinfo: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// What cpuinfo says, as far as the flags ask for it.
+/// What cpuinfo contains, as far as the flags ask for it.
 pub(super) struct Described<'a> {
     cpus: Vec<Cpu<'a>>,
     options: &'a Options,
@@ -569,7 +569,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_survived(
+        fn any_bytes_are_accepted(
             bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100),
             texty in "((processor|Processor|BogoMIPS|vendor_id|cpu number|system type|cpu|flags|bugs|cpu MHz|model)\t: [0-9a-z. ]{0,5}\n|processor [0-9]:\n){0,6}",
         ) {

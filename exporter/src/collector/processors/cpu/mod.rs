@@ -1,4 +1,4 @@
-//! CPUs: how they spent their time, from `proc/stat`; what they are and how they fare, from sysfs and `proc/cpuinfo`.
+//! CPUs: how they spent their time, from `proc/stat`; what they are and which state they are in, from sysfs and `proc/cpuinfo`.
 //!
 //! <https://docs.kernel.org/filesystems/proc.html#miscellaneous-kernel-statistics-in-proc-stat>
 
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind};
 use crate::text;
 
@@ -32,18 +32,20 @@ pub const COLLECTOR: Collector = Collector {
         info::BUGS,
         info::FLAGS,
     ],
-    families: &[
-        SECONDS,
-        GUEST_SECONDS,
-        info::INFO,
-        info::FREQUENCY,
-        info::FLAG_INFO,
-        info::BUG_INFO,
-        topology::CORE_THROTTLES,
-        topology::PACKAGE_THROTTLES,
-        topology::ISOLATED,
-        topology::ONLINE,
-    ],
+    families: || {
+        vec![
+            SECONDS,
+            GUEST_SECONDS,
+            info::INFO,
+            info::FREQUENCY,
+            info::FLAG_INFO,
+            info::BUG_INFO,
+            topology::CORE_THROTTLES,
+            topology::PACKAGE_THROTTLES,
+            topology::ISOLATED,
+            topology::ONLINE,
+        ]
+    },
     collect,
 };
 
@@ -55,7 +57,7 @@ const SECONDS: Family = Family {
     help: "Time that this CPU has spent in this mode.",
     kind: Kind::Counter,
     labels: &["cpu", "mode"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const GUEST_SECONDS: Family = Family {
     name: "node_cpu_guest_seconds_total",
@@ -104,7 +106,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let result = times(context, out, |number, out| {
         about.remove(number).iter().for_each(|about| add(number, about, out));
     });
-    // What sysfs and cpuinfo tell is given even where there are no times, as of a CPU that is offline.
+    // A CPU that is offline has no times, but samples from sysfs and cpuinfo.
     for (number, about) in &about {
         out.item();
         add(number, about, out);
@@ -153,7 +155,7 @@ fn times(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
     fn each_cpu_is_given_by_its_own_number_and_their_sum_is_not() {
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -44,27 +44,27 @@ enum Matcher {
 }
 
 impl Rules {
-    /// What the flags say; reads the file that they name.
+    /// Rules from the flags, and from the file that they name.
     pub(super) fn new(options: &Options) -> Result<Self, String> {
         options.exclusive(NAME, CONFIG).map_err(|error| error.to_string())?;
         let path = options.text(CONFIG);
         if path.is_empty() {
             let rules = options.texts(NAME).iter().map(|text| {
-                Rule::of_flag(text).map_err(|error| format!("--{NAME}={text:?}: {error}; use NAME=REGEXP"))
+                Rule::parse_flag(text).map_err(|error| format!("--{NAME}={text:?}: {error}; use NAME=REGEXP"))
             });
             return Ok(Self(rules.collect::<Result<_, _>>()?));
         }
         let file = std::fs::read_to_string(path).map_err(|error| error.to_string());
-        file.and_then(|yaml| Self::of_file(&yaml)).map_err(|error| format!("--{CONFIG}={path}: {error}"))
+        file.and_then(|yaml| Self::from_yaml(&yaml)).map_err(|error| format!("--{CONFIG}={path}: {error}"))
     }
 
-    fn of_file(yaml: &str) -> Result<Self, String> {
+    fn from_yaml(yaml: &str) -> Result<Self, String> {
         let file: File = serde_saphyr::from_str(yaml).map_err(|error| first_line(&error.to_string()))?;
         if file.process_names.is_empty() {
             return Err("process_names is empty; leave the flag out to have a group for each comm".into());
         }
         let rules = file.process_names.into_iter().enumerate().map(|(at, entry)| {
-            Rule::of_entry(entry).map_err(|error| format!("entry {} of process_names: {error}", at + 1))
+            Rule::from_entry(entry).map_err(|error| format!("entry {} of process_names: {error}", at + 1))
         });
         Ok(Self(rules.collect::<Result<_, _>>()?))
     }
@@ -85,13 +85,13 @@ impl Rules {
 
 impl Rule {
     /// `NAME=REGEXP`.
-    fn of_flag(text: &str) -> Result<Self, String> {
+    fn parse_flag(text: &str) -> Result<Self, String> {
         let (name, regexp) = text.split_once('=').ok_or("no = after the group's name")?;
         let regexp = GoRegex::new(regexp).map_err(|error| error.to_string())?;
         Ok(Self { name: template(name)?, matcher: Matcher::Regexp(regexp) })
     }
 
-    fn of_entry(entry: Entry) -> Result<Self, String> {
+    fn from_entry(entry: Entry) -> Result<Self, String> {
         for (key, given) in [("exe", entry.exe.is_some()), ("cmdline", entry.cmdline.is_some())] {
             if given {
                 return Err(format!(
@@ -140,13 +140,10 @@ fn template(name: &str) -> Result<Vec<Part>, String> {
     }
     parts.push(Part::Text(rest.to_owned()));
     parts.retain(|part| *part != Part::Text(String::new()));
-    match parts.is_empty() {
-        true => Err("no name for the group".into()),
-        false => Ok(parts),
-    }
+    if parts.is_empty() { Err("no name for the group".into()) } else { Ok(parts) }
 }
 
-/// The parser draws what it found over several lines; the first says what and where.
+/// The parser prints an error over several lines; the first one has the reason and the place.
 fn first_line(error: &str) -> String {
     error.lines().next().unwrap_or("not YAML").trim_start_matches("error: ").to_owned()
 }
@@ -218,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_file_of_process_exporters_shape_matches_whole_comms() {
-        let rules = Rules::of_file(
+        let rules = Rules::from_yaml(
             "process_names:\n  - name: \"{{.Comm}}\"\n    comm:\n    - bash\n    - 'etcd'\n  - {name: runtime, comm: [containerd]}\n",
         )
         .unwrap();
@@ -229,7 +226,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_matched_is_refused_with_the_reason() {
-        let error = |entry: &str| Rules::of_file(&format!("process_names:\n{entry}\n")).unwrap_err();
+        let error = |entry: &str| Rules::from_yaml(&format!("process_names:\n{entry}\n")).unwrap_err();
         for key in ["exe", "cmdline"] {
             let error = error(&format!("- name: a\n  comm: [a]\n- name: b\n  {key}: ['.+']"));
             assert!(
