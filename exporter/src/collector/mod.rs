@@ -603,6 +603,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::exposition::Series;
 
     #[test]
     fn collectors_are_sorted_and_named_once() {
@@ -749,13 +750,8 @@ mod tests {
         &["bcache", "bcachefs", "drm", "mountstats", "nvmesubsystem", "processgroups"];
 
     /// The values of a sample's labels of those names; none unless it has all.
-    fn item_of(labels: &str, names: &[&str]) -> Option<String> {
-        let value = |name: &&str| {
-            let begin = format!("{name}=\"");
-            let at = labels.match_indices(&begin).find(|(at, _)| *at == 0 || labels[..*at].ends_with(','))?.0;
-            let rest = &labels[at + begin.len()..];
-            Some(rest[..rest.find("\",").unwrap_or(rest.len() - 1)].to_owned())
-        };
+    fn item_of(series: &Series<'_>, names: &[&str]) -> Option<String> {
+        let value = |name: &&str| series.labels().find(|(other, _)| other == name).map(|(_, value)| value);
         names.iter().map(value).collect::<Option<Vec<_>>>().map(|values| values.join("\n"))
     }
 
@@ -774,7 +770,7 @@ mod tests {
         let mut all = 0;
         for series in out.series() {
             all += 1;
-            if let Some(item) = item_of(series.labels(), names) {
+            if let Some(item) = item_of(&series, names) {
                 *items.entry(item).or_default() += 1;
             }
         }

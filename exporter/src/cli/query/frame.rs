@@ -64,7 +64,7 @@ impl Frame {
             }
             broker::add_truncated(snapshot, &mut out);
         }
-        let is_shown = |series: &Series<'_>| choice.shows(series.key.as_bytes());
+        let is_shown = |series: &Series<'_>| choice.shows(series.key().as_bytes());
         let series: Vec<Series<'_>> = out.series().collect();
         let rates = match rates {
             Some(rates) => rates.of(Instant::now(), series.iter()),
@@ -113,7 +113,7 @@ impl Frame {
             .series()
             .zip(&self.rates)
             .zip(&self.shown)
-            .filter(move |((series, _), shown)| **shown && !of_collectors(series.family))
+            .filter(move |((series, _), shown)| **shown && !of_collectors(series.family()))
             .map(|((series, rate), _)| (series, *rate))
     }
 
@@ -157,11 +157,11 @@ impl Frame {
                 left_out += 1;
                 continue;
             }
-            let mut cells = vec![Cell::plain(series.name()), Cell::plain(&series.value)];
+            let mut cells = vec![Cell::plain(&series.name()), Cell::plain(&series.value().to_string())];
             if self.has_rates {
-                cells.push(Cell::plain(&rate_text(rate, series.kind)));
+                cells.push(Cell::plain(&rate_text(rate, series.kind())));
             }
-            cells.push(Cell::new(series.labels(), Style::Dim));
+            cells.push(Cell::new(series.written_labels(), Style::Dim));
             table.row(cells);
         }
         let mut lines = table.lines(screen, choice.headers, size.map(|(columns, _)| columns));
@@ -179,11 +179,11 @@ impl Frame {
         }
         let mut last = String::new();
         for (series, _) in self.out.series().zip(&self.shown).filter(|(_, shown)| **shown) {
-            if last != series.family {
-                last = series.family.to_owned();
-                text.extend_from_slice(format!("# TYPE {last} {}\n", series.kind.as_str()).as_bytes());
+            if last != series.family() {
+                last = series.family().to_owned();
+                text.extend_from_slice(format!("# TYPE {last} {}\n", series.kind().as_str()).as_bytes());
             }
-            text.extend_from_slice(format!("{} {}\n", series.key, series.value).as_bytes());
+            text.extend_from_slice(format!("{} {}\n", series.key(), series.value()).as_bytes());
         }
         text
     }
