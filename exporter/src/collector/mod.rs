@@ -244,7 +244,7 @@ impl<'a> Context<'a> {
     pub fn require(&self, path: &str) -> Result<&'a [u8], CollectError> {
         match self.snapshot.content(path) {
             Some(Content::Bytes { bytes, .. }) => Ok(bytes),
-            Some(Content::Errno(errno)) if !absent(*errno) => {
+            Some(Content::Errno(errno)) if !is_absent(*errno) => {
                 Err(CollectError::Unreadable { path: path.to_owned(), errno: *errno })
             }
             _ => Err(CollectError::NoData(path.to_owned())),
@@ -324,9 +324,9 @@ impl<'a> Context<'a> {
     }
 }
 
-/// ENOENT, ENODEV, ESRCH and ENOTDIR: the host does not have it.
-fn absent(errno: u32) -> bool {
-    matches!(errno, 2 | 3 | 19 | 20)
+/// Whether an error number means that the host does not have the file.
+fn is_absent(errno: u32) -> bool {
+    i32::try_from(errno).is_ok_and(keyhole_policy::errno::is_absent)
 }
 
 /// How one collector did in one scrape.

@@ -4,12 +4,12 @@
 
 mod cpu_columns;
 mod cpus;
-mod escapes;
 mod integers;
 mod labelled;
 mod meminfo;
 mod numbers;
 mod prefixes;
+mod printable;
 mod process;
 mod zones;
 
@@ -17,14 +17,16 @@ use std::iter;
 
 use memchr::{memchr, memrchr};
 
+pub use keyhole_policy::escapes::unescape_octal;
+
 pub use cpu_columns::cpu_columns;
 pub use cpus::{cpu_list, cpu_number};
-pub use escapes::{printable, unescape_octal};
 pub use integers::integer;
 pub use labelled::labelled;
 pub use meminfo::{MeminfoLine, meminfo_line};
 pub use numbers::{float, hexadecimal, signed, unsigned};
 pub use prefixes::{binary_prefix, shortened};
+pub use printable::printable;
 pub use process::{ProcessStat, process_state};
 pub use zones::node_and_zone;
 
