@@ -89,7 +89,11 @@ pub struct RateLimitedReader<R> {
 impl<R> RateLimitedReader<R> {
     /// Needs a Tokio runtime.
     pub fn new(stream: R) -> Self {
-        Self { stream, bucket: TokenBucket::new(BURST, Instant::now()), delay: Box::pin(tokio::time::sleep(Duration::ZERO)) }
+        Self {
+            stream,
+            bucket: TokenBucket::new(BURST, Instant::now()),
+            delay: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        }
     }
 }
 
