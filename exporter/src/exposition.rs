@@ -12,11 +12,10 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fmt;
-use std::io::Write as _;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 
-use memchr::{memchr2, memchr3};
+use rustc_hash::FxHashMap;
 
 use crate::text;
 
@@ -100,23 +99,11 @@ impl Value {
     }
 }
 
-/// The shortest text that reads back as the same number.
 impl fmt::Display for Value {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Below it every whole number is its own float.
-        const EXACT: f64 = 9_007_199_254_740_992.0;
-        match *self {
-            Value::Unsigned(whole) => write!(f, "{whole}"),
-            Value::Float(value) if value.is_nan() => f.write_str("NaN"),
-            Value::Float(value) if value.is_infinite() => {
-                f.write_str(if value > 0.0 { "+Inf" } else { "-Inf" })
-            }
-            Value::Float(value) if value.fract() == 0.0 && value.abs() < EXACT => {
-                write!(f, "{}", value as i64)
-            }
-            Value::Float(value) if (1e-5..1e17).contains(&value.abs()) => write!(f, "{value}"),
-            Value::Float(value) => write!(f, "{value:e}"),
-        }
+        let mut written = Vec::new();
+        write_value(&mut written, *self);
+        f.write_str(&text::printable(&written))
     }
 }
 
@@ -164,6 +151,8 @@ impl From<bool> for Value {
 pub struct Exposition {
     families: Vec<Header>,
     by_name: HashMap<Cow<'static, str>, u32>,
+    /// Families by where their name lies in the program: a scrape asks for the same few hundred a thousand times.
+    by_address: FxHashMap<(usize, usize), u32>,
     samples: Vec<Sample>,
     /// Every sample's suffix and labels as they are written, one after the other: `_bucket{le="1"}`.
     text: String,
@@ -417,6 +406,7 @@ impl Exposition {
         Self {
             families: Vec::with_capacity(FAMILIES),
             by_name: HashMap::with_capacity(FAMILIES),
+            by_address: FxHashMap::with_capacity_and_hasher(FAMILIES, Default::default()),
             samples: Vec::with_capacity(SAMPLES),
             text: String::with_capacity(32 * SAMPLES),
             labels: Vec::with_capacity(SAMPLES),
@@ -522,7 +512,11 @@ impl Exposition {
         if !self.may_be(family, family.name, value) {
             return;
         }
-        let at = self.declared(family);
+        let address = (family.name.as_ptr().addr(), family.name.len());
+        let at = match self.by_address.get(&address) {
+            Some(&at) => self.of_kind(at, family.kind),
+            None => self.declared(family).inspect(|&at| _ = self.by_address.insert(address, at)),
+        };
         let pairs = family.labels.iter().copied().zip(labels.iter().copied());
         self.add_to(at, family.name, "", pairs, value);
     }
@@ -756,11 +750,24 @@ impl Exposition {
         for (position, family) in order.iter().enumerate() {
             rank[*family as usize] = position as u32;
         }
-        let mut samples: Vec<&Sample> = self.samples.iter().collect();
-        samples.sort_by(|a, b| {
-            let place = |sample: &Sample| rank[sample.family as usize];
-            place(a).cmp(&place(b)).then_with(|| self.key(a).cmp(self.key(b)))
-        });
+        // Counted first, and text compared only within a family: most have but one sample.
+        let mut places = vec![0usize; order.len() + 1];
+        for sample in &self.samples {
+            places[rank[sample.family as usize] as usize + 1] += 1;
+        }
+        for family in 1..places.len() {
+            places[family] += places[family - 1];
+        }
+        let Some(any) = self.samples.first() else { return Vec::new() };
+        let mut samples = vec![any; self.samples.len()];
+        for sample in &self.samples {
+            let place = &mut places[rank[sample.family as usize] as usize];
+            samples[*place] = sample;
+            *place += 1;
+        }
+        for family in samples.chunk_by_mut(|a, b| a.family == b.family) {
+            family.sort_by(|a, b| self.key(a).cmp(self.key(b)));
+        }
         samples
     }
 
@@ -793,8 +800,8 @@ impl Exposition {
                 out.extend_from_slice(header.name.as_bytes());
                 out.extend_from_slice(self.key(sample).as_bytes());
                 out.push(b' ');
-                // Writing to a Vec cannot fail.
-                let _ = writeln!(out, "{}", sample.value());
+                write_value(out, sample.value());
+                out.push(b'\n');
             }
         }
         written
@@ -888,13 +895,8 @@ pub fn written_labels<'l>(labels: impl Iterator<Item = (&'l str, &'l [u8])>) -> 
 
 /// Hands `text` to `write` part by part, with escapes where the text format needs them.
 fn escape(text: &str, quotes: bool, mut write: impl FnMut(&str)) {
-    let special = |text: &str| {
-        if quotes {
-            memchr3(b'\\', b'\n', b'"', text.as_bytes())
-        } else {
-            memchr2(b'\\', b'\n', text.as_bytes())
-        }
-    };
+    let special =
+        |text: &str| text.bytes().position(|byte| matches!(byte, b'\\' | b'\n') || (byte == b'"' && quotes));
     let mut rest = text;
     while let Some(at) = special(rest) {
         write(&rest[..at]);
@@ -911,6 +913,36 @@ fn escape(text: &str, quotes: bool, mut write: impl FnMut(&str)) {
 /// The most bytes of a value, and of the space and the newline around it.
 const VALUE_BYTES: usize = 27;
 
+/// The shortest text that reads back as the same number.
+fn write_value(out: &mut Vec<u8>, value: Value) {
+    /// Below it every whole number is its own float.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let value = match value {
+        Value::Unsigned(whole) => {
+            return out.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
+        }
+        Value::Float(value) => value,
+    };
+    let mut text = Text(out);
+    // Writing to a Vec cannot fail.
+    let _ = match value {
+        value if value.is_nan() => write!(text, "NaN"),
+        value if value.is_infinite() => write!(text, "{}Inf", if value > 0.0 { '+' } else { '-' }),
+        value if value.fract() == 0.0 && value.abs() < EXACT => write!(text, "{}", value as i64),
+        value if (1e-5..1e17).contains(&value.abs()) => write!(text, "{value}"),
+        value => write!(text, "{value:e}"),
+    };
+}
+
+struct Text<'a>(&'a mut Vec<u8>);
+
+impl std::fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -925,7 +957,9 @@ mod tests {
     };
 
     fn value_text(value: f64) -> String {
-        Value::Float(value).to_string()
+        let mut out = Vec::new();
+        write_value(&mut out, Value::Float(value));
+        String::from_utf8(out).unwrap()
     }
 
     #[test]

@@ -15,8 +15,6 @@ mod zones;
 
 use std::iter;
 
-use memchr::{memchr, memrchr};
-
 pub use keyhole_policy::escapes::unescape_octal;
 
 pub use cpu_columns::cpu_columns;
@@ -57,13 +55,13 @@ pub fn trim(text: &[u8]) -> &[u8] {
 
 /// Splits at the first `separator`: for keys that cannot hold it.
 pub fn split_first(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
-    let at = memchr(separator, text)?;
+    let at = text.iter().position(|&byte| byte == separator)?;
     Some((&text[..at], &text[at + 1..]))
 }
 
 /// Splits at the last `separator`: for names that may hold it, followed by values that cannot.
 pub fn split_last(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
-    let at = memrchr(separator, text)?;
+    let at = text.iter().rposition(|&byte| byte == separator)?;
     Some((&text[..at], &text[at + 1..]))
 }
 
