@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use keyhole_rate::TokenBucket;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::Semaphore;
 use tokio::time::Sleep;
@@ -31,38 +32,6 @@ const CHARGE_FACTOR: u32 = 4;
 /// The rate at which the broker reads from a connection, whatever the client floods it with.
 const BYTES_PER_SECOND: u32 = 16 << 10;
 
-/// A token bucket, whose tokens are counted in the time that it takes to refill them.
-#[derive(Debug)]
-struct TokenBucket {
-    /// When the bucket will be full.
-    full_at: Instant,
-}
-
-impl TokenBucket {
-    fn new() -> Self {
-        Self { full_at: Instant::now() }
-    }
-
-    /// How long until the bucket is no longer overdrawn.
-    fn time_overdrawn(&self, now: Instant) -> Duration {
-        self.full_at.saturating_duration_since(now).saturating_sub(BURST)
-    }
-
-    /// Takes `cost`; overdraws the bucket by up to `overdraft`.
-    fn charge(&mut self, cost: Duration, overdraft: Duration, now: Instant) {
-        self.full_at = (self.full_at.max(now) + cost).min(now + BURST + overdraft);
-    }
-
-    /// Takes `cost` if there is enough; returns whether there was.
-    fn take(&mut self, cost: Duration, now: Instant) -> bool {
-        let is_enough = self.full_at.saturating_duration_since(now) + cost <= BURST;
-        if is_enough {
-            self.full_at = self.full_at.max(now) + cost;
-        }
-        is_enough
-    }
-}
-
 /// The limits of one uid, and what of them is in use.
 #[derive(Debug)]
 pub struct ClientLimits {
@@ -78,8 +47,8 @@ impl ClientLimits {
     pub fn new() -> Self {
         Self {
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            connects: Mutex::new(TokenBucket::new()),
-            requests: Mutex::new(TokenBucket::new()),
+            connects: Mutex::new(TokenBucket::new(BURST, Instant::now())),
+            requests: Mutex::new(TokenBucket::new(BURST, Instant::now())),
             permit: Semaphore::new(1),
         }
     }
@@ -120,7 +89,11 @@ pub struct RateLimitedReader<R> {
 impl<R> RateLimitedReader<R> {
     /// Needs a Tokio runtime.
     pub fn new(stream: R) -> Self {
-        Self { stream, bucket: TokenBucket::new(), delay: Box::pin(tokio::time::sleep(Duration::ZERO)) }
+        Self {
+            stream,
+            bucket: TokenBucket::new(BURST, Instant::now()),
+            delay: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        }
     }
 }
 
@@ -150,20 +123,11 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     #[test]
-    fn a_burst_is_answered_and_then_the_rate_holds() {
-        let mut bucket = TokenBucket::new();
-        let start = bucket.full_at;
-        assert_eq!((0..100).filter(|_| bucket.take(REQUEST_COST, start)).count(), 40);
-        let later = start + Duration::from_secs(1);
-        assert_eq!((0..100).filter(|_| bucket.take(REQUEST_COST, later)).count(), 20);
-    }
-
-    #[test]
     fn a_long_read_costs_several_requests_and_a_short_one_costs_one() {
         let limits = ClientLimits::new();
-        let full_at = limits.requests.lock().unwrap().full_at;
         limits.charge(REQUEST_COST / CHARGE_FACTOR);
-        assert!(limits.requests.lock().unwrap().full_at <= full_at.max(Instant::now()));
+        assert!(lock(&limits.requests).take(BURST, Instant::now()), "its request was charged before");
+        let limits = ClientLimits::new();
         limits.charge((Duration::from_millis(500) + REQUEST_COST) / CHARGE_FACTOR);
         // Some may have been refilled meanwhile.
         assert!((30..40).contains(&(0..100).filter(|_| limits.take_request()).count()));
@@ -172,8 +136,8 @@ mod tests {
     #[test]
     fn a_loop_of_reads_stays_below_half_of_a_cpu_however_long_each_is() {
         for busy_ms in [1, 12, 50, 275, 1000, 2500, 7000] {
-            let (busy, mut bucket) = (Duration::from_millis(busy_ms), TokenBucket::new());
-            let start = bucket.full_at;
+            let (busy, start) = (Duration::from_millis(busy_ms), Instant::now());
+            let mut bucket = TokenBucket::new(BURST, start);
             let (mut now, mut used) = (start, Duration::ZERO);
             while now < start + Duration::from_secs(600) {
                 if bucket.take(REQUEST_COST, now) {
@@ -194,18 +158,9 @@ mod tests {
     fn the_longest_read_is_paid_off_after_half_a_minute() {
         let limits = ClientLimits::new();
         limits.charge(Duration::from_secs(1000));
-        let wait = limits.requests.lock().unwrap().full_at.saturating_duration_since(Instant::now());
+        // It is overdrawn by what the read costs beyond a burst.
+        let wait = lock(&limits.requests).time_overdrawn(Instant::now()) + BURST;
         assert!(wait <= MAX_READ_CHARGE && wait > MAX_READ_CHARGE - Duration::from_secs(5), "{wait:?}");
-    }
-
-    #[test]
-    fn an_overdrawn_bucket_is_refilled_after_a_burst() {
-        let mut bucket = TokenBucket::new();
-        let start = bucket.full_at;
-        (0..10).for_each(|_| bucket.charge(BURST, BURST, start));
-        assert_eq!(bucket.time_overdrawn(start), BURST);
-        assert!(!bucket.take(REQUEST_COST, start + BURST));
-        assert!(bucket.take(REQUEST_COST, start + BURST + REQUEST_COST));
     }
 
     #[test]

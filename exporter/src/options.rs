@@ -2,12 +2,12 @@
 
 mod remembered;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use keyhole_flags::{Origin, Values};
-use rustc_hash::FxHashMap;
 
 use crate::go_regex::GoRegex;
 
@@ -37,7 +37,7 @@ pub enum Value {
 /// The values of all flags.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    values: FxHashMap<&'static str, Value>,
+    values: HashMap<&'static str, Value>,
     /// Flags of the command line and of the environment.
     given: Vec<&'static str>,
 }
@@ -165,7 +165,7 @@ impl TryFrom<Values> for Options {
     /// Compiles the regular expressions among the values. Paths must be UTF-8: metrics and JSON show them.
     fn try_from(values: Values) -> Result<Self, FlagError> {
         use keyhole_flags::Value as Parsed;
-        let mut regexps = FxHashMap::default();
+        let mut regexps = HashMap::new();
         for (flag, text) in values.regexps() {
             let compile = || GoRegex::new(text).map(|regexp| (regexp, Arc::default()));
             let regexp = (!text.is_empty()).then(compile).transpose();

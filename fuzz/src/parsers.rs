@@ -4,7 +4,7 @@ use keyhole_broker::frames::{Frames, MalformedFrame};
 use keyhole_exporter::go_regex::GoRegex;
 use keyhole_exporter::http::parameters::{Parameters, accepts_gzip, negotiate, timeout_seconds};
 use keyhole_exporter::http::{listen, paths, web_config as web};
-use keyhole_exporter::{own, text as kernel, text_files};
+use keyhole_exporter::{own, text as kernel};
 use keyhole_policy::pattern::{self, is_wild, matches};
 use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES, SKIPPED, header};
 use keyhole_reader::mounts::mounts;
@@ -259,25 +259,11 @@ pub fn query(input: &[u8]) {
     assert_eq!(Parameters::parse(&encoded), Ok(parameters));
 }
 
-/// Wildcards of directories' names, and time zone files.
+/// Time zone files.
 pub fn names(input: &[u8]) {
     if let Some(zone) = own::constant_zone(input) {
         assert!(zone.name.len() <= input.len());
     }
-    let Some((pattern, name)) = kernel::split_first(input, b'\n') else { return };
-    if pattern.len() > 60 || name.len() > 255 {
-        return;
-    }
-    let mut expression = String::from("(?s-u)^");
-    for byte in pattern {
-        expression.push_str(&match byte {
-            b'*' => ".*".to_owned(),
-            b'?' => ".".to_owned(),
-            byte => format!("\\x{byte:02x}"),
-        });
-    }
-    let same = regex::bytes::Regex::new(&(expression + "$")).expect("an expression");
-    assert_eq!(text_files::glob(pattern, name), same.is_match(name));
 }
 
 /// Bytes of a reader's pipe, in pieces of the length in the first byte: the frames do not depend on the pieces, none is

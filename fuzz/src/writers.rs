@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use keyhole_exporter::collector::files::textfile as reader;
 use keyhole_exporter::collector::{Context, Own, TextFile};
-use keyhole_exporter::exposition::{Exposition, Family, Kind, Value, Written, metric_name};
+use keyhole_exporter::exposition::{Exposition, Family, Kind, Source, Value, Written, metric_name};
 use keyhole_exporter::options::Options;
 use keyhole_exporter::snapshot::Snapshot;
 
@@ -16,7 +16,7 @@ const FAMILY: Family = Family {
     help: "A \"help\" \\ text\nof two lines.",
     kind: Kind::Untyped,
     labels: &["a", "b"],
-    source: "",
+    source: Source::Exporter(""),
 };
 
 /// Each record is a sample: a name, a letter for its type, a value of eight bytes, and labels.

@@ -92,7 +92,8 @@ impl fmt::Display for Quoted<'_> {
         if !self.0.is_empty() && self.0.chars().all(is_plain) {
             f.write_str(self.0)
         } else {
-            write!(f, "{:?}", self.0)
+            // What a reader of logfmt knows of escapes is what JSON has.
+            Json(self.0).fmt(f)
         }
     }
 }
@@ -106,8 +107,15 @@ impl fmt::Display for Json<'_> {
         for c in self.0.chars() {
             match c {
                 '"' | '\\' => write!(f, "\\{c}")?,
-                // Control characters, also U+0080 to U+009F, which terminals interpret too.
-                c if c.is_control() => write!(f, "\\u{:04x}", u32::from(c))?,
+                '\n' => f.write_str("\\n")?,
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_str("\\t")?,
+                // Control characters, also U+0080 to U+009F, and what turns text around: terminals interpret those.
+                c if c != '\'' && c.escape_debug().len() > 1 => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        write!(f, "\\u{unit:04x}")?;
+                    }
+                }
                 c => f.write_char(c)?,
             }
         }
@@ -180,12 +188,13 @@ mod tests {
     fn a_value_cannot_add_a_line_or_a_field() {
         assert_eq!(Quoted("plain:1").to_string(), "plain:1");
         assert_eq!(Quoted("a b").to_string(), "\"a b\"");
-        assert_eq!(Quoted("x level=ERROR\n\u{1b}[2J").to_string(), "\"x level=ERROR\\n\\u{1b}[2J\"");
+        assert_eq!(Quoted("x level=ERROR\n\u{1b}[2J").to_string(), "\"x level=ERROR\\n\\u001b[2J\"");
         assert_eq!(Quoted("").to_string(), "\"\"");
         assert_eq!(
             Json("a\"b\\c\nd\u{1}\u{e9}\u{9b}").to_string(),
-            "\"a\\\"b\\\\c\\u000ad\\u0001\u{e9}\\u009b\""
+            "\"a\\\"b\\\\c\\nd\\u0001\u{e9}\\u009b\""
         );
+        assert_eq!(Json("it's\u{202e}\u{e0001}").to_string(), "\"it's\\u202e\\udb40\\udc01\"");
     }
 
     #[test]

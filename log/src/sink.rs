@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant, SystemTime};
 
+use keyhole_rate::TokenBucket;
 use rustix::io::Errno;
 use tracing::Level;
 
@@ -56,8 +57,7 @@ struct State {
     /// Whether a thread was started or is being started.
     claimed: bool,
     thread: Option<ThreadId>,
-    /// When the token bucket will be full again.
-    full: Instant,
+    rate: TokenBucket,
     /// How many dropped lines were reported, and when.
     reported: u64,
     reported_at: Option<Instant>,
@@ -77,7 +77,7 @@ impl Sink {
                 waiting: 0,
                 claimed: false,
                 thread: None,
-                full: Instant::now(),
+                rate: TokenBucket::new(BURST, Instant::now()),
                 reported: 0,
                 reported_at: None,
                 failing: false,
@@ -108,9 +108,8 @@ impl Sink {
     /// Takes the tokens of one line; if there are too few, the line is dropped before it is formatted.
     pub(crate) fn admit(&self, now: Instant) -> bool {
         let mut state = self.lock();
-        let admitted = state.full.saturating_duration_since(now) + LINE_COST <= BURST;
+        let admitted = state.rate.take(LINE_COST, now);
         if admitted {
-            state.full = state.full.max(now) + LINE_COST;
             self.report(&mut state, now);
         } else {
             self.drop_one();

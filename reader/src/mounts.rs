@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 
+use keyhole_policy::escapes::unescape_octal;
+
 use crate::cache::{InProgress, hash};
 
 /// File systems whose statfs(2) the kernel answers by itself. Any other, and any unknown one, may wait for a server,
@@ -78,7 +80,7 @@ pub fn mounts(mountinfo: &[u8]) -> Vec<Mount> {
 fn mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let device = fields.nth(2)?;
-    let point = unescape(fields.nth(1)?);
+    let point = unescape_octal(fields.nth(1)?).into_owned();
     if point == b"/" {
         // Everything else lies on it: it is read first, whatever hangs, and no other mount is skipped with it.
         return Some(Mount { point, ..Mount::default() });
@@ -108,23 +110,6 @@ fn server_name(source: &[u8]) -> Option<&[u8]> {
         None if source.starts_with(b"/") => None,
         None => at(b":/").or_else(|| at(b":")).map(|end| &source[..end]),
     }
-}
-
-/// Undoes octal escapes such as `\040`.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let escaped = match (byte, tail) {
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..]) => {
-                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
-            }
-            _ => None,
-        };
-        out.push(escaped.unwrap_or(byte));
-        rest = if escaped.is_some() { &tail[3..] } else { tail };
-    }
-    out
 }
 
 #[cfg(test)]

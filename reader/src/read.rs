@@ -603,10 +603,8 @@ pub fn below_root<'n>(source: &Source, name: &'n [u8]) -> &'n [u8] {
 
 /// Whether an errno means that there is no such file: none of this name, none any more, or something else than a file.
 pub fn is_absent(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::SPIPE
-    )
+    let is_no_file = matches!(errno, Errno::ISDIR | Errno::LOOP | Errno::SPIPE);
+    is_no_file || keyhole_policy::errno::is_absent(errno.raw_os_error())
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {

@@ -261,7 +261,7 @@ impl<'a> Context<'a> {
     pub fn require(&self, path: &str) -> Result<&'a [u8], CollectError> {
         match self.snapshot.content(path) {
             Some(Content::Bytes { bytes, .. }) => Ok(bytes),
-            Some(Content::Errno(errno)) if !absent(*errno) => {
+            Some(Content::Errno(errno)) if !is_absent(*errno) => {
                 Err(CollectError::Unreadable { path: path.to_owned(), errno: *errno })
             }
             _ => Err(CollectError::NoData(path.to_owned())),
@@ -341,9 +341,9 @@ impl<'a> Context<'a> {
     }
 }
 
-/// ENOENT, ENODEV, ESRCH and ENOTDIR: the host does not have it.
-fn absent(errno: u32) -> bool {
-    matches!(errno, 2 | 3 | 19 | 20)
+/// Whether an error number means that the host does not have the file.
+fn is_absent(errno: u32) -> bool {
+    i32::try_from(errno).is_ok_and(keyhole_policy::errno::is_absent)
 }
 
 /// How one collector did in one scrape.
@@ -620,6 +620,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::exposition::Series;
 
     #[test]
     fn collectors_are_sorted_and_named_once() {
@@ -766,13 +767,8 @@ mod tests {
         &["bcache", "bcachefs", "drm", "mountstats", "nvmesubsystem", "processgroups"];
 
     /// The values of a sample's labels of those names; none unless it has all.
-    fn item_of(labels: &str, names: &[&str]) -> Option<String> {
-        let value = |name: &&str| {
-            let begin = format!("{name}=\"");
-            let at = labels.match_indices(&begin).find(|(at, _)| *at == 0 || labels[..*at].ends_with(','))?.0;
-            let rest = &labels[at + begin.len()..];
-            Some(rest[..rest.find("\",").unwrap_or(rest.len() - 1)].to_owned())
-        };
+    fn item_of(series: &Series<'_>, names: &[&str]) -> Option<String> {
+        let value = |name: &&str| series.labels().find(|(other, _)| other == name).map(|(_, value)| value);
         names.iter().map(value).collect::<Option<Vec<_>>>().map(|values| values.join("\n"))
     }
 
@@ -791,7 +787,7 @@ mod tests {
         let mut all = 0;
         for series in out.series() {
             all += 1;
-            if let Some(item) = item_of(series.labels(), names) {
+            if let Some(item) = item_of(&series, names) {
                 *items.entry(item).or_default() += 1;
             }
         }

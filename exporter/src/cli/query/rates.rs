@@ -22,9 +22,13 @@ impl Rates {
         let elapsed = self.at.replace(now).map(|before| now.saturating_duration_since(before));
         let mut counters = HashMap::new();
         let mut rate = |series: &Series<'_>| {
-            let value = is_counter(series).then(|| series.value.parse::<f64>().ok())??;
-            counters.insert(series.key.to_string(), value);
-            rate_per_second(*self.counters.get(&*series.key)?, value, elapsed?)
+            if !is_counter(series) {
+                return None;
+            }
+            let (key, value) = (series.key(), series.value().as_f64());
+            let before = self.counters.get(&key).copied();
+            counters.insert(key, value);
+            rate_per_second(before?, value, elapsed?)
         };
         let rates = series.map(&mut rate).collect();
         self.counters = counters;
@@ -34,9 +38,9 @@ impl Rates {
 
 /// Whether a series is a counter, or a part of a histogram or a summary that only increases.
 fn is_counter(series: &Series<'_>) -> bool {
-    match series.kind {
+    match series.kind() {
         Kind::Counter => true,
-        Kind::Histogram | Kind::Summary => series.name() != series.family,
+        Kind::Histogram | Kind::Summary => !series.suffix().is_empty(),
         Kind::Gauge | Kind::Untyped => false,
     }
 }

@@ -64,7 +64,7 @@ impl QueryResult {
             }
             broker::add_truncated(snapshot, &mut out);
         }
-        let is_shown = |series: &Series<'_>| query_options.matches_filter(series.key.as_bytes());
+        let is_shown = |series: &Series<'_>| query_options.matches_filter(series.key().as_bytes());
         let series: Vec<Series<'_>> = out.series().collect();
         let rates = match rates {
             Some(rates) => rates.update(Instant::now(), series.iter()),
@@ -113,7 +113,7 @@ impl QueryResult {
             .series()
             .zip(&self.rates)
             .zip(&self.is_shown)
-            .filter(move |((series, _), is_shown)| **is_shown && !of_collectors(series.family))
+            .filter(move |((series, _), is_shown)| **is_shown && !of_collectors(series.family()))
             .map(|((series, rate), _)| (series, *rate))
     }
 
@@ -167,11 +167,11 @@ impl QueryResult {
                 omitted += 1;
                 continue;
             }
-            let mut cells = vec![Cell::plain(series.name()), Cell::plain(&series.value)];
+            let mut cells = vec![Cell::plain(&series.name()), Cell::plain(&series.value().to_string())];
             if self.has_rates {
-                cells.push(Cell::plain(&rate_text(rate, series.kind)));
+                cells.push(Cell::plain(&rate_text(rate, series.kind())));
             }
-            cells.push(Cell::new(series.labels(), Style::Dim));
+            cells.push(Cell::new(series.written_labels(), Style::Dim));
             table.row(cells);
         }
         let mut lines = table.lines(terminal, query_options.headers, size.map(|(columns, _)| columns));
@@ -189,11 +189,11 @@ impl QueryResult {
         }
         let mut last = String::new();
         for (series, _) in self.out.series().zip(&self.is_shown).filter(|(_, is_shown)| **is_shown) {
-            if last != series.family {
-                last = series.family.to_owned();
-                text.extend_from_slice(format!("# TYPE {last} {}\n", series.kind.as_str()).as_bytes());
+            if last != series.family() {
+                last = series.family().to_owned();
+                text.extend_from_slice(format!("# TYPE {last} {}\n", series.kind().as_str()).as_bytes());
             }
-            text.extend_from_slice(format!("{} {}\n", series.key, series.value).as_bytes());
+            text.extend_from_slice(format!("{} {}\n", series.key(), series.value()).as_bytes());
         }
         text
     }

@@ -2,10 +2,10 @@
 //!
 //! <https://docs.kernel.org/admin-guide/abi-testing.html> (`/sys/class/net/<iface>/`)
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use keyhole_proto::v1::Query;
-use rustc_hash::FxHashMap;
 
 use crate::collector::{CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source};
@@ -154,7 +154,7 @@ fn known_speed(speed: i64) -> i64 {
 /// The family of an attribute.
 fn attribute(file: &[u8]) -> Option<&'static Family> {
     /// By the name of the file: each of hundreds of devices has two dozen.
-    static BY_FILE: LazyLock<FxHashMap<&[u8], &Family>> =
+    static BY_FILE: LazyLock<HashMap<&[u8], &Family>> =
         LazyLock::new(|| NUMBERS.iter().map(|(file, family)| (file.as_bytes(), family)).collect());
     BY_FILE.get(file).copied()
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use keyhole_proto::v1::Query;
 
 use self::values::{IO, Place, VALUES};
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{CollectError, Collector, Context, is_absent};
 use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Flag, FlagKind};
 use crate::snapshot::{Content, Dir, Snapshot};
@@ -70,8 +70,8 @@ fn families() -> Vec<Family> {
     [DROPPED].into_iter().chain(values).chain(io).collect()
 }
 
-/// ENOENT, ENODEV and ENOTDIR: the cgroup was removed. EOPNOTSUPP: the kernel was booted with `psi=0`.
-const ABSENT: [u32; 4] = [2, 19, 20, 95];
+/// Of a file of pressure: the kernel was booted with `psi=0`.
+const EOPNOTSUPP: u32 = 95;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let snapshot = context.snapshot;
@@ -136,7 +136,7 @@ fn add_values(dir: &Dir<'_>, cgroup: &[u8], out: &mut Exposition) {
 fn contents<'a>(dir: &Dir<'a>, file: &str, out: &mut Exposition) -> Option<&'a [u8]> {
     match dir.content(file)? {
         Content::Bytes { bytes, .. } => Some(bytes),
-        Content::Errno(errno) if !ABSENT.contains(errno) => {
+        Content::Errno(errno) if !is_absent(*errno) && *errno != EOPNOTSUPP => {
             out.skip(|| bad(dir, file, format!("errno {errno}").as_bytes()));
             None
         }
