@@ -85,3 +85,11 @@ fn every_file_of_the_policy_is_the_source_of_a_family_or_has_another_use() {
         assert!(used, "{pattern} is the source of a family, or read no more: {reason}");
     }
 }
+
+#[test]
+fn a_source_that_no_query_of_its_collector_reads_is_found() {
+    let loadavg = &super::processors::loadavg::COLLECTOR;
+    assert_eq!(unread(loadavg, Source::File("proc/loadavg")), [""; 0]);
+    assert_eq!(unread(loadavg, Source::File("proc/{loadavg,stat}")), ["proc/stat"]);
+    assert_eq!(unread(loadavg, Source::FileIn("proc", "loadavgs")), ["proc/loadavgs"]);
+}
