@@ -4,6 +4,7 @@
 //! response dropped, when the series are encoded. Items that do not fit are left out, and their collectors fail.
 //! Without these limits the kernel would kill the whole program.
 
+use crate::cli::flags::{SCRAPE_MEMORY, SERIES_LIMIT};
 use crate::exposition::Limits;
 use crate::options::Options;
 
@@ -29,17 +30,14 @@ impl Budget {
     /// The limits set by the flags.
     pub fn new(options: &Options) -> Self {
         // No limit is usize::MAX, which saturates.
-        let memory = options.limit("scrape.memory").saturating_mul(1 << 20);
+        let memory = SCRAPE_MEMORY.limit(options).saturating_mul(1 << 20);
         Self {
             memory,
             // Half for the response: 64 MiB of the default 128 MiB hold 16,000 interfaces or 12,000 NFS mounts.
             response: memory / 2,
             // Response and series are 8/16 + 5/16; series and their encoding, which is about as large, 5/16 + 5/16. The
             // rest is for the program itself and the compressed response of the previous scrape.
-            series: Limits {
-                series: options.limit("collector.series-limit"),
-                bytes: (memory / 16).saturating_mul(5),
-            },
+            series: Limits { series: SERIES_LIMIT.limit(options), bytes: (memory / 16).saturating_mul(5) },
         }
     }
 }

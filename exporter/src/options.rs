@@ -1,11 +1,11 @@
 //! The values that a command line and the environment gave the flags, with regular expressions compiled.
 
 mod remembered;
+mod typed;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use keyhole_flags::{Origin, Values};
 
@@ -14,14 +14,15 @@ use crate::go_regex::GoRegex;
 pub(crate) use keyhole_flags::go_duration;
 pub use keyhole_flags::{Flag, FlagError, FlagKind, most_similar};
 pub use remembered::{Matcher, Remembered};
+pub use typed::{Filter, TypedFlag};
 
 /// A flag's value.
 #[derive(Debug, Clone)]
 pub enum Value {
     /// On or off.
     Switch(bool),
-    /// A compiled regular expression, and what it said in earlier scrapes.
-    Regexp(Option<(GoRegex, Arc<Remembered>)>),
+    /// A compiled regular expression.
+    Regexp(Option<GoRegex>),
     /// Text.
     Text(String),
     /// Texts in the order given.
@@ -79,16 +80,7 @@ impl Options {
     /// A flag's regular expression; none when it is empty.
     pub fn regexp(&self, flag: &str) -> Option<&GoRegex> {
         match self.values.get(flag) {
-            Some(Value::Regexp(Some((regexp, _)))) => Some(regexp),
-            _ => None,
-        }
-    }
-
-    /// The same for the names of one scrape, of which there are hundreds: they are asked for in their order, and the
-    /// answers kept.
-    pub fn matcher(&self, flag: &str) -> Option<Matcher<'_>> {
-        match self.values.get(flag) {
-            Some(Value::Regexp(Some((regexp, remembered)))) => Some(remembered.matcher(regexp)),
+            Some(Value::Regexp(regexp)) => regexp.as_ref(),
             _ => None,
         }
     }
@@ -140,23 +132,6 @@ impl Options {
             _ => None,
         }
     }
-
-    /// Overrides a switch, as `--collector.disable-defaults` does.
-    pub fn set_switch(&mut self, flag: &'static str, on: bool) {
-        self.values.insert(flag, Value::Switch(on));
-    }
-
-    /// Whether `name` passes an include and an exclude expression: an include must match, an exclude must not. An
-    /// include stands for itself: it sets aside an exclude that is only a default.
-    pub fn passes(&self, include: &str, exclude: &str, name: &[u8]) -> bool {
-        match self.regexp(include) {
-            Some(regexp) if !self.was_given(exclude) => regexp.is_match(name),
-            included => {
-                included.is_none_or(|regexp| regexp.is_match(name))
-                    && self.regexp(exclude).is_none_or(|regexp| !regexp.is_match(name))
-            }
-        }
-    }
 }
 
 impl TryFrom<Values> for Options {
@@ -167,7 +142,7 @@ impl TryFrom<Values> for Options {
         use keyhole_flags::Value as Parsed;
         let mut regexps = HashMap::new();
         for (flag, text) in values.regexps() {
-            let compile = || GoRegex::new(text).map(|regexp| (regexp, Arc::default()));
+            let compile = || GoRegex::new(text);
             let regexp = (!text.is_empty()).then(compile).transpose();
             regexps.insert(flag, regexp.map_err(|error| values.refuse(flag, text, error))?);
         }
@@ -222,30 +197,19 @@ mod tests {
     fn defaults_hold_until_they_are_overridden() {
         let (options, _) = parse(&[]).unwrap();
         assert!(options.switch("collector.cpu"));
-        assert!(!options.passes("none", "device-exclude", b"lo"));
+        assert!(options.regexp("device-exclude").unwrap().is_match(b"lo"));
         let (options, words) =
             parse(&["--no-collector.cpu", "query", "--device-exclude", "x", "--wait=1m0.5s"]).unwrap();
         assert!(!options.switch("collector.cpu"));
-        assert!(options.passes("none", "device-exclude", b"lo"));
+        assert!(!options.regexp("device-exclude").unwrap().is_match(b"lo"));
         assert_eq!(options.duration("wait"), std::time::Duration::from_millis(60_500));
         assert_eq!(words, ["query"]);
     }
 
     #[test]
-    fn an_include_sets_a_default_exclude_aside() {
-        let passes = |arguments: &[&str], name: &str| {
-            parse(arguments).unwrap().0.passes("device-include", "device-exclude", name.as_bytes())
-        };
-        assert!(!passes(&[], "lo"));
-        assert!(passes(&["--device-include=^(lo|eth0)$"], "lo"));
-        assert!(!passes(&["--device-include=^(lo|eth0)$"], "eth1"));
-        assert!(!passes(&["--device-include=^(lo|eth0)$", "--device-exclude=^lo$"], "lo"));
-    }
-
-    #[test]
     fn an_old_name_sets_the_new_flag_and_both_are_too_many() {
         let (options, _) = parse(&["--ignored-devices=^veth"]).unwrap();
-        assert!(!options.passes("", "device-exclude", b"veth0"));
+        assert!(options.regexp("device-exclude").unwrap().is_match(b"veth0"));
         assert_eq!(
             parse(&["--ignored-devices=a", "--device-exclude=b"]).unwrap_err(),
             FlagError::Repeated { flag: "device-exclude" }

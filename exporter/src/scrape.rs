@@ -21,8 +21,8 @@ use self::response::Encoded;
 pub use self::response::{Format, Scrape};
 use crate::broker_client::{BrokerClient, BrokerError};
 use crate::budget::Budget;
-use crate::cli::flags::NOT_OFFERED;
-use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
+use crate::cli::flags::{DISABLE_EXPORTER_METRICS, NOT_OFFERED, SCRAPE_DETAIL};
+use crate::collector::{self, COLLECTORS, CollectError, Context, Instance, Run};
 use crate::exposition::{Counters, Exposition, Written};
 use crate::http::{Bucket, Client, RateLimit, Throttle};
 use crate::lock;
@@ -62,9 +62,13 @@ const SHARED_READ_MAX_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Scraper {
     broker: BrokerClient,
-    options: Options,
     own: OwnSource,
-    enabled: Vec<&'static Collector>,
+    enabled: Vec<Instance>,
+    budget: Budget,
+    /// Whether each query and collector is reported separately.
+    detail: bool,
+    /// Whether the exporter's own metrics are among the others.
+    own_metrics: bool,
     process: Process,
     layers: Vec<Layer>,
     /// The exporter's own counters.
@@ -185,7 +189,8 @@ impl Scraper {
     /// A scraper; `layers` are those of the exporter's own sandbox.
     pub fn new(
         broker: BrokerClient,
-        options: Options,
+        enabled: Vec<Instance>,
+        options: &Options,
         own: OwnSource,
         process: Process,
         layers: Vec<Layer>,
@@ -193,8 +198,10 @@ impl Scraper {
         Ok(Self {
             broker,
             own,
-            enabled: enabled(&options),
-            options,
+            enabled,
+            budget: Budget::new(options),
+            detail: SCRAPE_DETAIL.get(options),
+            own_metrics: !DISABLE_EXPORTER_METRICS.get(options),
             process,
             layers,
             server_metrics: ServerMetrics::new()?,
@@ -230,9 +237,9 @@ impl Scraper {
         let excluded: HashSet<&str> = exclude.iter().map(String::as_str).collect();
         let selected = self.enabled.iter().enumerate().filter(|(_, collector)| {
             if collected.is_empty() {
-                !excluded.contains(collector.name)
+                !excluded.contains(collector.row.name)
             } else {
-                collected.contains(collector.name)
+                collected.contains(collector.row.name)
             }
         });
         Ok(Selection(selected.map(|(at, _)| at).collect()))
@@ -240,7 +247,7 @@ impl Scraper {
 
     /// Checks that a collector can be selected.
     fn check_selectable(&self, name: &str) -> Result<(), SelectError> {
-        if self.enabled.iter().any(|collector| collector.name == name) {
+        if self.enabled.iter().any(|collector| collector.row.name == name) {
             return Ok(());
         }
         if COLLECTORS.iter().any(|collector| collector.name == name) {
@@ -254,7 +261,7 @@ impl Scraper {
     }
 
     /// The enabled collectors.
-    pub fn collectors(&self) -> &[&'static Collector] {
+    pub fn collectors(&self) -> &[Instance] {
         &self.enabled
     }
 
@@ -400,7 +407,7 @@ impl Scraper {
     async fn scrape_all(&self, deadline: Instant) -> Result<Scrape, ScrapeError> {
         timeout_at(deadline, self.unread.wait_for_full_scrape()).await.map_err(|_| ScrapeError::Unread)?;
         let collectors = &self.enabled;
-        let queries = collector::queries(collectors, &self.options);
+        let queries = collector::queries(collectors);
         let start = Instant::now();
         // Held until the scrape is rendered, so that only one large response is in memory.
         let _permit = self.read_permit(deadline).await?;
@@ -420,11 +427,11 @@ impl Scraper {
     async fn scrape_some(
         self: &Arc<Self>,
         client: Client,
-        collectors: &[&'static Collector],
+        collectors: &[Instance],
         may_read: bool,
         deadline: Instant,
     ) -> Result<Scrape, ScrapeError> {
-        let queries = collector::queries(collectors, &self.options);
+        let queries = collector::queries(collectors);
         let start = Instant::now();
         let permit = async {
             loop {
@@ -450,8 +457,8 @@ impl Scraper {
         Ok(Throttle::run_with(permit, || self.render(collectors, &queries, read, start)))
     }
 
-    fn selected(&self, selection: &Selection) -> Vec<&'static Collector> {
-        selection.0.iter().filter_map(|&at| self.enabled.get(at).copied()).collect()
+    fn selected(&self, selection: &Selection) -> Vec<Instance> {
+        selection.0.iter().filter_map(|&at| self.enabled.get(at).cloned()).collect()
     }
 
     async fn read_permit(&self, deadline: Instant) -> Result<impl Drop, BrokerError> {
@@ -461,7 +468,7 @@ impl Scraper {
     /// Reads the queries of `collectors` from the broker.
     async fn read(
         &self,
-        collectors: &[&'static Collector],
+        collectors: &[Instance],
         queries: &[Query],
         start: Instant,
         deadline: Instant,
@@ -497,16 +504,14 @@ impl Scraper {
 
     fn render(
         &self,
-        collectors: &[&'static Collector],
+        collectors: &[Instance],
         queries: &[Query],
         ReadResult { snapshot, description }: ReadResult,
         start: Instant,
     ) -> Scrape {
         let mut out = Exposition::new();
-        let own_metrics = !self.options.switch("web.disable-exporter-metrics");
-        let detail = self.options.switch("scrape.detail");
+        let Self { detail, own_metrics, budget, .. } = *self;
         self_metrics::add_build(&self.layers, &mut out);
-        let budget = Budget::new(&self.options);
         self_metrics::add_limits(budget, &mut out);
         broker::add_description(description.as_deref(), &mut out);
         broker::add_queries(&snapshot, queries, detail, &mut out);
@@ -515,8 +520,8 @@ impl Scraper {
             self.process.add(&mut out);
         }
         let own = self.own.now();
-        let context = Context { snapshot: &snapshot, options: &self.options, own: &own };
-        let runs = collector::run(collectors, &context, budget.series, &mut out);
+        let context = Context { snapshot: &snapshot, own: &own };
+        let runs = collector::run(collectors, &context, budget.series, detail, &mut out);
         for run in &runs {
             if detail || run.counters.over_limit > 0 {
                 self.server_metrics.count_dropped_series(run.name, run.counters.over_limit);
@@ -561,16 +566,16 @@ impl Scraper {
 
     /// Logs optional queries that the broker's `--queries` excludes, once each. An excluded query that a collector requires
     /// is in the log line of its failure.
-    fn log_excluded_queries(&self, collectors: &[&'static Collector], snapshot: &Snapshot) {
+    fn log_excluded_queries(&self, collectors: &[Instance], snapshot: &Snapshot) {
         let mut logged = lock(&self.excluded_queries);
         for (query, _) in snapshot.reports() {
             let Some(reason) = snapshot.exclusion_reason(query) else {
                 logged.remove(&query);
                 continue;
             };
-            let optional_for = collectors.iter().find(|collector| collector.optional.contains(&query));
+            let optional_for = collectors.iter().find(|collector| collector.row.optional.contains(&query));
             if let Some(collector) = optional_for.filter(|_| logged.insert(query)) {
-                let (collector, query) = (collector.name, query.as_str_name());
+                let (collector, query) = (collector.row.name, query.as_str_name());
                 tracing::warn!(collector, query, %reason, "query excluded by the broker's --queries: the collector returns fewer metrics");
             }
         }
@@ -690,9 +695,8 @@ impl Scraper {
                 response.map_err(|error| error.to_string())?
             }
         };
-        let queries =
-            self.enabled.iter().flat_map(|collector| collector.queries.iter().chain(collector.optional));
-        missing_readers(&broker, &queries.copied().collect()).map_or(Ok(()), Err)
+        let queries = collector::queries(&self.enabled).into_iter().collect();
+        missing_readers(&broker, &queries).map_or(Ok(()), Err)
     }
 }
 
@@ -761,17 +765,4 @@ impl Drop for RunningEntry {
     fn drop(&mut self) {
         self.remove_unless(|| false);
     }
-}
-
-/// The collectors that the flags enable. `textfile` comes last: of a family that another collector returns too, the other
-/// collector's metadata is used.
-pub fn enabled(options: &Options) -> Vec<&'static Collector> {
-    let defaults = !options.switch("collector.disable-defaults");
-    let on = |collector: &&'static Collector| {
-        let switch = collector::switch(collector.name);
-        options.switch(switch) && (defaults || options.was_given(switch))
-    };
-    let mut enabled: Vec<&'static Collector> = COLLECTORS.iter().copied().filter(on).collect();
-    enabled.sort_by_key(|collector| collector.name == "textfile");
-    enabled
 }

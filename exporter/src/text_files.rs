@@ -9,14 +9,23 @@ use std::time::SystemTime;
 use regex::bytes::Regex;
 use rustix::fs::OFlags;
 
-use crate::collector::TextFile;
-
 /// The most that one file may hold.
 const FILE_BYTES: u64 = 4 << 20;
 /// The most that all of them may hold together: understood, a byte costs up to sixteen.
 const ALL_BYTES: u64 = 8 << 20;
 /// The most directories and files that are looked at.
 const ENTRIES: usize = 4096;
+
+/// A file of metrics.
+#[derive(Debug, Clone)]
+pub struct TextFile {
+    /// Its path.
+    pub path: String,
+    /// When it was last changed.
+    pub modified: SystemTime,
+    /// What it holds, or why it could not be read.
+    pub content: Result<Vec<u8>, String>,
+}
 
 /// Reads the `*.prom` files in `directories`, sorted by name within each. What cannot be read is there with the reason,
 /// a directory too.

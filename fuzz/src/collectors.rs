@@ -1,13 +1,14 @@
 //! Every collector, with any files at any paths.
 
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
-use keyhole_exporter::collector::tasks::processgroups::ProcessGroups;
-use keyhole_exporter::collector::{self, COLLECTORS, Collector, Context, Own, TextFile, TimeZone, Uname};
+use keyhole_exporter::collector::files::textfile;
+use keyhole_exporter::collector::{self, COLLECTORS, Collector, Context, Instance, Own, TimeZone, Uname};
 use keyhole_exporter::exposition::{Exposition, Family};
 use keyhole_exporter::options::{Flag, FlagKind, Options};
 use keyhole_exporter::snapshot::Snapshot;
+use keyhole_exporter::text_files::TextFile;
 use keyhole_os::Timex;
 
 use crate::input;
@@ -27,6 +28,19 @@ fn options(collector: &Collector, turned: bool) -> &'static Options {
     match at.filter(|_| turned) {
         Some(at) => TURNED[at].get_or_init(|| turned_options(collector)),
         None => &DEFAULTS,
+    }
+}
+
+/// The collector with those options.
+fn instance(collector: &'static Collector, turned: bool) -> Instance {
+    static INSTANCES: [[OnceLock<Instance>; COLLECTORS.len()]; 2] =
+        [const { [const { OnceLock::new() }; COLLECTORS.len()] }; 2];
+    let new = || Instance::new(collector, options(collector, turned)).expect("options that were tried");
+    let at = COLLECTORS.iter().position(|other| other.name == collector.name);
+    // Groups of processes are kept over scrapes: those of each input begin anew.
+    match at.filter(|_| collector.name != collector::tasks::processgroups::COLLECTOR.name) {
+        Some(at) => INSTANCES[usize::from(turned)][at].get_or_init(new).clone(),
+        None => new(),
     }
 }
 
@@ -71,14 +85,11 @@ pub fn collector(input: &[u8]) {
         // An unknown name selects a collector by its bytes, so that no mutation is wasted.
         None => COLLECTORS[head.iter().map(|byte| usize::from(*byte)).sum::<usize>() % COLLECTORS.len()],
     };
-    let options = options(collector, turned);
     let snapshot = input::snapshot(records);
-    let groups = || Arc::new(ProcessGroups::new(options).expect("rules that were tried"));
-    let own = own(records, groups());
-    let once = check(collector, &snapshot, options, &own, input.len());
-    // Process groups keep state between scrapes: the second run starts with a fresh one.
-    let again = Own { process_groups: groups(), ..own };
-    assert_eq!(once, collect(collector, &snapshot, options, &again).0, "{} is no function", collector.name);
+    let own = OwnInput::new(records);
+    let once = check(&instance(collector, turned), &snapshot, &own, input.len());
+    let again = collect(&instance(collector, turned), &snapshot, &own).0;
+    assert_eq!(once, again, "{} is no function", collector.name);
 }
 
 /// Several snapshots in sequence for `processgroups`, the one collector with state. The first record is its file of
@@ -90,62 +101,65 @@ pub fn process_groups(input: &[u8]) {
     std::fs::write(file.path(), rules).expect("a file in memory");
     let argument = format!("--collector.processgroups.config={}", file.path().display());
     let collector = &collector::tasks::processgroups::COLLECTOR;
-    let (given, _) = Options::parse(collector.flags, [argument]).expect("a flag");
-    let groups = match ProcessGroups::new(&given) {
-        Ok(groups) => groups,
-        Err(reason) => {
-            assert!(!reason.is_empty() && !reason.contains('\n'), "an error is one line: {reason:?}");
-            ProcessGroups::default()
-        }
-    };
-    let options = options(collector, false);
-    let own = own(records, Arc::new(groups));
+    let (options, _) = Options::parse(&FLAGS, [argument]).expect("a flag");
+    let groups = Instance::new(collector, &options).unwrap_or_else(|error| {
+        let error = error.to_string();
+        assert!(!error.is_empty() && !error.contains('\n'), "an error is one line: {error:?}");
+        instance(collector, false)
+    });
+    let own = OwnInput::new(records);
     let half = records.len() / 2;
     for part in [&records[..half], records, &records[half..]] {
-        check(collector, &input::snapshot(part), options, &own, input.len());
+        check(&groups, &input::snapshot(part), &own, input.len());
     }
 }
 
-/// The exporter's local data, from records below `own/`, so that it is fuzzed too.
-fn own(records: &[&[u8]], process_groups: Arc<ProcessGroups>) -> Own {
-    let mut own = Own {
-        now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-        node_name: None,
-        timex: Err(1),
-        uname: None,
-        time_zone: None,
-        text_files: Vec::new(),
-        process_groups,
-    };
-    for (path, _, content) in records.iter().filter_map(|record| input::split(record)) {
-        let text = || String::from_utf8_lossy(content).into_owned();
-        match path {
-            b"own/node-name" => own.node_name = Some(text()),
-            b"own/zone" => {
-                own.time_zone = Some(TimeZone { name: text(), offset: content.len() as i32 - 40_000 })
+/// What the exporter knows of itself: from records below `own/`, so that hostile values are tried too.
+struct OwnInput {
+    own: Own,
+    text_files: Vec<TextFile>,
+}
+
+impl OwnInput {
+    fn new(records: &[&[u8]]) -> Self {
+        let mut text_files = Vec::new();
+        let mut own = Own {
+            now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            node_name: None,
+            timex: Err(1),
+            uname: None,
+            time_zone: None,
+        };
+        for (path, _, content) in records.iter().filter_map(|record| input::split(record)) {
+            let text = || String::from_utf8_lossy(content).into_owned();
+            match path {
+                b"own/node-name" => own.node_name = Some(text()),
+                b"own/zone" => {
+                    own.time_zone = Some(TimeZone { name: text(), offset: content.len() as i32 - 40_000 })
+                }
+                b"own/now" => own.now = UNIX_EPOCH + Duration::from_millis(input::number(content) >> 12),
+                b"own/timex" => own.timex = Ok(timex(content)),
+                b"own/uname" => {
+                    let part = |at| content.split(|byte| *byte == b'\n').nth(at).unwrap_or_default().to_vec();
+                    own.uname = Some(Uname {
+                        sysname: part(0),
+                        nodename: part(1),
+                        release: part(2),
+                        version: part(3),
+                        machine: part(4),
+                        domainname: part(5),
+                    });
+                }
+                _ if path.ends_with(b".prom") => text_files.push(TextFile {
+                    path: String::from_utf8_lossy(path).into_owned(),
+                    modified: UNIX_EPOCH,
+                    content: Ok(content.to_vec()),
+                }),
+                _ => {}
             }
-            b"own/now" => own.now = UNIX_EPOCH + Duration::from_millis(input::number(content) >> 12),
-            b"own/timex" => own.timex = Ok(timex(content)),
-            b"own/uname" => {
-                let part = |at| content.split(|byte| *byte == b'\n').nth(at).unwrap_or_default().to_vec();
-                own.uname = Some(Uname {
-                    sysname: part(0),
-                    nodename: part(1),
-                    release: part(2),
-                    version: part(3),
-                    machine: part(4),
-                    domainname: part(5),
-                });
-            }
-            _ if path.ends_with(b".prom") => own.text_files.push(TextFile {
-                path: String::from_utf8_lossy(path).into_owned(),
-                modified: UNIX_EPOCH,
-                content: Ok(content.to_vec()),
-            }),
-            _ => {}
         }
+        Self { own, text_files }
     }
-    own
 }
 
 fn timex(content: &[u8]) -> Timex {
@@ -176,26 +190,25 @@ fn timex(content: &[u8]) -> Timex {
     }
 }
 
-/// The output of a collector and its number of series.
-fn collect(collector: &Collector, snapshot: &Snapshot, options: &Options, own: &Own) -> (String, usize) {
+/// What a collector gives, and how many series that is.
+fn collect(collector: &Instance, snapshot: &Snapshot, own: &OwnInput) -> (String, usize) {
     let mut out = Exposition::new();
     out.begin(MAX_SERIES);
-    // Errors are allowed; samples before an error are kept.
-    let _ = (collector.collect)(&Context { snapshot, options, own }, &mut out);
+    if collector.row.name == textfile::COLLECTOR.name {
+        textfile::collect(&own.text_files, &mut out);
+    } else {
+        // An error is an answer; what was given before it stands.
+        let _ = collector.collect(&Context { snapshot, own: &own.own }, &mut out);
+    }
     let counters = out.end();
     assert!(counters.series <= MAX_SERIES);
     (out.to_text(), counters.series)
 }
 
-/// Runs a collector and checks its output against its declarations.
-pub(crate) fn check(
-    collector: &Collector,
-    snapshot: &Snapshot,
-    options: &Options,
-    own: &Own,
-    input: usize,
-) -> String {
-    let (text, series) = collect(collector, snapshot, options, own);
+/// Collects, and holds what comes out against what the collector declares.
+fn check(collector: &Instance, snapshot: &Snapshot, own: &OwnInput, input: usize) -> String {
+    let (text, series) = collect(collector, snapshot, own);
+    let collector = collector.row;
     let name = collector.name;
     // A list of CPUs such as `0-65535` expands to many series.
     let listed = if name == "cpu" { MAX_SERIES } else { 0 };
@@ -240,11 +253,11 @@ fn matches_declared(declared: &str, name: &str) -> bool {
 
 /// Runs every collector that uses any query of a broker's response.
 pub(crate) fn check_answer(snapshot: &Snapshot, input: usize) {
-    let own = own(&[], Arc::default());
+    let own = OwnInput::new(&[]);
     for collector in COLLECTORS {
         let asked = collector.queries.iter().chain(collector.optional);
         if asked.clone().any(|query| snapshot.report(*query).is_some()) {
-            check(collector, snapshot, options(collector, false), &own, input);
+            check(&instance(collector, false), snapshot, &own, input);
         }
     }
 }
@@ -257,6 +270,6 @@ pub(crate) fn returns_samples(input: &[u8]) -> bool {
     let Some(collector) = COLLECTORS.iter().find(|collector| collector.name.as_bytes() == name) else {
         return false;
     };
-    let options = options(collector, head.ends_with(b"+"));
-    collect(collector, &input::snapshot(records), options, &own(records, Arc::default())).1 > 0
+    let instance = instance(collector, head.ends_with(b"+"));
+    collect(&instance, &input::snapshot(records), &OwnInput::new(records)).1 > 0
 }

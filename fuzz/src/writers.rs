@@ -1,13 +1,10 @@
 //! The text format: an exposition that is written can be parsed again.
 
-use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use keyhole_exporter::collector::files::textfile as reader;
-use keyhole_exporter::collector::{Context, Own, TextFile};
 use keyhole_exporter::exposition::{Exposition, Family, Kind, Source, Value, Written, metric_name};
-use keyhole_exporter::options::Options;
-use keyhole_exporter::snapshot::Snapshot;
+use keyhole_exporter::text_files::TextFile;
 
 use crate::{input, prometheus};
 
@@ -134,18 +131,7 @@ fn read(texts: &[&str]) -> String {
 }
 
 fn collect(text_files: Vec<TextFile>) -> String {
-    let own = Own {
-        now: UNIX_EPOCH,
-        node_name: None,
-        timex: Err(1),
-        uname: None,
-        time_zone: None,
-        text_files,
-        process_groups: Arc::default(),
-    };
-    let options = Options::defaults(&[]);
     let mut out = Exposition::new();
-    let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
-    (reader::COLLECTOR.collect)(&context, &mut out).expect("text files fail one by one");
+    reader::collect(&text_files, &mut out);
     out.to_text()
 }

@@ -72,7 +72,7 @@ async fn read(
         .await
         .map_err(|error| error.to_string())?;
     snapshot.add_reasons(&description);
-    let node_name = OwnSource::new(options).nodes_name();
+    let node_name = OwnSource::from_process().nodes_name();
     let versions = format!("exporter {VERSION}, broker {}", description.version);
     Ok((snapshot, CaptureInfo { time, node_name, versions }))
 }

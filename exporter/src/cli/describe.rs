@@ -6,6 +6,7 @@ use keyhole_proto::v1::{AccessLevel, DescribeResponse, QueryDescription, View};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::flags::{FILTER, HEADERS, OUTPUT, SCRAPE_TIMEOUT};
 use super::query::Format;
 use super::query::table::{Cell, Column, Table};
 use super::terminal::{self, Style, Terminal, escape_controls_in_json};
@@ -19,7 +20,8 @@ const QUERY_FLAGS: &[&str] = &["watch", "count", "from"];
 
 /// Requests the broker's description and prints it.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let format = Format::parse(options.text("output"), &["table", "json"])?;
+    let filter = FILTER.get(options);
+    let format = Format::parse(&OUTPUT.get(options), &["table", "json"])?;
     if let Some(flag) = QUERY_FLAGS.iter().find(|flag| options.was_given(flag)) {
         return Err(Failure::Usage(format!("--{flag} is a flag of query, not of describe")));
     }
@@ -27,12 +29,12 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let description = runtime()?.block_on(describe(options))?;
     let matches_filter = |query: &&QueryDescription| {
         let text = format!("{} {}", query.query().as_str_name(), query.patterns.join(" "));
-        options.regexp("filter").is_none_or(|filter| filter.is_match(text.as_bytes()))
+        filter.as_ref().is_none_or(|filter| filter.is_match(text.as_bytes()))
     };
     let queries: Vec<&QueryDescription> = description.queries.iter().filter(matches_filter).collect();
     let text = match format {
         Format::Json => to_json(&description, &queries)?,
-        _ => to_table(&description, &queries, terminal, options.switch("headers")),
+        _ => to_table(&description, &queries, terminal, HEADERS.get(options)),
     };
     terminal::write_stdout(text.as_bytes()).map(drop)
 }
@@ -48,7 +50,7 @@ async fn describe(options: &Options) -> Result<DescribeResponse, Failure> {
     };
     sandbox::seal(&seal)?;
     tokio::select! {
-        description = broker.describe(Instant::now() + options.duration("scrape.timeout")) => {
+        description = broker.describe(Instant::now() + SCRAPE_TIMEOUT.get(options)) => {
             description.map_err(|error| error.to_string().into())
         }
         stop = signals.next() => Err(Failure::Stopped(stop)),

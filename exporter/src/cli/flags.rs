@@ -2,15 +2,16 @@
 
 use std::ffi::OsString;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use keyhole_flags::{Group, HELP_FLAGS, LOG_FLAGS, Program};
 
 use super::{COMMANDS, EXIT_STATUSES};
 use crate::broker_client::DEFAULT_SOCKET;
 use crate::budget;
-use crate::collector::network::ipvs::{BACKEND_LABELS, kept_labels};
 use crate::collector::{self, COLLECTORS};
-use crate::options::{Flag, FlagError, FlagKind, Options};
+use crate::go_regex::GoRegex;
+use crate::options::{Flag, FlagError, FlagKind, Options, TypedFlag};
 use crate::self_metrics::{VERSION, goarch};
 
 const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
@@ -21,56 +22,138 @@ const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
 #[rustfmt::skip]
 pub const GROUPS: &[Group] = &[
     Group { title: "Broker", commands: &[], environment: true, flags: &[
-        flag("broker.socket", FlagKind::File(DEFAULT_SOCKET), "Unix socket of the broker."),
+        BROKER_SOCKET.row,
     ] },
     Group { title: "Web", commands: &[], environment: true, flags: &[
-        flag("web.listen-address", FlagKind::Texts, "Address to listen on: :9100 (the default), 127.0.0.1:9100 or [::1]:9100."),
-        flag("web.telemetry-path", FlagKind::Text("/metrics"), "Path under which to serve metrics."),
-        flag("web.max-requests", FlagKind::Number(40), "Maximum number of parallel scrapes that select collectors or families; 0 for no limit. Scrapes of everything are not limited."),
-        flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Exclude metrics about the exporter itself (promhttp_*, process_*)."),
-        flag("web.config.file", FlagKind::File(""), "File that configures TLS, users, headers and a rate limit, in the format of Prometheus' exporter-toolkit."),
-        flag("web.systemd-socket", FlagKind::Switch(false), "Listen on the sockets that systemd passes to the exporter (LISTEN_FDS) instead of on --web.listen-address."),
+        LISTEN_ADDRESS.row,
+        TELEMETRY_PATH.row,
+        MAX_REQUESTS.row,
+        DISABLE_EXPORTER_METRICS.row,
+        WEB_CONFIG_FILE.row,
+        SYSTEMD_SOCKET.row,
     ] },
     Group { title: "Scrape", commands: &[], environment: true, flags: &[
-        flag("scrape.timeout", FlagKind::Duration("10s"), "Timeout of a scrape for which the client sets none."),
-        flag("scrape.timeout-offset", FlagKind::Duration("500ms"), "Time to subtract from the timeout that the client sets, so that the response arrives before it."),
-        flag("scrape.detail", FlagKind::Switch(false), "Report the outcome of every query and every collector separately, not only of those that fail; this adds about 260 series."),
-        flag("scrape.memory", FlagKind::Number(budget::DEFAULT_MEMORY_MIB), "Memory that the exporter may use, in MiB: half of it for the broker's answer, 5/16 for the series; 0 for no limit."),
-        flag("collector.series-limit", FlagKind::Number(budget::DEFAULT_SERIES_LIMIT), "Maximum number of series of one collector in a scrape; 0 for no limit other than --scrape.memory."),
+        SCRAPE_TIMEOUT.row,
+        SCRAPE_TIMEOUT_OFFSET.row,
+        SCRAPE_DETAIL.row,
+        SCRAPE_MEMORY.row,
+        SERIES_LIMIT.row,
     ] },
     Group { title: "Log", commands: &[], environment: true, flags: LOG_FLAGS },
     Group { title: "Accepted as in node_exporter, without effect", commands: &[], environment: true, flags: &[
         flag("path.procfs", FlagKind::Directory("/proc"), "No effect: the broker reads the host. Set this flag on the broker."),
-        flag("path.sysfs", FlagKind::Directory("/sys"), "Prefix of the values of path labels. The broker reads the host: set this flag on the broker as well."),
+        PATH_SYSFS.row,
         flag("path.rootfs", FlagKind::Directory("/"), "No effect: the broker reads the host. Set this flag on the broker."),
         flag("path.udev.data", FlagKind::Directory("/run/udev/data"), "No effect: the broker reads the host. Set this flag on the broker."),
         flag("runtime.gomaxprocs", FlagKind::Number(1), "No effect: the exporter has one thread."),
     ] },
     Group { title: "Queries", commands: &["query", "describe"], environment: false, flags: &[
-        flag("output", OUTPUT, "Output format: prom is the text format of Prometheus, raw the kernel's files. describe takes table or json. Short: -o."),
-        flag("filter", FlagKind::Regexp(""), "Show only series whose name{label=\"value\",...} matches; with raw, files whose path matches; with describe, queries whose name or file pattern matches."),
-        flag("watch", FlagKind::Interval("2s"), "Repeat at this interval (2s if the flag has no value), and show the rates of counters per second. Short: -w."),
-        flag("count", FlagKind::Number(0), "With --watch, exit after this number of repetitions; 0 for no end."),
-        flag("from", FlagKind::Directory(""), "Read from this directory instead of the broker: one that capture wrote, or any tree with proc/ and sys/."),
-        flag("headers", FlagKind::Switch(true), "Print the header line of a table."),
+        OUTPUT.row,
+        FILTER.row,
+        WATCH.row,
+        COUNT.row,
+        FROM.row,
+        HEADERS.row,
     ] },
     Group { title: "Help", commands: &[], environment: false, flags: &[
         HELP_FLAGS[0],
-        flag("help-long", FlagKind::Switch(false), "Print this help, as in node_exporter."),
+        HELP_LONG.row,
         HELP_FLAGS[1],
         HELP_FLAGS[2],
     ] },
 ];
 
-const OUTPUT: FlagKind =
-    FlagKind::Choice { default: "table", choices: &["table", "json", "prom", "raw"], ignore_case: false };
+// The flags of these groups that the exporter reads.
+pub const BROKER_SOCKET: TypedFlag<String> =
+    TypedFlag::file("broker.socket", DEFAULT_SOCKET, "Unix socket of the broker.");
+pub const LISTEN_ADDRESS: TypedFlag<Vec<String>> = TypedFlag::texts(
+    "web.listen-address",
+    "Address to listen on: :9100 (the default), 127.0.0.1:9100 or [::1]:9100.",
+);
+pub const TELEMETRY_PATH: TypedFlag<String> =
+    TypedFlag::text("web.telemetry-path", "/metrics", "Path under which to serve metrics.");
+pub const MAX_REQUESTS: TypedFlag<u64> = TypedFlag::number(
+    "web.max-requests",
+    40,
+    "Maximum number of parallel scrapes that select collectors or families; 0 for no limit. Scrapes of everything are not limited.",
+);
+pub const DISABLE_EXPORTER_METRICS: TypedFlag<bool> = TypedFlag::switch(
+    "web.disable-exporter-metrics",
+    false,
+    "Exclude metrics about the exporter itself (promhttp_*, process_*).",
+);
+pub const WEB_CONFIG_FILE: TypedFlag<String> = TypedFlag::file(
+    "web.config.file",
+    "",
+    "File that configures TLS, users, headers and a rate limit, in the format of Prometheus' exporter-toolkit.",
+);
+pub const SYSTEMD_SOCKET: TypedFlag<bool> = TypedFlag::switch(
+    "web.systemd-socket",
+    false,
+    "Listen on the sockets that systemd passes to the exporter (LISTEN_FDS) instead of on --web.listen-address.",
+);
+pub const SCRAPE_TIMEOUT: TypedFlag<Duration> =
+    TypedFlag::duration("scrape.timeout", "10s", "Timeout of a scrape for which the client sets none.");
+pub const SCRAPE_TIMEOUT_OFFSET: TypedFlag<Duration> = TypedFlag::duration(
+    "scrape.timeout-offset",
+    "500ms",
+    "Time to subtract from the timeout that the client sets, so that the response arrives before it.",
+);
+pub const SCRAPE_DETAIL: TypedFlag<bool> = TypedFlag::switch(
+    "scrape.detail",
+    false,
+    "Report the outcome of every query and every collector separately, not only of those that fail; this adds about 260 series.",
+);
+pub const SCRAPE_MEMORY: TypedFlag<u64> = TypedFlag::number(
+    "scrape.memory",
+    budget::DEFAULT_MEMORY_MIB,
+    "Memory that the exporter may use, in MiB: half of it for the broker's answer, 5/16 for the series; 0 for no limit.",
+);
+pub const SERIES_LIMIT: TypedFlag<u64> = TypedFlag::number(
+    "collector.series-limit",
+    budget::DEFAULT_SERIES_LIMIT,
+    "Maximum number of series of one collector in a scrape; 0 for no limit other than --scrape.memory.",
+);
+pub const LOG_LEVEL: TypedFlag<String> = TypedFlag::from_row(LOG_FLAGS[0]);
+pub const LOG_FORMAT: TypedFlag<String> = TypedFlag::from_row(LOG_FLAGS[1]);
+pub const PATH_SYSFS: TypedFlag<String> = TypedFlag::directory(
+    "path.sysfs",
+    "/sys",
+    "Prefix of the values of path labels. The broker reads the host: set this flag on the broker as well.",
+);
+pub const OUTPUT: TypedFlag<String> = TypedFlag::choice(
+    "output",
+    "table",
+    &["table", "json", "prom", "raw"],
+    "Output format: prom is the text format of Prometheus, raw the kernel's files. describe takes table or json. Short: -o.",
+);
+pub const FILTER: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "filter",
+    "",
+    "Show only series whose name{label=\"value\",...} matches; with raw, files whose path matches; with describe, queries whose name or file pattern matches.",
+);
+pub const WATCH: TypedFlag<Option<Duration>> = TypedFlag::interval(
+    "watch",
+    "2s",
+    "Repeat at this interval (2s if the flag has no value), and show the rates of counters per second. Short: -w.",
+);
+pub const COUNT: TypedFlag<u64> =
+    TypedFlag::number("count", 0, "With --watch, exit after this number of repetitions; 0 for no end.");
+pub const FROM: TypedFlag<String> = TypedFlag::directory(
+    "from",
+    "",
+    "Read from this directory instead of the broker: one that capture wrote, or any tree with proc/ and sys/.",
+);
+pub const HEADERS: TypedFlag<bool> = TypedFlag::switch("headers", true, "Print the header line of a table.");
+pub const HELP_LONG: TypedFlag<bool> =
+    TypedFlag::switch("help-long", false, "Print this help, as in node_exporter.");
 
 /// Turns the collectors that are on by default off, but for those that are named.
-pub const DISABLE_DEFAULTS: Flag = Flag {
-    name: "collector.disable-defaults",
-    kind: FlagKind::Switch(false),
-    help: "Disable all collectors, except those that are enabled by a flag.",
-};
+pub const DISABLE_DEFAULTS: TypedFlag<bool> = TypedFlag::switch(
+    "collector.disable-defaults",
+    false,
+    "Disable all collectors, except those that are enabled by a flag.",
+);
 
 /// Unsupported collectors of node_exporter, by the name of their switch, with the reason. Sorted.
 #[rustfmt::skip]
@@ -157,20 +240,11 @@ pub fn without_effect(options: &Options) -> Vec<WithoutEffect> {
     NOT_OFFERED.iter().filter_map(one).collect()
 }
 
-/// What may not be both included and excluded, and the collector whose flags they are: as in node_exporter, when it
-/// runs and neither is empty.
-const EXCLUSIVE: &[(&str, &str)] = &[
-    ("collector.diskstats", "collector.diskstats.device"),
-    ("collector.filesystem", "collector.filesystem.fs-types"),
-    ("collector.filesystem", "collector.filesystem.mount-points"),
-    ("collector.netdev", "collector.netdev.device"),
-];
-
 /// The exporter's commands and all flags that it accepts.
 pub static PROGRAM: LazyLock<Program> = LazyLock::new(|| {
     let is_switch = |flag: &Flag| COLLECTORS.iter().any(|c| collector::switch(c.name) == flag.name);
     let (mut switches, others): (Vec<Flag>, Vec<Flag>) = collector::flags().into_iter().partition(is_switch);
-    switches.push(DISABLE_DEFAULTS);
+    switches.push(DISABLE_DEFAULTS.row);
     let unsupported = NOT_OFFERED.iter().map(|(name, _)| flag(name, FlagKind::Switch(false), ""));
     let unsupported = unsupported.chain(NOT_OFFERED_FLAGS.iter().map(|(name, kind)| flag(name, *kind, "")));
     let of_collectors = [
@@ -216,41 +290,18 @@ pub fn all() -> Vec<Flag> {
     PROGRAM.flags()
 }
 
-/// Whether an expression is not empty.
-fn is_some(options: &Options, flag: &str) -> bool {
-    options.regexp(flag).is_some()
-}
-
 /// Reads a command line alone.
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Vec<String>), FlagError> {
     read(arguments.into_iter().map(OsString::from), [])
 }
 
-/// Reads a command line and the environment below it, and refuses flags that exclude each other or that the command
-/// does not take. The bare words that are given back are the command and what it is to work on.
+/// Reads a command line and the environment below it, and refuses flags that the command does not take. The bare words that are given back are the command and what it is to work on.
 pub fn read(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<(Options, Vec<String>), FlagError> {
     let (values, words) = PROGRAM.parse(arguments, environment)?;
-    let flags = all();
-    let options = Options::try_from(values)?;
-    for (switch, stem) in EXCLUSIVE.iter().filter(|(switch, _)| options.switch(switch)) {
-        debug_assert!(stem.starts_with(switch));
-        let find = |name: String| flags.iter().find(|flag| flag.name == name).map(|flag| flag.name);
-        let pair = find(format!("{stem}-include")).zip(find(format!("{stem}-exclude")));
-        if let Some((one, other)) =
-            pair.filter(|(one, other)| is_some(&options, one) && is_some(&options, other))
-        {
-            options.exclusive(one, other)?;
-        }
-    }
-    if options.switch("collector.ipvs") {
-        let value = options.text(BACKEND_LABELS);
-        let invalid = |reason| FlagError::Invalid { flag: BACKEND_LABELS, value: value.to_owned(), reason };
-        kept_labels(value).map_err(invalid)?;
-    }
-    Ok((options, words))
+    Ok((Options::try_from(values)?, words))
 }
 
 #[cfg(test)]
@@ -437,52 +488,10 @@ mod tests {
     }
 
     #[test]
-    fn an_include_and_an_exclude_exclude_each_other_where_they_do_in_node_exporter() {
-        let both = |stem: &str, more: &[&str]| {
-            let both = [format!("--{stem}-include=x"), format!("--{stem}-exclude=y")];
-            let both = both.each_ref().map(String::as_str);
-            parsed(&[&both[..], more].concat())
-        };
-        for (switch, stem) in EXCLUSIVE {
-            assert!(matches!(both(stem, &[]), Err(FlagError::Exclusive { .. })), "{stem}");
-            assert!(both(stem, &[&format!("--no-{switch}")]).is_ok(), "{stem}, and it does not run");
-        }
-        for stem in [
-            "arp.device",
-            "hwmon.chip",
-            "interrupts.name",
-            "slabinfo.slabs",
-            "systemd.unit",
-            "ethtool.device",
-        ] {
-            assert!(both(&format!("collector.{stem}"), &[]).is_ok(), "{stem}");
-        }
-        assert!(
-            parsed(&["--collector.netdev.device-include=", "--collector.netdev.device-exclude=x"]).is_ok()
-        );
-        assert!(
-            !parsed(&["--collector.hwmon.chip-include=x", "--collector.hwmon.chip-exclude=xy"])
-                .unwrap()
-                .passes("collector.hwmon.chip-include", "collector.hwmon.chip-exclude", b"xyz")
-        );
-    }
-
-    #[test]
-    fn a_label_of_ipvs_backends_that_does_not_exist_ends_the_start_unless_ipvs_is_off() {
-        let bogus = "--collector.ipvs.backend-labels=proto,bogus";
-        let error = parsed(&[bogus]).unwrap_err().to_string();
-        assert!(
-            error.starts_with("--collector.ipvs.backend-labels=\"proto,bogus\": ") && error.contains("bogus"),
-            "{error}"
-        );
-        assert!(parsed(&[bogus, "--no-collector.ipvs"]).is_ok());
-        assert!(parsed(&["--collector.ipvs.backend-labels="]).is_ok());
-    }
-
-    #[test]
     fn disabled_defaults_leave_what_is_named() {
         let options = parsed(&["--collector.disable-defaults", "--collector.loadavg"]).unwrap();
-        let names: Vec<_> = crate::scrape::enabled(&options).iter().map(|collector| collector.name).collect();
+        let names: Vec<_> =
+            collector::enabled(&options).unwrap().iter().map(|collector| collector.row.name).collect();
         assert_eq!(names, ["loadavg"]);
     }
 }

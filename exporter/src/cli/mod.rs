@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use flags::PROGRAM;
 
-use crate::collector::COLLECTORS;
+use crate::collector::{COLLECTORS, SetupError};
 use crate::options::{FlagError, Options};
 
 /// Every command.
@@ -65,6 +65,15 @@ impl From<String> for Failure {
     }
 }
 
+impl From<SetupError> for Failure {
+    fn from(error: SetupError) -> Self {
+        match error {
+            SetupError::Flag(_) => Failure::Usage(error.to_string()),
+            SetupError::File { .. } => Failure::Failed(error.to_string()),
+        }
+    }
+}
+
 impl From<&str> for Failure {
     fn from(error: &str) -> Self {
         Failure::Failed(error.to_owned())
@@ -94,7 +103,7 @@ fn run() -> Result<(), Failure> {
     if let Some(answer) = answer {
         return print(&answer);
     }
-    if options.switch("help-long") {
+    if flags::HELP_LONG.get(&options) {
         return print(&PROGRAM.help());
     }
     let command = PROGRAM.command(&words).map_err(usage)?;
@@ -129,7 +138,7 @@ fn print(text: &str) -> Result<(), Failure> {
 
 /// The broker's socket.
 fn socket(options: &Options) -> String {
-    options.text("broker.socket").to_owned()
+    flags::BROKER_SOCKET.get(options)
 }
 
 /// A single-threaded runtime: the sandbox forbids new threads.

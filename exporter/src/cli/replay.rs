@@ -8,6 +8,6 @@ use crate::options::Options;
 
 /// Prints the exposition of the tree below `dir` to standard output.
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
-    query::query_capture(dir, &query::QueryOptions::for_replay(options)?, options)?.log();
+    query::query_capture(dir, &query::QueryOptions::for_replay(options)?)?.log();
     Ok(())
 }

@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use keyhole_os::signals;
 
-use super::flags::{GROUPS, NOT_OFFERED, WithoutEffect, without_effect};
+use super::flags::{
+    GROUPS, LISTEN_ADDRESS, NOT_OFFERED, SYSTEMD_SOCKET, TELEMETRY_PATH, WEB_CONFIG_FILE, WithoutEffect,
+    without_effect,
+};
 use super::{Failure, StopSignals, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
-use crate::collector::tasks::processgroups::ProcessGroups;
+use crate::collector;
 use crate::http::listen::ListenError;
 use crate::http::web_config::WebConfig;
 use crate::http::{self, App, listen, paths};
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::sandbox::{self, SealOptions};
-use crate::scrape::{self, Scraper};
+use crate::scrape::Scraper;
 use crate::self_metrics::{VERSION, process::Process};
 
 /// Serves until SIGTERM, SIGINT or SIGHUP.
@@ -28,24 +31,30 @@ async fn serve(options: Options) -> Result<(), Failure> {
     keyhole_os::memory::mmap_large_allocations();
     signals::ignore_stray();
     let mut signals = StopSignals::listen()?;
+    let collectors = collector::enabled(&options)?;
     let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let broker = broker.with_max_response_bytes(Budget::new(&options).response);
     let mut web_config = web_config(&options)?;
-    let listeners = if options.switch("web.systemd-socket") {
+    let listeners = if SYSTEMD_SOCKET.get(&options) {
         listen::inherited()
     } else {
-        listen::bind(options.texts("web.listen-address"))
+        listen::bind(&LISTEN_ADDRESS.get(&options))
     };
     let listeners = listeners.map_err(|error| match error {
         ListenError::Address(_) | ListenError::Vsock(_) => Failure::Usage(error.to_string()),
         error => Failure::Failed(error.to_string()),
     })?;
     let process = Process::open();
-    let own = OwnSource::new(&options).with_process_groups(ProcessGroups::new(&options)?);
-    let (mut readable, missing) = own.text_directories();
     log_flags_without_effect(&options);
-    for path in missing {
-        tracing::warn!(path = %path.display(), "textfile directory does not exist; restart the exporter once it does");
+    let mut readable = Vec::new();
+    for collector in &collectors {
+        let (directories, missing): (Vec<_>, Vec<_>) =
+            collector.directories().iter().cloned().partition(|path| path.is_dir());
+        readable.extend(directories);
+        for path in missing {
+            let (collector, path) = (collector.row.name, path.display());
+            tracing::warn!(collector, %path, "directory does not exist; restart the exporter once it does");
+        }
     }
 
     if let Some(web_config) = &web_config {
@@ -64,16 +73,16 @@ async fn serve(options: Options) -> Result<(), Failure> {
             tracing::warn!(layer = layer.name, detail = layer.detail, "sandbox layer MISSING");
         }
     }
-    let collectors: Vec<_> = scrape::enabled(&options).iter().map(|collector| collector.name).collect();
-    tracing::info!(collectors = collectors.join(","), "enabled collectors");
+    let names: Vec<_> = collectors.iter().map(|collector| collector.row.name).collect();
+    tracing::info!(collectors = names.join(","), "enabled collectors");
     for address in listeners.iter().filter_map(|listener| listener.local_addr().ok()) {
         let tls = web_config.as_ref().is_some_and(WebConfig::has_tls);
         tracing::info!(%address, tls, broker = broker.socket(), version = VERSION, "listening");
     }
-    let scraper = Scraper::new(broker, options.clone(), own, process, layers);
+    let scraper = Scraper::new(broker, collectors, &options, OwnSource::from_process(), process, layers);
     let scraper = scraper.map_err(|error| format!("cannot register metrics: {error}"))?;
     let app = Arc::new(App::new(Arc::new(scraper), &options).with_web_config(web_config));
-    // The scraper has its own copy.
+    // Each has read what it needs.
     drop(options);
     let stop = async {
         signals.next().await;
@@ -87,7 +96,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
 
 /// The configuration of `--web.config.file`; none for an empty path, as in node_exporter.
 fn web_config(options: &Options) -> Result<Option<WebConfig>, Failure> {
-    match options.text("web.config.file") {
+    match &*WEB_CONFIG_FILE.get(options) {
         "" => Ok(None),
         path => Ok(Some(WebConfig::new(path)?)),
     }
@@ -96,11 +105,11 @@ fn web_config(options: &Options) -> Result<Option<WebConfig>, Failure> {
 /// Checks that requests can reach the telemetry path.
 fn check_telemetry_path(options: &Options) -> Result<(), Failure> {
     let usage = |error: &str| Err(Failure::Usage(error.to_owned()));
-    let path = options.text("web.telemetry-path");
+    let path = TELEMETRY_PATH.get(options);
     if !path.starts_with('/') {
         return usage("--web.telemetry-path: use a path that begins with /, such as /metrics");
     }
-    if !paths::is_reachable(path) {
+    if !paths::is_reachable(&path) {
         return usage(
             "--web.telemetry-path: requests cannot reach a path with //, /./, /../ or an invalid escape; use one such as /metrics",
         );

@@ -227,8 +227,8 @@ mod tests {
     pub(super) fn server(connection_permits: usize) -> Server {
         let (options, _) = flags::parse(["--collector.disable-defaults".to_owned()]).unwrap();
         let broker = BrokerClient::new("/nonexistent/socket").unwrap();
-        let own = OwnSource::new(&options);
-        let scraper = Scraper::new(broker, options.clone(), own, Process::open(), Vec::new()).unwrap();
+        let own = OwnSource::from_process();
+        let scraper = Scraper::new(broker, Vec::new(), &options, own, Process::open(), Vec::new()).unwrap();
         let (stopping, stopped) = watch::channel(false);
         // Never stopped.
         std::mem::forget(stopping);

@@ -16,6 +16,7 @@ use super::parameters::{self, Parameters};
 use super::paths::{self, Peer, Route};
 use super::throttle::Throttle;
 use super::web_config::WebConfig;
+use crate::cli::flags::{MAX_REQUESTS, SCRAPE_TIMEOUT, SCRAPE_TIMEOUT_OFFSET, TELEMETRY_PATH};
 use crate::options::Options;
 use crate::scrape::{Format, ScrapeError, Scraper};
 use crate::self_metrics::server::ServerMetrics;
@@ -72,17 +73,17 @@ impl Drop for InFlight {
 impl App {
     /// The pages as the flags configure them, without TLS and authentication.
     pub fn new(scraper: Arc<Scraper>, options: &Options) -> Self {
-        let max_requests = usize::try_from(options.number("web.max-requests")).unwrap_or(usize::MAX);
-        let permits = options.limit("web.max-requests").min(Semaphore::MAX_PERMITS);
-        let path = options.text("web.telemetry-path");
+        let max_requests = usize::try_from(MAX_REQUESTS.get(options)).unwrap_or(usize::MAX);
+        let permits = MAX_REQUESTS.limit(options).min(Semaphore::MAX_PERMITS);
+        let path = TELEMETRY_PATH.get(options);
         Self {
             scraper,
             page: Page::default(),
-            telemetry_path: if path.is_empty() { "/metrics".into() } else { path.into() },
+            telemetry_path: if path.is_empty() { "/metrics".into() } else { path },
             max_requests,
             permits: Arc::new(Semaphore::new(permits)),
-            timeout: options.duration("scrape.timeout"),
-            timeout_offset: options.duration("scrape.timeout-offset"),
+            timeout: SCRAPE_TIMEOUT.get(options),
+            timeout_offset: SCRAPE_TIMEOUT_OFFSET.get(options),
             web_config: None,
             handshakes: Throttle::default(),
             long_requests: Throttle::default(),

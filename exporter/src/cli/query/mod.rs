@@ -20,12 +20,13 @@ use tokio::time::Instant;
 pub(super) use self::options::{Format, QueryOptions};
 use self::rates::Rates;
 pub(super) use self::result::QueryResult;
+use super::flags::{FROM, SCRAPE_TIMEOUT};
 use super::terminal::{self, Terminal, print_error};
 use super::{Failure, StopSignals, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::capture;
-use crate::collector::tasks::processgroups::ProcessGroups;
+use crate::collector::Instance;
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::sandbox::{self, QUERY_SYSCALLS, SealOptions};
@@ -34,31 +35,26 @@ use crate::snapshot::Snapshot;
 /// Runs `query` with the flags and the collectors `names`.
 pub(super) fn run(names: &[&str], options: Options) -> Result<(), Failure> {
     let query = QueryOptions::new(names, &options)?;
-    match options.text("from") {
+    match &*FROM.get(&options) {
         "" => runtime()?.block_on(query_broker(query, &options)),
         dir => {
-            let result = query_capture(Path::new(dir), &query, &options)?;
+            let result = query_capture(Path::new(dir), &query)?;
             finish(&result)
         }
     }
 }
 
 /// Prints the metrics of a capture, or of any tree with `proc/` and `sys/`.
-pub(super) fn query_capture(
-    dir: &Path,
-    query: &QueryOptions,
-    options: &Options,
-) -> Result<QueryResult, Failure> {
+pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryResult, Failure> {
     if query.watch_interval.is_some() {
         return Err(Failure::Usage(
             "--watch and --from exclude each other: a capture does not change".into(),
         ));
     }
     let terminal = Terminal::detect();
-    let process_groups = ProcessGroups::new(options)?;
     // Read before the seal; it does not depend on the capture.
-    let own = OwnSource::new(options).with_process_groups(process_groups);
-    seal(&own, dir.into(), PathBuf::new())?;
+    let own = OwnSource::from_process();
+    seal(&query.collectors, dir.into(), PathBuf::new())?;
     let saved = capture::read(dir).map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::PermissionDenied => {
@@ -69,7 +65,7 @@ pub(super) fn query_capture(
         format!("cannot read {}: {error}; {advice}", dir.display())
     })?;
     let own = own.of_capture(saved.about).now();
-    let result = QueryResult::new(query, &saved.snapshot, options, &own, None);
+    let result = QueryResult::new(query, &saved.snapshot, &own, None);
     terminal::write_stdout(&result.render(query, terminal, None))?;
     Ok(result)
 }
@@ -86,9 +82,16 @@ async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Fail
     let broker =
         BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let broker = broker.with_max_response_bytes(Budget::new(options).response);
-    let own = OwnSource::new(options).with_process_groups(ProcessGroups::new(options)?);
-    seal(&own, PathBuf::new(), broker.socket().into())?;
-    let broker_query = BrokerQuery { query, options, broker, own, terminal, description: OnceCell::new() };
+    let own = OwnSource::from_process();
+    seal(&query.collectors, PathBuf::new(), broker.socket().into())?;
+    let broker_query = BrokerQuery {
+        query,
+        timeout: SCRAPE_TIMEOUT.get(options),
+        broker,
+        own,
+        terminal,
+        description: OnceCell::new(),
+    };
     match broker_query.query.watch_interval {
         Some(interval) => watch::run(&broker_query, interval, &mut signals).await,
         None => {
@@ -104,8 +107,9 @@ async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Fail
 }
 
 /// Enters the sandbox before untrusted input is parsed.
-fn seal(own: &OwnSource, capture_dir: PathBuf, broker_socket: PathBuf) -> Result<(), Failure> {
-    let (mut readable, _) = own.text_directories();
+fn seal(collectors: &[Instance], capture_dir: PathBuf, broker_socket: PathBuf) -> Result<(), Failure> {
+    let directories = collectors.iter().flat_map(Instance::directories);
+    let mut readable: Vec<PathBuf> = directories.filter(|path| path.is_dir()).cloned().collect();
     if !capture_dir.as_os_str().is_empty() {
         readable.push(capture_dir);
     }
@@ -117,9 +121,9 @@ fn seal(own: &OwnSource, capture_dir: PathBuf, broker_socket: PathBuf) -> Result
 }
 
 /// A query to a broker, which may be repeated.
-struct BrokerQuery<'o> {
+struct BrokerQuery {
     query: QueryOptions,
-    options: &'o Options,
+    timeout: Duration,
     broker: BrokerClient,
     own: OwnSource,
     terminal: Terminal,
@@ -127,10 +131,10 @@ struct BrokerQuery<'o> {
     description: OnceCell<DescribeResponse>,
 }
 
-impl BrokerQuery<'_> {
+impl BrokerQuery {
     /// Reads from the broker and runs the collectors.
     async fn result(&self, rates: &mut Rates) -> Result<QueryResult, String> {
-        let deadline = Instant::now() + self.options.duration("scrape.timeout").max(Duration::from_millis(1));
+        let deadline = Instant::now() + self.timeout.max(Duration::from_millis(1));
         let mut snapshot = match &self.query.queries[..] {
             // Collectors of local data (textfiles, the clock) need no broker.
             [] => Snapshot::default(),
@@ -143,7 +147,7 @@ impl BrokerQuery<'_> {
                 snapshot.add_reasons(description);
             }
         }
-        Ok(QueryResult::new(&self.query, &snapshot, self.options, &self.own.now(), Some(rates)))
+        Ok(QueryResult::new(&self.query, &snapshot, &self.own.now(), Some(rates)))
     }
 }
 

@@ -6,13 +6,12 @@ use keyhole_flags::alternatives;
 use keyhole_proto::v1::Query;
 
 use super::super::Failure;
-use super::super::flags::NOT_OFFERED;
+use super::super::flags::{COUNT, FILTER, HEADERS, NOT_OFFERED, OUTPUT, SCRAPE_DETAIL, WATCH};
 use crate::budget::Budget;
-use crate::collector::{self, COLLECTORS, Collector};
+use crate::collector::{self, COLLECTORS, Collector, Instance};
 use crate::exposition::Limits;
 use crate::go_regex::GoRegex;
 use crate::options::{Options, most_similar};
-use crate::scrape;
 
 /// The shortest interval of `--watch`: the broker allows 20 requests per second for a uid, scrapes included.
 const MIN_WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -20,7 +19,7 @@ const MIN_WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// What `query` reads and how it prints it.
 #[derive(Debug)]
 pub(in super::super) struct QueryOptions {
-    pub(super) collectors: Vec<&'static Collector>,
+    pub(super) collectors: Vec<Instance>,
     /// The queries that they need.
     pub(super) queries: Vec<Query>,
     /// Whether collectors were named on the command line; then those without data are reported.
@@ -31,6 +30,8 @@ pub(in super::super) struct QueryOptions {
     pub(super) watch_interval: Option<Duration>,
     /// The number of readings with `--watch`; none for no limit.
     pub(super) count: Option<u64>,
+    /// Whether each query and collector is reported separately.
+    pub(super) detail: bool,
     /// The limits of a scrape, for `replay`; dropped series are counted in the metrics.
     pub(super) limits: Option<Limits>,
 }
@@ -48,32 +49,33 @@ impl QueryOptions {
     /// The options by the flags; `names` are collectors, enabled by default or not.
     pub(in super::super) fn new(names: &[&str], options: &Options) -> Result<Self, Failure> {
         let collectors = match names {
-            [] => scrape::enabled(options),
+            [] => collector::enabled(options)?,
             names => {
                 let mut selected = names.iter().map(|name| collector(name)).collect::<Result<Vec<_>, _>>()?;
                 selected.sort_unstable_by_key(|collector| collector.name);
                 selected.dedup_by_key(|collector| collector.name);
-                selected
+                collector::instances(selected, options)?
             }
         };
-        let watch_interval = options.interval("watch");
+        let watch_interval = WATCH.get(options);
         if watch_interval.is_some_and(|watch_interval| watch_interval < MIN_WATCH_INTERVAL) {
             return Err(Failure::Usage(
                 "--watch: use at least 200ms, so that the broker has time for others".into(),
             ));
         }
-        if options.was_given("count") && watch_interval.is_none() {
+        if COUNT.was_given(options) && watch_interval.is_none() {
             return Err(Failure::Usage("--count needs --watch".into()));
         }
         Ok(Self {
-            queries: collector::queries(&collectors, options),
+            queries: collector::queries(&collectors),
             collectors,
             is_explicit: !names.is_empty(),
-            format: Format::parse(options.text("output"), &["table", "json", "prom", "raw"])?,
-            filter: options.regexp("filter").cloned(),
-            headers: options.switch("headers"),
+            format: Format::parse(&OUTPUT.get(options), &["table", "json", "prom", "raw"])?,
+            filter: FILTER.get(options),
+            headers: HEADERS.get(options),
             watch_interval,
-            count: Some(options.number("count")).filter(|count| *count > 0),
+            count: Some(COUNT.get(options)).filter(|count| *count > 0),
+            detail: SCRAPE_DETAIL.get(options),
             limits: None,
         })
     }

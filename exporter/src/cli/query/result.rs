@@ -12,7 +12,6 @@ use super::table::{Cell, Column, Table};
 use super::{json, print_lines, raw};
 use crate::collector::{self, CollectError, Context, Own, Run, in_parentheses};
 use crate::exposition::{Counters, Exposition, Kind, Limits, Series};
-use crate::options::Options;
 use crate::self_metrics::{broker, server};
 use crate::snapshot::Snapshot;
 
@@ -41,7 +40,6 @@ impl QueryResult {
     pub(super) fn new(
         query_options: &QueryOptions,
         snapshot: &Snapshot,
-        options: &Options,
         own: &Own,
         rates: Option<&mut Rates>,
     ) -> Self {
@@ -51,15 +49,14 @@ impl QueryResult {
         let runs = if raw {
             Vec::new()
         } else {
-            let context = Context { snapshot, options, own };
+            let context = Context { snapshot, own };
             let limits = query_options.limits.unwrap_or(Limits::NONE);
-            collector::run(&query_options.collectors, &context, limits, &mut out)
+            collector::run(&query_options.collectors, &context, limits, query_options.detail, &mut out)
         };
         let mut cuts = Vec::new();
         if query_options.limits.is_some() {
             cuts = truncations(snapshot, &runs);
-            let detail = options.switch("scrape.detail");
-            for run in runs.iter().filter(|run| detail || run.counters.over_limit > 0) {
+            for run in runs.iter().filter(|run| query_options.detail || run.counters.over_limit > 0) {
                 server::add_dropped_once(run.name, run.counters.over_limit, &mut out);
             }
             broker::add_truncated(snapshot, &mut out);
@@ -262,9 +259,9 @@ fn notes(query_options: &QueryOptions, snapshot: &Snapshot, runs: &[Run]) -> Vec
 fn excluded_queries(query_options: &QueryOptions, snapshot: &Snapshot) -> Vec<String> {
     let mut notes = Vec::new();
     for collector in query_options.collectors.iter().filter(|_| query_options.is_explicit) {
-        for query in collector.optional.iter().filter(|query| query_options.queries.contains(query)) {
+        for query in collector.row.optional.iter().filter(|query| query_options.queries.contains(query)) {
             notes.extend(snapshot.exclusion_reason(*query).map(|reason| {
-                format!("{}: without {}{}", collector.name, query.as_str_name(), in_parentheses(reason))
+                format!("{}: without {}{}", collector.row.name, query.as_str_name(), in_parentheses(reason))
             }));
         }
     }
@@ -273,8 +270,9 @@ fn excluded_queries(query_options: &QueryOptions, snapshot: &Snapshot) -> Vec<St
 
 /// Required queries of the selected collectors that failed, for raw output, which runs no collector.
 fn unanswered(query_options: &QueryOptions, snapshot: &Snapshot) -> Vec<String> {
-    let needed =
-        |query: &Query| query_options.collectors.iter().any(|collector| collector.queries.contains(query));
+    let needed = |query: &Query| {
+        query_options.collectors.iter().any(|collector| collector.row.queries.contains(query))
+    };
     let failure = |(query, outcome): (Query, Outcome)| match outcome {
         Outcome::Ok | Outcome::Absent | Outcome::Empty => None,
         outcome => {

@@ -14,7 +14,7 @@ use super::result::QueryResult;
 /// Shows readings until the count is reached or a signal arrives, which is no failure. If the broker fails after the
 /// first reading, the next readings retry.
 pub(super) async fn run(
-    broker_query: &BrokerQuery<'_>,
+    broker_query: &BrokerQuery,
     every: Duration,
     signals: &mut StopSignals,
 ) -> Result<(), Failure> {
@@ -51,7 +51,7 @@ pub(super) async fn run(
 
 /// Shows a reading. Returns false if nobody reads standard output any more.
 fn show(
-    broker_query: &BrokerQuery<'_>,
+    broker_query: &BrokerQuery,
     result: &QueryResult,
     shown: u64,
     every: Duration,

@@ -12,11 +12,13 @@ mod parse;
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
+use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source, Value, written_labels};
-use crate::options::{Flag, FlagKind};
+use crate::options::{Options, TypedFlag};
+use crate::text_files::{self, TextFile};
 use parse::{Labels, Parsed, Sample};
 
 pub const COLLECTOR: Collector = Collector {
@@ -25,14 +27,13 @@ pub const COLLECTOR: Collector = Collector {
     help: "Metrics of *.prom files.",
     queries: &[],
     optional: &[],
-    flags: &[Flag {
-        name: "collector.textfile.directory",
-        kind: FlagKind::Texts,
-        help: "Directory with *.prom files; * and ? are wildcards.",
-    }],
+    flags: &[DIRECTORY.row],
     families: || vec![MTIME, ERROR, READ],
-    collect,
+    new: |options| Ok(Box::new(Textfile::new(options))),
 };
+
+const DIRECTORY: TypedFlag<Vec<String>> =
+    TypedFlag::texts("collector.textfile.directory", "Directory with *.prom files; * and ? are wildcards.");
 
 const MTIME: Family = Family {
     name: "node_textfile_mtime_seconds",
@@ -54,11 +55,41 @@ const READ: Family =
 /// The most lines that all files may have together: what a line holds takes many times its room.
 const LINES: usize = 200_000;
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+/// The values of the flags.
+#[derive(Debug)]
+struct Textfile {
+    /// Looked up once: the sandbox leaves these readable, and no others.
+    directories: Vec<PathBuf>,
+}
+
+impl Textfile {
+    fn new(options: &Options) -> Self {
+        Self { directories: text_files::directories(&DIRECTORY.get(options)) }
+    }
+}
+
+impl Collect for Textfile {
+    fn collect(&self, _: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        collect(&text_files::read(&self.directories), out);
+        Ok(())
+    }
+
+    fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    /// A family of the host's takes precedence over one of the same name in a text file.
+    fn is_last(&self) -> bool {
+        true
+    }
+}
+
+/// Adds the metrics of the files.
+pub fn collect(files: &[TextFile], out: &mut Exposition) {
     let mut error = false;
     let mut room = LINES;
     let mut families = Vec::new();
-    for file in &context.own.text_files {
+    for file in files {
         let path = file.path.as_str();
         let parsed = match &file.content {
             Ok(text) => take_lines(text, &mut room).and_then(|()| {
@@ -130,7 +161,6 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         let help = family.help.clone().or_else(read_from).unwrap_or_default();
         add(path, family, kind, &help, &mut series, out);
     }
-    Ok(())
 }
 
 /// The names that a family's samples may have.
@@ -242,27 +272,26 @@ mod tests {
 
     use super::*;
     use crate::collector::testing::{collect_snapshot, own};
-    use crate::collector::{Own, TextFile};
     use crate::snapshot::Snapshot;
 
-    fn own_files(files: &[(&str, &str)]) -> Own {
+    fn text_files(files: &[(&str, &str)]) -> Vec<TextFile> {
         let file = |(path, text): &(&str, &str)| TextFile {
             path: (*path).into(),
             modified: UNIX_EPOCH + Duration::from_millis(5700),
             content: Ok(text.as_bytes().to_vec()),
         };
-        Own { text_files: files.iter().map(file).collect(), ..own() }
+        files.iter().map(file).collect()
     }
 
     fn collect(files: &[(&str, &str)]) -> String {
-        collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &own_files(files)).unwrap()
+        let mut out = Exposition::new();
+        super::collect(&text_files(files), &mut out);
+        let text = out.to_text();
+        text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
     }
 
     /// What is left out of the files, in words.
     fn left_out(files: &[(&str, &str)]) -> Vec<String> {
-        let own = own_files(files);
-        let options = crate::options::Options::defaults(&[]);
-        let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
         let mut out = Exposition::new();
         let load = Family {
             name: "node_load1",
@@ -273,7 +302,7 @@ mod tests {
         };
         out.add(&load, &[b"1", b"2"], 1u64);
         out.begin(usize::MAX);
-        super::collect(&context, &mut out).unwrap();
+        super::collect(&text_files(files), &mut out);
         let counters = out.end();
         assert_eq!(counters.skipped, counters.skipped_items.len());
         let mut text = Vec::new();
@@ -388,9 +417,8 @@ mod tests {
 
     #[test]
     fn an_unreadable_directory_is_an_error() {
-        let mut own = own_files(&[("/d", "")]);
-        own.text_files[0].content = Err("No such file or directory".into());
-        let text = collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &own).unwrap();
+        let flags = ["--collector.textfile.directory=/proc/none"];
+        let text = collect_snapshot(&COLLECTOR, &Snapshot::default(), &flags, &own()).unwrap();
         assert_eq!(text, "node_textfile_scrape_error 1\n");
     }
 
@@ -427,12 +455,9 @@ mod tests {
 
     #[test]
     fn the_error_is_told_even_when_the_files_reach_the_limit_of_series() {
-        let own = own_files(&[("a", "m 1\nn 2\n"), ("b", "broken")]);
-        let options = crate::options::Options::defaults(&[]);
-        let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
         let mut out = Exposition::new();
         out.begin(2);
-        super::collect(&context, &mut out).unwrap();
+        super::collect(&text_files(&[("a", "m 1\nn 2\n"), ("b", "broken")]), &mut out);
         assert!(out.to_text().contains("node_textfile_scrape_error 1\n"), "{}", out.to_text());
     }
 
@@ -447,11 +472,8 @@ mod tests {
 
     #[test]
     fn a_family_without_a_help_text_names_its_files() {
-        let own = own_files(&[("a", "m{x=\"1\"} 1\n"), ("b", "m{x=\"2\"} 2\n")]);
         let mut out = Exposition::new();
-        let options = crate::options::Options::defaults(&[]);
-        let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
-        super::collect(&context, &mut out).unwrap();
+        super::collect(&text_files(&[("a", "m{x=\"1\"} 1\n"), ("b", "m{x=\"2\"} 2\n")]), &mut out);
         assert_eq!(out.help("m"), Some("Read from a, b."));
     }
 }

@@ -34,7 +34,7 @@ pub const COLLECTOR: Collector = Collector {
             DEVICE_ERRORS,
         ]
     },
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const INFO: Family = Family {

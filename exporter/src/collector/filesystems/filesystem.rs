@@ -17,9 +17,10 @@ use std::collections::{HashMap, HashSet};
 use keyhole_proto::v1::{Outcome, Query};
 
 use self::mounts::{DeviceNumber, Mount, Tree};
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
 use crate::exposition::{Exposition, Family, Kind, Source, Value};
-use crate::options::{Flag, FlagKind, Options};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Flag, FlagKind, Options, TypedFlag};
 use crate::snapshot::{Content, Numbers, Snapshot};
 use crate::text;
 
@@ -31,49 +32,41 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[Query::OwnMounts, Query::ProbeDirectories, Query::RootFileSystems],
     flags: &FLAGS,
     families,
-    collect,
+    new: |options| Ok(Box::new(FilesystemCollector::new(options)?)),
 };
 
 const PATH: &str = "proc/1/mountinfo";
 const OWN: &str = "self/mountinfo";
 
-const MOUNT_POINTS_EXCLUDE: &str = "collector.filesystem.mount-points-exclude";
-const MOUNT_POINTS_INCLUDE: &str = "collector.filesystem.mount-points-include";
-const FS_TYPES_EXCLUDE: &str = "collector.filesystem.fs-types-exclude";
-const FS_TYPES_INCLUDE: &str = "collector.filesystem.fs-types-include";
+const MOUNT_POINTS_EXCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.filesystem.mount-points-exclude",
+    "^/(dev|proc|run/credentials/.+|sys|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)",
+    "Mount points to exclude. Mutually exclusive with mount-points-include.",
+);
+const MOUNT_POINTS_INCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.filesystem.mount-points-include",
+    "",
+    "Mount points to include. Mutually exclusive with mount-points-exclude.",
+);
+const FS_TYPES_EXCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.filesystem.fs-types-exclude",
+    "^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|fusectl|hugetlbfs|iso9660|mqueue|\
+             nsfs|overlay|proc|procfs|pstore|rpc_pipefs|securityfs|selinuxfs|squashfs|erofs|sysfs|tracefs)$",
+    "File system types to exclude. Mutually exclusive with fs-types-include.",
+);
+const FS_TYPES_INCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.filesystem.fs-types-include",
+    "",
+    "File system types to include. Mutually exclusive with fs-types-exclude.",
+);
 
 const FLAGS: [Flag; 8] = [
-    Flag {
-        name: MOUNT_POINTS_EXCLUDE,
-        kind: FlagKind::Regexp(
-            "^/(dev|proc|run/credentials/.+|sys|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)",
-        ),
-        help: "Mount points to exclude. Mutually exclusive with mount-points-include.",
-    },
-    Flag {
-        name: MOUNT_POINTS_INCLUDE,
-        kind: FlagKind::Regexp(""),
-        help: "Mount points to include. Mutually exclusive with mount-points-exclude.",
-    },
-    Flag {
-        name: FS_TYPES_EXCLUDE,
-        kind: FlagKind::Regexp(
-            "^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|fusectl|hugetlbfs|iso9660|mqueue|\
-             nsfs|overlay|proc|procfs|pstore|rpc_pipefs|securityfs|selinuxfs|squashfs|erofs|sysfs|tracefs)$",
-        ),
-        help: "File system types to exclude. Mutually exclusive with fs-types-include.",
-    },
-    Flag {
-        name: FS_TYPES_INCLUDE,
-        kind: FlagKind::Regexp(""),
-        help: "File system types to include. Mutually exclusive with fs-types-exclude.",
-    },
-    Flag {
-        name: "collector.filesystem.ignored-mount-points",
-        kind: FlagKind::Alias(MOUNT_POINTS_EXCLUDE),
-        help: "",
-    },
-    Flag { name: "collector.filesystem.ignored-fs-types", kind: FlagKind::Alias(FS_TYPES_EXCLUDE), help: "" },
+    MOUNT_POINTS_EXCLUDE.row,
+    MOUNT_POINTS_INCLUDE.row,
+    FS_TYPES_EXCLUDE.row,
+    FS_TYPES_INCLUDE.row,
+    MOUNT_POINTS_EXCLUDE.alias("collector.filesystem.ignored-mount-points"),
+    FS_TYPES_EXCLUDE.alias("collector.filesystem.ignored-fs-types"),
     Flag {
         name: "collector.filesystem.mount-timeout",
         kind: FlagKind::Duration("5s"),
@@ -133,62 +126,85 @@ fn families() -> Vec<Family> {
     [DEVICE_ERROR, READONLY, MOUNT_INFO].into_iter().chain(numbers).collect()
 }
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let snapshot = context.snapshot;
-    // The mounts of a container are not the host's, except for the probe directories. The host's
-    // own mounts may be hidden from the broker's uid.
-    let outcome = snapshot.report(Query::Mounts).map(|report| report.outcome);
-    if matches!(outcome, Some(Outcome::ContainerView | Outcome::Denied)) {
-        return if add_probe_directories(context, out) { Ok(()) } else { context.answered(Query::Mounts) };
+/// The values of the flags.
+#[derive(Debug)]
+struct FilesystemCollector {
+    mount_points: Filter,
+    fs_types: Filter,
+}
+
+impl FilesystemCollector {
+    fn new(options: &Options) -> Result<Self, SetupError> {
+        Ok(Self {
+            mount_points: Filter::exclusive(options, MOUNT_POINTS_INCLUDE, MOUNT_POINTS_EXCLUDE)?,
+            fs_types: Filter::exclusive(options, FS_TYPES_INCLUDE, FS_TYPES_EXCLUDE)?,
+        })
     }
-    context.require(PATH)?;
-    let mounts = mounts(snapshot, PATH, out);
-    if mounts.is_empty() {
-        return Err(CollectError::malformed(PATH, "no line with a mount"));
-    }
-    let own = mounts_of_the_broker(snapshot, out);
-    let file_systems = FileSystems::new(snapshot, own.as_deref());
-    for mount in Tree::new(&mounts).visible() {
-        if passes(context.options, mount) {
-            out.item();
-            add_mount(mount, mount.read_only, &file_systems, out);
+
+    /// Adds the file systems that the broker's probe directories lie on, each once. Device, type and numbers are the host's;
+    /// the mount point is the broker's, since where the host has it mounted cannot be known. False if there is none.
+    fn add_probe_directories(&self, context: &Context<'_>, out: &mut Exposition) -> bool {
+        let snapshot = context.snapshot;
+        let Some(own) = mounts_of_the_broker(snapshot, out) else { return false };
+        let file_systems = FileSystems::new(snapshot, Some(&own));
+        let tree = Tree::new(&own);
+        let mut found = HashSet::new();
+        for probe_directory in snapshot.file_systems(Query::ProbeDirectories) {
+            // A directory that is no mount of its own lies on the container's root.
+            let mounted = tree
+                .at(&probe_directory.path)
+                .filter(|mount| mount.mount_point == probe_directory.path.as_slice());
+            let Some(mount) = mounted.filter(|mount| !OF_A_CONTAINER.contains(&&*mount.fstype)) else {
+                continue;
+            };
+            if found.insert(mount.number) && self.passes(mount) {
+                // Whether the broker may write there is independent of the host.
+                add_mount(mount, mount.all_read_only, &file_systems, out);
+            }
         }
+        !found.is_empty()
     }
-    Ok(())
+
+    fn passes(&self, mount: &Mount<'_>) -> bool {
+        // As text: in an expression a dot stands for a character, which bytes that are not UTF-8 never are.
+        let mount_point = text::printable(&mount.mount_point);
+        let fstype = text::printable(&mount.fstype);
+        self.mount_points.passes(mount_point.as_bytes()) && self.fs_types.passes(fstype.as_bytes())
+    }
+}
+
+impl Collect for FilesystemCollector {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let snapshot = context.snapshot;
+        // The mounts of a container are not the host's, except for the probe directories. The host's
+        // own mounts may be hidden from the broker's uid.
+        let outcome = snapshot.report(Query::Mounts).map(|report| report.outcome);
+        if matches!(outcome, Some(Outcome::ContainerView | Outcome::Denied)) {
+            return if self.add_probe_directories(context, out) {
+                Ok(())
+            } else {
+                context.answered(Query::Mounts)
+            };
+        }
+        context.require(PATH)?;
+        let mounts = mounts(snapshot, PATH, out);
+        if mounts.is_empty() {
+            return Err(CollectError::malformed(PATH, "no line with a mount"));
+        }
+        let own = mounts_of_the_broker(snapshot, out);
+        let file_systems = FileSystems::new(snapshot, own.as_deref());
+        for mount in Tree::new(&mounts).visible() {
+            if self.passes(mount) {
+                out.item();
+                add_mount(mount, mount.read_only, &file_systems, out);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// File systems that a container runtime makes for a container: their numbers are not the host's.
 const OF_A_CONTAINER: [&[u8]; 3] = [b"overlay", b"ramfs", b"tmpfs"];
-
-/// Adds the file systems that the broker's probe directories lie on, each once. Device, type and numbers are the host's;
-/// the mount point is the broker's, since where the host has it mounted cannot be known. False if there is none.
-fn add_probe_directories(context: &Context<'_>, out: &mut Exposition) -> bool {
-    let snapshot = context.snapshot;
-    let Some(own) = mounts_of_the_broker(snapshot, out) else { return false };
-    let file_systems = FileSystems::new(snapshot, Some(&own));
-    let tree = Tree::new(&own);
-    let mut found = HashSet::new();
-    for probe_directory in snapshot.file_systems(Query::ProbeDirectories) {
-        // A directory that is no mount of its own lies on the container's root.
-        let mounted = tree
-            .at(&probe_directory.path)
-            .filter(|mount| mount.mount_point == probe_directory.path.as_slice());
-        let Some(mount) = mounted.filter(|mount| !OF_A_CONTAINER.contains(&&*mount.fstype)) else { continue };
-        if found.insert(mount.number) && passes(context.options, mount) {
-            // Whether the broker may write there is independent of the host.
-            add_mount(mount, mount.all_read_only, &file_systems, out);
-        }
-    }
-    !found.is_empty()
-}
-
-fn passes(options: &Options, mount: &Mount<'_>) -> bool {
-    // As text: in an expression a dot stands for a character, which bytes that are not UTF-8 never are.
-    let mount_point = text::printable(&mount.mount_point);
-    let fstype = text::printable(&mount.fstype);
-    options.passes(MOUNT_POINTS_INCLUDE, MOUNT_POINTS_EXCLUDE, mount_point.as_bytes())
-        && options.passes(FS_TYPES_INCLUDE, FS_TYPES_EXCLUDE, fstype.as_bytes())
-}
 
 fn add_mount(mount: &Mount<'_>, read_only: bool, file_systems: &FileSystems<'_>, out: &mut Exposition) {
     let numbers = file_systems.numbers(mount);

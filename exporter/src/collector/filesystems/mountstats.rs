@@ -20,7 +20,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[Query::Mounts],
     flags: &[],
     families,
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/1/mountstats";

@@ -16,7 +16,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![PACKETS, CONNECTIONS, RPCS, RETRANSMISSIONS, REFRESHES, REQUESTS],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/1/net/rpc/nfs";

@@ -19,7 +19,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![STATISTIC, POOL, DATASET, STATE],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const DIR: &str = "proc/spl/kstat/zfs";

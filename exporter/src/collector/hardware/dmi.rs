@@ -17,7 +17,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![INFO],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const ID: &str = "sys/class/dmi/id";

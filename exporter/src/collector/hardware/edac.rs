@@ -26,7 +26,7 @@ pub const COLLECTOR: Collector = Collector {
             CHANNEL_UNCORRECTABLE,
         ]
     },
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const CONTROLLERS: &str = "sys/devices/system/edac/mc";

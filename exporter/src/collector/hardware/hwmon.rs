@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source};
-use crate::options::{Flag, FlagKind};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::{Content, Dir, Snapshot};
 use crate::text;
 
@@ -19,28 +20,19 @@ pub const COLLECTOR: Collector = Collector {
     help: "Temperatures, voltages, fans and other sensors of hardware monitoring chips.",
     queries: &[Query::Hwmon],
     optional: &[],
-    flags: &[
-        Flag { name: CHIP_EXCLUDE, kind: FlagKind::Regexp(""), help: "Chips to exclude." },
-        Flag { name: CHIP_INCLUDE, kind: FlagKind::Regexp(""), help: "Chips to include." },
-        Flag {
-            name: SENSOR_EXCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Sensors to exclude, as chip;sensor.",
-        },
-        Flag {
-            name: SENSOR_INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Sensors to include, as chip;sensor.",
-        },
-    ],
+    flags: &[CHIP_EXCLUDE.row, CHIP_INCLUDE.row, SENSOR_EXCLUDE.row, SENSOR_INCLUDE.row],
     families: || FAMILIES.to_vec(),
-    collect,
+    new: |options| Ok(Box::new(Hwmon::new(options))),
 };
 
-const CHIP_INCLUDE: &str = "collector.hwmon.chip-include";
-const CHIP_EXCLUDE: &str = "collector.hwmon.chip-exclude";
-const SENSOR_INCLUDE: &str = "collector.hwmon.sensor-include";
-const SENSOR_EXCLUDE: &str = "collector.hwmon.sensor-exclude";
+const CHIP_INCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.hwmon.chip-include", "", "Chips to include.");
+const CHIP_EXCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.hwmon.chip-exclude", "", "Chips to exclude.");
+const SENSOR_INCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.hwmon.sensor-include", "", "Sensors to include, as chip;sensor.");
+const SENSOR_EXCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.hwmon.sensor-exclude", "", "Sensors to exclude, as chip;sensor.");
 
 const CLASS: &str = "sys/class/hwmon";
 
@@ -114,6 +106,8 @@ enum Scale {
     PerCentMille,
     /// A millionth.
     Micro,
+    /// The same, of a clock: its sensor is known by its label.
+    Clock,
 }
 
 /// The last words of attributes that are flags or, of automatic fans, settings: their numbers have no unit, whatever
@@ -143,7 +137,7 @@ const RULES: [Rule; 17] = [
     rule(&["curr"],                            ANY,                                Scale::Milli,        &AMPS),
     rule(&["energy"],                          ANY,                                Scale::Micro,        &JOULE),
     rule(&["fan"],                             &["input", "max", "min", "target"], Scale::One,          &RPM),
-    rule(&["freq"],                            &["input"],                         Scale::Micro,        &MHZ),
+    rule(&["freq"],                            &["input"],                         Scale::Clock,        &MHZ),
     rule(&["humidity"],                        ANY,                                Scale::PerCentMille, &OTHER),
     rule(&["power"],                           &["accuracy"],                      Scale::Percent,      &OTHER),
     rule(&["power"],                           INTERVALS,                          Scale::Milli,        &SECONDS),
@@ -155,18 +149,37 @@ const RULES: [Rule; 17] = [
 
 const INTERVALS: &[&str] = &["average_interval", "average_interval_max", "average_interval_min"];
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let chips = chips(context.snapshot);
-    if chips.is_empty() {
-        return context.none_of(Query::Hwmon, "hardware monitoring chips");
-    }
-    for chip in chips {
-        if context.options.passes(CHIP_INCLUDE, CHIP_EXCLUDE, chip.name.as_bytes()) {
-            out.item();
-            chip.add_to(context, out);
+/// The values of the flags.
+#[derive(Debug)]
+struct Hwmon {
+    chips: Filter,
+    /// Of `chip;sensor`.
+    sensors: Filter,
+}
+
+impl Hwmon {
+    fn new(options: &Options) -> Self {
+        Self {
+            chips: Filter::new(options, CHIP_INCLUDE, CHIP_EXCLUDE),
+            sensors: Filter::new(options, SENSOR_INCLUDE, SENSOR_EXCLUDE),
         }
     }
-    Ok(())
+}
+
+impl Collect for Hwmon {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let chips = chips(context.snapshot);
+        if chips.is_empty() {
+            return context.none_of(Query::Hwmon, "hardware monitoring chips");
+        }
+        for chip in chips {
+            if self.chips.passes(chip.name.as_bytes()) {
+                out.item();
+                chip.add_to(context, &self.sensors, out);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A chip and the name that its samples have.
@@ -271,7 +284,7 @@ impl<'a> Chip<'a> {
         self.dir.value("name").unwrap_or_default()
     }
 
-    fn add_to(&self, context: &Context<'_>, out: &mut Exposition) {
+    fn add_to(&self, context: &Context<'_>, wanted: &Filter, out: &mut Exposition) {
         let chip = self.name.as_bytes();
         let driver_name = clean(self.driver_name());
         if !driver_name.is_empty() {
@@ -294,7 +307,7 @@ impl<'a> Chip<'a> {
         for ((kind, number), attributes) in &sensors {
             let sensor = format!("{kind}{number}");
             let filtered = format!("{};{sensor}", self.name);
-            if context.options.passes(SENSOR_INCLUDE, SENSOR_EXCLUDE, filtered.as_bytes()) {
+            if wanted.passes(filtered.as_bytes()) {
                 add_sensor(chip, kind, &sensor, attributes, out);
             }
         }
@@ -336,11 +349,11 @@ fn add_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_>
         let (Some(rule), Some(value)) = (rule, text::float(value)) else {
             continue;
         };
-        // A clock is known by its label: one without it is left out.
-        let sensor = match (&label, rule.family.name == MHZ.name) {
-            (Some(label), true) => label,
-            (None, true) => continue,
-            (_, false) => sensor,
+        let sensor = match (rule.scale, &label) {
+            (Scale::Clock, Some(label)) => label,
+            // A clock without a label has no name.
+            (Scale::Clock, None) => continue,
+            _ => sensor,
         };
         let last_word = attribute.rsplit(|&byte| byte == b'_').next().unwrap_or_default();
         let value = match rule.scale {
@@ -350,7 +363,7 @@ fn add_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_>
             Scale::PerCentMille => value / 1e5,
             Scale::Percent => value / 100.0,
             Scale::Milli => value * 0.001,
-            Scale::Micro => value / 1e6,
+            Scale::Micro | Scale::Clock => value / 1e6,
         };
         let subject: Cow<'_, str> = match attribute {
             b"" => kind.into(),

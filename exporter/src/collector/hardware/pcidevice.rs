@@ -4,9 +4,9 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source};
-use crate::options::{Flag, FlagKind};
+use crate::options::{Flag, FlagKind, Options, TypedFlag};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -22,20 +22,20 @@ pub const COLLECTOR: Collector = Collector {
             kind: FlagKind::Text(""),
             help: "No effect: names of devices are not supported.",
         },
-        Flag {
-            name: NAMES,
-            kind: FlagKind::Switch(false),
-            help: "No effect: the exporter has no list of device names (pci.ids).",
-        },
+        NAMES.row,
     ],
     families,
-    collect,
+    new: |options| Ok(Box::new(PciDevice::new(options))),
 };
 
 const DEVICES: &str = "sys/bus/pci/devices";
 /// The directory of a device.
 const DEVICE: &str = "sys/bus/pci/devices/*";
-const NAMES: &str = "collector.pcidevice.names";
+const NAMES: TypedFlag<bool> = TypedFlag::switch(
+    "collector.pcidevice.names",
+    false,
+    "No effect: the exporter has no list of device names (pci.ids).",
+);
 
 const INFO: Family = Family {
     name: "node_pcidevice_info",
@@ -110,24 +110,38 @@ fn families() -> Vec<Family> {
     [INFO, POWER_STATE].into_iter().chain(numbers).collect()
 }
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    if context.options.switch(NAMES) {
-        out.skip(|| format!("--{NAMES}: the exporter has no list of the names of devices"));
+/// The values of the flags.
+#[derive(Debug)]
+struct PciDevice {
+    names: bool,
+}
+
+impl PciDevice {
+    fn new(options: &Options) -> Self {
+        Self { names: NAMES.get(options) }
     }
-    let devices = context.snapshot.dir(DEVICES);
-    let mut any = false;
-    for device in devices.dirs() {
-        any = true;
-        out.item();
-        match Location::parse(device.name()) {
-            Some(location) => {
-                add_info(&device, &location, devices.link(device.name()), out);
-                add_numbers(&device, &location, out);
-            }
-            None => out.skip(|| format!("{DEVICES}/{}: no location", device.name().escape_ascii())),
+}
+
+impl Collect for PciDevice {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        if self.names {
+            out.skip(|| format!("--{}: the exporter has no list of the names of devices", NAMES.row.name));
         }
+        let devices = context.snapshot.dir(DEVICES);
+        let mut any = false;
+        for device in devices.dirs() {
+            any = true;
+            out.item();
+            match Location::parse(device.name()) {
+                Some(location) => {
+                    add_info(&device, &location, devices.link(device.name()), out);
+                    add_numbers(&device, &location, out);
+                }
+                None => out.skip(|| format!("{DEVICES}/{}: no location", device.name().escape_ascii())),
+            }
+        }
+        if any { Ok(()) } else { context.none_of(Query::Pci, "PCI devices") }
     }
-    if any { Ok(()) } else { context.none_of(Query::Pci, "PCI devices") }
 }
 
 fn add_numbers(device: &Dir<'_>, location: &Location<'_>, out: &mut Exposition) {

@@ -4,9 +4,10 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source, Value};
-use crate::options::{Flag, FlagKind};
+use crate::go_regex::GoRegex;
+use crate::options::{Options, TypedFlag};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -16,12 +17,13 @@ pub const COLLECTOR: Collector = Collector {
     help: "Power supplies: batteries and mains.",
     queries: &[Query::PowerSupply],
     optional: &[],
-    flags: &[Flag { name: IGNORED, kind: FlagKind::Regexp("^$"), help: "Power supplies to exclude." }],
+    flags: &[IGNORED.row],
     families,
-    collect,
+    new: |options| Ok(Box::new(PowerSupplyClass::new(options))),
 };
 
-const IGNORED: &str = "collector.powersupply.ignored-supplies";
+const IGNORED: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.powersupply.ignored-supplies", "^$", "Power supplies to exclude.");
 
 const CLASS: &str = "sys/class/power_supply";
 /// The directory of a power supply.
@@ -147,18 +149,32 @@ fn families() -> Vec<Family> {
     ATTRIBUTES.iter().map(|attribute| attribute.family).chain([INFO]).collect()
 }
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut any = false;
-    for supply in context.snapshot.dir(CLASS).dirs() {
-        any = true;
-        let name = text::printable(supply.name());
-        if context.options.regexp(IGNORED).is_none_or(|ignored| !ignored.is_match(name.as_bytes())) {
-            out.item();
-            add_supply(&supply, out);
-        }
+/// The values of the flags.
+#[derive(Debug)]
+struct PowerSupplyClass {
+    ignored: Option<GoRegex>,
+}
+
+impl PowerSupplyClass {
+    fn new(options: &Options) -> Self {
+        Self { ignored: IGNORED.get(options) }
     }
-    // Most virtual machines have the class, and nothing in it.
-    if any { Ok(()) } else { context.none_of(Query::PowerSupply, "power supplies") }
+}
+
+impl Collect for PowerSupplyClass {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut any = false;
+        for supply in context.snapshot.dir(CLASS).dirs() {
+            any = true;
+            let name = text::printable(supply.name());
+            if self.ignored.as_ref().is_none_or(|ignored| !ignored.is_match(name.as_bytes())) {
+                out.item();
+                add_supply(&supply, out);
+            }
+        }
+        // Most virtual machines have the class, and nothing in it.
+        if any { Ok(()) } else { context.none_of(Query::PowerSupply, "power supplies") }
+    }
 }
 
 fn add_supply(supply: &Dir<'_>, out: &mut Exposition) {

@@ -15,7 +15,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![TEMP, CUR_STATE, MAX_STATE],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const CLASS: &str = "sys/class/thermal";

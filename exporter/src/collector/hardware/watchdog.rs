@@ -17,7 +17,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families,
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const WATCHDOGS: &str = "sys/class/watchdog";

@@ -16,7 +16,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || NUMBERS.iter().map(|(_, family)| *family).collect(),
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const AVAILABLE: &str = "proc/sys/kernel/random/entropy_avail";
@@ -48,7 +48,6 @@ mod tests {
     use super::*;
     use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::exposition::Exposition;
-    use crate::options::Options;
     use crate::snapshot::{Content, Snapshot};
 
     #[test]
@@ -71,10 +70,9 @@ mod tests {
         let files = [(AVAILABLE, b"many\n".to_vec()), (POOL_SIZE, b"256\n".to_vec())];
         let files = files.map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(bytes)));
         let snapshot = Snapshot::of_files(files.into());
-        let options = Options::defaults(&crate::collector::flags());
         let mut out = Exposition::new();
-        let context = Context { snapshot: &snapshot, options: &options, own: &own() };
-        let error = (COLLECTOR.collect)(&context, &mut out).unwrap_err();
+        let context = Context { snapshot: &snapshot, own: &own() };
+        let error = super::collect(&context, &mut out).unwrap_err();
         assert_eq!(error, CollectError::malformed(AVAILABLE, "not a number"));
         assert!(out.to_text().ends_with("\nnode_entropy_pool_size_bits 256\n"));
     }

@@ -16,7 +16,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![HUNG],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/sys/kernel/hung_task_detect_count";

@@ -18,7 +18,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![INFO, VERSION, SUPPORT_END],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "etc/os-release";

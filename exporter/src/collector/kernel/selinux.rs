@@ -18,7 +18,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![ENABLED, MODE],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "sys/fs/selinux/enforce";

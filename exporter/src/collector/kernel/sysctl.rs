@@ -9,9 +9,9 @@ use keyhole_policy::pattern::matches;
 use keyhole_policy::{Namespace, Root};
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source, Value};
-use crate::options::{Flag, FlagKind, Options};
+use crate::options::{Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -20,30 +20,19 @@ pub const COLLECTOR: Collector = Collector {
     help: "Kernel parameters, if the broker can read them.",
     queries: &[],
     optional: QUERIES,
-    flags: &[
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Texts,
-            help: "Parameter to report as numbers: fs.file-max, or fs.file-nr:total,current,max with names for its fields.",
-        },
-        Flag { name: INCLUDE_INFO, kind: FlagKind::Texts, help: "Parameter to report as text." },
-    ],
+    flags: &[INCLUDE.row, INCLUDE_INFO.row],
     families: || vec![NUMBER, INDEXED, INFO],
-    collect,
+    new: |options| Ok(Box::new(Sysctl::new(options))),
 };
 
 const QUERIES: &[Query] = &[Query::Sysctl, Query::NetSysctl, Query::NamespaceSysctl];
 
-/// Whether the flags name a parameter that a query reads. A query of another collector is always asked.
-pub fn is_asked(query: Query, options: &Options) -> bool {
-    let flags = [INCLUDE, INCLUDE_INFO];
-    let mut names = flags.iter().flat_map(|flag| options.texts(flag));
-    let is_read = |asked: &String| reads(query, &path(asked.split(':').next().unwrap_or_default()));
-    !QUERIES.contains(&query) || names.any(is_read)
-}
-
-const INCLUDE: &str = "collector.sysctl.include";
-const INCLUDE_INFO: &str = "collector.sysctl.include-info";
+const INCLUDE: TypedFlag<Vec<String>> = TypedFlag::texts(
+    "collector.sysctl.include",
+    "Parameter to report as numbers: fs.file-max, or fs.file-nr:total,current,max with names for its fields.",
+);
+const INCLUDE_INFO: TypedFlag<Vec<String>> =
+    TypedFlag::texts("collector.sysctl.include-info", "Parameter to report as text.");
 
 const NUMBER: Family = Family {
     name: "node_sysctl_<NAME>",
@@ -61,27 +50,49 @@ const INFO: Family = Family {
     ..NUMBER
 };
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let numbers = context.options.texts(INCLUDE).iter().map(|asked| (asked, add_numbers as Add));
-    let texts = context.options.texts(INCLUDE_INFO).iter().map(|asked| (asked, add_texts as Add));
-    let mut failed = None;
-    let mut added = false;
-    for (asked, add) in numbers.chain(texts) {
-        out.item();
-        let (name, keys) = match asked.split_once(':') {
-            Some((name, keys)) => (name, keys.split(',').collect()),
-            None => (asked.as_str(), Vec::new()),
-        };
-        let result = read(context, name).and_then(|fields| add(name, &keys, &fields, out));
-        added |= result.is_ok();
-        if let Err(error) = result {
-            out.skip(|| format!("--{INCLUDE}[-info]={asked}: {error}"));
-            failed = failed.or(Some(error));
+/// The values of the flags.
+#[derive(Debug)]
+struct Sysctl {
+    /// Parameters to give as numbers.
+    numbers: Vec<String>,
+    /// Parameters to give as text.
+    texts: Vec<String>,
+}
+
+impl Sysctl {
+    fn new(options: &Options) -> Self {
+        Self { numbers: INCLUDE.get(options), texts: INCLUDE_INFO.get(options) }
+    }
+}
+
+impl Collect for Sysctl {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let numbers = self.numbers.iter().map(|asked| (asked, add_numbers as Add));
+        let texts = self.texts.iter().map(|asked| (asked, add_texts as Add));
+        let mut failed = None;
+        let mut added = false;
+        for (asked, add) in numbers.chain(texts) {
+            out.item();
+            let (name, keys) = match asked.split_once(':') {
+                Some((name, keys)) => (name, keys.split(',').collect()),
+                None => (asked.as_str(), Vec::new()),
+            };
+            let result = read(context, name).and_then(|fields| add(name, &keys, &fields, out));
+            added |= result.is_ok();
+            if let Err(error) = result {
+                out.skip(|| format!("--{}[-info]={asked}: {error}", INCLUDE.row.name));
+                failed = failed.or(Some(error));
+            }
+        }
+        match failed {
+            Some(error) if !added => Err(error),
+            _ => Ok(()),
         }
     }
-    match failed {
-        Some(error) if !added => Err(error),
-        _ => Ok(()),
+
+    fn wants(&self, query: Query) -> bool {
+        let mut names = self.numbers.iter().chain(&self.texts);
+        names.any(|asked| reads(query, &path(asked.split(':').next().unwrap_or_default())))
     }
 }
 
@@ -182,8 +193,9 @@ fn source(query: Query, path: &str) -> Option<&'static keyhole_policy::Source> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::flags;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own, skipped_of};
+    use crate::collector::testing::{
+        accepts_any_bytes, collect, collect_snapshot, instance, own, skipped_of,
+    };
     use crate::snapshot::{Content, Report, Snapshot};
     use keyhole_proto::v1::Outcome;
 
@@ -231,13 +243,12 @@ mod tests {
             FILES.iter().map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
         let snapshot = Snapshot::of_files(files.collect());
         let asked = ["kernel.threads-max", "fs.file-nr:total,current,max"];
-        let added = asked.map(|name| format!("--{INCLUDE}={name}"));
-        let (options, _) = Options::parse(&flags(), added).unwrap();
+        let added = asked.map(|name| format!("--{}={name}", INCLUDE.row.name));
+        let sysctl = instance(&COLLECTOR, &added.each_ref().map(String::as_str));
         for (limit, whole) in [(4, 4), (3, 1), (2, 1), (1, 1)] {
             let mut out = Exposition::new();
             out.begin(limit);
-            (COLLECTOR.collect)(&Context { snapshot: &snapshot, options: &options, own: &own() }, &mut out)
-                .unwrap();
+            sysctl.collect(&Context { snapshot: &snapshot, own: &own() }, &mut out).unwrap();
             assert_eq!(out.end().series, whole, "{limit}");
         }
     }
@@ -292,9 +303,8 @@ mod tests {
             ("vm.memfd_noexec", Query::NamespaceSysctl),
             ("kernel.sem:semmsl,semmns,semopm,semmni", Query::NamespaceSysctl),
         ] {
-            let (options, _) = Options::parse(&flags(), [format!("--{INCLUDE}={name}")]).unwrap();
-            let asked: Vec<_> = QUERIES.iter().filter(|query| is_asked(**query, &options)).collect();
-            assert_eq!(asked, [&query], "{name}");
+            let sysctl = instance(&COLLECTOR, &[&format!("--{}={name}", INCLUDE.row.name)]);
+            assert_eq!(sysctl.queries().collect::<Vec<_>>(), [query], "{name}");
         }
     }
 
@@ -404,7 +414,7 @@ mod tests {
             keys in "(:[a-z,]{0,6})?",
         ) {
             for flag in [INCLUDE, INCLUDE_INFO] {
-                let flag = format!("--{flag}=fs.file-nr{keys}");
+                let flag = format!("--{}=fs.file-nr{keys}", flag.row.name);
                 let _ = collect(&COLLECTOR, &[("proc/sys/fs/file-nr", &bytes)], &[&flag]);
             }
         }

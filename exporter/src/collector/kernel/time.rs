@@ -20,7 +20,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[Query::Clocksource],
     flags: &[],
     families: || vec![SECONDS, ZONE_OFFSET, AVAILABLE, CURRENT],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const SECONDS: Family = Family {

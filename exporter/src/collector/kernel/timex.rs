@@ -15,7 +15,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || ROWS.iter().map(|(family, _)| *family).collect(),
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 /// Status bit: times are in nanoseconds, not microseconds.

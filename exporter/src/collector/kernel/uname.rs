@@ -19,7 +19,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[Query::Kernel],
     flags: &[],
     families: || vec![INFO],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const INFO: Family = Family {

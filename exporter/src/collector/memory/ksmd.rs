@@ -16,7 +16,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || NUMBERS.iter().map(|(.., family)| *family).collect(),
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const KSM: &str = "sys/kernel/mm/ksm";

@@ -18,7 +18,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![BYTES, COUNT],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/meminfo";

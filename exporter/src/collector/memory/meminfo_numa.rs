@@ -19,7 +19,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![MEMORY, COUNT],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const NODES: &str = "sys/devices/system/node";

@@ -4,9 +4,10 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source};
-use crate::options::{Flag, FlagKind};
+use crate::go_regex::GoRegex;
+use crate::options::{Options, Remembered, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,17 +16,14 @@ pub const COLLECTOR: Collector = Collector {
     help: "Counters of virtual memory: page faults, paging, swapping, OOM kills.",
     queries: &[Query::Vmstat],
     optional: &[],
-    flags: &[Flag {
-        name: FIELDS_FLAG,
-        kind: FlagKind::Regexp("^(oom_kill|pgpg|pswp|pg.*fault).*"),
-        help: "Fields to include.",
-    }],
+    flags: &[FIELDS_FLAG.row],
     families: || vec![FIELD],
-    collect,
+    new: |options| Ok(Box::new(Vmstat::new(options))),
 };
 
 const PATH: &str = "proc/vmstat";
-const FIELDS_FLAG: &str = "collector.vmstat.fields";
+const FIELDS_FLAG: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.vmstat.fields", "^(oom_kill|pgpg|pswp|pg.*fault).*", "Fields to include.");
 
 const FIELD: Family = Family {
     name: "node_vmstat_<FIELD>",
@@ -35,21 +33,36 @@ const FIELD: Family = Family {
     source: Source::File(PATH),
 };
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut wanted = context.options.matcher(FIELDS_FLAG);
-    let mut any = false;
-    for line in text::lines(context.require(PATH)?) {
-        let mut fields = text::fields(line);
-        let (Some(name), Some(value)) = (fields.next(), fields.next().and_then(text::unsigned)) else {
-            out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
-            continue;
-        };
-        any = true;
-        if wanted.as_mut().is_none_or(|wanted| wanted.is_match(name)) {
-            out.add_named(&FIELD, &FIELD.name_of(&text::printable(name)), &[], value);
-        }
+/// The values of the flags.
+#[derive(Debug)]
+struct Vmstat {
+    /// The fields to take; all of them when there is no expression.
+    fields: Option<Remembered>,
+}
+
+impl Vmstat {
+    fn new(options: &Options) -> Self {
+        Self { fields: FIELDS_FLAG.get(options).map(Remembered::new) }
     }
-    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line with a name and a number"))
+}
+
+impl Collect for Vmstat {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut wanted = self.fields.as_ref().map(Remembered::matcher);
+        let mut any = false;
+        for line in text::lines(context.require(PATH)?) {
+            let mut fields = text::fields(line);
+            let (Some(name), Some(value)) = (fields.next(), fields.next().and_then(text::unsigned)) else {
+                out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
+                continue;
+            };
+            any = true;
+            if wanted.as_mut().is_none_or(|wanted| wanted.is_match(name)) {
+                out.add_named(&FIELD, &FIELD.name_of(&text::printable(name)), &[], value);
+            }
+        }
+        any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line with a name and a number"))
+    }
 }
 
 #[cfg(test)]

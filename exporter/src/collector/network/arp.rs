@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source};
-use crate::options::{Flag, FlagKind};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -17,23 +18,21 @@ pub const COLLECTOR: Collector = Collector {
     help: "Entries of the ARP table by device.",
     queries: &[Query::Arp],
     optional: &[],
-    flags: &[
-        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Devices to exclude." },
-        Flag { name: INCLUDE, kind: FlagKind::Regexp(""), help: "Devices to include." },
-        Flag {
-            name: NETLINK,
-            kind: FlagKind::Switch(true),
-            help: "Count as netlink does: without addresses for which this host is a proxy.",
-        },
-    ],
+    flags: &[EXCLUDE.row, INCLUDE.row, NETLINK.row],
     families: || vec![ENTRIES],
-    collect,
+    new: |options| Ok(Box::new(Arp::new(options))),
 };
 
 const PATH: &str = "proc/1/net/arp";
-const EXCLUDE: &str = "collector.arp.device-exclude";
-const INCLUDE: &str = "collector.arp.device-include";
-const NETLINK: &str = "collector.arp.netlink";
+const EXCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.arp.device-exclude", "", "Devices to exclude.");
+const INCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.arp.device-include", "", "Devices to include.");
+const NETLINK: TypedFlag<bool> = TypedFlag::switch(
+    "collector.arp.netlink",
+    true,
+    "Count as netlink does: without addresses for which this host is a proxy.",
+);
 
 const ENTRIES: Family = Family {
     name: "node_arp_entries",
@@ -46,24 +45,39 @@ const ENTRIES: Family = Family {
 /// The flag of an entry that the host publishes as a proxy (`ATF_PUBL`): no neighbour of it.
 const PUBLISHED: u64 = 8;
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let with_proxies = !context.options.switch(NETLINK);
-    let mut entries = BTreeMap::<&[u8], u64>::new();
-    for line in text::lines(context.require_whole(PATH)?).skip(1) {
-        match entry(line) {
-            Some((flags, device)) if with_proxies || flags & PUBLISHED == 0 => {
-                *entries.entry(device).or_default() += 1;
+/// The values of the flags.
+#[derive(Debug)]
+struct Arp {
+    devices: Filter,
+    /// Whether entries are given that this host answers for others.
+    with_proxies: bool,
+}
+
+impl Arp {
+    fn new(options: &Options) -> Self {
+        Self { devices: Filter::new(options, INCLUDE, EXCLUDE), with_proxies: !NETLINK.get(options) }
+    }
+}
+
+impl Collect for Arp {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut entries = BTreeMap::<&[u8], u64>::new();
+        for line in text::lines(context.require_whole(PATH)?).skip(1) {
+            match entry(line) {
+                Some((flags, device)) if self.with_proxies || flags & PUBLISHED == 0 => {
+                    *entries.entry(device).or_default() += 1;
+                }
+                Some(_) => {}
+                None => out.skip(|| format!("{PATH}: an entry of other columns than the kernel's")),
             }
-            Some(_) => {}
-            None => out.skip(|| format!("{PATH}: an entry of other columns than the kernel's")),
         }
-    }
-    for (device, count) in entries {
-        if context.options.passes(INCLUDE, EXCLUDE, device) {
-            out.add(&ENTRIES, &[device], count);
+        for (device, count) in entries {
+            if self.devices.passes(device) {
+                out.add(&ENTRIES, &[device], count);
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The flags and the device of an entry. Between them stand the hardware address, blank on devices that have none,

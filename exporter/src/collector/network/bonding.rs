@@ -17,7 +17,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![SLAVES, ACTIVE],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const MASTERS: &str = "sys/class/net/bonding_masters";

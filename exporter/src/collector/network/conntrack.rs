@@ -20,7 +20,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families,
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const STAT: &str = "proc/1/net/stat/nf_conntrack";

@@ -4,9 +4,10 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source};
-use crate::options::{Flag, FlagKind};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -16,16 +17,15 @@ pub const COLLECTOR: Collector = Collector {
     help: "InfiniBand devices and the counters of their ports.",
     queries: &[Query::Infiniband],
     optional: &[],
-    flags: &[
-        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Devices to exclude." },
-        Flag { name: INCLUDE, kind: FlagKind::Regexp(""), help: "Devices to include." },
-    ],
+    flags: &[EXCLUDE.row, INCLUDE.row],
     families,
-    collect,
+    new: |options| Ok(Box::new(Infiniband::new(options))),
 };
 
-const EXCLUDE: &str = "collector.infiniband.device-exclude";
-const INCLUDE: &str = "collector.infiniband.device-include";
+const EXCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.infiniband.device-exclude", "", "Devices to exclude.");
+const INCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.infiniband.device-include", "", "Devices to include.");
 
 /// The directory of a port.
 const PORT: &str = "sys/class/infiniband/*/ports/#";
@@ -151,23 +151,39 @@ fn families() -> Vec<Family> {
 /// Bytes per second in a gigabit per second, the unit of `rate`.
 const BYTES_A_GIGABIT: f64 = 1e9 / 8.0;
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut any = false;
-    for device in context.snapshot.dir("sys/class/infiniband").dirs() {
-        any = true;
-        if !context.options.passes(INCLUDE, EXCLUDE, device.name()) {
-            continue;
-        }
-        out.item();
-        match device.labels(["board_id", "fw_ver", "hca_type"]) {
-            Some([board, firmware, kind]) => out.add(&INFO, &[board, device.name(), firmware, kind], 1u64),
-            None => out.skip_half_read(device.path()),
-        }
-        for port in device.dir("ports").dirs() {
-            collect_port(&[device.name(), port.name()], &port, out);
-        }
+/// The values of the flags.
+#[derive(Debug)]
+struct Infiniband {
+    devices: Filter,
+}
+
+impl Infiniband {
+    fn new(options: &Options) -> Self {
+        Self { devices: Filter::new(options, INCLUDE, EXCLUDE) }
     }
-    if any { Ok(()) } else { context.none_of(Query::Infiniband, "InfiniBand devices") }
+}
+
+impl Collect for Infiniband {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut any = false;
+        for device in context.snapshot.dir("sys/class/infiniband").dirs() {
+            any = true;
+            if !self.devices.passes(device.name()) {
+                continue;
+            }
+            out.item();
+            match device.labels(["board_id", "fw_ver", "hca_type"]) {
+                Some([board, firmware, kind]) => {
+                    out.add(&INFO, &[board, device.name(), firmware, kind], 1u64)
+                }
+                None => out.skip_half_read(device.path()),
+            }
+            for port in device.dir("ports").dirs() {
+                collect_port(&[device.name(), port.name()], &port, out);
+            }
+        }
+        if any { Ok(()) } else { context.none_of(Query::Infiniband, "InfiniBand devices") }
+    }
 }
 
 fn collect_port(labels: &[&[u8]; 2], port: &Dir<'_>, out: &mut Exposition) {

@@ -17,7 +17,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![COLUMN],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const DIR: &str = "proc/1/net/stat";

@@ -7,10 +7,10 @@ use std::sync::LazyLock;
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::go_regex::GoRegex;
-use crate::options::{Flag, FlagKind};
+use crate::options::{Flag, FlagKind, Options, TypedFlag};
 use crate::snapshot::{Content, Dir};
 use crate::text;
 
@@ -21,21 +21,22 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::NetClass],
     optional: &[],
     flags: &[
-        Flag {
-            name: IGNORE_INVALID_SPEED,
-            kind: FlagKind::Switch(false),
-            help: "Omit the speed of a device that does not know it, instead of reporting a negative one.",
-        },
-        Flag { name: IGNORED_DEVICES, kind: FlagKind::Regexp("^$"), help: "Devices to exclude." },
+        IGNORE_INVALID_SPEED.row,
+        IGNORED_DEVICES.row,
         Flag { name: "collector.netclass.netlink", kind: FlagKind::Switch(false), help: NO_EFFECT },
         Flag { name: "collector.netclass_rtnl.with-stats", kind: FlagKind::Switch(false), help: NO_EFFECT },
     ],
     families,
-    collect,
+    new: |options| Ok(Box::new(Netclass::new(options))),
 };
 
-const IGNORE_INVALID_SPEED: &str = "collector.netclass.ignore-invalid-speed";
-const IGNORED_DEVICES: &str = "collector.netclass.ignored-devices";
+const IGNORE_INVALID_SPEED: TypedFlag<bool> = TypedFlag::switch(
+    "collector.netclass.ignore-invalid-speed",
+    false,
+    "Omit the speed of a device that does not know it, instead of reporting a negative one.",
+);
+const IGNORED_DEVICES: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.netclass.ignored-devices", "^$", "Devices to exclude.");
 const NO_EFFECT: &str = "No effect: the numbers come from files in either case.";
 
 const NET: &str = "sys/class/net";
@@ -101,14 +102,30 @@ const BYTES_A_MEGABIT: i64 = 1_000_000 / 8;
 /// The flag of a device that is up as far as its administrator goes.
 const IFF_UP: i64 = 1;
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let ignored = context.options.regexp(IGNORED_DEVICES);
-    let ignore_invalid_speed = context.options.switch(IGNORE_INVALID_SPEED);
-    let mut any = false;
-    for device in context.snapshot.dir(NET).dirs() {
-        any |= collect_device(&device, ignored, ignore_invalid_speed, out);
+/// The values of the flags.
+#[derive(Debug)]
+struct Netclass {
+    ignored: Option<GoRegex>,
+    ignore_invalid_speed: bool,
+}
+
+impl Netclass {
+    fn new(options: &Options) -> Self {
+        Self {
+            ignored: IGNORED_DEVICES.get(options),
+            ignore_invalid_speed: IGNORE_INVALID_SPEED.get(options),
+        }
     }
-    if any { Ok(()) } else { context.none_of(Query::NetClass, "network devices") }
+}
+
+impl Collect for Netclass {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut any = false;
+        for device in context.snapshot.dir(NET).dirs() {
+            any |= collect_device(&device, self.ignored.as_ref(), self.ignore_invalid_speed, out);
+        }
+        if any { Ok(()) } else { context.none_of(Query::NetClass, "network devices") }
+    }
 }
 
 /// Adds the samples of a device. False when it has none of its own files: the device has just gone, or only

@@ -4,9 +4,10 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source, Value};
-use crate::options::{Flag, FlagKind, Matcher};
+use crate::go_regex::GoRegex;
+use crate::options::{Matcher, Options, Remembered, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,21 +16,19 @@ pub const COLLECTOR: Collector = Collector {
     help: "Counters of the network protocols.",
     queries: &[Query::NetSnmp],
     optional: &[],
-    flags: &[Flag {
-        name: FIELDS,
-        kind: FlagKind::Regexp(
-            "^(.*_(InErrors|InErrs)|Ip_Forwarding|Ip(6|Ext)_(InOctets|OutOctets)|Icmp6?_(InMsgs|OutMsgs)\
+    flags: &[FIELDS.row],
+    families: || vec![FIELD],
+    new: |options| Ok(Box::new(Netstat::new(options))),
+};
+
+const FIELDS: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.netstat.fields",
+    "^(.*_(InErrors|InErrs)|Ip_Forwarding|Ip(6|Ext)_(InOctets|OutOctets)|Icmp6?_(InMsgs|OutMsgs)\
              |TcpExt_(Listen.*|Syncookies.*|TCPSynRetrans|TCPTimeouts|TCPOFOQueue|TCPRcvQDrop)\
              |Tcp_(ActiveOpens|InSegs|OutSegs|OutRsts|PassiveOpens|RetransSegs|CurrEstab)\
              |Udp6?_(InDatagrams|OutDatagrams|NoPorts|RcvbufErrors|SndbufErrors))$",
-        ),
-        help: "Fields to include, as <protocol>_<field>.",
-    }],
-    families: || vec![FIELD],
-    collect,
-};
-
-const FIELDS: &str = "collector.netstat.fields";
+    "Fields to include, as <protocol>_<field>.",
+);
 const NETSTAT: &str = "proc/1/net/netstat";
 const SNMP: &str = "proc/1/net/snmp";
 /// Missing where IPv6 is off.
@@ -44,18 +43,34 @@ const FIELD: Family = Family {
     source: Source::File("proc/1/net/{netstat,snmp,snmp6}"),
 };
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut fields = Fields { wanted: context.options.matcher(FIELDS), name: PREFIX.into(), out };
-    let mut missing = vec![NETSTAT, SNMP];
-    context.each_whole(&[NETSTAT, SNMP, SNMP6], |path, text| match path {
-        SNMP6 => fields.take_lines(path, text),
-        _ if fields.take_pairs(path, text) => missing.retain(|of| *of != path),
-        _ => {}
-    })?;
-    // Every kernel has these two, and something in both.
-    match missing[..] {
-        [] => Ok(()),
-        [path, ..] => Err(CollectError::malformed(path, "missing, or nothing in it")),
+/// The values of the flags.
+#[derive(Debug)]
+struct Netstat {
+    /// The fields to take; all of them when there is no expression.
+    fields: Option<Remembered>,
+}
+
+impl Netstat {
+    fn new(options: &Options) -> Self {
+        Self { fields: FIELDS.get(options).map(Remembered::new) }
+    }
+}
+
+impl Collect for Netstat {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut fields =
+            Fields { wanted: self.fields.as_ref().map(Remembered::matcher), name: PREFIX.into(), out };
+        let mut missing = vec![NETSTAT, SNMP];
+        context.each_whole(&[NETSTAT, SNMP, SNMP6], |path, text| match path {
+            SNMP6 => fields.take_lines(path, text),
+            _ if fields.take_pairs(path, text) => missing.retain(|of| *of != path),
+            _ => {}
+        })?;
+        // Every kernel has these two, and something in both.
+        match missing[..] {
+            [] => Ok(()),
+            [path, ..] => Err(CollectError::malformed(path, "missing, or nothing in it")),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![INFO, ROUTES],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const V4: &str = "proc/1/net/route";

@@ -16,7 +16,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![PROCESSED, DROPPED, SQUEEZED, COLLISIONS, RECEIVED_RPS, FLOW_LIMIT, BACKLOG],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/1/net/softnet_stat";

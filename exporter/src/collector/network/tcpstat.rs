@@ -16,7 +16,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![STATES],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const V4: &str = "proc/1/net/tcp";

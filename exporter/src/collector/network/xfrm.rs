@@ -16,7 +16,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || LINES.iter().map(|(_, family)| *family).collect(),
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/1/net/xfrm_stat";

@@ -16,7 +16,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![INFO],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const VULNERABILITIES: &str = "sys/devices/system/cpu/vulnerabilities";

@@ -29,7 +29,7 @@ pub const COLLECTOR: Collector = Collector {
             GOVERNOR,
         ]
     },
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const CPUS: &str = "sys/devices/system/cpu";

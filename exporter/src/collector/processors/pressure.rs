@@ -19,7 +19,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || TOTALS.iter().map(|(.., family)| *family).collect(),
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 /// A total: its file, its line, and its family.

@@ -4,9 +4,9 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Source};
-use crate::options::{Flag, FlagKind};
+use crate::options::{Options, TypedFlag};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -16,16 +16,16 @@ pub const COLLECTOR: Collector = Collector {
     help: "Caches of bcache and the devices behind them.",
     queries: &[Query::Bcache],
     optional: &[Query::BcachePriorities],
-    flags: &[Flag {
-        name: PRIORITY_STATS,
-        kind: FlagKind::Switch(false),
-        help: "Report how full caches are. This is expensive: the kernel sorts all their buckets.",
-    }],
+    flags: &[PRIORITY_STATS.row],
     families: || NUMBERS.iter().map(|number| number.family).collect(),
-    collect,
+    new: |options| Ok(Box::new(Bcache::new(options))),
 };
 
-const PRIORITY_STATS: &str = "collector.bcache.priorityStats";
+const PRIORITY_STATS: TypedFlag<bool> = TypedFlag::switch(
+    "collector.bcache.priorityStats",
+    false,
+    "Report how full caches are. This is expensive: the kernel sorts all their buckets.",
+);
 
 /// A number: where it is read, and its family.
 struct Number {
@@ -126,29 +126,46 @@ const fn counter(
     Number { place, file, line, factor, family }
 }
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let priorities = context.options.switch(PRIORITY_STATS);
-    // A capture may contain files that were not asked for in this scrape.
-    let is_wanted = |number: &&Number| priorities || number.file != "priority_stats";
-    let add = |place: Place, dir: &Dir<'_>, labels: &[&[u8]], out: &mut Exposition| {
-        for number in NUMBERS.iter().filter(|number| number.place == place).filter(is_wanted) {
-            add_number(number, dir, labels, out);
-        }
-    };
-    for set in context.snapshot.dir("sys/fs/bcache").dirs() {
-        out.item();
-        add(Set, &set, &[set.name()], out);
-        for device in set.dirs() {
-            let labels = [device.name(), set.name()];
-            if device.name().starts_with(b"bdev") {
-                add(Backing, &device, &labels, out);
-            } else if device.name().starts_with(b"cache") {
-                add(Cache, &device, &labels, out);
+/// The values of the flags.
+#[derive(Debug)]
+struct Bcache {
+    priorities: bool,
+}
+
+impl Bcache {
+    fn new(options: &Options) -> Self {
+        Self { priorities: PRIORITY_STATS.get(options) }
+    }
+}
+
+impl Collect for Bcache {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        // A capture may contain files that were not asked for in this scrape.
+        let is_wanted = |number: &&Number| self.priorities || number.file != "priority_stats";
+        let add = |place: Place, dir: &Dir<'_>, labels: &[&[u8]], out: &mut Exposition| {
+            for number in NUMBERS.iter().filter(|number| number.place == place).filter(is_wanted) {
+                add_number(number, dir, labels, out);
+            }
+        };
+        for set in context.snapshot.dir("sys/fs/bcache").dirs() {
+            out.item();
+            add(Set, &set, &[set.name()], out);
+            for device in set.dirs() {
+                let labels = [device.name(), set.name()];
+                if device.name().starts_with(b"bdev") {
+                    add(Backing, &device, &labels, out);
+                } else if device.name().starts_with(b"cache") {
+                    add(Cache, &device, &labels, out);
+                }
             }
         }
+        // That there is no cache is no failure.
+        Ok(())
     }
-    // That there is no cache is no failure.
-    Ok(())
+
+    fn wants(&self, query: Query) -> bool {
+        query != Query::BcachePriorities || self.priorities
+    }
 }
 
 fn add_number(number: &Number, dir: &Dir<'_>, labels: &[&[u8]], out: &mut Exposition) {
@@ -184,7 +201,7 @@ fn parse(text: &[u8]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect};
+    use crate::collector::testing::{accepts_any_bytes, collect, instance};
 
     const SET: &[(&str, &str)] = &[
         ("average_key_size", "64.0k\n"),
@@ -269,12 +286,7 @@ mod tests {
 
     #[test]
     fn how_full_a_cache_is_is_asked_only_with_the_flag() {
-        use crate::options::Options;
-        let asked = |arguments: &[&str]| {
-            let arguments = arguments.iter().map(|argument| (*argument).to_owned());
-            let (options, _) = Options::parse(&crate::collector::flags(), arguments).unwrap();
-            crate::collector::queries(&[&COLLECTOR], &options)
-        };
+        let asked = |arguments: &[&str]| instance(&COLLECTOR, arguments).queries().collect::<Vec<_>>();
         assert_eq!(asked(&[]), [Query::Bcache]);
         assert_eq!(asked(&["--collector.bcache.priorityStats"]), [Query::Bcache, Query::BcachePriorities]);
         let files: [(&str, &[u8]); 1] = [("sys/fs/bcache/u-1/cache0/priority_stats", b"Unused: 9%\n")];

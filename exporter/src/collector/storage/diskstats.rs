@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
 use crate::exposition::{Exposition, Family, Kind, Source};
-use crate::options::{Flag, FlagKind};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::Snapshot;
 use crate::text;
 
@@ -18,25 +19,21 @@ pub const COLLECTOR: Collector = Collector {
     help: "Block device counters.",
     queries: &[Query::Diskstats],
     optional: &[Query::Block, Query::Udev],
-    flags: &[
-        Flag {
-            name: EXCLUDE,
-            kind: FlagKind::Regexp(r"^(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$"),
-            help: "Block devices to exclude. Mutually exclusive with device-include.",
-        },
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Block devices to include. Mutually exclusive with device-exclude.",
-        },
-        Flag { name: "collector.diskstats.ignored-devices", kind: FlagKind::Alias(EXCLUDE), help: "" },
-    ],
+    flags: &[EXCLUDE.row, INCLUDE.row, EXCLUDE.alias("collector.diskstats.ignored-devices")],
     families,
-    collect,
+    new: |options| Ok(Box::new(Diskstats::new(options)?)),
 };
 
-const INCLUDE: &str = "collector.diskstats.device-include";
-const EXCLUDE: &str = "collector.diskstats.device-exclude";
+const INCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.diskstats.device-include",
+    "",
+    "Block devices to include. Mutually exclusive with device-exclude.",
+);
+const EXCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.diskstats.device-exclude",
+    r"^(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$",
+    "Block devices to exclude. Mutually exclusive with device-include.",
+);
 
 const PATH: &str = "proc/diskstats";
 const UDEV: &str = "udev/b#:#";
@@ -136,24 +133,38 @@ fn families() -> Vec<Family> {
     [INFO, FILESYSTEM_INFO, DEVICE_MAPPER_INFO].into_iter().chain(properties).chain(columns).collect()
 }
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let content = context.require(PATH)?;
-    let mut devices = 0;
-    for line in text::lines(content) {
-        let Some(disk) = Disk::parse(line) else {
-            out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
-            continue;
-        };
-        devices += 1;
-        if context.options.passes(INCLUDE, EXCLUDE, disk.name) {
-            out.item();
-            disk.add_to(context.snapshot, out);
-        }
+/// The values of the flags.
+#[derive(Debug)]
+struct Diskstats {
+    devices: Filter,
+}
+
+impl Diskstats {
+    fn new(options: &Options) -> Result<Self, SetupError> {
+        Ok(Self { devices: Filter::exclusive(options, INCLUDE, EXCLUDE)? })
     }
-    match (devices, content) {
-        // A kernel without block devices has the file, and nothing in it.
-        (0, [_, ..]) => Err(CollectError::malformed(PATH, "no line with a device and its counters")),
-        _ => Ok(()),
+}
+
+impl Collect for Diskstats {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let content = context.require(PATH)?;
+        let mut devices = 0;
+        for line in text::lines(content) {
+            let Some(disk) = Disk::parse(line) else {
+                out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
+                continue;
+            };
+            devices += 1;
+            if self.devices.passes(disk.name) {
+                out.item();
+                disk.add_to(context.snapshot, out);
+            }
+        }
+        match (devices, content) {
+            // A kernel without block devices has the file, and nothing in it.
+            (0, [_, ..]) => Err(CollectError::malformed(PATH, "no line with a device and its counters")),
+            _ => Ok(()),
+        }
     }
 }
 

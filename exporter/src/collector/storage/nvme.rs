@@ -17,7 +17,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![INFO, NAMESPACE_INFO, CAPACITY, SIZE, USED, BLOCK_SIZE],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const INFO: Family = Family {

@@ -16,7 +16,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![INFO, NAMESPACE_INFO, PATHS, PATHS_LIVE, PATH_STATE],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const INFO: Family = Family {

@@ -4,9 +4,10 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Source};
-use crate::options::{Flag, FlagKind};
+use crate::go_regex::GoRegex;
+use crate::options::{Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,13 +16,14 @@ pub const COLLECTOR: Collector = Collector {
     help: "SCSI tape drives.",
     queries: &[Query::Tape],
     optional: &[],
-    flags: &[Flag { name: IGNORED, kind: FlagKind::Regexp("^$"), help: "Tape drives to exclude." }],
+    flags: &[IGNORED.row],
     families: || STATISTICS.iter().map(|statistic| statistic.family).collect(),
-    collect,
+    new: |options| Ok(Box::new(Tapestats::new(options))),
 };
 
 const TAPES: &str = "sys/class/scsi_tape";
-const IGNORED: &str = "collector.tapestats.ignored-devices";
+const IGNORED: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.tapestats.ignored-devices", "^$", "Tape drives to exclude.");
 /// The directory of a drive's statistics.
 const DIRECTORY: &str = "sys/class/scsi_tape/st#/stats";
 
@@ -64,27 +66,40 @@ const fn gauge(file: &'static str, unit: Unit, name: &'static str, help: &'stati
     Statistic { file, unit, family: Family::gauge(name, help, &["device"], Source::FileIn(DIRECTORY, file)) }
 }
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let ignored = context.options.regexp(IGNORED);
-    let mut any = false;
-    for device in context.snapshot.dir(TAPES).dirs() {
-        out.item();
-        any = true;
-        let name = device.name();
-        if ignored.is_some_and(|ignored| ignored.is_match(name)) {
-            continue;
-        }
-        let stats = device.dir("stats");
-        for Statistic { file, unit, family } in STATISTICS {
-            let Some(value) = stats.value(file) else { continue };
-            match (text::unsigned(value), unit) {
-                (Some(value), One) => out.add(family, &[name], value),
-                (Some(value), Nanoseconds) => out.add(family, &[name], value as f64 * 1e-9),
-                (None, _) => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
+/// The values of the flags.
+#[derive(Debug)]
+struct Tapestats {
+    ignored: Option<GoRegex>,
+}
+
+impl Tapestats {
+    fn new(options: &Options) -> Self {
+        Self { ignored: IGNORED.get(options) }
+    }
+}
+
+impl Collect for Tapestats {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut any = false;
+        for device in context.snapshot.dir(TAPES).dirs() {
+            out.item();
+            any = true;
+            let name = device.name();
+            if self.ignored.as_ref().is_some_and(|ignored| ignored.is_match(name)) {
+                continue;
+            }
+            let stats = device.dir("stats");
+            for Statistic { file, unit, family } in STATISTICS {
+                let Some(value) = stats.value(file) else { continue };
+                match (text::unsigned(value), unit) {
+                    (Some(value), One) => out.add(family, &[name], value),
+                    (Some(value), Nanoseconds) => out.add(family, &[name], value as f64 * 1e-9),
+                    (None, _) => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
+                }
             }
         }
+        if any { Ok(()) } else { context.none_of(Query::Tape, "tape drives") }
     }
-    if any { Ok(()) } else { context.none_of(Query::Tape, "tape drives") }
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use std::collections::{BTreeSet, HashMap};
 use keyhole_proto::v1::Query;
 
 use self::values::{IO, Place, VALUES};
-use crate::collector::{CollectError, Collector, Context, is_absent};
+use crate::collector::{Collect, CollectError, Collector, Context, is_absent};
 use crate::exposition::{Exposition, Family, Kind, Source};
-use crate::options::{Flag, FlagKind};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::{Content, Dir, Snapshot};
 use crate::text;
 
@@ -24,31 +25,24 @@ pub const COLLECTOR: Collector = Collector {
     help: "CPU, memory, I/O, processes and pressure of system daemons' cgroups (version 2).",
     queries: &[Query::Cgroups],
     optional: &[Query::Diskstats],
-    flags: &[
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Cgroups to include, such as /system.slice/containerd.service.",
-        },
-        Flag {
-            name: EXCLUDE,
-            // systemd makes cgroups for units that never hold a process for long.
-            kind: FlagKind::Regexp(r"\.(automount|mount|socket|swap)$"),
-            help: "Cgroups to exclude.",
-        },
-        Flag {
-            name: MAX,
-            kind: FlagKind::Number(256),
-            help: "Maximum number of cgroups to report, those nearest to the root first; 0 for no limit.",
-        },
-    ],
+    flags: &[INCLUDE.row, EXCLUDE.row, MAX.row],
     families,
-    collect,
+    new: |options| Ok(Box::new(Cgroup::new(options))),
 };
 
-const INCLUDE: &str = "collector.cgroup.include";
-const EXCLUDE: &str = "collector.cgroup.exclude";
-const MAX: &str = "collector.cgroup.max-cgroups";
+const INCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.cgroup.include",
+    "",
+    "Cgroups to include, such as /system.slice/containerd.service.",
+);
+// systemd makes cgroups for units that never hold a process for long.
+const EXCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.cgroup.exclude", r"\.(automount|mount|socket|swap)$", "Cgroups to exclude.");
+const MAX: TypedFlag<u64> = TypedFlag::number(
+    "collector.cgroup.max-cgroups",
+    256,
+    "Maximum number of cgroups to report, those nearest to the root first; 0 for no limit.",
+);
 
 const ROOT: &str = "sys/fs/cgroup";
 /// In the root of a version-2 hierarchy, and nowhere else.
@@ -73,31 +67,43 @@ fn families() -> Vec<Family> {
 /// Of a file of pressure: the kernel was booted with `psi=0`.
 const EOPNOTSUPP: u32 = 95;
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let snapshot = context.snapshot;
-    if snapshot.content(CONTROLLERS).is_none() {
-        // No failure: an alert on collectors that fail must stay quiet on a host with version 1.
-        return Ok(());
+/// The values of the flags.
+#[derive(Debug)]
+struct Cgroup {
+    paths: Filter,
+    /// The most cgroups that are given.
+    most: usize,
+}
+
+impl Cgroup {
+    fn new(options: &Options) -> Self {
+        Self { paths: Filter::new(options, INCLUDE, EXCLUDE), most: MAX.limit(options) }
     }
-    let mut cgroups = cgroups(snapshot);
-    cgroups.retain(|(_, path)| context.options.passes(INCLUDE, EXCLUDE, &label(path)));
-    let most = match context.options.number(MAX) {
-        0 => usize::MAX,
-        most => usize::try_from(most).unwrap_or(usize::MAX),
-    };
-    out.add(&DROPPED, &[], cgroups.len().saturating_sub(most));
-    let devices = devices(snapshot);
-    for (_, path) in cgroups.iter().take(most) {
-        out.item();
-        let dir = match path {
-            [] => snapshot.dir(ROOT),
-            path => snapshot.dir(ROOT).dir(path),
-        };
-        let label = label(path);
-        add_values(&dir, &label, out);
-        add_io(&dir, &label, &devices, out);
+}
+
+impl Collect for Cgroup {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let snapshot = context.snapshot;
+        if snapshot.content(CONTROLLERS).is_none() {
+            // No failure: an alert on collectors that fail must stay quiet on a host with version 1.
+            return Ok(());
+        }
+        let mut cgroups = cgroups(snapshot);
+        cgroups.retain(|(_, path)| self.paths.passes(&label(path)));
+        out.add(&DROPPED, &[], cgroups.len().saturating_sub(self.most));
+        let devices = devices(snapshot);
+        for (_, path) in cgroups.iter().take(self.most) {
+            out.item();
+            let dir = match path {
+                [] => snapshot.dir(ROOT),
+                path => snapshot.dir(ROOT).dir(path),
+            };
+            let label = label(path);
+            add_values(&dir, &label, out);
+            add_io(&dir, &label, &devices, out);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The paths of all cgroups below the root, each with its depth: the order in which they are emitted.

@@ -16,7 +16,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![CGROUPS, ENABLED],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/cgroups";

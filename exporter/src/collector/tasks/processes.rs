@@ -20,7 +20,7 @@ pub const COLLECTOR: Collector = Collector {
     optional: &[],
     flags: &[],
     families: || vec![PIDS, STATE, THREADS, THREADS_STATE, MAX_PROCESSES, MAX_THREADS],
-    collect,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PID_MAX: &str = "proc/sys/kernel/pid_max";
@@ -242,9 +242,8 @@ mod tests {
         let elsewhere = FILES.iter().filter(|(path, _)| *path != PID_MAX);
         let files = elsewhere.map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
         let snapshot = &Snapshot::of_files(files.collect());
-        let (options, own) = (&crate::options::Options::defaults(&[]), &own());
         let mut out = Exposition::new();
-        (COLLECTOR.collect)(&Context { snapshot, options, own }, &mut out).unwrap();
+        super::collect(&Context { snapshot, own: &own() }, &mut out).unwrap();
         let text = out.to_text();
         assert!(!text.contains("node_processes_max_processes"), "{text}");
         assert!(text.contains("node_processes_max_threads 7801\n"), "{text}");

@@ -17,10 +17,10 @@ use self::living::{Living, Measured, Process, STATE_NAMES};
 use self::rules::Rules;
 use self::totals::{Counts, Totals};
 use crate::collector::tasks::process::{self, File};
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
 use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::lock;
-use crate::options::{Flag, FlagKind, Options};
+use crate::options::{Options, TypedFlag};
 use crate::snapshot::{Content, Snapshot};
 use crate::text::{self, ProcessStat};
 
@@ -30,30 +30,25 @@ pub const COLLECTOR: Collector = Collector {
     help: "Processes by group, as in process-exporter; requires --allow-processes on the broker.",
     queries: &[Query::Processes],
     optional: &[Query::ProcessDetails, Query::Stat],
-    flags: &[
-        Flag {
-            name: NAME,
-            kind: FlagKind::Texts,
-            help: "NAME=REGEXP: a group of the processes whose comm matches. The name may contain {{.Comm}}.",
-        },
-        Flag {
-            name: CONFIG,
-            kind: FlagKind::Text(""),
-            help: "File in process-exporter's format: process_names, each with a name and a list of comm.",
-        },
-        Flag {
-            name: MAX,
-            kind: FlagKind::Number(100),
-            help: "Maximum number of groups. Other processes are in the group other.",
-        },
-    ],
+    flags: &[NAME.row, CONFIG.row, MAX.row],
     families: || FAMILIES.to_vec(),
-    collect,
+    new: |options| Ok(Box::new(ProcessGroups::new(options)?)),
 };
 
-const NAME: &str = "collector.processgroups.name";
-const CONFIG: &str = "collector.processgroups.config";
-const MAX: &str = "collector.processgroups.max-groups";
+const NAME: TypedFlag<Vec<String>> = TypedFlag::texts(
+    "collector.processgroups.name",
+    "NAME=REGEXP: a group of the processes whose comm matches. The name may contain {{.Comm}}.",
+);
+const CONFIG: TypedFlag<String> = TypedFlag::text(
+    "collector.processgroups.config",
+    "",
+    "File in process-exporter's format: process_names, each with a name and a list of comm.",
+);
+const MAX: TypedFlag<u64> = TypedFlag::number(
+    "collector.processgroups.max-groups",
+    100,
+    "Maximum number of groups. Other processes are in the group other.",
+);
 
 const STAT: &str = "proc/stat";
 
@@ -145,46 +140,51 @@ const COUNTERS: [Counter; 6] = [
     Counter { family: SWITCHES,     labels: &[b"nonvoluntary"], divisor: 1.0,   of: |process| process.nonvoluntary_switches },
 ];
 
-/// State over scrapes: how processes are grouped, and what the groups have used.
-#[derive(Debug, Default)]
-pub struct ProcessGroups {
+/// How processes are grouped, and what the groups have used in all scrapes so far.
+#[derive(Debug)]
+struct ProcessGroups {
     rules: Rules,
+    /// The most groups.
+    most: usize,
     totals: Mutex<Totals>,
 }
 
 impl ProcessGroups {
     /// Reads the flags and the file that they may name; the error says what to do about it.
-    pub fn new(options: &Options) -> Result<Self, String> {
-        Ok(Self { rules: Rules::new(options)?, totals: Mutex::default() })
+    fn new(options: &Options) -> Result<Self, SetupError> {
+        let most = usize::try_from(MAX.get(options)).unwrap_or(usize::MAX);
+        Ok(Self { rules: Rules::new(options)?, most, totals: Mutex::default() })
     }
 }
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    context.answered(Query::Processes)?;
-    process::none_refused(context.snapshot)?;
-    let processes = processes(context.snapshot, out);
-    if processes.is_empty() {
-        return Err(CollectError::NoData("processes".into()));
+impl Collect for ProcessGroups {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        context.answered(Query::Processes)?;
+        process::none_refused(context.snapshot)?;
+        let processes = processes(context.snapshot, out);
+        if processes.is_empty() {
+            return Err(CollectError::NoData("processes".into()));
+        }
+        let available = Available::new(context.snapshot, &processes);
+        if available.boot_time.is_none() {
+            out.skip(|| {
+                format!(
+                    "{STAT}: no boot time, so that it is not known when the oldest process of a group started"
+                )
+            });
+        }
+        let processes: Vec<_> = processes
+            .into_iter()
+            .filter_map(|process| Some((self.rules.group(&process.stat)?, process)))
+            .collect();
+        let mut totals = lock(&self.totals);
+        for (name, group) in totals.look(&processes, self.most) {
+            out.item();
+            add_counters(name.as_bytes(), &group.used, out);
+            add_living(name.as_bytes(), &group.living, &available, out);
+        }
+        Ok(())
     }
-    let available = Available::new(context.snapshot, &processes);
-    if available.boot_time.is_none() {
-        out.skip(|| {
-            format!(
-                "{STAT}: no boot time, so that it is not known when the oldest process of a group started"
-            )
-        });
-    }
-    let ProcessGroups { rules, totals } = &*context.own.process_groups;
-    let processes = processes.into_iter().filter_map(|process| Some((rules.group(&process.stat)?, process)));
-    let processes: Vec<_> = processes.collect();
-    let most = usize::try_from(context.options.number(MAX)).unwrap_or(usize::MAX);
-    let mut totals = lock(totals);
-    for (name, group) in totals.look(&processes, most) {
-        out.item();
-        add_counters(name.as_bytes(), &group.used, out);
-        add_living(name.as_bytes(), &group.living, &available, out);
-    }
-    Ok(())
 }
 
 /// Every process whose `stat` could be read, with what else was read of it.
@@ -275,8 +275,10 @@ fn add_living(group: &[u8], living: &Living, available: &Available, out: &mut Ex
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::Own;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::Instance;
+    use crate::collector::testing::{
+        accepts_any_bytes, collect, collect_again, collect_snapshot, instance, own,
+    };
     use crate::snapshot::Report;
 
     const KUBELET: &[u8] =
@@ -318,21 +320,25 @@ mod tests {
             .replace(",}", "}")
     }
 
-    fn given(files: Vec<(Vec<u8>, Content)>, own: &Own) -> String {
-        collect_snapshot(&COLLECTOR, &Snapshot::of_files(files), &[], own).unwrap()
+    fn given(files: Vec<(Vec<u8>, Content)>) -> String {
+        given_again(&instance(&COLLECTOR, &[]), files)
+    }
+
+    fn given_again(groups: &Instance, files: Vec<(Vec<u8>, Content)>) -> String {
+        collect_again(groups, &Snapshot::of_files(files), &own()).unwrap()
     }
 
     #[test]
     fn a_group_has_process_exporters_families() {
-        let own = own();
-        let start = given(host(), &own);
+        let groups = instance(&COLLECTOR, &[]);
+        let start = given_again(&groups, host());
         assert!(start.contains("cpu_seconds_total{groupname=\"kubelet\",mode=\"user\"} 0\n"), "{start}");
         let mut later = host();
         later[4] =
             bytes("proc/812/stat", &replaced(KUBELET, " 900 0 12 0 4000 2000 ", " 905 0 13 0 4150 2025 "));
         later[5] = bytes("proc/812/status", &replaced(STATUS, "\t700\n", "\t707\n"));
         assert_eq!(
-            of_group(&given(later, &own), "kubelet"),
+            of_group(&given_again(&groups, later), "kubelet"),
             "context_switches_total{ctxswitchtype=\"nonvoluntary\"} 0\n\
              context_switches_total{ctxswitchtype=\"voluntary\"} 7\n\
              cpu_seconds_total{mode=\"system\"} 0.25\n\
@@ -359,16 +365,16 @@ mod tests {
 
     #[test]
     fn the_kernels_threads_are_one_group_without_memory() {
-        let text = of_group(&given(host(), &own()), "[kernel]");
+        let text = of_group(&given(host()), "[kernel]");
         assert!(text.contains("memory_bytes{memtype=\"resident\"} 0\n"), "{text}");
         assert!(text.contains("states{state=\"Other\"} 1\n") && text.contains("open_filedesc 0\n"), "{text}");
     }
 
     #[test]
     fn a_group_whose_processes_ended_keeps_its_counters_and_has_no_processes() {
-        let own = own();
-        given(host(), &own);
-        let text = of_group(&given(host().drain(..4).collect(), &own), "kubelet");
+        let groups = instance(&COLLECTOR, &[]);
+        given_again(&groups, host());
+        let text = of_group(&given_again(&groups, host().drain(..4).collect()), "kubelet");
         assert!(text.contains("cpu_seconds_total{mode=\"user\"} 0\n"), "{text}");
         assert!(text.contains("num_procs 0\n") && !text.contains("oldest_start"), "{text}");
     }
@@ -377,7 +383,7 @@ mod tests {
     fn a_kernel_that_does_not_count_descriptors_gives_none_rather_than_zero() {
         let mut files = host();
         files[6].1 = Content::Entries(0);
-        let text = given(files, &own());
+        let text = given(files);
         assert!(text.contains("resident") && !text.contains("open_filedesc"), "{text}");
     }
 
@@ -397,7 +403,7 @@ mod tests {
         let cut = Content::Bytes { bytes: STATUS[..40].to_vec(), truncated: true };
         files[5].1 = cut;
         files[6].1 = Content::Errno(24);
-        let text = given(files, &own());
+        let text = given(files);
         let kubelet = of_group(&text, "kubelet");
         assert!(!kubelet.contains("resident") && !kubelet.contains("filedesc"), "{text}");
         assert!(of_group(&text, "[kernel]").contains("resident"), "{text}");
@@ -426,7 +432,7 @@ mod tests {
             (format!("proc/{}/stat", at + 10).into_bytes(), Content::bytes(stat))
         };
         let files = comms.iter().enumerate().map(file).collect();
-        let text = given(files, &own());
+        let text = given(files);
         let groups: Vec<_> = text.lines().filter(|line| line.contains("num_procs")).collect();
         assert_eq!(
             groups,
@@ -444,7 +450,7 @@ mod tests {
         let stat = replaced(KUBELET, ") S", ") Q").trim_ascii().to_vec();
         files[4] = bytes("proc/812/stat", &[&stat[..], b" 1 2 3\n"].concat());
         files[5] = bytes("proc/812/status", &[b"Frobs: x\nNone\n", STATUS].concat());
-        let text = of_group(&given(files, &own()), "kubelet");
+        let text = of_group(&given(files), "kubelet");
         assert!(text.contains("states{state=\"Other\"} 1\n") && text.contains("} 102400000\n"), "{text}");
     }
 
@@ -452,7 +458,7 @@ mod tests {
     fn a_comm_cannot_pass_for_a_line_of_its_status() {
         let mut files = host();
         files[5] = bytes("proc/812/status", &[b"Name:\tx\nVmRSS:\t1 kB\n", STATUS].concat());
-        assert!(given(files, &own()).contains("memtype=\"resident\"} 102400000\n"));
+        assert!(given(files).contains("memtype=\"resident\"} 102400000\n"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::format::{self, MAX_TEXT_CHARS};
 use super::unavailable::{name, unavailable_by_reason};
 use super::{PageData, plot};
 use crate::broker_client::BrokerError;
-use crate::collector::Collector;
+use crate::collector::Instance;
 use crate::sandbox::Layer;
 use crate::scrape_history::{CollectorStatus, LastRun, ScrapeRecords};
 use crate::self_metrics::broker::word;
@@ -365,18 +365,15 @@ pub(super) fn sandbox(status: &BrokerStatus, exporter_layers: &[Layer]) -> Marku
 }
 
 /// Each collector: its series, its duration and its last failure.
-pub(super) fn collectors(enabled: &[&'static Collector], history: &ScrapeRecords) -> Markup {
-    let last =
-        |collector: &&'static Collector| Some((collector.name, history.collectors.get(collector.name)?));
-    let mut ran: Vec<(&str, &LastRun)> = enabled.iter().filter_map(last).collect();
+pub(super) fn collectors(enabled: &[Instance], history: &ScrapeRecords) -> Markup {
+    let names = enabled.iter().map(|collector| collector.row.name);
+    let last = |name| Some((name, history.collectors.get(name)?));
+    let mut ran: Vec<(&str, &LastRun)> = names.clone().filter_map(last).collect();
     ran.sort_by_key(|(name, last)| (last.status != CollectorStatus::Failed, *name));
     let empty = |last: &LastRun| last.series == 0 && last.failure.is_none() && last.skipped == 0;
     let (without_data, with_results): (Vec<_>, Vec<_>) = ran.into_iter().partition(|(_, last)| empty(last));
-    let mut not_run: Vec<String> = enabled
-        .iter()
-        .filter(|collector| !history.collectors.contains_key(collector.name))
-        .map(|collector| collector.name.to_owned())
-        .collect();
+    let mut not_run: Vec<String> =
+        names.filter(|name| !history.collectors.contains_key(name)).map(str::to_owned).collect();
     not_run.sort_unstable();
     let longest = with_results.iter().map(|(_, last)| last.duration).max().unwrap_or_default().as_secs_f64();
     let share = |last: &LastRun| 100.0 * last.duration.as_secs_f64() / longest.max(1e-9);

@@ -9,6 +9,7 @@ use std::net::Ipv6Addr;
 
 use crate::collector::Context;
 use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::options::Filter;
 use crate::text;
 
 const PATH: &str = "proc/1/net/if_inet6";
@@ -21,14 +22,14 @@ pub(super) const INFO: Family = Family {
     source: Source::File(PATH),
 };
 
-pub(super) fn collect(context: &Context<'_>, wanted: &dyn Fn(&[u8]) -> bool, out: &mut Exposition) {
+pub(super) fn collect(context: &Context<'_>, devices: &Filter, out: &mut Exposition) {
     // Missing where IPv6 is off.
     for line in context.snapshot.text(PATH).into_iter().flat_map(text::lines) {
         let Some((address, prefix, device)) = parse(line) else {
             out.skip(|| format!("{PATH}: a line that is no address"));
             continue;
         };
-        if wanted(device) {
+        if devices.passes(device) {
             let labels = [address.to_string(), prefix.to_string()];
             out.add(
                 &INFO,

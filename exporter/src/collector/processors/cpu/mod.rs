@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source};
-use crate::options::{Flag, FlagKind};
+use crate::options::{Options, TypedFlag};
 use crate::text;
 
 pub use info::FREQUENCY;
@@ -22,16 +22,7 @@ pub const COLLECTOR: Collector = Collector {
     help: "Time that each CPU spent in each mode; throttling, isolation and, with --collector.cpu.info, its model.",
     queries: &[Query::Stat],
     optional: &[Query::Cpu, Query::Cpuinfo],
-    flags: &[
-        Flag {
-            name: GUEST_FLAG,
-            kind: FlagKind::Switch(true),
-            help: "Also report the time spent in guests separately (node_cpu_guest_seconds_total).",
-        },
-        info::SWITCH,
-        info::BUGS,
-        info::FLAGS,
-    ],
+    flags: &[GUEST_FLAG.row, info::SWITCH.row, info::BUGS.row, info::FLAGS.row],
     families: || {
         vec![
             SECONDS,
@@ -46,11 +37,15 @@ pub const COLLECTOR: Collector = Collector {
             topology::ONLINE,
         ]
     },
-    collect,
+    new: |options| Ok(Box::new(Cpu::new(options))),
 };
 
 const PATH: &str = "proc/stat";
-const GUEST_FLAG: &str = "collector.cpu.guest";
+const GUEST_FLAG: TypedFlag<bool> = TypedFlag::switch(
+    "collector.cpu.guest",
+    true,
+    "Also report the time spent in guests separately (node_cpu_guest_seconds_total).",
+);
 
 const SECONDS: Family = Family {
     name: "node_cpu_seconds_total",
@@ -82,38 +77,58 @@ const COLUMNS: &[(&[u8], &Family)] = &[
 /// The ticks of a second in what the kernel shows to user space (USER_HZ), on every architecture that this is built for.
 const TICKS: f64 = 100.0;
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let (described, info) = info::read(context, out);
-    let mut about = BTreeMap::<Vec<u8>, About>::new();
-    for (at, number) in described.numbers().enumerate() {
-        about.entry(number.to_vec()).or_default().described.push(at);
+/// The values of the flags.
+#[derive(Debug)]
+struct Cpu {
+    /// Whether the time spent for guests is given.
+    guests: bool,
+    info: info::InfoOptions,
+}
+
+impl Cpu {
+    fn new(options: &Options) -> Self {
+        Self { guests: GUEST_FLAG.get(options), info: info::InfoOptions::new(options) }
     }
-    for (number, is_online) in topology::online(context.snapshot, out) {
-        about.entry(number).or_default().is_online = Some(is_online);
-    }
-    for number in topology::isolated(context.snapshot, out) {
-        about.entry(number.to_string().into_bytes()).or_default().is_isolated = true;
-    }
-    let add = |number: &[u8], about: &About, out: &mut Exposition| {
-        about.described.iter().for_each(|at| described.add(*at, out));
-        if let Some(is_online) = about.is_online {
-            out.add(&topology::ONLINE, &[number], is_online);
+}
+
+impl Collect for Cpu {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let (described, info) = info::read(&self.info, context, out);
+        let mut about = BTreeMap::<Vec<u8>, About>::new();
+        for (at, number) in described.numbers().enumerate() {
+            about.entry(number.to_vec()).or_default().described.push(at);
         }
-        if about.is_isolated {
-            out.add(&topology::ISOLATED, &[number], true);
+        for (number, is_online) in topology::online(context.snapshot, out) {
+            about.entry(number).or_default().is_online = Some(is_online);
         }
-    };
-    let result = times(context, out, |number, out| {
-        about.remove(number).iter().for_each(|about| add(number, about, out));
-    });
-    // A CPU that is offline has no times, but samples from sysfs and cpuinfo.
-    for (number, about) in &about {
-        out.item();
-        add(number, about, out);
+        for number in topology::isolated(context.snapshot, out) {
+            about.entry(number.to_string().into_bytes()).or_default().is_isolated = true;
+        }
+        let add = |number: &[u8], about: &About, out: &mut Exposition| {
+            about.described.iter().for_each(|at| described.add(*at, out));
+            if let Some(is_online) = about.is_online {
+                out.add(&topology::ONLINE, &[number], is_online);
+            }
+            if about.is_isolated {
+                out.add(&topology::ISOLATED, &[number], true);
+            }
+        };
+        let result = times(context, self.guests, out, |number, out| {
+            about.remove(number).iter().for_each(|about| add(number, about, out));
+        });
+        // A CPU that is offline has no times, but samples from sysfs and cpuinfo.
+        for (number, about) in &about {
+            out.item();
+            add(number, about, out);
+        }
+        topology::throttles(context.snapshot, out);
+        described.add_flags(out);
+        result.and(info)
     }
-    topology::throttles(context.snapshot, out);
-    described.add_flags(out);
-    result.and(info)
+
+    fn wants(&self, query: Query) -> bool {
+        query != Query::Cpuinfo || self.info.needs_cpuinfo()
+    }
 }
 
 /// What is known of a CPU besides its times. All of it is one item, so that a limit leaves CPUs whole.
@@ -128,10 +143,10 @@ struct About {
 /// Adds each CPU's times, and has `rest` add what else is known of it.
 fn times(
     context: &Context<'_>,
+    guests: bool,
     out: &mut Exposition,
     mut rest: impl FnMut(&[u8], &mut Exposition),
 ) -> Result<(), CollectError> {
-    let guests = context.options.switch(GUEST_FLAG);
     let mut any = false;
     for line in text::lines(context.require(PATH)?) {
         let mut fields = text::fields(line);

@@ -11,8 +11,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{CONFIG, NAME};
+use crate::collector::SetupError;
 use crate::go_regex::GoRegex;
-use crate::options::Options;
+use crate::options::{FlagError, Options};
 use crate::text::{self, ProcessStat};
 
 /// The group of the kernel's own threads, where no rules are given.
@@ -45,17 +46,22 @@ enum Matcher {
 
 impl Rules {
     /// Rules from the flags, and from the file that they name.
-    pub(super) fn new(options: &Options) -> Result<Self, String> {
-        options.exclusive(NAME, CONFIG).map_err(|error| error.to_string())?;
-        let path = options.text(CONFIG);
+    pub(super) fn new(options: &Options) -> Result<Self, SetupError> {
+        options.exclusive(NAME.row.name, CONFIG.row.name)?;
+        let path = CONFIG.get(options);
         if path.is_empty() {
-            let rules = options.texts(NAME).iter().map(|text| {
-                Rule::parse_flag(text).map_err(|error| format!("--{NAME}={text:?}: {error}; use NAME=REGEXP"))
+            let rules = NAME.get(options).into_iter().map(|text| {
+                Rule::parse_flag(&text).map_err(|error| FlagError::Invalid {
+                    flag: NAME.row.name,
+                    value: text,
+                    reason: format!("{error}; use NAME=REGEXP"),
+                })
             });
             return Ok(Self(rules.collect::<Result<_, _>>()?));
         }
-        let file = std::fs::read_to_string(path).map_err(|error| error.to_string());
-        file.and_then(|yaml| Self::from_yaml(&yaml)).map_err(|error| format!("--{CONFIG}={path}: {error}"))
+        let file = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        let rules = file.and_then(|yaml| Self::from_yaml(&yaml));
+        rules.map_err(|reason| SetupError::File { flag: CONFIG.row.name, path, reason })
     }
 
     fn from_yaml(yaml: &str) -> Result<Self, String> {
@@ -180,6 +186,7 @@ mod tests {
     fn of_flags(flags: &[&str]) -> Result<Rules, String> {
         let arguments = flags.iter().map(|flag| (*flag).to_owned());
         Rules::new(&Options::parse(super::super::COLLECTOR.flags, arguments).unwrap().0)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
