@@ -11,8 +11,8 @@ use keyhole_exporter::capture;
 use keyhole_exporter::collector::{self, Context};
 use keyhole_exporter::exposition::{Exposition, Limits};
 use keyhole_exporter::http::routes::compress;
+use keyhole_exporter::local::LocalSource;
 use keyhole_exporter::options::Options;
-use keyhole_exporter::own::OwnSource;
 use keyhole_exporter::snapshot::{Content, FileSystem, Snapshot};
 use keyhole_proto::v1::{self, Query, QueryEnd, ReadResponse};
 use prost::Message as _;
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = rest.get(1..).unwrap_or_default().iter().cloned();
     let capture = capture::read(Path::new(dir))?;
     let (options, _) = Options::parse(&collector::flags(), flags)?;
-    let own = OwnSource::from_process().of_capture(capture.about).now();
+    let own = LocalSource::from_process().from_capture(capture.about).now();
     let enabled = collector::enabled(&options)?;
     let messages = messages(&capture.snapshot);
     let mut times = Vec::with_capacity(rounds);
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         snapshot.finish();
         let mut out = Exposition::new();
-        let context = Context { snapshot: &snapshot, own: &own };
+        let context = Context { snapshot: &snapshot, local: &own };
         collector::run(&enabled, &context, Limits::NONE, false, &mut out);
         let mut text = Vec::new();
         out.write(&mut text, |_| true);

@@ -24,7 +24,7 @@ use crate::text;
 pub struct Family {
     /// Its name; in a family whose names depend on the host, with `<PLACES>` for what varies.
     pub name: &'static str,
-    /// One sentence on what it tells.
+    /// One sentence on what it measures.
     pub help: &'static str,
     /// Its type.
     pub kind: Kind,
@@ -125,7 +125,7 @@ impl Kind {
         }
     }
 
-    /// The label that tells the samples of one metric apart.
+    /// The label that distinguishes the samples of one metric.
     fn own_label(self) -> Option<&'static str> {
         match self {
             Kind::Counter | Kind::Gauge | Kind::Untyped => None,
@@ -503,7 +503,7 @@ impl Exposition {
         Mark { samples: samples.len(), text: text.len(), labels: labels.len(), unescaped: unescaped.len() }
     }
 
-    /// Ends the collector that was begun, and tells what it did.
+    /// Ends the current collector, and returns its counters.
     pub fn end(&mut self) -> Counters {
         (self.limit, self.item) = (usize::MAX, None);
         self.room = self.room.saturating_sub(self.added().saturating_sub(SHARE_BYTES));

@@ -13,8 +13,8 @@ pub mod go_regex;
 #[cfg(feature = "hostile-code-for-tests")]
 mod hostile;
 pub mod http;
+pub mod local;
 pub mod options;
-pub mod own;
 pub mod protobuf;
 pub mod sandbox;
 pub mod scrape;
@@ -22,7 +22,6 @@ pub mod scrape_history;
 pub mod self_metrics;
 pub mod snapshot;
 pub mod text;
-pub mod text_files;
 pub mod unread_responses;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -21,13 +21,13 @@ use self::response::Encoded;
 pub use self::response::{Format, Scrape};
 use crate::broker_client::{BrokerClient, BrokerError};
 use crate::budget::Budget;
-use crate::cli::flags::{DISABLE_EXPORTER_METRICS, NOT_OFFERED, SCRAPE_DETAIL};
+use crate::cli::flags::{DISABLE_EXPORTER_METRICS, SCRAPE_DETAIL, UNSUPPORTED_COLLECTORS};
 use crate::collector::{self, COLLECTORS, CollectError, Context, Instance, Run};
 use crate::exposition::{Counters, Exposition, Written};
 use crate::http::{Bucket, Client, RateLimit, Throttle};
+use crate::local::LocalSource;
 use crate::lock;
 use crate::options::Options;
-use crate::own::OwnSource;
 use crate::sandbox::Layer;
 use crate::scrape_history::{ScrapeHistory, ScrapeTotals};
 use crate::self_metrics::{self, broker, process::Process, server::ServerMetrics};
@@ -62,7 +62,7 @@ const SHARED_READ_MAX_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Scraper {
     broker: BrokerClient,
-    own: OwnSource,
+    local: LocalSource,
     enabled: Vec<Instance>,
     budget: Budget,
     /// Whether each query and collector is reported separately.
@@ -191,13 +191,13 @@ impl Scraper {
         broker: BrokerClient,
         enabled: Vec<Instance>,
         options: &Options,
-        own: OwnSource,
+        local: LocalSource,
         process: Process,
         layers: Vec<Layer>,
     ) -> Result<Self, prometheus::Error> {
         Ok(Self {
             broker,
-            own,
+            local,
             enabled,
             budget: Budget::new(options),
             detail: SCRAPE_DETAIL.get(options),
@@ -253,7 +253,8 @@ impl Scraper {
         if COLLECTORS.iter().any(|collector| collector.name == name) {
             return Err(SelectError::Disabled(name.to_owned()));
         }
-        let unsupported = NOT_OFFERED.iter().find(|(flag, _)| flag.strip_prefix("collector.") == Some(name));
+        let unsupported =
+            UNSUPPORTED_COLLECTORS.iter().find(|(flag, _)| flag.strip_prefix("collector.") == Some(name));
         Err(match unsupported {
             Some((_, why)) => SelectError::Unsupported { name: name.to_owned(), why },
             None => SelectError::Missing(name.to_owned()),
@@ -272,7 +273,7 @@ impl Scraper {
 
     /// The node's name.
     pub fn node_name(&self) -> String {
-        self.own.nodes_name()
+        self.local.nodes_name()
     }
 
     /// The broker's socket.
@@ -519,8 +520,8 @@ impl Scraper {
         if own_metrics {
             self.process.add(&mut out);
         }
-        let own = self.own.now();
-        let context = Context { snapshot: &snapshot, own: &own };
+        let local = self.local.now();
+        let context = Context { snapshot: &snapshot, local: &local };
         let runs = collector::run(collectors, &context, budget.series, detail, &mut out);
         for run in &runs {
             if detail || run.counters.over_limit > 0 {

@@ -4,11 +4,13 @@ use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use keyhole_exporter::collector::files::textfile;
-use keyhole_exporter::collector::{self, COLLECTORS, Collector, Context, Instance, Own, TimeZone, Uname};
+use keyhole_exporter::collector::files::textfile::directories::TextFile;
+use keyhole_exporter::collector::{
+    self, COLLECTORS, Collector, Context, Instance, LocalData, TimeZone, Uname,
+};
 use keyhole_exporter::exposition::{Exposition, Family};
 use keyhole_exporter::options::{Flag, FlagKind, Options};
 use keyhole_exporter::snapshot::Snapshot;
-use keyhole_exporter::text_files::TextFile;
 use keyhole_os::Timex;
 
 use crate::input;
@@ -37,7 +39,7 @@ fn instance(collector: &'static Collector, turned: bool) -> Instance {
         [const { [const { OnceLock::new() }; COLLECTORS.len()] }; 2];
     let new = || Instance::new(collector, options(collector, turned)).expect("options that were tried");
     let at = COLLECTORS.iter().position(|other| other.name == collector.name);
-    // Groups of processes are kept over scrapes: those of each input begin anew.
+    // Groups of processes are kept over scrapes: those of each input are new.
     match at.filter(|_| collector.name != collector::tasks::processgroups::COLLECTOR.name) {
         Some(at) => INSTANCES[usize::from(turned)][at].get_or_init(new).clone(),
         None => new(),
@@ -86,7 +88,7 @@ pub fn collector(input: &[u8]) {
         None => COLLECTORS[head.iter().map(|byte| usize::from(*byte)).sum::<usize>() % COLLECTORS.len()],
     };
     let snapshot = input::snapshot(records);
-    let own = OwnInput::new(records);
+    let own = LocalInput::new(records);
     let once = check(&instance(collector, turned), &snapshot, &own, input.len());
     let again = collect(&instance(collector, turned), &snapshot, &own).0;
     assert_eq!(once, again, "{} is no function", collector.name);
@@ -107,7 +109,7 @@ pub fn process_groups(input: &[u8]) {
         assert!(!error.is_empty() && !error.contains('\n'), "an error is one line: {error:?}");
         instance(collector, false)
     });
-    let own = OwnInput::new(records);
+    let own = LocalInput::new(records);
     let half = records.len() / 2;
     for part in [&records[..half], records, &records[half..]] {
         check(&groups, &input::snapshot(part), &own, input.len());
@@ -115,15 +117,15 @@ pub fn process_groups(input: &[u8]) {
 }
 
 /// What the exporter knows of itself: from records below `own/`, so that hostile values are tried too.
-struct OwnInput {
-    own: Own,
+struct LocalInput {
+    own: LocalData,
     text_files: Vec<TextFile>,
 }
 
-impl OwnInput {
+impl LocalInput {
     fn new(records: &[&[u8]]) -> Self {
         let mut text_files = Vec::new();
-        let mut own = Own {
+        let mut own = LocalData {
             now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             node_name: None,
             timex: Err(1),
@@ -191,14 +193,14 @@ fn timex(content: &[u8]) -> Timex {
 }
 
 /// What a collector gives, and how many series that is.
-fn collect(collector: &Instance, snapshot: &Snapshot, own: &OwnInput) -> (String, usize) {
+fn collect(collector: &Instance, snapshot: &Snapshot, own: &LocalInput) -> (String, usize) {
     let mut out = Exposition::new();
     out.begin(MAX_SERIES);
     if collector.row.name == textfile::COLLECTOR.name {
         textfile::collect(&own.text_files, &mut out);
     } else {
         // An error is an answer; what was given before it stands.
-        let _ = collector.collect(&Context { snapshot, own: &own.own }, &mut out);
+        let _ = collector.collect(&Context { snapshot, local: &own.own }, &mut out);
     }
     let counters = out.end();
     assert!(counters.series <= MAX_SERIES);
@@ -206,7 +208,7 @@ fn collect(collector: &Instance, snapshot: &Snapshot, own: &OwnInput) -> (String
 }
 
 /// Collects, and holds what comes out against what the collector declares.
-fn check(collector: &Instance, snapshot: &Snapshot, own: &OwnInput, input: usize) -> String {
+fn check(collector: &Instance, snapshot: &Snapshot, own: &LocalInput, input: usize) -> String {
     let (text, series) = collect(collector, snapshot, own);
     let collector = collector.row;
     let name = collector.name;
@@ -253,7 +255,7 @@ fn matches_declared(declared: &str, name: &str) -> bool {
 
 /// Runs every collector that uses any query of a broker's response.
 pub(crate) fn check_answer(snapshot: &Snapshot, input: usize) {
-    let own = OwnInput::new(&[]);
+    let own = LocalInput::new(&[]);
     for collector in COLLECTORS {
         let asked = collector.queries.iter().chain(collector.optional);
         if asked.clone().any(|query| snapshot.report(*query).is_some()) {
@@ -271,5 +273,5 @@ pub(crate) fn returns_samples(input: &[u8]) -> bool {
         return false;
     };
     let instance = instance(collector, head.ends_with(b"+"));
-    collect(&instance, &input::snapshot(records), &OwnInput::new(records)).1 > 0
+    collect(&instance, &input::snapshot(records), &LocalInput::new(records)).1 > 0
 }

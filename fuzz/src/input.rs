@@ -4,7 +4,7 @@
 //! `T` text, `X` text that a limit cut, `L` a link's target, `E` a count of entries, `N` an errno, `F` the six numbers
 //! of a file system, `R` the outcome of the query that the path names.
 
-use keyhole_exporter::snapshot::{Content, FileSystem, Numbers, Report, Snapshot};
+use keyhole_exporter::snapshot::{Content, FileSystem, Report, Snapshot, StatFs};
 use keyhole_proto::v1::{Outcome, Query};
 
 /// Separates records. Kernel text does not contain it, so every input can be expressed.
@@ -57,7 +57,7 @@ pub fn snapshot(records: &[&[u8]]) -> Snapshot {
         };
         files.push((path.to_vec(), found));
     }
-    let mut snapshot = Snapshot::of_files(files);
+    let mut snapshot = Snapshot::from_files(files);
     for (query, file_system) in file_systems {
         snapshot.add_file_system(query, file_system);
     }
@@ -81,7 +81,7 @@ fn file_system(path: &[u8], content: &[u8]) -> Option<(Query, FileSystem)> {
     let mut next = || fields.next().unwrap_or(0);
     let numbers = match content.first() {
         Some(b'!') => Err(number(&content[1..]) as u32),
-        _ => Ok(Numbers {
+        _ => Ok(StatFs {
             block_size: next(),
             blocks: next(),
             blocks_free: next(),

@@ -4,7 +4,7 @@ use keyhole_broker::frames::{Frames, MalformedFrame};
 use keyhole_exporter::go_regex::GoRegex;
 use keyhole_exporter::http::parameters::{Parameters, accepts_gzip, negotiate, timeout_seconds};
 use keyhole_exporter::http::{listen, paths, web_config as web};
-use keyhole_exporter::{own, text as kernel};
+use keyhole_exporter::{local, text as kernel};
 use keyhole_policy::pattern::{self, is_wild, matches};
 use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES, SKIPPED, header};
 use keyhole_reader::mounts::mounts;
@@ -261,7 +261,7 @@ pub fn query(input: &[u8]) {
 
 /// Time zone files.
 pub fn names(input: &[u8]) {
-    if let Some(zone) = own::constant_zone(input) {
+    if let Some(zone) = local::constant_zone(input) {
         assert!(zone.name.len() <= input.len());
     }
 }

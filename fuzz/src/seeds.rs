@@ -342,13 +342,13 @@ fn captures(snapshot: &Snapshot) -> io::Result<Vec<Vec<u8>>> {
         (b"../odd\\\n".to_vec(), Content::bytes(&b"stored elsewhere"[..])),
     ];
     files.extend(snapshot.files().take(8).map(|(path, content)| (path.to_vec(), content.clone())));
-    let mut snapshot = Snapshot::of_files(files);
+    let mut snapshot = Snapshot::from_files(files);
     for line in [v1::Outcome::Ok, v1::Outcome::Stuck] {
         let report =
             keyhole_exporter::snapshot::Report { outcome: line, elapsed_ns: 5, bytes: 7, left_out: 0 };
         snapshot.set_report(v1::Query::Loadavg, report);
     }
-    let numbers = Ok(keyhole_exporter::snapshot::Numbers { block_size: 4096, ..Default::default() });
+    let numbers = Ok(keyhole_exporter::snapshot::StatFs { block_size: 4096, ..Default::default() });
     for numbers in [numbers, Err(13)] {
         let file_system = keyhole_exporter::snapshot::FileSystem { path: b"/a b".to_vec(), numbers };
         snapshot.add_file_system(v1::Query::ProbeDirectories, file_system);

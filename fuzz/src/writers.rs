@@ -3,8 +3,8 @@
 use std::time::UNIX_EPOCH;
 
 use keyhole_exporter::collector::files::textfile as reader;
+use keyhole_exporter::collector::files::textfile::directories::TextFile;
 use keyhole_exporter::exposition::{Exposition, Family, Kind, Source, Value, Written, metric_name};
-use keyhole_exporter::text_files::TextFile;
 
 use crate::{input, prometheus};
 

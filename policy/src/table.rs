@@ -258,11 +258,11 @@ pub const TABLE: &[Row] = &[
     new_row(Query::Kernel, Procfs, ON, &[proc("sys/kernel/{ostype,osrelease,version,arch}")], Minimal, VALUE, 4),
     new_row(Query::HungTasks, Procfs, ON, &[proc("sys/kernel/hung_task_detect_count")], Minimal, VALUE, 1),
     new_row(Query::Cpu, Sysfs, ON, &[
-        sys("devices/system/cpu/{isolated,online,offline}"),
+        sys("devices/system/cpu/{isolated,online}"),
         sys("devices/system/cpu/cpu#/online"),
         sys("devices/system/cpu/cpu#/topology/{physical_package_id,core_id}"),
         sys("devices/system/cpu/cpu#/thermal_throttle/{core_throttle_count,package_throttle_count}"),
-    ], Minimal, VALUE, 3 + 5 * CPUS),
+    ], Minimal, VALUE, 2 + 5 * CPUS),
     new_row(Query::Cpuinfo, Procfs, OFF, &[proc("cpuinfo")], Minimal, BY_CPU_LONG, 1),
     new_row(Query::Cpufreq, Devices, ON, &[
         sys("devices/system/cpu/cpu#/cpufreq/{cpuinfo_avg_freq,cpuinfo_cur_freq,cpuinfo_max_freq,cpuinfo_min_freq}"),
@@ -285,9 +285,9 @@ pub const TABLE: &[Row] = &[
         sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#_*"),
     ], Minimal, VALUE, 32 * DEVICES),
     new_row(Query::Thermal, Devices, ON, &[
-        sys("class/thermal/thermal_zone#/{type,temp,policy,mode,passive}"),
+        sys("class/thermal/thermal_zone#/{type,temp}"),
         sys("class/thermal/cooling_device#/{type,cur_state,max_state}"),
-    ], Minimal, VALUE, 3 * CPUS + 5 * DEVICES),
+    ], Minimal, VALUE, 3 * CPUS + 2 * DEVICES),
     new_row(Query::PowerSupply, Devices, ON, &[sys("class/power_supply/*/*")], Minimal, VALUE, 32 * DEVICES),
     new_row(Query::OsRelease, Files, ON, &[Source { root: Root::OsRelease, pattern: "os-release", kind: Kind::Text }], Host, SHORT, 1),
 

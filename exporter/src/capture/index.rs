@@ -10,7 +10,7 @@ use keyhole_policy::TABLE;
 use keyhole_proto::v1::{Outcome, Query};
 
 use super::{Capture, CaptureInfo, INDEX_DIR};
-use crate::snapshot::{Content, FileSystem, Numbers, Report, Snapshot};
+use crate::snapshot::{Content, FileSystem, Report, Snapshot, StatFs};
 use crate::text;
 
 pub(super) const FILES: &str = "files";
@@ -84,7 +84,7 @@ pub(super) fn read(dir: &Path) -> std::io::Result<Option<Capture>> {
             contents.push(file);
         }
     }
-    let mut snapshot = Snapshot::of_files(contents);
+    let mut snapshot = Snapshot::from_files(contents);
     if let Some(lines) = lines(dir, FILE_SYSTEMS)? {
         for line in lines.lines() {
             let (query, file_system) = lines.parsed(line, file_system)?;
@@ -186,7 +186,7 @@ fn file_system(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, FileSy
         let path = unescape(fields.next()?)?;
         let numbers = match fields.next()? {
             b"errno" => Err(number(fields.next())?),
-            mode => Ok(Numbers {
+            mode => Ok(StatFs {
                 read_only: mode == b"ro",
                 block_size: number(fields.next())?,
                 blocks: number(fields.next())?,

@@ -59,7 +59,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::snapshot::{Content, FileSystem, Numbers, Report};
+    use crate::snapshot::{Content, FileSystem, Report, StatFs};
 
     fn about() -> CaptureInfo {
         CaptureInfo {
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_capture_is_kernel_files_under_their_own_paths() {
-        let mut snapshot = Snapshot::of_files(vec![
+        let mut snapshot = Snapshot::from_files(vec![
             (b"proc/loadavg".to_vec(), Content::bytes(&b"1 2 3\n"[..])),
             (b"sys/class/hwmon/hwmon0".to_vec(), Content::Link(b"../../devices/x".to_vec())),
             (b"sys/class/hwmon/hwmon0/device".to_vec(), Content::Link(b"../../x".to_vec())),
@@ -125,7 +125,7 @@ mod tests {
         files.push((b"l".to_vec(), Content::Link(b"..".to_vec())));
         files.push((b"l/escaped".to_vec(), Content::bytes(&b"evil"[..])));
         files.push((vec![b'n'; 300], Content::bytes(&b"evil"[..])));
-        let snapshot = Snapshot::of_files(files);
+        let snapshot = Snapshot::from_files(files);
         let (capture, dir) = round_trip(&snapshot);
         assert_same(&snapshot, &capture.snapshot).unwrap();
         let resolve_text_link: Vec<_> =
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_file_that_was_removed_from_a_capture_is_absent() {
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (b"proc/1/net/arp".to_vec(), Content::bytes(&b"x"[..])),
             (b"proc/stat".to_vec(), Content::bytes(&b"y"[..])),
         ]);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     fn any_file_system() -> impl Strategy<Value = FileSystem> {
-        let numbers = (any::<[u64; 6]>(), any::<bool>()).prop_map(|(n, read_only)| Numbers {
+        let numbers = (any::<[u64; 6]>(), any::<bool>()).prop_map(|(n, read_only)| StatFs {
             block_size: n[0],
             blocks: n[1],
             blocks_free: n[2],
@@ -324,7 +324,7 @@ mod tests {
             report in (0usize..keyhole_policy::TABLE.len(), 0i32..10, any::<u64>(), any::<u64>()),
             reason in proptest::option::of("\\PC{0,20}"),
         ) {
-            let mut snapshot = Snapshot::of_files(files);
+            let mut snapshot = Snapshot::from_files(files);
             for file_system in file_systems {
                 snapshot.add_file_system(Query::ProbeDirectories, file_system);
             }

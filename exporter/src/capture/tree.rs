@@ -32,7 +32,7 @@ pub(super) fn read(dir: &Path) -> std::io::Result<Snapshot> {
         reports.push((row.query, reader.report()));
         files.append(&mut reader.files);
     }
-    let mut snapshot = Snapshot::of_files(files);
+    let mut snapshot = Snapshot::from_files(files);
     for (query, report) in reports {
         snapshot.set_report(query, report);
     }

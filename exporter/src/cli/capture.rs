@@ -15,8 +15,8 @@ use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::capture::{self, CaptureInfo, WriteError};
 use crate::collector::in_parentheses;
+use crate::local::LocalSource;
 use crate::options::Options;
-use crate::own::OwnSource;
 use crate::self_metrics::VERSION;
 use crate::snapshot::{Content, Snapshot};
 
@@ -72,7 +72,7 @@ async fn read(
         .await
         .map_err(|error| error.to_string())?;
     snapshot.add_reasons(&description);
-    let node_name = OwnSource::from_process().nodes_name();
+    let node_name = LocalSource::from_process().nodes_name();
     let versions = format!("exporter {VERSION}, broker {}", description.version);
     Ok((snapshot, CaptureInfo { time, node_name, versions }))
 }

@@ -157,10 +157,10 @@ pub const DISABLE_DEFAULTS: TypedFlag<bool> = TypedFlag::switch(
 
 /// Unsupported collectors of node_exporter, by the name of their switch, with the reason. Sorted.
 #[rustfmt::skip]
-pub const NOT_OFFERED: &[(&str, &str)] = &[
+pub const UNSUPPORTED_COLLECTORS: &[(&str, &str)] = &[
     ("collector.ethtool",     NETLINK),
     ("collector.logind",      DBUS),
-    ("collector.ntp",         "it asks a time server; the timex collector tells the clock's state"),
+    ("collector.ntp",         "it asks a time server; the timex collector reports the clock's state"),
     ("collector.perf",        "it needs perf_event_open and a capability for it"),
     ("collector.qdisc",       NETLINK),
     ("collector.runit",       "it reads the service directory of runit"),
@@ -174,7 +174,7 @@ const NETLINK: &str = "it needs netlink or ioctl in the host's network namespace
 
 /// The further flags of those collectors: accepted, so that a command line that worked goes on working. Sorted.
 #[rustfmt::skip]
-pub const NOT_OFFERED_FLAGS: &[(&str, FlagKind)] = &[
+pub const UNSUPPORTED_FLAGS: &[(&str, FlagKind)] = &[
     ("collector.ethtool.device-exclude",            FlagKind::Text("")),
     ("collector.ethtool.device-include",            FlagKind::Text("")),
     ("collector.ethtool.metrics-include",           FlagKind::Text("")),
@@ -228,7 +228,7 @@ pub fn without_effect(options: &Options) -> Vec<WithoutEffect> {
             let flag = flag.replacen("collector.qdisk.", "collector.qdisc.", 1);
             flag.strip_prefix(switch).is_some_and(|rest| rest.starts_with('.'))
         };
-        let further = NOT_OFFERED_FLAGS.iter().map(|(flag, _)| *flag);
+        let further = UNSUPPORTED_FLAGS.iter().map(|(flag, _)| *flag);
         let further = further.filter(|flag| own(flag) && options.was_given(flag));
         let asked: Vec<String> = std::iter::once(*switch)
             .filter(|switch| options.switch(switch))
@@ -237,7 +237,7 @@ pub fn without_effect(options: &Options) -> Vec<WithoutEffect> {
             .collect();
         (!asked.is_empty()).then(|| WithoutEffect { flags: asked.join(" "), why })
     };
-    NOT_OFFERED.iter().filter_map(one).collect()
+    UNSUPPORTED_COLLECTORS.iter().filter_map(one).collect()
 }
 
 /// The exporter's commands and all flags that it accepts.
@@ -245,8 +245,8 @@ pub static PROGRAM: LazyLock<Program> = LazyLock::new(|| {
     let is_switch = |flag: &Flag| COLLECTORS.iter().any(|c| collector::switch(c.name) == flag.name);
     let (mut switches, others): (Vec<Flag>, Vec<Flag>) = collector::flags().into_iter().partition(is_switch);
     switches.push(DISABLE_DEFAULTS.row);
-    let unsupported = NOT_OFFERED.iter().map(|(name, _)| flag(name, FlagKind::Switch(false), ""));
-    let unsupported = unsupported.chain(NOT_OFFERED_FLAGS.iter().map(|(name, kind)| flag(name, *kind, "")));
+    let unsupported = UNSUPPORTED_COLLECTORS.iter().map(|(name, _)| flag(name, FlagKind::Switch(false), ""));
+    let unsupported = unsupported.chain(UNSUPPORTED_FLAGS.iter().map(|(name, kind)| flag(name, *kind, "")));
     let of_collectors = [
         ("Collectors", switches),
         ("Flags of collectors", others),
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!((options.text("broker.socket"), options.number("web.max-requests")), ("/x", 9));
         assert!(!options.switch("collector.hwmon") && !options.switch("help"));
         assert_eq!(options.texts("web.listen-address"), [":3"], "not added to");
-        assert_eq!(options.text("log.level"), "info", "an empty variable says nothing");
+        assert_eq!(options.text("log.level"), "info", "an empty variable has no effect");
         let options = with_environment(&[], &variables).unwrap();
         assert_eq!(options.texts("web.listen-address"), [":1", ":2"]);
         assert_eq!(options.number("web.max-requests"), 7);
@@ -384,9 +384,9 @@ mod tests {
         let mut names: Vec<&str> = all().iter().map(|flag| flag.name).collect();
         names.sort_unstable();
         for pair in names.windows(2) {
-            assert_ne!(pair[0], pair[1], "a collector that is offered is not in NOT_OFFERED");
+            assert_ne!(pair[0], pair[1], "a supported collector is not in UNSUPPORTED_COLLECTORS");
         }
-        assert!(NOT_OFFERED.is_sorted());
+        assert!(UNSUPPORTED_COLLECTORS.is_sorted());
     }
 
     #[test]
@@ -449,16 +449,16 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_of_collectors_that_are_not_offered_are_node_exporters_and_no_others() {
+    fn the_flags_of_unsupported_collectors_are_those_of_node_exporter() {
         let owners = |name: &str| {
             let name = name.replacen("collector.qdisk.", "collector.qdisc.", 1);
-            NOT_OFFERED
+            UNSUPPORTED_COLLECTORS
                 .iter()
                 .any(|(owner, _)| name.strip_prefix(owner).is_some_and(|rest| rest.starts_with('.')))
         };
         let theirs = of_node_exporter().into_iter().filter(|[name, ..]| owners(name));
         let theirs: Vec<_> = theirs.map(|[name, kind, _]| (name, kind)).collect();
-        let ours = NOT_OFFERED_FLAGS.iter().map(|(name, kind)| match kind {
+        let ours = UNSUPPORTED_FLAGS.iter().map(|(name, kind)| match kind {
             FlagKind::Switch(_) => (*name, "switch"),
             FlagKind::Texts => (*name, "repeatable"),
             _ => (*name, "value"),
@@ -467,14 +467,14 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_of_a_collector_that_is_not_offered_are_in_one_line_with_the_reason() {
-        let told = |arguments: &[&str]| {
-            let told = without_effect(&parsed(arguments).unwrap());
-            told.into_iter().map(|told| told.flags).collect::<Vec<_>>()
+    fn the_flags_of_an_unsupported_collector_are_in_one_line_with_the_reason() {
+        let ignored = |arguments: &[&str]| {
+            let flags = without_effect(&parsed(arguments).unwrap());
+            flags.into_iter().map(|without_effect| without_effect.flags).collect::<Vec<_>>()
         };
-        assert_eq!(told(&["--no-collector.systemd", "--collector.cpu"]), [""; 0]);
+        assert_eq!(ignored(&["--no-collector.systemd", "--collector.cpu"]), [""; 0]);
         assert_eq!(
-            told(&[
+            ignored(&[
                 "--collector.systemd",
                 "--collector.systemd.unit-include=(",
                 "--no-collector.systemd.private",

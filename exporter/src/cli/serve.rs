@@ -5,8 +5,8 @@ use std::sync::Arc;
 use keyhole_os::signals;
 
 use super::flags::{
-    GROUPS, LISTEN_ADDRESS, NOT_OFFERED, SYSTEMD_SOCKET, TELEMETRY_PATH, WEB_CONFIG_FILE, WithoutEffect,
-    without_effect,
+    GROUPS, LISTEN_ADDRESS, SYSTEMD_SOCKET, TELEMETRY_PATH, UNSUPPORTED_COLLECTORS, WEB_CONFIG_FILE,
+    WithoutEffect, without_effect,
 };
 use super::{Failure, StopSignals, runtime, socket};
 use crate::broker_client::BrokerClient;
@@ -15,8 +15,8 @@ use crate::collector;
 use crate::http::listen::ListenError;
 use crate::http::web_config::WebConfig;
 use crate::http::{self, App, listen, paths};
+use crate::local::LocalSource;
 use crate::options::Options;
-use crate::own::OwnSource;
 use crate::sandbox::{self, SealOptions};
 use crate::scrape::Scraper;
 use crate::self_metrics::{VERSION, process::Process};
@@ -45,6 +45,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
         error => Failure::Failed(error.to_string()),
     })?;
     let process = Process::open();
+    let local = LocalSource::from_process();
     log_flags_without_effect(&options);
     let mut readable = Vec::new();
     for collector in &collectors {
@@ -79,7 +80,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
         let tls = web_config.as_ref().is_some_and(WebConfig::has_tls);
         tracing::info!(%address, tls, broker = broker.socket(), version = VERSION, "listening");
     }
-    let scraper = Scraper::new(broker, collectors, &options, OwnSource::from_process(), process, layers);
+    let scraper = Scraper::new(broker, collectors, &options, local, process, layers);
     let scraper = scraper.map_err(|error| format!("cannot register metrics: {error}"))?;
     let app = Arc::new(App::new(Arc::new(scraper), &options).with_web_config(web_config));
     // Each has read what it needs.
@@ -134,7 +135,7 @@ fn log_flags_without_effect(options: &Options) {
     for WithoutEffect { flags, why } in without_effect(options) {
         tracing::warn!(flags, why, "no effect: this collector is not supported");
     }
-    let names = NOT_OFFERED.iter().map(|(name, _)| *name);
+    let names = UNSUPPORTED_COLLECTORS.iter().map(|(name, _)| *name);
     let disabled: Vec<_> = names.filter(|name| options.was_given(name) && !options.switch(name)).collect();
     if !disabled.is_empty() {
         tracing::info!(

@@ -203,12 +203,12 @@ pub struct Context<'a> {
     /// The host's files.
     pub snapshot: &'a Snapshot,
     /// What the exporter knows without the host.
-    pub own: &'a Own,
+    pub local: &'a LocalData,
 }
 
 /// What the exporter knows without the host's files, taken once a scrape.
 #[derive(Debug, Clone)]
-pub struct Own {
+pub struct LocalData {
     /// The wall clock.
     pub now: SystemTime,
     /// The node's name, from the environment variable `NODE_NAME`.
@@ -583,8 +583,8 @@ pub mod testing {
     use super::*;
 
     /// What the exporter knows of itself in tests: nothing, at the epoch.
-    pub fn own() -> Own {
-        Own {
+    pub fn local() -> LocalData {
+        LocalData {
             now: SystemTime::UNIX_EPOCH,
             node_name: Some("node-1".into()),
             timex: Err(1),
@@ -599,12 +599,12 @@ pub mod testing {
         files: &[(&str, &[u8])],
         flags: &[&str],
     ) -> Result<String, CollectError> {
-        collect_snapshot(collector, &snapshot_of(files), flags, &own())
+        collect_snapshot(collector, &snapshot_of(files), flags, &local())
     }
 
     fn snapshot_of(files: &[(&str, &[u8])]) -> Snapshot {
         let content = |bytes: &[u8]| Content::bytes(bytes.to_vec());
-        Snapshot::of_files(
+        Snapshot::from_files(
             files.iter().map(|(path, bytes)| (path.as_bytes().to_vec(), content(bytes))).collect(),
         )
     }
@@ -614,9 +614,9 @@ pub mod testing {
         collector: &'static Collector,
         snapshot: &Snapshot,
         flags: &[&str],
-        own: &Own,
+        local: &LocalData,
     ) -> Result<String, CollectError> {
-        let (text, _, result) = run_one(&instance(collector, flags), snapshot, own);
+        let (text, _, result) = run_one(&instance(collector, flags), snapshot, local);
         result.map(|()| text)
     }
 
@@ -624,9 +624,9 @@ pub mod testing {
     pub fn collect_again(
         instance: &Instance,
         snapshot: &Snapshot,
-        own: &Own,
+        local: &LocalData,
     ) -> Result<String, CollectError> {
-        let (text, _, result) = run_one(instance, snapshot, own);
+        let (text, _, result) = run_one(instance, snapshot, local);
         result.map(|()| text)
     }
 
@@ -637,7 +637,7 @@ pub mod testing {
 
     /// The same, of a snapshot.
     pub fn skipped_of(collector: &'static Collector, snapshot: &Snapshot, flags: &[&str]) -> usize {
-        let (_, skipped, result) = run_one(&instance(collector, flags), snapshot, &own());
+        let (_, skipped, result) = run_one(&instance(collector, flags), snapshot, &local());
         result.expect("a collector that does not fail");
         skipped
     }
@@ -647,9 +647,9 @@ pub mod testing {
         collector: &'static Collector,
         snapshot: &Snapshot,
         flags: &[&str],
-        own: &Own,
+        local: &LocalData,
     ) -> (String, Result<(), CollectError>) {
-        let (text, _, result) = run_one(&instance(collector, flags), snapshot, own);
+        let (text, _, result) = run_one(&instance(collector, flags), snapshot, local);
         (text, result)
     }
 
@@ -668,11 +668,11 @@ pub mod testing {
     fn run_one(
         instance: &Instance,
         snapshot: &Snapshot,
-        own: &Own,
+        local: &LocalData,
     ) -> (String, usize, Result<(), CollectError>) {
         let mut out = Exposition::new();
         out.begin(usize::MAX);
-        let result = instance.collect(&Context { snapshot, own }, &mut out);
+        let result = instance.collect(&Context { snapshot, local }, &mut out);
         let skipped = out.end().skipped;
         let text = out.to_text();
         let samples = text.lines().filter(|line| !line.starts_with('#'));
@@ -688,7 +688,7 @@ pub mod testing {
         let content = prop_oneof![arbitrary, texty];
         let files = proptest::collection::vec(proptest::option::of(content), paths.len());
         let mut runner = proptest::test_runner::TestRunner::default();
-        let (instance, own) = (instance(collector, &[]), own());
+        let (instance, local_data) = (instance(collector, &[]), local());
         runner
             .run(&files, |files| {
                 let present: Vec<(&str, &[u8])> = paths
@@ -696,7 +696,7 @@ pub mod testing {
                     .zip(&files)
                     .filter_map(|(path, bytes)| Some((*path, bytes.as_deref()?)))
                     .collect();
-                let _ = run_one(&instance, &snapshot_of(&present), &own);
+                let _ = run_one(&instance, &snapshot_of(&present), &local_data);
                 Ok(())
             })
             .expect("the collector accepts_any_bytes any bytes");
@@ -840,7 +840,7 @@ mod tests {
         "selinux",
         "sockstat",
         "stat",
-        // Its parameters are told apart by their names; see its own tests.
+        // Its parameters differ in their names; see its own tests.
         "sysctl",
         "tcpstat",
         // Its items are files; see its own tests.
@@ -893,7 +893,7 @@ mod tests {
         );
 
         let files = |files: &[(&str, &str)]| {
-            Snapshot::of_files(
+            Snapshot::from_files(
                 files
                     .iter()
                     .map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.as_bytes().to_vec())))
@@ -955,10 +955,10 @@ mod tests {
                 (Instance::new(collector, &options).unwrap(), *labels)
             })
             .collect();
-        let own = testing::own();
+        let local = testing::local();
         let (mut seen, mut halves) = (BTreeSet::new(), BTreeMap::new());
         for snapshot in &trees {
-            let context = Context { snapshot, own: &own };
+            let context = Context { snapshot, local: &local };
             for (collector, labels) in &instances {
                 let name = collector.row.name;
                 let (whole, all) = items_within(usize::MAX, collector, labels, &context);
@@ -981,7 +981,7 @@ mod tests {
         assert_eq!(unseen, SEEN_NOWHERE);
     }
 
-    /// The other files that a collector needs beside that of `path`, without anything to tell.
+    /// The other files that a collector needs beside that of `path`, without any values.
     fn beside(path: &str) -> Vec<(&'static str, &'static [u8])> {
         const PAIR: &[u8] = b"None:\nNone:\n";
         let others: &[(&str, &[u8])] = match path {
@@ -1243,7 +1243,7 @@ mod tests {
 
     #[test]
     fn a_class_without_devices_is_no_failure_and_a_class_that_is_not_there_has_no_data() {
-        // As node_exporter: an error for a directory that does not exist, and nothing to tell of an empty one.
+        // As node_exporter: an error for a directory that does not exist, and no samples for an empty one.
         for (name, query) in [
             ("dmmultipath", Query::DeviceMapper),
             ("fibrechannel", Query::FibreChannel),
@@ -1264,7 +1264,7 @@ mod tests {
                 let mut snapshot = Snapshot::default();
                 let report = crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
                 snapshot.set_report(query, report);
-                testing::collect_snapshot(collector, &snapshot, &[], &testing::own())
+                testing::collect_snapshot(collector, &snapshot, &[], &testing::local())
             };
             assert_eq!(collect(Outcome::Empty), Ok(String::new()), "{name}");
             assert!(matches!(collect(Outcome::Absent), Err(CollectError::NoData(_))), "{name}");
@@ -1292,8 +1292,8 @@ mod tests {
                 let mut files =
                     vec![(path(read), Content::bytes(&b"1\n"[..])), (path(label), Content::Errno(errno))];
                 files.push((path("uevent"), Content::bytes(&b"DRIVER=amdgpu\n"[..])));
-                let snapshot = Snapshot::of_files(files);
-                let text = testing::collect_snapshot(collector, &snapshot, &[], &testing::own()).unwrap();
+                let snapshot = Snapshot::from_files(files);
+                let text = testing::collect_snapshot(collector, &snapshot, &[], &testing::local()).unwrap();
                 (text, testing::skipped_of(collector, &snapshot, &[]))
             };
             // EINPROGRESS: another reader hangs in it. EINVAL: the device has no such thing.
@@ -1310,11 +1310,11 @@ mod tests {
     fn of_a_file_that_a_limit_cut_whole_items_are_given() {
         let cut = |path: &str, text: &str| {
             let content = Content::Bytes { bytes: text.as_bytes().to_vec(), truncated: true };
-            Snapshot::of_files(vec![(path.as_bytes().to_vec(), content)])
+            Snapshot::from_files(vec![(path.as_bytes().to_vec(), content)])
         };
         let collect = |name: &str, snapshot: &Snapshot| {
             let collector = COLLECTORS.iter().copied().find(|collector| collector.name == name).unwrap();
-            testing::collect_snapshot(collector, snapshot, &[], &testing::own())
+            testing::collect_snapshot(collector, snapshot, &[], &testing::local())
         };
         let zones =
             "Node 0, zone DMA\n  pages free 1\n        min 2\nNode 0, zone Normal\n  pages free 3\n  mi";
@@ -1338,14 +1338,14 @@ mod tests {
     }
 
     #[test]
-    fn of_several_files_each_is_taken_and_one_that_failed_is_told() {
+    fn of_several_files_each_is_read_and_one_that_failed_is_reported() {
         let files = vec![
             (b"a".to_vec(), Content::bytes(&b"1"[..])),
             (b"b".to_vec(), Content::Errno(5)),
             (b"c".to_vec(), Content::Bytes { bytes: b"2\n3".to_vec(), truncated: true }),
             (b"d".to_vec(), Content::bytes(&b"3"[..])),
         ];
-        let context = Context { snapshot: &Snapshot::of_files(files), own: &testing::own() };
+        let context = Context { snapshot: &Snapshot::from_files(files), local: &testing::local() };
         let each = |paths: &[&str]| {
             let mut taken = String::new();
             let result = context.each_whole(paths, |path, _| taken.push_str(path));

@@ -12,9 +12,7 @@ use crate::exposition::Source;
 const OTHER_USES: &[(&str, &str)] = &[
     ("self/mountinfo", "which file system a probe directory lies on"),
     ("sys/class/hwmon/hwmon#", "the name of the chip, by the path of its device"),
-    ("sys/class/thermal/thermal_zone#/{mode,passive,policy}", "nothing yet: no collector reads them"),
     ("sys/class/watchdog/watchdog#", "a watchdog without attributes is reported too"),
-    ("sys/devices/system/cpu/offline", "nothing yet: no collector reads it"),
     ("sys/fs/cgroup/cgroup.controllers", "whether the hierarchy is that of version 2"),
     ("sys/fs/cgroup/{cpu.stat,memory.stat}", "the families of cgroups, for the root"),
     ("sys/fs/cgroup/*/*/*", "the families of cgroups, for children of the groups above"),

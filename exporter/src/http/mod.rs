@@ -36,7 +36,7 @@ const MAX_SERVED: usize = 192;
 const MAX_OPEN: usize = 1024;
 /// Descriptors that connections may not use: for the broker, textfiles, the runtime and inherited ones.
 const RESERVED_DESCRIPTORS: u64 = 32;
-/// How long responses in progress may take once the server is told to stop.
+/// How long responses in progress may take once the server stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after an accept error that persists, such as EMFILE.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -215,7 +215,7 @@ mod tests {
     use super::*;
     use crate::broker_client::BrokerClient;
     use crate::cli::flags;
-    use crate::own::OwnSource;
+    use crate::local::LocalSource;
     use crate::scrape::Scraper;
     use crate::self_metrics::process::Process;
 
@@ -227,7 +227,7 @@ mod tests {
     pub(super) fn server(connection_permits: usize) -> Server {
         let (options, _) = flags::parse(["--collector.disable-defaults".to_owned()]).unwrap();
         let broker = BrokerClient::new("/nonexistent/socket").unwrap();
-        let own = OwnSource::from_process();
+        let own = LocalSource::from_process();
         let scraper = Scraper::new(broker, Vec::new(), &options, own, Process::open(), Vec::new()).unwrap();
         let (stopping, stopped) = watch::channel(false);
         // Never stopped.

@@ -63,7 +63,7 @@ impl Matcher<'_> {
                 self.at = (at + 1, end);
                 return answer;
             }
-            // Another host's file, or a field has come or gone: the rest is learnt anew.
+            // Another host's file, or a field has come or gone: the rest is matched again.
             Some(_) => {
                 known.each.truncate(at);
                 known.names.truncate(start);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn names_in_the_same_order_are_remembered_and_others_asked_anew() {
+    fn names_in_the_same_order_are_remembered_and_others_matched_again() {
         let remembered = remembered("^a");
         let ask = |names: &[&str]| {
             let mut matcher = remembered.matcher();

@@ -306,7 +306,7 @@ mod tests {
     use keyhole_proto::v1::{AccessLevel, Counters, Layer};
 
     /// The samples of a scrape whose queries ended so, without HELP and TYPE lines.
-    fn told(queries: &[(Query, Outcome)], detail: bool) -> Vec<String> {
+    fn lines(queries: &[(Query, Outcome)], detail: bool) -> Vec<String> {
         let mut snapshot = Snapshot::default();
         for &(query, outcome) in queries {
             snapshot.set_report(query, Report { outcome, elapsed_ns: 1_500_000, bytes: 12, left_out: 0 });
@@ -329,7 +329,7 @@ mod tests {
             [Outcome::Denied, Outcome::TimedOut, Outcome::Stuck, Outcome::Truncated, Outcome::ContainerView];
         let ill_queries = [Query::Slabinfo, Query::Hwmon, Query::Thermal, Query::Processes, Query::NetDev];
         let all: Vec<_> = well.into_iter().chain(ill_queries.into_iter().zip(ill)).collect();
-        let lines = told(&all, false);
+        let all_lines = lines(&all, false);
         for line in [
             "keyhole_queries{outcome=\"absent\"} 1",
             "keyhole_queries{outcome=\"ok\"} 2",
@@ -342,21 +342,21 @@ mod tests {
             "keyhole_read_bytes 96",
             "keyhole_read_duration_seconds 0.012",
         ] {
-            assert!(lines.iter().any(|l| l == line), "{line} is missing in {lines:#?}");
+            assert!(all_lines.iter().any(|l| l == line), "{line} is missing in {all_lines:#?}");
         }
-        assert_eq!(lines.len(), 7 + 5 + 3, "{lines:#?}");
+        assert_eq!(all_lines.len(), 7 + 5 + 3, "{all_lines:#?}");
         let without = [
             "keyhole_queries{outcome=\"ok\"} 0",
             "keyhole_read_bytes 0",
             "keyhole_read_dropped_files 0",
             "keyhole_read_duration_seconds 0",
         ];
-        assert_eq!(told(&[], false), without);
+        assert_eq!(lines(&[], false), without);
     }
 
     #[test]
     fn in_detail_each_query_has_its_outcome_time_and_bytes() {
-        let lines = told(&[(Query::Stat, Outcome::Ok), (Query::Nfs, Outcome::Absent)], true);
+        let detailed = lines(&[(Query::Stat, Outcome::Ok), (Query::Nfs, Outcome::Absent)], true);
         for line in [
             "keyhole_query_outcome{outcome=\"ok\",query=\"stat\"} 1",
             "keyhole_query_outcome{outcome=\"absent\",query=\"nfs\"} 1",
@@ -365,7 +365,7 @@ mod tests {
             "keyhole_queries{outcome=\"ok\"} 1",
             "keyhole_read_duration_seconds 0.003",
         ] {
-            assert!(lines.iter().any(|l| l == line), "{line} is missing in {lines:#?}");
+            assert!(detailed.iter().any(|l| l == line), "{line} is missing in {detailed:#?}");
         }
     }
 

@@ -224,7 +224,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn this_process_is_told_from_held_descriptors() {
+    fn this_process_is_measured_from_open_descriptors() {
         let process = Process::open();
         let mut out = Exposition::new();
         process.add(&mut out);

@@ -61,12 +61,12 @@ pub struct FileSystem {
     /// Its mount point or probe directory.
     pub path: Vec<u8>,
     /// The result, or the errno.
-    pub numbers: Result<Numbers, u32>,
+    pub numbers: Result<StatFs, u32>,
 }
 
 /// The result of statfs(2); sizes in blocks of `block_size` bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Numbers {
+pub struct StatFs {
     /// Bytes per block.
     pub block_size: u64,
     /// Total blocks.
@@ -98,7 +98,7 @@ pub struct Report {
 
 impl Snapshot {
     /// A snapshot of files that come from elsewhere than a broker.
-    pub fn of_files(files: Vec<(Vec<u8>, Content)>) -> Self {
+    pub fn from_files(files: Vec<(Vec<u8>, Content)>) -> Self {
         let mut snapshot = Self { files, ..Self::default() };
         cut_to_whole_lines(&mut snapshot.files);
         snapshot.finish();
@@ -419,7 +419,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn snapshot(files: &[(&str, &'static str)]) -> Snapshot {
-        Snapshot::of_files(
+        Snapshot::from_files(
             files
                 .iter()
                 .map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.as_bytes())))
@@ -548,7 +548,7 @@ mod tests {
                 (path("address"), Content::bytes(&b"02\n"[..])),
                 (path("duplex"), Content::Errno(errno)),
             ];
-            let snapshot = Snapshot::of_files(files);
+            let snapshot = Snapshot::from_files(files);
             let labels = snapshot.dir("sys/class/net/eth0").labels(["address", "duplex", "ifalias"]);
             labels.map(|labels| labels.map(<[u8]>::to_vec))
         };
@@ -640,7 +640,7 @@ mod tests {
 
     #[test]
     fn a_failed_file_has_an_errno_and_no_text() {
-        let snapshot = Snapshot::of_files(vec![(b"sys/speed".to_vec(), Content::Errno(22))]);
+        let snapshot = Snapshot::from_files(vec![(b"sys/speed".to_vec(), Content::Errno(22))]);
         assert_eq!(snapshot.text("sys/speed"), None);
         assert_eq!(snapshot.content("sys/speed"), Some(&Content::Errno(22)));
     }

@@ -2,7 +2,7 @@
 
 use keyhole_proto::v1;
 
-use super::{Content, FileSystem, Numbers};
+use super::{Content, FileSystem, StatFs};
 
 /// The path and the content of a file message; none if either is missing.
 pub(super) fn from_wire(file: v1::File) -> Option<(Vec<u8>, Content)> {
@@ -32,7 +32,7 @@ impl From<v1::FileSystem> for FileSystem {
             None => Vec::new(),
         };
         let numbers = match wire.errno {
-            0 => Ok(Numbers {
+            0 => Ok(StatFs {
                 block_size: wire.block_size,
                 blocks: wire.blocks,
                 blocks_free: wire.blocks_free,

@@ -4,7 +4,7 @@
 
 use super::{fields, printable, split_last, trim, unsigned};
 
-/// What one line tells.
+/// The value of one line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct MeminfoLine {
     /// The kernel's name as it stands in metric names: `Active_anon` for `Active(anon)`.

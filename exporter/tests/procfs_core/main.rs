@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::UNIX_EPOCH;
 
-use keyhole_exporter::collector::{self, COLLECTORS, Context, Own};
+use keyhole_exporter::collector::{self, COLLECTORS, Context, LocalData};
 use keyhole_exporter::exposition::Exposition;
 use keyhole_exporter::options::Options;
 use keyhole_exporter::snapshot::{Content, Snapshot};
@@ -48,11 +48,11 @@ fn collect(collector: &str, files: &[(&str, &str)]) -> BTreeMap<String, f64> {
 fn collect_with(options: &Options, collector: &str, files: &[(&str, &str)]) -> BTreeMap<String, f64> {
     let file =
         |(path, text): &(&str, &str)| (path.as_bytes().to_vec(), Content::bytes(text.as_bytes().to_vec()));
-    let snapshot = Snapshot::of_files(files.iter().map(file).collect());
-    let own = Own { now: UNIX_EPOCH, node_name: None, timex: Err(1), uname: None, time_zone: None };
+    let snapshot = Snapshot::from_files(files.iter().map(file).collect());
+    let own = LocalData { now: UNIX_EPOCH, node_name: None, timex: Err(1), uname: None, time_zone: None };
     let collector = COLLECTORS.iter().find(|other| other.name == collector).expect("a collector");
     let mut out = Exposition::new();
-    let context = Context { snapshot: &snapshot, own: &own };
+    let context = Context { snapshot: &snapshot, local: &own };
     (collector.new)(options).unwrap().collect(&context, &mut out).unwrap();
     out.series().map(|series| (series.key(), series.value().as_f64())).collect()
 }

@@ -27,8 +27,8 @@ use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::capture;
 use crate::collector::Instance;
+use crate::local::LocalSource;
 use crate::options::Options;
-use crate::own::OwnSource;
 use crate::sandbox::{self, QUERY_SYSCALLS, SealOptions};
 use crate::snapshot::Snapshot;
 
@@ -53,7 +53,7 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
     }
     let terminal = Terminal::detect();
     // Read before the seal; it does not depend on the capture.
-    let own = OwnSource::from_process();
+    let local = LocalSource::from_process();
     seal(&query.collectors, dir.into(), PathBuf::new())?;
     let saved = capture::read(dir).map_err(|error| {
         let advice = match error.kind() {
@@ -64,8 +64,8 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
         };
         format!("cannot read {}: {error}; {advice}", dir.display())
     })?;
-    let own = own.of_capture(saved.about).now();
-    let result = QueryResult::new(query, &saved.snapshot, &own, None);
+    let local = local.from_capture(saved.about).now();
+    let result = QueryResult::new(query, &saved.snapshot, &local, None);
     terminal::write_stdout(&result.render(query, terminal, None))?;
     Ok(result)
 }
@@ -82,13 +82,13 @@ async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Fail
     let broker =
         BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let broker = broker.with_max_response_bytes(Budget::new(options).response);
-    let own = OwnSource::from_process();
+    let local = LocalSource::from_process();
     seal(&query.collectors, PathBuf::new(), broker.socket().into())?;
     let broker_query = BrokerQuery {
         query,
         timeout: SCRAPE_TIMEOUT.get(options),
         broker,
-        own,
+        local,
         terminal,
         description: OnceCell::new(),
     };
@@ -125,7 +125,7 @@ struct BrokerQuery {
     query: QueryOptions,
     timeout: Duration,
     broker: BrokerClient,
-    own: OwnSource,
+    local: LocalSource,
     terminal: Terminal,
     /// The broker's description, requested once if a query was not answered.
     description: OnceCell<DescribeResponse>,
@@ -147,7 +147,7 @@ impl BrokerQuery {
                 snapshot.add_reasons(description);
             }
         }
-        Ok(QueryResult::new(&self.query, &snapshot, &self.own.now(), Some(rates)))
+        Ok(QueryResult::new(&self.query, &snapshot, &self.local.now(), Some(rates)))
     }
 }
 

@@ -6,7 +6,7 @@ use keyhole_flags::alternatives;
 use keyhole_proto::v1::Query;
 
 use super::super::Failure;
-use super::super::flags::{COUNT, FILTER, HEADERS, NOT_OFFERED, OUTPUT, SCRAPE_DETAIL, WATCH};
+use super::super::flags::{COUNT, FILTER, HEADERS, OUTPUT, SCRAPE_DETAIL, UNSUPPORTED_COLLECTORS, WATCH};
 use crate::budget::Budget;
 use crate::collector::{self, COLLECTORS, Collector, Instance};
 use crate::exposition::Limits;
@@ -115,7 +115,9 @@ fn collector(name: &str) -> Result<&'static Collector, Failure> {
     if let Some(collector) = COLLECTORS.iter().find(|collector| collector.name == name) {
         return Ok(collector);
     }
-    if let Some((_, why)) = NOT_OFFERED.iter().find(|(of, _)| of.strip_prefix("collector.") == Some(name)) {
+    if let Some((_, why)) =
+        UNSUPPORTED_COLLECTORS.iter().find(|(of, _)| of.strip_prefix("collector.") == Some(name))
+    {
         return Err(Failure::Usage(format!("the {name} collector is not supported: {why}")));
     }
     let near = most_similar(COLLECTORS.iter().map(|collector| collector.name), name);

@@ -10,7 +10,7 @@ use super::options::{Format, QueryOptions};
 use super::rates::Rates;
 use super::table::{Cell, Column, Table};
 use super::{json, print_lines, raw};
-use crate::collector::{self, CollectError, Context, Own, Run, in_parentheses};
+use crate::collector::{self, CollectError, Context, LocalData, Run, in_parentheses};
 use crate::exposition::{Counters, Exposition, Kind, Limits, Series};
 use crate::self_metrics::{broker, server};
 use crate::snapshot::Snapshot;
@@ -40,7 +40,7 @@ impl QueryResult {
     pub(super) fn new(
         query_options: &QueryOptions,
         snapshot: &Snapshot,
-        own: &Own,
+        local: &LocalData,
         rates: Option<&mut Rates>,
     ) -> Self {
         let mut out = Exposition::new();
@@ -49,7 +49,7 @@ impl QueryResult {
         let runs = if raw {
             Vec::new()
         } else {
-            let context = Context { snapshot, own };
+            let context = Context { snapshot, local };
             let limits = query_options.limits.unwrap_or(Limits::NONE);
             collector::run(&query_options.collectors, &context, limits, query_options.detail, &mut out)
         };
@@ -69,7 +69,7 @@ impl QueryResult {
         };
         let is_shown = series.iter().map(is_shown).collect();
         drop(series);
-        let time = own.now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time = local.now.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             raw: if raw { raw::text(query_options, snapshot) } else { Vec::new() },
             has_rates: query_options.watch_interval.is_some(),
@@ -80,7 +80,7 @@ impl QueryResult {
             cuts,
             out,
             runs,
-            node_name: own.node_name.clone(),
+            node_name: local.node_name.clone(),
             time: (time.as_secs_f64() * 1000.0).round() / 1000.0,
         }
     }

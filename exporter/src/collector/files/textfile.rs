@@ -7,6 +7,7 @@
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
+pub mod directories;
 mod parse;
 
 use std::collections::hash_map::RandomState;
@@ -15,10 +16,10 @@ use std::hash::BuildHasher;
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
+use self::directories::TextFile;
 use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source, Value, written_labels};
 use crate::options::{Options, TypedFlag};
-use crate::text_files::{self, TextFile};
 use parse::{Labels, Parsed, Sample};
 
 pub const COLLECTOR: Collector = Collector {
@@ -64,13 +65,13 @@ struct Textfile {
 
 impl Textfile {
     fn new(options: &Options) -> Self {
-        Self { directories: text_files::directories(&DIRECTORY.get(options)) }
+        Self { directories: directories::directories(&DIRECTORY.get(options)) }
     }
 }
 
 impl Collect for Textfile {
     fn collect(&self, _: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-        collect(&text_files::read(&self.directories), out);
+        collect(&directories::read(&self.directories), out);
         Ok(())
     }
 
@@ -271,7 +272,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::collector::testing::{collect_snapshot, own};
+    use crate::collector::testing::{collect_snapshot, local};
     use crate::snapshot::Snapshot;
 
     fn text_files(files: &[(&str, &str)]) -> Vec<TextFile> {
@@ -406,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_told_and_the_others_stand() {
+    fn a_broken_file_is_reported_and_the_others_stand() {
         let text =
             collect(&[("/d/a.prom", "a 1\nb"), ("/d/b.prom", "b 2\n"), ("/d/c.prom", "c 3 1700000000000\n")]);
         assert_eq!(
@@ -418,7 +419,7 @@ mod tests {
     #[test]
     fn an_unreadable_directory_is_an_error() {
         let flags = ["--collector.textfile.directory=/proc/none"];
-        let text = collect_snapshot(&COLLECTOR, &Snapshot::default(), &flags, &own()).unwrap();
+        let text = collect_snapshot(&COLLECTOR, &Snapshot::default(), &flags, &local()).unwrap();
         assert_eq!(text, "node_textfile_scrape_error 1\n");
     }
 
@@ -430,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_with_another_type_or_help_text_is_left_out_and_told() {
+    fn a_family_with_another_type_or_help_text_is_left_out_and_reported() {
         for other in ["# TYPE m counter\nm{x=\"2\"} 2\n", "# HELP m Else.\n# TYPE m gauge\nm{x=\"2\"} 2\n"] {
             let text =
                 collect(&[("a", "# HELP m One.\n# TYPE m gauge\nm 1\n"), ("b", &format!("{other}n 3\n"))]);
@@ -454,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn the_error_is_told_even_when_the_files_reach_the_limit_of_series() {
+    fn the_error_is_reported_even_when_the_files_reach_the_limit_of_series() {
         let mut out = Exposition::new();
         out.begin(2);
         super::collect(&text_files(&[("a", "m 1\nn 2\n"), ("b", "broken")]), &mut out);

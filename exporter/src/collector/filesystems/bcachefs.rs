@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mounted_file_system_is_told() {
+    fn a_mounted_file_system_is_reported() {
         let text = collect(&COLLECTOR, &[("sys/fs/bcachefs/u-1/btree_cache_size", b"2.05G\n")], &[]).unwrap();
         assert_eq!(
             text,
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_told_with_its_traffic_and_errors() {
+    fn a_device_is_reported_with_its_traffic_and_errors() {
         let files = [
             ("dev-4/bucket_size", "2.00M\n"),
             ("dev-4/durability", "1\n"),

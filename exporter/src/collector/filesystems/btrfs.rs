@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn allocation_commits_and_devices_are_told() {
+    fn allocation_commits_and_devices_are_reported() {
         assert_eq!(
             btrfs(FS).replace("uuid=\"u-1\"", "U"),
             "allocation_ratio{block_group_type=\"data\",mode=\"raid5\",U} 1.3333333333333333\n\

@@ -21,7 +21,7 @@ use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
 use crate::exposition::{Exposition, Family, Kind, Source, Value};
 use crate::go_regex::GoRegex;
 use crate::options::{Filter, Flag, FlagKind, Options, TypedFlag};
-use crate::snapshot::{Content, Numbers, Snapshot};
+use crate::snapshot::{Content, Snapshot, StatFs};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -101,7 +101,7 @@ const MOUNT_INFO: Family = Family {
 };
 
 /// A number of a file system, and how it comes about.
-type Number = (Family, fn(&Numbers) -> Value);
+type Number = (Family, fn(&StatFs) -> Value);
 
 #[rustfmt::skip]
 const NUMBERS: [Number; 6] = [
@@ -117,7 +117,7 @@ const fn number(name: &'static str, help: &'static str) -> Family {
     Family { name, help, ..DEVICE_ERROR }
 }
 
-fn bytes(blocks: u64, numbers: &Numbers) -> Value {
+fn bytes(blocks: u64, numbers: &StatFs) -> Value {
     Value::Float(blocks as f64 * numbers.block_size as f64)
 }
 
@@ -249,7 +249,7 @@ fn mounts_of_the_broker<'a>(snapshot: &'a Snapshot, out: &mut Exposition) -> Opt
 }
 
 /// The numbers that the broker found, or why it did not.
-type Found<'a> = Result<&'a Numbers, u32>;
+type Found<'a> = Result<&'a StatFs, u32>;
 
 /// What the broker sent of file systems.
 struct FileSystems<'a> {
@@ -292,7 +292,7 @@ impl<'a> FileSystems<'a> {
     }
 
     /// A mount's numbers, or why they are not known.
-    fn numbers(&self, mount: &Mount<'_>) -> Result<&'a Numbers, Cow<'static, str>> {
+    fn numbers(&self, mount: &Mount<'_>) -> Result<&'a StatFs, Cow<'static, str>> {
         // A directory of the broker's where the host has mounted something since lies on another file system.
         let reached = self.reachable.as_ref().is_none_or(|reachable| reachable.contains(&mount.number));
         let at_mount_point = self.mount_points.get(&*mount.mount_point).copied();
@@ -311,7 +311,7 @@ impl<'a> FileSystems<'a> {
 fn better<'a, K: std::hash::Hash + Eq>(
     all: &mut HashMap<K, Found<'a>>,
     key: K,
-    found: Result<&'a Numbers, &u32>,
+    found: Result<&'a StatFs, &u32>,
 ) {
     let found = found.map_err(|errno| *errno);
     let kept = all.entry(key).or_insert(found);
@@ -323,7 +323,7 @@ fn better<'a, K: std::hash::Hash + Eq>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::{FileSystem, Report};
 
     /// What PID 1 of a Talos node has mounted, shortened.
@@ -346,7 +346,7 @@ mod tests {
 902 900 259:6 /lib/kubelet/pods/5c6/volumes/kubernetes.io~empty-dir/var /probe/var rw,noatime master:21 - xfs /dev/nvme0n1p6 rw
 ";
 
-    const NUMBERS: Numbers = Numbers {
+    const NUMBERS: StatFs = StatFs {
         block_size: 4096,
         blocks: 1000,
         blocks_free: 500,
@@ -374,12 +374,12 @@ mod tests {
                 .filter(|(_, text)| !text.is_empty())
                 .map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.as_bytes().to_vec())))
                 .collect();
-            let mut snapshot = Snapshot::of_files(files);
+            let mut snapshot = Snapshot::from_files(files);
             for (query, found) in
                 [(Query::ProbeDirectories, self.probe_directories), (Query::RootFileSystems, self.roots)]
             {
                 for (path, blocks) in found {
-                    let numbers = blocks.map(|blocks| Numbers { blocks, ..NUMBERS });
+                    let numbers = blocks.map(|blocks| StatFs { blocks, ..NUMBERS });
                     snapshot.add_file_system(query, FileSystem { path: path.as_bytes().to_vec(), numbers });
                 }
             }
@@ -391,7 +391,7 @@ mod tests {
         }
 
         fn text(&self, flags: &[&str]) -> String {
-            collect_snapshot(&COLLECTOR, &self.snapshot(), flags, &own()).unwrap()
+            collect_snapshot(&COLLECTOR, &self.snapshot(), flags, &local()).unwrap()
         }
 
         /// `mount point blocks`, or `mount point: why not`, for each mount.
@@ -652,13 +652,13 @@ mod tests {
     fn a_containers_mounts_are_never_the_hosts() {
         let snapshot = container_view(&Sent { host: HOST, ..Sent::default() });
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap_err().to_string(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap_err().to_string(),
             "query MOUNTS: CONTAINER_VIEW"
         );
         let own_only =
             Sent { own: OWN_MOUNTS, probe_directories: &[("/probe/var", Ok(7))], ..Sent::default() };
         assert!(matches!(
-            collect_snapshot(&COLLECTOR, &own_only.snapshot(), &[], &own()),
+            collect_snapshot(&COLLECTOR, &own_only.snapshot(), &[], &local()),
             Err(CollectError::NoData(_))
         ));
     }
@@ -678,7 +678,7 @@ mod tests {
         let own_mounts = OWN_MOUNTS.replace(" rw,noatime master:21", " ro,noatime master:21")
             + "903 900 259:6 /x /probe/twice rw - xfs /dev/nvme0n1p6 rw\n";
         let answer = Sent { own: &own_mounts, probe_directories: &probe_directories, ..Sent::default() };
-        let text = collect_snapshot(&COLLECTOR, &container_view(&answer), &[ALL], &own()).unwrap();
+        let text = collect_snapshot(&COLLECTOR, &container_view(&answer), &[ALL], &local()).unwrap();
         let labels = "{device=\"/dev/nvme0n1p6\",device_error=\"\",fstype=\"xfs\",mountpoint=\"/probe/var\"}";
         assert!(text.contains(&format!("node_filesystem_size_bytes{labels} 28672\n")), "{text}");
         // It is the broker's mount that is read-only, and not the file system.
@@ -687,14 +687,14 @@ mod tests {
         assert_eq!(text.lines().count(), families().len(), "{text}");
         let failed = own_mounts.replace("/dev/nvme0n1p6 rw", "/dev/nvme0n1p6 ro,emergency_ro");
         let answer = Sent { own: &failed, ..answer };
-        let text = collect_snapshot(&COLLECTOR, &container_view(&answer), &[], &own()).unwrap();
+        let text = collect_snapshot(&COLLECTOR, &container_view(&answer), &[], &local()).unwrap();
         assert!(text.contains(&format!("node_filesystem_readonly{labels} 1\n")), "{text}");
     }
 
     #[test]
     fn without_the_hosts_mounts_what_is_the_containers_own_is_left_out() {
         let refused = |answer: &Sent<'_>| {
-            let error = collect_snapshot(&COLLECTOR, &container_view(answer), &[ALL], &own()).unwrap_err();
+            let error = collect_snapshot(&COLLECTOR, &container_view(answer), &[ALL], &local()).unwrap_err();
             assert_eq!(error.to_string(), "query MOUNTS: CONTAINER_VIEW");
         };
         let probe_directories = [("/probe/var", Ok(7))];
@@ -711,7 +711,7 @@ mod tests {
             Sent { own: OWN_MOUNTS, probe_directories: &probe_directories, ..Sent::default() }.snapshot();
         let denied = Report { outcome: Outcome::Denied, elapsed_ns: 0, bytes: 0, left_out: 0 };
         hidden.set_report(Query::Mounts, denied);
-        let text = collect_snapshot(&COLLECTOR, &hidden, &[ALL], &own()).unwrap();
+        let text = collect_snapshot(&COLLECTOR, &hidden, &[ALL], &local()).unwrap();
         assert_eq!(text.lines().count(), families().len(), "{text}");
         // The mounts of PID 1 are never believed.
         refused(&Sent { host: HOST, probe_directories: &probe_directories, ..Sent::default() });
@@ -721,7 +721,7 @@ mod tests {
     fn a_line_that_a_limit_cut_is_not_believed() {
         let bytes = b"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 8:2 / /mnt rw - ext4 /dev/sd".to_vec();
         let files = vec![(PATH.as_bytes().to_vec(), Content::Bytes { bytes, truncated: true })];
-        let text = collect_snapshot(&COLLECTOR, &Snapshot::of_files(files), &[], &own()).unwrap();
+        let text = collect_snapshot(&COLLECTOR, &Snapshot::from_files(files), &[], &local()).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
     }
 

@@ -388,7 +388,7 @@ mod tests {
             transport("\txprt:\ttcp 832 1 2 3 4 5 6 7 8 9\n", &tcp),
             "backlog_queue_total 9\nbad_transaction_ids_total 7\nbind_total 1\nconnect_total 2\n\
              idle_time_seconds 4\nreceives_total 6\nsends_total 5\n",
-            "version 1.0 of the statistics tells no more"
+            "version 1.0 of the statistics has no more"
         );
         assert_eq!(
             transport("\txprt:\trdma 0 1 2 3 4 5 6 7 8 9 99 99 99 99\n", &tcp.replace("tcp", "rdma")),
@@ -440,11 +440,11 @@ mod tests {
 
     #[test]
     fn a_host_without_nfs_has_nothing_to_tell_and_one_that_bars_the_file_fails() {
-        use crate::collector::testing::{collect_snapshot, own};
+        use crate::collector::testing::{collect_snapshot, local};
         use crate::snapshot::{Content, Snapshot};
         assert_eq!(mountstats("", ""), "");
-        let barred = Snapshot::of_files(vec![(PATH.as_bytes().to_vec(), Content::Errno(13))]);
-        let result = collect_snapshot(&COLLECTOR, &barred, &[], &own());
+        let unreadable = Snapshot::from_files(vec![(PATH.as_bytes().to_vec(), Content::Errno(13))]);
+        let result = collect_snapshot(&COLLECTOR, &unreadable, &[], &local());
         assert!(matches!(result, Err(CollectError::Unreadable { errno: 13, .. })));
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
     }

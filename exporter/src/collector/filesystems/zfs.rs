@@ -207,7 +207,7 @@ fn rows(kstat: &[u8]) -> impl Iterator<Item = Row<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::Snapshot;
 
     const HEAD: &str =
@@ -263,11 +263,11 @@ mod tests {
     #[test]
     fn an_exported_pool_is_left_out() {
         let path = |file: &str| format!("{DIR}/{file}").into_bytes();
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (path("gone/state"), Content::Errno(5)),
             (path("zil"), Content::bytes(format!("{HEAD}a 4 1\n").into_bytes())),
         ]);
-        assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(), "node_zfs_zil_a 1\n");
+        assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(), "node_zfs_zil_a 1\n");
     }
 
     #[test]

@@ -80,12 +80,12 @@ fn file(label: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::Snapshot;
 
     #[test]
     fn labels_are_what_could_be_read() {
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (b"sys/class/dmi/id/bios_vendor".to_vec(), Content::bytes(&b"Dell Inc.\n"[..])),
             (b"sys/class/dmi/id/chassis_asset_tag".to_vec(), Content::bytes(&b"\n"[..])),
             (b"sys/class/dmi/id/product_serial".to_vec(), Content::Errno(13)),
@@ -93,7 +93,7 @@ mod tests {
             (b"sys/class/dmi/id/sys_vendor".to_vec(), Content::bytes(&b"Dell Inc.\n"[..])),
         ]);
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(),
             "node_dmi_info{bios_vendor=\"Dell Inc.\",chassis_asset_tag=\"\",system_vendor=\"Dell Inc.\"} 1\n"
         );
     }

@@ -88,7 +88,7 @@ fn add_card(card: &[u8], device: &Dir<'_>, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::{Content, Snapshot};
 
     const UEVENT: (&str, &[u8]) =
@@ -132,14 +132,14 @@ node_drm_memory_vram_used_bytes{card=\"card0\"} 4
 
     #[test]
     fn what_a_card_does_not_tell_is_absent_and_a_text_may_be_anything() {
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (UEVENT.0.replace("card0", "card10").into_bytes(), Content::bytes(UEVENT.1)),
             (b"sys/class/drm/card10/device/gpu_busy_percent".to_vec(), Content::Errno(1)),
             (b"sys/class/drm/card10/device/mem_info_vram_used".to_vec(), Content::bytes(&b"x"[..])),
             (b"sys/class/drm/card10/device/unique_id".to_vec(), Content::bytes(&b"a\"\nb\xff"[..])),
         ]);
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(),
             "node_drm_card_info{card=\"card10\",memory_vendor=\"\",power_performance_level=\"\",\
              unique_id=\"a\\\"\\nb\u{fffd}\",vendor=\"amd\"} 1\n"
         );

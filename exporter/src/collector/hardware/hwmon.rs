@@ -378,7 +378,7 @@ fn add_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
 
     const CORETEMP: [(&str, &str); 2] = [
         ("sys/class/hwmon/hwmon0", "../../devices/platform/coretemp.0/hwmon/hwmon0"),
@@ -390,7 +390,7 @@ mod tests {
         let links = links.iter().map(|(path, target)| (path, Content::Link(target.as_bytes().to_vec())));
         let files = files.iter().map(|(path, text)| (path, Content::bytes(text.as_bytes().to_vec())));
         let all = links.chain(files).map(|(path, content)| (path.as_bytes().to_vec(), content)).collect();
-        collect_snapshot(&COLLECTOR, &Snapshot::of_files(all), flags, &own()).unwrap()
+        collect_snapshot(&COLLECTOR, &Snapshot::from_files(all), flags, &local()).unwrap()
     }
 
     /// One sensor file of a chip named `x`.
@@ -434,18 +434,18 @@ mod tests {
     #[test]
     fn a_chip_whose_directory_is_no_link_is_named_by_its_device_all_the_same() {
         let file = |path: &str, content| (format!("{CLASS}/hwmon1{path}").into_bytes(), content);
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             file("", Content::Errno(22)),
             file("/device", Content::Link(b"../../../devices/platform/coretemp.0".to_vec())),
             file("/name", Content::bytes(b"coretemp\n".to_vec())),
             file("/temp1_input", Content::bytes(b"55000\n".to_vec())),
         ]);
-        let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap();
+        let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap();
         assert!(text.contains("{chip=\"platform_coretemp_0\",sensor=\"temp1\"} 55\n"), "{text}");
     }
 
     #[test]
-    fn chips_of_one_device_are_told_apart() {
+    fn chips_of_one_device_have_different_labels() {
         let wmi = ["hwmon6", "hwmon7", "hwmon8"].map(|name| {
             let target = format!("../../devices/platform/asus-nb-wmi/hwmon/{name}");
             [
@@ -485,7 +485,7 @@ mod tests {
         assert!(zone.contains(own) && zone.contains("sensor=\"temp1\"} 60.552\n"), "{zone}");
         let battery = of("../../devices/LNXSYSTM:00/PNP0C0A:00/power_supply/BAT0/hwmon0", "../../BAT0");
         assert!(battery.contains("sensor=\"temp1\"} 60.552\n") && !battery.contains("temp0"), "{battery}");
-        // Where the chip's directory is no link, its device's link tells.
+        // Where the chip's directory is no link, its device's link is used.
         let files =
             [("sys/class/hwmon/hwmon0/temp1_input", "1\n"), ("sys/class/hwmon/hwmon0/device/temp", "2\n")];
         let links = [("sys/class/hwmon/hwmon0/device", "../../power_supply/BAT0")];
@@ -501,7 +501,7 @@ mod tests {
             assert!(text.starts_with("node_hwmon_fan_rpm{chip="), "{target}: {text}");
         }
         let links = [("sys/class/hwmon/hwmon5", "../../devices/platform/bogus.0/hwmon/hwmon5/")];
-        let chips = chips(&Snapshot::of_files(
+        let chips = chips(&Snapshot::from_files(
             links
                 .iter()
                 .map(|(path, to)| (path.as_bytes().to_vec(), Content::Link(to.as_bytes().to_vec())))
@@ -632,13 +632,13 @@ mod tests {
 
     #[test]
     fn a_sensor_that_cannot_be_read_is_absent_and_hostile_text_harmless() {
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (b"sys/class/hwmon/hwmon0/temp1_input".to_vec(), Content::Errno(6)),
             (b"sys/class/hwmon/hwmon0/temp1_label".to_vec(), Content::bytes(&b"a\"\n\xff\n"[..])),
             (b"sys/class/hwmon/hwmon0/name".to_vec(), Content::bytes(&b"\xff)\"\nx:\n"[..])),
         ]);
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(),
             "node_hwmon_chip_names{chip=\"x:\",chip_name=\"x:\"} 1\n\
              node_hwmon_sensor_label{chip=\"x:\",label=\"a\\\"\\n\u{fffd}\",sensor=\"temp1\"} 1\n"
         );

@@ -251,7 +251,7 @@ fn node(value: &[u8]) -> Parsed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own, skipped};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local, skipped};
     use crate::snapshot::{Content, Snapshot};
 
     const AT: &str = "sys/bus/pci/devices/0000:45:00.0/";
@@ -264,7 +264,7 @@ mod tests {
             .collect();
         let path = AT.trim_end_matches('/');
         all.push((path.as_bytes().to_vec(), Content::Link(link.as_bytes().to_vec())));
-        collect_snapshot(&COLLECTOR, &Snapshot::of_files(all), &[], &own()).unwrap()
+        collect_snapshot(&COLLECTOR, &Snapshot::from_files(all), &[], &local()).unwrap()
     }
 
     const LINK: &str = "../../../devices/pci0000:40/0000:40:01.3/0000:45:00.0";
@@ -316,7 +316,7 @@ mod tests {
         for unknown in ["Unknown\n", "Unknown speed\n", "\n", "fast\n", "16.0 MB/s\n", "x GT/s PCIe\n"] {
             assert_eq!(value("max_link_speed", unknown), "", "{unknown}");
         }
-        // What none of its files tells.
+        // Not in any of its files.
         for file in ["d3cold_allowed", "sriov_numvfs", "sriov_totalvfs", "sriov_vf_total_msix"] {
             for unknown in ["Unknown\n", "\n", "x\n"] {
                 assert_eq!(value(file, unknown), "", "{file}: {unknown}");

@@ -203,7 +203,7 @@ fn add_supply(supply: &Dir<'_>, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::{Content, Snapshot};
 
     fn battery(files: &[(&str, &[u8])], flags: &[&str]) -> String {
@@ -276,14 +276,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_absent() {
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (b"sys/class/power_supply/BAT0/capacity".to_vec(), Content::Errno(19)),
             (b"sys/class/power_supply/BAT0/online".to_vec(), Content::bytes(&b"yes\n"[..])),
             (b"sys/class/power_supply/BAT0/quux".to_vec(), Content::bytes(&b"1\n"[..])),
             (b"sys/class/power_supply/BAT0/status".to_vec(), Content::Errno(61)),
         ]);
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(),
             "node_power_supply_info{power_supply=\"BAT0\"} 1\n"
         );
     }

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use keyhole_proto::v1::Query;
 
 use crate::cli::flags::PATH_SYSFS;
+use crate::collector::files::textfile::directories;
 use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::options::{Options, TypedFlag};
 use crate::snapshot::Content;
-use crate::{text, text_files};
+use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "rapl",
@@ -56,7 +57,7 @@ impl Rapl {
         // node_exporter emits the path that it reads; the exporter knows it from a flag alone.
         let root = match &*PATH_SYSFS.get(options) {
             "" => PathBuf::from("/sys"),
-            root => text_files::clean(Path::new(root)),
+            root => directories::clean(Path::new(root)),
         };
         Self {
             with_label: ZONE_LABEL.get(options),
@@ -124,7 +125,7 @@ fn name_and_index<'a>(name: &'a [u8], seen: &BTreeMap<&'a [u8], u64>) -> (&'a [u
 mod tests {
     use super::*;
     use crate::collector::Instance;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::Snapshot;
 
     const FILES: &[(&str, &[u8])] = &[
@@ -163,12 +164,12 @@ node_rapl_package_joules_total{index=\"10\",path=\"/sys/class/powercap/intel-rap
     #[test]
     fn the_path_begins_as_node_exporters_would() {
         let files = FILES.iter().map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(*bytes)));
-        let snapshot = Snapshot::of_files(files.collect());
+        let snapshot = Snapshot::from_files(files.collect());
         let arguments = ["--path.sysfs=/host/./x/..//sys/".to_owned()];
         let (options, _) = crate::cli::flags::parse(arguments).unwrap();
         let mut out = Exposition::new();
         let rapl = Instance::new(&COLLECTOR, &options).unwrap();
-        rapl.collect(&Context { snapshot: &snapshot, own: &own() }, &mut out).unwrap();
+        rapl.collect(&Context { snapshot: &snapshot, local: &local() }, &mut out).unwrap();
         assert!(
             out.to_text().contains("path=\"/host/sys/class/powercap/intel-rapl:0\""),
             "{}",
@@ -178,13 +179,13 @@ node_rapl_package_joules_total{index=\"10\",path=\"/sys/class/powercap/intel-rap
 
     #[test]
     fn a_counter_that_is_refused_is_unreadable_and_not_zero() {
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (b"sys/class/powercap/intel-rapl:0/name".to_vec(), Content::bytes(&b"package-0"[..])),
             (b"sys/class/powercap/intel-rapl:0/energy_uj".to_vec(), Content::Errno(13)),
         ]);
         let path = "sys/class/powercap/intel-rapl:0/energy_uj".to_owned();
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()),
             Err(CollectError::Unreadable { path, errno: 13 })
         );
     }

@@ -68,7 +68,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::{Content, Snapshot};
 
     #[test]
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_zone_that_cannot_be_read_has_no_temperature() {
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (b"sys/class/thermal/thermal_zone0/temp".to_vec(), Content::Errno(61)),
             (b"sys/class/thermal/thermal_zone0/type".to_vec(), Content::bytes(&b"iwlwifi_1\n"[..])),
             (b"sys/class/thermal/thermal_zone1/temp".to_vec(), Content::bytes(&b"\n"[..])),
@@ -105,7 +105,7 @@ mod tests {
             (b"sys/class/thermal/thermal_zone2/type".to_vec(), Content::bytes(&b"ice\n"[..])),
         ]);
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(),
             "node_thermal_zone_temp{type=\"ice\",zone=\"2\"} 0\n"
         );
     }

@@ -91,7 +91,7 @@ fn add_watchdog(watchdog: &Dir<'_>, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own, skipped_of};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local, skipped_of};
     use crate::snapshot::{Content, Snapshot};
 
     #[test]
@@ -128,23 +128,23 @@ node_watchdog_timeout_seconds{name=\"watchdog0\"} 60
     #[test]
     fn a_watchdog_without_attributes_is_there() {
         let link = Content::Link(b"../../devices/virtual/watchdog/watchdog1".to_vec());
-        let snapshot = Snapshot::of_files(vec![(b"sys/class/watchdog/watchdog1".to_vec(), link)]);
+        let snapshot = Snapshot::from_files(vec![(b"sys/class/watchdog/watchdog1".to_vec(), link)]);
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(),
             "node_watchdog_info{identity=\"\",name=\"watchdog1\",options=\"\",pretimeout_governor=\"\",state=\"\",status=\"\"} 1\n"
         );
     }
 
     #[test]
     fn an_attribute_that_fails_or_is_no_number_costs_only_itself() {
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (b"sys/class/watchdog/watchdog0/timeleft".to_vec(), Content::Errno(95)),
             (b"sys/class/watchdog/watchdog0/timeout".to_vec(), Content::bytes(&b"soon"[..])),
             (b"sys/class/watchdog/watchdog0/nowayout".to_vec(), Content::bytes(&b"1"[..])),
             (b"sys/class/watchdog/watchdog0/identity".to_vec(), Content::bytes(&b"a\"b\nc\xff"[..])),
         ]);
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(),
             "node_watchdog_info{identity=\"a\\\"b\\nc\u{fffd}\",name=\"watchdog0\",options=\"\",\
              pretimeout_governor=\"\",state=\"\",status=\"\"} 1\n\
              node_watchdog_nowayout{name=\"watchdog0\"} 1\n"

@@ -46,7 +46,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::exposition::Exposition;
     use crate::snapshot::{Content, Snapshot};
 
@@ -69,9 +69,9 @@ mod tests {
     fn one_file_is_given_where_the_other_makes_no_sense() {
         let files = [(AVAILABLE, b"many\n".to_vec()), (POOL_SIZE, b"256\n".to_vec())];
         let files = files.map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(bytes)));
-        let snapshot = Snapshot::of_files(files.into());
+        let snapshot = Snapshot::from_files(files.into());
         let mut out = Exposition::new();
-        let context = Context { snapshot: &snapshot, own: &own() };
+        let context = Context { snapshot: &snapshot, local: &local() };
         let error = super::collect(&context, &mut out).unwrap_err();
         assert_eq!(error, CollectError::malformed(AVAILABLE, "not a number"));
         assert!(out.to_text().ends_with("\nnode_entropy_pool_size_bits 256\n"));
@@ -80,8 +80,8 @@ mod tests {
     #[test]
     fn files_that_are_not_there_are_no_data_and_refused_ones_are_said() {
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
-        let snapshot = Snapshot::of_files(vec![(AVAILABLE.into(), Content::Errno(13))]);
-        let error = collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap_err();
+        let snapshot = Snapshot::from_files(vec![(AVAILABLE.into(), Content::Errno(13))]);
+        let error = collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap_err();
         assert_eq!(error, CollectError::Unreadable { path: AVAILABLE.into(), errno: 13 });
     }
 

@@ -73,7 +73,7 @@ fn absent(context: &Context<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::{Content, Report, Snapshot};
 
     #[test]
@@ -104,7 +104,7 @@ mod tests {
         let after = |outcome| {
             let mut snapshot = Snapshot::default();
             snapshot.set_report(Query::Selinux, Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 });
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own())
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local())
         };
         assert_eq!(after(Outcome::Absent).unwrap(), "node_selinux_enabled 0\n");
         assert!(matches!(after(Outcome::ContainerView), Err(CollectError::NoData(_))));
@@ -114,9 +114,9 @@ mod tests {
 
     #[test]
     fn a_file_that_is_refused_or_makes_no_sense_says_nothing() {
-        let snapshot = Snapshot::of_files(vec![(PATH.into(), Content::Errno(13))]);
+        let snapshot = Snapshot::from_files(vec![(PATH.into(), Content::Errno(13))]);
         let refused = CollectError::Unreadable { path: PATH.into(), errno: 13 };
-        assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &own()), Err(refused));
+        assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &local()), Err(refused));
         let result = collect(&COLLECTOR, &[(PATH, b"enforcing\xff")], &[]);
         assert!(matches!(result, Err(CollectError::Malformed { .. })));
     }

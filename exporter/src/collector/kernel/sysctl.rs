@@ -194,7 +194,7 @@ fn source(query: Query, path: &str) -> Option<&'static keyhole_policy::Source> {
 mod tests {
     use super::*;
     use crate::collector::testing::{
-        accepts_any_bytes, collect, collect_snapshot, instance, own, skipped_of,
+        accepts_any_bytes, collect, collect_snapshot, instance, local, skipped_of,
     };
     use crate::snapshot::{Content, Report, Snapshot};
     use keyhole_proto::v1::Outcome;
@@ -241,14 +241,14 @@ mod tests {
     fn a_series_limit_leaves_whole_parameters() {
         let files =
             FILES.iter().map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
-        let snapshot = Snapshot::of_files(files.collect());
+        let snapshot = Snapshot::from_files(files.collect());
         let asked = ["kernel.threads-max", "fs.file-nr:total,current,max"];
         let added = asked.map(|name| format!("--{}={name}", INCLUDE.row.name));
         let sysctl = instance(&COLLECTOR, &added.each_ref().map(String::as_str));
         for (limit, whole) in [(4, 4), (3, 1), (2, 1), (1, 1)] {
             let mut out = Exposition::new();
             out.begin(limit);
-            sysctl.collect(&Context { snapshot: &snapshot, own: &own() }, &mut out).unwrap();
+            sysctl.collect(&Context { snapshot: &snapshot, local: &local() }, &mut out).unwrap();
             assert_eq!(out.end().series, whole, "{limit}");
         }
     }
@@ -311,17 +311,17 @@ mod tests {
     #[test]
     fn what_lies_in_a_namespace_of_the_brokers_own_fails_with_the_reason_and_the_others_stand() {
         let mut snapshot =
-            Snapshot::of_files(vec![(b"proc/sys/vm/swappiness".to_vec(), Content::bytes(&b"60\n"[..]))]);
+            Snapshot::from_files(vec![(b"proc/sys/vm/swappiness".to_vec(), Content::bytes(&b"60\n"[..]))]);
         let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0, left_out: 0 };
         snapshot.set_report(Query::NetSysctl, report);
         snapshot.set_reason(Query::NetSysctl, "another network namespace");
         let net = "--collector.sysctl.include=net.core.somaxconn";
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[net], &own()).unwrap_err().to_string(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[net], &local()).unwrap_err().to_string(),
             "query NET_SYSCTL: CONTAINER_VIEW (another network namespace)"
         );
         let both = [net, "--collector.sysctl.include=vm.swappiness"];
-        let added = collect_snapshot(&COLLECTOR, &snapshot, &both, &own());
+        let added = collect_snapshot(&COLLECTOR, &snapshot, &both, &local());
         assert_eq!(added.unwrap(), "node_sysctl_vm_swappiness 60\n");
     }
 
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn one_that_fails_is_skipped_and_the_others_stand() {
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (b"proc/sys/fs/file-nr".to_vec(), Content::Errno(13)),
             (b"proc/sys/vm/swappiness".to_vec(), Content::bytes(&b"60\n"[..])),
             (b"proc/sys/fs/file-max".to_vec(), Content::bytes(&b" \n"[..])),
@@ -381,7 +381,7 @@ mod tests {
             "--collector.sysctl.include=vm.swappiness",
             "--collector.sysctl.include=fs.file-max",
         ];
-        let added = collect_snapshot(&COLLECTOR, &snapshot, &flags, &own());
+        let added = collect_snapshot(&COLLECTOR, &snapshot, &flags, &local());
         assert_eq!(added.unwrap(), "node_sysctl_vm_swappiness 60\n");
         assert_eq!(skipped_of(&COLLECTOR, &snapshot, &flags), 2);
     }

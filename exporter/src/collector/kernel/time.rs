@@ -52,9 +52,9 @@ const CURRENT: Family = Family {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let now = context.own.now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = context.local.now.duration_since(UNIX_EPOCH).unwrap_or_default();
     out.add(&SECONDS, &[], now.as_secs_f64());
-    if let Some(zone) = &context.own.time_zone {
+    if let Some(zone) = &context.local.time_zone {
         out.add(&ZONE_OFFSET, &[zone.name.as_bytes()], i64::from(zone.offset));
     }
     for dir in context.snapshot.dir("sys/devices/system/clocksource").dirs() {
@@ -74,14 +74,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
-    use crate::collector::{Own, TimeZone};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
+    use crate::collector::{LocalData, TimeZone};
     use crate::snapshot::Snapshot;
 
     const DIR: &str = "sys/devices/system/clocksource/clocksource0";
 
     #[test]
-    fn each_clock_source_is_told_and_the_one_in_use() {
+    fn each_clock_source_is_reported_and_the_one_in_use() {
         let text = collect(
             &COLLECTOR,
             &[
@@ -104,7 +104,8 @@ mod tests {
     #[test]
     fn the_clock_is_given_with_its_fraction_and_without_any_file() {
         let zone = TimeZone { name: "UTC".into(), offset: 0 };
-        let own = Own { now: UNIX_EPOCH + Duration::from_millis(1500), time_zone: Some(zone), ..own() };
+        let own =
+            LocalData { now: UNIX_EPOCH + Duration::from_millis(1500), time_zone: Some(zone), ..local() };
         let text = collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &own).unwrap();
         assert_eq!(text, "node_time_seconds 1.5\nnode_time_zone_offset_seconds{time_zone=\"UTC\"} 0\n");
     }

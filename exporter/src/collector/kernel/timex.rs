@@ -66,7 +66,7 @@ fn seconds(timex: &Timex, time: i64) -> Value {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let timex =
-        context.own.timex.as_ref().map_err(|&errno| CollectError::Refused { call: "adjtimex", errno })?;
+        context.local.timex.as_ref().map_err(|&errno| CollectError::Refused { call: "adjtimex", errno })?;
     for (family, read) in &ROWS {
         out.add(family, &[], read(timex));
     }
@@ -76,12 +76,12 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::Own;
-    use crate::collector::testing::{collect_snapshot, own};
+    use crate::collector::LocalData;
+    use crate::collector::testing::{collect_snapshot, local};
     use crate::snapshot::Snapshot;
 
     fn collect(timex: Result<Timex, i32>) -> Result<String, CollectError> {
-        collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &Own { timex, ..own() })
+        collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &LocalData { timex, ..local() })
     }
 
     const SYNCHRONISED: Timex = Timex {

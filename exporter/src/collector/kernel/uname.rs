@@ -32,14 +32,14 @@ const INFO: Family = Family {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let unknown = Uname::default();
-    let own = context.own.uname.as_ref().unwrap_or(&unknown);
+    let own = context.local.uname.as_ref().unwrap_or(&unknown);
     // The kernel that answered uname(2) is the host's, so it may stand in for a file that is not there.
     let file = |name: &str, own| context.snapshot.value(format!("proc/sys/kernel/{name}")).unwrap_or(own);
     let release = file("osrelease", &own.release);
     if release.is_empty() {
         return Err(CollectError::NoData("proc/sys/kernel/osrelease".into()));
     }
-    let nodename = context.own.node_name.as_ref().map_or(own.nodename.as_slice(), |name| name.as_bytes());
+    let nodename = context.local.node_name.as_ref().map_or(own.nodename.as_slice(), |name| name.as_bytes());
     let labels = [
         own.domainname.as_slice(),
         file("arch", &own.machine),
@@ -55,8 +55,8 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::Own;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::LocalData;
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::Snapshot;
 
     const FILES: &[(&str, &[u8])] = &[
@@ -66,7 +66,7 @@ mod tests {
         ("proc/sys/kernel/arch", b"x86_64\n"),
     ];
 
-    fn pods_own() -> Own {
+    fn pods_own() -> LocalData {
         let uname = Uname {
             sysname: b"Linux".to_vec(),
             nodename: b"a-pod".to_vec(),
@@ -75,7 +75,7 @@ mod tests {
             machine: b"aarch64".to_vec(),
             domainname: b"(none)".to_vec(),
         };
-        Own { uname: Some(uname), node_name: None, ..own() }
+        LocalData { uname: Some(uname), node_name: None, ..local() }
     }
 
     #[test]

@@ -101,7 +101,7 @@ const BEHIND: &[u8] = b" : tunables";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::{Content, Snapshot};
 
     const SLABINFO: &[u8] = b"slabinfo - version: 2.1\n\
@@ -135,9 +135,9 @@ mod tests {
 
     #[test]
     fn a_file_that_is_refused_is_unreadable_and_not_empty() {
-        let snapshot = Snapshot::of_files(vec![(PATH.into(), Content::Errno(13))]);
+        let snapshot = Snapshot::from_files(vec![(PATH.into(), Content::Errno(13))]);
         let refused = CollectError::Unreadable { path: PATH.into(), errno: 13 };
-        assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &own()), Err(refused));
+        assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &local()), Err(refused));
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
     }
 

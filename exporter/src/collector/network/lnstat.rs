@@ -66,7 +66,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::Snapshot;
 
     const ARP: &str = "proc/1/net/stat/arp_cache";
@@ -110,12 +110,12 @@ mod tests {
         for table in [&b""[..], b"\n", b"entries  allocs\n"] {
             assert_eq!(collect(&COLLECTOR, &[(ARP, table)], &[]), Ok(String::new()));
         }
-        let failed = Snapshot::of_files(vec![
+        let failed = Snapshot::from_files(vec![
             (ARP.into(), Content::Errno(13)),
             (b"proc/1/net/stat/ndisc_cache".to_vec(), Content::Errno(2)),
         ]);
-        let barred = collect_snapshot(&COLLECTOR, &failed, &[], &own());
-        assert_eq!(barred.unwrap_err().to_string(), "proc/1/net/stat/arp_cache: errno 13");
+        let error = collect_snapshot(&COLLECTOR, &failed, &[], &local());
+        assert_eq!(error.unwrap_err().to_string(), "proc/1/net/stat/arp_cache: errno 13");
     }
 
     #[test]

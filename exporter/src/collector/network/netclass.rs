@@ -51,7 +51,7 @@ const NUMBERS: &[(&str, Family)] = &[
     counter("carrier_changes",    "node_network_carrier_changes_total",      "Changes of the device's carrier."),
     counter("carrier_down_count", "node_network_carrier_down_changes_total", "Changes of the device's carrier from up to down."),
     counter("carrier_up_count",   "node_network_carrier_up_changes_total",   "Changes of the device's carrier from down to up."),
-    gauge("dev_id",               "node_network_device_id",                  "Number that tells apart devices which share a hardware address."),
+    gauge("dev_id",               "node_network_device_id",                  "Number that distinguishes devices with the same hardware address."),
     gauge("dormant",              "node_network_dormant",                    "Whether the device waits for something before it may pass packets."),
     gauge("flags",                "node_network_flags",                      "Flags of the device, as bits (IFF_*)."),
     gauge("ifindex",              "node_network_iface_id",                   "Index of the device."),
@@ -192,7 +192,7 @@ fn add_info(device: &Dir<'_>, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::Snapshot;
 
     const ETH0: &[(&str, &str)] = &[
@@ -268,14 +268,14 @@ mod tests {
     #[test]
     fn an_attribute_that_answers_with_an_error_is_absent() {
         let path = |file: &str| format!("sys/class/net/eth0/{file}").into_bytes();
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (path("carrier"), Content::Errno(22)),
             (path("duplex"), Content::Errno(22)),
             (path("ifindex"), Content::bytes(&b"4\n"[..])),
             (path("speed"), Content::Errno(22)),
         ]);
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(),
             "node_network_iface_id{device=\"eth0\"} 4\nnode_network_info{address=\"\",adminstate=\"unknown\",\
              broadcast=\"\",device=\"eth0\",duplex=\"\",ifalias=\"\",operstate=\"\"} 1\n"
         );

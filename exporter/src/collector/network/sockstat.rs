@@ -107,7 +107,7 @@ fn add(protocol: &str, key: &[u8], value: i64, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own, skipped};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local, skipped};
     use crate::snapshot::{Content, Snapshot};
 
     const SOCKSTAT: &[u8] = b"sockets: used 229\nTCP: inuse 4 orphan 1 tw 5 alloc 17 mem 2\n\
@@ -141,8 +141,8 @@ mod tests {
             "node_sockstat_FRAG6_inuse 0\nnode_sockstat_FRAG6_memory 0\nnode_sockstat_TCP6_inuse 17\n"
         );
         assert_eq!(collect(&COLLECTOR, &[], &[]), Ok(String::new()));
-        let barred = Snapshot::of_files(vec![(V4.into(), Content::Errno(13))]);
-        assert!(collect_snapshot(&COLLECTOR, &barred, &[], &own()).is_err());
+        let unreadable = Snapshot::from_files(vec![(V4.into(), Content::Errno(13))]);
+        assert!(collect_snapshot(&COLLECTOR, &unreadable, &[], &local()).is_err());
     }
 
     #[test]

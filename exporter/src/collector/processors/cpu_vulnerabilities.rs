@@ -62,7 +62,7 @@ fn parse(value: &[u8]) -> (&'static [u8], Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::{Content, Snapshot};
 
     fn of(value: &[u8]) -> String {
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_of_a_kernel_to_come_is_told_as_it_stands() {
+    fn an_unknown_state_is_reported_unchanged() {
         assert_eq!(
             of(b"KVM: Mitigation: VMX disabled\n"),
             "mitigation=\"KVM: Mitigation: VMX disabled\",state=\"unknown\""
@@ -97,12 +97,12 @@ mod tests {
 
     #[test]
     fn a_file_that_fails_costs_only_itself() {
-        let snapshot = Snapshot::of_files(vec![
+        let snapshot = Snapshot::from_files(vec![
             (b"sys/devices/system/cpu/vulnerabilities/a".to_vec(), Content::Errno(5)),
             (b"sys/devices/system/cpu/vulnerabilities/b".to_vec(), Content::bytes(&b"Vulnerable"[..])),
         ]);
         assert_eq!(
-            collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(),
+            collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(),
             "node_cpu_vulnerabilities_info{codename=\"b\",mitigation=\"\",state=\"vulnerable\"} 1\n"
         );
     }

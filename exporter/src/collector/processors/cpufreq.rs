@@ -129,7 +129,7 @@ fn governors(cpufreq: &Dir<'_>, cpu: &[u8], out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::{Content, Snapshot};
 
     const GOVERNOR_FILE: &str = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor";
@@ -176,8 +176,8 @@ mod tests {
             assert_eq!(collect(&COLLECTOR, &[(CURRENT_FILE, bytes)], &[]).unwrap(), "");
         }
         // A CPU that is idle has no average.
-        let snapshot = Snapshot::of_files(vec![(CURRENT_FILE.into(), Content::Errno(11))]);
-        assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap(), "");
+        let snapshot = Snapshot::from_files(vec![(CURRENT_FILE.into(), Content::Errno(11))]);
+        assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap(), "");
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn stalled(context: &Context<'_>, path: &str, line: &[u8]) -> Result<u64, Collec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::Snapshot;
 
     const CPU: (&str, &[u8]) = (
@@ -109,7 +109,7 @@ mod tests {
         let texts =
             texts.iter().map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
         let errors = errors.iter().map(|(path, errno)| (path.as_bytes().to_vec(), Content::Errno(*errno)));
-        collect_snapshot(&COLLECTOR, &Snapshot::of_files(texts.chain(errors).collect()), &[], &own())
+        collect_snapshot(&COLLECTOR, &Snapshot::from_files(texts.chain(errors).collect()), &[], &local())
     }
 
     #[test]

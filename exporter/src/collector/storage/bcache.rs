@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_its_caches_and_the_devices_behind_them_are_told() {
+    fn a_set_its_caches_and_its_backing_devices_are_reported() {
         assert_eq!(
             bcache(SET)
                 .replace("{uuid=\"u-1\"}", "")

@@ -111,7 +111,7 @@ fn collect_device(blocks: &Dir<'_>, device: &Dir<'_>, uuid: &[u8], out: &mut Exp
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect_snapshot, local};
     use crate::snapshot::{Content, Snapshot};
 
     const DEVICE: &[(&str, &str)] = &[
@@ -129,13 +129,13 @@ mod tests {
         let path = |file: &str| format!("sys/block/{file}").into_bytes();
         let files = files.iter().map(|(file, text)| (path(file), Content::bytes(text.as_bytes().to_vec())));
         let slaves = slaves.iter().map(|slave| (path(slave), Content::Link(b"../../../x".to_vec())));
-        let snapshot = Snapshot::of_files(files.chain(slaves).collect());
-        let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &own())?;
+        let snapshot = Snapshot::from_files(files.chain(slaves).collect());
+        let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &local())?;
         Ok(text.replace("node_dmmultipath_", ""))
     }
 
     #[test]
-    fn a_device_and_its_paths_are_told() {
+    fn a_device_and_its_paths_are_reported() {
         let slaves = ["dm-5/slaves/nvme1n1", "dm-5/slaves/sdi", "dm-5/slaves/sdl", "dm-7/slaves/sdx"];
         assert_eq!(
             multipath(DEVICE, &slaves).unwrap(),

@@ -114,7 +114,7 @@ ns:17324442 nr:10961011 dw:28263521 dr:118696670 al:1100 bm:221 lo:12345 pe:1234
 \t[>....................] sync'ed:  0.4% (123/456)M\n\tfinish: 0:07:23 speed: 58,440 (58,440) K/sec\n 2: cs:Unconfigured\n";
 
     #[test]
-    fn a_device_is_told_in_bytes_and_states() {
+    fn a_device_is_reported_in_bytes_and_states() {
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, DRBD)], &[]).unwrap().replace("node_drbd_", ""),
             "activitylog_writes_total{device=\"drbd1\"} 1100\napplication_pending{device=\"drbd1\"} 12348\n\

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subsystem_its_namespaces_and_paths_are_told() {
+    fn a_subsystem_its_namespaces_and_paths_are_reported() {
         let text = subsystem(FILES);
         for line in [
             "info{iopolicy=\"round-robin\",model=\"Dell \\\"PowerStore\\\"\",\

@@ -201,7 +201,7 @@ fn devices(snapshot: &Snapshot) -> HashMap<Vec<u8>, &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
 
     /// A cgroup with every controller, as Linux 6.12 shows it; memory.stat has more lines.
     const KUBELET: &[(&str, &[u8])] = &[
@@ -267,13 +267,13 @@ mod tests {
     const CPU_STAT: &[u8] = b"usage_usec 5000000\nuser_usec 3000000\nsystem_usec 2000000\n";
 
     /// Runs the collector over a version-2 hierarchy with these files.
-    fn given(files: &[(&[u8], &[u8])], flags: &[&str]) -> String {
+    fn series(files: &[(&[u8], &[u8])], flags: &[&str]) -> String {
         let path = |path: &[u8]| [ROOT.as_bytes(), b"/", path].concat();
         let mut all = vec![(CONTROLLERS.as_bytes().to_vec(), Content::bytes(&b"cpu io memory pids\n"[..]))];
         all.extend(files.iter().map(|(name, text)| (path(name), Content::bytes(text.to_vec()))));
         let disks = &b"   8       0 sda 1 2 3 4 5 6 7 8 9 10 11\n"[..];
         all.push((DISKSTATS.as_bytes().to_vec(), Content::bytes(disks)));
-        collect_snapshot(&COLLECTOR, &Snapshot::of_files(all), flags, &own()).unwrap()
+        collect_snapshot(&COLLECTOR, &Snapshot::from_files(all), flags, &local()).unwrap()
     }
 
     /// The cgroups that have CPU time.
@@ -289,7 +289,7 @@ mod tests {
         let files: Vec<_> =
             names.iter().zip(KUBELET).map(|(path, (_, text))| (path.as_bytes(), *text)).collect();
         let text =
-            given(&files, &[]).replace("keyhole_cgroup_", "").replace("cgroup=\"/podruntime/kubelet\"", "");
+            series(&files, &[]).replace("keyhole_cgroup_", "").replace("cgroup=\"/podruntime/kubelet\"", "");
         assert_eq!(text.replace("{}", "").replace("{,", "{"), SAMPLES);
     }
 
@@ -305,7 +305,7 @@ mod tests {
         ];
         let paths = paths.map(|path| format!("{path}/cpu.stat"));
         let files: Vec<_> = paths.iter().map(|path| (path.as_bytes(), CPU_STAT)).collect();
-        let text = given(&files, &[]);
+        let text = series(&files, &[]);
         let expected = [
             "/init",
             "/podruntime",
@@ -330,7 +330,7 @@ mod tests {
             (br"system.slice/system-systemd\x2dfsck.slice/cpu.stat", CPU_STAT),
             (b"user.slice/cpu.stat", CPU_STAT),
         ];
-        let text = given(files, &[]);
+        let text = series(files, &[]);
         let expected = [
             "/",
             "/init.scope",
@@ -350,12 +350,12 @@ mod tests {
             (b"system.slice/b.mount/cpu.stat", CPU_STAT),
             (b"system/apid/cpu.stat", CPU_STAT),
         ];
-        assert_eq!(cgroups_of(&given(files, &["--collector.cgroup.include=^/system/"])), ["/system/apid"]);
-        let included = given(files, &["--collector.cgroup.include=b.mount$"]);
+        assert_eq!(cgroups_of(&series(files, &["--collector.cgroup.include=^/system/"])), ["/system/apid"]);
+        let included = series(files, &["--collector.cgroup.include=b.mount$"]);
         assert_eq!(cgroups_of(&included), ["/system.slice/b.mount"], "an include sets the default aside");
-        assert_eq!(cgroups_of(&given(files, &["--collector.cgroup.exclude="])).len(), 3);
+        assert_eq!(cgroups_of(&series(files, &["--collector.cgroup.exclude="])).len(), 3);
         let both = ["--collector.cgroup.include=slice", "--collector.cgroup.exclude=/a"];
-        assert_eq!(cgroups_of(&given(files, &both)), ["/system.slice/b.mount"]);
+        assert_eq!(cgroups_of(&series(files, &both)), ["/system.slice/b.mount"]);
     }
 
     #[test]
@@ -366,10 +366,10 @@ mod tests {
             (b"cpu.stat", CPU_STAT),
             (b"z.slice/cpu.stat", CPU_STAT),
         ];
-        let text = given(files, &["--collector.cgroup.max-cgroups=3"]);
+        let text = series(files, &["--collector.cgroup.max-cgroups=3"]);
         assert_eq!(cgroups_of(&text), ["/", "/a.slice/a.service", "/z.slice"]);
         assert!(text.contains("keyhole_cgroup_dropped 1\n"), "{text}");
-        let text = given(files, &["--collector.cgroup.max-cgroups=0"]);
+        let text = series(files, &["--collector.cgroup.max-cgroups=0"]);
         assert!(cgroups_of(&text).len() == 4 && text.contains("keyhole_cgroup_dropped 0\n"), "{text}");
     }
 
@@ -380,7 +380,7 @@ mod tests {
             (b"system.slice/cpu.stat", CPU_STAT),
             (b"system.slice/memory.stat", b"anon 1\nfile 2\nkernel_stack 3\n"),
         ];
-        assert_eq!(given(files, &[]).lines().count(), 6);
+        assert_eq!(series(files, &[]).lines().count(), 6);
     }
 
     #[test]
@@ -391,7 +391,7 @@ mod tests {
             (b"a.slice/io.pressure", b"most avg10=0.00 total=5\nsome total=1000000 avg900=1\n"),
         ];
         assert_eq!(
-            given(files, &[]),
+            series(files, &[]),
             "keyhole_cgroup_cpu_usage_seconds_total{cgroup=\"/a.slice\"} 1\n\
              keyhole_cgroup_dropped 0\n\
              keyhole_cgroup_io_read_bytes_total{cgroup=\"/a.slice\",device=\"fabric0\"} 7\n\
@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn devices_without_io_before_another_on_its_line_take_none_of_its_numbers() {
         let files: &[(&[u8], &[u8])] = &[(b"a.slice/io.stat", b"7:7 7:6 8:0 rbytes=1 wbytes=x\nrios=2\n")];
-        let text = given(files, &[]);
+        let text = series(files, &[]);
         assert!(text.contains("io_read_bytes_total{cgroup=\"/a.slice\",device=\"sda\"} 1\n"), "{text}");
         assert!(!text.contains("device=\"7:") && !text.contains("written"), "{text}");
     }
@@ -414,7 +414,7 @@ mod tests {
             (b"system.slice/a\"} 1\nx{b=\".service/cpu.stat", CPU_STAT),
             (b"system.slice/\xff\xfe:).service/cpu.stat", CPU_STAT),
         ];
-        let text = given(files, &[]);
+        let text = series(files, &[]);
         assert_eq!(text.lines().count(), 7, "{text}");
         assert!(text.contains(r#"{cgroup="/system.slice/a\"} 1\nx{b=\".service"} 5"#), "{text}");
         assert!(text.contains("{cgroup=\"/system.slice/\u{fffd}:).service\"} 5\n"), "{text}");
@@ -430,8 +430,8 @@ mod tests {
             file("a.slice/pids.current", Content::bytes(&b"7\n"[..])),
             file("a.slice/pids.max", Content::bytes(&b"many\n"[..])),
         ];
-        let snapshot = Snapshot::of_files(files);
-        let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap();
+        let snapshot = Snapshot::from_files(files);
+        let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap();
         assert_eq!(text, "keyhole_cgroup_dropped 0\nkeyhole_cgroup_pids_current{cgroup=\"/a.slice\"} 7\n");
     }
 

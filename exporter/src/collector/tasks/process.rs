@@ -76,7 +76,7 @@ mod tests {
         ];
         let files = paths.map(|path| (path.as_bytes().to_vec(), Content::Entries(1))).to_vec();
         let mut seen = Vec::new();
-        each_file(&Snapshot::of_files(files), |pid, file, _| seen.push((pid, file)));
+        each_file(&Snapshot::from_files(files), |pid, file, _| seen.push((pid, file)));
         let expected = [(1, File::Stat), (10, File::Descriptors), (10, File::Status), (10, File::Thread)];
         assert_eq!(seen, expected);
     }

@@ -133,7 +133,7 @@ mod tests {
     use keyhole_proto::v1::Outcome;
 
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, local};
     use crate::snapshot::{Report, Snapshot};
 
     const INIT: &[u8] = b"1 (systemd) S 0 1 1 0 -1 4194560 9061 9416027 94 2620 36 98 54406 13885 20 0 3 0 29 \
@@ -169,7 +169,7 @@ mod tests {
     fn snapshot(files: &[(&str, &[u8])], query: Query, outcome: Outcome) -> Snapshot {
         let files =
             files.iter().map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
-        let mut snapshot = Snapshot::of_files(files.collect());
+        let mut snapshot = Snapshot::from_files(files.collect());
         snapshot.set_report(query, Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 });
         snapshot
     }
@@ -181,8 +181,9 @@ mod tests {
 
     #[test]
     fn the_state_of_a_lone_thread_is_its_processs() {
-        let told: Vec<_> = FILES.iter().copied().filter(|(path, _)| *path != "proc/2/task/2/stat").collect();
-        assert_eq!(collect(&COLLECTOR, &told, &[]).unwrap(), ALL);
+        let with_several_threads: Vec<_> =
+            FILES.iter().copied().filter(|(path, _)| *path != "proc/2/task/2/stat").collect();
+        assert_eq!(collect(&COLLECTOR, &with_several_threads, &[]).unwrap(), ALL);
     }
 
     #[test]
@@ -216,19 +217,19 @@ mod tests {
             .collect();
         for (errno, expected) in [(1, "proc/1/stat: errno 1"), (13, "proc/1/stat: errno 13")] {
             files[0].1 = Content::Errno(errno);
-            let error = collect_snapshot(&COLLECTOR, &Snapshot::of_files(files.clone()), &[], &own());
+            let error = collect_snapshot(&COLLECTOR, &Snapshot::from_files(files.clone()), &[], &local());
             assert_eq!(error.unwrap_err().to_string(), expected);
         }
         // One that has ended meanwhile is none.
         files[0].1 = Content::Errno(3);
-        let text = collect_snapshot(&COLLECTOR, &Snapshot::of_files(files), &[], &own()).unwrap();
+        let text = collect_snapshot(&COLLECTOR, &Snapshot::from_files(files), &[], &local()).unwrap();
         assert!(text.contains("node_processes_pids 1\n"), "{text}");
     }
 
     #[test]
     fn a_part_of_the_processes_is_not_counted() {
         let cut = snapshot(FILES, Query::Processes, Outcome::Truncated);
-        let error = collect_snapshot(&COLLECTOR, &cut, &[], &own()).unwrap_err();
+        let error = collect_snapshot(&COLLECTOR, &cut, &[], &local()).unwrap_err();
         assert_eq!(error.to_string(), "query PROCESSES: TRUNCATED");
     }
 
@@ -241,9 +242,9 @@ mod tests {
     fn the_limit_of_another_pid_namespace_is_absent_and_reported() {
         let elsewhere = FILES.iter().filter(|(path, _)| *path != PID_MAX);
         let files = elsewhere.map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
-        let snapshot = &Snapshot::of_files(files.collect());
+        let snapshot = &Snapshot::from_files(files.collect());
         let mut out = Exposition::new();
-        super::collect(&Context { snapshot, own: &own() }, &mut out).unwrap();
+        super::collect(&Context { snapshot, local: &local() }, &mut out).unwrap();
         let text = out.to_text();
         assert!(!text.contains("node_processes_max_processes"), "{text}");
         assert!(text.contains("node_processes_max_threads 7801\n"), "{text}");

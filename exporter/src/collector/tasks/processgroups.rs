@@ -277,7 +277,7 @@ mod tests {
     use super::*;
     use crate::collector::Instance;
     use crate::collector::testing::{
-        accepts_any_bytes, collect, collect_again, collect_snapshot, instance, own,
+        accepts_any_bytes, collect, collect_again, collect_snapshot, instance, local,
     };
     use crate::snapshot::Report;
 
@@ -320,25 +320,25 @@ mod tests {
             .replace(",}", "}")
     }
 
-    fn given(files: Vec<(Vec<u8>, Content)>) -> String {
-        given_again(&instance(&COLLECTOR, &[]), files)
+    fn series(files: Vec<(Vec<u8>, Content)>) -> String {
+        collect_again_text(&instance(&COLLECTOR, &[]), files)
     }
 
-    fn given_again(groups: &Instance, files: Vec<(Vec<u8>, Content)>) -> String {
-        collect_again(groups, &Snapshot::of_files(files), &own()).unwrap()
+    fn collect_again_text(groups: &Instance, files: Vec<(Vec<u8>, Content)>) -> String {
+        collect_again(groups, &Snapshot::from_files(files), &local()).unwrap()
     }
 
     #[test]
     fn a_group_has_process_exporters_families() {
         let groups = instance(&COLLECTOR, &[]);
-        let start = given_again(&groups, host());
+        let start = collect_again_text(&groups, host());
         assert!(start.contains("cpu_seconds_total{groupname=\"kubelet\",mode=\"user\"} 0\n"), "{start}");
         let mut later = host();
         later[4] =
             bytes("proc/812/stat", &replaced(KUBELET, " 900 0 12 0 4000 2000 ", " 905 0 13 0 4150 2025 "));
         later[5] = bytes("proc/812/status", &replaced(STATUS, "\t700\n", "\t707\n"));
         assert_eq!(
-            of_group(&given_again(&groups, later), "kubelet"),
+            of_group(&collect_again_text(&groups, later), "kubelet"),
             "context_switches_total{ctxswitchtype=\"nonvoluntary\"} 0\n\
              context_switches_total{ctxswitchtype=\"voluntary\"} 7\n\
              cpu_seconds_total{mode=\"system\"} 0.25\n\
@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn the_kernels_threads_are_one_group_without_memory() {
-        let text = of_group(&given(host()), "[kernel]");
+        let text = of_group(&series(host()), "[kernel]");
         assert!(text.contains("memory_bytes{memtype=\"resident\"} 0\n"), "{text}");
         assert!(text.contains("states{state=\"Other\"} 1\n") && text.contains("open_filedesc 0\n"), "{text}");
     }
@@ -373,8 +373,8 @@ mod tests {
     #[test]
     fn a_group_whose_processes_ended_keeps_its_counters_and_has_no_processes() {
         let groups = instance(&COLLECTOR, &[]);
-        given_again(&groups, host());
-        let text = of_group(&given_again(&groups, host().drain(..4).collect()), "kubelet");
+        collect_again_text(&groups, host());
+        let text = of_group(&collect_again_text(&groups, host().drain(..4).collect()), "kubelet");
         assert!(text.contains("cpu_seconds_total{mode=\"user\"} 0\n"), "{text}");
         assert!(text.contains("num_procs 0\n") && !text.contains("oldest_start"), "{text}");
     }
@@ -383,7 +383,7 @@ mod tests {
     fn a_kernel_that_does_not_count_descriptors_gives_none_rather_than_zero() {
         let mut files = host();
         files[6].1 = Content::Entries(0);
-        let text = given(files);
+        let text = series(files);
         assert!(text.contains("resident") && !text.contains("open_filedesc"), "{text}");
     }
 
@@ -403,7 +403,7 @@ mod tests {
         let cut = Content::Bytes { bytes: STATUS[..40].to_vec(), truncated: true };
         files[5].1 = cut;
         files[6].1 = Content::Errno(24);
-        let text = given(files);
+        let text = series(files);
         let kubelet = of_group(&text, "kubelet");
         assert!(!kubelet.contains("resident") && !kubelet.contains("filedesc"), "{text}");
         assert!(of_group(&text, "[kernel]").contains("resident"), "{text}");
@@ -412,15 +412,15 @@ mod tests {
     #[test]
     fn a_part_of_the_processes_is_no_group_and_a_part_of_the_details_no_sum() {
         let report = |outcome| Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
-        let mut snapshot = Snapshot::of_files(host());
+        let mut snapshot = Snapshot::from_files(host());
         snapshot.set_report(Query::ProcessDetails, report(Outcome::TimedOut));
-        let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap();
+        let text = collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap();
         assert!(
             text.contains("virtual") && !text.contains("resident") && !text.contains("switches"),
             "{text}"
         );
         snapshot.set_report(Query::Processes, report(Outcome::NotPermitted));
-        let error = collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap_err();
+        let error = collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap_err();
         assert_eq!(error.to_string(), "query PROCESSES: NOT_PERMITTED");
     }
 
@@ -432,7 +432,7 @@ mod tests {
             (format!("proc/{}/stat", at + 10).into_bytes(), Content::bytes(stat))
         };
         let files = comms.iter().enumerate().map(file).collect();
-        let text = given(files);
+        let text = series(files);
         let groups: Vec<_> = text.lines().filter(|line| line.contains("num_procs")).collect();
         assert_eq!(
             groups,
@@ -450,7 +450,7 @@ mod tests {
         let stat = replaced(KUBELET, ") S", ") Q").trim_ascii().to_vec();
         files[4] = bytes("proc/812/stat", &[&stat[..], b" 1 2 3\n"].concat());
         files[5] = bytes("proc/812/status", &[b"Frobs: x\nNone\n", STATUS].concat());
-        let text = of_group(&given(files), "kubelet");
+        let text = of_group(&series(files), "kubelet");
         assert!(text.contains("states{state=\"Other\"} 1\n") && text.contains("} 102400000\n"), "{text}");
     }
 
@@ -458,7 +458,7 @@ mod tests {
     fn a_comm_cannot_pass_for_a_line_of_its_status() {
         let mut files = host();
         files[5] = bytes("proc/812/status", &[b"Name:\tx\nVmRSS:\t1 kB\n", STATUS].concat());
-        assert!(given(files).contains("memtype=\"resident\"} 102400000\n"));
+        assert!(series(files).contains("memtype=\"resident\"} 102400000\n"));
     }
 
     #[test]

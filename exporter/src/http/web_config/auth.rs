@@ -104,9 +104,9 @@ fn padding(cost: Option<u32>, highest: u32) -> std::ops::Range<u32> {
 /// State shared by the thread and the requests.
 struct Shared {
     state: Mutex<State>,
-    /// Tells the thread that a check waits.
+    /// Wakes the thread when a check waits.
     filled: Condvar,
-    /// Tells the start that the thread is ready.
+    /// Signals that the thread is ready.
     ready: Condvar,
 }
 

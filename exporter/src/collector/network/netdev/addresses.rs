@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_is_told_with_its_prefix_and_scope() {
+    fn each_address_is_reported_with_its_prefix_and_scope() {
         let text = b"fd000000000000000000000000000002 04 40 00 82     eth0\n\
                      fe8000000000000000fc00fffe000001 04 40 20 80     eth0\n\
                      00000000000000000000000000000001 01 80 10 80       lo\n";
@@ -111,7 +111,7 @@ mod tests {
         }
 
         #[test]
-        fn any_address_of_the_right_length_is_told(line in "[0-9a-f]{32} [0-9a-f]{2} [0-9a-f]{2} [0-9a-f]{2} [0-9a-f]{2} +[a-z0-9]{1,15}") {
+        fn any_address_of_the_right_length_is_reported(line in "[0-9a-f]{32} [0-9a-f]{2} [0-9a-f]{2} [0-9a-f]{2} [0-9a-f]{2} +[a-z0-9]{1,15}") {
             proptest::prop_assert_eq!(addresses(line.as_bytes(), &[]).lines().count(), 1);
         }
     }

@@ -336,7 +336,7 @@ fn find(cpus: &[Cpu<'_>], number: u64) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::super::COLLECTOR;
-    use crate::collector::testing::{collect_snapshot, collect_whatever, own};
+    use crate::collector::testing::{collect_snapshot, collect_whatever, local};
     use crate::snapshot::{Content, Snapshot};
 
     const X86: &[u8] = b"processor\t: 0\n\
@@ -372,7 +372,7 @@ mod tests {
     fn info(cpuinfo: &[u8], flags: &[&str]) -> String {
         let files = [("proc/stat", &b"cpu0 1\n"[..]), (super::PATH, cpuinfo)];
         let files = files.map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
-        let (text, _) = collect_whatever(&COLLECTOR, &Snapshot::of_files(files.into()), flags, &own());
+        let (text, _) = collect_whatever(&COLLECTOR, &Snapshot::from_files(files.into()), flags, &local());
         text.lines().filter(|line| !line.contains("seconds")).map(|line| format!("{line}\n")).collect()
     }
 
@@ -570,26 +570,26 @@ mod tests {
             let mut files = vec![(b"proc/stat".to_vec(), Content::bytes(&b"cpu0 1\n"[..]))];
             files
                 .extend(cpuinfo.map(|text| (super::PATH.as_bytes().to_vec(), Content::bytes(text.to_vec()))));
-            let snapshot = Snapshot::of_files(files);
+            let snapshot = Snapshot::from_files(files);
             for flag in ["--collector.cpu.info", "--collector.cpu.info.bugs-include=."] {
-                let (text, result) = collect_whatever(&COLLECTOR, &snapshot, &[flag], &own());
+                let (text, result) = collect_whatever(&COLLECTOR, &snapshot, &[flag], &local());
                 assert_eq!(text, times);
                 assert_eq!(result.unwrap_err().to_string(), format!("proc/cpuinfo: {reason}"));
             }
-            assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).as_deref(), Ok(times));
+            assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).as_deref(), Ok(times));
         }
     }
 
     #[test]
     fn a_broker_that_may_not_read_cpuinfo_fails_a_flag_that_asks_for_it() {
         let mut snapshot =
-            Snapshot::of_files(vec![(b"proc/stat".to_vec(), Content::bytes(&b"cpu0 1\n"[..]))]);
+            Snapshot::from_files(vec![(b"proc/stat".to_vec(), Content::bytes(&b"cpu0 1\n"[..]))]);
         let outcome = keyhole_proto::v1::Outcome::NotPermitted;
         let report = crate::snapshot::Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
         snapshot.set_report(keyhole_proto::v1::Query::Cpuinfo, report);
-        let result = collect_snapshot(&COLLECTOR, &snapshot, &["--collector.cpu.info"], &own());
+        let result = collect_snapshot(&COLLECTOR, &snapshot, &["--collector.cpu.info"], &local());
         assert_eq!(result.unwrap_err().to_string(), "query CPUINFO: NOT_PERMITTED");
-        assert!(collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).is_ok());
+        assert!(collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).is_ok());
     }
 
     proptest::proptest! {

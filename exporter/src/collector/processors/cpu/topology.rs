@@ -132,7 +132,7 @@ fn count(dir: &Dir<'_>, file: &str, out: &mut Exposition) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::super::COLLECTOR;
-    use crate::collector::testing::{accepts_any_bytes, collect_snapshot, own};
+    use crate::collector::testing::{accepts_any_bytes, collect_snapshot, local};
     use crate::snapshot::{Content, Snapshot};
 
     /// The samples that come from `files` below the CPUs' directory; a file of `!` cannot be read.
@@ -146,7 +146,7 @@ mod tests {
             .map(|(path, text)| (format!("{}/{path}", super::CPUS).into_bytes(), content(text)))
             .chain([(b"proc/stat".to_vec(), content("cpu0 1\n"))])
             .collect();
-        let text = collect_snapshot(&COLLECTOR, &Snapshot::of_files(files), &[], &own()).unwrap();
+        let text = collect_snapshot(&COLLECTOR, &Snapshot::from_files(files), &[], &local()).unwrap();
         text.lines().filter(|line| !line.contains("seconds")).map(|line| format!("{line}\n")).collect()
     }
 
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_cpu_can_go_offline_nothing_is_told() {
+    fn where_no_cpu_can_go_offline_nothing_is_reported() {
         assert_eq!(topology(&[("online", "0-3\n"), ("cpu0/topology/core_id", "0\n")]), "");
     }
 

@@ -3,12 +3,12 @@
 use std::time::SystemTime;
 
 use crate::capture::CaptureInfo;
-use crate::collector::{Own, TimeZone, Uname};
+use crate::collector::{LocalData, TimeZone, Uname};
 use crate::text;
 
 /// What is looked up once, before the exporter seals itself.
 #[derive(Debug, Clone)]
-pub struct OwnSource {
+pub struct LocalSource {
     captured: bool,
     /// The time of a capture.
     time: Option<SystemTime>,
@@ -17,7 +17,7 @@ pub struct OwnSource {
     time_zone: Option<TimeZone>,
 }
 
-impl OwnSource {
+impl LocalSource {
     /// Looks at the environment and this process.
     pub fn from_process() -> Self {
         Self {
@@ -30,7 +30,7 @@ impl OwnSource {
     }
 
     /// The same for a capture: of this process only its clock and `NODE_NAME` are asked, where the capture does not say.
-    pub fn of_capture(self, about: Option<CaptureInfo>) -> Self {
+    pub fn from_capture(self, about: Option<CaptureInfo>) -> Self {
         let (time, node_name) = about.map(|about| (about.time, about.node_name)).unzip();
         let node_name = self.node_name.or(node_name);
         Self { captured: true, time, node_name, uname: None, time_zone: None }
@@ -43,10 +43,10 @@ impl OwnSource {
     }
 
     /// What is known at this moment.
-    pub fn now(&self) -> Own {
+    pub fn now(&self) -> LocalData {
         /// The captured host's clock discipline cannot be asked.
         const ENODATA: i32 = 61;
-        Own {
+        LocalData {
             now: self.time.unwrap_or_else(SystemTime::now),
             node_name: self.node_name.clone(),
             timex: if self.captured { Err(ENODATA) } else { keyhole_os::timex() },
