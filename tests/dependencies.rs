@@ -1,5 +1,5 @@
 //! The crates of the broker and of the reader are lists: `broker/deny.toml` and `reader/deny.toml`. cargo-deny refuses
-//! what is not on them; here nothing may be on a list that is not needed, so that a list is what it says it is.
+//! what is not on them; here nothing may be on a list that is not needed, so that a list is exact.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -38,12 +38,12 @@ fn names(crates: &BTreeSet<String>) -> BTreeSet<&str> {
 }
 
 /// Holds a program's list against its tree.
-fn list_is_tree(folder: &str) {
-    let file = format!("{folder}/deny.toml");
+fn list_is_tree(directory: &str) {
+    let file = format!("{directory}/deny.toml");
     let list = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(&file)).unwrap();
     let allowed = list.split("\nallow = [").nth(2).and_then(|rest| rest.split("\n]").next()).unwrap();
     let allowed: BTreeSet<&str> = allowed.split('"').skip(1).step_by(2).collect();
-    let tree = built(&format!("keyhole-{folder}"));
+    let tree = built(&format!("keyhole-{directory}"));
     let missing: Vec<_> = names(&tree).difference(&allowed).copied().collect();
     let idle: Vec<_> = allowed.difference(&names(&tree)).copied().collect();
     assert!(missing.is_empty(), "not on {file}'s list, and needed: {missing:?}");

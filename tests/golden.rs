@@ -1,9 +1,7 @@
 //! Golden expositions: what `keyhole-exporter replay` prints for trees of kernel files, byte for byte.
 //!
 //! `UPDATE_GOLDEN=1 cargo test --test golden` writes them anew; read the difference before you commit it.
-//! `tests/golden/capture.sh` captures a host for [`a_real_host_gives_what_it_gave_before`].
-
-mod common;
+//! `tests/golden/capture.sh` captures a host for [`a_capture_of_a_real_host_has_its_golden_exposition`].
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,7 +9,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::exposition::Exposition;
+use keyhole_test_support::exposition::Exposition;
+use keyhole_test_support::{NODE_NAME, programs, run_to_end};
 
 /// What no two runs give alike.
 const MASKED: &[(&str, Trees)] = &[
@@ -46,10 +45,10 @@ fn masked(text: &str, tree: &Path) -> String {
 /// What replaying a tree prints; it must be well formed and nothing may be told on standard error at error level.
 fn replay(tree: &Path, flags: &[&str]) -> String {
     // As this user: nothing here needs a uid of its own, and the trees may lie where that uid cannot reach.
-    let mut command = Command::new(common::binaries().join("keyhole-exporter"));
+    let mut command = Command::new(programs::all().join("keyhole-exporter"));
     command.args(flags).arg("replay").arg(tree).stdin(Stdio::null());
-    command.env("NODE_NAME", common::NODE_NAME).env("TZ", "UTC");
-    let output = common::finish(command);
+    command.env("NODE_NAME", NODE_NAME).env("TZ", "UTC");
+    let output = run_to_end(command);
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && !told.contains("level=ERROR"), "{told}");
     let exposition = Exposition::parse(&output.stdout).unwrap_or_else(|error| panic!("{error}"));
@@ -101,7 +100,7 @@ fn differences(expected: &str, got: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_real_host_gives_what_it_gave_before() {
+fn a_capture_of_a_real_host_has_its_golden_exposition() {
     let tree = golden("host").join("tree");
     assert_golden("host", &tree, &["--collector.cpu.info", "--collector.netdev.address-info"]);
 }
@@ -144,7 +143,7 @@ fn a_host_with_no_files_at_all_fails_no_parser() {
 }
 
 #[test]
-fn hostile_names_and_files_give_well_formed_lines_and_no_wrong_ones() {
+fn hostile_names_and_files_result_in_well_formed_lines_and_no_wrong_ones() {
     let dir = tempfile::tempdir().unwrap();
     for (path, content) in hostile_files() {
         let path = dir.path().join(OsStr::from_bytes(&path));

@@ -1,8 +1,5 @@
 //! Readers that sleep in the kernel, die, or see more than the one before: the real program on trees of fixtures. A fifo
-//! that nobody writes to stands for a file that never answers.
-
-#[path = "../../tests/common/reader.rs"]
-mod reader;
+//! that nobody writes to is a file that never answers.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -21,6 +18,7 @@ use keyhole_broker::zygote::{self, StartError};
 use keyhole_policy::pipes::STUCK_READERS;
 use keyhole_policy::{Class, TABLE};
 use keyhole_proto::v1::{File, Outcome, Query, ReadResponse, file};
+use keyhole_test_support::programs;
 use prost::Message;
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::{Pid, Signal, kill_process};
@@ -83,7 +81,7 @@ impl Tree {
     }
 
     async fn readers_with(&self, reopen_interval: Duration, arguments: Vec<OsString>) -> Ground {
-        let program = reader::beside(&PathBuf::from(env!("CARGO_BIN_EXE_keyhole-broker"))).to_owned();
+        let [_, program] = programs::broker_and_reader(env!("CARGO_BIN_EXE_keyhole-broker"));
         let (zygote, mut reports, slots) = zygote::start(program, arguments).await.unwrap();
         tokio::spawn(async move { reports.follow().await });
         let options = Options { permits: Permits::default(), reopen_interval, deaths_per_minute: usize::MAX };
@@ -231,7 +229,7 @@ async fn every_query_is_answered_once() {
 }
 
 #[tokio::test]
-async fn a_file_that_never_answers_costs_its_query_once_and_nothing_else() {
+async fn a_file_that_never_answers_delays_its_query_once_and_nothing_else() {
     use Query::{Hwmon, Loadavg, Thermal};
     let tree = Tree::with(&[
         ("proc/loadavg", "1"),
@@ -272,7 +270,7 @@ async fn a_file_that_never_answers_costs_its_query_once_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn devices_past_those_that_a_reader_caches_are_read_whole() {
+async fn devices_beyond_the_descriptor_cache_are_read_completely() {
     const ZONES: usize = 4098;
     // In memory where that can be: a disk takes a minute to make so many files.
     let tree = Tree(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap());
@@ -336,7 +334,7 @@ async fn a_query_that_takes_long_and_goes_on_giving_is_not_stuck() {
 }
 
 #[tokio::test]
-async fn a_class_without_a_reader_says_so_at_once_and_the_others_go_on() {
+async fn a_class_without_a_reader_fails_at_once_and_the_others_are_answered() {
     let tree = Tree::with(&[("proc/loadavg", "1"), ("sys/class/hwmon/hwmon0/name", "chip")]);
     let jams = JAMS.map(|(_, path)| tree.jam(path));
     let ground = tree.readers().await;
@@ -391,7 +389,7 @@ async fn a_read_that_is_cancelled_leaves_nothing_in_the_next_answer() {
 }
 
 #[tokio::test]
-async fn a_read_that_is_cancelled_while_a_reader_is_checked_costs_no_reader() {
+async fn a_read_that_is_cancelled_while_a_reader_is_checked_ends_no_reader() {
     let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/meminfo", "2")]);
     let ground = tree.readers_with(Duration::from_millis(1), tree.arguments()).await;
     for _ in 0..5 {
@@ -413,7 +411,7 @@ async fn a_read_that_is_cancelled_while_a_reader_is_checked_costs_no_reader() {
 }
 
 #[tokio::test]
-async fn an_order_that_a_zygote_follows_too_late_leaves_no_reader_behind() {
+async fn an_order_that_a_zygote_follows_after_the_timeout_leaves_no_reader_behind() {
     let tree = Tree::with(&[("proc/loadavg", "1")]);
     let ground = tree.readers().await;
     ground.ask(&[Query::Loadavg]).await;
@@ -431,7 +429,7 @@ async fn an_order_that_a_zygote_follows_too_late_leaves_no_reader_behind() {
 }
 
 #[tokio::test]
-async fn a_slow_client_is_waited_for_and_never_buffered_for() {
+async fn a_slow_client_applies_backpressure_and_is_not_buffered_for() {
     let long = "x".repeat(3 << 20);
     let tree = Tree::with(&[("proc/diskstats", &long), ("proc/cpuinfo", &long)]);
     let ground = tree.readers().await;

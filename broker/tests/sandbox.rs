@@ -3,9 +3,6 @@
 //! Filters are put in force in forked children of a process of their own; Landlock and capabilities on threads,
 //! to which they belong.
 
-#[path = "../../tests/common/forked.rs"]
-mod forked;
-
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,10 +11,13 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use forked::{Call, End, REFUSED, alone, assert_other_interfaces_are_refused, forked, sealed, survived};
 use keyhole_broker::sandbox::{self, PASSED, Pinned, SYSCALLS, SealError};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::{Layer, ThreadStatus, capabilities, process, seccomp};
+use keyhole_test_support::fork::{
+    Call, End, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_sealed, in_child, in_own_process,
+    returned,
+};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -45,13 +45,13 @@ fn number(name: &str) -> i64 {
 }
 
 #[test]
-fn every_row_lets_its_call_through() {
-    alone("every_row_lets_its_call_through", || {
+fn every_row_allows_its_call() {
+    in_own_process("every_row_allows_its_call", || {
         let (_dir, dir) = tempdir();
         let (seal, _status) = table(&dir);
         for row in SYSCALLS.iter().filter(|row| row.name != "rt_sigreturn") {
-            let end = sealed(&seal, Call::harmless(row));
-            assert!(survived(end), "{}: {end:?}", row.name);
+            let end = call_sealed(&seal, Call::harmless(row));
+            assert!(returned(end), "{}: {end:?}", row.name);
         }
     });
 }
@@ -62,10 +62,10 @@ fn a_signal_handler_returns_under_the_seal() {
     extern "C" fn handle(_: libc::c_int) {
         HANDLED.store(true, Ordering::Relaxed);
     }
-    alone("a_signal_handler_returns_under_the_seal", || {
+    in_own_process("a_signal_handler_returns_under_the_seal", || {
         let (_dir, dir) = tempdir();
         let (seal, _status) = table(&dir);
-        let end = forked(|| {
+        let end = in_child(|| {
             let soon = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
             let timer =
                 libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: soon };
@@ -90,17 +90,17 @@ fn a_signal_handler_returns_under_the_seal() {
 
 #[test]
 fn every_other_call_kills_the_process() {
-    alone("every_other_call_kills_the_process", || {
+    in_own_process("every_other_call_kills_the_process", || {
         let (_dir, dir) = tempdir();
         let (seal, _status) = table(&dir);
         let start = Instant::now();
         let allowed = |number: i64| SYSCALLS.iter().any(|row| row.number == number);
         for number in (0..=470).filter(|number| !allowed(*number)) {
-            let end = sealed(&seal, Call(number, [0; 6]));
+            let end = call_sealed(&seal, Call(number, [0; 6]));
             // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
             // nothing for anyone else who makes them.
             let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
-            assert!(end == REFUSED || probe, "system call {number}: {end:?}");
+            assert!(end == KILLED_BY_SECCOMP || probe, "system call {number}: {end:?}");
         }
         assert!(start.elapsed() < Duration::from_secs(60));
     });
@@ -108,16 +108,16 @@ fn every_other_call_kills_the_process() {
 
 #[test]
 fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
-    alone("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
+    in_own_process("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
         let (_dir, dir) = tempdir();
         let (seal, _status) = table(&dir);
-        assert_other_interfaces_are_refused("broker", &seal);
+        assert_other_interfaces_are_killed("broker", &seal);
     });
 }
 
 #[test]
 fn every_condition_of_every_row_is_enforced() {
-    alone("every_condition_of_every_row_is_enforced", || {
+    in_own_process("every_condition_of_every_row_is_enforced", || {
         let (_dir, dir) = tempdir();
         let (seal, _status) = table(&dir);
         let mut refused = 0;
@@ -126,7 +126,12 @@ fn every_condition_of_every_row_is_enforced() {
                 for bit in (0..64).filter(|bit| argument.mask & (1 << bit) != 0) {
                     let call = Call::harmless(row).flipped(argument.index, bit);
                     if !call.is_allowed_by(SYSCALLS) {
-                        assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                        assert_eq!(
+                            call_sealed(&seal, call),
+                            KILLED_BY_SECCOMP,
+                            "{} with {call:x?}",
+                            row.name
+                        );
                         refused += 1;
                     }
                 }
@@ -137,8 +142,8 @@ fn every_condition_of_every_row_is_enforced() {
 }
 
 #[test]
-fn where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well() {
-    alone("where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well", || {
+fn where_the_kernel_passes_descriptors_a_few_more_rows_apply() {
+    in_own_process("where_the_kernel_passes_descriptors_a_few_more_rows_apply", || {
         let (_dir, dir) = tempdir();
         let status = ThreadStatus::open().unwrap();
         let pinned = Pinned::new(&status, Some(&dir)).with_passed();
@@ -148,12 +153,22 @@ fn where_the_kernel_passes_descriptors_a_few_rows_more_hold_as_well() {
         let rows = [SYSCALLS, PASSED].concat();
         for row in PASSED {
             let harmless = Call::harmless(row);
-            assert!(survived(sealed(&seal, harmless)), "{}", row.name);
-            assert_eq!(sealed(&without, harmless), REFUSED, "{} where nothing is passed", row.name);
+            assert!(returned(call_sealed(&seal, harmless)), "{}", row.name);
+            assert_eq!(
+                call_sealed(&without, harmless),
+                KILLED_BY_SECCOMP,
+                "{} where nothing is passed",
+                row.name
+            );
             for argument in row.when {
                 for call in (0..32).map(|bit| harmless.flipped(argument.index, bit)) {
                     if !call.is_allowed_by(&rows) {
-                        assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                        assert_eq!(
+                            call_sealed(&seal, call),
+                            KILLED_BY_SECCOMP,
+                            "{} with {call:x?}",
+                            row.name
+                        );
                     }
                 }
             }
@@ -199,7 +214,7 @@ fn the_checked_arguments_are_these() {
 
 #[test]
 fn what_an_intruder_would_ask_for_kills_the_process() {
-    alone("what_an_intruder_would_ask_for_kills_the_process", || {
+    in_own_process("what_an_intruder_would_ask_for_kills_the_process", || {
         let (dir, opened) = tempdir();
         let (seal, status) = table(&opened);
         let victim = dir.path().join("victim\0");
@@ -226,7 +241,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("a look at its own status", Call(libc::SYS_pread64, [descriptor, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in allowed {
-            assert!(survived(sealed(&seal, call)), "{what}");
+            assert!(returned(call_sealed(&seal, call)), "{what}");
         }
 
         let refused = [
@@ -252,7 +267,10 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("a file in memory", mmap(read, private, descriptor)),
             ("shared memory", mmap(read | write, libc::MAP_SHARED as u64 | anonymous, nowhere)),
             ("memory made code", Call(libc::SYS_mprotect, [0, 0, read | exec, 0, 0, 0])),
-            ("memory given back", Call(libc::SYS_madvise, [0, 0, libc::MADV_DONTNEED as u64, 0, 0, 0])),
+            (
+                "memory returned to the kernel",
+                Call(libc::SYS_madvise, [0, 0, libc::MADV_DONTNEED as u64, 0, 0, 0]),
+            ),
             ("options of TCP", getsockopt(libc::IPPROTO_TCP, libc::SO_PEERCRED)),
             ("the peer's process", getsockopt(libc::SOL_SOCKET, 77)),
             ("a datagram to an address", sendto(libc::MSG_NOSIGNAL, path, 110)),
@@ -260,14 +278,14 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("a wait for any child, however long", Call(libc::SYS_wait4, [u64::MAX, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in refused {
-            assert_eq!(sealed(&seal, call), REFUSED, "{what}");
+            assert_eq!(call_sealed(&seal, call), KILLED_BY_SECCOMP, "{what}");
         }
     });
 }
 
 #[test]
 fn unlink_reaches_the_socket_directory_and_nothing_else() {
-    alone("unlink_reaches_the_socket_directory_and_nothing_else", || {
+    in_own_process("unlink_reaches_the_socket_directory_and_nothing_else", || {
         let (dir, opened) = tempdir();
         let (other, other_opened) = tempdir();
         let (seal, _status) = table(&opened);
@@ -278,11 +296,11 @@ fn unlink_reaches_the_socket_directory_and_nothing_else() {
         let absolute = format!("{}\0", other.path().join("socket").display());
         let unlink = |dir: i32, name: &str, flags: i32| {
             let call = [dir as u64, name.as_ptr() as u64, flags as u64, 0, 0, 0];
-            sealed(&seal, Call(seccomp::numbers::unlinkat, call))
+            call_sealed(&seal, Call(seccomp::numbers::unlinkat, call))
         };
-        assert_eq!(unlink(other_opened.as_raw_fd(), "socket\0", 0), REFUSED);
-        assert_eq!(unlink(libc::AT_FDCWD, &absolute, 0), REFUSED);
-        assert_eq!(unlink(opened.as_raw_fd(), "dir\0", libc::AT_REMOVEDIR), REFUSED);
+        assert_eq!(unlink(other_opened.as_raw_fd(), "socket\0", 0), KILLED_BY_SECCOMP);
+        assert_eq!(unlink(libc::AT_FDCWD, &absolute, 0), KILLED_BY_SECCOMP);
+        assert_eq!(unlink(opened.as_raw_fd(), "dir\0", libc::AT_REMOVEDIR), KILLED_BY_SECCOMP);
         assert!(other.path().join("socket").exists() && dir.path().join("dir").exists());
         assert!(dir.path().join("socket").exists());
         assert_eq!(unlink(opened.as_raw_fd(), "socket\0", 0), End::Exited(0));
@@ -292,20 +310,20 @@ fn unlink_reaches_the_socket_directory_and_nothing_else() {
 
 #[test]
 fn the_seal_is_on_every_thread_and_is_confirmed() {
-    alone("the_seal_is_on_every_thread_and_is_confirmed", || {
+    in_own_process("the_seal_is_on_every_thread_and_is_confirmed", || {
         let (_dir, dir) = tempdir();
         let (seal, _status) = table(&dir);
-        let end = forked(|| {
+        let end = in_child(|| {
             let (go, wait) = std::sync::mpsc::channel();
-            let (say, heard) = std::sync::mpsc::channel();
+            let (sender, receiver) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
                 let status = ThreadStatus::open().unwrap();
-                say.send(true).unwrap();
+                sender.send(true).unwrap();
                 wait.recv().unwrap();
-                say.send(!status.unconfirmed().unwrap().contains(&"seccomp")).unwrap();
+                sender.send(!status.unconfirmed().unwrap().contains(&"seccomp")).unwrap();
                 Call(libc::SYS_getpid, [0; 6]).make();
             });
-            heard.recv().unwrap();
+            receiver.recv().unwrap();
             let status = ThreadStatus::open().unwrap();
             assert!(status.unconfirmed().unwrap().contains(&"seccomp"));
             if !seal() {
@@ -313,7 +331,7 @@ fn the_seal_is_on_every_thread_and_is_confirmed() {
             }
             let confirmed = !status.unconfirmed().unwrap().contains(&"seccomp");
             go.send(()).unwrap();
-            if !confirmed || !heard.recv().unwrap() {
+            if !confirmed || !receiver.recv().unwrap() {
                 return 1;
             }
             // The other thread's forbidden call ends this one too.
@@ -321,7 +339,7 @@ fn the_seal_is_on_every_thread_and_is_confirmed() {
                 std::hint::spin_loop();
             }
         });
-        assert_eq!(end, REFUSED);
+        assert_eq!(end, KILLED_BY_SECCOMP);
     });
 }
 
@@ -343,12 +361,12 @@ fn a_layer_that_the_kernel_does_not_confirm_ends_the_start() {
 /// The newest Landlock ABI that the running kernel has; 0 without Landlock.
 fn landlock_abi() -> i64 {
     const VERSION: u64 = 1;
-    // SAFETY: with this flag and no attributes the call only tells a number.
+    // SAFETY: with this flag and no attributes the call only returns a number.
     let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, VERSION) };
     abi.max(0)
 }
 
-/// Runs `act` on a thread that Landlock holds to `grants`; not at all where the kernel has no Landlock.
+/// Runs `act` on a thread that Landlock restricts to `grants`; not at all where the kernel has no Landlock.
 fn confined(grants: &[Grant<'_>], act: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let confine = || {
@@ -380,7 +398,7 @@ fn refused<T>(result: Result<T, Errno>, what: &str) {
 fn landlock_without_grants_closes_every_path() {
     let (dir, _) = tempdir();
     fs::write(dir.path().join("file"), "x").unwrap();
-    let held = File::open(dir.path().join("file")).unwrap();
+    let opened = File::open(dir.path().join("file")).unwrap();
     let status = ThreadStatus::open().unwrap();
     confined(&[], || {
         for path in ["/etc/passwd", "/proc/self/environ", "/proc/self/status", "/proc/stat", "/dev/null"] {
@@ -393,11 +411,11 @@ fn landlock_without_grants_closes_every_path() {
         refused(open(dir.path().join("new"), OFlags::WRONLY | OFlags::CREATE), "a new file");
         refused(rustix::fs::unlink(dir.path().join("file")), "unlink");
 
-        // What was opened before goes on: the broker lives by it.
+        // What was opened before stays open: the broker depends on it.
         let mut byte = [0];
-        assert_eq!(rustix::io::pread(&held, &mut byte, 0), Ok(1));
+        assert_eq!(rustix::io::pread(&opened, &mut byte, 0), Ok(1));
         status.unconfirmed().unwrap();
-        // A thread that is started later is held too.
+        // A thread that is started later is restricted too.
         std::thread::spawn(|| refused(open("/etc/passwd", OFlags::RDONLY), "a later thread")).join().unwrap();
     });
 }
@@ -418,12 +436,12 @@ fn landlock_keeps_other_processes_secrets_closed_even_below_a_grant() {
         without_capabilities();
         let at = |file: &str| format!("/proc/{}/{file}", victim.0.id());
         let secrets = ["environ", "auxv", "maps", "io", "syscall"];
-        let give = |file: &str| -> usize {
+        let read_count = |file: &str| -> usize {
             let opened = open(at(file), OFlags::RDONLY);
             opened.and_then(|file| rustix::io::read(&file, &mut [0; 16])).unwrap_or(0)
         };
         for file in secrets {
-            soon(file, || give(file) > 0);
+            soon(file, || read_count(file) > 0);
         }
         let dir = OFlags::RDONLY | OFlags::DIRECTORY;
         assert!(open(at("root/"), dir).is_ok() && open(at("mem"), OFlags::RDONLY).is_ok());
@@ -433,7 +451,7 @@ fn landlock_keeps_other_processes_secrets_closed_even_below_a_grant() {
             return println!("skipped: {}", layer.detail);
         }
         for file in secrets {
-            assert_eq!(give(file), 0, "{file} was read");
+            assert_eq!(read_count(file), 0, "{file} was read");
         }
         assert_eq!(open(at("mem"), OFlags::RDONLY).err(), Some(Errno::ACCESS));
         for link in ["root/", "cwd/", "fd/0"] {
@@ -470,7 +488,7 @@ impl Drop for Ended {
 }
 
 #[test]
-fn landlock_lets_a_granted_directory_be_read_and_no_more() {
+fn landlock_allows_reading_a_granted_directory_and_no_more() {
     let (dir, opened) = tempdir();
     let at = |name: &str| dir.path().join(name);
     fs::write(at("file"), "x").unwrap();
@@ -506,7 +524,7 @@ fn landlock_lets_a_granted_directory_be_read_and_no_more() {
 }
 
 #[test]
-fn landlock_lets_the_real_sysfs_be_read_and_not_written() {
+fn landlock_allows_reading_the_real_sysfs_and_no_writing() {
     let sys = File::open("/sys").unwrap();
     confined(&[Grant { dir: sys.as_fd(), right: Right::Read }], || {
         let online = "/sys/devices/system/cpu/online";
@@ -524,7 +542,7 @@ fn absent_is_refused(errno: Errno) -> Errno {
 }
 
 #[test]
-fn landlock_lets_the_socket_be_removed_from_its_directory_alone() {
+fn landlock_allows_removing_the_socket_from_its_directory_alone() {
     let (dir, opened) = tempdir();
     let (other, other_opened) = tempdir();
     for dir in [&dir, &other] {
@@ -598,7 +616,7 @@ fn after_the_drop_every_capability_set_is_empty() {
             }
         }
         assert!(!ThreadStatus::open().unwrap().unconfirmed().unwrap().contains(&"capabilities"));
-        // uid 0 alone is worth nothing.
+        // uid 0 alone grants nothing.
         let owner = Some(rustix::fs::Uid::from_raw(64646));
         assert_eq!(rustix::fs::chown(dir.path(), owner, None), Err(Errno::PERM));
     };
@@ -621,7 +639,7 @@ fn no_new_privs_is_set_and_read_back() {
 
 #[test]
 fn the_process_leaves_no_core_and_may_open_every_descriptor() {
-    alone("the_process_leaves_no_core_and_may_open_every_descriptor", || {
+    in_own_process("the_process_leaves_no_core_and_may_open_every_descriptor", || {
         let hard = getrlimit(Resource::Nofile).maximum;
         setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: hard }).unwrap();
         let layer = process::limits();

@@ -1,11 +1,10 @@
 //! The exporter's system calls, row by row: what each row allows and what it refuses, asked of the running kernel.
 
-#[path = "../../tests/common/forked.rs"]
-mod forked;
-
-use forked::{Call, REFUSED, alone, assert_other_interfaces_are_refused, sealed, survived};
 use keyhole_exporter::sandbox::{QUERY_SYSCALLS, SYSCALLS};
 use keyhole_os::seccomp::{self, Row, Rule};
+use keyhole_test_support::fork::{
+    Call, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_sealed, in_own_process, returned,
+};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// A table, compiled.
@@ -26,8 +25,8 @@ fn number(name: &str) -> i64 {
 }
 
 #[test]
-fn every_row_lets_its_call_through() {
-    alone("every_row_lets_its_call_through", || {
+fn every_row_allows_its_call() {
+    in_own_process("every_row_allows_its_call", || {
         for rows in tables() {
             let seal = seal(&rows);
             for row in rows.iter().filter(|row| row.name != "rt_sigreturn") {
@@ -36,8 +35,8 @@ fn every_row_lets_its_call_through() {
                     // A wait for what is not so ends at once: the address is not aligned.
                     call.1[0] = 1;
                 }
-                let end = sealed(&seal, call);
-                assert!(survived(end), "{} {:?}: {end:?}", row.name, row.when);
+                let end = call_sealed(&seal, call);
+                assert!(returned(end), "{} {:?}: {end:?}", row.name, row.when);
             }
         }
     });
@@ -45,7 +44,7 @@ fn every_row_lets_its_call_through() {
 
 #[test]
 fn every_condition_of_every_row_is_enforced() {
-    alone("every_condition_of_every_row_is_enforced", || {
+    in_own_process("every_condition_of_every_row_is_enforced", || {
         for rows in tables() {
             let seal = seal(&rows);
             let mut refused = 0;
@@ -57,7 +56,12 @@ fn every_condition_of_every_row_is_enforced() {
                             // Another row's call, such as a wait in place of a wake.
                             continue;
                         }
-                        assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                        assert_eq!(
+                            call_sealed(&seal, call),
+                            KILLED_BY_SECCOMP,
+                            "{} with {call:x?}",
+                            row.name
+                        );
                         refused += 1;
                     }
                 }
@@ -69,22 +73,22 @@ fn every_condition_of_every_row_is_enforced() {
 
 #[test]
 fn every_other_call_kills_the_process() {
-    alone("every_other_call_kills_the_process", || {
+    in_own_process("every_other_call_kills_the_process", || {
         let seal = seal(SYSCALLS);
         for number in (0..=470).filter(|number| SYSCALLS.iter().all(|row| row.number != *number)) {
-            let end = sealed(&seal, Call(number, [0; 6]));
+            let end = call_sealed(&seal, Call(number, [0; 6]));
             // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
             // nothing for anyone else who makes them.
             let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
-            assert!(end == REFUSED || probe, "system call {number}: {end:?}");
+            assert!(end == KILLED_BY_SECCOMP || probe, "system call {number}: {end:?}");
         }
     });
 }
 
 #[test]
 fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
-    alone("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
-        assert_other_interfaces_are_refused("exporter", &seal(SYSCALLS));
+    in_own_process("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
+        assert_other_interfaces_are_killed("exporter", &seal(SYSCALLS));
     });
 }
 
@@ -133,7 +137,7 @@ fn the_checked_arguments_are_these() {
 
 #[test]
 fn what_an_intruder_would_ask_for_kills_the_process() {
-    alone("what_an_intruder_would_ask_for_kills_the_process", || {
+    in_own_process("what_an_intruder_would_ask_for_kills_the_process", || {
         let seal = seal(SYSCALLS);
         let cwd = libc::AT_FDCWD as u64;
         let path = c"/dev/null".as_ptr() as u64;
@@ -154,7 +158,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("memory", mmap(read_write, private | libc::MAP_ANONYMOUS)),
         ];
         for (what, call) in allowed {
-            assert!(survived(sealed(&seal, call)), "{what}");
+            assert!(returned(call_sealed(&seal, call)), "{what}");
         }
 
         let refused = [
@@ -206,7 +210,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("atomic time", Call(number("clock_adjtime"), [libc::CLOCK_TAI as u64, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in refused {
-            assert_eq!(sealed(&seal, call), REFUSED, "{what}");
+            assert_eq!(call_sealed(&seal, call), KILLED_BY_SECCOMP, "{what}");
         }
     });
 }

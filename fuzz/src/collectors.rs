@@ -9,9 +9,9 @@ use keyhole_exporter::exposition::{Exposition, Family};
 use keyhole_exporter::options::{Flag, FlagKind, Options};
 use keyhole_exporter::snapshot::Snapshot;
 use keyhole_os::Timex;
+use keyhole_test_support::exposition as prometheus;
 
 use crate::input;
-use crate::prometheus;
 
 /// The most series that a collector may give here: fewer than `--collector.series-limit` lets through, so that it is met.
 const SERIES: usize = 20_000;

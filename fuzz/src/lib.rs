@@ -13,11 +13,6 @@ mod parsers;
 pub mod seeds;
 mod writers;
 
-/// The strict reader of expositions that the end-to-end tests use.
-#[path = "../../tests/common/exposition.rs"]
-#[allow(dead_code, reason = "shared with tests that need more of it")]
-mod prometheus;
-
 pub use answers::answer;
 pub use captures::capture;
 pub use collectors::{collector, process_groups};
@@ -65,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_once_fell_stands() {
+    fn past_failures_do_not_come_back() {
         let mut replayed = 0;
         for (target, run) in TARGETS {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target);

@@ -9,7 +9,9 @@ use keyhole_exporter::exposition::{Exposition, Family, Kind, Value, Written, met
 use keyhole_exporter::options::Options;
 use keyhole_exporter::snapshot::Snapshot;
 
-use crate::{input, prometheus};
+use keyhole_test_support::exposition as prometheus;
+
+use crate::input;
 
 const FAMILY: Family = Family {
     name: "<NAME>",

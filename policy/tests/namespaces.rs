@@ -1,4 +1,4 @@
-//! Whose value a sysctl gives, asked of the kernel that runs here: what is read as one value for all is the same file in new
+//! Which sysctls are per namespace, tried on the running kernel: what is read as one value for all is the same file in new
 //! namespaces, and what is read as a namespace's own is another one there, or none.
 
 use std::collections::BTreeMap;
@@ -62,11 +62,11 @@ fn seen(unshare: &[&str], paths: &[&str]) -> Option<BTreeMap<String, (String, St
 }
 
 #[test]
-fn a_sysctl_is_read_as_the_kernel_keeps_it() {
+fn a_sysctl_has_the_kernels_value() {
     let sysctls = sysctls();
     let paths: Vec<&str> = sysctls.iter().map(|(_, path)| path.as_str()).collect();
     assert!(paths.len() > 400, "{}", paths.len());
-    let here = seen(&[], &paths).expect("stat(1) tells of files");
+    let here = seen(&[], &paths).expect("stat(1) prints files");
     for (flags, of) in [
         (&["--net"][..], Some(Namespace::Net)),
         (&["--ipc"], Some(Namespace::Ipc)),

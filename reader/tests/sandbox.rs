@@ -3,9 +3,6 @@
 //!
 //! Filters are put in force in forked children of a process of their own; Landlock on threads, to which it belongs.
 
-#[path = "../../tests/common/forked.rs"]
-mod forked;
-
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -13,7 +10,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use forked::{Call, End, REFUSED, alone, assert_other_interfaces_are_refused, forked, sealed, survived};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::seccomp::{self, Program, Row, Rule, numbers};
 use keyhole_os::shared::SharedCells;
@@ -25,6 +21,10 @@ use keyhole_reader::output::Output;
 use keyhole_reader::read::Scratch;
 use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
 use keyhole_reader::view::View;
+use keyhole_test_support::fork::{
+    Call, End, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_sealed, in_child, in_own_process,
+    returned,
+};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -68,7 +68,7 @@ fn harmless(row: &Row) -> Call {
 /// What becomes of a process that opens something under a seal.
 fn opening(seal: &impl Fn() -> bool, flags: OFlags) -> End {
     const UNSEALED: i32 = 99;
-    forked(|| {
+    in_child(|| {
         if !seal() {
             return UNSEALED;
         }
@@ -78,12 +78,12 @@ fn opening(seal: &impl Fn() -> bool, flags: OFlags) -> End {
 }
 
 #[test]
-fn every_row_lets_its_call_through() {
-    alone("every_row_lets_its_call_through", || {
+fn every_row_allows_its_call() {
+    in_own_process("every_row_allows_its_call", || {
         for (process, rows, seal) in processes() {
             for row in &rows {
-                let end = sealed(&seal, harmless(row));
-                assert!(survived(end), "{process}: {} ({}): {end:?}", row.name, row.reason);
+                let end = call_sealed(&seal, harmless(row));
+                assert!(returned(end), "{process}: {} ({}): {end:?}", row.name, row.reason);
             }
         }
     });
@@ -111,15 +111,15 @@ fn a_reader_makes_at_most_16_system_calls() {
 
 #[test]
 fn every_other_call_kills_the_process() {
-    alone("every_other_call_kills_the_process", || {
+    in_own_process("every_other_call_kills_the_process", || {
         let start = Instant::now();
         for (process, rows, seal) in processes() {
             for number in (0..=470).filter(|number| rows.iter().all(|row| row.number != *number)) {
-                let end = sealed(&seal, Call(number, [0; 6]));
+                let end = call_sealed(&seal, Call(number, [0; 6]));
                 // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
                 // nothing for anyone else who makes them.
                 let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
-                assert!(end == REFUSED || probe, "{process}: system call {number}: {end:?}");
+                assert!(end == KILLED_BY_SECCOMP || probe, "{process}: system call {number}: {end:?}");
             }
         }
         assert!(start.elapsed() < Duration::from_secs(180));
@@ -128,16 +128,16 @@ fn every_other_call_kills_the_process() {
 
 #[test]
 fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
-    alone("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
+    in_own_process("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
         for (process, _, seal) in processes() {
-            assert_other_interfaces_are_refused(process, &seal);
+            assert_other_interfaces_are_killed(process, &seal);
         }
     });
 }
 
 #[test]
 fn every_condition_of_every_row_is_enforced() {
-    alone("every_condition_of_every_row_is_enforced", || {
+    in_own_process("every_condition_of_every_row_is_enforced", || {
         for (process, rows, seal) in processes() {
             let mut refused = 0;
             for row in &rows {
@@ -146,8 +146,8 @@ fn every_condition_of_every_row_is_enforced() {
                         let call = harmless(row).flipped(argument.index, bit);
                         if !call.is_allowed_by(&rows) {
                             assert_eq!(
-                                sealed(&seal, call),
-                                REFUSED,
+                                call_sealed(&seal, call),
+                                KILLED_BY_SECCOMP,
                                 "{process}: {} with {call:x?}",
                                 row.name
                             );
@@ -182,7 +182,7 @@ fn every_argument_is_pinned_in_full() {
 
 #[test]
 fn readers_open_what_their_class_needs_and_in_no_other_way() {
-    alone("readers_open_what_their_class_needs_and_in_no_other_way", || {
+    in_own_process("readers_open_what_their_class_needs_and_in_no_other_way", || {
         let file = READ | OFlags::NOFOLLOW;
         let list = READ | OFlags::DIRECTORY;
         let hold = READ | OFlags::PATH | OFlags::DIRECTORY;
@@ -198,7 +198,7 @@ fn readers_open_what_their_class_needs_and_in_no_other_way() {
             };
             let seal = seal(&[ZYGOTE, &reader_syscalls(class)]);
             for flags in ways {
-                let expected = if allowed.contains(&flags) { End::Exited(0) } else { REFUSED };
+                let expected = if allowed.contains(&flags) { End::Exited(0) } else { KILLED_BY_SECCOMP };
                 assert_eq!(opening(&seal, flags), expected, "{class:?}: {flags:?}");
             }
         }
@@ -207,7 +207,7 @@ fn readers_open_what_their_class_needs_and_in_no_other_way() {
 
 #[test]
 fn nobody_opens_to_write() {
-    alone("nobody_opens_to_write", || {
+    in_own_process("nobody_opens_to_write", || {
         let write = [
             OFlags::WRONLY,
             OFlags::RDWR,
@@ -227,7 +227,7 @@ fn nobody_opens_to_write() {
         ];
         for (process, _, seal) in processes() {
             for flags in write.iter().flat_map(|write| read.map(|read| read | *write)) {
-                assert_eq!(opening(&seal, flags), REFUSED, "{process}: {flags:?}");
+                assert_eq!(opening(&seal, flags), KILLED_BY_SECCOMP, "{process}: {flags:?}");
             }
         }
     });
@@ -235,7 +235,7 @@ fn nobody_opens_to_write() {
 
 #[test]
 fn what_an_intruder_would_ask_for_kills_the_process() {
-    alone("what_an_intruder_would_ask_for_kills_the_process", || {
+    in_own_process("what_an_intruder_would_ask_for_kills_the_process", || {
         let path = c"/etc/passwd".as_ptr() as u64;
         let cwd = libc::AT_FDCWD as u64;
         let (read, write, exec) = (libc::PROT_READ as u64, libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
@@ -298,14 +298,14 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
                 "a root",
                 Call(libc::SYS_openat, [cwd, path, (libc::O_DIRECTORY | libc::O_CLOEXEC) as u64, 0, 0, 0]),
             ),
-            ("its own pipes anew", Call(libc::SYS_dup3, [fd, 0, 0, 0, 0, 0])),
+            ("its own pipes again", Call(libc::SYS_dup3, [fd, 0, 0, 0, 0, 0])),
         ];
         for (process, _, seal) in processes() {
             for (what, call) in of_all {
-                assert_eq!(sealed(&seal, call), REFUSED, "{process}: {what}");
+                assert_eq!(call_sealed(&seal, call), KILLED_BY_SECCOMP, "{process}: {what}");
             }
             for (what, call) in of_readers.iter().filter(|_| process != "zygote") {
-                assert_eq!(sealed(&seal, *call), REFUSED, "{process}: {what}");
+                assert_eq!(call_sealed(&seal, *call), KILLED_BY_SECCOMP, "{process}: {what}");
             }
         }
         // What a class does, and others do not.
@@ -321,8 +321,8 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("a directory itself", itself, &[Processes]),
         ] {
             for class in Class::ALL {
-                let end = sealed(&seal(&[ZYGOTE, &reader_syscalls(class)]), call);
-                assert_eq!(survived(end), classes.contains(&class), "{class:?}: {what}: {end:?}");
+                let end = call_sealed(&seal(&[ZYGOTE, &reader_syscalls(class)]), call);
+                assert_eq!(returned(end), classes.contains(&class), "{class:?}: {what}: {end:?}");
             }
         }
     });
@@ -369,7 +369,7 @@ fn landlock_abi() -> i64 {
     abi.max(0)
 }
 
-/// Runs `act` on a thread that Landlock holds to what the readers of a class open later; not at all where the kernel
+/// Runs `act` on a thread that Landlock restricts to what the readers of a class open later; not at all where the kernel
 /// has no Landlock.
 fn confined(roots: &Roots, class: Class, act: impl FnOnce() + Send) {
     let grants: Vec<Grant<'_>> =
@@ -397,7 +397,7 @@ fn open_roots(arguments: &Arguments, classes: &[Class]) -> Roots {
 }
 
 #[test]
-fn landlock_lets_the_readers_of_a_class_reach_its_root_and_no_other() {
+fn landlock_allows_the_readers_of_a_class_to_open_its_root_and_no_other() {
     let tree = Tree::new();
     let files = ["proc/1/stat", "sys/class/net/lo/mtu", "udev/b8:0", "root/file", "probe/file", "os-release"];
     for class in Class::ALL {
@@ -429,12 +429,12 @@ fn landlock_lets_the_readers_of_a_class_reach_its_root_and_no_other() {
 }
 
 #[test]
-fn a_reader_keeps_no_root_that_its_class_does_not_need() {
+fn a_reader_has_no_root_open_that_its_class_does_not_need() {
     let tree = Tree::new();
     for class in Class::ALL {
         let mut roots = open_roots(&tree.arguments(), &[class]);
         roots.keep_for(class);
-        let kept = [Root::Proc, Root::Sys, Root::Udev, Root::Rootfs].map(|root| roots.dir(root).is_ok());
+        let open = [Root::Proc, Root::Sys, Root::Udev, Root::Rootfs].map(|root| roots.dir(root).is_ok());
         let expected = match class {
             Class::Procfs | Class::Processes => [true, false, false, false],
             Class::Sysfs => [false, true, false, false],
@@ -443,7 +443,7 @@ fn a_reader_keeps_no_root_that_its_class_does_not_need() {
             Class::Mounts => [false, false, false, true],
         };
         assert_eq!(
-            (kept, roots.probe_directories.len()),
+            (open, roots.probe_directories.len()),
             (expected, usize::from(class == Class::Mounts)),
             "{class:?}"
         );

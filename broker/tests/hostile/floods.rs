@@ -135,12 +135,12 @@ fn streams(c: &mut Connection) {
 }
 
 fn slowloris(c: &mut Connection) {
-    // By turns: nothing at all, half a preface, and headers that do not end, byte by byte.
-    let said = [hello(65_535), frame(HEADERS, 0, 1, &block(READ))].concat();
+    // In rotation: nothing at all, half a preface, and headers that do not end, byte by byte.
+    let bytes = [hello(65_535), frame(HEADERS, 0, 1, &block(READ))].concat();
     let (at_once, drip) = match c.number % 3 {
         0 => (&b""[..], &b""[..]),
-        1 => (&said[..12], &b""[..]),
-        _ => (&said[..30], &said[30..]),
+        1 => (&bytes[..12], &b""[..]),
+        _ => (&bytes[..30], &bytes[30..]),
     };
     if c.send(at_once, 1) {
         for byte in drip {
@@ -225,6 +225,6 @@ fn ask(c: &mut Connection, request: impl Fn(u32) -> Vec<u8>) {
 
 /// Opens and closes none, until there are a thousand.
 fn hoard(c: &mut Connection) {
-    let held: Vec<_> = (0..1000).map_while(|_| Connection::open(&c.socket, c.until, 0)).collect();
-    c.sent += held.len() as u64;
+    let connections: Vec<_> = (0..1000).map_while(|_| Connection::open(&c.socket, c.until, 0)).collect();
+    c.sent += connections.len() as u64;
 }

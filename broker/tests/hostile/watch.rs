@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use keyhole_proto::v1::Query;
 use keyhole_proto::v1::broker_client::BrokerClient;
+use keyhole_test_support::client::{read, try_channel};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
-
-use crate::stage::{read, try_channel};
 
 /// Clock ticks a second in /proc/<pid>/stat, on every architecture that this runs on.
 const TICKS: u64 = 100;
@@ -90,7 +89,7 @@ impl Load {
         }
     }
 
-    /// Waits until there are no more descriptors than `before`, or long enough; gives how many there are.
+    /// Waits until there are no more descriptors than `before`, or long enough; returns how many there are.
     pub(crate) fn settled(&self, before: usize) -> usize {
         let deadline = Instant::now() + Duration::from_secs(8);
         loop {
@@ -108,12 +107,12 @@ pub(crate) struct Neighbour {
     pub(crate) name: &'static str,
     asked: AtomicU64,
     worst: Mutex<Duration>,
-    complaints: Mutex<Vec<String>>,
+    errors: Mutex<Vec<String>>,
 }
 
 impl Neighbour {
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, asked: AtomicU64::new(0), worst: Mutex::default(), complaints: Mutex::default() }
+        Self { name, asked: AtomicU64::new(0), worst: Mutex::default(), errors: Mutex::default() }
     }
 
     /// Waits until it has asked twice in peace, and forgets what was.
@@ -121,16 +120,11 @@ impl Neighbour {
         let (since, deadline) =
             (self.asked.load(Ordering::Relaxed), Instant::now() + Duration::from_secs(20));
         while self.asked.load(Ordering::Relaxed) < since + 2 {
-            assert!(
-                Instant::now() < deadline,
-                "{} is not answered in peace: {:?}",
-                self.name,
-                self.complaints()
-            );
+            assert!(Instant::now() < deadline, "{} is not answered in peace: {:?}", self.name, self.errors());
             std::thread::sleep(Duration::from_millis(10));
         }
         self.worst();
-        self.complaints();
+        self.errors();
     }
 
     /// The longest that it waited since it was asked last.
@@ -139,22 +133,22 @@ impl Neighbour {
     }
 
     /// What else went wrong since.
-    pub(crate) fn complaints(&self) -> Vec<String> {
-        std::mem::take(&mut *self.complaints.lock().unwrap())
+    pub(crate) fn errors(&self) -> Vec<String> {
+        std::mem::take(&mut *self.errors.lock().unwrap())
     }
 
     fn note<T>(&self, what: &str, begun: Instant, answer: Result<T, String>) {
         let mut worst = self.worst.lock().unwrap();
         *worst = (*worst).max(begun.elapsed());
         if let Err(error) = answer {
-            self.complaints.lock().unwrap().push(format!("{}'s {what}: {error}", self.name));
+            self.errors.lock().unwrap().push(format!("{}'s {what}: {error}", self.name));
         }
     }
 }
 
 /// Asks now and then until it is over: over a connection that stays, and as a probe does, over a new one.
 ///
-/// Who shares the hostile uid shares its allowance: for it, to be told so is an answer, and new connections are not tried.
+/// A neighbour of the hostile uid shares its rate limit: to be limited is an answer then, and new connections are not tried.
 pub(crate) fn ask_without_end(neighbour: &Neighbour, socket: &Path, over: &AtomicU64) {
     let shares = neighbour.name == "the same uid";
     let answered = |answer: Result<(), tonic::Status>| match answer {

@@ -1,4 +1,4 @@
-//! Descriptors that peers pass along, and a log that nobody reads: neither holds up the thread that serves.
+//! Descriptors that peers pass along, and a log that nobody reads: neither delays the thread that serves.
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -8,13 +8,17 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use keyhole_proto::v1::Query;
+use keyhole_test_support::client::{connect, read};
+use keyhole_test_support::fork::in_own_process;
+use keyhole_test_support::old_kernel::{PASS_RIGHTS, without};
+use keyhole_test_support::{
+    Broker, DENIED_UID, EXPORTER_UID, Environment, broker_gid, broker_uid, run_as, wait_until,
+};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
 use rustix::process::Signal;
 
-use crate::forked::alone;
-use crate::lacking::{PASS_RIGHTS, lacking};
-use crate::stage::*;
+use crate::{new_environment, root};
 
 /// How long a socket of the attacker lingers when it is closed.
 const LINGER: Duration = Duration::from_secs(40);
@@ -49,20 +53,20 @@ fn pass(stream: &UnixStream, passed: &[BorrowedFd<'_>]) -> rustix::io::Result<us
 }
 
 /// Has the broker stop while `act` runs: what it sends is in the broker's sockets before any of it is looked at.
-fn while_stopped<T>(broker: &Broker<'_>, act: impl FnOnce() -> T) -> T {
-    broker.signal(Signal::STOP);
+fn while_stopped<T>(broker: &Broker, act: impl FnOnce() -> T) -> T {
+    broker.process.signal(Signal::STOP);
     let done = act();
-    broker.signal(Signal::CONT);
+    broker.process.signal(Signal::CONT);
     done
 }
 
-/// Asks by probes, which connect anew, for as long; each must be answered soon.
-fn everyone_is_answered(stage: &Stage, meanwhile: Duration) {
+/// Runs probes, each with a connection of its own, for this long; each must be answered soon.
+fn everyone_is_answered(environment: &Environment, meanwhile: Duration) {
     let start = Instant::now();
     let mut probes = 0;
     while start.elapsed() < meanwhile {
         let begun = Instant::now();
-        let output = probe(stage, broker_uid());
+        let output = environment.probe(broker_uid());
         assert!(begun.elapsed() < ANSWER, "a probe waited {:?}, after {probes}", begun.elapsed());
         assert!(output.status.success(), "{output:?}");
         probes += 1;
@@ -71,17 +75,17 @@ fn everyone_is_answered(stage: &Stage, meanwhile: Duration) {
     assert!(probes > 5, "{probes}");
 }
 
-/// The attacks, from a uid: as many connections, each of which passes what `descriptors` gives and is left.
+/// The attacks, from a uid: as many connections, each of which passes what `descriptors` returns and is then left.
 fn attack(
-    broker: &Broker<'_>,
+    broker: &Broker,
     uid: u32,
     is_refused: bool,
     connections: usize,
     descriptors: &mut dyn FnMut() -> Vec<TcpStream>,
 ) {
-    let socket = broker.stage.socket();
-    let open = || as_uid(uid, broker_gid(), || connect(&socket));
-    let kept: Vec<_> = (0..connections).map(|_| descriptors()).collect();
+    let socket = broker.socket.clone();
+    let open = || run_as(uid, broker_gid(), || connect(&socket));
+    let batches: Vec<_> = (0..connections).map(|_| descriptors()).collect();
     let pass_all = |stream: UnixStream, files: Vec<TcpStream>| {
         let passed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         let passed = pass(&stream, &passed);
@@ -93,10 +97,10 @@ fn attack(
         }
     };
     if is_refused {
-        return while_stopped(broker, || kept.into_iter().for_each(|files| pass_all(open(), files)));
+        return while_stopped(broker, || batches.into_iter().for_each(|files| pass_all(open(), files)));
     }
     // Refused when it is opened is who has no place yet: one after the other, as places come back.
-    for files in kept {
+    for files in batches {
         let mut stream = open();
         stream.write_all(HELLO).unwrap();
         // It is being served.
@@ -105,8 +109,8 @@ fn attack(
     }
 }
 
-fn broker_passes(broker: &Broker<'_>) -> bool {
-    let log = std::fs::read_to_string(broker.stage.at("log")).unwrap();
+fn broker_passes(broker: &Broker) -> bool {
+    let log = broker.process.log();
     log.contains("sandbox layer MISSING\" process=broker layer=passed_descriptors")
 }
 
@@ -114,20 +118,20 @@ fn broker_passes(broker: &Broker<'_>) -> bool {
 /// would have a copy of each, and its own start would wait for their close.
 fn as_attacker(test: &str, act: impl FnOnce()) {
     if root() {
-        alone(&format!("passed::{test}"), act);
+        in_own_process(&format!("passed::{test}"), act);
     }
 }
 
 /// What every kernel must hold, as it is or without the option that refuses descriptors.
-fn passed_descriptors_hold_up_nobody(is_old: bool) {
-    let stage = Stage::new();
-    let command = stage.command(&[format!("--allow-uid={ALLOWED}")]);
-    let mut broker = stage.run(if is_old { lacking(command, &PASS_RIGHTS) } else { command });
+fn passed_descriptors_delay_nobody(is_old: bool) {
+    let environment = new_environment();
+    let command = environment.broker_command(&[format!("--allow-uid={EXPORTER_UID}")]);
+    let mut broker = environment.run_broker(if is_old { without(command, &PASS_RIGHTS) } else { command });
     assert!(!is_old || broker_passes(&broker));
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap().count();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", broker.process.pid())).unwrap().count();
     let before = open();
     let mut peers = Vec::new();
-    for (uid, is_refused, connections) in [(ALLOWED, false, 4), (STRANGER, true, 12)] {
+    for (uid, is_refused, connections) in [(EXPORTER_UID, false, 4), (DENIED_UID, true, 12)] {
         attack(&broker, uid, is_refused, connections, &mut || {
             (0..2)
                 .map(|_| {
@@ -137,91 +141,91 @@ fn passed_descriptors_hold_up_nobody(is_old: bool) {
                 })
                 .collect()
         });
-        everyone_is_answered(&stage, Duration::from_secs(3));
+        everyone_is_answered(&environment, Duration::from_secs(3));
     }
     // Many in a message, which do not linger.
     let [plain, _peer] = lingering();
     sockopt::set_socket_linger(&plain, None).unwrap();
-    for (uid, is_refused) in [(ALLOWED, false), (STRANGER, true)] {
+    for (uid, is_refused) in [(EXPORTER_UID, false), (DENIED_UID, true)] {
         attack(&broker, uid, is_refused, 4, &mut || (0..200).map(|_| plain.try_clone().unwrap()).collect());
-        everyone_is_answered(&stage, Duration::from_secs(1));
+        everyone_is_answered(&environment, Duration::from_secs(1));
     }
-    // None is kept, and the attacker has its places back.
-    soon("the sockets' end", || (open() <= before).then_some(()));
+    // None is left, and the attacker may connect again.
+    wait_until("the sockets' end", || open() <= before);
     let answers =
-        broker.ask_as(ALLOWED, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
+        broker.ask_as(EXPORTER_UID, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
     assert!(answers.is_ok(), "{answers:?}");
-    broker.signal(Signal::TERM);
+    broker.process.signal(Signal::TERM);
     let start = Instant::now();
-    assert_eq!(broker.wait().code(), Some(0), "{}", std::fs::read_to_string(stage.at("log")).unwrap());
+    assert_eq!(broker.process.wait().code(), Some(0), "{}", broker.process.log());
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[test]
-fn descriptors_that_peers_pass_hold_up_nobody() {
-    as_attacker("descriptors_that_peers_pass_hold_up_nobody", || passed_descriptors_hold_up_nobody(false));
+fn descriptors_that_peers_pass_delay_nobody() {
+    as_attacker("descriptors_that_peers_pass_delay_nobody", || passed_descriptors_delay_nobody(false));
 }
 
 #[test]
-fn descriptors_that_peers_pass_hold_up_nobody_where_the_kernel_does_not_refuse_them() {
-    as_attacker("descriptors_that_peers_pass_hold_up_nobody_where_the_kernel_does_not_refuse_them", || {
-        passed_descriptors_hold_up_nobody(true);
+fn descriptors_that_peers_pass_delay_nobody_where_the_kernel_does_not_refuse_them() {
+    as_attacker("descriptors_that_peers_pass_delay_nobody_where_the_kernel_does_not_refuse_them", || {
+        passed_descriptors_delay_nobody(true);
     });
 }
 
 #[test]
-fn sockets_that_wait_to_be_accepted_do_not_hold_up_the_end() {
-    as_attacker("sockets_that_wait_to_be_accepted_do_not_hold_up_the_end", || {
-        let stage = Stage::new();
-        let mut broker = stage.run(lacking(stage.command(&["--log.level=info"]), &PASS_RIGHTS));
+fn sockets_that_wait_to_be_accepted_do_not_delay_the_end() {
+    as_attacker("sockets_that_wait_to_be_accepted_do_not_delay_the_end", || {
+        let environment = new_environment();
+        let mut broker =
+            environment.run_broker(without(environment.broker_command(&["--log.level=info"]), &PASS_RIGHTS));
         let mut peers = Vec::new();
         // The end is asked for before anything is accepted.
-        broker.signal(Signal::STOP);
+        broker.process.signal(Signal::STOP);
         for _ in 0..4 {
             let [lingers, peer] = lingering();
-            let stream = as_uid(STRANGER, broker_gid(), || connect(&stage.socket()));
+            let stream = run_as(DENIED_UID, broker_gid(), || connect(&environment.socket()));
             assert!(pass(&stream, &[lingers.as_fd()]).is_ok());
             peers.push(peer);
         }
-        broker.signal(Signal::TERM);
-        broker.signal(Signal::CONT);
+        broker.process.signal(Signal::TERM);
+        broker.process.signal(Signal::CONT);
         let start = Instant::now();
-        assert_eq!(broker.wait().code(), Some(0));
+        assert_eq!(broker.process.wait().code(), Some(0));
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     });
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_up_nobody() {
+fn a_log_that_nobody_reads_delays_nobody() {
     if !root() {
         return;
     }
     const UIDS: std::ops::Range<u32> = 64700..64712;
-    let stage = Stage::new();
+    let environment = new_environment();
     let allowed = UIDS.map(|uid| format!("--allow-uid={uid}"));
-    let mut command =
-        stage.command(&[&["--log.level=debug".to_owned()][..], &allowed.collect::<Vec<_>>()].concat());
+    let command = environment
+        .broker_command(&[&["--log.level=debug".to_owned()][..], &allowed.collect::<Vec<_>>()].concat());
     let (unread, log) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let room = rustix::pipe::fcntl_setpipe_size(&log, 4096).unwrap();
-    let child = command.stderr(log).spawn().unwrap();
-    let mut broker = Broker { stage: &stage, child };
-    soon("the broker", || probe(&stage, broker_uid()).status.success().then_some(()));
+    let mut broker = environment.spawn_broker(command, log);
+    wait_until("the broker", || environment.probe(broker_uid()).status.success());
     let until = Instant::now() + Duration::from_secs(5);
     std::thread::scope(|scope| {
-        // What is served of it ends with a line of debug; beyond their rate, and for the stranger, it is refused.
-        for uid in UIDS.chain([STRANGER]) {
-            let socket = stage.socket();
-            scope.spawn(move || as_uid(uid, broker_gid(), || garbage(&socket, until)));
+        // What is served of it ends with a line of debug; beyond their rate, and for the uid that is not allowed, it is refused.
+        for uid in UIDS.chain([DENIED_UID]) {
+            let socket = environment.socket();
+            scope.spawn(move || run_as(uid, broker_gid(), || garbage(&socket, until)));
         }
-        everyone_is_answered(&stage, Duration::from_secs(5));
+        everyone_is_answered(&environment, Duration::from_secs(5));
     });
     let counters = broker.describe().counters.unwrap();
     assert!(counters.log_lines_dropped > 0 && counters.refused_peers > 100, "{counters:?}");
     let full = rustix::io::ioctl_fionread(&unread).unwrap();
     assert!(full > room as u64 / 2, "the log is not full: {full} of {room}");
-    broker.signal(Signal::TERM);
+    broker.process.signal(Signal::TERM);
     let start = Instant::now();
-    assert_eq!(broker.wait().code(), Some(0));
+    assert_eq!(broker.process.wait().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 

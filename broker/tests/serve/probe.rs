@@ -4,16 +4,19 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::forked::{Call, End, REFUSED, alone, forked, sealed, survived};
-use crate::lacking::{Argument, LINUX_5_10, Lack, lacking};
 use keyhole_broker::probe::PROBE_SYSCALLS;
 use keyhole_os::seccomp::{self, Rule};
+use keyhole_test_support::fork::{
+    Call, End, KILLED_BY_SECCOMP, call_sealed, in_child, in_own_process, returned,
+};
+use keyhole_test_support::old_kernel::{Argument, LINUX_5_10, Missing, missing, without};
+use keyhole_test_support::{BROKER_UID, ChildProcess, Environment, is_root, wait_for};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::stage::{BROKER, Running, Stage, is_root, probe, soon};
+use crate::new_environment;
 
 /// What a broker sends whose health is `status`: SETTINGS, HEADERS, DATA, and HEADERS that end.
 fn answer(status: u8) -> Vec<u8> {
@@ -30,28 +33,29 @@ fn answer(status: u8) -> Vec<u8> {
     .concat()
 }
 
-/// A server that the test plays itself, at the stage's socket.
-fn listen(stage: &Stage) -> UnixListener {
-    let listener = UnixListener::bind(stage.socket()).unwrap();
-    fs::set_permissions(stage.socket(), Permissions::from_mode(0o666)).unwrap();
+/// A server that the test plays itself, at the environment's socket.
+fn listen(environment: &Environment) -> UnixListener {
+    let listener = UnixListener::bind(environment.socket()).unwrap();
+    fs::set_permissions(environment.socket(), Permissions::from_mode(0o666)).unwrap();
     listener
 }
 
-fn start_probe(stage: &Stage) -> Running {
-    start_probe_by(stage.command(&["probe"]))
+fn start_probe(environment: &Environment) -> ChildProcess {
+    start_probe_by(environment.broker_command(&["probe"]))
 }
 
-fn start_probe_by(mut command: Command) -> Running {
-    Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+fn start_probe_by(mut command: Command) -> ChildProcess {
+    ChildProcess::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
-fn output(probe: &mut Child) -> (Option<i32>, String) {
-    let status = soon("the probe's end", || probe.try_wait().unwrap());
-    let mut said = String::new();
-    probe.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(said, "");
-    probe.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    (status.code(), said)
+/// The exit status of a probe and what it prints, which is on standard error alone.
+fn output(probe: &mut ChildProcess) -> (Option<i32>, String) {
+    let status = probe.wait();
+    let mut printed = String::new();
+    probe.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    assert_eq!(printed, "");
+    probe.child.stderr.take().unwrap().read_to_string(&mut printed).unwrap();
+    (status.code(), printed)
 }
 
 /// Takes a probe's connection and all of its request.
@@ -68,26 +72,26 @@ fn accept(listener: &UnixListener) -> UnixStream {
     stream
 }
 
-const LATE: &str = "keyhole-broker: error: no answer within 2 s\n";
+const TIMED_OUT: &str = "keyhole-broker: error: no answer within 2 s\n";
 
 #[test]
-fn a_probe_is_sealed_while_it_waits_and_gives_up_in_time() {
-    let stage = Stage::new();
-    let listener = listen(&stage);
+fn a_probe_is_sealed_while_it_waits_and_times_out() {
+    let environment = new_environment();
+    let listener = listen(&environment);
     let start = Instant::now();
-    let mut probe = start_probe(&stage);
+    let mut probe = start_probe(&environment);
     let _stream = accept(&listener);
-    let proc = format!("/proc/{}", probe.0.id());
-    let status = soon("the seal", || {
+    let proc = format!("/proc/{}", probe.pid());
+    let status = wait_for("the seal", || {
         let status = fs::read_to_string(format!("{proc}/status")).unwrap();
-        assert!(probe.0.try_wait().unwrap().is_none(), "it ended unsealed: {status}");
+        assert!(probe.is_running(), "it ended unsealed: {status}");
         status.contains("\nSeccomp:\t2\n").then_some(status)
     });
     for line in ["NoNewPrivs:\t1", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "Threads:\t1"] {
         assert!(status.lines().any(|other| other == line), "{line}: {status}");
     }
     if is_root() {
-        // Nothing is open but the connection and where it says what is wrong.
+        // Nothing is open but the connection and its standard error.
         let mut open: Vec<_> = fs::read_dir(format!("{proc}/fd")).unwrap().collect();
         open.sort_by_key(|entry| entry.as_ref().unwrap().file_name());
         let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
@@ -95,17 +99,17 @@ fn a_probe_is_sealed_while_it_waits_and_gives_up_in_time() {
         let connection = fs::read_link(format!("{proc}/fd/0")).unwrap();
         assert!(connection.to_string_lossy().starts_with("socket:"), "{connection:?}");
     }
-    assert_eq!(output(&mut probe.0), (Some(1), LATE.to_owned()));
+    assert_eq!(output(&mut probe), (Some(1), TIMED_OUT.to_owned()));
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
 }
 
 #[test]
-fn a_byte_now_and_then_gains_no_time() {
-    let stage = Stage::new();
-    let listener = listen(&stage);
+fn bytes_that_arrive_slowly_do_not_extend_the_timeout() {
+    let environment = new_environment();
+    let listener = listen(&environment);
     let start = Instant::now();
-    let mut probe = start_probe(&stage);
+    let mut probe = start_probe(&environment);
     let mut stream = accept(&listener);
     // Frames that a probe passes over: it would read them for ever.
     for byte in [0, 0, 0, 4, 0, 0, 0, 0, 0].into_iter().cycle().take(200) {
@@ -114,85 +118,87 @@ fn a_byte_now_and_then_gains_no_time() {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(output(&mut probe.0), (Some(1), LATE.to_owned()));
+    assert_eq!(output(&mut probe), (Some(1), TIMED_OUT.to_owned()));
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
 }
 
 #[test]
-fn a_queue_that_stays_full_is_late_too() {
-    let stage = Stage::new();
-    let listener = listen(&stage);
+fn a_queue_that_stays_full_times_out_too() {
+    let environment = new_environment();
+    let listener = listen(&environment);
     rustix::net::listen(&listener, 0).unwrap();
-    let _first = UnixStream::connect(stage.socket()).unwrap();
+    let _first = UnixStream::connect(environment.socket()).unwrap();
     let start = Instant::now();
-    let probed = probe(&stage, BROKER);
-    assert_eq!((probed.status.code(), &*probed.stderr), (Some(1), LATE.as_bytes()));
+    let probed = environment.probe(BROKER_UID);
+    assert_eq!((probed.status.code(), &*probed.stderr), (Some(1), TIMED_OUT.as_bytes()));
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
 }
 
-/// What a probe makes of what a server says, after which the server hangs up.
-fn probe_one_who_says(answer: &[u8]) -> (Option<i32>, String) {
-    let stage = Stage::new();
-    let listener = listen(&stage);
-    let mut probe = start_probe(&stage);
+/// The result of a probe whose server sends this and disconnects.
+fn probe_answered_with(answer: &[u8]) -> (Option<i32>, String) {
+    let environment = new_environment();
+    let listener = listen(&environment);
+    let mut probe = start_probe(&environment);
     let mut stream = accept(&listener);
     stream.write_all(answer).unwrap();
     drop(stream);
-    output(&mut probe.0)
+    output(&mut probe)
 }
 
 #[test]
-fn the_exit_status_and_one_line_say_what_the_answer_was() {
-    assert_eq!(probe_one_who_says(&answer(1)), (Some(0), String::new()));
-    let says = |line: &str| (Some(1), format!("keyhole-broker: error: {line}\n"));
-    assert_eq!(probe_one_who_says(&answer(2)), says("the broker says NOT_SERVING"));
-    assert_eq!(probe_one_who_says(&answer(3)), says("the broker says SERVICE_UNKNOWN"));
-    let nonsense = says("the broker's answer is not a health answer");
-    assert_eq!(probe_one_who_says(b"HTTP/1.1 400 Bad Request\r\n\r\n"), nonsense);
-    let (status, said) = probe_one_who_says(&answer(1)[..20]);
+fn the_exit_status_and_one_line_report_the_answer() {
+    assert_eq!(probe_answered_with(&answer(1)), (Some(0), String::new()));
+    let prints = |line: &str| (Some(1), format!("keyhole-broker: error: {line}\n"));
+    assert_eq!(probe_answered_with(&answer(2)), prints("the broker says NOT_SERVING"));
+    assert_eq!(probe_answered_with(&answer(3)), prints("the broker says SERVICE_UNKNOWN"));
+    let nonsense = prints("the broker's answer is not a health answer");
+    assert_eq!(probe_answered_with(b"HTTP/1.1 400 Bad Request\r\n\r\n"), nonsense);
+    let (status, stderr) = probe_answered_with(&answer(1)[..20]);
     assert_eq!(status, Some(1));
-    assert!(said.contains("is this uid allowed?") && said.lines().count() == 1, "{said}");
+    assert!(stderr.contains("is this uid allowed?") && stderr.lines().count() == 1, "{stderr}");
 }
 
 #[test]
-fn whoever_starts_a_probe_without_standard_descriptors_gets_its_status_all_the_same() {
-    let stage = Stage::new();
-    let listener = listen(&stage);
+fn a_probe_without_standard_descriptors_has_the_right_exit_status() {
+    let environment = new_environment();
+    let listener = listen(&environment);
     // The shell closes them; the program's start opens /dev/null in their place.
     let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(stage.at("keyhole-broker"));
-    command.arg("probe").arg(format!("--socket.path={}", stage.socket().display()));
-    let mut child = Running(command.spawn().unwrap());
+    command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(environment.path("keyhole-broker"));
+    command.arg("probe").arg(format!("--socket.path={}", environment.socket().display()));
+    let mut probe = ChildProcess::spawn(&mut command);
     accept(&listener).write_all(&answer(2)).unwrap();
-    let status = soon("the probe's end", || child.0.try_wait().unwrap());
+    let status = probe.wait();
     assert_eq!(status.code(), Some(1), "{status}");
 }
 
 #[test]
-fn a_kernel_that_lacks_something_is_probed_and_a_seal_that_is_refused_is_an_error() {
+fn a_probe_works_on_an_older_kernel_and_a_seal_that_is_refused_is_an_error() {
     const PR_GET_SECCOMP: u32 = 21;
-    let lack = |number, when, errno| Lack { numbers: (number, number), when, errno };
     let without_seccomp = [
-        lack(libc::SYS_seccomp, &[], libc::ENOSYS),
-        lack(libc::SYS_prctl, &[Argument::Is(0, PR_GET_SECCOMP)], libc::EINVAL),
+        missing(libc::SYS_seccomp, &[], libc::ENOSYS),
+        missing(libc::SYS_prctl, &[Argument::Is(0, PR_GET_SECCOMP)], libc::EINVAL),
     ];
-    let refused = [lack(libc::SYS_seccomp, &[], libc::EPERM)];
-    let probe_on = |lacks: &[Lack]| {
-        let stage = Stage::new();
-        let listener = listen(&stage);
-        let mut probe = start_probe_by(lacking(stage.command(&["probe"]), lacks));
+    let refused = [missing(libc::SYS_seccomp, &[], libc::EPERM)];
+    let probe_on = |kernel: &[Missing]| {
+        let environment = new_environment();
+        let listener = listen(&environment);
+        let mut probe = start_probe_by(without(environment.broker_command(&["probe"]), kernel));
         // One who may not seal itself hangs up.
         let _ = accept(&listener).write_all(&answer(1));
-        output(&mut probe.0)
+        output(&mut probe)
     };
     assert_eq!(probe_on(LINUX_5_10), (Some(0), String::new()));
     assert_eq!(probe_on(&without_seccomp), (Some(0), String::new()));
-    let (status, said) = probe_on(&refused);
-    assert_eq!((status, said.lines().count()), (Some(1), 1), "{said}");
+    let (status, stderr) = probe_on(&refused);
+    assert_eq!((status, stderr.lines().count()), (Some(1), 1), "{stderr}");
     let line = "keyhole-broker: error: seccomp could not be put in force: ";
-    assert!(said.starts_with(line) && said.contains("let the container's own seccomp profile"), "{said}");
+    assert!(
+        stderr.starts_with(line) && stderr.contains("let the container's own seccomp profile"),
+        "{stderr}"
+    );
 }
 
 /// The table, compiled, for children of a process that runs [`alone`].
@@ -217,18 +223,18 @@ fn the_table_of_a_probe_is_these_calls() {
 }
 
 #[test]
-fn every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions() {
-    alone("probe::every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions", || {
+fn every_row_of_a_probe_allows_its_call_and_enforces_its_conditions() {
+    in_own_process("probe::every_row_of_a_probe_allows_its_call_and_enforces_its_conditions", || {
         let seal = table();
         let mut refused = 0;
         for row in PROBE_SYSCALLS {
-            let end = sealed(&seal, Call::harmless(row));
-            assert!(survived(end), "{}: {end:?}", row.name);
+            let end = call_sealed(&seal, Call::harmless(row));
+            assert!(returned(end), "{}: {end:?}", row.name);
             for argument in row.when {
                 for bit in (0..64).filter(|bit| argument.mask & (1 << bit) != 0) {
                     let call = Call::harmless(row).flipped(argument.index, bit);
                     assert!(!call.is_allowed_by(PROBE_SYSCALLS));
-                    assert_eq!(sealed(&seal, call), REFUSED, "{} with {call:x?}", row.name);
+                    assert_eq!(call_sealed(&seal, call), KILLED_BY_SECCOMP, "{} with {call:x?}", row.name);
                     refused += 1;
                 }
             }
@@ -239,14 +245,14 @@ fn every_row_of_a_probe_lets_its_call_through_and_holds_its_conditions() {
 
 #[test]
 fn every_other_call_kills_a_probe() {
-    alone("probe::every_other_call_kills_a_probe", || {
+    in_own_process("probe::every_other_call_kills_a_probe", || {
         let seal = table();
         let allowed = |number: i64| PROBE_SYSCALLS.iter().any(|row| row.number == number);
         for number in (-1..=470).filter(|number| !allowed(*number)) {
-            let end = sealed(&seal, Call(number, [0; 6]));
+            let end = call_sealed(&seal, Call(number, [0; 6]));
             // The kernel asks no filter about its own probes (uretprobe, uprobe).
             let own = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
-            assert!(end == REFUSED || own, "system call {number}: {end:?}");
+            assert!(end == KILLED_BY_SECCOMP || own, "system call {number}: {end:?}");
         }
     });
 }
@@ -254,10 +260,10 @@ fn every_other_call_kills_a_probe() {
 /// The heap may have to grow under the seal, by mmap where something lies in the way of brk.
 #[test]
 fn the_heap_of_a_probe_grows_under_its_seal() {
-    alone("probe::the_heap_of_a_probe_grows_under_its_seal", || {
+    in_own_process("probe::the_heap_of_a_probe_grows_under_its_seal", || {
         let seal = table();
         for in_the_way in [false, true] {
-            let end = forked(|| {
+            let end = in_child(|| {
                 if in_the_way {
                     block_brk();
                 }

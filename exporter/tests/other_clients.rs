@@ -1,12 +1,14 @@
-//! What strangers ask for, or do not take, costs Prometheus nothing.
+//! What other clients ask for, or do not read, does not affect Prometheus.
 
-mod support;
+mod in_process;
 
 use std::time::Duration;
 
+use in_process::Exporter;
 use keyhole_exporter::http::Client;
 use keyhole_proto::v1::Query;
-use support::{Answer, Exporter, FakeBroker, Script};
+use keyhole_test_support::fake_broker::{FakeBroker, Script};
+use keyhole_test_support::http::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -47,7 +49,7 @@ async fn many_selections_are_answered_from_few_reads() {
     for (answer, path) in &asked {
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         let asks_for = |collector: &str| path.contains(&format!("={collector}"));
-        assert_eq!(answer.has("node_load1 0.5"), asks_for("loadavg"), "{path}");
+        assert_eq!(answer.has_line("node_load1 0.5"), asks_for("loadavg"), "{path}");
         for collector in ["loadavg", "time", "meminfo", "netstat"] {
             let ran = answer
                 .text()
@@ -55,7 +57,11 @@ async fn many_selections_are_answered_from_few_reads() {
             assert_eq!(ran, asks_for(collector), "{path}: {collector}");
         }
         if path == "/metrics?collect[]=loadavg" {
-            assert!(answer.has("keyhole_queries{outcome=\"ok\"} 1"), "only its own query: {}", answer.text());
+            assert!(
+                answer.has_line("keyhole_queries{outcome=\"ok\"} 1"),
+                "only its own query: {}",
+                answer.text()
+            );
         }
     }
     assert!(
@@ -94,11 +100,11 @@ async fn a_selection_now_and_then_has_a_read_of_its_own_queries() {
         exporter.get("/metrics?collect[]=loadavg").await;
     }
     assert_eq!(broker.reads(), 3);
-    assert_eq!(*broker.calls.asked.lock().unwrap(), [Query::Loadavg], "of the last");
+    assert_eq!(*broker.calls.queries.lock().unwrap(), [Query::Loadavg], "of the last");
 }
 
 #[tokio::test]
-async fn a_selection_that_nobody_waits_for_any_more_is_not_read() {
+async fn a_selection_whose_client_has_disconnected_is_not_read() {
     let (_dir, socket) = directory();
     let script = Script { delay: Duration::from_millis(800), ..Script::default() };
     let broker = FakeBroker::start(&socket, script);
@@ -145,14 +151,14 @@ async fn who_has_little_time_cuts_nobody_elses_scrape_short() {
     let script = Script { delay: Duration::from_millis(1200), ..Script::default() };
     let _broker = FakeBroker::start(&socket, script);
     let exporter = Exporter::start(&socket, &[]);
-    let patient = async {
+    let slow = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         exporter.request("GET", "/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "9")]).await
     };
     let hurried = exporter.request("GET", "/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "1.6")]);
-    let (hurried, patient) = tokio::join!(hurried, patient);
-    assert_eq!((hurried.status, patient.status), (503, 200), "{}", patient.text());
-    assert!(patient.has("node_load1 0.5"));
+    let (hurried, slow) = tokio::join!(hurried, slow);
+    assert_eq!((hurried.status, slow.status), (503, 200), "{}", slow.text());
+    assert!(slow.has_line("node_load1 0.5"));
 }
 
 /// Clients that ask and take nothing of a page that is larger than what the system keeps for them.
@@ -174,7 +180,7 @@ fn large_page() -> Script {
 const LARGE: [&str; 2] = ["--collector.softirqs", "--collector.series-limit=0"];
 
 #[tokio::test]
-async fn answers_that_nobody_takes_are_bounded_and_give_way() {
+async fn answers_that_nobody_reads_are_bounded_and_dropped() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, large_page());
     let exporter = Exporter::start(&socket, &LARGE);
@@ -259,7 +265,7 @@ fn value(text: &str, series: &str) -> f64 {
 }
 
 /// Waits for all, side by side.
-async fn futures<F: Future<Output = (Answer, String)>>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
+async fn futures<F: Future<Output = (Response, String)>>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut pending: Vec<_> = all.map(Box::pin).collect();
     let mut done = Vec::new();
     std::future::poll_fn(|cx| {

@@ -1,44 +1,43 @@
-//! Processes that break the protocol of the pipes: a broken-into broker, which sends a zygote and its readers what it likes,
-//! and a broken-into zygote or reader, which sends a broker what it likes. Whoever is at the other end neither crashes nor
-//! grows.
+//! Processes that violate the protocol of the pipes: a compromised broker, which sends anything to a zygote and its
+//! readers, and a compromised zygote or reader, which sends anything to a broker. The other end neither crashes nor grows.
 
 use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use keyhole_attacks::{BROKER, Process, act};
+use keyhole_attacks::{BROKER_UID, Process, act};
 use keyhole_policy::pipes::{CHECK, END, Kind, SLOTS};
 use keyhole_policy::{Class, TABLE};
 
-use crate::stage::client::{describe, read_all};
-use crate::stage::pipes::{Zygote, slot};
-use crate::stage::{Ground, Program, Running, alone_as_init, root, soon};
+use crate::environment::client::{describe, read_all};
+use crate::environment::pipes::{Zygote, slot};
+use crate::environment::{ChildProcess, Fixture, Programs, as_init, end, root, wait_for};
 
-/// What a flood may add to a process that is not its victim, in KiB.
+/// What a flood may add to a process that it is not aimed at, in KiB.
 const GROWTH_KIB: u64 = 1024;
 
 /// The most memory of a broker of a debug build, in KiB.
 const BROKER_KIB: u64 = 48 << 10;
 
 /// The processes that a process has started and not waited for.
-fn children(pid: i32) -> Vec<i32> {
+fn children(pid: u32) -> Vec<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
 }
 
 /// The most memory that a process has had, in KiB.
-fn peak_kib(pid: i32) -> u64 {
+fn peak_kib(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
     peak.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-fn descriptors(pid: i32) -> usize {
+fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
-fn zygote(program: &Program, ground: &Ground, slots: &[usize]) -> Zygote {
-    let mut zygote = Zygote::start(program, ground, BROKER, slots, Stdio::null(), |_| {});
+fn zygote(programs: &Programs, fixture: &Fixture, slots: &[usize]) -> Zygote {
+    let mut zygote = Zygote::start(programs, fixture, BROKER_UID, slots, Stdio::null(), |_| {});
     assert!(zygote.report().is_some_and(|(kind, ..)| kind == Kind::Hello));
     zygote
 }
@@ -53,26 +52,28 @@ fn order(zygote: &mut Zygote, slot: usize) {
 #[test]
 fn a_zygote_that_gets_every_order_for_ever_has_one_reader_a_slot() {
     if root() {
-        alone_as_init("liars::a_zygote_that_gets_every_order_for_ever_has_one_reader_a_slot", || {
-            let (program, ground) = (Program::new(), Ground::new(BROKER));
-            let mut zygote = zygote(&program, &ground, &(0..SLOTS).collect::<Vec<_>>());
+        as_init("protocol::a_zygote_that_gets_every_order_for_ever_has_one_reader_a_slot", || {
+            let (programs, fixture) = (Programs::new(), Fixture::new(BROKER_UID));
+            let mut zygote = zygote(&programs, &fixture, &(0..SLOTS).collect::<Vec<_>>());
             let pid = zygote.pid();
             let every: Vec<u8> = (0..=u8::MAX).collect();
             assert!(zygote.order_bytes(&every));
-            soon("a reader a slot", || (children(pid).len() == SLOTS).then_some(()));
-            // It takes hold of the last one a moment after it has started it.
+            wait_for("a reader a slot", || (children(pid).len() == SLOTS).then_some(()));
+            // It opens the last one's pidfd a moment after it has started it.
             std::thread::sleep(Duration::from_millis(200));
-            let (before, held, until) =
+            let (before, open, until) =
                 (peak_kib(pid), descriptors(pid), Instant::now() + Duration::from_secs(2));
             while Instant::now() < until {
                 assert!(zygote.order_bytes(&every));
                 assert!(children(pid).len() <= SLOTS);
             }
             assert!(peak_kib(pid) <= before + GROWTH_KIB, "{before} KiB, then {}", peak_kib(pid));
-            assert!(descriptors(pid) <= held, "{held} descriptors, then {}", descriptors(pid));
+            assert!(descriptors(pid) <= open, "{open} descriptors, then {}", descriptors(pid));
             let readers = children(pid);
             assert!(zygote.leave().success());
-            soon("the end of every reader", || readers.iter().all(|pid| peak_kib(*pid) == 0).then_some(()));
+            wait_for("the end of every reader", || {
+                readers.iter().all(|pid| peak_kib(*pid) == 0).then_some(())
+            });
         });
     }
 }
@@ -80,10 +81,10 @@ fn a_zygote_that_gets_every_order_for_ever_has_one_reader_a_slot() {
 #[test]
 fn a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow() {
     if root() {
-        alone_as_init("liars::a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow", || {
-            let (program, ground) = (Program::new(), Ground::new(BROKER));
+        as_init("protocol::a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow", || {
+            let (programs, fixture) = (Programs::new(), Fixture::new(BROKER_UID));
             let slot = slot(Class::Procfs);
-            let mut zygote = zygote(&program, &ground, &[slot]);
+            let mut zygote = zygote(&programs, &fixture, &[slot]);
             let pid = zygote.pid();
             let mut first = None;
             for _ in 0..200 {
@@ -91,8 +92,8 @@ fn a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow() {
                 assert!(zygote.ask(slot, &[END]));
                 assert_eq!(zygote.next_end().unwrap(), (slot, 0));
                 let now = (peak_kib(pid), descriptors(pid));
-                let (kib, held) = *first.get_or_insert(now);
-                assert!(now.0 <= kib + GROWTH_KIB && now.1 <= held, "{first:?}, then {now:?}");
+                let (kib, open) = *first.get_or_insert(now);
+                assert!(now.0 <= kib + GROWTH_KIB && now.1 <= open, "{first:?}, then {now:?}");
             }
             assert_eq!(children(pid), [0; 0]);
             assert!(zygote.leave().success());
@@ -103,10 +104,10 @@ fn a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow() {
 #[test]
 fn a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer() {
     if root() {
-        alone_as_init("liars::a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer", || {
-            let (program, ground) = (Program::new(), Ground::new(BROKER));
+        as_init("protocol::a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer", || {
+            let (programs, fixture) = (Programs::new(), Fixture::new(BROKER_UID));
             let slots = Class::ALL.map(slot);
-            let mut zygote = zygote(&program, &ground, &slots);
+            let mut zygote = zygote(&programs, &fixture, &slots);
             for class in Class::ALL {
                 let slot = slot(class);
                 let others = TABLE.iter().filter(|row| row.class != class).map(|row| row.query as u8);
@@ -124,12 +125,12 @@ fn a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer() {
 }
 
 #[test]
-fn a_reader_whose_answers_nobody_takes_waits_and_ends_with_its_broker() {
+fn a_reader_whose_answers_nobody_reads_waits_and_ends_with_its_broker() {
     if root() {
-        alone_as_init("liars::a_reader_whose_answers_nobody_takes_waits_and_ends_with_its_broker", || {
-            let (program, ground) = (Program::new(), Ground::new(BROKER));
+        as_init("protocol::a_reader_whose_answers_nobody_reads_waits_and_ends_with_its_broker", || {
+            let (programs, fixture) = (Programs::new(), Fixture::new(BROKER_UID));
             let slot = slot(Class::Procfs);
-            let mut zygote = zygote(&program, &ground, &[slot]);
+            let mut zygote = zygote(&programs, &fixture, &[slot]);
             order(&mut zygote, slot);
             let queries = TABLE.iter().filter(|row| row.class == Class::Procfs).map(|row| row.query as u8);
             let queries: Vec<u8> = queries.cycle().take(32 << 10).collect();
@@ -140,27 +141,27 @@ fn a_reader_whose_answers_nobody_takes_waits_and_ends_with_its_broker() {
             std::thread::sleep(Duration::from_secs(1));
             assert!(peak_kib(reader) <= before + GROWTH_KIB, "{before} KiB, then {}", peak_kib(reader));
             assert!(zygote.leave().success());
-            soon("the end of the reader", || (peak_kib(reader) == 0).then_some(()));
+            wait_for("the end of the reader", || (peak_kib(reader) == 0).then_some(()));
         });
     }
 }
 
-/// What an act in a reader of each class reports in its answers' pipe.
+/// What an act in a reader of each class reports in its pipe.
 fn reported_by_readers(what: &str) -> Vec<(Class, String)> {
-    let program = Program::new();
+    let programs = Programs::new();
     Class::ALL
         .map(|class| {
-            let (ground, slot) = (Ground::new(BROKER), slot(class));
+            let (fixture, slot) = (Fixture::new(BROKER_UID), slot(class));
             let also = |command: &mut Command| {
                 command.env("KEYHOLE_ACT", what).env("KEYHOLE_IN", Process::Reader(class).name());
             };
             let slots: Vec<_> = Class::ALL.map(self::slot).into();
-            let mut zygote = Zygote::start(&program, &ground, BROKER, &slots, Stdio::null(), also);
+            let mut zygote = Zygote::start(&programs, &fixture, BROKER_UID, &slots, Stdio::null(), also);
             order(&mut zygote, slot);
             assert_eq!(zygote.next_end().unwrap(), (slot, 0));
-            let said = zygote.answers(slot).rest();
+            let reported = zygote.answers(slot).rest();
             zygote.leave();
-            (class, said)
+            (class, reported)
         })
         .into()
 }
@@ -168,9 +169,9 @@ fn reported_by_readers(what: &str) -> Vec<(Class, String)> {
 #[test]
 fn a_reader_reaches_the_page_of_its_own_class_alone() {
     if root() {
-        alone_as_init("liars::a_reader_reaches_the_page_of_its_own_class_alone", || {
-            for (class, said) in reported_by_readers("the pages of other classes") {
-                assert!(said.contains("of 6 pages 1 can be read"), "{}: {said:?}", class.name());
+        as_init("protocol::a_reader_reaches_the_page_of_its_own_class_alone", || {
+            for (class, reported) in reported_by_readers("the pages of other classes") {
+                assert!(reported.contains("of 6 pages 1 can be read"), "{}: {reported:?}", class.name());
             }
         });
     }
@@ -179,32 +180,32 @@ fn a_reader_reaches_the_page_of_its_own_class_alone() {
 #[test]
 fn a_reader_has_no_pipe_of_another() {
     if root() {
-        alone_as_init("liars::a_reader_has_no_pipe_of_another", || {
-            for (class, said) in reported_by_readers("the pipes of other readers") {
-                assert!(said.contains("\n0 pipes of others are open"), "{}: {said:?}", class.name());
+        as_init("protocol::a_reader_has_no_pipe_of_another", || {
+            for (class, reported) in reported_by_readers("the pipes of other readers") {
+                assert!(reported.contains("\n0 pipes of others are open"), "{}: {reported:?}", class.name());
             }
         });
     }
 }
 
-/// A broker whose zygote or readers of class procfs do something else than they should.
-fn lied_to(program: &Program, ground: &Ground, act: &str, process: Process) -> Running {
-    let mut command = program.broker(ground, BROKER);
+/// A broker whose zygote or readers of class procfs run an act.
+fn hostile_broker(programs: &Programs, fixture: &Fixture, act: &str, process: Process) -> ChildProcess {
+    let mut command = programs.broker(fixture, BROKER_UID);
     command.env("KEYHOLE_ACT", act).env("KEYHOLE_IN", process.name());
-    Running(command.spawn().unwrap())
+    ChildProcess::spawn(&mut command)
 }
 
 #[test]
-fn a_broker_whose_reader_lies_answers_the_queries_of_others_and_does_not_grow() {
+fn a_broker_with_a_hostile_reader_answers_the_queries_of_others_and_does_not_grow() {
     if root() {
-        alone_as_init(
-            "liars::a_broker_whose_reader_lies_answers_the_queries_of_others_and_does_not_grow",
+        as_init(
+            "protocol::a_broker_with_a_hostile_reader_answers_the_queries_of_others_and_does_not_grow",
             || {
-                let program = Program::new();
+                let programs = Programs::new();
                 std::thread::scope(|scope| {
                     act::floods().for_each(|act| {
-                        let program = &program;
-                        scope.spawn(move || lie_as_a_reader(program, act));
+                        let programs = &programs;
+                        scope.spawn(move || with_hostile_reader(programs, act));
                     });
                 });
             },
@@ -212,63 +213,63 @@ fn a_broker_whose_reader_lies_answers_the_queries_of_others_and_does_not_grow() 
     }
 }
 
-fn lie_as_a_reader(program: &Program, act: &str) {
-    let ground = Ground::new(BROKER);
-    let mut broker = lied_to(program, &ground, act, Process::Reader(Class::Procfs));
+fn with_hostile_reader(programs: &Programs, act: &str) {
+    let fixture = Fixture::new(BROKER_UID);
+    let mut broker = hostile_broker(programs, &fixture, act, Process::Reader(Class::Procfs));
     let pid = broker.pid();
-    soon("a broker", || (ground.reported() || broker.0.try_wait().unwrap().is_some()).then_some(()));
+    wait_for("a broker", || (fixture.reported() || broker.child.try_wait().unwrap().is_some()).then_some(()));
     for _ in 0..3 {
-        let answered = read_all(&ground);
-        if broker.0.try_wait().unwrap().is_some() {
+        let answered = read_all(&fixture);
+        if broker.child.try_wait().unwrap().is_some() {
             break;
         }
-        assert!(answered > 0, "{act}: nothing is answered\n{}", ground.log());
-        describe(&ground);
+        assert!(answered > 0, "{act}: nothing is answered\n{}", fixture.log());
+        describe(&fixture);
         assert!(peak_kib(pid) < BROKER_KIB, "{act}: {} KiB", peak_kib(pid));
     }
-    ended_in_order(act, &ground, broker);
+    ended_in_order(act, &fixture, broker);
 }
 
 #[test]
-fn a_broker_whose_zygote_lies_answers_nothing_and_does_not_grow() {
+fn a_broker_with_a_hostile_zygote_answers_nothing_and_does_not_grow() {
     if root() {
-        alone_as_init("liars::a_broker_whose_zygote_lies_answers_nothing_and_does_not_grow", || {
-            let program = Program::new();
+        as_init("protocol::a_broker_with_a_hostile_zygote_answers_nothing_and_does_not_grow", || {
+            let programs = Programs::new();
             std::thread::scope(|scope| {
                 act::floods().for_each(|act| {
-                    let program = &program;
-                    scope.spawn(move || lie_as_a_zygote(program, act));
+                    let programs = &programs;
+                    scope.spawn(move || with_hostile_zygote(programs, act));
                 });
             });
         });
     }
 }
 
-fn lie_as_a_zygote(program: &Program, act: &str) {
-    let ground = Ground::new(BROKER);
-    let mut broker = lied_to(program, &ground, act, Process::Zygote);
+fn with_hostile_zygote(programs: &Programs, act: &str) {
+    let fixture = Fixture::new(BROKER_UID);
+    let mut broker = hostile_broker(programs, &fixture, act, Process::Zygote);
     let pid = broker.pid();
-    // Of readers that never come it is said so, and there is no other reason to end.
-    let serves = soon("a start", || {
-        let serves = ground.log().contains("no reader was ready in time");
-        (serves || broker.0.try_wait().unwrap().is_some()).then_some(serves)
+    // Readers that never come are logged, and are not a reason to end.
+    let serves = wait_for("a start", || {
+        let serves = fixture.log().contains("no reader was ready in time");
+        (serves || broker.child.try_wait().unwrap().is_some()).then_some(serves)
     });
     assert!(peak_kib(pid) < BROKER_KIB, "{act}: {} KiB", peak_kib(pid));
     if serves {
-        assert_eq!(read_all(&ground), 0, "{act}: a query is answered");
+        assert_eq!(read_all(&fixture), 0, "{act}: a query is answered");
     } else {
-        assert!(!ground.socket().exists(), "{act}: it leaves a socket");
+        assert!(!fixture.socket().exists(), "{act}: it leaves a socket");
     }
-    ended_in_order(act, &ground, broker);
+    ended_in_order(act, &fixture, broker);
 }
 
-/// Ends a broker, unless it has ended by itself: then it must have said why.
-fn ended_in_order(act: &str, ground: &Ground, mut broker: Running) {
-    if broker.0.try_wait().unwrap().is_none() {
-        let pid = rustix::process::Pid::from_child(&broker.0);
+/// Ends a broker, unless it has ended by itself: then it must have logged why.
+fn ended_in_order(act: &str, fixture: &Fixture, mut broker: ChildProcess) {
+    if broker.child.try_wait().unwrap().is_none() {
+        let pid = rustix::process::Pid::from_child(&broker.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
-    let (ended, log) = (broker.end(), ground.log());
+    let (ended, log) = (end(&mut broker), fixture.log());
     assert!(!log.contains("panicked"), "{act}: {log}");
     match ended.code() {
         Some(0) => {}
