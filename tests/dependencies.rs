@@ -77,3 +77,13 @@ fn the_reader_links_at_most_ten_crates_of_others() {
     assert!(names(&others).contains("rustix"), "{others:?}");
     assert!(others.len() <= READER_LINKED, "{} crates, at most {READER_LINKED}: {others:#?}", others.len());
 }
+
+#[test]
+fn the_support_of_tests_is_in_no_program() {
+    for program in ["keyhole-broker", "keyhole-reader", "keyhole-exporter", "keyhole"] {
+        let tree = built(program);
+        assert!(names(&tree).contains(program), "{tree:?}");
+        assert!(!names(&tree).contains("keyhole-test-support"), "{program}");
+    }
+    assert!(names(&tree("keyhole-broker", "dev")).contains("keyhole-test-support"), "the name is right");
+}

@@ -247,7 +247,7 @@ async fn a_file_that_never_answers_delays_its_query_once_and_nothing_else() {
         for query in [Loadavg, Thermal, Hwmon] {
             assert_eq!(answered.outcome(query), Outcome::Ok);
         }
-        // The rest of the devices is there, and what hangs is said to.
+        // The rest of the devices is there, and what hangs is reported.
         let content = |path| answered.content(Thermal, path);
         assert_eq!(
             content("sys/class/thermal/thermal_zone1/temp"),

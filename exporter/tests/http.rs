@@ -47,7 +47,7 @@ async fn a_scrape_has_the_hosts_metrics_and_the_exporters_own() {
     assert!(
         exporter.get("/metrics").await.has_line("promhttp_metric_handler_requests_total{code=\"200\"} 1")
     );
-    assert_eq!(broker.calls.describes.load(Ordering::SeqCst), 1, "what the broker is, is kept for a while");
+    assert_eq!(broker.calls.describes.load(Ordering::SeqCst), 1, "the description is cached for a while");
 }
 
 #[tokio::test]
@@ -152,7 +152,11 @@ async fn a_busy_broker_is_asked_again_while_there_is_time() {
     let (_dir, socket) = directory();
     let broker = FakeBroker::start(&socket, Script { refusals: 3, ..busy() });
     let exporter = Exporter::start(&socket, &[]);
-    assert_eq!(exporter.get("/metrics").await.status, 200, "whoever asks often must not blind the others");
+    assert_eq!(
+        exporter.get("/metrics").await.status,
+        200,
+        "a client that asks often must not block the others"
+    );
     assert_eq!(broker.reads(), 4);
     drop(broker);
 
@@ -302,7 +306,7 @@ async fn scrapes_that_come_together_share_one_read() {
     );
     assert_eq!(broker.reads(), 2, "one for two of the same collectors, one for others");
     exporter.get("/metrics").await;
-    assert_eq!(broker.reads(), 3, "a later scrape reads anew");
+    assert_eq!(broker.reads(), 3, "a later scrape reads again");
 }
 
 #[tokio::test]
@@ -436,17 +440,17 @@ async fn idle_connections_make_room_for_others() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     let start = Instant::now();
     // All that are served at once, and some that wait.
     for _ in 0..200 {
-        held.push(TcpStream::connect(exporter.address).await.unwrap());
+        connections.push(TcpStream::connect(exporter.address).await.unwrap());
     }
     let answered = tokio::time::timeout(Duration::from_secs(8), exporter.get("/-/healthy")).await;
     assert_eq!(answered.expect("room is made in time").status, 200);
     assert!(start.elapsed() >= Duration::from_millis(200), "{:?}: nobody had idled so long", start.elapsed());
     let is_closed = |stream: &TcpStream| matches!(stream.try_read(&mut [0; 8]), Ok(0));
-    let closed = held.iter().filter(|stream| is_closed(stream)).count();
+    let closed = connections.iter().filter(|stream| is_closed(stream)).count();
     assert!((1..192).contains(&closed), "{closed} gave way");
 }
 

@@ -186,10 +186,10 @@ async fn answers_that_nobody_reads_are_bounded_and_dropped() {
     let exporter = Exporter::start(&socket, &LARGE);
     let page = exporter.get("/metrics").await.body.len();
     assert!(page > 2 << 20, "{page}");
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     for n in 0..40 {
         let path = format!("/metrics?name[]=node_softirqs_functions_total&name[]=x{n}");
-        held.push(takes_nothing(&exporter, &path).await);
+        connections.push(takes_nothing(&exporter, &path).await);
     }
     let closed = "keyhole_connections_closed_total{reason=\"unread\"}";
     let (mut most, mut given_way) = (0, 0.0);
@@ -204,13 +204,15 @@ async fn answers_that_nobody_reads_are_bounded_and_dropped() {
     // Pages of everything are made below 12 MiB; besides the last of them there may be the page of a selection that was
     // let in before, and what it is cut from.
     assert!(most < (12 << 20) + 3 * page, "{most} bytes, pages of {page}");
-    drop(held);
-    let given_back = async {
+    drop(connections);
+    let freed = async {
         while exporter.scraper.unread.bytes() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(Duration::from_secs(5), given_back).await.expect("nothing is kept for who has gone");
+    timeout(Duration::from_secs(5), freed)
+        .await
+        .expect("nothing is buffered for a client that has disconnected");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The page at `/` over real HTTP, with a broker that answers, is absent, hangs or lies. How it looks and behaves in a
+//! The page at `/` over real HTTP, with a fake broker that answers, is absent, hangs or sends hostile text. How it looks and behaves in a
 //! browser is checked by tests/peers/page.py.
 
 mod in_process;

@@ -1,4 +1,4 @@
-//! The command line as people and scripts use it: the real program before a broker that answers as it is told.
+//! The command line as people and scripts use it: the real program before a fake broker.
 
 use std::io::Read as _;
 use std::os::fd::OwnedFd;

@@ -199,7 +199,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("code", mmap(read_write | libc::PROT_EXEC, private | libc::MAP_ANONYMOUS)),
             ("memory moved over other", on("mremap", [0, 0, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, 0])),
             ("pages broken", on("madvise", [0, libc::MADV_HWPOISON, 0, 0])),
-            ("pages kept from children", on("madvise", [0, libc::MADV_DONTFORK, 0, 0])),
+            ("pages that children do not inherit", on("madvise", [0, libc::MADV_DONTFORK, 0, 0])),
             ("code made of memory", Call(libc::SYS_mprotect, [0, 0, libc::PROT_EXEC as u64, 0, 0, 0])),
             ("an owner for signals", Call(libc::SYS_fcntl, [u64::MAX, libc::F_SETOWN as u64, 0, 0, 0, 0])),
             ("a lease", Call(libc::SYS_fcntl, [u64::MAX, libc::F_SETLEASE as u64, 0, 0, 0, 0])),

@@ -135,7 +135,7 @@ fn raw(number: i64, arguments: &[usize]) -> i64 {
     let argument = |index: usize| arguments.get(index).copied().unwrap_or(0);
     let [a, b, c, d, e, f] = std::array::from_fn(argument);
     // SAFETY: this program exists to be harmed. Pointers that are passed point to memory that lives through the call
-    // and is as long as is said; what a call does to the process ends with it, since it makes one attack and exits.
+    // and has the length that is passed; what a call does to the process ends with it, since it makes one attack and exits.
     let result = unsafe { libc::syscall(number as libc::c_long, a, b, c, d, e, f) };
     match result {
         -1 => -i64::from(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),

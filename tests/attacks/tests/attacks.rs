@@ -31,7 +31,7 @@ use environment::{
 const DOCUMENTED_ABI: i64 = 7;
 const DOCUMENTED_RELEASE: &str = "6.18.";
 
-/// How much can be said on the kernel that runs.
+/// How much can be checked on the running kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kernel {
     /// Everything: it is the document's.

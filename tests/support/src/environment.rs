@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{BROKER_UID, Broker, ChildProcess, EXPORTER_UID, Exporter, is_root, programs};
 
-/// What the tests' exporters are told that the node is called.
+/// The node name of the exporters, in `NODE_NAME`.
 pub const NODE_NAME: &str = "node-under-test";
 
 /// A private directory with the programs in it, where the dedicated uids can reach them. Removed with its owner.

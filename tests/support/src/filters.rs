@@ -59,7 +59,7 @@ impl Stopped {
 
     fn ptrace_filter(&self, at: usize, filter: *mut libc::sock_filter) -> Option<usize> {
         const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
-        // SAFETY: `filter` is null or has room for as many instructions as the kernel said that this filter has.
+        // SAFETY: `filter` is null or has room for as many instructions as the kernel returned for this filter.
         let length = unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, self.0, at, filter) };
         let error = io::Error::last_os_error();
         // ENOENT: there is none at this place; EINVAL: there is none at all.

@@ -1,5 +1,5 @@
 //! What the black-box tests of all packages share: the programs, processes that end with their test, clients, and a
-//! broker that answers as a test tells it to.
+//! fake broker that answers from a script.
 //!
 //! [`Environment`] is where most tests begin: a private directory with the programs and a socket. As root the programs
 //! run as the uids that the manifests give them, otherwise as the current user. Everything that is waited for has a

@@ -53,7 +53,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("set an extended attribute", "setxattr", S, |host| {
         call!(SYS_setxattr, host.at("own").as_ptr(), ATTR.as_ptr(), b"x".as_ptr(), 1, 0)
     }),
-    // Where Landlock is missing, seccomp allows no unlinkat at all: it could not be kept to the socket's directory.
+    // Where Landlock is missing, seccomp allows no unlinkat at all: it could not be restricted to the socket's directory.
     attack("remove its own socket", "unlinkat", S, |host| call!(SYS_unlinkat, host.socket_dir, c"broker.sock".as_ptr(), 0))
         .within(BROKER)
         .residual(&[(BROKER, "It does so at its end; the exporter reports that the broker cannot be reached.")]),

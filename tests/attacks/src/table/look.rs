@@ -35,7 +35,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         .residual(&[UNSEALED]),
     attack("climb out of sysfs by `..`", "openat", S | L, |_| read(c"/sys/../etc/passwd"))
         .residual(&[UNSEALED]),
-    attack("climb out of a held descriptor by `..`", "openat", S | L, |_| below_any_descriptor(c"../../../../../../../../etc/passwd")),
+    attack("climb out of an open descriptor by `..`", "openat", S | L, |_| below_any_descriptor(c"../../../../../../../../etc/passwd")),
     attack("follow a symbolic link out of a root", "openat", S | L, |host| read(&host.in_granted("leak")))
         .residual(&[UNSEALED]),
     attack("climb out of a granted root by `..`", "openat", S | L, |host| read(&host.in_granted("../own")))
@@ -121,7 +121,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     }).residual(&[(MOUNTS, "It is what this reader does for mount points."), UNSEALED]),
 ];
 
-/// Opens `path` below the first held descriptor that lets it.
+/// Opens `path` below the first open descriptor that allows it.
 fn below_any_descriptor(path: &CStr) -> i64 {
     let attempts = (3..256).map(|fd| open_at(fd, path, O_RDONLY));
     // What says most: that it went through, else any errno but that the descriptor is no directory.
