@@ -134,7 +134,7 @@ fn every_thread_of_an_exporter_that_checks_passwords_has_the_same_filter() {
 }
 
 #[test]
-fn a_table_that_is_not_the_running_one_is_found_out() {
+fn a_difference_from_the_running_filter_is_detected() {
     if !can_run() {
         return;
     }

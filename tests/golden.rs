@@ -106,7 +106,7 @@ fn a_capture_of_a_real_host_has_its_golden_exposition() {
 }
 
 #[test]
-fn a_captured_host_is_small_and_whole() {
+fn a_captured_host_is_small_and_complete() {
     let tree = golden("host").join("tree");
     let mut bytes = 0;
     let mut left = vec![tree.clone()];

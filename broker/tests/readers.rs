@@ -298,7 +298,7 @@ async fn devices_beyond_the_descriptor_cache_are_read_completely() {
 
 /// As on a machine with thousands of devices, whose files take longer together than one may.
 #[tokio::test]
-async fn a_query_that_takes_long_and_goes_on_giving_is_not_stuck() {
+async fn a_slow_query_that_makes_progress_is_not_stuck() {
     const ZONES: usize = 28;
     let tree = Tree::with(&[]);
     let kind = "x".repeat(4000);

@@ -350,7 +350,7 @@ async fn a_broker_replaced_between_two_scrapes_fails_neither() {
 }
 
 #[tokio::test]
-async fn a_broker_that_breaks_off_is_asked_again_as_soon_as_it_listens() {
+async fn a_broker_that_disconnects_is_asked_again_as_soon_as_it_listens() {
     // A busy machine may be late: once in so many times it is not.
     for _ in 0..20 {
         let (_dir, socket) = directory();

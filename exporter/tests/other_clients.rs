@@ -132,7 +132,7 @@ async fn a_selection_whose_client_has_disconnected_is_not_read() {
 }
 
 #[tokio::test]
-async fn the_whole_is_answered_also_when_selections_have_every_permit() {
+async fn a_full_scrape_is_answered_when_selections_have_every_permit() {
     let (_dir, socket) = directory();
     let script = Script { delay: Duration::from_millis(300), ..Script::default() };
     let _broker = FakeBroker::start(&socket, script);
@@ -146,7 +146,7 @@ async fn the_whole_is_answered_also_when_selections_have_every_permit() {
 }
 
 #[tokio::test]
-async fn who_has_little_time_cuts_nobody_elses_scrape_short() {
+async fn a_client_with_a_short_timeout_does_not_shorten_the_scrapes_of_others() {
     let (_dir, socket) = directory();
     let script = Script { delay: Duration::from_millis(1200), ..Script::default() };
     let _broker = FakeBroker::start(&socket, script);

@@ -298,7 +298,7 @@ fn get(address: SocketAddr, path: &str) -> String {
 }
 
 #[test]
-fn scrapes_that_fail_while_the_broker_is_away_are_a_line_and_not_one_each() {
+fn failed_scrapes_while_the_broker_is_away_are_logged_once() {
     let (mut server, mut lines) =
         start(&["--web.listen-address=127.0.0.1:0", "--broker.socket=/nonexistent/socket"]);
     let address = address(&mut lines);

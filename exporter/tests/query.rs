@@ -264,7 +264,7 @@ async fn stopped(mut child: std::process::Child, signal: Signal) -> Option<i32> 
 }
 
 #[tokio::test]
-async fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
+async fn a_closed_pipe_ends_the_program_quietly() {
     let fixture = Fixture::new(netdev());
     for arguments in [&["query"][..], &["query", "--watch=0.2"], &["describe"], &["--help"]] {
         let mut child =
@@ -348,7 +348,7 @@ async fn a_capture_that_is_stopped_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_capture_that_is_stopped_while_it_writes_takes_away_what_it_wrote() {
+async fn a_capture_that_is_stopped_while_it_writes_removes_what_it_wrote() {
     // So many files that writing them takes a while.
     let name = |at: usize| &*format!("sys/class/hwmon/hwmon{at}/name").leak();
     let files = (0..20_000).map(|at| (Query::Hwmon, name(at), b"x".to_vec())).collect();

@@ -97,7 +97,7 @@ fn a_broker_restarted_between_two_scrapes_is_seen_by_the_second() {
 }
 
 #[test]
-fn a_socket_that_was_wiped_with_or_without_its_folder_is_found_again_after_a_restart() {
+fn a_deleted_socket_with_or_without_its_directory_is_found_after_a_restart() {
     let environment = Environment::new();
     let mut broker = environment.start_broker(&this_host());
     let exporter = environment.start_exporter::<&str>(&[]);

@@ -12,7 +12,7 @@ use keyhole_test_support::{Environment, root_for};
 const CHURN: Duration = Duration::from_secs(6);
 
 #[test]
-fn what_comes_and_goes_while_scrapes_run_fails_none_and_doubles_nothing() {
+fn devices_that_come_and_go_during_scrapes_fail_none_and_duplicate_nothing() {
     if !root_for("make interfaces, disks and cgroups") {
         return;
     }

@@ -484,7 +484,7 @@ fn ready(exporter: &Exporter) -> (u16, String) {
 /// A file server dies, and more sensors than a class has readers: what cannot hang is served, and it shows. Nobody scrapes
 /// while the sensors come back.
 #[test]
-fn without_readers_of_a_class_ready_fails_and_the_rest_is_served_until_there_are_again() {
+fn without_readers_of_a_class_ready_fails_and_the_rest_is_served_until_they_return() {
     if !root_for("mount a file system in user space") {
         return;
     }

@@ -242,7 +242,7 @@ const MALFORMED: &[(&str, &[u8])] = &[
 ];
 
 #[test]
-fn what_is_no_request_is_refused_and_its_connection_closed() {
+fn malformed_requests_are_refused_and_their_connections_closed() {
     let target = Target::new();
     for (what, request) in MALFORMED {
         // Were the connection to go on, this would be answered.

@@ -285,7 +285,7 @@ fn every_query_is_answered_under_the_seal_again_and_again() {
 }
 
 #[test]
-fn a_long_file_arrives_whole() {
+fn a_long_file_arrives_completely() {
     let environment = new_environment();
     let text: String = (0..300_000).map(|line| format!("{line:>12}\n")).collect();
     environment.write("proc/1/net/dev", &text);
@@ -296,7 +296,7 @@ fn a_long_file_arrives_whole() {
 }
 
 #[test]
-fn a_long_file_is_in_no_process_whole() {
+fn no_process_has_all_of_a_long_file_in_memory() {
     let environment = new_environment();
     environment.write("proc/1/net/tcp", &"x".repeat(32 << 20));
     let broker = environment.start_broker(&environment.fixture_flags());

@@ -208,7 +208,7 @@ fn a_request_that_is_not_a_list_of_known_queries_is_invalid() {
 }
 
 #[test]
-fn a_service_that_is_not_offered_is_unimplemented() {
+fn an_unknown_service_is_unimplemented() {
     let environment = new_environment();
     let broker = environment.start_broker(&["--log.level=info"]);
     broker.ask(|_| async {
@@ -255,7 +255,7 @@ fn more_than_a_burst_is_exhausted_until_time_passes() {
 }
 
 #[test]
-fn a_read_that_its_client_leaves_is_charged_to_it() {
+fn a_cancelled_read_is_charged_to_its_client() {
     let environment = new_environment();
     environment.mkfifo("sys/devices/system/cpu/vulnerabilities/meltdown");
     let broker = environment.start_broker(&environment.fixture_flags());
