@@ -6,7 +6,7 @@ use crate::namespaces::Namespaces;
 use crate::success;
 use keyhole_test_support::exposition::Exposition;
 use keyhole_test_support::usage::Usage;
-use keyhole_test_support::{Environment, root_for};
+use keyhole_test_support::{Environment, root_for, wait_until};
 
 /// How long scrapes run beside the churn.
 const CHURN: Duration = Duration::from_secs(6);
@@ -26,7 +26,7 @@ fn devices_that_come_and_go_during_scrapes_fail_none_and_duplicate_nothing() {
     for collector in ["netdev", "netclass", "diskstats", "processes", "cgroup"] {
         assert_eq!(success(&first, collector), Some(1.0), "{collector}");
     }
-    let before = [broker.process.pid(), exporter.process.pid()].map(Usage::of);
+    let before = [broker.process.pid(), exporter.process.pid()].map(Usage::measure);
 
     let disks = namespaces.run("echo $(ls sys/block | grep zram)").trim().to_owned();
     // Each loop takes away what it made; what the last round left goes with the namespaces or is taken away below.
@@ -63,9 +63,9 @@ fn devices_that_come_and_go_during_scrapes_fail_none_and_duplicate_nothing() {
          *) echo ${d#zram} >/sys/class/zram-control/hot_remove;; esac; done; \
          cd sys/fs/cgroup/system.slice && { rmdir keyhole-*.service; cd ..; rmdir system.slice; } || true";
     namespaces.run(&format!("disks=' {disks} '; {clean}"));
-    wait_until("what is gone is let go", || {
+    wait_until("descriptors of removed devices are closed", || {
         let devices = exporter.scrape().label_values("node_network_receive_bytes_total", "device");
-        let now = [broker.process.pid(), exporter.process.pid()].map(Usage::of);
+        let now = [broker.process.pid(), exporter.process.pid()].map(Usage::measure);
         let given_back = now
             .iter()
             .zip(&before)

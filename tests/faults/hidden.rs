@@ -10,7 +10,7 @@ use crate::namespaces::Namespaces;
 use crate::success;
 use keyhole_test_support::exposition::Exposition;
 use keyhole_test_support::usage::descendants;
-use keyhole_test_support::{Broker, Environment, Exporter, flag, root_for, this_host};
+use keyhole_test_support::{BROKER_UID, Broker, Environment, Exporter, flag, root_for, this_host};
 
 /// The inode of the PID namespace that the kernel started with.
 const FIRST_PID: u64 = 0xefff_fffc;

@@ -249,7 +249,7 @@ fn a_clock_set_back_by_days_changes_the_time_that_is_reported_and_no_deadline() 
             &this_host(),
         )
     };
-    let broker = start_broker();
+    let mut broker = start_broker();
     let exporter = environment.start_exporter_from::<&str>(
         of_exporter.with(environment.command("keyhole-exporter", EXPORTER_UID)),
         &[],
