@@ -20,11 +20,11 @@ use keyhole_attacks::{
 };
 use keyhole_policy::Class;
 use keyhole_test_support::landlock;
+use keyhole_test_support::users::root_is_required;
 
 use environment::pipes::{Zygote, signal, slot};
 use environment::{
-    Cgroup, ChildProcess, Fixture, Programs, as_init, end as end_of, root, root_is_required, sleeper,
-    tcp_socket,
+    Cgroup, ChildProcess, Fixture, Programs, as_init, end as end_of, root, sleeper, tcp_socket,
 };
 
 /// What the table and the document were made on; on another kernel the same layer holds more, or less.

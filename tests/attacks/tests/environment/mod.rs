@@ -20,7 +20,6 @@ pub use keyhole_test_support::ChildProcess;
 use tempfile::TempDir;
 
 pub use keyhole_test_support::fork::as_init;
-pub use keyhole_test_support::users::root_is_required;
 use keyhole_test_support::{listening_address, programs, root_for, wait_for_within};
 
 /// The longest that one attack may take, on a machine that is busy with others.
