@@ -7,8 +7,8 @@
 # CI runs `fixed`, so that the same code has the same result; what is new is found by a run of hours with another seed.
 # First comes what once fell (fuzz/regressions), then inputs made from fixture trees, then mutations of them. The
 # trees are tests/golden/host and, where it lies beside the clone, node_exporter's own (../shared/conformance). What falls
-# is kept in fuzz/artifacts/TARGET: mend it, add a test that says what was wrong, and move the input to fuzz/regressions.
-# PROFILE=fuzz builds everything anew and optimised, which pays for runs of more than some minutes; the default takes what
+# is kept in fuzz/artifacts/TARGET: fix it, add a test that says what was wrong, and move the input to fuzz/regressions.
+# PROFILE=fuzz builds everything again, optimised, which pays for runs of more than some minutes; the default takes what
 # the tests have built. JOBS targets run at once (2). Needs a C++ compiler.
 set -euo pipefail
 : "${PROFILE:=dev}"
@@ -62,7 +62,7 @@ one() {
             timeout 60 "$built/$target" "${common[@]}" fuzz/regressions/"$target"/* || status=$?
         fi
         if [ "$status" = 0 ]; then
-            # Longer than it was told to run is a hang of the fuzzer itself.
+            # Longer than its limit is a hang of the fuzzer itself.
             timeout --kill-after=10 $((time + 120)) "$built/$target" "${common[@]}" "${words[@]}" -max_len=32768 \
                 "${amount[@]}" -print_final_stats=1 "$corpus/$target" || status=$?
         fi

@@ -4,10 +4,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use keyhole_exporter::collector::{self, COLLECTORS};
+use keyhole_exporter::collector::{self, COLLECTORS, Collector};
 use keyhole_exporter::exposition::Family;
 use keyhole_exporter::self_metrics;
 use keyhole_exporter::snapshot::{Content, Snapshot};
+use keyhole_flags::{Flag, Program};
 use keyhole_os::seccomp::Row;
 use keyhole_policy::pattern::matches;
 use keyhole_policy::{AccessLevel, Class, TABLE};
@@ -35,14 +36,14 @@ fn the_list_of_metrics_is_fresh() {
          Every family, by collector. *Source* is the kernel file or system call it comes from.\n\
          *Access level* is the lowest at which the broker can read it: `minimal` needs no host mount,\n\
          `host` needs the host's /proc and /sys. `exporter` marks what the exporter provides itself, at any\n\
-         access level. In names and paths, `<...>` stands for what varies.\n"
+         access level. In names, `<...>` stands for what varies; files are patterns as in\n\
+         [policy.md](policy.md). Of several files the first is required, and the others complete the labels or\n\
+         the value.\n"
     );
     for collector in COLLECTORS {
         let state = if collector.default { "on" } else { "off" };
         let _ = write!(text, "\n## {} ({state} by default)\n\n{}\n\n", collector.name, collector.help);
-        let queries: Vec<_> = collector.queries.iter().chain(collector.optional).collect();
-        let level = |family: &Family| level_of(family, &queries);
-        table(&mut text, collector.families, level);
+        table(&mut text, &(collector.families)(), |family| level_of(collector, family));
     }
     text.push_str("\n## The exporter and its broker\n\n");
     let own: Vec<Family> = [collector::FAMILIES]
@@ -70,22 +71,11 @@ fn table(text: &mut String, families: &[Family], level: impl Fn(&Family) -> &'st
     }
 }
 
-/// The access level of the query among the collector's own whose files a family's source is.
-fn level_of(family: &Family, queries: &[&keyhole_proto::v1::Query]) -> &'static str {
-    let rows = || queries.iter().filter_map(|query| keyhole_policy::row(**query));
-    let first = family.source.split(['/', ' ', ',']).next().unwrap_or_default();
-    let roots = || rows().flat_map(|row| row.sources.iter().map(move |source| (row, source)));
-    if !roots().any(|(_, source)| source.root.name() == first) {
-        return "exporter";
-    }
-    // The source names a file as a person would; the row whose pattern begins most like it is the one meant.
-    let alike =
-        |pattern: &str| pattern.bytes().zip(family.source.bytes()).take_while(|(a, b)| a == b).count();
-    // Of several, the one that needs the least: what the families of sysctls need depends on the sysctl.
-    let best = roots().max_by_key(|(row, source)| {
-        (alike(&format!("{}/{}", source.root.name(), source.pattern)), std::cmp::Reverse(row.access_level))
-    });
-    level_name(best.map_or(AccessLevel::Minimal, |(row, _)| row.access_level))
+/// The lowest access level at which the collector gets the first of a family's files; the others complete its labels.
+fn level_of(collector: &Collector, family: &Family) -> &'static str {
+    let Some(required) = family.source.patterns().into_iter().next() else { return "exporter" };
+    let level = collector.rows(&required).map(|row| row.access_level).min();
+    level_name(level.unwrap_or_else(|| panic!("{}: no query reads {required}", family.name)))
 }
 
 fn level_name(level: AccessLevel) -> &'static str {
@@ -137,7 +127,7 @@ The broker starts a zygote, and the zygote forks the readers. A reader inherits 
 adds its own, so it can make only the calls that both lists allow.
 ";
 
-/// The rows of [`keyhole_broker::sandbox::Pinned`], which depend on numbers that descriptors have at run time.
+/// The rows of [`keyhole_broker::sandbox::DescriptorRules`], which depend on numbers that descriptors have at run time.
 const PINNED: [[&str; 3]; 3] = [
     ["pread64", "argument 0 is its own /proc/thread-self/status", "the check that the seal holds"],
     [
@@ -159,7 +149,7 @@ fn the_lists_of_system_calls_are_fresh() {
     let broker = calls(keyhole_broker::sandbox::SYSCALLS);
     let pinned = PINNED.map(|row| row.map(str::to_owned));
     section(&mut text, "## keyhole-broker", &[&broker[..], &pinned[..]].concat());
-    let passed = calls(keyhole_broker::sandbox::PASSED);
+    let passed = calls(keyhole_broker::sandbox::PASSED_DESCRIPTOR_SYSCALLS);
     section(&mut text, "## keyhole-broker before Linux 6.16: these as well", &passed);
     section(&mut text, "## keyhole-broker probe", &calls(keyhole_broker::probe::PROBE_SYSCALLS));
     section(&mut text, "## keyhole-reader: the zygote", &calls(ZYGOTE));
@@ -184,7 +174,7 @@ fn the_lists_of_system_calls_are_fresh() {
 /// The broker's filter holds the rows of [`PINNED`] and no others beside its list.
 #[test]
 fn the_rows_that_depend_on_descriptors_are_all_documented() {
-    use keyhole_broker::sandbox::{Pinned, SYSCALLS, syscalls};
+    use keyhole_broker::sandbox::{DescriptorRules, SYSCALLS, syscalls};
     let thread = keyhole_os::ThreadStatus::open().unwrap();
     let dir: std::os::fd::OwnedFd = std::fs::File::open("/").unwrap().into();
     let number = |name: &str| match name {
@@ -194,8 +184,8 @@ fn the_rows_that_depend_on_descriptors_are_all_documented() {
         other => panic!("{other} has no number here"),
     };
     for (dir, documented) in [(Some(&dir), &PINNED[..]), (None, &PINNED[..1])] {
-        let pinned = Pinned::new(&thread, dir);
-        let rules = syscalls(&pinned);
+        let rules = DescriptorRules::new(&thread, dir);
+        let rules = syscalls(&rules);
         let numbers: Vec<i64> = rules[SYSCALLS.len()..].iter().map(|rule| rule.number).collect();
         assert_eq!(numbers, documented.iter().map(|[name, ..]| number(name)).collect::<Vec<_>>());
     }
@@ -226,24 +216,92 @@ fn conditions(row: &Row) -> String {
     if all.is_empty() { "any".to_owned() } else { all.join(", ") }
 }
 
+/// The programs that have flags.
+fn programs() -> [&'static Program; 2] {
+    [&keyhole_broker::flags::PROGRAM, &keyhole_exporter::cli::flags::PROGRAM]
+}
+
+/// What stands before the flags.
+const FLAGS: &str = "\
+# Flags
+
+The broker and the exporter read flags in the same way: `--name=value` or `--name value`, and
+`--name` or `--no-name` for a switch. The command line overrides the environment, and the
+environment overrides the defaults. `completions SHELL` prints completions for a shell, and
+`--help-man` prints a manual page.
+
+## Environment variables
+
+The variable of `--log.level` is `KEYHOLE_LOG_LEVEL`. Both programs have the same prefix, so that
+one environment can serve both containers: a variable that both read has the same meaning for both,
+and each program ignores those that only the other one reads.
+
+No variable decides what the broker reads, whom it answers or what privileges it has: these flags
+are set on the command line only, where a manifest or a unit shows them. If the variable of such a
+flag is set, or if a variable is probably misspelled, the program logs a warning and starts without
+it.
+
+The broker copies only the variables with this prefix. It overwrites its environment with zeros
+before it reads any flag.
+
+";
+
 #[test]
 fn the_flags_are_fresh() {
-    let text = format!(
-        "{GENERATED}# Flags\n\n## keyhole-broker\n\n```text\n{}```\n\n## keyhole-exporter\n\n```text\n{}```\n",
-        keyhole_broker::help(),
-        keyhole_exporter::cli::help::text()
-    );
+    let [broker, exporter] = programs();
+    let mut text = format!("{GENERATED}{FLAGS}| variable | program | flag |\n|---|---|---|\n");
+    // The switches and flags of collectors are many, and follow the rule.
+    let listed = |flag: &&Flag| !flag.help.is_empty() && !flag.name.starts_with("collector.");
+    let of_broker = broker.flags_in_environment();
+    let of_exporter = exporter.flags_in_environment();
+    let both: Vec<&Flag> = of_broker.iter().chain(&of_exporter).filter(listed).collect();
+    for (place, flag) in both.iter().enumerate() {
+        let same = |other: &Flag| other.name == flag.name;
+        if both[..place].iter().any(|other| same(other)) {
+            continue;
+        }
+        let readers = [("broker", &of_broker), ("exporter", &of_exporter)];
+        let readers = readers.iter().filter(|(_, flags)| flags.iter().any(same)).map(|(name, _)| *name);
+        let readers: Vec<_> = readers.collect();
+        let variable = flag.variable().unwrap_or_default();
+        let _ = writeln!(text, "| `{variable}` | {} | `--{}` |", readers.join(", "), flag.name);
+    }
+    text.push_str("| `KEYHOLE_COLLECTOR_CPU` and so on | exporter | `--collector.cpu` and so on |\n");
+    for program in [broker, exporter] {
+        let _ = write!(text, "\n## {}\n\n```text\n{}```\n", program.name, program.help());
+    }
     hold("flags.md", &text);
 }
 
 #[test]
+fn a_variable_that_both_programs_read_means_the_same_to_both_and_no_other_is_taken_for_misspelled() {
+    let [broker, exporter] = programs();
+    let mut shared = 0;
+    for flag in broker.flags_in_environment() {
+        let same =
+            exporter.flags_in_environment().into_iter().find(|other| other.variable() == flag.variable());
+        if let Some(same) = same {
+            shared += 1;
+            assert_eq!((same.name, same.kind, same.help), (flag.name, flag.kind, flag.help));
+        }
+    }
+    assert_eq!(shared, 2, "log.level and log.format");
+    for (one, other) in [(broker, exporter), (exporter, broker)] {
+        let names: Vec<String> = one.flags_in_environment().iter().filter_map(Flag::variable).collect();
+        let unused = other.unused_variables(names.into_iter().map(Into::into));
+        // That the host's paths are flags of both is worth the broker's warning.
+        let unused: Vec<_> =
+            unused.iter().filter(|unused| !unused.variable.starts_with("KEYHOLE_PATH_")).collect();
+        assert!(unused.is_empty(), "{}: {unused:?}", other.name);
+    }
+}
+
+#[test]
 fn the_manual_pages_are_fresh() {
-    for (name, help) in [
-        ("man/keyhole-broker.1", keyhole_broker::help().to_owned()),
-        ("man/keyhole-exporter.1", keyhole_exporter::cli::help::text()),
-    ] {
-        let page = keyhole_exporter::cli::man::page(&help);
-        hold(name, &format!(".\\\" Generated: UPDATE_DOCUMENTS=1 cargo test --test documents\n{page}"));
+    for program in programs() {
+        let page = program.man_page();
+        let text = format!(".\\\" Generated: UPDATE_DOCUMENTS=1 cargo test --test documents\n{page}");
+        hold(&format!("man/{}.1", program.name), &text);
     }
 }
 
@@ -450,8 +508,8 @@ fn every_difference_names_a_test_that_there_is() {
 
 #[test]
 fn what_is_absent_is_no_family() {
-    let own = self_metrics::FAMILIES.iter().copied().flatten();
-    let families = COLLECTORS.iter().flat_map(|collector| collector.families).chain(own);
+    let own = self_metrics::FAMILIES.iter().copied().flatten().copied();
+    let families = COLLECTORS.iter().flat_map(|collector| (collector.families)()).chain(own);
     for family in families {
         let absent =
             ["node_network_altnames_info", "node_selinux_config_mode", "node_btrfs_device_unused_bytes"];

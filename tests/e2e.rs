@@ -443,7 +443,7 @@ fn a_stuck_file_delays_the_first_scrape_by_two_seconds_and_affects_nothing_else(
     assert_eq!(stuck_queries(&describe(&environment)), ["QUERY_THERMAL"]);
 
     release(&fifo, "42000\n");
-    wait_until("the reader returns", || broker.process.log().contains("a stuck reader has returned"));
+    wait_until("the reader returns", || broker.process.log().contains("the stuck reader has returned"));
     assert_eq!(whole("5").0, Some(42.0));
     let counts = environment.start_exporter::<&str>(&[]).scrape();
     assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(0.0));
@@ -484,7 +484,7 @@ fn a_class_without_a_reader_fails_its_collectors_at_once_and_no_others() {
     assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(4.0));
     fifos.iter().for_each(|fifo| release(fifo, "1\n"));
     wait_until("every reader returns", || {
-        broker.process.log().matches("a stuck reader has returned").count() == fifos.len()
+        broker.process.log().matches("the stuck reader has returned").count() == fifos.len()
     });
     let scrape = exporter.scrape();
     assert_eq!(success(&scrape, "thermal_zone"), Some(1.0));

@@ -8,7 +8,7 @@ use keyhole_broker::sandbox::{PASSED, SYSCALLS as SYSCALLS_OF_BROKER};
 use keyhole_exporter::sandbox::SYSCALLS;
 use keyhole_os::seccomp::{Argument, Row, exactly, numbers};
 use keyhole_policy::Class;
-use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
+use keyhole_reader::sandbox::{PASSED_DESCRIPTOR_SYSCALLS, reader_syscalls};
 use keyhole_test_support::filters::Filters;
 use keyhole_test_support::fork::Call;
 use keyhole_test_support::old_kernel::{AUXV, PASS_RIGHTS, without};
@@ -71,7 +71,7 @@ fn the_running_broker_has_one_filter_and_it_is_the_table() {
         &environment,
         broker.process.pid(),
         &broker.process.log(),
-        if passes { PASSED } else { &[] },
+        if passes { PASSED_DESCRIPTOR_SYSCALLS } else { &[] },
     );
 }
 
@@ -87,7 +87,12 @@ fn where_descriptors_cannot_be_refused_each_thread_of_the_broker_has_a_few_rows_
     let threads = fs::read_dir(format!("/proc/{}/task", broker.process.pid())).unwrap().count();
     assert!(threads > 5, "{threads}: some of them close connections");
     // What the other filter answers with an errno is killed by this one.
-    assert_is_the_table(&environment, broker.process.pid(), &broker.process.log(), PASSED);
+    assert_is_the_table(
+        &environment,
+        broker.process.pid(),
+        &broker.process.log(),
+        PASSED_DESCRIPTOR_SYSCALLS,
+    );
 }
 
 /// Checks the filters of a broker against its table and `more` rows.

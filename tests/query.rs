@@ -124,7 +124,7 @@ fn number(line: &str, key: &str) -> Option<f64> {
 fn advised(output: &Output) -> String {
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(error.contains(&format!("the broker's own user, uid {BROKER_UID}")), "{error}");
+    assert!(error.contains(&format!("the broker's user, uid {BROKER_UID}")), "{error}");
     error.split('`').nth(1).unwrap_or_else(|| panic!("no command in {error}")).to_owned()
 }
 

@@ -1,9 +1,9 @@
-//! Connections on kernels that pass descriptors that peers send along (before Linux 6.16).
+//! Connections on kernels that accept descriptors which peers pass along (before Linux 6.16).
 //!
-//! Who drops the last reference to a passed file closes it, and some closes sleep: that of a TCP socket that lingers for
-//! as long as its owner likes. So on such kernels the serving thread drops none. It looks at what has come before it
-//! takes it, and takes nothing that a descriptor comes with; a socket in which anything is left unread is closed by a
-//! thread of its own, a closer. Each uid that may connect has one, so that it holds up nobody's places but its own.
+//! The thread that drops the last reference to a passed file closes it, and some closes sleep, such as that of a TCP socket with
+//! SO_LINGER. So on these kernels the serving thread must not drop any. It peeks at bytes before it receives them, and
+//! receives none that come with a descriptor; a socket with unread bytes is closed by another thread, a closer. Each uid
+//! that may connect has a closer of its own, so that it delays only its own connections.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, IoSliceMut};
@@ -19,21 +19,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::lock;
 
-/// Refused connections that may wait to be closed.
-const REFUSED_WAITING: usize = 256;
+/// The most refused connections that wait to be closed.
+const MAX_REFUSED_WAITING: usize = 256;
 
-/// Threads that close refused connections.
+/// The number of threads that close refused connections.
 const REFUSED_CLOSERS: usize = 4;
 
-/// The stack of a closer.
+/// The stack size of a closer.
 const STACK_BYTES: usize = 64 << 10;
 
-/// Bytes that are looked at before they are taken.
-const LOOK_BYTES: usize = 16 << 10;
+/// The most bytes that are peeked at and received at once.
+const PEEK_BYTES: usize = 16 << 10;
 
-/// What waits to be closed, and the threads that do it.
+/// Sockets that wait to be closed, and the threads that close them.
 #[derive(Debug, Default)]
-struct Line {
+struct CloseQueue {
     state: Mutex<State>,
     filled: Condvar,
     started: Condvar,
@@ -45,125 +45,132 @@ struct State {
     threads: usize,
 }
 
-impl Line {
-    /// Starts as many threads, and waits until they need no system calls but those of closing.
+impl CloseQueue {
+    /// Starts `threads` threads, and waits until they need no further system calls than those of closing.
     fn start(threads: usize) -> io::Result<Arc<Self>> {
-        let line = Arc::new(Self::default());
+        let queue = Arc::new(Self::default());
         for _ in 0..threads {
-            let of_thread = line.clone();
+            let thread_queue = queue.clone();
             let thread = std::thread::Builder::new().name("closer".to_owned()).stack_size(STACK_BYTES);
-            thread.spawn(move || of_thread.run())?;
+            thread.spawn(move || thread_queue.run())?;
         }
-        let mut state = lock(&line.state);
+        let mut state = lock(&queue.state);
         while state.threads < threads {
-            state = line.started.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = queue.started.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         drop(state);
-        Ok(line)
+        Ok(queue)
     }
 
     fn run(&self) {
-        let signals = keyhole_os::closing::Interrupted::new();
+        let closer = keyhole_os::closing::InterruptedCloser::new();
         let mut state = lock(&self.state);
         state.threads += 1;
         self.started.notify_all();
         loop {
-            let Some((socket, place)) = state.waiting.pop_front() else {
+            let Some((socket, permit)) = state.waiting.pop_front() else {
                 state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             drop(state);
-            signals.close(socket);
-            // Not before: a uid whose sockets take long to close waits for them, and nobody else does.
-            drop(place);
+            closer.close(socket);
+            // Only now: a uid whose sockets take long to close waits for them, and no other uid does.
+            drop(permit);
             state = lock(&self.state);
         }
     }
 
-    /// Has a socket closed; its place is free from then on. The places bound how many wait.
-    fn close(&self, socket: OwnedFd, place: OwnedSemaphorePermit) {
-        lock(&self.state).waiting.push_back((socket, place));
+    /// Queues a socket, with the permit of its connection, which is released when it is closed. The permits bound how many
+    /// wait.
+    fn close(&self, socket: OwnedFd, permit: OwnedSemaphorePermit) {
+        lock(&self.state).waiting.push_back((socket, permit));
         self.filled.notify_one();
     }
 }
 
-/// The closers of every uid that may connect, and of those that may not.
+/// The closers of each uid that may connect, and those of refused connections.
 #[derive(Debug)]
 pub struct Closers {
-    allowed: HashMap<u32, Arc<Line>>,
-    refused: Arc<Line>,
-    places: Arc<Semaphore>,
+    allowed: HashMap<u32, Arc<CloseQueue>>,
+    refused: Arc<CloseQueue>,
+    permits: Arc<Semaphore>,
 }
 
 impl Closers {
-    /// Starts the threads: after the layers that a thread inherits, before the filter that lets none begin.
+    /// Starts the threads. Call it after the layers that a thread inherits, and before the filter that lets no thread start.
     pub fn start(allowed: &[u32]) -> io::Result<Self> {
-        keyhole_os::closing::handle()?;
-        let mut lines = HashMap::new();
+        keyhole_os::closing::install_handler()?;
+        let mut queues = HashMap::new();
         for uid in allowed {
-            if !lines.contains_key(uid) {
-                lines.insert(*uid, Line::start(1)?);
+            if !queues.contains_key(uid) {
+                queues.insert(*uid, CloseQueue::start(1)?);
             }
         }
-        let places = Arc::new(Semaphore::new(REFUSED_WAITING));
-        Ok(Self { allowed: lines, refused: Line::start(REFUSED_CLOSERS)?, places })
+        let permits = Arc::new(Semaphore::new(MAX_REFUSED_WAITING));
+        Ok(Self { allowed: queues, refused: CloseQueue::start(REFUSED_CLOSERS)?, permits })
     }
 
-    /// A connection of a uid, which has its place until its socket is closed; nothing for a uid that may not connect.
-    pub fn keep(&self, stream: UnixStream, uid: Option<u32>, place: OwnedSemaphorePermit) -> Option<Kept> {
-        // Bytes out of band come in their order then: what is looked at is what is taken.
+    /// Wraps a connection of a uid, so that a closer closes it and then releases the permit; none if the uid may not
+    /// connect.
+    pub fn wrap(
+        &self,
+        stream: UnixStream,
+        uid: Option<u32>,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<DeferredCloseStream> {
+        // With out-of-band bytes in order, the bytes that are peeked at are those that are received.
         let _ = sockopt::set_socket_oobinline(&stream, true);
-        let line = self.allowed.get(&uid?)?.clone();
-        Some(Kept(Arc::new(Inner { stream: Some(stream), place: Some(place), line })))
+        let queue = self.allowed.get(&uid?)?.clone();
+        Some(DeferredCloseStream(Arc::new(Inner { stream: Some(stream), permit: Some(permit), queue })))
     }
 
     /// Closes a connection that was refused. Waits while too many of them are being closed.
-    pub async fn refuse(&self, stream: UnixStream, waits: impl FnOnce()) {
+    pub async fn refuse(&self, stream: UnixStream, on_wait: impl FnOnce()) {
         if is_empty(&stream) {
             return drop(stream);
         }
-        let place = match self.places.clone().try_acquire_owned() {
-            Ok(place) => Ok(place),
+        let permit = match self.permits.clone().try_acquire_owned() {
+            Ok(permit) => Ok(permit),
             Err(_) => {
-                waits();
-                self.places.clone().acquire_owned().await
+                on_wait();
+                self.permits.clone().acquire_owned().await
             }
         };
-        // Deregistered first: the wait of the serving thread holds what it looks at.
-        if let (Ok(place), Ok(stream)) = (place, stream.into_std()) {
-            self.refused.close(stream.into(), place);
+        // into_std deregisters it first: epoll of the serving thread would hold a reference.
+        if let (Ok(permit), Ok(stream)) = (permit, stream.into_std()) {
+            self.refused.close(stream.into(), permit);
         }
     }
 }
 
-/// Ends a connection, and says whether nothing of the peer's is left in it, and nothing can come.
+/// Shuts a connection down; returns whether nothing of the peer is left in it, and nothing can follow.
 fn is_empty(stream: &UnixStream) -> bool {
-    let ended = rustix::net::shutdown(stream, Shutdown::Both);
-    ended.is_ok() && matches!(look(stream, &mut [0; 1]), Ok(0))
+    let shutdown = rustix::net::shutdown(stream, Shutdown::Both);
+    shutdown.is_ok() && matches!(peek(stream, &mut [0; 1]), Ok(0))
 }
 
-/// Copies what has come and leaves it where it is; an error where a descriptor comes with it.
-fn look(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<usize> {
-    // Without room for descriptors none is taken; that there were any is said by a flag.
+/// Copies received bytes and leaves them in the socket; an error if a descriptor comes with them.
+fn peek(stream: &UnixStream, bytes: &mut [u8]) -> io::Result<usize> {
+    // Without a buffer for descriptors none is received, and a flag reports that there were some.
     let mut none = RecvAncillaryBuffer::default();
     match recvmsg(stream, &mut [IoSliceMut::new(bytes)], &mut none, RecvFlags::PEEK) {
-        Ok(seen) if seen.flags.contains(ReturnFlags::CTRUNC) => {
+        Ok(peeked) if peeked.flags.contains(ReturnFlags::CTRUNC) => {
             Err(io::Error::other("the peer passed a descriptor"))
         }
-        Ok(seen) => Ok(seen.bytes),
+        Ok(peeked) => Ok(peeked.bytes),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// A connection whose socket is closed by a closer. Each clone is one half.
+/// A connection whose socket a closer closes. Each clone is one half of it.
 #[derive(Debug, Clone)]
-pub struct Kept(Arc<Inner>);
+pub struct DeferredCloseStream(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     stream: Option<UnixStream>,
-    place: Option<OwnedSemaphorePermit>,
-    line: Arc<Line>,
+    permit: Option<OwnedSemaphorePermit>,
+    queue: Arc<CloseQueue>,
 }
 
 impl Drop for Inner {
@@ -172,19 +179,19 @@ impl Drop for Inner {
         if is_empty(&stream) {
             return drop(stream);
         }
-        if let (Some(place), Ok(stream)) = (self.place.take(), stream.into_std()) {
-            self.line.close(stream.into(), place);
+        if let (Some(permit), Ok(stream)) = (self.permit.take(), stream.into_std()) {
+            self.queue.close(stream.into(), permit);
         }
     }
 }
 
-impl Kept {
+impl DeferredCloseStream {
     fn stream(&self) -> io::Result<&UnixStream> {
         self.0.stream.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
-impl AsyncRead for Kept {
+impl AsyncRead for DeferredCloseStream {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -193,26 +200,28 @@ impl AsyncRead for Kept {
         let stream = self.stream()?;
         loop {
             ready!(stream.poll_read_ready(context))?;
-            let taken = stream.try_io(Interest::READABLE, || {
-                let mut seen = [0; LOOK_BYTES];
-                let most = buffer.remaining().min(LOOK_BYTES);
-                let Some(seen) = seen.get_mut(..most) else { return Ok(0) };
-                let length = look(stream, seen)?;
-                // Exactly those bytes: what comes behind them was not looked at.
-                let Some(seen) = seen.get_mut(..length).filter(|seen| !seen.is_empty()) else { return Ok(0) };
-                let (taken, _) = rustix::net::recv(stream, &mut *seen, RecvFlags::empty())?;
-                buffer.put_slice(seen.get(..taken).unwrap_or_default());
-                Ok(taken)
+            let received = stream.try_io(Interest::READABLE, || {
+                let mut peeked = [0; PEEK_BYTES];
+                let most = buffer.remaining().min(PEEK_BYTES);
+                let Some(peeked) = peeked.get_mut(..most) else { return Ok(0) };
+                let length = peek(stream, peeked)?;
+                // Exactly the bytes that were peeked at, and none that follow.
+                let Some(peeked) = peeked.get_mut(..length).filter(|peeked| !peeked.is_empty()) else {
+                    return Ok(0);
+                };
+                let (received, _) = rustix::net::recv(stream, &mut *peeked, RecvFlags::empty())?;
+                buffer.put_slice(peeked.get(..received).unwrap_or_default());
+                Ok(received)
             });
-            match taken {
+            match received {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                taken => return Poll::Ready(taken.map(drop)),
+                received => return Poll::Ready(received.map(drop)),
             }
         }
     }
 }
 
-impl AsyncWrite for Kept {
+impl AsyncWrite for DeferredCloseStream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[io::IoSlice::new(bytes)])
     }

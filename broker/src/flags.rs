@@ -1,62 +1,108 @@
-//! The command line.
+//! The command line, and the environment variables that some flags have.
+//!
+//! No variable decides what the broker reads, whom it answers or what privileges it runs with: these flags are given on
+//! the command line only, which a manifest or a unit shows. A variable says where the socket is, how much the readers
+//! keep open, and how the broker logs.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use keyhole_flags::{
+    COMPLETIONS, Command as CommandRow, Flag, FlagError, FlagKind, Group, HELP_FLAGS, LOG_FLAGS, Operands,
+    Program, Unused, Values,
+};
 use keyhole_policy::Root;
-use lexopt::{Arg, Parser, ValueExt};
 
-use crate::queries::{Permits, Queries};
+use crate::queries::{PermittedQueries, Queries};
 use crate::sandbox::LAYERS;
 
-/// What `--help` prints.
-pub const HELP: &str = "\
-keyhole-broker: answers fixed queries about a host's /proc and /sys over a Unix socket.
+const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
+    Flag { name, kind, help }
+}
 
-Usage: keyhole-broker [FLAGS]          serve
-       keyhole-broker probe [FLAGS]    ask a running broker for its health; exit status 0 when it serves
-       keyhole-broker policy           print the policy table: what each query may read
+const fn parsed(placeholder: &'static str, default: &'static str) -> FlagKind {
+    FlagKind::Parsed { placeholder, default }
+}
 
-Socket:
-  --socket.path=PATH          where to listen (/run/keyhole/broker.sock)
-  --socket.group=GID          the group that may connect (the broker's own)
-  --allow-uid=UID             a uid that may ask, besides the broker's own; repeatable
+const fn list(placeholder: &'static str) -> FlagKind {
+    FlagKind::ParsedList { placeholder }
+}
 
-Host:
-  --path.procfs=DIR           the host's procfs (/proc)
-  --path.sysfs=DIR            the host's sysfs (/sys)
-  --path.rootfs=DIR           the host's root directory, for statfs alone (none)
-  --path.udev.data=DIR        the host's udev data (none)
-  --path.os-release=FILE      the host's os-release file (none)
-  --filesystem.probe-directory=DIR
-                              an empty directory on a file system of the host, for statfs; repeatable
-  --view=auto|host|container  whose files these are (auto)
-  --descriptor-cache=COUNT    files below sysfs that all readers together keep open, of 5 KiB of kernel memory each (1024)
-  --reopen-interval=SECONDS   how often to look whether what was absent at the start has appeared (60)
-  --queries=WHICH             which queries may be asked: all, default (those of collectors that are on by default), or
-                              default,+NAME,...; NAME is a query's in lower case without QUERY_: +tcp for QUERY_TCP (all)
+const VIEW: FlagKind =
+    FlagKind::Choice { default: "auto", choices: &["auto", "host", "container"], ignore_case: false };
 
-Privilege:
-  --allow-processes           answer for every process too: one class of readers keeps procfs open
-  --allow-root                run as uid 0 (for the few files that only root may read)
-  --allow-capabilities        start with capabilities, which are dropped
-  --sandbox.require=LAYERS    start only with these layers in force in every process, comma-separated: not_dumpable, limits, landlock,
-                              passed_descriptors (of the broker alone); repeatable
-                              (no_new_privs, capabilities and seccomp are always required)
+/// The broker's flags.
+#[rustfmt::skip]
+const GROUPS: &[Group] = &[
+    Group { title: "Socket", commands: &[], environment: true, flags: &[
+        flag("socket.path", FlagKind::File("/run/keyhole/broker.sock"), "Unix socket to listen on, or, for probe, to connect to."),
+    ] },
+    Group { title: "Clients", commands: &[], environment: false, flags: &[
+        flag("socket.group", parsed("GID", ""), "Group that may connect to the socket, instead of the broker's own group."),
+        flag("allow-uid", list("UID"), "User that may send requests, in addition to the broker's own user."),
+    ] },
+    Group { title: "Host", commands: &[], environment: false, flags: &[
+        flag("path.procfs", FlagKind::Directory("/proc"), "Mount point of the host's procfs."),
+        flag("path.sysfs", FlagKind::Directory("/sys"), "Mount point of the host's sysfs."),
+        flag("path.rootfs", FlagKind::Directory(""), "Root directory of the host. Its files are not read: only statfs(2) is called on its mount points."),
+        flag("path.udev.data", FlagKind::Directory(""), "Directory with the host's udev database."),
+        flag("path.os-release", FlagKind::File(""), "os-release file of the host."),
+        flag("filesystem.probe-directory", FlagKind::Directories, "Empty directory on a file system of the host, on which to call statfs(2)."),
+        flag("view", VIEW, "Whether the files are those of a host or of a container; auto detects it."),
+        flag("queries", parsed("QUERIES", "all"), "Queries that clients may ask for: all; default (those of the collectors that are enabled by default); or default,+NAME,... with names in lower case and without QUERY_, such as +tcp for QUERY_TCP."),
+    ] },
+    Group { title: "Readers", commands: &[], environment: true, flags: &[
+        flag("descriptor-cache", parsed("NUMBER", "1024"), "Maximum number of files below sysfs that all readers together keep open. Each takes 5 KiB of kernel memory."),
+        flag("reopen-interval", parsed("SECONDS", "60"), "Interval at which to look for files that were absent at the start."),
+    ] },
+    Group { title: "Privilege", commands: &[], environment: false, flags: &[
+        flag("allow-processes", FlagKind::Switch(false), "Answer queries about every process as well. The readers of one class then keep procfs open."),
+        flag("allow-root", FlagKind::Switch(false), "Start although the user is root, which can read a few more files."),
+        flag("allow-capabilities", FlagKind::Switch(false), "Start although the process has capabilities, which it drops."),
+        flag("sandbox.require", list("LAYERS"), "Start only if these layers of the sandbox are in force in every process, separated by commas: not_dumpable, limits, landlock, passed_descriptors (in the broker only). no_new_privs, capabilities and seccomp are always required."),
+    ] },
+    Group { title: "Log", commands: &[], environment: true, flags: LOG_FLAGS },
+    Group { title: "Help", commands: &[], environment: false, flags: HELP_FLAGS },
+];
 
-Logs:
-  --log.level=LEVEL           debug, info, warn or error (info)
-  --log.format=FORMAT         logfmt or json (logfmt)
+/// The broker's commands.
+#[rustfmt::skip]
+const COMMANDS: &[CommandRow] = &[
+    CommandRow { name: "",       operands: Operands::None, help: "serve" },
+    CommandRow { name: "probe",  operands: Operands::None, help: "ask a running broker for its health; exit status 0 if it is serving" },
+    CommandRow { name: "policy", operands: Operands::None, help: "print the policy table: which files each query reads" },
+    COMPLETIONS,
+];
 
-  --help, --version
-";
+/// The broker's commands and flags.
+pub static PROGRAM: LazyLock<Program> = LazyLock::new(|| Program {
+    name: "keyhole-broker",
+    version: env!("CARGO_PKG_VERSION"),
+    version_text: format!("keyhole-broker {}\n", env!("CARGO_PKG_VERSION")),
+    purpose: "answers fixed queries about a host's /proc and /sys over a Unix socket.",
+    note: "Of a flag that is given several times and is not repeatable, the last value counts.",
+    commands: COMMANDS,
+    groups: GROUPS.to_vec(),
+    short: &[('h', "help")],
+    // A unit or a manifest can append flags to those of a default command line.
+    may_repeat: true,
+    variables: &[],
+    exit_statuses: &[
+        ("0", "Success; for probe, the broker is serving."),
+        ("1", "Failure, or a mistake on the command line or in the environment."),
+    ],
+});
 
 /// The values of all flags.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Flags {
     /// What to do.
     pub command: Command,
+    /// Environment variables that look as if they would set a flag, and do not.
+    pub unused_variables: Vec<Unused>,
     /// `--socket.path`.
     pub socket: PathBuf,
     /// `--socket.group`.
@@ -127,7 +173,7 @@ impl fmt::Display for View {
 }
 
 /// What to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Serve.
     Serve,
@@ -135,37 +181,13 @@ pub enum Command {
     Probe,
     /// Print the policy table.
     Policy,
-    /// Print the help.
-    Help,
-    /// Print the version.
-    Version,
-}
-
-impl Default for Flags {
-    fn default() -> Self {
-        Self {
-            command: Command::Serve,
-            socket: "/run/keyhole/broker.sock".into(),
-            socket_group: None,
-            allowed_uids: Vec::new(),
-            paths: Paths { procfs: "/proc".into(), sysfs: "/sys".into(), ..Paths::default() },
-            view: View::Auto,
-            descriptor_cache: 1024,
-            reopen_interval: Duration::from_secs(60),
-            queries: Queries::All,
-            allow_processes: false,
-            allow_root: false,
-            allow_capabilities: false,
-            required_layers: Vec::new(),
-            log_level: tracing::Level::INFO,
-            log_json: false,
-        }
-    }
+    /// Print this text.
+    Print(String),
 }
 
 impl Flags {
     /// Which queries are read with these flags.
-    pub fn permits(&self) -> Permits {
+    pub fn permits(&self) -> PermittedQueries {
         let roots = [
             (Root::Processes, "--allow-processes", self.allow_processes),
             (Root::Udev, "--path.udev.data", self.paths.udev.is_some()),
@@ -177,110 +199,77 @@ impl Flags {
                 !self.paths.probe_directories.is_empty(),
             ),
         ];
-        let not_given = roots.into_iter().filter(|(.., given)| !given).map(|(root, flag, _)| (root, flag));
-        Permits { queries: self.queries.clone(), not_given: not_given.collect() }
+        let missing_roots =
+            roots.into_iter().filter(|(.., given)| !given).map(|(root, flag, _)| (root, flag));
+        PermittedQueries { queries: self.queries.clone(), missing_roots: missing_roots.collect() }
     }
 
-    /// Reads a command line.
-    pub fn parse(mut parser: Parser) -> Result<Self, lexopt::Error> {
-        let mut flags = Self::default();
-        while let Some(argument) = parser.next()? {
-            match argument {
-                Arg::Value(word) => flags.command = command(&word.string()?)?,
-                Arg::Short('h') | Arg::Long("help") => flags.command = Command::Help,
-                Arg::Long("version") => flags.command = Command::Version,
-                Arg::Long("socket.path") => flags.socket = parser.value()?.into(),
-                Arg::Long("socket.group") => flags.socket_group = Some(parser.value()?.parse_with(id)?),
-                Arg::Long("allow-uid") => flags.allowed_uids.push(parser.value()?.parse_with(id)?),
-                Arg::Long("path.procfs") => flags.paths.procfs = parser.value()?.into(),
-                Arg::Long("path.sysfs") => flags.paths.sysfs = parser.value()?.into(),
-                Arg::Long("path.rootfs") => flags.paths.rootfs = Some(parser.value()?.into()),
-                Arg::Long("path.udev.data") => flags.paths.udev = Some(parser.value()?.into()),
-                Arg::Long("path.os-release") => flags.paths.os_release = Some(parser.value()?.into()),
-                Arg::Long("filesystem.probe-directory") => {
-                    flags.paths.probe_directories.push(parser.value()?.into())
-                }
-                Arg::Long("view") => flags.view = parser.value()?.parse_with(view)?,
-                Arg::Long("descriptor-cache") => {
-                    flags.descriptor_cache = parser.value()?.parse_with(number("--descriptor-cache"))?;
-                }
-                Arg::Long("reopen-interval") => {
-                    let seconds: u32 = parser.value()?.parse_with(number("--reopen-interval"))?;
-                    flags.reopen_interval = Duration::from_secs(seconds.max(1).into());
-                }
-                Arg::Long("queries") => flags.queries = parser.value()?.parse_with(Queries::parse)?,
-                Arg::Long("allow-processes") => flags.allow_processes = true,
-                Arg::Long("allow-root") => flags.allow_root = true,
-                Arg::Long("allow-capabilities") => flags.allow_capabilities = true,
-                Arg::Long("sandbox.require") => {
-                    flags.required_layers.extend(parser.value()?.parse_with(layers)?);
-                }
-                Arg::Long("log.level") => flags.log_level = parser.value()?.parse_with(log_level)?,
-                Arg::Long("log.format") => flags.log_json = parser.value()?.parse_with(log_format)?,
-                Arg::Short(_) | Arg::Long(_) => {
-                    return Err(format!("unknown flag {}; try --help", spelling(&argument)).into());
-                }
-            }
-        }
-        Ok(flags)
-    }
-}
-
-fn spelling(argument: &Arg<'_>) -> String {
-    match argument {
-        Arg::Long(flag) => format!("--{flag}"),
-        Arg::Short(flag) => format!("-{flag}"),
-        Arg::Value(word) => word.to_string_lossy().into_owned(),
+    /// Reads a command line and the environment.
+    pub fn parse(
+        arguments: impl IntoIterator<Item = OsString>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, FlagError> {
+        let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
+        let names = environment.iter().map(|(name, _)| name.clone());
+        let unused_variables = PROGRAM.unused_variables(names);
+        let (values, words) = PROGRAM.parse(arguments, environment)?;
+        let command = command(&values, &words)?;
+        let path = |flag| values.path(flag).map(PathBuf::from);
+        let required_layers = values.parse_each("sandbox.require", layers)?;
+        Ok(Self {
+            command,
+            unused_variables,
+            socket: path("socket.path").unwrap_or_default(),
+            socket_group: values.parse("socket.group", number)?,
+            allowed_uids: values.parse_each("allow-uid", number)?,
+            paths: Paths {
+                procfs: path("path.procfs").unwrap_or_default(),
+                sysfs: path("path.sysfs").unwrap_or_default(),
+                rootfs: path("path.rootfs"),
+                udev: path("path.udev.data"),
+                os_release: path("path.os-release"),
+                probe_directories: values.paths("filesystem.probe-directory").to_vec(),
+            },
+            view: match values.text("view") {
+                "host" => View::Host,
+                "container" => View::Container,
+                _ => View::Auto,
+            },
+            descriptor_cache: values.parse("descriptor-cache", number)?.unwrap_or_default(),
+            reopen_interval: Duration::from_secs(
+                values.parse("reopen-interval", number)?.unwrap_or(1).max(1).into(),
+            ),
+            queries: values.parse("queries", Queries::parse)?.unwrap_or_default(),
+            allow_processes: values.switch("allow-processes"),
+            allow_root: values.switch("allow-root"),
+            allow_capabilities: values.switch("allow-capabilities"),
+            required_layers: required_layers.concat(),
+            // Both are among the flag's choices, which are levels and formats.
+            log_level: values.text("log.level").parse().unwrap_or(tracing::Level::INFO),
+            log_json: values.text("log.format") == "json",
+        })
     }
 }
 
-fn command(word: &str) -> Result<Command, String> {
-    match word {
-        "probe" => Ok(Command::Probe),
-        "policy" => Ok(Command::Policy),
-        word => Err(format!("unknown command {word:?}: probe or policy; try --help")),
+fn command(values: &Values, words: &[String]) -> Result<Command, FlagError> {
+    if let Some(text) = PROGRAM.answer(|switch| values.switch(switch), words)? {
+        return Ok(Command::Print(text));
     }
+    Ok(match PROGRAM.command(words)? {
+        Some(("probe", _)) => Command::Probe,
+        Some(("policy", _)) => Command::Policy,
+        _ => Command::Serve,
+    })
 }
 
-fn id(word: &str) -> Result<u32, &'static str> {
-    word.parse().map_err(|_| "--allow-uid and --socket.group take a number")
-}
-
-fn number(flag: &'static str) -> impl Fn(&str) -> Result<u32, String> {
-    move |word| word.parse().map_err(|_| format!("{flag} takes a number"))
-}
-
-fn view(word: &str) -> Result<View, &'static str> {
-    match word {
-        "auto" => Ok(View::Auto),
-        "host" => Ok(View::Host),
-        "container" => Ok(View::Container),
-        _ => Err("--view takes auto, host or container"),
-    }
+fn number(text: &str) -> Result<u32, &'static str> {
+    text.parse().map_err(|_| "not a number from 0 to 4294967295")
 }
 
 fn layers(words: &str) -> Result<Vec<&'static str>, String> {
     let layer = |word| LAYERS.into_iter().find(|layer| *layer == word);
-    let unknown = |word| format!("--sandbox.require takes layers, not {word:?}: {}", LAYERS.join(", "));
+    let unknown = |word| format!("{word:?} is no layer: use {}", LAYERS.join(", "));
     words.split(',').map(|word| layer(word).ok_or_else(|| unknown(word))).collect()
-}
-
-fn log_level(word: &str) -> Result<tracing::Level, &'static str> {
-    match word {
-        "debug" => Ok(tracing::Level::DEBUG),
-        "info" => Ok(tracing::Level::INFO),
-        "warn" => Ok(tracing::Level::WARN),
-        "error" => Ok(tracing::Level::ERROR),
-        _ => Err("--log.level takes debug, info, warn or error"),
-    }
-}
-
-fn log_format(word: &str) -> Result<bool, &'static str> {
-    match word {
-        "logfmt" => Ok(false),
-        "json" => Ok(true),
-        _ => Err("--log.format takes logfmt or json"),
-    }
 }
 
 #[cfg(test)]
@@ -288,26 +277,109 @@ mod tests {
     use super::*;
 
     fn parse(arguments: &[&str]) -> Result<Flags, String> {
-        Flags::parse(Parser::from_args(arguments)).map_err(|error| error.to_string())
+        with_environment(arguments, &[])
+    }
+
+    fn with_environment(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Flags, String> {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        Flags::parse(arguments.iter().map(OsString::from), variables).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn the_help_names_every_flag_that_is_taken() {
-        for line in HELP.lines().filter_map(|line| line.trim().strip_prefix("--")) {
-            let flag = line.split([' ', '=', ',']).next().unwrap();
-            let value = if line.split_whitespace().next().unwrap().contains('=') { "=1" } else { "" };
-            let error = parse(&[&format!("--{flag}{value}")]).err().unwrap_or_default();
-            assert!(!error.contains("unknown"), "{error}");
-        }
+    fn without_flags_the_defaults_of_the_rows_hold() {
+        let flags = parse(&[]).unwrap();
+        assert_eq!((flags.command, flags.socket), (Command::Serve, "/run/keyhole/broker.sock".into()));
+        assert_eq!((flags.paths.procfs, flags.paths.sysfs), ("/proc".into(), "/sys".into()));
+        assert_eq!((flags.paths.rootfs, flags.paths.udev, flags.paths.os_release), (None, None, None));
+        assert_eq!((flags.view, flags.queries), (View::Auto, Queries::All));
+        assert_eq!((flags.descriptor_cache, flags.reopen_interval), (1024, Duration::from_secs(60)));
+        assert!(!flags.allow_root && !flags.allow_processes && !flags.allow_capabilities);
     }
 
     #[test]
-    fn repeatable_flags_keep_every_value() {
+    fn repeatable_flags_keep_every_value_and_others_the_last() {
         let flags = parse(&["--allow-uid=1", "--allow-uid", "2", "--filesystem.probe-directory=/a"]).unwrap();
         assert_eq!(flags.allowed_uids, [1, 2]);
         assert_eq!(flags.paths.probe_directories.len(), 1);
         let flags = parse(&["--sandbox.require=landlock,seccomp", "--sandbox.require=limits"]).unwrap();
         assert_eq!(flags.required_layers, ["landlock", "seccomp", "limits"]);
+        let flags =
+            parse(&["--path.rootfs=/", "--path.rootfs=/host", "--allow-root", "--no-allow-root"]).unwrap();
+        assert_eq!(flags.paths.rootfs, Some("/host".into()));
+        assert!(!flags.allow_root);
+    }
+
+    /// What of the flags decides what the broker may do, as text.
+    fn privileges(flags: &Flags) -> String {
+        let permits = (flags.permits(), &flags.paths, flags.view);
+        let clients = (flags.socket_group, &flags.allowed_uids);
+        let allowed =
+            (flags.allow_processes, flags.allow_root, flags.allow_capabilities, &flags.required_layers);
+        format!("{permits:?} {clients:?} {allowed:?}")
+    }
+
+    #[test]
+    fn no_environment_variable_changes_what_the_broker_reads_whom_it_answers_or_its_privileges() {
+        let plain = privileges(&parse(&[]).unwrap());
+        for flag in PROGRAM.flags() {
+            let Some(variable) = flag.variable() else { continue };
+            for value in ["true", "1", "/", "host", "default", "limits", "debug", "json"] {
+                if let Ok(flags) = with_environment(&[], &[(&variable, value)]) {
+                    assert_eq!(privileges(&flags), plain, "{variable}={value}");
+                }
+            }
+        }
+        assert_ne!(privileges(&parse(&["--allow-uid=1"]).unwrap()), plain);
+    }
+
+    #[test]
+    fn variables_set_the_socket_the_readers_and_the_log_below_the_command_line() {
+        let variables = [
+            ("KEYHOLE_SOCKET_PATH", "/x"),
+            ("KEYHOLE_DESCRIPTOR_CACHE", "7"),
+            ("KEYHOLE_REOPEN_INTERVAL", "9"),
+            ("KEYHOLE_LOG_LEVEL", "debug"),
+            ("KEYHOLE_LOG_FORMAT", "json"),
+        ];
+        let flags = with_environment(&["--descriptor-cache=8"], &variables).unwrap();
+        assert_eq!((flags.socket, flags.descriptor_cache), ("/x".into(), 8));
+        assert_eq!((flags.reopen_interval, flags.log_level), (Duration::from_secs(9), tracing::Level::DEBUG));
+        assert!(flags.log_json && flags.unused_variables.is_empty());
+        assert_eq!(
+            with_environment(&[], &[("KEYHOLE_REOPEN_INTERVAL", "soon")]).unwrap_err(),
+            "KEYHOLE_REOPEN_INTERVAL=\"soon\" in the environment, for --reopen-interval: not a number from 0 to 4294967295"
+        );
+    }
+
+    #[test]
+    fn variables_without_effect_are_listed_with_what_to_do() {
+        let names = [
+            "KEYHOLE_ALLOW_ROOT",
+            "KEYHOLE_LOG_LEVLE",
+            "KEYHOLE_BROKER_FLAGS",
+            "KEYHOLE_HELP",
+            "KEYHOLE_BROKER_SOCKET",
+        ];
+        let flags = with_environment(&[], &names.map(|name| (name, "true"))).unwrap();
+        let unused = flags.unused_variables.iter().map(|unused| (&*unused.variable, &*unused.advice));
+        assert_eq!(
+            unused.collect::<Vec<_>>(),
+            [
+                ("KEYHOLE_ALLOW_ROOT", "set --allow-root on the command line: no variable may set it"),
+                ("KEYHOLE_LOG_LEVLE", "did you mean KEYHOLE_LOG_LEVEL?"),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_prints_and_ends_is_a_command() {
+        let command = |arguments: &[&str]| parse(arguments).unwrap().command;
+        assert_eq!(command(&["probe", "--socket.path=/x"]), Command::Probe);
+        assert_eq!(command(&["policy"]), Command::Policy);
+        assert_eq!(command(&["-h"]), Command::Print(PROGRAM.help()));
+        assert_eq!(command(&["--help-man"]), Command::Print(PROGRAM.man_page()));
+        assert_eq!(command(&["completions", "fish"]), Command::Print(PROGRAM.completions("fish").unwrap()));
+        assert!(parse(&["probe", "policy"]).unwrap_err().contains("no words after it"));
     }
 
     #[test]
@@ -321,20 +393,25 @@ mod tests {
     #[test]
     fn errors_name_the_flag_and_what_it_takes() {
         assert_eq!(parse(&["--nope"]).unwrap_err(), "unknown flag --nope; try --help");
+        assert_eq!(
+            parse(&["--allow-rot"]).unwrap_err(),
+            "unknown flag --allow-rot (did you mean --allow-root?); try --help"
+        );
         assert!(parse(&["--view=x"]).unwrap_err().contains("auto, host or container"));
-        assert!(parse(&["serve"]).unwrap_err().contains("probe or policy"));
+        assert!(parse(&["serve"]).unwrap_err().contains("probe, policy or completions"));
         for flag in [
             "--queries",
             "--reopen-interval",
             "--descriptor-cache",
             "--allow-uid",
             "--socket.group",
+            "--sandbox.require",
             "--view",
             "--log.level",
             "--log.format",
         ] {
             let error = parse(&[&format!("{flag}=x")]).unwrap_err();
-            assert!(error.contains(flag) && error.contains(" take"), "{error}");
+            assert!(error.starts_with(&format!("{flag}=\"x\": ")), "{error}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The socket: bind, accept, who may connect, and how much of HTTP/2 they may use.
+//! The socket: binding, accepting, which uids may connect, and limits on HTTP/2.
 //!
-//! The accept loop is our own: it backs off when descriptors run out, where a plain loop would spin.
+//! The accept loop is written here because it waits when descriptors run out, where that of a library would spin.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,45 +23,45 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::codegen::Service as _;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use crate::client_limits::{ClientLimits, RateLimitedReader};
 use crate::closers::Closers;
-use crate::limit::{Client, Metered};
 use crate::service::{Counts, Peer, Service};
 
-/// How long a connection may take to its first request.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+/// How long a connection may take until its first request.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait after an accept that failed because descriptors or memory ran out.
-const BACK_OFF: Duration = Duration::from_millis(100);
+/// How long to wait after an accept that failed for lack of descriptors or memory.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Connections refused in a row before a pause: a flood must neither fill the kernel's queue for long nor a CPU.
-const REFUSALS: u64 = 32;
+/// After this many refused connections there is a pause: a flood must not use a CPU, nor keep the backlog full for long.
+const REFUSALS_BEFORE_PAUSE: u64 = 32;
 
-/// The same where a thread of its own closes each: that costs several times as much.
-const REFUSALS_CLOSED_ELSEWHERE: u64 = 4;
+/// The same if another thread closes each of them, which costs several times as much.
+const REFUSALS_BEFORE_PAUSE_WITH_CLOSERS: u64 = 4;
 
-/// Connections that the kernel keeps until they are accepted. In a flood, who comes last waits behind all of them.
-const QUEUE: i32 = 128;
+/// Connections that the kernel keeps until they are accepted. It is short: in a flood a new client waits behind them all.
+const LISTEN_BACKLOG: i32 = 128;
 
-/// How often to try for the lock of the socket's directory.
-const LOCK_TRIES: u32 = 50;
+/// How often to try to lock the socket's directory.
+const MAX_LOCK_ATTEMPTS: u32 = 50;
 
-// What each connection may have of HTTP/2. Answers that are not read weigh what fits into all streams of all connections:
-// with a few of each, less than the 8 MiB that the broker promises to stay below.
-const STREAMS: u32 = 4;
-const HEADER_BYTES: u32 = 8 << 10;
+// HTTP/2 limits of each connection. Responses that clients do not read fill the buffers of all streams of all
+// connections: with so few of each, that is less than the 8 MiB below which the broker promises to stay.
+const MAX_STREAMS: u32 = 4;
+const MAX_HEADER_BYTES: u32 = 8 << 10;
 const WINDOW_BYTES: u32 = 16 << 10;
-const SEND_BYTES: usize = 32 << 10;
-const PENDING_RESETS: usize = 16;
-const REQUEST_BYTES: usize = 4 << 10;
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const MAX_SEND_BYTES: usize = 32 << 10;
+const MAX_PENDING_RESETS: usize = 16;
+const MAX_REQUEST_BYTES: usize = 4 << 10;
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
-/// A socket that cannot be had.
+/// Why the socket cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// A broker listens there.
+    /// Another broker listens on it.
     #[error("--socket.path={0}: another broker is listening there: stop it, or choose another path")]
-    Occupied(String),
-    /// Something that is not a socket is there.
+    InUse(String),
+    /// The path is not a socket.
     #[error("--socket.path={0}: something that is not a socket is there: remove it, or choose another path")]
     NotASocket(String),
     /// The socket cannot be given to the group.
@@ -86,18 +86,18 @@ impl SocketError {
 /// The bound socket.
 #[derive(Debug)]
 pub struct Socket {
-    /// The listener, known to the runtime already.
+    /// The listener, registered with the runtime.
     pub listener: UnixListener,
-    /// Its directory, held so that the socket can be removed when nothing may be opened any more.
+    /// Its directory, open so that the socket can be removed when the sandbox forbids opening files.
     pub dir: rustix::fd::OwnedFd,
-    /// Whether the kernel refuses descriptors that peers pass along; to be reported with the others.
+    /// Whether the kernel refuses descriptors that peers pass along: reported as a sandbox layer.
     pub layer: keyhole_os::Layer,
     name: PathBuf,
     inode: u64,
 }
 
 impl Socket {
-    /// Binds `path` for its owner and group; a socket that nobody listens on is replaced. Needs a runtime.
+    /// Binds `path` for its owner and group; replaces a socket on which nobody listens. Needs a Tokio runtime.
     pub fn bind(path: &Path, group: Option<u32>) -> Result<Self, SocketError> {
         let refused = |error| SocketError::refused(path, error);
         let name = path.file_name().ok_or_else(|| refused(io::ErrorKind::InvalidInput.into()))?;
@@ -105,15 +105,15 @@ impl Socket {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())
             .map_err(|errno| refused(errno.into()))?;
-        // Of brokers that start at once each must see what the one before it has bound.
+        // Of several brokers that start at once, each must see the socket of the one before it.
         lock(&dir).map_err(|errno| refused(errno.into()))?;
         remove_stale(path)?;
-        // No moment at which others could connect: the mode is right from the start.
-        let mask = rustix::process::umask(Mode::from_raw_mode(0o117));
+        // The socket is made with its final mode, so that at no moment others could connect.
+        let umask = rustix::process::umask(Mode::from_raw_mode(0o117));
         let bound = StdListener::bind(path);
-        rustix::process::umask(mask);
+        rustix::process::umask(umask);
         let listener = bound.map_err(refused)?;
-        // Accepted sockets inherit it. Nobody else can connect yet: the mode admits the owner alone.
+        // Accepted sockets inherit the option. So far the owner alone can connect.
         let layer = keyhole_os::socket::refuse_passed_descriptors(&listener);
         if let Some(group) = group {
             let gid = Some(Gid::from_raw(group));
@@ -121,7 +121,7 @@ impl Socket {
                 .map_err(|errno| SocketError::Group(group, errno))?;
         }
         rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(0o660), AtFlags::empty())
-            .and_then(|()| rustix::net::listen(&listener, QUEUE))
+            .and_then(|()| rustix::net::listen(&listener, LISTEN_BACKLOG))
             .and_then(|()| rustix::fs::flock(&dir, FlockOperation::Unlock))
             .map_err(|errno| refused(errno.into()))?;
         listener.set_nonblocking(true).map_err(refused)?;
@@ -130,7 +130,7 @@ impl Socket {
         Ok(Self { listener, dir, layer, name: name.into(), inode })
     }
 
-    /// Takes the socket's name away, so that nobody finds it any more; not when another broker has it by now.
+    /// Removes the socket file, unless another broker has replaced it.
     pub fn remove(&self) -> rustix::io::Result<()> {
         if inode(&self.dir, &self.name)? != self.inode {
             return Ok(());
@@ -139,11 +139,11 @@ impl Socket {
     }
 }
 
-/// Locks a directory for the time of a bind; gives up after a few seconds.
+/// Locks a directory during a bind; fails after a few seconds.
 fn lock(dir: &rustix::fd::OwnedFd) -> rustix::io::Result<()> {
-    for _ in 0..LOCK_TRIES {
+    for _ in 0..MAX_LOCK_ATTEMPTS {
         match rustix::fs::flock(dir, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(BACK_OFF),
+            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(ACCEPT_RETRY_INTERVAL),
             locked => return locked,
         }
     }
@@ -154,7 +154,7 @@ fn inode(dir: &rustix::fd::OwnedFd, name: impl rustix::path::Arg) -> rustix::io:
     Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino)
 }
 
-/// Connects without waiting for a place in the queue.
+/// Connects without waiting if the backlog is full.
 fn connect(path: &Path) -> rustix::io::Result<()> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -173,9 +173,9 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
         return Err(SocketError::NotASocket(path.display().to_string()));
     }
     match connect(path) {
-        // The queue of one that listens may be full.
-        Ok(()) | Err(rustix::io::Errno::AGAIN) => Err(SocketError::Occupied(path.display().to_string())),
-        // Only a refusal says that nobody listens; anything else may be a live broker.
+        // EAGAIN: somebody listens, and the backlog is full.
+        Ok(()) | Err(rustix::io::Errno::AGAIN) => Err(SocketError::InUse(path.display().to_string())),
+        // Only ECONNREFUSED means that nobody listens; after any other error there may be a broker.
         Err(rustix::io::Errno::CONNREFUSED) => {
             tracing::info!(path = %path.display(), "replacing a socket that nobody listens on");
             std::fs::remove_file(path).map_err(refused)
@@ -184,71 +184,76 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-/// Who may connect where.
+/// The socket to accept from, and who may connect.
 #[derive(Debug)]
 pub struct Listener<'s> {
     /// The socket.
     pub socket: &'s UnixListener,
     /// The uids that may connect.
     pub allowed: &'s [u32],
-    /// What closes connections, where the kernel passes descriptors that peers send along.
+    /// The threads that close connections, on kernels that accept descriptors which peers pass along.
     pub closers: Option<Closers>,
 }
 
-/// Accepts for ever: peers of allowed uids, each within its limits.
+/// Accepts connections forever: from allowed uids, each within its limits.
 pub async fn accept<H: Health>(
     listener: Listener<'_>,
     service: Service,
     health: HealthServer<H>,
     counts: Arc<Counts>,
 ) {
-    let clients: HashMap<u32, Arc<Client>> =
-        listener.allowed.iter().map(|uid| (*uid, Arc::new(Client::new()))).collect();
-    let refusals = if listener.closers.is_some() { REFUSALS_CLOSED_ELSEWHERE } else { REFUSALS };
+    let limits_by_uid: HashMap<u32, Arc<ClientLimits>> =
+        listener.allowed.iter().map(|uid| (*uid, Arc::new(ClientLimits::new()))).collect();
+    let refusals_before_pause =
+        if listener.closers.is_some() { REFUSALS_BEFORE_PAUSE_WITH_CLOSERS } else { REFUSALS_BEFORE_PAUSE };
     loop {
         let stream = match listener.socket.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                if let Some(count) = count(&counts.failed_accepts) {
+                if let Some(count) = count_for_log(&counts.failed_accepts) {
                     tracing::warn!(%error, count, "accept failed");
                 }
-                tokio::time::sleep(BACK_OFF).await;
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 continue;
             }
         };
         let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-        let client = uid.and_then(|uid| clients.get(&uid));
-        match client.ok_or("is not allowed").and_then(|client| Ok((client, client.connect()?))) {
-            Ok((client, place)) => {
+        let limits = uid.and_then(|uid| limits_by_uid.get(&uid));
+        match limits.ok_or("is not allowed").and_then(|limits| Ok((limits, limits.acquire_connection()?))) {
+            Ok((limits, permit)) => {
                 counts.connections.fetch_add(1, Ordering::Relaxed);
-                let peer = Peer { client: client.clone(), permit: Arc::new(Semaphore::new(1)) };
+                let peer = Peer { limits: limits.clone(), permit: Arc::new(Semaphore::new(1)) };
                 let (service, health, counts) = (service.clone(), health.clone(), counts.clone());
                 match &listener.closers {
                     None => {
                         let (receive, send) = stream.into_split();
-                        let stream = tokio::io::join(Metered::new(receive), send);
-                        tokio::spawn(hold(place, serve(stream, uid, peer, service, health, counts)));
+                        let stream = tokio::io::join(RateLimitedReader::new(receive), send);
+                        tokio::spawn(hold_permit(permit, serve(stream, uid, peer, service, health, counts)));
                     }
                     Some(closers) => {
-                        let Some(kept) = closers.keep(stream, uid, place) else { continue };
-                        let stream = tokio::io::join(Metered::new(kept.clone()), kept);
+                        let Some(stream) = closers.wrap(stream, uid, permit) else { continue };
+                        let stream = tokio::io::join(RateLimitedReader::new(stream.clone()), stream);
                         tokio::spawn(serve(stream, uid, peer, service, health, counts));
                     }
                 }
             }
             Err(why) => {
-                if let Some(count) = count(&counts.refused_peers) {
+                if let Some(count) = count_for_log(&counts.refused_peers) {
                     tracing::warn!(uid, why, count, "connection refused");
                 }
                 if let Some(closers) = &listener.closers {
-                    let waits = || {
-                        if let Some(count) = count(&counts.paused_accepts) {
-                            tracing::warn!(uid, count, "too many refused connections take long to close");
+                    let on_wait = || {
+                        if let Some(count) = count_for_log(&counts.paused_accepts) {
+                            tracing::warn!(
+                                uid,
+                                count,
+                                "accepting paused: too many refused connections wait to be closed"
+                            );
                         }
                     };
-                    closers.refuse(stream, waits).await;
+                    closers.refuse(stream, on_wait).await;
                 }
-                if counts.refused_peers.load(Ordering::Relaxed).is_multiple_of(refusals) {
+                if counts.refused_peers.load(Ordering::Relaxed).is_multiple_of(refusals_before_pause) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -256,33 +261,34 @@ pub async fn accept<H: Health>(
     }
 }
 
-/// Counts one more; gives the count when it is worth a line: a line for each would let a stranger fill the log.
-fn count(counter: &AtomicU64) -> Option<u64> {
+/// Increments a counter; returns the count if it is a power of two, so that nobody can fill the log with events.
+fn count_for_log(counter: &AtomicU64) -> Option<u64> {
     Some(counter.fetch_add(1, Ordering::Relaxed) + 1).filter(|count| count.is_power_of_two())
 }
 
-/// Serves the contract to clients that have no copy of it; older clients ask by the name of the trial version.
+/// gRPC reflection, for clients without the .proto file; older clients use v1alpha.
 #[cfg(feature = "reflection")]
 async fn reflect(
     request: http::Request<Incoming>,
 ) -> Result<http::Response<tonic::body::Body>, std::convert::Infallible> {
-    let contract = tonic_reflection::server::Builder::configure()
+    let builder = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(keyhole_proto::DESCRIPTORS);
-    let broken =
+    let failed =
         |error: tonic_reflection::server::Error| tonic::Status::internal(error.to_string()).into_http();
-    match request.uri().path().starts_with("/grpc.reflection.v1alpha.") {
-        true => match contract.build_v1alpha() {
-            Ok(service) => service.max_decoding_message_size(REQUEST_BYTES).call(request).await,
-            Err(error) => Ok(broken(error)),
-        },
-        false => match contract.build_v1() {
-            Ok(service) => service.max_decoding_message_size(REQUEST_BYTES).call(request).await,
-            Err(error) => Ok(broken(error)),
-        },
+    if request.uri().path().starts_with("/grpc.reflection.v1alpha.") {
+        match builder.build_v1alpha() {
+            Ok(service) => service.max_decoding_message_size(MAX_REQUEST_BYTES).call(request).await,
+            Err(error) => Ok(failed(error)),
+        }
+    } else {
+        match builder.build_v1() {
+            Ok(service) => service.max_decoding_message_size(MAX_REQUEST_BYTES).call(request).await,
+            Err(error) => Ok(failed(error)),
+        }
     }
 }
 
-async fn hold(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {
+async fn hold_permit(permit: OwnedSemaphorePermit, connection: impl Future<Output = ()>) {
     connection.await;
     drop(permit);
 }
@@ -295,11 +301,11 @@ async fn serve<H: Health>(
     health: HealthServer<H>,
     counts: Arc<Counts>,
 ) {
-    let broker = BrokerServer::new(service).max_decoding_message_size(REQUEST_BYTES);
-    let asked = Arc::new(AtomicBool::new(false));
-    let first = asked.clone();
+    let broker = BrokerServer::new(service).max_decoding_message_size(MAX_REQUEST_BYTES);
+    let has_request = Arc::new(AtomicBool::new(false));
+    let on_request = has_request.clone();
     let route = service_fn(move |mut request: http::Request<Incoming>| {
-        first.store(true, Ordering::Relaxed);
+        on_request.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(peer.clone());
         let (mut broker, mut health) = (broker.clone(), health.clone());
         async move {
@@ -319,23 +325,23 @@ async fn serve<H: Health>(
     let mut connection = std::pin::pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
-            .max_header_list_size(HEADER_BYTES)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(MAX_HEADER_BYTES)
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
-            .max_send_buf_size(SEND_BYTES)
-            .max_pending_accept_reset_streams(PENDING_RESETS)
-            .max_local_error_reset_streams(PENDING_RESETS)
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
+            .max_send_buf_size(MAX_SEND_BYTES)
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_PENDING_RESETS)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_INTERVAL)
             .serve_connection(TokioIo::new(stream), route)
     );
-    let early = tokio::time::timeout(HANDSHAKE, connection.as_mut()).await;
+    let early = tokio::time::timeout(HANDSHAKE_TIMEOUT, connection.as_mut()).await;
     let ended = match early {
         Ok(ended) => ended,
-        Err(_) if asked.load(Ordering::Relaxed) => connection.await,
+        Err(_) if has_request.load(Ordering::Relaxed) => connection.await,
         Err(_) => {
-            if let Some(count) = count(&counts.late_handshakes) {
+            if let Some(count) = count_for_log(&counts.late_handshakes) {
                 tracing::warn!(uid, count, "connection closed: no request in time");
             }
             return;

@@ -3,25 +3,22 @@
 use keyhole_policy::{Root, TABLE, row};
 use keyhole_proto::v1::Query;
 
-/// Which queries may be asked.
+/// The value of `--queries`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Queries {
-    /// Every one.
+    /// All queries.
     #[default]
     All,
-    /// Those of collectors that are on by default, and these.
+    /// The queries of collectors that are on by default, and these.
     Default(Vec<Query>),
 }
 
 impl Queries {
-    /// Reads `all`, `default` or `default,+NAME,...`.
+    /// Parses `all`, `default` or `default,+NAME,...`.
     pub fn parse(words: &str) -> Result<Self, String> {
         let mut words = words.split(',');
         let unknown = |word: &str| {
-            format!(
-                "--queries takes all, default or default,+NAME,..., not {word:?}; names: {}",
-                names().join(", ")
-            )
+            format!("{word:?} is not all, default or default,+NAME,...; names: {}", names().join(", "))
         };
         match words.next() {
             Some("all") => words.next().map_or(Ok(Self::All), |word| Err(unknown(word))),
@@ -38,8 +35,8 @@ impl Queries {
         }
     }
 
-    /// Whether a query may be asked.
-    pub fn permit(&self, query: Query) -> bool {
+    /// Whether a query is permitted.
+    pub fn permits(&self, query: Query) -> bool {
         match self {
             Self::All => true,
             Self::Default(also) => {
@@ -48,36 +45,37 @@ impl Queries {
         }
     }
 
-    /// Why a query may not be asked, and what to do about it; none when it may.
+    /// Why a query is not permitted, and what to do about it; none if it is.
     pub fn missing(&self, query: Query) -> Option<String> {
         let Self::Default(also) = self else { return None };
-        let given: String = also.iter().map(|query| format!(",+{}", name(*query))).collect();
-        (!self.permit(query)).then(|| format!("--queries=default{given} leaves it out: add +{}", name(query)))
+        let added: String = also.iter().map(|query| format!(",+{}", name(*query))).collect();
+        (!self.permits(query))
+            .then(|| format!("--queries=default{added} leaves it out: add +{}", name(query)))
     }
 }
 
-/// What of a deployment decides which queries its readers read.
+/// Which queries this broker answers: `--queries`, and the roots that they read from.
 #[derive(Debug, Clone, Default)]
-pub struct Permits {
+pub struct PermittedQueries {
     /// `--queries`.
     pub queries: Queries,
-    /// The roots that were not given, each with the flag that gives it.
-    pub not_given: Vec<(Root, &'static str)>,
+    /// The roots that are missing, each with the flag that sets it.
+    pub missing_roots: Vec<(Root, &'static str)>,
 }
 
-impl Permits {
-    /// Why a query is not read, and what to do about it; none when it is.
+impl PermittedQueries {
+    /// Why a query is not permitted, and what to do about it; none if it is.
     pub fn missing(&self, query: Query) -> Option<String> {
         let flag = || {
             let sources = row(query)?.sources.iter();
-            sources.flat_map(|source| self.not_given.iter().find(|(root, _)| *root == source.root)).next()
+            sources.flat_map(|source| self.missing_roots.iter().find(|(root, _)| *root == source.root)).next()
         };
-        let not_given = || flag().map(|(_, flag)| format!("the broker was started without {flag}"));
-        self.queries.missing(query).or_else(not_given)
+        let missing_root = || flag().map(|(_, flag)| format!("the broker was started without {flag}"));
+        self.queries.missing(query).or_else(missing_root)
     }
 }
 
-/// The name of a query in the flag: the contract's, without its prefix, in lower case.
+/// The name of a query in flags and labels: that of the contract without its prefix, in lower case.
 pub fn name(query: Query) -> String {
     query.as_str_name().trim_start_matches("QUERY_").to_ascii_lowercase()
 }
@@ -91,23 +89,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn default_is_what_a_default_deployment_asks_and_a_name_adds_to_it() {
+    fn default_permits_the_queries_of_default_collectors_and_a_name_adds_one() {
         let default = Queries::parse("default").unwrap();
         for query in [Query::Tcp, Query::Routes, Query::MountStats, Query::Processes, Query::Threads] {
-            assert!(!default.permit(query), "{query:?}");
+            assert!(!default.permits(query), "{query:?}");
             assert!(default.missing(query).unwrap().contains(&name(query)));
         }
-        assert!(default.permit(Query::Stat) && default.missing(Query::Stat).is_none());
+        assert!(default.permits(Query::Stat) && default.missing(Query::Stat).is_none());
         let more = Queries::parse("default,+tcp,+mount_stats").unwrap();
-        assert!(more.permit(Query::Tcp) && more.permit(Query::MountStats) && !more.permit(Query::Routes));
-        assert!(TABLE.iter().all(|row| Queries::parse("all").unwrap().permit(row.query)));
+        assert!(more.permits(Query::Tcp) && more.permits(Query::MountStats) && !more.permits(Query::Routes));
+        assert!(TABLE.iter().all(|row| Queries::parse("all").unwrap().permits(row.query)));
     }
 
     #[test]
-    fn what_is_no_choice_is_refused_with_the_names_there_are() {
+    fn an_invalid_value_is_an_error_that_lists_the_names() {
         for words in ["", "none", "all,+tcp", "default,tcp", "default,+nope", "default,", "+tcp"] {
             let error = Queries::parse(words).unwrap_err();
-            assert!(error.contains("--queries takes") && error.contains("mount_stats"), "{error}");
+            assert!(error.contains("is not all, default or") && error.contains("mount_stats"), "{error}");
         }
     }
 }

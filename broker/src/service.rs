@@ -1,4 +1,4 @@
-//! The gRPC service: the contract over the readers.
+//! The gRPC service: answers Read and Describe with the readers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,23 +15,23 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use crate::answer::{Answer, Chunks, TimedOut};
-use crate::limit::Client;
+use crate::client_limits::ClientLimits;
 use crate::readers::Readers;
+use crate::response::{ResponseQueue, ResponseStream, TimedOut};
 
-/// The most time from a read's begin to its end, waiting for the client included.
+/// The most time from the start of a read to its end, including the time that the client takes.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Who is on the other end of a connection; put into each of its requests by the listener.
+/// The peer of a connection; the listener adds it to each request as an extension.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// What its uid, as the kernel gave it at connect, has taken.
-    pub client: Arc<Client>,
-    /// One read of a connection waits for its uid's permit.
+    /// The limits of its uid, which the kernel reported when it connected.
+    pub limits: Arc<ClientLimits>,
+    /// One read of a connection at a time waits for its uid's permit.
     pub permit: Arc<Semaphore>,
 }
 
-/// What is counted since the start.
+/// Counters since the start.
 #[derive(Debug, Default)]
 pub struct Counts {
     /// Connections accepted.
@@ -40,11 +40,11 @@ pub struct Counts {
     pub refused_peers: AtomicU64,
     /// Connections that asked nothing in time.
     pub late_handshakes: AtomicU64,
-    /// Reads begun.
+    /// Reads started.
     pub reads: AtomicU64,
     /// Connections that could not be accepted: no descriptors or no memory.
     pub failed_accepts: AtomicU64,
-    /// Times that no connection was accepted until refused ones were closed.
+    /// Times that accepting connections paused until refused ones were closed.
     pub paused_accepts: AtomicU64,
     /// Requests answered RESOURCE_EXHAUSTED.
     pub limited_requests: AtomicU64,
@@ -61,9 +61,9 @@ struct Inner {
     uid: u32,
     start_time_ms: u64,
     counts: Arc<Counts>,
-    /// One read at a time.
+    /// Held by the one read that runs.
     permit: Semaphore,
-    /// Held by each read that waits for that of another connection.
+    /// A reference is held by each read that waits for another connection's read to end.
     waiting: Arc<()>,
 }
 
@@ -82,22 +82,22 @@ impl Service {
         }))
     }
 
-    /// The names of what may be asked for its health, and whether it serves: the whole, which does while there is any
-    /// reader, and the readers of each class.
+    /// The names of the health service, and whether each is serving: the broker as a whole, which is as long as any class
+    /// has a reader, and each class.
     pub fn health(&self) -> Vec<(String, bool)> {
-        let of_class = |(class, status): (keyhole_policy::Class, crate::readers::Status)| {
+        let class_health = |(class, status): (keyhole_policy::Class, crate::readers::Status)| {
             (format!("keyhole.v1.Broker/{}", class.name()), status.available)
         };
-        let classes: Vec<_> = self.0.readers.statuses().map(of_class).collect();
+        let classes: Vec<_> = self.0.readers.statuses().map(class_health).collect();
         let any = classes.iter().any(|(_, available)| *available);
         ["", "keyhole.v1.Broker"].map(|name| (name.to_owned(), any)).into_iter().chain(classes).collect()
     }
 
-    /// Who asks, unless it has asked too often.
+    /// The peer of a request, or an error if it sent too many requests.
     fn admit<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
         let peer = request.extensions().get::<Peer>();
         let peer = peer.ok_or_else(|| Status::unauthenticated("the peer's uid is not known"))?;
-        if peer.client.ask() {
+        if peer.limits.take_request() {
             return Ok(peer.clone());
         }
         self.0.counts.limited_requests.fetch_add(1, Ordering::Relaxed);
@@ -124,8 +124,8 @@ impl Service {
     }
 }
 
-fn wire_view(is_hosts: bool, is_hidden: bool) -> v1::View {
-    match (is_hosts, is_hidden) {
+fn wire_view(is_host: bool, is_hidden: bool) -> v1::View {
+    match (is_host, is_hidden) {
         (false, _) => v1::View::Container,
         (true, true) => v1::View::Hidden,
         (true, false) => v1::View::Host,
@@ -134,14 +134,14 @@ fn wire_view(is_hosts: bool, is_hidden: bool) -> v1::View {
 
 /// The queries of a request: at least one, each known, none twice.
 fn parse(request: ReadRequest) -> Result<Vec<Query>, Status> {
-    // Longer than the table cannot be valid: refuse before looking.
+    // A list longer than the table is invalid: refuse it before parsing it.
     if request.queries.is_empty() || request.queries.len() > TABLE.len() {
         return Err(Status::invalid_argument("ask for at least one query, and for each at most once"));
     }
     let mut queries = Vec::with_capacity(request.queries.len());
     for value in request.queries {
-        let known = Query::try_from(value).ok().filter(|query| row(*query).is_some());
-        let query = known.ok_or_else(|| Status::invalid_argument(format!("{value} is not a query")))?;
+        let query = Query::try_from(value).ok().filter(|query| row(*query).is_some());
+        let query = query.ok_or_else(|| Status::invalid_argument(format!("{value} is not a query")))?;
         if queries.contains(&query) {
             return Err(Status::invalid_argument(format!("{} is asked twice", query.as_str_name())));
         }
@@ -152,29 +152,30 @@ fn parse(request: ReadRequest) -> Result<Vec<Query>, Status> {
 
 #[tonic::async_trait]
 impl broker_server::Broker for Service {
-    type ReadStream = Chunks;
+    type ReadStream = ResponseStream;
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
         let peer = self.admit(&request)?;
         let queries = parse(request.into_inner())?;
         let inner = self.0.clone();
         inner.counts.reads.fetch_add(1, Ordering::Relaxed);
-        let answer = Arc::new(Answer::default());
-        let chunks = Chunks(answer.clone());
-        // A task of its own: the stream is not polled while the client does not read, and time must go on.
+        let response = Arc::new(ResponseQueue::default());
+        let stream = ResponseStream(response.clone());
+        // In a task of its own: the stream is not polled while the client does not read, but time-outs must run.
         tokio::spawn(async move {
             let read = tokio::select! {
                 biased;
-                // Nobody waits for it any more: its permit is for others.
-                () = answer.abandoned() => return,
-                read = timeout(READ_DEADLINE, inner.answer(&peer, &queries, &answer)) => read,
+                // Nobody waiting for it any more: its permit is for others.
+                () = response.cancelled() => return,
+                read = timeout(READ_DEADLINE, inner.respond(&peer, &queries, &response)) => read,
             };
             if !matches!(read, Ok(Ok(()))) {
-                answer.end(Some(Status::deadline_exceeded("the answer was not taken in time")));
+                response
+                    .finish(Some(Status::deadline_exceeded("the client did not take the response in time")));
             }
         });
-        chunks.begun().await;
-        Ok(Response::new(chunks))
+        stream.started().await;
+        Ok(Response::new(stream))
     }
 
     async fn describe(
@@ -187,24 +188,24 @@ impl broker_server::Broker for Service {
         let statuses: Vec<_> = readers.statuses().collect();
         let stuck: Vec<Query> =
             statuses.iter().flat_map(|(_, status)| status.skipping.iter().copied()).collect();
-        // Every reader has found the same, but for one that was started later.
+        // Every reader reports the same, except perhaps one that was started later.
         let hello = statuses.iter().find_map(|(_, status)| status.hello.as_ref());
-        let sees = |is_hosts: fn(&Hello) -> bool| hello.is_some_and(is_hosts);
-        let proc_is_host = sees(|hello| hello.proc_is_host);
-        let proc_view = wire_view(proc_is_host, sees(|hello| !hello.hidden.is_empty()));
+        let hello_says = |is_host: fn(&Hello) -> bool| hello.is_some_and(is_host);
+        let proc_is_host = hello_says(|hello| hello.proc_is_host);
+        let proc_view = wire_view(proc_is_host, hello_says(|hello| !hello.hidden.is_empty()));
         let access_level = match (proc_is_host, uid) {
             (false, _) => v1::AccessLevel::Minimal,
             (true, 0) => v1::AccessLevel::Root,
             (true, _) => v1::AccessLevel::Host,
         };
-        let of_readers = statuses.iter().flat_map(|(class, status)| {
+        let reader_layers = statuses.iter().flat_map(|(class, status)| {
             let process = format!("reader-{}", class.name());
             let layers = status.hello.iter().flat_map(|hello| &hello.layers);
             layers.map(move |layer| wire_layer(&process, &layer.name, layer.in_force, &layer.detail))
         });
-        let of_broker =
+        let broker_layers =
             layers.iter().map(|layer| wire_layer("broker", layer.name, layer.in_force, &layer.detail));
-        let of_zygote = readers
+        let zygote_layers = readers
             .zygote_layers()
             .iter()
             .map(|layer| wire_layer("zygote", &layer.name, layer.in_force, &layer.detail));
@@ -213,12 +214,12 @@ impl broker_server::Broker for Service {
             uid: *uid,
             access_level: access_level.into(),
             proc_view: proc_view.into(),
-            // With PID 1 hidden, whose else it is is not known.
-            sys_view: match wire_view(sees(|hello| hello.sys_is_host), false) {
+            // With PID 1 hidden it is unknown whose /sys it is.
+            sys_view: match wire_view(hello_says(|hello| hello.sys_is_host), false) {
                 v1::View::Container if proc_view == v1::View::Hidden => v1::View::Unspecified.into(),
                 view => view.into(),
             },
-            layers: of_broker.chain(of_zygote).chain(of_readers).collect(),
+            layers: broker_layers.chain(zygote_layers).chain(reader_layers).collect(),
             queries: TABLE.iter().map(|row| self.describe_query(row, &stuck)).collect(),
             start_time_ms: *start_time_ms,
             counters: Some(Counters {
@@ -253,42 +254,47 @@ fn wire_layer(process: &str, name: &str, in_force: bool, detail: &str) -> v1::La
     v1::Layer { name: name.to_owned(), in_force, detail: detail.to_owned(), process: process.to_owned() }
 }
 
-/// The time that readers were busy for a client; charged however the read ends, a client's leaving included.
+/// Charges the client for the time that readers were busy, however the read ends, also if the client cancels it.
 struct ReadTimer<'c> {
-    client: &'c Client,
-    begun: Instant,
+    limits: &'c ClientLimits,
+    start: Instant,
     busy: Option<Duration>,
 }
 
 impl Drop for ReadTimer<'_> {
     fn drop(&mut self) {
-        // Of a read that was left it is not known how long it keeps readers busy: they end what they have begun.
-        const BEGUN: Duration = Duration::from_millis(100);
+        // Readers finish what they have started, so it is unknown how long a cancelled read keeps them busy.
+        const SHORTEST: Duration = Duration::from_millis(100);
         const LONGEST: Duration = Duration::from_secs(1);
-        self.client.charge(self.busy.unwrap_or_else(|| self.begun.elapsed().clamp(BEGUN, LONGEST)));
+        self.limits.charge(self.busy.unwrap_or_else(|| self.start.elapsed().clamp(SHORTEST, LONGEST)));
     }
 }
 
 impl Inner {
-    /// Reads `queries` and answers, until the client has it all or is too slow.
-    async fn answer(&self, peer: &Peer, queries: &[Query], answer: &Answer) -> Result<(), TimedOut> {
-        // The reads of a connection wait for each other, the connections of a uid do, and uids do. The permit is kept until
-        // everything was taken: only one answer is in memory at a time.
-        let Ok(_of_connection) = peer.permit.acquire().await else { return Ok(()) };
-        let waits = self.waiting.clone();
-        let Ok(_of_uid) = peer.client.permit.acquire().await else { return Ok(()) };
+    /// Reads `queries` and sends the response, until the client has all of it or is too slow.
+    async fn respond(
+        &self,
+        peer: &Peer,
+        queries: &[Query],
+        response: &ResponseQueue,
+    ) -> Result<(), TimedOut> {
+        // The reads of a connection wait for each other, and so do the connections of a uid, and uids. The permit is held
+        // until the client has taken everything: so only one response is in memory at a time.
+        let Ok(_connection_permit) = peer.permit.acquire().await else { return Ok(()) };
+        let waiting = self.waiting.clone();
+        let Ok(_uid_permit) = peer.limits.permit.acquire().await else { return Ok(()) };
         let Ok(_permit) = self.permit.acquire().await else { return Ok(()) };
-        drop(waits);
-        let mut timer = ReadTimer { client: &peer.client, begun: Instant::now(), busy: None };
+        drop(waiting);
+        let mut timer = ReadTimer { limits: &peer.limits, start: Instant::now(), busy: None };
         let read = async {
-            timer.busy = Some(self.readers.read(queries, answer).await);
-            answer.end(None);
-            answer.drained().await;
+            timer.busy = Some(self.readers.read(queries, response).await);
+            response.finish(None);
+            response.drained().await;
         };
         tokio::select! {
             biased;
             () = read => Ok(()),
-            timed_out = answer.watch(|| Arc::strong_count(&self.waiting) > 1) => Err(timed_out),
+            timed_out = response.watch_client(|| Arc::strong_count(&self.waiting) > 1) => Err(timed_out),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The zygote: started before anything of a peer is read, and given orders by one byte each.
+//! The zygote: starts it before anything of a client is read, sends orders of one byte, and follows its reports.
 
 use std::ffi::OsString;
 use std::io;
@@ -21,18 +21,18 @@ use tokio::time::timeout;
 use crate::frames::{Frame, Frames};
 use crate::lock;
 
-/// How long a zygote or a reader may take until it is ready.
+/// The most time until a zygote or a reader is ready.
 pub const START_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long to wait for the status of a zygote that has closed its pipe.
-const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
+/// The most time to wait for the exit status of a zygote that has closed its pipe.
+const EXIT_STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Why there is no zygote.
+/// Why the zygote or its first readers cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The program cannot be run.
     #[error(
-        "{program}: {error}: keyhole-reader must lie beside keyhole-broker, and this uid must be able to run it"
+        "{program}: {error}: keyhole-reader must be in the directory of keyhole-broker, and this uid must be able to run it"
     )]
     Program {
         /// The program.
@@ -40,52 +40,52 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// Pipes cannot be had.
-    #[error("the readers' pipes: {0}: allow this uid more open files")]
+    /// The pipes cannot be made.
+    #[error("cannot make the readers' pipes: {0}: allow this uid more open files")]
     Pipes(io::Error),
-    /// It cannot go on, and says why.
+    /// It cannot continue, and reported why.
     #[error("{0}")]
     Failed(String),
-    /// It ended before it was ready.
-    #[error("{program} ended before it was ready ({how}): {}", hint(how))]
-    Ended {
+    /// It exited before it was ready.
+    #[error("{program} exited before it was ready ({how}): {}", hint(how))]
+    Exited {
         /// The program.
         program: String,
-        /// How it ended.
+        /// Its exit status or signal.
         how: String,
     },
-    /// It was ready, and ended before its readers were.
-    #[error("{program} ended before its readers were ready ({how})")]
-    EndedLater {
+    /// It was ready, and exited before its readers were.
+    #[error("{program} exited before its readers were ready ({how})")]
+    ExitedLater {
         /// The program.
         program: String,
-        /// How it ended.
+        /// Its exit status or signal.
         how: String,
     },
-    /// It did not say that it was ready.
+    /// It did not report in time that it is ready.
     #[error("{program} was not ready within {} s: is it the keyhole-reader of this version?", START_TIMEOUT.as_secs())]
     TimedOut {
         /// The program.
         program: String,
     },
-    /// It is of another version.
-    #[error("{0} is not of this broker's version ({version}): install both together", version = env!("CARGO_PKG_VERSION"))]
+    /// It has another version.
+    #[error("{0} has another version than the broker ({version}): install both together", version = env!("CARGO_PKG_VERSION"))]
     Version(String),
 }
 
-/// What may have ended a process that said nothing.
+/// The likely reason of an exit without a report.
 fn hint(how: &str) -> &'static str {
     if how.starts_with("killed") {
-        "a limit or a filter of this container or service may have ended it, see the kernel's log"
+        "a limit or a seccomp filter of this container or service may have killed it, see the kernel's log"
     } else {
         "is it the keyhole-reader of this version?"
     }
 }
 
-/// How a reader ended: its generation, and its wait status.
-pub type End = (u32, i32);
+/// The exit of a reader: its generation and its wait status.
+pub type ReaderExit = (u32, i32);
 
-/// A place for a reader, with the broker's ends of its pipes. It has one owner.
+/// A slot for a reader, with the broker's ends of its pipes. It has one owner.
 #[derive(Debug)]
 pub struct Slot {
     /// Its number.
@@ -96,10 +96,10 @@ pub struct Slot {
     pub requests: pipe::Sender,
     /// From the reader.
     pub answers: pipe::Receiver,
-    /// What came from it.
+    /// The bytes from the reader.
     pub frames: Frames,
-    /// How its last reader ended.
-    pub ended: watch::Receiver<End>,
+    /// The exit of its last reader.
+    pub ended: watch::Receiver<ReaderExit>,
 }
 
 /// The running zygote.
@@ -112,15 +112,15 @@ pub struct Zygote {
     pub hello: Hello,
 }
 
-/// Its reports: to be followed for as long as it runs.
+/// The zygote's reports: follow them as long as it runs.
 #[derive(Debug)]
 pub struct Reports {
     pipe: pipe::Receiver,
     frames: Frames,
-    ends: Vec<watch::Sender<End>>,
+    ends: Vec<watch::Sender<ReaderExit>>,
 }
 
-/// Starts a zygote and waits until it is ready. Needs a runtime.
+/// Starts a zygote and waits until it is ready. Needs a Tokio runtime.
 pub async fn start(
     program: PathBuf,
     arguments: Vec<OsString>,
@@ -130,7 +130,7 @@ pub async fn start(
     // The zygote inherits its ends; the broker's are closed by its exec.
     let (orders_read, orders_write) = pipe_with(PipeFlags::CLOEXEC).map_err(pipes)?;
     let (reports_read, reports_write) = pipe_with(PipeFlags::CLOEXEC).map_err(pipes)?;
-    let (mut ours, mut theirs): (Vec<_>, Vec<OwnedFd>) = (Vec::new(), Vec::new());
+    let (mut broker_ends, mut reader_ends): (Vec<_>, Vec<OwnedFd>) = (Vec::new(), Vec::new());
     let mut command = Command::new(&program);
     for _ in 0..SLOTS {
         let (requests_read, requests_write) = pipe_with(PipeFlags::CLOEXEC).map_err(pipes)?;
@@ -139,21 +139,21 @@ pub async fn start(
             rustix::io::fcntl_setfd(end, rustix::io::FdFlags::empty()).map_err(pipes)?;
         }
         command.arg(format!("--slot={},{}", requests_read.as_raw_fd(), answers_write.as_raw_fd()));
-        ours.push((requests_write, answers_read));
-        theirs.extend([requests_read, answers_write]);
+        broker_ends.push((requests_write, answers_read));
+        reader_ends.extend([requests_read, answers_write]);
     }
     command.args(arguments).stdin(orders_read).stdout(reports_write).stderr(Stdio::null());
     command.env_clear();
     #[cfg(feature = "hostile-code-for-tests")]
     command.envs(crate::hostile::for_zygote());
-    // Signals of a terminal are the broker's: it ends the others by ending.
+    // The signals of a terminal are for the broker; the others exit when it does.
     command.process_group(0);
     let child = command.spawn().map_err(|error| StartError::Program { program: shown.clone(), error })?;
     let pid = Pid::from_child(&child);
-    // They are the zygote's alone from here on.
-    drop((command, theirs));
+    // Close the broker's copies of the zygote's ends.
+    drop((command, reader_ends));
     let mut ends = Vec::new();
-    let slots = ours.into_iter().zip(0..).map(|((requests, answers), number)| {
+    let slots = broker_ends.into_iter().zip(0..).map(|((requests, answers), number)| {
         let (sender, ended) = watch::channel((0, 0));
         ends.push(sender);
         Ok(Slot {
@@ -182,19 +182,19 @@ pub async fn start(
             return Err(StartError::Failed(one_line(&payload)));
         }
         Some(_) => return Err(StartError::Version(shown)),
-        None => return Err(StartError::Ended { program: shown, how: zygote.ended().await }),
+        None => return Err(StartError::Exited { program: shown, how: zygote.ended().await }),
     };
     Ok((Arc::new(Zygote { hello, ..zygote }), reports, slots))
 }
 
-/// A hello of this version.
+/// Parses a hello; none if it is malformed or of another version.
 pub fn parse_hello(payload: &[u8]) -> Option<Hello> {
     let hello = Hello::decode(payload).ok()?;
     let same = hello.version == env!("CARGO_PKG_VERSION") && hello.table_digest == keyhole_policy::digest();
     same.then_some(hello)
 }
 
-/// What a process of the privileged side says, fit for a line.
+/// Text of a zygote or a reader, cut and escaped for one line of the log.
 pub fn one_line(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let mut line = String::new();
@@ -204,12 +204,12 @@ pub fn one_line(text: &[u8]) -> String {
     line
 }
 
-/// How a process ended, for a person: out of its wait status, see wait(2).
+/// A wait status as text, see wait(2).
 pub fn describe_status(status: i32) -> String {
-    const PANICKED: i32 = 101;
+    const PANIC_EXIT_STATUS: i32 = 101;
     match (status & 0x7f, status >> 8 & 0xff) {
         (SIGSYS, _) => "killed by seccomp (SIGSYS)".to_owned(),
-        (0, PANICKED) => "ended by a panic".to_owned(),
+        (0, PANIC_EXIT_STATUS) => "panic".to_owned(),
         (0, status) => format!("exit status {status}"),
         (signal, _) => format!("killed by signal {signal}"),
     }
@@ -224,22 +224,22 @@ pub fn was_killed_by_seccomp(status: i32) -> bool {
 const SIGSYS: i32 = 31;
 
 impl Zygote {
-    /// Orders a reader in a slot. An order that cannot be given is seen by the reader that never is ready.
+    /// Orders a reader in a slot. If the order cannot be written, the reader will not be ready in time.
     pub fn order(&self, slot: &mut Slot) {
         slot.generation += 1;
         let _ = lock(&self.orders).try_write(&[slot.number]);
     }
 
-    /// How it ended, once its pipe is closed.
+    /// Waits for its exit after it has closed its pipe; returns the exit status as text.
     pub async fn ended(&self) -> String {
         const INTERVAL: Duration = Duration::from_millis(10);
-        for _ in 0..STATUS_TIMEOUT.as_millis() / INTERVAL.as_millis() {
+        for _ in 0..EXIT_STATUS_TIMEOUT.as_millis() / INTERVAL.as_millis() {
             if let Ok(Some((_, status))) = waitpid(Some(self.pid), WaitOptions::NOHANG) {
                 return describe_status(status.as_raw());
             }
             tokio::time::sleep(INTERVAL).await;
         }
-        "it has closed its pipe and goes on".to_owned()
+        "it closed its pipe without exiting".to_owned()
     }
 
     /// Its PID.
@@ -254,17 +254,17 @@ impl Zygote {
 }
 
 impl Reports {
-    /// Passes on how readers end; ends when the zygote has gone, or writes what is no such report, with its own reason if it
-    /// gave one.
+    /// Forwards the exits of readers to their slots. Returns when the zygote exits or writes anything else, with the reason
+    /// if it reported one.
     pub async fn follow(&mut self) -> Option<String> {
-        // However fast it writes, others are served.
+        // The pause lets others be served however fast it writes.
         const PAUSE: Duration = Duration::from_millis(1);
         while let Some(frame) = self.next().await {
             if frame.kind == Kind::Failed {
                 return Some(one_line(&frame.payload));
             }
-            // It writes nothing else once it is ready.
-            let [slot, generation, status] = numbers(&frame)?;
+            // A zygote that is ready writes nothing else.
+            let [slot, generation, status] = parse_exit(&frame)?;
             if let Some(ends) = self.ends.get(slot as usize) {
                 ends.send_replace((generation, status.cast_signed()));
             }
@@ -273,7 +273,7 @@ impl Reports {
         None
     }
 
-    /// The next report; none when there will be no more.
+    /// The next report; none if there will be no more.
     async fn next(&mut self) -> Option<Frame> {
         loop {
             if let Some(frame) = self.frames.next_frame().ok()? {
@@ -289,9 +289,9 @@ impl Reports {
     }
 }
 
-/// The numbers of the report that a reader has ended.
-fn numbers(frame: &Frame) -> Option<[u32; 3]> {
-    let numbers: [u8; 12] = frame.payload.as_ref().try_into().ok().filter(|_| frame.kind == Kind::Ended)?;
+/// Parses the report that a reader has exited: slot, generation and wait status.
+fn parse_exit(frame: &Frame) -> Option<[u32; 3]> {
+    let numbers: [u8; 12] = frame.payload.as_ref().try_into().ok().filter(|_| frame.kind == Kind::Exited)?;
     let number =
         |at: usize| u32::from_le_bytes([numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]]);
     Some([number(0), number(4), number(8)])

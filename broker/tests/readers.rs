@@ -1,5 +1,5 @@
-//! Readers that sleep in the kernel, die, or see more than the one before: the real program on trees of fixtures. A fifo
-//! that nobody writes to is a file that never answers.
+//! Readers that hang in the kernel, die, or see more files than the one before: the real program on fixture trees. A FIFO
+//! without a writer is a file that hangs.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -11,11 +11,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keyhole_broker::answer::{Answer, Chunks};
-use keyhole_broker::queries::Permits;
+use keyhole_broker::queries::PermittedQueries;
 use keyhole_broker::readers::{Options, READ_TIMEOUT, Readers, Status};
+use keyhole_broker::response::{ResponseQueue, ResponseStream};
 use keyhole_broker::zygote::{self, StartError};
-use keyhole_policy::pipes::STUCK_READERS;
+use keyhole_policy::pipes::MAX_STUCK_READERS;
 use keyhole_policy::{Class, TABLE};
 use keyhole_proto::v1::{File, Outcome, Query, ReadResponse, file};
 use keyhole_test_support::programs;
@@ -25,11 +25,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::codegen::tokio_stream::Stream;
 
-/// What a test grants a query beyond its timeout, on a busy machine.
+/// By how much a query may exceed its time-out on a busy machine.
 const SLACK: Duration = Duration::from_millis(1800);
 
-/// Files of devices that never answer, one for each of as many queries as readers may be stuck.
-const JAMS: [(Query, &str); STUCK_READERS] = [
+/// Files that are to hang, one for each reader that may be stuck, each of another query.
+const HANGING_FILES: [(Query, &str); MAX_STUCK_READERS] = [
     (Query::Thermal, "sys/class/thermal/thermal_zone0/temp"),
     (Query::PowerSupply, "sys/class/power_supply/BAT0/capacity"),
     (Query::Nvme, "sys/class/nvme/nvme0/model"),
@@ -56,11 +56,14 @@ impl Tree {
         path
     }
 
-    /// Puts a file there that nobody answers for.
-    fn jam(&self, path: &str) -> Jam {
+    /// Replaces a file by one that hangs.
+    fn hang(&self, path: &str) -> HangingFile {
         let path = self.make_room(path);
         rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        Jam { aside: self.0.path().join(format!("jam{}", path.to_str().unwrap().replace('/', "-"))), path }
+        HangingFile {
+            aside: self.0.path().join(format!("jam{}", path.to_str().unwrap().replace('/', "-"))),
+            path,
+        }
     }
 
     fn arguments(&self) -> Vec<OsString> {
@@ -84,19 +87,20 @@ impl Tree {
         let [_, program] = programs::broker_and_reader(env!("CARGO_BIN_EXE_keyhole-broker"));
         let (zygote, mut reports, slots) = zygote::start(program, arguments).await.unwrap();
         tokio::spawn(async move { reports.follow().await });
-        let options = Options { permits: Permits::default(), reopen_interval, deaths_per_minute: usize::MAX };
+        let options =
+            Options { permits: PermittedQueries::default(), reopen_interval, deaths_per_minute: usize::MAX };
         let readers = Readers::start(zygote.clone(), slots, options).await.unwrap();
         Ground { readers, zygote: zygote.pid() }
     }
 }
 
-struct Jam {
+struct HangingFile {
     path: PathBuf,
     aside: PathBuf,
 }
 
-impl Jam {
-    /// Puts an ordinary file in its place and lets the readers go that sleep in it.
+impl HangingFile {
+    /// Replaces it by an ordinary file, and releases the readers that hang in it.
     async fn release(&self) {
         fs::rename(&self.path, &self.aside).unwrap();
         fs::write(&self.path, "1\n").unwrap();
@@ -125,7 +129,7 @@ struct Ground {
     zygote: i32,
 }
 
-/// What became of each query.
+/// The result of each query.
 #[derive(Debug, Default)]
 struct Answered {
     ends: HashMap<Query, (Outcome, Duration)>,
@@ -158,7 +162,7 @@ impl Answered {
     fn add(&mut self, chunk: &[u8]) {
         let chunk = ReadResponse::decode(chunk).unwrap();
         let query = chunk.query();
-        assert!(!self.ends.contains_key(&query), "{query:?} goes on after its end");
+        assert!(!self.ends.contains_key(&query), "{query:?} continues after its end");
         self.files.entry(query).or_default().extend(chunk.files);
         if let Some(end) = chunk.end {
             self.ends.insert(query, (end.outcome(), Duration::from_nanos(end.elapsed_ns)));
@@ -166,7 +170,7 @@ impl Answered {
     }
 }
 
-async fn next(chunks: &mut Chunks) -> Option<Vec<u8>> {
+async fn next(chunks: &mut ResponseStream) -> Option<Vec<u8>> {
     let mut chunks = pin!(chunks);
     let next = std::future::poll_fn(|context| chunks.as_mut().poll_next(context)).await;
     next.map(|chunk| chunk.unwrap().0.to_vec())
@@ -175,11 +179,11 @@ async fn next(chunks: &mut Chunks) -> Option<Vec<u8>> {
 impl Ground {
     async fn ask(&self, queries: &[Query]) -> Answered {
         let (mut answered, start) = (Answered::default(), Instant::now());
-        let answer = Arc::new(Answer::default());
-        let mut chunks = Chunks(answer.clone());
+        let answer = Arc::new(ResponseQueue::default());
+        let mut chunks = ResponseStream(answer.clone());
         let read = async {
             self.readers.read(queries, &answer).await;
-            answer.end(None);
+            answer.finish(None);
         };
         let take = async {
             while let Some(chunk) = next(&mut chunks).await {
@@ -229,7 +233,7 @@ async fn every_query_is_answered_once() {
 }
 
 #[tokio::test]
-async fn a_file_that_never_answers_delays_its_query_once_and_nothing_else() {
+async fn a_file_that_hangs_delays_its_query_once_and_no_other() {
     use Query::{Hwmon, Loadavg, Thermal};
     let tree = Tree::with(&[
         ("proc/loadavg", "1"),
@@ -237,7 +241,7 @@ async fn a_file_that_never_answers_delays_its_query_once_and_nothing_else() {
         ("sys/class/thermal/thermal_zone0/type", "acpitz"),
         ("sys/class/thermal/thermal_zone1/temp", "40000"),
     ]);
-    let jam = tree.jam(JAMS[0].1);
+    let hanging_file = tree.hang(HANGING_FILES[0].1);
     let ground = tree.readers().await;
 
     let first = ground.ask(&[Loadavg, Thermal, Hwmon]).await;
@@ -247,7 +251,7 @@ async fn a_file_that_never_answers_delays_its_query_once_and_nothing_else() {
         for query in [Loadavg, Thermal, Hwmon] {
             assert_eq!(answered.outcome(query), Outcome::Ok);
         }
-        // The rest of the devices is there, and what hangs is reported.
+        // The other devices are there, and the file that hangs is reported.
         let content = |path| answered.content(Thermal, path);
         assert_eq!(
             content("sys/class/thermal/thermal_zone1/temp"),
@@ -262,17 +266,17 @@ async fn a_file_that_never_answers_delays_its_query_once_and_nothing_else() {
     }
     assert_eq!(ground.readers.stuck_queries(), 1);
 
-    jam.release().await;
+    hanging_file.release().await;
     soon("the reader", || ground.status(Class::Devices).stuck == 0).await;
     let healed = ground.ask(&[Thermal]).await;
-    assert_eq!(healed.content(Thermal, JAMS[0].1), Some(&file::Content::Text("1\n".into())));
+    assert_eq!(healed.content(Thermal, HANGING_FILES[0].1), Some(&file::Content::Text("1\n".into())));
     assert_eq!(ground.status(Class::Devices).deaths, 0, "an end that was asked for is no death");
 }
 
 #[tokio::test]
-async fn devices_beyond_the_descriptor_cache_are_read_completely() {
+async fn devices_beyond_the_cache_are_read_completely() {
     const ZONES: usize = 4098;
-    // In memory where that can be: a disk takes a minute to make so many files.
+    // In memory if possible: it takes a minute to make so many files on a disk.
     let tree = Tree(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap());
     ["proc", "sys"].iter().for_each(|root| fs::create_dir(tree.at(root)).unwrap());
     let path = |zone, file| format!("sys/class/thermal/thermal_zone{zone}/{file}");
@@ -296,9 +300,9 @@ async fn devices_beyond_the_descriptor_cache_are_read_completely() {
     }
 }
 
-/// As on a machine with thousands of devices, whose files take longer together than one may.
+/// As on a machine with thousands of devices, whose files together take longer than one file may.
 #[tokio::test]
-async fn a_slow_query_that_makes_progress_is_not_stuck() {
+async fn a_long_query_that_keeps_writing_is_not_stuck() {
     const ZONES: usize = 28;
     let tree = Tree::with(&[]);
     let kind = "x".repeat(4000);
@@ -306,10 +310,10 @@ async fn a_slow_query_that_makes_progress_is_not_stuck() {
     for zone in 0..ZONES {
         let zone = format!("sys/class/thermal/thermal_zone{zone:02}");
         fs::write(tree.make_room(&format!("{zone}/type")), &kind).unwrap();
-        slow.push(tree.jam(&format!("{zone}/temp")).path);
+        slow.push(tree.hang(&format!("{zone}/temp")).path);
     }
     let ground = tree.readers().await;
-    // Each is opened for a moment, one after the other, and then has nothing to read.
+    // Each hangs for a moment, one after the other, and is then empty.
     let feeder = std::thread::spawn(move || {
         for path in slow {
             std::thread::sleep(Duration::from_millis(100));
@@ -334,18 +338,18 @@ async fn a_slow_query_that_makes_progress_is_not_stuck() {
 }
 
 #[tokio::test]
-async fn a_class_without_a_reader_fails_at_once_and_the_others_are_answered() {
+async fn a_class_without_a_reader_fails_at_once_and_the_others_are_read() {
     let tree = Tree::with(&[("proc/loadavg", "1"), ("sys/class/hwmon/hwmon0/name", "chip")]);
-    let jams = JAMS.map(|(_, path)| tree.jam(path));
+    let hanging_files = HANGING_FILES.map(|(_, path)| tree.hang(path));
     let ground = tree.readers().await;
-    let jammed = JAMS.map(|(query, _)| query);
-    let queries = [&jammed[..], &[Query::Hwmon, Query::Loadavg]].concat();
+    let hanging = HANGING_FILES.map(|(query, _)| query);
+    let queries = [&hanging[..], &[Query::Hwmon, Query::Loadavg]].concat();
     let answered = ground.ask(&queries).await;
     assert_eq!(answered.outcome(Query::Loadavg), Outcome::Ok);
-    assert!(answered.took < STUCK_READERS as u32 * (READ_TIMEOUT + SLACK), "{:?}", answered.took);
+    assert!(answered.took < MAX_STUCK_READERS as u32 * (READ_TIMEOUT + SLACK), "{:?}", answered.took);
     let status = ground.status(Class::Devices);
-    assert_eq!((status.available, status.stuck), (false, STUCK_READERS));
-    assert_eq!(ground.readers().len(), STUCK_READERS + 5, "a reader of every other class");
+    assert_eq!((status.available, status.stuck), (false, MAX_STUCK_READERS));
+    assert_eq!(ground.readers().len(), MAX_STUCK_READERS + 5, "a reader of every other class");
 
     let refused = ground.ask(&[Query::Hwmon, Query::Thermal, Query::Loadavg]).await;
     assert_eq!([Query::Hwmon, Query::Thermal].map(|query| refused.outcome(query)), [Outcome::Stuck; 2]);
@@ -354,8 +358,8 @@ async fn a_class_without_a_reader_fails_at_once_and_the_others_are_answered() {
     let (outcome, reason) = ground.readers.unavailable(Query::Hwmon).unwrap();
     assert!(outcome == Outcome::Stuck && reason.contains("devices"), "{reason}");
 
-    for jam in &jams {
-        jam.release().await;
+    for hanging_file in &hanging_files {
+        hanging_file.release().await;
     }
     soon("every reader", || ground.status(Class::Devices).stuck == 0).await;
     let healed = ground.ask(&queries).await;
@@ -363,18 +367,18 @@ async fn a_class_without_a_reader_fails_at_once_and_the_others_are_answered() {
 }
 
 #[tokio::test]
-async fn a_read_that_is_cancelled_leaves_nothing_in_the_next_answer() {
+async fn a_cancelled_read_leaves_nothing_in_the_next_answer() {
     let long: String = (0..40_000).map(|line| format!("diskstats {line}\n")).collect();
     let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/diskstats", &long), ("proc/meminfo", "2")]);
     let ground = tree.readers().await;
     for taken in [0, 1, 3, 0, 1, 3, 0, 0, 0] {
-        let answer = Arc::new(Answer::default());
-        let mut chunks = Chunks(answer.clone());
+        let answer = Arc::new(ResponseQueue::default());
+        let mut chunks = ResponseStream(answer.clone());
         let take = async {
             for _ in 0..taken {
                 next(&mut chunks).await;
             }
-            // Some of it is under way by then.
+            // A part of it has been read by then.
             tokio::time::sleep(Duration::from_millis(2)).await;
         };
         tokio::select! {
@@ -389,14 +393,14 @@ async fn a_read_that_is_cancelled_leaves_nothing_in_the_next_answer() {
 }
 
 #[tokio::test]
-async fn a_read_that_is_cancelled_while_a_reader_is_checked_ends_no_reader() {
+async fn a_read_cancelled_during_a_check_keeps_the_reader() {
     let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/meminfo", "2")]);
     let ground = tree.readers_with(Duration::from_millis(1), tree.arguments()).await;
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_millis(2)).await;
         let pids = ground.readers();
         pids.iter().for_each(|pid| signal(*pid, Signal::STOP));
-        let answer = Answer::default();
+        let answer = ResponseQueue::default();
         let cancelled = tokio::time::timeout(
             Duration::from_millis(50),
             ground.readers.read(&[Query::Loadavg, Query::Cpu], &answer),
@@ -411,7 +415,7 @@ async fn a_read_that_is_cancelled_while_a_reader_is_checked_ends_no_reader() {
 }
 
 #[tokio::test]
-async fn an_order_that_a_zygote_follows_after_the_timeout_leaves_no_reader_behind() {
+async fn an_order_that_the_zygote_follows_too_late_leaves_no_extra_reader() {
     let tree = Tree::with(&[("proc/loadavg", "1")]);
     let ground = tree.readers().await;
     ground.ask(&[Query::Loadavg]).await;
@@ -429,15 +433,15 @@ async fn an_order_that_a_zygote_follows_after_the_timeout_leaves_no_reader_behin
 }
 
 #[tokio::test]
-async fn a_slow_client_applies_backpressure_and_is_not_buffered_for() {
+async fn a_slow_client_is_waited_for_and_its_response_is_not_buffered() {
     let long = "x".repeat(3 << 20);
     let tree = Tree::with(&[("proc/diskstats", &long), ("proc/cpuinfo", &long)]);
     let ground = tree.readers().await;
-    let answer = Arc::new(Answer::default());
-    let mut chunks = Chunks(answer.clone());
+    let answer = Arc::new(ResponseQueue::default());
+    let mut chunks = ResponseStream(answer.clone());
     let queries = [Query::Diskstats, Query::Cpuinfo];
     let take = async {
-        // Longer than a query may take, which is for the kernel and not for clients.
+        // Longer than a query may take: that time-out is for the kernel, not for clients.
         tokio::time::sleep(READ_TIMEOUT + Duration::from_millis(300)).await;
         let mut answered = Answered::default();
         let mut waiting = 0;
@@ -450,7 +454,7 @@ async fn a_slow_client_applies_backpressure_and_is_not_buffered_for() {
     };
     let read = async {
         ground.readers.read(&queries, &answer).await;
-        answer.end(None);
+        answer.finish(None);
     };
     let ((), answered) = bounded(async { tokio::join!(read, take) }).await;
     for query in queries {
@@ -460,7 +464,7 @@ async fn a_slow_client_applies_backpressure_and_is_not_buffered_for() {
     }
 }
 
-/// A broker's readers are killed at any moment of an answer, with more queries queued.
+/// Readers are killed at any moment of an answer, with more queries queued.
 #[tokio::test]
 async fn no_byte_of_a_killed_reader_is_in_a_later_answer() {
     const KILLS: usize = 1000;
@@ -491,9 +495,9 @@ async fn no_byte_of_a_killed_reader_is_in_a_later_answer() {
     let (mut kills, mut failed, mut whole, mut seed) = (0, 0, 0, 1_u64);
     while kills < KILLS {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // While it is answered or shortly after.
+        // During the answer or shortly after.
         let moment = takes.mul_f64(f64::from((seed >> 33) as u32 & 4095) / 2048.0);
-        // A reader that is ready, of whose predecessor there may be something left.
+        // A new reader, whose predecessor may have left bytes in the pipe.
         let ready = ground.ask(&[Query::Loadavg, Query::Stat]).await;
         for query in [Query::Loadavg, Query::Stat] {
             let outcome = ready.outcome(query);
@@ -501,7 +505,7 @@ async fn no_byte_of_a_killed_reader_is_in_a_later_answer() {
         }
         let kill_all = async {
             let start = Instant::now();
-            // A timer's steps are longer than many an answer.
+            // The resolution of timers is longer than some answers.
             while start.elapsed() < moment {
                 tokio::task::yield_now().await;
             }
@@ -524,7 +528,7 @@ async fn no_byte_of_a_killed_reader_is_in_a_later_answer() {
                     );
                     failed += 1;
                 }
-                // No reader could be started in time.
+                // No reader was ready in time.
                 Outcome::Stuck => {}
                 other => panic!("{query:?}: {other:?}"),
             }
@@ -537,7 +541,7 @@ async fn no_byte_of_a_killed_reader_is_in_a_later_answer() {
 }
 
 #[tokio::test]
-async fn what_was_absent_at_the_start_appears_within_the_interval() {
+async fn files_absent_at_the_start_are_found_within_the_interval() {
     const INTERVAL: Duration = Duration::from_secs(1);
     let tree = Tree::with(&[("proc/loadavg", "1")]);
     let ground = tree.readers_with(INTERVAL, tree.arguments()).await;
@@ -567,14 +571,14 @@ async fn what_was_absent_at_the_start_appears_within_the_interval() {
         assert_eq!((status.reopenings, status.deaths), (1, 0), "{class:?}");
     }
     soon("the old readers' end", || ground.readers().len() == 6).await;
-    // A pool that comes later is seen too.
+    // A pool that appears later is found too.
     fs::write(tree.make_room("proc/spl/kstat/zfs/dozer/state"), "ONLINE\n").unwrap();
     tokio::time::sleep(INTERVAL).await;
     let later = ground.ask(&[Query::Zfs]).await;
     assert!(later.content(Query::Zfs, "proc/spl/kstat/zfs/dozer/state").is_some());
 }
 
-/// What appears in procfs when a module is loaded or used for the first time: its name, the query, and what it makes.
+/// Files that appear in procfs when a module is loaded or first used: the module, the query, and the files.
 const MODULES: &[(&str, Query, &[&str])] = &[
     ("nf_conntrack", Query::Conntrack, &["proc/1/net/stat/nf_conntrack"]),
     (
@@ -587,7 +591,7 @@ const MODULES: &[(&str, Query, &[&str])] = &[
     ("br_netfilter", Query::NetSysctl, &["proc/sys/net/bridge/bridge-nf-call-iptables"]),
     ("ip_vs", Query::Ipvs, &["proc/1/net/ip_vs", "proc/1/net/ip_vs_stats"]),
     ("ip_vs' sysctls", Query::NetSysctl, &["proc/sys/net/ipv4/vs/conntrack"]),
-    // Neither is there before sunrpc has made the directory.
+    // Neither exists before sunrpc has made the directory.
     ("nfs", Query::Nfs, &["proc/1/net/rpc/nfs"]),
     ("nfsd", Query::Nfsd, &["proc/1/net/rpc/nfsd"]),
     ("sunrpc", Query::Sysctl, &["proc/sys/sunrpc/tcp_slot_table_entries"]),
@@ -611,10 +615,10 @@ const MODULES: &[(&str, Query, &[&str])] = &[
 ];
 
 #[tokio::test]
-async fn what_each_module_makes_appears_within_the_interval_and_until_then_is_absent_and_checked_again() {
+async fn the_files_of_each_module_are_found_within_the_interval_and_absent_before() {
     const INTERVAL: Duration = Duration::from_millis(300);
     for (module, query, files) in MODULES {
-        // Others of the same query are there from the start, so that it is no reader of nothing.
+        // Other files of the same class exist from the start.
         let tree = Tree::with(&[("proc/loadavg", "1")]);
         let ground = tree.readers_with(INTERVAL, tree.arguments()).await;
         assert_eq!(ground.ask(&[*query]).await.outcome(*query), Outcome::Absent, "{module}");
@@ -639,7 +643,7 @@ async fn what_each_module_makes_appears_within_the_interval_and_until_then_is_ab
 }
 
 #[tokio::test]
-async fn a_file_that_a_module_adds_to_a_query_that_is_answered_already_appears_too() {
+async fn a_file_that_a_module_adds_to_an_available_query_is_found_too() {
     const INTERVAL: Duration = Duration::from_millis(300);
     let tree =
         Tree::with(&[("proc/1/net/stat/arp_cache", "entries\n"), ("proc/spl/kstat/zfs/arcstats", "1\n")]);
@@ -659,7 +663,7 @@ async fn a_file_that_a_module_adds_to_a_query_that_is_answered_already_appears_t
 }
 
 #[tokio::test]
-async fn a_reader_stays_where_a_fresh_one_found_nothing_new_and_is_replaced_where_it_did() {
+async fn a_reader_is_replaced_only_if_the_new_one_opened_other_files() {
     const INTERVAL: Duration = Duration::from_millis(300);
     let tree = Tree::with(&[("proc/spl/kstat/zfs/tank/state", "ONLINE\n")]);
     let ground = tree.readers_with(INTERVAL, tree.arguments()).await;
@@ -686,7 +690,7 @@ async fn a_reader_stays_where_a_fresh_one_found_nothing_new_and_is_replaced_wher
 }
 
 #[tokio::test]
-async fn a_reader_accounts_for_itself_before_its_first_answer() {
+async fn a_reader_reports_its_stat_before_its_first_answer() {
     let tree = Tree::with(&[("proc/loadavg", "1")]);
     let ground = tree.readers().await;
     ground.ask(&[Query::Loadavg]).await;
@@ -701,7 +705,7 @@ async fn queries_that_are_not_permitted_are_not_read() {
     let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/1/net/tcp", "x")]);
     let arguments = tree.arguments().into_iter().filter(|argument| argument != "--query=104").collect();
     let ground = tree.readers_with(Duration::from_secs(60), arguments).await;
-    // Although this broker would: a byte that is no query of its class ends the reader.
+    // Even if the broker asked: a query that is not permitted ends the reader.
     let answered = ground.ask(&[Query::Loadavg, Query::Tcp]).await;
     assert_eq!(
         (answered.outcome(Query::Loadavg), answered.outcome(Query::Tcp)),
@@ -715,7 +719,7 @@ async fn queries_that_are_not_permitted_are_not_read() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_no_reader_ends_the_start_with_what_to_do() {
+async fn a_wrong_program_as_reader_fails_the_start_with_what_to_do() {
     let start = async |program: &Path| match zygote::start(program.to_owned(), Vec::new()).await {
         Err(error) => error,
         Ok(_) => panic!("{} is no reader", program.display()),
@@ -723,16 +727,16 @@ async fn a_program_that_is_no_reader_ends_the_start_with_what_to_do() {
     let missing = start(Path::new("/nowhere/keyhole-reader")).await;
     assert!(
         matches!(missing, StartError::Program { .. })
-            && missing.to_string().contains("beside keyhole-broker")
+            && missing.to_string().contains("in the directory of keyhole-broker")
     );
     let ended = start(Path::new("/bin/true")).await;
     assert!(
-        matches!(ended, StartError::Ended { .. }) && ended.to_string().contains("of this version"),
+        matches!(ended, StartError::Exited { .. }) && ended.to_string().contains("of this version"),
         "{ended}"
     );
-    // It writes what is no frame.
+    // It writes malformed frames.
     let other = start(Path::new("/bin/cat")).await;
     let silent = Instant::now();
-    assert!(matches!(other, StartError::TimedOut { .. } | StartError::Ended { .. }), "{other}");
+    assert!(matches!(other, StartError::TimedOut { .. } | StartError::Exited { .. }), "{other}");
     assert!(silent.elapsed() < Duration::from_secs(10));
 }

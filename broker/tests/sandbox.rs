@@ -1,7 +1,7 @@
-//! The broker's seal, rule by rule: what each rule allows and what it refuses, asked of the running kernel.
+//! The broker's sandbox, rule by rule: what each rule allows and what it refuses, asked of the running kernel.
 //!
-//! Filters are put in force in forked children of a process of their own; Landlock and capabilities on threads,
-//! to which they belong.
+//! Filters are installed in forked children of a separate process; Landlock and capabilities on threads, to which they
+//! belong.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -11,26 +11,26 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use keyhole_broker::sandbox::{self, PASSED, Pinned, SYSCALLS, SealError};
+use keyhole_broker::sandbox::{self, DescriptorRules, PASSED_DESCRIPTOR_SYSCALLS, SYSCALLS, SandboxError};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::{Layer, ThreadStatus, capabilities, process, seccomp};
 use keyhole_test_support::fork::{
-    Call, End, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_sealed, in_child, in_own_process,
-    returned,
+    Call, End, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_in_sandbox, in_child,
+    in_own_process, returned,
 };
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// What a child exits with when it could not be sealed.
-const UNSEALED: i32 = 99;
+/// What a child exits with when it could not enter its sandbox.
+const NOT_IN_SANDBOX: i32 = 99;
 
 /// The broker's table, compiled for a socket directory, with the descriptor that its check reads.
 fn table(dir: &OwnedFd) -> (impl Fn() -> bool + use<>, ThreadStatus) {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
     let status = ThreadStatus::open().unwrap();
-    let pinned = Pinned::new(&status, Some(dir));
-    let filter = seccomp::compile(&sandbox::syscalls(&pinned)).unwrap();
+    let descriptor_rules = DescriptorRules::new(&status, Some(dir));
+    let filter = seccomp::compile(&sandbox::syscalls(&descriptor_rules)).unwrap();
     (move || seccomp::install(&filter, 0).in_force, status)
 }
 
@@ -48,23 +48,23 @@ fn number(name: &str) -> i64 {
 fn every_row_allows_its_call() {
     in_own_process("every_row_allows_its_call", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
+        let (enter_sandbox, _status) = table(&dir);
         for row in SYSCALLS.iter().filter(|row| row.name != "rt_sigreturn") {
-            let end = call_sealed(&seal, Call::harmless(row));
+            let end = call_in_sandbox(&enter_sandbox, Call::harmless(row));
             assert!(returned(end), "{}: {end:?}", row.name);
         }
     });
 }
 
 #[test]
-fn a_signal_handler_returns_under_the_seal() {
+fn a_signal_handler_returns_in_the_sandbox() {
     static HANDLED: AtomicBool = AtomicBool::new(false);
     extern "C" fn handle(_: libc::c_int) {
         HANDLED.store(true, Ordering::Relaxed);
     }
-    in_own_process("a_signal_handler_returns_under_the_seal", || {
+    in_own_process("a_signal_handler_returns_in_the_sandbox", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
+        let (enter_sandbox, _status) = table(&dir);
         let end = in_child(|| {
             let soon = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
             let timer =
@@ -74,10 +74,10 @@ fn a_signal_handler_returns_under_the_seal() {
                 libc::signal(libc::SIGALRM, handle as *const () as libc::sighandler_t);
                 libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut());
             }
-            if !seal() {
-                return UNSEALED;
+            if !enter_sandbox() {
+                return NOT_IN_SANDBOX;
             }
-            // The timer has taken the place of the alarm that would end a child that hangs.
+            // The timer replaces the alarm that would kill a child that hangs.
             let start = Instant::now();
             while !HANDLED.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(5) {
                 std::hint::spin_loop();
@@ -92,13 +92,13 @@ fn a_signal_handler_returns_under_the_seal() {
 fn every_other_call_kills_the_process() {
     in_own_process("every_other_call_kills_the_process", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
+        let (enter_sandbox, _status) = table(&dir);
         let start = Instant::now();
         let allowed = |number: i64| SYSCALLS.iter().any(|row| row.number == number);
         for number in (0..=470).filter(|number| !allowed(*number)) {
-            let end = call_sealed(&seal, Call(number, [0; 6]));
-            // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
-            // nothing for anyone else who makes them.
+            let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
+            // The kernel runs no filter for the calls of its own probes (uretprobe, uprobe), and they do nothing for any
+            // other caller.
             let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
             assert!(end == KILLED_BY_SECCOMP || probe, "system call {number}: {end:?}");
         }
@@ -107,11 +107,11 @@ fn every_other_call_kills_the_process() {
 }
 
 #[test]
-fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
-    in_own_process("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
+fn unknown_numbers_and_other_system_call_interfaces_kill_the_process() {
+    in_own_process("unknown_numbers_and_other_system_call_interfaces_kill_the_process", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
-        assert_other_interfaces_are_killed("broker", &seal);
+        let (enter_sandbox, _status) = table(&dir);
+        assert_other_interfaces_are_killed("broker", &enter_sandbox);
     });
 }
 
@@ -119,7 +119,7 @@ fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
 fn every_condition_of_every_row_is_enforced() {
     in_own_process("every_condition_of_every_row_is_enforced", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
+        let (enter_sandbox, _status) = table(&dir);
         let mut refused = 0;
         for row in SYSCALLS {
             for argument in row.when {
@@ -127,7 +127,7 @@ fn every_condition_of_every_row_is_enforced() {
                     let call = Call::harmless(row).flipped(argument.index, bit);
                     if !call.is_allowed_by(SYSCALLS) {
                         assert_eq!(
-                            call_sealed(&seal, call),
+                            call_in_sandbox(&enter_sandbox, call),
                             KILLED_BY_SECCOMP,
                             "{} with {call:x?}",
                             row.name
@@ -142,20 +142,20 @@ fn every_condition_of_every_row_is_enforced() {
 }
 
 #[test]
-fn where_the_kernel_passes_descriptors_a_few_more_rows_apply() {
-    in_own_process("where_the_kernel_passes_descriptors_a_few_more_rows_apply", || {
+fn kernels_that_accept_passed_descriptors_get_a_few_more_rows() {
+    in_own_process("kernels_that_accept_passed_descriptors_get_a_few_more_rows", || {
         let (_dir, dir) = tempdir();
         let status = ThreadStatus::open().unwrap();
-        let pinned = Pinned::new(&status, Some(&dir)).with_passed();
-        let filter = seccomp::compile(&sandbox::syscalls(&pinned)).unwrap();
-        let seal = || seccomp::install(&filter, 0).in_force;
+        let descriptor_rules = DescriptorRules::new(&status, Some(&dir)).with_passed_descriptors();
+        let filter = seccomp::compile(&sandbox::syscalls(&descriptor_rules)).unwrap();
+        let enter_sandbox = || seccomp::install(&filter, 0).in_force;
         let (without, _status) = table(&dir);
-        let rows = [SYSCALLS, PASSED].concat();
-        for row in PASSED {
+        let rows = [SYSCALLS, PASSED_DESCRIPTOR_SYSCALLS].concat();
+        for row in PASSED_DESCRIPTOR_SYSCALLS {
             let harmless = Call::harmless(row);
-            assert!(returned(call_sealed(&seal, harmless)), "{}", row.name);
+            assert!(returned(call_in_sandbox(&enter_sandbox, harmless)), "{}", row.name);
             assert_eq!(
-                call_sealed(&without, harmless),
+                call_in_sandbox(&without, harmless),
                 KILLED_BY_SECCOMP,
                 "{} where nothing is passed",
                 row.name
@@ -164,7 +164,7 @@ fn where_the_kernel_passes_descriptors_a_few_more_rows_apply() {
                 for call in (0..32).map(|bit| harmless.flipped(argument.index, bit)) {
                     if !call.is_allowed_by(&rows) {
                         assert_eq!(
-                            call_sealed(&seal, call),
+                            call_in_sandbox(&enter_sandbox, call),
                             KILLED_BY_SECCOMP,
                             "{} with {call:x?}",
                             row.name
@@ -173,14 +173,15 @@ fn where_the_kernel_passes_descriptors_a_few_more_rows_apply() {
                 }
             }
         }
-        let checked: Vec<_> = PASSED.iter().map(|row| (row.name, row.when.len())).collect();
+        let checked: Vec<_> =
+            PASSED_DESCRIPTOR_SYSCALLS.iter().map(|row| (row.name, row.when.len())).collect();
         assert_eq!(checked, [("recvmsg", 1), ("shutdown", 1), ("setsockopt", 2), ("timer_settime", 1)]);
     });
 }
 
-/// The arguments that are checked, by row: one that goes or comes is a change of the boundary.
+/// The checked arguments of each row: adding or removing one is a change of the security boundary.
 #[test]
-fn the_checked_arguments_are_these() {
+fn the_list_of_checked_arguments() {
     let checked = |row: &seccomp::Row| {
         let indices: Vec<String> = row.when.iter().map(|argument| argument.index.to_string()).collect();
         format!("{} {}", row.name, indices.join(" "))
@@ -213,10 +214,10 @@ fn the_checked_arguments_are_these() {
 }
 
 #[test]
-fn what_an_intruder_would_ask_for_kills_the_process() {
-    in_own_process("what_an_intruder_would_ask_for_kills_the_process", || {
+fn calls_of_an_intruder_kill_the_process() {
+    in_own_process("calls_of_an_intruder_kill_the_process", || {
         let (dir, opened) = tempdir();
-        let (seal, status) = table(&opened);
+        let (enter_sandbox, status) = table(&opened);
         let victim = dir.path().join("victim\0");
         let path = victim.to_str().unwrap().as_ptr() as u64;
         fs::write(dir.path().join("victim"), "x").unwrap();
@@ -241,7 +242,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("a look at its own status", Call(libc::SYS_pread64, [descriptor, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in allowed {
-            assert!(returned(call_sealed(&seal, call)), "{what}");
+            assert!(returned(call_in_sandbox(&enter_sandbox, call)), "{what}");
         }
 
         let refused = [
@@ -278,17 +279,17 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("a wait for any child, however long", Call(libc::SYS_wait4, [u64::MAX, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in refused {
-            assert_eq!(call_sealed(&seal, call), KILLED_BY_SECCOMP, "{what}");
+            assert_eq!(call_in_sandbox(&enter_sandbox, call), KILLED_BY_SECCOMP, "{what}");
         }
     });
 }
 
 #[test]
-fn unlink_reaches_the_socket_directory_and_nothing_else() {
-    in_own_process("unlink_reaches_the_socket_directory_and_nothing_else", || {
+fn unlink_works_in_the_socket_directory_alone() {
+    in_own_process("unlink_works_in_the_socket_directory_alone", || {
         let (dir, opened) = tempdir();
         let (other, other_opened) = tempdir();
-        let (seal, _status) = table(&opened);
+        let (enter_sandbox, _status) = table(&opened);
         for dir in [&dir, &other] {
             fs::write(dir.path().join("socket"), "").unwrap();
             fs::create_dir(dir.path().join("dir")).unwrap();
@@ -296,7 +297,7 @@ fn unlink_reaches_the_socket_directory_and_nothing_else() {
         let absolute = format!("{}\0", other.path().join("socket").display());
         let unlink = |dir: i32, name: &str, flags: i32| {
             let call = [dir as u64, name.as_ptr() as u64, flags as u64, 0, 0, 0];
-            call_sealed(&seal, Call(seccomp::numbers::unlinkat, call))
+            call_in_sandbox(&enter_sandbox, Call(seccomp::numbers::unlinkat, call))
         };
         assert_eq!(unlink(other_opened.as_raw_fd(), "socket\0", 0), KILLED_BY_SECCOMP);
         assert_eq!(unlink(libc::AT_FDCWD, &absolute, 0), KILLED_BY_SECCOMP);
@@ -309,10 +310,10 @@ fn unlink_reaches_the_socket_directory_and_nothing_else() {
 }
 
 #[test]
-fn the_seal_is_on_every_thread_and_is_confirmed() {
-    in_own_process("the_seal_is_on_every_thread_and_is_confirmed", || {
+fn the_sandbox_is_on_every_thread_and_is_confirmed() {
+    in_own_process("the_sandbox_is_on_every_thread_and_is_confirmed", || {
         let (_dir, dir) = tempdir();
-        let (seal, _status) = table(&dir);
+        let (enter_sandbox, _status) = table(&dir);
         let end = in_child(|| {
             let (go, wait) = std::sync::mpsc::channel();
             let (sender, receiver) = std::sync::mpsc::channel();
@@ -326,15 +327,15 @@ fn the_seal_is_on_every_thread_and_is_confirmed() {
             receiver.recv().unwrap();
             let status = ThreadStatus::open().unwrap();
             assert!(status.unconfirmed().unwrap().contains(&"seccomp"));
-            if !seal() {
-                return UNSEALED;
+            if !enter_sandbox() {
+                return NOT_IN_SANDBOX;
             }
             let confirmed = !status.unconfirmed().unwrap().contains(&"seccomp");
             go.send(()).unwrap();
             if !confirmed || !receiver.recv().unwrap() {
                 return 1;
             }
-            // The other thread's forbidden call ends this one too.
+            // The forbidden call of the other thread kills the whole process.
             loop {
                 std::hint::spin_loop();
             }
@@ -344,18 +345,21 @@ fn the_seal_is_on_every_thread_and_is_confirmed() {
 }
 
 #[test]
-fn a_layer_that_the_kernel_does_not_confirm_ends_the_start() {
+fn a_layer_that_the_kernel_does_not_confirm_fails_the_start() {
     let status = ThreadStatus::open().unwrap();
     let layer = |name, in_force| Layer { name, in_force, detail: String::new() };
-    match sandbox::confirm(&[layer("seccomp", true)], &status) {
-        Err(SealError::Unconfirmed(name)) => assert_eq!(name, "seccomp"),
+    match sandbox::confirm_layers(&[layer("seccomp", true)], &status) {
+        Err(SandboxError::Unconfirmed(name)) => assert_eq!(name, "seccomp"),
         other => panic!("{other:?}"),
     }
     for name in ["no_new_privs", "capabilities", "seccomp"] {
-        let missing = sandbox::confirm(&[layer(name, false)], &status);
-        assert!(matches!(missing, Err(SealError::Missing(..))), "every kernel has {name}: {missing:?}");
+        let missing = sandbox::confirm_layers(&[layer(name, false)], &status);
+        assert!(matches!(missing, Err(SandboxError::Missing(..))), "every kernel has {name}: {missing:?}");
     }
-    assert!(sandbox::confirm(&[layer("landlock", false)], &status).is_ok(), "not every kernel has Landlock");
+    assert!(
+        sandbox::confirm_layers(&[layer("landlock", false)], &status).is_ok(),
+        "not every kernel has Landlock"
+    );
 }
 
 /// The newest Landlock ABI that the running kernel has; 0 without Landlock.
@@ -366,16 +370,18 @@ fn landlock_abi() -> i64 {
     abi.max(0)
 }
 
-/// Runs `act` on a thread that Landlock restricts to `grants`; not at all where the kernel has no Landlock.
+/// Runs `act` on a thread that Landlock restricts to `grants`; does nothing if the kernel has no Landlock.
 fn confined(grants: &[Grant<'_>], act: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let confine = || {
             let layer = restrict(grants);
             assert_eq!(layer.in_force, landlock_abi() > 0, "{}", layer.detail);
-            match layer.in_force {
-                true => act(),
-                false if std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some() => panic!("{}", layer.detail),
-                false => println!("skipped: {}", layer.detail),
+            if layer.in_force {
+                act();
+            } else if std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some() {
+                panic!("{}", layer.detail);
+            } else {
+                println!("skipped: {}", layer.detail);
             }
         };
         scope.spawn(confine).join().unwrap();
@@ -395,7 +401,7 @@ fn refused<T>(result: Result<T, Errno>, what: &str) {
 }
 
 #[test]
-fn landlock_without_grants_closes_every_path() {
+fn landlock_without_grants_refuses_every_path() {
     let (dir, _) = tempdir();
     fs::write(dir.path().join("file"), "x").unwrap();
     let opened = File::open(dir.path().join("file")).unwrap();
@@ -411,7 +417,7 @@ fn landlock_without_grants_closes_every_path() {
         refused(open(dir.path().join("new"), OFlags::WRONLY | OFlags::CREATE), "a new file");
         refused(rustix::fs::unlink(dir.path().join("file")), "unlink");
 
-        // What was opened before stays open: the broker depends on it.
+        // Descriptors that were opened before still work: the broker needs that.
         let mut byte = [0];
         assert_eq!(rustix::io::pread(&opened, &mut byte, 0), Ok(1));
         status.unconfirmed().unwrap();
@@ -421,7 +427,7 @@ fn landlock_without_grants_closes_every_path() {
 }
 
 #[test]
-fn landlock_keeps_other_processes_secrets_closed_even_below_a_grant() {
+fn landlock_refuses_secrets_of_other_processes_even_below_a_grant() {
     // A process of the same uid, and neither has a capability. Since Linux 6.15 CAP_PERFMON alone opens another's
     // `environ`, Landlock or not.
     let without_capabilities = || assert!(capabilities::drop_all().in_force);
@@ -429,7 +435,7 @@ fn landlock_keeps_other_processes_secrets_closed_even_below_a_grant() {
         without_capabilities();
         Ended(Command::new("sleep").arg("60").env("SECRET", "1").stdin(Stdio::null()).spawn().unwrap())
     };
-    // Not to be ended by the thread below: Landlock refuses that too.
+    // The thread below could not kill it: Landlock refuses signals too.
     let victim = std::thread::scope(|scope| scope.spawn(spawn).join().unwrap());
     let proc = File::open("/proc").unwrap();
     let act = || {
@@ -477,7 +483,7 @@ fn soon(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-/// A child that is gone when the test is.
+/// A child that is killed when it is dropped.
 struct Ended(std::process::Child);
 
 impl Drop for Ended {
@@ -488,7 +494,7 @@ impl Drop for Ended {
 }
 
 #[test]
-fn landlock_allows_reading_a_granted_directory_and_no_more() {
+fn landlock_allows_a_granted_directory_to_be_read_and_no_more() {
     let (dir, opened) = tempdir();
     let at = |name: &str| dir.path().join(name);
     fs::write(at("file"), "x").unwrap();
@@ -524,7 +530,7 @@ fn landlock_allows_reading_a_granted_directory_and_no_more() {
 }
 
 #[test]
-fn landlock_allows_reading_the_real_sysfs_and_no_writing() {
+fn landlock_allows_sysfs_to_be_read_and_not_written() {
     let sys = File::open("/sys").unwrap();
     confined(&[Grant { dir: sys.as_fd(), right: Right::Read }], || {
         let online = "/sys/devices/system/cpu/online";
@@ -536,13 +542,13 @@ fn landlock_allows_reading_the_real_sysfs_and_no_writing() {
     });
 }
 
-/// Not every kernel has every file.
+/// Treats a file that this kernel does not have as refused.
 fn absent_is_refused(errno: Errno) -> Errno {
     if errno == Errno::NOENT { Errno::ACCESS } else { errno }
 }
 
 #[test]
-fn landlock_allows_removing_the_socket_from_its_directory_alone() {
+fn landlock_allows_unlink_in_the_socket_directory_alone() {
     let (dir, opened) = tempdir();
     let (other, other_opened) = tempdir();
     for dir in [&dir, &other] {
@@ -610,13 +616,14 @@ fn after_the_drop_every_capability_set_is_empty() {
         assert!(layer.in_force, "{}", layer.detail);
         assert_eq!(capabilities::held().unwrap(), Vec::<String>::new());
         for (name, bits) in capability_sets() {
-            match root || name != "CapBnd" {
-                true => assert_eq!(bits, 0, "{name}"),
-                false => assert!(layer.detail.contains("bounding set left"), "{}", layer.detail),
+            if root || name != "CapBnd" {
+                assert_eq!(bits, 0, "{name}");
+            } else {
+                assert!(layer.detail.contains("bounding set not dropped"), "{}", layer.detail);
             }
         }
         assert!(!ThreadStatus::open().unwrap().unconfirmed().unwrap().contains(&"capabilities"));
-        // uid 0 alone grants nothing.
+        // uid 0 without capabilities has no privilege.
         let owner = Some(rustix::fs::Uid::from_raw(64646));
         assert_eq!(rustix::fs::chown(dir.path(), owner, None), Err(Errno::PERM));
     };

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Builds the two images from this checkout, without a network once cargo has the dependencies.
 #
-# usage: build.sh programs FOLDER               the three static programs
-#        build.sh images FOLDER [ARGUMENT]...   keyhole-broker:VERSION (with the reader) and keyhole-exporter:VERSION of
-#                                               the programs in FOLDER, in buildah's storage; each ARGUMENT goes to
+# usage: build.sh programs DIRECTORY               the three static programs
+#        build.sh images DIRECTORY [ARGUMENT]...   keyhole-broker:VERSION (with the reader) and keyhole-exporter:VERSION of
+#                                               the programs in DIRECTORY, in buildah's storage; each ARGUMENT goes to
 #                                               `buildah build`
 #
-# The same sources and tools give the same bytes, whatever the folder, the day and the user's settings. In the environment:
+# The same sources and tools give the same bytes, whatever the directory, the day and the user's settings. In the environment:
 #   TARGET             whose programs: x86_64-unknown-linux-gnu or aarch64-unknown-linux-gnu (this machine's); for another
 #                      than this machine's, rustup needs the target and cargo its linker
 #   SOURCE_DATE_EPOCH  the date of the images and of the files in them (the commit's)
 set -euo pipefail
 
-action=${1-} folder=$(realpath -m "${2:?usage: build.sh programs|images FOLDER}")
+action=${1-} directory=$(realpath -m "${2:?usage: build.sh programs|images DIRECTORY}")
 cd "$(dirname "$0")/../.."
 target=${TARGET:-$(rustc -vV | sed -n 's/^host: //p')}
 
@@ -29,7 +29,7 @@ programs() {
     )
     CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}") \
         cargo build --locked --quiet --release --target "$target" -p keyhole-broker -p keyhole-reader -p keyhole-exporter
-    install -D --mode=755 --target-directory="$folder" \
+    install -D --mode=755 --target-directory="$directory" \
         "${CARGO_TARGET_DIR:-target}/$target/release/keyhole-"{broker,reader,exporter}
 }
 
@@ -45,7 +45,7 @@ images() {
         buildah build --quiet --format oci --platform "$platform" --identity-label=false \
             --timestamp "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}" \
             --build-arg "VERSION=$version" --build-arg "REVISION=$(git rev-parse HEAD)" \
-            --build-context "programs=$folder" --target "$name" --file deploy/images/Containerfile \
+            --build-context "programs=$directory" --target "$name" --file deploy/images/Containerfile \
             --tag "keyhole-$name:$version" "$@" deploy/images
     done
 }

@@ -22,14 +22,14 @@ use tokio::time::{Instant, sleep, timeout};
 const BROKER: u32 = 64646;
 const EXPORTER: u32 = 64647;
 
-/// Where the exporter listens unless it is told otherwise.
+/// Where the exporter listens by default.
 const ADDRESS: &str = "127.0.0.1:9100";
 
-/// The programs: the broker starts the reader, which it looks for beside itself.
+/// The programs. The broker starts the reader from its own directory.
 const PROGRAMS: [&str; 3] = ["keyhole-broker", "keyhole-reader", "keyhole-exporter"];
 
-/// How long each process may take to start, and to stop.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The most time that each process may take to start, and to stop.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Failure = Box<dyn Error>;
 
@@ -70,13 +70,11 @@ async fn run() -> Result<(), Failure> {
     stop("broker", &mut broker).await;
     match ended {
         None => Ok(()),
-        Some((name, status)) => {
-            Err(format!("the {name} ended by itself ({status}); its log is above").into())
-        }
+        Some((name, status)) => Err(format!("the {name} exited ({status}); its log is above").into()),
     }
 }
 
-/// Builds the programs as this one was built; gives the folder they are in.
+/// Builds the programs in the profile of this one; returns their directory.
 async fn build() -> Result<PathBuf, Failure> {
     println!("==> build      {}", PROGRAMS.join(", "));
     let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
@@ -93,11 +91,11 @@ async fn build() -> Result<PathBuf, Failure> {
         return Err("cargo build failed; its messages are above".into());
     }
     let this = std::env::current_exe()?;
-    Ok(this.parent().ok_or("this program is in no folder")?.to_path_buf())
+    Ok(this.parent().ok_or("this program is in no directory")?.to_path_buf())
 }
 
-/// A private folder: copies of the programs, which the dedicated uids can reach even where the build folder is
-/// closed to them, and the socket's own folder. Removed at the end.
+/// A temporary directory: copies of the programs, which the dedicated uids can reach even if the build directory is
+/// closed to them, and the directory of the socket. Removed at the end.
 struct Home {
     dir: tempfile::TempDir,
     root: bool,
@@ -127,20 +125,21 @@ impl Home {
         self.dir.path().join("socket/broker.sock")
     }
 
-    /// What to type to ask the broker: it answers the uids that the programs run as, and root is none of them.
+    /// A command that asks the broker. The broker answers the uids that the programs run as, and not root.
     fn query(&self) -> String {
         let program = self.dir.path().join("keyhole-exporter");
-        let asked = format!("{} --broker.socket={} query stat", program.display(), self.socket().display());
-        match self.root {
-            true => format!("setpriv --reuid={EXPORTER} --regid={BROKER} --clear-groups {asked}"),
-            false => asked,
+        let query = format!("{} --broker.socket={} query stat", program.display(), self.socket().display());
+        if self.root {
+            format!("setpriv --reuid={EXPORTER} --regid={BROKER} --clear-groups {query}")
+        } else {
+            query
         }
     }
 
-    /// A command of one of the programs, as `uid` when this is root. Both share the broker's group.
+    /// A command that runs a program, as `uid` if this is root. Both programs share the broker's group.
     fn command(&self, name: &str, uid: u32) -> Command {
         let mut command = Command::new(self.dir.path().join(name));
-        // A group of its own: Ctrl-C reaches this program alone, which then stops both in order.
+        // In a process group of its own: Ctrl-C reaches this program alone, which then stops both in order.
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true).current_dir("/");
         if self.root {
             command.gid(BROKER).uid(uid);
@@ -153,7 +152,8 @@ fn spawn(mut command: Command) -> Result<Child, Failure> {
     let program = command.as_std().get_program().to_owned();
     command.spawn().map_err(|error| {
         let program = program.display();
-        format!("{program}: {error}: if that folder is mounted noexec, set TMPDIR to one that is not").into()
+        format!("{program}: {error}: if that directory is mounted noexec, set TMPDIR to one that is not")
+            .into()
     })
 }
 
@@ -169,7 +169,7 @@ async fn start_broker(home: &Home, arguments: &[OsString]) -> Result<Child, Fail
     if home.root {
         command.arg(format!("--allow-uid={EXPORTER}"));
     }
-    // Collectors that need it are off unless they are named.
+    // Needed by collectors that are off unless they are named.
     if arguments.iter().any(|argument| argument.to_string_lossy().starts_with("--collector.process")) {
         command.arg("--allow-processes");
     }
@@ -206,30 +206,30 @@ fn with(flag: &str, value: impl AsRef<std::ffi::OsStr>) -> OsString {
     argument
 }
 
-/// Where to reach the exporter: what the arguments say, on this host.
+/// The address of the exporter on this host, from its arguments.
 fn address(arguments: &[OsString]) -> String {
     const FLAG: &str = "--web.listen-address";
     let mut arguments = arguments.iter().map(|argument| argument.to_string_lossy());
     while let Some(argument) = arguments.next() {
-        let given = match argument.strip_prefix(FLAG).map(|rest| rest.strip_prefix('=')) {
+        let listen = match argument.strip_prefix(FLAG).map(|rest| rest.strip_prefix('=')) {
             Some(Some(address)) => address.to_owned(),
             Some(None) if argument == FLAG => arguments.next().unwrap_or_default().into_owned(),
             _ => continue,
         };
-        let port = given.rsplit(':').next().unwrap_or_default();
-        let anywhere = given.starts_with(':') || given.contains("0.0.0.0") || given.contains("[::]");
+        let port = listen.rsplit(':').next().unwrap_or_default();
+        let anywhere = listen.starts_with(':') || listen.contains("0.0.0.0") || listen.contains("[::]");
         return if anywhere {
             format!("127.0.0.1:{port}")
         } else {
-            given.replace("[127.0.0.1]", "127.0.0.1")
+            listen.replace("[127.0.0.1]", "127.0.0.1")
         };
     }
     ADDRESS.to_owned()
 }
 
-/// Whether the exporter answers that it and its broker are ready.
+/// Whether the exporter reports that it and its broker are ready.
 async fn is_ready(address: &str) -> std::io::Result<bool> {
-    let answer = async {
+    let check = async {
         let mut stream = TcpStream::connect(address).await?;
         let request = format!("GET /-/ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
@@ -237,11 +237,11 @@ async fn is_ready(address: &str) -> std::io::Result<bool> {
         stream.read_exact(&mut status).await?;
         Ok(status.ends_with(b" 200"))
     };
-    timeout(Duration::from_secs(1), answer).await?
+    timeout(Duration::from_secs(1), check).await?
 }
 
 async fn wait_until(name: &str, child: &mut Child, ready: impl AsyncFn() -> bool) -> Result<(), Failure> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + START_TIMEOUT;
     while !ready().await {
         if let Some(status) = child.try_wait()? {
             return Err(format!("the {name} did not start ({status}); its message is above").into());
@@ -249,7 +249,7 @@ async fn wait_until(name: &str, child: &mut Child, ready: impl AsyncFn() -> bool
         if Instant::now() > deadline {
             return Err(format!(
                 "the {name} was not ready within {} s; its log is above",
-                PATIENCE.as_secs()
+                START_TIMEOUT.as_secs()
             )
             .into());
         }
@@ -258,12 +258,12 @@ async fn wait_until(name: &str, child: &mut Child, ready: impl AsyncFn() -> bool
     Ok(())
 }
 
-/// Asks a process to stop, and ends it when it does not.
+/// Asks a process to stop, and kills it if it does not.
 async fn stop(name: &str, child: &mut Child) {
     let Some(pid) = child.id().and_then(|id| rustix::process::Pid::from_raw(id as i32)) else { return };
-    let asked = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    let ended = timeout(PATIENCE, child.wait()).await;
-    match (asked, ended) {
+    let sent = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    let ended = timeout(START_TIMEOUT, child.wait()).await;
+    match (sent, ended) {
         (Ok(()), Ok(Ok(_))) => println!("==> stopped    {name}"),
         _ => println!("==> killed     {name}: it did not stop when asked"),
     }

@@ -7,13 +7,13 @@
 use std::path::Path;
 use std::time::Instant;
 
+use keyhole_exporter::capture;
 use keyhole_exporter::collector::{self, Context};
 use keyhole_exporter::exposition::{Exposition, Limits};
 use keyhole_exporter::http::routes::compress;
 use keyhole_exporter::options::Options;
 use keyhole_exporter::own::OwnSource;
 use keyhole_exporter::snapshot::{Content, FileSystem, Snapshot};
-use keyhole_exporter::{capture, scrape};
 use keyhole_proto::v1::{self, Query, QueryEnd, ReadResponse};
 use prost::Message as _;
 
@@ -27,8 +27,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = rest.get(1..).unwrap_or_default().iter().cloned();
     let capture = capture::read(Path::new(dir))?;
     let (options, _) = Options::parse(&collector::flags(), flags)?;
-    let own = OwnSource::new(&options).of_capture(capture.about).now();
-    let enabled = scrape::enabled(&options);
+    let own = OwnSource::from_process().of_capture(capture.about).now();
+    let enabled = collector::enabled(&options)?;
     let messages = messages(&capture.snapshot);
     let mut times = Vec::with_capacity(rounds);
     let (mut bytes, mut compressed) = (0, 0);
@@ -36,12 +36,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         let mut snapshot = Snapshot::default();
         for message in &messages {
-            snapshot.absorb(ReadResponse::decode(&message[..])?);
+            snapshot.add_chunk(ReadResponse::decode(&message[..])?);
         }
-        snapshot.seal();
+        snapshot.finish();
         let mut out = Exposition::new();
-        let context = Context { snapshot: &snapshot, options: &options, own: &own };
-        collector::run(&enabled, &context, Limits::NONE, &mut out);
+        let context = Context { snapshot: &snapshot, own: &own };
+        collector::run(&enabled, &context, Limits::NONE, false, &mut out);
         let mut text = Vec::new();
         out.write(&mut text, |_| true);
         bytes = text.len();

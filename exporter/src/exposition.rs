@@ -1,16 +1,20 @@
-//! Metric families and samples, written as Prometheus' text format 0.0.4.
+//! Metric families and samples, and Prometheus' text format 0.0.4 made from them.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 //!
 //! Collectors add samples in any order; [`Exposition::write`] sorts families by name and samples by labels. A second
 //! sample with the same name and labels is dropped and counted, so that one bad collector never spoils a scrape.
+//!
+//! A sample is kept as its number and its labels. The labels are kept as the text format writes them, which is also what
+//! they are sorted by, with the length of each name and value: other formats (`protobuf.rs`, `query --output=json`) read
+//! samples through [`Series`] and never take the text apart.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::ops::Range;
 
-use memchr::{memchr2, memchr3};
 use rustc_hash::FxHashMap;
 
 use crate::text;
@@ -26,16 +30,71 @@ pub struct Family {
     pub kind: Kind,
     /// The names of its labels, in the order that samples give their values.
     pub labels: &'static [&'static str],
-    /// The kernel file or system call that it comes from.
-    pub source: &'static str,
+    /// What its values are read from.
+    pub source: Source,
 }
 
 impl Family {
+    /// A value that rises and falls.
+    pub const fn gauge(
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+        source: Source,
+    ) -> Self {
+        Self { name, help, kind: Kind::Gauge, labels, source }
+    }
+
+    /// A value that only rises, until what counts it restarts.
+    pub const fn counter(
+        name: &'static str,
+        help: &'static str,
+        labels: &'static [&'static str],
+        source: Source,
+    ) -> Self {
+        Self { name, help, kind: Kind::Counter, labels, source }
+    }
+
     /// The name with `part` where it varies, in a family whose names vary in one place.
     pub fn name_of(&self, part: &str) -> String {
         let around =
             self.name.split_once('<').and_then(|(before, place)| Some((before, place.split_once('>')?.1)));
         around.map_or_else(|| self.name.to_owned(), |(before, after)| [before, part, after].concat())
+    }
+}
+
+/// What the values of a family are read from. Files are patterns in the language of [`keyhole_policy::pattern`], and
+/// begin with the name of a root: `sys/class/watchdog/watchdog#/timeout`. A test compares them with the policy's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A file that the broker reads.
+    File(&'static str),
+    /// A file in a directory, for tables that have the names of the files.
+    FileIn(&'static str, &'static str),
+    /// Several files. The first one is required; the others complete the labels or the value.
+    Files(&'static [&'static str]),
+    /// A system call or a file of the exporter's own, or what it knows of itself.
+    Exporter(&'static str),
+}
+
+impl Source {
+    /// The patterns of the files that the broker reads, the required one first.
+    pub fn patterns(self) -> Vec<String> {
+        match self {
+            Source::File(file) => vec![file.to_owned()],
+            Source::FileIn(directory, file) => vec![format!("{directory}/{file}")],
+            Source::Files(files) => files.iter().map(|file| (*file).to_owned()).collect(),
+            Source::Exporter(_) => Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Exporter(what) => out.write_str(what),
+            files => out.write_str(&files.patterns().join(", ")),
+        }
     }
 }
 
@@ -85,6 +144,24 @@ pub enum Value {
     Float(f64),
 }
 
+impl Value {
+    /// As a float, which of a whole number beyond 2^53 is the nearest.
+    pub fn as_f64(self) -> f64 {
+        match self {
+            Value::Unsigned(value) => value as f64,
+            Value::Float(value) => value,
+        }
+    }
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut written = Vec::new();
+        write_value(&mut written, *self);
+        f.write_str(&text::printable(&written))
+    }
+}
+
 impl From<u64> for Value {
     fn from(value: u64) -> Self {
         Value::Unsigned(value)
@@ -132,8 +209,12 @@ pub struct Exposition {
     /// Families by where their name lies in the program: a scrape asks for the same few hundred a thousand times.
     by_address: FxHashMap<(usize, usize), u32>,
     samples: Vec<Sample>,
-    /// Every sample as the line that is written, one after the other.
-    text: Vec<u8>,
+    /// Every sample's suffix and labels as they are written, one after the other: `_bucket{le="1"}`.
+    text: String,
+    /// The labels of all samples, in the order of the samples.
+    labels: Vec<Label>,
+    /// The values of labels that are written with escapes, in the order of the labels.
+    unescaped: Vec<Unescaped>,
     counters: Counters,
     /// How many skipped items of a collector are named.
     named_items: usize,
@@ -141,11 +222,11 @@ pub struct Exposition {
     limit: usize,
     /// What all collectors together may still add beyond their shares, in bytes.
     room: usize,
-    /// Where the current collector's text and samples begin, and the bytes that it may add.
-    begun: (usize, usize),
+    /// Where what the current collector adds begins, and the bytes that it may add.
+    begun: Mark,
     allowed: usize,
-    /// Where the samples and the text of the current item begin, and the series before it.
-    item: Option<(usize, usize, usize)>,
+    /// Where the current item begins, and the series before it.
+    item: Option<(Mark, usize)>,
 }
 
 #[derive(Debug)]
@@ -155,38 +236,133 @@ struct Header {
     kind: Kind,
 }
 
+/// A sample: its number, and where its labels are. Hosts have hundreds of thousands, so it is packed by hand.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
+    /// A whole number, or the bits of a float.
+    number: u64,
     family: u32,
+    /// Where its suffix and labels are in the text.
     start: u32,
-    /// Where the labels end and a space before the value stands.
-    key_end: u32,
-    /// Where its line ends, after the newline.
+    end: u32,
+    /// Where its labels are among those of all samples, and how many it has.
+    first_label: u32,
+    labels: u32,
+    is_float: bool,
+    /// The bytes of its suffix, with which its text begins.
+    suffix: u8,
+}
+
+const _: () = assert!(size_of::<Sample>() == 32, "a sample is packed");
+
+/// The lengths of a label's name and value as they are written: `name="value"`.
+#[derive(Debug, Clone, Copy)]
+struct Label {
+    name: u32,
+    value: u32,
+}
+
+/// The value of a label that is written with escapes.
+#[derive(Debug, Clone, Copy)]
+struct Unescaped {
+    /// The label's number among those of all samples.
+    label: u32,
+    /// Where the value as it is stands in the text, behind its sample.
+    start: u32,
     end: u32,
 }
 
-/// One sample, as it is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Series<'e> {
-    /// The name of its family.
-    pub family: &'e str,
-    /// The type of its family.
-    pub kind: Kind,
-    /// Its name and labels: `name{label="value"}`.
-    pub key: Cow<'e, str>,
-    /// Its value.
-    pub value: Cow<'e, str>,
+/// How much an exposition held at a moment.
+#[derive(Debug, Default, Clone, Copy)]
+struct Mark {
+    samples: usize,
+    text: usize,
+    labels: usize,
+    unescaped: usize,
 }
 
-impl Series<'_> {
-    /// Its own name, which in a histogram is not its family's.
-    pub fn name(&self) -> &str {
-        self.key.split_once('{').map_or(&self.key, |(name, _)| name)
+impl Mark {
+    fn bytes(self) -> usize {
+        self.samples * size_of::<Sample>()
+            + self.text
+            + self.labels * size_of::<Label>()
+            + self.unescaped * size_of::<Unescaped>()
+    }
+}
+
+impl Sample {
+    fn value(&self) -> Value {
+        if self.is_float { Value::Float(f64::from_bits(self.number)) } else { Value::Unsigned(self.number) }
     }
 
-    /// Its labels without the braces: `label="value",...`.
-    pub fn labels(&self) -> &str {
-        self.key.split_once('{').map_or("", |(_, labels)| labels.strip_suffix('}').unwrap_or(labels))
+    fn text(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// One sample, and the family that it belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct Series<'e> {
+    exposition: &'e Exposition,
+    sample: &'e Sample,
+}
+
+impl<'e> Series<'e> {
+    fn header(&self) -> &'e Header {
+        self.exposition.header(self.sample.family)
+    }
+
+    /// The name of its family.
+    pub fn family(&self) -> &'e str {
+        &self.header().name
+    }
+
+    /// The help text of its family.
+    pub fn help(&self) -> &'e str {
+        &self.header().help
+    }
+
+    /// The type of its family.
+    pub fn kind(&self) -> Kind {
+        self.header().kind
+    }
+
+    /// What follows its family's name in its own: `_bucket`; most often nothing.
+    pub fn suffix(&self) -> &'e str {
+        &self.exposition.key(self.sample)[..usize::from(self.sample.suffix)]
+    }
+
+    /// Its own name, which in a histogram is not its family's.
+    pub fn name(&self) -> String {
+        [self.family(), self.suffix()].concat()
+    }
+
+    /// Its name and labels as the text format writes them: `name{label="value"}`.
+    pub fn key(&self) -> String {
+        [self.family(), self.exposition.key(self.sample)].concat()
+    }
+
+    /// Its labels as the text format writes them, without the braces: `label="value",...`.
+    pub fn written_labels(&self) -> &'e str {
+        let labels = &self.exposition.key(self.sample)[usize::from(self.sample.suffix)..];
+        labels.strip_prefix('{').and_then(|labels| labels.strip_suffix('}')).unwrap_or_default()
+    }
+
+    /// The names and values of its labels, sorted by name.
+    pub fn labels(&self) -> impl Iterator<Item = (&'e str, &'e str)> + use<'e> {
+        let Exposition { text, unescaped, .. } = self.exposition;
+        self.exposition.label_ranges(self.sample).map(move |(number, name, value)| {
+            let value = match unescaped.binary_search_by_key(&number, |other| other.label) {
+                Ok(at) => unescaped[at].start as usize..unescaped[at].end as usize,
+                Err(_) => value,
+            };
+            (&text[name], &text[value])
+        })
+    }
+
+    /// Its value.
+    pub fn value(&self) -> Value {
+        self.sample.value()
     }
 }
 
@@ -227,7 +403,7 @@ const DUPLICATE_SERIES: usize = 16;
 pub struct Written {
     /// Samples left out because one with the same name and labels was there.
     pub duplicates: usize,
-    /// The names and labels of the first of them, [`DUPLICATE_SERIES`] at most.
+    /// The names and labels of the first of them, `DUPLICATE_SERIES` at most.
     pub duplicate_series: Vec<String>,
 }
 
@@ -287,7 +463,8 @@ impl Exposition {
             by_name: HashMap::with_capacity(FAMILIES),
             by_address: FxHashMap::with_capacity_and_hasher(FAMILIES, Default::default()),
             samples: Vec::with_capacity(SAMPLES),
-            text: Vec::with_capacity(64 * SAMPLES),
+            text: String::with_capacity(32 * SAMPLES),
+            labels: Vec::with_capacity(SAMPLES),
             named_items: SKIPPED_ITEMS,
             limit: usize::MAX,
             room: MOST_BYTES,
@@ -303,21 +480,27 @@ impl Exposition {
 
     /// About as many bytes as it takes in memory.
     pub fn bytes(&self) -> usize {
-        self.text.capacity() + self.samples.capacity() * size_of::<Sample>()
+        let Self { samples, text, labels, unescaped, .. } = self;
+        let (samples, text) = (samples.capacity(), text.capacity());
+        Mark { samples, text, labels: labels.capacity(), unescaped: unescaped.capacity() }.bytes()
     }
 
     /// Starts a collector that may add at most `limit` series.
     pub fn begin(&mut self, limit: usize) {
         self.counters = Counters::default();
         (self.limit, self.item) = (limit, None);
-        self.begun = (self.text.len(), self.samples.len());
+        self.begun = self.mark();
         self.allowed = self.room.saturating_add(SHARE_BYTES).min(MOST_BYTES);
     }
 
     /// Bytes that the current collector has added.
     fn added(&self) -> usize {
-        let (text, samples) = self.begun;
-        self.text.len() - text + (self.samples.len() - samples) * size_of::<Sample>()
+        self.mark().bytes() - self.begun.bytes()
+    }
+
+    fn mark(&self) -> Mark {
+        let Self { samples, text, labels, unescaped, .. } = self;
+        Mark { samples: samples.len(), text: text.len(), labels: labels.len(), unescaped: unescaped.len() }
     }
 
     /// Ends the collector that was begun, and tells what it did.
@@ -422,16 +605,18 @@ impl Exposition {
     /// Begins an item, such as a device, of which a limit is to leave all series or none.
     pub fn item(&mut self) {
         if self.counters.over_limit == 0 {
-            self.item = Some((self.samples.len(), self.text.len(), self.counters.series));
+            self.item = Some((self.mark(), self.counters.series));
         }
     }
 
     /// Takes back what was added of the item that the limit cut; nothing that follows fits either.
     fn drop_item(&mut self) {
         self.limit = self.counters.series;
-        let Some((samples, text, series)) = self.item.take() else { return };
-        self.samples.truncate(samples);
-        self.text.truncate(text);
+        let Some((mark, series)) = self.item.take() else { return };
+        self.samples.truncate(mark.samples);
+        self.text.truncate(mark.text);
+        self.labels.truncate(mark.labels);
+        self.unescaped.truncate(mark.unescaped);
         self.counters.over_limit += self.counters.series - series;
         (self.counters.series, self.limit) = (series, series);
     }
@@ -459,31 +644,76 @@ impl Exposition {
             self.skip(|| format!("{name}: a family of this name has another type"));
             return;
         };
-        let start = self.text.len();
-        let header = &self.families[family as usize];
-        self.text.extend_from_slice(header.name.as_bytes());
-        self.text.extend_from_slice(suffix.as_bytes());
-        let own = header.kind.own_label();
+        let (start, first_label) = (self.text.len(), self.labels.len());
+        self.text.push_str(suffix);
+        let own = self.families[family as usize].kind.own_label();
         // By name, and a bucket's bound last, as in what node_exporter writes.
         let place = |&(name, _): &(&'l str, &'l [u8])| (Some(name) == own, name);
-        if labels.clone().is_sorted_by_key(|label| place(&label)) {
-            write_labels(&mut self.text, labels);
+        let end = if labels.clone().is_sorted_by_key(|label| place(&label)) {
+            self.add_labels(labels)
         } else {
             let mut labels: Vec<_> = labels.collect();
             labels.sort_by_key(place);
-            write_labels(&mut self.text, labels.into_iter());
-        }
-        let key_end = self.text.len();
-        self.text.push(b' ');
-        write_value(&mut self.text, value);
-        self.text.push(b'\n');
+            self.add_labels(labels.into_iter())
+        };
+        let (number, is_float) = match value {
+            Value::Unsigned(value) => (value, false),
+            Value::Float(value) => (value.to_bits(), true),
+        };
         self.samples.push(Sample {
+            number,
             family,
             start: start as u32,
-            key_end: key_end as u32,
-            end: self.text.len() as u32,
+            end: end as u32,
+            first_label: first_label as u32,
+            labels: (self.labels.len() - first_label) as u32,
+            is_float,
+            suffix: suffix.len() as u8,
         });
         self.counters.series += 1;
+    }
+
+    /// Adds labels to the text; returns where they end. Behind them stand the values that are written with escapes, as
+    /// they are.
+    fn add_labels<'l>(&mut self, labels: impl Iterator<Item = (&'l str, &'l [u8])> + Clone) -> usize {
+        let first = self.labels.len();
+        let mut has_escapes = false;
+        write_labels(&mut self.text, labels.clone(), |label, is_escaped| {
+            self.labels.push(label);
+            has_escapes |= is_escaped;
+        });
+        let end = self.text.len();
+        if has_escapes {
+            for (label, (_, value)) in (first..).zip(labels) {
+                let value = text::printable(value);
+                if value.contains(['\\', '\n', '"']) {
+                    let start = self.text.len();
+                    self.text.push_str(&value);
+                    let end = self.text.len();
+                    self.unescaped.push(Unescaped {
+                        label: label as u32,
+                        start: start as u32,
+                        end: end as u32,
+                    });
+                }
+            }
+        }
+        end
+    }
+
+    /// The labels of a sample: the number among all labels, and where the name and the written value are in the text.
+    fn label_ranges(&self, sample: &Sample) -> impl Iterator<Item = (u32, Range<usize>, Range<usize>)> {
+        let numbers = sample.first_label..sample.first_label + sample.labels;
+        // Behind the suffix and `{`.
+        let mut at = sample.start as usize + usize::from(sample.suffix) + 1;
+        numbers.clone().zip(&self.labels[numbers.start as usize..numbers.end as usize]).map(
+            move |(number, label)| {
+                let name = at..at + label.name as usize;
+                let value = name.end + "=\"".len()..name.end + "=\"".len() + label.value as usize;
+                at = value.end + "\",".len();
+                (number, name, value)
+            },
+        )
     }
 
     /// A family's number, if it is of that type.
@@ -541,10 +771,17 @@ impl Exposition {
     }
 
     /// The labels of a family's samples, each `{label="value",...}` with the labels sorted by name.
-    pub fn sorted_labels(&self, name: &str) -> impl Iterator<Item = Vec<u8>> {
+    pub fn sorted_labels(&self, name: &str) -> impl Iterator<Item = String> {
         let family = self.by_name.get(name).copied();
         let samples = self.samples.iter().filter(move |sample| Some(sample.family) == family);
-        samples.map(move |sample| sort_labels(self.key(sample).get(name.len()..).unwrap_or_default()))
+        samples.map(move |sample| {
+            let label = |(_, name, value): (u32, Range<usize>, Range<usize>)| {
+                &self.text[name.start..value.end + "\"".len()]
+            };
+            let mut labels: Vec<&str> = self.label_ranges(sample).map(label).collect();
+            labels.sort_unstable();
+            if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) }
+        })
     }
 
     /// The HELP text under which a family already stands.
@@ -557,15 +794,7 @@ impl Exposition {
     pub fn series(&self) -> impl Iterator<Item = Series<'_>> {
         let mut samples = self.sorted();
         samples.dedup_by(|later, first| later.family == first.family && self.key(later) == self.key(first));
-        samples.into_iter().map(|sample| {
-            let header = self.header(sample.family);
-            Series {
-                family: &header.name,
-                kind: header.kind,
-                key: text::printable(self.key(sample)),
-                value: text::printable(&self.text[sample.key_end as usize + 1..sample.end as usize - 1]),
-            }
-        })
+        samples.into_iter().map(|sample| Series { exposition: self, sample })
     }
 
     /// All samples, by family and then by labels; of equal ones the first comes first.
@@ -600,12 +829,14 @@ impl Exposition {
     /// Writes everything in text format 0.0.4; `keep` chooses families by name.
     pub fn write(&self, out: &mut Vec<u8>, keep: impl Fn(&str) -> bool) -> Written {
         let mut written = Written::default();
-        out.reserve(self.text.len() + 128 * self.families.len());
+        let names = self.samples.iter().map(|sample| self.header(sample.family).name.len());
+        let lines = self.text.len() + names.sum::<usize>() + VALUE_BYTES * self.samples.len();
+        out.reserve(lines + 128 * self.families.len());
         let mut last: Option<&Sample> = None;
         let mut kept = false;
         for sample in self.sorted() {
+            let header = self.header(sample.family);
             if last.is_none_or(|last| last.family != sample.family) {
-                let header = self.header(sample.family);
                 kept = keep(&header.name);
                 if kept {
                     header.write(out);
@@ -614,14 +845,18 @@ impl Exposition {
                 written.duplicates += 1;
                 if written.duplicates <= DESCRIBED_ITEMS {
                     add_item(&mut written.duplicate_series, DUPLICATE_SERIES, || {
-                        text::printable(self.key(sample)).into_owned()
+                        Series { exposition: self, sample }.key()
                     });
                 }
                 continue;
             }
             last = Some(sample);
             if kept {
-                out.extend_from_slice(&self.text[sample.start as usize..sample.end as usize]);
+                out.extend_from_slice(header.name.as_bytes());
+                out.extend_from_slice(self.key(sample).as_bytes());
+                out.push(b' ');
+                write_value(out, sample.value());
+                out.push(b'\n');
             }
         }
         written
@@ -638,8 +873,9 @@ impl Exposition {
         &self.families[family as usize]
     }
 
-    fn key(&self, sample: &Sample) -> &[u8] {
-        &self.text[sample.start as usize..sample.key_end as usize]
+    /// What a sample's line has between its family's name and its value.
+    fn key(&self, sample: &Sample) -> &str {
+        &self.text[sample.text()]
     }
 }
 
@@ -661,7 +897,7 @@ impl Header {
         out.extend_from_slice(b"# HELP ");
         out.extend_from_slice(self.name.as_bytes());
         out.push(b' ');
-        escape(out, self.help.as_bytes(), false);
+        escape(&self.help, false, |part| out.extend_from_slice(part.as_bytes()));
         out.extend_from_slice(b"\n# TYPE ");
         out.extend_from_slice(self.name.as_bytes());
         out.push(b' ');
@@ -681,61 +917,56 @@ pub fn metric_name(name: &str) -> Cow<'_, str> {
     Cow::Owned((!starts_well).then_some('_').into_iter().chain(valid).collect())
 }
 
-fn write_labels<'l>(out: &mut Vec<u8>, labels: impl Iterator<Item = (&'l str, &'l [u8])>) {
-    let mut separator = b'{';
+/// Writes labels as they are in a sample, and reports the lengths of each, and whether its value has escapes.
+fn write_labels<'l>(
+    out: &mut String,
+    labels: impl Iterator<Item = (&'l str, &'l [u8])>,
+    mut report: impl FnMut(Label, bool),
+) {
+    let mut separator = '{';
     for (name, value) in labels {
         out.push(separator);
-        separator = b',';
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b"=\"");
-        escape(out, text::printable(value).as_bytes(), true);
-        out.push(b'"');
+        separator = ',';
+        out.push_str(name);
+        out.push_str("=\"");
+        let start = out.len();
+        let printable = text::printable(value);
+        escape(&printable, true, |part| out.push_str(part));
+        let written = out.len() - start;
+        out.push('"');
+        report(Label { name: name.len() as u32, value: written as u32 }, written > printable.len());
     }
-    if separator == b',' {
-        out.push(b'}');
+    if separator == ',' {
+        out.push('}');
     }
 }
 
 /// Labels as they are written in a sample.
-pub fn written_labels<'l>(labels: impl Iterator<Item = (&'l str, &'l [u8])>) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_labels(&mut out, labels);
+pub fn written_labels<'l>(labels: impl Iterator<Item = (&'l str, &'l [u8])>) -> String {
+    let mut out = String::new();
+    write_labels(&mut out, labels, |_, _| {});
     out
 }
 
-/// Written labels, sorted by name.
-fn sort_labels(written: &[u8]) -> Vec<u8> {
-    let inner = written.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}")).unwrap_or_default();
-    let (mut quoted, mut escaped) = (false, false);
-    let mut labels: Vec<&[u8]> = inner
-        .split(|&byte| {
-            let separates = byte == b',' && !quoted;
-            quoted ^= byte == b'"' && !escaped;
-            escaped = byte == b'\\' && !escaped;
-            separates
-        })
-        .collect();
-    labels.sort_unstable();
-    if inner.is_empty() { Vec::new() } else { [b"{", &labels.join(&b',')[..], b"}"].concat() }
-}
-
-fn escape(out: &mut Vec<u8>, text: &[u8], quotes: bool) {
-    let special = |text| match quotes {
-        true => memchr3(b'\\', b'\n', b'"', text),
-        false => memchr2(b'\\', b'\n', text),
-    };
+/// Hands `text` to `write` part by part, with escapes where the text format needs them.
+fn escape(text: &str, quotes: bool, mut write: impl FnMut(&str)) {
+    let special =
+        |text: &str| text.bytes().position(|byte| matches!(byte, b'\\' | b'\n') || (byte == b'"' && quotes));
     let mut rest = text;
     while let Some(at) = special(rest) {
-        out.extend_from_slice(&rest[..at]);
-        out.extend_from_slice(match rest[at] {
-            b'\\' => b"\\\\",
-            b'\n' => b"\\n",
-            _ => b"\\\"",
+        write(&rest[..at]);
+        write(match rest.as_bytes()[at] {
+            b'\\' => "\\\\",
+            b'\n' => "\\n",
+            _ => "\\\"",
         });
         rest = &rest[at + 1..];
     }
-    out.extend_from_slice(rest);
+    write(rest);
 }
+
+/// The most bytes of a value, and of the space and the newline around it.
+const VALUE_BYTES: usize = 27;
 
 /// The shortest text that reads back as the same number.
 fn write_value(out: &mut Vec<u8>, value: Value) {
@@ -777,7 +1008,7 @@ mod tests {
         help: "Bytes \\ seen\nhere.",
         kind: Kind::Counter,
         labels: &["device"],
-        source: "proc/x",
+        source: Source::File("proc/x"),
     };
 
     fn value_text(value: f64) -> String {
@@ -848,8 +1079,13 @@ mod tests {
 
     #[test]
     fn a_limit_leaves_whole_items_and_nothing_of_a_smaller_one_that_follows() {
-        const FAMILY: Family =
-            Family { name: "m", help: "", kind: Kind::Gauge, labels: &["device", "n"], source: "" };
+        const FAMILY: Family = Family {
+            name: "m",
+            help: "",
+            kind: Kind::Gauge,
+            labels: &["device", "n"],
+            source: Source::Exporter(""),
+        };
         for (limit, whole, dropped) in [(7, 2, 1), (6, 2, 1), (5, 1, 4), (3, 1, 4), (2, 0, 7), (0, 0, 7)] {
             let mut out = Exposition::new();
             out.begin(limit);
@@ -871,8 +1107,13 @@ mod tests {
 
     #[test]
     fn what_all_collectors_may_give_is_taken_by_the_first_that_need_it_and_each_has_a_share() {
-        const FAMILY: Family =
-            Family { name: "m", help: "", kind: Kind::Gauge, labels: &["device", "n"], source: "" };
+        const FAMILY: Family = Family {
+            name: "m",
+            help: "",
+            kind: Kind::Gauge,
+            labels: &["device", "n"],
+            source: Source::Exporter(""),
+        };
         const ROOM: usize = 1 << 20;
         let mut out = Exposition::new();
         out.set_room(ROOM, 3);
@@ -891,12 +1132,12 @@ mod tests {
         let large = run(10_000);
         assert_eq!((large.series % 10, large.series + large.over_limit), (0, 100_000), "whole items");
         assert_eq!(large.limit, Some(Limit::Bytes));
-        let late = run(100);
-        assert_eq!((late.series, late.limit), (1000, None), "it has its share");
+        let late = run(80);
+        assert_eq!((late.series, late.limit), (800, None), "it has its share");
         let too_much = run(1000);
         assert_eq!((too_much.series % 10, too_much.limit), (0, Some(Limit::Bytes)));
-        assert!(too_much.series > 1000, "{too_much:?}");
-        let bytes = out.text.len() + size_of_val(&*out.samples);
+        assert!(too_much.series > 800, "{too_much:?}");
+        let bytes = out.mark().bytes();
         assert!((ROOM / 2..ROOM + 2 * SHARE_BYTES).contains(&bytes), "{bytes}");
         out.add(&FAMILY, &[b"own", b"0"], 1u64);
         assert!(out.to_text().contains("m{device=\"own\",n=\"0\"} 1\n"), "what follows all collectors");
@@ -1009,9 +1250,39 @@ mod tests {
         #[test]
         fn labels_are_sorted_whatever_their_values(a in "[a,\"\\\\\n={}]{0,8}", b in "[a,\"\\\\\n={}]{0,8}") {
             let labels = [("x", a.as_bytes()), ("y", b.as_bytes())];
+            let mut out = Exposition::new();
+            out.add_sample("m", "", "", Kind::Gauge, labels.into_iter(), 1.0.into());
+            out.add_sample("m", "", "", Kind::Gauge, labels.into_iter().rev(), 1.0.into());
             let sorted = written_labels(labels.into_iter());
-            prop_assert_eq!(&sort_labels(&written_labels(labels.into_iter().rev())), &sorted);
-            prop_assert_eq!(&sort_labels(&sorted), &sorted);
+            prop_assert_eq!(out.sorted_labels("m").collect::<Vec<_>>(), [&sorted[..], &sorted]);
+        }
+
+        #[test]
+        fn a_series_has_the_labels_that_it_was_given(
+            values in prop::collection::vec(("[a,\"\\\\\n={}ä]{0,8}", any::<f64>()), 0..6),
+            suffix in "(_count)?",
+        ) {
+            let mut out = Exposition::new();
+            for (value, number) in &values {
+                let labels = [("a", value.as_bytes()), ("b", b""), ("c", value.as_bytes())];
+                out.add_sample("m", &suffix, "", Kind::Untyped, labels.into_iter(), (*number).into());
+            }
+            let mut expected: Vec<_> = values.iter().map(|(value, _)| value.as_str()).collect();
+            expected.sort_unstable();
+            expected.dedup();
+            let mut found = Vec::new();
+            for series in out.series() {
+                let labels: Vec<_> = series.labels().collect();
+                prop_assert_eq!(labels.len(), 3);
+                let value = labels[0].1;
+                prop_assert_eq!(&labels[..], [("a", value), ("b", ""), ("c", value)]);
+                let (_, number) = values.iter().find(|(first, _)| first == value).unwrap();
+                prop_assert_eq!(series.value().as_f64().to_bits(), number.to_bits());
+                prop_assert_eq!((series.family(), series.suffix()), ("m", &suffix[..]));
+                found.push(value);
+            }
+            found.sort_unstable();
+            prop_assert_eq!(found, expected);
         }
 
         #[test]

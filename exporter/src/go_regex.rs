@@ -4,10 +4,10 @@
 //!
 //! The regex crate has another syntax: its `\w`, `\d`, `\s` and `\b` match all of Unicode, its classes have set
 //! operations (`&&`, `--`, `~~`) and can be nested, and it rejects `\Q..\E`, octal escapes and a literal `{`. So an
-//! expression is parsed here by Go's grammar and translated to what both have in common: literals, classes as ranges,
-//! groups, and repetitions. What Go rejects is rejected, with Go's message.
+//! expression is parsed by Go's grammar and translated to the common subset: literals, classes as ranges, groups and
+//! repetitions. What Go rejects is rejected, with Go's message.
 //!
-//! Only whether an expression matches is used. So greediness does not matter, and groups capture nothing.
+//! Only `is_match` is used, so greediness does not matter and groups need not capture.
 
 mod classes;
 
@@ -17,22 +17,22 @@ use regex::bytes::Regex;
 use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
 
 /// The most bytes of an expression: the longest argument that Linux takes (MAX_ARG_STRLEN).
-const LONGEST: usize = 128 << 10;
+const MAX_PATTERN_BYTES: usize = 128 << 10;
 /// The most bytes of its translation, in which Unicode classes are written out as ranges.
-const LONGEST_WRITTEN: usize = 1 << 20;
+const MAX_OUTPUT_BYTES: usize = 1 << 20;
 /// The most nested groups. Go has 1,000; the regex crate recurses up to four times for each.
-const DEEPEST: usize = 50;
+const MAX_GROUP_DEPTH: usize = 50;
 /// The most nested repetitions, each of which is two levels.
-const MOST_WRAPPED: usize = 25;
-/// The most copies that nested repetitions may ask for, as in Go.
-const MOST_COPIES: u64 = 1000;
+const MAX_NESTED_REPETITIONS: usize = 25;
+/// The most copies that nested repetitions may produce, as in Go.
+const MAX_COPIES: u64 = 1000;
 
 /// A compiled expression.
 #[derive(Debug, Clone)]
 pub struct GoRegex {
     regex: Regex,
     /// Whether it can match the empty string within a character, where Go does not look.
-    splits_characters: bool,
+    may_split_characters: bool,
 }
 
 /// Why an expression is rejected.
@@ -56,10 +56,10 @@ impl GoRegex {
     pub fn new(pattern: &str) -> Result<Self, GoRegexError> {
         let mut parser = Parser::default();
         parser.parse(pattern)?;
-        let regex = Regex::new(&parser.written);
+        let regex = Regex::new(&parser.output);
         Ok(Self {
             regex: regex.map_err(|_| GoRegexError::TooLarge("it takes more than 10 MiB when compiled"))?,
-            splits_characters: parser.splits_characters,
+            may_split_characters: parser.may_split_characters,
         })
     }
 
@@ -67,20 +67,21 @@ impl GoRegex {
     pub fn is_match(&self, text: &[u8]) -> bool {
         match std::str::from_utf8(text) {
             Ok(text) => self.is_match_in(text),
-            Err(_) => self.is_match_in(&replaced(text)),
+            Err(_) => self.is_match_in(&replace_invalid_utf8(text)),
         }
     }
 
     fn is_match_in(&self, text: &str) -> bool {
-        match self.splits_characters {
-            false => self.regex.is_match(text.as_bytes()),
-            true => self.regex.find_iter(text.as_bytes()).any(|found| text.is_char_boundary(found.start())),
+        if self.may_split_characters {
+            self.regex.find_iter(text.as_bytes()).any(|found| text.is_char_boundary(found.start()))
+        } else {
+            self.regex.is_match(text.as_bytes())
         }
     }
 }
 
-/// `text` with a U+FFFD for each byte that is no UTF-8.
-fn replaced(text: &[u8]) -> String {
+/// Replaces each byte that is not UTF-8 by U+FFFD.
+fn replace_invalid_utf8(text: &[u8]) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     for chunk in text.utf8_chunks() {
         out.push_str(chunk.valid());
@@ -120,17 +121,17 @@ struct Atom {
 
 #[derive(Debug, Default)]
 struct Parser {
-    written: String,
+    output: String,
     flags: Flags,
     open: Vec<Group>,
     group: Group,
     /// Repetitions of what is already repeated.
-    wrapped: usize,
-    splits_characters: bool,
+    nested_repetitions: usize,
+    may_split_characters: bool,
 }
 
 fn syntax(reason: &'static str, part: &str) -> GoRegexError {
-    // Enough to find it by.
+    // Enough to find it in the pattern.
     GoRegexError::Syntax { reason, part: part.chars().take(60).collect() }
 }
 
@@ -140,14 +141,14 @@ const INVALID_RANGE: &str = "invalid character class range";
 
 impl Parser {
     fn parse(&mut self, pattern: &str) -> Result<(), GoRegexError> {
-        if pattern.len() > LONGEST {
+        if pattern.len() > MAX_PATTERN_BYTES {
             return Err(GoRegexError::TooLarge("it is longer than 128 KiB"));
         }
         let mut rest = pattern;
         // Where the repetition began that was the last thing seen: `a**` is an error.
         let mut repetition: Option<&str> = None;
         while let Some(first) = rest.chars().next() {
-            if self.written.len() > LONGEST_WRITTEN {
+            if self.output.len() > MAX_OUTPUT_BYTES {
                 return Err(GoRegexError::TooLarge("its classes take more than 1 MiB"));
             }
             let before = rest;
@@ -158,7 +159,7 @@ impl Parser {
                 '(' => self.begin_group(after)?,
                 '|' => {
                     self.end_atom();
-                    self.written.push('|');
+                    self.output.push('|');
                     after
                 }
                 ')' => {
@@ -180,7 +181,7 @@ impl Parser {
                     None => self.literal('{', after),
                     Some((counts, after)) => {
                         repeated = true;
-                        if !counts.fit() {
+                        if !counts.are_valid() {
                             let part = &before[..before.len() - after.len()];
                             return Err(syntax("invalid repeat count", part));
                         }
@@ -192,16 +193,13 @@ impl Parser {
             };
             repetition = repeated.then_some(before);
         }
-        match self.open.is_empty() {
-            true => Ok(()),
-            false => Err(syntax("missing closing )", pattern)),
-        }
+        if self.open.is_empty() { Ok(()) } else { Err(syntax("missing closing )", pattern)) }
     }
 
-    /// Something that a repetition may follow, beginning here.
+    /// Begins something that a repetition may follow.
     fn begin_atom(&mut self) {
         self.end_atom();
-        self.group.last = Some(Atom { start: self.written.len(), repeated: false, copies: 1 });
+        self.group.last = Some(Atom { start: self.output.len(), repeated: false, copies: 1 });
     }
 
     fn end_atom(&mut self) {
@@ -212,7 +210,7 @@ impl Parser {
 
     fn fixed<'p>(&mut self, text: &str, after: &'p str) -> &'p str {
         self.begin_atom();
-        self.written.push_str(text);
+        self.output.push_str(text);
         after
     }
 
@@ -223,38 +221,39 @@ impl Parser {
             return self.class(&class, after);
         }
         self.begin_atom();
-        self.written.push_str(&regex_syntax::escape(character.encode_utf8(&mut [0; 4])));
+        self.output.push_str(&regex_syntax::escape(character.encode_utf8(&mut [0; 4])));
         after
     }
 
     fn class<'p>(&mut self, class: &ClassUnicode, after: &'p str) -> &'p str {
         self.begin_atom();
         if class.ranges().is_empty() {
-            // What nothing matches.
-            self.written.push_str(r"[^\x00-\x{10FFFF}]");
+            // A class that matches nothing.
+            self.output.push_str(r"[^\x00-\x{10FFFF}]");
             return after;
         }
-        self.written.push('[');
+        self.output.push('[');
         for range in class.ranges() {
             let (start, end) = (u32::from(range.start()), u32::from(range.end()));
             // Writing to a String cannot fail.
-            let _ = match start == end {
-                true => write!(self.written, r"\x{{{start:X}}}"),
-                false => write!(self.written, r"\x{{{start:X}}}-\x{{{end:X}}}"),
+            let _ = if start == end {
+                write!(self.output, r"\x{{{start:X}}}")
+            } else {
+                write!(self.output, r"\x{{{start:X}}}-\x{{{end:X}}}")
             };
         }
-        self.written.push(']');
+        self.output.push(']');
         after
     }
 
     fn begin_group<'p>(&mut self, after: &'p str) -> Result<&'p str, GoRegexError> {
-        if self.open.len() >= DEEPEST {
+        if self.open.len() >= MAX_GROUP_DEPTH {
             return Err(GoRegexError::TooLarge("its groups are more than 50 deep"));
         }
         self.begin_atom();
-        let group = Group { start: self.written.len(), flags: self.flags, ..Group::default() };
+        let group = Group { start: self.output.len(), flags: self.flags, ..Group::default() };
         self.open.push(std::mem::replace(&mut self.group, group));
-        self.written.push_str("(?:");
+        self.output.push_str("(?:");
         Ok(after)
     }
 
@@ -262,7 +261,7 @@ impl Parser {
         let outer = self.open.pop()?;
         self.end_atom();
         let inner = std::mem::replace(&mut self.group, outer);
-        self.written.push(')');
+        self.output.push(')');
         self.flags = inner.flags;
         self.group.last = Some(Atom { start: inner.start, repeated: false, copies: inner.copies.max(1) });
         Some(())
@@ -327,33 +326,33 @@ impl Parser {
             return Err(syntax(MISSING_ARGUMENT, part(before)));
         };
         if let Some(counts) = counts {
-            atom.copies = match counts.most.unwrap_or(counts.least) {
-                // Nothing is left of what is repeated no times.
-                0 if counts.most == Some(0) => 0,
+            atom.copies = match counts.max.unwrap_or(counts.min) {
+                // `x{0}` leaves no copies.
+                0 if counts.max == Some(0) => 0,
                 copies => atom.copies.saturating_mul(copies.max(1)),
             };
-            let several = counts.least >= 2 || counts.most.is_some_and(|most| most >= 2);
-            if several && atom.copies > MOST_COPIES {
+            let several = counts.min >= 2 || counts.max.is_some_and(|max| max >= 2);
+            if several && atom.copies > MAX_COPIES {
                 return Err(syntax("invalid repeat count", part(before)));
             }
         }
         if atom.repeated {
-            self.wrapped += 1;
-            if self.wrapped > MOST_WRAPPED {
+            self.nested_repetitions += 1;
+            if self.nested_repetitions > MAX_NESTED_REPETITIONS {
                 return Err(GoRegexError::TooLarge("it repeats repetitions more than 25 times"));
             }
-            self.written.insert_str(atom.start, "(?:");
-            self.written.push(')');
+            self.output.insert_str(atom.start, "(?:");
+            self.output.push(')');
         }
         atom.repeated = true;
         match counts {
-            None => self.written.push_str(operator),
-            Some(counts) => counts.write(&mut self.written),
+            None => self.output.push_str(operator),
+            Some(counts) => counts.write(&mut self.output),
         }
         Ok(after)
     }
 
-    /// What begins with a backslash, outside of brackets.
+    /// An escape sequence outside of brackets.
     fn escape<'p>(&mut self, text: &'p str) -> Result<&'p str, GoRegexError> {
         if let Some(quoted) = text.strip_prefix(r"\Q") {
             let (literals, after) = quoted.split_once(r"\E").unwrap_or((quoted, ""));
@@ -368,7 +367,7 @@ impl Parser {
             Some(b'z') => return Ok(self.fixed(r"\z", after)),
             Some(b'b') => return Ok(self.fixed(r"(?-u:\b)", after)),
             Some(b'B') => {
-                self.splits_characters = true;
+                self.may_split_characters = true;
                 return Ok(self.fixed(r"(?-u:\B)", after));
             }
             _ => {}
@@ -379,17 +378,17 @@ impl Parser {
         let (code, after) = classes::escaped_character(text)?;
         Ok(match char::from_u32(code) {
             Some(character) => self.literal(character, after),
-            // A surrogate, which no text holds.
+            // A surrogate, which valid text does not contain.
             None => self.class(&ClassUnicode::empty(), after),
         })
     }
 }
 
-/// What stands in `{least,most}`.
+/// The counts of `{min,max}`.
 #[derive(Debug, Clone, Copy)]
 struct Counts {
-    least: u64,
-    most: Option<u64>,
+    min: u64,
+    max: Option<u64>,
 }
 
 impl Counts {
@@ -401,24 +400,24 @@ impl Counts {
             (plain && (digits == "0" || !digits.starts_with('0'))).then(|| digits.parse().unwrap_or(u64::MAX))
         };
         let counts = match inside.split_once(',') {
-            None => Self { least: number(inside)?, most: Some(number(inside)?) },
-            Some((least, "")) => Self { least: number(least)?, most: None },
-            Some((least, most)) => Self { least: number(least)?, most: Some(number(most)?) },
+            None => Self { min: number(inside)?, max: Some(number(inside)?) },
+            Some((min, "")) => Self { min: number(min)?, max: None },
+            Some((min, max)) => Self { min: number(min)?, max: Some(number(max)?) },
         };
         Some((counts, after))
     }
 
-    fn fit(self) -> bool {
-        let most = self.most.unwrap_or(MOST_COPIES);
-        self.least <= most && most <= MOST_COPIES
+    fn are_valid(self) -> bool {
+        let max = self.max.unwrap_or(MAX_COPIES);
+        self.min <= max && max <= MAX_COPIES
     }
 
     fn write(self, out: &mut String) {
-        let Self { least, most } = self;
+        let Self { min, max } = self;
         // Writing to a String cannot fail.
-        let _ = match most {
-            Some(most) => write!(out, "{{{least},{most}}}"),
-            None => write!(out, "{{{least},}}"),
+        let _ = match max {
+            Some(max) => write!(out, "{{{min},{max}}}"),
+            None => write!(out, "{{{min},}}"),
         };
     }
 }

@@ -1,8 +1,8 @@
-//! Where the intruder of `tests/attacks` is in an exporter: see [`keyhole_os::hostile`].
+//! The hook for the hostile code of `tests/attacks`: see [`keyhole_os::hostile`].
 
-/// What the main thread does between the seal and its first connection.
+/// Runs the attack on the main thread, between the seal and the first connection.
 pub(crate) fn on_main() {
-    // An attack may end the process before the log's thread has written what the test looks for.
+    // An attack may end the process before the log thread has written what the test expects.
     keyhole_log::flush();
-    keyhole_os::hostile::strike("exporter");
+    keyhole_os::hostile::run_intruder("exporter");
 }

@@ -1,6 +1,6 @@
-//! keyhole-exporter: turns a broker's answers into node_exporter's metrics and serves them.
+//! keyhole-exporter: parses the kernel files that a broker returns and serves node_exporter's metrics.
 //!
-//! The unprivileged side: it parses everything and opens nothing of the host.
+//! The unprivileged side: it parses everything and opens no file of the host.
 #![forbid(unsafe_code)]
 
 pub mod broker_client;
@@ -10,7 +10,6 @@ pub mod cli;
 pub mod collector;
 pub mod exposition;
 pub mod go_regex;
-pub mod history;
 #[cfg(feature = "hostile-code-for-tests")]
 mod hostile;
 pub mod http;
@@ -19,15 +18,16 @@ pub mod own;
 pub mod protobuf;
 pub mod sandbox;
 pub mod scrape;
+pub mod scrape_history;
 pub mod self_metrics;
 pub mod snapshot;
 pub mod text;
 pub mod text_files;
-pub mod unread;
+pub mod unread_responses;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The mechanisms of the sandbox; in a build for tests of attacks, ones that can be left out.
+/// The mechanisms of the sandbox; in a build for the attack tests, variants that can be disabled.
 mod layers {
     #[cfg(feature = "hostile-code-for-tests")]
     pub(crate) use keyhole_os::hostile::{capabilities, landlock, process, seccomp};
@@ -35,7 +35,7 @@ mod layers {
     pub(crate) use keyhole_os::{capabilities, landlock, process, seccomp};
 }
 
-/// Locks, also after a panic: everything under a lock here is whole at each step, and no task ends under one.
+/// Locks a mutex, ignoring poisoning: the data behind the locks here is consistent at each step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

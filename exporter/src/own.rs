@@ -1,14 +1,10 @@
-//! What the exporter knows without the host: its clock, its uname, its node's name, its text files.
+//! What the exporter knows without the host: its clock, its uname, its node's name.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::capture::About;
-use crate::collector::tasks::processgroups::ProcessGroups;
+use crate::capture::CaptureInfo;
 use crate::collector::{Own, TimeZone, Uname};
-use crate::options::Options;
-use crate::{text, text_files};
+use crate::text;
 
 /// What is looked up once, before the exporter seals itself.
 #[derive(Debug, Clone)]
@@ -19,36 +15,25 @@ pub struct OwnSource {
     node_name: Option<String>,
     uname: Option<Uname>,
     time_zone: Option<TimeZone>,
-    /// Where text files are: looked up before the seal, which leaves these directories readable and no other.
-    text_directories: Vec<PathBuf>,
-    process_groups: Arc<ProcessGroups>,
 }
 
 impl OwnSource {
     /// Looks at the environment and this process.
-    pub fn new(options: &Options) -> Self {
+    pub fn from_process() -> Self {
         Self {
             captured: false,
             time: None,
             node_name: std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()),
             uname: Some(uname()),
             time_zone: time_zone(),
-            text_directories: text_files::directories(options.texts("collector.textfile.directory")),
-            process_groups: Arc::default(),
         }
     }
 
-    /// The same, with processes grouped in a way of their own.
-    pub fn with_process_groups(self, groups: ProcessGroups) -> Self {
-        Self { process_groups: Arc::new(groups), ..self }
-    }
-
-    /// The same for a capture: of this process only its text files are asked, and its clock and `NODE_NAME` where
-    /// the capture does not say.
-    pub fn of_capture(self, about: Option<About>) -> Self {
+    /// The same for a capture: of this process only its clock and `NODE_NAME` are asked, where the capture does not say.
+    pub fn of_capture(self, about: Option<CaptureInfo>) -> Self {
         let (time, node_name) = about.map(|about| (about.time, about.node_name)).unzip();
         let node_name = self.node_name.or(node_name);
-        Self { captured: true, time, node_name, uname: None, time_zone: None, ..self }
+        Self { captured: true, time, node_name, uname: None, time_zone: None }
     }
 
     /// The node's name: what `NODE_NAME` says, else the exporter's own host name.
@@ -57,7 +42,7 @@ impl OwnSource {
         self.node_name.clone().or(own).unwrap_or_default()
     }
 
-    /// What is known at this moment; reads the text files.
+    /// What is known at this moment.
     pub fn now(&self) -> Own {
         /// The captured host's clock discipline cannot be asked.
         const ENODATA: i32 = 61;
@@ -67,14 +52,7 @@ impl OwnSource {
             timex: if self.captured { Err(ENODATA) } else { keyhole_os::timex() },
             uname: self.uname.clone(),
             time_zone: self.time_zone.clone(),
-            text_files: text_files::read(&self.text_directories),
-            process_groups: Arc::clone(&self.process_groups),
         }
-    }
-
-    /// The directories of text files that exist, and those that do not.
-    pub fn text_directories(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
-        self.text_directories.iter().cloned().partition(|path| path.is_dir())
     }
 }
 

@@ -1,13 +1,14 @@
 //! The exporter's own sandbox, entered before the first connection is accepted.
 //!
-//! It holds no host file and no capability to begin with; the seal makes sure that what breaks into it gains nothing
-//! either: no file but those of the textfile directories and of the web configuration, no socket but Unix ones, no
-//! process, no executable memory.
+//! The exporter has no host files and no capabilities. The seal limits what an attacker who takes it over can do: open
+//! only files of the textfile directories and of the web configuration, create only Unix sockets, start no process, and
+//! map no executable memory.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use keyhole_os::landlock::{Grant, Right};
+use keyhole_os::seccomp::values::*;
 use keyhole_os::seccomp::{Argument, Row, Rule, exactly, flags, null};
 use keyhole_os::{ThreadStatus, allow};
 use rustix::fs::{Mode, OFlags};
@@ -16,45 +17,44 @@ use crate::layers::{capabilities, landlock, process, seccomp};
 
 pub use keyhole_os::Layer;
 
-/// Every system call that the exporter may make once it is sealed, each with its reason. Rows of the same name are
-/// alternatives.
+/// The system calls that are allowed after the seal, each with its reason. Rows of the same name are alternatives.
 ///
-/// Flags and operations are those that traces of whole lives show, with glibc on x86_64 and aarch64.
+/// Flags and operations are those seen in traces from start to end, with glibc on x86_64 and aarch64.
 #[rustfmt::skip]
 pub const SYSCALLS: &[Row] = &[
     // Prometheus' side.
-    allow!(accept4, "scrapes", exactly(3, NONBLOCK_CLOEXEC)),
-    allow!(recvfrom, "requests, looked at before TLS begins; the broker's answers", flags(3, 0, MSG_PEEK), null(4), null(5)),
-    allow!(sendto, "answers; requests to the broker", exactly(3, MSG_NOSIGNAL), null(4), exactly(5, 0)),
-    allow!(writev, "answers in several parts; log lines"),
+    allow!(accept4, "scrapes", exactly(3, SOCK_CLOEXEC_NONBLOCK)),
+    allow!(recvfrom, "requests, peeked at before TLS begins; the broker's responses", flags(3, 0, MSG_PEEK), null(4), null(5)),
+    allow!(sendto, "responses; requests to the broker", exactly(3, MSG_NOSIGNAL), null(4), exactly(5, 0)),
+    allow!(writev, "responses in several buffers; log lines"),
     allow!(write, "log lines; the runtime's wake-up descriptor"),
     allow!(read, "textfiles; the web configuration; the runtime's wake-up descriptor"),
     allow!(shutdown, "the end of a connection", exactly(1, SHUT_WR)),
-    allow!(setsockopt, "no delay on a connection", exactly(1, SOL_TCP), exactly(2, TCP_NODELAY)),
+    allow!(setsockopt, "TCP_NODELAY of a connection", exactly(1, SOL_TCP), exactly(2, TCP_NODELAY)),
     allow!(getsockopt, "a connection's error", exactly(1, SOL_SOCKET), exactly(2, SO_ERROR)),
-    allow!(getsockname, "the addresses that are listened on, for the log"),
-    // The broker's side: it may restart, and is connected to again.
-    allow!(socket, "a Unix socket to the broker", exactly(0, AF_UNIX), exactly(1, SOCK_STREAM | NONBLOCK_CLOEXEC), exactly(2, 0)),
+    allow!(getsockname, "the addresses of listening sockets, for the log"),
+    // The broker: it may restart, and is reconnected to.
+    allow!(socket, "a Unix socket to the broker", exactly(0, AF_UNIX), exactly(1, SOCK_STREAM | SOCK_CLOEXEC_NONBLOCK), exactly(2, 0)),
     allow!(connect, "to the broker: no other kind of socket can be made"),
     // Its own files.
     allow!(openat, "textfiles; the web configuration and its certificates", FROM_THE_WORKING_DIRECTORY, READING),
     allow!(getdents64, "the textfile directories; its own open descriptors, before Linux 6.2"),
     allow!(statx, "when a textfile was changed; the count of its own descriptors", flags(2, 0, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)),
-    allow!(newfstatat, "a directory's size, as glibc before 2.39 asks it", exactly(3, AT_EMPTY_PATH)),
-    allow!(fstat, "the same, as glibc asks it from 2.39 on"),
+    allow!(newfstatat, "a directory's size, with glibc before 2.39", exactly(3, AT_EMPTY_PATH)),
+    allow!(fstat, "the same, with glibc 2.39 and newer"),
     allow!(lseek, "back to the start of a cached directory, before Linux 6.2", exactly(1, 0), exactly(2, SEEK_SET)),
     allow!(pread64, "its own /proc/self, opened before"),
     allow!(close, "files and connections"),
     // The clock and itself.
     allow!(clock_adjtime, "the clock's discipline", exactly(0, CLOCK_REALTIME)),
     allow!(prlimit64, "its own limits", exactly(0, 0), null(2)),
-    // Living.
+    // Runtime and memory.
     #[cfg(target_arch = "x86_64")]
     allow!(epoll_wait, "the runtime's wait"),
     #[cfg(not(target_arch = "x86_64"))]
     allow!(epoll_pwait, "the runtime's wait", null(4)),
-    allow!(epoll_ctl, "the runtime's interest in a connection", exactly(1, EPOLL_CTL_ADD)),
-    allow!(epoll_ctl, "the end of that interest", exactly(1, EPOLL_CTL_DEL)),
+    allow!(epoll_ctl, "the runtime adds a descriptor", exactly(1, EPOLL_CTL_ADD)),
+    allow!(epoll_ctl, "the runtime removes a descriptor", exactly(1, EPOLL_CTL_DEL)),
     allow!(futex, "a wait for a lock of the C library", exactly(1, FUTEX_WAIT_PRIVATE)),
     allow!(futex, "a wait for any other lock, and for work", exactly(1, FUTEX_WAIT_BITSET_PRIVATE)),
     allow!(futex, "the end of a wait", exactly(1, FUTEX_WAKE_PRIVATE)),
@@ -65,97 +65,62 @@ pub const SYSCALLS: &[Row] = &[
     allow!(mmap, "memory", exactly(2, READ_WRITE), exactly(3, PRIVATE_ANONYMOUS)),
     allow!(mremap, "memory", exactly(3, MREMAP_MAYMOVE)),
     allow!(munmap, "memory"),
-    allow!(madvise, "memory given back", exactly(2, MADV_DONTNEED)),
+    allow!(madvise, "memory returned to the system", exactly(2, MADV_DONTNEED)),
     allow!(sched_yield, "a channel's short wait for another thread"),
     allow!(rt_sigreturn, "the return from a signal"),
-    allow!(sigaltstack, "the end, which gives its signal stack back"),
-    allow!(exit_group, "the end"),
+    allow!(sigaltstack, "the exit, which frees the signal stack"),
+    allow!(exit_group, "the exit"),
     #[cfg(debug_assertions)]
     allow!(fcntl, "F_GETFD: a debug build asserts that what it closes is open", exactly(1, F_GETFD)),
     #[cfg(debug_assertions)]
     allow!(fcntl, "F_GETFL: a debug build asserts that the runtime's sockets do not block", exactly(1, F_GETFL)),
 ];
 
-/// What a query from the command line may do besides.
+/// Further system calls of the commands `query` and `describe`.
 #[rustfmt::skip]
 pub const QUERY_SYSCALLS: &[Row] = &[
     allow!(ioctl, "the size of the terminal", exactly(1, TIOCGWINSZ)),
     #[cfg(target_arch = "x86_64")]
-    allow!(readlink, "links of a saved tree, of which none may lead out of it"),
+    allow!(readlink, "links of a capture, which may not lead out of it"),
     #[cfg(not(target_arch = "x86_64"))]
-    allow!(readlinkat, "links of a saved tree, of which none may lead out of it", FROM_THE_WORKING_DIRECTORY),
-    allow!(getcwd, "a saved tree that was named without a leading /"),
+    allow!(readlinkat, "links of a capture, which may not lead out of it", FROM_THE_WORKING_DIRECTORY),
+    allow!(getcwd, "the absolute path of a capture with a relative path"),
 ];
 
-/// Paths that are not looked up from a descriptor.
+/// Paths relative to the working directory, not to a descriptor.
 const FROM_THE_WORKING_DIRECTORY: Argument = exactly(0, AT_FDCWD);
 
-/// Files and directories to read, which no child inherits; neither a path alone nor anything that writes.
+/// Opening files and directories read-only and close-on-exec; neither O_PATH nor writing.
 const READING: Argument =
     flags(2, OFlags::CLOEXEC.bits(), OFlags::NOCTTY.union(OFlags::NONBLOCK).union(OFlags::DIRECTORY).bits());
 
-// Constants of the kernel's headers, the same on x86_64 and aarch64.
-const AF_UNIX: u32 = 1;
-const AT_EMPTY_PATH: u32 = 0x1000;
-const AT_FDCWD: u32 = -100i32 as u32;
-const AT_SYMLINK_NOFOLLOW: u32 = 0x100;
-const CLOCK_MONOTONIC: u32 = 1;
-const CLOCK_REALTIME: u32 = 0;
-const EPOLL_CTL_ADD: u32 = 1;
-const EPOLL_CTL_DEL: u32 = 2;
-#[cfg(debug_assertions)]
-const F_GETFD: u32 = 1;
-#[cfg(debug_assertions)]
-const F_GETFL: u32 = 3;
-const FUTEX_WAIT_BITSET_PRIVATE: u32 = 128 | 9;
-const FUTEX_WAIT_PRIVATE: u32 = 128;
-const FUTEX_WAKE_PRIVATE: u32 = 128 | 1;
-const MADV_DONTNEED: u32 = 4;
-const MREMAP_MAYMOVE: u32 = 1;
-const MSG_NOSIGNAL: u32 = 0x4000;
-const MSG_PEEK: u32 = 2;
-/// `SOCK_NONBLOCK | SOCK_CLOEXEC`.
-const NONBLOCK_CLOEXEC: u32 = 0x80800;
-/// `MAP_PRIVATE | MAP_ANONYMOUS`.
-const PRIVATE_ANONYMOUS: u32 = 0x22;
-/// `PROT_READ | PROT_WRITE`.
-const READ_WRITE: u32 = 3;
-const SEEK_SET: u32 = 0;
-const SHUT_WR: u32 = 1;
-const SOCK_STREAM: u32 = 1;
-const SOL_SOCKET: u32 = 1;
-const SOL_TCP: u32 = 6;
-const SO_ERROR: u32 = 4;
-const TCP_NODELAY: u32 = 1;
-const TIOCGWINSZ: u32 = 0x5413;
-
-/// What the exporter still needs once it is sealed.
+/// What the exporter needs after the seal.
 #[derive(Debug, Clone, Default)]
 pub struct SealOptions {
     /// Directories that it reads files from: those of the textfile collector and of the web configuration.
     pub readable: Vec<PathBuf>,
-    /// The broker's socket, which it connects to.
+    /// The broker's socket.
     pub broker_socket: PathBuf,
-    /// System calls besides [`SYSCALLS`].
-    pub also: &'static [Row],
+    /// System calls in addition to [`SYSCALLS`].
+    pub extra_syscalls: &'static [Row],
 }
 
-/// Gives up what the exporter no longer needs, for good, and tells what is in force.
+/// Enters the sandbox and returns its layers.
 ///
-/// Called once, with one thread running, after the listening sockets are bound and everything that is held open is
-/// open. From here on files are opened below `readable` only. A layer that cannot be put in force is reported, not
-/// fatal: what it would add is a second wall. A layer that claims to be in force and is not ends the start.
+/// Called once, with one thread running, after the listening sockets are bound and all files are open that stay open.
+/// Afterwards files can only be opened below `readable`. A layer that the kernel does not support is reported, not
+/// fatal, since layers are redundant. A layer that is claimed to be in force and is not is an error.
 pub fn seal(options: &SealOptions) -> Result<Vec<Layer>, String> {
     seal_with_threads(options, || Ok(()))
 }
 
-/// The same; `start` starts the threads that will be needed, after the layers that they inherit and before seccomp,
-/// which is put on all of them and lets none begin.
+/// The same; `start` starts the threads that are needed later, after the layers that they inherit and before seccomp,
+/// which applies to all threads and forbids new ones.
 pub fn seal_with_threads(
     options: &SealOptions,
     start: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<Vec<Layer>, String> {
-    // The settings have been read from it.
+    // All settings have been read from it.
     process::clear_environment();
     let unreadable = |error| format!("/proc/thread-self/status: {error}: the sandbox cannot be checked");
     let status = ThreadStatus::open().map_err(unreadable)?;
@@ -166,7 +131,7 @@ pub fn seal_with_threads(
         .map(|dir| Grant { dir: dir.as_fd(), right: Right::Read })
         .chain(socket_dir.iter().map(|dir| Grant { dir: dir.as_fd(), right: Right::Connect }))
         .collect();
-    let rules: Vec<Rule<'_>> = SYSCALLS.iter().chain(options.also).map(Rule::from).collect();
+    let rules: Vec<Rule<'_>> = SYSCALLS.iter().chain(options.extra_syscalls).map(Rule::from).collect();
     let filter = seccomp::compile(&rules).map_err(|error| error.to_string())?;
     let mut layers = vec![
         process::not_dumpable(),
@@ -195,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_row_lets_a_process_or_a_network_socket_be_made() {
+    fn no_row_allows_processes_or_network_sockets() {
         for forbidden in ["clone", "clone3", "execve", "execveat", "ptrace", "bind", "listen", "unlinkat"] {
             assert!(SYSCALLS.iter().all(|row| row.name != forbidden), "{forbidden}");
         }
@@ -211,7 +176,7 @@ mod tests {
             let others = SYSCALLS.iter().enumerate().filter(|(other, _)| *other != at);
             let same: Vec<&Row> =
                 others.map(|(_, other)| other).filter(|other| other.name == row.name).collect();
-            // A row without conditions would make the others void.
+            // A row without conditions would make the others useless.
             assert!(same.is_empty() || !row.when.is_empty(), "{}", row.name);
         }
     }

@@ -1,263 +1,183 @@
-//! One scrape: one read of the broker for all collectors, their samples, and the exporter's own metrics, rendered.
+//! Scrapes: one read of the broker, the samples of all collectors, and the exporter's own metrics, rendered.
 //!
-//! Scrapes of the same collectors that come while one is under way share it, so that any number of clients costs the
-//! host one read. Selections of collectors have a few reads of their own a second; beyond those they are answered from
-//! one read of everything, which is at most a second old (`docs/adr/0008-who-waits-for-whom.md`).
+//! Concurrent scrapes of the same collectors share one, so that any number of clients costs the host one read.
+//! Selections of collectors have a few reads per second of their own; beyond those they are served from a shared read
+//! for all collectors, at most a second old (`docs/adr/0008-who-waits-for-whom.md`).
+
+mod log;
+mod response;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use keyhole_proto::v1::{DescribeResponse, Outcome, Query, QueryDescription};
 use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio::time::{Instant, timeout_at};
 
+use self::log::{ItemChange, ItemLog, LimitLog, Outage};
+use self::response::Encoded;
+pub use self::response::{Format, Scrape};
 use crate::broker_client::{BrokerClient, BrokerError};
 use crate::budget::Budget;
-use crate::cli::flags::NOT_OFFERED;
-use crate::collector::{self, COLLECTORS, CollectError, Collector, Context, Run};
+use crate::cli::flags::{DISABLE_EXPORTER_METRICS, NOT_OFFERED, SCRAPE_DETAIL};
+use crate::collector::{self, COLLECTORS, CollectError, Context, Instance, Run};
 use crate::exposition::{Counters, Exposition, Written};
-use crate::history::{Given, History};
-use crate::http::{Bucket, Client, Paced, RateLimit};
+use crate::http::{Bucket, Client, RateLimit, Throttle};
 use crate::lock;
 use crate::options::Options;
 use crate::own::OwnSource;
-use crate::protobuf;
 use crate::sandbox::Layer;
-use crate::self_metrics::{self, broker, handler::Handler, process::Process};
+use crate::scrape_history::{ScrapeHistory, ScrapeTotals};
+use crate::self_metrics::{self, broker, process::Process, server::ServerMetrics};
 use crate::snapshot::Snapshot;
-use crate::unread::{Charge, Unread};
+use crate::unread_responses::UnreadResponses;
 
-/// How long the broker's description of itself is used before it is asked for again.
-const DESCRIPTION_AGE: Duration = Duration::from_secs(15);
-/// How often the log reports that a collector is at its limit.
-const LIMIT_LOG_INTERVAL: Duration = Duration::from_secs(600);
-/// How often the log reports that scrapes still fail.
-const FAILURE_INTERVAL: Duration = Duration::from_secs(60);
-/// How long the log is silent about a collector's left-out items after a line about them, first and at most.
-const ITEM_INTERVAL: Duration = Duration::from_secs(60);
-const LONGEST_ITEM_INTERVAL: Duration = Duration::from_secs(3600);
-/// How long the broker may take to describe itself.
+/// How long the broker's description of itself is cached.
+const DESCRIPTION_MAX_AGE: Duration = Duration::from_secs(15);
+/// The timeout of the broker's description of itself.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A client with less time than this shares any scrape that is under way.
+/// A client with less time than this shares any running scrape.
 const SHORT_DEADLINE: Duration = Duration::from_secs(1);
-/// How much time a scrape under way must have left for another to share it.
-const NEEDED_TIME: Duration = Duration::from_millis(500);
-/// How much more time a client must have than a scrape that was cut short had, for another to be worth it.
-const WORTH_ANOTHER: Duration = Duration::from_millis(500);
-/// Reads for selections of collectors alone.
-const OWN_READS: RateLimit = RateLimit { interval: Duration::from_millis(200), burst: 5 };
-/// How old the read may be that other selections are answered from.
-const SHARED_READ_AGE: Duration = Duration::from_secs(1);
-/// How long a read is kept after the last selection that would have been answered from it.
+/// The time that a running scrape must have left for another client to share it.
+const MIN_TIME_LEFT: Duration = Duration::from_millis(500);
+/// How much longer than a scrape that timed out a client must be able to wait for a new scrape to be started.
+const MIN_EXTRA_TIME: Duration = Duration::from_millis(500);
+/// The rate limit of reads for selections of collectors.
+const SELECTION_READS: RateLimit = RateLimit { interval: Duration::from_millis(200), burst: 5 };
+/// The maximum age of the shared read.
+const SHARED_READ_MAX_AGE: Duration = Duration::from_secs(1);
+/// How long the shared read is kept after the last request for it.
 const SHARED_READ_RETENTION: Duration = Duration::from_secs(2);
-/// Memory is given back after this scrape: the first ones run code that no later one does.
-const FIRST_TRIM: u64 = 4;
-/// And after every so many, of what was run now and then: the page, a handshake, a failure.
+/// Memory is returned to the system after this many scrapes: the first ones run code that later ones do not.
+const FIRST_TRIM_AFTER: u64 = 4;
+/// And again after every this many, for what runs only now and then: the page, TLS handshakes, failures.
 const TRIM_INTERVAL: u64 = 256;
-/// The largest read that is kept for selections, in bytes.
-const SHARED_READ_BYTES: u64 = 16 << 20;
+/// The largest read that is kept as the shared read, in bytes.
+const SHARED_READ_MAX_BYTES: u64 = 16 << 20;
 
-/// Makes scrapes.
+/// Runs scrapes.
 #[derive(Debug)]
 pub struct Scraper {
     broker: BrokerClient,
-    options: Options,
     own: OwnSource,
-    enabled: Vec<&'static Collector>,
+    enabled: Vec<Instance>,
+    budget: Budget,
+    /// Whether each query and collector is reported separately.
+    detail: bool,
+    /// Whether the exporter's own metrics are among the others.
+    own_metrics: bool,
     process: Process,
     layers: Vec<Layer>,
-    /// Counters that the server adds to.
-    pub handler: Handler,
-    /// What the last scrapes cost.
-    pub history: History,
-    running: Mutex<HashMap<Selection, Running>>,
-    /// Reads wait for each other in order, as at the broker: a client that asks more is not served earlier.
-    turn: AsyncMutex<()>,
-    own_reads: Mutex<Bucket>,
+    /// The exporter's own counters.
+    pub server_metrics: ServerMetrics,
+    /// The last scrapes.
+    pub history: ScrapeHistory,
+    running: Mutex<HashMap<Selection, RunningScrape>>,
+    /// Reads run one after the other in order of arrival, as at the broker.
+    read_lock: AsyncMutex<()>,
+    selection_reads: Mutex<Bucket>,
     shared_read: Mutex<SharedRead>,
-    /// What is done for selections of collectors and of families.
-    pub selections: Paced,
-    /// Pages that are not taken yet.
-    pub unread: Unread,
+    /// Limits the work for selections of collectors and families.
+    pub selections: Throttle,
+    /// Responses that clients have not read yet.
+    pub unread: UnreadResponses,
     description: Mutex<Description>,
-    /// What each collector last failed with, so that the log tells changes and not every scrape.
+    /// The last error of each collector, so that only changes are logged.
     failures: Mutex<HashMap<&'static str, String>>,
-    /// When the log last reported each collector that is at its limit.
-    limits_logged: LogTimes,
-    /// The items that each collector left out, as the log last had them.
-    items_logged: ItemLog,
-    /// Queries that the broker's flags leave out, once the log has named them.
-    left_out: Mutex<HashSet<Query>>,
+    /// Limits the log lines about collectors at their series limit.
+    limit_log: LimitLog,
+    /// Limits the log lines about skipped items.
+    item_log: ItemLog,
+    /// Queries that the broker's flag `--queries` excludes and that were logged.
+    excluded_queries: Mutex<HashSet<Query>>,
     outage: Mutex<Option<Outage>>,
-    /// How many scrapes were rendered.
+    /// The number of scrapes rendered.
     rendered: AtomicU64,
 }
 
-/// Scrapes that fail, one after the other.
+/// A running scrape.
 #[derive(Debug)]
-struct Outage {
-    /// When the log last had a line about them.
-    logged_at: Instant,
-    /// Failures since that line.
-    unlogged: u64,
-}
-
-impl Outage {
-    /// Counts a failure; returns how many there were since the last line if another is due.
-    fn fail(outage: &mut Option<Self>, now: Instant) -> Option<u64> {
-        let Some(known) = outage else {
-            *outage = Some(Self { logged_at: now, unlogged: 0 });
-            return Some(1);
-        };
-        known.unlogged += 1;
-        let is_due = now.saturating_duration_since(known.logged_at) >= FAILURE_INTERVAL;
-        is_due.then(|| {
-            known.logged_at = now;
-            std::mem::take(&mut known.unlogged)
-        })
-    }
-}
-
-/// A scrape under way.
-#[derive(Debug)]
-struct Running {
-    scrape: watch::Sender<Option<Shared>>,
-    /// When it ends with what has come.
+struct RunningScrape {
+    scrape: watch::Sender<Option<SharedScrape>>,
+    /// Its deadline: then it ends with what it has.
     ends: Instant,
 }
 
-/// Waits for a scrape under way. One of a selection ends when nobody waits for it.
+/// Waits for a running scrape. A scrape of a selection is cancelled when nobody waits for it.
 #[derive(Debug)]
-struct Waiting {
-    scrape: watch::Receiver<Option<Shared>>,
-    /// When it ends with what has come.
+struct PendingScrape {
+    scrape: watch::Receiver<Option<SharedScrape>>,
+    /// Its deadline: then it ends with what it has.
     ends: Instant,
 }
 
-/// What a scrape is made of.
+/// The broker's response, and its description if it responded.
 #[derive(Debug, Clone)]
-struct Gathered {
+struct ReadResult {
     snapshot: Arc<Snapshot>,
     description: Option<Arc<DescribeResponse>>,
 }
 
-/// The last read for all collectors, as long as selections are to be answered from it.
+/// The last read for all collectors, kept while selections are served from it.
 #[derive(Debug, Default)]
 struct SharedRead {
-    wanted: Option<Instant>,
-    read: Option<(Instant, Gathered)>,
+    last_request: Option<Instant>,
+    read: Option<(Instant, ReadResult)>,
 }
 
-/// When the log last had a line about a collector.
-#[derive(Debug, Default)]
-struct LogTimes(Mutex<HashMap<&'static str, Instant>>);
-
-/// The items that each collector left out, as the log last had them. A file may change with every scrape and in each
-/// hold other mistakes: the log has lines about a collector once in a while, at longer and longer intervals.
-#[derive(Debug, Default)]
-struct ItemLog(Mutex<HashMap<&'static str, Logged>>);
-
-/// What the log last had about a collector's items.
-#[derive(Debug)]
-struct Logged {
-    items: Vec<String>,
-    at: Instant,
-    /// How long the log is silent about others.
-    interval: Duration,
-}
-
-/// What the log should have about a collector's items.
-#[derive(Debug, PartialEq, Eq)]
-enum Due {
-    Nothing,
-    /// Items that it did not have before.
-    Items(Vec<String>),
-    /// None is left out any more.
-    Gone,
-}
-
-/// A set of collectors, by their place in the registry.
+/// A set of enabled collectors, by index.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Selection(Vec<usize>);
 
-/// A finished scrape, shared by all who asked for it.
-pub type Shared = Arc<Result<Scrape, ScrapeError>>;
+/// A finished scrape, shared by all clients that waited for it.
+pub type SharedScrape = Arc<Result<Scrape, ScrapeError>>;
 
-/// Why a scrape returns nothing.
+/// Why a scrape failed.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum ScrapeError {
-    /// The broker returned nothing.
+    /// The read failed.
     #[error(transparent)]
     Broker(#[from] BrokerError),
-    /// Too many clients want something of their own.
+    /// Too many requests for selections.
     #[error(
         "too many requests for selections of collectors at once; try again later, or ask for all collectors, which any number of clients can share"
     )]
     Busy,
-    /// Clients do not take what they have asked for.
-    #[error("too many answers are not taken by those who asked for them; try again later")]
+    /// Too many responses are unread.
+    #[error("too many responses have not been read by their clients; try again later")]
     Unread,
-}
-
-/// A finished scrape.
-#[derive(Debug)]
-pub struct Scrape {
-    unread: Unread,
-    _charge: Charge,
-    /// Whether a query did not end in time.
-    is_cut_short: bool,
-    exposition: Exposition,
-    text: Encoded,
-    protobuf: Encoded,
-}
-
-/// One form of a scrape, made when it is first asked for.
-#[derive(Debug, Default)]
-struct Encoded {
-    plain: OnceLock<Bytes>,
-    compressed: OnceLock<Bytes>,
-}
-
-/// The forms of an exposition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Text format 0.0.4.
-    Text,
-    /// `io.prometheus.client.MetricFamily` messages, each after its length.
-    Protobuf,
 }
 
 #[derive(Debug, Default)]
 struct Description {
-    answer: Option<Arc<DescribeResponse>>,
-    /// When it came; none when it has to be asked for again.
+    response: Option<Arc<DescribeResponse>>,
+    /// When it was received; none if it must be requested again.
     at: Option<Instant>,
-    /// How many connections there were by then.
+    /// The number of connections at that time.
     connections: u64,
     start_time_ms: u64,
 }
 
-/// Why collectors cannot be selected; node_exporter's words.
+/// Why collectors cannot be selected. The messages are node_exporter's.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum SelectError {
     /// `collect[]` and `exclude[]` together.
     #[error("Combined collect and exclude queries are not allowed.")]
     Combined,
-    /// No such collector.
+    /// An unknown collector.
     #[error("Couldn't create filtered metrics handler: couldn't create collector: missing collector: {0}")]
     Missing(String),
     /// A collector that is not enabled.
     #[error("Couldn't create filtered metrics handler: couldn't create collector: disabled collector: {0}")]
     Disabled(String),
-    /// A collector of node_exporter's that is off by default there, and never on here.
+    /// A collector of node_exporter that is not supported here.
     #[error(
         "Couldn't create filtered metrics handler: couldn't create collector: disabled collector: {name} (not supported: {why})"
     )]
-    NotOffered {
+    Unsupported {
         /// Its name.
         name: String,
         /// Why it is not supported.
@@ -266,10 +186,11 @@ pub enum SelectError {
 }
 
 impl Scraper {
-    /// Everything that scrapes need; `layers` are those of the exporter's own sandbox.
+    /// A scraper; `layers` are those of the exporter's own sandbox.
     pub fn new(
         broker: BrokerClient,
-        options: Options,
+        enabled: Vec<Instance>,
+        options: &Options,
         own: OwnSource,
         process: Process,
         layers: Vec<Layer>,
@@ -277,65 +198,70 @@ impl Scraper {
         Ok(Self {
             broker,
             own,
-            enabled: enabled(&options),
-            options,
+            enabled,
+            budget: Budget::new(options),
+            detail: SCRAPE_DETAIL.get(options),
+            own_metrics: !DISABLE_EXPORTER_METRICS.get(options),
             process,
             layers,
-            handler: Handler::new()?,
-            history: History::default(),
+            server_metrics: ServerMetrics::new()?,
+            history: ScrapeHistory::default(),
             running: Mutex::default(),
-            turn: AsyncMutex::default(),
-            own_reads: Mutex::new(Bucket::new(OWN_READS, Instant::now())),
+            read_lock: AsyncMutex::default(),
+            selection_reads: Mutex::new(Bucket::new(SELECTION_READS, Instant::now())),
             shared_read: Mutex::default(),
-            selections: Paced::default(),
-            unread: Unread::default(),
+            selections: Throttle::default(),
+            unread: UnreadResponses::default(),
             description: Mutex::default(),
             failures: Mutex::default(),
-            limits_logged: LogTimes::default(),
-            items_logged: ItemLog::default(),
-            left_out: Mutex::default(),
+            limit_log: LimitLog::default(),
+            item_log: ItemLog::default(),
+            excluded_queries: Mutex::default(),
             outage: Mutex::default(),
             rendered: AtomicU64::new(0),
         })
     }
 
-    /// The enabled collectors, less or only those that the request names.
+    /// The enabled collectors: only those in `collect`, or all but those in `exclude`.
     pub fn select(&self, collect: &[String], exclude: &[String]) -> Result<Selection, SelectError> {
         if !collect.is_empty() && !exclude.is_empty() {
             return Err(SelectError::Combined);
         }
-        // Each name is looked up once: a request may repeat one a thousand times.
+        // Each name is looked up once: a request may repeat it a thousand times.
         let mut collected = HashSet::new();
         for name in collect {
             if collected.insert(name.as_str()) {
-                self.offered(name)?;
+                self.check_selectable(name)?;
             }
         }
         let excluded: HashSet<&str> = exclude.iter().map(String::as_str).collect();
-        let chosen = self.enabled.iter().enumerate().filter(|(_, collector)| match collected.is_empty() {
-            true => !excluded.contains(collector.name),
-            false => collected.contains(collector.name),
+        let selected = self.enabled.iter().enumerate().filter(|(_, collector)| {
+            if collected.is_empty() {
+                !excluded.contains(collector.row.name)
+            } else {
+                collected.contains(collector.row.name)
+            }
         });
-        Ok(Selection(chosen.map(|(at, _)| at).collect()))
+        Ok(Selection(selected.map(|(at, _)| at).collect()))
     }
 
-    /// Whether a collector can be selected; if not, why.
-    fn offered(&self, name: &str) -> Result<(), SelectError> {
-        if self.enabled.iter().any(|collector| collector.name == name) {
+    /// Checks that a collector can be selected.
+    fn check_selectable(&self, name: &str) -> Result<(), SelectError> {
+        if self.enabled.iter().any(|collector| collector.row.name == name) {
             return Ok(());
         }
         if COLLECTORS.iter().any(|collector| collector.name == name) {
             return Err(SelectError::Disabled(name.to_owned()));
         }
-        let not_offered = NOT_OFFERED.iter().find(|(flag, _)| flag.strip_prefix("collector.") == Some(name));
-        Err(match not_offered {
-            Some((_, why)) => SelectError::NotOffered { name: name.to_owned(), why },
+        let unsupported = NOT_OFFERED.iter().find(|(flag, _)| flag.strip_prefix("collector.") == Some(name));
+        Err(match unsupported {
+            Some((_, why)) => SelectError::Unsupported { name: name.to_owned(), why },
             None => SelectError::Missing(name.to_owned()),
         })
     }
 
-    /// The collectors that a scrape runs unless a request names others.
-    pub fn collectors(&self) -> &[&'static Collector] {
+    /// The enabled collectors.
+    pub fn collectors(&self) -> &[Instance] {
         &self.enabled
     }
 
@@ -344,7 +270,7 @@ impl Scraper {
         &self.layers
     }
 
-    /// The node's name, as this process was given it.
+    /// The node's name.
     pub fn node_name(&self) -> String {
         self.own.nodes_name()
     }
@@ -354,72 +280,79 @@ impl Scraper {
         self.broker.socket()
     }
 
-    /// Whether a selection is of all collectors.
-    pub fn is_whole(&self, selection: &Selection) -> bool {
+    /// Whether a selection is all enabled collectors.
+    pub fn is_all(&self, selection: &Selection) -> bool {
         selection.0.len() == self.enabled.len()
     }
 
-    fn whole(&self) -> Selection {
+    fn all(&self) -> Selection {
         Selection((0..self.enabled.len()).collect())
     }
 
-    /// A scrape of `selection`: one that is under way, or a new one. Ends by `deadline`.
-    pub async fn scrape(self: &Arc<Self>, client: Client, selection: Selection, deadline: Instant) -> Shared {
-        let mut needed = needed(deadline);
+    /// A scrape of `selection`: a running one or a new one. Ends by `deadline`.
+    pub async fn scrape(
+        self: &Arc<Self>,
+        client: Client,
+        selection: Selection,
+        deadline: Instant,
+    ) -> SharedScrape {
+        let mut min_end = min_end(deadline);
         loop {
-            let under_way = self.running(&selection, needed);
-            let running = under_way.unwrap_or_else(|| self.start(client, &selection, deadline));
+            let running_scrape = self.running(&selection, min_end);
+            let running = running_scrape.unwrap_or_else(|| self.start(client, &selection, deadline));
             let ends = running.ends;
             let shared = finished(running, deadline).await;
             let is_cut_short = match shared.as_ref() {
                 Ok(scrape) => scrape.is_cut_short,
                 Err(error) => *error == BrokerError::Deadline.into(),
             };
-            // The client that began it had less time.
-            if !is_cut_short || ends + WORTH_ANOTHER > deadline || Instant::now() + WORTH_ANOTHER > deadline {
+            // If the scrape timed out because the client that started it had less time, start another.
+            if !is_cut_short || ends + MIN_EXTRA_TIME > deadline || Instant::now() + MIN_EXTRA_TIME > deadline
+            {
                 return shared;
             }
-            needed = ends + WORTH_ANOTHER;
+            min_end = ends + MIN_EXTRA_TIME;
         }
     }
 
-    /// The scrape of `selection` that is under way, if it goes on until `needed`.
-    fn running(&self, selection: &Selection, needed: Instant) -> Option<Waiting> {
+    /// The running scrape of `selection`, if its deadline is not before `min_end`.
+    fn running(&self, selection: &Selection, min_end: Instant) -> Option<PendingScrape> {
         let running = lock(&self.running);
-        let running = running.get(selection).filter(|running| running.ends >= needed)?;
-        Some(Waiting { scrape: running.scrape.subscribe(), ends: running.ends })
+        let running = running.get(selection).filter(|running| running.ends >= min_end)?;
+        Some(PendingScrape { scrape: running.scrape.subscribe(), ends: running.ends })
     }
 
-    fn start(self: &Arc<Self>, client: Client, selection: &Selection, deadline: Instant) -> Waiting {
-        if self.is_whole(selection) {
-            return self.start_whole(deadline);
+    fn start(self: &Arc<Self>, client: Client, selection: &Selection, deadline: Instant) -> PendingScrape {
+        if self.is_all(selection) {
+            return self.start_all(deadline);
         }
-        let has_own_read = lock(&self.own_reads).take(Instant::now());
-        let (scraper, chosen) = (Arc::clone(self), self.chosen(selection));
-        let scrape = async move { scraper.scrape_some(client, &chosen, has_own_read, deadline).await };
+        let may_read = lock(&self.selection_reads).take(Instant::now());
+        let (scraper, selected) = (Arc::clone(self), self.selected(selection));
+        let scrape = async move { scraper.scrape_some(client, &selected, may_read, deadline).await };
         self.spawn(selection.clone(), deadline, scrape)
     }
 
-    fn start_whole(self: &Arc<Self>, deadline: Instant) -> Waiting {
+    fn start_all(self: &Arc<Self>, deadline: Instant) -> PendingScrape {
         let scraper = Arc::clone(self);
-        self.spawn(self.whole(), deadline, async move { scraper.scrape_all(deadline).await })
+        self.spawn(self.all(), deadline, async move { scraper.scrape_all(deadline).await })
     }
 
-    /// Runs a scrape that others who ask for the same can wait for. A scrape of everything goes on when every client has
-    /// left, since the next client will share it; one of a selection is cancelled.
+    /// Starts a scrape that other clients can share. A scrape of all collectors continues when every client has
+    /// disconnected, since the next client will share it; one of a selection is cancelled.
     fn spawn(
         self: &Arc<Self>,
         selection: Selection,
         deadline: Instant,
         scrape: impl Future<Output = Result<Scrape, ScrapeError>> + Send + 'static,
-    ) -> Waiting {
-        let outlives_clients = self.is_whole(&selection);
+    ) -> PendingScrape {
+        let continues_without_clients = self.is_all(&selection);
         let (sender, receiver) = watch::channel(None);
-        lock(&self.running).insert(selection.clone(), Running { scrape: sender.clone(), ends: deadline });
-        let entry = Entry { scraper: Arc::clone(self), selection, ends: deadline };
+        lock(&self.running)
+            .insert(selection.clone(), RunningScrape { scrape: sender.clone(), ends: deadline });
+        let entry = RunningEntry { scraper: Arc::clone(self), selection, ends: deadline };
         tokio::spawn(async move {
             let abandoned = async {
-                if outlives_clients {
+                if continues_without_clients {
                     std::future::pending::<()>().await;
                 }
                 loop {
@@ -436,33 +369,33 @@ impl Scraper {
             drop(entry);
             sender.send_replace(Some(Arc::new(scrape)));
         });
-        Waiting { scrape: receiver, ends: deadline }
+        PendingScrape { scrape: receiver, ends: deadline }
     }
 
-    /// A read for all collectors that was at most [`SHARED_READ_AGE`] old when the client asked: on a slow host the read
-    /// itself may take longer.
+    /// A read for all collectors that was at most [`SHARED_READ_MAX_AGE`] old at `requested`: on a slow host the read itself
+    /// may take longer than that.
     async fn shared_read(
         self: &Arc<Self>,
-        asked: Instant,
+        requested: Instant,
         deadline: Instant,
-    ) -> Result<Gathered, ScrapeError> {
+    ) -> Result<ReadResult, ScrapeError> {
         let fresh = || {
             let mut shared_read = lock(&self.shared_read);
-            shared_read.wanted = Some(Instant::now());
+            shared_read.last_request = Some(Instant::now());
             shared_read
                 .read
                 .as_ref()
-                .filter(|(at, _)| asked.duration_since(*at) < SHARED_READ_AGE)
+                .filter(|(at, _)| requested.duration_since(*at) < SHARED_READ_MAX_AGE)
                 .map(|(_, read)| read.clone())
         };
-        self.handler.shared_reads.inc();
-        // The first that is waited for may have begun too long ago.
+        self.server_metrics.shared_reads.inc();
+        // The running scrape may have started too long ago; then wait for another.
         for _ in 0..2 {
             if let Some(read) = fresh() {
                 return Ok(read);
             }
-            let under_way = self.running(&self.whole(), needed(deadline));
-            let running = under_way.unwrap_or_else(|| self.start_whole(deadline));
+            let running_scrape = self.running(&self.all(), min_end(deadline));
+            let running = running_scrape.unwrap_or_else(|| self.start_all(deadline));
             if let Err(error) = finished(running, deadline).await.as_ref() {
                 return Err(error.clone());
             }
@@ -470,153 +403,149 @@ impl Scraper {
         fresh().ok_or(ScrapeError::Busy)
     }
 
-    /// A scrape of all collectors. It waits for one read of a selection at most, the one that is under way.
+    /// A scrape of all collectors. It waits for at most one read of a selection, the running one.
     async fn scrape_all(&self, deadline: Instant) -> Result<Scrape, ScrapeError> {
-        timeout_at(deadline, self.unread.room_for_whole()).await.map_err(|_| ScrapeError::Unread)?;
+        timeout_at(deadline, self.unread.wait_for_full_scrape()).await.map_err(|_| ScrapeError::Unread)?;
         let collectors = &self.enabled;
-        let queries = collector::queries(collectors, &self.options);
-        let begun = Instant::now();
-        // Until it is rendered: of answers as large as a broker can make them there are never many.
-        let _turn = self.turn(deadline).await?;
+        let queries = collector::queries(collectors);
+        let start = Instant::now();
+        // Held until the scrape is rendered, so that only one large response is in memory.
+        let _permit = self.read_permit(deadline).await?;
         let read_at = Instant::now();
-        let gathered = self.gather(collectors, &queries, begun, deadline).await?;
+        let read = self.read(collectors, &queries, start, deadline).await?;
         let mut shared_read = lock(&self.shared_read);
-        shared_read.read = match shared_read
-            .wanted
-            .is_some_and(|wanted| read_at.duration_since(wanted) < SHARED_READ_RETENTION)
-        {
-            true if gathered.snapshot.bytes() <= SHARED_READ_BYTES => Some((read_at, gathered.clone())),
-            _ => None,
-        };
+        let is_requested = shared_read
+            .last_request
+            .is_some_and(|last_request| read_at.duration_since(last_request) < SHARED_READ_RETENTION);
+        let is_small = read.snapshot.bytes() <= SHARED_READ_MAX_BYTES;
+        shared_read.read = (is_requested && is_small).then(|| (read_at, read.clone()));
         drop(shared_read);
-        Ok(self.render(collectors, &queries, gathered, begun))
+        Ok(self.render(collectors, &queries, read, start))
     }
 
-    /// A scrape of some collectors: with a read of its own, or from one of all of them.
+    /// A scrape of some collectors: with a read of its own, or from the shared read.
     async fn scrape_some(
         self: &Arc<Self>,
         client: Client,
-        collectors: &[&'static Collector],
-        has_own_read: bool,
+        collectors: &[Instance],
+        may_read: bool,
         deadline: Instant,
     ) -> Result<Scrape, ScrapeError> {
-        let queries = collector::queries(collectors, &self.options);
-        let begun = Instant::now();
-        let turn = async {
+        let queries = collector::queries(collectors);
+        let start = Instant::now();
+        let permit = async {
             loop {
-                self.unread.room().await;
-                let turn = self.selections.turn(client).await?;
+                self.unread.wait_for_selection().await;
+                let permit = self.selections.acquire(client).await?;
                 if !self.unread.is_full() {
-                    return Some(turn);
+                    return Some(permit);
                 }
             }
         };
-        let turn = match timeout_at(deadline, turn).await {
-            Ok(Some(turn)) => turn,
+        let permit = match timeout_at(deadline, permit).await {
+            Ok(Some(permit)) => permit,
             _ if self.unread.is_full() => return Err(ScrapeError::Unread),
             _ => return Err(ScrapeError::Busy),
         };
-        // Only now: those that wait for their turn would keep a read each.
-        let (gathered, _turn) = match has_own_read {
-            true => {
-                let turn = self.turn(deadline).await?;
-                (self.gather(collectors, &queries, begun, deadline).await?, Some(turn))
-            }
-            false => (self.shared_read(begun, deadline).await?, None),
+        // Read only now: otherwise each waiting scrape would keep a read in memory.
+        let (read, _permit) = if may_read {
+            let permit = self.read_permit(deadline).await?;
+            (self.read(collectors, &queries, start, deadline).await?, Some(permit))
+        } else {
+            (self.shared_read(start, deadline).await?, None)
         };
-        Ok(Paced::work(turn, || self.render(collectors, &queries, gathered, begun)))
+        Ok(Throttle::run_with(permit, || self.render(collectors, &queries, read, start)))
     }
 
-    fn chosen(&self, selection: &Selection) -> Vec<&'static Collector> {
-        selection.0.iter().filter_map(|&at| self.enabled.get(at).copied()).collect()
+    fn selected(&self, selection: &Selection) -> Vec<Instance> {
+        selection.0.iter().filter_map(|&at| self.enabled.get(at).cloned()).collect()
     }
 
-    async fn turn(&self, deadline: Instant) -> Result<impl Drop, BrokerError> {
-        timeout_at(deadline, self.turn.lock()).await.map_err(|_| BrokerError::Deadline)
+    async fn read_permit(&self, deadline: Instant) -> Result<impl Drop, BrokerError> {
+        timeout_at(deadline, self.read_lock.lock()).await.map_err(|_| BrokerError::Deadline)
     }
 
-    /// Asks the broker for everything that collectors need.
-    async fn gather(
+    /// Reads the queries of `collectors` from the broker.
+    async fn read(
         &self,
-        collectors: &[&'static Collector],
+        collectors: &[Instance],
         queries: &[Query],
-        begun: Instant,
+        start: Instant,
         deadline: Instant,
-    ) -> Result<Gathered, BrokerError> {
+    ) -> Result<ReadResult, BrokerError> {
         let read = async {
-            match queries.is_empty() {
-                true => Ok(Snapshot::default()),
-                false => self.broker.read(queries, deadline).await,
+            if queries.is_empty() {
+                Ok(Snapshot::default())
+            } else {
+                self.broker.read(queries, deadline).await
             }
         };
         let (snapshot, mut description) = tokio::join!(read, self.description(deadline));
         let mut snapshot = snapshot.inspect_err(|error| {
             lock(&self.description).at = None;
-            self.history.failed(begun, error);
-            if let Some(failures) = Outage::fail(&mut lock(&self.outage), begun) {
+            self.history.record_failure(start, error);
+            if let Some(failures) = Outage::fail(&mut lock(&self.outage), start) {
                 tracing::warn!(%error, failures, "scrape failed");
             }
         })?;
-        // The read may have found that the broker was restarted, after the old one's description was taken.
+        // The broker may have been restarted between its description and the read.
         if description.is_some() {
             description = self.description(deadline).await;
         }
         if let Some(description) = &description {
-            snapshot.explain(description);
+            snapshot.add_reasons(description);
         }
-        self.note_left_out(collectors, &snapshot);
+        self.log_excluded_queries(collectors, &snapshot);
         if let Some(Outage { unlogged, .. }) = lock(&self.outage).take() {
             tracing::info!(failures = unlogged, "scrapes work again");
         }
-        Ok(Gathered { snapshot: Arc::new(snapshot), description })
+        Ok(ReadResult { snapshot: Arc::new(snapshot), description })
     }
 
     fn render(
         &self,
-        collectors: &[&'static Collector],
+        collectors: &[Instance],
         queries: &[Query],
-        Gathered { snapshot, description }: Gathered,
-        begun: Instant,
+        ReadResult { snapshot, description }: ReadResult,
+        start: Instant,
     ) -> Scrape {
         let mut out = Exposition::new();
-        let own_metrics = !self.options.switch("web.disable-exporter-metrics");
-        let detail = self.options.switch("scrape.detail");
+        let Self { detail, own_metrics, budget, .. } = *self;
         self_metrics::add_build(&self.layers, &mut out);
-        let budget = Budget::new(&self.options);
         self_metrics::add_limits(budget, &mut out);
         broker::add_description(description.as_deref(), &mut out);
         broker::add_queries(&snapshot, queries, detail, &mut out);
-        self.handler.add(own_metrics, &mut out);
+        self.server_metrics.add(own_metrics, &mut out);
         if own_metrics {
             self.process.add(&mut out);
         }
         let own = self.own.now();
-        let context = Context { snapshot: &snapshot, options: &self.options, own: &own };
-        let runs = collector::run(collectors, &context, budget.series, &mut out);
+        let context = Context { snapshot: &snapshot, own: &own };
+        let runs = collector::run(collectors, &context, budget.series, detail, &mut out);
         for run in &runs {
             if detail || run.counters.over_limit > 0 {
-                self.handler.dropped(run.name, run.counters.over_limit);
+                self.server_metrics.count_dropped_series(run.name, run.counters.over_limit);
             }
-            self.note(run);
+            self.log_run(run);
         }
-        self.handler.add_dropped(&mut out);
+        self.server_metrics.add_dropped(&mut out);
         let timed_out =
             |query: &Query| snapshot.report(*query).is_some_and(|report| report.outcome == Outcome::TimedOut);
         let is_cut_short = queries.iter().any(timed_out);
-        let read = Given::read(&snapshot);
-        let was_large = snapshot.bytes() > SHARED_READ_BYTES;
-        // The page is as large again as the series are.
+        let read = ScrapeTotals::from_snapshot(&snapshot);
+        let is_large = snapshot.bytes() > SHARED_READ_MAX_BYTES;
+        // The encoded response needs about as much memory as the series.
         drop(snapshot);
-        if was_large {
-            keyhole_os::memory::give_back();
+        if is_large {
+            keyhole_os::memory::release_unused();
         }
         let mut text = Vec::new();
         let written = out.write(&mut text, |_| true);
-        self.handler.duplicates.inc_by(written.duplicates as u64);
-        self.note_duplicates(&written);
-        self.history.scraped(begun, read, &runs, written);
+        self.server_metrics.duplicates.inc_by(written.duplicates as u64);
+        self.log_duplicates(&written);
+        self.history.record_success(start, read, &runs, written);
         self.trim();
-        let text = Encoded { plain: OnceLock::from(self.unread.page(text)), compressed: OnceLock::new() };
+        let text = Encoded { plain: OnceLock::from(self.unread.track(text)), compressed: OnceLock::new() };
         Scrape {
             unread: self.unread.clone(),
             _charge: self.unread.charge(out.bytes()),
@@ -627,33 +556,33 @@ impl Scraper {
         }
     }
 
-    /// Gives memory back now and then that no later scrape needs.
+    /// Returns unused memory to the system now and then.
     fn trim(&self) {
         let rendered = self.rendered.fetch_add(1, Ordering::Relaxed) + 1;
-        if rendered == FIRST_TRIM || rendered.is_multiple_of(TRIM_INTERVAL) {
-            keyhole_os::memory::give_back();
+        if rendered == FIRST_TRIM_AFTER || rendered.is_multiple_of(TRIM_INTERVAL) {
+            keyhole_os::memory::release_unused();
         }
     }
 
-    /// Logs queries that the broker's `--queries` leaves out, each once until it is answered. Those that a collector
-    /// cannot do without are in the line of its failure.
-    fn note_left_out(&self, collectors: &[&'static Collector], snapshot: &Snapshot) {
-        let mut logged = lock(&self.left_out);
+    /// Logs optional queries that the broker's `--queries` excludes, once each. An excluded query that a collector requires
+    /// is in the log line of its failure.
+    fn log_excluded_queries(&self, collectors: &[Instance], snapshot: &Snapshot) {
+        let mut logged = lock(&self.excluded_queries);
         for (query, _) in snapshot.reports() {
-            let Some(reason) = snapshot.left_out(query) else {
+            let Some(reason) = snapshot.exclusion_reason(query) else {
                 logged.remove(&query);
                 continue;
             };
-            let adds_to = collectors.iter().find(|collector| collector.optional.contains(&query));
-            if let Some(collector) = adds_to.filter(|_| logged.insert(query)) {
-                let (collector, query) = (collector.name, query.as_str_name());
-                tracing::warn!(collector, query, %reason, "the broker leaves a query out: the collector reports less");
+            let optional_for = collectors.iter().find(|collector| collector.row.optional.contains(&query));
+            if let Some(collector) = optional_for.filter(|_| logged.insert(query)) {
+                let (collector, query) = (collector.row.name, query.as_str_name());
+                tracing::warn!(collector, query, %reason, "query excluded by the broker's --queries: the collector returns fewer metrics");
             }
         }
     }
 
-    /// Logs a collector whose result changed.
-    fn note(&self, run: &Run) {
+    /// Logs a collector's result if it changed, its skipped items and its series limit.
+    fn log_run(&self, run: &Run) {
         let mut failures = lock(&self.failures);
         let before = failures.get(run.name);
         match &run.result {
@@ -677,167 +606,130 @@ impl Scraper {
             }
         }
         let Counters { skipped, skipped_items, unnamed, .. } = &run.counters;
-        match self.items_logged.due(run.name, skipped_items) {
-            Due::Nothing => {}
-            Due::Items(items) => {
+        match self.item_log.change(run.name, skipped_items) {
+            ItemChange::Nothing => {}
+            ItemChange::Items(items) => {
                 for item in &items {
-                    tracing::warn!(collector = run.name, %item, skipped, "item left out");
+                    tracing::warn!(collector = run.name, %item, skipped, "item skipped");
                 }
                 if *unnamed > 0 {
                     tracing::warn!(
                         collector = run.name,
                         unnamed,
                         skipped,
-                        "more items left out; `keyhole-exporter query {}` with the same flags names them",
+                        "more items skipped; `keyhole-exporter query {}` with the same flags lists them",
                         run.name
                     );
                 }
             }
-            Due::Gone => tracing::info!(collector = run.name, "no item is left out any more"),
+            ItemChange::Gone => tracing::info!(collector = run.name, "no items skipped any more"),
         }
         if let Some(limit) = run.counters.limit
-            && self.limits_logged.is_due(run.name)
+            && self.limit_log.is_due(run.name)
         {
             let (series, dropped) = (run.counters.series, run.counters.over_limit);
             tracing::warn!(collector = run.name, series, dropped, "{}", limit.words());
         }
     }
 
-    /// Logs series of which there were two; which collectors gave them is not known here.
-    fn note_duplicates(&self, written: &Written) {
-        match self.items_logged.due("", &written.duplicate_series) {
-            Due::Nothing => {}
-            Due::Items(items) => {
+    /// Logs duplicate series; which collectors returned them is not known here.
+    fn log_duplicates(&self, written: &Written) {
+        match self.item_log.change("", &written.duplicate_series) {
+            ItemChange::Nothing => {}
+            ItemChange::Items(items) => {
                 let duplicates = written.duplicates;
                 for series in &items {
-                    tracing::warn!(%series, duplicates, "a second sample of a series was left out");
+                    tracing::warn!(%series, duplicates, "duplicate sample dropped");
                 }
             }
-            Due::Gone => tracing::info!("no series has a second sample any more"),
+            ItemChange::Gone => tracing::info!("no duplicate samples any more"),
         }
     }
 
-    /// The broker's description of itself; asked for again when that is old or when it did not answer.
+    /// The broker's description of itself, requested again if it is old or the last request failed.
     async fn description(&self, deadline: Instant) -> Option<Arc<DescribeResponse>> {
-        match self.recent_description(DESCRIPTION_AGE) {
-            Some(answer) => Some(answer),
+        match self.recent_description(DESCRIPTION_MAX_AGE) {
+            Some(response) => Some(response),
             None => self.describe(deadline.min(Instant::now() + DESCRIBE_TIMEOUT)).await.ok(),
         }
     }
 
-    /// The last description, if it is of the broker that answers now and not older than `age`.
+    /// The cached description, if it is of the connected broker and not older than `age`.
     fn recent_description(&self, age: Duration) -> Option<Arc<DescribeResponse>> {
-        let known = lock(&self.description);
-        let same_broker = known.connections == self.broker.connections();
-        known.answer.clone().filter(|_| same_broker && known.at.is_some_and(|at| at.elapsed() < age))
+        let cached = lock(&self.description);
+        let same_broker = cached.connections == self.broker.connections();
+        cached.response.clone().filter(|_| same_broker && cached.at.is_some_and(|at| at.elapsed() < age))
     }
 
-    /// Asks the broker what it is.
+    /// Requests the broker's description of itself.
     pub async fn describe(&self, deadline: Instant) -> Result<Arc<DescribeResponse>, BrokerError> {
-        let answer = self.broker.describe(deadline).await;
-        let mut known = lock(&self.description);
-        match answer {
-            Ok(answer) => {
-                if known.start_time_ms != 0 && known.start_time_ms != answer.start_time_ms {
-                    self.handler.restarts.inc();
-                    tracing::info!(version = answer.version, "the broker was restarted");
+        let response = self.broker.describe(deadline).await;
+        let mut cached = lock(&self.description);
+        match response {
+            Ok(response) => {
+                if cached.start_time_ms != 0 && cached.start_time_ms != response.start_time_ms {
+                    self.server_metrics.restarts.inc();
+                    tracing::info!(version = response.version, "the broker was restarted");
                 }
-                known.start_time_ms = answer.start_time_ms;
-                known.at = Some(Instant::now());
-                known.connections = self.broker.connections();
-                let answer = Arc::new(answer);
-                known.answer = Some(Arc::clone(&answer));
-                Ok(answer)
+                cached.start_time_ms = response.start_time_ms;
+                cached.at = Some(Instant::now());
+                cached.connections = self.broker.connections();
+                let response = Arc::new(response);
+                cached.response = Some(Arc::clone(&response));
+                Ok(response)
             }
             Err(error) => {
-                *known = Description { start_time_ms: known.start_time_ms, ..Description::default() };
+                *cached = Description { start_time_ms: cached.start_time_ms, ..Description::default() };
                 Err(error)
             }
         }
     }
 
-    /// Whether the broker answers, asked now unless it did a moment ago, and has readers for what the collectors need; if
-    /// not, why.
+    /// Checks that the broker responds, or has done so in the last second, and has readers for the queries of the enabled
+    /// collectors. The error says what is missing.
     pub async fn ready(&self) -> Result<(), String> {
         let broker = match self.recent_description(DESCRIBE_TIMEOUT) {
-            Some(answer) => answer,
+            Some(response) => response,
             None => {
-                let answer = self.describe(Instant::now() + DESCRIBE_TIMEOUT).await;
-                answer.map_err(|error| error.to_string())?
+                let response = self.describe(Instant::now() + DESCRIBE_TIMEOUT).await;
+                response.map_err(|error| error.to_string())?
             }
         };
-        let queries =
-            self.enabled.iter().flat_map(|collector| collector.queries.iter().chain(collector.optional));
-        missing_readers(&broker, &queries.copied().collect()).map_or(Ok(()), Err)
+        let queries = collector::queries(&self.enabled).into_iter().collect();
+        missing_readers(&broker, &queries).map_or(Ok(()), Err)
     }
 }
 
-/// Which classes of readers have none that could be asked for any of `queries`, in words; none where each has.
+/// An error message with the classes of readers that `queries` need and that have no available reader; none if there are
+/// no such classes.
 fn missing_readers(broker: &DescribeResponse, queries: &HashSet<Query>) -> Option<String> {
-    // What is not permitted or not the host's needs no reader.
-    let could_be_asked = |query: &&QueryDescription| {
+    // Queries that are not permitted or of a container's view need no reader.
+    let needs_reader = |query: &&QueryDescription| {
         queries.contains(&query.query()) && matches!(query.outcome(), Outcome::Unspecified | Outcome::Stuck)
     };
     let needed: HashSet<&str> =
-        broker.queries.iter().filter(could_be_asked).map(|query| &*query.reader).collect();
+        broker.queries.iter().filter(needs_reader).map(|query| &*query.reader).collect();
     let missing = broker.readers.iter().filter(|class| !class.available && needed.contains(&*class.name));
     let missing: Vec<_> = missing.map(|class| format!("{} ({} stuck)", class.name, class.stuck)).collect();
     (!missing.is_empty()).then(|| {
         format!(
-            "the broker has no reader of class {} that could be asked: what these read is missing, the rest is served; see \
-             the broker's log and keyhole-exporter describe for what hangs",
+            "the broker has no available reader of class {}: the metrics of these classes are missing, all others are served; \
+             see the broker's log and keyhole-exporter describe for what hangs",
             missing.join(", ")
         )
     })
 }
 
-impl Scrape {
-    /// All of it.
-    pub fn whole(&self, format: Format) -> Bytes {
-        self.encoded(format).plain.get_or_init(|| self.encode(format, |_| true)).clone()
-    }
-
-    /// The same, compressed once for all who ask.
-    pub fn compressed(&self, format: Format, compress: impl FnOnce(&[u8]) -> Vec<u8>) -> Bytes {
-        let compressed = &self.encoded(format).compressed;
-        compressed.get_or_init(|| self.unread.page(compress(&self.whole(format)))).clone()
-    }
-
-    /// The families with these names alone.
-    pub fn families(&self, format: Format, names: &[String]) -> Bytes {
-        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
-        self.encode(format, |family| names.contains(family))
-    }
-
-    fn encoded(&self, format: Format) -> &Encoded {
-        match format {
-            Format::Text => &self.text,
-            Format::Protobuf => &self.protobuf,
-        }
-    }
-
-    fn encode(&self, format: Format, keep: impl Fn(&str) -> bool) -> Bytes {
-        self.unread.page(match format {
-            Format::Text => {
-                let mut text = Vec::new();
-                self.exposition.write(&mut text, keep);
-                text
-            }
-            Format::Protobuf => protobuf::encode(&self.exposition, keep),
-        })
-    }
-}
-
-/// Until when a scrape under way must go on for one who is due at `deadline` to share it. Were it only until then, one
-/// after the other could begin a scrape by giving itself a little more time than the last.
-fn needed(deadline: Instant) -> Instant {
+/// The earliest deadline of a running scrape that a client with `deadline` shares. If it were `deadline` itself, clients
+/// with slightly increasing timeouts could each start a scrape.
+fn min_end(deadline: Instant) -> Instant {
     let now = Instant::now();
-    if deadline < now + SHORT_DEADLINE { now } else { now + NEEDED_TIME }
+    if deadline < now + SHORT_DEADLINE { now } else { now + MIN_TIME_LEFT }
 }
 
-/// Waits for a scrape under way.
-async fn finished(mut running: Waiting, deadline: Instant) -> Shared {
-    // A scrape has its own deadline; a little more lets its partial answer through.
+/// Waits for a running scrape.
+async fn finished(mut running: PendingScrape, deadline: Instant) -> SharedScrape {
+    // A scrape ends at its own deadline; a little more time lets its partial result arrive.
     let deadline = deadline + Duration::from_millis(100);
     let finished = timeout_at(deadline, running.scrape.wait_for(Option::is_some)).await;
     match finished {
@@ -847,21 +739,21 @@ async fn finished(mut running: Waiting, deadline: Instant) -> Shared {
     .unwrap_or_else(|| Arc::new(Err(BrokerError::Deadline.into())))
 }
 
-/// A scrape under way; whoever comes after its end starts another.
-struct Entry {
+/// The entry of a running scrape; removed when it is dropped, so that later clients start another.
+struct RunningEntry {
     scraper: Arc<Scraper>,
     selection: Selection,
     ends: Instant,
 }
 
-impl Entry {
-    /// Takes the scrape from those that others can wait for, unless `is_wanted`; returns whether it did.
+impl RunningEntry {
+    /// Removes the entry unless `is_wanted`; returns whether it did.
     fn remove_unless(&self, is_wanted: impl FnOnce() -> bool) -> bool {
         let mut running = lock(&self.scraper.running);
         if is_wanted() {
             return false;
         }
-        // Another that goes on for longer may have taken its place.
+        // Another scrape with a later deadline may have replaced it.
         if running.get(&self.selection).is_some_and(|running| running.ends == self.ends) {
             running.remove(&self.selection);
         }
@@ -869,110 +761,8 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for RunningEntry {
     fn drop(&mut self) {
         self.remove_unless(|| false);
-    }
-}
-
-/// The collectors that the flags leave on. Text files come last: where they name a family of the host's, the host's stands.
-pub fn enabled(options: &Options) -> Vec<&'static Collector> {
-    let defaults = !options.switch("collector.disable-defaults");
-    let on = |collector: &&'static Collector| {
-        let switch = collector::switch(collector.name);
-        options.switch(switch) && (defaults || options.was_given(switch))
-    };
-    let mut enabled: Vec<&'static Collector> = COLLECTORS.iter().copied().filter(on).collect();
-    enabled.sort_by_key(|collector| collector.name == "textfile");
-    enabled
-}
-
-impl ItemLog {
-    fn due(&self, collector: &'static str, items: &[String]) -> Due {
-        self.due_at(collector, items, Instant::now())
-    }
-
-    /// What is to be logged of `items`; it counts as logged. What comes too early is looked at again in later scrapes.
-    fn due_at(&self, collector: &'static str, items: &[String], now: Instant) -> Due {
-        let mut logged = lock(&self.0);
-        let Some(last) = logged.get_mut(collector) else {
-            if items.is_empty() {
-                return Due::Nothing;
-            }
-            logged.insert(collector, Logged { items: items.to_vec(), at: now, interval: ITEM_INTERVAL });
-            return Due::Items(items.to_vec());
-        };
-        let elapsed = now.saturating_duration_since(last.at);
-        if elapsed < last.interval || last.items == items {
-            return Due::Nothing;
-        }
-        let new: Vec<String> = items.iter().filter(|item| !last.items.contains(item)).cloned().collect();
-        last.items = items.to_vec();
-        if new.is_empty() && !items.is_empty() {
-            return Due::Nothing;
-        }
-        last.interval = match elapsed < 2 * last.interval {
-            true => (2 * last.interval).min(LONGEST_ITEM_INTERVAL),
-            false => ITEM_INTERVAL,
-        };
-        last.at = now;
-        if items.is_empty() { Due::Gone } else { Due::Items(new) }
-    }
-}
-
-impl LogTimes {
-    /// Whether a line about `collector` is due; if so, it counts as logged.
-    fn is_due(&self, collector: &'static str) -> bool {
-        let now = Instant::now();
-        let mut logged = lock(&self.0);
-        let due = logged.get(collector).is_none_or(|last| now.duration_since(*last) >= LIMIT_LOG_INTERVAL);
-        if due {
-            logged.insert(collector, now);
-        }
-        due
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_item_that_is_left_out_is_logged_once_and_again_when_it_is_another() {
-        let (log, start) = (ItemLog::default(), Instant::now());
-        let due = |seconds, items: &[&str]| {
-            let items: Vec<String> = items.iter().map(|item| (*item).to_owned()).collect();
-            log.due_at("textfile", &items, start + Duration::from_secs(seconds))
-        };
-        let items = |items: &[&str]| Due::Items(items.iter().map(|item| (*item).to_owned()).collect());
-        assert_eq!(due(0, &[]), Due::Nothing);
-        assert_eq!(due(0, &["a"]), items(&["a"]));
-        assert_eq!(due(10, &["a"]), Due::Nothing);
-        assert_eq!(due(30, &["a", "b"]), Due::Nothing, "too early");
-        assert_eq!(due(1000, &["a", "b"]), items(&["b"]), "the one that is new");
-        assert_eq!(due(2000, &["a"]), Due::Nothing);
-        assert_eq!(due(3000, &[]), Due::Gone);
-        assert_eq!(due(4000, &[]), Due::Nothing);
-        assert_eq!(due(5000, &["a"]), items(&["a"]));
-    }
-
-    #[test]
-    fn items_that_change_with_every_scrape_do_not_flood_the_log() {
-        let (log, start) = (ItemLog::default(), Instant::now());
-        let lines = (0..86_400u64).step_by(15).filter(|&second| {
-            let items = vec![format!("line {second}")];
-            log.due_at("textfile", &items, start + Duration::from_secs(second)) != Due::Nothing
-        });
-        let lines = lines.count();
-        assert!((20..40).contains(&lines), "{lines} lines a day");
-    }
-
-    #[test]
-    fn scrapes_that_fail_are_logged_at_once_and_then_a_minute_at_a_time() {
-        let (mut outage, start) = (None, Instant::now());
-        let logged: Vec<_> = (0..=12)
-            .filter_map(|number| Outage::fail(&mut outage, start + Duration::from_secs(10 * number)))
-            .collect();
-        assert_eq!(logged, [1, 6, 6]);
     }
 }

@@ -6,9 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
+use regex::bytes::Regex;
 use rustix::fs::OFlags;
-
-use crate::collector::TextFile;
 
 /// The most that one file may hold.
 const FILE_BYTES: u64 = 4 << 20;
@@ -16,6 +15,17 @@ const FILE_BYTES: u64 = 4 << 20;
 const ALL_BYTES: u64 = 8 << 20;
 /// The most directories and files that are looked at.
 const ENTRIES: usize = 4096;
+
+/// A file of metrics.
+#[derive(Debug, Clone)]
+pub struct TextFile {
+    /// Its path.
+    pub path: String,
+    /// When it was last changed.
+    pub modified: SystemTime,
+    /// What it holds, or why it could not be read.
+    pub content: Result<Vec<u8>, String>,
+}
 
 /// Reads the `*.prom` files in `directories`, sorted by name within each. What cannot be read is there with the reason,
 /// a directory too.
@@ -80,13 +90,14 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
 }
 
 fn matching(dir: &Path, component: &str) -> Vec<PathBuf> {
+    let Some(glob) = glob(component.as_bytes()) else { return Vec::new() };
     let listed = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     let mut paths: Vec<PathBuf> = fs::read_dir(listed)
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.file_name())
-        .filter(|name| glob(component.as_bytes(), name.as_encoded_bytes()))
+        .filter(|name| glob.is_match(name.as_encoded_bytes()))
         .map(|name| dir.join(name))
         .collect();
     paths.sort_unstable();
@@ -97,27 +108,18 @@ fn is_glob(text: &[u8]) -> bool {
     text.iter().any(|byte| matches!(byte, b'*' | b'?'))
 }
 
-/// Whether `name` matches a pattern of `*` (any run) and `?` (any byte), in time linear in each but for their product.
-pub fn glob(pattern: &[u8], name: &[u8]) -> bool {
-    let mut reachable = vec![false; name.len() + 1];
-    if let Some(start) = reachable.first_mut() {
-        *start = true;
-    }
-    for &token in pattern {
-        let mut next = vec![false; name.len() + 1];
-        let mut any_before = false;
-        for (at, slot) in next.iter_mut().enumerate() {
-            any_before |= reachable.get(at).copied().unwrap_or(false);
-            let before = at.checked_sub(1).and_then(|before| reachable.get(before)).copied().unwrap_or(false);
-            *slot = match token {
-                b'*' => any_before,
-                b'?' => before,
-                byte => before && at.checked_sub(1).and_then(|before| name.get(before)) == Some(&byte),
-            };
-        }
-        reachable = next;
-    }
-    reachable.last().copied().unwrap_or(false)
+/// A name's pattern as an expression: `*` is any run of bytes, `?` one byte, and all else is itself. None of one that is
+/// longer than any name.
+fn glob(pattern: &[u8]) -> Option<Regex> {
+    let expression: String = pattern
+        .iter()
+        .map(|byte| match byte {
+            b'*' => ".*".to_owned(),
+            b'?' => ".".to_owned(),
+            byte => format!("\\x{byte:02x}"),
+        })
+        .collect();
+    Regex::new(&format!("(?s-u)^{expression}$")).ok()
 }
 
 fn names(directory: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
@@ -280,9 +282,25 @@ mod tests {
         fn a_star_takes_any_run_and_a_question_mark_one_byte(a in "[a-c]{0,4}", b in "[a-c]{0,4}") {
             let [plain, longer] = ["", "x"].map(|middle| format!("{a}{middle}{b}"));
             let [star, question] = ["*", "?"].map(|middle| format!("{a}{middle}{b}"));
-            let matches = |pattern: &str, name: &str| glob(pattern.as_bytes(), name.as_bytes());
+            let matches = |pattern: &str, name: &str| glob(pattern.as_bytes()).unwrap().is_match(name.as_bytes());
             prop_assert!(matches(&star, &plain) && matches(&star, &longer));
             prop_assert!(!matches(&question, &plain) && matches(&question, &longer));
+        }
+
+        #[test]
+        fn any_pattern_matches_what_its_letters_say(
+            pattern in proptest::collection::vec(prop_oneof![Just(b'*'), Just(b'?'), any::<u8>(), 0x5b..0x5fu8], 0..8),
+            name in proptest::collection::vec(prop_oneof![any::<u8>(), 0x5b..0x5fu8], 0..8),
+        ) {
+            fn matches(pattern: &[u8], name: &[u8]) -> bool {
+                match pattern {
+                    [] => name.is_empty(),
+                    [b'*', rest @ ..] => (0..=name.len()).any(|at| matches(rest, &name[at..])),
+                    [b'?', rest @ ..] => !name.is_empty() && matches(rest, &name[1..]),
+                    [byte, rest @ ..] => name.first() == Some(byte) && matches(rest, &name[1..]),
+                }
+            }
+            prop_assert_eq!(glob(&pattern).unwrap().is_match(&name), matches(&pattern, &name));
         }
     }
 }

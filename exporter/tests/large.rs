@@ -68,7 +68,7 @@ impl Replay {
     }
 
     /// Everything is there: as many items with as many series each, of collectors that say so.
-    fn is_whole(&self, collectors: &[&str]) {
+    fn is_all(&self, collectors: &[&str]) {
         for collector in collectors {
             assert!(self.success(collector), "{collector}: {}", self.log);
         }
@@ -96,7 +96,7 @@ fn all_series_of_five_thousand_interfaces_are_there_by_default() {
     let tree = Tree::new();
     tree.put("proc/1/net/dev", net_dev(5000));
     let replay = tree.replay(&["netdev"], &[]);
-    replay.is_whole(&["netdev"]);
+    replay.is_all(&["netdev"]);
     each_of(&replay.series("node_network_", "device"), 5000, 16);
 }
 
@@ -127,7 +127,7 @@ fn a_limit_that_cuts_fails_its_collector_and_leaves_whole_items_and_what_came_of
         assert_eq!(replay.value("node_vmstat_oom_kill"), Some(7.0), "{flag}");
     }
     for unlimited in ["--collector.series-limit=0", "--scrape.memory=0", "--scrape.memory=64"] {
-        tree.replay(&collectors, &[unlimited]).is_whole(&collectors);
+        tree.replay(&collectors, &[unlimited]).is_all(&collectors);
     }
 }
 
@@ -154,7 +154,7 @@ fn every_interface_of_a_bond_with_three_thousand_vlans_is_whole() {
         }
     }
     let replay = tree.replay(&["netclass"], &[]);
-    replay.is_whole(&["netclass"]);
+    replay.is_all(&["netclass"]);
     each_of(&replay.series("node_network_", "device"), 3000, 19);
     for vlan in [0, 1, 2999] {
         let labels = "address=\"02:00:00:00:00:01\",adminstate=\"up\",broadcast=\"ff:ff:ff:ff:ff:ff\"";
@@ -181,7 +181,7 @@ fn numbers_of_thousands_of_cpus_are_all_there() {
     tree.put("proc/sys/net/netfilter/nf_conntrack_max", "262144\n");
     let collectors = ["cpu", "conntrack", "schedstat", "softnet", "stat"];
     let replay = tree.replay(&collectors, &[]);
-    replay.is_whole(&collectors);
+    replay.is_all(&collectors);
     each_of(&replay.series("node_cpu_", "cpu"), CPUS, 10);
     each_of(&replay.series("node_schedstat_", "cpu"), CPUS, 3);
     let softnet = replay.series("node_softnet_", "cpu");
@@ -210,7 +210,7 @@ fn every_disk_dataset_and_socket_counts() {
     tree.put("proc/1/net/udp", header.to_owned() + &socket.repeat(100_000));
     let collectors = ["diskstats", "udp_queues", "zfs"];
     let replay = tree.replay(&collectors, &["--collector.diskstats.device-exclude="]);
-    replay.is_whole(&collectors);
+    replay.is_all(&collectors);
     let disks = replay.series("node_disk_", "device");
     each_of(&disks, 4000, disks["sd0x"]);
     each_of(&replay.series("node_zfs_zpool_dataset_", "dataset"), 3000, 1);
@@ -233,7 +233,7 @@ fn every_operation_of_a_hundred_mounts_of_nfs_is_there() {
     };
     tree.put("proc/1/mountstats", (0..100).map(mount).collect::<String>());
     let replay = tree.replay(&["mountstats"], &[]);
-    replay.is_whole(&["mountstats"]);
+    replay.is_all(&["mountstats"]);
     let mounts = replay.series("node_mountstats_nfs_", "export");
     each_of(&mounts, 100, mounts["server:/v0"]);
     let requests = replay.series("node_mountstats_nfs_operations_requests_total", "operation");

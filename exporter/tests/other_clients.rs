@@ -112,21 +112,21 @@ async fn a_selection_whose_client_has_disconnected_is_not_read() {
     let scraper = &exporter.scraper;
     let one = scraper.select(&["time".to_owned(), "loadavg".to_owned()], &[]).unwrap();
     let other = scraper.select(&["loadavg".to_owned()], &[]).unwrap();
-    assert!(scraper.is_whole(&one) && !scraper.is_whole(&other));
+    assert!(scraper.is_all(&one) && !scraper.is_all(&other));
     let deadline = Instant::now() + Duration::from_secs(60);
     let abandoned =
-        |selection| timeout(Duration::from_millis(100), scraper.scrape(Client::NOBODY, selection, deadline));
+        |selection| timeout(Duration::from_millis(100), scraper.scrape(Client::UNKNOWN, selection, deadline));
     let start = Instant::now();
     assert!(abandoned(other.clone()).await.is_err());
     tokio::time::sleep(Duration::from_millis(10)).await;
     // Its read would be under way still, and shared.
-    let shared = scraper.scrape(Client::NOBODY, other, deadline).await;
+    let shared = scraper.scrape(Client::UNKNOWN, other, deadline).await;
     assert!(shared.is_ok() && start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
     // One of everything goes on.
     let before = broker.reads();
     assert!(abandoned(one.clone()).await.is_err());
     tokio::time::sleep(Duration::from_millis(10)).await;
-    let shared = scraper.scrape(Client::NOBODY, one, deadline).await;
+    let shared = scraper.scrape(Client::UNKNOWN, one, deadline).await;
     assert!(shared.is_ok());
     assert_eq!(broker.reads(), before + 1, "it is shared");
 }
@@ -222,7 +222,7 @@ async fn a_request_is_in_flight_until_its_answer_is_taken() {
     let exporter = Exporter::start(&socket, &LARGE);
     let mut slow = takes_nothing(&exporter, "/metrics").await;
     tokio::time::sleep(Duration::from_millis(800)).await;
-    let in_flight = || exporter.scraper.handler.in_flight.get();
+    let in_flight = || exporter.scraper.server_metrics.in_flight.get();
     assert_eq!(in_flight(), 1, "it is answered, and not taken");
     slow.write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();

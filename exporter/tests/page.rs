@@ -57,8 +57,8 @@ async fn a_scrape_shows_in_the_plots_and_among_the_collectors() {
     let _broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);
     let (text, _) = timed(&exporter).await;
-    assert!(text.contains("The broker answers") && text.contains("No scrape yet"), "{text}");
-    assert!(text.contains("2 collectors not asked yet"), "{text}");
+    assert!(text.contains("The broker responds") && text.contains("No scrape yet"), "{text}");
+    assert!(text.contains("2 collectors not run yet"), "{text}");
     for _ in 0..2 {
         exporter.get("/metrics").await;
     }
@@ -66,7 +66,7 @@ async fn a_scrape_shows_in_the_plots_and_among_the_collectors() {
     let (text, _) = timed(&exporter).await;
     assert!(text.contains("aria-label=\"Series of the last 3 scrapes: last 3, median"), "{text}");
     assert!(text.contains("<th scope=\"row\">loadavg</th><td class=\"number\">3</td>"), "{text}");
-    assert!(!text.contains("not asked yet"), "{text}");
+    assert!(!text.contains("not run yet"), "{text}");
 }
 
 #[tokio::test]
@@ -77,16 +77,16 @@ async fn a_collector_that_fails_is_named_with_its_error_and_so_is_a_lost_scrape(
     let exporter = Exporter::start(&socket, &[]);
     exporter.get("/metrics").await;
     let (text, _) = timed(&exporter).await;
-    assert!(text.contains("1 collector failed when last asked"), "{text}");
+    assert!(text.contains("1 collector failed in the last run"), "{text}");
     assert!(text.contains("<small>proc/loadavg: no number for a load average</small>"), "{text}");
     drop(broker);
     exporter.get("/metrics").await;
     let (text, _) = timed(&exporter).await;
     assert!(
-        text.contains("1 scrape of the last 2 gave nothing, the last just now: <code>cannot reach"),
+        text.contains("1 scrape of the last 2 failed, most recently just now: <code>cannot reach"),
         "{text}"
     );
-    assert!(text.contains("; 1 gave none\""), "a plot says so in words: {text}");
+    assert!(text.contains("; 1 failed\""), "a plot describes it: {text}");
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn the_readers_and_the_layers_of_every_process_are_shown_and_the_flag_that
         "1 sandbox layer not in force",
         "1 reader unavailable: ",
         "Seccomp has killed readers: ",
-        "<dt>Left out by --queries=default<small>",
+        "<dt>Excluded by --queries=default<small>",
         "<li>+tcp</li>",
         "<small>query TCP: NOT_PERMITTED (--queries=default leaves it out: add +tcp)</small>",
     ] {
@@ -147,16 +147,19 @@ async fn an_absent_broker_is_shown_at_once_with_its_last_description() {
     let (text, took) = timed(&exporter).await;
     assert!(took < PROBE, "{took:?}");
     assert!(text.contains("The broker is down") && text.contains("cannot reach the broker at "), "{text}");
-    assert!(text.contains("It has not answered since this exporter started."), "{text}");
+    assert!(text.contains("It has not responded since this exporter started."), "{text}");
     let broker = FakeBroker::start(&socket, Script::default());
     tokio::time::sleep(PROBE).await;
     let (text, _) = timed(&exporter).await;
-    assert!(text.contains("The broker answers") && text.contains("<dd>fake, uid 0</dd>"), "{text}");
+    assert!(text.contains("The broker responds") && text.contains("<dd>fake, uid 0</dd>"), "{text}");
     drop(broker);
     tokio::time::sleep(PROBE).await;
     let (text, took) = timed(&exporter).await;
     assert!(took < PROBE, "{took:?}");
-    assert!(text.contains("The broker is down") && text.contains("What follows is what it said "), "{text}");
+    assert!(
+        text.contains("The broker is down") && text.contains("The following is its last response, "),
+        "{text}"
+    );
     assert!(text.contains("<dd>fake, uid 0</dd>"), "{text}");
 }
 
@@ -168,7 +171,7 @@ async fn a_broker_that_accepts_and_does_not_answer_delays_no_probe() {
     let probes = looks(&exporter, 20).await;
     for (text, took) in probes {
         assert!(took < PROBE, "{took:?}");
-        assert!(text.contains("The broker does not answer"), "{text}");
+        assert!(text.contains("The broker does not respond"), "{text}");
     }
 }
 
@@ -203,7 +206,7 @@ async fn a_client_that_disconnects_before_the_answer_raises_no_alarm() {
     let gone = tokio::time::timeout(Duration::from_millis(40), exporter.get("/")).await;
     assert!(gone.is_err(), "the answer takes longer");
     let (text, _) = timed(&exporter).await;
-    assert!(text.contains("The broker answers"), "{text}");
+    assert!(text.contains("The broker responds"), "{text}");
     assert_eq!(broker.calls.describes.load(std::sync::atomic::Ordering::SeqCst), 1);
 }
 
@@ -236,7 +239,7 @@ async fn the_brokers_description_is_escaped_and_truncated() {
     let _broker = FakeBroker::start(&socket, Script { description: Some(description), ..Script::default() });
     let exporter = Exporter::start(&socket, &[]);
     let (text, took) = timed(&exporter).await;
-    assert!(text.contains("The broker answers"), "{text}");
+    assert!(text.contains("The broker responds"), "{text}");
     assert!(took < PROBE, "{took:?}");
     assert!(text.contains("&lt;img src=x onerror=alert(1)&gt;&lt;script&gt;"), "{text}");
     assert!(!text.contains("<img") && !text.contains("<script") && !text.contains('\u{202e}'));
@@ -254,12 +257,12 @@ async fn items_that_a_collector_left_out_are_named_with_the_reason() {
     assert!(metrics.contains("\nkeyhole_collector_skipped{collector=\"textfile\"} 1\n"), "{metrics}");
     let (text, _) = timed(&exporter).await;
     let item = format!(
-        "<summary>1 item left out</summary><small>{}/a.prom: line 1: the label name __x is reserved",
+        "<summary>1 item skipped</summary><small>{}/a.prom: line 1: the label name __x is reserved",
         dir.path().display()
     );
     assert!(text.contains(&item), "{text}");
     std::fs::write(dir.path().join("a.prom"), "b 2\n").unwrap();
     exporter.get("/metrics").await;
     let (text, _) = timed(&exporter).await;
-    assert!(!text.contains("left out"), "{text}");
+    assert!(!text.contains("skipped</summary>"), "{text}");
 }

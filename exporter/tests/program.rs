@@ -216,7 +216,7 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--", "--collector.cpu"], "unknown flag --collector.cpu"),
         (vec!["-x"], "try --help"),
-        (vec!["serve"], "unknown command \"serve\"; try --help"),
+        (vec!["serve"], "unknown command \"serve\": use query, describe, capture, replay or completions"),
         (vec!["replay"], "replay needs a directory"),
         (vec!["replay", "/nonexistent"], "give a capture or a tree"),
         (vec!["--web.listen-address=9100"], "not an address such as :9100"),
@@ -277,7 +277,7 @@ fn the_server_logs_one_line_an_event_and_stops_with_status_0() {
     ];
     let (mut server, mut lines) = start(&flags);
     let line = lines.next_with("flags=--path.procfs");
-    assert!(line.contains(" level=INFO msg=\"without effect here: the broker reads the host"), "{line}");
+    assert!(line.contains(" level=INFO msg=\"no effect here: set these flags for the broker"), "{line}");
     let line = lines.next_with("flags=\"--collector.systemd --collector.systemd.unit-include\"");
     assert!(line.starts_with("time=20") && line.contains(" level=WARN msg=\""), "{line}");
     assert!(line.contains("not supported") && line.contains("D-Bus"), "{line}");
@@ -587,7 +587,7 @@ async fn what_is_left_out_of_a_text_file_is_logged_once() {
     ];
     assert_eq!(lines.len(), items.len(), "{lines:#?}");
     for (line, item) in lines.iter().zip(items) {
-        assert!(line.contains("level=WARN msg=\"item left out\"") && line.contains(item), "{line}");
+        assert!(line.contains("level=WARN msg=\"item skipped\"") && line.contains(item), "{line}");
     }
 }
 

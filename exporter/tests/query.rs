@@ -309,18 +309,18 @@ fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
     for (arguments, part) in [
         (&["query", "netdve"][..], "unknown collector \"netdve\" (did you mean netdev?)"),
         (&["query", "qdisc"], "the qdisc collector is not supported: it needs netlink"),
-        (&["query", "-o", "jsn"], "--output=\"jsn\": use table, json, prom, raw (did you mean json?)"),
-        (&["describe", "-oraw"], "--output=\"raw\": use table, json"),
+        (&["query", "-o", "jsn"], "--output=\"jsn\": use table, json, prom or raw (did you mean json?)"),
+        (&["describe", "-oraw"], "--output=\"raw\": use table or json"),
         (&["describe", "--watch"], "--watch belongs to query"),
         (&["query", "--watch=0.1"], "--watch: at least 200ms"),
         (&["query", "--watch=often"], "--watch=\"often\": not a number of seconds"),
-        (&["query", "--count=2"], "--count goes with --watch"),
+        (&["query", "--count=2"], "--count needs --watch"),
         (&["query", "--watch", "--from=/tmp"], "--watch and --from exclude each other"),
         (&["query", "--filter=("], "--filter=\"(\": not a regular expression"),
         (&["--output=json"], "--output belongs to the commands query and describe"),
         (&["qeury"], "unknown command \"qeury\" (did you mean query?)"),
         (&["describe", "cpu"], "describe takes no words after it"),
-        (&["capture", "a", "b"], "capture takes one word after it: capture DIR"),
+        (&["capture", "a", "b"], "capture takes one word after it: capture DIRECTORY"),
         (&["completions", "bsh"], "(did you mean bash?)"),
     ] {
         let ended = Ended::of(program(arguments).output().unwrap());
@@ -378,7 +378,7 @@ async fn a_capture_prints_its_steps_and_what_is_missing() {
     let out = fixture.path("out").display().to_string();
     let ended = fixture.run(&["capture", &out]).await;
     assert_eq!(ended.status, Some(0));
-    assert!(ended.out.contains("refused by the kernel: QUERY_SLABINFO\n"), "{}", ended.out);
+    assert!(ended.out.contains("permission denied by the kernel: QUERY_SLABINFO\n"), "{}", ended.out);
     let steps: Vec<&str> = ended.err.lines().collect();
     assert_eq!(steps.len(), 2, "{steps:?}");
     assert!(steps[0].contains("reading ") && steps[1].contains("writing "), "{steps:?}");
@@ -456,7 +456,7 @@ async fn a_capture_lists_what_was_not_permitted_and_so_does_its_replay() {
     let ended = fixture.run(&["capture", &out]).await;
     assert_eq!(ended.status, Some(0), "{}", ended.err);
     assert!(
-        ended.out.contains("not permitted to the broker:\n  QUERY_NET_ADDRESSES (")
+        ended.out.contains("not permitted by the broker's flags:\n  QUERY_NET_ADDRESSES (")
             && ended.out.contains(&format!("\n  QUERY_TCP {ADD_TCP}\n")),
         "{}",
         ended.out
@@ -549,7 +549,7 @@ async fn an_error_that_may_be_a_refusal_names_the_allowed_uids_for_every_command
             let ended = tokio::task::spawn_blocking(run).await.unwrap();
             assert_eq!(ended.status, Some(1), "{mode:o} {ended:?}");
             for words in
-                ["setpriv --reuid=64646 --regid=64646 --clear-groups ", "the broker's own user, uid 64646"]
+                ["setpriv --reuid=64646 --regid=64646 --clear-groups ", "the broker's user, uid 64646"]
             {
                 assert!(ended.err.contains(words), "{mode:o} {arguments:?}: {}", ended.err);
             }

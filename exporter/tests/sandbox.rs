@@ -3,12 +3,12 @@
 use keyhole_exporter::sandbox::{QUERY_SYSCALLS, SYSCALLS};
 use keyhole_os::seccomp::{self, Row, Rule};
 use keyhole_test_support::fork::{
-    Call, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_sealed, in_own_process, returned,
+    Call, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_in_sandbox, in_own_process, returned,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// A table, compiled.
-fn seal(rows: &[Row]) -> impl Fn() -> bool + use<> {
+fn sandbox(rows: &[Row]) -> impl Fn() -> bool + use<> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
     let rules: Vec<Rule<'_>> = rows.iter().map(Rule::from).collect();
     let filter = seccomp::compile(&rules).unwrap();
@@ -28,14 +28,14 @@ fn number(name: &str) -> i64 {
 fn every_row_allows_its_call() {
     in_own_process("every_row_allows_its_call", || {
         for rows in tables() {
-            let seal = seal(&rows);
+            let enter_sandbox = sandbox(&rows);
             for row in rows.iter().filter(|row| row.name != "rt_sigreturn") {
                 let mut call = Call::harmless(row);
                 if call.1[0] == u64::MAX && row.name == "futex" {
                     // A wait for what is not so ends at once: the address is not aligned.
                     call.1[0] = 1;
                 }
-                let end = call_sealed(&seal, call);
+                let end = call_in_sandbox(&enter_sandbox, call);
                 assert!(returned(end), "{} {:?}: {end:?}", row.name, row.when);
             }
         }
@@ -46,7 +46,7 @@ fn every_row_allows_its_call() {
 fn every_condition_of_every_row_is_enforced() {
     in_own_process("every_condition_of_every_row_is_enforced", || {
         for rows in tables() {
-            let seal = seal(&rows);
+            let enter_sandbox = sandbox(&rows);
             let mut refused = 0;
             for row in &rows {
                 for argument in row.when {
@@ -57,7 +57,7 @@ fn every_condition_of_every_row_is_enforced() {
                             continue;
                         }
                         assert_eq!(
-                            call_sealed(&seal, call),
+                            call_in_sandbox(&enter_sandbox, call),
                             KILLED_BY_SECCOMP,
                             "{} with {call:x?}",
                             row.name
@@ -74,9 +74,9 @@ fn every_condition_of_every_row_is_enforced() {
 #[test]
 fn every_other_call_kills_the_process() {
     in_own_process("every_other_call_kills_the_process", || {
-        let seal = seal(SYSCALLS);
+        let enter_sandbox = sandbox(SYSCALLS);
         for number in (0..=470).filter(|number| SYSCALLS.iter().all(|row| row.number != *number)) {
-            let end = call_sealed(&seal, Call(number, [0; 6]));
+            let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
             // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
             // nothing for anyone else who makes them.
             let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
@@ -88,7 +88,7 @@ fn every_other_call_kills_the_process() {
 #[test]
 fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
     in_own_process("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
-        assert_other_interfaces_are_killed("exporter", &seal(SYSCALLS));
+        assert_other_interfaces_are_killed("exporter", &sandbox(SYSCALLS));
     });
 }
 
@@ -138,7 +138,7 @@ fn the_checked_arguments_are_these() {
 #[test]
 fn what_an_intruder_would_ask_for_kills_the_process() {
     in_own_process("what_an_intruder_would_ask_for_kills_the_process", || {
-        let seal = seal(SYSCALLS);
+        let enter_sandbox = sandbox(SYSCALLS);
         let cwd = libc::AT_FDCWD as u64;
         let path = c"/dev/null".as_ptr() as u64;
         let open = |flags: libc::c_int| Call(number("openat"), [cwd, path, flags as u64, 0o600, 0, 0]);
@@ -158,7 +158,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("memory", mmap(read_write, private | libc::MAP_ANONYMOUS)),
         ];
         for (what, call) in allowed {
-            assert!(returned(call_sealed(&seal, call)), "{what}");
+            assert!(returned(call_in_sandbox(&enter_sandbox, call)), "{what}");
         }
 
         let refused = [
@@ -210,7 +210,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("atomic time", Call(number("clock_adjtime"), [libc::CLOCK_TAI as u64, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in refused {
-            assert_eq!(call_sealed(&seal, call), KILLED_BY_SECCOMP, "{what}");
+            assert_eq!(call_in_sandbox(&enter_sandbox, call), KILLED_BY_SECCOMP, "{what}");
         }
     });
 }

@@ -1,18 +1,18 @@
-//! Captures: directories that a stranger may have made.
+//! Captures, which may be untrusted directories.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use keyhole_exporter::capture::{self, About};
+use keyhole_exporter::capture::{self, CaptureInfo};
 use keyhole_exporter::snapshot::Content;
 use keyhole_policy::TABLE;
 
 use crate::input;
 
-/// Each record is a file of the capture, or with `L` a symbolic link in it. What is read is written and read again,
-/// and is the same.
+/// Each record is a file of the capture, or with `L` a symbolic link. The capture is read, written and read again, and
+/// the results are equal.
 pub fn capture(input: &[u8]) {
     let dir = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
     let root = dir.path().join("in");
@@ -23,12 +23,12 @@ pub fn capture(input: &[u8]) {
         place(&root, path, letter, content);
     }
     let Ok(read) = capture::read(&root) else { return };
-    // A file of this machine that a link led to; unless an input holds it, which none by chance does.
+    // The content of a file outside of the capture, which no input contains by chance.
     for (path, content) in read.snapshot.files() {
         let Content::Bytes { bytes, .. } = content else { continue };
         assert!(!bytes.starts_with(SECRET), "{} was read from outside", path.escape_ascii());
     }
-    let about = read.about.clone().unwrap_or(About {
+    let about = read.about.clone().unwrap_or(CaptureInfo {
         time: SystemTime::UNIX_EPOCH,
         node_name: String::new(),
         versions: String::new(),
@@ -44,7 +44,7 @@ pub fn capture(input: &[u8]) {
     assert_eq!(again.about, Some(about));
 }
 
-/// How the file that links without a target lead to begins.
+/// The beginning of the file that links without a target point to.
 const SECRET: &[u8] = b"Name:\tcapture\nUmask:\t";
 
 fn place(root: &Path, path: &[u8], letter: u8, content: &[u8]) {
@@ -54,7 +54,7 @@ fn place(root: &Path, path: &[u8], letter: u8, content: &[u8]) {
         return;
     }
     let path = root.join(std::ffi::OsStr::from_bytes(path));
-    // A component of one file's path may be another file: then there is no such file.
+    // A parent of the path may be a file: then skip it.
     let Some(parent) = path.parent() else { return };
     if fs::create_dir_all(parent).is_err()
         || !parent.canonicalize().is_ok_and(|parent| parent.starts_with(root))

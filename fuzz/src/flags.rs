@@ -1,14 +1,16 @@
 //! Command lines.
 
+use std::ffi::OsString;
+
 use keyhole_broker::flags::Flags;
-use keyhole_exporter::options::{Flag, FlagKind, OptionError, Options};
+use keyhole_exporter::options::{Flag, FlagError, FlagKind, Options};
 use keyhole_exporter::{cli, http};
 
 fn arguments(input: &[u8]) -> Vec<String> {
     String::from_utf8_lossy(input).split('\n').map(str::to_owned).collect()
 }
 
-/// An argument a line. A flag that was given is known as given, a word comes back, an error is one line.
+/// One argument per line. Flags that were set are known as set, operands are returned, and an error is one line.
 pub fn exporter_flags(input: &[u8]) {
     let arguments = arguments(input);
     for address in arguments.iter().take(4) {
@@ -30,26 +32,26 @@ pub fn exporter_flags(input: &[u8]) {
             let given = defaults.iter().filter(|flag| options.was_given(flag.name)).count();
             assert!(given + words.len() <= arguments.len(), "{arguments:?}");
         }
-        Err(OptionError::Invalid { value, .. }) => {
+        Err(FlagError::Invalid { value, .. }) => {
             assert!(arguments.iter().any(|given| given.ends_with(&value)))
         }
         Err(error) => one_line(&error.to_string()),
     }
 }
 
-/// An argument a line, as lexopt takes them.
+/// An argument a line.
 pub fn broker_flags(input: &[u8]) {
     let arguments = arguments(input);
-    match Flags::parse(lexopt::Parser::from_args(&arguments)) {
+    match Flags::parse(arguments.iter().map(OsString::from), []) {
         Ok(flags) => assert!(flags.allowed_uids.len() <= arguments.len()),
         Err(error) => one_line(&error.to_string()),
     }
 }
 
-/// An argument a line, as a broker gives them to a zygote.
+/// One argument per line, as a broker passes them to a zygote.
 pub fn reader_arguments(input: &[u8]) {
     let arguments = arguments(input);
-    match keyhole_reader::arguments::Arguments::parse(arguments.iter().map(std::ffi::OsString::from)) {
+    match keyhole_reader::arguments::Arguments::parse(arguments.iter().map(OsString::from)) {
         Ok(parsed) => {
             let several = parsed.slots.len() + parsed.queries.len() + parsed.probe_directories.len();
             assert!(several <= arguments.len());
@@ -59,7 +61,7 @@ pub fn reader_arguments(input: &[u8]) {
     }
 }
 
-/// An argument here holds no newline, and an error adds none.
+/// Arguments here have no newlines, and an error must add none.
 fn one_line(error: &str) {
     assert!(!error.is_empty() && !error.contains('\n'), "{error}");
 }

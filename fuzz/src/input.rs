@@ -1,13 +1,13 @@
-//! What an input says: kernel files under any paths, in a form that a mutation seldom breaks and a person can read.
+//! The format of inputs: kernel files at any paths, readable for people and robust against mutations.
 //!
-//! Records stand between [`SEPARATOR`]s. A record is a path, a newline, a letter and what the path holds:
+//! Records are separated by [`SEPARATOR`]s. A record is a path, a newline, a letter and the content of the path:
 //! `T` text, `X` text that a limit cut, `L` a link's target, `E` a count of entries, `N` an errno, `F` the six numbers
 //! of a file system, `R` the outcome of the query that the path names.
 
 use keyhole_exporter::snapshot::{Content, FileSystem, Numbers, Report, Snapshot};
 use keyhole_proto::v1::{Outcome, Query};
 
-/// Stands between records. No kernel text holds it, so it costs no input.
+/// Separates records. Kernel text does not contain it, so every input can be expressed.
 pub const SEPARATOR: &[u8] = b"\xff\0\xff\n";
 
 /// The records of an input.
@@ -29,7 +29,7 @@ pub fn split(record: &[u8]) -> Option<(&[u8], u8, &[u8])> {
     Some((&record[..at], *letter, content))
 }
 
-/// The record that says what [`split`] reads.
+/// A record that [`split`] parses.
 pub fn record(path: &[u8], letter: u8, content: &[u8]) -> Vec<u8> {
     [path, b"\n", &[letter], content].concat()
 }
@@ -67,13 +67,13 @@ pub fn snapshot(records: &[&[u8]]) -> Snapshot {
     snapshot
 }
 
-/// The first digits of `text`, wrapped.
+/// The number of the leading digits of `text`, wrapping on overflow.
 pub fn number(text: &[u8]) -> u64 {
     let digits = text.iter().map_while(|byte| char::from(*byte).to_digit(10));
     digits.fold(0, |value: u64, digit| value.wrapping_mul(10).wrapping_add(digit.into()))
 }
 
-/// `query number/path`: which query a file system came with, and its directory.
+/// A file system; its path is the number of its query, a space and its directory.
 fn file_system(path: &[u8], content: &[u8]) -> Option<(Query, FileSystem)> {
     let at = path.iter().position(|byte| *byte == b' ')?;
     let query = Query::try_from(number(&path[..at]) as i32).ok()?;

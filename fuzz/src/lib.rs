@@ -1,7 +1,7 @@
-//! Fuzz targets: one function each, any bytes in, a panic where a promise is broken.
+//! Fuzz targets: one function each, which takes any bytes and panics if a property does not hold.
 //!
-//! That nothing panics, hangs or runs out of memory is the least of it: each target states what must hold of what
-//! comes out. `run.sh` builds the targets for libFuzzer and runs them; `tests/` replays what once fell.
+//! Besides the absence of panics, hangs and excessive memory use, each target checks properties of the output. `run.sh`
+//! builds the targets for libFuzzer and runs them; the test here replays the inputs of `regressions/`.
 #![forbid(unsafe_code)]
 
 mod answers;
@@ -20,7 +20,7 @@ pub use flags::{broker_flags, exporter_flags, reader_arguments};
 pub use parsers::{frames, go_regex, mountinfo, names, pattern, query, text, web_config};
 pub use writers::{exposition, textfile};
 
-/// A target: its name and what it does with an input.
+/// A target: its name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, sorted by name: one file of `fuzz_targets/` each.
@@ -52,19 +52,19 @@ mod tests {
 
     use super::TARGETS;
 
-    /// The names in a folder of this crate, without their endings.
-    fn names(folder: &str) -> BTreeSet<String> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-        let entries = fs::read_dir(folder).unwrap();
+    /// The names in a directory of this crate, without their endings.
+    fn names(directory: &str) -> BTreeSet<String> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+        let entries = fs::read_dir(directory).unwrap();
         entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
-    fn past_failures_do_not_come_back() {
+    fn no_regression_fails() {
         let mut replayed = 0;
         for (target, run) in TARGETS {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target);
-            for entry in fs::read_dir(folder).into_iter().flatten() {
+            let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target);
+            for entry in fs::read_dir(directory).into_iter().flatten() {
                 run(&fs::read(entry.unwrap().path()).unwrap());
                 replayed += 1;
             }

@@ -1,10 +1,10 @@
-//! Parsers of one text each, most against another way to the same answer.
+//! Parsers of single texts, most of them compared with another implementation.
 
-use keyhole_broker::frames::{Frames, Malformed};
+use keyhole_broker::frames::{Frames, MalformedFrame};
 use keyhole_exporter::go_regex::GoRegex;
-use keyhole_exporter::http::query::{Parameters, negotiate, timeout_seconds, wants_gzip};
+use keyhole_exporter::http::parameters::{Parameters, accepts_gzip, negotiate, timeout_seconds};
 use keyhole_exporter::http::{listen, paths, web_config as web};
-use keyhole_exporter::{own, text as kernel, text_files};
+use keyhole_exporter::{own, text as kernel};
 use keyhole_policy::pattern::{self, is_wild, matches};
 use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES, SKIPPED, header};
 use keyhole_reader::mounts::mounts;
@@ -85,7 +85,7 @@ pub fn text(input: &[u8]) {
     }
 }
 
-/// The readers' one parser: absolute mount points, each once, none of which leaves the root.
+/// The reader's parser of mountinfo: mount points are absolute, unique and have no `..`.
 pub fn mountinfo(input: &[u8]) {
     let points: Vec<_> = mounts(input).into_iter().map(|mount| mount.point).collect();
     assert!(points.len() <= input.split(|byte| *byte == b'\n').count());
@@ -100,7 +100,7 @@ pub fn mountinfo(input: &[u8]) {
     }
 }
 
-/// A regular expression and names, a line each: what follows from its meaning holds, however it is written for the library.
+/// A regular expression and names, one per line: equivalent expressions match the same names.
 pub fn go_regex(input: &[u8]) {
     let mut lines = input.split(|byte| *byte == b'\n');
     let Some(pattern) = lines.next().and_then(|line| std::str::from_utf8(line).ok()) else { return };
@@ -116,7 +116,7 @@ pub fn go_regex(input: &[u8]) {
         return;
     }
     let Ok(regex) = GoRegex::new(pattern) else { return };
-    // In a group, beside something else, and repeated; each of them may be more than is taken.
+    // In a group, in an alternative, and repeated; each of these may exceed a limit.
     let same = [format!("(?:{pattern})"), format!("(?P<x>{pattern})"), format!("(?:{pattern}){{1}}")];
     let same = same.map(|pattern| GoRegex::new(&pattern).ok());
     let wider = [format!("(?:{pattern})|x"), format!("(?:{pattern})?"), format!("(?:x|{pattern})")];
@@ -137,7 +137,7 @@ pub fn go_regex(input: &[u8]) {
     }
 }
 
-/// A pattern and names, a line each: the matcher against the regular expression that means the same.
+/// A policy pattern and names, one per line: the matcher is compared with an equivalent regular expression.
 pub fn pattern(input: &[u8]) {
     let mut lines = input.split(|byte| *byte == b'\n');
     let Some(pattern) = lines.next().and_then(|line| std::str::from_utf8(line).ok()) else { return };
@@ -171,7 +171,7 @@ pub fn pattern(input: &[u8]) {
     }
 }
 
-/// Whether the table could have a component: a test of the table holds the same of all that it has.
+/// Whether a component is valid in the policy table; a test of the table checks the same.
 fn is_component(text: &str) -> bool {
     let mut rest = text;
     let mut outside = String::new();
@@ -212,10 +212,10 @@ fn expression(component: &str) -> String {
 
 /// The file of `--web.config.file`, and an `Authorization` header.
 pub fn web_config(input: &[u8]) {
-    if let Some(reason) = web::flaw(input) {
+    if let Some(reason) = web::parse_error(input) {
         assert!(!reason.is_empty() && !reason.contains('\n'), "{reason}");
     }
-    if web::names_a_user(input) {
+    if web::is_basic_auth(input) {
         // The scheme may be written in any case.
         assert!(input.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"basic ")));
     }
@@ -224,8 +224,8 @@ pub fn web_config(input: &[u8]) {
 /// A query string, headers, an address to listen on, and a path.
 pub fn query(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let _ = wants_gzip(text.split('\n'));
-    // Of forms that are asked for alike the first stands, so that one asked for twice changes nothing.
+    let _ = accepts_gzip(text.split('\n'));
+    // Of equally preferred formats the first is used, so repeating one changes nothing.
     let (form, escaping) = negotiate(text.split('\n'));
     assert_eq!(negotiate(text.split('\n').chain([""])), (form, escaping));
     if let Ok((_, port)) = listen::parse(text) {
@@ -244,7 +244,7 @@ pub fn query(input: &[u8]) {
         [&parameters.collect, &parameters.exclude, &parameters.names].into_iter().flatten().collect();
     assert!(values.len() <= text.split('&').count());
     assert!(values.iter().map(|value| value.len()).sum::<usize>() <= text.len());
-    // Written with every byte encoded, it says the same.
+    // With every byte percent-encoded, the result is the same.
     let mut encoded = String::new();
     for (key, values) in [
         ("collect[]", &parameters.collect),
@@ -259,29 +259,15 @@ pub fn query(input: &[u8]) {
     assert_eq!(Parameters::parse(&encoded), Ok(parameters));
 }
 
-/// Wildcards of directories' names, and time zone files.
+/// Time zone files.
 pub fn names(input: &[u8]) {
     if let Some(zone) = own::constant_zone(input) {
         assert!(zone.name.len() <= input.len());
     }
-    let Some((pattern, name)) = kernel::split_first(input, b'\n') else { return };
-    if pattern.len() > 60 || name.len() > 255 {
-        return;
-    }
-    let mut expression = String::from("(?s-u)^");
-    for byte in pattern {
-        expression.push_str(&match byte {
-            b'*' => ".*".to_owned(),
-            b'?' => ".".to_owned(),
-            byte => format!("\\x{byte:02x}"),
-        });
-    }
-    let same = regex::bytes::Regex::new(&(expression + "$")).expect("an expression");
-    assert_eq!(text_files::glob(pattern, name), same.is_match(name));
 }
 
-/// What comes over a reader's pipe, in pieces as the first byte says: however it arrives, the same frames come out, none
-/// longer than allowed, and no more is kept than the one that is not whole yet.
+/// Bytes of a reader's pipe, in pieces of the length in the first byte: the frames do not depend on the pieces, none is
+/// longer than allowed, and only an incomplete frame is buffered.
 pub fn frames(input: &[u8]) {
     let Some((&first, bytes)) = input.split_first() else { return };
     let mut frames = Frames::default();
@@ -295,7 +281,7 @@ pub fn frames(input: &[u8]) {
                     let length = frame.payload.len();
                     assert!(length <= PAYLOAD_BYTES);
                     let (whole, behind) = rest.split_at(HEADER_BYTES + length);
-                    let header = header(length, frame.kind, frame.about, 0);
+                    let header = header(length, frame.kind, frame.query, 0);
                     assert_eq!(
                         (&whole[..FLAGS], &whole[HEADER_BYTES..]),
                         (&header[..FLAGS], &*frame.payload)
@@ -304,9 +290,11 @@ pub fn frames(input: &[u8]) {
                     rest = behind;
                 }
                 Ok(None) => break,
-                // A header that is none, whatever follows.
-                Err(Malformed::Kind(kind)) => return assert!(rest[4] == kind && Kind::parse(kind).is_none()),
-                Err(Malformed::Length(length)) => {
+                // An invalid header.
+                Err(MalformedFrame::Kind(kind)) => {
+                    return assert!(rest[4] == kind && Kind::parse(kind).is_none());
+                }
+                Err(MalformedFrame::Length(length)) => {
                     return assert!(
                         rest.starts_with(&length.to_le_bytes()) && length as usize > PAYLOAD_BYTES
                     );

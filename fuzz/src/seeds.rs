@@ -1,15 +1,14 @@
-//! Inputs to begin with: kernel text of fixture trees under the paths that the policy names, and hostile shapes under
-//! every one of them.
+//! Initial inputs: kernel text of fixture trees at the paths of the policy, and hostile content at each of them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use keyhole_exporter::capture::{self, About};
+use keyhole_exporter::capture::{self, CaptureInfo};
 use keyhole_exporter::cli;
 use keyhole_exporter::collector::{COLLECTORS, Collector};
-use keyhole_exporter::options::FlagKind;
+use keyhole_exporter::options::{Flag, FlagKind};
 use keyhole_exporter::snapshot::{Content, Snapshot};
 use keyhole_policy::{Kind, Row, TABLE};
 use keyhole_proto::v1;
@@ -18,12 +17,12 @@ use prost::Message;
 use crate::collectors;
 use crate::input::{SEPARATOR, record};
 
-/// The most of one file that a seed holds, and the most of a seed: mutations of more are slow.
-const FILE: usize = 4 << 10;
-const SEED: usize = 12 << 10;
+/// The most bytes of a file in a seed, and of a seed: larger inputs are slow to mutate.
+const MAX_FILE_BYTES: usize = 4 << 10;
+const MAX_SEED_BYTES: usize = 12 << 10;
 
-/// What kernel files should not hold, each tried at every path.
-const SHAPES: &[&[u8]] = &[
+/// Content that kernel files should not have; each is tried at every path.
+const HOSTILE_CONTENTS: &[&[u8]] = &[
     b"",
     b"\n",
     b" : ",
@@ -40,11 +39,11 @@ const SHAPES: &[&[u8]] = &[
     b"1 2 0:3 / /a\\040b\\012 rw,ro shared:1 - ext4 /dev/a rw\n",
 ];
 
-/// Paths and what they hold.
+/// Paths and contents.
 type Files = &'static [(&'static [u8], &'static [u8])];
 
-/// What collectors need that no tree has: the exporter's own knowledge, and kernel files of rarer machines.
-const OWN: &[(&str, Files)] = &[
+/// Files that collectors need and no tree has: the exporter's local data, and kernel files of rare machines.
+const EXTRA_FILES: &[(&str, Files)] = &[
     (
         "drm",
         &[
@@ -82,7 +81,7 @@ const OWN: &[(&str, Files)] = &[
 pub struct Summary {
     /// Inputs in all.
     pub seeds: usize,
-    /// Collectors none of whose inputs gave a sample.
+    /// Collectors for which no input returned a sample.
     pub silent: Vec<&'static str>,
 }
 
@@ -93,8 +92,8 @@ pub fn write(trees: &[&Path], texts: &[&Path], out: &Path) -> io::Result<Summary
         trees.iter().map(|tree| capture::read_tree(tree)).collect::<Result<_, _>>()?;
     let mut silent = Vec::new();
     for collector in COLLECTORS {
-        let seeds = of_collector(collector, &snapshots);
-        if !seeds.iter().any(|seed| collectors::gives_samples(seed)) {
+        let seeds = collector_seeds(collector, &snapshots);
+        if !seeds.iter().any(|seed| collectors::returns_samples(seed)) {
             silent.push(collector.name);
         }
         corpus.add("collector", &seeds)?;
@@ -117,9 +116,9 @@ pub fn write(trees: &[&Path], texts: &[&Path], out: &Path) -> io::Result<Summary
         "reader_arguments",
         &[b"--slot=3,4\n--path.procfs=/proc\n--view=auto\n--query=1\n--allow-root".to_vec()],
     )?;
-    corpus.add("query", QUERIES)?;
+    corpus.add("query", HTTP_REQUESTS)?;
     corpus.add("web_config", WEB_CONFIGS)?;
-    corpus.add("names", NAMES)?;
+    corpus.add("names", GLOBS)?;
     fs::write(out.join("paths.dict"), dictionary())?;
     Ok(Summary { seeds: corpus.seeds, silent })
 }
@@ -134,7 +133,7 @@ impl Corpus<'_> {
         let dir = self.out.join(target);
         fs::create_dir_all(&dir)?;
         for (at, seed) in seeds.iter().enumerate() {
-            // A seed has the name of what comes first in it, to be told from others.
+            // Seeds are named after their first bytes.
             let head = seed.as_ref().iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_');
             let head: String = head.take(24).map(|byte| char::from(*byte)).collect();
             fs::write(dir.join(format!("seed-{at:04}-{head}")), seed)?;
@@ -148,40 +147,41 @@ fn rows(collector: &Collector) -> impl Iterator<Item = &'static Row> {
     collector.queries.iter().chain(collector.optional).filter_map(|query| keyhole_policy::row(*query))
 }
 
-/// The kernel's own text for a collector, with either options; then every shape at every path it may have.
-fn of_collector(collector: &Collector, snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
+/// Kernel text for a collector, with both sets of options; then every hostile content at every path of its queries.
+fn collector_seeds(collector: &Collector, snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
     for snapshot in snapshots {
         let mut records = own(collector);
         for row in rows(collector) {
-            let found =
-                snapshot.files().filter(|(path, _)| row.sources.iter().any(|source| is_of(source, path)));
-            records.extend(found.map(|(path, content)| of_content(path, content)));
+            let found = snapshot
+                .files()
+                .filter(|(path, _)| row.sources.iter().any(|source| matches_source(source, path)));
+            records.extend(found.map(|(path, content)| content_record(path, content)));
             for file_system in snapshot.file_systems(row.query) {
                 let path = [format!("{} ", row.query as i32).as_bytes(), &file_system.path].concat();
                 records.push(record(&path, b'F', b"4096 100 50 40 10 5 0"));
             }
         }
-        seeds.extend(packed(collector.name, &records));
+        seeds.extend(pack_records(collector.name, &records));
     }
     let paths: Vec<(String, Kind)> = rows(collector).flat_map(examples).collect();
-    for shape in SHAPES {
+    for content in HOSTILE_CONTENTS {
         let records: Vec<Vec<u8>> = paths
             .iter()
             .map(|(path, kind)| match kind {
-                Kind::Text | Kind::TextOfSeveral => record(path.as_bytes(), b'T', shape),
+                Kind::Text | Kind::TextUnlessAlone => record(path.as_bytes(), b'T', content),
                 Kind::Link => record(path.as_bytes(), b'L', b"../../devices/pci0000:00/0000:00:01.0/a0"),
                 Kind::Entries => record(path.as_bytes(), b'E', b"3"),
                 Kind::FileSystem => record(format!("1 {path}").as_bytes(), b'F', b"4096 100 50 40 10 5 0"),
             })
             .collect();
-        seeds.extend(packed(collector.name, &records));
+        seeds.extend(pack_records(collector.name, &records));
     }
     seeds
 }
 
 fn own(collector: &Collector) -> Vec<Vec<u8>> {
-    let given = OWN.iter().find(|(name, _)| *name == collector.name);
+    let given = EXTRA_FILES.iter().find(|(name, _)| *name == collector.name);
     given
         .into_iter()
         .flat_map(|(_, files)| *files)
@@ -189,24 +189,24 @@ fn own(collector: &Collector) -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn of_content(path: &[u8], content: &Content) -> Vec<u8> {
+fn content_record(path: &[u8], content: &Content) -> Vec<u8> {
     match content {
-        Content::Bytes { bytes, .. } => record(path, b'T', &bytes[..bytes.len().min(FILE)]),
+        Content::Bytes { bytes, .. } => record(path, b'T', &bytes[..bytes.len().min(MAX_FILE_BYTES)]),
         Content::Link(target) => record(path, b'L', target),
         Content::Entries(count) => record(path, b'E', count.to_string().as_bytes()),
         Content::Errno(errno) => record(path, b'N', errno.to_string().as_bytes()),
     }
 }
 
-/// Records in as few seeds as their size allows, by turns with the default and the other options.
-fn packed(head: &str, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
+/// Packs records into as few seeds as possible, each with both sets of options.
+fn pack_records(head: &str, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut seeds: Vec<Vec<u8>> = Vec::new();
     let mut room = 0;
     for record in records {
         if room < record.len() || seeds.is_empty() {
             let other = if seeds.len() % 2 == 1 { "+" } else { "" };
             seeds.push(format!("{head}{other}").into_bytes());
-            room = SEED;
+            room = MAX_SEED_BYTES;
         }
         let Some(seed) = seeds.last_mut() else { continue };
         seed.extend_from_slice(SEPARATOR);
@@ -221,8 +221,8 @@ fn packed(head: &str, records: &[Vec<u8>]) -> Vec<Vec<u8>> {
     seeds.into_iter().chain(others).collect()
 }
 
-/// Whether a source's pattern stands for a path.
-fn is_of(source: &keyhole_policy::Source, path: &[u8]) -> bool {
+/// Whether a source's pattern matches a path.
+fn matches_source(source: &keyhole_policy::Source, path: &[u8]) -> bool {
     let below = path.strip_prefix(source.root.name().as_bytes()).and_then(|path| path.strip_prefix(b"/"));
     below.is_some_and(|below| keyhole_policy::pattern::matches(source.pattern.as_bytes(), below))
 }
@@ -249,7 +249,7 @@ fn alternatives(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Paths and the separator, as libFuzzer takes them.
+/// A libFuzzer dictionary of paths and the separator.
 fn dictionary() -> String {
     let mut words: BTreeSet<Vec<u8>> =
         TABLE.iter().flat_map(examples).map(|(path, _)| record(path.as_bytes(), b'T', b"")).collect();
@@ -283,11 +283,11 @@ fn process_groups(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
         record(b"proc/812/status", b'T', b"Name:\tsh\nVmRSS:\t  100000 kB\nvoluntary_ctxt_switches:\t700\n"),
     ];
     let twice = [&living[..], &living[..]].concat();
-    let found = snapshots.iter().flat_map(|snapshot| of_collector(of, std::slice::from_ref(snapshot)));
-    rules.iter().flat_map(|rules| packed(rules, &twice)).chain(found.take(16)).collect()
+    let found = snapshots.iter().flat_map(|snapshot| collector_seeds(of, std::slice::from_ref(snapshot)));
+    rules.iter().flat_map(|rules| pack_records(rules, &twice)).chain(found.take(16)).collect()
 }
 
-/// A message a query, as a broker sends them.
+/// One message per query, as a broker sends them.
 fn answers(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
     use v1::file::{Content as Wire, Name};
     let mut seeds = Vec::new();
@@ -296,7 +296,7 @@ fn answers(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
         let file = |(path, content): (&[u8], &Content)| {
             let (content, truncated) = match content {
                 Content::Bytes { bytes, truncated } => {
-                    let bytes = &bytes[..bytes.len().min(FILE)];
+                    let bytes = &bytes[..bytes.len().min(MAX_FILE_BYTES)];
                     let text = std::str::from_utf8(bytes).map(|text| Wire::Text(text.to_owned()));
                     (text.unwrap_or_else(|_| Wire::Raw(bytes.to_vec())), *truncated)
                 }
@@ -306,13 +306,15 @@ fn answers(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
             };
             v1::File { name: Some(Name::RawPath(path.to_vec())), content: Some(content), truncated }
         };
-        let found = snapshot.files().filter(|(path, _)| row.sources.iter().any(|source| is_of(source, path)));
+        let found = snapshot
+            .files()
+            .filter(|(path, _)| row.sources.iter().any(|source| matches_source(source, path)));
         let files: Vec<v1::File> = found.take(24).map(file).collect();
         let end = v1::QueryEnd { outcome: v1::Outcome::Ok.into(), elapsed_ns: 5, left_out: 0 };
         let file_systems = vec![v1::FileSystem { block_size: 4096, blocks: 9, ..Default::default() }];
         let chunk = v1::ReadResponse { query: row.query.into(), files, file_systems, end: Some(end) };
         seeds.push(chunk.encode_length_delimited_to_vec());
-        // Chunks of two queries in turn, and a file that is not read to its end.
+        // Interleaved chunks of two queries, and a file that fails in the middle.
         if let Some(file) = chunk.files.first().cloned() {
             let failed = v1::File { content: Some(Wire::Errno(5)), ..file.clone() };
             let chunk = |query: v1::Query, file: &v1::File| {
@@ -325,7 +327,7 @@ fn answers(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
             seeds.push(chunks.map(|(query, file)| chunk(query, file)).concat());
         }
     }
-    seeds.retain(|seed| seed.len() <= 4 * SEED);
+    seeds.retain(|seed| seed.len() <= 4 * MAX_SEED_BYTES);
     seeds
 }
 
@@ -352,7 +354,7 @@ fn captures(snapshot: &Snapshot) -> io::Result<Vec<Vec<u8>>> {
         snapshot.add_file_system(v1::Query::ProbeDirectories, file_system);
     }
     let dir = tempfile::tempdir()?;
-    let about = About { time: std::time::UNIX_EPOCH, node_name: "a\tb".into(), versions: "1".into() };
+    let about = CaptureInfo { time: std::time::UNIX_EPOCH, node_name: "a\tb".into(), versions: "1".into() };
     let root = dir.path().join("capture");
     capture::write(&snapshot, &about, &root).map_err(io::Error::other)?;
     let mut records = Vec::new();
@@ -384,7 +386,7 @@ fn walk(root: &Path, dir: &Path, records: &mut Vec<Vec<u8>>) -> io::Result<()> {
     Ok(())
 }
 
-/// Some lines of every file, each once, and whole files.
+/// Some lines and the beginning of every file, without duplicates.
 fn lines(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
     let texts = snapshots.iter().flat_map(Snapshot::files).filter_map(|(_, content)| match content {
         Content::Bytes { bytes, .. } => Some(bytes),
@@ -392,20 +394,20 @@ fn lines(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
     });
     let some = texts
         .flat_map(|text| text.split(|byte| *byte == b'\n').take(3).chain([&text[..text.len().min(200)]]));
-    let shapes = SHAPES.iter().copied();
+    let shapes = HOSTILE_CONTENTS.iter().copied();
     some.chain(shapes).map(<[u8]>::to_vec).collect::<BTreeSet<_>>().into_iter().step_by(4).collect()
 }
 
 fn files(snapshots: &[Snapshot], name: &[u8]) -> Vec<Vec<u8>> {
     let named = snapshots.iter().flat_map(Snapshot::files).filter(|(path, _)| path.ends_with(name));
     let text = named.filter_map(|(_, content)| match content {
-        Content::Bytes { bytes, .. } => Some(bytes[..bytes.len().min(FILE)].to_vec()),
+        Content::Bytes { bytes, .. } => Some(bytes[..bytes.len().min(MAX_FILE_BYTES)].to_vec()),
         _ => None,
     });
-    text.chain(SHAPES.iter().map(|shape| shape.to_vec())).collect()
+    text.chain(HOSTILE_CONTENTS.iter().map(|content| content.to_vec())).collect()
 }
 
-/// The flags' own expressions, and one of each thing that Go's syntax has, with names that they may meet.
+/// The default expressions of flags and examples of Go's syntax, with names to match.
 fn expressions() -> Vec<Vec<u8>> {
     let flags = keyhole_exporter::collector::flags();
     let defaults = flags.iter().filter_map(|flag| match flag.kind {
@@ -420,7 +422,7 @@ fn expressions() -> Vec<Vec<u8>> {
     defaults.chain(syntax).map(|pattern| [pattern.as_bytes(), names.as_bytes(), b"a\xff"].concat()).collect()
 }
 
-/// Each pattern of the table with names that it may meet.
+/// Each component of the policy's patterns with names to match.
 fn patterns(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
     let paths = snapshots.iter().flat_map(Snapshot::files);
     let names: BTreeSet<&[u8]> = paths.flat_map(|(path, _)| path.split(|byte| *byte == b'/')).collect();
@@ -430,14 +432,14 @@ fn patterns(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
     components.into_iter().map(|pattern| [pattern.as_bytes(), &some.join(&b'\n')].join(&b'\n')).collect()
 }
 
-/// An exposition in pieces of some families each.
+/// An exposition in pieces of a few families.
 fn families(text: &[u8]) -> Vec<Vec<u8>> {
     let text = String::from_utf8_lossy(text);
     let pieces: Vec<&str> = text.split_inclusive("# HELP ").collect();
     let whole =
         |pieces: &[&str]| format!("# HELP {}", pieces.concat().trim_end_matches("# HELP ")).into_bytes();
-    let small = pieces.chunks(3).map(whole).filter(|piece| piece.len() < SEED);
-    small.chain([text.as_bytes()[..text.len().min(FILE)].to_vec()]).collect()
+    let small = pieces.chunks(3).map(whole).filter(|piece| piece.len() < MAX_SEED_BYTES);
+    small.chain([text.as_bytes()[..text.len().min(MAX_FILE_BYTES)].to_vec()]).collect()
 }
 
 fn samples() -> Vec<Vec<u8>> {
@@ -453,24 +455,49 @@ fn samples() -> Vec<Vec<u8>> {
     values.into_iter().map(each).collect()
 }
 
-fn exporter_flags() -> Vec<Vec<u8>> {
-    let one = |flag: keyhole_exporter::options::Flag| match flag.kind {
+/// A flag in one of the ways that it can be written, with a value that it takes.
+fn flag(flag: Flag) -> String {
+    match flag.kind {
         FlagKind::Switch(_) => format!("--no-{}\nword", flag.name),
         FlagKind::Regexp(default) => {
             format!("--{}={}", flag.name, if default.is_empty() { "^a|b$" } else { default })
         }
-        FlagKind::Text(default) | FlagKind::Duration(default) => format!("--{}\n{default}", flag.name),
-        FlagKind::Texts => format!("--{0}=a\n--{0}\nb", flag.name),
+        FlagKind::Text(default)
+        | FlagKind::Duration(default)
+        | FlagKind::File(default)
+        | FlagKind::Directory(default)
+        | FlagKind::Choice { default, .. } => format!("--{}\n{default}", flag.name),
+        FlagKind::Parsed { default, .. } => {
+            format!("--{}={}", flag.name, if default.is_empty() { "0" } else { default })
+        }
+        FlagKind::ParsedList { placeholder: "LAYERS" } => format!("--{}=limits,landlock", flag.name),
+        FlagKind::Texts | FlagKind::ParsedList { .. } | FlagKind::Directories => {
+            format!("--{0}=64647\n--{0}\n0", flag.name)
+        }
         FlagKind::Number(default) => format!("--{}={default}", flag.name),
         FlagKind::Interval(default) => format!("--{0}\n--{0}={default}", flag.name),
         FlagKind::Alias(target) => format!("--{}=a\n--{target}=b", flag.name),
-    };
-    let literal =
-        [":9100\n127.0.0.1:9100\n[::1]:9100\nvsock:1", "--scrape.timeout=1m0.5s250ms", "--nope\n-h\n--"];
-    cli::flags::all().into_iter().map(one).chain(literal.map(str::to_owned)).map(String::into_bytes).collect()
+    }
 }
 
-/// Frames of a reader that is ready, answers and ends, cut in pieces of several lengths.
+fn exporter_flags() -> Vec<Vec<u8>> {
+    let literal =
+        [":9100\n127.0.0.1:9100\n[::1]:9100\nvsock:1", "--scrape.timeout=1m0.5s250ms", "--nope\n-h\n--"];
+    cli::flags::all()
+        .into_iter()
+        .map(flag)
+        .chain(literal.map(str::to_owned))
+        .map(String::into_bytes)
+        .collect()
+}
+
+fn broker_flags() -> Vec<Vec<u8>> {
+    let literal = ["--queries=default,+tcp", "probe\n-h", "completions\nbash", "--view=host\n--view=auto"];
+    let rows = keyhole_broker::flags::PROGRAM.flags().into_iter().map(flag);
+    rows.chain(literal.map(str::to_owned)).map(String::into_bytes).collect()
+}
+
+/// Frames of a reader, for several lengths of pieces.
 fn frames() -> Vec<Vec<u8>> {
     use keyhole_policy::pipes::{Kind, header};
     let frame = |kind, payload: &[u8]| [&header(payload.len(), kind, 1, 0), payload].concat();
@@ -479,13 +506,7 @@ fn frames() -> Vec<Vec<u8>> {
     [0, 6, 254].map(|length| [&[length], &*whole].concat()).to_vec()
 }
 
-fn broker_flags() -> Vec<Vec<u8>> {
-    let help = keyhole_broker::help();
-    let words = help.split_whitespace().filter(|word| word.starts_with("--"));
-    words.map(|word| word.replace("UID", "64647").replace("GID", "0").into_bytes()).collect()
-}
-
-const QUERIES: &[&[u8]] = &[
+const HTTP_REQUESTS: &[&[u8]] = &[
     b"collect%5B%5D=cpu&collect[]=net%64ev&exclude[]=a+b&name[]=x",
     b"gzip;q=0.5, identity;q=0, *",
     b"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.5,text/plain;version=0.0.4;escaping=dots",
@@ -503,7 +524,7 @@ const WEB_CONFIGS: &[&[u8]] = &[
     b"http_server_config:\n  http2: false\n  headers:\n    Strict-Transport-Security: max-age=1\nrate_limit:\n  interval: 1s\n  burst: 20\n",
     b"Basic YTpi",
 ];
-const NAMES: &[&[u8]] = &[
+const GLOBS: &[&[u8]] = &[
     b"*.prom\na.prom",
     b"?*?\nabc",
     b"TZif2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\0\0\0\0\0\0UTC\0TZif2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\x04\0\0\x0e\x10\0\0CET\0",

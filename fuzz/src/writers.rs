@@ -1,13 +1,10 @@
-//! The text format: what is written reads back.
+//! The text format: an exposition that is written can be parsed again.
 
-use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use keyhole_exporter::collector::files::textfile as reader;
-use keyhole_exporter::collector::{Context, Own, TextFile};
-use keyhole_exporter::exposition::{Exposition, Family, Kind, Value, Written, metric_name};
-use keyhole_exporter::options::Options;
-use keyhole_exporter::snapshot::Snapshot;
+use keyhole_exporter::exposition::{Exposition, Family, Kind, Source, Value, Written, metric_name};
+use keyhole_exporter::text_files::TextFile;
 
 use keyhole_test_support::exposition as prometheus;
 
@@ -18,17 +15,17 @@ const FAMILY: Family = Family {
     help: "A \"help\" \\ text\nof two lines.",
     kind: Kind::Untyped,
     labels: &["a", "b"],
-    source: "",
+    source: Source::Exporter(""),
 };
 
-/// Each record is a sample: a name, a letter for its type, a value of eight bytes, a label of the rest.
+/// Each record is a sample: a name, a letter for its type, a value of eight bytes, and labels.
 ///
-/// However hostile the names, the text is well formed, and no sample is lost but duplicates and conflicts of type.
+/// The text is well-formed whatever the names, and only duplicates and samples with conflicting types are dropped.
 pub fn exposition(input: &[u8]) {
     let mut out = Exposition::new();
     out.begin(1000);
     for (name, letter, rest) in input::records(input).iter().filter_map(|record| input::split(record)) {
-        // What its reader says of itself comes with what it reads.
+        // The textfile collector adds these families itself.
         if metric_name(&String::from_utf8_lossy(name)).starts_with("node_textfile_") {
             continue;
         }
@@ -41,7 +38,7 @@ pub fn exposition(input: &[u8]) {
         let mut bytes = [0; 8];
         bytes[..value.len()].copy_from_slice(value);
         let value = match kind {
-            // As many digits as a float keeps, since its reader has only those.
+            // At most 53 bits, since the textfile collector parses floats.
             Kind::Counter => Value::Unsigned(u64::from_le_bytes(bytes) >> 11),
             _ => Value::Float(f64::from_le_bytes(bytes)),
         };
@@ -53,23 +50,23 @@ pub fn exposition(input: &[u8]) {
     let Written { duplicates, .. } = out.write(&mut text, |_| true);
     let parsed = prometheus::Exposition::parse(&text).unwrap_or_else(|reason| panic!("{reason}"));
     assert_eq!(parsed.len() + duplicates, counters.series);
-    // Its own reader takes it, and gives it again.
+    // The textfile collector parses it and returns the same.
     let text = String::from_utf8(text).expect("an exposition is UTF-8");
     let read = read(&[&text]);
-    let ours = |line: &&str| !line.contains("node_textfile_") && !is_own(line);
+    let ours = |line: &&str| !line.contains("node_textfile_") && !is_reserved(line);
     let lines = |text: &str| text.lines().filter(ours).map(str::to_owned).collect::<Vec<_>>();
-    // Only what a text file may not speak of is refused.
+    // Only reserved names are rejected.
     let refused = read.contains("node_textfile_scrape_error 1\n");
-    assert_eq!(refused, text.lines().any(is_own), "{text}{read}");
-    // A label that goes takes its sample to another place among the others.
+    assert_eq!(refused, text.lines().any(is_reserved), "{text}{read}");
+    // Removing empty labels changes the order of samples.
     let (mut given, mut taken) = (without_empty_labels(&lines(&text)), lines(&read));
     given.sort_unstable();
     taken.sort_unstable();
     assert_eq!(taken, given);
 }
 
-/// What a text file may not say of the scrape itself.
-fn is_own(line: &str) -> bool {
+/// Whether a line has a metric name that is reserved for the exporter itself.
+fn is_reserved(line: &str) -> bool {
     ["node_scrape_collector_", "keyhole_", "node_textfile_"].iter().any(|name| {
         line.starts_with(name)
             || line
@@ -79,7 +76,7 @@ fn is_own(line: &str) -> bool {
     })
 }
 
-/// An empty label is no label, and a text file's reader leaves it out.
+/// Removes empty labels, as the textfile collector does.
 fn without_empty_labels(lines: &[String]) -> Vec<String> {
     lines
         .iter()
@@ -94,13 +91,13 @@ fn without_empty_labels(lines: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Each record is a text file. What comes of them is well formed; read again, it gives the same.
+/// Each record is a textfile. The output is well-formed and is unchanged when parsed again.
 pub fn textfile(input: &[u8]) {
     let records = input::records(input);
     let texts: Vec<String> =
         records.iter().take(4).map(|record| String::from_utf8_lossy(record).into_owned()).collect();
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    // Bytes that are no text are refused, but in comments.
+    // Invalid UTF-8 is rejected except in comments.
     let is_comment = |line: &&[u8]| line.trim_ascii_start().starts_with(b"#");
     let mut lines = records[0].split(|byte| *byte == b'\n').filter(|line| !is_comment(line));
     if lines.any(|line| std::str::from_utf8(line).is_err()) {
@@ -110,9 +107,9 @@ pub fn textfile(input: &[u8]) {
     let once = read(&texts);
     let parsed = prometheus::Exposition::parse(once.as_bytes());
     assert!(parsed.is_ok(), "{parsed:?}: {once}");
-    let theirs: String = paragraphs(&once).filter(|family| !is_own(family)).collect();
+    let theirs: String = paragraphs(&once).filter(|family| !is_reserved(family)).collect();
     let again = read(&[&theirs]);
-    let again: String = paragraphs(&again).filter(|family| !is_own(family)).collect();
+    let again: String = paragraphs(&again).filter(|family| !is_reserved(family)).collect();
     assert_eq!(theirs, again);
 }
 
@@ -136,18 +133,7 @@ fn read(texts: &[&str]) -> String {
 }
 
 fn collect(text_files: Vec<TextFile>) -> String {
-    let own = Own {
-        now: UNIX_EPOCH,
-        node_name: None,
-        timex: Err(1),
-        uname: None,
-        time_zone: None,
-        text_files,
-        process_groups: Arc::default(),
-    };
-    let options = Options::defaults(&[]);
     let mut out = Exposition::new();
-    let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
-    (reader::COLLECTOR.collect)(&context, &mut out).expect("text files fail one by one");
+    reader::collect(&text_files, &mut out);
     out.to_text()
 }

@@ -15,7 +15,7 @@ pub enum Format {
     Json,
 }
 
-/// The fields of one event, written as they come.
+/// The fields of one event, formatted in the order in which they come.
 pub(crate) struct Fields {
     format: Format,
     message: String,
@@ -50,7 +50,7 @@ impl Fields {
         }
     }
 
-    /// Adds a field that is the same in every format.
+    /// Adds a field whose value is already formatted.
     pub(crate) fn member(&mut self, name: &str, value: impl fmt::Display) {
         // Writing to a String cannot fail.
         let _ = if self.format == Format::Logfmt {
@@ -83,7 +83,7 @@ impl Visit for Fields {
     }
 }
 
-/// A value as it is if it is one plain word, else in quotes and on one line.
+/// A value of logfmt: as it is if it is one plain word, else quoted and escaped.
 struct Quoted<'v>(&'v str);
 
 impl fmt::Display for Quoted<'_> {
@@ -92,12 +92,13 @@ impl fmt::Display for Quoted<'_> {
         if !self.0.is_empty() && self.0.chars().all(is_plain) {
             f.write_str(self.0)
         } else {
-            write!(f, "{:?}", self.0)
+            // What a reader of logfmt knows of escapes is what JSON has.
+            Json(self.0).fmt(f)
         }
     }
 }
 
-/// A string of JSON, with its quotes.
+/// A JSON string with its quotes.
 struct Json<'v>(&'v str);
 
 impl fmt::Display for Json<'_> {
@@ -106,8 +107,15 @@ impl fmt::Display for Json<'_> {
         for c in self.0.chars() {
             match c {
                 '"' | '\\' => write!(f, "\\{c}")?,
-                // Controls, U+0080 to U+009F too: a terminal obeys those as well.
-                c if c.is_control() => write!(f, "\\u{:04x}", u32::from(c))?,
+                '\n' => f.write_str("\\n")?,
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_str("\\t")?,
+                // Control characters, also U+0080 to U+009F, and what turns text around: terminals interpret those.
+                c if c != '\'' && c.escape_debug().len() > 1 => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        write!(f, "\\u{unit:04x}")?;
+                    }
+                }
                 c => f.write_char(c)?,
             }
         }
@@ -115,12 +123,12 @@ impl fmt::Display for Json<'_> {
     }
 }
 
-/// A time in UTC to the microsecond, as RFC 3339 writes it.
+/// A time in UTC as in RFC 3339, with microseconds.
 struct Timestamp(SystemTime);
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A clock before 1970 is not set.
+        // A clock that is not set may be before 1970.
         let since_epoch = self.0.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let seconds = since_epoch.as_secs();
         let (year, month, day) = date(seconds / 86_400);
@@ -169,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_switches_have_no_quotes() {
+    fn numbers_and_booleans_have_no_quotes() {
         let mut fields = Fields::new(Format::Json);
         fields.member("count", 7);
         fields.member("tls", true);
@@ -177,19 +185,20 @@ mod tests {
     }
 
     #[test]
-    fn a_value_stays_on_its_line_and_in_its_place() {
+    fn a_value_cannot_add_a_line_or_a_field() {
         assert_eq!(Quoted("plain:1").to_string(), "plain:1");
         assert_eq!(Quoted("a b").to_string(), "\"a b\"");
-        assert_eq!(Quoted("x level=ERROR\n\u{1b}[2J").to_string(), "\"x level=ERROR\\n\\u{1b}[2J\"");
+        assert_eq!(Quoted("x level=ERROR\n\u{1b}[2J").to_string(), "\"x level=ERROR\\n\\u001b[2J\"");
         assert_eq!(Quoted("").to_string(), "\"\"");
         assert_eq!(
             Json("a\"b\\c\nd\u{1}\u{e9}\u{9b}").to_string(),
-            "\"a\\\"b\\\\c\\u000ad\\u0001\u{e9}\\u009b\""
+            "\"a\\\"b\\\\c\\nd\\u0001\u{e9}\\u009b\""
         );
+        assert_eq!(Json("it's\u{202e}\u{e0001}").to_string(), "\"it's\\u202e\\udb40\\udc01\"");
     }
 
     #[test]
-    fn days_are_dates() {
+    fn days_since_the_epoch_are_converted_to_dates() {
         assert_eq!(date(0), (1970, 1, 1));
         assert_eq!(date(59), (1970, 3, 1));
         assert_eq!(date(11_016), (2000, 2, 29));
@@ -200,7 +209,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_value_is_one_line_that_a_terminal_does_not_obey(value in ".*", bytes in any::<Vec<u8>>()) {
+        fn any_value_is_one_line_without_control_characters(value in ".*", bytes in any::<Vec<u8>>()) {
             for value in [value, String::from_utf8_lossy(&bytes).into_owned()] {
                 for format in [Format::Logfmt, Format::Json] {
                     let line = line(format, &[("message", &value), ("key", &value)]);
@@ -211,7 +220,7 @@ mod tests {
         }
 
         #[test]
-        fn a_json_string_ends_where_its_value_does(value in any::<String>()) {
+        fn a_json_string_has_no_unescaped_quote(value in any::<String>()) {
             let written = Json(&value).to_string();
             let inner = &written[1..written.len() - 1];
             let mut escaped = false;

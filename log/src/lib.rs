@@ -1,9 +1,9 @@
-//! The log of both programs: one event a line on standard error, as logfmt or JSON.
+//! The log of broker and exporter: one event per line on standard error, as logfmt or JSON.
 //!
-//! Whoever logs never waits. Lines go into a bounded queue, and a thread named `log` writes them. A reader of the
-//! log that stops reading, a full disk or a closed pipe costs lines and nothing else: [`dropped`] counts them, and
-//! one line reports how many once there is room again. Only targets that begin with `keyhole` are logged: what
-//! libraries log is caused by their peers, a line a frame.
+//! Logging never blocks. Lines go into a bounded queue, and a thread named `log` writes them. If the log is not read, the
+//! disk is full or the pipe is closed, lines are dropped and nothing else happens: [`dropped`] counts them, and a line
+//! reports how many as soon as lines can be written again. Only targets that begin with `keyhole` are logged: with
+//! libraries' events a peer could fill the log, a line for each frame.
 #![forbid(unsafe_code)]
 
 mod format;
@@ -21,33 +21,33 @@ use format::Fields;
 pub use format::Format;
 use sink::Sink;
 
-/// The longest wait for the last lines of a process.
+/// The most time that [`flush`] waits.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The stack of the thread that writes.
+/// The stack size of the thread that writes.
 const STACK_BYTES: usize = 64 << 10;
 
 static SINK: OnceLock<Sink> = OnceLock::new();
 
-/// Logs events of `level` and above from here on. Lines are queued until [`start_thread`]. Only the first call counts.
+/// Starts logging events of `level` and above. Lines are queued until [`start_thread`]. Further calls do nothing.
 pub fn init(level: Level, format: Format) {
     if SINK.set(Sink::new(format)).is_ok() {
-        // Fails only where a test has a subscriber of its own.
+        // Fails only if a test has set another subscriber.
         let _ = tracing::subscriber::set_global_default(Log { level });
     }
 }
 
 /// Starts the thread that writes, and waits until it needs no more system calls than `futex` and `write`.
 ///
-/// Call it after the layers that a thread inherits (capabilities, Landlock) and before seccomp. It does nothing
-/// without [`init`], or when the thread runs already.
+/// Call it after the sandbox layers that a thread inherits (capabilities, Landlock) and before seccomp. Without [`init`],
+/// or if the thread runs already, it does nothing.
 pub fn start_thread() -> io::Result<()> {
     let Some(sink) = SINK.get() else { return Ok(()) };
     if !sink.claim_thread() {
         return Ok(());
     }
     let stderr = io::stderr();
-    // Past the standard library's lock, which a write that blocks would hold.
+    // Without the standard library's lock, which a blocked write would hold.
     let write = move |bytes: &[u8]| rustix::io::write(&stderr, bytes);
     std::thread::Builder::new()
         .name("log".to_owned())
@@ -58,21 +58,22 @@ pub fn start_thread() -> io::Result<()> {
     Ok(())
 }
 
-/// Lines that were not written since the start: beyond the rate, beyond the queue, or refused by the kernel.
+/// The number of lines dropped since the start: above the rate limit, above the queue's, or refused by the kernel.
 pub fn dropped() -> u64 {
     SINK.get().map_or(0, Sink::dropped)
 }
 
-/// Waits until every line so far is written, for at most a second. Call it at the end of a process.
+/// Waits at most a second until every queued line is written. Call it at the end of a process.
 pub fn flush() {
     let Some(sink) = SINK.get() else { return };
-    // A process that ends before its thread was started is not sealed yet: its lines are still to be read.
+    // A process that ends during its start has no thread yet: start it, so that its lines are written.
     if start_thread().is_ok() {
         sink.flush(FLUSH_TIMEOUT);
     }
 }
 
-/// Writes a line as it is, such as the error that ends the process, after those before it; waits as [`flush`] does.
+/// Writes a line without formatting, such as the error that ends the process, after the queued lines; waits as [`flush`]
+/// does.
 pub fn print(line: &str) {
     let line = format!("{line}\n");
     match SINK.get() {
@@ -80,15 +81,15 @@ pub fn print(line: &str) {
             sink.push_always(line);
             flush();
         }
-        // Nothing is left to do when standard error is closed.
+        // If standard error is closed, the line is lost.
         None => _ = io::Write::write_all(&mut io::stderr(), line.as_bytes()),
     }
 }
 
-/// Has a panic reported in one line that begins with the name of the program.
+/// Makes a panic print one line that begins with the name of the program.
 ///
-/// The standard library's own hook asks for the thread's number first, for which a sealed process is killed: nobody
-/// would learn why it ended.
+/// The standard library's hook first asks for the thread's id, a system call for which seccomp would kill the process: the
+/// panic would not be reported.
 pub fn report_panics(program: &'static str) {
     std::panic::set_hook(Box::new(move |panic| report_panic(program, panic)));
 }
@@ -96,7 +97,7 @@ pub fn report_panics(program: &'static str) {
 fn report_panic(program: &str, panic: &PanicHookInfo<'_>) {
     let line = format!("{program}: {}\n", panic.to_string().replace('\n', " "));
     match SINK.get() {
-        // The panic may come from under the sink's own lock: no waiting for that.
+        // The panicking thread may hold the sink's lock, so do not wait for it.
         Some(sink) if sink.try_push_always(line.clone()) => {
             if !sink.is_own_thread() {
                 flush();
@@ -107,29 +108,29 @@ fn report_panic(program: &str, panic: &PanicHookInfo<'_>) {
     }
 }
 
-/// Turns events into lines. Spans are not used, so they are not kept.
+/// Formats events as lines. Spans are not used, and are ignored.
 struct Log {
     level: Level,
 }
 
 impl Log {
-    fn wants(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && is_ours(metadata.target()) && *metadata.level() <= self.level
+    fn is_logged(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && is_keyhole(metadata.target()) && *metadata.level() <= self.level
     }
 }
 
 /// Whether a target belongs to this project.
-fn is_ours(target: &str) -> bool {
+fn is_keyhole(target: &str) -> bool {
     target.starts_with("keyhole")
 }
 
 impl Subscriber for Log {
     fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
-        if self.wants(metadata) { Interest::always() } else { Interest::never() }
+        if self.is_logged(metadata) { Interest::always() } else { Interest::never() }
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.wants(metadata)
+        self.is_logged(metadata)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -165,12 +166,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_libraries_log_is_off() {
+    fn events_of_libraries_are_not_logged() {
         for target in
             ["h2::codec", "hyper", "tonic::transport", "rustls::conn", "tokio", "tower", "mio::poll", ""]
         {
-            assert!(!is_ours(target), "{target}");
+            assert!(!is_keyhole(target), "{target}");
         }
-        assert!(is_ours("keyhole_broker::listener") && is_ours("keyhole_exporter"));
+        assert!(is_keyhole("keyhole_broker::listener") && is_keyhole("keyhole_exporter"));
     }
 }

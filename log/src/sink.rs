@@ -1,4 +1,4 @@
-//! The queue between those who log and the thread that writes: bounded in lines, bytes, and lines a second.
+//! The queue between the threads that log and the one that writes: limited in lines, bytes, and lines per second.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,39 +6,40 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant, SystemTime};
 
+use keyhole_rate::TokenBucket;
 use rustix::io::Errno;
 use tracing::Level;
 
 use crate::format::{Fields, Format};
 
-/// Lines that wait to be written, at most.
+/// The most lines that wait to be written.
 const QUEUE_LINES: usize = 512;
 
-/// Bytes of lines that wait to be written, at most.
+/// The most bytes of lines that wait to be written.
 const QUEUE_BYTES: usize = 256 << 10;
 
-/// What a line costs: 50 a second, over time.
+/// The cost of a line in the token bucket: a rate of 50 lines per second.
 const LINE_COST: Duration = Duration::from_millis(20);
 
-/// What may be used at once after a pause: 200 lines.
+/// The size of the token bucket: a burst of 200 lines.
 const BURST: Duration = Duration::from_secs(4);
 
-/// How often dropped lines are reported, at most.
+/// The least time between two reports of dropped lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long to wait when standard error does not block and takes nothing.
+/// How long to wait when standard error is non-blocking and full.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Tries for the lock in a panic: others hold it for less than a microsecond.
+/// How often to try for the lock in a panic; other threads hold it for less than a microsecond.
 const LOCK_TRIES: u32 = 1_000_000;
 
-/// The queue, and what is known of its thread.
+/// The queue, and the state of its thread.
 pub(crate) struct Sink {
     format: Format,
     state: Mutex<State>,
-    /// For the thread: there is a line.
+    /// Wakes the thread when there is a line.
     filled: Condvar,
-    /// For whoever waits: the thread runs, or everything was written.
+    /// Wakes waiting threads when the thread has started, or everything is written.
     drained: Condvar,
     dropped: AtomicU64,
 }
@@ -47,20 +48,20 @@ struct State {
     lines: VecDeque<String>,
     /// Bytes of `lines`, and of the line that is being written.
     bytes: usize,
-    /// A line is being written.
+    /// Whether a line is being written.
     writing: bool,
-    /// The thread waits on `filled`.
+    /// Whether the thread waits on `filled`.
     idle: bool,
-    /// Threads that wait on `drained`.
+    /// The number of threads that wait on `drained`.
     waiting: usize,
+    /// Whether a thread was started or is being started.
     claimed: bool,
     thread: Option<ThreadId>,
-    /// When the token bucket will be full again.
-    full: Instant,
-    /// How many dropped lines were reported, and when last.
+    rate: TokenBucket,
+    /// How many dropped lines were reported, and when.
     reported: u64,
     reported_at: Option<Instant>,
-    /// The last write failed: the next report waits for a line of its own.
+    /// Whether the last write failed. If so, dropped lines are reported only with the next line, not in between.
     failing: bool,
 }
 
@@ -76,7 +77,7 @@ impl Sink {
                 waiting: 0,
                 claimed: false,
                 thread: None,
-                full: Instant::now(),
+                rate: TokenBucket::new(BURST, Instant::now()),
                 reported: 0,
                 reported_at: None,
                 failing: false,
@@ -95,7 +96,7 @@ impl Sink {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// Locks, also after a panic: the state is whole at each step.
+    /// Locks the state, also if the mutex is poisoned: no panic leaves it half changed.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,12 +105,11 @@ impl Sink {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes a token for one line; without one the line is dropped before anybody formats it.
+    /// Takes the tokens of one line; if there are too few, the line is dropped before it is formatted.
     pub(crate) fn admit(&self, now: Instant) -> bool {
         let mut state = self.lock();
-        let admitted = state.full.saturating_duration_since(now) + LINE_COST <= BURST;
+        let admitted = state.rate.take(LINE_COST, now);
         if admitted {
-            state.full = state.full.max(now) + LINE_COST;
             self.report(&mut state, now);
         } else {
             self.drop_one();
@@ -122,12 +122,12 @@ impl Sink {
         self.enqueue(&mut self.lock(), line);
     }
 
-    /// Queues a line that no rate holds back.
+    /// Queues a line without rate limit.
     pub(crate) fn push_always(&self, line: String) {
         self.enqueue(&mut self.lock(), line);
     }
 
-    /// The same in a panic, whose thread may hold the lock; returns whether the line was queued or counted.
+    /// [`Self::push_always`] in a panic, whose thread may hold the lock; returns whether the line was queued or counted.
     pub(crate) fn try_push_always(&self, line: String) -> bool {
         for _ in 0..LOCK_TRIES {
             let mut state = match self.state.try_lock() {
@@ -155,7 +155,7 @@ impl Sink {
         }
     }
 
-    /// Queues a line about lines that were dropped, if there are any and none was reported just now.
+    /// Queues a line about dropped lines, if there are any that were not reported, and none were reported just now.
     fn report(&self, state: &mut State, now: Instant) {
         let dropped = self.dropped();
         let is_due = state.reported_at.is_none_or(|at| now.saturating_duration_since(at) >= REPORT_INTERVAL);
@@ -169,7 +169,7 @@ impl Sink {
         self.enqueue(state, fields.line(SystemTime::now(), Level::WARN));
     }
 
-    /// Whether the caller is the one to start the thread.
+    /// Whether the caller is to start the thread: true once.
     pub(crate) fn claim_thread(&self) -> bool {
         !std::mem::replace(&mut self.lock().claimed, true)
     }
@@ -193,7 +193,7 @@ impl Sink {
         self.lock().thread == Some(std::thread::current().id())
     }
 
-    /// Waits until everything is written, at most for `timeout`.
+    /// Waits at most `timeout` until everything is written.
     pub(crate) fn flush(&self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         let mut state = self.lock();
@@ -208,7 +208,7 @@ impl Sink {
         }
     }
 
-    /// Writes lines as they come, for good.
+    /// Writes lines forever.
     pub(crate) fn run(&self, mut write: impl FnMut(&[u8]) -> rustix::io::Result<usize>) {
         let mut state = self.lock();
         state.thread = Some(std::thread::current().id());
@@ -253,7 +253,7 @@ impl Sink {
         state
     }
 
-    /// Writes one line; returns whether all of it was taken. What the kernel refuses is lost.
+    /// Writes one line; returns whether all of it was written. If the kernel refuses it, it is lost.
     fn write_line(
         &self,
         write: &mut impl FnMut(&[u8]) -> rustix::io::Result<usize>,
@@ -264,10 +264,10 @@ impl Sink {
                 Ok(0) => return false,
                 Ok(written) => line = line.get(written..).unwrap_or_default(),
                 Err(Errno::INTR) => {}
-                // Standard error shares its flags with whoever else has it open.
+                // Standard error may be non-blocking: its flags are shared with every process that has it open.
                 Err(Errno::AGAIN) => {
                     let state = self.lock();
-                    // Nobody wakes it: it is not idle. To sleep would be one more system call.
+                    // Nobody wakes this wait, since `idle` is not set. A sleep would need one more system call.
                     drop(self.filled.wait_timeout(state, RETRY_INTERVAL));
                 }
                 Err(_) => return false,
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stops_costs_nobody_any_time() {
+    fn a_log_that_is_not_read_blocks_nobody() {
         let (reader, writer) = pipe();
         let sink = Arc::new(Sink::new(Format::Logfmt));
         start(&sink, move |bytes| rustix::io::write(&writer, bytes));
@@ -376,7 +376,7 @@ mod tests {
             sink.push_always(format!("{line}\n"));
         }
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
-        // What a pipe takes (64 KiB), and what the queue holds.
+        // All but what the pipe (64 KiB) and the queue hold.
         assert!(sink.dropped() > 200_000 - 650 - 512 - 5, "{}", sink.dropped());
         let lines = sink.lock().lines.len();
         let bytes = sink.lock().bytes;
@@ -385,7 +385,7 @@ mod tests {
         sink.flush(Duration::from_millis(200));
         assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 
-        // It reads on: everything queued comes, and how many were dropped.
+        // When it is read again, every queued line comes, and the number of dropped ones.
         let mut buffer = [0; 4096];
         let mut text = String::new();
         while !text.contains("log lines dropped") {
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_and_a_closed_pipe_lose_lines_and_nothing_else() {
+    fn a_full_disk_and_a_closed_pipe_only_lose_lines() {
         let full: OwnedFd = std::fs::File::options().write(true).open("/dev/full").unwrap().into();
         let (reader, writer) = pipe();
         drop(reader);
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_does_not_block_gets_every_line() {
+    fn a_nonblocking_pipe_gets_every_line() {
         let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let sink = Arc::new(Sink::new(Format::Logfmt));
         start(&sink, move |bytes| rustix::io::write(&writer, bytes));

@@ -8,6 +8,23 @@ use crate::Layer;
 
 const SETS: [CapSet; 4] = [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable, CapSet::Ambient];
 
+/// Refuses to start with privilege that was not asked for: it is a mistake in a manifest, and once it is dropped nobody
+/// notices it. The error says what to do.
+pub fn refuse_privilege(allow_root: bool, allow_capabilities: bool) -> Result<(), String> {
+    let is_root = rustix::process::getuid().is_root() || rustix::process::geteuid().is_root();
+    if is_root && !allow_root {
+        return Err("running as uid 0: run as another uid, or pass --allow-root".to_owned());
+    }
+    let held = held().map_err(|error| error.to_string())?;
+    if !held.is_empty() && !allow_capabilities {
+        let held = held.join(" ");
+        return Err(format!(
+            "started with capabilities ({held}): drop them all, or pass --allow-capabilities"
+        ));
+    }
+    Ok(())
+}
+
 /// The capabilities that the calling thread holds in any set but the bounding set, sorted by name.
 pub fn held() -> Result<Vec<String>, caps::errors::CapsError> {
     let mut held = CapsHashSet::new();
@@ -19,34 +36,37 @@ pub fn held() -> Result<Vec<String>, caps::errors::CapsError> {
     Ok(names)
 }
 
-/// Drops every capability from every set; those of the bounding set only with the right to do so (CAP_SETPCAP),
-/// without which nothing can be regained from it under no_new_privs.
+/// Drops every capability from every set. The bounding set needs CAP_SETPCAP for that; without it, no_new_privs keeps
+/// anything from being regained.
 pub fn drop_all() -> Layer {
-    Layer::of("capabilities", try_drop_all())
+    Layer::from_result("capabilities", try_drop_all())
 }
 
 fn try_drop_all() -> Result<String, caps::errors::CapsError> {
     caps::clear(None, CapSet::Ambient)?;
     let bounding = match caps::clear(None, CapSet::Bounding) {
         Ok(()) => "bounding set empty",
-        Err(_) => "bounding set left, with no right to drop it: no_new_privs keeps it from mattering",
+        Err(_) => {
+            "bounding set not dropped, which needs CAP_SETPCAP: no_new_privs keeps it from having an effect"
+        }
     };
     for set in SETS {
         caps::clear(None, set)?;
     }
     let left = held()?;
-    match left.is_empty() {
-        true => Ok(format!("none held; {bounding}")),
-        false => Err(format!("still held: {}", left.join(" ")).as_str().into()),
+    if left.is_empty() {
+        Ok(format!("none held; {bounding}"))
+    } else {
+        Err(format!("still held: {}", left.join(" ")).as_str().into())
     }
 }
 
-/// Gives up, for good, whatever an execve could gain.
+/// Sets no_new_privs: no execve(2) gains privilege any more.
 pub fn no_new_privs() -> Layer {
     let result = rustix::thread::set_no_new_privs(true).and_then(|()| rustix::thread::no_new_privs());
     match result {
-        Ok(true) => Layer::of::<String>("no_new_privs", Ok("set, read back".into())),
-        Ok(false) => Layer::of("no_new_privs", Err("not set after prctl")),
-        Err(errno) => Layer::of("no_new_privs", Err(errno)),
+        Ok(true) => Layer::from_result::<String>("no_new_privs", Ok("set, read back".into())),
+        Ok(false) => Layer::from_result("no_new_privs", Err("not set after prctl")),
+        Err(errno) => Layer::from_result("no_new_privs", Err(errno)),
     }
 }

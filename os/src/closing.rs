@@ -1,4 +1,4 @@
-//! Closes that do not sleep for long. close(2), socket(7), timer_create(2)
+//! Closing files without sleeping for long. close(2), socket(7), timer_create(2)
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -6,32 +6,33 @@ use std::os::fd::OwnedFd;
 use std::ptr;
 use std::time::Duration;
 
-/// How long a close sleeps at most, where a signal ends its sleep: that of a TCP socket that lingers.
+/// The most time that a close sleeps before a signal interrupts it, as that of a TCP socket with SO_LINGER.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(10);
 
-const SIGNAL: libc::c_int = libc::SIGALRM;
+const INTERRUPT_SIGNAL: libc::c_int = libc::SIGALRM;
 
-extern "C" fn nothing(_: libc::c_int) {}
+extern "C" fn do_nothing(_: libc::c_int) {}
 
-/// Has the signal that ends a sleep do nothing else. Call it once, before any [`Interrupted`] is made.
-pub fn handle() -> io::Result<()> {
+/// Installs an empty handler for the signal that interrupts a close. Call it once, before any [`InterruptedCloser`] is
+/// made.
+pub fn install_handler() -> io::Result<()> {
     // SAFETY: an action of zeroes is a valid one, with an empty mask and without SA_RESTART; the handler does nothing.
     let failed = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
-        libc::sigaction(SIGNAL, &raw const action, ptr::null_mut()) != 0
+        action.sa_sigaction = do_nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        libc::sigaction(INTERRUPT_SIGNAL, &raw const action, ptr::null_mut()) != 0
     };
     if failed { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// A thread whose closes are interrupted: a signal comes to it alone as long as it closes something.
+/// Closes files on one thread, which gets a signal at each interval of a timer as long as a close sleeps.
 #[derive(Debug)]
-pub struct Interrupted {
+pub struct InterruptedCloser {
     timer: Option<libc::timer_t>,
 }
 
-impl Interrupted {
-    /// For the calling thread, which alone may use it. Without timers closes may sleep for as long as they like.
+impl InterruptedCloser {
+    /// For the calling thread, which alone may use it. If no timer can be made, closes are not interrupted.
     #[expect(clippy::new_without_default, reason = "it belongs to the calling thread")]
     pub fn new() -> Self {
         let mut timer = MaybeUninit::<libc::timer_t>::uninit();
@@ -40,7 +41,7 @@ impl Interrupted {
         let timer = unsafe {
             let mut event: libc::sigevent = std::mem::zeroed();
             event.sigev_notify = libc::SIGEV_THREAD_ID;
-            event.sigev_signo = SIGNAL;
+            event.sigev_signo = INTERRUPT_SIGNAL;
             event.sigev_notify_thread_id = libc::gettid();
             match libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, timer.as_mut_ptr()) {
                 0 => Some(timer.assume_init()),
@@ -52,18 +53,18 @@ impl Interrupted {
 
     /// Closes a file.
     pub fn close(&self, file: OwnedFd) {
-        // Again and again: a signal that comes before the close has begun ends nothing.
-        self.tick(CLOSE_TIMEOUT);
+        // The timer is periodic: a signal that arrives before the close has begun interrupts nothing.
+        self.set_timer(CLOSE_TIMEOUT);
         drop(file);
-        self.tick(Duration::ZERO);
+        self.set_timer(Duration::ZERO);
     }
 
-    fn tick(&self, interval: Duration) {
+    fn set_timer(&self, interval: Duration) {
         let Some(timer) = self.timer else { return };
         let interval = libc::timespec { tv_sec: 0, tv_nsec: interval.subsec_nanos().into() };
-        let often = libc::itimerspec { it_interval: interval, it_value: interval };
-        // SAFETY: the timer was made by timer_create and is never deleted; `often` outlives the call.
-        unsafe { libc::timer_settime(timer, 0, &raw const often, ptr::null_mut()) };
+        let timer_value = libc::itimerspec { it_interval: interval, it_value: interval };
+        // SAFETY: the timer was made by timer_create and is never deleted; `timer_value` outlives the call.
+        unsafe { libc::timer_settime(timer, 0, &raw const timer_value, ptr::null_mut()) };
     }
 }
 
@@ -81,7 +82,7 @@ mod tests {
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let peer = listener.accept().unwrap().0;
         stream.set_nonblocking(true).unwrap();
-        // A peer's buffer may grow and take what was waiting: nothing lingers until it is full for a while.
+        // The peer's buffer may grow and take more: fill it until it stays full, else nothing lingers.
         for _ in 0..10 {
             while stream.write(&[0; 64 << 10]).is_ok() {}
             std::thread::sleep(Duration::from_millis(2));
@@ -99,10 +100,10 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_lingers_is_closed_at_once() {
+    fn a_lingering_socket_is_closed_at_once() {
         let _tested = crate::signals::TESTED.lock();
-        handle().unwrap();
-        let closer = Interrupted::new();
+        install_handler().unwrap();
+        let closer = InterruptedCloser::new();
         let (stream, _peer) = lingering();
         let start = Instant::now();
         closer.close(stream.into());

@@ -1,4 +1,4 @@
-//! Child processes of a program of one thread: fork(2), pidfd_open(2), waitpid(2).
+//! Child processes of a single-threaded program: fork(2), pidfd_open(2), waitpid(2).
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,31 +7,31 @@ use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
 use crate::signals;
 
-/// A child process. Its descriptor is readable when it has ended.
+/// A child process.
 #[derive(Debug)]
 pub struct Child {
     pid: Pid,
-    /// Becomes readable when the child ends.
+    /// Becomes readable when the child exits.
     pub pidfd: OwnedFd,
 }
 
-/// Why there is no child, or none whose end is seen.
+/// Why there is no child, or none whose exit can be noticed.
 #[derive(Debug, thiserror::Error)]
 pub enum ForkError {
     /// There is no child.
     #[error("fork: {0}")]
     Fork(io::Error),
-    /// There is one, and nothing says when it ends.
+    /// The child runs, but its exit cannot be noticed.
     #[error("pidfd_open: {0}")]
     Watch(io::Error),
 }
 
-/// Forks; `child` is all that the new process does before it ends.
+/// Forks; the new process runs `child` and exits.
 ///
-/// Only for a program that never starts a thread: another one could hold a lock that the child then waits for.
+/// Only for a program that never starts a thread: a thread could hold a lock for which the child would wait forever.
 pub fn fork(child: impl FnOnce()) -> Result<Child, ForkError> {
-    // SAFETY: fork takes no pointers. The program has one thread, so every lock and every invariant that the
-    // child inherits is as it would be without the fork.
+    // SAFETY: fork takes no pointers. The program has one thread, so no lock is held and no invariant is broken in the
+    // child.
     let pid = unsafe { libc::fork() };
     match Pid::from_raw(pid) {
         None => {
@@ -47,38 +47,38 @@ pub fn fork(child: impl FnOnce()) -> Result<Child, ForkError> {
 }
 
 impl Child {
-    /// How the child ended, as waitpid(2) gives it; none while it runs.
+    /// The child's wait status, see waitpid(2); none while it runs.
     pub fn status(&self) -> io::Result<Option<i32>> {
         Ok(waitpid(Some(self.pid), WaitOptions::NOHANG)?.map(|(_, status)| status.as_raw()))
     }
 }
 
-/// Whether the kernel has, and no filter refuses, the call that watches for the end of a child: tried on this process itself.
-pub fn can_watch() -> io::Result<()> {
+/// Checks that pidfd_open(2) works, which an old kernel or a seccomp profile may refuse: on this process itself.
+pub fn check_pidfd_open() -> io::Result<()> {
     pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
     Ok(())
 }
 
-/// Ignores, here and in every child, the signals that ask for the end, and those that ask for nothing: these processes
-/// end when the one does that started them.
+/// Ignores, here and in every child, the signals that ask a process to stop, and stray ones: these processes exit when
+/// the one that started them does.
 pub fn ignore_signals() {
-    expect_children();
+    reset_sigchld();
     signals::ignore_stray();
     [libc::SIGHUP, libc::SIGINT, libc::SIGTERM].into_iter().for_each(signals::ignore);
 }
 
-/// Has the kernel keep how children ended until they are waited for: a parent may have asked for the opposite, and
-/// that is inherited.
-pub fn expect_children() {
+/// Resets SIGCHLD to its default, so that the wait status of children is kept. A parent may have set it to be ignored,
+/// which is inherited.
+pub fn reset_sigchld() {
     // SAFETY: signal with SIG_DFL installs no code of this program.
     unsafe {
         libc::signal(libc::SIGCHLD, libc::SIG_DFL);
     }
 }
 
-/// Ends the process at once: one system call, and nothing of what a library would do at the end.
+/// Exits at once by one system call, without exit handlers.
 pub fn exit(status: i32) -> ! {
-    // SAFETY: _exit takes a number and does not return. Nothing that runs at an ordinary end matters here.
+    // SAFETY: _exit takes a number and does not return. No exit handler matters here.
     unsafe { libc::_exit(status) }
 }
 
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_is_seen_to_end_with_its_status() {
+    fn the_exit_of_a_child_is_noticed_with_its_status() {
         let child = fork(|| exit(7)).unwrap();
         let mut fds = [rustix::event::PollFd::new(&child.pidfd, rustix::event::PollFlags::IN)];
         let limit = rustix::event::Timespec { tv_sec: 10, tv_nsec: 0 };

@@ -1,7 +1,7 @@
-//! What `tests/attacks` adds to a program: code of its own that runs once a process is sealed, and a seal with a piece left
-//! out. Behind the feature `hostile-code-for-tests`, which no build that ships can have.
+//! What `tests/attacks` adds to a program: code of an intruder that runs in the sandbox of a process, and sandboxes with one
+//! layer or row left out. Behind the feature `hostile-code-for-tests`, which no release build can have.
 //!
-//! The modules below stand in for those of this crate with the same names, and do the same unless told otherwise.
+//! The modules below replace those of this crate with the same names, and do the same unless [`HOSTILE`] says otherwise.
 
 use std::sync::OnceLock;
 
@@ -10,41 +10,41 @@ use crate::Layer;
 #[cfg(not(debug_assertions))]
 compile_error!("hostile-code-for-tests is on, and this is not a debug build: hostile code must never ship");
 
-/// What marks a program that has this module; no shipped binary may hold it.
+/// Marks a program that contains this module; no released binary may contain it.
 pub const MARKER: &str = "this program has HOSTILE CODE FOR TESTS in it";
 
-/// What a test changes in a program; set before the program runs.
+/// What a test changes in a program; it is set before the program runs.
 #[derive(Debug, Default)]
 pub struct Hostile {
-    /// The layers that are left out: `identity` (capabilities, no_new_privs, limits, not dumpable), `landlock`, `seccomp`.
+    /// The layers to leave out: `identity` (capabilities, no_new_privs, limits, not dumpable), `landlock`, `seccomp`.
     pub without: Vec<String>,
-    /// A row that is left out of what seccomp allows: its table, by its place among those that the program compiles, and
-    /// its place in that table.
+    /// A row to leave out of a seccomp table: the index of the table, in the order in which the program compiles them, and
+    /// the index of the row in it.
     pub without_row: Option<(usize, usize)>,
-    /// The name of the process that has an intruder, and what the intruder does.
-    pub strike: Option<(String, fn())>,
+    /// The name of the process with an intruder, and the intruder's code.
+    pub intruder: Option<(String, fn())>,
 }
 
-/// What is changed in this program.
+/// The changes of this program.
 pub static HOSTILE: OnceLock<Hostile> = OnceLock::new();
 
-/// Runs the intruder, if it is in the process of this name. Each process calls it once it is sealed and has reported that.
-pub fn strike(process: &str) {
+/// Runs the intruder if it is in the process of this name. Each process calls it in its sandbox, after its hello.
+pub fn run_intruder(process: &str) {
     std::hint::black_box(MARKER);
-    let strike = HOSTILE.get().and_then(|hostile| hostile.strike.as_ref());
-    if let Some((_, strike)) = strike.filter(|(victim, _)| victim == process) {
-        strike();
+    let intruder = HOSTILE.get().and_then(|hostile| hostile.intruder.as_ref());
+    if let Some((_, intruder)) = intruder.filter(|(victim, _)| victim == process) {
+        intruder();
     }
 }
 
-/// Does `act`, unless this program is to be without `layer`. What was left out has a name of its own, for which the
-/// check of the seal does not ask.
-fn unless_without(layer: &str, act: impl FnOnce() -> Layer) -> Layer {
+/// Runs `enable`, unless this program is to be without `layer`. A layer that is left out has another name, so that the check
+/// of the sandbox does not miss it.
+fn unless_without(layer: &str, enable: impl FnOnce() -> Layer) -> Layer {
     let left_out = HOSTILE.get().is_some_and(|hostile| hostile.without.iter().any(|name| name == layer));
-    if left_out { Layer { name: "left out", in_force: false, detail: layer.to_owned() } } else { act() }
+    if left_out { Layer { name: "left out", in_force: false, detail: layer.to_owned() } } else { enable() }
 }
 
-/// Stands in for [`crate::process`].
+/// Replaces [`crate::process`].
 pub mod process {
     pub use crate::process::*;
 
@@ -61,7 +61,7 @@ pub mod process {
     }
 }
 
-/// Stands in for [`crate::capabilities`].
+/// Replaces [`crate::capabilities`].
 pub mod capabilities {
     pub use crate::capabilities::*;
 
@@ -78,7 +78,7 @@ pub mod capabilities {
     }
 }
 
-/// Stands in for [`crate::landlock`].
+/// Replaces [`crate::landlock`].
 pub mod landlock {
     pub use crate::landlock::*;
 
@@ -90,12 +90,12 @@ pub mod landlock {
     }
 
     /// `landlock`, of a zygote.
-    pub fn restrict_all_but_reading() -> Layer {
-        super::unless_without("landlock", crate::landlock::restrict_all_but_reading)
+    pub fn restrict_to_reading() -> Layer {
+        super::unless_without("landlock", crate::landlock::restrict_to_reading)
     }
 }
 
-/// Stands in for [`crate::seccomp`].
+/// Replaces [`crate::seccomp`].
 pub mod seccomp {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -103,14 +103,14 @@ pub mod seccomp {
 
     use crate::Layer;
 
-    /// The tables that were compiled; a reader goes on where its zygote was when it forked.
+    /// The number of tables that were compiled; a reader continues with its zygote's number.
     static COMPILED: AtomicUsize = AtomicUsize::new(0);
 
-    /// Compiles a table, without the row that is to be left out.
+    /// Compiles a table without the row to leave out.
     pub fn compile(table: &[Rule<'_>]) -> Result<Program, Error> {
-        let place = COMPILED.fetch_add(1, Ordering::Relaxed);
+        let index = COMPILED.fetch_add(1, Ordering::Relaxed);
         let left_out = super::HOSTILE.get().and_then(|hostile| hostile.without_row);
-        let rows = table.iter().enumerate().filter(|(row, _)| Some((place, *row)) != left_out);
+        let rows = table.iter().enumerate().filter(|(row, _)| Some((index, *row)) != left_out);
         let table: Vec<_> = rows.map(|(_, rule)| *rule).collect();
         crate::seccomp::compile(&table)
     }

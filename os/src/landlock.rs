@@ -1,8 +1,8 @@
 //! Landlock: which files a thread may reach, whatever its uid. <https://docs.kernel.org/userspace-api/landlock.html>
 //!
-//! Best effort: what the running kernel's ABI does not know is left out, and the layer says so. An enforced domain
-//! also refuses every `/proc/<pid>/{root,environ,mem,io,...}` of other processes, even to uid 0; to a process with
-//! CAP_PERFMON not all of them, so that capabilities must go as well.
+//! Best effort: rights that the running kernel's ABI does not have are left out, and the layer's detail says so. A process
+//! under Landlock is also refused every `/proc/<pid>/{root,environ,mem,io,...}` of other processes, even as uid 0; with
+//! CAP_PERFMON not all of them, so capabilities must be dropped as well.
 
 use std::os::fd::BorrowedFd;
 
@@ -13,10 +13,10 @@ use landlock::{
 
 use crate::Layer;
 
-/// The newest ABI whose rights are asked for.
+/// The newest ABI whose rights are handled.
 const NEWEST: ABI = ABI::V9;
 
-/// What may still be done below a directory that was opened before.
+/// What is allowed below an open directory.
 #[derive(Debug, Clone, Copy)]
 pub struct Grant<'fd> {
     /// The directory.
@@ -36,8 +36,8 @@ pub enum Right {
     Connect,
 }
 
-/// What cannot be limited before an ABI. ABI 2 allows what ABI 1 always refuses (links and renames across directories); 7
-/// (what is logged) and 8 (all threads at once) bring no right.
+/// What cannot be limited before an ABI. ABI 2 only allows what ABI 1 always refuses (links and renames across
+/// directories); ABI 7 (logging) and 8 (all threads at once) have no new right.
 const LIMITS: &[(i32, &str)] = &[
     (3, "truncating files"),
     (4, "TCP"),
@@ -46,15 +46,15 @@ const LIMITS: &[(i32, &str)] = &[
     (9, "connecting to Unix sockets"),
 ];
 
-/// Restricts the calling thread and those that it starts later to `grants`; everything else is refused, TCP bind
-/// and connect included.
+/// Restricts the calling thread, and threads and processes that it starts later, to `grants`. Everything else is refused,
+/// TCP bind and connect included.
 pub fn restrict(grants: &[Grant<'_>]) -> Layer {
     layer(restrict_rights(AccessFs::from_all(NEWEST), grants))
 }
 
-/// Refuses the calling thread and what it starts later everything but reading. Without a rule for any path: what a
-/// process may read is for the process itself to give up.
-pub fn restrict_all_but_reading() -> Layer {
+/// Restricts the calling thread, and threads and processes that it starts later, to reading, below any path: each reader
+/// restricts itself further.
+pub fn restrict_to_reading() -> Layer {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     layer(restrict_rights(AccessFs::from_all(NEWEST) & !reading, &[]))
 }
@@ -78,16 +78,16 @@ fn kernel_abi(status: LandlockStatus) -> i32 {
     }
 }
 
-/// The ABI that is in force on a kernel with ABI `kernel`, and what it cannot limit.
+/// Which ABI is in force on a kernel with ABI `kernel`, and what it cannot limit.
 fn detail(kernel: i32) -> String {
     let newest = NEWEST as i32;
-    let lacks: Vec<String> = LIMITS
+    let unlimited: Vec<String> = LIMITS
         .iter()
         .filter(|(since, _)| *since > kernel)
         .map(|(since, what)| format!("{what} (from ABI {since})"))
         .collect();
-    if !lacks.is_empty() {
-        format!("ABI {kernel} of {newest}: no limit on {}", lacks.join(", "))
+    if !unlimited.is_empty() {
+        format!("ABI {kernel} of {newest}: no limit on {}", unlimited.join(", "))
     } else if kernel > newest {
         format!("ABI {newest} of this kernel's {kernel}: every right that ABI {newest} has")
     } else {
@@ -144,21 +144,21 @@ mod tests {
         }
     }
 
-    /// What the table says of an ABI is what the library asks for from there on.
+    /// The table agrees with the library.
     #[test]
-    fn an_abi_brings_a_limit_where_the_table_says_so() {
+    fn the_table_has_each_abi_with_a_new_right() {
         let abis = [ABI::V1, ABI::V2, ABI::V3, ABI::V4, ABI::V5, ABI::V6, ABI::V7, ABI::V8, ABI::V9];
         let rights = |abi| (AccessFs::from_all(abi), AccessNet::from_all(abi), Scope::from_all(abi));
         for pair in abis.windows(2) {
             let (older, newer) = (pair[0], pair[1]);
             let is_new = rights(older) != rights(newer);
-            let is_told = newer == ABI::V2 || LIMITS.iter().any(|(since, _)| *since == newer as i32);
-            assert_eq!(is_new, is_told, "{newer:?}");
+            let is_listed = newer == ABI::V2 || LIMITS.iter().any(|(since, _)| *since == newer as i32);
+            assert_eq!(is_new, is_listed, "{newer:?}");
         }
     }
 
     #[test]
-    fn what_is_reported_is_this_kernels_abi() {
+    fn the_detail_names_this_kernels_abi() {
         const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
         let (nothing, none) = (std::ptr::null::<libc::c_void>(), 0usize);
         // SAFETY: without attributes and with this flag the call only returns the kernel's ABI.

@@ -1,6 +1,6 @@
-//! The sandbox mechanisms that both processes use, one a file, and the few system calls that no library wraps safely.
+//! The sandbox mechanisms of all programs, one per file, and the few system calls that no library wraps safely.
 //!
-//! All `unsafe` of the project stands in this crate, each block with its reason.
+//! All `unsafe` code of the project is in this crate, each block with its reason.
 
 pub mod capabilities;
 pub mod closing;
@@ -18,7 +18,7 @@ mod timex;
 
 pub use timex::{Timex, timex};
 
-/// One layer of a sandbox, as it is reported to people.
+/// One layer of a sandbox, as logs and Describe report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
     /// Its name: `capabilities`, `no_new_privs`, `landlock`, `seccomp`, ...
@@ -30,7 +30,7 @@ pub struct Layer {
 }
 
 impl Layer {
-    pub(crate) fn of<E: std::fmt::Display>(name: &'static str, result: Result<String, E>) -> Self {
+    pub(crate) fn from_result<E: std::fmt::Display>(name: &'static str, result: Result<String, E>) -> Self {
         match result {
             Ok(detail) => Self { name, in_force: true, detail },
             Err(error) => Self { name, in_force: false, detail: error.to_string() },
@@ -38,8 +38,8 @@ impl Layer {
     }
 }
 
-/// What the kernel says of a thread's credentials; holds `/proc/thread-self/status`, so that it can still be asked
-/// when nothing may be opened any more.
+/// An open `/proc/thread-self/status`: it shows whether the kernel has the layers in force, also when the sandbox forbids
+/// opening files.
 #[derive(Debug)]
 pub struct ThreadStatus(std::os::fd::OwnedFd);
 
@@ -54,13 +54,13 @@ impl ThreadStatus {
         std::os::fd::AsRawFd::as_raw_fd(&self.0).cast_unsigned()
     }
 
-    /// The names of those layers of `layers` that the kernel does not confirm for this thread.
+    /// The names of the layers that the kernel does not confirm for this thread.
     pub fn unconfirmed(&self) -> std::io::Result<Vec<&'static str>> {
         let mut text = [0; 8192];
         let length = rustix::io::pread(&self.0, &mut text[..], 0)?;
         let text = &text[..length];
-        let says = |line: &str| text.windows(line.len()).any(|window| window == line.as_bytes());
-        let facts = [
+        let has_line = |line: &str| text.windows(line.len()).any(|window| window == line.as_bytes());
+        let confirmations = [
             (
                 "capabilities",
                 "\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n",
@@ -68,7 +68,7 @@ impl ThreadStatus {
             ("no_new_privs", "\nNoNewPrivs:\t1\n"),
             ("seccomp", "\nSeccomp:\t2\n"),
         ];
-        Ok(facts.into_iter().filter(|(_, line)| !says(line)).map(|(name, _)| name).collect())
+        Ok(confirmations.into_iter().filter(|(_, line)| !has_line(line)).map(|(name, _)| name).collect())
     }
 }
 

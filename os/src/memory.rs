@@ -1,16 +1,16 @@
-//! Memory that only the start needed.
+//! Releasing memory that only the start needed.
 //!
-//! The kernel maps the pages of a program's file in runs of sixteen or more around each that is touched, and keeps
-//! them: of what a sealed process holds, most would be code and tables that it never comes back to.
+//! The kernel maps the pages of a program's file in runs of sixteen or more around each page fault, and keeps them: after
+//! the start, most of a process would be code and tables that it never uses again.
 //! <https://man7.org/linux/man-pages/man2/madvise.2.html>
 
 use std::ffi::{c_int, c_void};
 
-/// Gives back free heap and the program's own pages; those that are still used come back as they are touched.
+/// Releases free heap memory and the pages of the program's file; pages that are still used are mapped again when they are
+/// touched.
 ///
-/// After 300 scrapes the exporter is 1.3 MiB smaller for it, the broker 0.2 MiB. Where the kernel or the C library does
-/// not give back, nothing is lost but that.
-pub fn give_back() {
+/// After 300 scrapes this makes the exporter 1.3 MiB smaller, and the broker 0.2 MiB. A failure is harmless.
+pub fn release_unused() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim takes a number, and locks the heap.
     unsafe {
@@ -19,11 +19,11 @@ pub fn give_back() {
     drop_program();
 }
 
-/// Has the C library map large pieces of memory on their own, so that they are given back as soon as they are freed.
+/// Makes the C library use mmap(2) for large allocations, so that they are returned to the kernel as soon as they are freed.
 ///
-/// By itself it maps fewer and fewer of them: then one page that a client has not taken yet keeps all that lies below it
-/// on the heap.
-pub fn map_large_pieces() {
+/// By default it raises the threshold as it goes. Then one page of metrics that a client has not read yet keeps all memory
+/// below it on the heap.
+pub fn mmap_large_allocations() {
     #[cfg(target_env = "gnu")]
     for (parameter, bytes) in [(libc::M_MMAP_THRESHOLD, LARGE), (libc::M_TRIM_THRESHOLD, 2 * LARGE)] {
         // SAFETY: mallopt takes two numbers, and locks the heap.
@@ -33,7 +33,7 @@ pub fn map_large_pieces() {
     }
 }
 
-/// More than the page of an ordinary host, for which the heap is cheaper.
+/// More bytes than the metrics page of an ordinary host, for which the heap is cheaper.
 #[cfg(target_env = "gnu")]
 const LARGE: c_int = 512 << 10;
 
@@ -44,7 +44,7 @@ fn drop_program() {
     }
 }
 
-/// Drops the pages of the first object, which is the program itself; the others are shared with other programs.
+/// Drops the pages of the first object, which is the program; the others are libraries, shared with other programs.
 unsafe extern "C" fn drop_pages(object: *mut libc::dl_phdr_info, _: usize, _: *mut c_void) -> c_int {
     // SAFETY: dl_iterate_phdr passes an object that outlives the call, whose headers are mapped as the program is.
     let (base, headers) = unsafe {
@@ -70,7 +70,7 @@ unsafe extern "C" fn drop_pages(object: *mut libc::dl_phdr_info, _: usize, _: *m
 mod tests {
     use super::*;
 
-    /// How often the calling thread touched a page that was not mapped.
+    /// The number of page faults of the calling thread.
     fn faults() -> i64 {
         let mut usage = std::mem::MaybeUninit::uninit();
         // SAFETY: getrusage fills what it is pointed to, and cannot fail for these arguments.
@@ -81,8 +81,8 @@ mod tests {
     }
 
     #[test]
-    fn the_page_that_runs_is_given_back_and_comes_again() {
-        // Once for all that is touched for the first time.
+    fn a_page_of_running_code_is_dropped_and_mapped_again() {
+        // Once, for the pages that are touched for the first time.
         drop_program();
         faults();
         let before = faults();

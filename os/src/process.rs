@@ -1,28 +1,29 @@
-//! What a process inherits and leaves behind: descriptors, environment, core dumps, limits.
+//! What a process inherits and leaves behind: descriptors, environment, core dumps, resource limits.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
 use crate::Layer;
 
-/// Closes every descriptor but the three standard ones: whatever a parent left open is not ours to use.
+/// Closes every descriptor but the three standard ones, so that nothing a parent left open can be used.
 ///
-/// Call it first thing: nothing of this process may be open yet.
+/// Call it first: this process must not have opened anything yet.
 pub fn close_inherited() {
     // SAFETY: close_range takes no pointers. The caller has opened nothing yet, so no descriptor that is closed
-    // here belongs to a value of this process. A failure (Linux before 5.9) leaves them open, which harms nothing
-    // but tidiness: they cannot be reached through any query.
+    // here belongs to a value of this process. It fails before Linux 5.9; no query can reach the descriptors then.
     unsafe {
         libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32);
     }
 }
 
-/// Takes over the descriptors of these numbers, which the parent has passed on, and closes every other but the three
-/// standard ones. An error for a number that is given twice, is standard or is not open.
+/// Takes ownership of the inherited descriptors with these numbers, and closes every other but the three standard ones.
+/// An error for a number that is given twice, is that of a standard descriptor or is not open.
 ///
-/// Call it first thing: nothing of this process may be open yet.
+/// Call it first: this process must not have opened anything yet.
 pub fn take_inherited(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
     let mut sorted = numbers.to_vec();
     sorted.sort_unstable();
@@ -46,7 +47,7 @@ pub fn take_inherited(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
         if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: it is open, as has just been seen, and distinct from every other; nothing of this process owns it.
+        // SAFETY: fcntl has shown that it is open. The numbers are distinct, and nothing in this process owns one.
         Ok(unsafe { OwnedFd::from_raw_fd(number) })
     };
     numbers.iter().map(take).collect()
@@ -54,22 +55,42 @@ pub fn take_inherited(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
 
 /// Removes every variable from the environment and overwrites their memory with zeros.
 ///
-/// Nothing in it is read later, and it may hold secrets of whoever started the process: `/proc/PID/environ` would show
-/// them for as long as the process lives, even after the list of variables is empty.
+/// No variable is read later, and they may hold secrets of the process' parent: `/proc/PID/environ` would show
+/// them as long as the process lives, even if the list of variables is empty.
 ///
-/// Call it before any thread is started, with the environment as the process got it: a string that was replaced or
-/// removed before is not in the list any more, and stays in memory.
+/// Call it before any thread is started and before any variable is changed: a string that is no longer in the list would
+/// stay in memory.
 pub fn clear_environment() {
+    clear(|_| {});
+}
+
+/// Clears the environment in the same way, and returns the variables whose names begin with `prefix`. Of others nothing
+/// is copied.
+pub fn take_environment(prefix: &str) -> Vec<(OsString, OsString)> {
+    let mut taken = Vec::new();
+    clear(|variable| {
+        let end = variable.iter().position(|byte| *byte == b'=');
+        if let Some(end) = end.filter(|_| variable.starts_with(prefix.as_bytes())) {
+            let text = |bytes| OsStr::from_bytes(bytes).to_owned();
+            taken.push((text(&variable[..end]), text(&variable[end + 1..])));
+        }
+    });
+    taken
+}
+
+/// Shows each variable, as `NAME=value`, and clears the environment.
+fn clear(mut show: impl FnMut(&[u8])) {
     unsafe extern "C" {
         static mut environ: *mut *mut libc::c_char;
     }
-    // SAFETY: the caller has started no thread that could read the environment meanwhile. `environ` is null or a list
+    // SAFETY: the program has started no thread that could read the environment meanwhile. `environ` is null or a list
     // that ends in null, of strings that end in zero. The strings lie on the stack, where the kernel wrote them, or on
     // the heap, where setenv did: both can be written to, and nobody keeps a reference to them.
     unsafe {
         let mut variable = environ;
         while !variable.is_null() && !(*variable).is_null() {
             let bytes = std::slice::from_raw_parts_mut((*variable).cast::<u8>(), libc::strlen(*variable));
+            show(bytes);
             bytes.fill(0);
             variable = variable.add(1);
         }
@@ -77,12 +98,13 @@ pub fn clear_environment() {
     }
 }
 
-/// Has all threads share one heap.
+/// Makes all threads use one heap.
 ///
-/// glibc gives each thread one of its own otherwise, which grows by mprotect(2) and shrinks by madvise(2) and a look at
-/// /proc/sys/vm/overcommit_memory: three system calls that a sealed process does without. Call it before any thread is started.
-pub fn one_heap() {
-    // SAFETY: mallopt takes two numbers, and no other thread allocates yet. Where it fails nothing changes.
+/// Otherwise glibc gives each thread a heap of its own, which grows by mprotect(2) and shrinks by madvise(2) after reading
+/// /proc/sys/vm/overcommit_memory: system calls that the sandbox would have to allow. Call it before any thread is
+/// started.
+pub fn use_single_heap() {
+    // SAFETY: mallopt takes two numbers, and no other thread allocates yet. If it fails nothing changes.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
@@ -93,12 +115,12 @@ pub fn one_heap() {
 pub fn not_dumpable() -> Layer {
     let result = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map(|()| "no core dump, no ptrace by the same uid".to_owned());
-    Layer::of("not_dumpable", result)
+    Layer::from_result("not_dumpable", result)
 }
 
-/// Sets resource limits: no core file, no locked memory, and every descriptor that may be had.
+/// Sets resource limits: no core file, no locked memory, no message queues, and as many descriptors as allowed.
 pub fn limits() -> Layer {
-    Layer::of("limits", try_limits())
+    Layer::from_result("limits", try_limits())
 }
 
 fn try_limits() -> Result<String, rustix::io::Errno> {

@@ -1,6 +1,6 @@
 //! seccomp: which system calls a process may make, as a table of rows. seccomp(2)
 //!
-//! The default is to kill the process: a call that no row allows is a bug or an attack, and either should be loud.
+//! Any call that no row allows kills the process: it is a bug or an attack, and either must be noticed.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +16,22 @@ use crate::Layer;
 /// One row: a system call that is allowed.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
-    /// Its number on this architecture.
+    /// The system call's number on this architecture.
     pub number: i64,
-    /// Its name.
+    /// The system call's name.
     pub name: &'static str,
     /// Why it is needed.
     pub reason: &'static str,
-    /// What its arguments must be; all of them hold. Empty: anything.
+    /// Conditions on its arguments, all of which must be met; if empty, any arguments are allowed.
     pub when: &'static [Argument],
 }
 
-/// What of a row the filter is made of.
+/// The part of a row that the filter needs.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule<'a> {
     /// The system call's number.
     pub number: i64,
-    /// What its arguments must be.
+    /// Conditions on its arguments.
     pub when: &'a [Argument],
 }
 
@@ -41,12 +41,12 @@ impl<'a> From<&'a Row> for Rule<'a> {
     }
 }
 
-/// A condition on one argument: over its lower 32 bits, or over all 64 where the mask reaches beyond those.
+/// A condition on one argument: on its lower 32 bits, or on all 64 if the mask has higher ones.
 #[derive(Debug, Clone, Copy)]
 pub struct Argument {
     /// Which argument, from 0.
     pub index: u8,
-    /// The bits that are looked at.
+    /// The bits that are compared.
     pub mask: u64,
     /// What they must be.
     pub value: u64,
@@ -95,7 +95,39 @@ pub mod numbers {
     numbers! { dup3 = SYS_dup3, newfstatat = SYS_newfstatat }
 }
 
-/// A number that must be exactly `value`; of a pointer it would see half: see [`null`].
+/// Constants of the kernel's headers as arguments of system calls have them, for this architecture.
+pub mod values {
+    macro_rules! values {
+        ($($name:ident),* $(,)?) => {
+            $(#[allow(missing_docs)] pub const $name: u32 = libc::$name as u32;)*
+        };
+    }
+    values! {
+        AF_UNIX, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, CLOCK_MONOTONIC, CLOCK_REALTIME, EPOLL_CTL_ADD,
+        EPOLL_CTL_DEL, F_GETFD, F_GETFL, MADV_DONTNEED, MREMAP_MAYMOVE, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC, O_DIRECTORY,
+        O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, PR_SET_NO_NEW_PRIVS, PR_SET_PDEATHSIG, RLIMIT_NOFILE,
+        SECCOMP_FILTER_FLAG_TSYNC, SECCOMP_SET_MODE_FILTER, SEEK_SET, SHUT_RDWR, SHUT_WR, SIGKILL, SOCK_STREAM, SOL_SOCKET,
+        SOL_TCP, SO_ERROR, SO_OOBINLINE, SO_PEERCRED, TCP_NODELAY, TIOCGWINSZ, WNOHANG,
+    }
+    /// The kernel's flag, which system calls have; the C library's constant is 0, since all its files are large.
+    pub const O_LARGEFILE: u32 = if cfg!(target_arch = "aarch64") { 0x2_0000 } else { 0x8000 };
+    /// `SOCK_CLOEXEC | SOCK_NONBLOCK`, of accept4(2) and socket(2).
+    pub const SOCK_CLOEXEC_NONBLOCK: u32 = (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u32;
+    /// `PROT_READ | PROT_WRITE`, of mmap(2).
+    pub const READ_WRITE: u32 = (libc::PROT_READ | libc::PROT_WRITE) as u32;
+    /// `MAP_PRIVATE | MAP_ANONYMOUS`, of mmap(2).
+    pub const PRIVATE_ANONYMOUS: u32 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u32;
+    /// A wait on a lock of this process.
+    pub const FUTEX_WAIT_PRIVATE: u32 = (libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG) as u32;
+    /// The same with a bit set.
+    pub const FUTEX_WAIT_BITSET_PRIVATE: u32 = (libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG) as u32;
+    /// The end of such waits.
+    pub const FUTEX_WAKE_PRIVATE: u32 = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as u32;
+    /// `CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID | SIGCHLD`: what fork(3) of glibc passes to clone(2).
+    pub const FORK: u32 = (libc::CLONE_CHILD_CLEARTID | libc::CLONE_CHILD_SETTID | libc::SIGCHLD) as u32;
+}
+
+/// An argument of 32 bits that must be exactly `value`. For a pointer see [`null`].
 pub const fn exactly(index: u8, value: u32) -> Argument {
     Argument { index, mask: u32::MAX as u64, value: value as u64 }
 }
@@ -105,12 +137,12 @@ pub const fn null(index: u8) -> Argument {
     Argument { index, mask: u64::MAX, value: 0 }
 }
 
-/// An argument that must have all bits of `value`, may have those of `optional`, and no other.
+/// An argument that must have all bits of `value`, may have those of `optional`, and no others.
 pub const fn flags(index: u8, value: u32, optional: u32) -> Argument {
     Argument { index, mask: !optional as u64, value: value as u64 }
 }
 
-/// Why a filter could not be installed.
+/// Why a filter cannot be compiled or installed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The table cannot be compiled.
@@ -148,10 +180,10 @@ pub fn compile(table: &[Rule<'_>]) -> Result<Program, Error> {
     Ok(filter.try_into()?)
 }
 
-/// Puts a compiled table in force for every thread of the process.
+/// Installs a compiled table in every thread of the process.
 pub fn install(program: &Program, calls: usize) -> Layer {
     let result = seccompiler::apply_filter_all_threads(program);
-    Layer::of(
+    Layer::from_result(
         "seccomp",
         result.map(|()| format!("{calls} system calls allowed, any other kills the process")),
     )

@@ -1,20 +1,20 @@
-//! A page of numbers that a process shares with the children that it forks later: mmap(2).
+//! A memory page that a process shares with the children that it forks later: mmap(2).
 
 use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-/// How many numbers there are.
+/// How many numbers a page holds.
 pub const CELLS: usize = 512;
 
-/// A page of [`CELLS`] numbers, all 0 at first. Dropping it takes it out of this process alone.
+/// A page of [`CELLS`] numbers, all 0 at first. Dropping it unmaps it from this process only.
 #[derive(Debug)]
 pub struct SharedCells(NonNull<[AtomicU64; CELLS]>);
 
 impl SharedCells {
     /// Maps a page.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: a new mapping of memory at an address that the kernel chooses touches nothing that exists.
+        // SAFETY: a new mapping at an address that the kernel chooses does not affect existing memory.
         let page = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
@@ -33,15 +33,15 @@ impl SharedCells {
 
     /// The numbers.
     pub fn cells(&self) -> &[AtomicU64; CELLS] {
-        // SAFETY: the page is mapped for as long as `self` lives, is aligned, and any bytes are numbers. Anything
-        // else that writes to it does so by atomic operations, or is another process.
+        // SAFETY: the page is mapped as long as `self` lives and is aligned, and any bytes are valid numbers. This process
+        // writes to it only by atomic operations.
         unsafe { self.0.as_ref() }
     }
 }
 
 impl Drop for SharedCells {
     fn drop(&mut self) {
-        // SAFETY: the page was mapped by `new`, and nothing borrows it any more. It cannot fail.
+        // SAFETY: `new` mapped the page, and nothing borrows it any more.
         unsafe {
             libc::munmap(self.0.as_ptr().cast(), size_of::<[AtomicU64; CELLS]>());
         }
@@ -54,7 +54,7 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     #[test]
-    fn what_a_child_writes_is_seen_by_its_parent() {
+    fn a_parent_sees_what_its_child_writes() {
         let shared = SharedCells::new().unwrap();
         assert!(shared.cells().iter().all(|cell| cell.load(Relaxed) == 0));
         let child = crate::fork::fork(|| {

@@ -1,10 +1,10 @@
-//! Signals that ask a server for nothing, and would end it or stop it all the same. signal(7)
+//! Stray signals: they ask a server for nothing, but by default terminate or stop it. signal(7)
 
 use std::ptr;
 
-/// Their default would end a process (or stop it, the last two), and none of them reports a fault of its own.
+/// By default these terminate a process (the last two stop it), and none of them reports a fault of the process.
 ///
-/// What is left alone: SIGINT, SIGTERM and SIGHUP ask for the end, SIGQUIT for an end at once, SIGXCPU is a limit that
+/// Not among them: SIGINT, SIGTERM and SIGHUP ask a process to stop, SIGQUIT to stop at once, SIGXCPU is a limit that
 /// somebody set, SIGTSTP is Ctrl-Z in a terminal, and the others are faults.
 const STRAY: [libc::c_int; 12] = [
     libc::SIGUSR1,
@@ -13,7 +13,7 @@ const STRAY: [libc::c_int; 12] = [
     libc::SIGVTALRM,
     libc::SIGPROF,
     libc::SIGPIPE,
-    // A log that has reached the size that files may have: the write fails instead.
+    // A log file has reached RLIMIT_FSIZE: the write fails instead.
     libc::SIGXFSZ,
     libc::SIGIO,
     libc::SIGPWR,
@@ -22,14 +22,14 @@ const STRAY: [libc::c_int; 12] = [
     libc::SIGTTOU,
 ];
 
-/// Ignores them from here on, in every thread and every child. Call it before the seal, which allows no such call.
+/// Ignores stray signals in every thread and every child. Call it before the sandbox, which forbids it.
 pub fn ignore_stray() {
     STRAY.into_iter().for_each(ignore);
-    // Those of the C library's own lie below SIGRTMIN.
+    // The signals below SIGRTMIN are the C library's.
     (libc::SIGRTMIN()..=libc::SIGRTMAX()).for_each(ignore);
 }
 
-/// Whether SIGHUP was ignored when the program was started, as nohup(1) does: its terminal may go.
+/// Whether SIGHUP was ignored when the program started, as by nohup(1).
 pub fn hangup_is_ignored() -> bool {
     let mut action = std::mem::MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: no new action is given, and `action` outlives the call, which fills it in when it succeeds.
@@ -46,7 +46,7 @@ pub(crate) fn ignore(signal: libc::c_int) {
     }
 }
 
-/// Held by each test that changes what signals do: they are the whole process' own.
+/// Held by each test that changes signal actions, which belong to the whole process.
 #[cfg(test)]
 pub(crate) static TESTED: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signals_that_ask_for_nothing_are_ignored_and_those_that_ask_for_the_end_are_not() {
+    fn stray_signals_are_ignored_and_those_that_ask_to_stop_are_not() {
         let _tested = TESTED.lock();
         ignore_stray();
         let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -1,18 +1,18 @@
-//! Socket options that no library knows yet. unix(7)
+//! Socket options that no library has yet. unix(7)
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 use crate::Layer;
 
-/// Whether a Unix socket takes descriptors that a peer passes along. Linux 6.16 and later; since then the same number
-/// on all of this project's architectures.
+/// Whether a Unix socket accepts descriptors that a peer passes along: Linux 6.16 and later, the same number on x86_64 and
+/// aarch64.
 pub const SO_PASSRIGHTS: libc::c_int = 83;
 
-/// Has the kernel refuse descriptors that peers pass along, on this socket and on those accepted from it.
+/// Makes the kernel refuse descriptors that peers pass along, on this socket and on those accepted from it.
 ///
-/// A descriptor whose close sleeps (a TCP socket with unsent data that lingers) otherwise sleeps in whoever drops it:
-/// the thread that reads from the connection or closes it.
+/// Otherwise a peer could pass a descriptor whose close sleeps (a TCP socket with SO_LINGER and unsent data), and make
+/// the thread sleep that reads from the connection or closes it.
 pub fn refuse_passed_descriptors(listener: impl AsFd) -> Layer {
     let off: libc::c_int = 0;
     // SAFETY: the descriptor is open for the call, and the value is an int of which the kernel is given the size.
@@ -29,18 +29,18 @@ pub fn refuse_passed_descriptors(listener: impl AsFd) -> Layer {
         0 => Ok("the kernel refuses descriptors that peers pass along".to_owned()),
         _ => Err(io::Error::last_os_error()),
     };
-    Layer::of(
+    Layer::from_result(
         "passed_descriptors",
         result.map_err(|error| match error.raw_os_error() {
             Some(libc::ENOPROTOOPT) => {
-                "this kernel (before 6.16) passes descriptors that peers send along".to_owned()
+                "this kernel (before 6.16) accepts descriptors that peers pass along".to_owned()
             }
             _ => error.to_string(),
         }),
     )
 }
 
-/// Bytes that a TCP socket takes beyond those that are in flight.
+/// The most unsent bytes that a TCP socket takes in addition to those in flight.
 const UNSENT_BYTES: libc::c_int = 16 << 10;
 
 /// Bounds the bytes that the kernel buffers for a TCP peer that does not read, on this socket and on those accepted
@@ -75,14 +75,15 @@ mod tests {
         let _accepted = listener.accept().unwrap();
         std::fs::remove_file(&path).unwrap();
         let passed = pass(&peer, &listener);
-        match layer.in_force {
-            true => assert_eq!(passed.unwrap_err().raw_os_error(), Some(libc::EPERM)),
-            false => assert!(layer.detail.contains("before 6.16") && passed.is_ok(), "{layer:?}"),
+        if layer.in_force {
+            assert_eq!(passed.unwrap_err().raw_os_error(), Some(libc::EPERM));
+        } else {
+            assert!(layer.detail.contains("before 6.16") && passed.is_ok(), "{layer:?}");
         }
     }
 
     #[test]
-    fn a_socket_takes_little_that_its_peer_does_not() {
+    fn a_limited_socket_buffers_little_for_a_peer_that_does_not_read() {
         use std::io::{Read, Write};
         let taken = |limited: bool| {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -2,7 +2,7 @@
 //!
 //! <https://man7.org/linux/man-pages/man2/adjtimex.2.html>
 
-/// What adjtimex(2) tells. Times are in microseconds, or in nanoseconds where `status` has `STA_NANO`.
+/// The values of adjtimex(2). Times are in microseconds, or in nanoseconds if `status` has `STA_NANO`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timex {
     /// The call's return value: 5 (`TIME_ERROR`) when the clock is not synchronised.
@@ -41,12 +41,12 @@ pub struct Timex {
     pub tai: i32,
 }
 
-/// Asks the kernel; gives the errno when it refuses.
+/// Reads the kernel's clock discipline. The error is an errno.
 pub fn timex() -> Result<Timex, i32> {
     // SAFETY: timex holds integers and padding only, for which zero is a valid value.
     let mut raw: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: `raw` is valid and ours for the length of the call; modes 0 asks for nothing to be set. adjtimex(3) is
-    // the same for this clock, by one of two system calls that depends on the C library's version.
+    // SAFETY: `raw` is valid during the call, and modes 0 sets nothing. (adjtimex(3) is the same for this clock, but which
+    // of two system calls it makes depends on the C library's version.)
     let state = unsafe { libc::clock_adjtime(libc::CLOCK_REALTIME, &mut raw) };
     if state < 0 {
         let errno = std::io::Error::last_os_error().raw_os_error();

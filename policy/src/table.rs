@@ -1,29 +1,29 @@
-//! The table: what each query may read, and no more.
+//! The policy table: everything that each query may read.
 
 use crate::Query;
 use crate::pattern::{devices, matches};
 use AccessLevel::{Host, Minimal};
 use Class::{Devices, Files, Mounts, Processes, Procfs, Sysfs};
 
-/// A directory or file that the readers were given at the start; every pattern is relative to one.
+/// A directory or file that the readers have from their start; every pattern is relative to one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Root {
     /// The host's procfs (`--path.procfs`).
     Proc,
-    /// The host's procfs, opened again for each read: only with `--allow-processes`.
+    /// The host's procfs, in which files are opened at each read: only with `--allow-processes`.
     Processes,
-    /// The host's procfs, for files below `sys` whose value depends on a namespace of the process that opens them: opened
-    /// only if this namespace of the reader is the host's.
+    /// The host's procfs, for files below `sys` whose value depends on a namespace of the process that opens them: they are
+    /// opened only if the reader is in this namespace of the host.
     ProcIn(Namespace),
     /// The host's sysfs (`--path.sysfs`).
     Sys,
-    /// What udev knows of devices (`--path.udev.data`).
+    /// udev's database of devices (`--path.udev.data`).
     Udev,
-    /// The os-release file (`--path.os-release`); its one pattern is the file itself.
+    /// The os-release file (`--path.os-release`); its only pattern is the file itself.
     OsRelease,
     /// The reader's own `/proc/self`.
     ProcSelf,
-    /// The empty directories given for statfs (`--filesystem.probe-directory`).
+    /// Empty directories for statfs (`--filesystem.probe-directory`).
     ProbeDirectories,
     /// The host's root directory (`--path.rootfs`), for statfs alone.
     Rootfs,
@@ -44,7 +44,7 @@ impl Root {
     }
 }
 
-/// A kind of namespace that has its own values below `/proc/sys`.
+/// A kind of namespace on which values below `/proc/sys` depend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Namespace {
     /// `net.*`.
@@ -69,23 +69,23 @@ impl Namespace {
     }
 }
 
-/// What is taken of a path that matches.
+/// What is read of a path that matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Its bytes.
+    /// Its content.
     Text,
-    /// Its bytes, if the directory that its last wildcard lists has several entries: the only thread of a process has the
-    /// values of the process.
-    TextOfSeveral,
-    /// Where the symbolic link points.
+    /// Its content, unless it is in the only directory that its last wildcard matches: the values of a process' only thread
+    /// are those of the process.
+    TextUnlessAlone,
+    /// The target of a symbolic link.
     Link,
-    /// The number of entries in the directory, as the kernel gives it for its size.
+    /// The number of entries of a directory, as its size (st_size).
     Entries,
-    /// The numbers of its file system.
+    /// The statfs(2) of its file system.
     FileSystem,
 }
 
-/// The least that a pod must be given for a row to be answered.
+/// The lowest access level of a broker at which a row can be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AccessLevel {
     /// No host mount: the file is the same in every container.
@@ -94,11 +94,11 @@ pub enum AccessLevel {
     Host,
 }
 
-/// Which readers read a row. What can hang never shares a reader with what cannot; each query has one class, so
-/// that no descriptor is cached twice.
+/// The class of readers that read a row. Files that can hang never share a reader with files that cannot. Each query has
+/// one class, so that no descriptor is cached twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
-    /// Files of procfs that the kernel itself answers. Its readers open nothing once they are sealed.
+    /// Files of procfs that the kernel itself answers. Its readers open nothing in their sandbox.
     Procfs,
     /// Attributes below sysfs that the kernel itself answers, from memory.
     Sysfs,
@@ -108,7 +108,7 @@ pub enum Class {
     Files,
     /// Files of every process, with `--allow-processes`: its readers keep procfs open.
     Processes,
-    /// statfs of mount points: each may sleep for as long as a file server is away.
+    /// statfs of mount points: each may sleep as long as a file server does not answer.
     Mounts,
 }
 
@@ -136,18 +136,18 @@ pub struct Source {
     pub root: Root,
     /// The pattern, in the language of [`crate::pattern`].
     pub pattern: &'static str,
-    /// What is taken.
+    /// What is read.
     pub kind: Kind,
 }
 
-/// One row: everything that one query may read.
+/// A row: everything that one query may read.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// The query.
     pub query: Query,
-    /// Which readers read it.
+    /// The class of the readers that read it.
     pub class: Class,
-    /// Whether a collector that is on by default asks for it: `--queries=default` names these.
+    /// Whether a collector that is on by default needs it: `--queries=default` permits these.
     pub default: bool,
     /// Its sources, read in this order.
     pub sources: &'static [Source],
@@ -180,7 +180,8 @@ const fn sys_link(pattern: &'static str) -> Source {
 }
 
 // Limits: what the largest real machine needs, with a margin. They guard against a broken kernel and against a tenant that
-// creates devices without end. A limit that cuts leaves whole items, and the answer says so; and how many it left out, where that is known.
+// creates devices without end. A limit leaves whole items; the answer reports that it is truncated, and how many items
+// were left out, if that is known.
 
 /// Bytes of an attribute below sysfs, of a sysctl, and of a procfs file of one process: a page at most.
 const VALUE: usize = 4 << 10;
@@ -203,34 +204,34 @@ const BY_INTERFACE: usize = 65_536 * 512;
 const BY_SOCKET: usize = 262_144 * 128;
 /// Bytes of mountinfo: 100,000 mounts (the kernel's own limit, fs.mount-max) of 160 bytes, or 10,000 overlays of 1.6 KB.
 const BY_MOUNT: usize = 16_000_000;
-/// Bytes of mountstats: 10,000 mounts of NFS 4.2, whose 70 operations take 5 KB. Not more: an exporter takes an answer
-/// of 64 MiB.
+/// Bytes of mountstats: 10,000 mounts of NFS 4.2, whose 70 operations take 5 KB. Not more, since the exporter accepts an
+/// answer of 64 MiB.
 const BY_NFS_MOUNT: usize = 10_000 * 5200;
 
 /// Possible CPUs: NR_CPUS of the largest configuration.
 const CPUS: usize = 8192;
-/// Interfaces in one namespace: as many as names are read of one directory.
+/// Interfaces in one namespace: the most names that are read of one directory.
 const INTERFACES: usize = 65_536;
 /// Block devices and their controllers: 1,000 volumes with 16 paths each, or 8,000 volumes with two.
 const DISKS: usize = 16_384;
-/// Devices of which a machine has some hundreds, SR-IOV's functions and chips of drives included.
+/// Devices of which a machine has some hundreds, including the functions of SR-IOV and the sensors of drives.
 const DEVICES: usize = 4096;
-/// Processes, or threads: more than run on any machine that is watched process by process.
+/// Processes or threads: more than run on any machine that is monitored by process.
 const PROCESSES: usize = 131_072;
 /// Mounts: fs.mount-max.
 const MOUNTS: usize = 100_000;
-/// Pools and datasets of ZFS. Each needs a descriptor that stays open, with 5 KiB of kernel memory: 10,240 of them fit into
-/// the 64 MiB of a broker's container. A host with a dataset for each layer of each image has some thousands.
+/// Pools and datasets of ZFS. Each needs an open descriptor, with 5 KiB of kernel memory: 10,240 of them fit into the 64 MiB
+/// of a broker's container. A host with a dataset for each layer of each container image has some thousands.
 const DATASETS: usize = 10_240;
 /// File systems of one kind that are mounted.
 const FILE_SYSTEMS: usize = 1024;
 
-/// Asked for by a collector that is on by default, or not.
+/// Whether a collector that is on by default needs the query.
 const ON: bool = true;
 const OFF: bool = false;
 
 /// The files of a cgroup: one pattern, so that cgroups are read one after the other.
-macro_rules! of_cgroup {
+macro_rules! cgroup_files {
     ($dir:literal) => {
         concat!(
             $dir,
@@ -243,35 +244,35 @@ macro_rules! of_cgroup {
 /// The table. A row: query, class, default, sources, access level, bytes a file, files.
 #[rustfmt::skip]
 pub const TABLE: &[Row] = &[
-    row_of(Query::Stat, Procfs, ON, &[proc("stat")], Minimal, BY_CPU, 1),
-    row_of(Query::Loadavg, Procfs, ON, &[proc("loadavg")], Minimal, VALUE, 1),
-    row_of(Query::Meminfo, Procfs, ON, &[proc("meminfo")], Minimal, SHORT, 1),
-    row_of(Query::Vmstat, Procfs, ON, &[proc("vmstat")], Minimal, SHORT, 1),
-    row_of(Query::Pressure, Procfs, ON, &[proc("pressure/{cpu,io,irq,memory}")], Minimal, VALUE, 4),
-    row_of(Query::Diskstats, Procfs, ON, &[proc("diskstats")], Minimal, BY_DISK, 1),
-    row_of(Query::Block, Sysfs, ON, &[sys("block/*/queue/rotational")], Minimal, VALUE, DISKS),
-    row_of(Query::Udev, Files, ON, &[Source { root: Root::Udev, pattern: "b#:#", kind: Kind::Text }], Host, SHORT, 65_536),
-    row_of(Query::FileNr, Procfs, ON, &[proc("sys/fs/file-nr")], Minimal, VALUE, 1),
-    row_of(Query::Random, Procfs, ON, &[proc("sys/kernel/random/{entropy_avail,poolsize}")], Minimal, VALUE, 2),
-    row_of(Query::Schedstat, Procfs, ON, &[proc("schedstat")], Minimal, BY_CPU_LONG, 1),
-    row_of(Query::Kernel, Procfs, ON, &[proc("sys/kernel/{ostype,osrelease,version,arch}")], Minimal, VALUE, 4),
-    row_of(Query::HungTasks, Procfs, ON, &[proc("sys/kernel/hung_task_detect_count")], Minimal, VALUE, 1),
-    row_of(Query::Cpu, Sysfs, ON, &[
+    new_row(Query::Stat, Procfs, ON, &[proc("stat")], Minimal, BY_CPU, 1),
+    new_row(Query::Loadavg, Procfs, ON, &[proc("loadavg")], Minimal, VALUE, 1),
+    new_row(Query::Meminfo, Procfs, ON, &[proc("meminfo")], Minimal, SHORT, 1),
+    new_row(Query::Vmstat, Procfs, ON, &[proc("vmstat")], Minimal, SHORT, 1),
+    new_row(Query::Pressure, Procfs, ON, &[proc("pressure/{cpu,io,irq,memory}")], Minimal, VALUE, 4),
+    new_row(Query::Diskstats, Procfs, ON, &[proc("diskstats")], Minimal, BY_DISK, 1),
+    new_row(Query::Block, Sysfs, ON, &[sys("block/*/queue/rotational")], Minimal, VALUE, DISKS),
+    new_row(Query::Udev, Files, ON, &[Source { root: Root::Udev, pattern: "b#:#", kind: Kind::Text }], Host, SHORT, 65_536),
+    new_row(Query::FileNr, Procfs, ON, &[proc("sys/fs/file-nr")], Minimal, VALUE, 1),
+    new_row(Query::Random, Procfs, ON, &[proc("sys/kernel/random/{entropy_avail,poolsize}")], Minimal, VALUE, 2),
+    new_row(Query::Schedstat, Procfs, ON, &[proc("schedstat")], Minimal, BY_CPU_LONG, 1),
+    new_row(Query::Kernel, Procfs, ON, &[proc("sys/kernel/{ostype,osrelease,version,arch}")], Minimal, VALUE, 4),
+    new_row(Query::HungTasks, Procfs, ON, &[proc("sys/kernel/hung_task_detect_count")], Minimal, VALUE, 1),
+    new_row(Query::Cpu, Sysfs, ON, &[
         sys("devices/system/cpu/{isolated,online,offline}"),
         sys("devices/system/cpu/cpu#/online"),
         sys("devices/system/cpu/cpu#/topology/{physical_package_id,core_id}"),
         sys("devices/system/cpu/cpu#/thermal_throttle/{core_throttle_count,package_throttle_count}"),
     ], Minimal, VALUE, 3 + 5 * CPUS),
-    row_of(Query::Cpuinfo, Procfs, OFF, &[proc("cpuinfo")], Minimal, BY_CPU_LONG, 1),
-    row_of(Query::Cpufreq, Devices, ON, &[
+    new_row(Query::Cpuinfo, Procfs, OFF, &[proc("cpuinfo")], Minimal, BY_CPU_LONG, 1),
+    new_row(Query::Cpufreq, Devices, ON, &[
         sys("devices/system/cpu/cpu#/cpufreq/{cpuinfo_avg_freq,cpuinfo_cur_freq,cpuinfo_max_freq,cpuinfo_min_freq}"),
         sys("devices/system/cpu/cpu#/cpufreq/{scaling_available_governors,scaling_cur_freq,scaling_governor,scaling_max_freq,scaling_min_freq}"),
     ], Minimal, VALUE, 9 * CPUS),
-    row_of(Query::CpuVulnerabilities, Sysfs, OFF, &[sys("devices/system/cpu/vulnerabilities/*")], Minimal, VALUE, 256),
-    row_of(Query::Clocksource, Sysfs, ON, &[sys("devices/system/clocksource/clocksource#/{available_clocksource,current_clocksource}")], Minimal, VALUE, 16),
-    row_of(Query::Softnet, Procfs, ON, &[proc("1/net/softnet_stat")], Minimal, BY_CPU, 1),
-    row_of(Query::Md, Devices, ON, &[proc("mdstat"), sys("block/md*/md/{raid_disks,degraded}")], Minimal, BY_NODE, 1 + 2 * DEVICES),
-    row_of(Query::Hwmon, Devices, ON, &[
+    new_row(Query::CpuVulnerabilities, Sysfs, OFF, &[sys("devices/system/cpu/vulnerabilities/*")], Minimal, VALUE, 256),
+    new_row(Query::Clocksource, Sysfs, ON, &[sys("devices/system/clocksource/clocksource#/{available_clocksource,current_clocksource}")], Minimal, VALUE, 16),
+    new_row(Query::Softnet, Procfs, ON, &[proc("1/net/softnet_stat")], Minimal, BY_CPU, 1),
+    new_row(Query::Md, Devices, ON, &[proc("mdstat"), sys("block/md*/md/{raid_disks,degraded}")], Minimal, BY_NODE, 1 + 2 * DEVICES),
+    new_row(Query::Hwmon, Devices, ON, &[
         sys_link("class/hwmon/hwmon#"),
         sys_link("class/hwmon/hwmon#/device"),
         sys("class/hwmon/hwmon#/{name,beep_enable,update_interval,vrm}"),
@@ -283,78 +284,78 @@ pub const TABLE: &[Row] = &[
         sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,pwm,temp}%"),
         sys("class/hwmon/hwmon#/device/{cpu,curr,energy,fan,freq,humidity,in,intrusion,power,pwm,temp}#_*"),
     ], Minimal, VALUE, 32 * DEVICES),
-    row_of(Query::Thermal, Devices, ON, &[
+    new_row(Query::Thermal, Devices, ON, &[
         sys("class/thermal/thermal_zone#/{type,temp,policy,mode,passive}"),
         sys("class/thermal/cooling_device#/{type,cur_state,max_state}"),
     ], Minimal, VALUE, 3 * CPUS + 5 * DEVICES),
-    row_of(Query::PowerSupply, Devices, ON, &[sys("class/power_supply/*/*")], Minimal, VALUE, 32 * DEVICES),
-    row_of(Query::OsRelease, Files, ON, &[Source { root: Root::OsRelease, pattern: "os-release", kind: Kind::Text }], Host, SHORT, 1),
+    new_row(Query::PowerSupply, Devices, ON, &[sys("class/power_supply/*/*")], Minimal, VALUE, 32 * DEVICES),
+    new_row(Query::OsRelease, Files, ON, &[Source { root: Root::OsRelease, pattern: "os-release", kind: Kind::Text }], Host, SHORT, 1),
 
-    row_of(Query::NetDev, Procfs, ON, &[proc("1/net/dev")], Host, BY_INTERFACE, 1),
-    row_of(Query::NetClass, Devices, ON, &[
+    new_row(Query::NetDev, Procfs, ON, &[proc("1/net/dev")], Host, BY_INTERFACE, 1),
+    new_row(Query::NetClass, Devices, ON, &[
         sys("class/net/*/{addr_assign_type,address,broadcast,carrier,carrier_changes,carrier_down_count,carrier_up_count,dev_id,dormant,duplex,flags}"),
         sys("class/net/*/{ifalias,ifindex,iflink,link_mode,mtu,name_assign_type,netdev_group,operstate,speed,tx_queue_len,type}"),
         sys("class/net/*/statistics/rx_nohandler"),
     ], Host, VALUE, 23 * INTERFACES),
-    row_of(Query::NetSnmp, Procfs, ON, &[proc("1/net/{netstat,snmp,snmp6}")], Host, SHORT, 3),
-    row_of(Query::Sockstat, Procfs, ON, &[proc("1/net/{sockstat,sockstat6}")], Host, VALUE, 2),
-    row_of(Query::Udp, Procfs, ON, &[proc("1/net/{udp,udp6}")], Host, BY_SOCKET, 2),
-    row_of(Query::Arp, Procfs, ON, &[proc("1/net/arp")], Host, BY_INTERFACE, 1),
-    row_of(Query::Conntrack, Procfs, ON, &[
+    new_row(Query::NetSnmp, Procfs, ON, &[proc("1/net/{netstat,snmp,snmp6}")], Host, SHORT, 3),
+    new_row(Query::Sockstat, Procfs, ON, &[proc("1/net/{sockstat,sockstat6}")], Host, VALUE, 2),
+    new_row(Query::Udp, Procfs, ON, &[proc("1/net/{udp,udp6}")], Host, BY_SOCKET, 2),
+    new_row(Query::Arp, Procfs, ON, &[proc("1/net/arp")], Host, BY_INTERFACE, 1),
+    new_row(Query::Conntrack, Procfs, ON, &[
         proc("1/net/stat/nf_conntrack"),
         proc("sys/net/netfilter/nf_conntrack_max"),
         // What kernels without CONFIG_NF_CONNTRACK_PROCFS have instead of the first.
         proc_in(Namespace::Net, "sys/net/netfilter/nf_conntrack_count"),
     ], Host, BY_CPU, 3),
-    row_of(Query::Bonding, Devices, ON, &[
+    new_row(Query::Bonding, Devices, ON, &[
         sys("class/net/bonding_masters"),
         sys("class/net/*/bonding/slaves"),
         sys("class/net/*/{lower,slave}_*/bonding_slave/mii_status"),
     ], Host, VALUE, 1 + INTERFACES),
-    row_of(Query::NetStatistics, Devices, OFF, &[
+    new_row(Query::NetStatistics, Devices, OFF, &[
         sys("class/net/*/statistics/{rx_crc_errors,rx_dropped,rx_frame_errors,rx_length_errors,rx_missed_errors,rx_over_errors}"),
         sys("class/net/*/statistics/{tx_aborted_errors,tx_carrier_errors,tx_heartbeat_errors,tx_window_errors}"),
     ], Host, VALUE, 10 * INTERFACES),
-    row_of(Query::NetAddresses, Procfs, OFF, &[proc("1/net/if_inet6")], Host, BY_INTERFACE, 1),
+    new_row(Query::NetAddresses, Procfs, OFF, &[proc("1/net/if_inet6")], Host, BY_INTERFACE, 1),
 
-    row_of(Query::Processes, Processes, OFF, &[process("#/stat")], Host, VALUE, PROCESSES),
-    row_of(Query::ProcessDetails, Processes, OFF, &[
+    new_row(Query::Processes, Processes, OFF, &[process("#/stat")], Host, VALUE, PROCESSES),
+    new_row(Query::ProcessDetails, Processes, OFF, &[
         process("#/status"),
         Source { root: Root::Processes, pattern: "#/fd", kind: Kind::Entries },
     ], Host, VALUE, 2 * PROCESSES),
     // The stat of a process with one thread has the same content.
-    row_of(Query::Threads, Processes, OFF, &[Source { root: Root::Processes, pattern: "#/task/#/stat", kind: Kind::TextOfSeveral }], Host, VALUE, PROCESSES),
+    new_row(Query::Threads, Processes, OFF, &[Source { root: Root::Processes, pattern: "#/task/#/stat", kind: Kind::TextUnlessAlone }], Host, VALUE, PROCESSES),
     // Since Linux 6.14 each PID namespace has a pid_max of its own; threads-max is one for all.
-    row_of(Query::ProcessLimits, Procfs, OFF, &[
+    new_row(Query::ProcessLimits, Procfs, OFF, &[
         proc_in(Namespace::Pid, "sys/kernel/pid_max"),
         proc("sys/kernel/threads-max"),
     ], Minimal, VALUE, 2),
-    row_of(Query::Cgroups, Sysfs, ON, &[
+    new_row(Query::Cgroups, Sysfs, ON, &[
         sys("fs/cgroup/{cpu.stat,memory.stat,cgroup.controllers}"),
-        sys(of_cgroup!("fs/cgroup/{init,init.scope,system,system.slice,podruntime,runtime.slice,user.slice,machine.slice}")),
-        sys(of_cgroup!("fs/cgroup/{system,system.slice,podruntime,runtime.slice}/*")),
+        sys(cgroup_files!("fs/cgroup/{init,init.scope,system,system.slice,podruntime,runtime.slice,user.slice,machine.slice}")),
+        sys(cgroup_files!("fs/cgroup/{system,system.slice,podruntime,runtime.slice}/*")),
         // Talos keeps its extension services one level further down.
-        sys(of_cgroup!("fs/cgroup/system/extensions/*")),
+        sys(cgroup_files!("fs/cgroup/system/extensions/*")),
     ], Host, SHORT, 15 * DEVICES),
 
-    row_of(Query::Mounts, Procfs, ON, &[proc("1/mountinfo")], Host, BY_MOUNT, 1),
-    row_of(Query::OwnMounts, Procfs, ON, &[Source { root: Root::ProcSelf, pattern: "mountinfo", kind: Kind::Text }], Minimal, BY_MOUNT, 1),
-    row_of(Query::ProbeDirectories, Mounts, ON, &[Source { root: Root::ProbeDirectories, pattern: "*", kind: Kind::FileSystem }], Minimal, BY_MOUNT, 64),
-    row_of(Query::RootFileSystems, Mounts, ON, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Host, BY_MOUNT, MOUNTS),
+    new_row(Query::Mounts, Procfs, ON, &[proc("1/mountinfo")], Host, BY_MOUNT, 1),
+    new_row(Query::OwnMounts, Procfs, ON, &[Source { root: Root::ProcSelf, pattern: "mountinfo", kind: Kind::Text }], Minimal, BY_MOUNT, 1),
+    new_row(Query::ProbeDirectories, Mounts, ON, &[Source { root: Root::ProbeDirectories, pattern: "*", kind: Kind::FileSystem }], Minimal, BY_MOUNT, 64),
+    new_row(Query::RootFileSystems, Mounts, ON, &[Source { root: Root::Rootfs, pattern: "*", kind: Kind::FileSystem }], Host, BY_MOUNT, MOUNTS),
 
-    row_of(Query::Buddyinfo, Procfs, OFF, &[proc("buddyinfo")], Minimal, BY_NODE, 1),
-    row_of(Query::CgroupControllers, Procfs, OFF, &[proc("cgroups")], Minimal, VALUE, 1),
+    new_row(Query::Buddyinfo, Procfs, OFF, &[proc("buddyinfo")], Minimal, BY_NODE, 1),
+    new_row(Query::CgroupControllers, Procfs, OFF, &[proc("cgroups")], Minimal, VALUE, 1),
     // Container runtimes mask it in a container's own /proc.
-    row_of(Query::Interrupts, Procfs, OFF, &[proc("interrupts")], Host, BY_CPU_LONG, 1),
-    row_of(Query::Softirqs, Procfs, OFF, &[proc("softirqs")], Minimal, BY_CPU, 1),
-    row_of(Query::Slabinfo, Procfs, OFF, &[proc("slabinfo")], Minimal, BY_NODE, 1),
-    row_of(Query::Zoneinfo, Procfs, OFF, &[proc("zoneinfo")], Minimal, BY_CPU_LONG, 1),
-    row_of(Query::Swaps, Procfs, OFF, &[proc("swaps")], Minimal, SHORT, 1),
-    // None that a namespace has of its own, none that reading changes (kernel/random/uuid, vm/stat_refresh), none that may
-    // hang (fs/binfmt_misc is a mount point), and no secret: net/ipv4/tcp_fastopen_key, net/ipv6/conf/*/stable_secret and
-    // net/core/netdev_rss_key are keys, kernel/random/boot_id names the host to anyone who knows its journal. The limits of
-    // connections are one for all network namespaces, in each of which they are seen, and written in the first alone.
-    row_of(Query::Sysctl, Procfs, OFF, &[
+    new_row(Query::Interrupts, Procfs, OFF, &[proc("interrupts")], Host, BY_CPU_LONG, 1),
+    new_row(Query::Softirqs, Procfs, OFF, &[proc("softirqs")], Minimal, BY_CPU, 1),
+    new_row(Query::Slabinfo, Procfs, OFF, &[proc("slabinfo")], Minimal, BY_NODE, 1),
+    new_row(Query::Zoneinfo, Procfs, OFF, &[proc("zoneinfo")], Minimal, BY_CPU_LONG, 1),
+    new_row(Query::Swaps, Procfs, OFF, &[proc("swaps")], Minimal, SHORT, 1),
+    // Not listed: values of a namespace, files that change when they are read (kernel/random/uuid, vm/stat_refresh), files
+    // that may hang (fs/binfmt_misc is a mount point), and secrets: net/ipv4/tcp_fastopen_key,
+    // net/ipv6/conf/*/stable_secret and net/core/netdev_rss_key are keys, and kernel/random/boot_id identifies the host.
+    // The limits of connection tracking are the same in all network namespaces.
+    new_row(Query::Sysctl, Procfs, OFF, &[
         proc("sys/dev/raid/{speed_limit_max,speed_limit_min}"),
         proc("sys/fs/{aio-max-nr,aio-nr,dentry-state,dir-notify-enable,file-max,file-nr,inode-nr,inode-state,lease-break-time,leases-enable}"),
         proc("sys/fs/{mount-max,nr_open,overflowgid,overflowuid,pipe-max-size,pipe-user-pages-hard,pipe-user-pages-soft}"),
@@ -397,7 +398,7 @@ pub const TABLE: &[Row] = &[
         proc("sys/vm/{percpu_pagelist_fraction,percpu_pagelist_high_fraction,stat_interval,swappiness,unprivileged_userfaultfd}"),
         proc("sys/vm/{user_reserve_kbytes,vfs_cache_pressure,watermark_boost_factor,watermark_scale_factor,zone_reclaim_mode}"),
     ], Minimal, VALUE, 512),
-    row_of(Query::NetSysctl, Procfs, OFF, &[
+    new_row(Query::NetSysctl, Procfs, OFF, &[
         proc_in(Namespace::Net, "sys/net/bridge/bridge-nf-{call-arptables,call-ip6tables,call-iptables,filter-pppoe-tagged,filter-vlan-tagged,pass-vlan-input-dev}"),
         proc_in(Namespace::Net, "sys/net/core/{bpf_jit_enable,bpf_jit_harden,bpf_jit_kallsyms,bpf_jit_limit,busy_poll,busy_read,default_qdisc,dev_weight}"),
         proc_in(Namespace::Net, "sys/net/core/{dev_weight_rx_bias,dev_weight_tx_bias,fb_tunnels_only_for_init_net,flow_limit_table_len,gro_normal_batch}"),
@@ -458,8 +459,8 @@ pub const TABLE: &[Row] = &[
         proc_in(Namespace::Net, "sys/net/unix/max_dgram_qlen"),
         proc_in(Namespace::Net, "sys/net/sctp/{association_max_retrans,hb_interval,max_burst,path_max_retrans,rto_initial,rto_max,rto_min,sctp_mem,sctp_rmem,sctp_wmem}"),
     ], Host, VALUE, 1024),
-    // kernel/hostname is not among them: the unit keeps the host's from being changed by a namespace of the broker's own.
-    row_of(Query::NamespaceSysctl, Procfs, OFF, &[
+    // Not kernel/hostname: the systemd unit has a UTS namespace of its own, to keep the broker from changing the host's.
+    new_row(Query::NamespaceSysctl, Procfs, OFF, &[
         proc_in(Namespace::Ipc, "sys/fs/mqueue/{msg_default,msg_max,msgsize_default,msgsize_max,queues_max}"),
         proc_in(Namespace::Ipc, "sys/kernel/{auto_msgmni,msgmax,msgmnb,msgmni,sem,shm_rmid_forced,shmall,shmmax,shmmni}"),
         proc_in(Namespace::Pid, "sys/kernel/pid_max"),
@@ -467,76 +468,76 @@ pub const TABLE: &[Row] = &[
         proc_in(Namespace::User, "sys/user/max_{cgroup,ipc,mnt,net,pid,time,user,uts}_namespaces"),
         proc_in(Namespace::User, "sys/user/{max_fanotify_groups,max_fanotify_marks,max_inotify_instances,max_inotify_watches}"),
     ], Host, VALUE, 32),
-    row_of(Query::Numa, Sysfs, OFF, &[sys("devices/system/node/node#/{meminfo,numastat}")], Minimal, VALUE, 2 * 1024),
-    row_of(Query::Ksm, Sysfs, OFF, &[
+    new_row(Query::Numa, Sysfs, OFF, &[sys("devices/system/node/node#/{meminfo,numastat}")], Minimal, VALUE, 2 * 1024),
+    new_row(Query::Ksm, Sysfs, OFF, &[
         sys("kernel/mm/ksm/{full_scans,general_profit,merge_across_nodes,pages_shared,pages_sharing,pages_to_scan}"),
         sys("kernel/mm/ksm/{pages_unshared,pages_volatile,run,sleep_millisecs}"),
     ], Minimal, VALUE, 10),
-    // A file system of its own, mounted in the host's /sys and not in a container's.
-    row_of(Query::Selinux, Sysfs, ON, &[
+    // selinuxfs is mounted in the host's /sys, and not in a container's.
+    new_row(Query::Selinux, Sysfs, ON, &[
         sys("fs/selinux/enforce"),
-        // "kernel" until a policy is loaded: the one thing that tells SELinux that does nothing.
+        // "kernel" until a policy is loaded: only this file shows that SELinux is not in use.
         sys("fs/selinux/initial_contexts/kernel"),
     ], Host, VALUE, 2),
-    row_of(Query::Watchdog, Devices, ON, &[
-        // Kernels without WATCHDOG_SYSFS tell no more than that there is one.
+    new_row(Query::Watchdog, Devices, ON, &[
+        // Without CONFIG_WATCHDOG_SYSFS the kernel shows only that there is a watchdog.
         sys_link("class/watchdog/watchdog#"),
         sys("class/watchdog/watchdog#/{access_cs0,bootstatus,fw_version,identity,nowayout,options}"),
         sys("class/watchdog/watchdog#/{pretimeout,pretimeout_governor,state,status,timeleft,timeout}"),
     ], Minimal, VALUE, 1024),
-    row_of(Query::Edac, Devices, ON, &[
+    new_row(Query::Edac, Devices, ON, &[
         sys("devices/system/edac/mc/mc#/{ce_count,ce_noinfo_count,ue_count,ue_noinfo_count}"),
         sys("devices/system/edac/mc/mc#/csrow#/{ce_count,ue_count}"),
         sys("devices/system/edac/mc/mc#/csrow#/ch#_{ce_count,dimm_label,ue_count}"),
     ], Minimal, VALUE, 32 * DEVICES),
     // Container runtimes mask it in a container's own /sys.
-    row_of(Query::Powercap, Devices, ON, &[sys("class/powercap/*/{energy_uj,name}")], Host, VALUE, 2 * DEVICES),
-    row_of(Query::Dmi, Sysfs, ON, &[
+    new_row(Query::Powercap, Devices, ON, &[sys("class/powercap/*/{energy_uj,name}")], Host, VALUE, 2 * DEVICES),
+    new_row(Query::Dmi, Sysfs, ON, &[
         sys("class/dmi/id/{bios_date,bios_release,bios_vendor,bios_version}"),
         sys("class/dmi/id/{board_asset_tag,board_name,board_serial,board_vendor,board_version}"),
         sys("class/dmi/id/{chassis_asset_tag,chassis_serial,chassis_vendor,chassis_version}"),
         sys("class/dmi/id/{product_family,product_name,product_serial,product_sku,product_uuid,product_version,sys_vendor}"),
     ], Minimal, VALUE, 20),
-    row_of(Query::Drm, Devices, OFF, &[
+    new_row(Query::Drm, Devices, OFF, &[
         sys("class/drm/card#/device/{gpu_busy_percent,mem_info_gtt_total,mem_info_gtt_used,mem_info_vis_vram_total,mem_info_vis_vram_used}"),
         sys("class/drm/card#/device/{mem_info_vram_total,mem_info_vram_used,mem_info_vram_vendor,power_dpm_force_performance_level}"),
         sys("class/drm/card#/device/{uevent,unique_id}"),
     ], Minimal, VALUE, 11 * DEVICES),
-    row_of(Query::Pci, Devices, OFF, &[
-        // Where a device hangs stands in the target.
+    new_row(Query::Pci, Devices, OFF, &[
+        // The target shows the parent of a device.
         sys_link("bus/pci/devices/*"),
         sys("bus/pci/devices/*/{class,device,revision,subsystem_device,subsystem_vendor,vendor}"),
         sys("bus/pci/devices/*/{current_link_speed,current_link_width,max_link_speed,max_link_width}"),
         sys("bus/pci/devices/*/{d3cold_allowed,numa_node,power_state}"),
         sys("bus/pci/devices/*/{sriov_drivers_autoprobe,sriov_numvfs,sriov_totalvfs,sriov_vf_total_msix}"),
     ], Minimal, VALUE, 18 * DISKS),
-    row_of(Query::Tape, Devices, ON, &[
+    new_row(Query::Tape, Devices, ON, &[
         sys("class/scsi_tape/st#/stats/{in_flight,io_ns,other_cnt,read_byte_cnt,read_cnt,read_ns}"),
         sys("class/scsi_tape/st#/stats/{resid_cnt,write_byte_cnt,write_cnt,write_ns}"),
     ], Minimal, VALUE, 10 * DEVICES),
 
-    row_of(Query::Nfs, Procfs, ON, &[proc("1/net/rpc/nfs")], Host, SHORT, 1),
-    row_of(Query::Nfsd, Procfs, ON, &[proc("1/net/rpc/nfsd")], Host, SHORT, 1),
-    row_of(Query::Xfs, Devices, ON, &[sys("fs/xfs/*/stats/stats")], Minimal, VALUE, DEVICES),
-    row_of(Query::Ipvs, Procfs, ON, &[proc("1/net/{ip_vs,ip_vs_stats}")], Host, BY_SOCKET, 2),
-    row_of(Query::Nvme, Devices, ON, &[
+    new_row(Query::Nfs, Procfs, ON, &[proc("1/net/rpc/nfs")], Host, SHORT, 1),
+    new_row(Query::Nfsd, Procfs, ON, &[proc("1/net/rpc/nfsd")], Host, SHORT, 1),
+    new_row(Query::Xfs, Devices, ON, &[sys("fs/xfs/*/stats/stats")], Minimal, VALUE, DEVICES),
+    new_row(Query::Ipvs, Procfs, ON, &[proc("1/net/{ip_vs,ip_vs_stats}")], Host, BY_SOCKET, 2),
+    new_row(Query::Nvme, Devices, ON, &[
         sys("class/nvme/nvme#/{cntlid,firmware_rev,model,serial,state}"),
         sys("class/nvme/nvme#/nvme#n#/{ana_state,nuse,size}"),
         sys("class/nvme/nvme#/nvme#n#/queue/logical_block_size"),
     ], Minimal, VALUE, 9 * DISKS),
-    row_of(Query::NvmeSubsystem, Devices, OFF, &[
+    new_row(Query::NvmeSubsystem, Devices, OFF, &[
         sys("class/nvme-subsystem/nvme-subsys#/{iopolicy,model,serial,subsysnqn}"),
         sys("class/nvme-subsystem/nvme-subsys#/nvme#/{state,transport}"),
         sys("class/nvme-subsystem/nvme-subsys#/nvme#n#/size"),
     ], Minimal, VALUE, 7 * DISKS),
-    row_of(Query::Infiniband, Devices, ON, &[
+    new_row(Query::Infiniband, Devices, ON, &[
         sys("class/infiniband/*/{board_id,fw_ver,hca_type}"),
         sys("class/infiniband/*/ports/#/{phys_state,rate,state}"),
         sys("class/infiniband/*/ports/#/counters/{VL15_dropped,excessive_buffer_overrun_errors,link_downed,link_error_recovery,local_link_integrity_errors,symbol_error}"),
         sys("class/infiniband/*/ports/#/counters/{multicast_rcv_packets,multicast_xmit_packets,unicast_rcv_packets,unicast_xmit_packets}"),
         sys("class/infiniband/*/ports/#/counters/port_rcv_{constraint_errors,data,discards,errors,packets,remote_physical_errors,switch_relay_errors}"),
         sys("class/infiniband/*/ports/#/counters/port_xmit_{constraint_errors,data,discards,packets,wait}"),
-        // Kernels before Linux 4.5 have the counters of 64 bits apart.
+        // Before Linux 4.5 the counters of 64 bits are in a directory of their own.
         sys("class/infiniband/*/ports/#/counters_ext/port_{multicast_rcv_packets,multicast_xmit_packets,unicast_rcv_packets,unicast_xmit_packets}"),
         sys("class/infiniband/*/ports/#/counters_ext/port_{rcv_data_64,rcv_packets_64,xmit_data_64,xmit_packets_64}"),
         sys("class/infiniband/*/ports/#/hw_counters/{duplicate_request,implied_nak_seq_err,lifespan,local_ack_timeout_err,np_cnp_sent,np_ecn_marked_roce_packets}"),
@@ -545,31 +546,31 @@ pub const TABLE: &[Row] = &[
         sys("class/infiniband/*/ports/#/hw_counters/{rnr_nak_retry_err,roce_adp_retrans,roce_adp_retrans_to,roce_slow_restart,roce_slow_restart_cnps,roce_slow_restart_trans}"),
         sys("class/infiniband/*/ports/#/hw_counters/{rp_cnp_handled,rp_cnp_ignored,rx_atomic_requests,rx_dct_connect,rx_icrc_encapsulated,rx_read_requests,rx_write_requests}"),
     ], Host, VALUE, 64 * DEVICES),
-    row_of(Query::FibreChannel, Devices, ON, &[
+    new_row(Query::FibreChannel, Devices, ON, &[
         sys("class/fc_host/host#/{dev_loss_tmo,fabric_name,port_id,port_name,port_state,port_type,speed,supported_classes,supported_speeds,symbolic_name}"),
         sys("class/fc_host/host#/statistics/{dumped_frames,error_frames,fcp_packet_aborts,invalid_crc_count,invalid_tx_word_count,link_failure_count}"),
         sys("class/fc_host/host#/statistics/{loss_of_signal_count,loss_of_sync_count,nos_count,rx_frames,rx_words,seconds_since_last_reset,tx_frames,tx_words}"),
     ], Minimal, VALUE, 23 * DEVICES),
-    row_of(Query::DeviceMapper, Devices, ON, &[
+    new_row(Query::DeviceMapper, Devices, ON, &[
         sys("block/dm-#/size"),
         sys("block/dm-#/dm/{name,suspended,uuid}"),
         sys_link("block/dm-#/slaves/*"),
         sys("block/*/device/state"),
     ], Minimal, VALUE, 8 * DISKS),
-    row_of(Query::Bcache, Devices, ON, &[
+    new_row(Query::Bcache, Devices, ON, &[
         sys("fs/bcache/*-*/{average_key_size,btree_cache_size,cache_available_percent,congested,root_usage_percent,tree_depth}"),
         sys("fs/bcache/*-*/internal/{active_journal_entries,btree_nodes,btree_read_average_duration_us,cache_read_races}"),
         sys("fs/bcache/*-*/bdev#/{dirty_data,writeback_rate_debug}"),
         sys("fs/bcache/*-*/bdev#/stats_total/{bypassed,cache_bypass_hits,cache_bypass_misses,cache_hits,cache_miss_collisions,cache_misses,cache_readaheads}"),
         sys("fs/bcache/*-*/cache#/{io_errors,metadata_written,written}"),
     ], Minimal, VALUE, 32 * FILE_SYSTEMS),
-    row_of(Query::BcachePriorities, Devices, OFF, &[sys("fs/bcache/*-*/cache#/priority_stats")], Minimal, VALUE, FILE_SYSTEMS),
-    row_of(Query::Bcachefs, Devices, ON, &[
+    new_row(Query::BcachePriorities, Devices, OFF, &[sys("fs/bcache/*-*/cache#/priority_stats")], Minimal, VALUE, FILE_SYSTEMS),
+    new_row(Query::Bcachefs, Devices, ON, &[
         sys("fs/bcachefs/*-*/{btree_cache_size,btree_write_stats,compression_stats,errors}"),
         sys("fs/bcachefs/*-*/counters/*"),
         sys("fs/bcachefs/*-*/dev-#/{bucket_size,durability,io_done,io_errors,label,nbuckets,state}"),
     ], Minimal, VALUE, 128 * FILE_SYSTEMS),
-    row_of(Query::Btrfs, Devices, ON, &[
+    new_row(Query::Btrfs, Devices, ON, &[
         sys("fs/btrfs/*-*/{commit_stats,label,metadata_uuid}"),
         sys("fs/btrfs/*-*/allocation/global_rsv_size"),
         sys("fs/btrfs/*-*/allocation/{data,metadata,system}/bytes_reserved"),
@@ -577,13 +578,13 @@ pub const TABLE: &[Row] = &[
         sys("fs/btrfs/*-*/devices/*/size"),
         sys("fs/btrfs/*-*/devinfo/#/error_stats"),
     ], Minimal, VALUE, 32 * FILE_SYSTEMS),
-    row_of(Query::Lnstat, Procfs, OFF, &[proc("1/net/stat/{arp_cache,clip_arp_cache,ip_conntrack,ndisc_cache,nf_conntrack,rt_cache,synproxy}")], Host, BY_CPU, 7),
-    row_of(Query::Xfrm, Procfs, OFF, &[proc("1/net/xfrm_stat")], Host, VALUE, 1),
-    row_of(Query::Tcp, Procfs, OFF, &[proc("1/net/{tcp,tcp6}")], Host, BY_SOCKET, 2),
-    row_of(Query::Routes, Procfs, OFF, &[proc("1/net/{ipv6_route,route}")], Host, BY_SOCKET, 2),
-    row_of(Query::Drbd, Devices, OFF, &[proc("drbd")], Minimal, SHORT, 1),
-    row_of(Query::MountStats, Devices, OFF, &[proc("1/mountstats")], Host, BY_NFS_MOUNT, 1),
-    row_of(Query::Zfs, Devices, ON, &[
+    new_row(Query::Lnstat, Procfs, OFF, &[proc("1/net/stat/{arp_cache,clip_arp_cache,ip_conntrack,ndisc_cache,nf_conntrack,rt_cache,synproxy}")], Host, BY_CPU, 7),
+    new_row(Query::Xfrm, Procfs, OFF, &[proc("1/net/xfrm_stat")], Host, VALUE, 1),
+    new_row(Query::Tcp, Procfs, OFF, &[proc("1/net/{tcp,tcp6}")], Host, BY_SOCKET, 2),
+    new_row(Query::Routes, Procfs, OFF, &[proc("1/net/{ipv6_route,route}")], Host, BY_SOCKET, 2),
+    new_row(Query::Drbd, Devices, OFF, &[proc("drbd")], Minimal, SHORT, 1),
+    new_row(Query::MountStats, Devices, OFF, &[proc("1/mountstats")], Host, BY_NFS_MOUNT, 1),
+    new_row(Query::Zfs, Devices, ON, &[
         proc("spl/kstat/zfs/{abdstats,arcstats,dbufstats,dmu_tx,dnodestats,fm,vdev_cache_stats,vdev_mirror_stats,xuio_stats,zfetchstats,zil}"),
         // Listed when a reader starts: pools and datasets that appear later are found by the next reader.
         proc("spl/kstat/zfs/*/{io,state}"),
@@ -591,7 +592,7 @@ pub const TABLE: &[Row] = &[
     ], Minimal, SHORT, 11 + DATASETS),
 ];
 
-const fn row_of(
+const fn new_row(
     query: Query,
     class: Class,
     default: bool,
@@ -604,29 +605,34 @@ const fn row_of(
 }
 
 impl Row {
-    /// The item that a path of an answer belongs to: the directory of the last wildcard, or choice of directories, that
-    /// all patterns with the same [`devices`] share. None for a file that is an item by itself.
+    /// The item to which a path of an answer belongs: the directory of the last wildcard, or alternative of directories,
+    /// that all patterns with the same [`devices`] share. None for a file that is an item by itself.
     pub fn item<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
         let (root, below) = path.split_at_checked(path.iter().position(|byte| *byte == b'/')? + 1)?;
-        let of = |source: &&Source| source.root.name().as_bytes() == &root[..root.len() - 1];
+        let has_root = |source: &&Source| source.root.name().as_bytes() == &root[..root.len() - 1];
         let source =
-            self.sources.iter().filter(of).find(|source| matches(source.pattern.as_bytes(), below))?;
+            self.sources.iter().filter(has_root).find(|source| matches(source.pattern.as_bytes(), below))?;
         let devices = devices(source.pattern).filter(|_| source.root != Root::Proc)?;
-        let of_group = |other: &&Source| crate::pattern::devices(other.pattern) == Some(devices);
-        let group = self.sources.iter().filter(of_group).map(|source| source.pattern);
-        let mine: Vec<&str> = source.pattern.split('/').collect();
+        let is_in_group = |other: &&Source| crate::pattern::devices(other.pattern) == Some(devices);
+        let group = self.sources.iter().filter(is_in_group).map(|source| source.pattern);
+        let components: Vec<&str> = source.pattern.split('/').collect();
         let alone = group.clone().count() == 1;
-        let shared = group.fold(mine.len() - usize::from(alone), |shared, pattern| {
-            mine.iter().zip(pattern.split('/')).take(shared).take_while(|(one, other)| *one == other).count()
+        let shared = group.fold(components.len() - usize::from(alone), |shared, pattern| {
+            components
+                .iter()
+                .zip(pattern.split('/'))
+                .take(shared)
+                .take_while(|(one, other)| *one == other)
+                .count()
         });
         let wild =
-            mine[..shared].iter().rposition(|component| crate::pattern::stands_for_several(component))?;
+            components[..shared].iter().rposition(|component| crate::pattern::matches_several(component))?;
         let mut slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
         Some(&path[..slashes.nth(wild + 1).unwrap_or(path.len())])
     }
 }
 
-/// A hash of the table (FNV-1a, 64 bits): a broker and its readers must agree on it.
+/// A hash of the table (FNV-1a, 64 bits), which must be the same in a broker and its readers.
 pub fn digest() -> u64 {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0100_0000_01b3;
@@ -650,7 +656,7 @@ mod tests {
 
     #[test]
     fn every_query_has_exactly_one_row() {
-        // Enum values of the contract stay below 256; a gap is a value that was never given out.
+        // Enum values of the contract stay below 256; gaps are values that were never used.
         let queries = (1..256).filter_map(|value| Query::try_from(value).ok());
         let mut seen = 0;
         for query in queries {
@@ -662,26 +668,26 @@ mod tests {
         assert!(row(Query::Unspecified).is_none());
     }
 
-    /// What is wrong with a component of a pattern. A zero byte, of which no path holds any, is none of the letters.
+    /// What is wrong with a component of a pattern.
     fn flaw(component: &str) -> Option<&'static str> {
         let letter = |c: char| c.is_ascii_alphanumeric() || "._-:*#%{},".contains(c);
         let (mut inside, mut outside) = (Vec::new(), String::new());
         let mut rest = component;
         while let Some((head, tail)) = rest.split_once('{') {
-            let Some((choices, tail)) = tail.split_once('}') else { return Some("a `{` without its `}`") };
+            let Some((choices, tail)) = tail.split_once('}') else { return Some("a `{` without `}`") };
             outside += head;
             inside.extend(choices.split(','));
             rest = tail;
         }
         outside += rest;
         if !component.chars().all(letter) {
-            return Some("not of letters, digits and a few signs");
+            return Some("a character that is not allowed");
         }
         if outside.contains([',', '}']) || inside.iter().any(|choice| choice.contains(['{', '*', '#', '%'])) {
-            return Some("choices nest, hold a wildcard, or end before they begin");
+            return Some("alternatives nest, contain a wildcard, or have no `{`");
         }
         if outside.contains("**") || outside.matches('*').count() > 2 {
-            return Some("more `*` than are matched soon");
+            return Some("too many `*` to match fast");
         }
         let mut names = crate::pattern::names(component);
         names.retain(|name| ["", ".", ".."].contains(&&**name));
@@ -698,7 +704,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_leave_the_root_or_never_end_is_not_a_pattern() {
+    fn a_pattern_that_leaves_the_root_or_is_slow_to_match_is_malformed() {
         let flawed =
             ["", "/etc", "a//b", "../etc", "a/./b", "{.,..}", "a/", "{a,}", "{a", "a}", "{a{b}}", "a,b"];
         for pattern in flawed.into_iter().chain(["**", "*a*b*c", "{a*,b}", "{#}", "a\0b", "a b"]) {
@@ -707,12 +713,12 @@ mod tests {
     }
 
     #[test]
-    fn procfs_patterns_are_fixed_but_for_zfs_since_nothing_of_procfs_is_opened_after_the_seal() {
+    fn procfs_patterns_have_no_wildcards_except_for_zfs() {
         for source in sources().filter(|source| source.root == Root::Proc) {
-            // Names of pools and datasets cannot be known. Below this directory are counters and names alone, nothing
-            // of processes; wildcards are followed once, before the seal, and what is found is held.
-            let of_zfs = source.pattern.starts_with("spl/kstat/zfs/");
-            assert!(of_zfs || !is_wild(source.pattern), "{}", source.pattern);
+            // A sandboxed reader opens nothing in procfs. Wildcards are expanded once, before the sandbox: for ZFS, whose
+            // pools and datasets have any names. Its directory has counters and names, and nothing of processes.
+            let is_zfs = source.pattern.starts_with("spl/kstat/zfs/");
+            assert!(is_zfs || !is_wild(source.pattern), "{}", source.pattern);
         }
     }
 
@@ -740,13 +746,13 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_read_the_same_file_hand_over_as_much_of_it() {
+    fn rows_that_read_the_same_file_have_the_same_limit() {
         let mut limits = std::collections::HashMap::new();
         let mut shared = Vec::new();
         for row in TABLE {
             for path in row.sources.iter().flat_map(paths) {
                 let (other, bytes) = *limits.entry(path.clone()).or_insert((row.query, row.file_bytes));
-                // A sysctl is one line, which every limit holds.
+                // A sysctl is one line, which fits every limit.
                 let is_value = path.starts_with("proc/sys/") && bytes.min(row.file_bytes) >= VALUE;
                 assert!(bytes == row.file_bytes || is_value, "{path}: {other:?} and {:?}", row.query);
                 shared.extend((other != row.query).then_some(path));
@@ -758,7 +764,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_cuts_the_largest_machine() {
+    fn no_limit_truncates_the_largest_machine() {
         // As long as the kernel's formats make them, with counters that have run for years.
         let conntrack = 17 * 9 * CPUS;
         let softnet = 15 * 9 * CPUS;
@@ -786,7 +792,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_what_all_patterns_of_a_device_have_in_common() {
+    fn an_item_is_the_prefix_that_all_patterns_of_a_device_share() {
         for (query, path, item) in [
             (Query::NetClass, "sys/class/net/eth0/mtu", Some("sys/class/net/eth0")),
             (Query::NetClass, "sys/class/net/eth0/statistics/rx_nohandler", Some("sys/class/net/eth0")),
@@ -876,7 +882,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pattern_takes_what_lies_beside_items_for_one() {
+    fn no_pattern_matches_a_file_beside_items_as_an_item() {
         for path in NO_ITEMS {
             assert_eq!(matching(path), [""; 0], "{path}");
         }
@@ -934,7 +940,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_answers_by_a_namespace_of_the_readers_own_is_marked_with_it() {
+    fn files_that_depend_on_the_readers_namespace_have_the_root_procin() {
         let expected = |path: &str| match path {
             _ if GLOBAL_OF_NET.contains(&path) => None,
             _ if path.starts_with("sys/net/") => Some(Namespace::Net),
@@ -982,7 +988,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_the_hosts_network_namespace_needs_the_access_level_host() {
+    fn files_of_the_hosts_network_namespace_need_the_access_level_host() {
         for row in TABLE {
             for source in row.sources {
                 let namespaced = source.root == Root::Processes

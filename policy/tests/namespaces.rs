@@ -1,12 +1,20 @@
-//! Which sysctls are per namespace, tried on the running kernel: what is read as one value for all is the same file in new
-//! namespaces, and what is read as a namespace's own is another one there, or none.
+//! Whether a file is the same in every namespace, asked of the kernel that runs here.
+//!
+//! A row of access level `minimal` is answered from the procfs and sysfs of the reader's own container, so its files must
+//! be the host's there too: the same files, with the same content. Of a sysctl it is known which namespaces have a value of
+//! their own.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use keyhole_policy::pattern::names;
-use keyhole_policy::{Namespace, Root, TABLE};
+use keyhole_policy::{AccessLevel, Kind, Namespace, Query, Root, TABLE};
+use support::expand;
 
 /// The conntrack table of a network namespace is a copy that leads to the kernel's own variables in these.
 const COPIED: [&str; 3] = [
@@ -62,17 +70,19 @@ fn seen(unshare: &[&str], paths: &[&str]) -> Option<BTreeMap<String, (String, St
 }
 
 #[test]
-fn a_sysctl_has_the_kernels_value() {
+fn a_sysctl_is_read_as_the_kernel_keeps_it() {
     let sysctls = sysctls();
     let paths: Vec<&str> = sysctls.iter().map(|(_, path)| path.as_str()).collect();
     assert!(paths.len() > 400, "{}", paths.len());
-    let here = seen(&[], &paths).expect("stat(1) prints files");
+    let here = seen(&[], &paths).expect("stat(1) reports files");
     for (flags, of) in [
         (&["--net"][..], Some(Namespace::Net)),
         (&["--ipc"], Some(Namespace::Ipc)),
         (&["--user", "--map-root-user"], Some(Namespace::User)),
         (&["--uts"], None),
         (&["--cgroup"], None),
+        (&["--time"], None),
+        (&["--pid", "--fork"], None),
     ] {
         let Some(there) = seen(&[&["unshare"], flags].concat(), &paths) else {
             println!("skipped: no {flags:?} for this user");
@@ -95,4 +105,276 @@ fn a_sysctl_has_the_kernels_value() {
             }
         }
     }
+}
+
+/// Rows of access level `minimal` that are about the reader's container on purpose.
+const OWN: [Query; 2] = [Query::OwnMounts, Query::ProbeDirectories];
+
+/// Files that each network namespace has, with content that is one for all.
+const SAME_CONTENT: [&str; 1] = ["/proc/1/net/softnet_stat"];
+
+/// What a namespace changes in a file that is otherwise the same, and why the row is `minimal` all the same.
+const EXCEPTIONS: [(&str, fn(&str) -> String); 2] = [
+    // The last field is the newest pid of the reader's PID namespace: no collector reads it.
+    ("/proc/loadavg", |text| text.rsplit_once(' ').map_or(text, |(averages, _)| averages).to_owned()),
+    // A time namespace with an offset shifts it. A container has one only if its runtime was asked to make it.
+    ("/proc/stat", |text| text.split_inclusive('\n').filter(|line| !line.starts_with("btime ")).collect()),
+];
+
+/// A shell in new namespaces, each with values of its own, which reads files with its own procfs and sysfs mounted.
+struct Shell {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Shell {
+    /// Makes the namespaces visible: an offset of the clock, a host name, an interface, shared memory, a mount.
+    const SCRIPT: &str = "
+        mount -t proc proc /proc && mount -t sysfs sysfs /sys && echo keyhole-test >/proc/sys/kernel/hostname || exit
+        { echo keyhole-test >/proc/sys/kernel/domainname; ip link set lo up; ipcmk -M 4096; mount -t tmpfs tmpfs /mnt; } \
+            >/dev/null 2>&1
+        echo ready
+        while read -r path; do
+            if [ -L \"$path\" ]; then
+                echo \"link $(readlink \"$path\" | od -An -v -tx1 | tr -d ' \n')\"
+            elif content=$(od -An -v -tx1 \"$path\" 2>/dev/null); then
+                echo \"$(stat -c %i \"$path\") $(echo \"$content\" | tr -d ' \n')\"
+            else
+                echo none
+            fi
+        done";
+
+    /// None where this user may not make such namespaces.
+    fn start(namespaces: &[&str]) -> Option<Self> {
+        let mut command = Command::new("timeout");
+        command.args([
+            "300",
+            "unshare",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--net",
+            "--ipc",
+            "--uts",
+        ]);
+        command.args(namespaces).args(["sh", "-c", Self::SCRIPT]);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+        let (input, output) = (child.stdin.take()?, BufReader::new(child.stdout.take()?));
+        let mut shell = Self { child, input, output };
+        (shell.line() == "ready").then_some(shell)
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("a line of the shell");
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    /// What the shell sees at a path.
+    fn read(&mut self, path: &str) -> Option<Seen> {
+        writeln!(self.input, "{path}").expect("the shell reads paths");
+        let line = self.line();
+        assert!(!line.is_empty(), "the shell ended at {path}");
+        let (inode, content) = line.split_once(' ')?;
+        let bytes = content.as_bytes().chunks(2).map(|digits| {
+            let digits = std::str::from_utf8(digits).expect("hexadecimal digits");
+            u8::from_str_radix(digits, 16).expect("hexadecimal digits")
+        });
+        Some(Seen::new(inode.parse().ok(), &bytes.collect::<Vec<u8>>()))
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        self.child.kill().expect("the shell can be killed");
+        self.child.wait().expect("the shell ends");
+    }
+}
+
+/// A file as one of the two sides sees it.
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    /// None of a link.
+    inode: Option<u64>,
+    text: String,
+}
+
+impl Seen {
+    fn new(inode: Option<u64>, bytes: &[u8]) -> Self {
+        Self { inode, text: String::from_utf8_lossy(bytes).trim_end().to_owned() }
+    }
+
+    /// What this process sees at a path.
+    fn here(path: &str) -> Option<Self> {
+        let metadata = std::fs::symlink_metadata(path).ok()?;
+        if metadata.is_symlink() {
+            let target = std::fs::read_link(path).ok()?;
+            return Some(Self::new(None, target.as_os_str().as_encoded_bytes()));
+        }
+        Some(Self::new(Some(metadata.ino()), &std::fs::read(path).ok()?))
+    }
+}
+
+/// A text's numbers, and what stands between them.
+fn numbers_and_words(text: &str) -> (Vec<f64>, Vec<String>) {
+    let (mut numbers, mut words) = (Vec::new(), vec![String::new()]);
+    // A dot belongs to a number if digits follow it.
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+        let (mut word, mut after) = rest.split_at(end.max(first.len_utf8()));
+        let fraction = after
+            .strip_prefix('.')
+            .map_or(0, |after| after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len()));
+        let is_decimal = word.bytes().all(|byte| byte.is_ascii_digit());
+        if is_decimal && fraction > 0 {
+            (word, after) = rest.split_at(word.len() + 1 + fraction);
+        }
+        let is_hexadecimal = word.len() >= 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = match word.parse::<f64>() {
+            Ok(number) if is_decimal => Some(number),
+            _ if is_hexadecimal => u64::from_str_radix(word, 16).ok().map(|number| number as f64),
+            _ => None,
+        };
+        match number {
+            Some(number) => {
+                numbers.push(number);
+                words.push(String::new());
+            }
+            None => words.last_mut().expect("one word at least").push_str(word),
+        }
+        rest = after;
+    }
+    (numbers, words)
+}
+
+/// What is different about a file in the namespaces of `shell`, if anything is.
+///
+/// It is read here, there and here again. A number that does not move must be the same there; one that moves must lie
+/// between the two of here, in one attempt of several: a value of a namespace of its own does not.
+fn difference(shell: &mut Shell, path: &str, without: fn(&str) -> String) -> Option<String> {
+    /// A gauge may rise and fall again between two reads.
+    const ATTEMPTS: usize = 200;
+    let mut unmatched: Option<(Vec<String>, BTreeSet<usize>)> = None;
+    let mut last = String::new();
+    for _ in 0..ATTEMPTS {
+        let Some(before) = Seen::here(path) else { return None };
+        let there = shell.read(path);
+        let Some(after) = Seen::here(path) else { return None };
+        let Some(there) = there else {
+            last = "it cannot be read there".to_owned();
+            continue;
+        };
+        // Each procfs numbers its sysctls anew; another test compares them in one.
+        let is_numbered = !path.starts_with("/proc/sys/") && !SAME_CONTENT.contains(&path);
+        if is_numbered && there.inode != before.inode {
+            return Some(format!(
+                "it is another file there: inode {:?}, here {:?}",
+                there.inode, before.inode
+            ));
+        }
+        let [before, there, after] = [before, there, after].map(|seen| without(&seen.text));
+        if there == before || there == after {
+            return None;
+        }
+        let begin = |text: &str| text.chars().take(200).collect::<String>();
+        last = format!("{:?} there, {:?} and then {:?} here", begin(&there), begin(&before), begin(&after));
+        let ((low, words), (numbers, words_there), (high, words_after)) =
+            (numbers_and_words(&before), numbers_and_words(&there), numbers_and_words(&after));
+        if words != words_there || words != words_after {
+            continue;
+        }
+        let (known, open) = unmatched.get_or_insert_with(|| (words.clone(), (0..numbers.len()).collect()));
+        if *known != words {
+            unmatched = None;
+            continue;
+        }
+        open.retain(|at| numbers[*at] < low[*at].min(high[*at]) || numbers[*at] > low[*at].max(high[*at]));
+        if open.is_empty() {
+            return None;
+        }
+    }
+    let open = unmatched.map(|(_, open)| open.into_iter().map(|at| at.to_string()).collect::<Vec<_>>());
+    Some(format!("numbers {} of {last}", open.unwrap_or_default().join(", ")))
+}
+
+/// The namespaces of the two shells. Only the first user namespace owns what lies below /proc and /sys, so a shell in
+/// another one may not read all of it.
+const SHELLS: [&[&str]; 2] = [
+    &["--cgroup", "--time", "--boottime", "86400"],
+    &["--user", "--map-root-user", "--cgroup", "--time", "--boottime", "86400"],
+];
+
+/// The files of the rows of access level `minimal` that this machine has.
+fn minimal_files() -> Vec<String> {
+    let rows =
+        TABLE.iter().filter(|row| row.access_level == AccessLevel::Minimal && !OWN.contains(&row.query));
+    let sources = rows.flat_map(|row| row.sources).filter(|source| source.kind != Kind::Entries);
+    let files = sources.flat_map(|source| {
+        let root = match source.root {
+            Root::Proc => "/proc",
+            Root::Sys => "/sys",
+            // Read only if the reader is in the host's namespace.
+            Root::ProcIn(_) => return Vec::new(),
+            root => panic!("{root:?}: no test knows whether its files are the same in every namespace"),
+        };
+        let paths = expand(Path::new(root), source.pattern);
+        paths.into_iter().map(|path| format!("{root}/{path}")).collect()
+    });
+    files.collect()
+}
+
+fn without(path: &str) -> fn(&str) -> String {
+    EXCEPTIONS.iter().find(|(of, _)| *of == path).map_or(str::to_owned, |(_, without)| *without)
+}
+
+#[test]
+fn a_file_that_needs_no_host_mount_is_the_hosts_in_every_namespace() {
+    let files = minimal_files();
+    assert!(files.len() > 100, "{}", files.len());
+    for namespaces in SHELLS {
+        let Some(mut shell) = Shell::start(namespaces) else {
+            println!("skipped: no {namespaces:?} for this user");
+            continue;
+        };
+        let is_owner = !namespaces.contains(&"--user");
+        let mut compared = 0;
+        let mut different = Vec::new();
+        for path in &files {
+            if Seen::here(path).is_none() || (!is_owner && shell.read(path).is_none()) {
+                continue;
+            }
+            compared += 1;
+            different
+                .extend(difference(&mut shell, path, without(path)).map(|what| format!("{path}: {what}")));
+        }
+        println!("{compared} of {} files are compared in {namespaces:?}", files.len());
+        assert!(compared > 100, "{compared}");
+        assert!(different.is_empty(), "in {namespaces:?}:\n{}", different.join("\n"));
+    }
+}
+
+#[test]
+fn a_file_of_a_namespace_is_found_out() {
+    let Some(mut shell) = SHELLS.iter().find_map(|namespaces| Shell::start(namespaces)) else {
+        println!("skipped: no namespaces for this user");
+        return;
+    };
+    // By its inode, or by what it says.
+    let namespaced = ["/proc/1/net/dev", "/proc/1/mountinfo", "/proc/sys/kernel/hostname"];
+    let excepted = EXCEPTIONS.iter().map(|(path, _)| *path);
+    for path in namespaced.into_iter().chain(excepted) {
+        assert!(difference(&mut shell, path, str::to_owned).is_some(), "{path}");
+    }
+}
+
+#[test]
+fn numbers_are_told_from_words() {
+    let numbers = |text| numbers_and_words(text).0;
+    assert_eq!(numbers("cpu0 12 0.5\n4.2: a1b 7kB -3"), [12.0, 0.5, 4.2, 3.0]);
+    assert_eq!(numbers("0000001a 00000000 cafe"), [26.0, 0.0]);
+    assert_eq!(numbers_and_words("a 1 b").1, ["a ", " b"]);
 }

@@ -3,12 +3,15 @@
 //!
 //! `cargo test -p keyhole-policy --test trees -- --nocapture` lists how often each pattern matches.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use keyhole_policy::pattern::{is_wild, matches, names};
+use keyhole_policy::pattern::{is_wild, matches};
 use keyhole_policy::{Root, Source, TABLE};
+use support::expand;
 
 /// Directories below sysfs whose entries are listed, and the shapes of items' names there. Independent of the patterns,
 /// which name what is read of an item. A wildcard stands for nothing in the name of a directory.
@@ -63,29 +66,6 @@ fn trees() -> Vec<PathBuf> {
     trees.push(tests.join("golden/host/tree"));
     trees.sort();
     trees
-}
-
-/// The paths below `dir` that a pattern stands for, as a reader finds them: a component with wildcards lists.
-fn expand(dir: &Path, pattern: &str) -> Vec<String> {
-    let mut found = vec![String::new()];
-    for component in pattern.split('/') {
-        let children = |path: &String| -> Vec<String> {
-            if !is_wild(component) {
-                return names(component);
-            }
-            let entries = fs::read_dir(dir.join(path)).into_iter().flatten().flatten();
-            let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-            names.filter(|name| matches(component.as_bytes(), name.as_bytes())).collect()
-        };
-        let join =
-            |path: &String, name: String| if path.is_empty() { name } else { format!("{path}/{name}") };
-        found = found
-            .iter()
-            .flat_map(|path| children(path).into_iter().map(move |name| join(path, name)))
-            .filter(|path| dir.join(path).symlink_metadata().is_ok())
-            .collect();
-    }
-    found
 }
 
 fn is_of_proc(source: &Source) -> bool {

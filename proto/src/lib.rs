@@ -18,7 +18,7 @@ pub mod v1 {
     pub use keyhole_policy::{Outcome, Query};
 }
 
-/// Package `keyhole.reader.v1`: what the programs of the privileged side report of themselves.
+/// Package `keyhole.reader.v1`: the hello of the zygote and of each reader.
 #[allow(missing_docs, unreachable_pub)]
 #[allow(clippy::all)]
 #[rustfmt::skip]
@@ -26,7 +26,7 @@ pub mod reader {
     include!("generated/keyhole.reader.v1.rs");
 }
 
-/// The server of package `keyhole.v1`, which sends its answers to Read as they are already encoded.
+/// The server of package `keyhole.v1`, which sends responses to Read that are already encoded.
 #[allow(missing_docs, unreachable_pub)]
 #[allow(clippy::all)]
 #[rustfmt::skip]
@@ -34,7 +34,7 @@ pub mod server {
     include!("generated/keyhole.v1.server.rs");
 }
 
-/// A message in its encoding, which a reader has made: it is passed on and never decoded.
+/// A message that a reader has encoded: it is forwarded and never decoded.
 #[derive(Debug)]
 pub struct Encoded(pub prost::bytes::Bytes);
 
@@ -47,7 +47,7 @@ impl prost::Message for Encoded {
         self.0.len()
     }
 
-    /// Without a default nothing is ever decoded as this: what is received is decoded as what it is.
+    /// Never called: the type has no `Default`, so no message can be decoded as it.
     fn merge_field(
         &mut self,
         tag: u32,
@@ -63,7 +63,7 @@ impl prost::Message for Encoded {
     }
 }
 
-/// The contract itself, for clients that want to show or compile it.
+/// The .proto file, for clients that want to print or compile it.
 pub const BROKER_PROTO: &str = include_str!("../keyhole/v1/broker.proto");
 
 /// The same as a `google.protobuf.FileDescriptorSet`, for gRPC's reflection.

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use keyhole_os::shared::SharedCells;
 use keyhole_policy::{Class, TABLE};
-use keyhole_reader::arguments::{Arguments, Choice};
-use keyhole_reader::cache::Shared;
+use keyhole_reader::arguments::{Arguments, ViewMode};
+use keyhole_reader::cache::SharedState;
 use keyhole_reader::host::{Host, Roots};
 use keyhole_reader::output::Output;
 use keyhole_reader::read::Scratch;
@@ -29,10 +29,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments = Arguments {
         procfs: dir.join("proc"),
         sysfs: dir.join("sys"),
-        view: Choice::Host,
+        view: ViewMode::Host,
         ..Arguments::default()
     };
-    let shared = Shared::new(SharedCells::new()?, 0, CACHED_FILES);
+    let shared = SharedState::new(SharedCells::new()?, 0, CACHED_FILES);
     let roots = Roots::open(&arguments, &Class::ALL, &shared)?;
     let view = View::find(&roots, arguments.view)?;
     let mut host = Host::open(TABLE.iter(), &arguments, roots, view, shared);
@@ -48,7 +48,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             out.end(outcome, start.elapsed(), left_out, skipped, true).map_err(|_| "/dev/null is full")?;
         }
         out.flush().map_err(|_| "/dev/null is full")?;
-        scratch.end();
+        scratch.end_request();
         times.push(start.elapsed());
     }
     times.sort_unstable();

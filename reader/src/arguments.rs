@@ -1,4 +1,4 @@
-//! The command line that a broker gives to its zygote. A person gives none: it is not an interface.
+//! The command line with which the broker starts the zygote. It is internal: nobody types it.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -8,22 +8,22 @@ use std::str::FromStr;
 
 use keyhole_policy::Query;
 
-/// Whose files these are, as `--view` has it.
+/// The value of `--view`: whose /proc and /sys these are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Choice {
-    /// Find out.
+pub enum ViewMode {
+    /// Detect it.
     #[default]
     Auto,
-    /// The host's, whatever it looks like: for fixture trees.
+    /// The host's, without detection: for fixture trees.
     Host,
     /// A container's own.
     Container,
 }
 
-/// What a broker asks of its readers.
+/// The parsed command line.
 #[derive(Debug, Clone, Default)]
 pub struct Arguments {
-    /// `--slot=REQUESTS,ANSWERS`: the numbers of the readers' ends of each slot's pipes, in the order of the slots.
+    /// `--slot=REQUESTS,ANSWERS`: the descriptor numbers of the readers' ends of each slot's pipes, in slot order.
     pub slots: Vec<[RawFd; 2]>,
     /// `--path.procfs`.
     pub procfs: PathBuf,
@@ -35,13 +35,13 @@ pub struct Arguments {
     pub udev: Option<PathBuf>,
     /// `--path.os-release`.
     pub os_release: Option<PathBuf>,
-    /// `--filesystem.probe-directory`, as often as given.
+    /// `--filesystem.probe-directory`; may be repeated.
     pub probe_directories: Vec<PathBuf>,
     /// `--view`.
-    pub view: Choice,
-    /// `--descriptor-cache`: files below sysfs that all readers together keep open.
+    pub view: ViewMode,
+    /// `--descriptor-cache`: how many files below sysfs all readers together keep open.
     pub cached_files: u64,
-    /// `--query=NUMBER`: a query that may be asked. Nothing of the others is opened.
+    /// `--query=NUMBER`: the permitted queries. Files of other queries are not opened.
     pub queries: Vec<Query>,
     /// `--allow-root`.
     pub allow_root: bool,
@@ -50,7 +50,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// Reads a command line; an error is the argument that is none.
+    /// Parses a command line. The error is the first invalid argument.
     pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, OsString> {
         let mut parsed = Self::default();
         for argument in arguments {
@@ -76,9 +76,9 @@ impl Arguments {
             b"--filesystem.probe-directory" => self.probe_directories.push(path()),
             b"--view" => {
                 self.view = match value {
-                    b"auto" => Choice::Auto,
-                    b"host" => Choice::Host,
-                    b"container" => Choice::Container,
+                    b"auto" => ViewMode::Auto,
+                    b"host" => ViewMode::Host,
+                    b"container" => ViewMode::Container,
                     _ => return None,
                 }
             }
@@ -91,7 +91,7 @@ impl Arguments {
         Some(())
     }
 
-    /// Whether a query may be asked.
+    /// Whether a query is permitted.
     pub fn permits(&self, query: Query) -> bool {
         self.queries.contains(&query)
     }
@@ -110,17 +110,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_broker_gives_is_understood() {
-        let given =
+    fn the_brokers_arguments_are_parsed() {
+        let arguments =
             ["--slot=3,4", "--slot=5,6", "--path.procfs=/a=b", "--view=host", "--query=1", "--query=104"];
-        let parsed = parse(&given).unwrap();
+        let parsed = parse(&arguments).unwrap();
         assert_eq!(parsed.slots, [[3, 4], [5, 6]]);
         assert_eq!(parsed.procfs, PathBuf::from("/a=b"));
         assert!(parsed.permits(Query::Stat) && parsed.permits(Query::Tcp) && !parsed.permits(Query::Udp));
     }
 
     #[test]
-    fn what_is_no_argument_is_given_back() {
+    fn an_invalid_argument_is_the_error() {
         for argument in ["--slot=3", "--view=x", "--query=0x1", "--query=200", "--nope", "serve", ""] {
             assert_eq!(parse(&[argument]).unwrap_err(), argument);
         }

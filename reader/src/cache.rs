@@ -1,5 +1,5 @@
-//! What is known from one read to the next: files below sysfs that stay open, a negative cache of what was not there,
-//! and what the readers of a class share.
+//! What a reader keeps from one read to the next: a descriptor cache of files below sysfs, a negative cache of absent
+//! files, and the memory page that the readers of a class share.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -9,48 +9,52 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use keyhole_os::shared::SharedCells;
 use keyhole_policy::pipes::SLOTS_PER_CLASS;
 
-/// What was not found is asked for again after this many reads at most: most of what a machine could have, it has not.
-pub const ABSENT_READS: u64 = 8;
+/// An absent file is looked for again after this many reads at most. Most files that the patterns name exist on no
+/// given machine, and looking for all of them at each read costs more than the read itself.
+pub const RETRY_AFTER_READS: u64 = 8;
 
-/// The most devices of which a source caches anything.
-const DEVICES: usize = 4096;
+/// The most devices of which one source caches anything: this bounds the memory when a tenant creates devices without
+/// end. Further devices are read in the same way, only without a cache.
+const MAX_DEVICES: usize = 4096;
 
-/// What the readers of one class share: a few numbers for each slot, which only its own reader writes to.
+/// The page that the readers of one class share: [`CELLS_PER_SLOT`] numbers for each slot, written by that slot's reader
+/// alone, and [`READY_CELL`].
 #[derive(Debug)]
-pub struct Shared {
+pub struct SharedState {
     page: SharedCells,
     /// This reader's slot, counted within its class.
     slot: usize,
-    /// How many files all of them together may cache.
-    limit: u64,
+    /// The descriptor budget of all readers of the class together.
+    max_cached_files: u64,
 }
 
-/// How many numbers a slot has.
+/// How many numbers a slot has. Four are used; eight of 64 bits are a cache line, so that readers do not slow each other
+/// down.
 pub const CELLS_PER_SLOT: usize = 8;
 
-/// What a reader is reading now, as [`hash`]es: the path, and for a mount its server and the server's address. 0 is
-/// nothing.
-pub type Asked = [u64; 3];
+/// What a reader is reading now, as [`hash`]es: the path, and for a mount also its server and the server's address. 0
+/// stands for none.
+pub type InProgress = [u64; 3];
 
-/// The index in a slot of the number of files that its reader caches. Before it comes an [`Asked`].
-const CACHED_FILES: usize = size_of::<Asked>() / size_of::<u64>();
+/// The index within a slot of the number of files that its reader caches. It follows the [`InProgress`].
+const CACHED_FILES_CELL: usize = size_of::<InProgress>() / size_of::<u64>();
 
-/// Which number of the page: whether a reader of the class was ready once.
-const STARTED: usize = SLOTS_PER_CLASS * CELLS_PER_SLOT;
+/// The index within the page, behind all slots, of the number that is 1 once a reader of the class has been ready.
+const READY_CELL: usize = SLOTS_PER_CLASS * CELLS_PER_SLOT;
 
-/// Of a path, as it is shared: never 0, which is nothing (FNV-1a, 64 bits).
+/// The hash of a path, as the page holds it: FNV-1a of 64 bits, and never 0.
 pub fn hash(path: &[u8]) -> u64 {
     let add = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     path.iter().fold(0xcbf2_9ce4_8422_2325, add).max(1)
 }
 
-impl Shared {
-    /// The page, as the reader of a slot uses it.
-    pub fn new(page: SharedCells, slot: usize, limit: u64) -> Self {
-        Self { page, slot, limit }
+impl SharedState {
+    /// The page, for the reader in `slot`.
+    pub fn new(page: SharedCells, slot: usize, max_cached_files: u64) -> Self {
+        Self { page, slot, max_cached_files }
     }
 
-    /// Forgets what a reader that has ended had written.
+    /// Clears the numbers of a slot whose reader has exited.
     pub fn clear(page: &SharedCells, slot: usize) {
         page.cells()[slot * CELLS_PER_SLOT..][..CELLS_PER_SLOT]
             .iter()
@@ -61,64 +65,65 @@ impl Shared {
         &self.page.cells()[slot * CELLS_PER_SLOT + which]
     }
 
-    /// Does something that may hang, and publishes what it is for as long as it takes.
-    pub fn asking<T>(&self, asked: Asked, act: impl FnOnce() -> T) -> T {
-        self.publish(asked);
-        let answer = act();
+    /// Runs `act`, which may hang, and publishes `hashes` while it runs.
+    pub fn while_published<T>(&self, hashes: InProgress, act: impl FnOnce() -> T) -> T {
+        self.publish(hashes);
+        let result = act();
         self.publish([0; 3]);
-        answer
+        result
     }
 
-    fn publish(&self, asked: Asked) {
-        asked.into_iter().enumerate().for_each(|(at, hash)| self.cell(self.slot, at).store(hash, Relaxed));
+    fn publish(&self, hashes: InProgress) {
+        hashes.into_iter().enumerate().for_each(|(at, hash)| self.cell(self.slot, at).store(hash, Relaxed));
     }
 
-    /// What other readers are reading: they are stuck in it.
-    pub fn hung(&self) -> Vec<Asked> {
+    /// What the other readers of the class are reading now. Only one reader is active, so the others are stuck there.
+    pub fn hung(&self) -> Vec<InProgress> {
         let others = (0..SLOTS_PER_CLASS).filter(|slot| *slot != self.slot);
-        let asked = others.map(|slot| std::array::from_fn(|at| self.cell(slot, at).load(Relaxed)));
-        asked.filter(|asked: &Asked| asked[0] != 0).collect()
+        let in_progress = others.map(|slot| std::array::from_fn(|at| self.cell(slot, at).load(Relaxed)));
+        in_progress.filter(|hashes: &InProgress| hashes[0] != 0).collect()
     }
 
-    /// Whether a reader of the class was ready once: what is not there now has gone, and its flag is no mistake.
-    pub fn has_started(&self) -> bool {
-        self.page.cells()[STARTED].load(Relaxed) != 0
+    /// Whether a reader of the class has been ready before. If so, a path that is missing now was removed since; its
+    /// flag is not a mistake.
+    pub fn was_ready(&self) -> bool {
+        self.page.cells()[READY_CELL].load(Relaxed) != 0
     }
 
-    /// Says that one is.
-    pub fn set_started(&self) {
-        self.page.cells()[STARTED].store(1, Relaxed);
+    /// Records that a reader is ready.
+    pub fn set_ready(&self) {
+        self.page.cells()[READY_CELL].store(1, Relaxed);
     }
 
-    /// How many files all readers cache.
+    /// How many files all readers of the class cache.
     pub fn cached_files(&self) -> u64 {
-        let of = |slot| self.cell(slot, CACHED_FILES).load(Relaxed);
-        (0..SLOTS_PER_CLASS).map(of).fold(0, u64::saturating_add)
+        let count = |slot| self.cell(slot, CACHED_FILES_CELL).load(Relaxed);
+        (0..SLOTS_PER_CLASS).map(count).fold(0, u64::saturating_add)
     }
 
-    /// Keeps a file open, while more may be.
-    pub fn cache(self: &Rc<Self>, file: OwnedFd) -> Option<Cached> {
-        (self.cached_files() < self.limit).then(|| {
-            self.cell(self.slot, CACHED_FILES).fetch_add(1, Relaxed);
-            Cached { file, shared: self.clone() }
+    /// Caches a file; none if the budget is used up, and the file is closed.
+    pub fn try_cache(self: &Rc<Self>, file: OwnedFd) -> Option<CachedFile> {
+        (self.cached_files() < self.max_cached_files).then(|| {
+            self.cell(self.slot, CACHED_FILES_CELL).fetch_add(1, Relaxed);
+            CachedFile { file, shared: self.clone() }
         })
     }
 }
 
-/// A file that stays open; it is counted until this is dropped.
+/// A file that stays open, counted in the shared page until it is dropped.
 #[derive(Debug)]
-pub struct Cached {
+pub struct CachedFile {
     pub file: OwnedFd,
-    shared: Rc<Shared>,
+    shared: Rc<SharedState>,
 }
 
-impl Drop for Cached {
+impl Drop for CachedFile {
     fn drop(&mut self) {
-        self.shared.cell(self.shared.slot, CACHED_FILES).fetch_sub(1, Relaxed);
+        self.shared.cell(self.shared.slot, CACHED_FILES_CELL).fetch_sub(1, Relaxed);
     }
 }
 
-/// What is cached of a source, by what its first wildcard stands for.
+/// What is cached of a source, by the device that its first wildcard matches.
 #[derive(Debug, Default)]
 pub struct Cache {
     devices: HashMap<Vec<u8>, Device>,
@@ -129,15 +134,15 @@ pub struct Cache {
 /// What is cached of a device.
 #[derive(Debug, Default)]
 pub struct Device {
-    /// Of its name: the kernel goes on serving a device that was renamed, through what was opened under its old name.
+    /// The inode behind its name. After a rename, files that are open still show the device that had the name before.
     inode: u64,
     /// The length of its name.
     pub name_length: usize,
-    /// Itself, to open files in it without following its path each time.
+    /// Its directory, to open files in it without resolving the whole path each time.
     pub dir: Option<OwnedFd>,
-    /// It is known to have nothing of what is asked for until this round.
+    /// Until this round none of the source's files are looked for: there were none.
     pub absent_until: u64,
-    /// Its files and their names, in the order in which the pattern led to them.
+    /// Its files and their names, in the order of the pattern.
     pub files: Vec<(Vec<u8>, File)>,
     round: u64,
 }
@@ -145,25 +150,25 @@ pub struct Device {
 /// What is cached of a file.
 #[derive(Debug, Default)]
 pub struct File {
-    /// Made of the inodes that its path's wildcards stood for.
+    /// A combination of the inodes that the wildcards of its path matched.
     pub inodes: u64,
-    /// Its descriptor, when it is cached.
-    pub open: Option<Cached>,
-    /// It is not there, and is not looked for until this round.
+    /// Its cached descriptor, if any.
+    pub open: Option<CachedFile>,
+    /// It is absent, and is not looked for until this round.
     pub absent_until: u64,
 }
 
 impl Device {
-    /// A device of which nothing is known but its name.
+    /// A device of which nothing is cached.
     pub fn new(name: &[u8]) -> Self {
         Self { name_length: name.len(), ..Self::default() }
     }
 }
 
 impl Cache {
-    /// What is known of a device: nothing when its name stands for another by now. None when there are too many.
+    /// What is cached of a device: nothing if another device has its name now. None if there are too many devices.
     pub fn device(&mut self, name: &[u8], inode: u64) -> Option<&mut Device> {
-        if self.devices.len() >= DEVICES && !self.devices.contains_key(name) {
+        if self.devices.len() >= MAX_DEVICES && !self.devices.contains_key(name) {
             return None;
         }
         let device = self.devices.entry(name.to_vec()).or_insert_with(|| Device::new(name));
@@ -174,16 +179,17 @@ impl Cache {
         Some(device)
     }
 
-    /// Ends a read that saw every device.
-    pub fn end(&mut self) {
+    /// Ends a round that saw every device: forgets those that were not seen.
+    pub fn end_round(&mut self) {
         self.devices.retain(|_, device| device.round == self.round);
     }
 }
 
-/// Until when something that is not there is not checked again. Not all are checked in the same read.
+/// The round in which to look for an absent file again. It depends on the name, so that not all are looked for in the
+/// same round.
 pub fn retry_after(round: u64, name: &[u8]) -> u64 {
     let spread: u64 = name.iter().map(|&byte| u64::from(byte)).sum();
-    round + ABSENT_READS - spread % (ABSENT_READS / 2)
+    round + RETRY_AFTER_READS - spread % (RETRY_AFTER_READS / 2)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! The few shapes of protobuf that a reader writes. <https://protobuf.dev/programming-guides/encoding/>
+//! The few field types of protobuf that a reader writes. <https://protobuf.dev/programming-guides/encoding/>
 
-/// Appends a number in base 128.
+/// Appends a number as a varint.
 pub fn varint(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
@@ -9,20 +9,20 @@ pub fn varint(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-/// Appends a field that is a number or a bool; none when it is 0, as proto3 has it.
+/// Appends a field that is a number or a bool; nothing if it is 0, which is the default in proto3.
 pub fn number(out: &mut Vec<u8>, field: u8, number: u64) {
     if number != 0 {
         explicit_number(out, field, number);
     }
 }
 
-/// The same of a `oneof`, in which 0 is written too.
+/// Appends a number of a `oneof`, in which 0 is written too.
 pub fn explicit_number(out: &mut Vec<u8>, field: u8, number: u64) {
     out.push(field << 3);
     varint(out, number);
 }
 
-/// Appends a field of 64 bits.
+/// Appends a field that is a `fixed64`.
 pub fn fixed(out: &mut Vec<u8>, field: u8, number: u64) {
     const FIXED_64: u8 = 1;
     out.push(field << 3 | FIXED_64);
@@ -51,7 +51,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_what_the_generated_code_would_have_written(
+        fn the_bytes_are_those_of_the_generated_code(
             value in any::<u64>(), shift in 0_u32..64, content in proptest::collection::vec(any::<u8>(), 0..300), field in 1_u8..16,
         ) {
             let (value, tag) = (value >> shift, u32::from(field));
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_written_in_a_oneof_alone() {
+    fn zero_is_written_only_in_a_oneof() {
         let mut out = Vec::new();
         number(&mut out, 1, 0);
         assert!(out.is_empty());

@@ -1,23 +1,23 @@
-//! What a zygote and a reader report of themselves when they are ready: `keyhole/reader/v1/hello.proto`.
+//! The first message of a zygote and of a reader, sent when it is ready: `keyhole/reader/v1/hello.proto`.
 
 use keyhole_os::Layer;
 
 use crate::encode::{bytes, fixed, message, number};
 use crate::host::Host;
 
-/// A report; of a zygote without a host.
+/// The message; a zygote has no host.
 #[derive(Debug)]
 pub struct Hello<'h> {
-    /// Of a reader, from 1; 0 of a zygote.
+    /// Which reader of its slot this is, counted from 1; 0 for a zygote.
     pub generation: u32,
     /// Its sandbox layers, in force or missing.
     pub layers: &'h [Layer],
-    /// What a reader has opened.
+    /// The open files of a reader.
     pub host: Option<&'h Host>,
 }
 
 impl Hello<'_> {
-    /// The message of the contract.
+    /// Encodes it as protobuf.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         number(&mut out, 1, self.generation.into());
@@ -31,9 +31,9 @@ impl Hello<'_> {
             });
         }
         let Some(host) = self.host else { return out };
-        for (field, whose) in [(5, host.view.proc), (7, host.view.sys)] {
-            number(&mut out, field, whose.is_hosts.into());
-            bytes(&mut out, field + 1, whose.reason.as_bytes());
+        for (field, view) in [(5, host.view.proc), (7, host.view.sys)] {
+            number(&mut out, field, view.is_host.into());
+            bytes(&mut out, field + 1, view.reason.as_bytes());
         }
         for (query, outcome, reason) in host.unavailable() {
             message(&mut out, 9, |out| {
@@ -42,7 +42,7 @@ impl Hello<'_> {
                 bytes(out, 3, reason.as_bytes());
             });
         }
-        fixed(&mut out, 10, host.opened());
+        fixed(&mut out, 10, host.opened_hash());
         if let Some(hidden) = host.view.hidden {
             bytes(&mut out, 11, hidden.as_bytes());
         }
@@ -58,8 +58,8 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::arguments::{Arguments, Choice};
-    use crate::cache::Shared;
+    use crate::arguments::{Arguments, ViewMode};
+    use crate::cache::SharedState;
     use crate::host::Roots;
     use crate::view::View;
 
@@ -68,7 +68,7 @@ mod tests {
         [layer("seccomp", true, "every call"), layer("landlock", false, "not here")]
     }
 
-    /// What the generated code makes of it, and that it would have written the same.
+    /// Decodes it with the generated code, and checks that this code encodes it to the same bytes.
     fn decoded(hello: &Hello<'_>) -> reader::Hello {
         let encoded = hello.encode();
         let decoded = reader::Hello::decode(&*encoded).unwrap();
@@ -97,8 +97,8 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let arguments =
             Arguments { procfs: tree.path().into(), sysfs: tree.path().into(), ..Arguments::default() };
-        for (view, hosts) in [(Choice::Host, true), (Choice::Container, false)] {
-            let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
+        for (view, hosts) in [(ViewMode::Host, true), (ViewMode::Container, false)] {
+            let shared = SharedState::new(SharedCells::new().unwrap(), 0, 0);
             let roots = Roots::open(&arguments, &Class::ALL, &shared).unwrap();
             let view = View::find(&roots, view).unwrap();
             let mut host = Host::open(TABLE.iter(), &arguments, roots, view, shared);
@@ -107,7 +107,7 @@ mod tests {
             let View { proc, sys, hidden, .. } = host.view;
             assert_eq!(&*hello.hidden, hidden.unwrap_or_default());
             assert_eq!((&*hello.proc_reason, &*hello.sys_reason), (proc.reason, sys.reason));
-            assert_eq!(hello.opened, host.opened());
+            assert_eq!(hello.opened, host.opened_hash());
             let unavailable = host.unavailable().map(|(query, outcome, reason)| reader::Unavailable {
                 query: query as u32,
                 outcome: outcome as u32,

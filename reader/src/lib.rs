@@ -1,7 +1,8 @@
-//! keyhole-reader: the privileged side. It reads the host's /proc and /sys and does not parse them, but for mount points.
+//! keyhole-reader: the privileged process. It reads the host's /proc and /sys, and parses nothing of them except mount
+//! points.
 //!
-//! The broker starts it as a zygote, which forks readers. A reader opens the files of one class of queries, seals
-//! itself and answers one byte with the text of files. No request holds anything else.
+//! The broker starts it as a zygote, which forks readers. A reader opens the files of one class of queries, enters its
+//! sandbox, and answers requests with the content of files. A request is one byte.
 #![forbid(unsafe_code)]
 
 pub mod arguments;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use arguments::Arguments;
 use keyhole_os::{fork, process};
 
-/// The mechanisms of the sandbox; in a build for tests of attacks, ones that can be left out.
+/// The sandbox mechanisms. The builds of `tests/attacks` replace them by ones that can be switched off.
 mod layers {
     #[cfg(not(feature = "hostile-code-for-tests"))]
     pub(crate) use keyhole_os::{capabilities, landlock, process, seccomp};
@@ -36,8 +37,8 @@ mod layers {
     };
 }
 
-/// The exit status after a panic, which tells it from an end by seccomp.
-pub const PANICKED: i32 = 101;
+/// The exit status after a panic, by which the broker logs it as one.
+pub const PANIC_EXIT_STATUS: i32 = 101;
 
 /// Runs the program.
 pub fn run() -> ExitCode {
@@ -46,11 +47,11 @@ pub fn run() -> ExitCode {
         Ok((arguments, pipes)) => {
             fork::ignore_signals();
             std::panic::set_hook(Box::new(|panic| report_panic(&panic.to_string())));
-            fork::exit(zygote::live(arguments, pipes))
+            fork::exit(zygote::run(arguments, pipes))
         }
         Err(why) => {
             eprintln!(
-                "keyhole-reader: error: {why}: it is started by a keyhole-broker of its version, not by hand"
+                "keyhole-reader: error: {why}: keyhole-broker of the same version starts this program, do not start it by hand"
             );
             ExitCode::from(2)
         }
@@ -58,22 +59,23 @@ pub fn run() -> ExitCode {
 }
 
 fn start() -> Result<(Arguments, Vec<OwnedFd>), String> {
-    let arguments = Arguments::parse(std::env::args_os().skip(1)).map_err(|wrong| format!("{wrong:?}"))?;
+    let arguments = Arguments::parse(std::env::args_os().skip(1))
+        .map_err(|argument| format!("unknown argument {argument:?}"))?;
     let numbers: Vec<_> = arguments.slots.iter().flatten().copied().collect();
     if numbers.is_empty() {
         return Err("no slots".to_owned());
     }
-    let pipes =
-        process::take_inherited(&numbers).map_err(|error| format!("the pipes of its slots: {error}"))?;
+    let pipes = process::take_inherited(&numbers)
+        .map_err(|error| format!("cannot inherit the pipes of the slots: {error}"))?;
     Ok((arguments, pipes))
 }
 
-/// Reports a panic as the last frame, whole, since chunks are written whole too.
+/// Reports a panic as the last frame of the pipe. Frames are written as a whole, so this one follows a complete one.
 fn report_panic(panic: &str) -> ! {
     use keyhole_policy::pipes::{Kind, header};
     let panic: String = panic.chars().take(500).collect();
     let frame = [&header(panic.len(), Kind::Failed, 0, 0), panic.as_bytes()].concat();
-    // Where nobody takes it, the exit status still says what happened.
+    // If nobody reads it, the exit status still reports the panic.
     let _ = rustix::io::write(rustix::stdio::stdout(), &frame);
-    fork::exit(PANICKED)
+    fork::exit(PANIC_EXIT_STATUS)
 }

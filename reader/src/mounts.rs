@@ -1,45 +1,47 @@
-//! Mount points out of a mountinfo: the one thing that a reader looks for inside a file, in a class of its own.
+//! Parses mount points out of a mountinfo: the only content that a reader parses, in a class of readers of its own.
 //! <https://docs.kernel.org/filesystems/proc.html> (section 3.5)
 
 use std::collections::HashSet;
 
-use crate::cache::{Asked, hash};
+use keyhole_policy::escapes::unescape_octal;
 
-/// File systems whose numbers the kernel has itself. Any other, and any unknown one, may wait for a server, another
-/// process or another file system.
+use crate::cache::{InProgress, hash};
+
+/// File systems whose statfs(2) the kernel answers by itself. Any other, and any unknown one, may wait for a server,
+/// another process or another file system.
 const LOCAL: &[u8] = b"bcachefs binfmt_misc bpf btrfs cgroup cgroup2 configfs cpuset cramfs debugfs devpts devtmpfs \
     efivarfs erofs exfat ext2 ext3 ext4 f2fs fusectl hfs hfsplus hugetlbfs iso9660 jffs2 jfs minix mqueue msdos nfsd \
     nilfs2 nsfs ntfs ntfs3 proc pstore ramfs reiserfs resctrl romfs rootfs rpc_pipefs securityfs selinuxfs smackfs \
     squashfs sysfs tmpfs tracefs ubifs udf vfat xfs zfs zonefs";
 
-/// A mount, as far as a reader looks.
+/// A mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Mount {
-    /// Where it is.
+    /// The mount point.
     pub point: Vec<u8>,
-    /// What hangs with it: its server, whatever the type; its ZFS pool; else type and source of a FUSE file system or the
-    /// like, or the device. Empty if another mount is the cause when this one hangs.
+    /// What all mounts that hang together have in common: the server, whatever the type; the ZFS pool; else type and
+    /// source of a FUSE file system or the like, or the device. Empty if this mount hangs only because of another one.
     pub server: Vec<u8>,
-    /// The server's address, where the kernel names it: one server has many names.
+    /// The server's address, if the kernel shows it: one server may have several names.
     pub address: Vec<u8>,
     /// Whether statfs may hang, of this mount or of one above it.
     pub may_hang: bool,
 }
 
 impl Mount {
-    /// The hashes that this reader publishes while it asks the mount: mount point, server, the server's address.
-    pub fn asked(&self) -> Asked {
-        let known = |name: &[u8]| if name.is_empty() { 0 } else { hash(name) };
-        [hash(&self.point), known(&self.server), known(&self.address)]
+    /// What a reader publishes while it calls statfs(2): hashes of the mount point, the server and its address.
+    pub fn hashes(&self) -> InProgress {
+        let hash_of = |name: &[u8]| if name.is_empty() { 0 } else { hash(name) };
+        [hash(&self.point), hash_of(&self.server), hash_of(&self.address)]
     }
 
-    /// Whether it is an overlay: a container host has hundreds, and few of them lie on a server that may hang.
+    /// Whether it is an overlay: a container host has hundreds of them, and few lie on a file server.
     pub fn is_overlay(&self) -> bool {
         self.server.starts_with(b"overlay ")
     }
 
-    /// The directories above it, `/` too.
-    pub fn above(&self) -> impl Iterator<Item = &[u8]> {
+    /// Its parent directories up to `/`.
+    pub fn parents(&self) -> impl Iterator<Item = &[u8]> {
         let slashes = (1..self.point.len()).filter(|at| self.point[*at] == b'/');
         let root = (self.point.len() > 1).then_some(&b"/"[..]);
         slashes.map(|at| &self.point[..at]).chain(root)
@@ -57,14 +59,14 @@ pub fn mounts(mountinfo: &[u8]) -> Vec<Mount> {
     let mut mounts: Vec<Mount> = lines.filter_map(mount).filter(is_plain).collect();
     let hanging = mounts.iter().filter(|mount| mount.may_hang).map(|mount| mount.point.clone());
     let hanging: HashSet<Vec<u8>> = hanging.collect();
-    // Of several mounts at one place the last is visible.
+    // Of several mounts on one mount point the last one is visible.
     let mut seen = HashSet::new();
     mounts.reverse();
     mounts.retain(|mount| seen.insert(mount.point.clone()));
     mounts.reverse();
     for mount in &mut mounts {
         if !mount.may_hang
-            && (hanging.contains(&mount.point) || mount.above().any(|dir| hanging.contains(dir)))
+            && (hanging.contains(&mount.point) || mount.parents().any(|dir| hanging.contains(dir)))
         {
             (mount.may_hang, mount.server) = (true, Vec::new());
         }
@@ -78,17 +80,17 @@ pub fn mounts(mountinfo: &[u8]) -> Vec<Mount> {
 fn mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&byte| byte == b' ');
     let device = fields.nth(2)?;
-    let point = unescape(fields.nth(1)?);
+    let point = unescape_octal(fields.nth(1)?).into_owned();
     if point == b"/" {
-        // Everything else lies on it: it is asked first, whatever hangs, and no other mount is skipped with it.
+        // Everything else lies on it: it is read first, whatever hangs, and no other mount is skipped with it.
         return Some(Mount { point, ..Mount::default() });
     }
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
     let mut next = || fields.next().unwrap_or_default();
     let (kind, source, mut options) = (next(), next(), next().split(|&byte| byte == b','));
     let may_hang = !kind.is_empty() && !LOCAL.split(|&byte| byte == b' ').any(|local| local == kind);
-    let server = match host(source) {
-        Some(host) if may_hang => host.to_ascii_lowercase(),
+    let server = match server_name(source) {
+        Some(server) if may_hang => server.to_ascii_lowercase(),
         _ if kind == b"zfs" => {
             [kind, b" ", source.split(|&byte| byte == b'/').next().unwrap_or(source)].concat()
         }
@@ -101,30 +103,13 @@ fn mount(line: &[u8]) -> Option<Mount> {
 }
 
 /// The server of `server:/export`, `user@server:directory` and `//server/share`.
-fn host(source: &[u8]) -> Option<&[u8]> {
-    let at = |what: &[u8]| source.windows(what.len()).position(|part| part == what);
+fn server_name(source: &[u8]) -> Option<&[u8]> {
+    let at = |what: &[u8]| source.windows(what.len()).position(|window| window == what);
     match source.strip_prefix(b"//") {
         Some(rest) => rest.split(|&byte| byte == b'/').next(),
         None if source.starts_with(b"/") => None,
         None => at(b":/").or_else(|| at(b":")).map(|end| &source[..end]),
     }
-}
-
-/// Undoes octal escapes such as `\040`.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, tail)) = rest.split_first() {
-        let escaped = match (byte, tail) {
-            (b'\\', [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..]) => {
-                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
-            }
-            _ => None,
-        };
-        out.push(escaped.unwrap_or(byte));
-        rest = if escaped.is_some() { &tail[3..] } else { tail };
-    }
-    out
 }
 
 #[cfg(test)]
@@ -143,8 +128,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_answers_may_hang_and_what_the_kernel_answers_does_not() {
-        let others = ["overlay", "virtiofs", "gpfs", "what-comes-next"];
+    fn file_systems_of_servers_may_hang_and_those_of_the_kernel_do_not() {
+        let others = ["overlay", "virtiofs", "gpfs", "an-unknown-type"];
         let kinds = ["nfs", "nfs4", "fuse", "fuse.sshfs", "fuseblk", "cifs", "smb3", "9p", "ceph", "autofs"];
         for kind in kinds.into_iter().chain(others) {
             assert!(one(kind, "s", "rw").may_hang, "{kind}");
@@ -155,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_one_by_its_name_or_its_address_whatever_the_type() {
+    fn the_server_of_a_mount_is_found_for_every_type() {
         for (kind, source, server) in [
             ("nfs", "nas:/export/a", "nas"),
             ("nfs4", "NAS:/", "nas"),
@@ -183,47 +168,47 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_below_or_on_something_that_may_hang_may_hang_with_it_and_has_no_server() {
+    fn a_mount_below_or_on_one_that_may_hang_may_hang_too_and_has_no_server() {
         let text = b"1 2 0:3 / /nfs rw - nfs4 s:/x rw\n1 2 0:4 / /nfs/a/b rw - tmpfs x rw\n\
             1 2 0:5 / /nfsd rw - tmpfs x rw\n1 2 0:6 / /nfs rw - ext4 /dev/sda1 rw\n1 2 0:7 / / rw - nfs4 s:/x rw\n";
         let found: Vec<_> = mounts(text).into_iter().map(|m| (m.point, m.may_hang, m.server)).collect();
-        let of = |point: &[u8], may_hang, server: &[u8]| (point.to_vec(), may_hang, server.to_vec());
+        let mount = |point: &[u8], may_hang, server: &[u8]| (point.to_vec(), may_hang, server.to_vec());
         let expected = [
-            of(b"/", false, b""),
-            of(b"/nfsd", false, b"0:5"),
-            of(b"/nfs/a/b", true, b""),
-            of(b"/nfs", true, b""),
+            mount(b"/", false, b""),
+            mount(b"/nfsd", false, b"0:5"),
+            mount(b"/nfs/a/b", true, b""),
+            mount(b"/nfs", true, b""),
         ];
         assert_eq!(found, expected);
     }
 
     #[test]
-    fn a_place_mounted_over_is_asked_once_and_counts_for_what_lies_on_top() {
+    fn of_two_mounts_on_one_mount_point_the_upper_one_counts() {
         let text = b"1 2 0:3 / /a rw - autofs systemd-1 rw\n1 2 0:4 / /a rw - nfs4 nas:/a rw,addr=10.0.0.1\n";
         let [mount] = mounts(text).try_into().unwrap();
         assert_eq!((&mount.server[..], &mount.address[..]), (&b"nas"[..], &b"addr=10.0.0.1"[..]));
     }
 
     #[test]
-    fn the_directories_above_a_mount_are_those_on_its_path() {
-        let above = |point: &str| {
+    fn the_parents_of_a_mount_are_the_directories_on_its_path() {
+        let parents = |point: &str| {
             let mount = Mount { point: point.into(), ..Mount::default() };
-            mount.above().map(|dir| String::from_utf8_lossy(dir).into_owned()).collect::<Vec<_>>()
+            mount.parents().map(|dir| String::from_utf8_lossy(dir).into_owned()).collect::<Vec<_>>()
         };
-        assert_eq!(above("/a/bc/d"), ["/a", "/a/bc", "/"]);
-        assert_eq!(above("/a"), ["/"]);
-        assert!(above("/").is_empty());
+        assert_eq!(parents("/a/bc/d"), ["/a", "/a/bc", "/"]);
+        assert_eq!(parents("/a"), ["/"]);
+        assert!(parents("/").is_empty());
     }
 
     #[test]
-    fn a_mount_point_with_a_space_is_one() {
+    fn a_mount_point_with_a_space_is_unescaped() {
         let text =
             b"36 35 98:0 /m1 /mnt/a\\040b rw - ext3 /dev/root rw\n37 35 98:0 / /mnt/\xff rw - ext3 x rw\n";
         assert_eq!(mount_points(text), [&b"/mnt/a b"[..], b"/mnt/\xff"]);
     }
 
     #[test]
-    fn what_could_leave_the_root_is_left_out() {
+    fn a_mount_point_that_could_leave_the_root_is_left_out() {
         let text =
             b"1 2 3:4 / /../etc rw\n1 2 3:4 / relative rw\n1 2 3:4 / /a\\000b rw\n1 2 3\n1 2 3:4 / /ok rw\n";
         assert_eq!(mount_points(text), [b"/ok"]);

@@ -1,4 +1,4 @@
-//! The answers' pipe: chunks in frames, written together where nothing is lost by it.
+//! Writes frames to the broker's pipe: chunks of answers, several in one write(2).
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use rustix::io::Errno;
 
 use crate::encode::{bytes, explicit_number, message, number};
 
-// Numbers of fields in the contract.
+// Field numbers of `keyhole/v1/broker.proto`.
 const QUERY: u8 = 1;
 const FILES: u8 = 2;
 const FILE_SYSTEMS: u8 = 3;
 const QUERY_END: u8 = 4;
-/// Of a name, of a text and of a link: when it is UTF-8, and when it is not.
+/// Fields of a name, a content and a link target: one for UTF-8, one for other bytes.
 const NAME: [u8; 2] = [1, 2];
 const TEXT: [u8; 2] = [3, 4];
 const LINK: [u8; 2] = [5, 6];
@@ -23,45 +23,45 @@ const ENTRIES: u8 = 7;
 const ERRNO: u8 = 8;
 const TRUNCATED: u8 = 9;
 
-/// Frames are written once there are so many bytes of them, less than a pipe holds.
+/// Frames are written as soon as they have this many bytes; a pipe holds more.
 const WRITE_BYTES: usize = 32 << 10;
 
-/// ... or once the first of them has waited for so long, as far as a query ends meanwhile.
+/// A query that ends this long after the last write has its frames written even if there are fewer bytes.
 const WRITE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// statfs(2): mounted read-only.
 const ST_RDONLY: u64 = 1;
 
-/// What there is of a path.
+/// What was read of a path.
 #[derive(Debug, Clone, Copy)]
 pub enum Content<'c> {
-    /// Bytes of a file, [`CHUNK_BYTES`] at most; what follows comes under the same name.
+    /// Bytes of a file, at most [`CHUNK_BYTES`]; further bytes follow under the same name.
     Text(&'c [u8]),
-    /// Where a link leads.
+    /// The target of a symbolic link.
     Link(&'c [u8]),
-    /// How many entries a directory says that it has.
+    /// The number of entries of a directory, as its size says.
     Entries(u64),
     /// Why it could not be read.
     Errno(Errno),
 }
 
-/// The broker has gone, and nobody is left to read for.
+/// The broker has closed its end of the pipe.
 #[derive(Debug)]
-pub struct Gone;
+pub struct BrokerGone;
 
-/// The writer of answers.
+/// The writer of frames.
 #[derive(Debug)]
 pub struct Output<'fd> {
     pipe: BorrowedFd<'fd>,
-    /// Whole frames, and at the end the one that is not closed yet.
+    /// Complete frames, and at the end the one that is being written.
     buffer: Vec<u8>,
-    /// Where that one begins.
+    /// The offset of the frame that is being written.
     frame: Option<usize>,
-    /// The item that is made, in one piece of memory for all.
+    /// The item that is being encoded; its memory is reused.
     item: Vec<u8>,
     query: Query,
-    /// Time spent waiting for the broker, since [`Self::begin`].
-    waited: Duration,
+    /// Time spent in writes, waiting for the broker, since [`Self::begin`].
+    blocked: Duration,
     flushed: Instant,
 }
 
@@ -74,28 +74,28 @@ impl<'fd> Output<'fd> {
             frame: None,
             item: Vec::new(),
             query: Query::Unspecified,
-            waited: Duration::ZERO,
+            blocked: Duration::ZERO,
             flushed: Instant::now(),
         }
     }
 
     /// Begins the answer to a query.
     pub fn begin(&mut self, query: Query) {
-        (self.query, self.waited) = (query, Duration::ZERO);
+        (self.query, self.blocked) = (query, Duration::ZERO);
     }
 
-    /// Time since the answer was begun that was not spent reading.
-    pub fn waited(&self) -> Duration {
-        self.waited
+    /// The time since [`Self::begin`] that was spent waiting for the broker.
+    pub fn time_blocked(&self) -> Duration {
+        self.blocked
     }
 
     /// Adds what was read of a path.
-    pub fn file(&mut self, name: &[u8], content: Content<'_>, truncated: bool) -> Result<(), Gone> {
+    pub fn file(&mut self, name: &[u8], content: Content<'_>, truncated: bool) -> Result<(), BrokerGone> {
         self.item(FILES, |out| {
-            either(out, NAME, name);
+            text_or_bytes(out, NAME, name);
             match content {
-                Content::Text(text) => either(out, TEXT, text),
-                Content::Link(target) => either(out, LINK, target),
+                Content::Text(text) => text_or_bytes(out, TEXT, text),
+                Content::Link(target) => text_or_bytes(out, LINK, target),
                 Content::Entries(entries) => explicit_number(out, ENTRIES, entries),
                 Content::Errno(errno) => explicit_number(out, ERRNO, errno.raw_os_error() as u64),
             }
@@ -104,29 +104,29 @@ impl<'fd> Output<'fd> {
     }
 
     /// Adds the numbers of a file system.
-    pub fn file_system(&mut self, name: &[u8], numbers: Result<StatFs, Errno>) -> Result<(), Gone> {
+    pub fn file_system(&mut self, name: &[u8], numbers: Result<StatFs, Errno>) -> Result<(), BrokerGone> {
         let values = match numbers {
             Err(errno) => [errno.raw_os_error() as u64, 0, 0, 0, 0, 0, 0, 0],
-            Ok(of) => [
+            Ok(stat) => [
                 0,
                 // What blocks are counted in. FUSE file systems set f_bsize, which is best for I/O, to something else.
-                of.f_frsize as u64,
-                of.f_blocks,
-                of.f_bfree,
-                of.f_bavail,
-                of.f_files,
-                of.f_ffree,
-                of.f_flags as u64 & ST_RDONLY,
+                stat.f_frsize as u64,
+                stat.f_blocks,
+                stat.f_bfree,
+                stat.f_bavail,
+                stat.f_files,
+                stat.f_ffree,
+                stat.f_flags as u64 & ST_RDONLY,
             ],
         };
         self.item(FILE_SYSTEMS, |out| {
-            either(out, NAME, name);
+            text_or_bytes(out, NAME, name);
             (3..).zip(values).for_each(|(field, value)| number(out, field, value));
         })
     }
 
-    /// Adds how the query ended, how much a limit left out, and whether something was [`SKIPPED`]. With `more` to come it waits a moment for it: the
-    /// broker is woken less often.
+    /// Ends the query: its outcome, how many items a limit left out, and whether something was [`SKIPPED`]. If `more`
+    /// queries follow, the frames may wait for theirs, so that the broker wakes up less often.
     pub fn end(
         &mut self,
         outcome: Outcome,
@@ -134,7 +134,7 @@ impl<'fd> Output<'fd> {
         left_out: usize,
         skipped: bool,
         more: bool,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), BrokerGone> {
         self.begin_chunk();
         message(&mut self.buffer, QUERY_END, |out| {
             number(out, 1, outcome as u64);
@@ -146,33 +146,33 @@ impl<'fd> Output<'fd> {
         if may_wait { Ok(()) } else { self.flush() }
     }
 
-    /// Writes a frame that is no chunk.
-    pub fn message(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Gone> {
+    /// Writes a frame that is not a chunk.
+    pub fn message(&mut self, kind: Kind, payload: &[u8]) -> Result<(), BrokerGone> {
         self.buffer.extend_from_slice(&header(payload.len(), kind, 0, 0));
         self.buffer.extend_from_slice(payload);
         self.flush()
     }
 
-    /// Writes everything that there is; waits while the pipe is full.
-    pub fn flush(&mut self) -> Result<(), Gone> {
+    /// Writes all frames; waits while the pipe is full.
+    pub fn flush(&mut self) -> Result<(), BrokerGone> {
         self.close(Kind::Chunk, 0);
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut rest = &*self.buffer;
         while !rest.is_empty() {
             match rustix::io::write(self.pipe, rest) {
                 Ok(written) => rest = &rest[written..],
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(Gone),
+                Err(_) => return Err(BrokerGone),
             }
         }
         self.buffer.clear();
         self.flushed = Instant::now();
-        self.waited += self.flushed - begun;
+        self.blocked += self.flushed - start;
         Ok(())
     }
 
-    /// Adds an item to the chunk that is being written, or to a new one where it has no room.
-    fn item(&mut self, field: u8, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Gone> {
+    /// Adds an item to the chunk that is being written, or to a new one if it does not fit.
+    fn item(&mut self, field: u8, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), BrokerGone> {
         self.item.clear();
         write(&mut self.item);
         if self.frame.is_some_and(|frame| self.buffer.len() - frame + self.item.len() > CHUNK_BYTES) {
@@ -202,8 +202,8 @@ impl<'fd> Output<'fd> {
     }
 }
 
-/// Appends bytes to a field for text, or, when they are not UTF-8, to the one for bytes.
-fn either(out: &mut Vec<u8>, [text, raw]: [u8; 2], content: &[u8]) {
+/// Appends bytes as the field of type string, or, if they are not UTF-8, as the one of type bytes.
+fn text_or_bytes(out: &mut Vec<u8>, [text, raw]: [u8; 2], content: &[u8]) {
     let field = if std::str::from_utf8(content).is_ok() { text } else { raw };
     bytes(out, field, content);
 }

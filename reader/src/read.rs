@@ -1,6 +1,6 @@
-//! One read of one row: following patterns, opening, reading within limits, writing chunks.
+//! One read of one row: expanding patterns, opening files, reading within limits, writing chunks.
 //!
-//! Whatever is read has the name here that it has on the wire: its root's, and its path below it.
+//! A file's name is here what it is on the wire: the name of its root and the path below it.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,37 +12,38 @@ use keyhole_policy::{Kind, Outcome, Root, Row, Source};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, StatFs, fstatfs, openat, readlinkat, statat};
 use rustix::io::{Errno, pread, retry_on_intr};
 
-use crate::cache::{self, Cache, Device, File, Shared, hash, retry_after};
-use crate::host::{Fixed, OpenSource, Opened, READ, Roots, is_there};
+use crate::cache::{self, Cache, Device, File, SharedState, hash, retry_after};
+use crate::host::{FixedFile, OpenSource, Opened, READ, Roots, exists};
 use crate::mounts::{Mount, mounts};
-use crate::output::{Content, Gone, Output};
+use crate::output::{BrokerGone, Content, Output};
 use crate::view::View;
 
-/// The most names taken of one directory.
+/// The most names that are read of one directory.
 pub const LISTING_LIMIT: usize = 65_536;
 
-/// The most names taken of all directories in one read.
+/// The most names that are read of all directories in one read of a row.
 pub const NAMES_LIMIT: usize = 4 * LISTING_LIMIT;
 
-/// The longest path that a system call takes: PATH_MAX.
-const PATH_BYTES: usize = 4096;
+/// The longest path that the kernel takes.
+const PATH_MAX: usize = 4096;
 
-/// With so many readers stuck in mounts no other is risked: the one that is left reads what cannot hang.
-const HUNG_MOUNTS: usize = SLOTS_PER_CLASS - 2;
+/// When this many readers are stuck in mounts, the last one reads only mounts that cannot hang.
+const MAX_STUCK_IN_MOUNTS: usize = SLOTS_PER_CLASS - 2;
 
-/// Another reader hangs in it, or this one does if nothing else follows. These errnos are the contract's own: no system
-/// call of a reader fails with them.
+/// Another reader hangs in it; or this one does, if no further result follows. No system call of a reader fails with this
+/// errno or the next two: the contract gives them a meaning of their own.
 const HANGS: Errno = Errno::INPROGRESS;
 
-/// A mount that was not asked, since its server or a mount above it hangs.
+/// Not read, because the mount's server or a mount above it hangs.
 const SERVER_HANGS: Errno = Errno::ALREADY;
 
-/// A mount that was not asked, since [`HUNG_MOUNTS`] others hang.
+/// Not read, because [`MAX_STUCK_IN_MOUNTS`] readers are stuck in other mounts.
 const MANY_HANG: Errno = Errno::TOOMANYREFS;
 
-/// How many cached files a name is looked for among: all but one of them may vanish between two reads, and the others
-/// stay cached.
-const LOOKAHEAD: usize = 64;
+/// Among how many of the next cached files a name is looked for. Cached files and names have the same order, so it is the
+/// first one unless files have disappeared. The limit keeps the search for a new name short; if more files disappear
+/// between two reads, those that follow are opened again.
+const CACHE_LOOKAHEAD: usize = 64;
 
 /// A name in a directory, and its inode.
 type Entry = (Vec<u8>, u64);
@@ -50,39 +51,40 @@ type Entry = (Vec<u8>, u64);
 /// Why a read ends before its last file.
 #[derive(Debug)]
 pub enum Stop {
-    /// Nobody takes the answer any more.
-    Gone,
-    /// A limit of the row.
+    /// The broker has closed its end of the pipe.
+    BrokerGone,
+    /// A limit of the row was reached.
     Limit,
 }
 
-impl From<Gone> for Stop {
-    fn from(_: Gone) -> Self {
-        Stop::Gone
+impl From<BrokerGone> for Stop {
+    fn from(_: BrokerGone) -> Self {
+        Stop::BrokerGone
     }
 }
 
+/// Whether to continue with the next file.
 type Flow = Result<(), Stop>;
 
-/// What is in a directory, as far as it is known.
+/// The names in a directory.
 type Entries = Result<Rc<[Entry]>, Stop>;
 
-/// What became of something that was asked, unless the read ends.
-type Asked<T> = Result<Result<T, Errno>, Stop>;
+/// The kernel's result for one path, unless the whole read ends.
+type ReadResult<T> = Result<Result<T, Errno>, Stop>;
 
-/// How the files of one read did.
+/// Counts of one read, from which its outcome follows.
 #[derive(Debug, Default)]
 pub struct Counters {
     entries: usize,
     names: usize,
     read: bool,
     denied: bool,
-    /// A directory was listed.
+    /// A directory of a wildcard was listed.
     listed: bool,
     truncated: bool,
-    /// Devices, or files opened before the seal, that the row's limit left out.
+    /// Devices, or files opened before the sandbox, that the row's limit left out.
     pub left_out: usize,
-    /// Something was not asked, since another reader has not returned from it.
+    /// Something was not read, because another reader hangs in it.
     pub skipped: bool,
 }
 
@@ -103,114 +105,117 @@ impl Counters {
 /// Memory that a reader reuses from one query to the next.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    /// Holds a piece of a file.
+    /// Holds a chunk of a file.
     buffer: Vec<u8>,
-    /// Directories that were listed for an earlier query of the same request: many queries look into the same.
+    /// Directories that were listed for an earlier query of the same request: many queries list the same ones.
     listings: HashMap<Vec<u8>, Option<Listing>>,
 }
 
-/// Names in a directory, sorted, and whether there were too many.
+/// The names in a directory, sorted, and whether there were too many.
 type Listing = (Rc<[Entry]>, bool);
 
 impl Scratch {
-    /// The end of a request: the next lists directories again.
-    pub fn end(&mut self) {
+    /// Ends a request: the next one lists directories again.
+    pub fn end_request(&mut self) {
         self.listings = HashMap::new();
     }
 
-    /// The end of a query: a listing of all processes is no reason to keep as much.
+    /// Ends a query: drops the listings if they are large, as after a query of all processes.
     pub fn trim(&mut self) {
         if self.listings.values().flatten().map(|(names, _)| names.len()).sum::<usize>() > LISTING_LIMIT {
-            self.end();
+            self.end_request();
         }
     }
 }
 
 /// One read of one row.
-pub struct Read<'r, 'o> {
+pub struct RowRead<'r, 'o> {
     /// The row.
     pub row: &'static Row,
     /// The open roots.
     pub roots: &'r Roots,
-    /// Whose files they are.
+    /// Whose /proc and /sys these are.
     pub view: &'r View,
-    /// What the readers of the class share.
-    pub shared: &'r Rc<Shared>,
-    /// What other readers are stuck in.
-    pub hung: &'r [cache::Asked],
-    /// Buffers that are used again.
+    /// The page that the readers of the class share.
+    pub shared: &'r Rc<SharedState>,
+    /// What other readers of the class are stuck in.
+    pub hung: &'r [cache::InProgress],
+    /// Memory that is reused.
     pub scratch: &'r mut Scratch,
     /// Where the answer is written.
     pub out: &'r mut Output<'o>,
-    /// What came of it so far.
+    /// Counts so far.
     pub counters: Counters,
 }
 
-impl Read<'_, '_> {
-    /// Reads sources of the row that have [their devices](keyhole_policy::pattern::devices) in common, device by device: if
-    /// a limit cuts, the devices before are complete.
-    pub fn sources(&mut self, group: &mut [OpenSource]) -> Flow {
+impl RowRead<'_, '_> {
+    /// Reads sources of the row that have [their devices](keyhole_policy::pattern::devices) in common, device by device:
+    /// when a limit is reached, the devices before it are complete.
+    pub fn read_sources(&mut self, group: &mut [OpenSource]) -> Flow {
         let [OpenSource { source, devices: Some(devices), .. }, ..] = *group else {
-            return group.iter_mut().try_for_each(|one| self.source(one));
+            return group.iter_mut().try_for_each(|source| self.read_source(source));
         };
-        let (above, component) = devices.rsplit_once('/').unwrap_or((".", devices));
-        let dir = join(source.root.name().as_bytes(), above.as_bytes());
+        let (parent, component) = devices.rsplit_once('/').unwrap_or((".", devices));
+        let dir = join(source.root.name().as_bytes(), parent.as_bytes());
         let dir = dir.strip_suffix(b"/.").unwrap_or(&dir);
         let listed = self.list(source, dir)?;
-        group.iter_mut().for_each(|one| one.cache.round += 1);
+        group.iter_mut().for_each(|source| source.cache.round += 1);
         let mut found = listed.iter().filter(|(name, _)| matches(component.as_bytes(), name));
         while let Some((name, inode)) = found.next() {
             let name = join(dir, name);
             for OpenSource { source, opened, cache, .. } in &mut *group {
-                let Opened::Below(components) = opened else { continue };
+                let Opened::ByName(components) = opened else { continue };
                 let rest = &components[devices.split('/').count()..];
-                if let Err(stop) = self.device(source, cache, &name, *inode, rest) {
+                if let Err(stop) = self.read_device(source, cache, &name, *inode, rest) {
                     self.counters.left_out += 1 + found.count();
-                    // Marks the device of which the answer has some of its files, or none.
+                    // Marks the device that the limit cut: the answer has some of its files, or none.
                     self.out.file(&name, Content::Errno(Errno::FBIG), false)?;
                     return Err(stop);
                 }
             }
         }
-        group.iter_mut().for_each(|one| one.cache.end());
+        group.iter_mut().for_each(|source| source.cache.end_round());
         Ok(())
     }
 
-    fn source(&mut self, OpenSource { source, opened, cache, .. }: &mut OpenSource) -> Flow {
+    fn read_source(&mut self, OpenSource { source, opened, cache, .. }: &mut OpenSource) -> Flow {
         match opened {
             Opened::Fixed(files) => {
                 let mut files = files.iter_mut();
                 while let Some(file) = files.next() {
-                    self.fixed(file).inspect_err(|_| self.counters.left_out += 1 + files.len())?;
+                    self.read_fixed(file).inspect_err(|_| self.counters.left_out += 1 + files.len())?;
                 }
                 Ok(())
             }
-            Opened::Below(components) => {
+            Opened::ByName(components) => {
                 cache.round += 1;
-                self.device(source, cache, source.root.name().as_bytes(), 0, components)
+                self.read_device(source, cache, source.root.name().as_bytes(), 0, components)
             }
-            Opened::ProbeDirectories(mountinfo) => self.probe_directories(mountinfo),
-            Opened::Mounts(mountinfo) => self.root_file_systems(mountinfo),
+            Opened::ProbeDirectories(mountinfo) => self.stat_probe_directories(mountinfo),
+            Opened::Mounts(mountinfo) => self.stat_mounts(mountinfo),
         }
     }
 
-    /// A file that was opened before the seal.
-    fn fixed(&mut self, file: &mut Fixed) -> Flow {
+    /// Reads a file that was opened before the sandbox.
+    fn read_fixed(&mut self, file: &mut FixedFile) -> Flow {
         let read = match &file.opened {
-            Ok(opened) => self.ask(&file.name, |this| this.text(&file.name, opened.as_fd(), End::Nothing))?,
+            Ok(opened) => self.unless_hung(&file.name, |this| {
+                this.copy_content(&file.name, opened.as_fd(), EndOfFile::EmptyRead)
+            })?,
             Err(errno) => Err(*errno),
         };
-        // The kernel takes away what a module had made: the next reader looks for it again.
-        file.lost |= file.opened.is_ok() && read.is_err_and(|errno| gone(errno) || errno == Errno::IO);
+        // The kernel removes the files of a module that is unloaded: the next reader looks for this one again.
+        file.removed |=
+            file.opened.is_ok() && read.is_err_and(|errno| is_absent(errno) || errno == Errno::IO);
         read.or_else(|errno| {
-            // The kernel also returns EIO for a file that was removed: it is absent, and no device has failed.
-            let removed = errno == Errno::IO && !is_there(self.roots, self.view, &file.name);
-            self.errno(&file.name, if removed { Errno::NOENT } else { errno })
+            // The kernel returns EIO for an open file that was removed: report it as absent, not as a failed device.
+            let removed = errno == Errno::IO && !exists(self.roots, self.view, &file.name);
+            self.write_errno(&file.name, if removed { Errno::NOENT } else { errno })
         })
     }
 
-    /// Reads what the rest of a pattern leads to below a device, unless it had nothing of that a few reads ago.
-    fn device(
+    /// Reads what the rest of a pattern matches below a device, unless nothing was found there a few reads ago.
+    fn read_device(
         &mut self,
         source: &Source,
         cache: &mut Cache,
@@ -219,25 +224,25 @@ impl Read<'_, '_> {
         rest: &[Component],
     ) -> Flow {
         let round = cache.round;
-        // udev replaces its files by renaming, and processes come and go: only what is below sysfs is cached.
+        // Only files below sysfs are cached: udev replaces its files by renaming, and processes come and go.
         let cached = if source.root == Root::Sys { cache.device(name, inode) } else { None };
-        let mut passing = Device::new(name);
-        let device = cached.unwrap_or(&mut passing);
+        let mut uncached = Device::new(name);
+        let device = cached.unwrap_or(&mut uncached);
         if round < device.absent_until {
             return Ok(());
         }
         let (before, mut found) = (self.counters.entries, Vec::new());
         let mut list = |dir: &[u8]| match source.kind {
-            Kind::TextOfSeveral if self.is_alone(source, dir) => Ok(Rc::default()),
+            Kind::TextUnlessAlone if self.has_one_directory(source, dir) => Ok(Rc::default()),
             _ => self.list(source, dir),
         };
         walk(name.to_vec(), inode, rest, usize::MAX, &mut list, &mut found)?;
-        let mut known = std::mem::take(&mut device.files).into_iter();
+        let mut files = std::mem::take(&mut device.files).into_iter();
         for (name, inodes) in found {
-            // Most often it is the next one; of what is passed over, nothing is there any more.
-            let at = known.as_slice().iter().take(LOOKAHEAD).position(|(known, _)| *known == name);
-            let file = at.and_then(|at| Some(known.nth(at)?.1)).filter(|file| file.inodes == inodes);
-            self.found(source, device, name, File { inodes, ..file.unwrap_or_default() }, round)?;
+            // It is most often the next one. Those that are skipped are no longer matched, and are closed.
+            let at = files.as_slice().iter().take(CACHE_LOOKAHEAD).position(|(cached, _)| *cached == name);
+            let file = at.and_then(|at| Some(files.nth(at)?.1)).filter(|file| file.inodes == inodes);
+            self.read_path(source, device, name, File { inodes, ..file.unwrap_or_default() }, round)?;
         }
         if self.counters.entries == before && device.files.iter().all(|(_, file)| round < file.absent_until) {
             (device.absent_until, device.files) = (retry_after(round, name), Vec::new());
@@ -245,8 +250,8 @@ impl Read<'_, '_> {
         Ok(())
     }
 
-    /// Takes what a row takes of a path, unless it was not there a few reads ago.
-    fn found(
+    /// Reads what the source wants of a path, unless it was absent a few reads ago.
+    fn read_path(
         &mut self,
         source: &Source,
         device: &mut Device,
@@ -255,15 +260,15 @@ impl Read<'_, '_> {
         round: u64,
     ) -> Flow {
         if file.absent_until <= round {
-            let read = self.ask(&name, |this| match source.kind {
-                Kind::Text | Kind::TextOfSeveral => this.file(source, device, &mut file, &name),
-                kind => this.entry(source, kind, &name),
+            let read = self.unless_hung(&name, |this| match source.kind {
+                Kind::Text | Kind::TextUnlessAlone => this.read_file(source, device, &mut file, &name),
+                kind => this.read_metadata(source, kind, &name),
             })?;
             match read {
-                // A device that has no value now may have one at any time.
+                // A device without a value now may have one at the next read.
                 Err(Errno::NODEV) => file.absent_until = round,
-                Err(errno) if gone(errno) => file.absent_until = retry_after(round, &name),
-                read => read.or_else(|errno| self.errno(&name, errno))?,
+                Err(errno) if is_absent(errno) => file.absent_until = retry_after(round, &name),
+                read => read.or_else(|errno| self.write_errno(&name, errno))?,
             }
         }
         if file.open.is_some() || round <= file.absent_until {
@@ -272,12 +277,18 @@ impl Read<'_, '_> {
         Ok(())
     }
 
-    /// Reads a file, and keeps it open for the next read, or else the device's directory.
-    fn file(&mut self, source: &Source, device: &mut Device, file: &mut File, name: &[u8]) -> Asked<()> {
+    /// Reads a file, and caches its descriptor, or else that of the device's directory.
+    fn read_file(
+        &mut self,
+        source: &Source,
+        device: &mut Device,
+        file: &mut File,
+        name: &[u8],
+    ) -> ReadResult<()> {
         if let Some(open) = file.open.take() {
-            let read = self.text(name, open.file.as_fd(), End::Short)?;
-            // A name may stand for something new by now: look again when the old is gone.
-            if !read.is_err_and(gone) {
+            let read = self.copy_content(name, open.file.as_fd(), EndOfFile::ShortRead)?;
+            // If the old file is gone, there may be a new one of the same name: continue below.
+            if !read.is_err_and(is_absent) {
                 file.open = Some(open);
                 return Ok(read);
             }
@@ -290,20 +301,24 @@ impl Read<'_, '_> {
             Ok(opened) => opened,
             Err(errno) => return Ok(Err(errno)),
         };
-        let read = self.text(name, opened.as_fd(), End::Short)?;
-        // A read that fails is cached too: many attributes of a device that is down fail each time.
-        if source.root == Root::Sys && !read.is_err_and(gone) {
-            file.open = self.roots.spare(opened).ok().and_then(|opened| self.shared.cache(opened));
+        let read = self.copy_content(name, opened.as_fd(), EndOfFile::ShortRead)?;
+        // The descriptor is cached even if the read fails: many attributes of a device that is down fail each time.
+        if source.root == Root::Sys && !read.is_err_and(is_absent) {
+            file.open = self
+                .roots
+                .keep_if_budget_allows(opened)
+                .ok()
+                .and_then(|opened| self.shared.try_cache(opened));
             if file.open.is_none() && device.dir.is_none() {
                 let dir = self.open(source, &name[..device.name_length], OFlags::PATH | OFlags::DIRECTORY);
-                device.dir = dir.and_then(|dir| self.roots.spare(dir)).ok();
+                device.dir = dir.and_then(|dir| self.roots.keep_if_budget_allows(dir)).ok();
             }
         }
         Ok(read)
     }
 
-    /// What is taken of a path besides text.
-    fn entry(&mut self, source: &Source, kind: Kind, name: &[u8]) -> Asked<()> {
+    /// Reads the target of a link, or the number of entries of a directory.
+    fn read_metadata(&mut self, source: &Source, kind: Kind, name: &[u8]) -> ReadResult<()> {
         let (root, path) = (self.root(source), below_root(source, name));
         let (entries, target);
         let content = if kind == Kind::Entries {
@@ -317,34 +332,34 @@ impl Read<'_, '_> {
             Ok(content) => content,
             Err(errno) => return Ok(Err(errno)),
         };
-        self.count()?;
+        self.count_entry()?;
         self.counters.read = true;
         Ok(Ok(self.out.file(name, content, false)?))
     }
 
-    /// Whether a directory has one directory in it, as its links say: its name, its own `.`, and one `..`. A file
-    /// system that does not count links has one.
-    fn is_alone(&self, source: &Source, name: &[u8]) -> bool {
+    /// Whether a directory contains exactly one directory. It then has three links: its name, its own `.`, and the `..`
+    /// of the other. (A file system that does not count links always has one.)
+    fn has_one_directory(&self, source: &Source, name: &[u8]) -> bool {
         let stat = self
             .root(source)
             .and_then(|root| statat(root, below_root(source, name), AtFlags::SYMLINK_NOFOLLOW));
         stat.is_ok_and(|stat| stat.st_nlink == 3)
     }
 
-    /// The names in a directory; none when it cannot be listed.
+    /// The names in a directory; none if it cannot be listed.
     fn list(&mut self, source: &Source, name: &[u8]) -> Entries {
         let listing = match self.scratch.listings.get(name) {
             Some(listing) => listing.clone(),
             None => {
-                // Not cached: the kernel lists a directory that went and came back as empty through the old descriptor.
-                let listed = self.ask(name, |this| {
+                // Its descriptor is not cached: of a directory that was removed and made again the old one lists nothing.
+                let listed = self.unless_hung(name, |this| {
                     Ok(this.open(source, name, OFlags::DIRECTORY).and_then(|dir| entries(dir.as_fd())))
                 })?;
                 let listing = match listed {
                     Ok(listing) => Some(listing),
-                    Err(errno) if gone(errno) => None,
+                    Err(errno) if is_absent(errno) => None,
                     Err(errno) => {
-                        self.errno(name, errno)?;
+                        self.write_errno(name, errno)?;
                         return Ok(Rc::default());
                     }
                 };
@@ -364,34 +379,34 @@ impl Read<'_, '_> {
     }
 
     /// statfs of each mount point below the host root.
-    fn root_file_systems(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
+    fn stat_mounts(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
         const NAME: &[u8] = b"proc/1/mountinfo";
-        let mut mounts = match self.mounts(NAME, mountinfo)? {
+        let mut mounts = match self.read_mounts(NAME, mountinfo)? {
             Ok(mounts) => mounts,
-            Err(errno) => return self.errno(NAME, errno),
+            Err(errno) => return self.write_errno(NAME, errno),
         };
         let all = mounts.len();
-        // No call takes a longer path, and no chunk has room for any.
-        mounts.retain(|mount| mount.point.len() <= PATH_BYTES);
+        // The kernel takes no longer path.
+        mounts.retain(|mount| mount.point.len() <= PATH_MAX);
         self.counters.truncated |= mounts.len() < all;
         let Ok(root) = self.roots.dir(Root::Rootfs) else { return Ok(()) };
         // "/a" is "./a" below the root.
         self.statfs(mounts.iter().map(|mount| (mount, root, [b".", &*mount.point].concat())))
     }
 
-    /// statfs of each probe directory, opened by name each time: an open one would keep its file system mounted.
-    fn probe_directories(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
+    /// statfs of each probe directory, opened by name each time: an open one would keep its file system busy.
+    fn stat_probe_directories(&mut self, mountinfo: &Result<OwnedFd, Errno>) -> Flow {
         const NAME: &[u8] = b"self/mountinfo";
-        let mounts = self.mounts(NAME, mountinfo)?.unwrap_or_default();
+        let mounts = self.read_mounts(NAME, mountinfo)?.unwrap_or_default();
         let mount_of = |path: &Vec<u8>| {
             let at = Mount { point: path.clone(), may_hang: true, ..Mount::default() };
-            let is_on = |mount: &&Mount| mount.point == *path || at.above().any(|dir| dir == mount.point);
-            let on = mounts.iter().filter(is_on).max_by_key(|mount| mount.point.len()).cloned();
-            Mount { point: path.clone(), ..on.unwrap_or(at) }
+            let is_on = |mount: &&Mount| mount.point == *path || at.parents().any(|dir| dir == mount.point);
+            let mount = mounts.iter().filter(is_on).max_by_key(|mount| mount.point.len()).cloned();
+            Mount { point: path.clone(), ..mount.unwrap_or(at) }
         };
         let mut probe_directories: Vec<Mount> = self.roots.probe_directories.iter().map(mount_of).collect();
         probe_directories.sort_by_key(|probe_directory| probe_directory.may_hang);
-        // A probe directory may be given as a symbolic link.
+        // The `.` follows a probe directory that is a symbolic link.
         self.statfs(
             probe_directories
                 .iter()
@@ -400,14 +415,14 @@ impl Read<'_, '_> {
     }
 
     /// The mounts of a mountinfo.
-    fn mounts(&mut self, name: &[u8], mountinfo: &Result<OwnedFd, Errno>) -> Asked<Vec<Mount>> {
-        let read = self.ask(name, |this| match mountinfo {
-            Ok(file) => Ok(this.whole(file.as_fd())),
+    fn read_mounts(&mut self, name: &[u8], mountinfo: &Result<OwnedFd, Errno>) -> ReadResult<Vec<Mount>> {
+        let read = self.unless_hung(name, |this| match mountinfo {
+            Ok(file) => Ok(this.read_whole(file.as_fd())),
             Err(errno) => Ok(Err(*errno)),
         })?;
         Ok(read.map(|(mut text, truncated)| {
             if truncated {
-                // A mount point that is cut may be another path.
+                // A mount point that was cut off could be the path of another one.
                 text.truncate(text.iter().rposition(|&byte| byte == b'\n').unwrap_or(0));
             }
             self.counters.truncated |= truncated;
@@ -415,48 +430,51 @@ impl Read<'_, '_> {
         }))
     }
 
-    /// statfs of mounts, except of those that would wait for what another reader waits for, or risk the last reader.
-    fn statfs<'m>(&mut self, asked: impl Iterator<Item = (&'m Mount, BorrowedFd<'m>, Vec<u8>)>) -> Flow {
-        const ASK: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+    /// statfs of mounts, except those that hang together with what another reader is stuck in, and those that could hang
+    /// the last reader.
+    fn statfs<'m>(&mut self, mounts: impl Iterator<Item = (&'m Mount, BorrowedFd<'m>, Vec<u8>)>) -> Flow {
+        const FOR_STATFS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
         let mut hung: Vec<u64> = self.hung.iter().flatten().copied().filter(|hash| *hash != 0).collect();
-        for (mount, dir, path) in asked {
-            let names = mount.asked();
-            let refused = if hung.contains(&names[0]) {
+        for (mount, dir, path) in mounts {
+            let hashes = mount.hashes();
+            let skipped = if hung.contains(&hashes[0]) {
                 Some(HANGS)
-            } else if names.iter().any(|name| hung.contains(name))
-                || mount.above().any(|dir| hung.contains(&hash(dir)))
+            } else if hashes.iter().any(|hash| hung.contains(hash))
+                || mount.parents().any(|dir| hung.contains(&hash(dir)))
             {
-                // What lies below this one is not asked either.
-                hung.push(names[0]);
+                // Mounts below this one are skipped too.
+                hung.push(hashes[0]);
                 Some(SERVER_HANGS)
             } else {
-                (mount.may_hang && self.hung.len() >= HUNG_MOUNTS).then_some(MANY_HANG)
+                (mount.may_hang && self.hung.len() >= MAX_STUCK_IN_MOUNTS).then_some(MANY_HANG)
             };
-            self.counters.skipped |= refused.is_some();
-            let numbers = match refused {
+            self.counters.skipped |= skipped.is_some();
+            let numbers = match skipped {
                 Some(errno) => Err(errno),
                 None => {
                     if mount.may_hang && !mount.is_overlay() {
-                        // The broker gets the results so far, and which mount is asked now, even if this one hangs.
+                        // If this mount hangs, the broker has the results so far, and knows which mount it is.
                         self.out.file_system(&mount.point, Err(HANGS))?;
                         self.out.flush()?;
                     }
-                    self.shared.asking(names, || openat(dir, &*path, ASK, Mode::empty()).and_then(fstatfs))
+                    self.shared.while_published(hashes, || {
+                        openat(dir, &*path, FOR_STATFS, Mode::empty()).and_then(fstatfs)
+                    })
                 }
             };
-            self.file_system(&mount.point, numbers)?;
+            self.write_file_system(&mount.point, numbers)?;
         }
         Ok(())
     }
 
-    /// Does something that may sleep, known to other readers while it does; not what another one sleeps in.
-    fn ask<T>(&mut self, name: &[u8], act: impl FnOnce(&mut Self) -> Asked<T>) -> Asked<T> {
-        let asked = [hash(name), 0, 0];
-        if self.hung.contains(&asked) {
+    /// Runs `act`, which may hang, and publishes the name while it runs; skips it if another reader hangs there.
+    fn unless_hung<T>(&mut self, name: &[u8], act: impl FnOnce(&mut Self) -> ReadResult<T>) -> ReadResult<T> {
+        let hashes = [hash(name), 0, 0];
+        if self.hung.contains(&hashes) {
             self.counters.skipped = true;
             return Ok(Err(HANGS));
         }
-        self.shared.asking(asked, || act(self))
+        self.shared.while_published(hashes, || act(self))
     }
 
     fn root(&self, source: &Source) -> Result<BorrowedFd<'_>, Errno> {
@@ -467,71 +485,71 @@ impl Read<'_, '_> {
         openat(self.root(source)?, below_root(source, name), READ | flags, Mode::empty())
     }
 
-    /// Writes what a file holds, from its start, a chunk at a time. An error that the caller is to write or to ignore
-    /// comes before anything was; a file that fails later ends with its errno here.
-    fn text(&mut self, name: &[u8], file: BorrowedFd<'_>, end: End) -> Asked<()> {
-        let mut begun = 0;
+    /// Writes the content of a file from its start, chunk by chunk. An error at the start is returned, for the caller to
+    /// write or to ignore; a file that fails later ends with its errno.
+    fn copy_content(&mut self, name: &[u8], file: BorrowedFd<'_>, end: EndOfFile) -> ReadResult<()> {
+        let mut offset = 0;
         loop {
-            let piece = match self.piece(file, begun, end) {
-                Ok(piece) => piece,
-                Err(errno) if begun == 0 => return Ok(Err(errno)),
+            let chunk = match self.read_chunk(file, offset, end) {
+                Ok(chunk) => chunk,
+                Err(errno) if offset == 0 => return Ok(Err(errno)),
                 Err(errno) => {
-                    self.note(errno);
+                    self.note_errno(errno);
                     self.out.file(name, Content::Errno(errno), false)?;
                     return Ok(Ok(()));
                 }
             };
-            if begun == 0 {
-                self.count()?;
+            if offset == 0 {
+                self.count_entry()?;
                 self.counters.read = true;
             }
-            begun += piece.length;
-            self.counters.truncated |= piece.truncated;
-            let text = Content::Text(&self.scratch.buffer[..piece.length]);
-            self.out.file(name, text, piece.truncated)?;
-            if piece.last {
+            offset += chunk.length;
+            self.counters.truncated |= chunk.truncated;
+            let text = Content::Text(&self.scratch.buffer[..chunk.length]);
+            self.out.file(name, text, chunk.truncated)?;
+            if chunk.last {
                 return Ok(Ok(()));
             }
         }
     }
 
-    /// Reads at most [`CHUNK_BYTES`] of a file from `begun` on into the buffer.
-    fn piece(&mut self, file: BorrowedFd<'_>, begun: usize, end: End) -> Result<Piece, Errno> {
-        let left = self.row.file_bytes - begun;
-        // One byte more than the limit tells a file that ends there from one that goes on.
+    /// Reads at most [`CHUNK_BYTES`] of a file from `offset` on into the buffer.
+    fn read_chunk(&mut self, file: BorrowedFd<'_>, offset: usize, end: EndOfFile) -> Result<Chunk, Errno> {
+        let left = self.row.file_bytes - offset;
+        // One byte more than the limit: whether the file ends there or continues.
         let wanted = CHUNK_BYTES.min(left + 1);
         self.scratch.buffer.resize(CHUNK_BYTES, 0);
         let (mut length, mut last) = (0, false);
         while length < wanted && !last {
-            let free = &mut self.scratch.buffer[length..wanted];
-            let room = free.len();
-            let read = retry_on_intr(|| pread(file, &mut *free, (begun + length) as u64))?;
+            let buffer = &mut self.scratch.buffer[length..wanted];
+            let asked = buffer.len();
+            let read = retry_on_intr(|| pread(file, &mut *buffer, (offset + length) as u64))?;
             length += read;
-            last = read == 0 || (end == End::Short && read < room);
+            last = read == 0 || (end == EndOfFile::ShortRead && read < asked);
         }
         let truncated = length > left;
-        Ok(Piece { length: length.min(left), last: last || truncated, truncated })
+        Ok(Chunk { length: length.min(left), last: last || truncated, truncated })
     }
 
-    /// A whole file, and whether the row's limit cut it: for mountinfo alone, which is looked into.
-    fn whole(&mut self, file: BorrowedFd<'_>) -> Result<(Vec<u8>, bool), Errno> {
+    /// Returns a whole file, and whether the row's limit cut it: for mountinfo, which is parsed.
+    fn read_whole(&mut self, file: BorrowedFd<'_>) -> Result<(Vec<u8>, bool), Errno> {
         let mut text = Vec::new();
         loop {
-            let piece = self.piece(file, text.len(), End::Nothing)?;
-            text.extend_from_slice(&self.scratch.buffer[..piece.length]);
-            if piece.last {
-                return Ok((text, piece.truncated));
+            let chunk = self.read_chunk(file, text.len(), EndOfFile::EmptyRead)?;
+            text.extend_from_slice(&self.scratch.buffer[..chunk.length]);
+            if chunk.last {
+                return Ok((text, chunk.truncated));
             }
         }
     }
 
-    fn errno(&mut self, name: &[u8], errno: Errno) -> Flow {
-        self.count()?;
-        self.note(errno);
+    fn write_errno(&mut self, name: &[u8], errno: Errno) -> Flow {
+        self.count_entry()?;
+        self.note_errno(errno);
         Ok(self.out.file(name, Content::Errno(errno), false)?)
     }
 
-    fn note(&mut self, errno: Errno) {
+    fn note_errno(&mut self, errno: Errno) {
         match errno {
             Errno::ACCESS | Errno::PERM => self.counters.denied = true,
             Errno::MFILE | Errno::NFILE | Errno::NOMEM => self.counters.truncated = true,
@@ -539,8 +557,8 @@ impl Read<'_, '_> {
         }
     }
 
-    /// Counts one more entry, while the row takes more.
-    fn count(&mut self) -> Flow {
+    /// Counts one more entry; an error if the row's limit is reached.
+    fn count_entry(&mut self) -> Flow {
         if self.counters.entries >= self.row.entries {
             self.counters.truncated = true;
             return Err(Stop::Limit);
@@ -549,18 +567,18 @@ impl Read<'_, '_> {
         Ok(())
     }
 
-    fn file_system(&mut self, name: &[u8], numbers: Result<StatFs, Errno>) -> Flow {
-        self.count()?;
+    fn write_file_system(&mut self, name: &[u8], numbers: Result<StatFs, Errno>) -> Flow {
+        self.count_entry()?;
         match numbers {
             Ok(_) => self.counters.read = true,
-            Err(errno) => self.note(errno),
+            Err(errno) => self.note_errno(errno),
         }
         Ok(self.out.file_system(name, numbers)?)
     }
 }
 
-/// A part of a file that lies in the buffer.
-struct Piece {
+/// The part of a file that is in the buffer.
+struct Chunk {
     length: usize,
     /// Whether the file ends with it, or the row's limit does.
     last: bool,
@@ -568,35 +586,33 @@ struct Piece {
     truncated: bool,
 }
 
-/// How a file's end is seen.
+/// How the end of a file is detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// By a read that returns nothing: procfs returns about a page a read, however much there is.
-    Nothing,
-    /// By a read that returns less than was asked: an attribute below sysfs, what procfs shows of a process and an
-    /// ordinary file, as udev's are, are each returned whole.
-    Short,
+enum EndOfFile {
+    /// By a read that returns nothing: a read of procfs returns about a page, even if more follows.
+    EmptyRead,
+    /// By a read that returns less than was asked for: one read returns the whole of a sysfs attribute, of a procfs file
+    /// of a process, and of an ordinary file such as udev's.
+    ShortRead,
 }
 
-/// A name on the wire as a path below its root.
+/// The path below its root of a name on the wire.
 pub fn below_root<'n>(source: &Source, name: &'n [u8]) -> &'n [u8] {
     name.get(source.root.name().len() + 1..).unwrap_or(b".")
 }
 
-/// The kernel no longer has it, or it was never a file.
-pub fn gone(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::NOTDIR | Errno::ISDIR | Errno::LOOP | Errno::SPIPE
-    )
+/// Whether an errno means that there is no such file: none of this name, none any more, or something else than a file.
+pub fn is_absent(errno: Errno) -> bool {
+    let is_no_file = matches!(errno, Errno::ISDIR | Errno::LOOP | Errno::SPIPE);
+    is_no_file || keyhole_policy::errno::is_absent(errno.raw_os_error())
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
     [dir, b"/", name].concat()
 }
 
-/// Follows components of a pattern below `name`, to at most `limit` names, whether or not they are there. Each has a
-/// number made of `inodes` and of the inodes that wildcards stood for.
+/// Expands components of a pattern below `name`, to at most `limit` names, whether or not they exist. With each comes a
+/// combination of `inodes` and the inodes that the wildcards matched.
 pub fn walk(
     name: Vec<u8>,
     inodes: u64,
@@ -622,7 +638,7 @@ pub fn walk(
         .try_for_each(|fixed| walk(join(&name, fixed.as_bytes()), inodes, rest, limit, list, found))
 }
 
-/// What is in an open directory.
+/// Lists an open directory.
 pub fn entries(dir: BorrowedFd<'_>) -> Result<Listing, Errno> {
     let mut buffer = Vec::with_capacity(CHUNK_BYTES);
     let mut listed = RawDir::new(dir, buffer.spare_capacity_mut());

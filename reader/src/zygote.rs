@@ -1,4 +1,4 @@
-//! The zygote: holds nothing of the host, forks a reader for each order, and reports how each ended.
+//! The zygote: forks a reader for each order and reports how each exited. It opens no file of the host.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -6,20 +6,20 @@ use keyhole_os::fork::{self, Child, ForkError};
 use keyhole_os::shared::SharedCells;
 use keyhole_os::{Layer, ThreadStatus};
 use keyhole_policy::Class;
-use keyhole_policy::pipes::{Kind, SLOTS, SLOTS_PER_CLASS, class};
+use keyhole_policy::pipes::{Kind, SLOTS, SLOTS_PER_CLASS, slot_class};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::arguments::Arguments;
-use crate::cache::Shared;
+use crate::cache::SharedState;
 use crate::hello::Hello;
 use crate::layers::{capabilities, landlock, process};
-use crate::output::{Gone, Output};
-use crate::reader::{self, Place};
+use crate::output::{BrokerGone, Output};
+use crate::reader::{self, ReaderId};
 use crate::sandbox;
 
-/// A place for a reader.
+/// A slot: the pipes of a reader, and the reader that runs in it.
 struct Slot {
     requests: OwnedFd,
     answers: OwnedFd,
@@ -34,27 +34,27 @@ struct Zygote {
     /// A page for each class, in the order of their numbers.
     pages: Vec<SharedCells>,
     layers: Vec<Layer>,
-    /// It cannot go on, and has said why.
+    /// It cannot continue, and has reported why.
     failed: bool,
 }
 
-/// A zygote's life; its exit status.
-pub fn live(arguments: Arguments, pipes: Vec<OwnedFd>) -> i32 {
+/// Runs the zygote; returns its exit status.
+pub fn run(arguments: Arguments, pipes: Vec<OwnedFd>) -> i32 {
     let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
     let mut out = Output::new(stdout.as_fd());
     match Zygote::start(arguments, pipes) {
         Ok(mut zygote) => {
             let hello = Hello { generation: 0, layers: &zygote.layers, host: None }.encode();
-            let greeted = out.message(Kind::Hello, &hello);
+            let sent = out.message(Kind::Hello, &hello);
             #[cfg(feature = "hostile-code-for-tests")]
             crate::hostile::in_zygote();
-            match greeted.and_then(|()| zygote.serve(stdin.as_fd(), &mut out)) {
-                Ok(()) | Err(Gone) if zygote.failed => 1,
-                Ok(()) | Err(Gone) => 0,
+            match sent.and_then(|()| zygote.serve(stdin.as_fd(), &mut out)) {
+                Ok(()) | Err(BrokerGone) if zygote.failed => 1,
+                Ok(()) | Err(BrokerGone) => 0,
             }
         }
         Err(error) => {
-            // Nobody is left to say it to when the broker has gone.
+            // If the broker is gone, there is nobody to report it to.
             let _ = out.message(Kind::Failed, error.as_bytes());
             1
         }
@@ -63,9 +63,9 @@ pub fn live(arguments: Arguments, pipes: Vec<OwnedFd>) -> i32 {
 
 impl Zygote {
     fn start(arguments: Arguments, pipes: Vec<OwnedFd>) -> Result<Self, String> {
-        refuse_privilege(&arguments)?;
-        fork::can_watch().map_err(|error| {
-            format!("pidfd_open: {error}: Linux 5.3 or later is needed, and a container's seccomp profile that allows it")
+        capabilities::refuse_privilege(arguments.allow_root, arguments.allow_capabilities)?;
+        fork::check_pidfd_open().map_err(|error| {
+            format!("pidfd_open: {error}: run Linux 5.3 or later, and let the container's seccomp profile allow the call")
         })?;
         let mut pipes = pipes.into_iter();
         let mut slots = Vec::new();
@@ -74,138 +74,127 @@ impl Zygote {
         }
         if slots.len() != SLOTS {
             return Err(format!(
-                "{} slots were given, of {SLOTS}: broker and reader differ in version",
+                "{} slots instead of {SLOTS}: the broker has another version than the reader",
                 slots.len()
             ));
         }
-        let page = |_| SharedCells::new().map_err(|error| format!("a page of shared memory: {error}"));
+        let page = |_| SharedCells::new().map_err(|error| format!("cannot map shared memory: {error}"));
         let pages = Class::ALL.iter().map(page).collect::<Result<_, String>>()?;
-        let own = |error| format!("/proc/self/status: {error}: mount a procfs at /proc");
+        let proc_self = |error| format!("/proc/self/status: {error}: mount a procfs at /proc");
         let mut layers = vec![process::not_dumpable(), process::limits()];
-        let status = ThreadStatus::open().map_err(own)?;
+        let status = ThreadStatus::open().map_err(proc_self)?;
         layers.push(capabilities::no_new_privs());
         layers.push(capabilities::drop_all());
-        layers.push(landlock::restrict_all_but_reading());
-        reader::seal(&mut layers, sandbox::ZYGOTE, &status)?;
+        layers.push(landlock::restrict_to_reading());
+        reader::install_seccomp(&mut layers, sandbox::ZYGOTE, &status)?;
         Ok(Self { arguments, slots, pages, layers, failed: false })
     }
 
-    /// Follows orders until the broker has gone.
-    fn serve(&mut self, orders: BorrowedFd<'_>, out: &mut Output<'_>) -> Result<(), Gone> {
+    /// Follows orders until the broker is gone.
+    fn serve(&mut self, orders: BorrowedFd<'_>, out: &mut Output<'_>) -> Result<(), BrokerGone> {
         loop {
             let running = self.slots.iter().filter_map(|slot| slot.child.as_ref());
-            let mut waited: Vec<PollFd<'_>> =
+            let mut polled: Vec<PollFd<'_>> =
                 running.map(|child| PollFd::new(&child.pidfd, PollFlags::IN)).collect();
-            waited.push(PollFd::from_borrowed_fd(orders, PollFlags::IN));
-            match poll(&mut waited, None) {
+            polled.push(PollFd::from_borrowed_fd(orders, PollFlags::IN));
+            match poll(&mut polled, None) {
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(_) => return Err(Gone),
+                Err(_) => return Err(BrokerGone),
             }
-            let ordered = waited.pop().is_some_and(|orders| !orders.revents().is_empty());
-            drop(waited);
-            self.report_ends(out)?;
+            let ordered = polled.pop().is_some_and(|orders| !orders.revents().is_empty());
+            drop(polled);
+            self.report_exits(out)?;
             if ordered {
                 let mut slot = [0];
                 match rustix::io::read(orders, &mut slot) {
                     Ok(1) => self.fork(slot[0].into(), out)?,
                     Err(Errno::INTR) => {}
-                    _ => return Err(Gone),
+                    _ => return Err(BrokerGone),
                 }
             }
         }
     }
 
-    fn report_ends(&mut self, out: &mut Output<'_>) -> Result<(), Gone> {
+    fn report_exits(&mut self, out: &mut Output<'_>) -> Result<(), BrokerGone> {
         for (number, slot) in self.slots.iter_mut().enumerate() {
             let status = match slot.child.as_ref().map(Child::status) {
                 None | Some(Ok(None)) => continue,
                 Some(Ok(Some(status))) => status,
-                // It is gone, and nobody knows how.
-                Some(Err(_)) => FAILED,
+                // It has exited, and its status is lost.
+                Some(Err(_)) => FAILURE_STATUS,
             };
             slot.child = None;
-            Shared::clear(&self.pages[number / SLOTS_PER_CLASS], number % SLOTS_PER_CLASS);
-            report_end(number, slot.generation, status, out)?;
+            SharedState::clear(&self.pages[number / SLOTS_PER_CLASS], number % SLOTS_PER_CLASS);
+            report_exit(number, slot.generation, status, out)?;
         }
         Ok(())
     }
 
-    /// Forks a reader in a slot; nothing where there is one, or no such slot.
-    fn fork(&mut self, number: usize, out: &mut Output<'_>) -> Result<(), Gone> {
-        let (Some(class), Some(slot)) = (class(number), self.slots.get_mut(number)) else { return Ok(()) };
+    /// Forks a reader in a slot; does nothing if the slot has a reader or does not exist.
+    fn fork(&mut self, number: usize, out: &mut Output<'_>) -> Result<(), BrokerGone> {
+        let (Some(class), Some(slot)) = (slot_class(number), self.slots.get_mut(number)) else {
+            return Ok(());
+        };
         if slot.child.is_some() {
             return Ok(());
         }
         slot.generation += 1;
-        let place = Place { class, slot: number, generation: slot.generation };
-        // What the last reader was asked and has not read. The broker may have written it after that reader's end.
-        empty(slot.requests.as_fd());
-        match fork::fork(|| self.become_reader(place)) {
+        let id = ReaderId { class, slot: number, generation: slot.generation };
+        // Requests that the last reader has not read. The broker may have written them after that reader exited.
+        discard_requests(slot.requests.as_fd());
+        match fork::fork(|| self.become_reader(id)) {
             Ok(child) => {
                 self.slots[number].child = Some(child);
                 Ok(())
             }
-            // It runs, and nobody would see its end: all ends with this process.
+            // The reader runs, but its exit cannot be noticed. When this process exits, so does the reader.
             Err(error @ ForkError::Watch(_)) => {
                 self.failed = true;
-                out.message(Kind::Failed, format!("a reader's end cannot be watched: {error}").as_bytes())?;
-                Err(Gone)
+                out.message(
+                    Kind::Failed,
+                    format!("the exit of a reader cannot be watched: {error}").as_bytes(),
+                )?;
+                Err(BrokerGone)
             }
-            // As if it had started and failed.
-            Err(ForkError::Fork(_)) => report_end(number, place.generation, FAILED, out),
+            // The broker treats it like a reader that failed to start.
+            Err(ForkError::Fork(_)) => report_exit(number, id.generation, FAILURE_STATUS, out),
         }
     }
 
     /// In the new process: keeps the pipes of one slot and the page of one class, and nothing else of the zygote.
-    fn become_reader(&mut self, place: Place) {
-        let slot = &self.slots[place.slot];
-        // One that hangs in a file sees no end of its pipe.
+    fn become_reader(&mut self, id: ReaderId) {
+        let slot = &self.slots[id.slot];
+        // A reader that hangs in a file does not notice when its pipe is closed.
         let bound = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
         let moved = bound.and_then(|()| rustix::stdio::dup2_stdin(&slot.requests));
         let moved = moved.and_then(|()| rustix::stdio::dup2_stdout(&slot.answers));
-        // The values that owned them are never dropped: this process ends by exit(2) alone.
+        // The values that own these descriptors are never dropped: this process ends by _exit(2).
         process::close_inherited();
-        let page = std::mem::take(&mut self.pages).into_iter().nth(place.class as usize);
+        let page = std::mem::take(&mut self.pages).into_iter().nth(id.class as usize);
         fork::exit(match (moved, page) {
-            (Ok(()), Some(page)) => reader::live(place, &self.arguments, page, &self.layers),
+            (Ok(()), Some(page)) => reader::run(id, &self.arguments, page, &self.layers),
             _ => 1,
         })
     }
 }
 
-/// What waitpid(2) gives of a process that ends with status 1.
-const FAILED: i32 = 1 << 8;
+/// The wait status of a process that exits with 1.
+const FAILURE_STATUS: i32 = 1 << 8;
 
-/// Takes what an earlier reader has left of its requests; no more than a pipe holds.
-fn empty(requests: BorrowedFd<'_>) {
+/// Discards the requests that an earlier reader has left in its pipe: at most as much as a pipe holds.
+fn discard_requests(requests: BorrowedFd<'_>) {
     const PIPE_BYTES: usize = 64 << 10;
-    const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+    const NO_WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut buffer = [0; 4096];
     for _ in 0..PIPE_BYTES / buffer.len() {
-        let there = poll(&mut [PollFd::from_borrowed_fd(requests, PollFlags::IN)], Some(&NOW));
-        if there != Ok(1) || !rustix::io::read(requests, &mut buffer).is_ok_and(|read| read > 0) {
+        let readable = poll(&mut [PollFd::from_borrowed_fd(requests, PollFlags::IN)], Some(&NO_WAIT));
+        if readable != Ok(1) || !rustix::io::read(requests, &mut buffer).is_ok_and(|read| read > 0) {
             return;
         }
     }
 }
 
-fn report_end(slot: usize, generation: u32, status: i32, out: &mut Output<'_>) -> Result<(), Gone> {
+fn report_exit(slot: usize, generation: u32, status: i32, out: &mut Output<'_>) -> Result<(), BrokerGone> {
     let numbers = [slot as u32, generation, status.cast_unsigned()];
-    out.message(Kind::Ended, numbers.map(u32::to_le_bytes).as_flattened())
-}
-
-/// Privilege that was not asked for is a mistake in a manifest: better said at once than carried around.
-fn refuse_privilege(arguments: &Arguments) -> Result<(), String> {
-    let root = rustix::process::getuid().is_root() || rustix::process::geteuid().is_root();
-    if root && !arguments.allow_root {
-        return Err("running as uid 0: run as a uid of its own, or pass --allow-root".to_owned());
-    }
-    let held = capabilities::held().map_err(|error| error.to_string())?;
-    if !held.is_empty() && !arguments.allow_capabilities {
-        let held = held.join(" ");
-        return Err(format!(
-            "started with capabilities ({held}): drop them all, or pass --allow-capabilities"
-        ));
-    }
-    Ok(())
+    out.message(Kind::Exited, numbers.map(u32::to_le_bytes).as_flattened())
 }

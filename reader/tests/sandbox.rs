@@ -1,4 +1,4 @@
-//! The seals of a zygote and of the readers of each class, rule by rule: what each rule allows and what it refuses,
+//! The sandboxes of the zygote and of the readers of each class, rule by rule: what each rule allows and what it refuses,
 //! asked of the running kernel.
 //!
 //! Filters are put in force in forked children of a process of their own; Landlock on threads, to which it belongs.
@@ -14,16 +14,16 @@ use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::seccomp::{self, Program, Row, Rule, numbers};
 use keyhole_os::shared::SharedCells;
 use keyhole_policy::{Class, Outcome, Query, Root, TABLE};
-use keyhole_reader::arguments::{Arguments, Choice};
-use keyhole_reader::cache::Shared;
+use keyhole_reader::arguments::{Arguments, ViewMode};
+use keyhole_reader::cache::SharedState;
 use keyhole_reader::host::{Host, READ, Roots};
 use keyhole_reader::output::Output;
 use keyhole_reader::read::Scratch;
 use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
 use keyhole_reader::view::View;
 use keyhole_test_support::fork::{
-    Call, End, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_sealed, in_child, in_own_process,
-    returned,
+    Call, End, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_in_sandbox, in_child,
+    in_own_process, returned,
 };
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -34,43 +34,43 @@ fn compiled(rows: &[Row]) -> Program {
     seccomp::compile(&rules).unwrap()
 }
 
-/// Tables, put in force one after the other.
-fn seal(tables: &[&[Row]]) -> impl Fn() -> bool + use<> {
+/// A function that installs the filters of tables, one after another.
+fn sandbox(tables: &[&[Row]]) -> impl Fn() -> bool + use<> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).unwrap();
     let filters: Vec<Program> = tables.iter().map(|rows| compiled(rows)).collect();
     move || filters.iter().all(|filter| seccomp::install(filter, 0).in_force)
 }
 
-/// What puts filters in force; whether they are.
-type Seal = Box<dyn Fn() -> bool>;
+/// Installs filters; returns whether they are in force.
+type EnterSandbox = Box<dyn Fn() -> bool>;
 
-/// Each process, its table, and its seal as it is in reality: a reader's filter lies on its zygote's.
-fn processes() -> Vec<(&'static str, Vec<Row>, Seal)> {
-    let zygote: (_, _, Seal) = ("zygote", ZYGOTE.to_vec(), Box::new(seal(&[ZYGOTE])));
+/// Each process, its table, and a function that enters its sandbox: a reader's filter is stacked on the zygote's.
+fn processes() -> Vec<(&'static str, Vec<Row>, EnterSandbox)> {
+    let zygote: (_, _, EnterSandbox) = ("zygote", ZYGOTE.to_vec(), Box::new(sandbox(&[ZYGOTE])));
     let reader = |class: &Class| {
         let rows = reader_syscalls(*class);
-        let seal: Seal = Box::new(seal(&[ZYGOTE, &rows]));
-        (class.name(), rows, seal)
+        let enter_sandbox: EnterSandbox = Box::new(sandbox(&[ZYGOTE, &rows]));
+        (class.name(), rows, enter_sandbox)
     };
     [zygote].into_iter().chain(Class::ALL.iter().map(reader)).collect()
 }
 
-/// A call of a row that its conditions allow, and that ends.
+/// A call that meets the conditions of a row, and returns.
 fn harmless(row: &Row) -> Call {
     let mut call = Call::harmless(row);
     if row.name == "ppoll" {
-        // An address that is none for the time to wait, since without one it waits for ever.
+        // An invalid address of the time-out: without a time-out it would wait forever.
         call.1[2] = 1;
     }
     call
 }
 
-/// What becomes of a process that opens something under a seal.
-fn opening(seal: &impl Fn() -> bool, flags: OFlags) -> End {
-    const UNSEALED: i32 = 99;
+/// The end of a process that opens a file in a sandbox.
+fn opening(enter_sandbox: &impl Fn() -> bool, flags: OFlags) -> End {
+    const NOT_IN_SANDBOX: i32 = 99;
     in_child(|| {
-        if !seal() {
-            return UNSEALED;
+        if !enter_sandbox() {
+            return NOT_IN_SANDBOX;
         }
         let _ = rustix::fs::openat(CWD, "nothing/of/this/name", flags, Mode::empty());
         0
@@ -80,9 +80,9 @@ fn opening(seal: &impl Fn() -> bool, flags: OFlags) -> End {
 #[test]
 fn every_row_allows_its_call() {
     in_own_process("every_row_allows_its_call", || {
-        for (process, rows, seal) in processes() {
+        for (process, rows, enter_sandbox) in processes() {
             for row in &rows {
-                let end = call_sealed(&seal, harmless(row));
+                let end = call_in_sandbox(&enter_sandbox, harmless(row));
                 assert!(returned(end), "{process}: {} ({}): {end:?}", row.name, row.reason);
             }
         }
@@ -99,7 +99,7 @@ fn a_reader_makes_at_most_16_system_calls() {
         (Class::Processes, 13),
         (Class::Mounts, 13),
     ] {
-        // fcntl is a row of debug builds alone.
+        // fcntl is allowed only in debug builds.
         let rows = reader_syscalls(class);
         let names: BTreeSet<&str> = rows.iter().map(|row| row.name).filter(|name| *name != "fcntl").collect();
         println!("{}: {} system calls: {names:?}", class.name(), names.len());
@@ -113,11 +113,11 @@ fn a_reader_makes_at_most_16_system_calls() {
 fn every_other_call_kills_the_process() {
     in_own_process("every_other_call_kills_the_process", || {
         let start = Instant::now();
-        for (process, rows, seal) in processes() {
+        for (process, rows, enter_sandbox) in processes() {
             for number in (0..=470).filter(|number| rows.iter().all(|row| row.number != *number)) {
-                let end = call_sealed(&seal, Call(number, [0; 6]));
-                // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
-                // nothing for anyone else who makes them.
+                let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
+                // The kernel runs no filter for the calls of its own probes (uretprobe, uprobe), and they do nothing for
+                // any other caller.
                 let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
                 assert!(end == KILLED_BY_SECCOMP || probe, "{process}: system call {number}: {end:?}");
             }
@@ -127,10 +127,10 @@ fn every_other_call_kills_the_process() {
 }
 
 #[test]
-fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
-    in_own_process("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
-        for (process, _, seal) in processes() {
-            assert_other_interfaces_are_killed(process, &seal);
+fn unknown_numbers_and_other_system_call_interfaces_kill_the_process() {
+    in_own_process("unknown_numbers_and_other_system_call_interfaces_kill_the_process", || {
+        for (process, _, enter_sandbox) in processes() {
+            assert_other_interfaces_are_killed(process, &enter_sandbox);
         }
     });
 }
@@ -138,7 +138,7 @@ fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
 #[test]
 fn every_condition_of_every_row_is_enforced() {
     in_own_process("every_condition_of_every_row_is_enforced", || {
-        for (process, rows, seal) in processes() {
+        for (process, rows, enter_sandbox) in processes() {
             let mut refused = 0;
             for row in &rows {
                 for argument in row.when {
@@ -146,7 +146,7 @@ fn every_condition_of_every_row_is_enforced() {
                         let call = harmless(row).flipped(argument.index, bit);
                         if !call.is_allowed_by(&rows) {
                             assert_eq!(
-                                call_sealed(&seal, call),
+                                call_in_sandbox(&enter_sandbox, call),
                                 KILLED_BY_SECCOMP,
                                 "{process}: {} with {call:x?}",
                                 row.name
@@ -162,7 +162,7 @@ fn every_condition_of_every_row_is_enforced() {
 }
 
 #[test]
-fn every_argument_is_pinned_in_full() {
+fn every_condition_compares_the_whole_argument() {
     for (process, rows, _) in processes() {
         for argument in rows.iter().flat_map(|row| row.when) {
             let pinned = argument.mask == u64::from(u32::MAX) || argument.mask == u64::MAX;
@@ -181,8 +181,8 @@ fn every_argument_is_pinned_in_full() {
 }
 
 #[test]
-fn readers_open_what_their_class_needs_and_in_no_other_way() {
-    in_own_process("readers_open_what_their_class_needs_and_in_no_other_way", || {
+fn readers_open_files_with_the_flags_of_their_class_only() {
+    in_own_process("readers_open_files_with_the_flags_of_their_class_only", || {
         let file = READ | OFlags::NOFOLLOW;
         let list = READ | OFlags::DIRECTORY;
         let hold = READ | OFlags::PATH | OFlags::DIRECTORY;
@@ -196,18 +196,18 @@ fn readers_open_what_their_class_needs_and_in_no_other_way() {
                 Class::Files | Class::Processes => &[file, list],
                 Class::Mounts => &[ask],
             };
-            let seal = seal(&[ZYGOTE, &reader_syscalls(class)]);
+            let enter_sandbox = sandbox(&[ZYGOTE, &reader_syscalls(class)]);
             for flags in ways {
                 let expected = if allowed.contains(&flags) { End::Exited(0) } else { KILLED_BY_SECCOMP };
-                assert_eq!(opening(&seal, flags), expected, "{class:?}: {flags:?}");
+                assert_eq!(opening(&enter_sandbox, flags), expected, "{class:?}: {flags:?}");
             }
         }
     });
 }
 
 #[test]
-fn nobody_opens_to_write() {
-    in_own_process("nobody_opens_to_write", || {
+fn nothing_is_opened_for_writing() {
+    in_own_process("nothing_is_opened_for_writing", || {
         let write = [
             OFlags::WRONLY,
             OFlags::RDWR,
@@ -225,17 +225,17 @@ fn nobody_opens_to_write() {
             OFlags::CLOEXEC,
             OFlags::CLOEXEC | OFlags::PATH,
         ];
-        for (process, _, seal) in processes() {
+        for (process, _, enter_sandbox) in processes() {
             for flags in write.iter().flat_map(|write| read.map(|read| read | *write)) {
-                assert_eq!(opening(&seal, flags), KILLED_BY_SECCOMP, "{process}: {flags:?}");
+                assert_eq!(opening(&enter_sandbox, flags), KILLED_BY_SECCOMP, "{process}: {flags:?}");
             }
         }
     });
 }
 
 #[test]
-fn what_an_intruder_would_ask_for_kills_the_process() {
-    in_own_process("what_an_intruder_would_ask_for_kills_the_process", || {
+fn calls_of_an_intruder_kill_the_process() {
+    in_own_process("calls_of_an_intruder_kill_the_process", || {
         let path = c"/etc/passwd".as_ptr() as u64;
         let cwd = libc::AT_FDCWD as u64;
         let (read, write, exec) = (libc::PROT_READ as u64, libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
@@ -285,7 +285,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("a program in the kernel", Call(libc::SYS_bpf, [0, 0, 0, 0, 0, 0])),
             ("io_uring", Call(libc::SYS_io_uring_setup, [1, 0, 0, 0, 0, 0])),
         ];
-        // What a zygote does, and what a reader does before it is sealed.
+        // Calls of the zygote, and of a reader before its sandbox.
         let of_readers = [
             ("another process", Call(libc::SYS_clone, [0x0120_0011, 0, 0, 0, 0, 0])),
             ("a wait for a process", Call(libc::SYS_wait4, [fd, 0, libc::WNOHANG as u64, 0, 0, 0])),
@@ -298,17 +298,17 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
                 "a root",
                 Call(libc::SYS_openat, [cwd, path, (libc::O_DIRECTORY | libc::O_CLOEXEC) as u64, 0, 0, 0]),
             ),
-            ("its own pipes again", Call(libc::SYS_dup3, [fd, 0, 0, 0, 0, 0])),
+            ("replacing its own pipes", Call(libc::SYS_dup3, [fd, 0, 0, 0, 0, 0])),
         ];
-        for (process, _, seal) in processes() {
+        for (process, _, enter_sandbox) in processes() {
             for (what, call) in of_all {
-                assert_eq!(call_sealed(&seal, call), KILLED_BY_SECCOMP, "{process}: {what}");
+                assert_eq!(call_in_sandbox(&enter_sandbox, call), KILLED_BY_SECCOMP, "{process}: {what}");
             }
             for (what, call) in of_readers.iter().filter(|_| process != "zygote") {
-                assert_eq!(call_sealed(&seal, *call), KILLED_BY_SECCOMP, "{process}: {what}");
+                assert_eq!(call_in_sandbox(&enter_sandbox, *call), KILLED_BY_SECCOMP, "{process}: {what}");
             }
         }
-        // What a class does, and others do not.
+        // Calls of one class that others may not make.
         let link = Call(libc::SYS_readlinkat, [fd, path, 0, 0, 0, 0]);
         let numbers = Call(libc::SYS_fstatfs, [fd, 0, 0, 0, 0, 0]);
         let names = Call(libc::SYS_getdents64, [fd, 0, 0, 0, 0, 0]);
@@ -321,7 +321,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("a directory itself", itself, &[Processes]),
         ] {
             for class in Class::ALL {
-                let end = call_sealed(&seal(&[ZYGOTE, &reader_syscalls(class)]), call);
+                let end = call_in_sandbox(&sandbox(&[ZYGOTE, &reader_syscalls(class)]), call);
                 assert_eq!(returned(end), classes.contains(&class), "{class:?}: {what}: {end:?}");
             }
         }
@@ -373,15 +373,17 @@ fn landlock_abi() -> i64 {
 /// has no Landlock.
 fn confined(roots: &Roots, class: Class, act: impl FnOnce() + Send) {
     let grants: Vec<Grant<'_>> =
-        roots.opened_later(class).map(|dir| Grant { dir, right: Right::Read }).into_iter().collect();
+        roots.landlock_dir(class).map(|dir| Grant { dir, right: Right::Read }).into_iter().collect();
     std::thread::scope(|scope| {
         let confine = || {
             let layer = restrict(&grants);
             assert_eq!(layer.in_force, landlock_abi() > 0, "{}", layer.detail);
-            match layer.in_force {
-                true => act(),
-                false if std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some() => panic!("{}", layer.detail),
-                false => println!("skipped: {}", layer.detail),
+            if layer.in_force {
+                act();
+            } else if std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some() {
+                panic!("{}", layer.detail);
+            } else {
+                println!("skipped: {}", layer.detail);
             }
         };
         scope.spawn(confine).join().unwrap();
@@ -393,16 +395,16 @@ fn open(path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd, Errno> {
 }
 
 fn open_roots(arguments: &Arguments, classes: &[Class]) -> Roots {
-    Roots::open(arguments, classes, &Shared::new(SharedCells::new().unwrap(), 0, 0)).unwrap()
+    Roots::open(arguments, classes, &SharedState::new(SharedCells::new().unwrap(), 0, 0)).unwrap()
 }
 
 #[test]
-fn landlock_allows_the_readers_of_a_class_to_open_its_root_and_no_other() {
+fn landlock_allows_the_readers_of_a_class_its_root_and_no_other() {
     let tree = Tree::new();
     let files = ["proc/1/stat", "sys/class/net/lo/mtu", "udev/b8:0", "root/file", "probe/file", "os-release"];
     for class in Class::ALL {
         let mut roots = open_roots(&tree.arguments(), &[class]);
-        roots.keep_for(class);
+        roots.retain_class_roots(class);
         let granted: &[&str] = match class {
             Class::Procfs | Class::Mounts => &[],
             Class::Sysfs | Class::Devices => &["sys/class/net/lo/mtu"],
@@ -429,11 +431,11 @@ fn landlock_allows_the_readers_of_a_class_to_open_its_root_and_no_other() {
 }
 
 #[test]
-fn a_reader_has_no_root_open_that_its_class_does_not_need() {
+fn a_reader_closes_the_roots_that_its_class_does_not_need() {
     let tree = Tree::new();
     for class in Class::ALL {
         let mut roots = open_roots(&tree.arguments(), &[class]);
-        roots.keep_for(class);
+        roots.retain_class_roots(class);
         let open = [Root::Proc, Root::Sys, Root::Udev, Root::Rootfs].map(|root| roots.dir(root).is_ok());
         let expected = match class {
             Class::Procfs | Class::Processes => [true, false, false, false],
@@ -457,11 +459,11 @@ fn a_link_out_of_sysfs_is_refused_under_the_readers_own_grants() {
     let arguments = tree.arguments();
     let roots = open_roots(&arguments, &Class::ALL);
     let grants = open_roots(&arguments, &Class::ALL);
-    let view = View::find(&roots, Choice::Host).unwrap();
+    let view = View::find(&roots, ViewMode::Host).unwrap();
     let memory = rustix::fs::memfd_create("answer", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     confined(&grants, Class::Devices, || {
         let rows = TABLE.iter().filter(|row| row.class == Class::Devices);
-        let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
+        let shared = SharedState::new(SharedCells::new().unwrap(), 0, 0);
         let mut host = Host::open(rows, &arguments, roots, view, shared);
         let mut out = Output::new(memory.as_fd());
         out.begin(Query::NetClass);

@@ -3,7 +3,7 @@
 
 usage: run.py [--binaries DIR] [--static DIR] [--scrapes N] [--short] [--write] [WORLD[=COUNT]]...
 
-Scrapes both in turn, N times each (1000 unless told otherwise), with the headers that Prometheus sends. Prints, for each
+Scrapes both in turn, N times each (1000 by default), with the headers that Prometheus sends. Prints, for each
 world, medians with their quartiles and how many times Keyhole's figure node_exporter's is. Worlds are host, interfaces, held,
 processes, tree, cpus, disks and mounts; all of them unless named, and COUNT changes how many there are of what they have
 many of.
@@ -140,9 +140,9 @@ def inside(name, count, arguments):
         started = [stack.enter_context(Peer(title, program, [*flags, *world.peer])) for title, flags in kinds]
         ours = Target(
             "Keyhole", keyhole.url, {"broker": keyhole.broker, "exporter": keyhole.exporter},
-            {part: keyhole.groups[f"keyhole-{part}"] for part in ("broker", "exporter")}, keyhole.start_anew,
+            {part: keyhole.groups[f"keyhole-{part}"] for part in ("broker", "exporter")}, keyhole.start_again,
         )
-        peers = [Target(of.name, of.url, {of.name: of.process}, {of.name: of.group}, of.start_anew) for of in started]
+        peers = [Target(of.name, of.url, {of.name: of.process}, {of.name: of.group}, of.start_again) for of in started]
         for target in (ours, *peers):
             target.begin()
         for _ in range(arguments.scrapes // BLOCK * BLOCK):
@@ -278,17 +278,17 @@ def main():
         return
     results = []
 
-    def give(name, part):
+    def publish(name, part):
         print(f"{part}\n", flush=True)
         if arguments.write:
             put(DOCUMENT, {name: part})
 
     for name, count in wanted:
         results.append(enter(name, count, arguments))
-        give(name, table(results[-1]))
+        publish(name, table(results[-1]))
     if of_growth := growth(results):
-        give("growth", of_growth)
-    give("sizes", sizes(arguments))
+        publish("growth", of_growth)
+    publish("sizes", sizes(arguments))
 
 
 if __name__ == "__main__":

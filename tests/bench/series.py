@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures what a node costs whoever stores its series, and works out what many nodes do.
+"""Measures what a node costs those who store its series, and works out what many nodes do.
 
 usage: series.py [--binaries DIR] [--scrapes N] [--write]
 
@@ -33,7 +33,7 @@ from worlds import WORLDS  # noqa: E402
 DOCUMENT = REPOSITORY / "docs/scale.md"
 INTERVAL = 15  # seconds between scrapes
 PODS = "^(veth|cali|lxc|eni|cilium|flannel|cni|docker|ifb).*$"
-# What both are told; each profile adds to the one above it.
+# The flags of both; each profile adds to the one above it.
 PROFILES = {
     "as it comes": [],
     "without pods' interfaces": [f"--collector.netdev.device-exclude={PODS}", f"--collector.netclass.ignored-devices={PODS}"],

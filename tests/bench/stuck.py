@@ -4,7 +4,7 @@
 usage: stuck.py [--binaries DIR] [--pairs N] [--write]
 
 In a network namespace of 200 veth pairs (worlds.py), whose attributes fill the readers' descriptor caches. The reader that
-holds most descriptors is stopped by SIGSTOP, which the broker cannot tell from one that sleeps in the kernel, and its
+holds most descriptors is stopped by SIGSTOP, which the broker cannot distinguish from one that sleeps in the kernel, and its
 replacement scraped until its cache is full as well; so on until four are stuck. --write puts the table into
 docs/performance.md.
 
@@ -26,7 +26,7 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "peers"))
 
-from launch import PATIENCE, binaries, descendants, fail  # noqa: E402
+from launch import PROCESS_TIMEOUT, binaries, descendants, fail  # noqa: E402
 from run import DOCUMENT, NAMESPACES, look_first, node_exporter, put  # noqa: E402
 from targets import Measured, Target  # noqa: E402
 from worlds import WORLDS  # noqa: E402
@@ -50,7 +50,7 @@ def readers(keyhole):
 
 def fill(target, stuck):
     """Scrapes until the readers' caches are full and so many are reported as stuck: the exporter asks every 15 s."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PROCESS_TIMEOUT
     for scrape in itertools.count(1):
         target.begin(1)
         found = re.search(r"^keyhole_broker_readers_stuck (\d+)$", target.text, re.MULTILINE)

@@ -15,12 +15,12 @@ import time
 import urllib.error
 
 from launch import (
-    BROKER_UID, EXPORTER_UID, PATIENCE, PROMETHEUS_HEADERS, Keyhole, descendants, fail, free_port, scrape, stop, wait_for,
+    BROKER_UID, EXPORTER_UID, PROCESS_TIMEOUT, PROMETHEUS_HEADERS, Keyhole, descendants, fail, free_port, scrape, stop, wait_for,
 )
 
 # The broker answers 20 requests a second, and a read counts as twice the time that it took.
 PAUSE = 0.06
-# CPU is taken over so many scrapes: a garbage collector does not run in each.
+# CPU is measured over so many scrapes: a garbage collector does not run in each.
 BLOCK = 10
 
 
@@ -72,7 +72,7 @@ def own_group():
 
 
 class Measured(Keyhole):
-    """A Keyhole whose processes have memory cgroups, and that can be started anew beside itself."""
+    """A Keyhole whose processes have memory cgroups, and that can be started again beside itself."""
 
     def __enter__(self):
         self.groups = {}
@@ -88,9 +88,9 @@ class Measured(Keyhole):
         for group in self.groups.values():
             group.remove()
 
-    def start_anew(self):
+    def start_again(self):
         """Starts another pair, both at once; gives the URL and the processes."""
-        sockets = self.home / "anew"
+        sockets = self.home / "again"
         if not sockets.exists():
             sockets.mkdir(mode=0o750)
             os.chown(sockets, BROKER_UID, BROKER_UID)
@@ -118,7 +118,7 @@ class Peer:
         self.home = pathlib.Path(tempfile.mkdtemp(prefix="keyhole-bench-peer-"))
         self.program = shutil.copy(self.source, self.home / "node_exporter")
         with self.group.entered():
-            self.url, (self.process,) = self.start_anew()
+            self.url, (self.process,) = self.start_again()
 
         def ready():
             with contextlib.suppress(OSError):
@@ -127,7 +127,7 @@ class Peer:
         wait_for("node_exporter", self.process, ready)
         return self
 
-    def start_anew(self):
+    def start_again(self):
         address = f"127.0.0.1:{free_port()}"
         command = [self.program, f"--web.listen-address={address}", "--log.level=error", *self.flags]
         return f"http://{address}/metrics", [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)]
@@ -158,7 +158,7 @@ def since(mark, now):
 
 
 def tasks(pid):
-    """The threads of a process and of those that it started, as folders of /proc."""
+    """The threads of a process and of those that it started, as directories of /proc."""
     for of in family(pid):
         with contextlib.suppress(OSError):
             yield from list(pathlib.Path(f"/proc/{of}/task").iterdir())
@@ -189,8 +189,8 @@ class Calls:
 class Target:
     """Something to scrape, with the processes that it costs: by name the first of each, which those it starts count to."""
 
-    def __init__(self, name, url, processes, groups, anew):
-        self.name, self.anew, self.groups = name, anew, groups
+    def __init__(self, name, url, processes, groups, start_again):
+        self.name, self.start_again, self.groups = name, start_again, groups
         self.pids = {name: process.pid for name, process in processes.items()}
         self.latencies, self.sizes, self.cpu = [], [], {name: [] for name in self.pids}
         self.last, self.took = 0.0, 0.0
@@ -254,7 +254,7 @@ class Target:
             whole &= sum(not line.startswith("#") for line in got.splitlines()) >= 0.99 * self.samples
         time.sleep(PAUSE)
         strace.send_signal(signal.SIGINT)
-        strace.wait(PATIENCE)
+        strace.wait(PROCESS_TIMEOUT)
         if not whole:
             print(f"{self.name} was too slow under strace to give all of its samples: no figures of calls", file=sys.stderr)
             unknown = dict.fromkeys(self.pids, float("nan"))
@@ -284,7 +284,7 @@ class Target:
         took = []
         for _ in range(times):
             start = time.perf_counter()
-            url, started = self.anew()
+            url, started = self.start_again()
             try:
                 while True:
                     with contextlib.suppress(OSError, urllib.error.HTTPError):
@@ -294,7 +294,7 @@ class Target:
                         answer.read()
                         if answer.status == 200:
                             break
-                    if time.perf_counter() - start > PATIENCE or any(process.poll() is not None for process in started):
+                    if time.perf_counter() - start > PROCESS_TIMEOUT or any(process.poll() is not None for process in started):
                         fail(f"{self.name} did not answer after its start")
                     time.sleep(0.0005)
                 took.append(1000 * (time.perf_counter() - start))

@@ -28,7 +28,7 @@ class World:
 
 
 def compiled(name, home):
-    """A program of this folder, made from its one C file."""
+    """A program of this directory, made from its one C file."""
     program = home / name
     command = ["cc", "-O2", "-Wall", "-Werror", "-o", program, HERE / f"{name}.c"]
     if subprocess.run(command).returncode != 0:
@@ -211,7 +211,7 @@ def node(home, _count):
     return fixture(home, "A node of a cluster: 64 CPUs, 4 disks, 30 mounts, 60 interfaces of pods", cpus=64, disks=4, mounts=30, links=60)
 
 
-# name: (its context manager, how many unless told otherwise, what its growth is measured from)
+# name: (its context manager, how many by default, what its growth is measured from)
 WORLDS = {
     "host": (host, 0, None),
     "interfaces": (interfaces, 200, "host"),

@@ -73,7 +73,7 @@ def _differences(before, after):
 def _flat(spec):
     spec = dict(spec)
     spec["containers"] = spec.pop("initContainers", []) + spec["containers"]
-    # What a Pod says of itself when it says nothing.
+    # A Pod's defaults.
     spec.setdefault("restartPolicy", "Always")
     leaves = {}
 

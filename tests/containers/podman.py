@@ -143,9 +143,9 @@ class Podman:
 def remove_cgroups():
     """Removes podman's empty groups; a group that is not empty is somebody else's, and stays."""
     for parent in pathlib.Path("/sys/fs/cgroup").glob("**/libpod_parent"):
-        for folder, _, _ in os.walk(parent, topdown=False):
+        for directory, _, _ in os.walk(parent, topdown=False):
             try:
-                os.rmdir(folder)
+                os.rmdir(directory)
             except OSError:
                 pass
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Runs the images and the pods of the overlays for real: podman plays them with runc, a Prometheus scrapes them.
 
-usage: run.py [--programs FOLDER] [--kubectl PATH] [UNITTEST ARGUMENT]...
+usage: run.py [--programs DIRECTORY] [--kubectl PATH] [UNITTEST ARGUMENT]...
 
-FOLDER has the three static programs (target/static; deploy/images/build.sh programs FOLDER makes them). Needs root, Debian's
+DIRECTORY has the three static programs (target/static; deploy/images/build.sh programs DIRECTORY makes them). Needs root, Debian's
 podman, buildah, runc, catatonit, netavark, iproute2 and prometheus, a C compiler with a static library, kubectl and
 PyYAML. Namespaces, mounts and storage are its own and go away with it.
 """
@@ -22,7 +22,7 @@ import tempfile
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent / folder) for folder in ("peers", "deploy")]
+sys.path[:0] = [str(HERE.parent / directory) for directory in ("peers", "deploy")]
 import launch
 import pod as pods
 from podman import Podman, namespaces, unshare, until
@@ -42,7 +42,7 @@ PODMANS = {"user_namespace", "take_keyring"}
 # What the kernel says of a process outside the caller's PID namespace.
 UNSEEN = {"signal_host": {"EINVAL"}}
 
-# Set by main: podman, the folder with the programs, kubectl, and the namespaces outside.
+# Set by main: podman, the directory with the programs, kubectl, and the namespaces outside.
 podman = programs = kubectl = outside = None
 
 
@@ -56,14 +56,14 @@ def setUpModule():
     podman("build", "--quiet", "--tag", "attack", context, program="buildah")
 
 
-def tell(figures):
+def report(figures):
     """A line for people, among unittest's."""
     print(f"\n  {figures}", end=" ", file=sys.stderr, flush=True)
 
 
-def build(store, folder):
+def build(store, directory):
     """Builds both images as the documentation says."""
-    store("images", folder, program=str(BUILD))
+    store("images", directory, program=str(BUILD))
 
 
 def image(name):
@@ -94,11 +94,11 @@ class Images(unittest.TestCase):
         home = os.environ.get("CARGO_HOME", os.path.expanduser("~/.cargo"))
         for file in launch.PROGRAMS:
             program = (programs / file).read_bytes()
-            # Panic messages do name sources, by what stands in place of the folders. In the reader little can panic: there
+            # Panic messages do name sources, by what stands in place of the directories. In the reader little can panic: there
             # they may all be our own, by their place in the repository.
             self.assertRegex(program, rb"/cargo/registry/src/|reader/src/" if file == "keyhole-reader" else b"/cargo/registry/src/")
-            for folder in (str(REPOSITORY), home):
-                self.assertNotIn(f"{folder}/".encode(), program)
+            for directory in (str(REPOSITORY), home):
+                self.assertNotIn(f"{directory}/".encode(), program)
 
     def test_an_image_says_its_user_as_a_number_and_what_it_is(self):
         for name, uid in UIDS.items():
@@ -110,18 +110,18 @@ class Images(unittest.TestCase):
             self.assertTrue(image(name).endswith(labels["version"]))
 
     def test_the_same_programs_give_the_same_digest_in_another_storage(self):
-        with Podman() as other, tempfile.TemporaryDirectory() as folder:
+        with Podman() as other, tempfile.TemporaryDirectory() as directory:
             # Other dates and modes of the files, as another checkout has them.
             for file in launch.PROGRAMS:
-                shutil.copyfile(programs / file, f"{folder}/{file}")
-            build(other, folder)
+                shutil.copyfile(programs / file, f"{directory}/{file}")
+            build(other, directory)
             for name in UIDS:
                 digest = self.inspect(name)["Digest"]
                 self.assertEqual(json.loads(other("image", "inspect", image(name)).stdout)[0]["Digest"], digest)
                 layout = f"oci:{other.home}/{name}"
                 other("push", "--quiet", image(name), layout)
                 blobs = sum(path.stat().st_size for path in (other.home / name / "blobs").rglob("*") if path.is_file())
-                tell(f"{image(name)} {digest}: {self.inspect(name)['Size']:,} bytes, {blobs:,} compressed")
+                report(f"{image(name)} {digest}: {self.inspect(name)['Size']:,} bytes, {blobs:,} compressed")
 
 
 class Rendering(unittest.TestCase):
@@ -186,10 +186,10 @@ class PodClaims:
         cls.address = f"{podman.connect(cls.pod, cls.index)}:9100"
         cls.url = f"http://{cls.address}"
         try:
-            until("the pod is ready", launch.PATIENCE, lambda: cls.answers("/-/ready"))
+            until("the pod is ready", launch.PROCESS_TIMEOUT, lambda: cls.answers("/-/ready"))
         except AssertionError:
             for name in UIDS:
-                tell(podman("logs", cls.container(name), check=False))
+                report(podman("logs", cls.container(name), check=False))
             raise
 
     @classmethod
@@ -302,7 +302,7 @@ class PodClaims:
             found = samples(text.decode()) if status == 200 else {}
             return found if found.get(start, before) > before else None
 
-        after = until("a broker that was started later is scraped", launch.PATIENCE, scraped_again)
+        after = until("a broker that was started later is scraped", launch.PROCESS_TIMEOUT, scraped_again)
         self.assertNotIn(podman.pid(self.container("broker")), (0, killed))
         self.assertEqual((after["keyhole_broker_up"], after["keyhole_broker_restarts_seen_total"]), (1, 1))
         self.assertEqual(podman.inspect(self.container("broker"))["RestartCount"], 1)
@@ -335,10 +335,10 @@ class PodClaims:
                 self.assertEqual(status["CapBnd"] + status["CapEff"], ["0" * 16] * 2)
                 self.assertEqual((status["Uid"][0], status["NoNewPrivs"], status["Seccomp"]), (str(self.uids[name]), ["1"], ["2"]))
                 refused = len(ends) - len(through)
-                tell(f"{name}: {refused} of {len(ends)} attempts refused, all but {' '.join(sorted(through))}")
+                report(f"{name}: {refused} of {len(ends)} attempts refused, all but {' '.join(sorted(through))}")
         finally:
             podman.remove(pod)
-        tell(f"{len(shown)} go through for root outside; this kernel does not offer {' '.join(sorted(control.keys() - shown))}")
+        report(f"{len(shown)} go through for root outside; this kernel does not offer {' '.join(sorted(control.keys() - shown))}")
 
 
 def attempts(log):
@@ -388,7 +388,7 @@ class PrivilegedHostpath(PodClaims, unittest.TestCase):
         answered, missing = by_prometheus(self.address)
         self.assertEqual(missing, [])
         self.assertGreater(len(answered), 25)
-        tell(f"Prometheus answered all {len(answered)} queries for which there are data")
+        report(f"Prometheus answered all {len(answered)} queries for which there are data")
 
 
 class RootFiles(PodClaims, unittest.TestCase):
@@ -451,7 +451,7 @@ def main():
     arguments, others = parser.parse_known_args()
     programs, kubectl = launch.binaries(arguments.programs), arguments.kubectl
     outside = unshare()
-    # Told to stop, unittest stops as at Ctrl-C, and what was started is stopped.
+    # On SIGTERM unittest stops as at Ctrl-C, and what was started is stopped.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Podman() as podman:
         result = unittest.main(argv=[sys.argv[0], "--verbose", *others], exit=False).result

@@ -7,7 +7,7 @@ from podman import until
 from prometheus import CONFIGURATION, QUERIES
 from prometheus_server import Prometheus
 
-# The families of what `network` tells.
+# The families of what `network` returns.
 NETWORK = [f"node_network_{way}_{what}_total" for way in ("receive", "transmit") for what in ("bytes", "packets")]
 
 
@@ -48,7 +48,7 @@ def by_prometheus(address, scrapes=12):
     """
     with Prometheus(CONFIGURATION.format(address=address)) as server:
         enough = lambda: (server.number("count_over_time(up[1h])") or 0) >= scrapes
-        until(f"{scrapes} scrapes", 3 * scrapes + launch.PATIENCE, enough)
+        until(f"{scrapes} scrapes", 3 * scrapes + launch.PROCESS_TIMEOUT, enough)
         asked = [query for query, needs in QUERIES if not needs or server.ask(f"count({needs})")]
         answered = [query for query in asked if server.ask(query)]
     return answered, [query for query in asked if query not in answered] + server.complaints

@@ -3,7 +3,7 @@
 <https://kubernetes.io/docs/reference/access-authn-authz/validating-admission-policy/>
 
 Variables are evaluated in their order, each sees those before it. An expression that fails is a refusal too
-(failurePolicy Fail), but one by mistake: it is told apart. Types are checked as far as the expressions tell them, not
+(failurePolicy Fail), but one by mistake: the two are distinguished. Types are checked as far as the expressions show them, not
 against the API's schema.
 """
 import re

@@ -22,7 +22,7 @@ from claims import (
     no_container_has_a_capability_or_can_gain_one,
     nobody_but_the_broker_mounts_the_host,
     nobody_can_ask_for_connections_routes_or_processes,
-    only_a_broker_that_is_told_so_is_root,
+    only_a_broker_with_allow_root_is_root,
     policies_come_before_claims_and_claims_before_the_daemonset,
     the_probe_directory_is_an_empty_directory_on_the_kubelets_file_system,
     the_broker_answers_what_its_collectors_ask_and_no_query_more,
@@ -58,7 +58,7 @@ BREAKS = {
         lambda pod: container(pod, "exporter")["securityContext"].pop("readOnlyRootFilesystem"),
     every_container_runs_as_a_numeric_user_of_its_own:
         lambda pod: container(pod, "exporter")["securityContext"].update(runAsUser=BROKER),
-    only_a_broker_that_is_told_so_is_root:
+    only_a_broker_with_allow_root_is_root:
         lambda pod: container(pod, "broker")["securityContext"].update(runAsUser=0),
     it_gets_no_token_and_no_service_links: lambda pod: pod["spec"].pop("automountServiceAccountToken"),
     nobody_but_the_broker_mounts_the_host: _exporter_mounts_proc,

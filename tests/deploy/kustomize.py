@@ -30,19 +30,19 @@ class Failed(Exception):
     """A build that kubectl refuses."""
 
 
-def kustomize(kubectl, folder):
+def kustomize(kubectl, directory):
     """The objects of a kustomization."""
-    built = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, timeout=60)
+    built = subprocess.run([kubectl, "kustomize", directory], capture_output=True, text=True, timeout=60)
     if built.returncode != 0:
-        raise Failed(f"{folder}: {built.stderr.strip()}")
+        raise Failed(f"{directory}: {built.stderr.strip()}")
     return [thing for thing in yaml.safe_load_all(built.stdout) if thing]
 
 
 def with_components(kubectl, overlay, components):
     """The objects of an overlay with components, as a kustomization of one's own has them."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as directory:
         # kustomize takes no absolute path, and resolves links before it goes up.
-        here = pathlib.Path(folder).resolve()
+        here = pathlib.Path(directory).resolve()
         relative = lambda path: os.path.relpath(KUBERNETES / path, here)
         text = yaml.safe_dump({
             "apiVersion": "kustomize.config.k8s.io/v1beta1",

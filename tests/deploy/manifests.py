@@ -74,8 +74,8 @@ class Programs:
     def run(self, name, arguments):
         program = self.binaries / f"keyhole-{name}"
         with tempfile.TemporaryDirectory() as tree:
-            for folder in ("proc", "sys"):
-                (pathlib.Path(tree) / folder).mkdir()
+            for directory in ("proc", "sys"):
+                (pathlib.Path(tree) / directory).mkdir()
             # The broker looks at its flags before it says anything; the exporter at their values before a replay.
             last = ["--help"] if name == "broker" else ["replay", tree]
             return subprocess.run([program, *arguments, *last], capture_output=True, text=True, timeout=20)
@@ -167,9 +167,9 @@ def only_who_may_grant_the_host_changes_the_daemonset(policy, daemon_set):
 
 def the_talos_audit_policies_are_one_and_well_formed():
     """Both spellings of the machine configuration hold the same policy, in the shape of audit.k8s.io/v1."""
-    folder = REPOSITORY / "deploy/talos"
-    (old,) = yaml.safe_load_all((folder / "audit-policy-before-1.14.yaml").read_text())
-    (new,) = yaml.safe_load_all((folder / "audit-policy.yaml").read_text())
+    directory = REPOSITORY / "deploy/talos"
+    (old,) = yaml.safe_load_all((directory / "audit-policy-before-1.14.yaml").read_text())
+    (new,) = yaml.safe_load_all((directory / "audit-policy.yaml").read_text())
     assert (new.pop("apiVersion"), new.pop("kind")) == ("v1alpha1", "KubeAuditPolicyConfig")
     assert set(new) == {"configuration"} and set(old) == {"cluster"} and set(old["cluster"]) == {"apiServer"}
     policy = old["cluster"]["apiServer"]["auditPolicy"]

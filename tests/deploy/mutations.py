@@ -148,7 +148,7 @@ def owned(case):
 
 
 def a_program_over(container, path):
-    """Another program in the place of the image's own, from an object that whoever makes pods can make as well."""
+    """Another program in the place of the image's own, from an object that anyone who makes pods can make as well."""
     return lambda case: (
         add_volume(name="evil", configMap={"name": "evil", "defaultMode": 0o555})(case),
         add_mount(container, name="evil", mountPath=path, subPath="program", readOnly=True)(case))
@@ -274,8 +274,8 @@ SHAPE = [
     ("a mount that leads back to the root", "mounts", changed_mount(broker, "probe-directory", mountPath="/probe/..")),
     ("a mount elsewhere", "mounts", changed_mount(broker, "proc", mountPath="/proc")),
     ("a probe directory that can be written", "mounts", without(broker, "probe-directory", "readOnly")),
-    ("the socket's folder for the exporter to write", "mounts", without(exporter, "socket", "readOnly")),
-    ("a folder of its own for the exporter", "mounts",
+    ("the socket's directory for the exporter to write", "mounts", without(exporter, "socket", "readOnly")),
+    ("a directory of its own for the exporter", "mounts",
      lambda case: (add_volume(name="e", emptyDir={})(case),
                    add_mount(exporter, name="e", mountPath="/e", readOnly=True)(case))),
     ("the host's root", "host-paths", add_volume(name="root", hostPath={"path": "/"})),

@@ -7,7 +7,7 @@ First what systemd-analyze says of them: that they are sound, and how exposed th
 and must show the host around them: its network, its file systems, its clock; no layer of their own sandbox may be
 missing under systemd's; and a killed broker must come back to the exporter. Needs root, systemd, iproute2 and strace.
 
-Two differences from a host: PID 2 is no kernel thread, so the broker is told whose files these are (--view=host); and
+Two differences from a host: PID 2 is no kernel thread, so a flag names whose files these are (--view=host); and
 where cgroups are not of version 2, systemd leaves the filters out that it attaches to them (IPAddressDeny=,
 SocketBindDeny=).
 """
@@ -28,7 +28,7 @@ sys.path.insert(0, str(REPOSITORY / "tests/peers"))
 from launch import PROGRAMS, descendants  # noqa: E402
 
 UNITS = REPOSITORY / "deploy/systemd"
-PATIENCE = 30
+START_TIMEOUT = 30
 
 # systemd-analyze's figure, from 0 (best) to 10, that the units may not exceed. node_exporter's in Debian 12 has 9.2.
 EXPOSURE = {"keyhole-broker": 1.4, "keyhole-exporter": 1.6}
@@ -54,40 +54,40 @@ def run(*command, **options):
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
-def install(folder, binaries):
+def install(directory, binaries):
     """Lays out what boot.sh mounts."""
     for name in ("bin", "etc", "units", "default"):
-        (folder / name).mkdir()
+        (directory / name).mkdir()
     # The two uids must reach the programs and the accounts.
-    folder.chmod(0o755)
+    directory.chmod(0o755)
     for name in PROGRAMS:
-        shutil.copy(binaries / name, folder / "bin")
+        shutil.copy(binaries / name, directory / "bin")
     for name in NAMES:
-        shutil.copy(UNITS / f"{name}.service", folder / "units")
+        shutil.copy(UNITS / f"{name}.service", directory / "units")
     for name in ("passwd", "group"):
-        shutil.copy(f"/etc/{name}", folder / "etc")
-    (folder / "default/keyhole").write_text("KEYHOLE_BROKER_FLAGS=--view=host\n")
+        shutil.copy(f"/etc/{name}", directory / "etc")
+    (directory / "default/keyhole").write_text("KEYHOLE_BROKER_FLAGS=--view=host\n")
     for target in TARGETS:
-        (folder / "units" / target).write_text("[Unit]\nDefaultDependencies=no\n")
+        (directory / "units" / target).write_text("[Unit]\nDefaultDependencies=no\n")
     wants = " ".join(f"{name}.service" for name in NAMES)
-    (folder / "units/default.target").write_text(f"[Unit]\nDefaultDependencies=no\nWants={wants}\n")
+    (directory / "units/default.target").write_text(f"[Unit]\nDefaultDependencies=no\nWants={wants}\n")
     if run("stat", "--file-system", "--format=%T", "/sys/fs/cgroup").stdout.strip() == "cgroup2fs":
-        (folder / "unified").touch()
+        (directory / "unified").touch()
 
 
-def the_accounts_are_made(folder):
-    done = run("systemd-sysusers", f"--root={folder}", UNITS / "keyhole.sysusers")
+def the_accounts_are_made(directory):
+    done = run("systemd-sysusers", f"--root={directory}", UNITS / "keyhole.sysusers")
     assert done.returncode == 0, done.stderr
-    users = dict(line.split(":")[0:3:2] for line in (folder / "etc/passwd").read_text().splitlines())
+    users = dict(line.split(":")[0:3:2] for line in (directory / "etc/passwd").read_text().splitlines())
     assert (users["keyhole-broker"], users["keyhole-exporter"]) == ("64646", "64647"), users
 
 
-def the_units_are_sound(folder):
+def the_units_are_sound(directory):
     """systemd-analyze finds nothing to say, once the programs are where the units look for them."""
     for name in NAMES:
         text = (UNITS / f"{name}.service").read_text()
-        (folder / f"{name}.service").write_text(text.replace("/usr/bin/", f"{folder}/bin/"))
-    done = run("systemd-analyze", "verify", *(folder / f"{name}.service" for name in NAMES))
+        (directory / f"{name}.service").write_text(text.replace("/usr/bin/", f"{directory}/bin/"))
+    done = run("systemd-analyze", "verify", *(directory / f"{name}.service" for name in NAMES))
     ours = [line for line in done.stderr.splitlines() if "keyhole" in line]
     assert done.returncode == 0 and not ours, done.stderr
 
@@ -133,11 +133,11 @@ def pid_of(init, name):
 class Machine:
     """systemd and the two services, in namespaces of their own."""
 
-    def __init__(self, folder):
+    def __init__(self, directory):
         unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts", "--net", "--cgroup",
                    "--mount-proc"]
-        self.log = open(folder / "log", "w+")
-        self.process = subprocess.Popen([*unshare, REPOSITORY / "tests/deploy/boot.sh", folder],
+        self.log = open(directory / "log", "w+")
+        self.process = subprocess.Popen([*unshare, REPOSITORY / "tests/deploy/boot.sh", directory],
                                         stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT)
 
     def init(self):
@@ -151,7 +151,7 @@ class Machine:
         return (done.stdout, None) if done.returncode == 0 else (None, done.stderr.strip())
 
     def wait_for_metrics(self):
-        deadline, error = time.monotonic() + PATIENCE, "not tried"
+        deadline, error = time.monotonic() + START_TIMEOUT, "not tried"
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
@@ -234,19 +234,19 @@ def the_exporter_sees_its_socket_directory_and_nothing_else_of_run(machine, _):
     assert files(of_exporter) - {"systemd", "systemd/incoming"} == {"keyhole", "keyhole/broker.sock"}, files(of_exporter)
     # The broker's own directory, so that a socket that it makes later is seen as well.
     assert os.path.samefile(of_exporter / "keyhole", of_machine / "keyhole")
-    for folder in ("/run", "/run/keyhole"):
+    for directory in ("/run", "/run/keyhole"):
         mounts = (of_exporter.parent.parent / "mountinfo").read_text().splitlines()
-        options = [line.split()[5].split(",") for line in mounts if line.split()[4] == folder]
-        assert options and "ro" in options[-1], (folder, options)
+        options = [line.split()[5].split(",") for line in mounts if line.split()[4] == directory]
+        assert options and "ro" in options[-1], (directory, options)
 
 
 def a_killed_broker_comes_back_to_the_exporter(machine, _):
     before = pid_of(machine.init(), "keyhole-broker")
     readers = descendants(before)
     os.kill(before, signal.SIGKILL)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + START_TIMEOUT
     while pid_of(machine.init(), "keyhole-broker") in (None, before):
-        assert time.monotonic() < deadline, "systemd did not start it anew"
+        assert time.monotonic() < deadline, "systemd did not start it again"
         time.sleep(0.1)
     left = [pid for pid in readers if os.path.exists(f"/proc/{pid}")]
     assert not left, f"readers of the killed broker: {left}"
@@ -254,9 +254,9 @@ def a_killed_broker_comes_back_to_the_exporter(machine, _):
     value(text, 'node_network_receive_bytes_total{device="keyhole0"}')
 
 
-def the_filters_allow_what_the_programs_call(folder):
+def the_filters_allow_what_the_programs_call(directory):
     """From their first instruction to their end, the broker's readers among them, under strace and without systemd."""
-    socket = folder / "socket"
+    socket = directory / "socket"
     socket.mkdir()
     os.chown(socket, 64646, 64646)
     commands = {
@@ -267,15 +267,15 @@ def the_filters_allow_what_the_programs_call(folder):
     try:
         for name, arguments in commands.items():
             uid = 64646 if name == "keyhole-broker" else 64647
-            trace = folder / f"{name}.trace"
+            trace = directory / f"{name}.trace"
             trace.touch()
             os.chown(trace, uid, uid)
             # -D: the program is this one's child, and is stopped by its pid.
             started.append(subprocess.Popen(
-                ["strace", "-D", "-f", "-q", "-o", trace, folder / "bin" / name, *arguments], user=uid, group=uid,
+                ["strace", "-D", "-f", "-q", "-o", trace, directory / "bin" / name, *arguments], user=uid, group=uid,
                 extra_groups=[64646], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 text=True))
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + START_TIMEOUT
             last = "procfs" if name == "keyhole-broker" else "listening"
             for line in started[-1].stderr:
                 assert time.monotonic() < deadline, f"{name}: not up"
@@ -292,11 +292,11 @@ def the_filters_allow_what_the_programs_call(folder):
             process.wait(timeout=10)
     for name, process in zip(NAMES, started):
         # strace writes its last lines after the program's end, and a broker's readers end after it.
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + START_TIMEOUT
         # Pids stand in columns.
         ends = lambda trace: dict(re.findall(r"^(\d+) +\+\+\+ (.+) \+\+\+$", trace, re.MULTILINE))
         seen = lambda trace: set(re.findall(r"^(\d+) ", trace, re.MULTILINE))
-        while seen(trace := (folder / f"{name}.trace").read_text()) != set(ends(trace)):
+        while seen(trace := (directory / f"{name}.trace").read_text()) != set(ends(trace)):
             assert time.monotonic() < deadline, f"{name}: its trace has no end: {trace[-300:]}"
             time.sleep(0.1)
         assert ends(trace)[str(process.pid)] == "exited with 0", f"{name}: {ends(trace)}"
@@ -331,14 +331,14 @@ def main():
         else:
             passed += 1
 
-    with tempfile.TemporaryDirectory(prefix="keyhole-units-") as folder:
-        folder = pathlib.Path(folder)
-        install(folder, arguments.binaries)
-        check(the_accounts_are_made, folder)
-        check(the_units_are_sound, folder)
-        check(the_units_leave_little_exposed, folder)
-        check(the_filters_allow_what_the_programs_call, folder)
-        machine = Machine(folder)
+    with tempfile.TemporaryDirectory(prefix="keyhole-units-") as directory:
+        directory = pathlib.Path(directory)
+        install(directory, arguments.binaries)
+        check(the_accounts_are_made, directory)
+        check(the_units_are_sound, directory)
+        check(the_units_leave_little_exposed, directory)
+        check(the_filters_allow_what_the_programs_call, directory)
+        machine = Machine(directory)
         try:
             text = machine.wait_for_metrics()
             check(the_host_is_seen_through_the_hardening, machine, text)

@@ -59,8 +59,8 @@ fn a_procfs_that_shows_less_fails_what_it_hides_with_the_reason_and_nothing_else
     }
     let environment = Environment::new();
     let whole = with_procfs(&environment, "hidepid=0").1.scrape();
-    let refused = "procfs refuses its uid others' processes (hidepid=1)";
-    let unseen = "procfs hides others' processes from its uid (hidepid=2 or 4)";
+    let refused = "procfs denies this uid the processes of other users (hidepid=1)";
+    let unseen = "procfs hides the processes of other users from this uid (hidepid=2 or 4)";
     let of_others = ["filesystem", "processes", "processgroups"];
     let group = format!("gid={BROKER_UID}");
     for (options, hidden) in [
@@ -133,7 +133,7 @@ fn an_os_container_gets_a_hint_at_view_host_and_is_a_host_with_it() {
     for collector in of_host {
         assert_eq!(success(&scrape, collector), Some(0.0), "{collector}");
     }
-    let hint = "in an OS container (LXC) that is to be shown as a host, give --view=host";
+    let hint = "to monitor an OS container (LXC) as a host, set --view=host";
     assert!(broker.process.log().contains(hint), "{}", broker.process.log());
 
     let environment = Environment::new();

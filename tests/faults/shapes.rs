@@ -170,7 +170,7 @@ fn a_file_that_sleeps_blocks_one_reader_and_is_right_one_scrape_after_it_wakes()
         let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
         rustix::fs::open(&aside, flags, rustix::fs::Mode::empty()).is_ok()
     });
-    wait_until("the reader returns", || broker.process.log().contains("a stuck reader has returned"));
+    wait_until("the reader returns", || broker.process.log().contains("the stuck reader has returned"));
     let scrape = well_formed(&exporter);
     assert_eq!(scrape.value("node_thermal_zone_temp", &[]), Some(42.0));
     assert_eq!(success(&scrape, "thermal_zone"), Some(1.0));

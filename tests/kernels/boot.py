@@ -219,7 +219,7 @@ def boot(arguments, packages, name):
     results = work / "results" / name
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
-    sources = ["broker", "reader", "exporter", "os", "policy", "proto", "log", "Cargo.lock"]
+    sources = ["broker", "reader", "exporter", "os", "policy", "proto", "rate", "log", "Cargo.lock"]
     commit = subprocess.run(["git", "log", "-1", "--format=%h", "--", *sources], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
     with tarfile.open(results / "programs.tar", "w") as tar:
         for program in ("keyhole-broker", "keyhole-reader", "keyhole-exporter"):

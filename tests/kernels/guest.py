@@ -1,7 +1,7 @@
 """Runs as init in the virtual machine that boot.py boots: starts Keyhole and node_exporter, and shows what each sees.
 
 Each step has a time limit, and its findings are written to the last disk as soon as it has ended: a machine that hangs in a
-later step has still told about the earlier ones.
+later step has still reported the earlier ones.
 """
 import json
 import os
@@ -114,7 +114,7 @@ def expected(key, release):
 results = {"steps": {}}
 
 
-def say(*words):
+def log(*words):
     print(f"[{time.monotonic():7.1f}]", *words, flush=True)
 
 
@@ -124,11 +124,11 @@ def sh(command, limit=60, **more):
         done = subprocess.run(command, shell=True, timeout=limit, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               stdin=subprocess.DEVNULL, **more)
     except subprocess.TimeoutExpired:
-        say(f"took longer than {limit} s: {command}")
+        log(f"took longer than {limit} s: {command}")
         return None
     text = done.stdout.decode(errors="replace")
     if done.returncode:
-        say(f"status {done.returncode}: {command}: {text.strip()[-300:]}")
+        log(f"status {done.returncode}: {command}: {text.strip()[-300:]}")
         return None
     return text
 
@@ -165,7 +165,7 @@ def wait(what, ready, limit=90):
         except (OSError, urllib.error.URLError):
             pass
         time.sleep(0.1)
-    say(f"gave up: {what}")
+    log(f"gave up: {what}")
     return None
 
 
@@ -355,7 +355,7 @@ def late(keyhole):
                 time.sleep(1)
         took = round(time.monotonic() - began, 1)
         found["alone"].append({"command": command, "new": len(new), "missing": sorted(missing), "seconds": took, "scrapes": scrapes})
-        say("late:", len(new), "new,", len(missing), "missing after", took, "s, scrapes of", scrapes, "s:", command[:80], sorted(missing)[:3])
+        log("late:", len(new), "new,", len(missing), "missing after", took, "s, scrapes of", scrapes, "s:", command[:80], sorted(missing)[:3])
     for command in lines[ALONE:]:
         if sh(command, 60) is None:
             found["failed"].append(command)
@@ -365,7 +365,7 @@ def late(keyhole):
     for _ in range(10):
         now, _ = sort(compare(rounds=1), release)
         found["missing"].append((round(time.monotonic() - began, 1), len(now["there"]), len(now["here"])))
-        say("late: seconds, only there, only here:", found["missing"][-1])
+        log("late: seconds, only there, only here:", found["missing"][-1])
         if not now["there"] or len(found["missing"]) > 2 and found["missing"][-3][1] == found["missing"][-1][1]:
             break
         time.sleep(REOPEN_SECONDS)
@@ -391,7 +391,7 @@ def hidepid(keyhole):
             "failed": re.findall(r'^node_scrape_collector_success{collector="(\w+)"} 0', keyhole.first or "", re.MULTILINE),
         }
         (OUT / f"hidepid-{name}.describe.txt").write_text(keyhole.command("describe") or "")
-        say("hidepid:", name, found[name]["view"], found[name]["failed"], line(found[name]["compare"]))
+        log("hidepid:", name, found[name]["view"], found[name]["failed"], line(found[name]["compare"]))
     keyhole.stop()
     sh("mount -o remount,hidepid=0,gid=0 /proc")
     keyhole.__init__()
@@ -443,13 +443,13 @@ def hang(keyhole):
             "root_right": bool(root) and abs(root[0] - true) < 0.02 * true, "errors": errors,
             "failed": [key for key, value in samples.items() if key.startswith("node_scrape_collector_success") and not value],
         })
-        say("hang:", json.dumps(found["scrapes"][-1])[:600])
+        log("hang:", json.dumps(found["scrapes"][-1])[:600])
         time.sleep(2)
     (OUT / "hang-describe.txt").write_text(keyhole.command("describe") or "")
     try:
         (OUT / "hang.prom").write_text(fetch(f"{US}/metrics"))
     except OSError as error:
-        say(error)
+        log(error)
     fuse.send_signal(signal.SIGCONT)
     return found
 
@@ -495,26 +495,26 @@ def main():
     # Without these the machine has no hardware to show, whatever boot.py gives it.
     results["drivers"] = sorted({link.resolve().name for bus in ("pci", "scsi", "usb") for link in pathlib.Path("/sys/bus", bus).glob("devices/*/driver")})
     results["lsm"] = sh("cat /sys/kernel/security/lsm")
-    say("up:", results["release"], results["lsm"], results["drivers"])
+    log("up:", results["release"], results["lsm"], results["drivers"])
     COLLECTORS = collectors()
     results["collectors"] = COLLECTORS
     peer("peer", PEER, 9101)
     peer("peer-root", 0, 9102)
     keyhole = Keyhole()
-    say("first scrape after", keyhole.seconds)
+    log("first scrape after", keyhole.seconds)
     for url in (THERE, THERE_ROOT):
         wait("node_exporter", lambda: fetch(f"{url}/metrics"))
     steps = re.search(r"steps=(\S+)", pathlib.Path("/proc/cmdline").read_text())[1]
     for name in STEPS if steps == "all" else steps.split(","):
-        say("step", name)
+        log("step", name)
         try:
             results["steps"][name] = STEPS[name](keyhole)
         except Exception as error:
             results["steps"][name] = {"exception": repr(error)}
-            say(name, "ended with", repr(error))
+            log(name, "ended with", repr(error))
         for compared in ("compare", "compare_root"):
             if compared in results["steps"][name]:
-                say(name, compared, line(results["steps"][name][compared]))
+                log(name, compared, line(results["steps"][name][compared]))
         save()
 
 
@@ -523,10 +523,10 @@ if __name__ == "__main__":
     try:
         main()
     except BaseException as error:
-        say("ended with", repr(error))
+        log("ended with", repr(error))
         results["exception"] = repr(error)
     save()
-    say("done")
+    log("done")
     pathlib.Path("/proc/sysrq-trigger").write_text("o")
     time.sleep(60)
     sys.exit(1)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Has promtool hold the alerts against their tests, and the tests against broken alerts.
 
-usage: alerts.py [FOLDER]
+usage: alerts.py [DIRECTORY]
 
-FOLDER is deploy/monitoring unless told otherwise: alerts.yaml and alerts.test.yaml. promtool must find the rules valid
+DIRECTORY is deploy/monitoring by default: alerts.yaml and alerts.test.yaml. promtool must find the rules valid
 and the tests passed. Then, one alert after the other, a copy of the rules is broken: an alert that never fires and one
 that always fires, one without its `for` and, where the expression has parts joined by `or`, one without each part. The
 tests must fail for each, so that nothing about an alert is untested. Each alert must have a severity, a summary, a description and a
@@ -117,14 +117,14 @@ def unknown(text):
 
 
 def main():
-    folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else REPOSITORY / "deploy/monitoring").resolve()
+    directory = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else REPOSITORY / "deploy/monitoring").resolve()
     shutil.which("promtool") or fail("promtool is missing: apt-get install prometheus")
     for arguments in (["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]):
-        result = promtool(*arguments, cwd=folder)
+        result = promtool(*arguments, cwd=directory)
         if result.returncode != 0:
             fail(f"promtool {' '.join(arguments)}:\n{result.stdout}")
-    rules = yaml.safe_load((folder / "alerts.yaml").read_text())
-    tests = yaml.safe_load((folder / "alerts.test.yaml").read_text())
+    rules = yaml.safe_load((directory / "alerts.yaml").read_text())
+    tests = yaml.safe_load((directory / "alerts.test.yaml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"]]
     names = [rule["alert"] for rule in alerts]
     sections = re.findall(r"^## (\w+)$", (REPOSITORY / "docs/runbook.md").read_text(), re.MULTILINE)
@@ -132,7 +132,7 @@ def main():
     for rule in alerts:
         complaints += [f"{rule['alert']} lacks {what}" for what in lacks(rule, sections)]
     complaints += [f"docs/runbook.md: {name} is no alert" for name in sections if name.startswith("Keyhole") and name not in names]
-    for file in (folder / "alerts.yaml", folder / "alerts.test.yaml", *sorted((folder / "dashboards").glob("*.json"))):
+    for file in (directory / "alerts.yaml", directory / "alerts.test.yaml", *sorted((directory / "dashboards").glob("*.json"))):
         complaints += [f"{file.name} has {what}" for what in unknown(file.read_text())]
     broken, passed = survivors(alerts, tests)
     complaints += [f"the tests pass with {what}" for what in passed]

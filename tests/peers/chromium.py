@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 
-PATIENCE = 30  # seconds for any one answer, on a loaded machine
+ANSWER_TIMEOUT = 30  # seconds for any one answer, on a loaded machine
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --no-default-browser-check --disable-sync"
     " --disable-background-networking --disable-component-update --disable-default-apps --disable-extensions"
@@ -35,7 +35,7 @@ FONTS = """\
 
 
 class Failure(Exception):
-    """The browser did not do as it was told."""
+    """The browser did not do what it was asked."""
 
 
 class Chromium:
@@ -98,7 +98,7 @@ class Chromium:
         if self.session:
             command["sessionId"] = self.session
         os.write(self.write_to, json.dumps(command).encode() + b"\0")
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + ANSWER_TIMEOUT
         while True:
             message = self.receive(deadline, method)
             if message.get("id") == self.number:
@@ -110,7 +110,7 @@ class Chromium:
         while b"\0" not in self.unread:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self.read_from], [], [], left)[0]:
-                raise Failure(f"{what}: Chromium did not answer within {PATIENCE} s")
+                raise Failure(f"{what}: Chromium did not answer within {ANSWER_TIMEOUT} s")
             piece = os.read(self.read_from, 1 << 20)
             if not piece:
                 log = (self.home / "log").read_text(errors="replace").splitlines()[-5:]
@@ -143,10 +143,10 @@ class Chromium:
         answer = self.call("Page.navigate", url=url)
         if "errorText" in answer:
             raise Failure(f"{url}: {answer['errorText']}")
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + ANSWER_TIMEOUT
         while self.evaluate("document.readyState + location.href") != "complete" + url:
             if time.monotonic() > deadline:
-                raise Failure(f"{url} was not there within {PATIENCE} s")
+                raise Failure(f"{url} was not there within {ANSWER_TIMEOUT} s")
             time.sleep(0.05)
 
     def evaluate(self, expression):

@@ -2,13 +2,17 @@
 # Asks real shells what they would offer, and groff whether the manual pages are sound. usage: completions.sh DIR
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-program=$(realpath "$1")/keyhole-exporter
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-# What completes is looked up by name.
-ln -s "$program" "$folder/keyhole-exporter"
-PATH=$folder:$PATH
-for shell in bash fish zsh; do keyhole-exporter completions "$shell" >"$folder/$shell"; done
+programs=$(realpath "$1")
+directory=$(mktemp -d)
+trap 'rm -rf "$directory"' EXIT
+PATH=$directory:$PATH
+for program in keyhole-broker keyhole-exporter; do
+    # What completes is looked up by name.
+    ln -s "$programs/$program" "$directory/$program"
+    for shell in bash fish zsh; do "$program" completions "$shell" >"$directory/$program.$shell"; done
+done
+# The program whose completions are asked for.
+program=keyhole-exporter
 
 fail() {
     echo "completions.sh: error: $*" >&2
@@ -16,20 +20,20 @@ fail() {
 }
 
 bash_offers() { # the words of a command line, the last to be completed
-    bash -uc 'source "$0"; COMP_WORDS=(keyhole-exporter "$@"); COMP_CWORD=$#
-        _keyhole_exporter; printf "%s\n" "${COMPREPLY[@]}"' "$folder/bash" "$@"
+    bash -uc 'source "$0"; program=$1; shift; COMP_WORDS=("$program" "$@"); COMP_CWORD=$#
+        "_${program//-/_}"; printf "%s\n" "${COMPREPLY[@]}"' "$directory/$program.bash" "$program" "$@"
 }
 fish_offers() {
-    fish --no-config -c 'source $argv[1]; complete -C "keyhole-exporter $argv[2]"' "$folder/fish" "$*" | cut -f1
+    fish --no-config -c 'source $argv[1]; complete -C "$argv[2] $argv[3]"' "$directory/$program.fish" "$program" "$*" | cut -f1
 }
 zsh_offers() { # COMMAND-LINE WORD: waits for the word
     # zsh completes on a terminal alone: zpty gives it one.
     timeout 20 zsh -f -c '
         zmodload zsh/zpty
         zpty z "PS1= zsh -f -i"
-        zpty -w z "PS1=; unset zle_bracketed_paste; LISTMAX=0; fpath=('"$folder"' \$fpath); autoload -Uz compinit; compinit -u -D; source '"$folder"'/zsh; zstyle \":completion:*\" list-prompt \"\"; print READY"
+        zpty -w z "PS1=; unset zle_bracketed_paste; LISTMAX=0; fpath=('"$directory"' \$fpath); autoload -Uz compinit; compinit -u -D; source '"$directory/$program"'.zsh; zstyle \":completion:*\" list-prompt \"\"; print READY"
         while zpty -r z line; do [[ $line == READY* ]] && break; done
-        zpty -n -w z "keyhole-exporter $1"$'"'\\t\\t'"'
+        zpty -n -w z "'"$program"' $1"$'"'\\t\\t'"'
         text=
         while (( SECONDS < 15 )) && [[ $text != *$2* ]]; do
             zpty -rt z line && text+=$line || sleep 0.1
@@ -39,8 +43,8 @@ zsh_offers() { # COMMAND-LINE WORD: waits for the word
 expect() { # SHELL WORD ARGUMENT...: the word must be offered after the arguments
     local shell=$1 word=$2
     shift 2
-    "${shell}_offers" "$@" >"$folder/offered"
-    grep -qxF -e "$word" "$folder/offered" || fail "$shell offers no $word after '$*': $(head -c 500 "$folder/offered")"
+    "${shell}_offers" "$@" >"$directory/offered"
+    grep -qxF -e "$word" "$directory/offered" || fail "$shell offers no $word after '$program $*': $(head -c 500 "$directory/offered")"
 }
 
 for shell in bash fish; do
@@ -54,9 +58,27 @@ expect bash --web.listen-address= --web.l
 expect bash json query --output = j
 expect fish --web.listen-address --web.l
 expect fish --output=json query --output=j
-zsh -n "$folder/zsh"
-zsh_offers "query memin" meminfo >"$folder/offered"
-grep -q meminfo "$folder/offered" || fail "zsh does not complete query memin: $(head -c 500 "$folder/offered")"
+expect_of_zsh() { # PREFIX WORD: zsh must complete the prefix to the word
+    zsh -n "$directory/$program.zsh"
+    zsh_offers "$1" "$2" >"$directory/offered"
+    grep -q -e "$2" "$directory/offered" || fail "zsh does not complete $program $1: $(head -c 500 "$directory/offered")"
+}
+expect_of_zsh "query memin" meminfo
+
+program=keyhole-broker
+for shell in bash fish; do
+    expect "$shell" probe ''
+    expect "$shell" policy po
+    expect "$shell" zsh completions ''
+    expect "$shell" --allow-root --allow-r
+done
+expect bash --path.rootfs= --path.r
+expect bash host --view = h
+expect bash "$directory" --path.procfs = "${directory%?}"
+expect bash "$directory/keyhole-broker.zsh" --socket.path "$directory/keyhole-broker.z"
+expect fish --path.rootfs --path.r
+expect fish --view=host --view=h
+expect_of_zsh "pol" policy
 
 for page in docs/man/*.1; do
     warnings=$(groff -man -ww -z -Tascii "$page" 2>&1) && [ -z "$warnings" ] || fail "$page: $warnings"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Holds the exporter against node_exporter's own end-to-end test data.
 #
-# usage: conformance.sh CONFORMANCE_FOLDER [FOLDER OF THE BINARIES]
+# usage: conformance.sh CONFORMANCE_DIRECTORY [DIRECTORY OF THE BINARIES]
 #
-# CONFORMANCE_FOLDER holds tree.tar.gz, flags.txt, expected.prom and promdiff.py. The tree is replayed, and read by a
+# CONFORMANCE_DIRECTORY holds tree.tar.gz, flags.txt, expected.prom and promdiff.py. The tree is replayed, and read by a
 # broker for an exporter as well; both must give the same figure, and it may not fall below the number of samples in
 # conformance.floor, which only rises. What differs must be what conformance.differs lists, no more and no less; the
 # reasons stand in docs/compatibility.md. VERBOSE=1 lists every sample that differs. Needs python3.
@@ -11,7 +11,7 @@ set -euo pipefail
 export LC_ALL=C
 here=$(cd "$(dirname "$0")" && pwd)
 [ $# -ge 1 ] || { sed -n '2,10s/^# \?//p' "$0" >&2; exit 2; }
-folder=$(cd "$1" && pwd)
+directory=$(cd "$1" && pwd)
 binaries=$(cd "${2:-${KEYHOLE_BINARIES:-$here/../../target/release}}" && pwd)
 exporter=$binaries/keyhole-exporter
 work=$(mktemp -d)
@@ -20,11 +20,11 @@ trap 'rm -rf "$work"' EXIT
 # The tree's name stands in node_exporter's own label of an energy zone's path.
 tree=$work/conformance
 mkdir "$tree"
-tar -xzf "$folder/tree.tar.gz" -C "$tree"
+tar -xzf "$directory/tree.tar.gz" -C "$tree"
 # The broker's own uid reads it too.
 chmod -R a+rX "$work"
 
-# Flags that the exporter does not know are those of collectors that are not offered.
+# Flags that the exporter does not know are those of unsupported collectors.
 known=() unknown=()
 while read -r flag; do
     [ -n "$flag" ] || continue
@@ -38,7 +38,7 @@ while read -r flag; do
         grep -q 'unknown flag' "$work/said" || { cat "$work/said" >&2; exit 1; }
         unknown+=("$flag")
     fi
-done <"$folder/flags.txt"
+done <"$directory/flags.txt"
 for flag in "${unknown[@]}"; do
     echo "  not known: $flag"
 done
@@ -54,10 +54,10 @@ timeout 120 python3 "$here/launch.py" --binaries "$binaries" --broker=--view=hos
     "${forwarded[@]}" --exporter=--log.level=info scrape >"$work/read.prom"
 
 names=()
-[ ! -f "$folder/../reference/metrics.tsv" ] || names=(--collectors "$folder/../reference/metrics.tsv")
+[ ! -f "$directory/../reference/metrics.tsv" ] || names=(--collectors "$directory/../reference/metrics.tsv")
 compare() {
     # The figure is judged below; promdiff's own verdict is on a ratio.
-    python3 "$folder/promdiff.py" exact "$folder/expected.prom" "$work/$1.prom" "${names[@]}" -v --need 0 \
+    python3 "$directory/promdiff.py" exact "$directory/expected.prom" "$work/$1.prom" "${names[@]}" -v --need 0 \
         >"$work/$1.report" 2>"$work/$1.complaints" || true
     [ ! -s "$work/$1.complaints" ] || { cat "$work/$1.complaints" >&2; exit 1; }
     sed -n -E 's!^matched ([0-9]+)/.*!\1!p' "$work/$1.report"

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Asks a real Prometheus all that known dashboards, alerts and rules ask, of node_exporter and of Keyhole.
 
-usage: dashboards.py --reference FOLDER --conformance FOLDER [--binaries DIR] [--scrapes N]
+usage: dashboards.py --reference DIRECTORY --conformance DIRECTORY [--binaries DIR] [--scrapes N]
 
 Two Prometheus servers with the same configuration and labels, so that each expression is asked word for word: one
 scrapes node_exporter, the other Keyhole, each twice: on this host (Debian's node_exporter, default collectors), and on node_exporter's own
-test data (what node_exporter 1.12.1 printed for it, served as a page). FOLDERs hold dashboard-metrics.tsv and
+test data (what node_exporter 1.12.1 printed for it, served as a page). DIRECTORIES hold dashboard-metrics.tsv and
 metric-usage.tsv, and tree.tar.gz, flags.txt and expected.prom.
 
 What node_exporter answers must be answered by Keyhole; of the test data with every series, of this host in nearly all cases, since
@@ -36,7 +36,7 @@ from differential import NEWER_DEFAULTS
 from launch import Keyhole, fail, free_port, stop, this_host, wait_for
 from monitoring import DETAIL, try_alerts, try_dashboard
 from prometheus_server import Prometheus
-from promql import fill, label_values, told
+from promql import fill, label_values, with_values
 
 HERE = pathlib.Path(__file__).resolve().parent
 HOST, DATA = "host:9100", "data:9100"
@@ -63,7 +63,7 @@ scrape_configs:
     static_configs: [{{targets: ["{pages}"]}}]
 """
 
-# What the kubelet and kube-state-metrics would tell, which cannot be had here.
+# What the kubelet and kube-state-metrics would report, which cannot be had here.
 CLUSTER_PAGE = f"""\
 node_namespace_pod:kube_pod_info:{{cluster="{CLUSTER}",namespace="keyhole",pod="keyhole-host",node="{NODE}"}} 1
 kube_pod_info{{namespace="keyhole",pod="keyhole-host",node="{NODE}",created_by_kind="DaemonSet",created_by_name="keyhole",host_network="false"}} 1
@@ -96,7 +96,7 @@ CGROUPS = {
     },
 }
 
-# Off by default in both; what it tells is only asked of Keyhole, since connections come and go.
+# Off by default in both; what it reports is only asked of Keyhole, since connections come and go.
 MORE = ["--collector.tcpstat"]
 
 Row = collections.namedtuple("Row", "source kind title expression")
@@ -222,7 +222,7 @@ def answer(prometheus, row):
             found = prometheus.get(f"label/{label}/values", {"match[]": selector})
             series |= {frozenset({(label, value)}) for value in found}
         else:
-            series |= {frozenset(one["metric"].items()) for one in prometheus.ask(told(query))}
+            series |= {frozenset(one["metric"].items()) for one in prometheus.ask(with_values(query))}
     return series
 
 
@@ -276,9 +276,9 @@ class Comparison:
         for what, counter in (("neither", self.neither), ("Keyhole alone", self.ours_alone)):
             print(f"  answered by {what}: {counter.total()}: " + ", ".join(f"{source} {count}" for source, count in counter.most_common()))
         for row, missing in self.partial_here.values():
-            print(f"  lacks a series on this host: {self.tell(row, missing)}")
-        wrong = [f"no data: {self.tell(*entry)}" for entry in self.unanswered.values()]
-        wrong += [f"lacks a series: {self.tell(*entry)}" for entry in self.partial.values()]
+            print(f"  lacks a series on this host: {self.describe(row, missing)}")
+        wrong = [f"no data: {self.describe(*entry)}" for entry in self.unanswered.values()]
+        wrong += [f"lacks a series: {self.describe(*entry)}" for entry in self.partial.values()]
         if len(self.partial_here) > TOLERATED * self.wanted.total():
             wrong.append(f"{len(self.partial_here)} expressions lack a series on this host")
         if self.wanted.total() < FLOOR:
@@ -286,7 +286,7 @@ class Comparison:
         return wrong
 
     @staticmethod
-    def tell(row, missing):
+    def describe(row, missing):
         return f"{row.source}: {row.title}: {row.expression[:300]}: {dict(missing[0])}"
 
 
@@ -306,7 +306,7 @@ def compare_names(theirs, ours, path):
 
 def settle(prometheus, scrapes):
     """Waits until every target was scraped so often."""
-    deadline = time.monotonic() + 6 * scrapes + launch.PATIENCE
+    deadline = time.monotonic() + 6 * scrapes + launch.PROCESS_TIMEOUT
     while (prometheus.number("min(sum_over_time(up[1h]))") or 0) < scrapes or prometheus.number("count(up)") < 3:
         if time.monotonic() > deadline:
             fail(f"fewer than {scrapes} scrapes in time: {prometheus.ask('sum_over_time(up[1h])')}")
@@ -338,7 +338,7 @@ def main():
             f"--path.os-release={tree}/usr/lib/os-release", "--allow-processes",
         ]
         host = Keyhole(arguments.binaries, this_host(), [*MORE, DETAIL])
-        # File systems stay on: their broker has no probe directories, so that one query is not permitted, as a panel is to tell.
+        # File systems stay on: their broker has no probe directories, so that one query is not permitted, as a panel must show.
         flags = [flag for flag in data_flags(arguments.conformance, tree, exporter) if flag != "--no-collector.filesystem"]
         data = Keyhole(arguments.binaries, broker_flags, flags)
         with NodeExporter() as node_exporter, host, data:

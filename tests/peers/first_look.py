@@ -25,24 +25,24 @@ def main():
     program = subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )
-    said = []
+    output = []
     try:
         os.set_blocking(program.stdout.fileno(), False)
         deadline = time.monotonic() + BUILD
-        while "stop with Ctrl-C" not in "".join(said):
-            said += program.stdout.readlines()
+        while "stop with Ctrl-C" not in "".join(output):
+            output += program.stdout.readlines()
             if program.poll() is not None:
-                fail(f"it ended with status {program.returncode}: {said}")
+                fail(f"it ended with status {program.returncode}: {output}")
             if time.monotonic() > deadline:
-                fail(f"it did not serve within {BUILD} s: {said}")
+                fail(f"it did not serve within {BUILD} s: {output}")
             time.sleep(0.1)
-        url = re.search(r"http://\S+", "".join(said))
+        url = re.search(r"http://\S+", "".join(output))
         if not url or url.group() != f"http://{address}/metrics":
-            fail(f"it does not say where the metrics are: {said}")
+            fail(f"it does not say where the metrics are: {output}")
         samples = sum(not line.startswith("#") for line in scrape(url.group()).splitlines())
-        pids = [int(pid) for pid in re.findall(r"pid (\d+)", "".join(said))]
+        pids = [int(pid) for pid in re.findall(r"pid (\d+)", "".join(output))]
         if len(pids) != 2:
-            fail(f"it does not say which processes it started: {said}")
+            fail(f"it does not say which processes it started: {output}")
         # The broker's readers, too.
         pids += [below for pid in pids for below in descendants(pid)]
         if len(pids) < 4:
@@ -58,7 +58,7 @@ def main():
             fail(f"still running after Ctrl-C: {left}")
     finally:
         stop(program)
-    print(f"first_look: {samples} samples at the address that it told, and nothing left after Ctrl-C")
+    print(f"first_look: {samples} samples at the address that it printed, and nothing left after Ctrl-C")
 
 
 if __name__ == "__main__":

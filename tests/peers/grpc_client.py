@@ -40,13 +40,13 @@ service Health { rpc Check(HealthCheckRequest) returns (HealthCheckResponse); }
 """
 
 
-def compile_protos(folder):
+def compile_protos(directory):
     """Generates Python from the contract and from gRPC's health service, and imports it."""
-    (folder / "health.proto").write_text(HEALTH)
-    for root, name in ((REPOSITORY / "proto", "keyhole/v1/broker.proto"), (folder, "health.proto")):
-        if protoc.main(["protoc", f"-I{root}", f"--python_out={folder}", f"--grpc_python_out={folder}", name]):
+    (directory / "health.proto").write_text(HEALTH)
+    for root, name in ((REPOSITORY / "proto", "keyhole/v1/broker.proto"), (directory, "health.proto")):
+        if protoc.main(["protoc", f"-I{root}", f"--python_out={directory}", f"--grpc_python_out={directory}", name]):
             fail(f"{name} does not compile")
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(directory))
     names = ("keyhole.v1.broker_pb2", "keyhole.v1.broker_pb2_grpc", "health_pb2", "health_pb2_grpc")
     return [importlib.import_module(name) for name in names]
 
@@ -124,8 +124,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binaries")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="keyhole-grpc-") as folder, Keyhole(arguments.binaries) as keyhole:
-        check(keyhole.socket, *compile_protos(pathlib.Path(folder)))
+    with tempfile.TemporaryDirectory(prefix="keyhole-grpc-") as directory, Keyhole(arguments.binaries) as keyhole:
+        check(keyhole.socket, *compile_protos(pathlib.Path(directory)))
 
 
 if __name__ == "__main__":

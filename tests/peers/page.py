@@ -3,9 +3,9 @@
 
 usage: page.py [--binaries DIR]
 
-A broker that answers, one that was stopped, one that accepts and says nothing, and one that lies. Nothing may reach the
+A broker that answers, one that was stopped, one that accepts and never answers, and one that lies. Nothing may reach the
 console, nothing but the page itself may be asked for, and what a broker or a host says may be text and nothing else.
-With UPDATE_DOCUMENTS=1 the pictures in docs/images are taken anew. Needs chromium, fonts-inter and pip's grpcio and
+With UPDATE_DOCUMENTS=1 the pictures in docs/images are taken again. Needs chromium, fonts-inter and pip's grpcio and
 grpcio-tools.
 """
 import argparse
@@ -19,12 +19,12 @@ import sys
 import tempfile
 import time
 
-os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it tells of every fork
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # it logs every fork
 
 import grpc
 from chromium import Chromium, Failure
 from grpc_client import compile_protos
-from launch import BROKER_UID, REPOSITORY, Keyhole, fail, fetch, scrape, stop
+from launch import REPOSITORY, Keyhole, fail, fetch, scrape, stop
 
 PROBE = 1.0  # seconds that kubelet gives `/` in node_exporter's chart
 FRESH = 1.05  # seconds after which the page asks the broker again
@@ -83,14 +83,14 @@ EVIL = '"><img src="http://127.0.0.1:1/x" onerror="document.title=1"><script>doc
 class ExporterAlone(Keyhole):
     """An exporter before whatever listens on a socket."""
 
-    def __init__(self, folder, listener, exporter_flags=()):
-        super().__init__(folder, exporter_flags=exporter_flags)
+    def __init__(self, directory, listener, exporter_flags=()):
+        super().__init__(directory, exporter_flags=exporter_flags)
         self.listener = listener
 
     def start_broker(self):
-        folder = self.home / "socket"
-        folder.mkdir(mode=0o711)
-        self.socket = folder / "broker.sock"
+        directory = self.home / "socket"
+        directory.mkdir(mode=0o711)
+        self.socket = directory / "broker.sock"
         self.listener(self.socket)
         self.socket.chmod(0o666)
 
@@ -161,7 +161,7 @@ def a_reader_sees_all(browser, keyhole):
     expect("different grounds in light and dark", len(grounds), 2)
 
     text = text_of(browser)
-    has(text, "Node Exporter", "The broker answers", "access level root", "Needs --allow-processes", "Readers", "procfs", "loadavg", "seccomp", "landlock",
+    has(text, "Node Exporter", "The broker responds", "access level root", "Needs --allow-processes", "Readers", "procfs", "loadavg", "seccomp", "landlock",
         "Scrape time", "no core dump, no ptrace by the same uid")
     expect("the title", browser.evaluate("document.title"), "Node Exporter")
     expect("the access level that is marked", browser.evaluate("document.querySelector('[aria-current=true] th').firstChild.data.trim()"), "host")
@@ -225,7 +225,7 @@ def a_keyboard_is_enough(browser, keyhole):
 
 
 def silent(path):
-    """A broker that accepts, and says nothing."""
+    """A broker that accepts, and never answers."""
     silent.listener = socket.socket(socket.AF_UNIX)
     silent.listener.bind(str(path))
     silent.listener.listen(64)
@@ -305,7 +305,7 @@ def main():
     os.environ["NODE_NAME"] = "node-1"  # in the pictures
     took = {}
     servers = []
-    with tempfile.TemporaryDirectory(prefix="keyhole-page-") as folder, Chromium() as browser:
+    with tempfile.TemporaryDirectory(prefix="keyhole-page-") as directory, Chromium() as browser:
         # The series of each collector are on the page in any case, and in the metrics with this flag.
         with Keyhole(arguments.binaries, exporter_flags=["--scrape.detail"]) as keyhole:
             url = front(keyhole)
@@ -322,7 +322,7 @@ def main():
             took["broker down"], _ = answered_in(url)
             browser.open(url, 1100, 860)
             is_quiet(browser, url)
-            has(text_of(browser), "The broker is down", "cannot reach the broker at ", "What follows is what it said ", "1 scrape of the last 60 gave nothing")
+            has(text_of(browser), "The broker is down", "cannot reach the broker at ", "The following is its last response, ", "1 scrape of the last 60 failed")
             expect("a scrape that is marked", browser.evaluate("document.querySelector('.lost').getTotalLength() > 0"))
             picture(browser, "page-broker-down.png")
 
@@ -331,27 +331,27 @@ def main():
             took["broker hung"], _ = answered_in(url)
             browser.open(url, 1100, 860, dark=True)
             is_quiet(browser, url)
-            has(text_of(browser), "The broker does not answer", "It has not answered since this exporter started", "Not known until the broker answers")
+            has(text_of(browser), "The broker does not respond", "It has not responded since this exporter started", "Unknown until the broker responds")
             has(browser.evaluate("document.querySelector('textarea').value"), 'metrics_path: "/m"')
             expect("the link", browser.evaluate("document.querySelector('nav a').getAttribute('href')"), "/m")
             silent.listener.close()
 
-        pb, broker, *_ = compile_protos(pathlib.Path(folder))
+        pb, broker, *_ = compile_protos(pathlib.Path(directory))
         try:
             with ExporterAlone(arguments.binaries, liar(pb, broker, servers)) as keyhole:
                 no_word_becomes_more(browser, keyhole)
         finally:
             for server in servers:
                 server.stop(0).wait()
-        promtool_agrees(config, pathlib.Path(folder))
+        promtool_agrees(config, pathlib.Path(directory))
     times = ", ".join(f"{state} {1000 * seconds:.0f} ms" for state, seconds in took.items())
-    print(f"page: {size} bytes; {times}; seen in light and dark, on a phone, by keyboard, and told lies")
+    print(f"page: {size} bytes; {times}; seen in light and dark, on a phone, by keyboard, and with answers that lie")
 
 
-def promtool_agrees(config, folder):
+def promtool_agrees(config, directory):
     """What is offered to be copied is a configuration."""
     promtool = shutil.which("promtool") or fail("promtool is missing")
-    file = folder / "prometheus.yml"
+    file = directory / "prometheus.yml"
     file.write_text(config)
     checked = subprocess.run([promtool, "check", "config", file], capture_output=True, text=True)
     expect(f"promtool about {config!r}: {checked.stderr}", checked.returncode, 0)

@@ -4,7 +4,7 @@
 usage: prometheus.py [--binaries DIR] [--seconds N]
 
 Starts Prometheus on a loopback port with a scrape every second and a storage of its own, waits for N scrapes
-(12 unless told otherwise), and asks the queries below, which are node-mixin's with shorter windows. Each must answer
+(12 by default), and asks the queries below, which are node-mixin's with shorter windows. Each must answer
 where the host has such data. Fails as well when a scrape fails, when Prometheus complains of a sample, or when a
 scrape has fewer than 400 samples. Needs Debian's prometheus package.
 """
@@ -75,7 +75,7 @@ def main():
     with Keyhole(arguments.binaries) as keyhole:
         prometheus = Prometheus(CONFIGURATION.format(address=keyhole.url.split("/")[2]))
         with prometheus:
-            deadline = time.monotonic() + 3 * arguments.seconds + launch.PATIENCE
+            deadline = time.monotonic() + 3 * arguments.seconds + launch.PROCESS_TIMEOUT
             while (prometheus.number("count_over_time(up[1h])") or 0) < arguments.seconds:
                 if time.monotonic() > deadline:
                     fail(f"fewer than {arguments.seconds} scrapes in time")

@@ -1,4 +1,4 @@
-"""A real Prometheus on a loopback port, with a storage of its own, for the scripts in this folder.
+"""A real Prometheus on a loopback port, with a storage of its own, for the scripts in this directory.
 
 Needs Debian's prometheus package.
 """
@@ -19,7 +19,7 @@ COMPLAINTS = re.compile(r"duplicate|out.of.order|out of bounds|append failed|lev
 class Prometheus:
     """A Prometheus with `configuration`, the text of prometheus.yml; a context manager.
 
-    `files` are further files beside it, by name. After the end `complaints` has the lines of its log that tell of a
+    `files` are further files beside it, by name. After the end `complaints` has the lines of its log about a
     sample it did not take, or of any error.
     """
 

@@ -1,4 +1,4 @@
-"""Turns expressions of dashboards and rules into queries that a Prometheus of this folder's scripts can be asked."""
+"""Turns expressions of dashboards and rules into queries that a Prometheus of this directory's scripts can be asked."""
 import re
 
 # Holds several scrapes of a Prometheus that scrapes every second or two.
@@ -28,13 +28,13 @@ def fill(expression, values):
     return filled
 
 
-def told(expression):
-    """The expression with comparisons that tell their outcome instead of dropping what does not hold.
+def with_values(expression):
+    """The expression with comparisons that return their outcome instead of dropping what does not hold.
 
     A threshold is about values, and nothing of a drop-in: that the host is well must not hide whether an alert's
     series are there. The outcome has a series wherever its operands have.
 
-    >>> told('a{b!="c > d", e=~"{1,2}"} > 90 and rate(f[5m]) <= bool 1 unless g!=0')
+    >>> with_values('a{b!="c > d", e=~"{1,2}"} > 90 and rate(f[5m]) <= bool 1 unless g!=0')
     'a{b!="c > d", e=~"{1,2}"} > bool  90 and rate(f[5m]) <= bool  1 unless g!= bool 0'
     """
     return COMPARISON.sub(lambda found: found.group(1) or f"{found.group(2)} bool ", expression)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Has promtool check a live scrape.
 #
-# usage: promtool.sh [FOLDER OF THE BINARIES]
+# usage: promtool.sh [DIRECTORY OF THE BINARIES]
 #
 # Fails on any error, and on any lint line but those that node_exporter's own names cause, which the list below names.
 # Needs Debian's prometheus package and python3.

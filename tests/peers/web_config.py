@@ -3,7 +3,7 @@
 
 usage: web_config.py [--binaries DIR] [--part NAME]...
 
-Parts: tls, users, reload, prometheus; all of them unless told. The first three are done by the exporter and by
+Parts: tls, users, reload, prometheus; all of them by default. The first three are done by the exporter and by
 Debian's node_exporter 1.5.0, with the same file and the same expectations; where they differ, a check says so.
 `prometheus` has a real Prometheus scrape by TLS and a password, and by protobuf, and compares with the text.
 
@@ -67,7 +67,7 @@ def certificate(home, name, san, authority=None):
 
 
 class Web:
-    """A program that serves with a web configuration, its folder laid out as the kubelet does: files are links to ..data."""
+    """A program that serves with a web configuration, its directory laid out as the kubelet does: files are links to ..data."""
 
     def __init__(self, name, program, flags, home, uid=None):
         self.name, self.program, self.flags, self.home, self.uid = name, program, flags, home, uid
@@ -256,7 +256,7 @@ def users(web, pki, ours):
         check(f"{name} does not start with {broken!r}", web.start(), 1)
         if ours:
             log = web.log.read_text()
-            check(f"{name} tells why", log, lambda log: "--web.config.file=" in log and log.count("\n") == 1)
+            check(f"{name} logs why", log, lambda log: "--web.config.file=" in log and log.count("\n") == 1)
     if not ours:
         return  # Debian's version does not know rate_limit.
     web.put(web_yml="rate_limit: {interval: 1h, burst: 3}\n")
@@ -308,7 +308,7 @@ def reload(web, pki, ours):
         web.put(web_yml=USERS, **pem(pki, "two"))
         check(f"{name}: TLS that is taken out serves nobody by plain text", web.status(user="prometheus:secret"), lambda came: came != 200)
         log = web.log.read_text()
-        check(f"{name}: the log tells each once", len(re.findall("level=ERROR", log)), lambda count: 2 <= count <= 4)
+        check(f"{name}: the log has each once", len(re.findall("level=ERROR", log)), lambda count: 2 <= count <= 4)
     web.put(web_yml=CERTIFICATE % "", **pem(pki, "one"))
     check(f"{name}: a file that is well again", web.status(tls=trusting(pki / "one")), 200)
     kept.close()
@@ -330,7 +330,7 @@ def reload(web, pki, ours):
                 lies_in_root.chmod(0o644)
                 web.put(web_yml=(CERTIFICATE % "").replace("tls.crt", str(lies_in_root)), **pem(pki, "one"))
                 check(f"{name} does not start with a file in /", web.start(), 1)
-                check(f"{name} tells why it does not", f"{lies_in_root} lies in /" in web.log.read_text(), True)
+                check(f"{name} logs why it does not", f"{lies_in_root} lies in /" in web.log.read_text(), True)
             finally:
                 lies_in_root.unlink(missing_ok=True)
             web.put(web_yml=CERTIFICATE % "", **pem(pki, "one"))
@@ -370,7 +370,7 @@ def series(text):
 
 
 def identity(name, labels):
-    # Prometheus writes the bounds of its buckets and quantiles anew when they come by protobuf: 10.0 for 10.
+    # Prometheus writes the bounds of its buckets and quantiles in another way when they come by protobuf: 10.0 for 10.
     own = {key: str(float(value)) if key in ("le", "quantile") else value for key, value in labels
            if value and key not in ("instance", "job", "__name__")}
     return name, tuple(sorted(own.items()))
@@ -478,8 +478,8 @@ def main():
         home = pathlib.Path(home)
         home.chmod(0o755)
         pki = home / "pki"
-        for folder in (pki, home / "text", home / "ours", home / "theirs"):
-            folder.mkdir()
+        for directory in (pki, home / "text", home / "ours", home / "theirs"):
+            directory.mkdir()
         (home / "text/test.prom").write_text(TEXTFILE)
         certificate(pki, "ca", "DNS:ca")
         certificate(pki, "client", "DNS:prometheus.test,IP:10.9.8.7,URI:spiffe://test/prometheus,email:who@prometheus.test", "ca")

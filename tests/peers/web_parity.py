@@ -121,7 +121,7 @@ DIFFERS = [
     ("POST /metrics", TEXT, "405 .*only GET and HEAD", "a scrape changes nothing, and is a GET"),
     ("DELETE /", "200 text/html", "405 .*only GET and HEAD", "the same"),
     ("GET /metrics?collect[]=systemd", r"400 .*disabled collector: systemd$",
-     r"400 .*disabled collector: systemd \(not supported: it needs the host's D-Bus\)$", "tells why"),
+     r"400 .*disabled collector: systemd \(not supported: it needs the host's D-Bus\)$", "says why"),
     ("GET /metrics?collect[]=%zz", TEXT, "400 .*invalid escape", "a filter that cannot be read is not given everything"),
     ("GET /metrics?collect[]=time;x", TEXT, "400 .*semicolon", "the same"),
     ("GET /metrics?x=%zz&collect[]=time", TEXT, "400 .*invalid escape", "the same: its name may be a filter's"),
@@ -191,7 +191,7 @@ def families(body):
 
 
 def summary(answer):
-    """An answer in a line: status, media type, other headers that matter, what the body tells."""
+    """An answer in a line: status, media type, other headers that matter, what the body holds."""
     status, headers, body = answer
     if 300 <= status < 400:
         return f"{status} {headers.get('Location', '-')}"
@@ -209,7 +209,7 @@ def summary(answer):
         ran = re.findall(r'^node_scrape_collector_success\{collector="(\w+)"\}', text, re.MULTILINE)
         parts.append(",".join(sorted(ran)) + (" own" if "\nprocess_open_fds " in text else ""))
         if not ran:
-            # Some families alone; what the exporter tells of itself and of the broker is no difference.
+            # Some families alone; the exporter's series of itself and of the broker is no difference.
             rest = {name for name in re.findall(r"^(node_\w+)", text, re.MULTILINE) if "build_info" not in name}
             parts.append(",".join(sorted(rest)))
     elif status == 200 and media.startswith("text/html"):
@@ -304,7 +304,7 @@ def starts(program, flags, addresses, log):
 
 
 def compare_inherited(ours, theirs, flags, home):
-    """Serving on a socket that systemd hands over, and the end without one."""
+    """Serving on a socket that systemd passes, and the end without one."""
     failures = []
     command = ["sh", "-c", 'export LISTEN_PID=$$; exec "$@"', "sh"]
     for name, family, expected in (("TCP", socket.AF_INET, "serves"), ("Unix", socket.AF_UNIX, "1"), (None, None, "1")):

@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 
-from clients import ATTACKS, Attack
+from clients import ATTACKS
 from stage import (
     ATTACKERS, HERE, PORT, PROMETHEUS, REPOSITORY, SERVER, USERS, Monitor, Network, NodeExporter, Ours, WebConfiguration, node_exporter,
     page, use,
@@ -180,8 +180,8 @@ def percentile_99(values):
 
 
 class Siege:
-    def __init__(self, network, folder, home, seconds, stack):
-        self.network, self.folder, self.home, self.seconds, self.stack = network, folder, home, seconds, stack
+    def __init__(self, network, directory, home, seconds, stack):
+        self.network, self.directory, self.home, self.seconds, self.stack = network, directory, home, seconds, stack
         self.worlds = {}
 
     def world(self, name):
@@ -214,7 +214,7 @@ class Siege:
     def case(self, case, program):
         """Starts a program afresh and does to it what the case says."""
         web, world = WebConfiguration(self.home, case.tls, case.users), self.world(case.page)
-        with Ours(self.folder, world, web) if program is Ours else NodeExporter(world, web) as service:
+        with Ours(self.directory, world, web) if program is Ours else NodeExporter(world, web) as service:
             finished(self.scraper(case, 3, 0))
             before, errors = self.quiet(case, 15)
             if errors:
@@ -349,14 +349,14 @@ def besiege(arguments):
     chosen = [case for case in cases(arguments.quick) if not arguments.only or any(word in case.name for word in arguments.only)]
     if not chosen:
         fail("there is no such attack: see --list")
-    folder = binaries(arguments.binaries)
+    directory = binaries(arguments.binaries)
     peer = node_exporter()[1]
     table, faults = [HEAD], []
     print(HEAD, flush=True)
     with tempfile.TemporaryDirectory(prefix="keyhole-siege-") as home, Network() as network, contextlib.ExitStack() as stack:
         home = pathlib.Path(home)
         home.chmod(0o755)
-        siege = Siege(network, folder, home, arguments.seconds, stack)
+        siege = Siege(network, directory, home, arguments.seconds, stack)
         for case in chosen:
             for program, name in ((Ours, Ours.name), (NodeExporter, peer)):
                 if program is NodeExporter and (not case.parts or arguments.alone or (arguments.quick and not case.quick)):

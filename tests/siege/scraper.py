@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Scrapes as Prometheus does, from addresses that it is told, and prints what came of each scrape as JSON.
+"""Scrapes as Prometheus does, from the addresses given, and prints what came of each scrape as JSON.
 
 usage: scraper.py JSON
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "peers"), str(HERE.parent / "bench")]
@@ -80,7 +79,7 @@ def page(name, home):
 
 
 class WebConfiguration:
-    """A folder with a file of exporter-toolkit's shape."""
+    """A directory with a file of exporter-toolkit's shape."""
 
     def __init__(self, home, tls, users):
         self.flags = []
@@ -106,8 +105,8 @@ class Ours(Keyhole):
 
     name = "Keyhole"
 
-    def __init__(self, folder, world, web):
-        super().__init__(folder, world.broker, [*world.exporter, *web.flags])
+    def __init__(self, directory, world, web):
+        super().__init__(directory, world.broker, [*world.exporter, *web.flags])
         self.command = {}
 
     def spawn(self, program, uid, flags):
@@ -191,7 +190,7 @@ def socket_memory():
 def use(service):
     """What a service uses now: MiB, descriptors, threads, bytes of log, MiB in the kernel's buffers."""
     pids = service.pids()
-    count = lambda pid, folder: len(os.listdir(f"/proc/{pid}/{folder}"))
+    count = lambda pid, directory: len(os.listdir(f"/proc/{pid}/{directory}"))
     return {
         "rss": sum(kib(pid, "status", "VmRSS") for pid in pids) / 1024,
         "high": sum(kib(pid, "status", "VmHWM") for pid in pids) / 1024,
@@ -204,13 +203,13 @@ def use(service):
 
 
 class Monitor(threading.Thread):
-    """Looks at a service until it is told to stop, and remembers the most of everything."""
+    """Looks at a service until it is stopped, and remembers the most of everything."""
 
     def __init__(self, service, too_much):
         super().__init__(daemon=True)
         self.service, self.too_much = service, too_much
         for pid in [each for root in service.pids() for each in family(root)]:
-            # The high-water mark of memory begins anew.
+            # The high-water mark of memory begins again.
             pathlib.Path(f"/proc/{pid}/clear_refs").write_text("5")
         self.before = use(service)
         self.peak = dict(self.before)

@@ -1,4 +1,4 @@
-//! What a client that wants to do harm can send.
+//! Floods that a hostile client can send.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -18,7 +18,7 @@ pub(crate) struct Flood {
     pub(crate) act: fn(&mut Connection),
 }
 
-/// The largest window that there is.
+/// The largest HTTP/2 window.
 const WINDOW: u32 = (1 << 31) - 1;
 
 #[rustfmt::skip]
@@ -47,7 +47,7 @@ pub(crate) const FLOODS: &[Flood] = &[
     Flood { name: "every query in a loop", act: |c| ask(c, |stream| read(stream, every())) },
     Flood { name: "Describe in a loop", act: |c| ask(c, |stream| call(stream, DESCRIBE, b"")) },
     Flood { name: "health in a loop", act: |c| ask(c, |stream| call(stream, HEALTH, b"")) },
-    Flood { name: "thousands of connections", act: hoard },
+    Flood { name: "thousands of connections", act: open_streams },
     Flood { name: "connection churn", act: |_| {} },
 ];
 
@@ -56,7 +56,7 @@ fn every() -> Vec<i32> {
 }
 
 fn garbage(c: &mut Connection) {
-    // Numbers from no entropy, so that a failure happens again.
+    // Pseudo-random numbers with a fixed seed, so that failures are reproducible.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let noise: Vec<u8> = (0..32 << 10)
         .map(|_| {
@@ -90,7 +90,7 @@ fn continuation(c: &mut Connection, fields: &[u8]) {
 }
 
 fn hpack_bomb(c: &mut Connection) {
-    // A header of 4,000 bytes into the table, and a block of nothing but references to it.
+    // A header of 4,000 bytes for the table, and a block of references to it.
     let mut bomb = block(READ);
     bomb.extend([0x40, 1, b'x', 0x7f, 0xa1, 0x1e]);
     bomb.extend([b'y'; 4000]);
@@ -102,7 +102,7 @@ fn hpack_bomb(c: &mut Connection) {
     }
 }
 
-/// A frame that asks for no stream, over and over; nothing that comes back is read.
+/// Repeats a frame of the connection, and reads no reply.
 fn control(c: &mut Connection, frame: &[u8]) {
     if c.send(&hello(65_535), 1) {
         c.repeat(&frame.repeat(100), 100);
@@ -135,7 +135,7 @@ fn streams(c: &mut Connection) {
 }
 
 fn slowloris(c: &mut Connection) {
-    // In rotation: nothing at all, half a preface, and headers that do not end, byte by byte.
+    // In rotation: nothing, half a preface, and headers without an end, byte by byte.
     let bytes = [hello(65_535), frame(HEADERS, 0, 1, &block(READ))].concat();
     let (at_once, drip) = match c.number % 3 {
         0 => (&b""[..], &b""[..]),
@@ -153,7 +153,7 @@ fn slowloris(c: &mut Connection) {
     }
 }
 
-/// Asks for everything on every stream, and reads nothing of it.
+/// Asks for everything on every stream, and reads nothing.
 fn unread(c: &mut Connection, window: u32) {
     let mut bytes = [hello(window), window_update(0, WINDOW - 65_535)].concat();
     for _ in 0..4 {
@@ -165,7 +165,7 @@ fn unread(c: &mut Connection, window: u32) {
     }
 }
 
-/// Takes the answer a byte at a time: a frame for each.
+/// Opens the window by one byte at a time, which makes a frame of each byte.
 fn dribble(c: &mut Connection) {
     let mut bytes = hello(1);
     for _ in 0..4 {
@@ -195,7 +195,7 @@ fn many_descriptors(c: &mut Connection) {
     pass(c, 200);
 }
 
-/// Passes as many descriptors with each frame; a kernel that refuses them still gets the frame.
+/// Passes `count` descriptors with each frame; if the kernel refuses them, sends the frame alone.
 fn pass(c: &mut Connection, count: usize) {
     let file = std::fs::File::open("/dev/null").unwrap();
     let many = [file.as_fd(); 200];
@@ -214,7 +214,7 @@ fn pass(c: &mut Connection, count: usize) {
     }
 }
 
-/// Calls as fast as answers are thrown away.
+/// Sends requests as fast as it can discard the answers.
 fn ask(c: &mut Connection, request: impl Fn(u32) -> Vec<u8>) {
     let mut open = c.send(&[hello(WINDOW), window_update(0, WINDOW - 65_535)].concat(), 2);
     while open {
@@ -223,8 +223,8 @@ fn ask(c: &mut Connection, request: impl Fn(u32) -> Vec<u8>) {
     }
 }
 
-/// Opens and closes none, until there are a thousand.
-fn hoard(c: &mut Connection) {
+/// Opens streams and closes none, up to a thousand.
+fn open_streams(c: &mut Connection) {
     let connections: Vec<_> = (0..1000).map_while(|_| Connection::open(&c.socket, c.until, 0)).collect();
     c.sent += connections.len() as u64;
 }

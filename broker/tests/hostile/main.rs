@@ -1,4 +1,4 @@
-//! A broken-into exporter: every flood that it can send at the broker, with its uid, while others go on asking.
+//! A compromised exporter: every flood that it can send to the broker with its uid, while other clients send requests.
 //!
 //! Ignored by `cargo test`, since it takes a minute and its bounds are those of a release build:
 //! `KEYHOLE_BINARIES=$PWD/target/release cargo test -p keyhole-broker --test hostile -- --ignored --nocapture`
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use floods::{FLOODS, Flood};
 use keyhole_test_support::old_kernel::{PASS_RIGHTS, without};
 use keyhole_test_support::*;
-use watch::{Load, Neighbour, ask_without_end};
+use watch::{Load, WellBehavedClient, ask_until_stopped};
 use wire::Connection;
 
 fn new_environment() -> Environment {
@@ -32,11 +32,11 @@ const FLOOD: Duration = Duration::from_millis(1400);
 /// Connections that flood at once. The hostile uid's fourth is its well-behaved one.
 const THREADS: usize = 3;
 
-/// The size of a few files of the host under test.
+/// The size of a few files of the fixture.
 const LONG_BYTES: usize = 500 << 10;
 
 const MEMORY_KIB: u64 = 8 << 10;
-/// Of a reader: mostly what it shares with every other program of the host, the C library.
+/// The memory of a reader: mostly the C library, which it shares with other programs.
 const READER_KIB: u64 = 4 << 10;
 const CPU_PERCENT: f64 = 50.0;
 const ANSWER: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ struct Sent {
 
 #[test]
 #[ignore = "takes a minute, and bounds a release build: see the top of this file"]
-fn no_flood_uses_much_or_delays_others() {
+fn no_flood_costs_much_or_delays_others() {
     if !root() {
         return;
     }
@@ -58,7 +58,7 @@ fn no_flood_uses_much_or_delays_others() {
     let mut flags = vec![format!("--allow-uid={EXPORTER_UID}"), "--path.sysfs=/sys".to_owned()];
     flags.extend(large_procfs(&environment));
     let mut broker = environment.start_broker(&flags);
-    let failures = flood_all(&mut broker, FLOODS);
+    let failures = failures_under(&mut broker, FLOODS);
     let counters = broker.describe().counters.unwrap();
     println!("{counters:?}");
     let log = broker.process.log();
@@ -70,7 +70,7 @@ fn no_flood_uses_much_or_delays_others() {
 
 #[test]
 #[ignore = "bounds a release build: see the top of this file"]
-fn no_flood_uses_more_while_nobody_reads_the_log() {
+fn no_flood_costs_more_while_the_log_is_not_read() {
     if !root() {
         return;
     }
@@ -85,7 +85,7 @@ fn no_flood_uses_more_while_nobody_reads_the_log() {
     wait_until("the broker", || environment.probe(BROKER_UID).status.success());
     let floods =
         FLOODS.iter().filter(|flood| ["garbage", "connection churn", "HPACK bomb"].contains(&flood.name));
-    let failures = flood_all(&mut broker, floods);
+    let failures = failures_under(&mut broker, floods);
     let counters = broker.describe().counters.unwrap();
     println!("{counters:?}");
     assert!(failures.is_empty(), "{failures:#?}");
@@ -103,26 +103,26 @@ fn no_flood_uses_more_where_the_kernel_does_not_refuse_descriptors() {
     let mut flags = vec![format!("--allow-uid={EXPORTER_UID}"), "--path.sysfs=/sys".to_owned()];
     flags.extend(large_procfs(&environment));
     let mut broker = environment.run_broker(without(environment.broker_command(&flags), &PASS_RIGHTS));
-    let failures = flood_all(&mut broker, FLOODS);
+    let failures = failures_under(&mut broker, FLOODS);
     println!("{:?}", broker.describe().counters.unwrap());
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// Floods a broker while others ask; returns the bounds that it exceeded.
-fn flood_all<'f>(broker: &mut Broker, floods: impl IntoIterator<Item = &'f Flood>) -> Vec<String> {
-    // What stays open from the first read on is not a leak.
+/// Floods a broker while other clients send requests; returns the limits that it exceeded.
+fn failures_under<'f>(broker: &mut Broker, floods: impl IntoIterator<Item = &'f Flood>) -> Vec<String> {
+    // Memory that stays in use after the first read is not a leak.
     broker.read(&keyhole_policy::TABLE.iter().map(|row| row.query).collect::<Vec<_>>());
 
     let socket = broker.socket.clone();
-    let neighbours = [Neighbour::new("another uid"), Neighbour::new("the same uid")];
+    let clients = [WellBehavedClient::new("another uid"), WellBehavedClient::new("the same uid")];
     let over = AtomicU64::new(0);
     let mut failures = Vec::new();
-    // A neighbour's probe may be under way when they are counted.
+    // A client's probe may be connected when they are counted.
     let mut descriptors = usize::MAX;
     std::thread::scope(|scope| {
-        for (neighbour, uid) in neighbours.iter().zip([BROKER_UID, EXPORTER_UID]) {
+        for (client, uid) in clients.iter().zip([BROKER_UID, EXPORTER_UID]) {
             let (socket, over) = (&socket, &over);
-            scope.spawn(move || run_as(uid, BROKER_UID, || ask_without_end(neighbour, socket, over)));
+            scope.spawn(move || run_as(uid, BROKER_UID, || ask_until_stopped(client, socket, over)));
         }
         println!(
             "{:<26} {:>7} {:>9} {:>6} {:>8} {:>10} {:>6} {:>9} {:>11} {:>11}",
@@ -138,16 +138,16 @@ fn flood_all<'f>(broker: &mut Broker, floods: impl IntoIterator<Item = &'f Flood
             "same, ms"
         );
         for flood in floods {
-            neighbours.iter().for_each(Neighbour::settle);
+            clients.iter().for_each(WellBehavedClient::wait_until_calm);
             let (before, start) = (Load::of(broker.process.pid()), Instant::now());
             descriptors = descriptors.min(before.descriptors);
             before.forget_peaks();
             let sent = Sent::default();
-            run_as(EXPORTER_UID, BROKER_UID, || run_flood(flood, &socket, &sent));
+            run_as(EXPORTER_UID, BROKER_UID, || flood_from_threads(flood, &socket, &sent));
             let (after, took) = (Load::of(broker.process.pid()), start.elapsed());
             let cpu = 100.0 * (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
             let settled = after.settled(descriptors);
-            let worst = neighbours.each_ref().map(|neighbour| neighbour.worst());
+            let worst = clients.each_ref().map(|client| client.worst());
             println!(
                 "{:<26} {:>7.1} {:>9} {:>6} {:>8} {:>10} {:>6.1} {:>4}/{:<4} {:>11} {:>11}",
                 flood.name,
@@ -172,9 +172,9 @@ fn flood_all<'f>(broker: &mut Broker, floods: impl IntoIterator<Item = &'f Flood
             check(after.reader_peak_kib < READER_KIB, format!("a reader has {} KiB", after.reader_peak_kib));
             check(cpu < CPU_PERCENT, format!("{cpu:.1} % of a CPU"));
             check(settled <= descriptors, format!("{descriptors} descriptors, then {settled}"));
-            for (neighbour, worst) in neighbours.iter().zip(worst) {
-                check(worst < ANSWER, format!("{} waited {worst:?}", neighbour.name));
-                neighbour.errors().into_iter().for_each(|error| check(false, error));
+            for (client, worst) in clients.iter().zip(worst) {
+                check(worst < ANSWER, format!("{} waited {worst:?}", client.name));
+                client.failures().into_iter().for_each(|failure| check(false, failure));
             }
             check(broker.process.is_running(), "it ended the broker".into());
         }
@@ -183,7 +183,7 @@ fn flood_all<'f>(broker: &mut Broker, floods: impl IntoIterator<Item = &'f Flood
     failures
 }
 
-/// The /proc of a host with long files, so that what is not read weighs something.
+/// A /proc with long files, so that responses that are not read take memory.
 fn large_procfs(environment: &Environment) -> [String; 2] {
     for path in ["stat", "meminfo", "loadavg", "vmstat", "diskstats", "cpuinfo"] {
         environment
@@ -197,8 +197,8 @@ fn large_procfs(environment: &Environment) -> [String; 2] {
     [format!("--path.procfs={}", environment.path("proc").display()), "--view=host".to_owned()]
 }
 
-/// Floods from several threads, each with a connection after the other.
-fn run_flood(flood: &Flood, socket: &Path, sent: &Sent) {
+/// Floods from several threads, each with one connection after another.
+fn flood_from_threads(flood: &Flood, socket: &Path, sent: &Sent) {
     let until = Instant::now() + FLOOD;
     std::thread::scope(|scope| {
         for _ in 0..THREADS {

@@ -1,4 +1,4 @@
-//! What a flood costs: the broker and its readers, by the kernel's own account, and its other clients.
+//! Measures what a flood costs: CPU and memory of the broker and its readers, and the response times of other clients.
 
 use std::fs;
 use std::path::Path;
@@ -16,10 +16,10 @@ use tonic_health::pb::health_client::HealthClient;
 /// Clock ticks a second in /proc/<pid>/stat, on every architecture that this runs on.
 const TICKS: u64 = 100;
 
-/// How often a neighbour asks.
+/// How often a client asks.
 const INTERVAL: Duration = Duration::from_millis(150);
 
-/// What the broker and the processes that it started use.
+/// The resources of the broker and of the processes that it started.
 pub(crate) struct Load {
     pid: u32,
     /// Of the broker alone.
@@ -32,7 +32,7 @@ pub(crate) struct Load {
     pub(crate) descriptors: usize,
 }
 
-/// What one process uses.
+/// The resources of one process.
 struct Share {
     peak_kib: u64,
     ticks: u64,
@@ -45,7 +45,7 @@ impl Share {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // Its own, and that of children that it has waited for: a reader that was replaced counts on.
+        // Its own time, and that of children that it has waited for: readers that were replaced are included.
         let fields = stat.rsplit_once(") ")?.1.split(' ').skip(11).take(4);
         Some(Self {
             peak_kib: peak.trim().trim_end_matches(" kB").parse().unwrap(),
@@ -80,16 +80,16 @@ impl Load {
         }
     }
 
-    /// Makes the kernel's peaks begin again.
+    /// Resets the kernel's peak values.
     pub(crate) fn forget_peaks(&self) {
         for pid in [vec![self.pid], descendants(self.pid)].concat() {
-            // A reader that has ended meanwhile has no peak.
+            // A reader may have exited meanwhile.
             let forgotten = fs::write(format!("/proc/{pid}/clear_refs"), "5");
             assert!(forgotten.is_ok() || pid != self.pid, "{forgotten:?}");
         }
     }
 
-    /// Waits until there are no more descriptors than `before`, or long enough; returns how many there are.
+    /// Waits until there are at most `before` descriptors, or until a time-out; returns how many there are.
     pub(crate) fn settled(&self, before: usize) -> usize {
         let deadline = Instant::now() + Duration::from_secs(8);
         loop {
@@ -102,57 +102,62 @@ impl Load {
     }
 }
 
-/// A client that behaves.
-pub(crate) struct Neighbour {
+/// A client that keeps to its limits.
+pub(crate) struct WellBehavedClient {
     pub(crate) name: &'static str,
     asked: AtomicU64,
     worst: Mutex<Duration>,
-    errors: Mutex<Vec<String>>,
+    failures: Mutex<Vec<String>>,
 }
 
-impl Neighbour {
+impl WellBehavedClient {
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, asked: AtomicU64::new(0), worst: Mutex::default(), errors: Mutex::default() }
+        Self { name, asked: AtomicU64::new(0), worst: Mutex::default(), failures: Mutex::default() }
     }
 
-    /// Waits until it has asked twice in peace, and forgets what was.
-    pub(crate) fn settle(&self) {
+    /// Waits until it has sent two rounds of requests without a flood, and resets its results.
+    pub(crate) fn wait_until_calm(&self) {
         let (since, deadline) =
             (self.asked.load(Ordering::Relaxed), Instant::now() + Duration::from_secs(20));
         while self.asked.load(Ordering::Relaxed) < since + 2 {
-            assert!(Instant::now() < deadline, "{} is not answered in peace: {:?}", self.name, self.errors());
+            assert!(
+                Instant::now() < deadline,
+                "{} is not answered in peace: {:?}",
+                self.name,
+                self.failures()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         self.worst();
-        self.errors();
+        self.failures();
     }
 
-    /// The longest that it waited since it was asked last.
+    /// Its longest response time since the last call.
     pub(crate) fn worst(&self) -> Duration {
         std::mem::take(&mut *self.worst.lock().unwrap())
     }
 
-    /// What else went wrong since.
-    pub(crate) fn errors(&self) -> Vec<String> {
-        std::mem::take(&mut *self.errors.lock().unwrap())
+    /// Its failed requests since the last call.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        std::mem::take(&mut *self.failures.lock().unwrap())
     }
 
-    fn note<T>(&self, what: &str, begun: Instant, answer: Result<T, String>) {
+    fn record<T>(&self, what: &str, start: Instant, answer: Result<T, String>) {
         let mut worst = self.worst.lock().unwrap();
-        *worst = (*worst).max(begun.elapsed());
+        *worst = (*worst).max(start.elapsed());
         if let Err(error) = answer {
-            self.errors.lock().unwrap().push(format!("{}'s {what}: {error}", self.name));
+            self.failures.lock().unwrap().push(format!("{}'s {what}: {error}", self.name));
         }
     }
 }
 
-/// Asks now and then until it is over: over a connection that stays, and as a probe does, over a new one.
+/// Sends requests at an interval until the test is over, on one connection, and like a probe on new ones.
 ///
-/// A neighbour of the hostile uid shares its rate limit: to be limited is an answer then, and new connections are not tried.
-pub(crate) fn ask_without_end(neighbour: &Neighbour, socket: &Path, over: &AtomicU64) {
-    let shares = neighbour.name == "the same uid";
+/// A client of the hostile uid shares its limits: for it RESOURCE_EXHAUSTED is an answer, and it opens no new connections.
+pub(crate) fn ask_until_stopped(results: &WellBehavedClient, socket: &Path, over: &AtomicU64) {
+    let shares_limits = results.name == "the same uid";
     let answered = |answer: Result<(), tonic::Status>| match answer {
-        Err(status) if shares && status.code() == Code::ResourceExhausted => Ok(()),
+        Err(status) if shares_limits && status.code() == Code::ResourceExhausted => Ok(()),
         answer => answer.map_err(|status| status.to_string()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -162,23 +167,23 @@ pub(crate) fn ask_without_end(neighbour: &Neighbour, socket: &Path, over: &Atomi
         let mut health = HealthClient::new(channel);
         let service = || HealthCheckRequest { service: "keyhole.v1.Broker".to_owned() };
         while over.load(Ordering::Relaxed) == 0 {
-            let begun = Instant::now();
+            let start = Instant::now();
             let answer = read(&mut client, &[Query::Stat, Query::Meminfo, Query::Loadavg]).await;
-            neighbour.note("read", begun, answered(answer.map(drop)));
-            let begun = Instant::now();
+            results.record("read", start, answered(answer.map(drop)));
+            let start = Instant::now();
             let answer = health.check(service()).await;
-            neighbour.note("health", begun, answered(answer.map(drop)));
-            if !shares {
-                let begun = Instant::now();
-                neighbour.note("probe", begun, probe(socket, service()).await);
+            results.record("health", start, answered(answer.map(drop)));
+            if !shares_limits {
+                let start = Instant::now();
+                results.record("probe", start, probe(socket, service()).await);
             }
-            neighbour.asked.fetch_add(1, Ordering::Relaxed);
+            results.asked.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(INTERVAL).await;
         }
     });
 }
 
-/// A health check over a connection of its own. A full queue is tried again, as the probe command does.
+/// A health check on a new connection. Like the probe command it tries again if the backlog is full.
 async fn probe(socket: &Path, request: HealthCheckRequest) -> Result<(), String> {
     let deadline = Instant::now() + Duration::from_secs(2);
     loop {

@@ -1,4 +1,4 @@
-//! HTTP/2 frames as bytes, right and wrong ones, and a connection that sends them. RFC 9113, RFC 7541.
+//! HTTP/2 frames as bytes, valid and invalid ones, and a connection that sends them. RFC 9113, RFC 7541.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -38,14 +38,14 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     frame
 }
 
-/// The preface with the settings of a client that takes as much of each stream as `window` says.
+/// The preface with settings for an initial stream window of `window` bytes.
 pub(crate) fn hello(window: u32) -> Vec<u8> {
     let mut setting = INITIAL_WINDOW_SIZE.to_be_bytes().to_vec();
     setting.extend(window.to_be_bytes());
     [PREFACE, &frame(SETTINGS, 0, 0, &setting)].concat()
 }
 
-/// A header field that the receiver is to forget: neither indexed nor compressed. Short ones only.
+/// A literal header field, neither indexed nor compressed. Short ones only.
 fn literal(name: &str, value: &str) -> Vec<u8> {
     let mut field = vec![0, name.len() as u8];
     field.extend(name.bytes());
@@ -56,7 +56,7 @@ fn literal(name: &str, value: &str) -> Vec<u8> {
 
 /// The header block of a gRPC call.
 pub(crate) fn block(path: &str) -> Vec<u8> {
-    // Of the static table: POST, http.
+    // From the static table: POST, http.
     let mut block = vec![0x83, 0x86];
     for (name, value) in [
         (":path", path),
@@ -86,14 +86,14 @@ pub(crate) fn window_update(stream: u32, increment: u32) -> Vec<u8> {
     frame(WINDOW_UPDATE, 0, stream, &increment.to_be_bytes())
 }
 
-/// A hostile client's connection. Everything on it ends with the flood.
+/// A connection of a hostile client, on which everything ends with the flood.
 pub(crate) struct Connection {
     pub(crate) socket: PathBuf,
     /// How many there were before it.
     pub(crate) number: u64,
     pub(crate) stream: UnixStream,
     pub(crate) until: Instant,
-    /// Frames, or what comes nearest.
+    /// The number of frames sent, approximately.
     pub(crate) sent: u64,
     next: u32,
 }
@@ -104,7 +104,7 @@ impl Connection {
             return None;
         }
         let stream = UnixStream::connect(socket).ok()?;
-        // Not non-blocking: a flood waits for room, and looks at the clock now and then.
+        // Blocking, with a time-out: a flood waits for buffer space, and checks the deadline.
         stream.set_write_timeout(Some(Duration::from_millis(20))).ok()?;
         Some(Self { socket: socket.into(), number, stream, until, sent: 0, next: 1 })
     }
@@ -115,7 +115,7 @@ impl Connection {
         self.next - 2
     }
 
-    /// Sends bytes that hold `frames`; false when it is over: by the broker, or by the clock.
+    /// Sends bytes that contain `frames` frames; false if the broker has closed the connection or the flood is over.
     pub(crate) fn send(&mut self, mut bytes: &[u8], frames: u64) -> bool {
         while !bytes.is_empty() {
             if Instant::now() >= self.until {
@@ -131,12 +131,12 @@ impl Connection {
         true
     }
 
-    /// Sends the same again and again.
+    /// Sends the same bytes repeatedly.
     pub(crate) fn repeat(&mut self, bytes: &[u8], frames: u64) {
         while self.send(bytes, frames) {}
     }
 
-    /// Throws away what has come; false when the broker has closed.
+    /// Discards received bytes; false if the broker has closed the connection.
     pub(crate) fn drain(&mut self, wait: Duration) -> bool {
         let mut bytes = [0; 64 << 10];
         self.stream.set_read_timeout(Some(wait.max(Duration::from_millis(1)))).unwrap();
@@ -146,7 +146,7 @@ impl Connection {
         }
     }
 
-    /// Holds the connection and reads nothing.
+    /// Keeps the connection open and reads nothing.
     pub(crate) fn hold(&self) {
         std::thread::sleep(self.until.saturating_duration_since(Instant::now()));
     }

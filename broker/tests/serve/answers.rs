@@ -1,4 +1,4 @@
-//! What a broker answers, and what the kernel reports of its seal.
+//! What a broker answers, and what the kernel confirms of its sandbox.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -53,7 +53,7 @@ fn it_serves_is_healthy_and_describes_its_sandbox() {
 }
 
 #[test]
-fn the_kernel_confirms_the_seal_of_every_process() {
+fn the_kernel_confirms_the_sandbox_of_every_process() {
     let environment = new_environment();
     let broker = environment.start_broker(&["--log.level=info"]);
     broker.read(&[Query::Stat, Query::Cpu, Query::NetClass]);
@@ -74,18 +74,18 @@ fn the_kernel_confirms_the_seal_of_every_process() {
             let uid = broker_uid();
             assert_eq!(field("Uid"), format!("{uid}\t{uid}\t{uid}\t{uid}"));
         }
-        // Not dumpable: what the kernel lets only its own uid see belongs to root now.
+        // Not dumpable: files that only its own uid may see belong to root.
         assert_eq!(fs::metadata(format!("/proc/{pid}/environ")).unwrap().uid(), 0);
     }
 }
 
-/// What each descriptor of a process is, without the numbers of pipes and sockets.
+/// The descriptors of a process, without the numbers of pipes and sockets.
 fn descriptors(pid: u32) -> Vec<String> {
     let mut descriptors = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
         let entry = entry.unwrap();
         let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
-        // A connection may just have ended.
+        // A connection may just have been closed.
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let target = target.display().to_string();
         let kind = target.split_once(":[").map_or(target.as_str(), |(kind, _)| kind).to_owned();
@@ -112,7 +112,7 @@ fn counted(lines: Vec<String>) -> Vec<(String, usize)> {
 }
 
 #[test]
-fn every_process_holds_the_descriptors_of_its_list_and_no_other() {
+fn every_process_has_the_descriptors_of_its_list_and_no_others() {
     if !root() {
         return;
     }
@@ -138,7 +138,7 @@ fn every_process_holds_the_descriptors_of_its_list_and_no_other() {
     let seen = |pid| counted(descriptors(pid));
     let [this, zygote, readers @ ..] = &broker.process.pids()[..] else { panic!("no zygote") };
 
-    // Of the broker: pipes, its log, the runtime's, sockets, the socket's directory. Nothing of the host.
+    // The broker: pipes, its log, those of the runtime, sockets, the socket's directory. None of the host.
     let of_broker = seen(*this);
     let host: Vec<_> = of_broker
         .iter()
@@ -159,7 +159,7 @@ fn every_process_holds_the_descriptors_of_its_list_and_no_other() {
         "{of_broker:?}"
     );
 
-    // Of the zygote: the readers' ends, its own two pipes, and one descriptor for each reader.
+    // The zygote: the readers' ends of pipes, its own two pipes, and one descriptor for each reader.
     let of_zygote = seen(*zygote);
     let expected = [
         ("/dev/null write".to_owned(), 1),
@@ -196,7 +196,7 @@ fn every_process_holds_the_descriptors_of_its_list_and_no_other() {
         with(&[read(&proc), read(&sys), read(&format!("{sys}/class/thermal/thermal_zone0/temp"))]),
         with(&[read(&at("udev"))]),
         with(&[read(&proc)]),
-        // The probe directory is opened by name, and not kept open.
+        // The probe directory is opened by name, and does not stay open.
         with(&[read("/"), read("/proc/OWN/mountinfo"), read(&format!("{proc}/1/mountinfo"))]),
     ];
     seen_readers.sort();
@@ -205,7 +205,7 @@ fn every_process_holds_the_descriptors_of_its_list_and_no_other() {
 }
 
 #[test]
-fn nothing_that_a_parent_left_open_stays_open() {
+fn descriptors_that_a_parent_left_open_are_closed() {
     if !root() {
         return;
     }
@@ -231,7 +231,7 @@ fn nothing_that_a_parent_left_open_stays_open() {
 }
 
 #[test]
-fn every_query_is_answered_under_the_seal_again_and_again() {
+fn every_query_is_answered_repeatedly_in_the_sandbox() {
     let environment = new_environment();
     environment.write("os-release", "ID=test\n");
     environment.write("udev/b8:0", "E:ID_MODEL=x\n");
@@ -296,7 +296,7 @@ fn a_long_file_arrives_completely() {
 }
 
 #[test]
-fn no_process_has_all_of_a_long_file_in_memory() {
+fn no_process_has_a_whole_long_file_in_memory() {
     let environment = new_environment();
     environment.write("proc/1/net/tcp", &"x".repeat(32 << 20));
     let broker = environment.start_broker(&environment.fixture_flags());
@@ -348,7 +348,7 @@ fn a_containers_procfs_that_is_mounted_once_more_is_not_taken_for_the_hosts() {
         fs::create_dir(environment.path("proc")).unwrap();
         let become_broker = "setpriv --reuid=$2 --regid=$2 --clear-groups --inh-caps=-all";
         let flags = "--socket.path=$4 --path.procfs=$1";
-        // The shell stays: its end is that of its namespace. The broker, which changes its uid, would live on.
+        // The shell stays PID 1: when it exits, so does the broker, which has changed its uid.
         let mut command = unshare(&format!("{mounts} && {become_broker} $3 {flags}; true"));
         command.arg(environment.path("proc")).arg(BROKER_UID.to_string());
         command.arg(environment.path("keyhole-broker")).arg(environment.socket());
@@ -357,7 +357,7 @@ fn a_containers_procfs_that_is_mounted_once_more_is_not_taken_for_the_hosts() {
     }
 }
 
-/// What a broker finds whose procfs is mounted with these options, in namespaces of these kinds.
+/// The outcomes of a broker whose procfs is mounted with these options, in new namespaces of these kinds.
 struct Mounted {
     options: &'static str,
     namespaces: &'static [&'static str],
@@ -370,7 +370,7 @@ struct Mounted {
 }
 
 #[test]
-fn hidden_processes_make_no_container_and_what_is_reached_without_them_is_read() {
+fn hidden_processes_do_not_make_a_container_and_other_files_are_read() {
     use Outcome::{ContainerView, Denied, Ok as Read};
     const IN_HOSTS_NETWORK: [Outcome; 5] = [Read, Denied, Denied, Read, Read];
     const ELSEWHERE: [Outcome; 5] = [Denied, Denied, Denied, ContainerView, Read];
@@ -385,13 +385,13 @@ fn hidden_processes_make_no_container_and_what_is_reached_without_them_is_read()
         mounted("hidepid=noaccess", IN_HOSTS_NETWORK, "(hidepid=1)"),
         mounted("hidepid=invisible", IN_HOSTS_NETWORK, "(hidepid=2 or 4)"),
         mounted("hidepid=ptraceable", IN_HOSTS_NETWORK, "(hidepid=2 or 4)"),
-        // The group of a mount does not help against the last.
+        // The mount option gid= has no effect with the last.
         mounted("hidepid=4,gid=64646", IN_HOSTS_NETWORK, "(hidepid=2 or 4)"),
         everything("hidepid=0"),
         everything("hidepid=1,gid=64646"),
         everything("hidepid=2,gid=64646"),
         Mounted { outcomes: [Read, Read, Read, Denied, Read], ..everything("subset=pid") },
-        // A network namespace of its own is not PID 1's: nothing says which is.
+        // In a network namespace of its own, with PID 1 hidden, nothing shows which the host's is.
         Mounted {
             namespaces: &["--net"],
             sys_view: View::Unspecified,
@@ -417,8 +417,8 @@ fn hidden_processes_make_no_container_and_what_is_reached_without_them_is_read()
     }
 }
 
-/// A command that mounts in namespaces of these kinds, and then becomes a broker: the program and the socket are `$2` and
-/// `$3`, what the script is given is `$1`.
+/// A command that runs a shell script in new namespaces of these kinds: `$1` is the script's argument, `$2` the broker's
+/// program and `$3` its socket.
 fn unshare(namespaces: &[&str], script: &str) -> Command {
     let mut command = Command::new("unshare");
     command.arg("--mount").args(namespaces).args(["sh", "-c"]);
@@ -459,7 +459,7 @@ fn check_mounted(case: &Mounted, broker: &Broker) {
     if case.outcomes[1] == Outcome::Ok {
         assert!(answer(Query::Processes).text("proc/1/stat").is_some(), "{what}");
     } else {
-        assert!(answer(Query::Processes).files.is_empty(), "{what}: not even its own process is given");
+        assert!(answer(Query::Processes).files.is_empty(), "{what}: not even its own process is read");
     }
     // Of the network namespace it is the host's, under the name that it has everywhere.
     if case.outcomes[0] == Outcome::Ok {
@@ -473,7 +473,7 @@ fn check_mounted(case: &Mounted, broker: &Broker) {
 }
 
 #[test]
-fn a_pod_with_a_hosts_procfs_that_hides_processes_is_denied_and_does_not_return_its_own_numbers() {
+fn a_pod_whose_host_procfs_hides_processes_is_denied_and_gets_no_numbers_of_its_own() {
     if !hosts_first_namespaces() {
         return println!("skipped: needs root in the namespaces that the kernel started with");
     }
@@ -487,8 +487,7 @@ fn a_pod_with_a_hosts_procfs_that_hides_processes_is_denied_and_does_not_return_
         outcomes: [Outcome::Denied, Outcome::Denied, Outcome::Denied, Outcome::ContainerView, Outcome::Ok],
         why: "(hidepid=2 or 4)",
     };
-    // The pod's procfs is mounted in its PID namespace, the host's outside of it. The shell stays: its end is that of the
-    // namespace.
+    // The pod's procfs is mounted in its PID namespace, the host's outside of it. The shell stays PID 1 of the namespace.
     let mount = "mount -t proc -o hidepid=2 proc $1";
     let become_broker =
         format!("setpriv --reuid={BROKER_UID} --regid={BROKER_UID} --clear-groups --inh-caps=-all");
@@ -505,7 +504,7 @@ fn a_pod_with_a_hosts_procfs_that_hides_processes_is_denied_and_does_not_return_
 }
 
 #[test]
-fn an_os_container_gets_a_hint_at_the_flag_and_is_a_host_with_it() {
+fn an_os_container_gets_a_hint_of_the_view_flag_and_is_a_host_with_it() {
     if !hosts_first_namespaces() {
         return println!("skipped: needs root in the namespaces that the kernel started with");
     }
@@ -539,6 +538,6 @@ fn an_os_container_gets_a_hint_at_the_flag_and_is_a_host_with_it() {
             assert_eq!(answer.outcome, outcome, "{flag} {:?}", answer.query);
         }
         let log = broker.process.log();
-        assert_eq!(log.contains("give --view=host"), outcome == Outcome::ContainerView, "{log}");
+        assert_eq!(log.contains("set --view=host"), outcome == Outcome::ContainerView, "{log}");
     }
 }

@@ -1,4 +1,4 @@
-//! Who may ask, and what those who ask badly cost: their own connection.
+//! Which uids are answered, and that misbehaving clients lose only their own connections.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -14,11 +14,11 @@ use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::raw_grpc::{begin, begin_many, call, finish, grpc};
+use crate::raw_grpc::{begin_many, call, finish, grpc, start_call};
 use crate::{new_environment, root};
 
 #[test]
-fn an_allowed_uid_is_answered_and_another_is_disconnected() {
+fn an_allowed_uid_is_answered_and_another_is_refused() {
     if !root() {
         return;
     }
@@ -34,9 +34,9 @@ fn an_allowed_uid_is_answered_and_another_is_disconnected() {
     for uid in [DENIED_UID, 0] {
         let mut stream = run_as(uid, BROKER_UID, || connect(&environment.socket()));
         let start = Instant::now();
-        let mut received = Vec::new();
-        match stream.read_to_end(&mut received) {
-            Ok(_) => assert!(received.is_empty(), "{received:?}"),
+        let mut output = Vec::new();
+        match stream.read_to_end(&mut output) {
+            Ok(_) => assert!(output.is_empty(), "{output:?}"),
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
         }
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
@@ -65,19 +65,19 @@ fn the_probe_of_a_uid_that_is_not_allowed_reports_it() {
     assert!(environment.probe(BROKER_UID).status.success());
     let refused = environment.probe(DENIED_UID);
     assert_eq!(refused.status.code(), Some(1));
-    let stderr = String::from_utf8(refused.stderr).unwrap();
-    assert!(stderr.contains("is this uid allowed?") && stderr.lines().count() == 1, "{stderr}");
+    let output = String::from_utf8(refused.stderr).unwrap();
+    assert!(output.contains("is this uid allowed?") && output.lines().count() == 1, "{output}");
     drop(broker);
 }
 
-/// What a client sends first: the preface and an empty SETTINGS frame.
+/// The first bytes of a client: the preface and an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[test]
-fn garbage_ends_its_connection_and_nothing_else() {
+fn garbage_closes_its_connection_and_nothing_else() {
     let environment = new_environment();
     let mut broker = environment.start_broker(&["--log.level=info"]);
-    // Numbers from no entropy, so that a failure happens again.
+    // Pseudo-random numbers with a fixed seed, so that failures are reproducible.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let noise: Vec<u8> = (0..1 << 20)
         .map(|_| {
@@ -108,7 +108,7 @@ fn garbage_ends_its_connection_and_nothing_else() {
     ];
     for (what, bytes) in cases {
         let mut stream = broker.connect();
-        // It may be closed before all was written.
+        // It may be closed before everything is written.
         let _ = stream.write_all(&bytes);
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let start = Instant::now();
@@ -124,7 +124,7 @@ fn garbage_ends_its_connection_and_nothing_else() {
 }
 
 #[test]
-fn a_connection_that_asks_nothing_is_closed_after_five_seconds() {
+fn a_connection_without_a_request_is_closed_after_five_seconds() {
     let environment = new_environment();
     let broker = environment.start_broker(&["--log.level=info"]);
     let (mut silent, mut polite) = (broker.connect(), broker.connect());
@@ -139,11 +139,11 @@ fn a_connection_that_asks_nothing_is_closed_after_five_seconds() {
 }
 
 #[test]
-fn a_uid_has_few_connections_and_takes_no_other_uids() {
+fn a_uid_has_few_connections_and_takes_none_of_others() {
     let environment = new_environment();
     let broker = environment.start_broker(&[format!("--allow-uid={EXPORTER_UID}")]);
     let mut connections: Vec<_> = (0..4).map(|_| broker.connect()).collect();
-    // The fifth is closed at once; those before it live.
+    // The fifth is closed at once, and the others stay open.
     let mut fifth = broker.connect();
     let start = Instant::now();
     let _ = fifth.read_to_end(&mut Vec::new());
@@ -163,7 +163,7 @@ fn a_uid_has_few_connections_and_takes_no_other_uids() {
         assert_eq!(answers.unwrap()[0].outcome, Outcome::Ok, "another uid is not connections up");
     }
     drop(connections);
-    // Its places come back.
+    // Its permits are released.
     let described = wait_for("a place", || {
         run_as(broker_uid(), broker_gid(), || {
             block_on(async {
@@ -198,7 +198,7 @@ fn a_request_that_is_not_a_list_of_known_queries_is_invalid() {
         // Longer than any request may be.
         let status = read_numbers(&mut client, vec![stat; 100_000]).await.unwrap_err();
         assert!(matches!(status.code(), Code::OutOfRange | Code::ResourceExhausted), "{status}");
-        // What is not offered.
+        // Unknown methods.
         let mut other = HealthClient::new(channel(socket).await);
         let status = other.check(HealthCheckRequest { service: "x".into() }).await.unwrap_err();
         assert_eq!(status.code(), Code::NotFound);
@@ -255,14 +255,14 @@ fn more_than_a_burst_is_exhausted_until_time_passes() {
 }
 
 #[test]
-fn a_cancelled_read_is_charged_to_its_client() {
+fn a_cancelled_read_is_charged() {
     let environment = new_environment();
     environment.mkfifo("sys/devices/system/cpu/vulnerabilities/meltdown");
     let broker = environment.start_broker(&environment.fixture_flags());
     broker.ask(|mut client| async move {
         let reading = read(&mut client, &[Query::CpuVulnerabilities]);
         assert!(tokio::time::timeout(Duration::from_secs(1), reading).await.is_err(), "it sleeps");
-        // It has cost half of a burst of 40; 20 a second come back.
+        // It has cost half of a burst of 40; 20 per second are refilled.
         let (start, mut answered) = (Instant::now(), 0);
         while answered < 200 && client.describe(DescribeRequest {}).await.is_ok() {
             answered += 1;
@@ -273,14 +273,14 @@ fn a_cancelled_read_is_charged_to_its_client() {
 }
 
 #[test]
-fn a_lack_of_descriptors_is_counted_and_retried_and_does_not_fill_the_log() {
+fn accepting_without_descriptors_is_counted_and_retried_and_does_not_fill_the_log() {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
     let environment = new_environment();
     let broker = environment.start_broker(&["--log.level=info"]);
     broker.read(&[Query::Loadavg]);
     let pid = Pid::from_child(&broker.process.child);
     let maximum = getrlimit(Resource::Nofile).maximum;
-    // By its own uid: another's needs a capability that even root may lack.
+    // As its own uid: for another uid's process it needs a capability that even root may lack.
     let allow = |current| {
         let limit = Rlimit { current, maximum };
         run_as(broker_uid(), broker_gid(), || prlimit(Some(pid), Resource::Nofile, limit).unwrap());
@@ -297,7 +297,7 @@ fn a_lack_of_descriptors_is_counted_and_retried_and_does_not_fill_the_log() {
 }
 
 #[test]
-fn a_client_that_does_not_read_delays_others_briefly_and_gets_an_error() {
+fn a_client_that_does_not_read_delays_others_shortly_and_gets_an_error() {
     let environment = new_environment();
     environment.write("proc/1/net/dev", &"x".repeat(4 << 20));
     environment.write("proc/loadavg", "1");
@@ -305,17 +305,17 @@ fn a_client_that_does_not_read_delays_others_briefly_and_gets_an_error() {
     let socket = environment.socket();
     broker.ask(|mut client| async move {
         let request = grpc(&ReadRequest { queries: vec![Query::NetDev as i32] });
-        // From three connections, each with reads that are queued.
+        // From three connections, each with several reads waiting.
         let mut unread = Vec::new();
         for _ in 0..3 {
-            unread.push(begin(&socket, "/keyhole.v1.Broker/Read", &request).await);
+            unread.push(start_call(&socket, "/keyhole.v1.Broker/Read", &request).await);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
         let start = Instant::now();
         let answers = read(&mut client, &[Query::Loadavg]).await.unwrap();
         assert_eq!(answers[0].outcome, Outcome::Ok);
         assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
-        // When it reads on it learns that it has not got everything.
+        // When it reads again, it gets an error.
         let (status, bytes) = finish(unread.remove(0)).await;
         assert_eq!(status, Some(Code::DeadlineExceeded as i32));
         assert!(bytes < 4 << 20);
@@ -331,10 +331,10 @@ fn a_client_that_reads_just_fast_enough_delays_others_for_less_than_a_second() {
     let socket = environment.socket();
     broker.ask(|mut client| async move {
         let request = grpc(&ReadRequest { queries: vec![Query::Tcp as i32] });
-        let mut answer = begin(&socket, "/keyhole.v1.Broker/Read", &request).await;
+        let mut answer = start_call(&socket, "/keyhole.v1.Broker/Read", &request).await;
         let dawdle = tokio::spawn(async move {
             let mut taken = 0;
-            // A batch of the broker's at a time.
+            // One batch of the broker at a time.
             while let Some(Ok(data)) = answer.0.body_mut().data().await {
                 answer.0.body_mut().flow_control().release_capacity(data.len()).unwrap();
                 taken += data.len();
@@ -354,7 +354,7 @@ fn a_client_that_reads_just_fast_enough_delays_others_for_less_than_a_second() {
 }
 
 #[test]
-fn what_clients_do_not_read_is_not_buffered() {
+fn responses_that_clients_do_not_read_are_dropped() {
     let environment = new_environment();
     let queries = [Query::NetDev, Query::Udp, Query::Arp, Query::Mounts];
     for path in ["net/dev", "net/udp", "net/arp", "mountinfo"] {
@@ -376,18 +376,18 @@ fn what_clients_do_not_read_is_not_buffered() {
         for _ in 0..3 {
             unread.push(begin_many(&socket, "/keyhole.v1.Broker/Read", &request, 4).await);
         }
-        // Longer than all of them together may be served while another waits.
+        // Longer than all of them together may hold the permit while another waits.
         let answers = read_numbers(&mut client, queries).await.unwrap();
         assert!(answers.iter().all(|answer| answer.outcome == Outcome::Ok));
         tokio::time::sleep(Duration::from_secs(3)).await;
         let buffered = anonymous().saturating_sub(before);
-        assert!(buffered < 6 << 10, "{buffered} KiB are buffered for 12 answers of 1 MiB");
+        assert!(buffered < 6 << 10, "{buffered} KiB are in use for 12 responses of 1 MiB");
         drop(unread);
     });
 }
 
 #[test]
-fn a_client_that_disconnects_frees_its_place_in_the_queue() {
+fn a_client_that_disconnects_leaves_the_queue() {
     let environment = new_environment();
     environment.write("proc/1/net/dev", &"x".repeat(4 << 20));
     environment.write("proc/loadavg", "1");
@@ -395,8 +395,8 @@ fn a_client_that_disconnects_frees_its_place_in_the_queue() {
     let socket = environment.socket();
     broker.ask(|mut client| async move {
         let request = grpc(&ReadRequest { queries: vec![Query::NetDev as i32] });
-        let _unread = begin(&socket, "/keyhole.v1.Broker/Read", &request).await;
-        // More than a connection has streams.
+        let _unread = start_call(&socket, "/keyhole.v1.Broker/Read", &request).await;
+        // More than the streams of one connection.
         for _ in 0..6 {
             let waiting = read(&mut client, &[Query::Loadavg]);
             assert!(tokio::time::timeout(Duration::from_millis(10), waiting).await.is_err());
@@ -416,7 +416,7 @@ fn a_client_that_reads_slowly_gets_everything() {
     let socket = environment.socket();
     broker.ask(|_| async move {
         let request = grpc(&ReadRequest { queries: vec![Query::NetDev as i32] });
-        let mut answer = begin(&socket, "/keyhole.v1.Broker/Read", &request).await;
+        let mut answer = start_call(&socket, "/keyhole.v1.Broker/Read", &request).await;
         let mut bytes = 0;
         for _ in 0..5 {
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! What ends when one of the processes ends, and what is logged.
+//! What happens when one of the processes exits, and what is logged.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -17,7 +17,7 @@ fn kill(pid: u32) {
     kill_process(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
 }
 
-/// Whether a process has ended; one that nobody has waited for counts.
+/// Whether a process has exited; also true for a zombie.
 fn has_ended(pid: u32) -> bool {
     let state = |status: String| status.lines().any(|line| line.starts_with("State:\tZ"));
     fs::read_to_string(format!("/proc/{pid}/status")).map_or(true, state)
@@ -73,7 +73,7 @@ fn a_reader_that_hangs_in_a_file_is_not_left_behind() {
 }
 
 #[test]
-fn signals_that_stop_a_service_stop_the_broker_alone() {
+fn only_the_broker_follows_signals_that_stop_a_service() {
     if !root() {
         return;
     }
@@ -92,7 +92,7 @@ fn signals_that_stop_a_service_stop_the_broker_alone() {
 }
 
 #[test]
-fn ignored_signals_end_no_process() {
+fn stray_signals_kill_no_process() {
     if !root() {
         return;
     }
@@ -113,9 +113,9 @@ fn ignored_signals_end_no_process() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
+fn a_log_that_is_not_read_and_a_full_disk_stop_nothing() {
     let (unread, writer) = std::io::pipe().unwrap();
-    // Nothing else is taken by it: every line waits.
+    // The pipe takes nothing more: every line waits.
     fill(&writer);
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let (closed, broken) = std::io::pipe().unwrap();
@@ -134,7 +134,7 @@ fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
     drop(unread);
 }
 
-/// Writes to a pipe until it takes no more.
+/// Fills a pipe.
 fn fill(pipe: &std::io::PipeWriter) {
     let flags = rustix::fs::fcntl_getfl(pipe).unwrap();
     rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
@@ -143,7 +143,7 @@ fn fill(pipe: &std::io::PipeWriter) {
 }
 
 #[test]
-fn a_zygote_that_is_killed_ends_the_broker_which_logs_the_signal() {
+fn when_the_zygote_is_killed_the_broker_reports_it_and_exits() {
     if !root() {
         return;
     }
@@ -154,8 +154,8 @@ fn a_zygote_that_is_killed_ends_the_broker_which_logs_the_signal() {
     assert_eq!(broker.process.wait().code(), Some(1));
     let log = broker.process.log();
     let last = log.lines().last().unwrap();
-    assert!(last.contains("error: the zygote has ended: killed by signal 9"), "{last}");
-    assert!(fs::symlink_metadata(environment.socket()).is_err(), "no socket is left that nobody listens on");
+    assert!(last.contains("error: the zygote has exited: killed by signal 9"), "{last}");
+    assert!(fs::symlink_metadata(environment.socket()).is_err(), "no stale socket is left");
     all_end(&processes[1..]);
 }
 
@@ -169,7 +169,7 @@ fn a_reader_that_is_killed_is_replaced_and_counted_by_name() {
     assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
     let before = broker.process.pids();
     kill(before[2]);
-    wait_until("a death", || broker.process.log().contains("a reader has died"));
+    wait_until("a death", || broker.process.log().contains("the reader has died"));
     let answers = broker.read(&[Query::Loadavg, Query::Cpu, Query::NetClass]);
     assert!(answers.iter().all(|answer| answer.outcome == Outcome::Ok), "{answers:?}");
     let described = broker.describe();
@@ -180,13 +180,13 @@ fn a_reader_that_is_killed_is_replaced_and_counted_by_name() {
     let after = broker.process.pids();
     assert!(after.len() == before.len() && !after.contains(&before[2]), "{after:?}");
     let log = broker.process.log();
-    let line = log.lines().find(|line| line.contains("a reader has died")).unwrap();
+    let line = log.lines().find(|line| line.contains("the reader has died")).unwrap();
     assert!(line.contains("reader=procfs") && line.contains("killed by signal 9"), "{line}");
     assert_eq!(reader(&described.readers, "procfs").deaths, 1);
 }
 
 #[test]
-fn readers_that_die_too_often_end_the_broker() {
+fn the_broker_exits_when_readers_die_too_often() {
     if !root() {
         return;
     }
@@ -210,12 +210,12 @@ fn readers_that_die_too_often_end_the_broker() {
 }
 
 #[test]
-fn the_end_of_a_container_is_that_of_all_its_processes() {
+fn all_processes_end_with_their_container() {
     if !root() {
         return;
     }
     let environment = new_environment();
-    // Its PID 1, as in a container.
+    // The broker as PID 1, as in a container.
     let mut command = Command::new("unshare");
     let setpriv = "exec setpriv --reuid=$1 --regid=$1 --clear-groups --inh-caps=-all $2 --socket.path=$3";
     command.args(["--pid", "--fork", "--mount-proc", "sh", "-c", setpriv, "sh", &BROKER_UID.to_string()]);
@@ -229,15 +229,18 @@ fn the_end_of_a_container_is_that_of_all_its_processes() {
 }
 
 #[test]
-fn a_start_without_a_matching_reader_prints_what_to_do_and_leaves_no_socket() {
+fn a_start_without_the_right_reader_says_what_to_do_and_leaves_no_socket() {
     let environment = new_environment();
     fs::remove_file(environment.path("keyhole-reader")).unwrap();
     let line = start_error(environment.broker_command(&["--log.level=error"]));
-    assert!(line.contains("keyhole-reader") && line.contains("must lie beside keyhole-broker"), "{line}");
+    assert!(
+        line.contains("keyhole-reader") && line.contains("must be in the directory of keyhole-broker"),
+        "{line}"
+    );
     for (program, hint) in [("/bin/true", "of this version"), ("/bin/false", "of this version")] {
         fs::copy(program, environment.path("keyhole-reader")).unwrap();
         let line = start_error(environment.broker_command(&["--log.level=error"]));
-        assert!(line.contains("keyhole-reader ended before it was ready") && line.contains(hint), "{line}");
+        assert!(line.contains("keyhole-reader exited before it was ready") && line.contains(hint), "{line}");
     }
     fs::write(environment.path("keyhole-reader"), "#!/bin/sh\nkill -9 $$\n").unwrap();
     let line = start_error(environment.broker_command(&["--log.level=error"]));
@@ -247,7 +250,7 @@ fn a_start_without_a_matching_reader_prints_what_to_do_and_leaves_no_socket() {
 }
 
 #[test]
-fn where_the_end_of_a_reader_cannot_be_seen_the_start_fails_with_a_reason() {
+fn without_pidfd_open_the_start_fails() {
     for (errno, text) in
         [(libc::ENOSYS, "Function not implemented"), (libc::EPERM, "Operation not permitted")]
     {
@@ -260,13 +263,13 @@ fn where_the_end_of_a_reader_cannot_be_seen_the_start_fails_with_a_reason() {
 }
 
 #[test]
-fn readers_of_a_broker_whose_parent_ignores_its_children_are_waited_for() {
+fn readers_are_waited_for_even_if_sigchld_was_ignored() {
     if !root() {
         return;
     }
     let environment = new_environment();
     let mut command = environment.broker_command(&["--log.level=info"]);
-    // SAFETY: the child changes how it treats one signal, which is inherited.
+    // SAFETY: the child changes the action of one signal, which is inherited.
     unsafe {
         std::os::unix::process::CommandExt::pre_exec(&mut command, || {
             libc::signal(libc::SIGCHLD, libc::SIG_IGN);
@@ -282,7 +285,7 @@ fn readers_of_a_broker_whose_parent_ignores_its_children_are_waited_for() {
 }
 
 #[test]
-fn a_socket_whose_queue_is_full_is_in_use_and_delays_no_start() {
+fn a_socket_whose_backlog_is_full_is_in_use_and_does_not_delay_the_start() {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, connect, listen, socket};
     let environment = new_environment();
     let listener = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();

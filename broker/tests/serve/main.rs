@@ -1,6 +1,6 @@
-//! The broker as it ships, from outside: who may connect, what it answers, how it starts, seals itself and ends.
+//! The broker as it ships, from outside: who may connect, what it answers, how it starts, enters its sandbox and ends.
 //!
-//! As root the broker runs as a uid of its own; tests that need root are skipped otherwise, and fail when
+//! As root the broker runs as a uid of its own. Without root, tests that need it are skipped with a note, or fail if
 //! `KEYHOLE_REQUIRE_ROOT` is set.
 
 mod answers;

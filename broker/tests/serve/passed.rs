@@ -1,4 +1,4 @@
-//! Descriptors that peers pass along, and a log that nobody reads: neither delays the thread that serves.
+//! Descriptors that peers pass along, and a log that is not read: neither delays the serving thread.
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -20,19 +20,19 @@ use rustix::process::Signal;
 
 use crate::{new_environment, root};
 
-/// How long a socket of the attacker lingers when it is closed.
+/// The SO_LINGER time of the attacker's sockets.
 const LINGER: Duration = Duration::from_secs(40);
 
-/// The longest that anybody else may wait.
+/// The most time that other clients may wait.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// The preface, and settings that change nothing.
+/// The preface and empty settings.
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// A PING.
 const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0pppppppp";
 
-/// A TCP socket with unsent data whose close sleeps, and its other end, which reads nothing.
+/// A TCP socket with unsent data, whose close sleeps, and its peer, which reads nothing.
 fn lingering() -> [TcpStream; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -52,7 +52,7 @@ fn pass(stream: &UnixStream, passed: &[BorrowedFd<'_>]) -> rustix::io::Result<us
     sendmsg(stream, &[IoSlice::new(PING)], &mut control, SendFlags::NOSIGNAL)
 }
 
-/// Has the broker stop while `act` runs: what it sends is in the broker's sockets before any of it is looked at.
+/// Stops the broker while `act` runs: everything that it sends is in the broker's sockets before the broker reads any.
 fn while_stopped<T>(broker: &Broker, act: impl FnOnce() -> T) -> T {
     broker.process.signal(Signal::STOP);
     let done = act();
@@ -60,14 +60,14 @@ fn while_stopped<T>(broker: &Broker, act: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Runs probes, each with a connection of its own, for this long; each must be answered soon.
-fn everyone_is_answered(environment: &Environment, meanwhile: Duration) {
+/// Runs probes, each with a new connection, for `meanwhile`; each must be answered in time.
+fn assert_everyone_is_answered(environment: &Environment, meanwhile: Duration) {
     let start = Instant::now();
     let mut probes = 0;
     while start.elapsed() < meanwhile {
-        let begun = Instant::now();
+        let start = Instant::now();
         let output = environment.probe(broker_uid());
-        assert!(begun.elapsed() < ANSWER, "a probe waited {:?}, after {probes}", begun.elapsed());
+        assert!(start.elapsed() < ANSWER, "a probe waited {:?}, after {probes}", start.elapsed());
         assert!(output.status.success(), "{output:?}");
         probes += 1;
         std::thread::sleep(Duration::from_millis(100));
@@ -75,7 +75,7 @@ fn everyone_is_answered(environment: &Environment, meanwhile: Duration) {
     assert!(probes > 5, "{probes}");
 }
 
-/// The attacks, from a uid: as many connections, each of which passes what `descriptors` returns and is then left.
+/// Attacks from a uid: `connections` connections, each of which passes the descriptors of `descriptors`.
 fn attack(
     broker: &Broker,
     uid: u32,
@@ -92,18 +92,18 @@ fn attack(
         let refuses = !broker_passes(broker);
         assert_eq!(passed.err(), refuses.then_some(Errno::PERM));
         if refuses {
-            // Nobody else has them: their close would sleep here.
+            // If the broker does not have them, their close would sleep here.
             files.iter().for_each(|file| sockopt::set_socket_linger(file, None).unwrap());
         }
     };
     if is_refused {
         return while_stopped(broker, || batches.into_iter().for_each(|files| pass_all(open(), files)));
     }
-    // Refused when it is opened is who has no place yet: one after the other, as places come back.
+    // A connection without a permit is refused: one after the other, as permits are released.
     for files in batches {
         let mut stream = open();
         stream.write_all(HELLO).unwrap();
-        // It is being served.
+        // It is served.
         assert!(stream.read(&mut [0; 64]).unwrap() > 0);
         while_stopped(broker, || pass_all(stream, files));
     }
@@ -114,16 +114,16 @@ fn broker_passes(broker: &Broker) -> bool {
     log.contains("sandbox layer MISSING\" process=broker layer=passed_descriptors")
 }
 
-/// Runs a test in a process of its own, which lingering sockets end with. A child that another test starts meanwhile
-/// would have a copy of each, and its own start would wait for their close.
+/// Runs a test in a process of its own. Otherwise a child that another test starts would inherit the lingering sockets, and
+/// its start would wait until they are closed.
 fn as_attacker(test: &str, act: impl FnOnce()) {
     if root() {
         in_own_process(&format!("passed::{test}"), act);
     }
 }
 
-/// What every kernel must hold, as it is or without the option that refuses descriptors.
-fn passed_descriptors_delay_nobody(is_old: bool) {
+/// For every kernel, with and without the socket option that refuses descriptors.
+fn assert_passed_descriptors_delay_nobody(is_old: bool) {
     let environment = new_environment();
     let command = environment.broker_command(&[format!("--allow-uid={EXPORTER_UID}")]);
     let mut broker = environment.run_broker(if is_old { without(command, &PASS_RIGHTS) } else { command });
@@ -141,16 +141,16 @@ fn passed_descriptors_delay_nobody(is_old: bool) {
                 })
                 .collect()
         });
-        everyone_is_answered(&environment, Duration::from_secs(3));
+        assert_everyone_is_answered(&environment, Duration::from_secs(3));
     }
-    // Many in a message, which do not linger.
+    // Many in one message, which do not linger.
     let [plain, _peer] = lingering();
     sockopt::set_socket_linger(&plain, None).unwrap();
     for (uid, is_refused) in [(EXPORTER_UID, false), (DENIED_UID, true)] {
         attack(&broker, uid, is_refused, 4, &mut || (0..200).map(|_| plain.try_clone().unwrap()).collect());
-        everyone_is_answered(&environment, Duration::from_secs(1));
+        assert_everyone_is_answered(&environment, Duration::from_secs(1));
     }
-    // None is left, and the attacker may connect again.
+    // None stays open, and the attacker's permits are released.
     wait_until("the sockets' end", || open() <= before);
     let answers =
         broker.ask_as(EXPORTER_UID, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
@@ -162,25 +162,25 @@ fn passed_descriptors_delay_nobody(is_old: bool) {
 }
 
 #[test]
-fn descriptors_that_peers_pass_delay_nobody() {
-    as_attacker("descriptors_that_peers_pass_delay_nobody", || passed_descriptors_delay_nobody(false));
+fn passed_descriptors_delay_nobody() {
+    as_attacker("passed_descriptors_delay_nobody", || assert_passed_descriptors_delay_nobody(false));
 }
 
 #[test]
-fn descriptors_that_peers_pass_delay_nobody_where_the_kernel_does_not_refuse_them() {
-    as_attacker("descriptors_that_peers_pass_delay_nobody_where_the_kernel_does_not_refuse_them", || {
-        passed_descriptors_delay_nobody(true);
+fn passed_descriptors_delay_nobody_on_kernels_that_accept_them() {
+    as_attacker("passed_descriptors_delay_nobody_on_kernels_that_accept_them", || {
+        assert_passed_descriptors_delay_nobody(true);
     });
 }
 
 #[test]
-fn sockets_that_wait_to_be_accepted_do_not_delay_the_end() {
-    as_attacker("sockets_that_wait_to_be_accepted_do_not_delay_the_end", || {
+fn sockets_in_the_backlog_do_not_delay_the_exit() {
+    as_attacker("sockets_in_the_backlog_do_not_delay_the_exit", || {
         let environment = new_environment();
         let mut broker =
             environment.run_broker(without(environment.broker_command(&["--log.level=info"]), &PASS_RIGHTS));
         let mut peers = Vec::new();
-        // The end is asked for before anything is accepted.
+        // It is asked to stop before anything is accepted.
         broker.process.signal(Signal::STOP);
         for _ in 0..4 {
             let [lingers, peer] = lingering();
@@ -197,7 +197,7 @@ fn sockets_that_wait_to_be_accepted_do_not_delay_the_end() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_delays_nobody() {
+fn a_log_that_is_not_read_delays_nobody() {
     if !root() {
         return;
     }
@@ -212,12 +212,13 @@ fn a_log_that_nobody_reads_delays_nobody() {
     wait_until("the broker", || environment.probe(broker_uid()).status.success());
     let until = Instant::now() + Duration::from_secs(5);
     std::thread::scope(|scope| {
-        // What is served of it ends with a line of debug; beyond their rate, and for the uid that is not allowed, it is refused.
+        // Connections that are served log a line at level debug; beyond their rate, and for the other uid, they are
+        // refused.
         for uid in UIDS.chain([DENIED_UID]) {
             let socket = environment.socket();
             scope.spawn(move || run_as(uid, broker_gid(), || garbage(&socket, until)));
         }
-        everyone_is_answered(&environment, Duration::from_secs(5));
+        assert_everyone_is_answered(&environment, Duration::from_secs(5));
     });
     let counters = broker.describe().counters.unwrap();
     assert!(counters.log_lines_dropped > 0 && counters.refused_peers > 100, "{counters:?}");
@@ -229,7 +230,7 @@ fn a_log_that_nobody_reads_delays_nobody() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
-/// Connections of garbage, one after the other.
+/// Sends garbage, one connection after another.
 fn garbage(socket: &std::path::Path, until: Instant) {
     while Instant::now() < until {
         if let Ok(mut stream) = UnixStream::connect(socket) {

@@ -1,4 +1,4 @@
-//! `keyhole-broker probe` from outside: what it makes of each kind of answer, and how it is sealed when it reads one.
+//! `keyhole-broker probe` from outside: what it makes of each kind of answer, and its sandbox when it reads one.
 
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use keyhole_broker::probe::PROBE_SYSCALLS;
 use keyhole_os::seccomp::{self, Rule};
 use keyhole_test_support::fork::{
-    Call, End, KILLED_BY_SECCOMP, call_sealed, in_child, in_own_process, returned,
+    Call, End, KILLED_BY_SECCOMP, call_in_sandbox, in_child, in_own_process, returned,
 };
 use keyhole_test_support::old_kernel::{Argument, LINUX_5_10, Missing, missing, without};
 use keyhole_test_support::{BROKER_UID, ChildProcess, Environment, is_root, wait_for};
@@ -18,7 +18,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::new_environment;
 
-/// What a broker sends whose health is `status`: SETTINGS, HEADERS, DATA, and HEADERS that end.
+/// The bytes of a broker whose health is `status`: SETTINGS, HEADERS, DATA, and final HEADERS.
 fn answer(status: u8) -> Vec<u8> {
     let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
         [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, stream], payload].concat()
@@ -33,7 +33,7 @@ fn answer(status: u8) -> Vec<u8> {
     .concat()
 }
 
-/// A server that the test plays itself, at the environment's socket.
+/// A listener of the test itself on the environment's socket.
 fn listen(environment: &Environment) -> UnixListener {
     let listener = UnixListener::bind(environment.socket()).unwrap();
     fs::set_permissions(environment.socket(), Permissions::from_mode(0o666)).unwrap();
@@ -51,14 +51,14 @@ fn start_probe_by(mut command: Command) -> ChildProcess {
 /// The exit status of a probe and what it prints, which is on standard error alone.
 fn output(probe: &mut ChildProcess) -> (Option<i32>, String) {
     let status = probe.wait();
-    let mut printed = String::new();
-    probe.child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
-    assert_eq!(printed, "");
-    probe.child.stderr.take().unwrap().read_to_string(&mut printed).unwrap();
-    (status.code(), printed)
+    let mut output = String::new();
+    probe.child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    assert_eq!(output, "");
+    probe.child.stderr.take().unwrap().read_to_string(&mut output).unwrap();
+    (status.code(), output)
 }
 
-/// Takes a probe's connection and all of its request.
+/// Accepts a probe's connection and reads its request.
 fn accept(listener: &UnixListener) -> UnixStream {
     let (mut stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -75,23 +75,23 @@ fn accept(listener: &UnixListener) -> UnixStream {
 const TIMED_OUT: &str = "keyhole-broker: error: no answer within 2 s\n";
 
 #[test]
-fn a_probe_is_sealed_while_it_waits_and_times_out() {
+fn a_probe_waits_in_its_sandbox_and_times_out() {
     let environment = new_environment();
     let listener = listen(&environment);
     let start = Instant::now();
     let mut probe = start_probe(&environment);
     let _stream = accept(&listener);
     let proc = format!("/proc/{}", probe.pid());
-    let status = wait_for("the seal", || {
+    let status = wait_for("the sandbox", || {
         let status = fs::read_to_string(format!("{proc}/status")).unwrap();
-        assert!(probe.is_running(), "it ended unsealed: {status}");
+        assert!(probe.is_running(), "it ended without a sandbox: {status}");
         status.contains("\nSeccomp:\t2\n").then_some(status)
     });
     for line in ["NoNewPrivs:\t1", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "Threads:\t1"] {
         assert!(status.lines().any(|other| other == line), "{line}: {status}");
     }
     if is_root() {
-        // Nothing is open but the connection and its standard error.
+        // Only the connection and standard error are open.
         let mut open: Vec<_> = fs::read_dir(format!("{proc}/fd")).unwrap().collect();
         open.sort_by_key(|entry| entry.as_ref().unwrap().file_name());
         let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
@@ -105,13 +105,13 @@ fn a_probe_is_sealed_while_it_waits_and_times_out() {
 }
 
 #[test]
-fn bytes_that_arrive_slowly_do_not_extend_the_timeout() {
+fn single_bytes_do_not_extend_the_deadline() {
     let environment = new_environment();
     let listener = listen(&environment);
     let start = Instant::now();
     let mut probe = start_probe(&environment);
     let mut stream = accept(&listener);
-    // Frames that a probe passes over: it would read them for ever.
+    // Frames that a probe skips: without a deadline it would read them forever.
     for byte in [0, 0, 0, 4, 0, 0, 0, 0, 0].into_iter().cycle().take(200) {
         if stream.write_all(&[byte]).is_err() {
             break;
@@ -124,7 +124,7 @@ fn bytes_that_arrive_slowly_do_not_extend_the_timeout() {
 }
 
 #[test]
-fn a_queue_that_stays_full_times_out_too() {
+fn a_backlog_that_stays_full_times_out_too() {
     let environment = new_environment();
     let listener = listen(&environment);
     rustix::net::listen(&listener, 0).unwrap();
@@ -136,8 +136,8 @@ fn a_queue_that_stays_full_times_out_too() {
     assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
 }
 
-/// The result of a probe whose server sends this and disconnects.
-fn probe_answered_with(answer: &[u8]) -> (Option<i32>, String) {
+/// The result of a probe whose server sends `answer` and closes the connection.
+fn probe_result(answer: &[u8]) -> (Option<i32>, String) {
     let environment = new_environment();
     let listener = listen(&environment);
     let mut probe = start_probe(&environment);
@@ -149,22 +149,22 @@ fn probe_answered_with(answer: &[u8]) -> (Option<i32>, String) {
 
 #[test]
 fn the_exit_status_and_one_line_report_the_answer() {
-    assert_eq!(probe_answered_with(&answer(1)), (Some(0), String::new()));
-    let prints = |line: &str| (Some(1), format!("keyhole-broker: error: {line}\n"));
-    assert_eq!(probe_answered_with(&answer(2)), prints("the broker says NOT_SERVING"));
-    assert_eq!(probe_answered_with(&answer(3)), prints("the broker says SERVICE_UNKNOWN"));
-    let nonsense = prints("the broker's answer is not a health answer");
-    assert_eq!(probe_answered_with(b"HTTP/1.1 400 Bad Request\r\n\r\n"), nonsense);
-    let (status, stderr) = probe_answered_with(&answer(1)[..20]);
+    assert_eq!(probe_result(&answer(1)), (Some(0), String::new()));
+    let output_of = |line: &str| (Some(1), format!("keyhole-broker: error: {line}\n"));
+    assert_eq!(probe_result(&answer(2)), output_of("the broker reports NOT_SERVING"));
+    assert_eq!(probe_result(&answer(3)), output_of("the broker reports SERVICE_UNKNOWN"));
+    let malformed = output_of("the broker's answer is not a health answer");
+    assert_eq!(probe_result(b"HTTP/1.1 400 Bad Request\r\n\r\n"), malformed);
+    let (status, output) = probe_result(&answer(1)[..20]);
     assert_eq!(status, Some(1));
-    assert!(stderr.contains("is this uid allowed?") && stderr.lines().count() == 1, "{stderr}");
+    assert!(output.contains("is this uid allowed?") && output.lines().count() == 1, "{output}");
 }
 
 #[test]
-fn a_probe_without_standard_descriptors_has_the_right_exit_status() {
+fn a_probe_without_standard_descriptors_has_the_same_exit_status() {
     let environment = new_environment();
     let listener = listen(&environment);
-    // The shell closes them; the program's start opens /dev/null in their place.
+    // The shell closes them; the program opens /dev/null instead when it starts.
     let mut command = Command::new("sh");
     command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(environment.path("keyhole-broker"));
     command.arg("probe").arg(format!("--socket.path={}", environment.socket().display()));
@@ -175,7 +175,7 @@ fn a_probe_without_standard_descriptors_has_the_right_exit_status() {
 }
 
 #[test]
-fn a_probe_works_on_an_older_kernel_and_a_seal_that_is_refused_is_an_error() {
+fn a_probe_works_without_landlock_and_seccomp_and_fails_if_its_sandbox_is_refused() {
     const PR_GET_SECCOMP: u32 = 21;
     let without_seccomp = [
         missing(libc::SYS_seccomp, &[], libc::ENOSYS),
@@ -186,19 +186,16 @@ fn a_probe_works_on_an_older_kernel_and_a_seal_that_is_refused_is_an_error() {
         let environment = new_environment();
         let listener = listen(&environment);
         let mut probe = start_probe_by(without(environment.broker_command(&["probe"]), kernel));
-        // One who may not seal itself hangs up.
+        // A probe that may not enter its sandbox closes the connection.
         let _ = accept(&listener).write_all(&answer(1));
         output(&mut probe)
     };
     assert_eq!(probe_on(LINUX_5_10), (Some(0), String::new()));
     assert_eq!(probe_on(&without_seccomp), (Some(0), String::new()));
-    let (status, stderr) = probe_on(&refused);
-    assert_eq!((status, stderr.lines().count()), (Some(1), 1), "{stderr}");
-    let line = "keyhole-broker: error: seccomp could not be put in force: ";
-    assert!(
-        stderr.starts_with(line) && stderr.contains("let the container's own seccomp profile"),
-        "{stderr}"
-    );
+    let (status, output) = probe_on(&refused);
+    assert_eq!((status, output.lines().count()), (Some(1), 1), "{output}");
+    let line = "keyhole-broker: error: seccomp could not be enabled: ";
+    assert!(output.starts_with(line) && output.contains("let the container's seccomp profile"), "{output}");
 }
 
 /// The table, compiled, for children of a process that runs [`alone`].
@@ -210,7 +207,7 @@ fn table() -> impl Fn() -> bool {
 }
 
 #[test]
-fn the_table_of_a_probe_is_these_calls() {
+fn the_list_of_system_calls_of_a_probe() {
     let row = |row: &seccomp::Row| {
         let indices: String = row.when.iter().map(|argument| format!(" {}", argument.index)).collect();
         format!("{}{indices}", row.name)
@@ -225,16 +222,21 @@ fn the_table_of_a_probe_is_these_calls() {
 #[test]
 fn every_row_of_a_probe_allows_its_call_and_enforces_its_conditions() {
     in_own_process("probe::every_row_of_a_probe_allows_its_call_and_enforces_its_conditions", || {
-        let seal = table();
+        let enter_sandbox = table();
         let mut refused = 0;
         for row in PROBE_SYSCALLS {
-            let end = call_sealed(&seal, Call::harmless(row));
+            let end = call_in_sandbox(&enter_sandbox, Call::harmless(row));
             assert!(returned(end), "{}: {end:?}", row.name);
             for argument in row.when {
                 for bit in (0..64).filter(|bit| argument.mask & (1 << bit) != 0) {
                     let call = Call::harmless(row).flipped(argument.index, bit);
                     assert!(!call.is_allowed_by(PROBE_SYSCALLS));
-                    assert_eq!(call_sealed(&seal, call), KILLED_BY_SECCOMP, "{} with {call:x?}", row.name);
+                    assert_eq!(
+                        call_in_sandbox(&enter_sandbox, call),
+                        KILLED_BY_SECCOMP,
+                        "{} with {call:x?}",
+                        row.name
+                    );
                     refused += 1;
                 }
             }
@@ -246,10 +248,10 @@ fn every_row_of_a_probe_allows_its_call_and_enforces_its_conditions() {
 #[test]
 fn every_other_call_kills_a_probe() {
     in_own_process("probe::every_other_call_kills_a_probe", || {
-        let seal = table();
+        let enter_sandbox = table();
         let allowed = |number: i64| PROBE_SYSCALLS.iter().any(|row| row.number == number);
         for number in (-1..=470).filter(|number| !allowed(*number)) {
-            let end = call_sealed(&seal, Call(number, [0; 6]));
+            let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
             // The kernel asks no filter about its own probes (uretprobe, uprobe).
             let own = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
             assert!(end == KILLED_BY_SECCOMP || own, "system call {number}: {end:?}");
@@ -257,17 +259,17 @@ fn every_other_call_kills_a_probe() {
     });
 }
 
-/// The heap may have to grow under the seal, by mmap where something lies in the way of brk.
+/// The heap may have to grow in the sandbox, with mmap if brk is blocked.
 #[test]
-fn the_heap_of_a_probe_grows_under_its_seal() {
-    in_own_process("probe::the_heap_of_a_probe_grows_under_its_seal", || {
-        let seal = table();
+fn the_heap_of_a_probe_grows_in_its_sandbox() {
+    in_own_process("probe::the_heap_of_a_probe_grows_in_its_sandbox", || {
+        let enter_sandbox = table();
         for in_the_way in [false, true] {
             let end = in_child(|| {
                 if in_the_way {
                     block_brk();
                 }
-                if !seal() {
+                if !enter_sandbox() {
                     return 1;
                 }
                 let blocks: Vec<Vec<u8>> = (0..256).map(|byte| vec![byte as u8; 16 << 10]).collect();
@@ -278,10 +280,9 @@ fn the_heap_of_a_probe_grows_under_its_seal() {
     });
 }
 
-/// Puts a page where the heap would grow to.
+/// Maps a page where the heap would grow.
 fn block_brk() {
-    // SAFETY: the end of the heap is only asked for; the page lies behind it, and where something lies there already
-    // nothing is replaced.
+    // SAFETY: sbrk only returns the end of the heap; the page is mapped behind it, and replaces no other mapping.
     unsafe {
         let end = libc::sbrk(0) as usize;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;

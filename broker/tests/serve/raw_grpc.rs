@@ -6,11 +6,11 @@ use prost::Message;
 
 /// Makes a gRPC call over a connection of its own; returns the status and the number of bytes received.
 pub(crate) async fn call(socket: &Path, path: &str, body: &[u8]) -> (Option<i32>, usize) {
-    finish(begin(socket, path, body).await).await
+    finish(start_call(socket, path, body).await).await
 }
 
 /// Receives the rest of an answer.
-pub(crate) async fn finish((mut answer, _client, driver): Pending) -> (Option<i32>, usize) {
+pub(crate) async fn finish((mut answer, _client, driver): StartedCall) -> (Option<i32>, usize) {
     let mut status = answer.headers().get("grpc-status").cloned();
     let mut bytes = 0;
     while let Some(data) = answer.body_mut().data().await {
@@ -26,7 +26,7 @@ pub(crate) async fn finish((mut answer, _client, driver): Pending) -> (Option<i3
 }
 
 /// Sends a gRPC call and waits for the headers of its answer.
-pub(crate) async fn begin(socket: &Path, path: &str, body: &[u8]) -> Pending {
+pub(crate) async fn start_call(socket: &Path, path: &str, body: &[u8]) -> StartedCall {
     let (mut client, driver) = dial(socket).await;
     (send(&mut client, path, body).await.await.unwrap(), client, driver)
 }
@@ -65,7 +65,7 @@ async fn send(client: &mut Sender, path: &str, body: &[u8]) -> h2::client::Respo
 type Sender = h2::client::SendRequest<bytes::Bytes>;
 
 /// A call whose answer is still to be received.
-pub(crate) type Pending = (http::Response<h2::RecvStream>, Sender, tokio::task::JoinHandle<()>);
+pub(crate) type StartedCall = (http::Response<h2::RecvStream>, Sender, tokio::task::JoinHandle<()>);
 
 pub(crate) fn grpc(message: &impl Message) -> Vec<u8> {
     let mut body = vec![0];

@@ -1,4 +1,4 @@
-//! How it starts, and refuses to; how it ends.
+//! How the broker starts, when it refuses to, and how it exits.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -16,15 +16,15 @@ use rustix::process::{Signal, getgid};
 use crate::{new_environment, root, start_error};
 
 #[test]
-fn the_socket_is_for_its_owner_and_the_configured_group() {
+fn the_socket_is_for_its_owner_and_the_group_of_the_flag() {
     let environment = new_environment();
     let group = if is_root() { 64700 } else { getgid().as_raw() };
     let mut command = environment.broker_command_as_self(&[format!("--socket.group={group}")]);
     let become_broker = is_root();
-    // SAFETY: the child only makes system calls that take numbers, and one with memory that lives through it.
+    // SAFETY: the child only makes system calls that take numbers, and one with memory that outlives it.
     unsafe {
         command.pre_exec(move || {
-            // The umask that it inherits has no effect.
+            // The inherited umask has no effect.
             libc::umask(0);
             let became = !become_broker
                 || libc::setgroups(1, &group) == 0
@@ -41,21 +41,21 @@ fn the_socket_is_for_its_owner_and_the_configured_group() {
 }
 
 #[test]
-fn a_signal_ends_it_and_removes_the_socket() {
+fn a_signal_stops_it_and_removes_the_socket() {
     for signal in [Signal::TERM, Signal::INT] {
         let environment = new_environment();
         let mut broker = environment.start_broker(&["--log.level=info"]);
-        // With a connection open, and one in the middle of nothing.
+        // With an open connection, and one without a request.
         let _idle = broker.connect();
         broker.read(&[Query::Loadavg]);
         broker.process.signal(signal);
         assert_eq!(broker.process.wait().code(), Some(0), "{}", broker.process.log());
-        assert!(fs::symlink_metadata(environment.socket()).is_err(), "the socket is gone");
+        assert!(fs::symlink_metadata(environment.socket()).is_err(), "the socket is removed");
     }
 }
 
 #[test]
-fn a_json_log_is_one_object_a_line() {
+fn a_json_log_has_one_object_per_line() {
     let environment = new_environment();
     let log = fs::File::create(environment.path("json")).unwrap();
     let command = environment.broker_command(&["--log.level=info", "--log.format=json"]);
@@ -77,7 +77,7 @@ fn a_json_log_is_one_object_a_line() {
 }
 
 #[test]
-fn a_log_that_cannot_be_written_ends_nothing() {
+fn a_closed_log_stops_nothing() {
     let environment = new_environment();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut broker = environment.spawn_broker(environment.broker_command(&["--log.level=info"]), full);
@@ -85,7 +85,7 @@ fn a_log_that_cannot_be_written_ends_nothing() {
     assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
     broker.process.signal(Signal::TERM);
     assert_eq!(broker.process.wait().code(), Some(0));
-    assert!(fs::symlink_metadata(environment.socket()).is_err(), "the socket is gone");
+    assert!(fs::symlink_metadata(environment.socket()).is_err(), "the socket is removed");
 }
 
 #[test]
@@ -100,14 +100,14 @@ fn a_socket_left_by_a_crash_is_replaced() {
 }
 
 #[test]
-fn a_live_brokers_socket_is_never_taken() {
+fn the_socket_of_a_running_broker_is_not_replaced() {
     let environment = new_environment();
     let broker = environment.start_broker(&["--log.level=info"]);
     let line = start_error(environment.broker_command(&["--log.level=warn"]));
     assert!(line.contains("--socket.path=") && line.contains("stop it, or choose another path"), "{line}");
-    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok, "the first one goes on");
+    assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok, "the first one keeps running");
 
-    // Nor that of any other program that listens.
+    // Nor is the socket of any other program that listens.
     let other = new_environment();
     let listener = UnixListener::bind(other.socket()).unwrap();
     fs::set_permissions(other.socket(), Permissions::from_mode(0o777)).unwrap();
@@ -117,7 +117,7 @@ fn a_live_brokers_socket_is_never_taken() {
 }
 
 #[test]
-fn a_broker_leaves_the_socket_of_its_successor_alone() {
+fn a_broker_does_not_remove_the_socket_of_its_successor() {
     let environment = new_environment();
     let mut first = environment.start_broker(&["--log.level=info"]);
     fs::rename(environment.socket(), environment.path("aside")).unwrap();
@@ -128,7 +128,7 @@ fn a_broker_leaves_the_socket_of_its_successor_alone() {
 }
 
 #[test]
-fn what_is_not_a_socket_is_left_alone() {
+fn a_path_that_is_not_a_socket_is_not_replaced() {
     let environment = new_environment();
     fs::write(environment.socket(), "precious").unwrap();
     let line = start_error(environment.broker_command(&["--log.level=info"]));
@@ -142,7 +142,7 @@ fn what_is_not_a_socket_is_left_alone() {
 }
 
 #[test]
-fn privilege_that_was_not_asked_for_is_refused() {
+fn unasked_privilege_is_refused() {
     if !root() {
         return;
     }
@@ -179,7 +179,7 @@ fn root_that_was_asked_for_has_no_capability() {
 }
 
 #[test]
-fn a_failed_start_is_one_line_with_what_to_do() {
+fn a_start_that_fails_says_what_to_do_in_one_line() {
     let environment = new_environment();
     let missing = environment.path("missing");
     let missing = missing.display();
@@ -209,7 +209,7 @@ fn a_failed_start_is_one_line_with_what_to_do() {
         ("--allow-root=yes".into(), &["--allow-root"]),
         ("--sandbox.require=apparmor".into(), &["--sandbox.require", "apparmor", "landlock", "seccomp"]),
         (format!("--path.procfs={missing}\nx"), &["--path.procfs=", "missing\\nx", "give a directory"]),
-        ("serve".into(), &["probe or policy"]),
+        ("serve".into(), &["probe, policy or completions"]),
     ];
     for (argument, hints) in cases {
         let line = start_error(environment.broker_command(&["--log.level=error", argument]));
@@ -220,7 +220,7 @@ fn a_failed_start_is_one_line_with_what_to_do() {
         environment.path("broker.sock"),
         environment.path("run/x".repeat(60)),
     ] {
-        // Unless the tests' own uid may write there.
+        // Unless the uid of the tests may write there.
         if socket == environment.path("broker.sock") && !is_root() {
             continue;
         }
@@ -236,11 +236,50 @@ fn a_failed_start_is_one_line_with_what_to_do() {
 }
 
 #[test]
+fn a_variable_sets_how_the_broker_logs_and_none_of_what_it_may_do() {
+    let environment = new_environment();
+    let mut command = environment.broker_command(&["--log.format=logfmt"]);
+    command.envs([
+        ("KEYHOLE_LOG_LEVEL", "debug"),
+        ("KEYHOLE_LOG_FORMAT", "json"),
+        ("KEYHOLE_ALLOW_PROCESSES", "true"),
+        ("KEYHOLE_DESCRIPTOR_CACH", "1"),
+        ("A_SECRET", "of another program"),
+    ]);
+    let broker = environment.run_broker(command);
+    let log = broker.process.log();
+    let warnings: Vec<&str> =
+        log.lines().filter(|line| line.contains("environment variable without effect")).collect();
+    assert_eq!(warnings.len(), 2, "{log}");
+    assert!(
+        warnings[0].contains("KEYHOLE_ALLOW_PROCESSES") && warnings[0].contains("--allow-processes"),
+        "{log}"
+    );
+    assert!(warnings[1].contains("did you mean KEYHOLE_DESCRIPTOR_CACHE?"), "{log}");
+    assert!(log.contains("level=INFO"), "the command line overrides the environment: {log}");
+    let answer = &broker.read(&[Query::Processes])[0];
+    assert_ne!(answer.outcome, Outcome::Ok, "no variable allows the processes");
+    if is_root() {
+        let environ = fs::read(format!("/proc/{}/environ", broker.process.pid())).unwrap();
+        assert!(environ.iter().all(|byte| *byte == 0), "the environment is overwritten");
+    }
+    drop(broker);
+    let mut command = environment.broker_command(&["--log.level=error"]);
+    command.env("KEYHOLE_REOPEN_INTERVAL", "soon");
+    let line = start_error(command);
+    assert!(
+        line.contains("KEYHOLE_REOPEN_INTERVAL=\"soon\" in the environment, for --reopen-interval: "),
+        "{line}"
+    );
+}
+
+#[test]
 fn commands_that_only_print_succeed() {
     let environment = new_environment();
     for (argument, expected) in [
         ("policy", keyhole_broker::policy()),
         ("--version", format!("keyhole-broker {}\n", env!("CARGO_PKG_VERSION"))),
+        ("--help-man", keyhole_broker::flags::PROGRAM.man_page()),
     ] {
         let output = environment.broker_command(&[argument]).stdout(Stdio::piped()).output().unwrap();
         assert!(output.status.success());
@@ -250,7 +289,7 @@ fn commands_that_only_print_succeed() {
     assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("--allow-uid=UID"));
 }
 
-/// Makes one system call fail with ENOSYS, as on a kernel that has it not. For the child alone, before it runs.
+/// Makes one system call fail with ENOSYS in the child, as on a kernel without it.
 fn without_syscall(command: &mut std::process::Command, number: libc::c_long) {
     const fn op(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
         libc::sock_filter { code: code as u16, jt, jf, k }
@@ -278,15 +317,15 @@ fn without_syscall(command: &mut std::process::Command, number: libc::c_long) {
 }
 
 #[test]
-fn a_required_layer_that_is_missing_ends_the_start_and_one_that_is_not_required_does_not() {
+fn a_missing_layer_fails_the_start_only_if_it_is_required() {
     let environment = new_environment();
     let mut required =
         environment.broker_command(&["--log.level=error", "--sandbox.require=limits,landlock"]);
     without_syscall(&mut required, libc::SYS_landlock_create_ruleset);
     let line = start_error(required);
-    for part in ["--sandbox.require=landlock", "this kernel has no Landlock", "lsm=", "or do not require it"]
+    for text in ["--sandbox.require=landlock", "this kernel has no Landlock", "lsm=", "or do not require it"]
     {
-        assert!(line.contains(part), "{line}");
+        assert!(line.contains(text), "{line}");
     }
     assert!(fs::symlink_metadata(environment.socket()).is_err(), "no socket is left that nobody listens on");
 
@@ -310,7 +349,7 @@ fn a_required_layer_that_is_missing_ends_the_start_and_one_that_is_not_required_
 }
 
 #[test]
-fn a_start_with_every_required_layer_logs_them_in_one_line() {
+fn a_start_with_every_required_layer_logs_one_line() {
     let environment = new_environment();
     let mut required = LAYERS.to_vec();
     if landlock::abi() == 0 {
@@ -323,7 +362,7 @@ fn a_start_with_every_required_layer_logs_them_in_one_line() {
 }
 
 #[test]
-fn a_fifo_in_a_fixture_tree_delays_no_start() {
+fn a_fifo_in_a_fixture_tree_does_not_delay_the_start() {
     let environment = new_environment();
     let flags = environment.fixture_flags();
     environment.mkfifo("proc/stat");

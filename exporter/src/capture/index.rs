@@ -1,4 +1,4 @@
-//! The text files below `keyhole/` of a capture: one fact a line, fields between tabs, odd bytes as `\xNN`.
+//! The index of a capture: text files below `keyhole/`, with tab-separated fields and other bytes escaped as `\xNN`.
 
 use std::fs;
 use std::io::{Error, ErrorKind};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use keyhole_policy::TABLE;
 use keyhole_proto::v1::{Outcome, Query};
 
-use super::{About, Capture, META};
+use super::{Capture, CaptureInfo, INDEX_DIR};
 use crate::snapshot::{Content, FileSystem, Numbers, Report, Snapshot};
 use crate::text;
 
@@ -18,13 +18,13 @@ pub(super) const FILE_SYSTEMS: &str = "file-systems";
 pub(super) const QUERIES: &str = "queries";
 pub(super) const CAPTURED: &str = "captured";
 
-/// What comes before the number of items that a limit left out, where there are any.
+/// The prefix of the optional field with the number of items that a limit left out.
 pub(super) const LEFT_OUT: &[u8] = b"left_out=";
 
-/// The most that is read of one file of a capture.
-const LIMIT: u64 = 256 << 20;
+/// The most bytes that are read of one file.
+const MAX_FILE_BYTES: u64 = 256 << 20;
 
-/// `bytes` on one line, without tabs.
+/// Escapes `bytes` for a field: no tabs or line feeds.
 pub(super) fn escape(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for (at, &byte) in bytes.iter().enumerate() {
@@ -57,25 +57,25 @@ fn unescape(text: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// Where a path may lie below a capture's directory; none when no file system should be asked to hold it.
-pub(super) fn place(path: &[u8]) -> Option<PathBuf> {
+/// The relative path at which a kernel file is stored in a capture; none if it is not a safe path for a file system.
+pub(super) fn safe_path(path: &[u8]) -> Option<PathBuf> {
     let components: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
     let fits = |component: &&[u8]| {
         !matches!(**component, [] | [b'.'] | [b'.', b'.'])
             && component.len() <= 255
             && !component.contains(&0)
     };
-    let ours = components.first() == Some(&META.as_bytes());
+    let ours = components.first() == Some(&INDEX_DIR.as_bytes());
     let fits = !ours && path.len() < 2048 && components.iter().all(fits);
     fits.then(|| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
 }
 
-/// Where the contents of a path without a place lie.
+/// Where the content of a path without a safe path is stored.
 pub(super) fn blob(number: usize) -> PathBuf {
-    Path::new(META).join("blobs").join(number.to_string())
+    Path::new(INDEX_DIR).join("blobs").join(number.to_string())
 }
 
-/// The capture in `dir`; none when it is a tree without an index.
+/// Reads the capture in `dir`; none if it has no index.
 pub(super) fn read(dir: &Path) -> std::io::Result<Option<Capture>> {
     let Some(files) = lines(dir, FILES)? else { return Ok(None) };
     let mut contents = Vec::new();
@@ -114,7 +114,7 @@ type Line<'t> = (usize, &'t [u8]);
 type Fields<'t> = std::slice::Split<'t, u8, fn(&u8) -> bool>;
 
 fn lines(dir: &Path, name: &'static str) -> std::io::Result<Option<Lines>> {
-    match read_file(dir, &Path::new(META).join(name)) {
+    match read_file(dir, &Path::new(INDEX_DIR).join(name)) {
         Ok(text) => Ok(Some(Lines { name, text })),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -133,24 +133,24 @@ impl Lines {
     ) -> std::io::Result<T> {
         let mut fields: Fields<'t> = line.split(|byte| *byte == b'\t');
         let named = |what: &dyn std::fmt::Display| {
-            Error::new(ErrorKind::InvalidData, format!("{META}/{}:{}: {what}", self.name, at + 1))
+            Error::new(ErrorKind::InvalidData, format!("{INDEX_DIR}/{}:{}: {what}", self.name, at + 1))
         };
         match parse(&mut fields) {
             Ok(Some(parsed)) => Ok(parsed),
-            Ok(None) => Err(named(&"not as a capture has it")),
+            Ok(None) => Err(named(&"invalid line")),
             Err(error) => Err(named(&error)),
         }
     }
 }
 
-/// A path and what it held; none of a file that was taken out of the capture.
-#[expect(clippy::type_complexity, reason = "a line may be wrong, and a right one may tell of nothing")]
+/// A path and its content; an inner none for a file that was removed from the capture.
+#[expect(clippy::type_complexity, reason = "a line may be invalid, and a valid one may have no file")]
 fn file(dir: &Path, fields: &mut Fields<'_>) -> std::io::Result<Option<Option<(Vec<u8>, Content)>>> {
     let Some(path) = fields.next().and_then(unescape) else { return Ok(None) };
     let Some(kind) = fields.next() else { return Ok(None) };
     let content = match kind {
         b"text" => {
-            let (mut truncated, mut stored) = (false, place(&path));
+            let (mut truncated, mut stored) = (false, safe_path(&path));
             for field in fields {
                 match field.strip_prefix(b"stored=") {
                     Some(number) => {
@@ -201,8 +201,8 @@ fn file_system(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, FileSy
     Ok(parse())
 }
 
-/// How a query ended, and why it was not answered where that was known.
-#[expect(clippy::type_complexity, reason = "the three facts of a line")]
+/// How a query ended, and why it was not answered if known.
+#[expect(clippy::type_complexity, reason = "the three fields of a line")]
 fn report(fields: &mut Fields<'_>) -> std::io::Result<Option<(Query, Report, Option<Vec<u8>>)>> {
     let mut parse = || {
         let query = query(fields.next()?)?;
@@ -233,19 +233,19 @@ fn outcome(name: &[u8]) -> Option<Outcome> {
     outcomes.find(|outcome| outcome.as_str_name().as_bytes() == name)
 }
 
-/// What was captured when; what is not said is left empty.
-fn about(lines: &Lines) -> About {
+/// Parses the file `captured`; missing values are empty.
+fn about(lines: &Lines) -> CaptureInfo {
     let value = |name: &[u8]| {
         let line = lines.lines().find_map(|(_, line)| line.strip_prefix(name)?.strip_prefix(b"\t"));
         text::printable(&line.and_then(unescape).unwrap_or_default()).into_owned()
     };
     let milliseconds = value(b"time_ms").parse().unwrap_or(0);
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds)).unwrap_or(SystemTime::UNIX_EPOCH);
-    About { time, node_name: value(b"node_name"), versions: value(b"versions") }
+    CaptureInfo { time, node_name: value(b"node_name"), versions: value(b"versions") }
 }
 
-/// A regular file of the capture. Symbolic links are refused: a capture may come from a stranger, and must not
-/// have files of this machine read.
+/// Reads a regular file of the capture. Symbolic links are refused: an untrusted capture must not make this program read
+/// files of this machine.
 fn read_file(dir: &Path, path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut whole = dir.to_owned();
@@ -258,7 +258,7 @@ fn read_file(dir: &Path, path: &Path) -> std::io::Result<Vec<u8>> {
         }
     }
     let mut bytes = Vec::new();
-    fs::File::open(&whole)?.take(LIMIT).read_to_end(&mut bytes)?;
+    fs::File::open(&whole)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -269,14 +269,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_fit_a_field(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+        fn any_bytes_round_trip_in_a_field(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let line = escape(&bytes);
             prop_assert!(!line.contains(['\t', '\n']) && !line.starts_with('#'));
             prop_assert_eq!(unescape(line.as_bytes()), Some(bytes));
         }
 
         #[test]
-        fn any_field_is_unescaped_or_refused(text in "[\\\\x0-9a-g]{0,12}") {
+        fn no_field_panics(text in "[\\\\x0-9a-g]{0,12}") {
             let _ = unescape(text.as_bytes());
         }
     }

@@ -1,7 +1,8 @@
-//! Snapshots as directories: kernel files under their own paths, to be read, attached to a report, and replayed.
+//! Captures: snapshots as directories of kernel files under their own paths, to inspect, attach to a report and replay.
 //!
-//! Beside the files, `keyhole/` holds what a file cannot say, as text: how each path was answered (`files`), file
-//! systems, how each query ended, and what was captured when. A tree without it is read by the policy's patterns.
+//! Besides the files, the directory `keyhole/` has an index as text files: the kind of each path (`files`), file systems,
+//! how each query ended, and when and where the capture was made. A tree without an index is read by the policy's
+//! patterns.
 
 mod index;
 mod tree;
@@ -12,32 +13,32 @@ use std::time::SystemTime;
 
 use crate::snapshot::Snapshot;
 
-pub use write::{WriteError, vacant, write, write_unless};
+pub use write::{WriteError, check_target, write, write_unless_stopped};
 
-/// The directory of a capture that holds what files cannot say.
-const META: &str = "keyhole";
+/// The directory of a capture that holds the index.
+const INDEX_DIR: &str = "keyhole";
 
-/// A capture as it was read.
+/// A capture that was read.
 #[derive(Debug, Clone)]
 pub struct Capture {
     /// The host's files.
     pub snapshot: Snapshot,
-    /// What else is known; none of a tree that is no capture.
-    pub about: Option<About>,
+    /// About the capture; none for a tree without an index.
+    pub about: Option<CaptureInfo>,
 }
 
-/// What is known of a capture besides its files.
+/// When, where and by which programs a capture was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
+pub struct CaptureInfo {
     /// When it was made.
     pub time: SystemTime,
     /// The node's name.
     pub node_name: String,
-    /// Which programs made it.
+    /// The versions of the programs that made it.
     pub versions: String,
 }
 
-/// Reads a capture, or any tree with `proc/` and `sys/` as a broker with these roots would.
+/// Reads a capture, or any tree with `proc/` and `sys/` as a broker would read it.
 pub fn read(dir: &Path) -> std::io::Result<Capture> {
     match index::read(dir)? {
         Some(capture) => Ok(capture),
@@ -45,7 +46,7 @@ pub fn read(dir: &Path) -> std::io::Result<Capture> {
     }
 }
 
-/// The files of a capture or a tree.
+/// The snapshot of a capture or a tree.
 pub fn read_tree(dir: &Path) -> std::io::Result<Snapshot> {
     read(dir).map(|capture| capture.snapshot)
 }
@@ -60,15 +61,15 @@ mod tests {
     use super::*;
     use crate::snapshot::{Content, FileSystem, Numbers, Report};
 
-    fn about() -> About {
-        About {
+    fn about() -> CaptureInfo {
+        CaptureInfo {
             time: UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
             node_name: "node \"1\"\n".into(),
             versions: "1".into(),
         }
     }
 
-    /// Writes and reads; gives what came back and the directory.
+    /// Writes and reads a snapshot; returns the result and the directory.
     fn round_trip(snapshot: &Snapshot) -> (Capture, tempfile::TempDir) {
         let parent = tempfile::tempdir().unwrap();
         write(snapshot, &about(), &parent.path().join("capture")).unwrap();
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_outside_whatever_the_broker_says() {
+    fn nothing_is_written_outside_the_directory() {
         let evil =
             ["../escaped", "/tmp/escaped", "a/../../escaped", "keyhole/files", "", ".", "a//b", "a\0b"];
         let mut files: Vec<_> =
@@ -127,9 +128,9 @@ mod tests {
         let snapshot = Snapshot::of_files(files);
         let (capture, dir) = round_trip(&snapshot);
         assert_same(&snapshot, &capture.snapshot).unwrap();
-        let beside: Vec<_> =
+        let resolve_text_link: Vec<_> =
             std::fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
-        assert_eq!(beside, ["capture"]);
+        assert_eq!(resolve_text_link, ["capture"]);
     }
 
     #[test]
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_read_within_a_brokers_limits_and_says_what_they_left_out() {
+    fn a_tree_is_read_within_the_limits_of_a_broker_and_reports_what_they_left_out() {
         let dir = tempfile::tempdir().unwrap();
         let put = |path: String, text: &str| {
             let path = dir.path().join(path);
@@ -235,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_with_anything_in_it_is_left_alone() {
+    fn a_directory_that_is_not_empty_is_not_overwritten() {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty");
         std::fs::create_dir(&empty).unwrap();
@@ -246,11 +247,11 @@ mod tests {
         std::fs::write(&file, "x").unwrap();
         assert!(write(&Snapshot::default(), &about(), &file).is_err());
         assert!(write(&Snapshot::default(), &about(), &dir.path().join("no/such/parent")).is_err());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "nothing half-written stays");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no partial output remains");
     }
 
     #[test]
-    fn what_was_taken_out_of_a_capture_by_hand_is_absent() {
+    fn a_file_that_was_removed_from_a_capture_is_absent() {
         let snapshot = Snapshot::of_files(vec![
             (b"proc/1/net/arp".to_vec(), Content::bytes(&b"x"[..])),
             (b"proc/stat".to_vec(), Content::bytes(&b"y"[..])),
@@ -262,11 +263,11 @@ mod tests {
         assert_eq!((again.text("proc/1/net/arp"), again.text("proc/stat")), (None, Some(&b"y"[..])));
         std::fs::remove_file(capture.join("proc/stat")).unwrap();
         std::os::unix::fs::symlink("/etc/hostname", capture.join("proc/stat")).unwrap();
-        assert!(read_tree(&capture).is_err(), "a capture of a stranger reads no file of this machine");
+        assert!(read_tree(&capture).is_err(), "an untrusted capture must not read files of this machine");
     }
 
     #[test]
-    fn an_index_that_makes_no_sense_is_named_with_its_line() {
+    fn an_invalid_index_is_reported_with_its_line() {
         let (_, dir) = round_trip(&Snapshot::default());
         let capture = dir.path().join("capture");
         for (file, line) in [("files", "a\tthing\n"), ("queries", "QUERY_X\n"), ("file-systems", "x\n")] {
@@ -317,7 +318,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(128))]
 
         #[test]
-        fn any_snapshot_comes_back_as_it_was(
+        fn any_snapshot_round_trips(
             files in proptest::collection::vec((any_path(), any_content()), 0..12),
             file_systems in proptest::collection::vec(any_file_system(), 0..3),
             report in (0usize..keyhole_policy::TABLE.len(), 0i32..10, any::<u64>(), any::<u64>()),
@@ -338,7 +339,7 @@ mod tests {
         }
 
         #[test]
-        fn any_index_is_read_or_refused(text in "([a-z/.\\t\\n\\\\]|text|link|errno|stored=){0,60}") {
+        fn no_index_panics(text in "([a-z/.\\t\\n\\\\]|text|link|errno|stored=){0,60}") {
             let dir = tempfile::tempdir().unwrap();
             std::fs::create_dir(dir.path().join("keyhole")).unwrap();
             std::fs::write(dir.path().join("keyhole/files"), text).unwrap();

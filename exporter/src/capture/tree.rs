@@ -1,4 +1,4 @@
-//! Any tree with `proc/` and `sys/`, read by the policy's patterns: a fixture tree, or a whole host.
+//! Reads any tree with `proc/` and `sys/` by the policy's patterns.
 
 use std::fs;
 use std::io::Read;
@@ -9,44 +9,44 @@ use keyhole_policy::pattern::{devices, is_wild, matches, names};
 use keyhole_policy::{Kind, Root, Row, Source, TABLE};
 use keyhole_proto::v1::Outcome;
 
-use crate::snapshot::{Content, Report, Snapshot, cut_to_lines, drop_last_item, limit_met};
+use crate::snapshot::{Content, Report, Snapshot, cut_to_whole_lines, drop_incomplete_item, limit_marker};
 
-/// Reads a tree with `proc/` and `sys/` as a broker with these roots would, within the same limits.
+/// Reads a tree as a broker with these roots would, within the same limits.
 ///
-/// Files are found by the policy's own patterns, so a tree with more in it (a fixture tree, or a whole host) does no
-/// harm, and symbolic links within it are followed. One that leads out of it is not: a tree may come from a stranger.
+/// Only files that match the policy's patterns are read. Symbolic links are followed within the tree; links that lead
+/// out of it are not, since a tree may be untrusted.
 pub(super) fn read(dir: &Path) -> std::io::Result<Snapshot> {
     fs::read_dir(dir)?;
-    let bounds = &resolve(&PathBuf::from("/"), &std::path::absolute(dir)?)?;
-    let dir = bounds.as_path();
+    let tree = &resolve(&PathBuf::from("/"), &std::path::absolute(dir)?)?;
+    let dir = tree.as_path();
     let mut files = Vec::new();
     let mut reports = Vec::new();
     for row in TABLE {
-        let mut reading = Reading { row, bounds, files: Vec::new(), listed: false, left_out: 0 };
+        let mut reader = RowReader { row, tree, files: Vec::new(), listed: false, left_out: 0 };
         let devices = |source: &Source| devices(source.pattern).filter(|_| source.root != Root::Proc);
         for group in row.sources.chunk_by(|a, b| devices(a).is_some() && devices(a) == devices(b)) {
             if let Some(root) = group.first().and_then(|source| root_dir(dir, source)) {
-                reading.group(group, &root, group.first().and_then(devices));
+                reader.group(group, &root, group.first().and_then(devices));
             }
         }
-        reports.push((row.query, reading.report()));
-        files.append(&mut reading.files);
+        reports.push((row.query, reader.report()));
+        files.append(&mut reader.files);
     }
     let mut snapshot = Snapshot::of_files(files);
     for (query, report) in reports {
         snapshot.set_report(query, report);
     }
-    snapshot.explain_limits();
+    snapshot.add_limit_reasons();
     Ok(snapshot)
 }
 
-/// Where a root lies in a tree.
+/// The directory of a root in a tree.
 fn root_dir(dir: &Path, source: &Source) -> Option<PathBuf> {
     let first_of = |names: &[&str]| names.iter().map(|name| dir.join(name)).find(|path| path.exists());
     match source.root {
         Root::Udev => first_of(&["udev/data", "udev"]),
-        // By its file: a tree may have the first directory without it, with a link that leads nowhere, or with a link that
-        // has become a file.
+        // Look for the file: a tree may have the first directory without it, with a dangling link, or with a link that was
+        // stored as a file.
         Root::OsRelease => {
             let has_file = |name: &&str| {
                 let file = dir.join(name).join(source.pattern);
@@ -59,26 +59,26 @@ fn root_dir(dir: &Path, source: &Source) -> Option<PathBuf> {
     }
 }
 
-/// EXDEV: a link leads out of the tree.
-const OUTSIDE: u32 = 18;
+/// EXDEV: for links that lead out of the tree.
+const EXDEV: u32 = 18;
 
-/// What was found, and its name on the wire.
+/// A path in the tree, and its name in a snapshot.
 type Found = (PathBuf, Vec<u8>);
 
-/// Reads one row.
-struct Reading<'r> {
+/// Reads the files of one policy row.
+struct RowReader<'r> {
     row: &'static Row,
     /// The whole tree's directory.
-    bounds: &'r Path,
+    tree: &'r Path,
     files: Vec<(Vec<u8>, Content)>,
-    /// A directory was listed.
+    /// Whether a directory was listed.
     listed: bool,
     /// Devices beyond the row's limit.
     left_out: u64,
 }
 
-impl Reading<'_> {
-    /// Reads sources that have their devices in common, device by device, or a single source without devices.
+impl RowReader<'_> {
+    /// Reads sources that share a device pattern, device by device, or a single source without devices.
     fn group(&mut self, group: &[Source], root: &Path, devices: Option<&str>) {
         let Some(first) = group.first().filter(|_| self.left_out == 0) else { return };
         let depth = devices.map_or(0, |devices| devices.split('/').count());
@@ -93,26 +93,26 @@ impl Reading<'_> {
                     if self.read(source, &path, &name) {
                         continue;
                     }
-                    // A file that is opened once is an item; of what is found by name, the device is.
+                    // With devices, each device is an item; else each file.
                     let items = if devices.is_some() { found.len() } else { paths.len() };
                     self.left_out += 1 + items as u64;
-                    self.files.extend(devices.map(|_| limit_met(device.1.clone())));
+                    self.files.extend(devices.map(|_| limit_marker(device.1.clone())));
                     return;
                 }
             }
         }
     }
 
-    /// The paths that the components of a pattern match. With `list` a directory is listed even if the component is a choice
-    /// of fixed names, as a reader does for devices.
+    /// The paths that match the components of a pattern. With `list` a directory is listed even for alternatives of fixed
+    /// names, as a reader does for devices.
     fn expand(&mut self, (dir, name): Found, components: &[&str], list: bool) -> Vec<Found> {
         let Some((component, rest)) = components.split_first() else { return vec![(dir, name)] };
         let dir = match link_as_text(&dir) {
-            Some(target) => beside(&dir, &target),
+            Some(target) => resolve_text_link(&dir, &target),
             None => dir,
         };
         let names: Vec<Vec<u8>> = if is_wild(component) || (list && component.contains('{')) {
-            if self.place(&dir).is_err() {
+            if self.check_inside(&dir).is_err() {
                 return Vec::new();
             }
             let listed = fs::read_dir(&dir);
@@ -134,12 +134,12 @@ impl Reading<'_> {
         names.iter().map(child).flat_map(|child| self.expand(child, rest, list)).collect()
     }
 
-    /// The outcome that the query would have had; drops items and lines that are not complete.
+    /// The report that a broker would send; drops incomplete items and lines.
     fn report(&mut self) -> Report {
         if self.left_out > 0 {
-            drop_last_item(self.row.query.into(), &mut self.files);
+            drop_incomplete_item(self.row.query.into(), &mut self.files);
         }
-        let left_out = self.left_out + cut_to_lines(&mut self.files);
+        let left_out = self.left_out + cut_to_whole_lines(&mut self.files);
         let bytes = |(_, content): &(_, Content)| match content {
             Content::Bytes { bytes, .. } => bytes.len() as u64,
             _ => 0,
@@ -154,30 +154,29 @@ impl Reading<'_> {
         Report { outcome, elapsed_ns: 0, bytes: self.files.iter().map(bytes).sum(), left_out }
     }
 
-    /// Checks that the target of a path lies in the tree. The error is an errno.
-    fn place(&self, path: &Path) -> Result<(), u32> {
-        let below = path.strip_prefix(self.bounds).map_err(|_| OUTSIDE)?;
-        let resolved =
-            resolve(self.bounds, below).map_err(|error| error.raw_os_error().unwrap_or(5) as u32)?;
-        if resolved.starts_with(self.bounds) { Ok(()) } else { Err(OUTSIDE) }
+    /// Checks that a path resolves to one inside the tree. The error is an errno.
+    fn check_inside(&self, path: &Path) -> Result<(), u32> {
+        let below = path.strip_prefix(self.tree).map_err(|_| EXDEV)?;
+        let resolved = resolve(self.tree, below).map_err(|error| error.raw_os_error().unwrap_or(5) as u32)?;
+        if resolved.starts_with(self.tree) { Ok(()) } else { Err(EXDEV) }
     }
 
-    /// Reads the content of a path, if it has any. False if the row's limit is reached.
+    /// Reads a path, if it exists. Returns false if the row's limit is reached.
     fn read(&mut self, source: &Source, path: &Path, name: &[u8]) -> bool {
-        // A link that is not followed may lead anywhere, and must lie in the tree.
-        let place = match source.kind {
-            Kind::Link => path.parent().map_or(Ok(()), |parent| self.place(parent)),
-            _ => self.place(path),
+        // A link that is only read may point anywhere, but must itself be inside the tree.
+        let inside = match source.kind {
+            Kind::Link => path.parent().map_or(Ok(()), |parent| self.check_inside(parent)),
+            _ => self.check_inside(path),
         };
         let content = match source.kind {
-            // As for a reader: absent.
-            _ if matches!(place, Err(2 | 20)) => return true,
-            _ if let Err(errno) = place => Content::Errno(errno),
-            Kind::Text | Kind::TextOfSeveral => match read_text(path, self.row.file_bytes) {
+            // Absent, as for a reader.
+            _ if matches!(inside, Err(2 | 20)) => return true,
+            _ if let Err(errno) = inside => Content::Errno(errno),
+            Kind::Text | Kind::TextUnlessAlone => match read_text(path, self.row.file_bytes) {
                 Ok(Some(content)) => content,
                 Ok(None) => return true,
                 Err(error) => match error.raw_os_error().unwrap_or(5) {
-                    // Absent, or a directory where a pattern met one.
+                    // Absent, or a directory that matches the pattern.
                     2 | 20 | 21 => return true,
                     errno => Content::Errno(errno as u32),
                 },
@@ -187,7 +186,7 @@ impl Reading<'_> {
                 (_, Some(target)) => Content::Link(target),
                 (Err(error), None) => match error.raw_os_error().unwrap_or(5) {
                     2 | 20 => return true,
-                    // As in a broker's answer: readlink of what is not a link fails with EINVAL.
+                    // As in a broker's response: readlink of something else fails with EINVAL.
                     errno => Content::Errno(errno as u32),
                 },
             },
@@ -205,8 +204,8 @@ impl Reading<'_> {
 
 /// Resolves the links of a path, starting at a directory whose own path has no link.
 ///
-/// As realpath(3) does, which a sandboxed process cannot call: the C library makes system calls that the filter refuses,
-/// such as faccessat2(2) for a link to `directory/..`. A link that the kernel would not follow fails here too.
+/// Does what realpath(3) does, whose system calls the seccomp filter refuses, such as faccessat2(2) for a link to
+/// `directory/..`. A link that the kernel would not follow is an error.
 fn resolve(from: &Path, path: &Path) -> std::io::Result<PathBuf> {
     /// The most links that the kernel follows.
     const LINKS: usize = 40;
@@ -240,12 +239,12 @@ fn resolve(from: &Path, path: &Path) -> std::io::Result<PathBuf> {
     Ok(resolved)
 }
 
-/// The components of a path, the last one first.
+/// The components of a path in reverse order.
 fn backwards(path: &Path) -> Vec<PathBuf> {
     path.components().rev().map(|component| PathBuf::from(component.as_os_str())).collect()
 }
 
-/// The target of a link that is stored as a file with the target in it, as Git does on file systems without links.
+/// The target of a link that is stored as a file with the target as its content, as Git does without symbolic links.
 fn link_as_text(path: &Path) -> Option<Vec<u8>> {
     /// PATH_MAX
     const LONGEST: usize = 4096;
@@ -261,8 +260,8 @@ fn link_as_text(path: &Path) -> Option<Vec<u8>> {
     }
 }
 
-/// Where a relative target leads from a link, by its text: nothing on the way out of a directory of sysfs is a link.
-fn beside(link: &Path, target: &[u8]) -> PathBuf {
+/// Resolves a relative link target lexically: parent directories in sysfs are not links.
+fn resolve_text_link(link: &Path, target: &[u8]) -> PathBuf {
     let mut path = link.to_owned();
     path.pop();
     for component in target.split(|byte| *byte == b'/') {
@@ -275,7 +274,7 @@ fn beside(link: &Path, target: &[u8]) -> PathBuf {
     path
 }
 
-/// The first `limit` bytes of a regular file; none for anything else.
+/// The first `limit` bytes of a regular file; none for other file types.
 fn read_text(path: &Path, limit: usize) -> std::io::Result<Option<Content>> {
     if !fs::metadata(path)?.is_file() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! A snapshot written as a directory. What the broker says is not trusted: no path of it leaves the directory.
+//! Writes a snapshot as a directory. Paths of the broker are not trusted and cannot leave the directory.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -11,33 +11,33 @@ use std::time::UNIX_EPOCH;
 
 use rustix::fs::{Access, access};
 
-use super::index::{self, blob, escape, place};
-use super::{About, META};
+use super::index::{self, blob, escape, safe_path};
+use super::{CaptureInfo, INDEX_DIR};
 use crate::snapshot::{Content, Snapshot};
 
-/// Why nothing was written.
+/// Why writing failed; then nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// The directory holds something, or is none.
-    #[error("{0} exists and is not empty: give a directory that does not exist yet")]
+    /// The directory is not empty or not a directory.
+    #[error("{0} exists and is not empty: use a directory that does not exist yet")]
     Exists(PathBuf),
-    /// The path has no last component that could be a directory's name.
-    #[error("{0}: give a directory that does not exist yet")]
+    /// The path has no last component.
+    #[error("{0}: use a directory that does not exist yet")]
     NoName(PathBuf),
-    /// Nothing may be written beside it.
+    /// The parent directory is not writable.
     #[error(
-        "cannot write to {path}: {reason}: give a directory below one that this user may write to, such as /tmp"
+        "cannot write to {path}: {reason}: use a directory below one that this user may write to, such as /tmp"
     )]
     Parent {
-        /// The directory that it would lie in.
+        /// The parent directory.
         path: PathBuf,
         /// Why.
         reason: std::io::Error,
     },
-    /// It was told to stop.
+    /// It was stopped.
     #[error("stopped; nothing was written")]
     Stopped,
-    /// Anything else that the system says.
+    /// Any other error of the system.
     #[error("cannot write {path}: {reason}")]
     System {
         /// The file or directory.
@@ -47,40 +47,38 @@ pub enum WriteError {
     },
 }
 
-/// Writes a snapshot to `dir`, which must not exist or be empty; it is there as a whole or not at all.
-pub fn write(snapshot: &Snapshot, about: &About, dir: &Path) -> Result<(), WriteError> {
-    write_unless(snapshot, about, dir, &|| false)
+/// Writes a snapshot to `dir`, which must not exist or be empty: completely or not at all.
+pub fn write(snapshot: &Snapshot, about: &CaptureInfo, dir: &Path) -> Result<(), WriteError> {
+    write_unless_stopped(snapshot, about, dir, &|| false)
 }
 
-/// The same, unless it is told to stop, for which it asks before each file.
-pub fn write_unless(
+/// The same; calls `stopped` before each file and stops if it returns true.
+pub fn write_unless_stopped(
     snapshot: &Snapshot,
-    about: &About,
+    about: &CaptureInfo,
     dir: &Path,
     stopped: &dyn Fn() -> bool,
 ) -> Result<(), WriteError> {
-    let name = vacant(dir)?;
+    let name = check_target(dir)?;
     let partial = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
     let partial = Partial::create(dir.with_file_name(partial))?;
     Writer { dir: &partial.0, blobs: 0, stopped }.all(snapshot, about)?;
     partial.finish(dir)
 }
 
-/// The name of `dir`, when a capture may be written there.
-pub fn vacant(dir: &Path) -> Result<&OsStr, WriteError> {
+/// Checks that a capture can be written to `dir`; returns the last component.
+pub fn check_target(dir: &Path) -> Result<&OsStr, WriteError> {
     let name = dir.file_name().ok_or_else(|| WriteError::NoName(dir.to_owned()))?;
     let there = fs::symlink_metadata(dir).is_ok();
     let is_empty = || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none());
-    match there && !is_empty() {
-        true => Err(WriteError::Exists(dir.to_owned())),
-        false => {
-            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-            let parent = parent.unwrap_or(Path::new("."));
-            access(parent, Access::WRITE_OK | Access::EXEC_OK)
-                .map_err(|errno| WriteError::Parent { path: parent.to_owned(), reason: errno.into() })?;
-            Ok(name)
-        }
+    if there && !is_empty() {
+        return Err(WriteError::Exists(dir.to_owned()));
     }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    access(parent, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|errno| WriteError::Parent { path: parent.to_owned(), reason: errno.into() })?;
+    Ok(name)
 }
 
 /// A directory that is removed unless it is finished.
@@ -88,7 +86,7 @@ struct Partial(PathBuf);
 
 impl Partial {
     fn create(path: PathBuf) -> Result<Self, WriteError> {
-        // Kernel text names devices, addresses and mounts: it is for its owner.
+        // Kernel files contain names of devices, addresses and mounts: readable by the owner only.
         let created = fs::DirBuilder::new().mode(0o700).create(&path);
         created.map_err(|reason| WriteError::System { path: path.clone(), reason })?;
         Ok(Self(path))
@@ -102,7 +100,7 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // After `finish` nothing of this name is there.
+        // After `finish` it does not exist any more.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
@@ -114,8 +112,8 @@ struct Writer<'w> {
 }
 
 impl Writer<'_> {
-    fn all(&mut self, snapshot: &Snapshot, about: &About) -> Result<(), WriteError> {
-        let mut lines = "# path, what it gave, details\n".to_owned();
+    fn all(&mut self, snapshot: &Snapshot, about: &CaptureInfo) -> Result<(), WriteError> {
+        let mut lines = "# path, kind, details\n".to_owned();
         for (path, content) in snapshot.files() {
             let path_field = escape(path);
             // Writing to a String cannot fail.
@@ -139,11 +137,11 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Writes a file under its own path, or as a numbered one where it cannot have that; gives the index's field.
+    /// Writes a file under its own path, or as a numbered file if that is not possible; returns the field for the index.
     fn content(&mut self, snapshot: &Snapshot, path: &[u8], bytes: &[u8]) -> Result<String, WriteError> {
         let is_directory = !snapshot.dir(path).is_empty();
-        if let Some(place) = place(path).filter(|_| !is_directory)
-            && self.file(&place, bytes).is_ok()
+        if let Some(safe_path) = safe_path(path).filter(|_| !is_directory)
+            && self.file(&safe_path, bytes).is_ok()
         {
             return Ok(String::new());
         }
@@ -154,14 +152,14 @@ impl Writer<'_> {
     }
 
     fn meta(&self, name: &str, text: &str) -> Result<(), WriteError> {
-        self.file(&Path::new(META).join(name), text.as_bytes())
+        self.file(&Path::new(INDEX_DIR).join(name), text.as_bytes())
     }
 
-    fn file(&self, place: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    fn file(&self, safe_path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
         if (self.stopped)() {
             return Err(WriteError::Stopped);
         }
-        let path = self.dir.join(place);
+        let path = self.dir.join(safe_path);
         let write = || {
             self.parent(&path)?;
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
@@ -177,12 +175,12 @@ impl Writer<'_> {
         }
     }
 
-    /// Links as links, for whoever looks at the tree; the index has them all, so one that cannot be is no loss.
+    /// Writes links as symbolic links for people who look at the tree. The index has them all, so errors are ignored.
     fn links(&self, snapshot: &Snapshot) {
         for (path, content) in snapshot.files() {
             let Content::Link(target) = content else { continue };
-            let Some(place) = place(path).filter(|_| snapshot.dir(path).is_empty()) else { continue };
-            let path = self.dir.join(place);
+            let Some(safe_path) = safe_path(path).filter(|_| snapshot.dir(path).is_empty()) else { continue };
+            let path = self.dir.join(safe_path);
             if self.parent(&path).is_ok() {
                 let _ = std::os::unix::fs::symlink(OsStr::from_bytes(target), path);
             }
@@ -234,7 +232,7 @@ fn queries(snapshot: &Snapshot) -> String {
     lines
 }
 
-fn captured(about: &About) -> String {
+fn captured(about: &CaptureInfo) -> String {
     let time = about.time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let node_name = escape(about.node_name.as_bytes());
     format!("time_ms\t{time}\nnode_name\t{node_name}\nversions\t{}\n", escape(about.versions.as_bytes()))

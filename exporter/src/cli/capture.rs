@@ -1,4 +1,4 @@
-//! `capture DIR`: what the broker answers to every query, as a directory.
+//! `capture DIR`: writes the broker's responses to every query to a directory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,59 +9,57 @@ use keyhole_policy::TABLE;
 use keyhole_proto::v1::{Outcome, Query};
 use tokio::time::Instant;
 
-use super::screen::{Progress, harmless};
-use super::{Failure, Stop, Stops, print, runtime, socket};
+use super::terminal::{Progress, escape_controls};
+use super::{Failure, StopSignal, StopSignals, print, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
-use crate::capture::{self, About, WriteError};
+use crate::capture::{self, CaptureInfo, WriteError};
 use crate::collector::in_parentheses;
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::self_metrics::VERSION;
 use crate::snapshot::{Content, Snapshot};
 
-/// How long the broker may take for everything it has.
+/// The timeout of reading all queries.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Asks the broker for everything and writes it to `dir`.
+/// Reads all queries and writes the responses to `dir`.
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
-    // Better said before the host is read than after.
-    capture::vacant(dir).map_err(|error| error.to_string())?;
+    // Check this before the host is read.
+    capture::check_target(dir).map_err(|error| error.to_string())?;
     let socket = socket(options);
     let mut progress = Progress::new();
     let snapshot = runtime()?.block_on(async {
-        // From here on a signal ends the work, with nothing left half-written.
-        let mut stops = Stops::listen()?;
+        // From here on a signal stops the command, without partial output.
+        let mut signals = StopSignals::listen()?;
         let (snapshot, about) = tokio::select! {
             read = read(&socket, options, &mut progress) => read?,
-            stop = stops.next() => return Err(Failure::Stopped(stop)),
+            stop = signals.next() => return Err(Failure::Stopped(stop)),
         };
         progress.step(&format!("writing {} files to {}", snapshot.files().count(), dir.display()));
-        write(Arc::new(snapshot), about, dir, &mut stops).await
+        write(Arc::new(snapshot), about, dir, &mut signals).await
     })?;
     drop(progress);
     print(&summary(&snapshot, dir))?;
     let cut_short = |outcome| matches!(outcome, Outcome::TimedOut | Outcome::Stuck | Outcome::Failed);
-    match snapshot.reports().any(|(_, report)| cut_short(report.outcome)) {
-        true => Err(Failure::Partial),
-        false => Ok(()),
-    }
+    let is_partial = snapshot.reports().any(|(_, report)| cut_short(report.outcome));
+    if is_partial { Err(Failure::Partial) } else { Ok(()) }
 }
 
 async fn read(
     socket: &str,
     options: &Options,
     progress: &mut Progress,
-) -> Result<(Snapshot, About), Failure> {
-    let broker = BrokerClient::by_hand(socket).map_err(|error| Failure::Usage(error.to_string()))?;
-    let broker = broker.keeping(Budget::new(options).answer);
+) -> Result<(Snapshot, CaptureInfo), Failure> {
+    let broker = BrokerClient::for_command(socket).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker = broker.with_max_response_bytes(Budget::new(options).response);
     let deadline = Instant::now() + TIMEOUT;
     let description = broker.describe(deadline).await.map_err(|error| error.to_string())?;
     let queries: Vec<Query> = TABLE.iter().map(|row| row.query).collect();
     progress.step(&format!("reading {} queries from the broker at {}", queries.len(), broker.socket()));
     let time = SystemTime::now();
     let mut ended = 0;
-    let mut tell = |query: Query| {
+    let mut on_query_end = |query: Query| {
         ended += 1;
         progress.part(&format!(
             "reading: {ended} of {} queries, last {}",
@@ -69,33 +67,38 @@ async fn read(
             query.as_str_name()
         ));
     };
-    let mut snapshot =
-        broker.read_telling(&queries, deadline, &mut tell).await.map_err(|error| error.to_string())?;
-    snapshot.explain(&description);
-    let node_name = OwnSource::new(options).nodes_name();
+    let mut snapshot = broker
+        .read_with_progress(&queries, deadline, &mut on_query_end)
+        .await
+        .map_err(|error| error.to_string())?;
+    snapshot.add_reasons(&description);
+    let node_name = OwnSource::from_process().nodes_name();
     let versions = format!("exporter {VERSION}, broker {}", description.version);
-    Ok((snapshot, About { time, node_name, versions }))
+    Ok((snapshot, CaptureInfo { time, node_name, versions }))
 }
 
-/// Writes on a thread of its own, so that a signal is heard meanwhile.
+/// Writes on a separate thread, so that signals are handled meanwhile.
 async fn write(
     snapshot: Arc<Snapshot>,
-    about: About,
+    about: CaptureInfo,
     dir: &Path,
-    stops: &mut Stops,
+    signals: &mut StopSignals,
 ) -> Result<Arc<Snapshot>, Failure> {
-    let told = Arc::new(AtomicBool::new(false));
-    let (snapshot_there, told_there, dir) = (snapshot.clone(), told.clone(), dir.to_owned());
+    let stop_requested = Arc::new(AtomicBool::new(false));
+    let (snapshot_there, stop_requested_there, dir) =
+        (snapshot.clone(), stop_requested.clone(), dir.to_owned());
     let mut writing = tokio::task::spawn_blocking(move || {
-        capture::write_unless(&snapshot_there, &about, &dir, &|| told_there.load(Ordering::Relaxed))
+        capture::write_unless_stopped(&snapshot_there, &about, &dir, &|| {
+            stop_requested_there.load(Ordering::Relaxed)
+        })
     });
-    let mut stopped: Option<Stop> = None;
+    let mut stopped: Option<StopSignal> = None;
     let written = loop {
         tokio::select! {
             written = &mut writing => break written,
-            stop = stops.next() => {
+            stop = signals.next() => {
                 stopped = Some(stop);
-                told.store(true, Ordering::Relaxed);
+                stop_requested.store(true, Ordering::Relaxed);
             }
         }
     };
@@ -107,10 +110,10 @@ async fn write(
 }
 
 fn summary(snapshot: &Snapshot, dir: &Path) -> String {
-    let texts = snapshot.files().filter(|(_, content)| matches!(content, Content::Bytes { .. })).count();
+    let files = snapshot.files().filter(|(_, content)| matches!(content, Content::Bytes { .. })).count();
     let bytes: u64 = snapshot.reports().map(|(_, report)| report.bytes).sum();
     format!(
-        "{}: {texts} files, {} KiB\n{}{}It names devices, addresses and mounts: look through it before you share it.\n\
+        "{}: {files} files, {} KiB\n{}{}It contains names of devices, addresses and mounts: check it before you share it.\n\
          keyhole-exporter replay {} prints its metrics.\n",
         dir.display(),
         bytes.div_ceil(1024),
@@ -120,36 +123,36 @@ fn summary(snapshot: &Snapshot, dir: &Path) -> String {
     )
 }
 
-/// The queries that gave less than the host has, by the reason.
+/// The queries with missing data, by reason.
 fn unanswered(snapshot: &Snapshot) -> String {
     const REASONS: &[(Outcome, &str)] = &[
-        (Outcome::Denied, "refused by the kernel"),
-        (Outcome::ContainerView, "a container's own, not the host's"),
+        (Outcome::Denied, "permission denied by the kernel"),
+        (Outcome::ContainerView, "data of a container, not of the host"),
         (Outcome::Truncated, "cut by a limit"),
-        (Outcome::TimedOut, "out of time"),
+        (Outcome::TimedOut, "timed out"),
         (Outcome::Stuck, "stuck in the kernel"),
-        (Outcome::Failed, "lost with the process that read it"),
+        (Outcome::Failed, "reader died"),
     ];
     let line = |(outcome, reason): &(Outcome, &str)| {
-        let of_it = snapshot.reports().filter(|(_, report)| report.outcome == *outcome);
-        let names: Vec<&str> = of_it.map(|(query, _)| query.as_str_name()).collect();
+        let matching = snapshot.reports().filter(|(_, report)| report.outcome == *outcome);
+        let names: Vec<&str> = matching.map(|(query, _)| query.as_str_name()).collect();
         (!names.is_empty()).then(|| format!("{reason}: {}\n", names.join(", ")))
     };
     let mut lines: String = REASONS.iter().filter_map(line).collect();
     if snapshot.dropped_files() > 0 {
-        lines.push_str(&format!("files that could not be read to their end: {}\n", snapshot.dropped_files()));
+        lines.push_str(&format!("files that could not be read completely: {}\n", snapshot.dropped_files()));
     }
     lines
 }
 
-/// The queries that the broker's flags do not permit, each with the flag to add where the broker has named it.
+/// The queries that the broker's flags do not permit, with the flag to add if the broker names it.
 fn not_permitted(snapshot: &Snapshot) -> String {
     let left_out = snapshot.reports().filter(|(_, report)| report.outcome == Outcome::NotPermitted);
     let lines: String = left_out
         .map(|(query, _)| {
-            let reason = in_parentheses(&harmless(snapshot.reason(query).unwrap_or_default(), false));
+            let reason = in_parentheses(&escape_controls(snapshot.reason(query).unwrap_or_default(), false));
             format!("  {}{reason}\n", query.as_str_name())
         })
         .collect();
-    if lines.is_empty() { lines } else { format!("not permitted to the broker:\n{lines}") }
+    if lines.is_empty() { lines } else { format!("not permitted by the broker's flags:\n{lines}") }
 }

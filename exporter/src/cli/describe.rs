@@ -1,4 +1,4 @@
-//! `describe`: what the broker is, what holds it, and what each query may read here or why it may not.
+//! `describe`: prints the broker's version, access level and sandbox, and which queries are available or why not.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -6,94 +6,94 @@ use keyhole_proto::v1::{AccessLevel, DescribeResponse, QueryDescription, View};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::flags::{FILTER, HEADERS, OUTPUT, SCRAPE_TIMEOUT};
 use super::query::Format;
 use super::query::table::{Cell, Column, Table};
-use super::screen::{self, Screen, Style, harmless_json};
-use super::{Failure, Stops, runtime, socket};
+use super::terminal::{self, Style, Terminal, escape_controls_in_json};
+use super::{Failure, StopSignals, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::options::Options;
 use crate::sandbox::{self, QUERY_SYSCALLS, SealOptions};
 
-/// Flags of queries that mean nothing here.
-const MEANINGLESS: &[&str] = &["watch", "count", "from"];
+/// Flags of `query` that are invalid here.
+const QUERY_FLAGS: &[&str] = &["watch", "count", "from"];
 
-/// Asks the broker what it is, and shows it.
+/// Requests the broker's description and prints it.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
-    let format = Format::find(options.text("output"), &["table", "json"])?;
-    if let Some(flag) = MEANINGLESS.iter().find(|flag| options.was_given(flag)) {
-        return Err(Failure::Usage(format!("--{flag} belongs to query: describe asks the broker once")));
+    let filter = FILTER.get(options);
+    let format = Format::parse(&OUTPUT.get(options), &["table", "json"])?;
+    if let Some(flag) = QUERY_FLAGS.iter().find(|flag| options.was_given(flag)) {
+        return Err(Failure::Usage(format!("--{flag} is a flag of query, not of describe")));
     }
-    let screen = Screen::find();
-    let described = runtime()?.block_on(ask(options))?;
-    let shows = |query: &&QueryDescription| {
+    let terminal = Terminal::detect();
+    let description = runtime()?.block_on(describe(options))?;
+    let matches_filter = |query: &&QueryDescription| {
         let text = format!("{} {}", query.query().as_str_name(), query.patterns.join(" "));
-        options.regexp("filter").is_none_or(|filter| filter.is_match(text.as_bytes()))
+        filter.as_ref().is_none_or(|filter| filter.is_match(text.as_bytes()))
     };
-    let queries: Vec<&QueryDescription> = described.queries.iter().filter(shows).collect();
+    let queries: Vec<&QueryDescription> = description.queries.iter().filter(matches_filter).collect();
     let text = match format {
-        Format::Json => json_of(&described, &queries)?,
-        _ => text_of(&described, &queries, screen, options.switch("headers")),
+        Format::Json => to_json(&description, &queries)?,
+        _ => to_table(&description, &queries, terminal, HEADERS.get(options)),
     };
-    screen::write(text.as_bytes()).map(drop)
+    terminal::write_stdout(text.as_bytes()).map(drop)
 }
 
-async fn ask(options: &Options) -> Result<DescribeResponse, Failure> {
-    let mut stops = Stops::listen()?;
+async fn describe(options: &Options) -> Result<DescribeResponse, Failure> {
+    let mut signals = StopSignals::listen()?;
     let broker =
-        BrokerClient::by_hand(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
-    let seal =
-        SealOptions { broker_socket: broker.socket().into(), also: QUERY_SYSCALLS, ..Default::default() };
+        BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+    let seal = SealOptions {
+        broker_socket: broker.socket().into(),
+        extra_syscalls: QUERY_SYSCALLS,
+        ..Default::default()
+    };
     sandbox::seal(&seal)?;
     tokio::select! {
-        described = broker.describe(Instant::now() + options.duration("scrape.timeout")) => {
-            described.map_err(|error| error.to_string().into())
+        description = broker.describe(Instant::now() + SCRAPE_TIMEOUT.get(options)) => {
+            description.map_err(|error| error.to_string().into())
         }
-        stop = stops.next() => Err(Failure::Stopped(stop)),
+        stop = signals.next() => Err(Failure::Stopped(stop)),
     }
 }
 
-fn text_of(
-    described: &DescribeResponse,
+fn to_table(
+    description: &DescribeResponse,
     queries: &[&QueryDescription],
-    screen: Screen,
+    terminal: Terminal,
     head: bool,
 ) -> String {
     let mut about = Table::new(&[left(""), left("")]);
-    let counters = described.counters.unwrap_or_default();
-    let mut say = |name: &str, value: String| {
+    let counters = description.counters.unwrap_or_default();
+    let mut row = |name: &str, value: String| {
         about.row(vec![Cell::new(name, Style::Bold), Cell::plain(&value)]);
     };
-    say("version", described.version.clone());
-    say("uid", described.uid.to_string());
-    let level = described.access_level();
-    say("access level", format!("{}: {}", access_level(level), gains(level)));
-    say("/proc", view(described.proc_view()).to_owned() + advice(described.proc_view()));
-    say("/sys", view(described.sys_view()).to_owned());
-    say("running for", uptime(described.start_time_ms));
-    say(
+    row("version", description.version.clone());
+    row("uid", description.uid.to_string());
+    let level = description.access_level();
+    row("access level", format!("{}: {}", access_level(level), level_help(level)));
+    row("/proc", view(description.proc_view()).to_owned() + view_help(description.proc_view()));
+    row("/sys", view(description.sys_view()).to_owned());
+    row("running for", uptime(description.start_time_ms));
+    row(
         "reads",
         format!(
             "{}, in which {} queries did not end within their timeout",
             counters.reads, counters.stuck_queries
         ),
     );
-    say(
-        "turned away",
+    row(
+        "refused",
         format!(
-            "{} peers by their uid, {} requests as too many",
+            "{} connections by uid, {} requests by rate limit",
             counters.refused_peers, counters.limited_requests
         ),
     );
 
-    let mut layers = Table::new(&[
-        left("PROCESS"),
-        left("LAYER"),
-        left("IN FORCE"),
-        left("HOW IT WAS CHECKED, OR WHY NOT"),
-    ]);
+    let mut layers = Table::new(&[left("PROCESS"), left("LAYER"), left("IN FORCE"), left("DETAIL")]);
     let mut process = "";
-    for layer in &described.layers {
-        // Each process is named once, in the first of its rows.
+    for layer in &description.layers {
+        // The process is named in the first of its rows only.
         let name = if layer.process == process { "" } else { &layer.process };
         process = &layer.process;
         layers.row(vec![
@@ -113,7 +113,7 @@ fn text_of(
         right("REPLACED"),
         right("REOPENED"),
     ]);
-    for reader in &described.readers {
+    for reader in &description.readers {
         let counts =
             [reader.stuck, reader.deaths, reader.seccomp_kills, reader.replacements, reader.reopenings];
         let mut row = vec![Cell::plain(&reader.name), yes_no(reader.available)];
@@ -121,13 +121,8 @@ fn text_of(
         readers.row(row);
     }
 
-    let mut table = Table::new(&[
-        left("QUERY"),
-        left("READER"),
-        left("NEEDS"),
-        left("ANSWERED"),
-        left("FILES, AND WHY NOT"),
-    ]);
+    let mut table =
+        Table::new(&[left("QUERY"), left("READER"), left("NEEDS"), left("AVAILABLE"), left("REASON, FILES")]);
     for query in queries {
         let why_not = (!query.reason.is_empty()).then(|| Cell::new(&query.reason, Style::Bad));
         let why_not = match query.stuck {
@@ -150,17 +145,17 @@ fn text_of(
         }
     }
     let blocks = [
-        about.lines(screen, false, None),
-        layers.lines(screen, head, None),
-        readers.lines(screen, head, None),
-        table.lines(screen, head, None),
+        about.lines(terminal, false, None),
+        layers.lines(terminal, head, None),
+        readers.lines(terminal, head, None),
+        table.lines(terminal, head, None),
     ];
     blocks.map(|lines| lines.join("\n") + "\n").join("\n")
 }
 
-fn json_of(described: &DescribeResponse, queries: &[&QueryDescription]) -> Result<String, Failure> {
-    let counters = described.counters.unwrap_or_default();
-    let layers: Vec<Value> = described
+fn to_json(description: &DescribeResponse, queries: &[&QueryDescription]) -> Result<String, Failure> {
+    let counters = description.counters.unwrap_or_default();
+    let layers: Vec<Value> = description
         .layers
         .iter()
         .map(|layer| {
@@ -172,7 +167,7 @@ fn json_of(described: &DescribeResponse, queries: &[&QueryDescription]) -> Resul
             })
         })
         .collect();
-    let readers: Vec<Value> = described
+    let readers: Vec<Value> = description
         .readers
         .iter()
         .map(|reader| {
@@ -203,12 +198,12 @@ fn json_of(described: &DescribeResponse, queries: &[&QueryDescription]) -> Resul
         })
         .collect();
     let object = json!({
-        "version": described.version,
-        "uid": described.uid,
-        "access_level": access_level(described.access_level()),
-        "proc_view": view(described.proc_view()),
-        "sys_view": view(described.sys_view()),
-        "start_time_ms": described.start_time_ms,
+        "version": description.version,
+        "uid": description.uid,
+        "access_level": access_level(description.access_level()),
+        "proc_view": view(description.proc_view()),
+        "sys_view": view(description.sys_view()),
+        "start_time_ms": description.start_time_ms,
         "counters": {
             "connections": counters.connections,
             "refused_peers": counters.refused_peers,
@@ -225,7 +220,7 @@ fn json_of(described: &DescribeResponse, queries: &[&QueryDescription]) -> Resul
         "queries": queries,
     });
     let text = serde_json::to_string_pretty(&object).map_err(|error| error.to_string())?;
-    Ok(harmless_json(&text) + "\n")
+    Ok(escape_controls_in_json(&text) + "\n")
 }
 
 const fn left(title: &'static str) -> Column {
@@ -249,11 +244,11 @@ fn access_level(level: AccessLevel) -> &'static str {
     }
 }
 
-fn gains(level: AccessLevel) -> &'static str {
+fn level_help(level: AccessLevel) -> &'static str {
     match level {
-        AccessLevel::Minimal => "no host mount; what is the same in every container",
+        AccessLevel::Minimal => "no host mount; data that is the same in every container",
         AccessLevel::Host => "the host's /proc and /sys, as an ordinary uid",
-        AccessLevel::Root => "the host's /proc and /sys, also what only uid 0 may read",
+        AccessLevel::Root => "the host's /proc and /sys, including files that only uid 0 may read",
         AccessLevel::Unspecified => "the broker is newer than this program",
     }
 }
@@ -267,11 +262,11 @@ fn view(view: View) -> &'static str {
     }
 }
 
-/// What to do about it, where it is not what was most likely meant.
-fn advice(view: View) -> &'static str {
+/// Advice for a view that is probably a mistake.
+fn view_help(view: View) -> &'static str {
     match view {
         View::Container => {
-            ": in a pod mount the host's; in an OS container (LXC) that is to be shown as a host, give the broker --view=host"
+            ": in a pod, mount the host's; in an OS container (LXC) that is to be monitored as a host, set --view=host for the broker"
         }
         View::Hidden => {
             ": mount it without hidepid, or with hidepid=1 or 2 and gid= of a group of the broker's (with hidepid=4 the kernel \

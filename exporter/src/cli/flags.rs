@@ -1,21 +1,18 @@
 //! The exporter's own flags, besides those of its collectors, and what node_exporter's other flags come to here.
 
+use std::ffi::OsString;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use keyhole_flags::{Group, HELP_FLAGS, LOG_FLAGS, Program};
+
+use super::{COMMANDS, EXIT_STATUSES};
 use crate::broker_client::DEFAULT_SOCKET;
 use crate::budget;
-use crate::collector;
-use crate::collector::network::ipvs::{BACKEND_LABELS, kept_labels};
-use crate::options::{Flag, FlagKind, OptionError, Options, nearest};
-
-/// A part of `--help`.
-#[derive(Debug, Clone, Copy)]
-pub struct Group {
-    /// Its heading.
-    pub title: &'static str,
-    /// Its flags.
-    pub flags: &'static [Flag],
-    /// The commands that alone take them; empty for all.
-    pub commands: &'static [&'static str],
-}
+use crate::collector::{self, COLLECTORS};
+use crate::go_regex::GoRegex;
+use crate::options::{Flag, FlagError, FlagKind, Options, TypedFlag};
+use crate::self_metrics::{VERSION, goarch};
 
 const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
     Flag { name, kind, help }
@@ -24,59 +21,139 @@ const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
 /// The exporter's own flags.
 #[rustfmt::skip]
 pub const GROUPS: &[Group] = &[
-    Group { title: "Broker", commands: &[], flags: &[
-        flag("broker.socket", FlagKind::Text(DEFAULT_SOCKET), "The broker's Unix socket."),
+    Group { title: "Broker", commands: &[], environment: true, flags: &[
+        BROKER_SOCKET.row,
     ] },
-    Group { title: "Web", commands: &[], flags: &[
-        flag("web.listen-address", FlagKind::Texts, "Address to listen on, repeatable: :9100 (the default), 127.0.0.1:9100, [::1]:9100."),
-        flag("web.telemetry-path", FlagKind::Text("/metrics"), "Path of the metrics page."),
-        flag("web.max-requests", FlagKind::Number(40), "Scrapes of some collectors or families answered at once; 0 for no limit. A scrape of everything is not refused."),
-        flag("web.disable-exporter-metrics", FlagKind::Switch(false), "Leave out promhttp_* and process_*."),
-        flag("web.config.file", FlagKind::Text(""), "TLS, users, headers and a rate limit: a file of exporter-toolkit's shape."),
-        flag("web.systemd-socket", FlagKind::Switch(false), "Listen on the sockets that systemd hands over (LISTEN_FDS), and on no address."),
+    Group { title: "Web", commands: &[], environment: true, flags: &[
+        LISTEN_ADDRESS.row,
+        TELEMETRY_PATH.row,
+        MAX_REQUESTS.row,
+        DISABLE_EXPORTER_METRICS.row,
+        WEB_CONFIG_FILE.row,
+        SYSTEMD_SOCKET.row,
     ] },
-    Group { title: "Scrape", commands: &[], flags: &[
-        flag("scrape.timeout", FlagKind::Duration("10s"), "Time for a scrape whose client names none."),
-        flag("scrape.timeout-offset", FlagKind::Duration("500ms"), "What is kept back of a scrape's time for its answer to arrive."),
-        flag("scrape.detail", FlagKind::Switch(false), "Report each query and collector on its own, also those that succeed: some 260 more series."),
-        flag("scrape.memory", FlagKind::Number(budget::MEMORY), "Memory that a scrape is fitted into, in MiB: as much as the exporter may use. Half of it is for what the broker sends, 5/16 for the series; 0 for no limit."),
-        flag("collector.series-limit", FlagKind::Number(budget::SERIES), "The most series that one collector may return in a scrape; 0 for no limit but that of memory."),
+    Group { title: "Scrape", commands: &[], environment: true, flags: &[
+        SCRAPE_TIMEOUT.row,
+        SCRAPE_TIMEOUT_OFFSET.row,
+        SCRAPE_DETAIL.row,
+        SCRAPE_MEMORY.row,
+        SERIES_LIMIT.row,
     ] },
-    Group { title: "Log", commands: &[], flags: &[
-        flag("log.level", FlagKind::Text("info"), "debug, info, warn or error."),
-        flag("log.format", FlagKind::Text("logfmt"), "logfmt or json."),
+    Group { title: "Log", commands: &[], environment: true, flags: LOG_FLAGS },
+    Group { title: "Accepted as in node_exporter, without effect", commands: &[], environment: true, flags: &[
+        flag("path.procfs", FlagKind::Directory("/proc"), "No effect: the broker reads the host. Set this flag on the broker."),
+        PATH_SYSFS.row,
+        flag("path.rootfs", FlagKind::Directory("/"), "No effect: the broker reads the host. Set this flag on the broker."),
+        flag("path.udev.data", FlagKind::Directory("/run/udev/data"), "No effect: the broker reads the host. Set this flag on the broker."),
+        flag("runtime.gomaxprocs", FlagKind::Number(1), "No effect: the exporter has one thread."),
     ] },
-    Group { title: "Accepted as node_exporter's, without effect", commands: &[], flags: &[
-        flag("path.procfs", FlagKind::Text("/proc"), "The broker reads the host: give it this flag."),
-        flag("path.sysfs", FlagKind::Text("/sys"), "The broker reads the host: give it this flag. Here it is what path labels begin with."),
-        flag("path.rootfs", FlagKind::Text("/"), "The broker reads the host: give it this flag."),
-        flag("path.udev.data", FlagKind::Text("/run/udev/data"), "The broker reads the host: give it this flag."),
-        flag("runtime.gomaxprocs", FlagKind::Number(1), "The exporter is one thread."),
+    Group { title: "Queries", commands: &["query", "describe"], environment: false, flags: &[
+        OUTPUT.row,
+        FILTER.row,
+        WATCH.row,
+        COUNT.row,
+        FROM.row,
+        HEADERS.row,
     ] },
-    Group { title: "Queries", commands: &["query", "describe"], flags: &[
-        flag("output", FlagKind::Text("table"), "table, json, prom (the text format) or raw (kernel files); describe: table or json. Also -o."),
-        flag("filter", FlagKind::Regexp(""), "Only series whose name{label=\"value\",...} matches; raw: paths; describe: names and patterns of queries."),
-        flag("watch", FlagKind::Interval("2s"), "Again and again, with rates per second of counters: every 2 s, or as --watch=SECONDS says. Also -w."),
-        flag("count", FlagKind::Number(0), "With --watch, end after so many times; 0 for no end."),
-        flag("from", FlagKind::Text(""), "A directory made by capture, or any tree with proc/ and sys/, instead of the broker."),
-        flag("headers", FlagKind::Switch(true), "The first line of a table."),
-    ] },
-    Group { title: HELP, commands: &[], flags: &[
-        flag("help", FlagKind::Switch(false), "This text; after a command, the command's. Also -h."),
-        flag("help-long", FlagKind::Switch(false), "This text."),
-        flag("help-man", FlagKind::Switch(false), "The same as a manual page."),
-        flag("version", FlagKind::Switch(false), "The version."),
+    Group { title: "Help", commands: &[], environment: false, flags: &[
+        HELP_FLAGS[0],
+        HELP_LONG.row,
+        HELP_FLAGS[1],
+        HELP_FLAGS[2],
     ] },
 ];
 
-const HELP: &str = "Help";
+// The flags of these groups that the exporter reads.
+pub const BROKER_SOCKET: TypedFlag<String> =
+    TypedFlag::file("broker.socket", DEFAULT_SOCKET, "Unix socket of the broker.");
+pub const LISTEN_ADDRESS: TypedFlag<Vec<String>> = TypedFlag::texts(
+    "web.listen-address",
+    "Address to listen on: :9100 (the default), 127.0.0.1:9100 or [::1]:9100.",
+);
+pub const TELEMETRY_PATH: TypedFlag<String> =
+    TypedFlag::text("web.telemetry-path", "/metrics", "Path under which to serve metrics.");
+pub const MAX_REQUESTS: TypedFlag<u64> = TypedFlag::number(
+    "web.max-requests",
+    40,
+    "Maximum number of parallel scrapes that select collectors or families; 0 for no limit. Scrapes of everything are not limited.",
+);
+pub const DISABLE_EXPORTER_METRICS: TypedFlag<bool> = TypedFlag::switch(
+    "web.disable-exporter-metrics",
+    false,
+    "Exclude metrics about the exporter itself (promhttp_*, process_*).",
+);
+pub const WEB_CONFIG_FILE: TypedFlag<String> = TypedFlag::file(
+    "web.config.file",
+    "",
+    "File that configures TLS, users, headers and a rate limit, in the format of Prometheus' exporter-toolkit.",
+);
+pub const SYSTEMD_SOCKET: TypedFlag<bool> = TypedFlag::switch(
+    "web.systemd-socket",
+    false,
+    "Listen on the sockets that systemd passes to the exporter (LISTEN_FDS) instead of on --web.listen-address.",
+);
+pub const SCRAPE_TIMEOUT: TypedFlag<Duration> =
+    TypedFlag::duration("scrape.timeout", "10s", "Timeout of a scrape for which the client sets none.");
+pub const SCRAPE_TIMEOUT_OFFSET: TypedFlag<Duration> = TypedFlag::duration(
+    "scrape.timeout-offset",
+    "500ms",
+    "Time to subtract from the timeout that the client sets, so that the response arrives before it.",
+);
+pub const SCRAPE_DETAIL: TypedFlag<bool> = TypedFlag::switch(
+    "scrape.detail",
+    false,
+    "Report the outcome of every query and every collector separately, not only of those that fail; this adds about 260 series.",
+);
+pub const SCRAPE_MEMORY: TypedFlag<u64> = TypedFlag::number(
+    "scrape.memory",
+    budget::DEFAULT_MEMORY_MIB,
+    "Memory that the exporter may use, in MiB: half of it for the broker's answer, 5/16 for the series; 0 for no limit.",
+);
+pub const SERIES_LIMIT: TypedFlag<u64> = TypedFlag::number(
+    "collector.series-limit",
+    budget::DEFAULT_SERIES_LIMIT,
+    "Maximum number of series of one collector in a scrape; 0 for no limit other than --scrape.memory.",
+);
+pub const LOG_LEVEL: TypedFlag<String> = TypedFlag::from_row(LOG_FLAGS[0]);
+pub const LOG_FORMAT: TypedFlag<String> = TypedFlag::from_row(LOG_FLAGS[1]);
+pub const PATH_SYSFS: TypedFlag<String> = TypedFlag::directory(
+    "path.sysfs",
+    "/sys",
+    "Prefix of the values of path labels. The broker reads the host: set this flag on the broker as well.",
+);
+pub const OUTPUT: TypedFlag<String> = TypedFlag::choice(
+    "output",
+    "table",
+    &["table", "json", "prom", "raw"],
+    "Output format: prom is the text format of Prometheus, raw the kernel's files. describe takes table or json. Short: -o.",
+);
+pub const FILTER: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "filter",
+    "",
+    "Show only series whose name{label=\"value\",...} matches; with raw, files whose path matches; with describe, queries whose name or file pattern matches.",
+);
+pub const WATCH: TypedFlag<Option<Duration>> = TypedFlag::interval(
+    "watch",
+    "2s",
+    "Repeat at this interval (2s if the flag has no value), and show the rates of counters per second. Short: -w.",
+);
+pub const COUNT: TypedFlag<u64> =
+    TypedFlag::number("count", 0, "With --watch, exit after this number of repetitions; 0 for no end.");
+pub const FROM: TypedFlag<String> = TypedFlag::directory(
+    "from",
+    "",
+    "Read from this directory instead of the broker: one that capture wrote, or any tree with proc/ and sys/.",
+);
+pub const HEADERS: TypedFlag<bool> = TypedFlag::switch("headers", true, "Print the header line of a table.");
+pub const HELP_LONG: TypedFlag<bool> =
+    TypedFlag::switch("help-long", false, "Print this help, as in node_exporter.");
 
 /// Turns the collectors that are on by default off, but for those that are named.
-pub const DISABLE_DEFAULTS: Flag = Flag {
-    name: "collector.disable-defaults",
-    kind: FlagKind::Switch(false),
-    help: "Only the collectors that are switched on by name.",
-};
+pub const DISABLE_DEFAULTS: TypedFlag<bool> = TypedFlag::switch(
+    "collector.disable-defaults",
+    false,
+    "Disable all collectors, except those that are enabled by a flag.",
+);
 
 /// Unsupported collectors of node_exporter, by the name of their switch, with the reason. Sorted.
 #[rustfmt::skip]
@@ -163,101 +240,81 @@ pub fn without_effect(options: &Options) -> Vec<WithoutEffect> {
     NOT_OFFERED.iter().filter_map(one).collect()
 }
 
-/// What may not be both included and excluded, and the collector whose flags they are: as in node_exporter, when it
-/// runs and neither is empty.
-const EXCLUSIVE: &[(&str, &str)] = &[
-    ("collector.diskstats", "collector.diskstats.device"),
-    ("collector.filesystem", "collector.filesystem.fs-types"),
-    ("collector.filesystem", "collector.filesystem.mount-points"),
-    ("collector.netdev", "collector.netdev.device"),
-];
+/// The exporter's commands and all flags that it accepts.
+pub static PROGRAM: LazyLock<Program> = LazyLock::new(|| {
+    let is_switch = |flag: &Flag| COLLECTORS.iter().any(|c| collector::switch(c.name) == flag.name);
+    let (mut switches, others): (Vec<Flag>, Vec<Flag>) = collector::flags().into_iter().partition(is_switch);
+    switches.push(DISABLE_DEFAULTS.row);
+    let unsupported = NOT_OFFERED.iter().map(|(name, _)| flag(name, FlagKind::Switch(false), ""));
+    let unsupported = unsupported.chain(NOT_OFFERED_FLAGS.iter().map(|(name, kind)| flag(name, *kind, "")));
+    let of_collectors = [
+        ("Collectors", switches),
+        ("Flags of collectors", others),
+        ("Flags of unsupported collectors", unsupported.collect()),
+    ];
+    let group = |(title, flags): (&'static str, Vec<Flag>)| Group {
+        title,
+        commands: &[],
+        environment: true,
+        flags: flags.leak(),
+    };
+    Program {
+        name: "keyhole-exporter",
+        version: VERSION,
+        version_text: version_text(),
+        purpose: "node_exporter's metrics of this node, read by a broker without privileges.",
+        note: "A switch is turned off by --no-NAME. Regular expressions are Go's, as in node_exporter.",
+        commands: COMMANDS,
+        groups: GROUPS.iter().copied().chain(of_collectors.map(group)).collect(),
+        short: &[('h', "help"), ('o', "output"), ('w', "watch")],
+        may_repeat: false,
+        variables: &[
+            ("NODE_NAME", "The node's name in node_uname_info."),
+            ("NO_COLOR", "If it is set, terminal output has no colors."),
+        ],
+        exit_statuses: EXIT_STATUSES,
+    }
+});
+
+/// The program, its version and what it was built by and for, as node_exporter prints it.
+fn version_text() -> String {
+    let rust = option_env!("CARGO_PKG_RUST_VERSION").unwrap_or_default();
+    let architecture = goarch();
+    format!(
+        "keyhole-exporter, version {VERSION}\n  platform:     linux/{architecture}\n  rust version: {rust} or newer\n"
+    )
+}
 
 /// Every flag that is accepted.
 pub fn all() -> Vec<Flag> {
-    let own = GROUPS.iter().flat_map(|group| group.flags).copied();
-    let not_offered = NOT_OFFERED.iter().map(|(name, _)| flag(name, FlagKind::Switch(false), ""));
-    let further = NOT_OFFERED_FLAGS.iter().map(|(name, kind)| flag(name, *kind, ""));
-    own.chain([DISABLE_DEFAULTS]).chain(not_offered).chain(further).chain(collector::flags()).collect()
-}
-
-/// The flags that a variable of the environment may stand for: all that say how the exporter runs.
-fn in_environment() -> impl Iterator<Item = Flag> {
-    let of_one_run = |name| {
-        let groups = GROUPS.iter().filter(|group| group.title == HELP || !group.commands.is_empty());
-        groups.flat_map(|group| group.flags).any(|flag| flag.name == name)
-    };
-    all().into_iter().filter(move |flag| !of_one_run(flag.name))
-}
-
-/// Whether an expression is not empty.
-fn is_some(options: &Options, flag: &str) -> bool {
-    options.regexp(flag).is_some()
-}
-
-/// Variables of the environment that look like a flag's and are none, with the one that they look like.
-pub fn misspelled(variables: impl Iterator<Item = String>) -> Vec<(String, String)> {
-    let known: Vec<String> = in_environment().filter_map(|flag| flag.variable()).collect();
-    variables
-        .filter(|variable| variable.starts_with("KEYHOLE_") && !known.contains(variable))
-        .filter_map(|variable| {
-            let near = nearest(known.iter().map(String::as_str), &variable)?.to_owned();
-            Some((variable, near))
-        })
-        .collect()
+    PROGRAM.flags()
 }
 
 /// Reads a command line alone.
-pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Vec<String>), OptionError> {
-    read(arguments, [])
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Vec<String>), FlagError> {
+    read(arguments.into_iter().map(OsString::from), [])
 }
 
-/// Reads a command line and the environment below it, and refuses flags that exclude each other or that the command
-/// does not take. The bare words that are given back are the command and what it is to work on.
+/// Reads a command line and the environment below it, and refuses flags that the command does not take. The bare words that are given back are the command and what it is to work on.
 pub fn read(
-    arguments: impl IntoIterator<Item = String>,
-    environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<(Options, Vec<String>), OptionError> {
-    let flags = all();
-    let lasting: Vec<Flag> = in_environment().collect();
-    let mut options = Options::defaults(&flags);
-    options.set_environment(&lasting, environment)?;
-    let (options, words) = options.over(&flags, arguments)?;
-    for (switch, stem) in EXCLUSIVE.iter().filter(|(switch, _)| options.switch(switch)) {
-        debug_assert!(stem.starts_with(switch));
-        let find = |name: String| flags.iter().find(|flag| flag.name == name).map(|flag| flag.name);
-        let pair = find(format!("{stem}-include")).zip(find(format!("{stem}-exclude")));
-        if let Some((one, other)) =
-            pair.filter(|(one, other)| is_some(&options, one) && is_some(&options, other))
-        {
-            options.exclusive(one, other)?;
-        }
-    }
-    if options.switch("collector.ipvs") {
-        let value = options.text(BACKEND_LABELS);
-        let invalid = |reason| OptionError::Invalid { flag: BACKEND_LABELS, value: value.to_owned(), reason };
-        kept_labels(value).map_err(invalid)?;
-    }
-    let command = words.first().map_or("", String::as_str);
-    for group in GROUPS.iter().filter(|group| !group.commands.is_empty()) {
-        let misplaced = group.flags.iter().find(|flag| options.was_given(flag.name));
-        if let Some(flag) = misplaced.filter(|_| !group.commands.contains(&command)) {
-            return Err(OptionError::Misplaced { flag: flag.name, commands: group.commands });
-        }
-    }
-    Ok((options, words))
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(Options, Vec<String>), FlagError> {
+    let (values, words) = PROGRAM.parse(arguments, environment)?;
+    Ok((Options::try_from(values)?, words))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parsed(arguments: &[&str]) -> Result<Options, OptionError> {
+    fn parsed(arguments: &[&str]) -> Result<Options, FlagError> {
         with_environment(arguments, &[])
     }
 
-    fn with_environment(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Options, OptionError> {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        read(arguments.iter().map(|argument| (*argument).to_owned()), variables).map(|(options, _)| options)
+    fn with_environment(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Options, FlagError> {
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
+        read(arguments.iter().map(OsString::from), variables).map(|(options, _)| options)
     }
 
     #[test]
@@ -290,15 +347,23 @@ mod tests {
             "KEYHOLE_WEB_MAX_REQUESTS=\"many\" in the environment, for --web.max-requests: not a whole number"
         );
         assert!(error(("KEYHOLE_COLLECTOR_CPU", "yes")).ends_with("--collector.cpu: not true or false"));
-        let variables =
-            ["KEYHOLE_WEB_MAX_REQUEST", "KEYHOLE_PORT_9100_TCP_ADDR", "KEYHOLE_LOG_LEVEL", "PATH"];
-        let near = misspelled(variables.into_iter().map(str::to_owned));
-        assert_eq!(near, [("KEYHOLE_WEB_MAX_REQUEST".to_owned(), "KEYHOLE_WEB_MAX_REQUESTS".to_owned())]);
+        let variables = [
+            "KEYHOLE_WEB_MAX_REQUEST",
+            "KEYHOLE_PORT_9100_TCP_ADDR",
+            "KEYHOLE_LOG_LEVEL",
+            "KEYHOLE_VERSION",
+            "KEYHOLE_EXPORTER_FLAGS",
+            "PATH",
+        ];
+        let unused = PROGRAM.unused_variables(variables.map(OsString::from));
+        let unused: Vec<_> = unused.iter().map(|unused| (&*unused.variable, &*unused.advice)).collect();
+        assert_eq!(unused, [("KEYHOLE_WEB_MAX_REQUEST", "did you mean KEYHOLE_WEB_MAX_REQUESTS?")]);
     }
 
     #[test]
     fn every_variable_stands_for_one_flag() {
-        let mut variables: Vec<_> = in_environment().filter_map(|flag| flag.variable()).collect();
+        let mut variables: Vec<_> =
+            PROGRAM.flags_in_environment().iter().filter_map(Flag::variable).collect();
         variables.sort_unstable();
         assert!(variables.windows(2).all(|pair| pair[0] != pair[1]));
     }
@@ -375,9 +440,9 @@ mod tests {
                 assert_eq!(read.is_ok(), !MISSING.contains(&name), "{form:?}: {:?}", read.err());
                 if kind == "switch" && read.is_ok() {
                     let twice = parsed(&[form[0], form[0]]);
-                    assert!(matches!(twice, Err(OptionError::Repeated { .. })), "{form:?} twice");
+                    assert!(matches!(twice, Err(FlagError::Repeated { .. })), "{form:?} twice");
                     let valued = parsed(&[&format!("{}=true", form[0])]);
-                    assert!(matches!(valued, Err(OptionError::Unexpected { .. })), "{form:?}=true");
+                    assert!(matches!(valued, Err(FlagError::Unexpected { .. })), "{form:?}=true");
                 }
             }
         }
@@ -423,52 +488,10 @@ mod tests {
     }
 
     #[test]
-    fn an_include_and_an_exclude_exclude_each_other_where_they_do_in_node_exporter() {
-        let both = |stem: &str, more: &[&str]| {
-            let both = [format!("--{stem}-include=x"), format!("--{stem}-exclude=y")];
-            let both = both.each_ref().map(String::as_str);
-            parsed(&[&both[..], more].concat())
-        };
-        for (switch, stem) in EXCLUSIVE {
-            assert!(matches!(both(stem, &[]), Err(OptionError::Exclusive { .. })), "{stem}");
-            assert!(both(stem, &[&format!("--no-{switch}")]).is_ok(), "{stem}, and it does not run");
-        }
-        for stem in [
-            "arp.device",
-            "hwmon.chip",
-            "interrupts.name",
-            "slabinfo.slabs",
-            "systemd.unit",
-            "ethtool.device",
-        ] {
-            assert!(both(&format!("collector.{stem}"), &[]).is_ok(), "{stem}");
-        }
-        assert!(
-            parsed(&["--collector.netdev.device-include=", "--collector.netdev.device-exclude=x"]).is_ok()
-        );
-        assert!(
-            !parsed(&["--collector.hwmon.chip-include=x", "--collector.hwmon.chip-exclude=xy"])
-                .unwrap()
-                .passes("collector.hwmon.chip-include", "collector.hwmon.chip-exclude", b"xyz")
-        );
-    }
-
-    #[test]
-    fn a_label_of_ipvs_backends_that_does_not_exist_ends_the_start_unless_ipvs_is_off() {
-        let bogus = "--collector.ipvs.backend-labels=proto,bogus";
-        let error = parsed(&[bogus]).unwrap_err().to_string();
-        assert!(
-            error.starts_with("--collector.ipvs.backend-labels=\"proto,bogus\": ") && error.contains("bogus"),
-            "{error}"
-        );
-        assert!(parsed(&[bogus, "--no-collector.ipvs"]).is_ok());
-        assert!(parsed(&["--collector.ipvs.backend-labels="]).is_ok());
-    }
-
-    #[test]
     fn disabled_defaults_leave_what_is_named() {
         let options = parsed(&["--collector.disable-defaults", "--collector.loadavg"]).unwrap();
-        let names: Vec<_> = crate::scrape::enabled(&options).iter().map(|collector| collector.name).collect();
+        let names: Vec<_> =
+            collector::enabled(&options).unwrap().iter().map(|collector| collector.row.name).collect();
         assert_eq!(names, ["loadavg"]);
     }
 }

@@ -1,73 +1,76 @@
 //! The command line.
 
 pub mod capture;
-pub mod completions;
 pub mod describe;
 pub mod flags;
-pub mod help;
 pub mod log;
-pub mod man;
 pub mod query;
 pub mod replay;
-pub mod screen;
 pub mod serve;
+pub mod terminal;
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use keyhole_flags::{COMPLETIONS, Command, Operands};
 use keyhole_os::signals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::options::{Options, nearest};
-use crate::self_metrics::VERSION;
+use flags::PROGRAM;
 
-/// A command: its name, what follows it, and what it does.
-#[derive(Debug, Clone, Copy)]
-pub struct Command {
-    /// The word that stands for it; empty for the server.
-    pub name: &'static str,
-    /// What follows the word.
-    pub operands: &'static str,
-    /// One line on what it does.
-    pub help: &'static str,
-}
+use crate::collector::{COLLECTORS, SetupError};
+use crate::options::{FlagError, Options};
 
 /// Every command.
 #[rustfmt::skip]
 pub const COMMANDS: &[Command] = &[
-    Command { name: "",            operands: "",              help: "serve metrics" },
-    Command { name: "query",       operands: "[COLLECTOR...]", help: "show metrics now: of these collectors, or of all that are on" },
-    Command { name: "describe",    operands: "",              help: "show what the broker may read, what it may not and why, and its sandbox" },
-    Command { name: "capture",     operands: "DIR",           help: "write what the broker answers to DIR, as kernel files under their paths" },
-    Command { name: "replay",      operands: "DIR",           help: "print the metrics of such a directory, or of any tree with proc/ and sys/" },
-    Command { name: "completions", operands: "SHELL",         help: "print completions for bash, zsh or fish" },
+    Command { name: "",         operands: Operands::None,      help: "serve metrics" },
+    Command { name: "query",    operands: NAMES_OF_COLLECTORS, help: "print metrics once, or repeatedly with --watch: of these collectors, or of all that are enabled" },
+    Command { name: "describe", operands: Operands::None,      help: "print what the broker can read, what it cannot and why, and its sandbox" },
+    Command { name: "capture",  operands: Operands::Directory, help: "write the broker's answer to a directory, as files under the paths that they have on the host" },
+    Command { name: "replay",   operands: Operands::Directory, help: "print the metrics of such a directory, or of any tree with proc/ and sys/" },
+    COMPLETIONS,
 ];
+
+const NAMES_OF_COLLECTORS: Operands = Operands::Any {
+    placeholder: "COLLECTOR",
+    known: || COLLECTORS.iter().map(|collector| (collector.name, collector.help)).collect(),
+};
 
 /// The exit statuses, for `--help`.
 pub const EXIT_STATUSES: &[(&str, &str)] = &[
-    ("0", "all went well"),
-    ("1", "nothing could be done: no broker, a directory that cannot be written, ..."),
-    ("2", "a mistake on the command line or in the environment"),
-    ("3", "query and capture: some of what was asked for could not be known; the rest was given"),
-    ("128+N", "ended by signal N with nothing half-done: 130 for Ctrl-C"),
+    ("0", "Success."),
+    ("1", "Failure: no broker, a directory that cannot be written, ..."),
+    ("2", "A mistake on the command line or in the environment."),
+    ("3", "query and capture: a part could not be read; the rest was printed or written."),
+    ("128+N", "Stopped by signal N, with nothing half-written: 130 for Ctrl-C."),
 ];
 
-/// What ends the program before its end, with a line on standard error.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
-    /// Nothing could be done.
+    /// The command failed.
     Failed(String),
-    /// A mistake of whoever called the program.
+    /// An invalid command line.
     Usage(String),
-    /// A part could not be done; which, was said already.
+    /// A part failed, which was already reported.
     Partial,
-    /// A signal said to stop.
-    Stopped(Stop),
+    /// A signal stopped it.
+    Stopped(StopSignal),
 }
 
 impl From<String> for Failure {
     fn from(error: String) -> Self {
         Failure::Failed(error)
+    }
+}
+
+impl From<SetupError> for Failure {
+    fn from(error: SetupError) -> Self {
+        match error {
+            SetupError::Flag(_) => Failure::Usage(error.to_string()),
+            SetupError::File { .. } => Failure::Failed(error.to_string()),
+        }
     }
 }
 
@@ -77,15 +80,10 @@ impl From<&str> for Failure {
     }
 }
 
-/// Runs the program; gives the exit status.
+/// Runs the program; returns the exit status.
 pub fn main() -> ExitCode {
-    keyhole_os::process::one_heap();
-    let arguments = std::env::args_os().skip(1).map(|argument| argument.into_string());
-    let arguments: Result<Vec<String>, _> = arguments.collect();
-    let done = match arguments {
-        Ok(arguments) => run(arguments),
-        Err(argument) => Err(Failure::Usage(format!("{argument:?} is not UTF-8; try --help"))),
-    };
+    keyhole_os::process::use_single_heap();
+    let done = run();
     keyhole_log::flush();
     let (status, error) = match done {
         Ok(()) => return ExitCode::SUCCESS,
@@ -94,97 +92,56 @@ pub fn main() -> ExitCode {
         Err(Failure::Partial) => return ExitCode::from(3),
         Err(Failure::Stopped(stop)) => (128 + stop.number, "stopped; nothing was written".to_owned()),
     };
-    screen::complain(&format!("error: {error}"));
+    terminal::print_error(&format!("error: {error}"));
     ExitCode::from(status)
 }
 
-fn run(arguments: Vec<String>) -> Result<(), Failure> {
-    let environment =
-        || std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    let arguments = arguments.into_iter().map(long_form);
-    let (options, words) =
-        flags::read(arguments, environment()).map_err(|error| Failure::Usage(error.to_string()))?;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    if options.switch("help") || options.switch("help-long") {
-        return print(&help::of(words.first().copied().unwrap_or_default()));
+fn run() -> Result<(), Failure> {
+    let usage = |error: FlagError| Failure::Usage(error.to_string());
+    let (options, words) = flags::read(std::env::args_os().skip(1), std::env::vars_os()).map_err(usage)?;
+    let answer = PROGRAM.answer(|switch| options.switch(switch), &words).map_err(usage)?;
+    if let Some(answer) = answer {
+        return print(&answer);
     }
-    if options.switch("help-man") {
-        return print(&man::page(&help::text()));
+    if flags::HELP_LONG.get(&options) {
+        return print(&PROGRAM.help());
     }
-    if options.switch("version") {
-        return print(&version());
-    }
-    log::start(&options).map_err(Failure::Usage)?;
-    match words[..] {
-        [] => {
-            for (variable, near) in flags::misspelled(environment().map(|(name, _)| name)) {
+    let command = PROGRAM.command(&words).map_err(usage)?;
+    log::start(&options);
+    match command {
+        None => {
+            for unused in PROGRAM.unused_variables(std::env::vars_os().map(|(name, _)| name)) {
                 tracing::warn!(
-                    variable,
-                    near,
-                    "without effect: no flag has this variable; did you mean the other?"
+                    variable = unused.variable,
+                    advice = unused.advice,
+                    "environment variable without effect"
                 );
             }
             serve::run(options)
         }
-        ["query", ref collectors @ ..] => query::run(collectors, options),
-        ["describe"] => describe::run(&options),
-        ["capture", dir] => capture::run(Path::new(dir), &options),
-        ["replay", dir] => replay::run(Path::new(dir), &options),
-        ["completions", shell] => print(&completions::script(shell).map_err(Failure::Usage)?),
-        ["completions"] => Err(Failure::Usage("completions needs a shell: bash, zsh or fish".into())),
-        ["capture" | "replay"] => Err(Failure::Usage(format!("{} needs a directory; try --help", words[0]))),
-        [word, ..] => Err(Failure::Usage(unknown(word))),
+        Some(("query", collectors)) => {
+            let collectors: Vec<&str> = collectors.iter().map(String::as_str).collect();
+            query::run(&collectors, options)
+        }
+        Some(("describe", _)) => describe::run(&options),
+        Some(("capture", [dir])) => capture::run(Path::new(dir), &options),
+        Some(("replay", [dir])) => replay::run(Path::new(dir), &options),
+        // The program's table has no other.
+        Some((command, _)) => Err(Failure::Usage(format!("{command} is not a command; try --help"))),
     }
-}
-
-/// The long form of the flags that have a short one.
-fn long_form(argument: String) -> String {
-    match argument.as_str() {
-        "-h" => "--help".into(),
-        "-w" => "--watch".into(),
-        "-o" => "--output".into(),
-        _ => match argument.strip_prefix("-o") {
-            Some(format) => format!("--output={}", format.trim_start_matches('=')),
-            None => argument,
-        },
-    }
-}
-
-fn unknown(word: &str) -> String {
-    if word.starts_with('-') {
-        return format!("unknown flag {word}; try --help");
-    }
-    if let Some(command) = COMMANDS.iter().find(|command| command.name == word) {
-        return match command.operands {
-            "" => format!("{word} takes no words after it; try --help"),
-            operands => format!("{word} takes one word after it: {word} {operands}"),
-        };
-    }
-    let commands = COMMANDS.iter().map(|command| command.name).filter(|name| !name.is_empty());
-    let near = nearest(commands, word).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
-    format!("unknown command {word:?}{near}; try --help")
-}
-
-/// The program, its version and what it was built by and for, as node_exporter tells it.
-fn version() -> String {
-    let rust = option_env!("CARGO_PKG_RUST_VERSION").unwrap_or_default();
-    format!(
-        "keyhole-exporter, version {VERSION}\n  platform:     linux/{}\n  rust version: {rust} or newer\n",
-        crate::self_metrics::goarch()
-    )
 }
 
 /// Writes to standard output; a reader that went away (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {
-    screen::write(text.as_bytes()).map(drop)
+    terminal::write_stdout(text.as_bytes()).map(drop)
 }
 
 /// The broker's socket.
 fn socket(options: &Options) -> String {
-    options.text("broker.socket").to_owned()
+    flags::BROKER_SOCKET.get(options)
 }
 
-/// One thread, and none to be started later: the sandbox allows no more.
+/// A single-threaded runtime: the sandbox forbids new threads.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -193,22 +150,22 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .map_err(|error| Failure::Failed(format!("cannot start: {error}")))
 }
 
-/// A signal that asks for the end.
+/// A signal that stops the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stop {
+struct StopSignal {
     number: u8,
 }
 
-/// The signals that ask for the end, once they are waited for.
-struct Stops {
+/// Waits for the signals that stop the program.
+struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
-    /// None where it was ignored at the start: nohup(1) asks for that.
+    /// None if it was ignored at the start, as by nohup(1).
     hang_up: Option<Signal>,
 }
 
-impl Stops {
-    /// From here on none of them ends the process by itself. Needs a runtime.
+impl StopSignals {
+    /// Handles the signals from here on. Needs a runtime.
     fn listen() -> Result<Self, Failure> {
         let listen = || {
             let hang_up = (!signals::hangup_is_ignored()).then(|| signal(SignalKind::hangup()));
@@ -221,8 +178,8 @@ impl Stops {
         listen().map_err(|error: std::io::Error| Failure::Failed(format!("cannot wait for signals: {error}")))
     }
 
-    /// The next of them.
-    async fn next(&mut self) -> Stop {
+    /// Waits for the next signal.
+    async fn next(&mut self) -> StopSignal {
         let hang_up = async {
             match &mut self.hang_up {
                 Some(hang_up) => hang_up.recv().await,
@@ -230,9 +187,9 @@ impl Stops {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => Stop { number: 2 },
-            _ = self.terminate.recv() => Stop { number: 15 },
-            _ = hang_up => Stop { number: 1 },
+            _ = self.interrupt.recv() => StopSignal { number: 2 },
+            _ = self.terminate.recv() => StopSignal { number: 15 },
+            _ = hang_up => StopSignal { number: 1 },
         }
     }
 }

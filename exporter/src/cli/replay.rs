@@ -1,13 +1,13 @@
-//! `replay DIR`: the metrics of a captured host, or of any tree with proc/ and sys/, with no broker: what `query
-//! --from=DIR --output=prom` shows, within the limits of a scrape.
+//! `replay DIR`: prints the metrics of a capture, or of any tree with proc/ and sys/, without a broker. The same as
+//! `query --from=DIR --output=prom`, within the limits of a scrape.
 
 use std::path::Path;
 
 use super::{Failure, query};
 use crate::options::Options;
 
-/// Prints the exposition of the tree below `dir`, and nothing else, to standard output.
+/// Prints the exposition of the tree below `dir` to standard output.
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
-    query::of_capture(dir, &query::Choice::exposition(options)?, options)?.log();
+    query::query_capture(dir, &query::QueryOptions::for_replay(options)?)?.log();
     Ok(())
 }

@@ -1,16 +1,20 @@
 //! Collectors: one kernel subject a file, each a pure function from a snapshot to metric families.
 //!
 //! A collector's file holds its flags, the queries it needs, its families as rows, its parser and its tests; its row
-//! in [`COLLECTORS`] is all that the rest of the exporter knows of it.
+//! in [`COLLECTORS`] is all that the rest of the exporter knows of it. At the start the row makes an [`Instance`] from the
+//! flags. What a collector keeps between scrapes is a field of its own type.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use keyhole_policy::pattern::overlap;
 use keyhole_proto::v1::{Outcome, Query};
 
-use self::tasks::processgroups::ProcessGroups;
-use crate::exposition::{Counters, Exposition, Family, Kind, Limit, Limits};
-use crate::options::{Flag, Options};
+use crate::cli::flags::DISABLE_DEFAULTS;
+use crate::exposition::{Counters, Exposition, Family, Kind, Limit, Limits, Source};
+use crate::options::{Flag, FlagError, Options};
 use crate::snapshot::{Content, Snapshot};
 
 pub mod files;
@@ -20,6 +24,8 @@ pub mod kernel;
 pub mod memory;
 pub mod network;
 pub mod processors;
+#[cfg(test)]
+mod sources;
 pub mod storage;
 pub mod tasks;
 
@@ -106,7 +112,7 @@ pub struct Collector {
     pub name: &'static str,
     /// Whether it runs without being asked for.
     pub default: bool,
-    /// One line on what it tells, for `--help`.
+    /// One line about its metrics, for `--help`.
     pub help: &'static str,
     /// The queries that it cannot do without: when one of them fails, so does the collector.
     pub queries: &'static [Query],
@@ -114,10 +120,81 @@ pub struct Collector {
     pub optional: &'static [Query],
     /// Its own flags, besides `--collector.<name>`.
     pub flags: &'static [Flag],
-    /// The families it may give.
-    pub families: &'static [Family],
+    /// The families that it may emit, in the order of `docs/metrics.md`.
+    pub families: fn() -> Vec<Family>,
+    /// Resolves its flags, once at the start. A collector without flags is a plain function.
+    pub new: fn(&Options) -> Result<Box<dyn Collect>, SetupError>,
+}
+
+/// A collector with the values of its flags.
+pub trait Collect: Send + Sync {
     /// Turns a snapshot into samples.
-    pub collect: fn(&Context<'_>, &mut Exposition) -> Result<(), CollectError>,
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError>;
+
+    /// Whether it needs `query`, one of its row's. Queries that cost more than they are worth on most hosts are asked
+    /// only when a flag is on.
+    fn wants(&self, _query: Query) -> bool {
+        true
+    }
+
+    /// Directories in the exporter's own file system that it reads in each scrape: the sandbox leaves them readable.
+    fn directories(&self) -> &[PathBuf] {
+        &[]
+    }
+
+    /// Whether it runs after all others, so that it can leave out what they have.
+    fn is_last(&self) -> bool {
+        false
+    }
+}
+
+impl<F> Collect for F
+where
+    F: Fn(&Context<'_>, &mut Exposition) -> Result<(), CollectError> + Send + Sync,
+{
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        self(context, out)
+    }
+}
+
+/// A collector that runs: its row, and the collector that the row made from the flags.
+#[derive(Clone)]
+pub struct Instance {
+    /// Its row.
+    pub row: &'static Collector,
+    collect: Arc<dyn Collect>,
+}
+
+/// Why a collector cannot do what its flags say.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SetupError {
+    /// A flag has a value that it cannot have.
+    #[error(transparent)]
+    Flag(#[from] FlagError),
+    /// A file that a flag names cannot be used.
+    #[error("--{flag}={path}: {reason}")]
+    File {
+        /// The flag.
+        flag: &'static str,
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Collector {
+    /// The rows of the policy by which the broker reads files of this pattern for the collector. The pattern begins with
+    /// the name of a root.
+    pub fn rows(&self, pattern: &str) -> impl Iterator<Item = &'static keyhole_policy::Row> {
+        let rows = self.queries.iter().chain(self.optional).filter_map(|query| keyhole_policy::row(*query));
+        rows.filter(move |row| {
+            row.sources.iter().any(|source| {
+                let below = pattern.strip_prefix(source.root.name()).and_then(|path| path.strip_prefix('/'));
+                below.is_some_and(|below| overlap(source.pattern, below))
+            })
+        })
+    }
 }
 
 /// What a collector works from.
@@ -125,8 +202,6 @@ pub struct Collector {
 pub struct Context<'a> {
     /// The host's files.
     pub snapshot: &'a Snapshot,
-    /// The flags' values.
-    pub options: &'a Options,
     /// What the exporter knows without the host.
     pub own: &'a Own,
 }
@@ -144,13 +219,9 @@ pub struct Own {
     pub uname: Option<Uname>,
     /// The exporter's time zone, where it has but one offset.
     pub time_zone: Option<TimeZone>,
-    /// The files of `--collector.textfile.directory`.
-    pub text_files: Vec<TextFile>,
-    /// Groups of processes, and what they have used in all scrapes so far.
-    pub process_groups: Arc<ProcessGroups>,
 }
 
-/// What uname(2) tells the exporter. The kernel is the host's; the names are those of its own UTS namespace.
+/// What uname(2) returns to the exporter. The kernel is the host's; the names are those of its own UTS namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Uname {
@@ -171,18 +242,7 @@ pub struct TimeZone {
     pub offset: i32,
 }
 
-/// A file of the textfile collector.
-#[derive(Debug, Clone)]
-pub struct TextFile {
-    /// Its path.
-    pub path: String,
-    /// When it was last changed.
-    pub modified: SystemTime,
-    /// What it holds, or why it could not be read.
-    pub content: Result<Vec<u8>, String>,
-}
-
-/// Why a collector gave less than it should.
+/// Why a collector emitted less than it should.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum CollectError {
     /// The host has nothing of the kind. Not a failure.
@@ -244,18 +304,18 @@ impl<'a> Context<'a> {
     pub fn require(&self, path: &str) -> Result<&'a [u8], CollectError> {
         match self.snapshot.content(path) {
             Some(Content::Bytes { bytes, .. }) => Ok(bytes),
-            Some(Content::Errno(errno)) if !absent(*errno) => {
+            Some(Content::Errno(errno)) if !is_absent(*errno) => {
                 Err(CollectError::Unreadable { path: path.to_owned(), errno: *errno })
             }
             _ => Err(CollectError::NoData(path.to_owned())),
         }
     }
 
-    /// The same, for a file of which a part would give wrong numbers.
+    /// The same, for a file of which a part would result in wrong numbers.
     pub fn require_whole(&self, path: &str) -> Result<&'a [u8], CollectError> {
         match self.snapshot.content(path) {
             Some(Content::Bytes { truncated: true, .. }) => {
-                Err(CollectError::malformed(path, "longer than the broker hands over"))
+                Err(CollectError::malformed(path, "longer than the broker sends"))
             }
             _ => self.require(path),
         }
@@ -283,7 +343,7 @@ impl<'a> Context<'a> {
         Ok(&bytes[..last])
     }
 
-    /// Fails when `query` did not end well: what it gave is then a part, over which a sum would be wrong.
+    /// Fails when `query` failed: its files are then incomplete, and a sum over them would be wrong.
     pub fn answered(&self, query: Query) -> Result<(), CollectError> {
         answered(self.snapshot, query)
     }
@@ -297,7 +357,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Hands every one of `paths` that the host has to `take`, whole. No data when it has none of them; an error when
+    /// Calls `take` with each of `paths` that the host has, whole. No data when it has none of them; an error when
     /// it has one that could not be read, once the others are taken.
     pub fn each_whole<'p>(
         &self,
@@ -324,9 +384,9 @@ impl<'a> Context<'a> {
     }
 }
 
-/// ENOENT, ENODEV, ESRCH and ENOTDIR: the host does not have it.
-fn absent(errno: u32) -> bool {
-    matches!(errno, 2 | 3 | 19 | 20)
+/// Whether an error number means that the host does not have the file.
+fn is_absent(errno: u32) -> bool {
+    i32::try_from(errno).is_ok_and(keyhole_policy::errno::is_absent)
 }
 
 /// How one collector did in one scrape.
@@ -342,40 +402,74 @@ pub struct Run {
     pub counters: Counters,
 }
 
-/// Queries that are asked only when a flag is on: for most hosts they cost more than they tell.
-const ON_DEMAND: &[(Query, &[&str])] = &[
-    (Query::BcachePriorities, &["collector.bcache.priorityStats"]),
-    (
-        Query::Cpuinfo,
-        &["collector.cpu.info", "collector.cpu.info.bugs-include", "collector.cpu.info.flags-include"],
-    ),
-    (Query::NetAddresses, &["collector.netdev.address-info"]),
-    (Query::NetStatistics, &["collector.netdev.enable-detailed-metrics"]),
-];
+impl Collector {
+    /// Whether it runs with these flags, unless a request or a command names others.
+    pub fn is_enabled(&self, options: &Options) -> bool {
+        let switch = switch(self.name);
+        options.switch(switch) && (!DISABLE_DEFAULTS.get(options) || options.was_given(switch))
+    }
+}
 
-/// The queries that `collectors` need with these flags, each once.
-pub fn queries(collectors: &[&Collector], options: &Options) -> Vec<Query> {
-    // An expression that a filter was given is as good as its switch.
-    let asked =
-        |flags: &[&str]| flags.iter().any(|flag| options.switch(flag) || options.regexp(flag).is_some());
-    let mut queries: Vec<Query> = collectors
-        .iter()
-        .flat_map(|collector| collector.queries.iter().chain(collector.optional))
-        .copied()
-        .filter(|query| ON_DEMAND.iter().all(|(of, flags)| of != query || asked(flags)))
-        .filter(|query| kernel::sysctl::is_asked(*query, options))
-        .collect();
+impl Instance {
+    /// Resolves the flags of a row.
+    pub fn new(row: &'static Collector, options: &Options) -> Result<Self, SetupError> {
+        Ok(Self { row, collect: (row.new)(options)?.into() })
+    }
+
+    /// Turns a snapshot into samples.
+    pub fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        self.collect.collect(context, out)
+    }
+
+    /// The queries that it needs, and those that add to it.
+    pub fn queries(&self) -> impl Iterator<Item = Query> {
+        let all = self.row.queries.iter().chain(self.row.optional).copied();
+        all.filter(|query| self.collect.wants(*query))
+    }
+
+    /// The directories that it reads itself.
+    pub fn directories(&self) -> &[PathBuf] {
+        self.collect.directories()
+    }
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Instance").field(&self.row.name).finish()
+    }
+}
+
+/// Resolves the flags of each of `rows`. The result is in the order in which they run.
+pub fn instances(
+    rows: impl IntoIterator<Item = &'static Collector>,
+    options: &Options,
+) -> Result<Vec<Instance>, SetupError> {
+    let instances = rows.into_iter().map(|row| Instance::new(row, options));
+    let mut instances = instances.collect::<Result<Vec<_>, _>>()?;
+    instances.sort_by_key(|instance| instance.collect.is_last());
+    Ok(instances)
+}
+
+/// The collectors that the flags leave on.
+pub fn enabled(options: &Options) -> Result<Vec<Instance>, SetupError> {
+    instances(COLLECTORS.iter().copied().filter(|row| row.is_enabled(options)), options)
+}
+
+/// The queries that `collectors` need, each once.
+pub fn queries(collectors: &[Instance]) -> Vec<Query> {
+    let mut queries: Vec<Query> = collectors.iter().flat_map(Instance::queries).collect();
     queries.sort_unstable();
     queries.dedup();
     queries
 }
 
-/// Runs `collectors` over one snapshot, within `limits`. One that a limit cut has failed: what it gave are whole items,
-/// and not all.
+/// Runs `collectors` over one snapshot, within `limits`. One that a limit cut has failed: it emitted whole items, and not
+/// all of them. With `detail`, the series of each are counted among the metrics.
 pub fn run(
-    collectors: &[&'static Collector],
+    collectors: &[Instance],
     context: &Context<'_>,
     limits: Limits,
+    detail: bool,
     out: &mut Exposition,
 ) -> Vec<Run> {
     out.set_room(limits.bytes, collectors.len());
@@ -384,15 +478,14 @@ pub fn run(
         .map(|collector| {
             let start = Instant::now();
             out.begin(limits.series);
-            let result = (collector.collect)(context, out);
+            let result = collector.collect(context, out);
             let counters = out.end();
-            let result = failed_query(collector, context.snapshot).map_or(result, Err);
+            let result = failed_query(collector.row, context.snapshot).map_or(result, Err);
             let result =
                 result.and(counters.limit.map_or(Ok(()), |limit| Err(CollectError::OverLimit(limit))));
-            Run { name: collector.name, duration: start.elapsed(), result, counters }
+            Run { name: collector.row.name, duration: start.elapsed(), result, counters }
         })
         .collect();
-    let detail = context.options.switch("scrape.detail");
     for run in &runs {
         let name = [run.name.as_bytes()];
         out.add(&DURATION, &name, run.duration.as_secs_f64());
@@ -428,7 +521,7 @@ fn short(name: &'static str, prefix: &str) -> &'static str {
     name.strip_prefix(prefix).unwrap_or(name)
 }
 
-/// The families that [`run`] gives of its own.
+/// The families that [`run`] adds itself.
 pub const FAMILIES: &[Family] = &[DURATION, SUCCESS, SERIES, SKIPPED];
 
 const DURATION: Family = Family {
@@ -436,28 +529,28 @@ const DURATION: Family = Family {
     help: "Time that the collector took to turn kernel files into samples.",
     kind: Kind::Gauge,
     labels: &["collector"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const SUCCESS: Family = Family {
     name: "node_scrape_collector_success",
-    help: "Whether the collector gave its metrics.",
+    help: "Whether the collector succeeded.",
     kind: Kind::Gauge,
     labels: &["collector"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const SERIES: Family = Family {
     name: "keyhole_collector_series",
-    help: "Series that the collector gave in this scrape; with --scrape.detail.",
+    help: "Series that the collector emitted in this scrape; with --scrape.detail.",
     kind: Kind::Gauge,
     labels: &["collector"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const SKIPPED: Family = Family {
     name: "keyhole_collector_skipped",
     help: "Items in the collector's kernel files that could not be read in this scrape, and were left out.",
     kind: Kind::Gauge,
     labels: &["collector"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 
 /// The flags of all collectors, their switches among them, sorted by name.
@@ -497,8 +590,6 @@ pub mod testing {
             timex: Err(1),
             uname: None,
             time_zone: None,
-            text_files: Vec::new(),
-            process_groups: Arc::default(),
         }
     }
 
@@ -525,50 +616,63 @@ pub mod testing {
         flags: &[&str],
         own: &Own,
     ) -> Result<String, CollectError> {
-        let (text, _, result) = run_one(collector, snapshot, flags, own);
+        let (text, _, result) = run_one(&instance(collector, flags), snapshot, own);
         result.map(|()| text)
     }
 
-    /// How many things of `files` a collector skips: what `keyhole_collector_skipped` says.
+    /// The same, of a collector that may have run before.
+    pub fn collect_again(
+        instance: &Instance,
+        snapshot: &Snapshot,
+        own: &Own,
+    ) -> Result<String, CollectError> {
+        let (text, _, result) = run_one(instance, snapshot, own);
+        result.map(|()| text)
+    }
+
+    /// How many things of `files` a collector skips: the value of `keyhole_collector_skipped`.
     pub fn skipped(collector: &'static Collector, files: &[(&str, &[u8])], flags: &[&str]) -> usize {
         skipped_of(collector, &snapshot_of(files), flags)
     }
 
     /// The same, of a snapshot.
     pub fn skipped_of(collector: &'static Collector, snapshot: &Snapshot, flags: &[&str]) -> usize {
-        let (_, skipped, result) = run_one(collector, snapshot, flags, &own());
+        let (_, skipped, result) = run_one(&instance(collector, flags), snapshot, &own());
         result.expect("a collector that does not fail");
         skipped
     }
 
-    /// What the collector gave, also where it failed.
+    /// What the collector emitted, also if it failed.
     pub fn collect_whatever(
         collector: &'static Collector,
         snapshot: &Snapshot,
         flags: &[&str],
         own: &Own,
     ) -> (String, Result<(), CollectError>) {
-        let (text, _, result) = run_one(collector, snapshot, flags, own);
+        let (text, _, result) = run_one(&instance(collector, flags), snapshot, own);
         (text, result)
     }
 
-    /// The samples, how many items were skipped, and what became of it.
-    fn run_one(
-        collector: &'static Collector,
-        snapshot: &Snapshot,
-        flags: &[&str],
-        own: &Own,
-    ) -> (String, usize, Result<(), CollectError>) {
+    /// The collector with the given flags.
+    pub fn instance(collector: &'static Collector, flags: &[&str]) -> Instance {
         // Compiling every flag's expression takes longer than any test; most tests run with the defaults.
         static DEFAULTS: LazyLock<Options> = LazyLock::new(|| Options::defaults(&super::flags()));
         let given = (!flags.is_empty()).then(|| {
             let arguments = flags.iter().map(|flag| (*flag).to_owned());
             Options::parse(&super::flags(), arguments).expect("valid flags").0
         });
-        let options = given.as_ref().unwrap_or(&DEFAULTS);
+        Instance::new(collector, given.as_ref().unwrap_or(&DEFAULTS)).expect("valid flags")
+    }
+
+    /// The samples, how many items were skipped, and what became of it.
+    fn run_one(
+        instance: &Instance,
+        snapshot: &Snapshot,
+        own: &Own,
+    ) -> (String, usize, Result<(), CollectError>) {
         let mut out = Exposition::new();
         out.begin(usize::MAX);
-        let result = (collector.collect)(&Context { snapshot, options, own }, &mut out);
+        let result = instance.collect(&Context { snapshot, own }, &mut out);
         let skipped = out.end().skipped;
         let text = out.to_text();
         let samples = text.lines().filter(|line| !line.starts_with('#'));
@@ -576,7 +680,7 @@ pub mod testing {
     }
 
     /// Runs a collector over any bytes in any of `paths`; all that is asked is that it ends.
-    pub fn survives(collector: &'static Collector, paths: &[&str]) {
+    pub fn accepts_any_bytes(collector: &'static Collector, paths: &[&str]) {
         use proptest::prelude::*;
         let arbitrary = proptest::collection::vec(any::<u8>(), 0..200);
         // Random bytes seldom look like kernel text: letters, digits and separators do more often.
@@ -584,6 +688,7 @@ pub mod testing {
         let content = prop_oneof![arbitrary, texty];
         let files = proptest::collection::vec(proptest::option::of(content), paths.len());
         let mut runner = proptest::test_runner::TestRunner::default();
+        let (instance, own) = (instance(collector, &[]), own());
         runner
             .run(&files, |files| {
                 let present: Vec<(&str, &[u8])> = paths
@@ -591,10 +696,10 @@ pub mod testing {
                     .zip(&files)
                     .filter_map(|(path, bytes)| Some((*path, bytes.as_deref()?)))
                     .collect();
-                let _ = collect(collector, &present, &[]);
+                let _ = run_one(&instance, &snapshot_of(&present), &own);
                 Ok(())
             })
-            .expect("the collector survives any bytes");
+            .expect("the collector accepts_any_bytes any bytes");
     }
 }
 
@@ -603,6 +708,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
+    use crate::exposition::Series;
 
     #[test]
     fn collectors_are_sorted_and_named_once() {
@@ -713,7 +819,7 @@ mod tests {
         ("zfs", &["zpool", "dataset"]),
         ("zoneinfo", &["node", "zone"]),
     ];
-    /// Those of which each series tells of something else, or all of one host.
+    /// Those whose series are about one thing each, or all about the host.
     const NO_ITEMS: &[&str] = &[
         "arp",
         "conntrack",
@@ -749,32 +855,27 @@ mod tests {
         &["bcache", "bcachefs", "drm", "mountstats", "nvmesubsystem", "processgroups"];
 
     /// The values of a sample's labels of those names; none unless it has all.
-    fn item_of(labels: &str, names: &[&str]) -> Option<String> {
-        let value = |name: &&str| {
-            let begin = format!("{name}=\"");
-            let at = labels.match_indices(&begin).find(|(at, _)| *at == 0 || labels[..*at].ends_with(','))?.0;
-            let rest = &labels[at + begin.len()..];
-            Some(rest[..rest.find("\",").unwrap_or(rest.len() - 1)].to_owned())
-        };
+    fn item_of(series: &Series<'_>, names: &[&str]) -> Option<String> {
+        let value = |name: &&str| series.labels().find(|(other, _)| other == name).map(|(_, value)| value);
         names.iter().map(value).collect::<Option<Vec<_>>>().map(|values| values.join("\n"))
     }
 
     /// How many series each item has within a limit, and how many there are in all.
     fn items_within(
         limit: usize,
-        collector: &Collector,
+        collector: &Instance,
         names: &[&str],
         context: &Context<'_>,
     ) -> (BTreeMap<String, usize>, usize) {
         let mut out = Exposition::new();
         out.begin(limit);
-        let _ = (collector.collect)(context, &mut out);
+        let _ = collector.collect(context, &mut out);
         out.end();
         let mut items = BTreeMap::new();
         let mut all = 0;
         for series in out.series() {
             all += 1;
-            if let Some(item) = item_of(series.labels(), names) {
+            if let Some(item) = item_of(&series, names) {
                 *items.entry(item).or_default() += 1;
             }
         }
@@ -847,21 +948,28 @@ mod tests {
             "--collector.cpu.info.bugs-include=.",
         ];
         let (options, _) = Options::parse(&super::flags(), flags.map(str::to_owned)).expect("valid flags");
+        let instances: Vec<(Instance, &[&str])> = ITEMS
+            .iter()
+            .map(|(name, labels)| {
+                let collector = COLLECTORS.iter().copied().find(|collector| collector.name == *name).unwrap();
+                (Instance::new(collector, &options).unwrap(), *labels)
+            })
+            .collect();
         let own = testing::own();
         let (mut seen, mut halves) = (BTreeSet::new(), BTreeMap::new());
         for snapshot in &trees {
-            let context = Context { snapshot, options: &options, own: &own };
-            for (name, labels) in ITEMS {
-                let collector = COLLECTORS.iter().copied().find(|collector| collector.name == *name).unwrap();
+            let context = Context { snapshot, own: &own };
+            for (collector, labels) in &instances {
+                let name = collector.row.name;
                 let (whole, all) = items_within(usize::MAX, collector, labels, &context);
                 if whole.len() > 1 && whole.values().any(|series| *series > 1) {
-                    seen.insert(*name);
+                    seen.insert(name);
                 }
                 // Every limit at which the first items are cut, and some of the others.
                 for limit in (1..=all).filter(|limit| *limit <= 100 || limit % (all / 20) == 0) {
                     for (item, series) in items_within(limit, collector, labels, &context).0 {
                         if whole.get(&item) != Some(&series) {
-                            halves.entry(*name).or_insert_with(|| format!("at {limit} of {all}: {item:?}"));
+                            halves.entry(name).or_insert_with(|| format!("at {limit} of {all}: {item:?}"));
                         }
                     }
                 }
@@ -1063,7 +1171,7 @@ mod tests {
     fn families_are_declared_once_with_valid_names() {
         let mut families = Vec::new();
         for collector in COLLECTORS {
-            for family in collector.families {
+            for family in (collector.families)() {
                 let plain = family.name.replace(['<', '>'], "");
                 assert_eq!(crate::exposition::metric_name(&plain), plain);
                 assert!(family.help.ends_with('.'), "{}: a help text is a sentence", family.name);
@@ -1080,16 +1188,56 @@ mod tests {
 
     #[test]
     fn a_query_on_demand_is_asked_when_its_flag_is_on_and_its_collector_wants_it() {
-        for (query, flags_of) in ON_DEMAND {
-            let flag = flags_of[0];
-            let asked = |collectors: &[&Collector], arguments: &[String]| {
-                let (options, _) = Options::parse(&flags(), arguments.iter().cloned()).unwrap();
-                queries(collectors, &options).contains(query)
+        for (query, flag) in [
+            (Query::BcachePriorities, "--collector.bcache.priorityStats"),
+            (Query::Cpuinfo, "--collector.cpu.info"),
+            (Query::Cpuinfo, "--collector.cpu.info.bugs-include=."),
+            (Query::Cpuinfo, "--collector.cpu.info.flags-include=."),
+            (Query::NetAddresses, "--collector.netdev.address-info"),
+            (Query::NetStatistics, "--collector.netdev.enable-detailed-metrics"),
+            (Query::Sysctl, "--collector.sysctl.include=vm.swappiness"),
+        ] {
+            let asked = |collectors: &[&'static Collector], options: &Options| {
+                let collectors = instances(collectors.iter().copied(), options).unwrap();
+                queries(&collectors).contains(&query)
             };
-            let on = [format!("--{flag}")];
+            let (on, _) = Options::parse(&flags(), [flag.to_owned()]).unwrap();
             assert!(asked(COLLECTORS, &on), "{flag}");
-            assert!(!asked(COLLECTORS, &[]), "{flag}");
+            assert!(!asked(COLLECTORS, &Options::defaults(&flags())), "{flag}");
             assert!(!asked(&[&processors::loadavg::COLLECTOR], &on), "{flag}");
+        }
+    }
+
+    #[test]
+    fn text_files_come_last_so_that_what_the_host_has_stands() {
+        let enabled = enabled(&Options::defaults(&flags())).unwrap();
+        assert_eq!(enabled.last().unwrap().row.name, "textfile");
+        assert!(enabled[..enabled.len() - 1].is_sorted_by_key(|instance| instance.row.name));
+    }
+
+    #[test]
+    fn an_include_and_an_exclude_exclude_each_other_where_they_do_in_node_exporter() {
+        let both = |stem: &str, more: &[&str]| {
+            let both = [format!("--{stem}-include=x"), format!("--{stem}-exclude=y")];
+            let arguments = both.into_iter().chain(more.iter().map(|flag| (*flag).to_owned()));
+            enabled(&Options::parse(&flags(), arguments).unwrap().0)
+        };
+        for (collector, stem) in [
+            ("diskstats", "collector.diskstats.device"),
+            ("filesystem", "collector.filesystem.fs-types"),
+            ("filesystem", "collector.filesystem.mount-points"),
+            ("netdev", "collector.netdev.device"),
+        ] {
+            let error = both(stem, &[]).unwrap_err();
+            assert!(matches!(error, SetupError::Flag(FlagError::Exclusive { .. })), "{stem}: {error}");
+            assert!(
+                both(stem, &[&format!("--no-collector.{collector}")]).is_ok(),
+                "{stem}, and it does not run"
+            );
+        }
+        for stem in ["arp.device", "hwmon.chip", "interrupts.name", "slabinfo.slabs"] {
+            let on = ["--collector.interrupts", "--collector.slabinfo"];
+            assert!(both(&format!("collector.{stem}"), &on).is_ok(), "{stem}");
         }
     }
 
@@ -1197,8 +1345,7 @@ mod tests {
             (b"c".to_vec(), Content::Bytes { bytes: b"2\n3".to_vec(), truncated: true }),
             (b"d".to_vec(), Content::bytes(&b"3"[..])),
         ];
-        let (snapshot, options) = (Snapshot::of_files(files), Options::defaults(&[]));
-        let context = Context { snapshot: &snapshot, options: &options, own: &testing::own() };
+        let context = Context { snapshot: &Snapshot::of_files(files), own: &testing::own() };
         let each = |paths: &[&str]| {
             let mut taken = String::new();
             let result = context.each_whole(paths, |path, _| taken.push_str(path));
@@ -1206,7 +1353,7 @@ mod tests {
         };
         assert_eq!(each(&["a", "none", "d"]), ("ad".into(), Ok(())));
         assert_eq!(each(&["a", "b", "d"]), ("ad".into(), Err("b: errno 5".into())));
-        assert_eq!(each(&["c"]), (String::new(), Err("c: longer than the broker hands over".into())));
+        assert_eq!(each(&["c"]), (String::new(), Err("c: longer than the broker sends".into())));
         assert_eq!(each(&["x", "y"]), (String::new(), Err("the host has no x or y".into())));
     }
 
@@ -1232,7 +1379,7 @@ mod tests {
     /// The queries of a scrape of the collectors that are on by default, with no flag given.
     fn default_queries() -> Vec<Query> {
         let options = crate::cli::flags::parse([]).unwrap().0;
-        queries(&crate::scrape::enabled(&options), &options)
+        queries(&enabled(&options).unwrap())
     }
 
     #[test]

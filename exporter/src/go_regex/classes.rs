@@ -4,7 +4,7 @@ use regex_syntax::hir::{Class, ClassUnicode, ClassUnicodeRange, HirKind};
 
 use super::{GoRegexError, INVALID_ESCAPE, INVALID_RANGE, syntax};
 
-/// `\d`, `\s` and `\w` know ASCII alone, and `\s` has no vertical tab.
+/// `\d`, `\s` and `\w` are ASCII only, and `\s` has no vertical tab.
 const PERL: &[(char, &[(char, char)])] = &[
     ('d', &[('0', '9')]),
     ('s', &[('\t', '\n'), ('\x0c', '\r'), (' ', ' ')]),
@@ -35,7 +35,7 @@ const SHORT_SCRIPTS: &[&str] = &[
     "vai", "yi",
 ];
 
-/// Categories as Go has them, without what is no letter; `C` and `Cs` are not the regex crate's alone.
+/// Go's categories, without spaces, `_` and `-`.
 #[rustfmt::skip]
 const CATEGORIES: &[&str] = &[
     "c", "casedletter", "cc", "cf", "closepunctuation", "cn", "cntrl", "co", "combiningmark", "connectorpunctuation", "control",
@@ -51,7 +51,7 @@ fn set(ranges: &[(char, char)]) -> ClassUnicode {
     ClassUnicode::new(ranges.iter().map(|&(start, end)| ClassUnicodeRange::new(start, end)))
 }
 
-/// A named set, with the other case of its letters, and then all but that.
+/// A named set, case-folded and negated as requested, in this order.
 fn named(mut class: ClassUnicode, fold_case: bool, negated: bool) -> ClassUnicode {
     if fold_case {
         class.case_fold_simple();
@@ -95,7 +95,7 @@ fn property(name: &str) -> Option<ClassUnicode> {
     let kind = match name.as_str() {
         "any" => return Some(set(&[('\0', char::MAX)])),
         "ascii" => return Some(set(&[('\0', '\x7f')])),
-        // Surrogates, which no text holds.
+        // Surrogates, which valid text does not contain.
         "cs" | "surrogate" => return Some(ClassUnicode::empty()),
         "assigned" => "gc",
         name if CATEGORIES.contains(&name) => "gc",
@@ -142,7 +142,7 @@ pub fn escaped_character(text: &str) -> Result<(u32, &str), GoRegexError> {
 
 fn code_point(digits: &str) -> Option<u32> {
     let hexadecimal = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    // Any number of zeros may lead.
+    // Any number of leading zeros is allowed.
     let digits = digits.trim_start_matches('0');
     let code = if digits.is_empty() { Some(0) } else { u32::from_str_radix(digits, 16).ok() };
     code.filter(|code| hexadecimal && *code <= u32::from(char::MAX))
@@ -201,8 +201,8 @@ fn between(low: u32, high: u32) -> ClassUnicode {
     set(ends.as_slice())
 }
 
-/// All characters that are not in `class`. Its own negation takes U+D7FF and U+E000 for missing where one range ends at
-/// the surrogates and the next begins behind them.
+/// All characters that are not in `class`. `ClassUnicode::negate` wrongly includes U+D7FF and U+E000 if one range ends
+/// at the surrogates and the next begins after them.
 fn complement(class: &ClassUnicode) -> ClassUnicode {
     let mut others = ClassUnicode::empty();
     let mut low = 0;
@@ -219,7 +219,7 @@ fn complement(class: &ClassUnicode) -> ClassUnicode {
     others
 }
 
-/// `[:alpha:]` or `[:^alpha:]`; none when `text` does not begin so.
+/// `[:alpha:]` or `[:^alpha:]`; none if `text` does not begin with one.
 fn posix(text: &str, fold_case: bool) -> Result<Option<(ClassUnicode, &str)>, GoRegexError> {
     let Some((name, after)) = text.strip_prefix("[:").and_then(|rest| rest.split_once(":]")) else {
         return Ok(None);

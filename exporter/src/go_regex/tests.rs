@@ -1,4 +1,4 @@
-//! Held against what Go's package regexp says, in `table.json`, which `tests/peers/go_regex/main.go` writes.
+//! Compares with Go's package regexp: `table.json` is written by `tests/peers/go_regex/main.go`.
 
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -9,12 +9,12 @@ use super::*;
 struct Table {
     /// A character of these is a byte.
     texts: Vec<String>,
-    /// A pattern, whether Go takes it, and the places of the texts that it matches.
+    /// A pattern, whether Go accepts it, and the indexes of the texts that it matches.
     patterns: Vec<(String, bool, Vec<usize>)>,
 }
 
 #[test]
-fn a_pattern_matches_what_it_matches_in_go_or_is_refused_as_there() {
+fn a_pattern_matches_or_is_rejected_as_in_go() {
     let table =
         std::env::var("GO_REGEX_TABLE").ok().map(|path| std::fs::read_to_string(path).expect("a table"));
     let table: Table =
@@ -61,9 +61,9 @@ fn errors_are_gos_in_one_line() {
 }
 
 #[test]
-fn what_is_too_large_is_refused_and_quickly() {
+fn a_pattern_that_is_too_large_is_rejected_quickly() {
     let deep = format!("{}x{}", "(".repeat(51), ")".repeat(51));
-    let long = "x".repeat(LONGEST + 1);
+    let long = "x".repeat(MAX_PATTERN_BYTES + 1);
     let classes = r"\pL".repeat(1000);
     let repeated = format!("x*{}", "(?i)*".repeat(26));
     for pattern in [&deep, &long, &classes, &repeated, r"(?:\pL{1000})"] {
@@ -102,14 +102,14 @@ const SCRIPTS_OF_A_FEW_LETTERS: &[&str] = &[
 
 proptest! {
     #[test]
-    fn any_pattern_is_taken_or_refused(pattern in "\\PC{0,30}", text in prop::collection::vec(any::<u8>(), 0..20)) {
+    fn no_pattern_panics(pattern in "\\PC{0,30}", text in prop::collection::vec(any::<u8>(), 0..20)) {
         if let Ok(regex) = GoRegex::new(&pattern) {
             regex.is_match(&text);
         }
     }
 
     #[test]
-    fn any_pattern_of_the_grammars_characters_is_taken_or_refused(
+    fn no_pattern_of_syntax_characters_panics(
         pattern in r"[\\(){}\[\]|*+?^$.,:&~<>=!#'-9Qa-ceipswxzABCEPQU é\n]{0,30}",
         text in "[a-zA-Z0-9é\n ]{0,12}",
     ) {
@@ -120,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn quoted_text_is_found_as_it_is(text in "[^\\\\]{0,30}") {
+    fn quoted_text_matches_literally(text in "[^\\\\]{0,30}") {
         let regex = GoRegex::new(&format!(r"^\Q{text}\E$")).unwrap();
         prop_assert!(regex.is_match(text.as_bytes()));
         let longer = text + "x";

@@ -1,4 +1,4 @@
-//! Listening sockets, from addresses as `--web.listen-address` takes them.
+//! Listening sockets for the addresses of `--web.listen-address`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
@@ -6,53 +6,53 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-/// Where node_exporter listens.
+/// The default address, that of node_exporter.
 pub const DEFAULT_ADDRESS: &str = ":9100";
 
-/// Connections that may wait in the kernel to be accepted: the SYN of one more is dropped, and sent again a second later.
+/// Connections that may wait in the kernel to be accepted. The SYN of one more is dropped and retransmitted a second later.
 const BACKLOG: i32 = 1024;
 
 /// The receive buffer of a connection, in bytes: about twice a request's longest head.
-const RECEIVED_BYTES: usize = 32 << 10;
+const RECEIVE_BUFFER_BYTES: usize = 32 << 10;
 
-/// How long the kernel keeps sent bytes that a client does not acknowledge, also once the connection is closed, in
-/// milliseconds. Without a limit it does for minutes.
-const UNACKNOWLEDGED_MS: u32 = 10_000;
+/// How long the kernel keeps sent bytes that a client does not acknowledge, in milliseconds; also after the connection is
+/// closed. The kernel's default is many minutes.
+const TCP_USER_TIMEOUT_MS: u32 = 10_000;
 
-/// Why an address cannot be listened on.
+/// Why listening failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Not an address.
     #[error("--web.listen-address={0:?}: not an address such as :9100, 127.0.0.1:9100 or [::1]:9100")]
     Address(String),
-    /// A kind of socket that is not supported.
+    /// An unsupported kind of socket.
     #[error("--web.listen-address={0:?}: vsock is not supported; listen on a TCP address such as :9100")]
     Vsock(String),
-    /// No socket came from systemd.
+    /// systemd passed no socket.
     #[error(
-        "--web.systemd-socket: systemd handed over no socket (LISTEN_FDS is not set for this process); start the program \
-         by a socket unit, or drop the flag"
+        "--web.systemd-socket: systemd passed no socket (LISTEN_FDS is not set for this process); start the program \
+         with a socket unit, or remove the flag"
     )]
     NotInherited,
-    /// A socket from systemd that cannot be used.
+    /// A socket of systemd cannot be used.
     #[error("--web.systemd-socket: {0}; only TCP sockets (ListenStream=9100) are served")]
     Inherited(std::io::Error),
-    /// The port is taken.
+    /// The port is in use.
     #[error(
         "cannot listen on {0}: the port is in use (by a node_exporter?): stop what uses it, or choose another port with --web.listen-address"
     )]
     Occupied(String),
-    /// Anything else that the system says.
+    /// Any other error of the system.
     #[error("cannot listen on {address}: {reason}; choose another address with --web.listen-address")]
     System {
-        /// The address, as it was given.
+        /// The address of the flag.
         address: String,
-        /// The system's reason.
+        /// The system's error.
         reason: std::io::Error,
     },
 }
 
-/// Binds every address. An address without a host is the whole machine, by IPv4 and IPv6.
+/// Binds every address. An address without a host binds all addresses of the machine, IPv4 and IPv6.
 pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, ListenError> {
     let mut listeners = Vec::new();
     let default = [DEFAULT_ADDRESS.to_owned()];
@@ -86,7 +86,7 @@ pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, ListenError> {
     Ok(listeners)
 }
 
-/// The sockets that systemd passes, with the same options as those of [`bind`]. sd_listen_fds(3)
+/// The sockets that systemd passes, with the same options as those of [`bind`]; see sd_listen_fds(3).
 pub fn inherited() -> Result<Vec<TcpListener>, ListenError> {
     let mut sockets = listenfd::ListenFd::from_env();
     let mut listeners = Vec::new();
@@ -96,26 +96,23 @@ pub fn inherited() -> Result<Vec<TcpListener>, ListenError> {
     }
     for listener in &listeners {
         listener.set_nonblocking(true).map_err(ListenError::Inherited)?;
-        bound_buffers(listener).map_err(|errno| ListenError::Inherited(errno.into()))?;
+        limit_buffers(listener).map_err(|errno| ListenError::Inherited(errno.into()))?;
     }
-    match listeners.is_empty() {
-        true => Err(ListenError::NotInherited),
-        false => Ok(listeners),
-    }
+    if listeners.is_empty() { Err(ListenError::NotInherited) } else { Ok(listeners) }
 }
 
 /// The host of an address to listen on.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Host {
-    /// None was given: every address of the machine.
+    /// No host: every address of the machine.
     Any,
     /// An address.
     Ip(IpAddr),
-    /// A name, which is resolved once, at the start.
+    /// A host name, which is resolved once, at the start.
     Name(String),
 }
 
-/// `host:port` as Go takes it: the host may be empty, a name, or an address with or without brackets.
+/// Parses `host:port` as Go does: the host may be empty, a name, or an address with or without brackets.
 pub fn parse(address: &str) -> Result<(Host, u16), ListenError> {
     let invalid = || ListenError::Address(address.to_owned());
     if address.starts_with("vsock:") {
@@ -147,17 +144,17 @@ fn listen(address: SocketAddr) -> Result<OwnedFd, Errno> {
         sockopt::set_ipv6_v6only(&socket, false)?;
     }
     rustix::net::bind(&socket, &address)?;
-    bound_buffers(&socket)?;
+    limit_buffers(&socket)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
-/// Bounds what the kernel keeps for a connection. What comes in are heads of requests; what goes out and is not taken
-/// waits in this process, in one budget for all connections (`crate::unread`).
-fn bound_buffers(listener: impl AsFd) -> Result<(), Errno> {
-    sockopt::set_socket_recv_buffer_size(&listener, RECEIVED_BYTES)?;
-    sockopt::set_tcp_user_timeout(&listener, UNACKNOWLEDGED_MS)?;
-    // A kernel without it keeps more.
+/// Limits the kernel's buffers of a connection. Only heads of requests come in; responses that clients have not read
+/// wait in this process, within one limit for all connections (`crate::unread_responses`).
+fn limit_buffers(listener: impl AsFd) -> Result<(), Errno> {
+    sockopt::set_socket_recv_buffer_size(&listener, RECEIVE_BUFFER_BYTES)?;
+    sockopt::set_tcp_user_timeout(&listener, TCP_USER_TIMEOUT_MS)?;
+    // Kernels without this option buffer more.
     let _ = keyhole_os::socket::limit_unsent(&listener);
     Ok(())
 }
@@ -167,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_taken_as_go_takes_them() {
+    fn addresses_are_parsed_as_in_go() {
         let parse = |address| parse(address).unwrap();
         assert_eq!(parse(":9100"), (Host::Any, 9100));
         assert_eq!(parse("127.0.0.1:1"), (Host::Ip(Ipv4Addr::LOCALHOST.into()), 1));
@@ -177,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_in_one_line_with_what_to_do() {
+    fn an_invalid_address_is_an_error_of_one_line_with_advice() {
         for address in ["", "9100", ":", ":99999", "::1:9100", "[::1:9100", "a b:1", "unix:/x:1", "[name]:1"]
         {
             let error = parse(address).unwrap_err().to_string();
@@ -188,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_occupied_port_is_named_with_a_way_out() {
+    fn a_port_in_use_is_reported_with_advice() {
         let held = bind(&["127.0.0.1:0".into()]).unwrap();
         let address = held[0].local_addr().unwrap().to_string();
         let error = bind(&[address]).unwrap_err().to_string();
@@ -196,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_a_host_takes_ipv4_too() {
+    fn an_address_without_a_host_accepts_ipv4() {
         let held = bind(&[":0".into()]).unwrap();
         let port = held[0].local_addr().unwrap().port();
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());

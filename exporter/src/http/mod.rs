@@ -1,12 +1,14 @@
-//! The HTTP server: hyper's HTTP/1 and, with TLS, HTTP/2, under an accept loop of its own, so that every limit is ours.
+//! The HTTP server: HTTP/1.1 and, with TLS, HTTP/2 by hyper, with an accept loop and connection limits of its own.
 
+mod client;
 mod connection;
+mod fair_semaphore;
 pub mod listen;
 mod page;
+pub mod parameters;
 pub mod paths;
-pub mod query;
 pub mod routes;
-mod turns;
+mod throttle;
 pub mod web_config;
 
 use std::io::{Error, ErrorKind};
@@ -17,63 +19,64 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
+pub use client::Client;
 pub use paths::Peer;
 pub use routes::App;
-pub use turns::{Client, Paced};
+pub use throttle::Throttle;
 
 pub(crate) use web_config::{Bucket, RateLimit};
 
 use crate::lock;
-use crate::self_metrics::handler::Closed;
-use turns::Turns;
+use crate::self_metrics::server::CloseReason;
+use fair_semaphore::FairSemaphore;
 
-/// Connections served at once.
+/// The most connections that are served at once.
 const MAX_SERVED: usize = 192;
-/// Connections that are open at once, those that wait for a place with them.
+/// The most connections that are open at once, including those that wait to be served.
 const MAX_OPEN: usize = 1024;
-/// Descriptors kept back from connections: the broker, textfiles, the runtime and what was inherited.
-const OTHER_DESCRIPTORS: u64 = 32;
-/// How long answers under way may take once the server is told to stop.
+/// Descriptors that connections may not use: for the broker, textfiles, the runtime and inherited ones.
+const RESERVED_DESCRIPTORS: u64 = 32;
+/// How long responses in progress may take once the server is told to stop.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long accepting rests after an error that will not pass by itself, such as EMFILE.
+/// The pause after an accept error that persists, such as EMFILE.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// Once so many connections were open and most of them have gone, memory is given back; at most so often.
+/// Memory is returned to the system once this many connections were open and most are closed, at most once in a pause.
 const TRIM_MIN_OPEN: usize = 64;
 const TRIM_PAUSE: Duration = Duration::from_secs(1);
-/// While [`MAX_OPEN`] are open, accepting rests after so many connections: who is turned away and comes back at once
-/// costs little CPU time.
+/// While [`MAX_OPEN`] are open, accepting pauses after this many connections, so that rejected clients that reconnect
+/// at once cost little CPU time.
 const FULL_BATCH: u64 = 4;
 const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// How often connections are asked to give way while others need what they hold.
-const PRESSURE_INTERVAL: Duration = Duration::from_millis(25);
-/// How long a connection may wait for a place.
-const PLACE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often idle connections are evicted while others wait or need memory.
+const EVICTION_INTERVAL: Duration = Duration::from_millis(25);
+/// How long a connection may wait to be served.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Accepts on every listener until `stop` is done, then finishes what is under way.
+/// Accepts on every listener until `stop` completes, then finishes responses in progress.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     app: Arc<App>,
     stop: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
     let (stopping, stopped) = watch::channel(false);
-    let open = open(rustix::process::getrlimit(rustix::process::Resource::Nofile).current);
-    let places = MAX_SERVED.min(open.div_ceil(2));
-    // Each listener's next connection is accepted, and only then it is seen whose is one too many.
-    let may_wait = (open - places).saturating_sub(listeners.len());
+    let open = max_open(rustix::process::getrlimit(rustix::process::Resource::Nofile).current);
+    let connection_permits = MAX_SERVED.min(open.div_ceil(2));
+    // Each listener has accepted one connection more before the limit of waiting ones rejects any.
+    let max_waiting = (open - connection_permits).saturating_sub(listeners.len());
     let server = Server {
         app,
         open: Arc::new(Semaphore::new(open)),
         limit: open,
         peak: Arc::new(Mutex::new(Peak { open: 0, trimmed: Instant::now() })),
-        places: Turns::new(places, may_wait),
-        pressure: Arc::default(),
+        connection_permits: FairSemaphore::new(connection_permits, max_waiting),
+        evict: Arc::default(),
         stopped,
     };
     let mut tasks = Vec::new();
     for listener in listeners {
         tasks.push(tokio::spawn(server.clone().accept(tokio::net::TcpListener::from_std(listener)?)));
     }
-    tasks.push(tokio::spawn(server.clone().press()));
+    tasks.push(tokio::spawn(server.clone().run_evictions()));
     stop.await;
     stopping.send_replace(true);
     for task in &tasks {
@@ -82,36 +85,37 @@ pub async fn serve(
     }
     let all = u32::try_from(open).unwrap_or(u32::MAX);
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, server.open.acquire_many(all)).await.is_err() {
-        tracing::warn!("stopped with answers under way");
+        tracing::warn!("stopped before all responses were sent");
     }
     Ok(())
 }
 
-/// As many as there are descriptors for: one that could be accepted and not served would starve the rest.
-fn open(limit: Option<u64>) -> usize {
+/// The most connections that may be open, given the limit of descriptors: without a descriptor left for the broker, no
+/// connection could be served.
+fn max_open(limit: Option<u64>) -> usize {
     let room = limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX)
+        usize::try_from(limit.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX)
     });
     MAX_OPEN.min(room).max(1)
 }
 
-/// The most connections that were open since memory was last given back.
+/// The most connections that were open since memory was last returned to the system.
 #[derive(Debug)]
 struct Peak {
     open: usize,
     trimmed: Instant,
 }
 
-/// Where connections come in.
+/// The state that all connections share.
 #[derive(Clone)]
 struct Server {
     app: Arc<App>,
     open: Arc<Semaphore>,
-    /// How many may be open.
+    /// The most connections that may be open.
     limit: usize,
     peak: Arc<Mutex<Peak>>,
-    places: Arc<Turns>,
-    pressure: Arc<Notify>,
+    connection_permits: Arc<FairSemaphore>,
+    evict: Arc<Notify>,
     stopped: watch::Receiver<bool>,
 }
 
@@ -122,10 +126,10 @@ impl Server {
             let Ok(open) = Arc::clone(&self.open).acquire_owned().await else { return };
             let (stream, peer) = match listener.accept().await {
                 Ok(accepted) => accepted,
-                Err(error) if passes(&error) => continue,
+                Err(error) if is_transient(&error) => continue,
                 Err(error) => {
                     if !failing {
-                        tracing::error!(%error, "cannot accept connections; trying on");
+                        tracing::error!(%error, "cannot accept connections; retrying");
                     }
                     failing = true;
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -133,7 +137,7 @@ impl Server {
                 }
             };
             failing = false;
-            // A scrape's answer is one write: there is nothing to wait for.
+            // A response is one write: delaying it gains nothing.
             let _ = stream.set_nodelay(true);
             let server = self.clone();
             tokio::spawn(async move {
@@ -148,46 +152,46 @@ impl Server {
         }
     }
 
-    /// Gives back the memory that many connections have taken, once most of them have gone.
+    /// Returns the memory of many connections to the system once most of them are closed.
     fn trim_after_peak(&self) {
         let open = self.limit - self.open.available_permits();
         let mut peak = lock(&self.peak);
         peak.open = peak.open.max(open);
         if peak.open >= TRIM_MIN_OPEN && open <= peak.open / 8 && peak.trimmed.elapsed() >= TRIM_PAUSE {
             *peak = Peak { open, trimmed: Instant::now() };
-            keyhole_os::memory::give_back();
+            keyhole_os::memory::release_unused();
         }
     }
 
-    /// Waits for a place and serves a connection.
+    /// Waits for a permit and serves a connection.
     async fn serve(&self, stream: tokio::net::TcpStream, peer: SocketAddr) {
         let client = peer.into();
         let mut stopped = self.stopped.clone();
-        let place = async {
-            if self.places.are_all_taken() {
-                self.app.unread().press();
+        let permit = async {
+            if self.connection_permits.is_exhausted() {
+                self.app.unread().request_eviction();
             }
-            self.places.wait(client).await
+            self.connection_permits.acquire(client).await
         };
-        let place = tokio::select! {
-            place = tokio::time::timeout(PLACE_TIMEOUT, place) => place,
+        let permit = tokio::select! {
+            permit = tokio::time::timeout(QUEUE_TIMEOUT, permit) => permit,
             _ = stopped.wait_for(|stop| *stop) => return,
         };
-        match place {
-            // On the heap: one that waits for its place takes little.
-            Ok(Some(_place)) => Box::pin(connection::serve(stream, self, peer)).await,
-            Ok(None) | Err(_) => self.app.handler().closed(Closed::Crowded),
+        match permit {
+            // On the heap, so that a waiting connection takes little memory.
+            Ok(Some(_permit)) => Box::pin(connection::serve(stream, self, peer)).await,
+            Ok(None) | Err(_) => self.app.server_metrics().count_closed(CloseReason::Evicted),
         }
     }
 
-    /// Asks connections to give way for as long as others need what they hold.
-    async fn press(self) {
+    /// Notifies connections to close if they may, for as long as others wait for a permit or for memory.
+    async fn run_evictions(self) {
         loop {
-            self.app.unread().pressed().await;
+            self.app.unread().eviction_requested().await;
             loop {
-                self.pressure.notify_waiters();
-                tokio::time::sleep(PRESSURE_INTERVAL).await;
-                if !self.places.are_short() && !self.app.unread().is_full() {
+                self.evict.notify_waiters();
+                tokio::time::sleep(EVICTION_INTERVAL).await;
+                if !self.connection_permits.has_waiters() && !self.app.unread().is_full() {
                     break;
                 }
             }
@@ -195,8 +199,8 @@ impl Server {
     }
 }
 
-/// Errors of one connection, not of the listener.
-fn passes(error: &Error) -> bool {
+/// Whether an error is of one connection, not of the listener.
+fn is_transient(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::ConnectionAborted
@@ -219,22 +223,22 @@ mod tests {
         SocketAddr::from(([10, 0, 0, last], 1))
     }
 
-    /// A server that serves so many at once, while one may wait.
-    pub(super) fn server(places: usize) -> Server {
+    /// A server with `permits` connections at once, while one more may wait.
+    pub(super) fn server(connection_permits: usize) -> Server {
         let (options, _) = flags::parse(["--collector.disable-defaults".to_owned()]).unwrap();
         let broker = BrokerClient::new("/nonexistent/socket").unwrap();
-        let own = OwnSource::new(&options);
-        let scraper = Scraper::new(broker, options.clone(), own, Process::open(), Vec::new()).unwrap();
+        let own = OwnSource::from_process();
+        let scraper = Scraper::new(broker, Vec::new(), &options, own, Process::open(), Vec::new()).unwrap();
         let (stopping, stopped) = watch::channel(false);
-        // It is never told to stop.
+        // Never stopped.
         std::mem::forget(stopping);
         Server {
             app: Arc::new(App::new(Arc::new(scraper), &options)),
-            open: Arc::new(Semaphore::new(places + 1)),
-            limit: places + 1,
+            open: Arc::new(Semaphore::new(connection_permits + 1)),
+            limit: connection_permits + 1,
             peak: Arc::new(Mutex::new(Peak { open: 0, trimmed: Instant::now() })),
-            places: Turns::new(places, 1),
-            pressure: Arc::default(),
+            connection_permits: FairSemaphore::new(connection_permits, 1),
+            evict: Arc::default(),
             stopped,
         }
     }
@@ -248,9 +252,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_a_place_is_closed_after_thirty_seconds_or_at_once_where_more_come() {
+    async fn a_waiting_connection_is_closed_after_thirty_seconds_or_when_too_many_wait() {
         let server = server(1);
-        let _held = server.places.wait(peer(1).into()).await.unwrap();
+        let _held = server.connection_permits.acquire(peer(1).into()).await.unwrap();
         let (waiting, _client) = stream();
         let start = Instant::now();
         server.serve(waiting, peer(2)).await;
@@ -266,19 +270,19 @@ mod tests {
             start.elapsed()
         };
         let (first, second) = tokio::join!(first, second);
-        assert_eq!((first.as_secs(), second.as_secs()), (0, 30), "the oldest goes first");
+        assert_eq!((first.as_secs(), second.as_secs()), (0, 30), "the oldest is rejected first");
     }
 
     #[test]
-    fn as_many_are_open_as_there_are_descriptors_for() {
+    fn open_connections_are_limited_by_descriptors() {
         assert_eq!(
-            [None, Some(1 << 20), Some(1056), Some(1055), Some(64), Some(8)].map(open),
+            [None, Some(1 << 20), Some(1056), Some(1055), Some(64), Some(8)].map(max_open),
             [1024, 1024, 1024, 1023, 32, 1]
         );
         let document = include_str!("../../../docs/compatibility.md");
         assert_eq!(MAX_OPEN, 1024);
         let row = format!(
-            "| {MAX_SERVED} served at once, 1,024 open (or {OTHER_DESCRIPTORS} fewer than the limit of descriptors)"
+            "| {MAX_SERVED} served at once, 1,024 open (or {RESERVED_DESCRIPTORS} fewer than the limit of descriptors)"
         );
         assert!(document.contains(&row), "{row}");
     }

@@ -1,4 +1,4 @@
-//! What a request is for: its host and its path, read as node_exporter's server (Go's net/http) reads them.
+//! Resolves the host and the path of a request as node_exporter's server (Go's net/http) does.
 //!
 //! <https://www.rfc-editor.org/rfc/rfc9112.html#section-3.2>, <https://pkg.go.dev/net/http#ServeMux>
 
@@ -8,27 +8,27 @@ use std::net::SocketAddr;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, StatusCode, Version};
 
-use super::routes::{self, Answer};
+use super::routes::{self, HttpResponse};
 
-/// The other end of the connection that a request came on, among its extensions.
+/// The peer address of a request's connection, stored in the request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
-/// What is at a path.
+/// The result of resolving a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
-    /// A page at this path, without escapes.
+pub(super) enum Route {
+    /// A page; its path without escapes.
     Page(String),
-    /// No page: the path is to be asked for in this, its clean form.
-    Elsewhere(String),
-    /// No page: 404.
-    Nowhere,
-    /// It is no path.
+    /// Not a clean path: redirect to this one.
+    Redirect(String),
+    /// No such page: 404.
+    NotFound,
+    /// Not a valid path: 400.
     Malformed,
 }
 
-/// The refusal of what is no request at all: of HTTP/1.1 without a host, of two hosts, or of one that cannot be.
-pub(super) fn refuse<B>(request: &Request<B>) -> Option<Answer> {
+/// The response to a malformed request, if it is one: HTTP/1.1 without a Host header, with two, or with an invalid one.
+pub(super) fn reject_malformed<B>(request: &Request<B>) -> Option<HttpResponse> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let reason = match (hosts.next(), hosts.next()) {
         (None, _) if request.version() == Version::HTTP_11 && *request.method() != Method::CONNECT => {
@@ -44,55 +44,55 @@ pub(super) fn refuse<B>(request: &Request<B>) -> Option<Answer> {
     Some(malformed(request, reason))
 }
 
-/// An answer to what is no request, after which an HTTP/1 connection is closed: who sent it and who stands between may
-/// not agree where the next begins.
-pub(super) fn malformed<B>(request: &Request<B>, reason: &str) -> Answer {
-    let mut answer = routes::text(StatusCode::BAD_REQUEST, &format!("400 Bad Request: {reason}"));
+/// The response to a malformed request. It closes an HTTP/1 connection: client, proxies and server may disagree on where
+/// the next request begins (request smuggling).
+pub(super) fn malformed<B>(request: &Request<B>, reason: &str) -> HttpResponse {
+    let mut response = routes::text(StatusCode::BAD_REQUEST, &format!("400 Bad Request: {reason}"));
     if request.version() <= Version::HTTP_11 {
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    answer
+    response
 }
 
-/// The bytes of hosts, ports, IPv6 addresses and escapes; none at all is a host too.
+/// Whether all bytes may be in a host, a port, an IPv6 address or an escape. An empty host is valid.
 fn is_host(host: &[u8]) -> bool {
     host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(byte))
 }
 
-/// The answer that sends a client to `path`.
-pub(super) fn redirect<B>(request: &Request<B>, path: &str) -> Answer {
+/// A redirect to `path`.
+pub(super) fn redirect<B>(request: &Request<B>, path: &str) -> HttpResponse {
     let query = request.uri().query().filter(|query| !query.is_empty());
     let target = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
-    let mut answer = routes::text(StatusCode::TEMPORARY_REDIRECT, "307 Temporary Redirect");
+    let mut response = routes::text(StatusCode::TEMPORARY_REDIRECT, "307 Temporary Redirect");
     match HeaderValue::from_str(&target) {
-        Ok(target) => _ = answer.headers_mut().insert(header::LOCATION, target),
+        Ok(target) => _ = response.headers_mut().insert(header::LOCATION, target),
         Err(_) => return malformed(request, "malformed path"),
     }
-    answer
+    response
 }
 
-/// What `request` asks for, of `pages`.
-pub(super) fn place<'p, B>(request: &Request<B>, pages: impl IntoIterator<Item = &'p str>) -> Place {
+/// Resolves the path of `request` among `pages`.
+pub(super) fn resolve<'p, B>(request: &Request<B>, pages: impl IntoIterator<Item = &'p str>) -> Route {
     let path = request.uri().path();
     if path == "*" && *request.method() == Method::OPTIONS {
-        return Place::Page(path.to_owned());
+        return Route::Page(path.to_owned());
     }
     let is_proxied = *request.method() == Method::CONNECT;
     if !path.starts_with('/') && !is_proxied {
-        return Place::Malformed;
+        return Route::Malformed;
     }
     if has_broken_escape(path) {
-        return Place::Malformed;
+        return Route::Malformed;
     }
     let clean = clean(path);
     if clean != path && !is_proxied {
-        return Place::Elsewhere(escape(&clean));
+        return Route::Redirect(escape(&clean));
     }
-    let page = pages.into_iter().find(|page| is_same(page, path));
-    page.map_or(Place::Nowhere, |page| Place::Page(page.to_owned()))
+    let page = pages.into_iter().find(|page| is_equivalent(page, path));
+    page.map_or(Route::NotFound, |page| Route::Page(page.to_owned()))
 }
 
-/// Whether a page could be reached at this path.
+/// Whether requests can reach a page at this path.
 pub fn is_reachable(path: &str) -> bool {
     path.starts_with('/') && !has_broken_escape(path) && clean(path) == path
 }
@@ -104,7 +104,7 @@ fn has_broken_escape(path: &str) -> bool {
     escapes.any(|(at, _)| !is_hex(bytes.get(at + 1)) || !is_hex(bytes.get(at + 2)))
 }
 
-/// The path without empty, `.` and `..` segments, which begins with one slash. Escapes are no segments of that kind.
+/// The path without empty, `.` and `..` segments, beginning with one slash. Escaped segments are not resolved.
 fn clean(path: &str) -> Cow<'_, str> {
     let mut segments = Vec::new();
     for segment in path.split('/') {
@@ -119,8 +119,7 @@ fn clean(path: &str) -> Cow<'_, str> {
     if clean == path { Cow::Borrowed(path) } else { Cow::Owned(clean) }
 }
 
-/// A path as it may stand in a header: what is no letter of a path is escaped. A browser would take `/\` for `//`,
-/// and go to another host.
+/// Escapes a path for a header. A backslash must be escaped: browsers take `/\` for `//`, which leads to another host.
 fn escape(path: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%".contains(&byte);
     let byte = |byte: u8| {
@@ -129,8 +128,8 @@ fn escape(path: &str) -> String {
     path.bytes().map(byte).collect()
 }
 
-/// Whether two paths are the same but for how they are escaped. An escaped slash separates nothing.
-fn is_same(one: &str, other: &str) -> bool {
+/// Whether two paths are equal after unescaping. An escaped slash is not a separator.
+fn is_equivalent(one: &str, other: &str) -> bool {
     one.split('/').map(unescape).eq(other.split('/').map(unescape))
 }
 
@@ -172,12 +171,12 @@ mod tests {
         request.body(()).unwrap()
     }
 
-    fn found(method: &str, target: &str) -> Place {
-        place(&request(method, target, &["x"]), ["/metrics", "/"])
+    fn found(method: &str, target: &str) -> Route {
+        resolve(&request(method, target, &["x"]), ["/metrics", "/"])
     }
 
     #[test]
-    fn a_path_is_cleaned_and_its_query_stays() {
+    fn a_path_is_cleaned_and_its_query_is_kept() {
         for (target, to) in [
             ("//metrics", "/metrics"),
             ("/./metrics", "/metrics"),
@@ -194,38 +193,38 @@ mod tests {
             ("//%6detrics", "/%6detrics"),
         ] {
             for method in ["GET", "HEAD", "POST"] {
-                assert_eq!(found(method, target), Place::Elsewhere(to.to_owned()), "{method} {target}");
+                assert_eq!(found(method, target), Route::Redirect(to.to_owned()), "{method} {target}");
             }
-            assert_eq!(found("CONNECT", target), Place::Nowhere, "{target}");
+            assert_eq!(found("CONNECT", target), Route::NotFound, "{target}");
         }
-        let asked = request("GET", "//metrics?collect[]=a;b&x=%zz", &["x"]);
-        let answer = redirect(&asked, "/metrics");
-        assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT);
-        assert_eq!(answer.headers()["location"], "/metrics?collect[]=a;b&x=%zz");
+        let request_with_query = request("GET", "//metrics?collect[]=a;b&x=%zz", &["x"]);
+        let response = redirect(&request_with_query, "/metrics");
+        assert_eq!(response.status(), StatusCode::TEMPORARY_REDIRECT);
+        assert_eq!(response.headers()["location"], "/metrics?collect[]=a;b&x=%zz");
     }
 
     #[test]
-    fn an_escape_is_what_it_stands_for_and_separates_nothing() {
+    fn escapes_are_decoded_and_an_escaped_slash_is_no_separator() {
         for target in ["/metrics", "/%6detrics", "/%6Detrics", "/metric%73?x"] {
-            assert_eq!(found("GET", target), Place::Page("/metrics".to_owned()), "{target}");
+            assert_eq!(found("GET", target), Route::Page("/metrics".to_owned()), "{target}");
         }
         for target in
             ["/%2fmetrics", "/metrics%2f", "/%2e/metrics", "/x/%2e%2e/metrics", "/metrics/", "/metrics%00"]
         {
-            assert_eq!(found("GET", target), Place::Nowhere, "{target}");
+            assert_eq!(found("GET", target), Route::NotFound, "{target}");
         }
         for target in ["/metrics%", "/%zz", "/%4", "*"] {
-            assert_eq!(found("GET", target), Place::Malformed, "{target}");
+            assert_eq!(found("GET", target), Route::Malformed, "{target}");
         }
     }
 
     #[test]
-    fn http_1_1_has_one_host_and_others_need_none() {
+    fn http_1_1_needs_exactly_one_host_and_other_versions_need_none() {
         let reason = |hosts: &[&str], version| {
             let mut request = request("GET", "/metrics", hosts);
             *request.version_mut() = version;
-            refuse(&request)
-                .map(|answer| (answer.status().as_u16(), answer.headers().contains_key("connection")))
+            reject_malformed(&request)
+                .map(|response| (response.status().as_u16(), response.headers().contains_key("connection")))
         };
         for version in [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2] {
             for host in ["x", "x:9100", "[::1]:1", "a%20b", "", "a,b"] {
@@ -240,12 +239,12 @@ mod tests {
         assert_eq!(reason(&[], Version::HTTP_11), Some((400, true)));
         assert_eq!(reason(&[], Version::HTTP_10), None);
         assert_eq!(reason(&[], Version::HTTP_2), None);
-        assert!(refuse(&request("GET", "http://x/metrics", &[])).is_some(), "RFC 9112 3.2.2");
+        assert!(reject_malformed(&request("GET", "http://x/metrics", &[])).is_some(), "RFC 9112 3.2.2");
     }
 
     proptest! {
         #[test]
-        fn a_clean_path_is_clean_and_on_this_host(path in "/[a./%\\\\]{0,20}") {
+        fn a_cleaned_path_is_clean_and_stays_on_this_host(path in "/[a./%\\\\]{0,20}") {
             let cleaned = clean(&path).into_owned();
             prop_assert_eq!(clean(&cleaned).into_owned(), cleaned.clone());
             prop_assert!(cleaned.starts_with('/') && !escape(&cleaned)[1..].starts_with(['/', '\\']));

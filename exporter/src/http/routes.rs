@@ -1,4 +1,4 @@
-//! What answers at which path: metrics, health, readiness and the page at `/`.
+//! The pages: metrics, health, readiness and the page at `/`.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -10,28 +10,30 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use super::client::Client;
 use super::page::Page;
-use super::paths::{self, Peer, Place};
-use super::query::{self, Parameters};
-use super::turns::{Client, Paced};
-use super::web_config::Guard;
+use super::parameters::{self, Parameters};
+use super::paths::{self, Peer, Route};
+use super::throttle::Throttle;
+use super::web_config::WebConfig;
+use crate::cli::flags::{MAX_REQUESTS, SCRAPE_TIMEOUT, SCRAPE_TIMEOUT_OFFSET, TELEMETRY_PATH};
 use crate::options::Options;
 use crate::scrape::{Format, ScrapeError, Scraper};
-use crate::self_metrics::handler::Handler;
-use crate::unread::Unread;
+use crate::self_metrics::server::ServerMetrics;
+use crate::unread_responses::UnreadResponses;
 
-/// The content types of an exposition, without the scheme of its names.
-const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-const METRICS_PROTOBUF: &str =
+/// The content types of an exposition, without the escaping scheme.
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const PROTOBUF_FORMAT: &str =
     "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
-const TEXT_TYPE: &str = "text/plain; charset=utf-8";
-const HTML_TYPE: &str = "text/html; charset=UTF-8";
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=UTF-8";
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
-/// What a scrape may take at least and at most, whatever its header says.
-const SHORTEST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_secs(120);
+/// The bounds of a scrape's timeout, whatever the request says.
+const MIN_SCRAPE_TIMEOUT: Duration = Duration::from_millis(50);
+const MAX_SCRAPE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What answers requests.
+/// Responds to requests.
 #[derive(Debug)]
 pub struct App {
     scraper: Arc<Scraper>,
@@ -41,14 +43,14 @@ pub struct App {
     permits: Arc<Semaphore>,
     timeout: Duration,
     timeout_offset: Duration,
-    pub(super) guard: Option<Guard>,
-    pub(super) handshakes: Paced,
-    pub(super) long_requests: Paced,
+    pub(super) web_config: Option<WebConfig>,
+    pub(super) handshakes: Throttle,
+    pub(super) long_requests: Throttle,
 }
 
-pub(super) type Answer = Response<Bytes>;
+pub(super) type HttpResponse = Response<Bytes>;
 
-/// A request to the metrics page that has not ended: the last byte of its answer is not taken.
+/// A request to the metrics page in progress: the last byte of its response is not written yet.
 #[derive(Debug)]
 pub(super) struct InFlight {
     gauge: prometheus::IntGauge,
@@ -69,56 +71,56 @@ impl Drop for InFlight {
 }
 
 impl App {
-    /// Pages by the flags.
+    /// The pages as the flags configure them, without TLS and authentication.
     pub fn new(scraper: Arc<Scraper>, options: &Options) -> Self {
-        let max_requests = usize::try_from(options.number("web.max-requests")).unwrap_or(usize::MAX);
-        let permits = options.limit("web.max-requests").min(Semaphore::MAX_PERMITS);
-        let path = options.text("web.telemetry-path");
+        let max_requests = usize::try_from(MAX_REQUESTS.get(options)).unwrap_or(usize::MAX);
+        let permits = MAX_REQUESTS.limit(options).min(Semaphore::MAX_PERMITS);
+        let path = TELEMETRY_PATH.get(options);
         Self {
             scraper,
             page: Page::default(),
-            telemetry_path: if path.is_empty() { "/metrics".into() } else { path.into() },
+            telemetry_path: if path.is_empty() { "/metrics".into() } else { path },
             max_requests,
             permits: Arc::new(Semaphore::new(permits)),
-            timeout: options.duration("scrape.timeout"),
-            timeout_offset: options.duration("scrape.timeout-offset"),
-            guard: None,
-            handshakes: Paced::default(),
-            long_requests: Paced::default(),
+            timeout: SCRAPE_TIMEOUT.get(options),
+            timeout_offset: SCRAPE_TIMEOUT_OFFSET.get(options),
+            web_config: None,
+            handshakes: Throttle::default(),
+            long_requests: Throttle::default(),
         }
     }
 
-    pub(super) fn unread(&self) -> &Unread {
+    pub(super) fn unread(&self) -> &UnreadResponses {
         &self.scraper.unread
     }
 
-    pub(super) fn handler(&self) -> &Handler {
-        &self.scraper.handler
+    pub(super) fn server_metrics(&self) -> &ServerMetrics {
+        &self.scraper.server_metrics
     }
 
-    /// Whether answers that nobody takes keep others from being answered.
-    pub(super) fn is_short_of_room(&self) -> bool {
+    /// Whether unread responses prevent other responses: their memory or their request permits are used up.
+    pub(super) fn lacks_response_memory(&self) -> bool {
         self.unread().is_full() || self.permits.available_permits() == 0
     }
 
-    /// The same, behind a guard.
-    pub fn guarded(self, guard: Option<Guard>) -> Self {
-        Self { guard, ..self }
+    /// Adds TLS, authentication, headers and a rate limit.
+    pub fn with_web_config(self, web_config: Option<WebConfig>) -> Self {
+        Self { web_config, ..self }
     }
 
-    /// Answers one request; nothing of its body is read.
-    pub async fn answer<B>(&self, request: &Request<B>) -> Answer {
+    /// Responds to a request. Its body is not read.
+    pub async fn respond<B>(&self, request: &Request<B>) -> HttpResponse {
         let pages = [self.telemetry_path.as_str(), "/", "/-/healthy", "/-/ready"];
-        let path = match paths::place(request, pages) {
-            Place::Page(path) => path,
-            Place::Elsewhere(path) => return paths::redirect(request, &path),
-            Place::Nowhere => return text(StatusCode::NOT_FOUND, "404 page not found"),
-            Place::Malformed => return paths::malformed(request, "malformed path"),
+        let path = match paths::resolve(request, pages) {
+            Route::Page(path) => path,
+            Route::Redirect(path) => return paths::redirect(request, &path),
+            Route::NotFound => return text(StatusCode::NOT_FOUND, "404 page not found"),
+            Route::Malformed => return paths::malformed(request, "malformed path"),
         };
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered here");
-            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return answer;
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are allowed");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
         }
         match path.as_str() {
             path if path == self.telemetry_path => self.metrics(request).await,
@@ -127,92 +129,94 @@ impl App {
                 Ok(()) => text(StatusCode::OK, "the broker answers, and has the readers that are needed"),
                 Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &why),
             },
-            _ => self.front(request).await,
+            _ => self.front_page(request).await,
         }
     }
 
-    async fn metrics<B>(&self, request: &Request<B>) -> Answer {
-        let handler = &self.scraper.handler;
-        let parameters = match Parameters::parse(request.uri().query().unwrap_or("")) {
-            Ok(parameters) => parameters,
+    async fn metrics<B>(&self, request: &Request<B>) -> HttpResponse {
+        let server_metrics = &self.scraper.server_metrics;
+        let requested = match Parameters::parse(request.uri().query().unwrap_or("")) {
+            Ok(requested) => requested,
             Err(error) => return text(StatusCode::BAD_REQUEST, &error),
         };
-        let selection = match self.scraper.select(&parameters.collect, &parameters.exclude) {
+        let selection = match self.scraper.select(&requested.collect, &requested.exclude) {
             Ok(selection) => selection,
             Err(error) => return text(StatusCode::BAD_REQUEST, &error.to_string()),
         };
-        let is_whole = self.scraper.is_whole(&selection) && parameters.names.is_empty();
+        let is_all = self.scraper.is_all(&selection) && requested.names.is_empty();
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
-        // Who asks for everything shares it with all others, and many who ask for something else must not shut it out.
-        if permit.is_none() && !is_whole {
-            self.unread().press();
-            handler.answered(503);
+        // A scrape of all collectors is shared, so it needs no permit, and other requests cannot block it.
+        if permit.is_none() && !is_all {
+            self.unread().request_eviction();
+            server_metrics.count_response(503);
             let reason =
                 format!("Limit of concurrent requests reached ({}), try again later.", self.max_requests);
             return text(StatusCode::SERVICE_UNAVAILABLE, &reason);
         }
-        let in_flight = Arc::new(InFlight::new(&handler.in_flight, permit));
-        let client = request.extensions().get::<Peer>().map_or(Client::NOBODY, |peer| peer.0.into());
+        let in_flight = Arc::new(InFlight::new(&server_metrics.in_flight, permit));
+        let client = request.extensions().get::<Peer>().map_or(Client::UNKNOWN, |peer| peer.0.into());
         let deadline = self.deadline(request);
         let shared = self.scraper.scrape(client, selection, deadline).await;
         let failed = |error: &ScrapeError| {
-            handler.gathering_failed();
-            handler.answered(503);
+            server_metrics.count_gathering_error();
+            server_metrics.count_response(503);
             text(StatusCode::SERVICE_UNAVAILABLE, &error.to_string())
         };
         let scrape = match shared.as_ref() {
             Ok(scrape) => scrape,
             Err(error) => return failed(error),
         };
-        let gzip = query::wants_gzip(headers(request, header::ACCEPT_ENCODING.as_str()));
-        let (format, escaping) = query::negotiate(headers(request, header::ACCEPT.as_str()));
-        let names = &parameters.names;
+        let gzip = parameters::accepts_gzip(headers(request, header::ACCEPT_ENCODING.as_str()));
+        let (format, escaping) = parameters::negotiate(headers(request, header::ACCEPT.as_str()));
+        let names = &requested.names;
         let encode = || match (names.is_empty(), gzip) {
             (true, true) => scrape.compressed(format, compress),
-            (true, false) => scrape.whole(format),
-            (false, true) => self.unread().page(compress(&scrape.families(format, names))),
+            (true, false) => scrape.all(format),
+            (false, true) => self.unread().track(compress(&scrape.families(format, names))),
             (false, false) => scrape.families(format, names),
         };
-        let content = match is_whole {
-            true => encode(),
-            false => match timeout_at(deadline, self.scraper.selections.run(client, encode)).await {
+        let content = if is_all {
+            encode()
+        } else {
+            match timeout_at(deadline, self.scraper.selections.run(client, encode)).await {
                 Ok(Some(content)) => content,
                 _ => return failed(&ScrapeError::Busy),
-            },
+            }
         };
-        handler.answered(200);
+        server_metrics.count_response(200);
         let media_type = match format {
-            Format::Text => METRICS_TEXT,
-            Format::Protobuf => METRICS_PROTOBUF,
+            Format::Text => TEXT_FORMAT,
+            Format::Protobuf => PROTOBUF_FORMAT,
         };
-        let mut answer = Response::new(content);
-        answer.extensions_mut().insert(in_flight);
+        let mut response = Response::new(content);
+        response.extensions_mut().insert(in_flight);
         if let Ok(content_type) = HeaderValue::from_str(&format!("{media_type}; escaping={escaping}")) {
-            answer.headers_mut().insert(header::CONTENT_TYPE, content_type);
+            response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         }
-        // A name on the host must not make a browser take this for anything but text.
-        answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        answer.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
+        // A name from the host must not make a browser treat the response as HTML.
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
         if gzip {
-            answer.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        answer
+        response
     }
 
-    /// When a scrape must have ended for its answer to arrive in time.
+    /// The time by which a scrape must end for its response to arrive in time.
     fn deadline<B>(&self, request: &Request<B>) -> Instant {
-        let asked = headers(request, TIMEOUT_HEADER).find_map(query::timeout_seconds);
-        let timeout = asked.map_or(self.timeout, |seconds| Duration::from_secs_f64(seconds.min(1e6)));
-        let budget = timeout.saturating_sub(self.timeout_offset.min(timeout / 2));
-        Instant::now() + budget.clamp(SHORTEST, LONGEST)
+        let header_timeout = headers(request, TIMEOUT_HEADER).find_map(parameters::timeout_seconds);
+        let timeout =
+            header_timeout.map_or(self.timeout, |seconds| Duration::from_secs_f64(seconds.min(1e6)));
+        let time_left = timeout.saturating_sub(self.timeout_offset.min(timeout / 2));
+        Instant::now() + time_left.clamp(MIN_SCRAPE_TIMEOUT, MAX_SCRAPE_TIMEOUT)
     }
 
     /// The page at `/`.
-    async fn front<B>(&self, request: &Request<B>) -> Answer {
+    async fn front_page<B>(&self, request: &Request<B>) -> HttpResponse {
         let page = self.page.render(&self.scraper, request, &self.telemetry_path).await;
-        let mut answer = body(StatusCode::OK, HTML_TYPE, page.into());
-        Page::headers(answer.headers_mut());
-        answer
+        let mut response = body(StatusCode::OK, HTML, page.into());
+        Page::headers(response.headers_mut());
+        response
     }
 }
 
@@ -220,7 +224,7 @@ fn headers<'r, B>(request: &'r Request<B>, name: &str) -> impl Iterator<Item = &
     request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok())
 }
 
-/// gzip at its fastest; writing to memory cannot fail.
+/// Compresses with the fastest level of gzip. Writing to memory cannot fail.
 pub fn compress(text: &[u8]) -> Vec<u8> {
     let room = Vec::with_capacity(text.len() / 6);
     let mut encoder = flate2::write::GzEncoder::new(room, flate2::Compression::fast());
@@ -229,15 +233,15 @@ pub fn compress(text: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-pub(super) fn text(status: StatusCode, line: &str) -> Answer {
-    let mut answer = body(status, TEXT_TYPE, format!("{line}\n").into());
-    answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    answer
+pub(super) fn text(status: StatusCode, line: &str) -> HttpResponse {
+    let mut response = body(status, PLAIN_TEXT, format!("{line}\n").into());
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
-fn body(status: StatusCode, content_type: &'static str, content: Bytes) -> Answer {
-    let mut answer = Response::new(content);
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer
+fn body(status: StatusCode, content_type: &'static str, content: Bytes) -> HttpResponse {
+    let mut response = Response::new(content);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }

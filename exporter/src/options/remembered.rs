@@ -11,9 +11,12 @@ use crate::go_regex::GoRegex;
 const NAMES: usize = 4096;
 const BYTES: usize = 128 << 10;
 
-/// What an expression said of the names that it was asked for, in their order.
-#[derive(Debug, Default)]
-pub struct Remembered(Mutex<Answers>);
+/// An expression, and what it said of the names that it was asked for, in their order.
+#[derive(Debug)]
+pub struct Remembered {
+    regexp: GoRegex,
+    answers: Mutex<Answers>,
+}
 
 #[derive(Debug, Default)]
 struct Answers {
@@ -37,9 +40,14 @@ pub struct Matcher<'a> {
 }
 
 impl Remembered {
-    /// `regexp`, with what it said before.
-    pub fn matcher<'a>(&'a self, regexp: &'a GoRegex) -> Matcher<'a> {
-        Matcher { regexp, asked: None, known: self.0.try_lock().ok(), at: (0, 0) }
+    /// An expression that has not said anything yet.
+    pub fn new(regexp: GoRegex) -> Self {
+        Self { regexp, answers: Mutex::default() }
+    }
+
+    /// The expression for one scrape's names, with what it said before.
+    pub fn matcher(&self) -> Matcher<'_> {
+        Matcher { regexp: &self.regexp, asked: None, known: self.answers.try_lock().ok(), at: (0, 0) }
     }
 }
 
@@ -78,14 +86,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn remembered(regexp: &str) -> Remembered {
+        Remembered::new(GoRegex::new(regexp).unwrap())
+    }
+
     #[test]
     fn names_in_the_same_order_are_remembered_and_others_asked_anew() {
-        let (regexp, remembered) = (GoRegex::new("^a").unwrap(), Remembered::default());
+        let remembered = remembered("^a");
         let ask = |names: &[&str]| {
-            let mut matcher = remembered.matcher(&regexp);
+            let mut matcher = remembered.matcher();
             names.iter().map(|name| matcher.is_match(name.as_bytes())).collect::<Vec<_>>()
         };
-        let known = || String::from_utf8(remembered.0.lock().unwrap().names.clone()).unwrap();
+        let known = || String::from_utf8(remembered.answers.lock().unwrap().names.clone()).unwrap();
         assert_eq!(ask(&["a1", "b", "", "a2"]), [true, false, false, true]);
         assert_eq!(known(), "a1ba2");
         assert_eq!(ask(&["a1", "b"]), [true, false]);
@@ -96,34 +108,34 @@ mod tests {
 
     #[test]
     fn what_is_remembered_has_a_bound() {
-        let (regexp, remembered) = (GoRegex::new("9$").unwrap(), Remembered::default());
+        let remembered = remembered("9$");
         for _ in 0..2 {
-            let mut matcher = remembered.matcher(&regexp);
+            let mut matcher = remembered.matcher();
             for number in 0..2 * NAMES {
                 assert_eq!(matcher.is_match(number.to_string().as_bytes()), number % 10 == 9);
             }
             assert!(!matcher.is_match(&vec![b'x'; 2 * BYTES]));
         }
-        let known = remembered.0.lock().unwrap();
+        let known = remembered.answers.lock().unwrap();
         assert_eq!(known.each.len(), NAMES);
         assert!(known.names.len() <= BYTES);
     }
 
     #[test]
     fn two_scrapes_at_once_get_the_same_answers() {
-        let (regexp, remembered) = (GoRegex::new("^a").unwrap(), Remembered::default());
-        let (mut one, mut other) = (remembered.matcher(&regexp), remembered.matcher(&regexp));
+        let remembered = remembered("^a");
+        let (mut one, mut other) = (remembered.matcher(), remembered.matcher());
         assert_eq!((one.is_match(b"a"), other.is_match(b"b"), one.is_match(b"b")), (true, false, false));
     }
 
     proptest! {
         #[test]
         fn the_answers_are_the_expressions(scrapes in proptest::collection::vec(proptest::collection::vec("[ab]{0,3}", 0..8), 0..8)) {
-            let (regexp, remembered) = (GoRegex::new("^a.*b$").unwrap(), Remembered::default());
+            let remembered = remembered("^a.*b$");
             for names in scrapes {
-                let mut matcher = remembered.matcher(&regexp);
+                let mut matcher = remembered.matcher();
                 for name in names {
-                    prop_assert_eq!(matcher.is_match(name.as_bytes()), regexp.is_match(name.as_bytes()));
+                    prop_assert_eq!(matcher.is_match(name.as_bytes()), remembered.regexp.is_match(name.as_bytes()));
                 }
             }
         }

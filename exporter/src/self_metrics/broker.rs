@@ -1,14 +1,14 @@
-//! The broker as the exporter sees it: what it says of itself, and how each query of a scrape ended.
+//! Metrics about the broker: its description of itself, and how each query of a scrape ended.
 
 use std::collections::BTreeMap;
 
 use keyhole_proto::v1::{DescribeResponse, Outcome, Query, ReaderClass, View};
 
 use super::process;
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::Snapshot;
 
-/// The families that this module gives.
+/// The families of this module.
 pub const FAMILIES: &[Family] = &[
     UP,
     INFO,
@@ -46,10 +46,10 @@ const READ: &str = "keyhole.v1.Broker/Read";
 
 const UP: Family = Family {
     name: "keyhole_broker_up",
-    help: "Whether the broker last answered when it was asked what it is.",
+    help: "Whether the broker responded to the last request for its description.",
     kind: Kind::Gauge,
     labels: &[],
-    source: DESCRIBE,
+    source: Source::Exporter(DESCRIBE),
 };
 const INFO: Family = Family {
     name: "keyhole_broker_info",
@@ -59,7 +59,7 @@ const INFO: Family = Family {
 };
 const LAYER: Family = Family {
     name: "keyhole_broker_sandbox_layer",
-    help: "Whether a layer of the sandbox of a process on the broker's side is in force: of the broker, of the zygote, or of the readers of a class.",
+    help: "Whether a sandbox layer is in force in a process of the broker: the broker itself, the zygote, or the readers of a class.",
     labels: &["process", "layer"],
     ..UP
 };
@@ -72,7 +72,7 @@ const QUERIES: Family = Family {
     name: "keyhole_queries",
     help: "Queries of this scrape, by how they ended.",
     labels: &["outcome"],
-    source: READ,
+    source: Source::Exporter(READ),
     ..UP
 };
 const READ_DURATION: Family = Family {
@@ -83,35 +83,35 @@ const READ_DURATION: Family = Family {
 };
 const READ_BYTES: Family = Family {
     name: "keyhole_read_bytes",
-    help: "Bytes of kernel files that all queries of this scrape gave.",
+    help: "Bytes of kernel files that all queries of this scrape returned.",
     ..READ_DURATION
 };
 const OUTCOME: Family = Family {
     name: "keyhole_query_outcome",
-    help: "Always 1; the label outcome is how this query ended in this scrape. Queries that ended as ok, absent or empty are shown only with --scrape.detail.",
+    help: "Always 1; the label outcome is how this query ended in this scrape. Queries that ended as ok, absent or empty are listed only with --scrape.detail.",
     labels: &["query", "outcome"],
     ..QUERIES
 };
 const LEFT_OUT: Family = Family {
     name: "keyhole_query_left_out",
-    help: "Items of this scrape's answer to a query that a limit left out, at least: devices by their number, and a file that was cut as one, however much of it is missing; of a query that has all only with --scrape.detail.",
+    help: "Items of this query that a limit left out of this scrape, at least: each device counts as one, and so does a file that was cut, however much of it is missing. A query without any is listed only with --scrape.detail.",
     labels: &["query"],
     ..QUERIES
 };
 const DURATION: Family = Family {
     name: "keyhole_query_duration_seconds",
-    help: "Time that the broker spent reading for a query of this scrape; with --scrape.detail.",
+    help: "Time that the broker spent reading for a query of this scrape. Only with --scrape.detail.",
     labels: &["query"],
     ..OUTCOME
 };
 const BYTES: Family = Family {
     name: "keyhole_query_bytes",
-    help: "Bytes of kernel files that a query of this scrape gave; with --scrape.detail.",
+    help: "Bytes of kernel files that a query of this scrape returned. Only with --scrape.detail.",
     ..DURATION
 };
 const DROPPED_FILES: Family = Family {
     name: "keyhole_read_dropped_files",
-    help: "Kernel files of this scrape that could not be read to their end, of which nothing was used.",
+    help: "Kernel files of this scrape that could not be read to their end, and were dropped.",
     ..READ_DURATION
 };
 const READERS_STUCK: Family = Family {
@@ -121,7 +121,7 @@ const READERS_STUCK: Family = Family {
 };
 const READER_AVAILABLE: Family = Family {
     name: "keyhole_broker_reader_available",
-    help: "Whether a reader of this class can be asked.",
+    help: "Whether a reader of this class is available.",
     labels: &["reader"],
     ..UP
 };
@@ -132,23 +132,23 @@ const READER_STUCK: Family = Family {
 };
 const READER_DEATHS: Family = Family {
     name: "keyhole_broker_reader_deaths_total",
-    help: "Readers of this class that ended without being asked to.",
+    help: "Readers of this class that died.",
     kind: Kind::Counter,
     ..READER_AVAILABLE
 };
 const READER_SECCOMP_KILLS: Family = Family {
     name: "keyhole_broker_reader_seccomp_kills_total",
-    help: "Readers of this class that seccomp killed for a system call that a reader never makes.",
+    help: "Readers of this class that seccomp killed for a forbidden system call.",
     ..READER_DEATHS
 };
 const READER_REPLACEMENTS: Family = Family {
     name: "keyhole_broker_reader_replacements_total",
-    help: "Readers of this class that were started in the place of one that was stuck or dead.",
+    help: "Readers of this class that were started to replace a stuck or dead one.",
     ..READER_DEATHS
 };
 const READER_REOPENINGS: Family = Family {
     name: "keyhole_broker_reader_reopenings_total",
-    help: "Readers of this class that were started because a file that was absent had appeared.",
+    help: "Readers of this class that were started because an absent file had appeared.",
     ..READER_DEATHS
 };
 const READER_CPU: Family = Family {
@@ -158,12 +158,12 @@ const READER_CPU: Family = Family {
 };
 const READER_MEMORY: Family = Family {
     name: "keyhole_broker_reader_resident_memory_bytes",
-    help: "Memory of the current reader of this class that is in RAM, at most a minute old.",
+    help: "Resident memory of the current reader of this class, at most a minute old.",
     ..READER_AVAILABLE
 };
 const LOG_LINES_DROPPED: Family = Family {
     name: "keyhole_broker_log_lines_dropped_total",
-    help: "Lines that the broker's log had no room for.",
+    help: "Log lines that the broker dropped.",
     ..CONNECTIONS
 };
 const CONNECTIONS: Family = Family {
@@ -174,24 +174,24 @@ const CONNECTIONS: Family = Family {
 };
 const REFUSED: Family = Family {
     name: "keyhole_broker_refused_peers_total",
-    help: "Connections that the broker refused: for their peer's uid, or because it had or made too many.",
+    help: "Connections that the broker refused: because of the peer's uid, or because that uid had or made too many.",
     ..CONNECTIONS
 };
 const LATE: Family = Family {
     name: "keyhole_broker_late_handshakes_total",
-    help: "Connections that the broker closed because they never asked anything.",
+    help: "Connections that the broker closed because they sent no request in time.",
     ..CONNECTIONS
 };
 const FAILED_ACCEPTS: Family = Family {
     name: "keyhole_broker_failed_accepts_total",
-    help: "Times that the broker could not accept a connection, without descriptors or memory for it.",
+    help: "Times that the broker could not accept a connection because of missing descriptors or memory.",
     ..CONNECTIONS
 };
 const READS: Family =
-    Family { name: "keyhole_broker_reads_total", help: "Reads that the broker began.", ..CONNECTIONS };
+    Family { name: "keyhole_broker_reads_total", help: "Reads that the broker started.", ..CONNECTIONS };
 const LIMITED: Family = Family {
     name: "keyhole_broker_limited_requests_total",
-    help: "Requests that the broker refused because there were too many.",
+    help: "Requests that the broker refused because of its rate limit.",
     ..CONNECTIONS
 };
 const STUCK: Family = Family {
@@ -200,9 +200,9 @@ const STUCK: Family = Family {
     ..CONNECTIONS
 };
 
-/// Adds how the queries of a scrape ended: summed up, and one by one those that did not end as they should; with `detail`, each.
+/// Adds how the queries of a scrape ended: totals, and each query that failed; with `detail` every query.
 pub fn add_queries(snapshot: &Snapshot, queries: &[Query], detail: bool, out: &mut Exposition) {
-    // The ones that are ok are told even if there are none, so that the family is always there.
+    // The outcome ok is present even if it is 0, so that the family always exists.
     let mut ended = BTreeMap::from([(Outcome::Ok, 0_u64)]);
     let (mut elapsed_ns, mut bytes) = (0_u64, 0_u64);
     for (query, report) in snapshot.reports().filter(|(query, _)| queries.contains(query)) {
@@ -231,7 +231,7 @@ pub fn add_queries(snapshot: &Snapshot, queries: &[Query], detail: bool, out: &m
     out.add(&DROPPED_FILES, &[], snapshot.dropped_files());
 }
 
-/// Adds the queries that a limit of the broker's cut, as [`add_queries`] does: all that is known of a capture's.
+/// Adds the queries that a limit truncated, for a capture, of which nothing else is known.
 pub fn add_truncated(snapshot: &Snapshot, out: &mut Exposition) {
     let outcome = word(Outcome::Truncated.as_str_name(), "OUTCOME_");
     for (query, report) in snapshot.reports().filter(|(_, report)| report.outcome == Outcome::Truncated) {
@@ -241,7 +241,7 @@ pub fn add_truncated(snapshot: &Snapshot, out: &mut Exposition) {
     }
 }
 
-/// Adds what the broker says of itself; none when it did not answer.
+/// Adds the broker's description of itself; none if it did not respond.
 pub fn add_description(description: Option<&DescribeResponse>, out: &mut Exposition) {
     out.add(&UP, &[], description.is_some());
     let Some(broker) = description else { return };

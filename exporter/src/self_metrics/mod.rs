@@ -1,49 +1,49 @@
-//! What the exporter tells of itself and of its broker, besides the host's metrics.
+//! Metrics about the exporter itself and about the broker.
 
 pub mod broker;
-pub mod handler;
 pub mod process;
+pub mod server;
 
 use crate::budget::Budget;
-use crate::exposition::{Exposition, Family, Kind, Value};
+use crate::exposition::{Exposition, Family, Kind, Source, Value};
 use crate::sandbox::Layer;
 
 /// Every family of this module, for documents and tests.
 pub const FAMILIES: &[&[Family]] = &[
     &[NODE_EXPORTER_BUILD_INFO, BUILD_INFO, SANDBOX_LAYER, LOG_LINES_DROPPED, SERIES_LIMIT, SCRAPE_MEMORY],
     broker::FAMILIES,
-    handler::FAMILIES,
+    server::FAMILIES,
     process::FAMILIES,
 ];
 
 const NODE_EXPORTER_BUILD_INFO: Family = Family {
     name: "node_exporter_build_info",
-    help: "Always 1; the labels are the version and build of the program that replaces node_exporter. It is not written in Go, so goversion is empty.",
+    help: "Always 1; the labels are the version and build of this replacement of node_exporter. It is not written in Go, so goversion is empty.",
     kind: Kind::Gauge,
     labels: &["branch", "goarch", "goos", "goversion", "revision", "tags", "version"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const BUILD_INFO: Family = Family {
     name: "keyhole_build_info",
     help: "Always 1; the label version is the exporter's version.",
     kind: Kind::Gauge,
     labels: &["version"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const SANDBOX_LAYER: Family = Family {
     name: "keyhole_exporter_sandbox_layer",
     help: "Whether a layer of the exporter's own sandbox is in force.",
     kind: Kind::Gauge,
     labels: &["layer"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 
 const LOG_LINES_DROPPED: Family = Family {
     name: "keyhole_exporter_log_lines_dropped_total",
-    help: "Lines that the exporter did not log: beyond the limit a second, or not taken by standard error.",
+    help: "Log lines that the exporter dropped: above the rate limit, or because standard error was blocked.",
     kind: Kind::Counter,
     labels: &[],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 
 const SERIES_LIMIT: Family = Family {
@@ -51,20 +51,20 @@ const SERIES_LIMIT: Family = Family {
     help: "The most series that one collector may return, by --collector.series-limit; +Inf for no limit.",
     kind: Kind::Gauge,
     labels: &[],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 const SCRAPE_MEMORY: Family = Family {
     name: "keyhole_scrape_memory_bytes",
-    help: "Memory that a scrape is fitted into, by --scrape.memory: half for the broker's answer, 5/16 for the series; +Inf for no limit.",
+    help: "The memory limit of a scrape, by --scrape.memory: half for the broker's response, 5/16 for the series; +Inf for no limit.",
     kind: Kind::Gauge,
     labels: &[],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
 };
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Adds what does not change while the exporter runs.
+/// Adds the build, the sandbox layers and the dropped log lines.
 pub fn add_build(layers: &[Layer], out: &mut Exposition) {
     let labels = [b"", goarch().as_bytes(), b"linux", b"", b"", b"", VERSION.as_bytes()];
     out.add(&NODE_EXPORTER_BUILD_INFO, &labels, true);
@@ -82,7 +82,7 @@ pub fn add_limits(budget: Budget, out: &mut Exposition) {
     out.add(&SCRAPE_MEMORY, &[], value(budget.memory));
 }
 
-/// The machine in Go's words, which dashboards know.
+/// The architecture by Go's name, which dashboards use.
 pub fn goarch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_build_and_the_layers_are_told() {
+    fn the_build_and_the_layers_are_added() {
         let mut out = Exposition::new();
         let layer = Layer { name: "seccomp", in_force: false, detail: String::new() };
         add_build(&[layer], &mut out);

@@ -1,6 +1,7 @@
 //! The exporter's own process, by the names that Prometheus' clients give it.
 //!
-//! Everything is opened before the exporter seals itself and read by pread(2) from then on.
+//! Everything is opened before the exporter seals itself and read by pread(2) from then on. What the kernel says of this
+//! process is read by procfs-core; what a broker says of itself by our own parser, which no bytes can make panic.
 //! <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>
 
 use std::fs::File;
@@ -8,11 +9,13 @@ use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use procfs_core::FromRead as _;
+use procfs_core::process::Stat;
 use rustix::fs::{RawDir, SeekFrom};
 use rustix::process::{Resource, getrlimit};
 
-use crate::exposition::{Exposition, Family, Kind};
-use crate::text;
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::text::{self, ProcessStat};
 
 /// The families that [`Process::add`] may give.
 pub const FAMILIES: &[Family] =
@@ -23,20 +26,20 @@ const CPU: Family = Family {
     help: "CPU time that the exporter spent in user and system mode.",
     kind: Kind::Counter,
     labels: &[],
-    source: "proc/self/stat",
+    source: Source::Exporter("proc/self/stat"),
 };
 const MAX_FDS: Family = Family {
     name: "process_max_fds",
     help: "The most file descriptors that the exporter may hold.",
     kind: Kind::Gauge,
-    source: "getrlimit(2)",
+    source: Source::Exporter("getrlimit(2)"),
     ..CPU
 };
 const OPEN_FDS: Family = Family {
     name: "process_open_fds",
     help: "File descriptors that the exporter holds.",
     kind: Kind::Gauge,
-    source: "proc/self/fd",
+    source: Source::Exporter("proc/self/fd"),
     ..CPU
 };
 const RESIDENT: Family = Family {
@@ -61,19 +64,19 @@ const VIRTUAL_MAX: Family = Family {
     name: "process_virtual_memory_max_bytes",
     help: "The most address space that the exporter may map.",
     kind: Kind::Gauge,
-    source: "getrlimit(2)",
+    source: Source::Exporter("getrlimit(2)"),
     ..CPU
 };
 const NETWORK_RECEIVED: Family = Family {
     name: "process_network_receive_bytes_total",
     help: "IP traffic that the exporter's network namespace has received.",
-    source: "proc/self/net/netstat",
+    source: Source::Exporter("proc/self/net/netstat"),
     ..CPU
 };
 const NETWORK_SENT: Family = Family {
     name: "process_network_transmit_bytes_total",
     help: "IP traffic that the exporter's network namespace has sent.",
-    source: "proc/self/net/netstat",
+    source: Source::Exporter("proc/self/net/netstat"),
     ..CPU
 };
 
@@ -87,15 +90,6 @@ pub struct Process {
     started: Option<f64>,
 }
 
-/// What `stat` tells.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Stat {
-    cpu_ticks: u64,
-    start_ticks: u64,
-    virtual_bytes: u64,
-    resident_pages: u64,
-}
-
 impl Process {
     /// Opens what is to be read later.
     pub fn open() -> Self {
@@ -106,16 +100,16 @@ impl Process {
             netstat: open("/proc/self/net/netstat"),
             started: None,
         };
-        process.started = process.stat().and_then(|stat| start_time(stat.start_ticks));
+        process.started = process.stat().and_then(|stat| start_time(stat.starttime));
         process
     }
 
     /// Adds what can be known now.
     pub fn add(&self, out: &mut Exposition) {
         if let Some(stat) = self.stat() {
-            let usage = stat.usage();
+            let usage = Usage::new(stat.utime, stat.stime, stat.rss);
             out.add(&CPU, &[], usage.cpu_seconds);
-            out.add(&VIRTUAL, &[], stat.virtual_bytes);
+            out.add(&VIRTUAL, &[], stat.vsize);
             out.add(&RESIDENT, &[], usage.resident_bytes);
         }
         if let Some(started) = self.started {
@@ -136,11 +130,11 @@ impl Process {
     }
 
     fn stat(&self) -> Option<Stat> {
-        parse_stat(&read(self.stat.as_ref()?)?)
+        Stat::from_read(&read(self.stat.as_ref()?)?[..]).ok()
     }
 }
 
-/// What a process uses, by the text of its `/proc/self/stat`.
+/// What a process uses.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Usage {
     /// In user and system mode.
@@ -149,16 +143,17 @@ pub(super) struct Usage {
     pub(super) resident_bytes: u64,
 }
 
-/// The usage in the text of a `/proc/self/stat`; none when it is empty or not as the kernel writes it.
+/// The usage in the text of a reader's `/proc/self/stat`; none when it is empty or not as the kernel writes it.
 pub(super) fn usage(stat: &[u8]) -> Option<Usage> {
-    parse_stat(stat).map(|stat| stat.usage())
+    let stat = ProcessStat::parse(stat)?;
+    Some(Usage::new(stat.user_ticks, stat.system_ticks, stat.resident_pages?))
 }
 
-impl Stat {
-    fn usage(&self) -> Usage {
-        Usage {
-            cpu_seconds: self.cpu_ticks as f64 / ticks_per_second(),
-            resident_bytes: self.resident_pages.saturating_mul(rustix::param::page_size() as u64),
+impl Usage {
+    fn new(user_ticks: u64, system_ticks: u64, resident_pages: u64) -> Self {
+        Self {
+            cpu_seconds: user_ticks.saturating_add(system_ticks) as f64 / ticks_per_second(),
+            resident_bytes: resident_pages.saturating_mul(rustix::param::page_size() as u64),
         }
     }
 }
@@ -179,22 +174,6 @@ fn read(file: &File) -> Option<Vec<u8>> {
     }
     text.truncate(filled);
     Some(text)
-}
-
-fn parse_stat(text: &[u8]) -> Option<Stat> {
-    let (_, after_name) = text::split_last(text, b')')?;
-    // The first field here is the third of the manual.
-    let mut fields = text::fields(after_name).skip(14 - 3);
-    let mut next = || text::unsigned(fields.next()?);
-    let (user, system) = (next()?, next()?);
-    let mut fields = text::fields(after_name).skip(22 - 3);
-    let mut next = || text::unsigned(fields.next()?);
-    Some(Stat {
-        cpu_ticks: user.saturating_add(system),
-        start_ticks: next()?,
-        virtual_bytes: next()?,
-        resident_pages: next()?,
-    })
 }
 
 fn ticks_per_second() -> f64 {
@@ -271,8 +250,7 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_and_spaces_moves_no_field() {
         let text = b"7 (a) R (b) S 1 2 3 4 5 6 7 8 9 10 21 34 0 0 20 0 1 0 900 4096 3 18446744073709551615\n";
-        let stat = Stat { cpu_ticks: 55, start_ticks: 900, virtual_bytes: 4096, resident_pages: 3 };
-        assert_eq!(parse_stat(text), Some(stat));
+        assert_eq!(usage(text), Some(Usage::new(21, 34, 3)));
     }
 
     #[test]
@@ -291,7 +269,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_survived(text in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (parse_stat(&text), usage(&text), ip_octets(&text));
+            let _ = (usage(&text), ip_octets(&text));
         }
     }
 }

@@ -4,27 +4,27 @@
 
 mod cpu_columns;
 mod cpus;
-mod escapes;
 mod integers;
 mod labelled;
 mod meminfo;
 mod numbers;
 mod prefixes;
+mod printable;
 mod process;
 mod zones;
 
 use std::iter;
 
-use memchr::{memchr, memrchr};
+pub use keyhole_policy::escapes::unescape_octal;
 
 pub use cpu_columns::cpu_columns;
 pub use cpus::{cpu_list, cpu_number};
-pub use escapes::{printable, unescape_octal};
 pub use integers::integer;
 pub use labelled::labelled;
 pub use meminfo::{MeminfoLine, meminfo_line};
 pub use numbers::{float, hexadecimal, signed, unsigned};
 pub use prefixes::{binary_prefix, shortened};
+pub use printable::printable;
 pub use process::{ProcessStat, process_state};
 pub use zones::node_and_zone;
 
@@ -55,13 +55,13 @@ pub fn trim(text: &[u8]) -> &[u8] {
 
 /// Splits at the first `separator`: for keys that cannot hold it.
 pub fn split_first(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
-    let at = memchr(separator, text)?;
+    let at = text.iter().position(|&byte| byte == separator)?;
     Some((&text[..at], &text[at + 1..]))
 }
 
 /// Splits at the last `separator`: for names that may hold it, followed by values that cannot.
 pub fn split_last(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
-    let at = memrchr(separator, text)?;
+    let at = text.iter().rposition(|&byte| byte == separator)?;
     Some((&text[..at], &text[at + 1..]))
 }
 

@@ -27,6 +27,8 @@ pub struct ProcessStat<'a> {
     pub start_ticks: u64,
     /// The size of its address space in bytes.
     pub virtual_bytes: u64,
+    /// Its pages in RAM; none when the line ends before.
+    pub resident_pages: Option<u64>,
 }
 
 /// Set in `flags` for a thread of the kernel.
@@ -58,6 +60,7 @@ impl<'a> ProcessStat<'a> {
             threads: number(20)?,
             start_ticks: number(22)?,
             virtual_bytes: number(23)?,
+            resident_pages: number(24),
         })
     }
 }
@@ -96,6 +99,7 @@ mod tests {
             threads: 1,
             start_ticks: 29,
             virtual_bytes: 109_604_864,
+            resident_pages: Some(2507),
         };
         assert_eq!(ProcessStat::parse(SYSTEMD), Some(systemd));
     }

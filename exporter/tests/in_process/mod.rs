@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use keyhole_exporter::broker_client::BrokerClient;
 use keyhole_exporter::cli::flags;
+use keyhole_exporter::collector;
 use keyhole_exporter::http::{self, App, listen};
 use keyhole_exporter::own::OwnSource;
 use keyhole_exporter::scrape::Scraper;
@@ -31,8 +32,9 @@ impl Exporter {
         let arguments = defaults.iter().chain(more).map(|argument| (*argument).to_owned());
         let (options, _) = flags::parse(arguments).unwrap();
         let broker = BrokerClient::new(socket.to_str().unwrap()).unwrap();
-        let own = OwnSource::new(&options);
-        let scraper = Scraper::new(broker, options.clone(), own, Process::open(), Vec::new()).unwrap();
+        let own = OwnSource::from_process();
+        let collectors = collector::enabled(&options).unwrap();
+        let scraper = Scraper::new(broker, collectors, &options, own, Process::open(), Vec::new()).unwrap();
         let scraper = Arc::new(scraper);
         let listeners = listen::bind(&["127.0.0.1:0".into()]).unwrap();
         let address = listeners[0].local_addr().unwrap();

@@ -1,6 +1,6 @@
 // @generated from keyhole/v1/broker.proto by `cargo run -p keyhole-proto-gen`.
 
-/// A fixed set of kernel files. The values are grouped by kernel subject and never change their meaning.
+/// A fixed set of kernel files. Values are grouped by subject, and never change their meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(i32)]
 pub enum Query {
@@ -21,7 +21,7 @@ pub enum Query {
     Diskstats = 6,
     /// Block device attributes: sys/block/*.
     Block = 7,
-    /// What udev knows of block devices: udev/b<major>:<minor>. Needs the udev root.
+    /// udev's database of block devices: `udev/b<major>:<minor>`. Needs the udev root.
     Udev = 8,
     /// File handles: proc/sys/fs/file-nr.
     FileNr = 9,
@@ -53,7 +53,7 @@ pub enum Query {
     Thermal = 22,
     /// Batteries and mains: sys/class/power_supply.
     PowerSupply = 23,
-    /// The operating system's identity: os-release. Needs the os-release file.
+    /// Name and version of the operating system: os-release. Needs the os-release file.
     OsRelease = 24,
     /// Interface counters: proc/1/net/dev.
     NetDev = 30,
@@ -67,20 +67,21 @@ pub enum Query {
     Udp = 34,
     /// IPv4 neighbours: proc/1/net/arp.
     Arp = 35,
-    /// Connection tracking: proc/1/net/stat/nf_conntrack and its limit; the count of proc/sys/net/netfilter besides, where the
+    /// Connection tracking: proc/1/net/stat/nf_conntrack and its limit; also the count of proc/sys/net/netfilter, if the
     /// broker is in the host's network namespace.
     Conntrack = 36,
     /// Bonding masters and their slaves: sys/class/net/*/bonding.
     Bonding = 37,
-    /// Interface errors one by one, which proc/1/net/dev gives in sums: sys/class/net/*/statistics.
+    /// Interface errors one by one, of which proc/1/net/dev has sums: sys/class/net/*/statistics.
     NetStatistics = 38,
     /// IPv6 addresses of interfaces: proc/1/net/if_inet6.
     NetAddresses = 39,
-    /// Every process: proc/<pid>/stat. Only with the broker's --allow-processes.
+    /// Every process: `proc/<pid>/stat`. Only with the broker's --allow-processes.
     Processes = 40,
-    /// More of every process: proc/<pid>/status, and the number of its open descriptors. Likewise.
+    /// More of every process: `proc/<pid>/status`, and the number of its open descriptors. Only with --allow-processes.
     ProcessDetails = 41,
-    /// Every thread of processes that have several: proc/<pid>/task/<tid>/stat. Likewise. A lone thread's is its process's.
+    /// Every thread of processes that have several: `proc/<pid>/task/<tid>/stat`. Only with --allow-processes. The values of
+    /// a process' only thread are those of the process.
     Threads = 42,
     /// The most processes and threads there may be: proc/sys/kernel/{pid_max,threads-max}. The first is read only by a broker
     /// in the host's PID namespace.
@@ -89,11 +90,11 @@ pub enum Query {
     Cgroups = 44,
     /// The host's mounts: proc/1/mountinfo.
     Mounts = 50,
-    /// The broker's own mounts, to join probe directories with the host's: self/mountinfo.
+    /// The broker's own mounts, to match probe directories with the host's mounts: self/mountinfo.
     OwnMounts = 51,
-    /// statfs of each probe directory the broker was given.
+    /// statfs of each probe directory (the broker's --filesystem.probe-directory).
     ProbeDirectories = 52,
-    /// statfs of each mount of the host, below the host root the broker was given.
+    /// statfs of each mount of the host, below the broker's --path.rootfs.
     RootFileSystems = 53,
     /// Free memory blocks by size: proc/buddyinfo.
     Buddyinfo = 60,
@@ -115,7 +116,7 @@ pub enum Query {
     Numa = 68,
     /// Merging of equal pages: sys/kernel/mm/ksm.
     Ksm = 69,
-    /// Whether SELinux enforces, and has a policy: sys/fs/selinux, which is mounted in the host's /sys alone.
+    /// Whether SELinux enforces, and has a policy: sys/fs/selinux, which is mounted only in the host's /sys.
     Selinux = 70,
     /// Watchdogs: sys/class/watchdog.
     Watchdog = 71,
@@ -123,7 +124,7 @@ pub enum Query {
     Edac = 72,
     /// Energy used, which only uid 0 may read: sys/class/powercap, masked in a container's own /sys.
     Powercap = 73,
-    /// What the firmware tells of the machine: sys/class/dmi/id. Only uid 0 may read serial numbers.
+    /// The firmware's description of the machine: sys/class/dmi/id. Only uid 0 may read serial numbers.
     Dmi = 74,
     /// Graphics cards: sys/class/drm/card*.
     Drm = 75,
@@ -151,7 +152,7 @@ pub enum Query {
     Infiniband = 96,
     /// Fibre Channel hosts and their statistics: sys/class/fc_host.
     FibreChannel = 97,
-    /// Device mapper devices, what lies below them, and the state of those: sys/block.
+    /// Device mapper devices, the devices below them, and the state of those: sys/block.
     DeviceMapper = 98,
     /// Caches in front of block devices: sys/fs/bcache.
     Bcache = 99,
@@ -169,11 +170,11 @@ pub enum Query {
     Routes = 105,
     /// Replicated block devices: proc/drbd.
     Drbd = 106,
-    /// What the host's mounts count of themselves: proc/1/mountstats. Readable to its owner, uid 0, alone.
+    /// Statistics of the host's mounts: proc/1/mountstats. Only its owner, uid 0, may read it.
     MountStats = 107,
     /// Statistics of ZFS and of its pools: proc/spl/kstat/zfs.
     Zfs = 108,
-    /// How full the buckets of caches are, for which the kernel sorts them all: sys/fs/bcache/*/cache*/priority_stats.
+    /// How full the buckets of caches are, for which the kernel sorts all of them: sys/fs/bcache/*/cache*/priority_stats.
     BcachePriorities = 109,
 }
 
@@ -369,33 +370,33 @@ impl From<Query> for i32 {
     }
 }
 
-/// How a query ended.
+/// The result of a query.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(i32)]
 pub enum Outcome {
     /// Never sent.
     #[default]
     Unspecified = 0,
-    /// Read as asked. Single files may still carry an errno.
+    /// Read. Single files may still have an errno.
     Ok = 1,
     /// The host has none of the files, and no directory in which a wildcard could find one.
     Absent = 2,
-    /// The kernel refused every file to this broker's uid, or hides the processes by which they are reached (hidepid).
+    /// The kernel refused every file to the broker's uid, or hides the processes below which they are (hidepid).
     Denied = 3,
-    /// The query did not end within its timeout, or the read within its deadline; what came before is there.
+    /// The query or the read timed out; what was read before was sent.
     TimedOut = 4,
     /// An earlier read of this query has not returned yet.
     Stuck = 5,
-    /// A byte or entry limit of the policy table, or of the broker's descriptors, cut the answer.
+    /// A limit of the policy table (bytes or entries), or of the broker's descriptors, cut the answer.
     Truncated = 6,
-    /// The broker was not given the root that this query reads from, or a flag that permits the query.
+    /// The broker was started without the root that this query reads from, or without a flag that permits the query.
     NotPermitted = 7,
     /// The broker sees a container's own /proc or /sys, or is in a namespace of its own: the files would not be the host's.
     ContainerView = 8,
-    /// The process that read it ended before the query did; what came before is there.
+    /// The process that read it died before the query ended; what was read before was sent.
     Failed = 9,
-    /// The directory in which a wildcard looks for devices is there, and has none: the kernel knows this class of devices,
-    /// and the host has no device of it.
+    /// The directory of a wildcard exists and has no entries: the kernel has this class of devices, and the host has no
+    /// device of it.
     Empty = 10,
 }
 

@@ -1,5 +1,5 @@
-//! Writes what lies in `proto/src/generated` and `policy/src/generated` from the `.proto` files, with no protoc:
-//! messages and client, the server, the descriptors, and the enums that the policy table is made of.
+//! Generates `proto/src/generated` and `policy/src/generated` from the `.proto` files, without protoc: messages and client,
+//! the server, the descriptors, and the enums that the policy table uses.
 //!
 //! `cargo run -p keyhole-proto-gen` after a change of the contract; this crate's test fails when that was forgotten.
 

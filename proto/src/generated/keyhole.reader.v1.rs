@@ -2,7 +2,7 @@
 /// The first message of a zygote, and of each reader.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Hello {
-    /// Which reader of its slot this is, counted from 1; 0 of a zygote.
+    /// Which reader of its slot this is, counted from 1; 0 for a zygote.
     #[prost(uint32, tag = "1")]
     pub generation: u32,
     /// The program's version.
@@ -14,25 +14,25 @@ pub struct Hello {
     /// Its sandbox layers.
     #[prost(message, repeated, tag = "4")]
     pub layers: ::prost::alloc::vec::Vec<Layer>,
-    /// Whether the procfs it reads shows the host, and how that was found.
+    /// Whether the procfs that it reads shows the host.
     #[prost(bool, tag = "5")]
     pub proc_is_host: bool,
-    /// See proc_is_host.
+    /// How proc_is_host was detected.
     #[prost(string, tag = "6")]
     pub proc_reason: ::prost::alloc::string::String,
-    /// Whether the sysfs it reads shows the host, and how that was found.
+    /// Whether the sysfs that it reads shows the host.
     #[prost(bool, tag = "7")]
     pub sys_is_host: bool,
-    /// See sys_is_host.
+    /// How sys_is_host was detected.
     #[prost(string, tag = "8")]
     pub sys_reason: ::prost::alloc::string::String,
     /// The queries of its class that cannot be answered.
     #[prost(message, repeated, tag = "9")]
     pub unavailable: ::prost::alloc::vec::Vec<Unavailable>,
-    /// A number that differs, most likely, where a reader has opened other files before its seal.
+    /// A hash of the names of the files that the reader has opened before its sandbox.
     #[prost(fixed64, tag = "10")]
     pub opened: u64,
-    /// Why processes of others, PID 1 among them, cannot be seen in procfs; empty when they can.
+    /// Why procfs hides the processes of other users, PID 1 among them; empty if it does not.
     #[prost(string, tag = "11")]
     pub hidden: ::prost::alloc::string::String,
 }
@@ -58,7 +58,7 @@ pub struct Unavailable {
     /// The number of its outcome in keyhole.v1.Outcome.
     #[prost(uint32, tag = "2")]
     pub outcome: u32,
-    /// Why, for a person.
+    /// Why, as text.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
 }

@@ -16,7 +16,7 @@ pub struct ReadResponse {
     /// an item (an interface, a chip) are read item by item.
     #[prost(message, repeated, tag = "2")]
     pub files: ::prost::alloc::vec::Vec<File>,
-    /// File systems, for the queries that ask for them. One may come again, when another slept and the rest was asked anew.
+    /// File systems, for the queries that read them. One may be sent twice, if another one hung and the query was retried.
     #[prost(message, repeated, tag = "3")]
     pub file_systems: ::prost::alloc::vec::Vec<FileSystem>,
     /// Present in the last chunk of the query's answer.
@@ -26,58 +26,58 @@ pub struct ReadResponse {
 /// How a query ended.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueryEnd {
-    /// What became of it.
+    /// Its result.
     #[prost(enumeration = "::keyhole_policy::Outcome", tag = "1")]
     pub outcome: i32,
     /// Time spent reading, in nanoseconds.
     #[prost(uint64, tag = "2")]
     pub elapsed_ns: u64,
-    /// How many items (interfaces, chips, datasets), by their names, a limit left out, where an answer ends before the last
-    /// of them. At least so many: a file that was cut is not among them (see File.truncated: nobody knows how much of it is
-    /// missing), and neither are names beyond those that are read of one directory. The item that the limit met is among them: the answer's last file is its directory, with the errno EFBIG
-    /// (27), and what the answer has of it must be dropped.
+    /// How many items (interfaces, chips, datasets) a limit left out, at least. Not counted are files that were cut (see
+    /// File.truncated), since nobody knows how much of them is missing, and names beyond those that are read of one
+    /// directory. The item that the limit cut is counted: the answer's last file is its directory, with the errno EFBIG (27),
+    /// and what the answer has of it must be dropped.
     #[prost(uint64, tag = "3")]
     pub left_out: u64,
 }
-/// One kernel file, or a part of a long one: a file that comes in parts repeats its name, in order. A file whose
-/// last part is an errno could not be read to its end: what came of it before must be dropped.
+/// One kernel file, or a chunk of a long one: all chunks of a file have its name, and are in order. If the last chunk is
+/// an errno, the file could not be read to its end: its chunks before must be dropped.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct File {
-    /// Whether a byte limit cut it: its last line may be a part of one.
+    /// Whether a byte limit cut it: its last line may be incomplete.
     #[prost(bool, tag = "9")]
     pub truncated: bool,
-    /// Where it is, relative to its root: `proc/1/net/dev`, `sys/class/net/eth0/mtu`.
+    /// Its path below the name of its root: `proc/1/net/dev`, `sys/class/net/eth0/mtu`.
     #[prost(oneof = "file::Name", tags = "1, 2")]
     pub name: ::core::option::Option<file::Name>,
-    /// What it holds.
+    /// Its content.
     #[prost(oneof = "file::Content", tags = "3, 4, 5, 6, 7, 8")]
     pub content: ::core::option::Option<file::Content>,
 }
 /// Nested message and enum types in `File`.
 pub mod file {
-    /// Where it is, relative to its root: `proc/1/net/dev`, `sys/class/net/eth0/mtu`.
+    /// Its path below the name of its root: `proc/1/net/dev`, `sys/class/net/eth0/mtu`.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Name {
         /// The path.
         #[prost(string, tag = "1")]
         Path(::prost::alloc::string::String),
-        /// The path, when it is not UTF-8.
+        /// The path, if it is not UTF-8.
         #[prost(bytes, tag = "2")]
         RawPath(::prost::alloc::vec::Vec<u8>),
     }
-    /// What it holds.
+    /// Its content.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Content {
         /// The file's bytes.
         #[prost(string, tag = "3")]
         Text(::prost::alloc::string::String),
-        /// The file's bytes, when they are not UTF-8.
+        /// The file's bytes, if they are not UTF-8.
         #[prost(bytes, tag = "4")]
         Raw(::prost::alloc::vec::Vec<u8>),
         /// The target of a symbolic link.
         #[prost(string, tag = "5")]
         Link(::prost::alloc::string::String),
-        /// The target of a symbolic link, when it is not UTF-8.
+        /// The target of a symbolic link, if it is not UTF-8.
         #[prost(bytes, tag = "6")]
         RawLink(::prost::alloc::vec::Vec<u8>),
         /// The kernel's count of a directory's entries (st_size).
@@ -88,63 +88,63 @@ pub mod file {
         Errno(u32),
     }
 }
-/// The numbers of one file system, as statfs(2) gives them.
+/// The statfs(2) of one file system.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileSystem {
-    /// The errno when statfs failed; the fields below are 0 then. Three are the broker's own words, which statfs never says.
-    /// EINPROGRESS: it was asked, and has not answered; of a mount that may hang this comes before its numbers do.
-    /// EALREADY: it was not asked, since its server or a mount above it hangs. ETOOMANYREFS: it was not asked, since too many
-    /// mounts hang.
+    /// The errno if statfs failed; the fields below are 0 then. The broker uses three errnos that statfs does not return.
+    /// EINPROGRESS: statfs was called and has not returned; for a mount that may hang this is sent before the call.
+    /// EALREADY: statfs was not called, because the mount's server or a mount above it hangs. ETOOMANYREFS: statfs was not
+    /// called, because too many mounts hang.
     #[prost(uint32, tag = "3")]
     pub errno: u32,
     /// The unit of the block counts, in bytes.
     #[prost(uint64, tag = "4")]
     pub block_size: u64,
-    /// Blocks in all.
+    /// All blocks.
     #[prost(uint64, tag = "5")]
     pub blocks: u64,
-    /// Blocks not in use.
+    /// Free blocks.
     #[prost(uint64, tag = "6")]
     pub blocks_free: u64,
-    /// Blocks that an unprivileged user may still use.
+    /// Free blocks that an unprivileged user may use.
     #[prost(uint64, tag = "7")]
     pub blocks_available: u64,
-    /// Inodes in all.
+    /// All inodes.
     #[prost(uint64, tag = "8")]
     pub files: u64,
-    /// Inodes not in use.
+    /// Free inodes.
     #[prost(uint64, tag = "9")]
     pub files_free: u64,
     /// Whether it is mounted read-only here.
     #[prost(bool, tag = "10")]
     pub read_only: bool,
-    /// The directory asked, as the broker or the host names it.
+    /// The mount point or probe directory, as the host or the broker names it.
     #[prost(oneof = "file_system::Name", tags = "1, 2")]
     pub name: ::core::option::Option<file_system::Name>,
 }
 /// Nested message and enum types in `FileSystem`.
 pub mod file_system {
-    /// The directory asked, as the broker or the host names it.
+    /// The mount point or probe directory, as the host or the broker names it.
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Name {
         /// The path.
         #[prost(string, tag = "1")]
         Path(::prost::alloc::string::String),
-        /// The path, when it is not UTF-8.
+        /// The path, if it is not UTF-8.
         #[prost(bytes, tag = "2")]
         RawPath(::prost::alloc::vec::Vec<u8>),
     }
 }
-/// Asks what the broker is.
+/// Asks for a description of the broker.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DescribeRequest {}
-/// What the broker is.
+/// A description of the broker.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DescribeResponse {
     /// Its version.
     #[prost(string, tag = "1")]
     pub version: ::prost::alloc::string::String,
-    /// The uid it runs as.
+    /// The uid that it runs as.
     #[prost(uint32, tag = "2")]
     pub uid: u32,
     /// How much of the host it may see.
@@ -165,7 +165,7 @@ pub struct DescribeResponse {
     /// When it started, in milliseconds since the epoch.
     #[prost(uint64, tag = "8")]
     pub start_time_ms: u64,
-    /// What it has counted since.
+    /// Its counters.
     #[prost(message, optional, tag = "9")]
     pub counters: ::core::option::Option<Counters>,
     /// The readers of each class.
@@ -197,26 +197,26 @@ pub struct ReaderClass {
     /// Whether a reader of this class can be asked now.
     #[prost(bool, tag = "2")]
     pub available: bool,
-    /// Readers that have not returned from the kernel, now.
+    /// Readers that hang in the kernel now.
     #[prost(uint64, tag = "3")]
     pub stuck: u64,
-    /// Readers that ended without being asked to, since the broker started.
+    /// Readers that died, since the broker started.
     #[prost(uint64, tag = "4")]
     pub deaths: u64,
     /// Of these, the readers that seccomp killed.
     #[prost(uint64, tag = "5")]
     pub seccomp_kills: u64,
-    /// Readers started in the place of one that was stuck or dead.
+    /// Readers started to replace one that was stuck or dead.
     #[prost(uint64, tag = "6")]
     pub replacements: u64,
-    /// Readers started because a file that was absent has appeared.
+    /// Readers started because files have appeared.
     #[prost(uint64, tag = "7")]
     pub reopenings: u64,
-    /// Text of the current reader's own /proc/self/stat, at most a minute old; empty when there is none yet.
+    /// The /proc/self/stat of the active reader, at most a minute old; empty if there is none yet.
     #[prost(bytes = "vec", tag = "8")]
     pub stat: ::prost::alloc::vec::Vec<u8>,
 }
-/// What a query may read, and whether it can be answered here.
+/// What a query may read, and whether it can be answered.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QueryDescription {
     /// The query.
@@ -228,19 +228,19 @@ pub struct QueryDescription {
     /// The access level it needs.
     #[prost(enumeration = "AccessLevel", tag = "3")]
     pub access_level: i32,
-    /// Whether it can be answered here.
+    /// Whether it can be answered.
     #[prost(bool, tag = "4")]
     pub available: bool,
-    /// Why it cannot, else empty.
+    /// Why it cannot be answered, else empty.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
-    /// Whether a read of it has not returned yet.
+    /// Whether it skips something that a stuck reader hangs in.
     #[prost(bool, tag = "6")]
     pub stuck: bool,
     /// The class of the reader that reads it.
     #[prost(string, tag = "7")]
     pub reader: ::prost::alloc::string::String,
-    /// What is missing: the outcome that a read would have, where that is known.
+    /// The outcome that a read would have, if it is known that it cannot be answered.
     #[prost(enumeration = "::keyhole_policy::Outcome", tag = "8")]
     pub outcome: i32,
 }
@@ -250,28 +250,28 @@ pub struct Counters {
     /// Connections accepted.
     #[prost(uint64, tag = "1")]
     pub connections: u64,
-    /// Connections refused: for their peer's uid, or because it had or made too many.
+    /// Connections refused: the uid is not allowed, or has too many connections, or connects too often.
     #[prost(uint64, tag = "2")]
     pub refused_peers: u64,
-    /// Connections closed because they never spoke HTTP/2, or never asked anything.
+    /// Connections closed because they sent no request in time.
     #[prost(uint64, tag = "3")]
     pub late_handshakes: u64,
-    /// Reads begun.
+    /// Reads started.
     #[prost(uint64, tag = "4")]
     pub reads: u64,
-    /// Requests answered RESOURCE_EXHAUSTED.
+    /// Requests answered with RESOURCE_EXHAUSTED.
     #[prost(uint64, tag = "5")]
     pub limited_requests: u64,
-    /// Times that a query did not end within its timeout.
+    /// Queries that timed out.
     #[prost(uint64, tag = "6")]
     pub stuck_queries: u64,
-    /// Readers that have not returned from the kernel, now.
+    /// Readers that hang in the kernel now.
     #[prost(uint64, tag = "7")]
     pub readers_stuck: u64,
-    /// Times that a connection could not be accepted, for want of descriptors or memory.
+    /// Connections that could not be accepted for lack of descriptors or memory.
     #[prost(uint64, tag = "8")]
     pub failed_accepts: u64,
-    /// Lines that the log had no room for.
+    /// Log lines that were dropped.
     #[prost(uint64, tag = "9")]
     pub log_lines_dropped: u64,
 }
@@ -281,11 +281,11 @@ pub struct Counters {
 pub enum AccessLevel {
     /// Never sent.
     Unspecified = 0,
-    /// No host mount at all: what is not namespaced.
+    /// No host mount: only files that are the same in every container.
     Minimal = 1,
     /// The host's /proc and /sys, read-only, as an ordinary uid without capabilities.
     Host = 2,
-    /// The same as uid 0, still without capabilities: the few files with mode 0400.
+    /// The same as uid 0 without capabilities: also the few files with mode 0400.
     Root = 3,
 }
 impl AccessLevel {
@@ -312,7 +312,7 @@ impl AccessLevel {
         }
     }
 }
-/// Whose view a root gives.
+/// Whose files a root shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum View {
@@ -322,7 +322,7 @@ pub enum View {
     Host = 1,
     /// A container's own.
     Container = 2,
-    /// The host's, but the kernel hides the processes of others from this broker's uid, PID 1 among them (hidepid).
+    /// The host's, but the kernel hides the processes of other users, PID 1 among them, from the broker's uid (hidepid).
     Hidden = 3,
 }
 impl View {
@@ -431,12 +431,12 @@ pub mod broker_client {
             self
         }
         /// Reads the files of each query. Queries are answered in any order, and responses of several queries
-        /// may be interleaved. Each query is answered by one or more responses, the last of which carries its
-        /// `end`. One read runs at a time: uids take turns, and so do the connections of one uid. A client that
-        /// does not take its answer while others wait loses it.
+        /// may be interleaved. Each query is answered by one or more responses, the last of which has its
+        /// `end`. One read runs at a time: uids alternate, and so do the connections of one uid. A read whose
+        /// client is too slow while others wait is aborted.
         ///
-        /// Errors: INVALID_ARGUMENT for an empty list, a list with a repeated or an unknown query;
-        /// RESOURCE_EXHAUSTED when the client's uid asks too often; DEADLINE_EXCEEDED when the client takes too long.
+        /// Errors: INVALID_ARGUMENT for an empty list, or one with a repeated or unknown query;
+        /// RESOURCE_EXHAUSTED if the client's uid sends too many requests; DEADLINE_EXCEEDED if the client is too slow.
         pub async fn read(
             &mut self,
             request: impl tonic::IntoRequest<super::ReadRequest>,
@@ -458,7 +458,7 @@ pub mod broker_client {
             req.extensions_mut().insert(GrpcMethod::new("keyhole.v1.Broker", "Read"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Reports what this broker is, which sandbox layers are in force, and what each query may read here.
+        /// Describes this broker: which sandbox layers are in force, and what each query may read.
         pub async fn describe(
             &mut self,
             request: impl tonic::IntoRequest<super::DescribeRequest>,

@@ -19,17 +19,17 @@ pub mod broker_server {
             + std::marker::Send
             + 'static;
         /// Reads the files of each query. Queries are answered in any order, and responses of several queries
-        /// may be interleaved. Each query is answered by one or more responses, the last of which carries its
-        /// `end`. One read runs at a time: uids take turns, and so do the connections of one uid. A client that
-        /// does not take its answer while others wait loses it.
+        /// may be interleaved. Each query is answered by one or more responses, the last of which has its
+        /// `end`. One read runs at a time: uids alternate, and so do the connections of one uid. A read whose
+        /// client is too slow while others wait is aborted.
         ///
-        /// Errors: INVALID_ARGUMENT for an empty list, a list with a repeated or an unknown query;
-        /// RESOURCE_EXHAUSTED when the client's uid asks too often; DEADLINE_EXCEEDED when the client takes too long.
+        /// Errors: INVALID_ARGUMENT for an empty list, or one with a repeated or unknown query;
+        /// RESOURCE_EXHAUSTED if the client's uid sends too many requests; DEADLINE_EXCEEDED if the client is too slow.
         async fn read(
             &self,
             request: tonic::Request<crate::v1::ReadRequest>,
         ) -> std::result::Result<tonic::Response<Self::ReadStream>, tonic::Status>;
-        /// Reports what this broker is, which sandbox layers are in force, and what each query may read here.
+        /// Describes this broker: which sandbox layers are in force, and what each query may read.
         async fn describe(
             &self,
             request: tonic::Request<crate::v1::DescribeRequest>,

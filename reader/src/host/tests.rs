@@ -1,5 +1,5 @@
-//! What is read of trees that look like a host's. Kernel behaviour that a directory cannot show (ENODEV of a cached
-//! descriptor) is left to the tests with the real programs.
+//! Reads of fixture trees. Kernel behaviour that a directory does not have (such as ENODEV of a cached descriptor) is
+//! tested with the real programs.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _};
@@ -18,15 +18,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 use super::*;
-use crate::arguments::Choice;
-use crate::cache::{ABSENT_READS, Asked, CELLS_PER_SLOT, hash};
+use crate::arguments::ViewMode;
+use crate::cache::{CELLS_PER_SLOT, InProgress, RETRY_AFTER_READS, hash};
 use crate::mounts::mounts;
 use crate::read::{LISTING_LIMIT, NAMES_LIMIT};
 
-/// How many files a host of these tests may cache, where a test says nothing else.
+/// The descriptor budget of these tests, unless a test sets another.
 const CACHED_FILES: u64 = 1024;
 
-/// A directory with `proc` and `sys`, and whatever else a test puts there.
+/// A directory with `proc`, `sys` and files of a test.
 struct Tree(TempDir);
 
 impl Tree {
@@ -64,30 +64,30 @@ impl Tree {
     }
 
     fn host(&self) -> Host {
-        host(&self.arguments(), Choice::Host)
+        host(&self.arguments(), ViewMode::Host)
     }
 }
 
-/// A host of every row.
-fn host(arguments: &Arguments, view: Choice) -> Host {
+/// A host with every row.
+fn host(arguments: &Arguments, view: ViewMode) -> Host {
     host_beside(arguments, view, &[])
 }
 
-/// The same, while other readers of its class are asking for `hung`.
-fn host_beside(arguments: &Arguments, view: Choice, hung: &[&[u8]]) -> Host {
-    let hung: Vec<Asked> = hung.iter().map(|path| [hash(path), 0, 0]).collect();
+/// The same, while other readers of its class hang in `hung`.
+fn host_beside(arguments: &Arguments, view: ViewMode, hung: &[&[u8]]) -> Host {
+    let hung: Vec<InProgress> = hung.iter().map(|path| [hash(path), 0, 0]).collect();
     host_beside_readers(arguments, view, &hung)
 }
 
-fn host_beside_readers(arguments: &Arguments, view: Choice, hung: &[Asked]) -> Host {
-    let shared = Shared::new(page(hung), 0, arguments.cached_files);
+fn host_beside_readers(arguments: &Arguments, view: ViewMode, hung: &[InProgress]) -> Host {
+    let shared = SharedState::new(page(hung), 0, arguments.cached_files);
     let roots = Roots::open(arguments, &Class::ALL, &shared).unwrap();
     let view = View::find(&roots, view).unwrap();
     Host::open(TABLE.iter(), arguments, roots, view, shared)
 }
 
-/// What the readers of a class share, of which those in the slots from 1 on ask for `hung`.
-fn page(hung: &[Asked]) -> SharedCells {
+/// The shared page of a class, in which the readers of the slots from 1 on hang in `hung`.
+fn page(hung: &[InProgress]) -> SharedCells {
     let page = SharedCells::new().unwrap();
     for (slot, asked) in (1..).zip(hung) {
         for (at, hash) in asked.iter().enumerate() {
@@ -97,18 +97,18 @@ fn page(hung: &[Asked]) -> SharedCells {
     page
 }
 
-/// Every root of a reader that is the first.
+/// Every root, opened by a first reader.
 fn roots(arguments: &Arguments) -> Result<Roots, String> {
-    Roots::open(arguments, &Class::ALL, &Shared::new(page(&[]), 0, 0))
+    Roots::open(arguments, &Class::ALL, &SharedState::new(page(&[]), 0, 0))
 }
 
-/// Everything that one read returned.
+/// The result of one read.
 #[derive(Debug)]
 struct Answer {
     outcome: Outcome,
     /// How many items a limit left out.
     left_out: u64,
-    /// Whether something was left out since another reader hangs in it.
+    /// Whether something was skipped because another reader hangs in it.
     skipped: bool,
     files: Vec<v1::File>,
     file_systems: Vec<v1::FileSystem>,
@@ -123,7 +123,7 @@ fn read_with(host: &mut Host, query: Query, scratch: &mut Scratch) -> Answer {
     read_into(host, query, scratch, &mut memory())
 }
 
-/// The same, by way of a file.
+/// The same, with a given output file.
 fn read_into(host: &mut Host, query: Query, scratch: &mut Scratch, file: &mut File) -> Answer {
     file.set_len(0).unwrap();
     file.rewind().unwrap();
@@ -144,7 +144,7 @@ fn memory() -> File {
     rustix::fs::memfd_create("answer", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into()
 }
 
-/// What a client makes of the frames of one answer.
+/// Decodes the frames of one answer.
 fn answer(query: Query, mut frames: &[u8]) -> Answer {
     let mut answer = Answer {
         outcome: Outcome::Unspecified,
@@ -182,7 +182,7 @@ fn reason(host: &Host, query: Query) -> Option<String> {
     host.unavailable().find_map(|(unavailable, _, reason)| (unavailable == query).then_some(reason))
 }
 
-/// An output to a broker that has gone.
+/// The pipe of a broker that is gone.
 fn gone_broker() -> OwnedFd {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap().1
 }
@@ -203,7 +203,7 @@ fn bytes(file: &v1::File) -> &[u8] {
 }
 
 impl Answer {
-    /// The names of what came, each once, in order.
+    /// The names of the files, each once, in order.
     fn names(&self) -> Vec<String> {
         let mut names: Vec<String> =
             self.files.iter().map(|file| name(file).escape_ascii().to_string()).collect();
@@ -215,7 +215,7 @@ impl Answer {
         self.files.iter().filter(|file| name(file) == path.as_bytes()).collect()
     }
 
-    /// A file, its chunks put together; none when it did not come.
+    /// The content of a file, joined from its chunks; none if it was not sent.
     fn text(&self, path: &str) -> Option<String> {
         let chunks = self.chunks(path);
         let whole = chunks.iter().flat_map(|chunk| bytes(chunk)).copied().collect();
@@ -232,7 +232,7 @@ impl Answer {
     }
 }
 
-/// Runs `act` on a thread without capabilities, to which the modes of its own files apply even as root.
+/// Runs `act` on a thread without capabilities, to which file modes apply even as root.
 fn without_capabilities(act: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {
         let dropped = keyhole_os::capabilities::drop_all();
@@ -242,7 +242,7 @@ fn without_capabilities(act: impl FnOnce() + Send + 'static) {
     thread.join().unwrap();
 }
 
-/// Runs `act` in a process of its own, for what concerns all of a process; `test` is the test that calls.
+/// Runs `act` in a process of its own, for settings of the whole process; `test` is the name of the caller.
 fn alone(test: &str, act: impl FnOnce()) {
     const ALONE: &str = "KEYHOLE_TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
@@ -287,7 +287,7 @@ fn an_open_file_is_read_from_its_start_each_time() {
 
 #[test]
 fn a_long_file_comes_in_chunks_that_concatenate() {
-    // A two-byte character lies across the first cut: those chunks are no text, the whole is.
+    // A two-byte character is split between the first chunks: these are not UTF-8, but the whole is.
     let text = format!("{}é{}", "x".repeat(CHUNK_BYTES - 1), "y".repeat(2 * CHUNK_BYTES));
     let tree = Tree::with(&[("proc/1/net/dev", &text)]);
     let answer = read(&mut tree.host(), Query::NetDev);
@@ -299,7 +299,7 @@ fn a_long_file_comes_in_chunks_that_concatenate() {
 }
 
 #[test]
-fn a_byte_limit_cuts_and_says_so() {
+fn a_file_longer_than_its_limit_is_truncated() {
     for (path, query) in [
         ("proc/loadavg", Query::Loadavg),
         ("sys/class/power_supply/AC/online", Query::PowerSupply),
@@ -320,7 +320,7 @@ fn a_byte_limit_cuts_and_says_so() {
         let (last, before) = cut.files.split_last().unwrap();
         assert!(
             last.truncated && before.iter().all(|file| !file.truncated),
-            "{path}: the last chunk says so"
+            "{path}: the last chunk is marked"
         );
     }
 }
@@ -348,7 +348,7 @@ fn what_is_not_utf8_comes_raw_and_whole() {
 }
 
 #[test]
-fn a_wildcard_finds_what_has_come_and_forgets_what_has_gone() {
+fn a_wildcard_finds_new_devices_and_forgets_removed_ones() {
     let tree = Tree::with(&[("sys/class/power_supply/AC/online", "1")]);
     let mut host = tree.host();
     assert_eq!(read(&mut host, Query::PowerSupply).names(), ["sys/class/power_supply/AC/online"]);
@@ -371,14 +371,14 @@ fn a_wildcard_finds_what_has_come_and_forgets_what_has_gone() {
 }
 
 #[test]
-fn what_a_device_did_not_have_is_found_a_few_reads_later_and_on_a_new_device_at_once() {
+fn a_new_attribute_is_found_a_few_reads_later_and_on_a_new_device_at_once() {
     let tree = Tree::with(&[("sys/class/power_supply/BAT0/capacity", "99")]);
     let mut host = tree.host();
     let mut capacities =
         |reads: u64| (0..reads).map(|_| read(&mut host, Query::PowerSupply).names().len()).max();
     assert_eq!(capacities(1), Some(1));
     tree.put("sys/class/power_supply/BAT0/status", "Full");
-    assert_eq!(capacities(ABSENT_READS), Some(2), "looked for again");
+    assert_eq!(capacities(RETRY_AFTER_READS), Some(2), "looked for again");
 
     fs::remove_dir_all(tree.at("sys/class/power_supply/BAT0")).unwrap();
     for attribute in ["capacity", "status", "health"] {
@@ -410,7 +410,7 @@ fn interfaces_that_swap_names_keep_their_values() {
         ["sys/class/net/eth0/mtu", "sys/class/net/eth1/mtu"].map(|path| answer.text(path).unwrap())
     };
     assert_eq!(mtus(&mut host), ["1400", "1300"]);
-    // As `ip link set name` does: the kernel goes on serving an open descriptor of a device that was renamed.
+    // As by `ip link set name`: an open descriptor still shows the device that was renamed.
     for (from, to) in [("eth0", "tmp"), ("eth1", "eth0"), ("tmp", "eth1")] {
         fs::rename(tree.at("sys/class/net").join(from), tree.at("sys/class/net").join(to)).unwrap();
     }
@@ -435,8 +435,8 @@ fn a_link_on_the_way_is_followed_since_sysfs_is_made_of_them() {
     let tree = Tree::with(&[("sys/devices/virtual/net/lo/mtu", "65536"), ("elsewhere/mtu", "1")]);
     fs::create_dir_all(tree.at("sys/class/net")).unwrap();
     symlink("../../devices/virtual/net/lo", tree.at("sys/class/net/lo")).unwrap();
-    // One that leaves the root is followed too: Landlock alone stops it (tests/sandbox.rs), and nobody but the
-    // kernel makes links in sysfs.
+    // A link out of the root is followed too: only Landlock refuses it (tests/sandbox.rs), and only the kernel makes links
+    // in sysfs.
     symlink(tree.at("elsewhere"), tree.at("sys/class/net/out")).unwrap();
     let answer = read(&mut tree.host(), Query::NetClass);
     assert_eq!(answer.text("sys/class/net/lo/mtu").unwrap(), "65536");
@@ -472,7 +472,7 @@ fn a_directory_where_a_file_should_be_is_no_file() {
 }
 
 #[test]
-fn an_entry_limit_cuts_and_says_so() {
+fn more_files_than_the_limit_are_truncated() {
     let tree = Tree::new();
     let limit = keyhole_policy::row(Query::Clocksource).unwrap().entries;
     for number in 0..limit {
@@ -491,8 +491,8 @@ fn an_entry_limit_cuts_and_says_so() {
 }
 
 #[test]
-fn a_directory_with_too_many_names_is_cut_and_says_so() {
-    // Memory makes so many names in a moment; a disk takes its time.
+fn a_directory_with_too_many_names_is_truncated() {
+    // In memory: so many names take long on a disk.
     let memory = Path::new("/dev/shm");
     let tree = if memory.is_dir() { Tree::below(memory) } else { Tree::new() };
     let dir = tree.at("sys/class/power_supply");
@@ -504,7 +504,7 @@ fn a_directory_with_too_many_names_is_cut_and_says_so() {
 }
 
 #[test]
-fn directories_with_too_many_names_together_are_cut_and_say_so() {
+fn directories_with_too_many_names_together_are_truncated() {
     let memory = Path::new("/dev/shm");
     let tree = if memory.is_dir() { Tree::below(memory) } else { Tree::new() };
     let (dir, class) = (tree.at("sys/devices/big"), tree.at("sys/class/hwmon"));
@@ -519,7 +519,7 @@ fn directories_with_too_many_names_together_are_cut_and_say_so() {
 }
 
 #[test]
-fn a_read_ends_when_the_broker_has_gone_and_the_next_one_is_whole() {
+fn a_read_stops_when_the_broker_is_gone_and_the_next_one_is_complete() {
     let tree = Tree::new();
     for number in 0..20 {
         tree.put(format!("sys/class/power_supply/BAT{number:02}/x"), "x".repeat(4096));
@@ -529,7 +529,7 @@ fn a_read_ends_when_the_broker_has_gone_and_the_next_one_is_whole() {
     let mut out = Output::new(pipe.as_fd());
     out.begin(Query::PowerSupply);
     let read_of = host.read(Query::PowerSupply, &mut Scratch::default(), &mut out);
-    assert!(matches!(read_of, Err(Gone)), "{read_of:?}");
+    assert!(matches!(read_of, Err(BrokerGone)), "{read_of:?}");
     assert!((1..20).contains(&cached_files(&host)), "and did not go on");
     assert_eq!(read(&mut host, Query::PowerSupply).files.len(), 20);
 }
@@ -580,7 +580,7 @@ fn files_are_read_without_being_cached_when_descriptors_are_few() {
             let answer = read(&mut host, Query::PowerSupply);
             assert_eq!((answer.outcome, answer.files.len()), (Outcome::Ok, FILES));
             assert_eq!(open(), before + cached_files(&host), "and nothing else stays open");
-            // The one that counts is open itself.
+            // The directory that is listed to count them is open too.
             assert!(open() - 1 <= 200 - RESERVED_DESCRIPTORS, "{}", open());
             assert!(cached_files(&host) > 100);
         }
@@ -614,15 +614,15 @@ fn files_stay_open_when_others_of_their_device_come_and_go() {
 fn as_many_files_are_cached_as_the_flag_says() {
     let tree = Tree::with(&[("sys/class/net/eth0/mtu", "1500"), ("sys/class/net/eth0/flags", "1")]);
     for (flag, cached) in [(0, 0), (1, 1), (2, 2), (3, 2)] {
-        let mut host = host(&Arguments { cached_files: flag, ..tree.arguments() }, Choice::Host);
+        let mut host = host(&Arguments { cached_files: flag, ..tree.arguments() }, ViewMode::Host);
         assert_eq!(read(&mut host, Query::NetClass).files.len(), 2);
         assert_eq!(cached_files(&host), cached);
     }
 }
 
 #[test]
-fn files_past_the_limit_are_opened_in_cached_directories() {
-    alone("files_past_the_limit_are_opened_in_cached_directories", || {
+fn files_beyond_the_budget_are_opened_in_cached_directories() {
+    alone("files_beyond_the_budget_are_opened_in_cached_directories", || {
         let tree = Tree::new();
         for number in 0..CACHED_FILES / 2 {
             for attribute in ["flags", "mtu", "operstate"] {
@@ -634,10 +634,10 @@ fn files_past_the_limit_are_opened_in_cached_directories() {
         let open = || fs::read_dir("/proc/self/fd").unwrap().count() as u64;
         let before = open();
         let files = 3 * (CACHED_FILES / 2) as usize;
-        // Two sources lead to a device's three files, and each keeps the directory. Of the first device that is not
-        // cached whole, the first source's one file is.
+        // Two sources read a device's three files, and each caches the directory. Of the first device that is not cached
+        // completely, the file of the first source is.
         let devices = 2 * (CACHED_FILES / 2 - CACHED_FILES / 3 - 1) + 1;
-        for _ in 0..2 * ABSENT_READS {
+        for _ in 0..2 * RETRY_AFTER_READS {
             let answer = read(&mut host, Query::NetClass);
             assert_eq!((answer.outcome, answer.files.len()), (Outcome::Ok, files));
             assert_eq!(cached_files(&host), CACHED_FILES);
@@ -647,7 +647,7 @@ fn files_past_the_limit_are_opened_in_cached_directories() {
                 "of each device with a file that is not cached"
             );
         }
-        // The kernel goes on serving a directory that was renamed, too.
+        // An open descriptor of a directory also shows the one that was renamed.
         let (last, other) = (tree.at("sys/class/net/eth511"), tree.at("sys/class/net/eth510"));
         fs::write(last.join("mtu"), "2").unwrap();
         fs::remove_dir_all(&other).unwrap();
@@ -667,20 +667,21 @@ fn a_directory_is_listed_once_for_a_request() {
     assert_eq!(mtus(&mut scratch), 1);
     tree.put("sys/class/net/eth1/mtu", "1500");
     assert_eq!(mtus(&mut scratch), 1, "a query of the same request sees the same devices");
-    scratch.end();
+    scratch.end_request();
     assert_eq!(mtus(&mut scratch), 2, "the next request sees what is there");
 }
 
 #[test]
-fn a_directory_that_a_device_lacks_is_looked_for_once_and_again_later() {
+fn a_missing_directory_is_looked_for_once_and_again_later() {
     let tree = Tree::with(&[("sys/devices/system/cpu/cpu0/topology/core_id", "0")]);
     let mut host = tree.host();
     let throttling = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count";
     assert_eq!(read(&mut host, Query::Cpu).names().len(), 1);
     tree.put(throttling, "7");
-    let found =
-        (0..ABSENT_READS).filter_map(|_| read(&mut host, Query::Cpu).text(throttling)).collect::<Vec<_>>();
-    assert!((1..ABSENT_READS as usize).contains(&found.len()), "{found:?}");
+    let found = (0..RETRY_AFTER_READS)
+        .filter_map(|_| read(&mut host, Query::Cpu).text(throttling))
+        .collect::<Vec<_>>();
+    assert!((1..RETRY_AFTER_READS as usize).contains(&found.len()), "{found:?}");
 }
 
 #[test]
@@ -693,7 +694,7 @@ fn a_single_file_of_sysfs_that_appears_is_found_a_few_reads_later() {
     };
     assert_eq!(found(1), 0);
     tree.put(masters, "bond0");
-    assert!((1..ABSENT_READS as usize).contains(&found(ABSENT_READS)));
+    assert!((1..RETRY_AFTER_READS as usize).contains(&found(RETRY_AFTER_READS)));
 }
 
 #[test]
@@ -706,10 +707,12 @@ fn threads_are_read_where_a_process_has_several() {
     let mut host = tree.host();
     let several = ["proc/20/task/20/stat", "proc/20/task/21/stat"];
     let counts_links = fs::metadata(tree.at("proc/1/task")).unwrap().nlink() == 3;
-    match counts_links {
-        true => assert_eq!(read(&mut host, Query::Threads).names(), several),
-        // Where the file system does not count links, none is left out.
-        false => assert_eq!(read(&mut host, Query::Threads).names()[1..], several),
+    let answer = read(&mut host, Query::Threads);
+    if counts_links {
+        assert_eq!(answer.names(), several);
+    } else {
+        // If the file system does not count links, no thread is left out.
+        assert_eq!(answer.names()[1..], several);
     }
 }
 
@@ -720,21 +723,21 @@ fn a_directory_that_came_back_below_the_same_device_is_found_again() {
         ["core_id", "physical_package_id"].map(|file| format!("sys/devices/system/cpu/cpu0/topology/{file}"));
     let put = || files.iter().for_each(|file| tree.put(file, "1"));
     put();
-    // A file that is gone can be read through its descriptor here, and not on sysfs: so none is cached.
-    let mut host = host(&Arguments { cached_files: 0, ..tree.arguments() }, Choice::Host);
+    // Here a removed file can be read through its descriptor, unlike in sysfs: so none is cached.
+    let mut host = host(&Arguments { cached_files: 0, ..tree.arguments() }, ViewMode::Host);
     assert_eq!(read(&mut host, Query::Cpu).names().len(), 2);
-    // As the CPU's going offline and coming back does.
+    // As when a CPU goes offline and comes back.
     fs::remove_dir_all(tree.at("sys/devices/system/cpu/cpu0/topology")).unwrap();
     assert_eq!(read(&mut host, Query::Cpu).names().len(), 0);
     put();
-    let found = (0..ABSENT_READS).map(|_| read(&mut host, Query::Cpu).names().len()).max();
+    let found = (0..RETRY_AFTER_READS).map(|_| read(&mut host, Query::Cpu).names().len()).max();
     assert_eq!(found, Some(2));
     assert_eq!(read(&mut host, Query::Cpu).names().len(), 2, "and stays found");
 }
 
 #[test]
-fn running_out_of_descriptors_is_reported_and_passes() {
-    alone("running_out_of_descriptors_is_reported_and_passes", || {
+fn running_out_of_descriptors_is_reported_and_temporary() {
+    alone("running_out_of_descriptors_is_reported_and_temporary", || {
         let tree = Tree::with(&[
             ("sys/class/power_supply/AC/online", "1"),
             ("sys/block/sda/queue/rotational", "0"),
@@ -744,8 +747,8 @@ fn running_out_of_descriptors_is_reported_and_passes() {
         ]);
         let arguments =
             Arguments { rootfs: Some(tree.at("root")), udev: Some(tree.at("udev")), ..tree.arguments() };
-        let mut host = host(&arguments, Choice::Host);
-        // A listing that was done before the descriptors ran out: the file alone cannot be opened.
+        let mut host = host(&arguments, ViewMode::Host);
+        // The directory was listed before the descriptors ran out: only the file cannot be opened.
         let mut file = memory();
         let mut read = |host: &mut Host, query| read_into(host, query, &mut Scratch::default(), &mut file);
         let limit = getrlimit(Resource::Nofile).current.unwrap();
@@ -774,13 +777,13 @@ fn running_out_of_descriptors_is_reported_and_passes() {
 }
 
 #[test]
-fn a_fixed_file_for_which_no_descriptor_was_left_is_not_called_absent() {
-    alone("a_fixed_file_for_which_no_descriptor_was_left_is_not_called_absent", || {
+fn a_fixed_file_without_a_descriptor_is_not_reported_as_absent() {
+    alone("a_fixed_file_without_a_descriptor_is_not_reported_as_absent", || {
         let tree = Tree::with(&[("proc/loadavg", "1")]);
         let arguments = tree.arguments();
         let roots = roots(&arguments).unwrap();
-        let view = View::find(&roots, Choice::Host).unwrap();
-        let shared = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let view = View::find(&roots, ViewMode::Host).unwrap();
+        let shared = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
         let limit = getrlimit(Resource::Nofile).current.unwrap();
         soft_nofile(3);
         let mut host = Host::open(TABLE.iter(), &arguments, roots, view, shared);
@@ -795,7 +798,7 @@ fn a_fixed_file_for_which_no_descriptor_was_left_is_not_called_absent() {
 #[test]
 fn udevs_files_are_never_cached() {
     let tree = Tree::with(&[("udev/b8:0", "old"), ("udev/c1:3", "no block device"), ("udev/b8:0x", "")]);
-    let mut host = host(&Arguments { udev: Some(tree.at("udev")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { udev: Some(tree.at("udev")), ..tree.arguments() }, ViewMode::Host);
     assert_eq!(read(&mut host, Query::Udev).names(), ["udev/b8:0"]);
     assert_eq!(cached_files(&host), 0);
     tree.put("udev/.#b8:0", "new");
@@ -804,7 +807,7 @@ fn udevs_files_are_never_cached() {
 }
 
 #[test]
-fn what_this_uid_may_not_read_is_denied() {
+fn files_that_this_uid_may_not_read_are_denied() {
     without_capabilities(|| {
         let closed = |tree: &Tree, path: &str| {
             fs::set_permissions(tree.at(path), fs::Permissions::from_mode(0o0)).unwrap();
@@ -832,7 +835,7 @@ fn what_this_uid_may_not_read_is_denied() {
             assert_eq!(answer.outcome, Outcome::Denied, "{query:?}");
             assert_eq!(answer.errno(path), Some(Errno::ACCESS), "{answer:?}");
         }
-        // Some that can be read make it an answer; the others still say why they are missing.
+        // If some files can be read the outcome is ok; the others still have their errno.
         for (query, path, other) in [
             (Query::Udp, "proc/1/net/udp", "proc/1/net/udp6"),
             (Query::NetClass, "sys/class/net/eth0/duplex", "sys/class/net/eth0/mtu"),
@@ -848,7 +851,7 @@ fn what_this_uid_may_not_read_is_denied() {
     });
 }
 
-/// Compares what `ask` returns with the numbers of `dir`, at a moment when no other process changes them.
+/// Compares the result of `ask` with statfs(2) of `dir`; retries if another process changes it meanwhile.
 fn assert_numbers_of(dir: &Path, mut ask: impl FnMut() -> v1::FileSystem) {
     let expect = || {
         let numbers = rustix::fs::statvfs(dir).unwrap();
@@ -879,7 +882,7 @@ fn a_probe_directory_has_the_numbers_of_its_file_system() {
     let tree = Tree::with(&[("probe/x", "")]);
     let probe_directories = vec![tree.at("probe"), "/proc".into()];
     let mut host =
-        host(&Arguments { probe_directories: probe_directories.clone(), ..tree.arguments() }, Choice::Host);
+        host(&Arguments { probe_directories: probe_directories.clone(), ..tree.arguments() }, ViewMode::Host);
     for (at, dir) in probe_directories.iter().enumerate() {
         assert_numbers_of(dir, || {
             let answer = read(&mut host, Query::ProbeDirectories);
@@ -898,7 +901,7 @@ fn more_probe_directories_than_a_row_takes_are_truncated() {
     for (probe_directories, outcome) in [(limit, Outcome::Ok), (limit + 1, Outcome::Truncated)] {
         let arguments =
             Arguments { probe_directories: vec![tree.at("proc"); probe_directories], ..tree.arguments() };
-        let answer = read(&mut host(&arguments, Choice::Host), Query::ProbeDirectories);
+        let answer = read(&mut host(&arguments, ViewMode::Host), Query::ProbeDirectories);
         assert_eq!((answer.outcome, answer.file_systems.len()), (outcome, limit));
     }
 }
@@ -909,7 +912,7 @@ fn the_numbers_of_the_hosts_mounts_are_read_below_its_root() {
         ("proc/1/mountinfo", "1 0 8:1 / / rw\n2 1 0:9 / /mnt/a\\040b rw\n3 1 0:10 / /gone rw\n"),
         ("root/mnt/a b/x", ""),
     ]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     let names = |answer: &Answer| -> Vec<_> {
         answer.file_systems.iter().map(|numbers| numbers.name.clone().unwrap()).collect()
     };
@@ -929,37 +932,37 @@ fn a_mountinfo_of_many_pages_gives_every_mount() {
     let many: String =
         (0..2000).map(|n| format!("{n} 1 0:{n} / /mnt/volume-{n:04} rw - ext4 x rw\n")).collect();
     let tree = Tree::with(&[("proc/1/mountinfo", &many), ("root/x", "")]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     assert_eq!(read(&mut host, Query::RootFileSystems).file_systems.len(), 2000);
 }
 
 #[test]
-fn a_mountinfo_past_its_limit_says_that_mounts_are_missing() {
+fn a_mountinfo_longer_than_its_limit_is_truncated() {
     let limit = keyhole_policy::row(Query::RootFileSystems).unwrap().file_bytes;
     let line = "1 0 8:1 / / rw\n";
     let tree = Tree::with(&[("proc/1/mountinfo", &line.repeat(limit / line.len() + 1)), ("root/x", "")]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     let answer = read(&mut host, Query::RootFileSystems);
     assert_eq!((answer.outcome, answer.file_systems.len()), (Outcome::Truncated, 1));
 }
 
 #[test]
-fn a_mount_point_longer_than_any_path_is_left_out_and_it_says_so() {
+fn a_mount_point_longer_than_any_path_is_truncated() {
     // A parent of the mount that is renamed can make it so.
     let long = "/long".repeat(20_000);
     let text = format!("1 0 8:1 / / rw\n2 1 0:9 / {long} rw\n3 1 0:10 / /gone rw\n");
     let tree = Tree::with(&[("proc/1/mountinfo", &text), ("root/x", "")]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     let answer = read(&mut host, Query::RootFileSystems);
     assert_eq!((answer.outcome, answer.file_systems.len()), (Outcome::Truncated, 2));
 }
 
 #[test]
-fn more_mounts_than_a_row_takes_are_cut_and_it_says_so() {
+fn more_mounts_than_a_row_takes_are_truncated() {
     let limit = keyhole_policy::row(Query::RootFileSystems).unwrap().entries;
     let lines: String = (0..=limit).map(|n| format!("1 0 8:1 / /m{n} rw\n")).collect();
     let tree = Tree::with(&[("proc/1/mountinfo", &lines), ("root/x", "")]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     let answer = read(&mut host, Query::RootFileSystems);
     assert_eq!((answer.outcome, answer.file_systems.len()), (Outcome::Truncated, limit));
 }
@@ -981,10 +984,10 @@ fn every_root(tree: &Tree) -> Arguments {
 fn queries_about_the_host_are_unavailable_with_a_containers_view() {
     let tree = Tree::with(&[("proc/1/net/dev", "lo:"), ("proc/1/mountinfo", ""), ("proc/stat", "cpu")]);
     tree.put("sys/class/net/lo/mtu", "65536");
-    let mut host = host(&every_root(&tree), Choice::Container);
+    let mut host = host(&every_root(&tree), ViewMode::Container);
     for row in TABLE {
         let answer = read(&mut host, row.query);
-        // A root of its own is the host's whatever /proc shows.
+        // The udev directory and os-release are the host's, whatever /proc shows.
         let own_root = row.sources.iter().all(|source| matches!(source.root, Root::Udev | Root::OsRelease));
         if row.access_level == AccessLevel::Host && !own_root {
             assert_eq!(answer.outcome, Outcome::ContainerView, "{:?}", row.query);
@@ -1000,7 +1003,7 @@ fn queries_about_the_host_are_unavailable_with_a_containers_view() {
 #[test]
 fn a_row_is_answered_with_its_root_and_absent_without_it() {
     let tree = Tree::with(&[("proc/1/mountinfo", "1 0 8:1 / / rw\n")]);
-    let (mut none, mut all) = (tree.host(), host(&every_root(&tree), Choice::Host));
+    let (mut none, mut all) = (tree.host(), host(&every_root(&tree), ViewMode::Host));
     for query in [Query::Udev, Query::OsRelease, Query::RootFileSystems, Query::ProbeDirectories] {
         assert_eq!(read(&mut none, query).outcome, Outcome::Absent, "{query:?}");
         assert_eq!(read(&mut all, query).outcome, Outcome::Ok, "{query:?}");
@@ -1010,13 +1013,13 @@ fn a_row_is_answered_with_its_root_and_absent_without_it() {
 }
 
 #[test]
-fn a_query_of_another_class_is_none_of_this_host() {
+fn a_query_of_another_class_is_refused() {
     let tree = Tree::with(&[("proc/stat", "cpu")]);
     let arguments = tree.arguments();
     let roots = roots(&arguments).unwrap();
-    let view = View::find(&roots, Choice::Host).unwrap();
+    let view = View::find(&roots, ViewMode::Host).unwrap();
     let rows = TABLE.iter().filter(|row| row.class == Class::Sysfs);
-    let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
+    let shared = SharedState::new(SharedCells::new().unwrap(), 0, 0);
     let mut host = Host::open(rows, &arguments, roots, view, shared);
     let pipe = gone_broker();
     let mut out = Output::new(pipe.as_fd());
@@ -1040,7 +1043,7 @@ fn nothing_of_procfs_is_opened_after_the_start() {
 }
 
 #[test]
-fn processes_are_looked_for_each_time() {
+fn processes_are_listed_at_each_read() {
     let tree =
         Tree::with(&[("proc/1/stat", "1 (init) S"), ("proc/1/status", "Name:\tinit\n"), ("proc/1/fd/0", "")]);
     let mut host = tree.host();
@@ -1060,7 +1063,7 @@ fn processes_are_looked_for_each_time() {
 }
 
 #[test]
-fn an_empty_tree_answers_every_query_with_nothing() {
+fn an_empty_tree_has_no_file_for_any_query() {
     let tree = Tree::new();
     let mut host = tree.host();
     for row in TABLE {
@@ -1104,15 +1107,15 @@ fn a_root_that_cannot_be_opened_names_its_flag() {
 fn a_tree_that_is_not_the_kernels_needs_the_view_flag() {
     let tree = Tree::new();
     let opened = roots(&tree.arguments()).unwrap();
-    let error = View::find(&opened, Choice::Auto).unwrap_err();
+    let error = View::find(&opened, ViewMode::Auto).unwrap_err();
     assert!(error.starts_with("--path.procfs") && error.contains("--view=host"), "{error}");
     let arguments = Arguments { procfs: "/proc".into(), ..tree.arguments() };
-    let error = View::find(&roots(&arguments).unwrap(), Choice::Auto).unwrap_err();
+    let error = View::find(&roots(&arguments).unwrap(), ViewMode::Auto).unwrap_err();
     assert!(error.starts_with("--path.sysfs"), "{error}");
 }
 
 #[test]
-fn wildcards_in_procfs_are_followed_at_the_start_and_never_again() {
+fn wildcards_in_procfs_are_expanded_at_the_start_only() {
     let tree = Tree::with(&[
         ("proc/spl/kstat/zfs/fm", "counters"),
         ("proc/spl/kstat/zfs/tank/objset-0x36", "dataset"),
@@ -1134,7 +1137,7 @@ fn wildcards_in_procfs_are_followed_at_the_start_and_never_again() {
 }
 
 #[test]
-fn wildcards_in_procfs_lead_to_what_is_there_and_to_fixed_names() {
+fn wildcards_in_procfs_match_entries_and_keep_fixed_names() {
     let tree = Tree::with(&[("proc/a/1/b", ""), ("proc/a/2/b", ""), ("proc/a/3/b", "")]);
     let roots = roots(&tree.arguments()).unwrap();
     let names = |pattern: &'static str| {
@@ -1149,12 +1152,12 @@ fn wildcards_in_procfs_lead_to_what_is_there_and_to_fixed_names() {
     assert_eq!(names("none/{x,y}"), ["proc/none/x", "proc/none/y"], "fixed names need not exist");
 }
 
-/// What a row with room for fewer entries gives.
+/// The answer of a row with a lower limit of entries.
 fn read_at_most(tree: &Tree, query: Query, entries: usize) -> Answer {
     let row: &'static Row = Box::leak(Box::new(Row { entries, ..*keyhole_policy::row(query).unwrap() }));
     let roots = roots(&tree.arguments()).unwrap();
-    let view = View::find(&roots, Choice::Host).unwrap();
-    let shared = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+    let view = View::find(&roots, ViewMode::Host).unwrap();
+    let shared = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
     read(&mut Host::open([row].into_iter(), &tree.arguments(), roots, view, shared), query)
 }
 
@@ -1188,13 +1191,13 @@ fn datasets_beyond_the_limit_are_counted_and_not_opened() {
     let tree = Tree::new();
     (0..9).for_each(|number| tree.put(format!("proc/spl/kstat/zfs/tank/objset-{number}"), "1"));
     let cut = read_at_most(&tree, Query::Zfs, 17);
-    // The eleven files of ZFS itself are absent, which is said.
+    // The eleven files of ZFS itself are reported as absent.
     assert_eq!((cut.outcome, cut.left_out, cut.files.len()), (Outcome::Truncated, 3, 17));
     assert_eq!(read_at_most(&tree, Query::Zfs, 20).left_out, 0);
 }
 
 #[test]
-fn a_directory_with_nothing_in_it_is_empty_and_none_is_absent() {
+fn a_directory_without_entries_is_empty_and_a_missing_one_absent() {
     let tree = Tree::with(&[("proc/1/stat", "")]);
     fs::create_dir_all(tree.at("sys/class/hwmon")).unwrap();
     fs::create_dir_all(tree.at("sys/class/nvme/nvme-fabrics")).unwrap();
@@ -1229,18 +1232,18 @@ fn procfs_leaves_the_reserved_descriptors() {
         let mut host = tree.host();
         let answer = read(&mut host, Query::Zfs);
         assert_eq!(answer.outcome, Outcome::Truncated, "not a shorter answer");
-        let given = (0..300).filter(|number| answer.errno(&path(*number)) != Some(Errno::MFILE)).count();
-        assert!((100..200 - RESERVED_DESCRIPTORS as usize).contains(&given), "{given}");
+        let opened = (0..300).filter(|number| answer.errno(&path(*number)) != Some(Errno::MFILE)).count();
+        assert!((100..200 - RESERVED_DESCRIPTORS as usize).contains(&opened), "{opened}");
     });
 }
 
-/// A process with many threads, so that what procfs shows of its memory is long.
+/// A process with many threads, so that its list of memory mappings is long.
 struct Many(Child);
 
 impl Many {
     const VARIABLE: &str = "KEYHOLE_TEST_MANY_THREADS";
 
-    /// Starts it; `test` is the test that calls, and calls [`Self::be`] first.
+    /// Starts it; `test` is the name of the caller, which calls [`Self::be`] first.
     fn start(test: &str) -> Self {
         let many = Self(this_test(test, Self::VARIABLE).stdout(Stdio::null()).spawn().unwrap());
         let tasks = || fs::read_dir(format!("/proc/{}/task", many.0.id())).map_or(0, Iterator::count);
@@ -1248,7 +1251,7 @@ impl Many {
         many
     }
 
-    /// In the process itself: waits for its end.
+    /// In the process itself: waits to be killed.
     fn be() {
         if std::env::var_os(Self::VARIABLE).is_some() {
             (0..120).for_each(|_| drop(thread::spawn(|| thread::sleep(Duration::from_secs(60)))));
@@ -1288,7 +1291,7 @@ fn a_file_that_fails_midway_ends_with_its_errno() {
             host.read(Query::Stat, &mut Scratch::default(), &mut out).unwrap().unwrap();
         out.end(outcome, Duration::from_nanos(1), left_out, skipped, false).unwrap();
     });
-    // The pipe is full before the file has ended, and the process is gone before the rest of it is read.
+    // The pipe is full before the end of the file, and the process is killed before the rest is read.
     let mut written = vec![0];
     broker.read_exact(&mut written).unwrap();
     thread::sleep(Duration::from_millis(50));
@@ -1304,7 +1307,7 @@ fn a_file_that_fails_midway_ends_with_its_errno() {
 }
 
 #[test]
-fn what_another_reader_hangs_in_is_left_out_and_the_rest_is_read() {
+fn files_that_another_reader_hangs_in_are_skipped_and_the_others_read() {
     let tree = Tree::with(&[
         ("proc/1/net/udp", "4"),
         ("proc/1/net/udp6", "6"),
@@ -1313,7 +1316,7 @@ fn what_another_reader_hangs_in_is_left_out_and_the_rest_is_read() {
         ("sys/block/sda/queue/rotational", "0"),
     ]);
     let hung: [&[u8]; 3] = [b"proc/1/net/udp", b"sys/class/power_supply/BAT0/capacity", b"sys/block"];
-    let mut host = host_beside(&tree.arguments(), Choice::Host, &hung);
+    let mut host = host_beside(&tree.arguments(), ViewMode::Host, &hung);
     for (query, path, other) in [
         (Query::Udp, "proc/1/net/udp", Some("proc/1/net/udp6")),
         (
@@ -1331,8 +1334,7 @@ fn what_another_reader_hangs_in_is_left_out_and_the_rest_is_read() {
     assert!(!read(&mut host, Query::OwnMounts).skipped);
 }
 
-/// The mount points of an answer with the errno of each, in the order of the answer. Of one that may hang comes before
-/// that it is asked.
+/// The mount points of an answer with the errno of each, in order. For one that may hang, EINPROGRESS comes first.
 fn numbers(answer: &Answer) -> Vec<(String, Option<Errno>)> {
     let name = |numbers: &v1::FileSystem| match numbers.name.as_ref().unwrap() {
         file_system::Name::Path(path) => path.clone(),
@@ -1352,7 +1354,7 @@ fn numbers(answer: &Answer) -> Vec<(String, Option<Errno>)> {
     numbers
 }
 
-/// Mounts of two servers, of two programs and of the kernel, below and above each other.
+/// Mounts of two servers, of two FUSE programs and of the kernel, below and above each other.
 const MOUNTINFO: &str = "\
 1 0 0:31 / /nfs/a rw - nfs4 nas:/a rw,addr=10.0.0.1
 2 0 0:32 / / rw - overlay overlay rw
@@ -1384,12 +1386,12 @@ const MOUNT_POINTS: [&str; 12] = [
 ];
 
 #[test]
-fn local_file_systems_are_asked_first_and_a_server_that_hangs_by_no_name_that_it_has() {
+fn local_file_systems_are_read_first_and_a_hung_server_is_skipped_under_all_its_names() {
     let tree = Tree::with(&[("proc/1/mountinfo", MOUNTINFO)]);
     MOUNT_POINTS.iter().for_each(|dir| fs::create_dir_all(tree.at(format!("root{dir}"))).unwrap());
     let arguments = Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() };
     let asked = |point: &str| {
-        mounts(MOUNTINFO.as_bytes()).iter().find(|mount| mount.point == point.as_bytes()).unwrap().asked()
+        mounts(MOUNTINFO.as_bytes()).iter().find(|mount| mount.point == point.as_bytes()).unwrap().hashes()
     };
     let (hangs, server, many) = (Errno::INPROGRESS, Errno::ALREADY, Errno::TOOMANYREFS);
     let above_all = [hash(b"/"), 0, 0];
@@ -1400,19 +1402,19 @@ fn local_file_systems_are_asked_first_and_a_server_that_hangs_by_no_name_that_it
             vec![asked("/nfs/a")],
             vec![(hangs, vec!["/nfs/a"]), (server, vec!["/nfs/b", "/nfs/alias", "/nfs/a/local"])],
         ),
-        // It was unmounted meanwhile, and its server is the same.
+        // It was unmounted meanwhile, but its server is the same.
         (vec![[1, asked("/nfs/b")[1], 0]], vec![(server, vec!["/nfs/a", "/nfs/b", "/nfs/a/local"])]),
-        // One local file system that hangs is no reason not to ask others of its type, or at its device by its path.
+        // If a local file system hangs, others of its type are still read.
         (vec![asked("/boot")], vec![(hangs, vec!["/boot"])]),
         (vec![asked("/nfs/a/local")], vec![(hangs, vec!["/nfs/a/local"])]),
         (vec![asked("/covered")], vec![(hangs, vec!["/covered"])]),
         (vec![asked("/bind")], vec![(hangs, vec!["/bind"])]),
-        // So many readers hang that nothing is risked any more.
+        // So many readers hang that the last one reads only local file systems.
         (vec![[1, 0, 0], [2, 0, 0], [3, 0, 0]], vec![(many, may_hang.to_vec())]),
         (vec![asked("/fuse"), [2, 0, 0], [3, 0, 0]], vec![(hangs, vec!["/fuse"]), (many, may_hang.to_vec())]),
         (vec![above_all], vec![(hangs, vec!["/"]), (server, MOUNT_POINTS.to_vec())]),
     ] {
-        let mut host = host_beside_readers(&arguments, Choice::Host, &hanging);
+        let mut host = host_beside_readers(&arguments, ViewMode::Host, &hanging);
         let answer = read(&mut host, Query::RootFileSystems);
         let why = |point: &str| {
             expected.iter().find(|(_, points)| points.contains(&point)).map(|(errno, _)| *errno)
@@ -1425,11 +1427,11 @@ fn local_file_systems_are_asked_first_and_a_server_that_hangs_by_no_name_that_it
 }
 
 #[test]
-fn a_mount_that_may_hang_is_reported_as_asked_before_it_answers() {
+fn a_mount_that_may_hang_is_reported_before_its_statfs() {
     let mountinfo =
         "1 0 8:1 / / rw - ext4 x rw\n2 1 0:9 / /nfs rw - nfs4 s:/ rw\n3 1 0:9 / /o rw - overlay overlay rw\n";
     let tree = Tree::with(&[("proc/1/mountinfo", mountinfo), ("root/nfs/x", ""), ("root/o/x", "")]);
-    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, Choice::Host);
+    let mut host = host(&Arguments { rootfs: Some(tree.at("root")), ..tree.arguments() }, ViewMode::Host);
     let answer = read(&mut host, Query::RootFileSystems);
     let errnos: Vec<u32> = answer.file_systems.iter().map(|numbers| numbers.errno).collect();
     assert_eq!(
@@ -1440,47 +1442,47 @@ fn a_mount_that_may_hang_is_reported_as_asked_before_it_answers() {
 }
 
 #[test]
-fn a_probe_directory_that_goes_or_hangs_after_the_start_costs_itself() {
+fn a_probe_directory_that_disappears_or_hangs_affects_no_other() {
     let tree = Tree::with(&[("a/x", ""), ("b/x", "")]);
     let (a, b) = (tree.at("a"), tree.at("b"));
     let arguments = Arguments { probe_directories: vec![a.clone(), b.clone()], ..tree.arguments() };
-    let mut host = host(&arguments, Choice::Host);
+    let mut host = host(&arguments, ViewMode::Host);
     fs::remove_dir_all(&a).unwrap();
     let name = |path: &PathBuf| path.to_str().unwrap().to_owned();
     assert_eq!(
         numbers(&read(&mut host, Query::ProbeDirectories)),
         [(name(&a), Some(Errno::NOENT)), (name(&b), None)]
     );
-    // The first reader refuses to start with it; a later one does not, nor does one beside one that hangs.
+    // The first reader refuses to start with it. A later one starts, and so does one while another reader hangs.
     assert!(roots(&arguments).is_err());
-    let later = Shared::new(page(&[]), 0, 0);
-    later.set_started();
-    for shared in [later, Shared::new(page(&[[1, 0, 0]]), 0, 0)] {
+    let later = SharedState::new(page(&[]), 0, 0);
+    later.set_ready();
+    for shared in [later, SharedState::new(page(&[[1, 0, 0]]), 0, 0)] {
         assert!(Roots::open(&arguments, &[Class::Mounts], &shared).is_ok());
     }
-    // Only the readers that ask it open it.
-    let first = Shared::new(page(&[]), 0, 0);
+    // Only readers of the class mounts open it.
+    let first = SharedState::new(page(&[]), 0, 0);
     assert!(Roots::open(&arguments, &[Class::Procfs], &first).is_ok());
     assert!(Roots::open(&arguments, &[Class::Mounts], &first).is_err());
 }
 
 #[test]
-fn a_probe_directory_that_is_a_link_stands_for_where_it_leads() {
+fn a_probe_directory_may_be_a_symbolic_link() {
     let tree = Tree::new();
     symlink("/proc", tree.at("link")).unwrap();
     let arguments = Arguments { probe_directories: vec![tree.at("link")], ..tree.arguments() };
-    let mut host = host(&arguments, Choice::Host);
+    let mut host = host(&arguments, ViewMode::Host);
     assert_numbers_of(Path::new("/proc"), || {
         read(&mut host, Query::ProbeDirectories).file_systems.pop().unwrap()
     });
 }
 
 #[test]
-fn a_probe_directory_in_which_another_reader_hangs_is_left_out() {
+fn a_probe_directory_in_which_another_reader_hangs_is_skipped() {
     let tree = Tree::with(&[("a/x", ""), ("b/x", "")]);
     let (a, b) = (tree.at("a"), tree.at("b"));
     let arguments = Arguments { probe_directories: vec![a.clone(), b.clone()], ..tree.arguments() };
-    let mut host = host_beside(&arguments, Choice::Host, &[a.as_os_str().as_bytes()]);
+    let mut host = host_beside(&arguments, ViewMode::Host, &[a.as_os_str().as_bytes()]);
     let answer = read(&mut host, Query::ProbeDirectories);
     let name = |path: PathBuf| path.to_str().unwrap().to_owned();
     assert_eq!(numbers(&answer), [(name(a), Some(Errno::INPROGRESS)), (name(b), None)]);
@@ -1491,16 +1493,16 @@ fn a_probe_directory_in_which_another_reader_hangs_is_left_out() {
 fn a_file_that_appears_is_a_change_and_one_that_was_there_is_none() {
     let tree = Tree::with(&[("proc/stat", "cpu")]);
     let host = tree.host();
-    assert_eq!(host.change(), Change::No);
+    assert_eq!(host.changed_since_start(), Change::No);
     for unrelated in ["proc/nothing-asked-for", "sys/class/net/eth0/mtu", "proc/20/stat"] {
         tree.put(unrelated, "");
-        assert_eq!(host.change(), Change::No, "{unrelated}");
+        assert_eq!(host.changed_since_start(), Change::No, "{unrelated}");
     }
     fs::remove_file(tree.at("proc/stat")).unwrap();
-    assert_eq!(host.change(), Change::No, "what has gone brings nothing new");
+    assert_eq!(host.changed_since_start(), Change::No, "what has gone brings nothing new");
     tree.put("proc/sys/net/netfilter/nf_conntrack_max", "1");
-    assert_eq!(host.change(), Change::Yes);
-    assert_eq!(tree.host().change(), Change::No);
+    assert_eq!(host.changed_since_start(), Change::Yes);
+    assert_eq!(tree.host().changed_since_start(), Change::No);
 }
 
 #[test]
@@ -1509,52 +1511,52 @@ fn a_change_is_seen_by_the_readers_of_every_class() {
         let tree = Tree::with(&[("proc/1/stat", "1 (init) S")]);
         let arguments = every_root(&tree);
         let roots = roots(&arguments).unwrap();
-        let view = View::find(&roots, Choice::Host).unwrap();
+        let view = View::find(&roots, ViewMode::Host).unwrap();
         let rows = TABLE.iter().filter(|row| row.class == class);
-        let shared = Shared::new(SharedCells::new().unwrap(), 0, 0);
+        let shared = SharedState::new(SharedCells::new().unwrap(), 0, 0);
         let mut host = Host::open(rows, &arguments, roots, view, shared);
-        host.roots.keep_for(class);
-        assert_eq!(host.change(), Change::No, "{class:?}");
-        // As a mount over it looks from outside.
+        host.roots.retain_class_roots(class);
+        assert_eq!(host.changed_since_start(), Change::No, "{class:?}");
+        // As if something was mounted over it.
         fs::rename(tree.at("sys"), tree.at("old")).unwrap();
         fs::create_dir(tree.at("sys")).unwrap();
-        assert_eq!(host.change(), Change::Yes, "{class:?}");
+        assert_eq!(host.changed_since_start(), Change::Yes, "{class:?}");
     }
 }
 
 #[test]
-fn a_root_that_was_replaced_is_a_change_and_one_that_is_away_is_none() {
+fn a_replaced_root_is_a_change_and_a_missing_one_is_not() {
     for root in ["proc", "sys"] {
         let tree = Tree::new();
         let host = tree.host();
         fs::rename(tree.at(root), tree.at("old")).unwrap();
-        assert_eq!(host.change(), Change::No, "a fresh reader of {root} could not start");
+        assert_eq!(host.changed_since_start(), Change::No, "a fresh reader of {root} could not start");
         fs::create_dir(tree.at(root)).unwrap();
-        assert_eq!(host.change(), Change::Yes, "{root}");
+        assert_eq!(host.changed_since_start(), Change::Yes, "{root}");
     }
 }
 
 #[test]
-fn pid_1_that_can_be_seen_is_a_change() {
+fn pid_1_becoming_visible_is_a_change() {
     let tree = Tree::new();
     let host = tree.host();
     tree.put("proc/1/stat", "1 (init) S");
-    assert_eq!(host.change(), Change::Yes);
-    assert_eq!(tree.host().change(), Change::No);
+    assert_eq!(host.changed_since_start(), Change::Yes);
+    assert_eq!(tree.host().changed_since_start(), Change::No);
 }
 
 #[test]
-fn a_directory_of_a_wildcard_may_always_hold_something_new() {
+fn a_directory_of_a_wildcard_may_always_have_changed() {
     let tree = Tree::new();
     let host = tree.host();
-    assert_eq!(host.change(), Change::No);
+    assert_eq!(host.changed_since_start(), Change::No);
     fs::create_dir_all(tree.at("proc/spl/kstat/zfs")).unwrap();
-    assert_eq!(host.change(), Change::Unknown);
-    assert_eq!(tree.host().change(), Change::Unknown, "a sealed reader cannot list it");
+    assert_eq!(host.changed_since_start(), Change::Unknown);
+    assert_eq!(tree.host().changed_since_start(), Change::Unknown, "a sandboxed reader cannot list it");
 }
 
-/// Puts a file in the place of one that is open, as the kernel's answer to it after its module has gone: EIO, which a read
-/// of this process' first page has as well.
+/// Replaces an open file by one whose reads fail with EIO, as after its module was unloaded: this process' memory, whose
+/// first page is not mapped.
 fn remove_from_kernel(host: &mut Host, name: &str) {
     let files = host.rows.iter_mut().flat_map(|row| &mut row.sources);
     let fixed = files.filter_map(|source| match &mut source.opened {
@@ -1565,7 +1567,7 @@ fn remove_from_kernel(host: &mut Host, name: &str) {
 }
 
 #[test]
-fn what_the_kernel_has_removed_is_absent_and_what_it_cannot_read_is_an_error() {
+fn a_file_that_the_kernel_removed_is_absent_and_one_that_fails_is_an_error() {
     for (query, path) in [
         (Query::Ipvs, "proc/1/net/ip_vs"),
         (Query::Conntrack, "proc/1/net/stat/nf_conntrack"),
@@ -1576,7 +1578,7 @@ fn what_the_kernel_has_removed_is_absent_and_what_it_cannot_read_is_an_error() {
         let tree = Tree::with(&[(path, "1\n")]);
         let mut host = tree.host();
         assert_eq!(read(&mut host, query).outcome, Outcome::Ok, "{path}");
-        assert!(host.change() != Change::Yes, "{path}");
+        assert!(host.changed_since_start() != Change::Yes, "{path}");
         remove_from_kernel(&mut host, path);
         let failed = read(&mut host, query);
         assert_eq!((failed.errno(path), failed.outcome), (Some(Errno::IO), Outcome::Absent), "{path}");
@@ -1584,16 +1586,16 @@ fn what_the_kernel_has_removed_is_absent_and_what_it_cannot_read_is_an_error() {
         fs::remove_file(tree.at(path)).unwrap();
         let removed = read(&mut host, query);
         assert_eq!((removed.errno(path), removed.outcome), (Some(Errno::NOENT), Outcome::Absent), "{path}");
-        // The next reader reports it as absent, and looks for it.
-        assert_eq!(host.change(), Change::Yes, "{path}");
-        assert_ne!(tree.host().change(), Change::Yes, "{path}");
+        // The next reader reports it as absent, and checks whether it appears.
+        assert_eq!(host.changed_since_start(), Change::Yes, "{path}");
+        assert_ne!(tree.host().changed_since_start(), Change::Yes, "{path}");
         tree.put(path, "2\n");
         assert_eq!(read(&mut tree.host(), query).text(path).unwrap(), "2\n", "{path}");
     }
 }
 
 #[test]
-fn what_a_namespace_has_of_its_own_is_read_in_the_hosts_alone() {
+fn files_of_a_namespace_are_read_only_in_the_hosts() {
     const COUNT: &str = "proc/sys/net/netfilter/nf_conntrack_count";
     let tree = Tree::with(&[
         (COUNT, "7\n"),
@@ -1606,44 +1608,47 @@ fn what_a_namespace_has_of_its_own_is_read_in_the_hosts_alone() {
         ("proc/sys/vm/swappiness", "60\n"),
     ]);
     let arguments = tree.arguments();
-    let all = View::find(&roots(&arguments).unwrap(), Choice::Host).unwrap();
-    let none = crate::view::Shared { net: false, mnt: false, ipc: false, pid: false, user: false };
-    let answers = |shared| {
+    let all = View::find(&roots(&arguments).unwrap(), ViewMode::Host).unwrap();
+    let none = crate::view::HostNamespaces { net: false, mnt: false, ipc: false, pid: false, user: false };
+    let answers = |host_namespaces| {
         let opened = roots(&arguments).unwrap();
-        let page = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
-        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { shared, ..all }, page);
+        let page = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { host_namespaces, ..all }, page);
         let queries = [Query::Conntrack, Query::NetSysctl, Query::NamespaceSysctl, Query::Sysctl];
         let answers = queries.map(|query| read(&mut host, query));
         (answers[0].text(COUNT), answers.map(|answer| answer.outcome), reason(&host, Query::NetSysctl))
     };
     use Outcome::{ContainerView, Ok};
-    assert_eq!(answers(all.shared), (Some("7\n".into()), [Ok; 4], None));
+    assert_eq!(answers(all.host_namespaces), (Some("7\n".into()), [Ok; 4], None));
     let (count, outcomes, reason) = answers(none);
     assert_eq!((count, outcomes), (None, [Ok, ContainerView, ContainerView, Ok]));
     assert!(reason.unwrap().contains("not known to be in the host's net namespace"));
-    // Of several namespaces each counts for itself.
-    let namespaced = |shared| {
+    // Sources of several namespaces: only those of the host's namespaces are read.
+    let namespaced = |host_namespaces| {
         let opened = roots(&arguments).unwrap();
-        let page = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
-        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { shared, ..all }, page);
+        let page = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { host_namespaces, ..all }, page);
         let answer = read(&mut host, Query::NamespaceSysctl);
         let files = ["kernel/pid_max", "kernel/sem", "user/max_user_namespaces"];
         (answer.outcome, files.map(|file| answer.text(&format!("proc/sys/{file}")).is_some()))
     };
-    assert_eq!(namespaced(all.shared), (Ok, [true; 3]));
-    assert_eq!(namespaced(crate::view::Shared { user: false, ..all.shared }), (Ok, [true, true, false]));
-    assert_eq!(namespaced(crate::view::Shared { user: true, ..none }), (Ok, [false, false, true]));
+    assert_eq!(namespaced(all.host_namespaces), (Ok, [true; 3]));
+    assert_eq!(
+        namespaced(crate::view::HostNamespaces { user: false, ..all.host_namespaces }),
+        (Ok, [true, true, false])
+    );
+    assert_eq!(namespaced(crate::view::HostNamespaces { user: true, ..none }), (Ok, [false, false, true]));
     assert_eq!(namespaced(none).0, ContainerView);
 
-    // Of two limits of processes one is the namespace's.
-    let limits = |shared| {
+    // One of the two limits of processes depends on the namespace.
+    let limits = |host_namespaces| {
         let opened = roots(&arguments).unwrap();
-        let page = Shared::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
-        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { shared, ..all }, page);
+        let page = SharedState::new(SharedCells::new().unwrap(), 0, CACHED_FILES);
+        let mut host = Host::open(TABLE.iter(), &arguments, opened, View { host_namespaces, ..all }, page);
         let answer = read(&mut host, Query::ProcessLimits);
         (answer.text("proc/sys/kernel/pid_max"), answer.text("proc/sys/kernel/threads-max"))
     };
     let threads = || Some("7801\n".to_owned());
-    assert_eq!(limits(all.shared), (Some("32768\n".into()), threads()));
-    assert_eq!(limits(crate::view::Shared { pid: false, ..all.shared }), (None, threads()));
+    assert_eq!(limits(all.host_namespaces), (Some("32768\n".into()), threads()));
+    assert_eq!(limits(crate::view::HostNamespaces { pid: false, ..all.host_namespaces }), (None, threads()));
 }

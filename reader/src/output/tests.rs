@@ -1,4 +1,4 @@
-//! What is encoded by hand is what the generated code would have written, in frames that a broker takes.
+//! The chunks are what the generated code would encode, in frames that the broker accepts.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::*;
 
-/// A frame: its kind, what it is about, its flags and its payload.
+/// A frame: its kind, query, flags and payload.
 type Frame = (Kind, u8, u8, Vec<u8>);
 
 /// A file in memory.
@@ -39,7 +39,7 @@ fn frames(mut file: File) -> Vec<Frame> {
     frames
 }
 
-/// What a client makes of a name, and of a text or a link.
+/// The decoded name and content of a file.
 fn name(bytes: &[u8]) -> Option<file::Name> {
     Some(match std::str::from_utf8(bytes) {
         Ok(path) => file::Name::Path(path.into()),
@@ -59,7 +59,7 @@ fn content(content: &Content<'_>) -> Option<file::Content> {
     })
 }
 
-/// Numbers of a file system, and what a client makes of them.
+/// A statfs(2), and its decoded message.
 fn file_system(numbers: Result<[u64; 5], Errno>, read_only: bool) -> (Result<StatFs, Errno>, v1::FileSystem) {
     let [blocks, blocks_free, blocks_available, files, files_free] = match numbers {
         Ok(numbers) => numbers,
@@ -68,12 +68,12 @@ fn file_system(numbers: Result<[u64; 5], Errno>, read_only: bool) -> (Result<Sta
             return (Err(numbers.unwrap_err()), v1::FileSystem { errno, ..Default::default() });
         }
     };
-    // The kernel's, since nothing else makes one.
+    // From the kernel, since a StatFs cannot be constructed.
     let mut statfs = rustix::fs::statfs("/").unwrap();
     (statfs.f_blocks, statfs.f_bfree, statfs.f_bavail) = (blocks, blocks_free, blocks_available);
     (statfs.f_files, statfs.f_ffree) = (files, files_free);
     (statfs.f_bsize, statfs.f_frsize) = (1 << 20, 4096);
-    // With flags that are not asked for.
+    // With flags that are not sent.
     statfs.f_flags = 0x1c | i64::from(read_only) as rustix::fs::FsWord;
     let block_size = 4096;
     let client = v1::FileSystem {
@@ -146,10 +146,10 @@ proptest! {
 }
 
 #[test]
-fn frames_wait_for_the_next_query_until_there_are_many() {
+fn frames_wait_for_the_next_query_until_there_are_many_bytes() {
     let file = memory();
     let mut out = Output::new(file.as_fd());
-    // However slow this machine is.
+    // Also if this machine is slow.
     out.flushed = Instant::now() + Duration::from_secs(600);
     let length = || file.metadata().unwrap().len() as usize;
     let query = |out: &mut Output<'_>, more| {
@@ -167,7 +167,7 @@ fn frames_wait_for_the_next_query_until_there_are_many() {
 }
 
 #[test]
-fn frames_wait_no_longer_than_a_moment() {
+fn frames_wait_at_most_the_write_interval() {
     let file = memory();
     let mut out = Output::new(file.as_fd());
     out.flushed = Instant::now() - WRITE_INTERVAL;
@@ -177,7 +177,7 @@ fn frames_wait_no_longer_than_a_moment() {
 }
 
 #[test]
-fn a_message_comes_behind_the_frames_that_wait() {
+fn a_message_follows_the_frames_that_wait() {
     let file = memory();
     let mut out = Output::new(file.as_fd());
     out.begin(Query::Stat);
@@ -190,7 +190,7 @@ fn a_message_comes_behind_the_frames_that_wait() {
 }
 
 #[test]
-fn time_that_the_broker_takes_is_not_spent_reading() {
+fn time_blocked_by_the_broker_is_not_reading_time() {
     let (mut broker, pipe) = std::io::pipe().unwrap();
     let mut out = Output::new(pipe.as_fd());
     let slow = std::thread::spawn(move || {
@@ -201,9 +201,9 @@ fn time_that_the_broker_takes_is_not_spent_reading() {
     // More than the pipe holds.
     (0..8).for_each(|_| out.file(b"proc/stat", Content::Text(&[b'x'; CHUNK_BYTES]), false).unwrap());
     out.flush().unwrap();
-    assert!(out.waited() >= Duration::from_millis(100), "{:?}", out.waited());
+    assert!(out.time_blocked() >= Duration::from_millis(100), "{:?}", out.time_blocked());
     out.begin(Query::Stat);
-    assert_eq!(out.waited(), Duration::ZERO);
+    assert_eq!(out.time_blocked(), Duration::ZERO);
     drop(pipe);
     slow.join().unwrap();
 }

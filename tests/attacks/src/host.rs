@@ -110,12 +110,12 @@ impl Host {
         open(&self.at(name), flags)
     }
 
-    /// Reads a file below /proc/<pid> of the neighbour.
+    /// Reads a file below `/proc/<pid>` of the neighbour.
     pub(crate) fn read_neighbours(&self, name: &str) -> i64 {
         read(&self.of_process(self.neighbour, name))
     }
 
-    /// Reads a file below /proc/<pid> of the other_uid_pid.
+    /// Reads a file below `/proc/<pid>` of the other_uid_pid.
     pub(crate) fn read_of_other_uid(&self, name: &str) -> i64 {
         read(&self.of_process(self.other_uid_pid, name))
     }

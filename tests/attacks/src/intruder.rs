@@ -49,7 +49,7 @@ pub fn prepare(find: fn(Host) -> Host) {
     HOSTILE.get_or_init(|| Hostile {
         without: variable("KEYHOLE_WITHOUT").unwrap_or_default().split(',').map(str::to_owned).collect(),
         without_row: variable("KEYHOLE_WITHOUT_ROW").and_then(without_row),
-        strike: attack().or_else(act),
+        intruder: attack().or_else(act),
     });
 }
 

@@ -56,8 +56,8 @@ const SOMETIMES_PROVOKED: &[(&str, &str)] = &[
     ("processes", "mremap: memory for a long list"),
     ("exporter", "futex: a wait for a lock of the C library"),
     ("exporter", "sched_yield: a channel's short wait for another thread"),
-    ("exporter", "newfstatat: a directory's size, as glibc before 2.39 asks it"),
-    ("exporter", "fstat: the same, as glibc asks it from 2.39 on"),
+    ("exporter", "newfstatat: a directory's size, with glibc before 2.39"),
+    ("exporter", "fstat: the same, with glibc 2.39 and newer"),
     ("exporter", "lseek: back to the start of a cached directory, before Linux 6.2"),
 ];
 

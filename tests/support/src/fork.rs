@@ -50,8 +50,8 @@ pub enum End {
 /// Killed by the filter: SIGSYS.
 pub const KILLED_BY_SECCOMP: End = End::Killed(libc::SIGSYS);
 
-/// The exit status of a child whose filter could not be installed.
-const SEAL_FAILED: i32 = 99;
+/// The exit status of a child that could not enter its sandbox.
+const NOT_IN_SANDBOX: i32 = 99;
 
 /// Forks; the child runs `act` and exits with what that returns. Only within [`in_own_process`].
 pub fn in_child(act: impl FnOnce() -> i32) -> End {
@@ -113,11 +113,11 @@ impl Call {
     }
 }
 
-/// How a process ends that makes one call after it is sealed.
-pub fn call_sealed(seal: &impl Fn() -> bool, call: Call) -> End {
+/// How a process ends that makes one call in a sandbox.
+pub fn call_in_sandbox(enter_sandbox: &impl Fn() -> bool, call: Call) -> End {
     in_child(|| {
-        if !seal() {
-            return SEAL_FAILED;
+        if !enter_sandbox() {
+            return NOT_IN_SANDBOX;
         }
         call.make();
         0
@@ -126,22 +126,26 @@ pub fn call_sealed(seal: &impl Fn() -> bool, call: Call) -> End {
 
 /// Whether the call returned, with whatever result.
 pub fn returned(end: End) -> bool {
-    matches!(end, End::Exited(status) if status != SEAL_FAILED)
+    matches!(end, End::Exited(status) if status != NOT_IN_SANDBOX)
 }
 
 /// Panics unless the filter kills for numbers that no kernel has, and for the machine's other system call interfaces.
-pub fn assert_other_interfaces_are_killed(process: &str, seal: &impl Fn() -> bool) {
+pub fn assert_other_interfaces_are_killed(process: &str, enter_sandbox: &impl Fn() -> bool) {
     for number in [471, 512, 1023, -1, i64::from(i32::MIN), i64::from(i32::MAX)] {
-        assert_eq!(call_sealed(seal, Call(number, [0; 6])), KILLED_BY_SECCOMP, "{process}: {number}");
+        assert_eq!(
+            call_in_sandbox(enter_sandbox, Call(number, [0; 6])),
+            KILLED_BY_SECCOMP,
+            "{process}: {number}"
+        );
     }
     // x32's numbers are those of x86_64 with a bit set; i386's are others, by another instruction.
     #[cfg(target_arch = "x86_64")]
     {
         let close = Call(0x4000_0000 | keyhole_os::seccomp::numbers::close, [u64::MAX; 6]);
-        assert_eq!(call_sealed(seal, close), KILLED_BY_SECCOMP, "{process}: x32");
+        assert_eq!(call_in_sandbox(enter_sandbox, close), KILLED_BY_SECCOMP, "{process}: x32");
         let end = in_child(|| {
-            if !seal() {
-                return SEAL_FAILED;
+            if !enter_sandbox() {
+                return NOT_IN_SANDBOX;
             }
             // SAFETY: i386's getpid, which is another call's number here; it takes nothing and changes nothing.
             unsafe {

@@ -1,11 +1,11 @@
-//! `query [COLLECTOR...]`: metrics as a table, as JSON, as the text format, or the kernel's own text; once or again and
-//! again, of the broker or of a saved capture.
+//! `query [COLLECTOR...]`: prints metrics as a table, JSON or the text format, or kernel text; once or repeatedly, from
+//! the broker or from a capture.
 
-mod choice;
-mod frame;
 mod json;
+mod options;
 mod rates;
 mod raw;
+mod result;
 pub(super) mod table;
 mod watch;
 
@@ -17,133 +17,141 @@ use keyhole_proto::v1::DescribeResponse;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-pub(super) use self::choice::{Choice, Format};
-pub(super) use self::frame::Frame;
+pub(super) use self::options::{Format, QueryOptions};
 use self::rates::Rates;
-use super::screen::{self, Screen, complain};
-use super::{Failure, Stops, runtime, socket};
+pub(super) use self::result::QueryResult;
+use super::flags::{FROM, SCRAPE_TIMEOUT};
+use super::terminal::{self, Terminal, print_error};
+use super::{Failure, StopSignals, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::capture;
-use crate::collector::tasks::processgroups::ProcessGroups;
+use crate::collector::Instance;
 use crate::options::Options;
 use crate::own::OwnSource;
 use crate::sandbox::{self, QUERY_SYSCALLS, SealOptions};
 use crate::snapshot::Snapshot;
 
-/// Shows what the flags and `names` choose.
+/// Runs `query` with the flags and the collectors `names`.
 pub(super) fn run(names: &[&str], options: Options) -> Result<(), Failure> {
-    let choice = Choice::new(names, &options)?;
-    match options.text("from") {
-        "" => runtime()?.block_on(of_broker(choice, &options)),
+    let query = QueryOptions::new(names, &options)?;
+    match &*FROM.get(&options) {
+        "" => runtime()?.block_on(query_broker(query, &options)),
         dir => {
-            let frame = of_capture(Path::new(dir), &choice, &options)?;
-            ended(&frame)
+            let result = query_capture(Path::new(dir), &query)?;
+            finish(&result)
         }
     }
 }
 
-/// Shows a saved capture, or any tree with `proc/` and `sys/`.
-pub(super) fn of_capture(dir: &Path, choice: &Choice, options: &Options) -> Result<Frame, Failure> {
-    if choice.interval.is_some() {
+/// Prints the metrics of a capture, or of any tree with `proc/` and `sys/`.
+pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryResult, Failure> {
+    if query.watch_interval.is_some() {
         return Err(Failure::Usage(
-            "--watch and --from exclude each other: what is saved does not change".into(),
+            "--watch and --from exclude each other: a capture does not change".into(),
         ));
     }
-    let screen = Screen::find();
-    let groups = ProcessGroups::new(options)?;
-    // What it is asked before the seal does not depend on the capture.
-    let own = OwnSource::new(options).with_process_groups(groups);
-    seal(&own, dir.into(), PathBuf::new())?;
+    let terminal = Terminal::detect();
+    // Read before the seal; it does not depend on the capture.
+    let own = OwnSource::from_process();
+    seal(&query.collectors, dir.into(), PathBuf::new())?;
     let saved = capture::read(dir).map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::PermissionDenied => {
-                "run it as the owner of the files: it gives up root's right to read them before it reads"
+                "run this as the owner of the files: it drops root's capabilities before it reads"
             }
-            _ => "give a capture or a tree with proc/",
+            _ => "pass a capture or a tree with proc/",
         };
         format!("cannot read {}: {error}; {advice}", dir.display())
     })?;
     let own = own.of_capture(saved.about).now();
-    let frame = Frame::new(choice, &saved.snapshot, options, &own, None);
-    screen::write(&frame.render(choice, screen, None))?;
-    Ok(frame)
+    let result = QueryResult::new(query, &saved.snapshot, &own, None);
+    terminal::write_stdout(&result.render(query, terminal, None))?;
+    Ok(result)
 }
 
-/// Says what is missing, and ends.
-fn ended(frame: &Frame) -> Result<(), Failure> {
-    frame.complain();
-    if frame.is_whole() { Ok(()) } else { Err(Failure::Partial) }
+/// Prints errors; returns the exit status.
+fn finish(result: &QueryResult) -> Result<(), Failure> {
+    result.print_errors();
+    if result.is_complete() { Ok(()) } else { Err(Failure::Partial) }
 }
 
-async fn of_broker(choice: Choice, options: &Options) -> Result<(), Failure> {
-    let screen = Screen::find();
-    let mut stops = Stops::listen()?;
+async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Failure> {
+    let terminal = Terminal::detect();
+    let mut signals = StopSignals::listen()?;
     let broker =
-        BrokerClient::by_hand(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
-    let broker = broker.keeping(Budget::new(options).answer);
-    let own = OwnSource::new(options).with_process_groups(ProcessGroups::new(options)?);
-    seal(&own, PathBuf::new(), broker.socket().into())?;
-    let asked = Asked { choice, options, broker, own, screen, description: OnceCell::new() };
-    match asked.choice.interval {
-        Some(interval) => watch::run(&asked, interval, &mut stops).await,
+        BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker = broker.with_max_response_bytes(Budget::new(options).response);
+    let own = OwnSource::from_process();
+    seal(&query.collectors, PathBuf::new(), broker.socket().into())?;
+    let broker_query = BrokerQuery {
+        query,
+        timeout: SCRAPE_TIMEOUT.get(options),
+        broker,
+        own,
+        terminal,
+        description: OnceCell::new(),
+    };
+    match broker_query.query.watch_interval {
+        Some(interval) => watch::run(&broker_query, interval, &mut signals).await,
         None => {
             let mut none = Rates::default();
-            let frame = tokio::select! {
-                frame = asked.frame(&mut none) => frame?,
-                stop = stops.next() => return Err(Failure::Stopped(stop)),
+            let result = tokio::select! {
+                result = broker_query.result(&mut none) => result?,
+                stop = signals.next() => return Err(Failure::Stopped(stop)),
             };
-            screen::write(&frame.render(&asked.choice, screen, None))?;
-            ended(&frame)
+            terminal::write_stdout(&result.render(&broker_query.query, terminal, None))?;
+            finish(&result)
         }
     }
 }
 
-/// Parsers see what others shaped: from here on there is nothing to be gained from them.
-fn seal(own: &OwnSource, saved: PathBuf, broker_socket: PathBuf) -> Result<(), Failure> {
-    let (mut readable, _) = own.text_directories();
-    if !saved.as_os_str().is_empty() {
-        readable.push(saved);
+/// Enters the sandbox before untrusted input is parsed.
+fn seal(collectors: &[Instance], capture_dir: PathBuf, broker_socket: PathBuf) -> Result<(), Failure> {
+    let directories = collectors.iter().flat_map(Instance::directories);
+    let mut readable: Vec<PathBuf> = directories.filter(|path| path.is_dir()).cloned().collect();
+    if !capture_dir.as_os_str().is_empty() {
+        readable.push(capture_dir);
     }
-    let layers = sandbox::seal(&SealOptions { readable, broker_socket, also: QUERY_SYSCALLS })?;
+    let layers = sandbox::seal(&SealOptions { readable, broker_socket, extra_syscalls: QUERY_SYSCALLS })?;
     for layer in layers.iter().filter(|layer| !layer.in_force) {
         tracing::debug!(layer = layer.name, detail = layer.detail, "sandbox layer MISSING");
     }
     Ok(())
 }
 
-/// What is asked of a broker, once or again.
-struct Asked<'o> {
-    choice: Choice,
-    options: &'o Options,
+/// A query to a broker, which may be repeated.
+struct BrokerQuery {
+    query: QueryOptions,
+    timeout: Duration,
     broker: BrokerClient,
     own: OwnSource,
-    screen: Screen,
-    /// What the broker said of itself, once a query was found that it does not answer.
+    terminal: Terminal,
+    /// The broker's description, requested once if a query was not answered.
     description: OnceCell<DescribeResponse>,
 }
 
-impl Asked<'_> {
-    /// Asks the broker, and makes of its answer what is to be shown.
-    async fn frame(&self, rates: &mut Rates) -> Result<Frame, String> {
-        let deadline = Instant::now() + self.options.duration("scrape.timeout").max(Duration::from_millis(1));
-        let mut snapshot = match &self.choice.queries[..] {
-            // What the exporter knows by itself (text files, the clock) needs no broker.
+impl BrokerQuery {
+    /// Reads from the broker and runs the collectors.
+    async fn result(&self, rates: &mut Rates) -> Result<QueryResult, String> {
+        let deadline = Instant::now() + self.timeout.max(Duration::from_millis(1));
+        let mut snapshot = match &self.query.queries[..] {
+            // Collectors of local data (textfiles, the clock) need no broker.
             [] => Snapshot::default(),
             queries => self.broker.read(queries, deadline).await.map_err(|error| error.to_string())?,
         };
-        if snapshot.needs_explanation() {
+        if snapshot.needs_reasons() {
             let describe = || self.broker.describe(deadline);
-            // Without it the outcome is shown all the same, and the reason is not.
+            // Without a description only the reasons are missing.
             if let Ok(description) = self.description.get_or_try_init(describe).await {
-                snapshot.explain(description);
+                snapshot.add_reasons(description);
             }
         }
-        Ok(Frame::new(&self.choice, &snapshot, self.options, &self.own.now(), Some(rates)))
+        Ok(QueryResult::new(&self.query, &snapshot, &self.own.now(), Some(rates)))
     }
 }
 
-/// Lines on standard error, each once.
-fn tell(lines: &[String]) {
-    lines.iter().for_each(|line| complain(line));
+/// Prints lines on standard error.
+fn print_lines(lines: &[String]) {
+    lines.iter().for_each(|line| print_error(line));
 }

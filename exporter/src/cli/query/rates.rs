@@ -1,4 +1,4 @@
-//! How fast counters rise, from one reading to the next.
+//! Rates of counters between two readings.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// The rate of each of `series` since the last reading, and these as the last reading from now on.
-    pub(super) fn of<'s>(
+    /// The rate per second of each series since the last reading; `series` becomes the last reading.
+    pub(super) fn update<'s>(
         &mut self,
         now: Instant,
         series: impl Iterator<Item = &'s Series<'s>>,
@@ -22,9 +22,13 @@ impl Rates {
         let elapsed = self.at.replace(now).map(|before| now.saturating_duration_since(before));
         let mut counters = HashMap::new();
         let mut rate = |series: &Series<'_>| {
-            let value = is_counter(series).then(|| series.value.parse::<f64>().ok())??;
-            counters.insert(series.key.to_string(), value);
-            rise(*self.counters.get(&*series.key)?, value, elapsed?)
+            if !is_counter(series) {
+                return None;
+            }
+            let (key, value) = (series.key(), series.value().as_f64());
+            let before = self.counters.get(&key).copied();
+            counters.insert(key, value);
+            rate_per_second(before?, value, elapsed?)
         };
         let rates = series.map(&mut rate).collect();
         self.counters = counters;
@@ -32,19 +36,19 @@ impl Rates {
     }
 }
 
-/// Counters, and what of a histogram or a summary only rises.
+/// Whether a series is a counter, or a part of a histogram or a summary that only increases.
 fn is_counter(series: &Series<'_>) -> bool {
-    match series.kind {
+    match series.kind() {
         Kind::Counter => true,
-        Kind::Histogram | Kind::Summary => series.name() != series.family,
+        Kind::Histogram | Kind::Summary => !series.suffix().is_empty(),
         Kind::Gauge | Kind::Untyped => false,
     }
 }
 
-/// By how much a second a counter rose. One that fell began anew at 0 in between, as Prometheus' rate() has it.
-fn rise(before: f64, now: f64, elapsed: Duration) -> Option<f64> {
-    let risen = if now >= before { now - before } else { now };
-    (elapsed > Duration::ZERO && risen.is_finite()).then(|| risen / elapsed.as_secs_f64())
+/// The rate per second of a counter. A counter that decreased was reset to 0, as in Prometheus' rate().
+fn rate_per_second(before: f64, now: f64, elapsed: Duration) -> Option<f64> {
+    let increase = if now >= before { now - before } else { now };
+    (elapsed > Duration::ZERO && increase.is_finite()).then(|| increase / elapsed.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -54,7 +58,7 @@ mod tests {
 
     fn exposition(kind: Kind, value: f64) -> Exposition {
         let mut out = Exposition::new();
-        // As from a text file, in which a counter may be anything.
+        // As in a textfile, where a counter may have any value.
         out.add_sample("x_total", "", "X.", kind, [("a", &b"1"[..])].into_iter(), Value::Float(value));
         out
     }
@@ -65,7 +69,7 @@ mod tests {
         for (second, value) in values.iter().enumerate() {
             let out = exposition(kind, *value);
             let series: Vec<_> = out.series().collect();
-            last = rates.of(start + Duration::from_secs(2 * second as u64), series.iter());
+            last = rates.update(start + Duration::from_secs(2 * second as u64), series.iter());
         }
         last
     }
@@ -78,14 +82,14 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_fell_began_anew() {
+    fn a_counter_that_decreased_was_reset() {
         assert_eq!(rates(Kind::Counter, &[500.0, 8.0]), [Some(4.0)]);
         assert_eq!(rates(Kind::Counter, &[f64::NAN, 8.0]), [Some(4.0)]);
         assert_eq!(rates(Kind::Counter, &[8.0, f64::INFINITY]), [None]);
     }
 
     #[test]
-    fn what_is_no_counter_has_no_rate() {
+    fn other_types_have_no_rate() {
         assert_eq!(rates(Kind::Gauge, &[1.0, 2.0]), [None]);
         assert_eq!(rates(Kind::Untyped, &[1.0, 2.0]), [None]);
     }

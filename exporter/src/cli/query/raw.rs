@@ -1,20 +1,20 @@
-//! `--output=raw`: what the kernel said, under the names of its files.
+//! `--output=raw`: kernel text by file name.
 
 use std::io::Write as _;
 
 use keyhole_policy::TABLE;
 
-use super::super::screen::harmless;
-use super::choice::Choice;
+use super::super::terminal::escape_controls;
+use super::options::QueryOptions;
 use crate::snapshot::{Content, FileSystem, Snapshot};
 use crate::text;
 
-/// Every file that the filter leaves, as head(1) shows several.
-pub(super) fn text(choice: &Choice, snapshot: &Snapshot) -> Vec<u8> {
+/// Every file that matches the filter, in the format of head(1).
+pub(super) fn text(query: &QueryOptions, snapshot: &Snapshot) -> Vec<u8> {
     let mut out = Vec::new();
-    for (path, content) in snapshot.files().filter(|(path, _)| choice.shows(path)) {
+    for (path, content) in snapshot.files().filter(|(path, _)| query.matches_filter(path)) {
         let name = text::printable(path);
-        let name = harmless(&name, false);
+        let name = escape_controls(&name, false);
         // Writing to a Vec cannot fail.
         let _ = match content {
             Content::Bytes { bytes, truncated } => {
@@ -27,14 +27,14 @@ pub(super) fn text(choice: &Choice, snapshot: &Snapshot) -> Vec<u8> {
                 Ok(())
             }
             Content::Link(target) => {
-                writeln!(out, "==> {name} <== link to {}", harmless(&text::printable(target), false))
+                writeln!(out, "==> {name} <== link to {}", escape_controls(&text::printable(target), false))
             }
             Content::Entries(count) => writeln!(out, "==> {name} <== {count} entries"),
             Content::Errno(errno) => writeln!(out, "==> {name} <== {}", errno_text(*errno)),
         };
     }
     for file_system in TABLE.iter().flat_map(|row| snapshot.file_systems(row.query)) {
-        if choice.shows(&file_system.path) {
+        if query.matches_filter(&file_system.path) {
             statfs(&mut out, file_system);
         }
     }
@@ -43,7 +43,7 @@ pub(super) fn text(choice: &Choice, snapshot: &Snapshot) -> Vec<u8> {
 
 fn statfs(out: &mut Vec<u8>, file_system: &FileSystem) {
     let name = text::printable(&file_system.path);
-    let name = harmless(&name, false);
+    let name = escape_controls(&name, false);
     let _ = match &file_system.numbers {
         Ok(n) => writeln!(
             out,

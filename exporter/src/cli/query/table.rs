@@ -1,16 +1,16 @@
-//! Aligned tables: columns as wide as their widest cell, the last one as it comes.
+//! Aligned tables: each column but the last is as wide as its widest cell.
 
-use super::super::screen::{Screen, Style, harmless};
+use super::super::terminal::{Style, Terminal, escape_controls};
 
 /// A column.
 #[derive(Debug, Clone, Copy)]
 pub(in super::super) struct Column {
     pub(in super::super) title: &'static str,
-    /// Numbers stand at the right.
+    /// Whether cells are aligned to the right, as numbers are.
     pub(in super::super) right: bool,
 }
 
-/// A cell, which shows nothing that a terminal would obey.
+/// A cell, with control characters escaped.
 #[derive(Debug, Clone)]
 pub(in super::super) struct Cell {
     text: String,
@@ -18,7 +18,7 @@ pub(in super::super) struct Cell {
     style: Style,
 }
 
-/// Rows under a head.
+/// Rows with optional titles.
 #[derive(Debug)]
 pub(in super::super) struct Table {
     columns: Vec<Column>,
@@ -27,7 +27,7 @@ pub(in super::super) struct Table {
 
 impl Cell {
     pub(in super::super) fn new(text: &str, style: Style) -> Self {
-        let text = harmless(text, false).into_owned();
+        let text = escape_controls(text, false).into_owned();
         Self { width: text.chars().count(), text, style }
     }
 
@@ -41,22 +41,27 @@ impl Table {
         Self { columns: columns.to_vec(), rows: Vec::new() }
     }
 
-    /// Adds a row; a cell that is missing at its end is empty.
+    /// Adds a row; missing cells at its end are empty.
     pub(in super::super) fn row(&mut self, cells: Vec<Cell>) {
         self.rows.push(cells);
     }
 
-    /// The lines, without line feeds, each at most `width` wide; the first is the head, when there is one.
-    pub(in super::super) fn lines(&self, screen: Screen, head: bool, width: Option<usize>) -> Vec<String> {
+    /// The lines, without line feeds, each at most `width` wide; with `head` the first has the titles.
+    pub(in super::super) fn lines(
+        &self,
+        terminal: Terminal,
+        head: bool,
+        width: Option<usize>,
+    ) -> Vec<String> {
         let titles: Vec<Cell> = self.columns.iter().map(|c| Cell::new(c.title, Style::Bold)).collect();
         let rows = || head.then_some(&titles).into_iter().chain(&self.rows);
         let widths: Vec<usize> = (0..self.columns.len())
             .map(|at| rows().filter_map(|row| row.get(at)).map(|cell| cell.width).max().unwrap_or(0))
             .collect();
-        rows().map(|row| self.line(row, &widths, screen, width.unwrap_or(usize::MAX))).collect()
+        rows().map(|row| self.line(row, &widths, terminal, width.unwrap_or(usize::MAX))).collect()
     }
 
-    fn line(&self, row: &[Cell], widths: &[usize], screen: Screen, mut room: usize) -> String {
+    fn line(&self, row: &[Cell], widths: &[usize], terminal: Terminal, mut room: usize) -> String {
         let mut line = String::new();
         let last = row.iter().rposition(|cell| cell.width > 0).unwrap_or(0);
         for (at, (cell, column)) in row.iter().zip(&self.columns).enumerate().take(last + 1) {
@@ -66,7 +71,7 @@ impl Table {
             let after = if column.right || at == last { 0 } else { fill };
             let text: String = cell.text.chars().take(room.saturating_sub(before)).collect();
             push_spaces(&mut line, before, &mut room);
-            line.push_str(&screen.paint(cell.style, &text));
+            line.push_str(&terminal.styled(cell.style, &text));
             room = room.saturating_sub(cell.width);
             push_spaces(&mut line, after, &mut room);
         }
@@ -84,7 +89,7 @@ fn push_spaces(line: &mut String, spaces: usize, room: &mut usize) {
 mod tests {
     use super::*;
 
-    const PLAIN: Screen = Screen { terminal: true, colours: false };
+    const PLAIN: Terminal = Terminal { is_terminal: true, colors: false };
 
     fn table() -> Table {
         let column = |title, right| Column { title, right };
@@ -96,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_aligned_and_no_line_ends_in_spaces() {
+    fn columns_are_aligned_without_trailing_spaces() {
         let lines = table().lines(PLAIN, true, None);
         assert_eq!(
             lines,
@@ -110,12 +115,12 @@ mod tests {
     }
 
     #[test]
-    fn a_narrow_terminal_cuts_lines_and_not_their_colours() {
+    fn a_narrow_terminal_cuts_lines_but_not_escape_sequences() {
         for width in 0..60 {
             let lines = table().lines(PLAIN, true, Some(width));
             assert!(lines.iter().all(|line| line.chars().count() <= width), "{width}: {lines:?}");
         }
-        let colours = Screen { colours: true, ..PLAIN };
-        assert_eq!(table().lines(colours, true, Some(3))[0], "\x1b[1mMET\x1b[0m");
+        let colors = Terminal { colors: true, ..PLAIN };
+        assert_eq!(table().lines(colors, true, Some(3))[0], "\x1b[1mMET\x1b[0m");
     }
 }

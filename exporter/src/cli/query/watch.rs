@@ -1,83 +1,91 @@
-//! `--watch`: the same again and again, with rates. On a terminal each reading takes the place of the last.
+//! `--watch`: repeats the query and shows rates. On a terminal each reading replaces the last.
 
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::super::screen::{self, Style, complain, harmless};
-use super::super::{Failure, Stops};
-use super::Asked;
-use super::choice::Format;
-use super::frame::Frame;
+use super::super::terminal::{self, Style, escape_controls, print_error};
+use super::super::{Failure, StopSignals};
+use super::BrokerQuery;
+use super::options::Format;
 use super::rates::Rates;
+use super::result::QueryResult;
 
-/// Shows reading after reading, until the count is reached or a signal says so, which is the usual end and no failure.
-/// A broker that goes away after the first reading is waited for.
-pub(super) async fn run(asked: &Asked<'_>, every: Duration, stops: &mut Stops) -> Result<(), Failure> {
+/// Shows readings until the count is reached or a signal arrives, which is no failure. If the broker fails after the
+/// first reading, the next readings retry.
+pub(super) async fn run(
+    broker_query: &BrokerQuery,
+    every: Duration,
+    signals: &mut StopSignals,
+) -> Result<(), Failure> {
     let mut rates = Rates::default();
     let mut clock = interval(every);
     clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shown = 0u64;
-    let mut whole = true;
+    let mut is_complete = true;
     loop {
-        let frame = tokio::select! {
-            frame = async { clock.tick().await; asked.frame(&mut rates).await } => frame,
-            _ = stops.next() => break,
+        let result = tokio::select! {
+            result = async { clock.tick().await; broker_query.result(&mut rates).await } => result,
+            _ = signals.next() => break,
         };
-        match frame {
-            Ok(frame) => {
-                whole = frame.is_whole();
-                if !show(asked, &frame, shown, every)? {
+        match result {
+            Ok(result) => {
+                is_complete = result.is_complete();
+                if !show(broker_query, &result, shown, every)? {
                     return Ok(());
                 }
             }
             Err(error) if shown == 0 => return Err(error.into()),
             Err(error) => {
-                whole = false;
-                complain(&error);
+                is_complete = false;
+                print_error(&error);
             }
         }
         shown += 1;
-        if asked.choice.count.is_some_and(|count| shown >= count) {
+        if broker_query.query.count.is_some_and(|count| shown >= count) {
             break;
         }
     }
-    if whole { Ok(()) } else { Err(Failure::Partial) }
+    if is_complete { Ok(()) } else { Err(Failure::Partial) }
 }
 
-/// Shows a reading; whether anybody looks.
-fn show(asked: &Asked<'_>, frame: &Frame, shown: u64, every: Duration) -> Result<bool, Failure> {
-    let (choice, screen) = (&asked.choice, asked.screen);
-    let size = screen.size().filter(|_| choice.format == Format::Table);
+/// Shows a reading. Returns false if nobody reads standard output any more.
+fn show(
+    broker_query: &BrokerQuery,
+    result: &QueryResult,
+    shown: u64,
+    every: Duration,
+) -> Result<bool, Failure> {
+    let (query, terminal) = (&broker_query.query, broker_query.terminal);
+    let size = terminal.size().filter(|_| query.format == Format::Table);
     let Some((columns, rows)) = size else {
-        let mut text = frame.render(choice, screen, None);
-        // JSON has a line a reading; the others are kept apart by an empty one.
-        if shown > 0 && choice.format != Format::Json {
+        let mut text = result.render(query, terminal, None);
+        // JSON has one line per reading; other readings are separated by an empty line.
+        if shown > 0 && query.format != Format::Json {
             text.insert(0, b'\n');
         }
-        let read = screen::write(&text)?;
-        frame.complain();
+        let read = terminal::write_stdout(&text)?;
+        result.print_errors();
         return Ok(read);
     };
     let seconds = every.as_secs_f64();
     let more = if shown == 0 { "; rates from the next reading on" } else { "" };
-    let node = frame.node_name.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
+    let node = result.node_name.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
     let status =
-        harmless(&format!("{node}every {seconds} s, reading {}{more}; Ctrl-C ends", shown + 1), false)
+        escape_controls(&format!("{node}every {seconds} s, reading {}{more}; Ctrl-C ends", shown + 1), false)
             .chars()
             .take(columns)
             .collect::<String>();
-    let text = frame.render(choice, screen, Some((columns, rows.saturating_sub(2))));
-    // One row is the status, and one is where the cursor stands at the end.
-    // Home, each line up to its end, and nothing below: no flicker.
-    let mut whole = if shown == 0 { "\x1b[2J\x1b[H" } else { "\x1b[H" }.to_owned();
-    whole.push_str(&screen.paint(Style::Dim, &status));
+    let text = result.render(query, terminal, Some((columns, rows.saturating_sub(2))));
+    // One row is the status, one is for the cursor at the end. The screen is overwritten line by line: no flicker.
+    let mut screen = if shown == 0 { "\x1b[2J\x1b[H" } else { "\x1b[H" }.to_owned();
+    screen.push_str(&terminal.styled(Style::Dim, &status));
     for line in String::from_utf8_lossy(&text).lines() {
-        whole.push_str("\x1b[K\n");
-        whole.push_str(line);
+        screen.push_str("\x1b[K\n");
+        screen.push_str(line);
     }
-    whole.push_str("\x1b[K\n\x1b[J");
-    let read = screen::write(whole.as_bytes())?;
-    frame.complain();
+    screen.push_str("\x1b[K\n\x1b[J");
+    let read = terminal::write_stdout(screen.as_bytes())?;
+    result.print_errors();
     Ok(read)
 }

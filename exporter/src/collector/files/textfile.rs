@@ -2,7 +2,7 @@
 //!
 //! A file that is not in the format is refused as a whole, and takes nothing from the others. Of one that is, lines
 //! that no exposition may have are left out. Files may add series to one family; a family whose type or help text
-//! differs from the first file's is left out, and so is one that tells of the scrape itself. Whatever is left out is
+//! differs from the first file's is left out, and so is one about the scrape itself. What is left out is
 //! named with its file, its line and the reason.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
@@ -12,11 +12,13 @@ mod parse;
 use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
+use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Value, written_labels};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source, Value, written_labels};
+use crate::options::{Options, TypedFlag};
+use crate::text_files::{self, TextFile};
 use parse::{Labels, Parsed, Sample};
 
 pub const COLLECTOR: Collector = Collector {
@@ -25,21 +27,20 @@ pub const COLLECTOR: Collector = Collector {
     help: "Metrics of *.prom files.",
     queries: &[],
     optional: &[],
-    flags: &[Flag {
-        name: "collector.textfile.directory",
-        kind: FlagKind::Texts,
-        help: "Directory with *.prom files, repeatable; * and ? are wildcards.",
-    }],
-    families: &[MTIME, ERROR, READ],
-    collect,
+    flags: &[DIRECTORY.row],
+    families: || vec![MTIME, ERROR, READ],
+    new: |options| Ok(Box::new(Textfile::new(options))),
 };
+
+const DIRECTORY: TypedFlag<Vec<String>> =
+    TypedFlag::texts("collector.textfile.directory", "Directory with *.prom files; * and ? are wildcards.");
 
 const MTIME: Family = Family {
     name: "node_textfile_mtime_seconds",
     help: "When a text file was last changed, in seconds since the epoch.",
     kind: Kind::Gauge,
     labels: &["file"],
-    source: "*.prom",
+    source: Source::Exporter("*.prom"),
 };
 const ERROR: Family = Family {
     name: "node_textfile_scrape_error",
@@ -47,23 +48,48 @@ const ERROR: Family = Family {
     labels: &[],
     ..MTIME
 };
-/// Stands for whatever the files hold.
-const READ: Family = Family {
-    name: "<NAME>",
-    help: "Whatever a text file says of it.",
-    kind: Kind::Untyped,
-    labels: &[],
-    ..MTIME
-};
+/// Stands for the families of the files.
+const READ: Family =
+    Family { name: "<NAME>", help: "The help text of the file.", kind: Kind::Untyped, labels: &[], ..MTIME };
 
 /// The most lines that all files may have together: what a line holds takes many times its room.
 const LINES: usize = 200_000;
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+/// The values of the flags.
+#[derive(Debug)]
+struct Textfile {
+    /// Looked up once: the sandbox leaves these readable, and no others.
+    directories: Vec<PathBuf>,
+}
+
+impl Textfile {
+    fn new(options: &Options) -> Self {
+        Self { directories: text_files::directories(&DIRECTORY.get(options)) }
+    }
+}
+
+impl Collect for Textfile {
+    fn collect(&self, _: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        collect(&text_files::read(&self.directories), out);
+        Ok(())
+    }
+
+    fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
+    /// A family of the host's takes precedence over one of the same name in a text file.
+    fn is_last(&self) -> bool {
+        true
+    }
+}
+
+/// Adds the metrics of the files.
+pub fn collect(files: &[TextFile], out: &mut Exposition) {
     let mut error = false;
     let mut room = LINES;
     let mut families = Vec::new();
-    for file in &context.own.text_files {
+    for file in files {
         let path = file.path.as_str();
         let parsed = match &file.content {
             Ok(text) => take_lines(text, &mut room).and_then(|()| {
@@ -135,7 +161,6 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         let help = family.help.clone().or_else(read_from).unwrap_or_default();
         add(path, family, kind, &help, &mut series, out);
     }
-    Ok(())
 }
 
 /// The names that a family's samples may have.
@@ -181,7 +206,7 @@ fn take_lines(text: &[u8], room: &mut usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a family tells of the scrape itself: a file must not speak for that.
+/// Whether a family is about the scrape itself: a file must not contain those.
 fn is_own(name: &str) -> bool {
     name == ERROR.name
         || name == MTIME.name
@@ -222,7 +247,7 @@ fn add(path: &str, family: &Parsed, kind: Kind, help: &str, series: &mut Series,
     }
 }
 
-/// The buckets `+Inf` that a histogram's writer left out: each holds as many as the count says.
+/// The buckets `+Inf` that a histogram's writer left out: each has the value of the count.
 fn last_buckets(samples: &[Sample]) -> Vec<Sample> {
     let infinite =
         |sample: &&Sample| sample.labels.iter().any(|(name, value)| name == "le" && value == "+Inf");
@@ -247,33 +272,37 @@ mod tests {
 
     use super::*;
     use crate::collector::testing::{collect_snapshot, own};
-    use crate::collector::{Own, TextFile};
     use crate::snapshot::Snapshot;
 
-    fn own_files(files: &[(&str, &str)]) -> Own {
+    fn text_files(files: &[(&str, &str)]) -> Vec<TextFile> {
         let file = |(path, text): &(&str, &str)| TextFile {
             path: (*path).into(),
             modified: UNIX_EPOCH + Duration::from_millis(5700),
             content: Ok(text.as_bytes().to_vec()),
         };
-        Own { text_files: files.iter().map(file).collect(), ..own() }
+        files.iter().map(file).collect()
     }
 
     fn collect(files: &[(&str, &str)]) -> String {
-        collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &own_files(files)).unwrap()
+        let mut out = Exposition::new();
+        super::collect(&text_files(files), &mut out);
+        let text = out.to_text();
+        text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
     }
 
     /// What is left out of the files, in words.
     fn left_out(files: &[(&str, &str)]) -> Vec<String> {
-        let own = own_files(files);
-        let options = crate::options::Options::defaults(&[]);
-        let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
         let mut out = Exposition::new();
-        let load =
-            Family { name: "node_load1", help: "Load.", kind: Kind::Gauge, labels: &["z", "a"], source: "" };
+        let load = Family {
+            name: "node_load1",
+            help: "Load.",
+            kind: Kind::Gauge,
+            labels: &["z", "a"],
+            source: Source::Exporter(""),
+        };
         out.add(&load, &[b"1", b"2"], 1u64);
         out.begin(usize::MAX);
-        super::collect(&context, &mut out).unwrap();
+        super::collect(&text_files(files), &mut out);
         let counters = out.end();
         assert_eq!(counters.skipped, counters.skipped_items.len());
         let mut text = Vec::new();
@@ -388,9 +417,8 @@ mod tests {
 
     #[test]
     fn an_unreadable_directory_is_an_error() {
-        let mut own = own_files(&[("/d", "")]);
-        own.text_files[0].content = Err("No such file or directory".into());
-        let text = collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &own).unwrap();
+        let flags = ["--collector.textfile.directory=/proc/none"];
+        let text = collect_snapshot(&COLLECTOR, &Snapshot::default(), &flags, &own()).unwrap();
         assert_eq!(text, "node_textfile_scrape_error 1\n");
     }
 
@@ -427,12 +455,9 @@ mod tests {
 
     #[test]
     fn the_error_is_told_even_when_the_files_reach_the_limit_of_series() {
-        let own = own_files(&[("a", "m 1\nn 2\n"), ("b", "broken")]);
-        let options = crate::options::Options::defaults(&[]);
-        let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
         let mut out = Exposition::new();
         out.begin(2);
-        super::collect(&context, &mut out).unwrap();
+        super::collect(&text_files(&[("a", "m 1\nn 2\n"), ("b", "broken")]), &mut out);
         assert!(out.to_text().contains("node_textfile_scrape_error 1\n"), "{}", out.to_text());
     }
 
@@ -447,11 +472,8 @@ mod tests {
 
     #[test]
     fn a_family_without_a_help_text_names_its_files() {
-        let own = own_files(&[("a", "m{x=\"1\"} 1\n"), ("b", "m{x=\"2\"} 2\n")]);
         let mut out = Exposition::new();
-        let options = crate::options::Options::defaults(&[]);
-        let context = Context { snapshot: &Snapshot::default(), options: &options, own: &own };
-        super::collect(&context, &mut out).unwrap();
+        super::collect(&text_files(&[("a", "m{x=\"1\"} 1\n"), ("b", "m{x=\"2\"} 2\n")]), &mut out);
         assert_eq!(out.help("m"), Some("Read from a, b."));
     }
 }

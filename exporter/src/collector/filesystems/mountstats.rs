@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -19,98 +19,110 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::MountStats],
     optional: &[Query::Mounts],
     flags: &[],
-    families: &FAMILIES,
-    collect,
+    families,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/1/mountstats";
 const MOUNTS: &str = "proc/1/mountinfo";
 
-const MOUNT: Family = Family {
-    name: "",
-    help: "",
-    kind: Kind::Counter,
-    labels: &["export", "mountaddr", "protocol"],
-    source: PATH,
-};
-const OPERATION: Family = Family { labels: &["export", "mountaddr", "operation", "protocol"], ..MOUNT };
-const TRANSPORT: Family = Family { labels: &["export", "mountaddr", "protocol", "transport"], ..MOUNT };
-const TRANSPORT_GAUGE: Family = Family { kind: Kind::Gauge, ..TRANSPORT };
 const MOUNTPOINT: Family = Family {
     name: "node_mountstats_nfs_mountpoint_info",
     help: "Where the export is mounted; always 1.",
     kind: Kind::Gauge,
     labels: &["export", "mountaddr", "mountpoint", "protocol"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
 /// Numbers of a mount: label of the line, column after it, family.
 #[rustfmt::skip]
-const NUMBERS: [(&[u8], usize, Family); 35] = [
-    (b"age:",     0, Family { name: "node_mountstats_nfs_age_seconds_total",                help: "Time since the file system was mounted.", ..MOUNT }),
-    (b"bytes:",   0, Family { name: "node_mountstats_nfs_read_bytes_total",                 help: "Bytes that programs read by read().", ..MOUNT }),
-    (b"bytes:",   1, Family { name: "node_mountstats_nfs_write_bytes_total",                help: "Bytes that programs wrote by write().", ..MOUNT }),
-    (b"bytes:",   2, Family { name: "node_mountstats_nfs_direct_read_bytes_total",          help: "Bytes that programs read past the page cache.", ..MOUNT }),
-    (b"bytes:",   3, Family { name: "node_mountstats_nfs_direct_write_bytes_total",         help: "Bytes that programs wrote past the page cache.", ..MOUNT }),
-    (b"bytes:",   4, Family { name: "node_mountstats_nfs_total_read_bytes_total",           help: "Bytes read from the server.", ..MOUNT }),
-    (b"bytes:",   5, Family { name: "node_mountstats_nfs_total_write_bytes_total",          help: "Bytes written to the server.", ..MOUNT }),
-    (b"bytes:",   6, Family { name: "node_mountstats_nfs_read_pages_total",                 help: "Pages read from the server.", ..MOUNT }),
-    (b"bytes:",   7, Family { name: "node_mountstats_nfs_write_pages_total",                help: "Pages written to the server.", ..MOUNT }),
-    (b"events:",  0, Family { name: "node_mountstats_nfs_event_inode_revalidate_total",     help: "Times that cached attributes of an inode were checked with the server.", ..MOUNT }),
-    (b"events:",  1, Family { name: "node_mountstats_nfs_event_dnode_revalidate_total",     help: "Times that cached entries of a directory were checked with the server.", ..MOUNT }),
-    (b"events:",  2, Family { name: "node_mountstats_nfs_event_data_invalidate_total",      help: "Times that cached data of an inode was dropped.", ..MOUNT }),
-    (b"events:",  3, Family { name: "node_mountstats_nfs_event_attribute_invalidate_total", help: "Times that cached attributes of an inode were dropped.", ..MOUNT }),
-    (b"events:",  4, Family { name: "node_mountstats_nfs_event_vfs_open_total",             help: "Files and directories opened.", ..MOUNT }),
-    (b"events:",  5, Family { name: "node_mountstats_nfs_event_vfs_lookup_total",           help: "Names looked up in directories.", ..MOUNT }),
-    (b"events:",  6, Family { name: "node_mountstats_nfs_event_vfs_access_total",           help: "Permissions checked.", ..MOUNT }),
-    (b"events:",  7, Family { name: "node_mountstats_nfs_event_vfs_update_page_total",      help: "Pages changed, and perhaps to be written.", ..MOUNT }),
-    (b"events:",  8, Family { name: "node_mountstats_nfs_event_vfs_read_page_total",        help: "Pages read one by one.", ..MOUNT }),
-    (b"events:",  9, Family { name: "node_mountstats_nfs_event_vfs_read_pages_total",       help: "Groups of pages read.", ..MOUNT }),
-    (b"events:", 10, Family { name: "node_mountstats_nfs_event_vfs_write_page_total",       help: "Pages written one by one.", ..MOUNT }),
-    (b"events:", 11, Family { name: "node_mountstats_nfs_event_vfs_write_pages_total",      help: "Groups of pages written.", ..MOUNT }),
-    (b"events:", 12, Family { name: "node_mountstats_nfs_event_vfs_getdents_total",         help: "Times that entries of a directory were read.", ..MOUNT }),
-    (b"events:", 13, Family { name: "node_mountstats_nfs_event_vfs_setattr_total",          help: "Times that attributes were set.", ..MOUNT }),
-    (b"events:", 14, Family { name: "node_mountstats_nfs_event_vfs_flush_total",            help: "Times that pending writes were asked to be sent to the server.", ..MOUNT }),
-    (b"events:", 15, Family { name: "node_mountstats_nfs_event_vfs_fsync_total",            help: "Times that a file or directory was asked to be synchronised.", ..MOUNT }),
-    (b"events:", 16, Family { name: "node_mountstats_nfs_event_vfs_lock_total",             help: "Locks of files asked for.", ..MOUNT }),
-    (b"events:", 17, Family { name: "node_mountstats_nfs_event_vfs_file_release_total",     help: "Files closed and let go.", ..MOUNT }),
-    (b"events:", 19, Family { name: "node_mountstats_nfs_event_truncation_total",           help: "Times that a file was truncated.", ..MOUNT }),
-    (b"events:", 20, Family { name: "node_mountstats_nfs_event_write_extension_total",      help: "Times that a file grew by writing behind its end.", ..MOUNT }),
-    (b"events:", 21, Family { name: "node_mountstats_nfs_event_silly_rename_total",         help: "Times that a file was removed while it was open, and renamed instead.", ..MOUNT }),
-    (b"events:", 22, Family { name: "node_mountstats_nfs_event_short_read_total",           help: "Times that the server gave less data than was asked for.", ..MOUNT }),
-    (b"events:", 23, Family { name: "node_mountstats_nfs_event_short_write_total",          help: "Times that the server took less data than it was given.", ..MOUNT }),
-    (b"events:", 24, Family { name: "node_mountstats_nfs_event_jukebox_delay_total",        help: "Times that the server said that the data is on slow storage.", ..MOUNT }),
-    (b"events:", 25, Family { name: "node_mountstats_nfs_event_pnfs_read_total",            help: "Reads by pNFS.", ..MOUNT }),
-    (b"events:", 26, Family { name: "node_mountstats_nfs_event_pnfs_write_total",           help: "Writes by pNFS.", ..MOUNT }),
+const NUMBERS: [Number; 35] = [
+    number(b"age:",    0,  "node_mountstats_nfs_age_seconds_total",                "Time since the file system was mounted."),
+    number(b"bytes:",  0,  "node_mountstats_nfs_read_bytes_total",                 "Bytes that programs read by read()."),
+    number(b"bytes:",  1,  "node_mountstats_nfs_write_bytes_total",                "Bytes that programs wrote by write()."),
+    number(b"bytes:",  2,  "node_mountstats_nfs_direct_read_bytes_total",          "Bytes that programs read past the page cache."),
+    number(b"bytes:",  3,  "node_mountstats_nfs_direct_write_bytes_total",         "Bytes that programs wrote past the page cache."),
+    number(b"bytes:",  4,  "node_mountstats_nfs_total_read_bytes_total",           "Bytes read from the server."),
+    number(b"bytes:",  5,  "node_mountstats_nfs_total_write_bytes_total",          "Bytes written to the server."),
+    number(b"bytes:",  6,  "node_mountstats_nfs_read_pages_total",                 "Pages read from the server."),
+    number(b"bytes:",  7,  "node_mountstats_nfs_write_pages_total",                "Pages written to the server."),
+    number(b"events:", 0,  "node_mountstats_nfs_event_inode_revalidate_total",     "Times that cached attributes of an inode were checked with the server."),
+    number(b"events:", 1,  "node_mountstats_nfs_event_dnode_revalidate_total",     "Times that cached entries of a directory were checked with the server."),
+    number(b"events:", 2,  "node_mountstats_nfs_event_data_invalidate_total",      "Times that cached data of an inode was dropped."),
+    number(b"events:", 3,  "node_mountstats_nfs_event_attribute_invalidate_total", "Times that cached attributes of an inode were dropped."),
+    number(b"events:", 4,  "node_mountstats_nfs_event_vfs_open_total",             "Files and directories opened."),
+    number(b"events:", 5,  "node_mountstats_nfs_event_vfs_lookup_total",           "Names looked up in directories."),
+    number(b"events:", 6,  "node_mountstats_nfs_event_vfs_access_total",           "Permissions checked."),
+    number(b"events:", 7,  "node_mountstats_nfs_event_vfs_update_page_total",      "Pages changed, and perhaps to be written."),
+    number(b"events:", 8,  "node_mountstats_nfs_event_vfs_read_page_total",        "Pages read one by one."),
+    number(b"events:", 9,  "node_mountstats_nfs_event_vfs_read_pages_total",       "Groups of pages read."),
+    number(b"events:", 10, "node_mountstats_nfs_event_vfs_write_page_total",       "Pages written one by one."),
+    number(b"events:", 11, "node_mountstats_nfs_event_vfs_write_pages_total",      "Groups of pages written."),
+    number(b"events:", 12, "node_mountstats_nfs_event_vfs_getdents_total",         "Times that entries of a directory were read."),
+    number(b"events:", 13, "node_mountstats_nfs_event_vfs_setattr_total",          "Times that attributes were set."),
+    number(b"events:", 14, "node_mountstats_nfs_event_vfs_flush_total",            "Times that pending writes were asked to be sent to the server."),
+    number(b"events:", 15, "node_mountstats_nfs_event_vfs_fsync_total",            "Times that a file or directory was asked to be synchronised."),
+    number(b"events:", 16, "node_mountstats_nfs_event_vfs_lock_total",             "Locks of files asked for."),
+    number(b"events:", 17, "node_mountstats_nfs_event_vfs_file_release_total",     "Files closed and let go."),
+    number(b"events:", 19, "node_mountstats_nfs_event_truncation_total",           "Times that a file was truncated."),
+    number(b"events:", 20, "node_mountstats_nfs_event_write_extension_total",      "Times that a file grew by writing behind its end."),
+    number(b"events:", 21, "node_mountstats_nfs_event_silly_rename_total",         "Times that a file was removed while it was open, and renamed instead."),
+    number(b"events:", 22, "node_mountstats_nfs_event_short_read_total",           "Times that the server gave less data than was asked for."),
+    number(b"events:", 23, "node_mountstats_nfs_event_short_write_total",          "Times that the server took less data than it was given."),
+    number(b"events:", 24, "node_mountstats_nfs_event_jukebox_delay_total",        "Times that the server reported that the data is on slow storage."),
+    number(b"events:", 25, "node_mountstats_nfs_event_pnfs_read_total",            "Reads by pNFS."),
+    number(b"events:", 26, "node_mountstats_nfs_event_pnfs_write_total",           "Writes by pNFS."),
 ];
 
-/// Numbers of an operation: column, how many of them make one, family.
+type Number = (&'static [u8], usize, Family);
+
+const fn number(line: &'static [u8], column: usize, name: &'static str, help: &'static str) -> Number {
+    let labels = &["export", "mountaddr", "protocol"];
+    (line, column, Family::counter(name, help, labels, Source::File(PATH)))
+}
+
+/// Numbers of an operation: column, what the number is divided by, family.
 #[rustfmt::skip]
-const OPERATIONS: [(usize, f64, Family); 8] = [
-    (0, 1.0, Family { name: "node_mountstats_nfs_operations_requests_total",               help: "Requests of the operation.", ..OPERATION }),
-    (1, 1.0, Family { name: "node_mountstats_nfs_operations_transmissions_total",          help: "Times that requests of the operation were sent.", ..OPERATION }),
-    (2, 1.0, Family { name: "node_mountstats_nfs_operations_major_timeouts_total",         help: "Times that a request of the operation timed out for good.", ..OPERATION }),
-    (3, 1.0, Family { name: "node_mountstats_nfs_operations_sent_bytes_total",             help: "Bytes sent for the operation.", ..OPERATION }),
-    (4, 1.0, Family { name: "node_mountstats_nfs_operations_received_bytes_total",         help: "Bytes received for the operation.", ..OPERATION }),
-    (5, 1e3, Family { name: "node_mountstats_nfs_operations_queue_time_seconds_total",     help: "Time that requests of the operation waited to be sent.", ..OPERATION }),
-    (6, 1e3, Family { name: "node_mountstats_nfs_operations_response_time_seconds_total",  help: "Time from sending requests of the operation to their replies.", ..OPERATION }),
-    (7, 1e3, Family { name: "node_mountstats_nfs_operations_request_time_seconds_total",   help: "Time that requests of the operation took in all.", ..OPERATION }),
+const OPERATIONS: [Operation; 8] = [
+    operation(0, 1.0, "node_mountstats_nfs_operations_requests_total",              "Requests of the operation."),
+    operation(1, 1.0, "node_mountstats_nfs_operations_transmissions_total",         "Times that requests of the operation were sent."),
+    operation(2, 1.0, "node_mountstats_nfs_operations_major_timeouts_total",        "Times that a request of the operation timed out for good."),
+    operation(3, 1.0, "node_mountstats_nfs_operations_sent_bytes_total",            "Bytes sent for the operation."),
+    operation(4, 1.0, "node_mountstats_nfs_operations_received_bytes_total",        "Bytes received for the operation."),
+    operation(5, 1e3, "node_mountstats_nfs_operations_queue_time_seconds_total",    "Time that requests of the operation waited to be sent."),
+    operation(6, 1e3, "node_mountstats_nfs_operations_response_time_seconds_total", "Time from sending requests of the operation to their replies."),
+    operation(7, 1e3, "node_mountstats_nfs_operations_request_time_seconds_total",  "Time that requests of the operation took in all."),
 ];
+
+type Operation = (usize, f64, Family);
+
+const fn operation(column: usize, divisor: f64, name: &'static str, help: &'static str) -> Operation {
+    let labels = &["export", "mountaddr", "operation", "protocol"];
+    (column, divisor, Family::counter(name, help, labels, Source::File(PATH)))
+}
 
 /// Numbers of a transport: column, column of UDP, family. UDP has no connection, and so no columns for it.
 #[rustfmt::skip]
-const TRANSPORTS: [(usize, Udp, Family); 10] = [
-    (1,  At(1),  Family { name: "node_mountstats_nfs_transport_bind_total",                help: "Times that the transport got a port.",                                   ..TRANSPORT }),
-    (2,  Never,  Family { name: "node_mountstats_nfs_transport_connect_total",             help: "Times that the transport connected; 0 for UDP.",                         ..TRANSPORT }),
-    (4,  Never,  Family { name: "node_mountstats_nfs_transport_idle_time_seconds",         help: "Time that the transport's connection has had nothing to do; 0 for UDP.", ..TRANSPORT_GAUGE }),
-    (5,  At(2),  Family { name: "node_mountstats_nfs_transport_sends_total",               help: "Requests that the transport sent.",                                      ..TRANSPORT }),
-    (6,  At(3),  Family { name: "node_mountstats_nfs_transport_receives_total",            help: "Replies that the transport received.",                                   ..TRANSPORT }),
-    (7,  At(4),  Family { name: "node_mountstats_nfs_transport_bad_transaction_ids_total", help: "Replies that belong to no request.",                                     ..TRANSPORT }),
-    (9,  At(6),  Family { name: "node_mountstats_nfs_transport_backlog_queue_total",       help: "Length of the queue of waiting requests, summed over all requests.",     ..TRANSPORT }),
-    (10, At(7),  Family { name: "node_mountstats_nfs_transport_maximum_rpc_slots",         help: "Most requests that were under way at a time.",                           ..TRANSPORT_GAUGE }),
-    (11, At(8),  Family { name: "node_mountstats_nfs_transport_sending_queue_total",       help: "Length of the queue of requests to be sent, summed over all requests.",  ..TRANSPORT }),
-    (12, At(9),  Family { name: "node_mountstats_nfs_transport_pending_queue_total",       help: "Length of the queue of requests under way, summed over all requests.",   ..TRANSPORT }),
+const TRANSPORTS: [Transport; 10] = [
+    transport(1,  At(1), Kind::Counter, "node_mountstats_nfs_transport_bind_total",                "Times that the transport got a port."),
+    transport(2,  Never, Kind::Counter, "node_mountstats_nfs_transport_connect_total",             "Times that the transport connected; 0 for UDP."),
+    transport(4,  Never, Kind::Gauge,   "node_mountstats_nfs_transport_idle_time_seconds",         "Time that the transport's connection has had nothing to do; 0 for UDP."),
+    transport(5,  At(2), Kind::Counter, "node_mountstats_nfs_transport_sends_total",               "Requests that the transport sent."),
+    transport(6,  At(3), Kind::Counter, "node_mountstats_nfs_transport_receives_total",            "Replies that the transport received."),
+    transport(7,  At(4), Kind::Counter, "node_mountstats_nfs_transport_bad_transaction_ids_total", "Replies that belong to no request."),
+    transport(9,  At(6), Kind::Counter, "node_mountstats_nfs_transport_backlog_queue_total",       "Length of the queue of waiting requests, summed over all requests."),
+    transport(10, At(7), Kind::Gauge,   "node_mountstats_nfs_transport_maximum_rpc_slots",         "Most requests that were under way at a time."),
+    transport(11, At(8), Kind::Counter, "node_mountstats_nfs_transport_sending_queue_total",       "Length of the queue of requests to be sent, summed over all requests."),
+    transport(12, At(9), Kind::Counter, "node_mountstats_nfs_transport_pending_queue_total",       "Length of the queue of requests under way, summed over all requests."),
 ];
+
+type Transport = (usize, Udp, Family);
+
+const fn transport(column: usize, udp: Udp, kind: Kind, name: &'static str, help: &'static str) -> Transport {
+    let labels = &["export", "mountaddr", "protocol", "transport"];
+    (column, udp, Family { name, help, kind, labels, source: Source::File(PATH) })
+}
+
 /// The columns that RDMA shares with TCP; behind them it has its own.
 const RDMA_COLUMNS: usize = 10;
 
@@ -122,38 +134,27 @@ enum Udp {
 }
 use Udp::{At, Never};
 
-const FAMILIES: [Family; NUMBERS.len() + OPERATIONS.len() + TRANSPORTS.len() + 1] = {
-    let mut families = [MOUNTPOINT; NUMBERS.len() + OPERATIONS.len() + TRANSPORTS.len() + 1];
-    let mut at = 0;
-    while at < NUMBERS.len() {
-        families[at] = NUMBERS[at].2;
-        at += 1;
-    }
-    while at < NUMBERS.len() + OPERATIONS.len() {
-        families[at] = OPERATIONS[at - NUMBERS.len()].2;
-        at += 1;
-    }
-    while at < families.len() - 1 {
-        families[at] = TRANSPORTS[at - NUMBERS.len() - OPERATIONS.len()].2;
-        at += 1;
-    }
-    families
-};
+fn families() -> Vec<Family> {
+    let numbers = NUMBERS.iter().map(|(.., family)| *family);
+    let operations = OPERATIONS.iter().map(|(.., family)| *family);
+    let transports = TRANSPORTS.iter().map(|(.., family)| *family);
+    numbers.chain(operations).chain(transports).chain([MOUNTPOINT]).collect()
+}
 
-/// Sums of time may be below zero and come as numbers near 2⁶⁴. What is given keeps its last 53 bits, as in
+/// Sums of time may be below zero and come as numbers near 2⁶⁴. The value keeps its last 53 bits, as in
 /// node_exporter, so that differences stay right in a float.
 const MANTISSA: u64 = 1 << 53;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let text = context.require_items(PATH, |line| Mount::of(line).is_some())?;
+    let text = context.require_items(PATH, |line| Mount::parse(line).is_some())?;
     let addresses = addresses(context.snapshot.text(MOUNTS).unwrap_or_default());
     let mut seen = BTreeSet::new();
     let mut lines = text::lines(text).peekable();
     while let Some(line) = lines.next() {
-        let Some(mount) = Mount::of(line) else { continue };
+        let Some(mount) = Mount::parse(line) else { continue };
         // What follows is indented, or the head of the statistics of operations, up to an empty line.
         let mut statistics = Vec::new();
-        while let Some(line) = lines.next_if(|line| Mount::of(line).is_none()) {
+        while let Some(line) = lines.next_if(|line| Mount::parse(line).is_none()) {
             statistics.push(line);
         }
         let transports: Vec<&[u8]> =
@@ -179,7 +180,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     Ok(())
 }
 
-/// Gives what a mount and its operations count.
+/// Adds the counters of a mount and of its operations.
 fn collect_mount(labels: &[&[u8]; 3], statistics: &[&[u8]], out: &mut Exposition) {
     let [export, address, protocol] = *labels;
     let mut operations = false;
@@ -212,7 +213,7 @@ fn collect_mount(labels: &[&[u8]; 3], statistics: &[&[u8]], out: &mut Exposition
     }
 }
 
-/// Gives what a transport counts: `tcp 832 0 1 0 11 6428 6428 0 12154 0 24 26 5726`.
+/// Adds the counters of a transport: `tcp 832 0 1 0 11 6428 6428 0 12154 0 24 26 5726`.
 fn collect_transport(labels: &[&[u8]; 3], transport: usize, line: &[u8], out: &mut Exposition) {
     let [export, address, protocol] = *labels;
     let transport = transport.to_string();
@@ -243,7 +244,7 @@ struct Mount<'t> {
 }
 
 impl<'t> Mount<'t> {
-    fn of(line: &'t [u8]) -> Option<Self> {
+    fn parse(line: &'t [u8]) -> Option<Self> {
         // `no device mounted on ...` is the line of a mount without one.
         let (first, rest) = text::split_first(line, b' ')?;
         let mut fields = text::fields(rest);
@@ -289,7 +290,7 @@ fn literal_address(export: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     const HEAD: &[u8] = b"device rootfs mounted on / with fstype rootfs\n\
         no device mounted on /odd with fstype odd\ndevice /dev/sda1 mounted on / with fstype ext4\n";
@@ -449,8 +450,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH, MOUNTS]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH, MOUNTS]);
     }
 
     proptest::proptest! {

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,8 +15,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Nfs],
     optional: &[],
     flags: &[],
-    families: &[PACKETS, CONNECTIONS, RPCS, RETRANSMISSIONS, REFRESHES, REQUESTS],
-    collect,
+    families: || vec![PACKETS, CONNECTIONS, RPCS, RETRANSMISSIONS, REFRESHES, REQUESTS],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/1/net/rpc/nfs";
@@ -26,7 +26,7 @@ const PACKETS: Family = Family {
     help: "Packets of the NFS client, by transport.",
     kind: Kind::Counter,
     labels: &["protocol"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const CONNECTIONS: Family = Family {
     name: "node_nfs_connections_total",
@@ -114,7 +114,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line that is known"))
 }
 
-/// Gives the single numbers of a line; false when it has none. A line of a kernel to come is left alone.
+/// Adds the single numbers of a line; false if it has none. Lines of newer kernels are ignored.
 pub(super) fn add_numbers(
     out: &mut Exposition,
     path: &str,
@@ -136,7 +136,7 @@ pub(super) fn add_numbers(
     any
 }
 
-/// Gives a number for each method that has a name; false when the line is not as long as it says.
+/// Adds a number for each method that has a name; false if the line does not have the length that it begins with.
 ///
 /// A kernel whose line is shorter than the table never made or served the calls that it lacks: they are 0.
 pub(super) fn add_methods(
@@ -148,7 +148,7 @@ pub(super) fn add_methods(
 ) -> bool {
     let whole = numbers.split_first().filter(|(length, counts)| **length == Some(counts.len() as u64));
     let Some((_, counts)) = whole else {
-        out.skip(|| format!("{}: a line of another length than it says", family.source));
+        out.skip(|| format!("{}: a line of another length than its first number", family.source));
         return false;
     };
     for (at, method) in methods.iter().enumerate().filter(|(_, method)| !method.is_empty()) {
@@ -163,7 +163,7 @@ pub(super) fn add_methods(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const HEAD: &[u8] = b"net 70 71 69 45\nrpc 1218785755 374636 1218815394\n";
     const TOTALS: &str = "node_nfs_connections_total 45\n\
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

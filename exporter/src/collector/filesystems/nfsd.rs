@@ -6,7 +6,7 @@ use keyhole_proto::v1::Query;
 
 use crate::collector::filesystems::nfs::{Number, VERSION_2, VERSION_3, add_methods, add_numbers};
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -16,36 +16,42 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Nfsd],
     optional: &[],
     flags: &[],
-    families: FAMILIES,
-    collect,
+    families: || FAMILIES.to_vec(),
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/1/net/rpc/nfsd";
-
-const COUNT: Family = Family { name: "", help: "", kind: Kind::Counter, labels: &[], source: PATH };
 
 #[rustfmt::skip]
 const FAMILIES: &[Family] = &[REPLY_HITS, REPLY_MISSES, REPLY_NOCACHE, STALE, READ, WRITTEN, THREADS, RA_SIZE, RA_MISSES, PACKETS, CONNECTIONS, RPC_ERRORS, RPCS, REQUESTS];
 
 #[rustfmt::skip]
-mod families {
+mod rows {
     use super::*;
-    pub const REPLY_HITS: Family =    Family { name: "node_nfsd_reply_cache_hits_total",            help: "Calls that the NFS server answered from its cache of replies.",              ..COUNT };
-    pub const REPLY_MISSES: Family =  Family { name: "node_nfsd_reply_cache_misses_total",          help: "Calls whose reply the NFS server put into its cache.",                       ..COUNT };
-    pub const REPLY_NOCACHE: Family = Family { name: "node_nfsd_reply_cache_nocache_total",         help: "Calls whose reply the NFS server does not keep.",                            ..COUNT };
-    pub const STALE: Family =         Family { name: "node_nfsd_file_handles_stale_total",          help: "Calls for a file handle that the NFS server no longer has.",                 ..COUNT };
-    pub const READ: Family =          Family { name: "node_nfsd_disk_bytes_read_total",             help: "Bytes that the NFS server has read.",                                        ..COUNT };
-    pub const WRITTEN: Family =       Family { name: "node_nfsd_disk_bytes_written_total",          help: "Bytes that the NFS server has written.",                                     ..COUNT };
-    pub const THREADS: Family =       Family { name: "node_nfsd_server_threads",                    help: "Threads of the NFS server.",                              kind: Kind::Gauge, ..COUNT };
-    pub const RA_SIZE: Family =       Family { name: "node_nfsd_read_ahead_cache_size_blocks",      help: "Entries of the NFS server's cache for reading ahead.",    kind: Kind::Gauge, ..COUNT };
-    pub const RA_MISSES: Family =     Family { name: "node_nfsd_read_ahead_cache_not_found_total",  help: "Reads that had no entry in the NFS server's cache for reading ahead.",       ..COUNT };
-    pub const PACKETS: Family =       Family { name: "node_nfsd_packets_total",                     help: "Packets of the NFS server, by transport.",             labels: &["proto"],   ..COUNT };
-    pub const CONNECTIONS: Family =   Family { name: "node_nfsd_connections_total",                 help: "TCP connections that the NFS server has taken.",                             ..COUNT };
-    pub const RPC_ERRORS: Family =    Family { name: "node_nfsd_rpc_errors_total",                  help: "RPC calls that the NFS server refused, by reason.",    labels: &["error"],   ..COUNT };
-    pub const RPCS: Family =          Family { name: "node_nfsd_server_rpcs_total",                 help: "RPC calls that the NFS server has taken.",                                   ..COUNT };
-    pub const REQUESTS: Family =      Family { name: "node_nfsd_requests_total",                    help: "Requests to the NFS server, by version of NFS and method.", labels: &["method", "proto"], ..COUNT };
+    pub const REPLY_HITS:    Family = counter("node_nfsd_reply_cache_hits_total",           &[],                  "Calls that the NFS server answered from its cache of replies.");
+    pub const REPLY_MISSES:  Family = counter("node_nfsd_reply_cache_misses_total",         &[],                  "Calls whose reply the NFS server put into its cache.");
+    pub const REPLY_NOCACHE: Family = counter("node_nfsd_reply_cache_nocache_total",        &[],                  "Calls whose reply the NFS server does not keep.");
+    pub const STALE:         Family = counter("node_nfsd_file_handles_stale_total",         &[],                  "Calls for a file handle that the NFS server no longer has.");
+    pub const READ:          Family = counter("node_nfsd_disk_bytes_read_total",            &[],                  "Bytes that the NFS server has read.");
+    pub const WRITTEN:       Family = counter("node_nfsd_disk_bytes_written_total",         &[],                  "Bytes that the NFS server has written.");
+    pub const THREADS:       Family = gauge("node_nfsd_server_threads",                     &[],                  "Threads of the NFS server.");
+    pub const RA_SIZE:       Family = gauge("node_nfsd_read_ahead_cache_size_blocks",       &[],                  "Entries of the NFS server's cache for reading ahead.");
+    pub const RA_MISSES:     Family = counter("node_nfsd_read_ahead_cache_not_found_total", &[],                  "Reads that had no entry in the NFS server's cache for reading ahead.");
+    pub const PACKETS:       Family = counter("node_nfsd_packets_total",                    &["proto"],           "Packets of the NFS server, by transport.");
+    pub const CONNECTIONS:   Family = counter("node_nfsd_connections_total",                &[],                  "TCP connections that the NFS server has taken.");
+    pub const RPC_ERRORS:    Family = counter("node_nfsd_rpc_errors_total",                 &["error"],           "RPC calls that the NFS server refused, by reason.");
+    pub const RPCS:          Family = counter("node_nfsd_server_rpcs_total",                &[],                  "RPC calls that the NFS server has taken.");
+    pub const REQUESTS:      Family = counter("node_nfsd_requests_total",                   &["method", "proto"], "Requests to the NFS server, by version of NFS and method.");
 }
-use families::*;
+use rows::*;
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+    Family::counter(name, help, labels, Source::File(PATH))
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Family {
+    Family::gauge(name, help, labels, Source::File(PATH))
+}
 
 #[rustfmt::skip]
 const NUMBERS: &[Number] = &[
@@ -68,7 +74,7 @@ const NUMBERS: &[Number] = &[
     (b"wdeleg_getattr", 0, &REQUESTS,      &[b"WdelegGetattr", b"4"]),
 ];
 
-/// The operations of version 4, by number (RFC 7530); those that are not given have no name here.
+/// The operations of version 4, by number (RFC 7530); those that are not emitted have no name here.
 #[rustfmt::skip]
 const OPERATIONS_4: &[&str] = &[
     "", "", "", "Access", "Close", "Commit", "Create", "DelegPurge", "DelegReturn", "GetAttr", "GetFH", "Link", "Lock",
@@ -109,7 +115,7 @@ fn unnamed_null(methods: &[&'static str]) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const HEAD: &[u8] = b"rc 1 6 18622\nfh 7 0 0 0 0\nio 157286400 72864\n\
         th 8 0 0.000 0.000 0.000 0.000 0.000 0.000 0.000 0.000 0.000 0.000\n\
@@ -185,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

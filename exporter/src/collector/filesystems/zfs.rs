@@ -7,7 +7,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Value};
+use crate::exposition::{Exposition, Family, Kind, Source, Value};
 use crate::snapshot::{Content, Dir};
 use crate::text;
 
@@ -18,8 +18,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Zfs],
     optional: &[],
     flags: &[],
-    families: &[STATISTIC, POOL, DATASET, STATE],
-    collect,
+    families: || vec![STATISTIC, POOL, DATASET, STATE],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const DIR: &str = "proc/spl/kstat/zfs";
@@ -29,20 +29,20 @@ const STATISTIC: Family = Family {
     help: "A statistic of a part of ZFS.",
     kind: Kind::Untyped,
     labels: &[],
-    source: "proc/spl/kstat/zfs/<file>",
+    source: Source::File("proc/spl/kstat/zfs/*"),
 };
 const POOL: Family = Family {
     name: "node_zfs_zpool_<FIELD>",
     help: "A statistic of the pool's traffic.",
     labels: &["zpool"],
-    source: "proc/spl/kstat/zfs/<pool>/io",
+    source: Source::File("proc/spl/kstat/zfs/*/io"),
     ..STATISTIC
 };
 const DATASET: Family = Family {
     name: "node_zfs_zpool_dataset_<FIELD>",
     help: "A statistic of the dataset's traffic.",
     labels: &["dataset", "zpool"],
-    source: "proc/spl/kstat/zfs/<pool>/objset-<id>",
+    source: Source::File("proc/spl/kstat/zfs/*/objset-*"),
     ..STATISTIC
 };
 const STATE: Family = Family {
@@ -50,10 +50,10 @@ const STATE: Family = Family {
     help: "Whether the pool is in this state.",
     kind: Kind::Gauge,
     labels: &["state", "zpool"],
-    source: "proc/spl/kstat/zfs/<pool>/state",
+    source: Source::File("proc/spl/kstat/zfs/*/state"),
 };
 
-/// Files, and the parts of ZFS that they tell of.
+/// Files, and the parts of ZFS that they are about.
 const SUBSYSTEMS: &[(&str, &str)] = &[
     ("abdstats", "abd"),
     ("arcstats", "arc"),
@@ -99,7 +99,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     if any { result } else { context.none_of(Query::Zfs, DIR) }
 }
 
-/// Gives what a pool tells; false when that is nothing.
+/// Adds the samples of a pool; false if there are none.
 fn collect_pool(pool: &Dir<'_>, result: &mut Result<(), CollectError>, out: &mut Exposition) -> bool {
     let mut any = false;
     let is_of_pool = |file: &[u8]| matches!(file, b"io" | b"state");
@@ -207,7 +207,7 @@ fn rows(kstat: &[u8]) -> impl Iterator<Item = Row<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::Snapshot;
 
     const HEAD: &str =
@@ -298,10 +298,10 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
+    fn any_bytes_are_accepted() {
         let files = ["arcstats", "fm", "a/io", "a/objset-1", "a/state"];
         let paths: Vec<String> = files.iter().map(|file| format!("{DIR}/{file}")).collect();
-        survives(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+        accepts_any_bytes(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
     }
 
     proptest::proptest! {

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -16,35 +16,45 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Drm],
     optional: &[],
     flags: &[],
-    families: FAMILIES,
-    collect,
+    families,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const CARDS: &str = "sys/class/drm";
-/// What comes before an attribute's file name in the source of its family.
-const OF_CARD: &str = "sys/class/drm/<card>/device/";
+/// The directory of a card's attributes.
+const DEVICE: &str = "sys/class/drm/card#/device";
 
-/// Every family; those of [`NUMBER`] give the number that stands in their source.
+/// Attributes that are numbers: the file and its family.
 #[rustfmt::skip]
-const FAMILIES: &[Family] = &[
-    INFO,
-    Family { name: "node_drm_gpu_busy_percent",           help: "Percentage of time that the GPU is busy.",                        source: "sys/class/drm/<card>/device/gpu_busy_percent",        ..NUMBER },
-    Family { name: "node_drm_memory_gtt_size_bytes",      help: "Bytes of system memory that the GPU may map (GTT).",              source: "sys/class/drm/<card>/device/mem_info_gtt_total",      ..NUMBER },
-    Family { name: "node_drm_memory_gtt_used_bytes",      help: "Bytes of system memory that the GPU has mapped (GTT).",           source: "sys/class/drm/<card>/device/mem_info_gtt_used",       ..NUMBER },
-    Family { name: "node_drm_memory_vis_vram_size_bytes", help: "Bytes of the GPU's memory that the CPU can reach.",               source: "sys/class/drm/<card>/device/mem_info_vis_vram_total", ..NUMBER },
-    Family { name: "node_drm_memory_vis_vram_used_bytes", help: "Bytes in use of the GPU's memory that the CPU can reach.",        source: "sys/class/drm/<card>/device/mem_info_vis_vram_used",  ..NUMBER },
-    Family { name: "node_drm_memory_vram_size_bytes",     help: "Bytes of the GPU's memory.",                                      source: "sys/class/drm/<card>/device/mem_info_vram_total",     ..NUMBER },
-    Family { name: "node_drm_memory_vram_used_bytes",     help: "Bytes in use of the GPU's memory.",                               source: "sys/class/drm/<card>/device/mem_info_vram_used",      ..NUMBER },
+const NUMBERS: &[(&str, Family)] = &[
+    number("gpu_busy_percent",        "node_drm_gpu_busy_percent",           "Percentage of time that the GPU is busy."),
+    number("mem_info_gtt_total",      "node_drm_memory_gtt_size_bytes",      "Bytes of system memory that the GPU may map (GTT)."),
+    number("mem_info_gtt_used",       "node_drm_memory_gtt_used_bytes",      "Bytes of system memory that the GPU has mapped (GTT)."),
+    number("mem_info_vis_vram_total", "node_drm_memory_vis_vram_size_bytes", "Bytes of the GPU's memory that the CPU can reach."),
+    number("mem_info_vis_vram_used",  "node_drm_memory_vis_vram_used_bytes", "Bytes in use of the GPU's memory that the CPU can reach."),
+    number("mem_info_vram_total",     "node_drm_memory_vram_size_bytes",     "Bytes of the GPU's memory."),
+    number("mem_info_vram_used",      "node_drm_memory_vram_used_bytes",     "Bytes in use of the GPU's memory."),
 ];
 
-const NUMBER: Family = Family { name: "", help: "", kind: Kind::Gauge, labels: &["card"], source: "" };
+const fn number(file: &'static str, name: &'static str, help: &'static str) -> (&'static str, Family) {
+    (file, Family::gauge(name, help, &["card"], Source::FileIn(DEVICE, file)))
+}
+
 const INFO: Family = Family {
     name: "node_drm_card_info",
     help: "Attributes of the card that are no numbers; always 1.",
+    kind: Kind::Gauge,
     labels: &["card", "memory_vendor", "power_performance_level", "unique_id", "vendor"],
-    source: "sys/class/drm/<card>/device/{mem_info_vram_vendor,power_dpm_force_performance_level,unique_id}",
-    ..NUMBER
+    source: Source::FileIn(
+        DEVICE,
+        "{mem_info_vram_vendor,power_dpm_force_performance_level,uevent,unique_id}",
+    ),
 };
+
+fn families() -> Vec<Family> {
+    let numbers = NUMBERS.iter().map(|(_, family)| *family);
+    [INFO].into_iter().chain(numbers).collect()
+}
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     for card in context.snapshot.dir(CARDS).dirs() {
@@ -61,10 +71,9 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 }
 
 fn add_card(card: &[u8], device: &Dir<'_>, out: &mut Exposition) {
-    for family in FAMILIES {
-        let file = family.source.strip_prefix(OF_CARD).filter(|_| family.labels.len() == 1);
-        // Which attributes there are depends on the GPU; one that sleeps answers with an error.
-        let Some(value) = file.and_then(|file| device.value(file)) else { continue };
+    for (file, family) in NUMBERS {
+        // Which attributes there are depends on the GPU; reading those of a GPU that sleeps fails.
+        let Some(value) = device.value(file) else { continue };
         match text::unsigned(value) {
             Some(value) => out.add(family, &[card], value),
             None => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
@@ -79,7 +88,7 @@ fn add_card(card: &[u8], device: &Dir<'_>, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::{Content, Snapshot};
 
     const UEVENT: (&str, &[u8]) =
@@ -87,7 +96,8 @@ mod tests {
 
     #[test]
     fn numbers_are_metrics_and_texts_are_labels() {
-        let paths: Vec<String> = FAMILIES[1..].iter().map(|f| f.source.replace("<card>", "card0")).collect();
+        let paths: Vec<String> =
+            NUMBERS.iter().map(|(file, _)| format!("sys/class/drm/card0/device/{file}")).collect();
         let mut files: Vec<(&str, &[u8])> = paths.iter().map(|path| (&**path, &b"4\n"[..])).collect();
         files.extend([
             UEVENT,
@@ -141,8 +151,8 @@ node_drm_memory_vram_used_bytes{card=\"card0\"} 4
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[UEVENT.0, "sys/class/drm/card0/device/gpu_busy_percent"]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[UEVENT.0, "sys/class/drm/card0/device/gpu_busy_percent"]);
     }
 
     proptest::proptest! {

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -16,15 +16,17 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Edac],
     optional: &[],
     flags: &[],
-    families: &[
-        CORRECTABLE,
-        UNCORRECTABLE,
-        ROW_CORRECTABLE,
-        ROW_UNCORRECTABLE,
-        CHANNEL_CORRECTABLE,
-        CHANNEL_UNCORRECTABLE,
-    ],
-    collect,
+    families: || {
+        vec![
+            CORRECTABLE,
+            UNCORRECTABLE,
+            ROW_CORRECTABLE,
+            ROW_UNCORRECTABLE,
+            CHANNEL_CORRECTABLE,
+            CHANNEL_UNCORRECTABLE,
+        ]
+    },
+    new: |_| Ok(Box::new(collect)),
 };
 
 const CONTROLLERS: &str = "sys/devices/system/edac/mc";
@@ -34,38 +36,44 @@ const CORRECTABLE: Family = Family {
     help: "Memory errors that the controller has corrected.",
     kind: Kind::Counter,
     labels: &["controller"],
-    source: "sys/devices/system/edac/mc/mc<controller>/ce_count",
+    source: Source::File("sys/devices/system/edac/mc/mc#/ce_count"),
 };
 const UNCORRECTABLE: Family = Family {
     name: "node_edac_uncorrectable_errors_total",
     help: "Memory errors that the controller could not correct.",
-    source: "sys/devices/system/edac/mc/mc<controller>/ue_count",
+    source: Source::File("sys/devices/system/edac/mc/mc#/ue_count"),
     ..CORRECTABLE
 };
 const ROW_CORRECTABLE: Family = Family {
     name: "node_edac_csrow_correctable_errors_total",
     help: "Memory errors in this row that were corrected; in row unknown, those that could not be placed.",
     labels: &["controller", "csrow"],
-    source: "sys/devices/system/edac/mc/mc<controller>/csrow<csrow>/ce_count",
+    source: Source::Files(&[
+        "sys/devices/system/edac/mc/mc#/csrow#/ce_count",
+        "sys/devices/system/edac/mc/mc#/ce_noinfo_count",
+    ]),
     ..CORRECTABLE
 };
 const ROW_UNCORRECTABLE: Family = Family {
     name: "node_edac_csrow_uncorrectable_errors_total",
     help: "Memory errors in this row that were not corrected; in row unknown, those that could not be placed.",
-    source: "sys/devices/system/edac/mc/mc<controller>/csrow<csrow>/ue_count",
+    source: Source::Files(&[
+        "sys/devices/system/edac/mc/mc#/csrow#/ue_count",
+        "sys/devices/system/edac/mc/mc#/ue_noinfo_count",
+    ]),
     ..ROW_CORRECTABLE
 };
 const CHANNEL_CORRECTABLE: Family = Family {
     name: "node_edac_channel_correctable_errors_total",
     help: "Memory errors in this channel of the row that were corrected.",
     labels: &["channel", "controller", "csrow", "dimm_label"],
-    source: "sys/devices/system/edac/mc/mc<controller>/csrow<csrow>/ch<channel>_ce_count",
+    source: Source::File("sys/devices/system/edac/mc/mc#/csrow#/ch#_{ce_count,dimm_label}"),
     ..CORRECTABLE
 };
 const CHANNEL_UNCORRECTABLE: Family = Family {
     name: "node_edac_channel_uncorrectable_errors_total",
     help: "Memory errors in this channel of the row that were not corrected.",
-    source: "sys/devices/system/edac/mc/mc<controller>/csrow<csrow>/ch<channel>_ue_count",
+    source: Source::File("sys/devices/system/edac/mc/mc#/csrow#/ch#_{ue_count,dimm_label}"),
     ..CHANNEL_CORRECTABLE
 };
 
@@ -113,7 +121,7 @@ fn numbered<'a>(name: &'a [u8], kind: &[u8]) -> Option<&'a [u8]> {
     name.strip_prefix(kind).filter(|number| text::unsigned(number).is_some())
 }
 
-/// A memory module's label as node_exporter gives it: `mc#0csrow#1channel#2` becomes `mc0_csrow1_channel2`.
+/// A memory module's label as node_exporter emits it: `mc#0csrow#1channel#2` becomes `mc0_csrow1_channel2`.
 fn label(text: &[u8]) -> String {
     text::printable(text).replace('#', "").replace("csrow", "_csrow").replace("channel", "_channel")
 }
@@ -129,7 +137,7 @@ fn add(out: &mut Exposition, family: &Family, labels: &[&[u8]], value: Option<&[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     #[test]
     fn errors_are_counted_by_controller_row_and_channel() {
@@ -197,8 +205,8 @@ node_edac_uncorrectable_errors_total{controller=\"0\"} 5
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &[
                 "sys/devices/system/edac/mc/mc0/ce_count",

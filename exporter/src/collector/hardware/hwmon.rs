@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::{Content, Dir, Snapshot};
 use crate::text;
 
@@ -19,57 +20,42 @@ pub const COLLECTOR: Collector = Collector {
     help: "Temperatures, voltages, fans and other sensors of hardware monitoring chips.",
     queries: &[Query::Hwmon],
     optional: &[],
-    flags: &[
-        Flag {
-            name: CHIP_EXCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Regexp of chips to leave out; excludes chip-include.",
-        },
-        Flag {
-            name: CHIP_INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Regexp of chips to give; excludes chip-exclude.",
-        },
-        Flag {
-            name: SENSOR_EXCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Regexp of sensors to leave out, as chip;sensor; excludes sensor-include.",
-        },
-        Flag {
-            name: SENSOR_INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Regexp of sensors to give, as chip;sensor; excludes sensor-exclude.",
-        },
-    ],
-    families: &FAMILIES,
-    collect,
+    flags: &[CHIP_EXCLUDE.row, CHIP_INCLUDE.row, SENSOR_EXCLUDE.row, SENSOR_INCLUDE.row],
+    families: || FAMILIES.to_vec(),
+    new: |options| Ok(Box::new(Hwmon::new(options))),
 };
 
-const CHIP_INCLUDE: &str = "collector.hwmon.chip-include";
-const CHIP_EXCLUDE: &str = "collector.hwmon.chip-exclude";
-const SENSOR_INCLUDE: &str = "collector.hwmon.sensor-include";
-const SENSOR_EXCLUDE: &str = "collector.hwmon.sensor-exclude";
+const CHIP_INCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.hwmon.chip-include", "", "Chips to include.");
+const CHIP_EXCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.hwmon.chip-exclude", "", "Chips to exclude.");
+const SENSOR_INCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.hwmon.sensor-include", "", "Sensors to include, as chip;sensor.");
+const SENSOR_EXCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.hwmon.sensor-exclude", "", "Sensors to exclude, as chip;sensor.");
 
 const CLASS: &str = "sys/class/hwmon";
 
 const CHIP_NAMES: Family = Family {
     name: "node_hwmon_chip_names",
-    help: "The name that the chip's driver gives it, always 1.",
+    help: "The driver's name for the chip, always 1.",
     kind: Kind::Gauge,
     labels: &["chip", "chip_name"],
-    source: "sys/class/hwmon/<hwmon>/name",
+    source: Source::Files(&["sys/class/hwmon/hwmon#/name", "sys/class/hwmon/hwmon#/device/name"]),
 };
 const SENSOR_LABEL: Family = Family {
     name: "node_hwmon_sensor_label",
     help: "What the sensor measures in its driver's words, always 1.",
     kind: Kind::Gauge,
     labels: &["chip", "sensor", "label"],
-    source: "sys/class/hwmon/<hwmon>/<sensor>_label",
+    source: Source::Files(&["sys/class/hwmon/hwmon#/*_label", "sys/class/hwmon/hwmon#/device/*_label"]),
 };
 
+/// Drivers older than Linux 3.15 have their attributes in the device's directory.
+const ATTRIBUTES: Source = Source::Files(&["sys/class/hwmon/hwmon#/*", "sys/class/hwmon/hwmon#/device/*"]);
+
 const fn family(name: &'static str, help: &'static str) -> Family {
-    let source = "sys/class/hwmon/<hwmon>/<sensor>_<attribute>";
-    Family { name, help, kind: Kind::Gauge, labels: &["chip", "sensor"], source }
+    Family::gauge(name, help, &["chip", "sensor"], ATTRIBUTES)
 }
 
 // `<SENSOR>` stands for the sensor's type and attribute, less an attribute `input`: `in`, `temp_crit`.
@@ -89,13 +75,13 @@ const RPM: Family = family("node_hwmon_<SENSOR>_rpm", "Speed of a fan, a limit o
 const SECONDS: Family =
     family("node_hwmon_<SENSOR>_seconds", "Time over which power is averaged, or a limit of it.");
 const UPDATE_INTERVAL: Family =
-    family("node_hwmon_update_interval_seconds", "Time after which the chip measures anew.");
+    family("node_hwmon_update_interval_seconds", "Time after which the chip measures again.");
 const VOLTS: Family = family("node_hwmon_<SENSOR>_volts", "A voltage, or a limit of it.");
 const VRM: Family =
     family("node_hwmon_voltage_regulator_version", "Version of the voltage regulator that the chip assumes.");
 const WATT: Family = family("node_hwmon_<SENSOR>_watt", "Power, or a limit of it.");
 
-/// How the attributes of some sensors are given.
+/// How the attributes of some sensors are emitted.
 struct Rule {
     /// Their types; none for any.
     types: &'static [&'static str],
@@ -120,6 +106,8 @@ enum Scale {
     PerCentMille,
     /// A millionth.
     Micro,
+    /// The same, of a clock: its sensor is known by its label.
+    Clock,
 }
 
 /// The last words of attributes that are flags or, of automatic fans, settings: their numbers have no unit, whatever
@@ -140,39 +128,58 @@ const ANY: &[&str] = &[];
 /// The first rule that fits holds.
 #[rustfmt::skip]
 const RULES: [Rule; 17] = [
-    rule(&["beep_enable"],     ANY,                                  Scale::Flag,  &BEEP_ENABLED),
-    rule(&["update_interval"], ANY,                                  Scale::Milli, &UPDATE_INTERVAL),
-    rule(&["vrm"],             ANY,                                  Scale::One,   &VRM),
-    rule(ANY,                  &["alarm", "fault"],                  Scale::One,   &OTHER),
-    rule(ANY,                  &["beep"],                            Scale::One,   &BEEP),
-    rule(&["cpu", "in"],       ANY,                                  Scale::Milli, &VOLTS),
-    rule(&["curr"],            ANY,                                  Scale::Milli, &AMPS),
-    rule(&["energy"],          ANY,                                  Scale::Micro, &JOULE),
-    rule(&["fan"],             &["input", "max", "min", "target"],   Scale::One,   &RPM),
-    rule(&["freq"],            &["input"],                           Scale::Micro, &MHZ),
-    rule(&["humidity"],        ANY,                                  Scale::PerCentMille, &OTHER),
-    rule(&["power"],           &["accuracy"],                        Scale::Percent, &OTHER),
-    rule(&["power"],           INTERVALS,                            Scale::Milli, &SECONDS),
-    rule(&["power"],           ANY,                                  Scale::Micro, &WATT),
-    rule(&["temp"],            &["type"],                            Scale::One,   &OTHER),
-    rule(&["temp"],            ANY,                                  Scale::Milli, &CELSIUS),
-    rule(&["fan", "freq", "intrusion", "pwm"], ANY,                  Scale::One,   &OTHER),
+    rule(&["beep_enable"],                     ANY,                                Scale::Flag,         &BEEP_ENABLED),
+    rule(&["update_interval"],                 ANY,                                Scale::Milli,        &UPDATE_INTERVAL),
+    rule(&["vrm"],                             ANY,                                Scale::One,          &VRM),
+    rule(ANY,                                  &["alarm", "fault"],                Scale::One,          &OTHER),
+    rule(ANY,                                  &["beep"],                          Scale::One,          &BEEP),
+    rule(&["cpu", "in"],                       ANY,                                Scale::Milli,        &VOLTS),
+    rule(&["curr"],                            ANY,                                Scale::Milli,        &AMPS),
+    rule(&["energy"],                          ANY,                                Scale::Micro,        &JOULE),
+    rule(&["fan"],                             &["input", "max", "min", "target"], Scale::One,          &RPM),
+    rule(&["freq"],                            &["input"],                         Scale::Clock,        &MHZ),
+    rule(&["humidity"],                        ANY,                                Scale::PerCentMille, &OTHER),
+    rule(&["power"],                           &["accuracy"],                      Scale::Percent,      &OTHER),
+    rule(&["power"],                           INTERVALS,                          Scale::Milli,        &SECONDS),
+    rule(&["power"],                           ANY,                                Scale::Micro,        &WATT),
+    rule(&["temp"],                            &["type"],                          Scale::One,          &OTHER),
+    rule(&["temp"],                            ANY,                                Scale::Milli,        &CELSIUS),
+    rule(&["fan", "freq", "intrusion", "pwm"], ANY,                                Scale::One,          &OTHER),
 ];
 
 const INTERVALS: &[&str] = &["average_interval", "average_interval_max", "average_interval_min"];
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let chips = chips(context.snapshot);
-    if chips.is_empty() {
-        return context.none_of(Query::Hwmon, "hardware monitoring chips");
-    }
-    for chip in chips {
-        if context.options.passes(CHIP_INCLUDE, CHIP_EXCLUDE, chip.name.as_bytes()) {
-            out.item();
-            chip.give(context, out);
+/// The values of the flags.
+#[derive(Debug)]
+struct Hwmon {
+    chips: Filter,
+    /// Of `chip;sensor`.
+    sensors: Filter,
+}
+
+impl Hwmon {
+    fn new(options: &Options) -> Self {
+        Self {
+            chips: Filter::new(options, CHIP_INCLUDE, CHIP_EXCLUDE),
+            sensors: Filter::new(options, SENSOR_INCLUDE, SENSOR_EXCLUDE),
         }
     }
-    Ok(())
+}
+
+impl Collect for Hwmon {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let chips = chips(context.snapshot);
+        if chips.is_empty() {
+            return context.none_of(Query::Hwmon, "hardware monitoring chips");
+        }
+        for chip in chips {
+            if self.chips.passes(chip.name.as_bytes()) {
+                out.item();
+                chip.add_to(context, &self.sensors, out);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A chip and the name that its samples have.
@@ -183,7 +190,7 @@ struct Chip<'a> {
 
 /// All chips, each with a name of its own.
 ///
-/// Chips of one device have its name in common; what tells them apart is the driver's name for each, or, where that
+/// Chips of one device have its name in common; they differ by the driver's name for each, or, where that
 /// is the same too, the kernel's.
 fn chips(snapshot: &Snapshot) -> Vec<Chip<'_>> {
     let mut chips: Vec<Chip<'_>> = snapshot
@@ -277,7 +284,7 @@ impl<'a> Chip<'a> {
         self.dir.value("name").unwrap_or_default()
     }
 
-    fn give(&self, context: &Context<'_>, out: &mut Exposition) {
+    fn add_to(&self, context: &Context<'_>, wanted: &Filter, out: &mut Exposition) {
         let chip = self.name.as_bytes();
         let driver_name = clean(self.driver_name());
         if !driver_name.is_empty() {
@@ -300,8 +307,8 @@ impl<'a> Chip<'a> {
         for ((kind, number), attributes) in &sensors {
             let sensor = format!("{kind}{number}");
             let filtered = format!("{};{sensor}", self.name);
-            if context.options.passes(SENSOR_INCLUDE, SENSOR_EXCLUDE, filtered.as_bytes()) {
-                give_sensor(chip, kind, &sensor, attributes, out);
+            if wanted.passes(filtered.as_bytes()) {
+                add_sensor(chip, kind, &sensor, attributes, out);
             }
         }
     }
@@ -321,7 +328,7 @@ fn split(name: &[u8]) -> Option<(&'static str, u64, &[u8])> {
     }
 }
 
-fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_>, out: &mut Exposition) {
+fn add_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_>, out: &mut Exposition) {
     let label = attributes.get(&b"label"[..]).map(|label| {
         let label = label.strip_suffix(b"\n").unwrap_or(label);
         out.add(&SENSOR_LABEL, &[chip, sensor.as_bytes(), label], 1u64);
@@ -342,11 +349,11 @@ fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_
         let (Some(rule), Some(value)) = (rule, text::float(value)) else {
             continue;
         };
-        // A clock is known by its label: one without has no name to be given under.
-        let sensor = match (&label, rule.family.name == MHZ.name) {
-            (Some(label), true) => label,
-            (None, true) => continue,
-            (_, false) => sensor,
+        let sensor = match (rule.scale, &label) {
+            (Scale::Clock, Some(label)) => label,
+            // A clock without a label has no name.
+            (Scale::Clock, None) => continue,
+            _ => sensor,
         };
         let last_word = attribute.rsplit(|&byte| byte == b'_').next().unwrap_or_default();
         let value = match rule.scale {
@@ -356,7 +363,7 @@ fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_
             Scale::PerCentMille => value / 1e5,
             Scale::Percent => value / 100.0,
             Scale::Milli => value * 0.001,
-            Scale::Micro => value / 1e6,
+            Scale::Micro | Scale::Clock => value / 1e6,
         };
         let subject: Cow<'_, str> = match attribute {
             b"" => kind.into(),
@@ -371,7 +378,7 @@ fn give_sensor(chip: &[u8], kind: &str, sensor: &str, attributes: &Attributes<'_
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
 
     const CORETEMP: [(&str, &str); 2] = [
         ("sys/class/hwmon/hwmon0", "../../devices/platform/coretemp.0/hwmon/hwmon0"),
@@ -643,8 +650,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &[
                 "sys/class/hwmon/hwmon0/name",

@@ -4,9 +4,9 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::options::{Flag, FlagKind, Options, TypedFlag};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -20,31 +20,27 @@ pub const COLLECTOR: Collector = Collector {
         Flag {
             name: "collector.pcidevice.idsfile",
             kind: FlagKind::Text(""),
-            help: "Without effect: names of devices are not supported.",
+            help: "No effect: names of devices are not supported.",
         },
-        Flag {
-            name: NAMES,
-            kind: FlagKind::Switch(false),
-            help: "Not supported: the exporter has no list of the names of devices (pci.ids).",
-        },
+        NAMES.row,
     ],
-    families: &FAMILIES,
-    collect,
+    families,
+    new: |options| Ok(Box::new(PciDevice::new(options))),
 };
 
 const DEVICES: &str = "sys/bus/pci/devices";
-const NAMES: &str = "collector.pcidevice.names";
+/// The directory of a device.
+const DEVICE: &str = "sys/bus/pci/devices/*";
+const NAMES: TypedFlag<bool> = TypedFlag::switch(
+    "collector.pcidevice.names",
+    false,
+    "No effect: the exporter has no list of device names (pci.ids).",
+);
 
-const NUMBER: Family = Family {
-    name: "",
-    help: "",
-    kind: Kind::Gauge,
-    labels: &["bus", "device", "function", "segment"],
-    source: "",
-};
 const INFO: Family = Family {
     name: "node_pcidevice_info",
     help: "What the device is, and what it is attached to; always 1.",
+    kind: Kind::Gauge,
     labels: &[
         "bus",
         "class_id",
@@ -61,84 +57,101 @@ const INFO: Family = Family {
         "subsystem_vendor_id",
         "vendor_id",
     ],
-    source: "sys/bus/pci/devices/<location>/{class,device,revision,subsystem_device,subsystem_vendor,vendor}",
-    ..NUMBER
+    source: Source::Files(&[
+        "sys/bus/pci/devices/*",
+        "sys/bus/pci/devices/*/{class,device,revision,subsystem_device,subsystem_vendor,vendor}",
+    ]),
 };
 const POWER_STATE: Family = Family {
     name: "node_pcidevice_power_state",
     help: "Whether the device is in this power state.",
+    kind: Kind::Gauge,
     labels: &["bus", "device", "function", "segment", "state"],
-    source: "sys/bus/pci/devices/<location>/power_state",
-    ..NUMBER
+    source: Source::FileIn(DEVICE, "power_state"),
 };
 
 const POWER_STATES: &[&[u8]] = &[b"D0", b"D1", b"D2", b"D3hot", b"D3cold", b"unknown", b"error"];
 
-/// How an attribute is written, and what of it is given.
-type Read = fn(&[u8]) -> Reading;
+/// How an attribute is parsed.
+type Parse = fn(&[u8]) -> Parsed;
 
 #[derive(Debug, PartialEq)]
-enum Reading {
+enum Parsed {
     Number(f64),
     /// The device does not know, which is no number.
     Unknown,
-    Bad,
+    Malformed,
 }
 
-/// The attributes that are numbers, by their file.
+/// An attribute that is a number: its file, how it is parsed, and its family.
+type Number = (&'static str, Parse, Family);
+
 #[rustfmt::skip]
-const NUMBERS: &[(&str, Read, Family)] = &[
-    ("current_link_speed",      speed,  Family { name: "node_pcidevice_current_link_transfers_per_second", help: "Transfers a second of the device's link, as it is now.",        source: "sys/bus/pci/devices/<location>/current_link_speed",      ..NUMBER }),
-    ("current_link_width",      count,  Family { name: "node_pcidevice_current_link_width",                help: "Lanes of the device's link, as it is now.",                     source: "sys/bus/pci/devices/<location>/current_link_width",      ..NUMBER }),
-    ("d3cold_allowed",          switch, Family { name: "node_pcidevice_d3cold_allowed",                    help: "Whether the device may be put into the power state D3cold.",    source: "sys/bus/pci/devices/<location>/d3cold_allowed",          ..NUMBER }),
-    ("max_link_speed",          speed,  Family { name: "node_pcidevice_max_link_transfers_per_second",     help: "Transfers a second that the device's link can do at most.",     source: "sys/bus/pci/devices/<location>/max_link_speed",          ..NUMBER }),
-    ("max_link_width",          count,  Family { name: "node_pcidevice_max_link_width",                    help: "Lanes that the device's link can have at most.",                source: "sys/bus/pci/devices/<location>/max_link_width",          ..NUMBER }),
-    ("numa_node",               node,   Family { name: "node_pcidevice_numa_node",                         help: "NUMA node that the device is near to.",                         source: "sys/bus/pci/devices/<location>/numa_node",               ..NUMBER }),
-    ("sriov_drivers_autoprobe", switch, Family { name: "node_pcidevice_sriov_drivers_autoprobe",           help: "Whether virtual functions get their driver by themselves.",     source: "sys/bus/pci/devices/<location>/sriov_drivers_autoprobe", ..NUMBER }),
-    ("sriov_numvfs",            count,  Family { name: "node_pcidevice_sriov_numvfs",                      help: "Virtual functions that are enabled.",                           source: "sys/bus/pci/devices/<location>/sriov_numvfs",            ..NUMBER }),
-    ("sriov_totalvfs",          count,  Family { name: "node_pcidevice_sriov_totalvfs",                    help: "Virtual functions that the device can have.",                   source: "sys/bus/pci/devices/<location>/sriov_totalvfs",          ..NUMBER }),
-    ("sriov_vf_total_msix",     count,  Family { name: "node_pcidevice_sriov_vf_total_msix",               help: "Interrupt vectors that the virtual functions share.",           source: "sys/bus/pci/devices/<location>/sriov_vf_total_msix",     ..NUMBER }),
+const NUMBERS: &[Number] = &[
+    number("current_link_speed",      speed,  "node_pcidevice_current_link_transfers_per_second", "Transfers a second of the device's link, as it is now."),
+    number("current_link_width",      count,  "node_pcidevice_current_link_width",                "Lanes of the device's link, as it is now."),
+    number("d3cold_allowed",          switch, "node_pcidevice_d3cold_allowed",                    "Whether the device may be put into the power state D3cold."),
+    number("max_link_speed",          speed,  "node_pcidevice_max_link_transfers_per_second",     "Transfers a second that the device's link can do at most."),
+    number("max_link_width",          count,  "node_pcidevice_max_link_width",                    "Lanes that the device's link can have at most."),
+    number("numa_node",               node,   "node_pcidevice_numa_node",                         "NUMA node that the device is near to."),
+    number("sriov_drivers_autoprobe", switch, "node_pcidevice_sriov_drivers_autoprobe",           "Whether virtual functions get their driver by themselves."),
+    number("sriov_numvfs",            count,  "node_pcidevice_sriov_numvfs",                      "Virtual functions that are enabled."),
+    number("sriov_totalvfs",          count,  "node_pcidevice_sriov_totalvfs",                    "Virtual functions that the device can have."),
+    number("sriov_vf_total_msix",     count,  "node_pcidevice_sriov_vf_total_msix",               "Interrupt vectors that the virtual functions share."),
 ];
 
-const FAMILIES: [Family; NUMBERS.len() + 2] = {
-    let mut families = [INFO; NUMBERS.len() + 2];
-    families[1] = POWER_STATE;
-    let mut at = 0;
-    while at < NUMBERS.len() {
-        families[at + 2] = NUMBERS[at].2;
-        at += 1;
-    }
-    families
-};
+const fn number(file: &'static str, parse: Parse, name: &'static str, help: &'static str) -> Number {
+    let labels = &["bus", "device", "function", "segment"];
+    (file, parse, Family::gauge(name, help, labels, Source::FileIn(DEVICE, file)))
+}
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    if context.options.switch(NAMES) {
-        out.skip(|| format!("--{NAMES}: the exporter has no list of the names of devices"));
+fn families() -> Vec<Family> {
+    let numbers = NUMBERS.iter().map(|(.., family)| *family);
+    [INFO, POWER_STATE].into_iter().chain(numbers).collect()
+}
+
+/// The values of the flags.
+#[derive(Debug)]
+struct PciDevice {
+    names: bool,
+}
+
+impl PciDevice {
+    fn new(options: &Options) -> Self {
+        Self { names: NAMES.get(options) }
     }
-    let devices = context.snapshot.dir(DEVICES);
-    let mut any = false;
-    for device in devices.dirs() {
-        any = true;
-        out.item();
-        match Location::of(device.name()) {
-            Some(location) => {
-                add_info(&device, &location, devices.link(device.name()), out);
-                add_numbers(&device, &location, out);
-            }
-            None => out.skip(|| format!("{DEVICES}/{}: no location", device.name().escape_ascii())),
+}
+
+impl Collect for PciDevice {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        if self.names {
+            out.skip(|| format!("--{}: the exporter has no list of the names of devices", NAMES.row.name));
         }
+        let devices = context.snapshot.dir(DEVICES);
+        let mut any = false;
+        for device in devices.dirs() {
+            any = true;
+            out.item();
+            match Location::parse(device.name()) {
+                Some(location) => {
+                    add_info(&device, &location, devices.link(device.name()), out);
+                    add_numbers(&device, &location, out);
+                }
+                None => out.skip(|| format!("{DEVICES}/{}: no location", device.name().escape_ascii())),
+            }
+        }
+        if any { Ok(()) } else { context.none_of(Query::Pci, "PCI devices") }
     }
-    if any { Ok(()) } else { context.none_of(Query::Pci, "PCI devices") }
 }
 
 fn add_numbers(device: &Dir<'_>, location: &Location<'_>, out: &mut Exposition) {
     let Location { segment, bus, device: slot, function } = *location;
-    for (file, read, family) in NUMBERS {
+    for (file, parse, family) in NUMBERS {
         let Some(value) = device.value(file) else { continue };
-        match read(value) {
-            Reading::Number(number) => out.add(family, &[bus, slot, function, segment], number),
-            Reading::Unknown => {}
-            Reading::Bad => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
+        match parse(value) {
+            Parsed::Number(number) => out.add(family, &[bus, slot, function, segment], number),
+            Parsed::Unknown => {}
+            Parsed::Malformed => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
         }
     }
     if let Some(current) = device.value("power_state").filter(|state| !state.is_empty()) {
@@ -159,8 +172,8 @@ fn add_info(device: &Dir<'_>, location: &Location<'_>, link: Option<&[u8]>, out:
     let above = link.and_then(|link| text::split_last(link, b'/')).map(|(above, _)| above);
     let parent = above.map(|above| text::split_last(above, b'/').map_or(above, |(_, parent)| parent));
     // On the root bus it is no device but `pci0000:40`.
-    let parent = parent.and_then(Location::of).unwrap_or(NONE);
-    // What an older kernel does not tell stays empty.
+    let parent = parent.and_then(Location::parse).unwrap_or(NONE);
+    // What an older kernel lacks stays empty.
     let id = |file: &str, digits: usize| -> Vec<u8> {
         let id = device.value(file).and_then(text::hexadecimal);
         id.map(|id| format!("0x{id:0digits$x}").into_bytes()).unwrap_or_default()
@@ -194,7 +207,7 @@ struct Location<'a> {
 }
 
 impl<'a> Location<'a> {
-    fn of(name: &'a [u8]) -> Option<Self> {
+    fn parse(name: &'a [u8]) -> Option<Self> {
         let (segment, rest) = text::split_first(name, b':')?;
         let (bus, rest) = text::split_first(rest, b':')?;
         let (device, function) = text::split_first(rest, b'.')?;
@@ -205,40 +218,40 @@ impl<'a> Location<'a> {
 }
 
 /// `8.0 GT/s PCIe`; before Linux 5.5 without the last word.
-fn speed(value: &[u8]) -> Reading {
+fn speed(value: &[u8]) -> Parsed {
     let mut fields = text::fields(value);
     match (fields.next(), fields.next()) {
-        (None | Some(b"Unknown"), _) => Reading::Unknown,
+        (None | Some(b"Unknown"), _) => Parsed::Unknown,
         (Some(speed), Some(b"GT/s")) => {
-            text::float(speed).map_or(Reading::Bad, |speed| Reading::Number(speed * 1e9))
+            text::float(speed).map_or(Parsed::Malformed, |speed| Parsed::Number(speed * 1e9))
         }
-        _ => Reading::Bad,
+        _ => Parsed::Malformed,
     }
 }
 
-fn count(value: &[u8]) -> Reading {
+fn count(value: &[u8]) -> Parsed {
     match value {
-        b"" | b"Unknown" => Reading::Unknown,
-        value => text::unsigned(value).map_or(Reading::Bad, |count| Reading::Number(count as f64)),
+        b"" | b"Unknown" => Parsed::Unknown,
+        value => text::unsigned(value).map_or(Parsed::Malformed, |count| Parsed::Number(count as f64)),
     }
 }
 
-fn switch(value: &[u8]) -> Reading {
+fn switch(value: &[u8]) -> Parsed {
     match count(value) {
-        Reading::Number(number) => Reading::Number(f64::from(u8::from(number != 0.0))),
+        Parsed::Number(number) => Parsed::Number(f64::from(u8::from(number != 0.0))),
         other => other,
     }
 }
 
-/// A device that is near to none says -1.
-fn node(value: &[u8]) -> Reading {
-    if value == b"-1" { Reading::Unknown } else { count(value) }
+/// A device without a node has -1.
+fn node(value: &[u8]) -> Parsed {
+    if value == b"-1" { Parsed::Unknown } else { count(value) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own, skipped};
     use crate::snapshot::{Content, Snapshot};
 
     const AT: &str = "sys/bus/pci/devices/0000:45:00.0/";
@@ -348,14 +361,14 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
+    fn any_bytes_are_accepted() {
         let paths: Vec<String> = NUMBERS.iter().map(|(file, ..)| format!("{AT}{file}")).collect();
         let mut paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         paths.extend([
             "sys/bus/pci/devices/0000:45:00.0/class",
             "sys/bus/pci/devices/0000:45:00.0/power_state",
         ]);
-        survives(&COLLECTOR, &paths);
+        accepts_any_bytes(&COLLECTOR, &paths);
     }
 
     proptest::proptest! {

@@ -4,30 +4,30 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Value};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::go_regex::GoRegex;
+use crate::options::{Options, TypedFlag};
 use crate::snapshot::Dir;
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "powersupplyclass",
     default: true,
-    help: "Batteries and mains.",
+    help: "Power supplies: batteries and mains.",
     queries: &[Query::PowerSupply],
     optional: &[],
-    flags: &[Flag {
-        name: IGNORED,
-        kind: FlagKind::Regexp("^$"),
-        help: "Regexp of power supplies to leave out.",
-    }],
-    families: &FAMILIES,
-    collect,
+    flags: &[IGNORED.row],
+    families,
+    new: |options| Ok(Box::new(PowerSupplyClass::new(options))),
 };
 
-const IGNORED: &str = "collector.powersupply.ignored-supplies";
+const IGNORED: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.powersupply.ignored-supplies", "^$", "Power supplies to exclude.");
 
 const CLASS: &str = "sys/class/power_supply";
+/// The directory of a power supply.
+const SUPPLY: &str = "sys/class/power_supply/*";
 
 /// The texts of a power supply that it is described by; each is left out where it is empty.
 const TEXTS: [&str; 11] = [
@@ -62,7 +62,10 @@ const INFO: Family = Family {
         "type",
         "usb_type",
     ],
-    source: "sys/class/power_supply/<power_supply>/{capacity_level,charge_type,health,...}",
+    source: Source::FileIn(
+        SUPPLY,
+        "{capacity_level,charge_type,health,manufacturer,model_name,scope,serial_number,status,technology,type,usb_type}",
+    ),
 };
 
 /// A number of a power supply.
@@ -82,109 +85,107 @@ enum Scale {
     /// The kernel's number is in tenths.
     Tenth,
 }
-
-macro_rules! attribute {
-    ($file:literal, $scale:ident, $name:literal, $help:literal) => {
-        Attribute {
-            file: $file,
-            scale: Scale::$scale,
-            family: Family {
-                name: concat!("node_power_supply_", $name),
-                help: $help,
-                kind: Kind::Gauge,
-                labels: &["power_supply"],
-                source: concat!("sys/class/power_supply/<power_supply>/", $file),
-            },
-        }
-    };
-}
+use Scale::{Micro, One, Tenth};
 
 #[rustfmt::skip]
 const ATTRIBUTES: [Attribute; 49] = [
-    attribute!("authentic",                   One,   "authentic", "Whether the battery is the maker's."),
-    attribute!("calibrate",                   One,   "calibrate", "Whether the battery is being calibrated."),
-    attribute!("capacity",                    One,   "capacity", "Charge of the battery in percent."),
-    attribute!("capacity_alert_max",          One,   "capacity_alert_max", "Charge in percent above which the battery raises an alert."),
-    attribute!("capacity_alert_min",          One,   "capacity_alert_min", "Charge in percent below which the battery raises an alert."),
-    attribute!("charge_control_limit",        Micro, "charge_control_limit", "Limit set for charging, in amperes."),
-    attribute!("charge_control_limit_max",    Micro, "charge_control_limit_max", "Highest limit that can be set for charging, in amperes."),
-    attribute!("charge_counter",              Micro, "charge_counter", "Charge since the counter was started, in ampere hours; it may be negative."),
-    attribute!("charge_empty",                Micro, "charge_empty", "Charge of the battery when it counts as empty, in ampere hours."),
-    attribute!("charge_empty_design",         Micro, "charge_empty_design", "Charge of the battery when it counts as empty, by its design, in ampere hours."),
-    attribute!("charge_full",                 Micro, "charge_full", "Charge of the battery when it was last full, in ampere hours."),
-    attribute!("charge_full_design",          Micro, "charge_full_design", "Charge of the battery when it is full, by its design, in ampere hours."),
-    attribute!("charge_now",                  Micro, "charge_ampere", "Charge of the battery in ampere hours."),
-    attribute!("charge_term_current",         Micro, "charge_term_current", "Current in amperes below which charging ends."),
-    attribute!("constant_charge_current",     Micro, "constant_charge_current", "Current of the charger in amperes."),
-    attribute!("constant_charge_current_max", Micro, "constant_charge_current_max", "Highest current of the charger in amperes."),
-    attribute!("constant_charge_voltage",     Micro, "constant_charge_voltage", "Voltage of the charger in volts."),
-    attribute!("constant_charge_voltage_max", Micro, "constant_charge_voltage_max", "Highest voltage of the charger in volts."),
-    attribute!("current_boot",                Micro, "current_boot", "Current when the machine started, in amperes."),
-    attribute!("current_max",                 Micro, "current_max", "Highest current that the supply may give, in amperes."),
-    attribute!("current_now",                 Micro, "current_ampere", "Current in amperes."),
-    attribute!("cycle_count",                 One,   "cyclecount", "Times that the battery was charged and used up."),
-    attribute!("energy_empty",                Micro, "energy_empty", "Energy of the battery when it counts as empty, in watt hours."),
-    attribute!("energy_empty_design",         Micro, "energy_empty_design", "Energy of the battery when it counts as empty, by its design, in watt hours."),
-    attribute!("energy_full",                 Micro, "energy_full", "Energy of the battery when it was last full, in watt hours."),
-    attribute!("energy_full_design",          Micro, "energy_full_design", "Energy of the battery when it is full, by its design, in watt hours."),
-    attribute!("energy_now",                  Micro, "energy_watthour", "Energy of the battery in watt hours."),
-    attribute!("input_current_limit",         Micro, "input_current_limit", "Limit set for the current that is drawn, in amperes."),
-    attribute!("online",                      One,   "online", "Whether the supply gives power."),
-    attribute!("power_now",                   Micro, "power_watt", "Power in watts."),
-    attribute!("precharge_current",           Micro, "precharge_current", "Current in amperes while an empty battery is charged for a start."),
-    attribute!("present",                     One,   "present", "Whether the battery is there."),
-    attribute!("temp",                        Tenth, "temp_celsius", "Temperature of the supply in degrees Celsius."),
-    attribute!("temp_alert_max",              Tenth, "temp_alert_max_celsius", "Temperature above which the supply raises an alert."),
-    attribute!("temp_alert_min",              Tenth, "temp_alert_min_celsius", "Temperature below which the supply raises an alert."),
-    attribute!("temp_ambient",                Tenth, "temp_ambient_celsius", "Temperature around the supply in degrees Celsius."),
-    attribute!("temp_ambient_alert_max",      Tenth, "temp_ambient_max_celsius", "Temperature around it above which the supply raises an alert."),
-    attribute!("temp_ambient_alert_min",      Tenth, "temp_ambient_min_celsius", "Temperature around it below which the supply raises an alert."),
-    attribute!("temp_max",                    Tenth, "temp_max_celsius", "Highest temperature that the supply may have."),
-    attribute!("temp_min",                    Tenth, "temp_min_celsius", "Lowest temperature that the supply may have."),
-    attribute!("time_to_empty_now",           One,   "time_to_empty_seconds", "Time until the battery is empty."),
-    attribute!("time_to_full_now",            One,   "time_to_full_seconds", "Time until the battery is full."),
-    attribute!("voltage_boot",                Micro, "voltage_boot", "Voltage when the machine started, in volts."),
-    attribute!("voltage_max",                 Micro, "voltage_max", "Highest voltage measured, or that the supply may give, in volts."),
-    attribute!("voltage_max_design",          Micro, "voltage_max_design", "Voltage of a full battery by its design, in volts."),
-    attribute!("voltage_min",                 Micro, "voltage_min", "Lowest voltage measured, or that the supply may give, in volts."),
-    attribute!("voltage_min_design",          Micro, "voltage_min_design", "Voltage of an empty battery by its design, in volts."),
-    attribute!("voltage_now",                 Micro, "voltage_volt", "Voltage in volts."),
-    attribute!("voltage_ocv",                 Micro, "voltage_ocv", "Voltage without a load, in volts."),
+    attribute("authentic",                   One,   "node_power_supply_authentic",                   "Whether the battery is the maker's."),
+    attribute("calibrate",                   One,   "node_power_supply_calibrate",                   "Whether the battery is being calibrated."),
+    attribute("capacity",                    One,   "node_power_supply_capacity",                    "Charge of the battery in percent."),
+    attribute("capacity_alert_max",          One,   "node_power_supply_capacity_alert_max",          "Charge in percent above which the battery raises an alert."),
+    attribute("capacity_alert_min",          One,   "node_power_supply_capacity_alert_min",          "Charge in percent below which the battery raises an alert."),
+    attribute("charge_control_limit",        Micro, "node_power_supply_charge_control_limit",        "Limit set for charging, in amperes."),
+    attribute("charge_control_limit_max",    Micro, "node_power_supply_charge_control_limit_max",    "Highest limit that can be set for charging, in amperes."),
+    attribute("charge_counter",              Micro, "node_power_supply_charge_counter",              "Charge since the counter was started, in ampere hours; it may be negative."),
+    attribute("charge_empty",                Micro, "node_power_supply_charge_empty",                "Charge of the battery when it counts as empty, in ampere hours."),
+    attribute("charge_empty_design",         Micro, "node_power_supply_charge_empty_design",         "Charge of the battery when it counts as empty, by its design, in ampere hours."),
+    attribute("charge_full",                 Micro, "node_power_supply_charge_full",                 "Charge of the battery when it was last full, in ampere hours."),
+    attribute("charge_full_design",          Micro, "node_power_supply_charge_full_design",          "Charge of the battery when it is full, by its design, in ampere hours."),
+    attribute("charge_now",                  Micro, "node_power_supply_charge_ampere",               "Charge of the battery in ampere hours."),
+    attribute("charge_term_current",         Micro, "node_power_supply_charge_term_current",         "Current in amperes below which charging ends."),
+    attribute("constant_charge_current",     Micro, "node_power_supply_constant_charge_current",     "Current of the charger in amperes."),
+    attribute("constant_charge_current_max", Micro, "node_power_supply_constant_charge_current_max", "Highest current of the charger in amperes."),
+    attribute("constant_charge_voltage",     Micro, "node_power_supply_constant_charge_voltage",     "Voltage of the charger in volts."),
+    attribute("constant_charge_voltage_max", Micro, "node_power_supply_constant_charge_voltage_max", "Highest voltage of the charger in volts."),
+    attribute("current_boot",                Micro, "node_power_supply_current_boot",                "Current when the machine started, in amperes."),
+    attribute("current_max",                 Micro, "node_power_supply_current_max",                 "Highest current that the supply may provide, in amperes."),
+    attribute("current_now",                 Micro, "node_power_supply_current_ampere",              "Current in amperes."),
+    attribute("cycle_count",                 One,   "node_power_supply_cyclecount",                  "Times that the battery was charged and used up."),
+    attribute("energy_empty",                Micro, "node_power_supply_energy_empty",                "Energy of the battery when it counts as empty, in watt hours."),
+    attribute("energy_empty_design",         Micro, "node_power_supply_energy_empty_design",         "Energy of the battery when it counts as empty, by its design, in watt hours."),
+    attribute("energy_full",                 Micro, "node_power_supply_energy_full",                 "Energy of the battery when it was last full, in watt hours."),
+    attribute("energy_full_design",          Micro, "node_power_supply_energy_full_design",          "Energy of the battery when it is full, by its design, in watt hours."),
+    attribute("energy_now",                  Micro, "node_power_supply_energy_watthour",             "Energy of the battery in watt hours."),
+    attribute("input_current_limit",         Micro, "node_power_supply_input_current_limit",         "Limit set for the current that is drawn, in amperes."),
+    attribute("online",                      One,   "node_power_supply_online",                      "Whether the supply provides power."),
+    attribute("power_now",                   Micro, "node_power_supply_power_watt",                  "Power in watts."),
+    attribute("precharge_current",           Micro, "node_power_supply_precharge_current",           "Current in amperes while an empty battery is charged for a start."),
+    attribute("present",                     One,   "node_power_supply_present",                     "Whether the battery is there."),
+    attribute("temp",                        Tenth, "node_power_supply_temp_celsius",                "Temperature of the supply in degrees Celsius."),
+    attribute("temp_alert_max",              Tenth, "node_power_supply_temp_alert_max_celsius",      "Temperature above which the supply raises an alert."),
+    attribute("temp_alert_min",              Tenth, "node_power_supply_temp_alert_min_celsius",      "Temperature below which the supply raises an alert."),
+    attribute("temp_ambient",                Tenth, "node_power_supply_temp_ambient_celsius",        "Temperature around the supply in degrees Celsius."),
+    attribute("temp_ambient_alert_max",      Tenth, "node_power_supply_temp_ambient_max_celsius",    "Temperature around it above which the supply raises an alert."),
+    attribute("temp_ambient_alert_min",      Tenth, "node_power_supply_temp_ambient_min_celsius",    "Temperature around it below which the supply raises an alert."),
+    attribute("temp_max",                    Tenth, "node_power_supply_temp_max_celsius",            "Highest temperature that the supply may have."),
+    attribute("temp_min",                    Tenth, "node_power_supply_temp_min_celsius",            "Lowest temperature that the supply may have."),
+    attribute("time_to_empty_now",           One,   "node_power_supply_time_to_empty_seconds",       "Time until the battery is empty."),
+    attribute("time_to_full_now",            One,   "node_power_supply_time_to_full_seconds",        "Time until the battery is full."),
+    attribute("voltage_boot",                Micro, "node_power_supply_voltage_boot",                "Voltage when the machine started, in volts."),
+    attribute("voltage_max",                 Micro, "node_power_supply_voltage_max",                 "Highest voltage measured, or that the supply may provide, in volts."),
+    attribute("voltage_max_design",          Micro, "node_power_supply_voltage_max_design",          "Voltage of a full battery by its design, in volts."),
+    attribute("voltage_min",                 Micro, "node_power_supply_voltage_min",                 "Lowest voltage measured, or that the supply may provide, in volts."),
+    attribute("voltage_min_design",          Micro, "node_power_supply_voltage_min_design",          "Voltage of an empty battery by its design, in volts."),
+    attribute("voltage_now",                 Micro, "node_power_supply_voltage_volt",                "Voltage in volts."),
+    attribute("voltage_ocv",                 Micro, "node_power_supply_voltage_ocv",                 "Voltage without a load, in volts."),
 ];
 
-const FAMILIES: [Family; ATTRIBUTES.len() + 1] = {
-    let mut families = [INFO; ATTRIBUTES.len() + 1];
-    let mut at = 0;
-    while at < ATTRIBUTES.len() {
-        families[at] = ATTRIBUTES[at].family;
-        at += 1;
-    }
-    families
-};
-
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut any = false;
-    for supply in context.snapshot.dir(CLASS).dirs() {
-        any = true;
-        let name = text::printable(supply.name());
-        if context.options.regexp(IGNORED).is_none_or(|ignored| !ignored.is_match(name.as_bytes())) {
-            out.item();
-            give(&supply, out);
-        }
-    }
-    // Most virtual machines have the class, and nothing in it.
-    if any { Ok(()) } else { context.none_of(Query::PowerSupply, "power supplies") }
+const fn attribute(file: &'static str, scale: Scale, name: &'static str, help: &'static str) -> Attribute {
+    let family = Family::gauge(name, help, &["power_supply"], Source::FileIn(SUPPLY, file));
+    Attribute { file, scale, family }
 }
 
-fn give(supply: &Dir<'_>, out: &mut Exposition) {
+fn families() -> Vec<Family> {
+    ATTRIBUTES.iter().map(|attribute| attribute.family).chain([INFO]).collect()
+}
+
+/// The values of the flags.
+#[derive(Debug)]
+struct PowerSupplyClass {
+    ignored: Option<GoRegex>,
+}
+
+impl PowerSupplyClass {
+    fn new(options: &Options) -> Self {
+        Self { ignored: IGNORED.get(options) }
+    }
+}
+
+impl Collect for PowerSupplyClass {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut any = false;
+        for supply in context.snapshot.dir(CLASS).dirs() {
+            any = true;
+            let name = text::printable(supply.name());
+            if self.ignored.as_ref().is_none_or(|ignored| !ignored.is_match(name.as_bytes())) {
+                out.item();
+                add_supply(&supply, out);
+            }
+        }
+        // Most virtual machines have the class, and nothing in it.
+        if any { Ok(()) } else { context.none_of(Query::PowerSupply, "power supplies") }
+    }
+}
+
+fn add_supply(supply: &Dir<'_>, out: &mut Exposition) {
     let name = supply.name();
     // A battery that is not there has its files still: reading them fails, or finds no number.
     for Attribute { file, scale, family } in &ATTRIBUTES {
         if let Some(number) = supply.signed(file) {
             match scale {
-                Scale::One => out.add(family, &[name], number),
-                Scale::Micro => out.add(family, &[name], number as f64 / 1e6),
-                Scale::Tenth => out.add(family, &[name], number as f64 / 10.0),
+                One => out.add(family, &[name], number),
+                Micro => out.add(family, &[name], number as f64 / 1e6),
+                Tenth => out.add(family, &[name], number as f64 / 10.0),
             }
         }
     }
@@ -202,7 +203,7 @@ fn give(supply: &Dir<'_>, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::{Content, Snapshot};
 
     fn battery(files: &[(&str, &[u8])], flags: &[&str]) -> String {
@@ -251,9 +252,9 @@ mod tests {
         let text = battery(&files, &[]);
         for Attribute { file, scale, family } in &ATTRIBUTES {
             let value = match scale {
-                Scale::One => "10",
-                Scale::Micro => "0.00001",
-                Scale::Tenth => "1",
+                One => "10",
+                Micro => "0.00001",
+                Tenth => "1",
             };
             assert!(
                 text.contains(&format!("{}{{power_supply=\"BAT0\"}} {value}\n", family.name)),
@@ -288,8 +289,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &[
                 "sys/class/power_supply/A/capacity",

@@ -7,91 +7,109 @@ use std::path::{Path, PathBuf};
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::cli::flags::PATH_SYSFS;
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::options::{Options, TypedFlag};
 use crate::snapshot::Content;
 use crate::{text, text_files};
 
 pub const COLLECTOR: Collector = Collector {
     name: "rapl",
     default: true,
-    help: "Energy that parts of the CPUs have used; needs a broker that runs as uid 0.",
+    help: "Energy used by parts of the CPUs (RAPL); requires a broker that runs as root.",
     queries: &[Query::Powercap],
     optional: &[],
-    flags: &[Flag {
-        name: ZONE_LABEL,
-        kind: FlagKind::Switch(false),
-        help: "Give the zone as the label rapl_zone instead of in the metric's name.",
-    }],
-    families: &[JOULES, ZONE_JOULES],
-    collect,
+    flags: &[ZONE_LABEL.row],
+    families: || vec![JOULES, ZONE_JOULES],
+    new: |options| Ok(Box::new(Rapl::new(options))),
 };
 
 const ZONES: &str = "sys/class/powercap";
-const ZONE_LABEL: &str = "collector.rapl.enable-zone-label";
+const ZONE_LABEL: TypedFlag<bool> = TypedFlag::switch(
+    "collector.rapl.enable-zone-label",
+    false,
+    "Report the zone as the label rapl_zone instead of in the metric's name.",
+);
 
 const JOULES: Family = Family {
     name: "node_rapl_<ZONE>_joules_total",
     help: "Joules that the zone has used; starts again from 0 when the hardware's counter is full.",
     kind: Kind::Counter,
     labels: &["index", "path"],
-    source: "sys/class/powercap/<zone>/energy_uj",
+    source: Source::File("sys/class/powercap/*/{energy_uj,name}"),
 };
 const ZONE_JOULES: Family =
     Family { name: "node_rapl_joules_total", labels: &["index", "path", "rapl_zone"], ..JOULES };
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let powercap = context.snapshot.dir(ZONES);
-    let with_label = context.options.switch(ZONE_LABEL);
-    // node_exporter gives the path as it reads it; the exporter is told of it without reading it.
-    let root = match context.options.text("path.sysfs") {
-        "" => PathBuf::from("/sys"),
-        root => text_files::clean(Path::new(root)),
-    };
-    let root = root.to_string_lossy();
-    let root = root.trim_end_matches('/');
-    let mut dirs: Vec<Vec<u8>> = powercap.dirs().map(|zone| zone.name().to_vec()).collect();
-    dirs.sort_unstable();
-    let mut seen = BTreeMap::new();
-    let mut failed = None;
-    let mut any = false;
-    for dir in dirs {
-        let zone = powercap.dir(&dir);
-        // The directory of a control type, such as intel-rapl, has no name.
-        let Some(name) = zone.value("name") else { continue };
-        let (name, index) = name_and_index(name, &seen);
-        seen.insert(name, index.saturating_add(1));
-        let microjoules = match zone.content("energy_uj") {
-            Some(Content::Errno(errno)) => {
-                let path = String::from_utf8_lossy(&zone.join("energy_uj")).into_owned();
-                failed = failed.or(Some(CollectError::Unreadable { path, errno: *errno }));
-                continue;
-            }
-            // A zone that is limited without being measured.
-            None => continue,
-            Some(_) => zone.unsigned("energy_uj"),
+/// The values of the flags.
+#[derive(Debug)]
+struct Rapl {
+    /// Whether the zone is a label.
+    with_label: bool,
+    /// What paths begin with.
+    root: String,
+}
+
+impl Rapl {
+    fn new(options: &Options) -> Self {
+        // node_exporter emits the path that it reads; the exporter knows it from a flag alone.
+        let root = match &*PATH_SYSFS.get(options) {
+            "" => PathBuf::from("/sys"),
+            root => text_files::clean(Path::new(root)),
         };
-        let Some(microjoules) = microjoules else {
-            out.skip(|| format!("{}: no number", zone.join("energy_uj").escape_ascii()));
-            continue;
-        };
-        any = true;
-        let joules = microjoules as f64 / 1e6;
-        let index = index.to_string();
-        let path = [root.as_bytes(), b"/class/powercap/", &dir].concat();
-        if with_label {
-            out.add(&ZONE_JOULES, &[index.as_bytes(), &path, name], joules);
-        } else {
-            let name = text::printable(name).replace(':', "_");
-            let name = JOULES.name_of(&name);
-            out.add_named(&JOULES, &name, &[index.as_bytes(), &path], joules);
+        Self {
+            with_label: ZONE_LABEL.get(options),
+            root: root.to_string_lossy().trim_end_matches('/').to_owned(),
         }
     }
-    match failed {
-        Some(error) => Err(error),
-        None if any => Ok(()),
-        None => context.none_of(Query::Powercap, "RAPL zones"),
+}
+
+impl Collect for Rapl {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let powercap = context.snapshot.dir(ZONES);
+        let mut dirs: Vec<Vec<u8>> = powercap.dirs().map(|zone| zone.name().to_vec()).collect();
+        dirs.sort_unstable();
+        let mut seen = BTreeMap::new();
+        let mut failed = None;
+        let mut any = false;
+        for dir in dirs {
+            let zone = powercap.dir(&dir);
+            // The directory of a control type, such as intel-rapl, has no name.
+            let Some(name) = zone.value("name") else { continue };
+            let (name, index) = name_and_index(name, &seen);
+            seen.insert(name, index.saturating_add(1));
+            let microjoules = match zone.content("energy_uj") {
+                Some(Content::Errno(errno)) => {
+                    let path = String::from_utf8_lossy(&zone.join("energy_uj")).into_owned();
+                    failed = failed.or(Some(CollectError::Unreadable { path, errno: *errno }));
+                    continue;
+                }
+                // A zone that is limited without being measured.
+                None => continue,
+                Some(_) => zone.unsigned("energy_uj"),
+            };
+            let Some(microjoules) = microjoules else {
+                out.skip(|| format!("{}: no number", zone.join("energy_uj").escape_ascii()));
+                continue;
+            };
+            any = true;
+            let joules = microjoules as f64 / 1e6;
+            let index = index.to_string();
+            let path = [self.root.as_bytes(), b"/class/powercap/", &dir].concat();
+            if self.with_label {
+                out.add(&ZONE_JOULES, &[index.as_bytes(), &path, name], joules);
+            } else {
+                let name = text::printable(name).replace(':', "_");
+                let name = JOULES.name_of(&name);
+                out.add_named(&JOULES, &name, &[index.as_bytes(), &path], joules);
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None if any => Ok(()),
+            None => context.none_of(Query::Powercap, "RAPL zones"),
+        }
     }
 }
 
@@ -105,7 +123,8 @@ fn name_and_index<'a>(name: &'a [u8], seen: &BTreeMap<&'a [u8], u64>) -> (&'a [u
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::Instance;
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::Snapshot;
 
     const FILES: &[(&str, &[u8])] = &[
@@ -148,8 +167,8 @@ node_rapl_package_joules_total{index=\"10\",path=\"/sys/class/powercap/intel-rap
         let arguments = ["--path.sysfs=/host/./x/..//sys/".to_owned()];
         let (options, _) = crate::cli::flags::parse(arguments).unwrap();
         let mut out = Exposition::new();
-        (COLLECTOR.collect)(&Context { snapshot: &snapshot, options: &options, own: &own() }, &mut out)
-            .unwrap();
+        let rapl = Instance::new(&COLLECTOR, &options).unwrap();
+        rapl.collect(&Context { snapshot: &snapshot, own: &own() }, &mut out).unwrap();
         assert!(
             out.to_text().contains("path=\"/host/sys/class/powercap/intel-rapl:0\""),
             "{}",
@@ -193,7 +212,7 @@ node_rapl_package_joules_total{index=\"10\",path=\"/sys/class/powercap/intel-rap
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[FILES[0].0, FILES[1].0, FILES[2].0, FILES[3].0]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[FILES[0].0, FILES[1].0, FILES[2].0, FILES[3].0]);
     }
 }

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 
 pub const COLLECTOR: Collector = Collector {
     name: "thermal_zone",
@@ -14,8 +14,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Thermal],
     optional: &[],
     flags: &[],
-    families: &[TEMP, CUR_STATE, MAX_STATE],
-    collect,
+    families: || vec![TEMP, CUR_STATE, MAX_STATE],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const CLASS: &str = "sys/class/thermal";
@@ -25,19 +25,19 @@ const TEMP: Family = Family {
     help: "Temperature of the thermal zone in degrees Celsius.",
     kind: Kind::Gauge,
     labels: &["zone", "type"],
-    source: "sys/class/thermal/thermal_zone<zone>/temp",
+    source: Source::File("sys/class/thermal/thermal_zone#/{temp,type}"),
 };
 const CUR_STATE: Family = Family {
     name: "node_cooling_device_cur_state",
     help: "How hard the cooling device works, from 0 to its highest state; -1 while it is not asked to.",
     kind: Kind::Gauge,
     labels: &["name", "type"],
-    source: "sys/class/thermal/cooling_device<name>/cur_state",
+    source: Source::File("sys/class/thermal/cooling_device#/{cur_state,type}"),
 };
 const MAX_STATE: Family = Family {
     name: "node_cooling_device_max_state",
     help: "The highest state of the cooling device.",
-    source: "sys/class/thermal/cooling_device<name>/max_state",
+    source: Source::File("sys/class/thermal/cooling_device#/{max_state,type}"),
     ..CUR_STATE
 };
 
@@ -68,7 +68,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::{Content, Snapshot};
 
     #[test]
@@ -137,8 +137,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &[
                 "sys/class/thermal/thermal_zone0/temp",

@@ -5,46 +5,53 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "watchdog",
     default: true,
-    help: "Watchdogs, their time-outs and state.",
+    help: "Watchdogs, their timeouts and state.",
     queries: &[Query::Watchdog],
     optional: &[],
     flags: &[],
-    families: FAMILIES,
-    collect,
+    families,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const WATCHDOGS: &str = "sys/class/watchdog";
-/// What comes before an attribute's file name in the source of its family.
-const OF_WATCHDOG: &str = "sys/class/watchdog/<name>/";
+/// The directory of a watchdog.
+const WATCHDOG: &str = "sys/class/watchdog/watchdog#";
 
-/// Every family; those of [`NUMBER`] give the number that stands in their source.
+/// Attributes that are numbers: the file and its family.
 #[rustfmt::skip]
-const FAMILIES: &[Family] = &[
-    INFO,
-    Family { name: "node_watchdog_access_cs0",         help: "Whether the watchdog starts the system from its first chip select again.", source: "sys/class/watchdog/<name>/access_cs0", ..NUMBER },
-    Family { name: "node_watchdog_bootstatus",         help: "Why the system was last started, as bits (WDIOF_*).",                      source: "sys/class/watchdog/<name>/bootstatus", ..NUMBER },
-    Family { name: "node_watchdog_fw_version",         help: "Version of the watchdog's firmware.",                                      source: "sys/class/watchdog/<name>/fw_version", ..NUMBER },
-    Family { name: "node_watchdog_nowayout",           help: "Whether the watchdog, once started, cannot be stopped.",                   source: "sys/class/watchdog/<name>/nowayout",   ..NUMBER },
-    Family { name: "node_watchdog_pretimeout_seconds", help: "Seconds before its time-out that the watchdog gives a warning.",           source: "sys/class/watchdog/<name>/pretimeout", ..NUMBER },
-    Family { name: "node_watchdog_timeleft_seconds",   help: "Seconds left until the watchdog acts.",                                    source: "sys/class/watchdog/<name>/timeleft",   ..NUMBER },
-    Family { name: "node_watchdog_timeout_seconds",    help: "Seconds without a sign of life after which the watchdog acts.",            source: "sys/class/watchdog/<name>/timeout",    ..NUMBER },
+const NUMBERS: &[(&str, Family)] = &[
+    number("access_cs0", "node_watchdog_access_cs0",         "Whether the watchdog starts the system from its first chip select again."),
+    number("bootstatus", "node_watchdog_bootstatus",         "Why the system was last started, as bits (WDIOF_*)."),
+    number("fw_version", "node_watchdog_fw_version",         "Version of the watchdog's firmware."),
+    number("nowayout",   "node_watchdog_nowayout",           "Whether the watchdog, once started, cannot be stopped."),
+    number("pretimeout", "node_watchdog_pretimeout_seconds", "Seconds before its time-out that the watchdog warns."),
+    number("timeleft",   "node_watchdog_timeleft_seconds",   "Seconds left until the watchdog acts."),
+    number("timeout",    "node_watchdog_timeout_seconds",    "Seconds without a sign of life after which the watchdog acts."),
 ];
 
-const NUMBER: Family = Family { name: "", help: "", kind: Kind::Gauge, labels: &["name"], source: "" };
+const fn number(file: &'static str, name: &'static str, help: &'static str) -> (&'static str, Family) {
+    (file, Family::gauge(name, help, &["name"], Source::FileIn(WATCHDOG, file)))
+}
+
 const INFO: Family = Family {
     name: "node_watchdog_info",
     help: "Attributes of the watchdog that are no numbers; always 1.",
+    kind: Kind::Gauge,
     labels: &["identity", "name", "options", "pretimeout_governor", "state", "status"],
-    source: "sys/class/watchdog/<name>/{identity,options,pretimeout_governor,state,status}",
-    ..NUMBER
+    source: Source::FileIn(WATCHDOG, "{identity,options,pretimeout_governor,state,status}"),
 };
+
+fn families() -> Vec<Family> {
+    let numbers = NUMBERS.iter().map(|(_, family)| *family);
+    [INFO].into_iter().chain(numbers).collect()
+}
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let watchdogs = context.snapshot.dir(WATCHDOGS);
@@ -65,10 +72,9 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 
 fn add_watchdog(watchdog: &Dir<'_>, out: &mut Exposition) {
     let name = watchdog.name();
-    for family in FAMILIES {
-        let file = family.source.strip_prefix(OF_WATCHDOG).filter(|_| family.labels.len() == 1);
-        // Attributes that the device cannot tell answer with an error.
-        let Some(value) = file.and_then(|file| watchdog.value(file)) else { continue };
+    for (file, family) in NUMBERS {
+        // Reading an attribute that the device does not support fails.
+        let Some(value) = watchdog.value(file) else { continue };
         match text::integer(value) {
             Some(value) => out.add(family, &[name], value),
             None => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
@@ -85,7 +91,7 @@ fn add_watchdog(watchdog: &Dir<'_>, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, skipped_of, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own, skipped_of};
     use crate::snapshot::{Content, Snapshot};
 
     #[test]
@@ -147,8 +153,8 @@ node_watchdog_timeout_seconds{name=\"watchdog0\"} 60
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &["sys/class/watchdog/watchdog0/timeout", "sys/class/watchdog/watchdog0/identity"],
         );

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,49 +15,47 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Random],
     optional: &[],
     flags: &[],
-    families: &[AVAILABLE, POOL_SIZE],
-    collect,
+    families: || NUMBERS.iter().map(|(_, family)| *family).collect(),
+    new: |_| Ok(Box::new(collect)),
 };
 
-const AVAILABLE: Family = Family {
-    name: "node_entropy_available_bits",
-    help: "Entropy that the input pool holds, in bits.",
-    kind: Kind::Gauge,
-    labels: &[],
-    source: "proc/sys/kernel/random/entropy_avail",
-};
-const POOL_SIZE: Family = Family {
-    name: "node_entropy_pool_size_bits",
-    help: "Entropy that the input pool can hold, in bits.",
-    source: "proc/sys/kernel/random/poolsize",
-    ..AVAILABLE
-};
+const AVAILABLE: &str = "proc/sys/kernel/random/entropy_avail";
+const POOL_SIZE: &str = "proc/sys/kernel/random/poolsize";
+
+/// The files, each with the family of its number.
+#[rustfmt::skip]
+const NUMBERS: [(&str, Family); 2] = [
+    number(AVAILABLE, "node_entropy_available_bits", "Entropy that the input pool holds, in bits."),
+    number(POOL_SIZE, "node_entropy_pool_size_bits", "Entropy that the input pool can hold, in bits."),
+];
+
+const fn number(file: &'static str, name: &'static str, help: &'static str) -> (&'static str, Family) {
+    (file, Family::gauge(name, help, &[], Source::File(file)))
+}
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let results = [&AVAILABLE, &POOL_SIZE].map(|family| {
-        let path = family.source;
-        let bits = text::unsigned(text::trim(context.require(path)?));
-        out.add(family, &[], bits.ok_or_else(|| CollectError::malformed(path, "not a number"))?);
+    let results = NUMBERS.map(|(file, family)| {
+        let bits = text::unsigned(text::trim(context.require(file)?));
+        out.add(&family, &[], bits.ok_or_else(|| CollectError::malformed(file, "not a number"))?);
         Ok(())
     });
-    // Each file is given where the other cannot be.
+    // One file that cannot be read does not stop the other.
     results.into_iter().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::exposition::Exposition;
-    use crate::options::Options;
     use crate::snapshot::{Content, Snapshot};
 
     #[test]
     fn both_sizes_are_given_in_bits_whatever_the_kernels_pool() {
         for (available, size) in [("1337", "4096"), ("256", "256")] {
             let files = [
-                (AVAILABLE.source, format!("{available}\n").into_bytes()),
-                (POOL_SIZE.source, format!("{size}\n").into_bytes()),
+                (AVAILABLE, format!("{available}\n").into_bytes()),
+                (POOL_SIZE, format!("{size}\n").into_bytes()),
             ];
             let files = [(files[0].0, &files[0].1[..]), (files[1].0, &files[1].1[..])];
             assert_eq!(
@@ -69,27 +67,26 @@ mod tests {
 
     #[test]
     fn one_file_is_given_where_the_other_makes_no_sense() {
-        let files = [(AVAILABLE.source, b"many\n".to_vec()), (POOL_SIZE.source, b"256\n".to_vec())];
+        let files = [(AVAILABLE, b"many\n".to_vec()), (POOL_SIZE, b"256\n".to_vec())];
         let files = files.map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(bytes)));
         let snapshot = Snapshot::of_files(files.into());
-        let options = Options::defaults(&crate::collector::flags());
         let mut out = Exposition::new();
-        let context = Context { snapshot: &snapshot, options: &options, own: &own() };
-        let error = (COLLECTOR.collect)(&context, &mut out).unwrap_err();
-        assert_eq!(error, CollectError::malformed(AVAILABLE.source, "not a number"));
+        let context = Context { snapshot: &snapshot, own: &own() };
+        let error = super::collect(&context, &mut out).unwrap_err();
+        assert_eq!(error, CollectError::malformed(AVAILABLE, "not a number"));
         assert!(out.to_text().ends_with("\nnode_entropy_pool_size_bits 256\n"));
     }
 
     #[test]
     fn files_that_are_not_there_are_no_data_and_refused_ones_are_said() {
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
-        let snapshot = Snapshot::of_files(vec![(AVAILABLE.source.into(), Content::Errno(13))]);
+        let snapshot = Snapshot::of_files(vec![(AVAILABLE.into(), Content::Errno(13))]);
         let error = collect_snapshot(&COLLECTOR, &snapshot, &[], &own()).unwrap_err();
-        assert_eq!(error, CollectError::Unreadable { path: AVAILABLE.source.into(), errno: 13 });
+        assert_eq!(error, CollectError::Unreadable { path: AVAILABLE.into(), errno: 13 });
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[AVAILABLE.source, POOL_SIZE.source]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[AVAILABLE, POOL_SIZE]);
     }
 }

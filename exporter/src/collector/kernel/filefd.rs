@@ -5,18 +5,18 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "filefd",
     default: true,
-    help: "Open files of the host, and the most there may be.",
+    help: "Open files of the host and their maximum number.",
     queries: &[Query::FileNr],
     optional: &[],
     flags: &[],
-    families: &[ALLOCATED, MAXIMUM],
-    collect,
+    families: || vec![ALLOCATED, MAXIMUM],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/sys/fs/file-nr";
@@ -26,7 +26,7 @@ const ALLOCATED: Family = Family {
     help: "File handles that the kernel has allocated.",
     kind: Kind::Gauge,
     labels: &[],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const MAXIMUM: Family = Family {
     name: "node_filefd_maximum",
@@ -52,7 +52,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
     fn the_first_and_the_third_number_are_given() {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

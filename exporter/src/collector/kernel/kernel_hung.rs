@@ -5,18 +5,18 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "kernel_hung",
     default: true,
-    help: "Tasks that the kernel found hung.",
+    help: "Hung tasks that the kernel detected.",
     queries: &[Query::HungTasks],
     optional: &[],
     flags: &[],
-    families: &[HUNG],
-    collect,
+    families: || vec![HUNG],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/sys/kernel/hung_task_detect_count";
@@ -26,7 +26,7 @@ const HUNG: Family = Family {
     help: "Tasks that the kernel found stuck in uninterruptible sleep since boot.",
     kind: Kind::Counter,
     labels: &[],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -38,7 +38,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
     fn the_count_is_given() {
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -17,15 +17,15 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::OsRelease],
     optional: &[],
     flags: &[],
-    families: &[INFO, VERSION, SUPPORT_END],
-    collect,
+    families: || vec![INFO, VERSION, SUPPORT_END],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "etc/os-release";
 
 const INFO: Family = Family {
     name: "node_os_info",
-    help: "Always 1; its labels are what os-release says of the operating system.",
+    help: "Always 1; its labels are fields of os-release.",
     kind: Kind::Gauge,
     labels: &[
         "build_id",
@@ -41,7 +41,7 @@ const INFO: Family = Family {
         "version_codename",
         "version_id",
     ],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const VERSION: Family = Family {
     name: "node_os_version",
@@ -169,7 +169,7 @@ fn days_of(year: i64, month: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     fn of(text: &[u8]) -> String {
         collect(&COLLECTOR, &[(PATH, text)], &[]).unwrap()
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

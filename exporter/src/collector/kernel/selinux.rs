@@ -2,27 +2,27 @@
 //!
 //! <https://docs.kernel.org/admin-guide/LSM/SELinux.html>
 //!
-//! `node_selinux_config_mode` is not given: /etc/selinux/config of this container is not the host's.
+//! `node_selinux_config_mode` is not emitted: /etc/selinux/config of this container is not the host's.
 
 use keyhole_proto::v1::{Outcome, Query};
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "selinux",
     default: true,
-    help: "Whether SELinux is enabled, and whether it enforces.",
+    help: "Whether SELinux is enabled and enforcing.",
     queries: &[Query::Selinux],
     optional: &[],
     flags: &[],
-    families: &[ENABLED, MODE],
-    collect,
+    families: || vec![ENABLED, MODE],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "sys/fs/selinux/enforce";
-/// The context of the kernel itself: the bare word `kernel` while no policy is loaded, by which libselinux tells it too.
+/// The context of the kernel itself: the bare word `kernel` while no policy is loaded, which libselinux checks too.
 const CONTEXT: &str = "sys/fs/selinux/initial_contexts/kernel";
 
 const ENABLED: Family = Family {
@@ -30,11 +30,11 @@ const ENABLED: Family = Family {
     help: "Whether SELinux is enabled.",
     kind: Kind::Gauge,
     labels: &[],
-    source: PATH,
+    source: Source::Files(&[PATH, CONTEXT]),
 };
 const MODE: Family = Family {
     name: "node_selinux_current_mode",
-    help: "What SELinux does with what its policy denies: 0 permits and tells, 1 enforces.",
+    help: "What SELinux does with what its policy denies: 0 permits and logs it, 1 enforces.",
     ..ENABLED
 };
 
@@ -51,7 +51,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             out.add(&MODE, &[], mode);
             Ok(())
         }
-        // Only a broker that sees the host can tell that it is not there.
+        // Only a broker that sees the host knows that it is absent.
         Err(CollectError::NoData(_)) if absent(context) => {
             out.add(&ENABLED, &[], false);
             Ok(())
@@ -73,7 +73,7 @@ fn absent(context: &Context<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::{Content, Report, Snapshot};
 
     #[test]
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH, CONTEXT]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH, CONTEXT]);
     }
 }

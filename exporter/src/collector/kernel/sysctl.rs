@@ -2,55 +2,44 @@
 //!
 //! <https://docs.kernel.org/admin-guide/sysctl/index.html>
 //!
-//! A request to the broker carries no names, so only those of its policy's lists can be given. Values that a namespace has
+//! A request to the broker carries no names, so only those of its policy's lists can be emitted. Values that a namespace has
 //! of its own come only from a broker that is in the host's.
 
 use keyhole_policy::pattern::matches;
-use keyhole_policy::{Namespace, Root, Source};
+use keyhole_policy::{Namespace, Root};
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Value};
-use crate::options::{Flag, FlagKind, Options};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::options::{Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "sysctl",
     default: false,
-    help: "Kernel parameters, of those that the broker offers.",
+    help: "Kernel parameters, if the broker can read them.",
     queries: &[],
     optional: QUERIES,
-    flags: &[
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Texts,
-            help: "Parameter to give as numbers, repeatable: fs.file-max, or fs.file-nr:total,current,max with names for its fields.",
-        },
-        Flag { name: INCLUDE_INFO, kind: FlagKind::Texts, help: "Parameter to give as text, repeatable." },
-    ],
-    families: &[NUMBER, INDEXED, INFO],
-    collect,
+    flags: &[INCLUDE.row, INCLUDE_INFO.row],
+    families: || vec![NUMBER, INDEXED, INFO],
+    new: |options| Ok(Box::new(Sysctl::new(options))),
 };
 
 const QUERIES: &[Query] = &[Query::Sysctl, Query::NetSysctl, Query::NamespaceSysctl];
 
-/// Whether the flags name a parameter that a query gives; of another query nothing is known here, and it is asked.
-pub fn is_asked(query: Query, options: &Options) -> bool {
-    let flags = [INCLUDE, INCLUDE_INFO];
-    let mut names = flags.iter().flat_map(|flag| options.texts(flag));
-    let gives = |asked: &String| gives(query, &path(asked.split(':').next().unwrap_or_default()));
-    !QUERIES.contains(&query) || names.any(gives)
-}
-
-const INCLUDE: &str = "collector.sysctl.include";
-const INCLUDE_INFO: &str = "collector.sysctl.include-info";
+const INCLUDE: TypedFlag<Vec<String>> = TypedFlag::texts(
+    "collector.sysctl.include",
+    "Parameter to report as numbers: fs.file-max, or fs.file-nr:total,current,max with names for its fields.",
+);
+const INCLUDE_INFO: TypedFlag<Vec<String>> =
+    TypedFlag::texts("collector.sysctl.include-info", "Parameter to report as text.");
 
 const NUMBER: Family = Family {
     name: "node_sysctl_<NAME>",
     help: "Value of the kernel parameter.",
     kind: Kind::Untyped,
     labels: &[],
-    source: "proc/sys/<name>",
+    source: Source::Files(&["proc/sys/*/*", "proc/sys/*/*/*", "proc/sys/*/*/*/*", "proc/sys/*/*/*/*/*"]),
 };
 const INDEXED: Family = Family { labels: &["index"], ..NUMBER };
 const INFO: Family = Family {
@@ -61,27 +50,49 @@ const INFO: Family = Family {
     ..NUMBER
 };
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let numbers = context.options.texts(INCLUDE).iter().map(|asked| (asked, add_numbers as Add));
-    let texts = context.options.texts(INCLUDE_INFO).iter().map(|asked| (asked, add_texts as Add));
-    let mut failed = None;
-    let mut given = false;
-    for (asked, add) in numbers.chain(texts) {
-        out.item();
-        let (name, keys) = match asked.split_once(':') {
-            Some((name, keys)) => (name, keys.split(',').collect()),
-            None => (asked.as_str(), Vec::new()),
-        };
-        let result = read(context, name).and_then(|fields| add(name, &keys, &fields, out));
-        given |= result.is_ok();
-        if let Err(error) = result {
-            out.skip(|| format!("--{INCLUDE}[-info]={asked}: {error}"));
-            failed = failed.or(Some(error));
+/// The values of the flags.
+#[derive(Debug)]
+struct Sysctl {
+    /// Parameters to give as numbers.
+    numbers: Vec<String>,
+    /// Parameters to give as text.
+    texts: Vec<String>,
+}
+
+impl Sysctl {
+    fn new(options: &Options) -> Self {
+        Self { numbers: INCLUDE.get(options), texts: INCLUDE_INFO.get(options) }
+    }
+}
+
+impl Collect for Sysctl {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let numbers = self.numbers.iter().map(|asked| (asked, add_numbers as Add));
+        let texts = self.texts.iter().map(|asked| (asked, add_texts as Add));
+        let mut failed = None;
+        let mut added = false;
+        for (asked, add) in numbers.chain(texts) {
+            out.item();
+            let (name, keys) = match asked.split_once(':') {
+                Some((name, keys)) => (name, keys.split(',').collect()),
+                None => (asked.as_str(), Vec::new()),
+            };
+            let result = read(context, name).and_then(|fields| add(name, &keys, &fields, out));
+            added |= result.is_ok();
+            if let Err(error) = result {
+                out.skip(|| format!("--{}[-info]={asked}: {error}", INCLUDE.row.name));
+                failed = failed.or(Some(error));
+            }
+        }
+        match failed {
+            Some(error) if !added => Err(error),
+            _ => Ok(()),
         }
     }
-    match failed {
-        Some(error) if !given => Err(error),
-        _ => Ok(()),
+
+    fn wants(&self, query: Query) -> bool {
+        let mut names = self.numbers.iter().chain(&self.texts);
+        names.any(|asked| reads(query, &path(asked.split(':').next().unwrap_or_default())))
     }
 }
 
@@ -91,7 +102,7 @@ type Add = fn(&str, &[&str], &[&[u8]], &mut Exposition) -> Result<(), CollectErr
 /// The fields of a parameter, at least one.
 fn read<'a>(context: &Context<'a>, name: &str) -> Result<Vec<&'a [u8]>, CollectError> {
     let path = path(name);
-    let Some(query) = QUERIES.iter().find(|query| gives(**query, &path)) else {
+    let Some(query) = QUERIES.iter().find(|query| reads(**query, &path)) else {
         return Err(CollectError::malformed(&path, "not among the kernel parameters that the broker offers"));
     };
     context.answered(*query)?;
@@ -104,13 +115,10 @@ fn read<'a>(context: &Context<'a>, name: &str) -> Result<Vec<&'a [u8]>, CollectE
         (error, _) => error,
     })?;
     let fields: Vec<&[u8]> = text::fields(text).collect();
-    match fields.is_empty() {
-        true => Err(CollectError::malformed(&path, "empty")),
-        false => Ok(fields),
-    }
+    if fields.is_empty() { Err(CollectError::malformed(&path, "empty")) } else { Ok(fields) }
 }
 
-/// Numbers: one alone, several under their index or under the names that were given for them.
+/// Numbers: one alone, several under their index or under the names that the flag has for them.
 fn add_numbers(
     name: &str,
     keys: &[&str],
@@ -163,7 +171,7 @@ fn path(name: &str) -> String {
 }
 
 /// Whether the policy has the broker read this file for a query.
-fn gives(query: Query, path: &str) -> bool {
+fn reads(query: Query, path: &str) -> bool {
     source(query, path).is_some()
 }
 
@@ -175,7 +183,7 @@ fn namespace(query: Query, path: &str) -> Option<Namespace> {
     }
 }
 
-fn source(query: Query, path: &str) -> Option<&'static Source> {
+fn source(query: Query, path: &str) -> Option<&'static keyhole_policy::Source> {
     keyhole_policy::row(query)?.sources.iter().find(|source| {
         let below = path.strip_prefix(source.root.name()).and_then(|path| path.strip_prefix('/'));
         below.is_some_and(|below| matches(source.pattern.as_bytes(), below.as_bytes()))
@@ -185,8 +193,9 @@ fn source(query: Query, path: &str) -> Option<&'static Source> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::flags;
-    use crate::collector::testing::{collect, collect_snapshot, own, skipped_of, survives};
+    use crate::collector::testing::{
+        accepts_any_bytes, collect, collect_snapshot, instance, own, skipped_of,
+    };
     use crate::snapshot::{Content, Report, Snapshot};
     use keyhole_proto::v1::Outcome;
 
@@ -234,13 +243,12 @@ mod tests {
             FILES.iter().map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
         let snapshot = Snapshot::of_files(files.collect());
         let asked = ["kernel.threads-max", "fs.file-nr:total,current,max"];
-        let given = asked.map(|name| format!("--{INCLUDE}={name}"));
-        let (options, _) = Options::parse(&flags(), given).unwrap();
+        let added = asked.map(|name| format!("--{}={name}", INCLUDE.row.name));
+        let sysctl = instance(&COLLECTOR, &added.each_ref().map(String::as_str));
         for (limit, whole) in [(4, 4), (3, 1), (2, 1), (1, 1)] {
             let mut out = Exposition::new();
             out.begin(limit);
-            (COLLECTOR.collect)(&Context { snapshot: &snapshot, options: &options, own: &own() }, &mut out)
-                .unwrap();
+            sysctl.collect(&Context { snapshot: &snapshot, own: &own() }, &mut out).unwrap();
             assert_eq!(out.end().series, whole, "{limit}");
         }
     }
@@ -295,9 +303,8 @@ mod tests {
             ("vm.memfd_noexec", Query::NamespaceSysctl),
             ("kernel.sem:semmsl,semmns,semopm,semmni", Query::NamespaceSysctl),
         ] {
-            let (options, _) = Options::parse(&flags(), [format!("--{INCLUDE}={name}")]).unwrap();
-            let asked: Vec<_> = QUERIES.iter().filter(|query| is_asked(**query, &options)).collect();
-            assert_eq!(asked, [&query], "{name}");
+            let sysctl = instance(&COLLECTOR, &[&format!("--{}={name}", INCLUDE.row.name)]);
+            assert_eq!(sysctl.queries().collect::<Vec<_>>(), [query], "{name}");
         }
     }
 
@@ -314,8 +321,8 @@ mod tests {
             "query NET_SYSCTL: CONTAINER_VIEW (another network namespace)"
         );
         let both = [net, "--collector.sysctl.include=vm.swappiness"];
-        let given = collect_snapshot(&COLLECTOR, &snapshot, &both, &own());
-        assert_eq!(given.unwrap(), "node_sysctl_vm_swappiness 60\n");
+        let added = collect_snapshot(&COLLECTOR, &snapshot, &both, &own());
+        assert_eq!(added.unwrap(), "node_sysctl_vm_swappiness 60\n");
     }
 
     #[test]
@@ -374,8 +381,8 @@ mod tests {
             "--collector.sysctl.include=vm.swappiness",
             "--collector.sysctl.include=fs.file-max",
         ];
-        let given = collect_snapshot(&COLLECTOR, &snapshot, &flags, &own());
-        assert_eq!(given.unwrap(), "node_sysctl_vm_swappiness 60\n");
+        let added = collect_snapshot(&COLLECTOR, &snapshot, &flags, &own());
+        assert_eq!(added.unwrap(), "node_sysctl_vm_swappiness 60\n");
         assert_eq!(skipped_of(&COLLECTOR, &snapshot, &flags), 2);
     }
 
@@ -397,7 +404,7 @@ mod tests {
     #[test]
     fn nothing_asked_is_nothing_given() {
         assert_eq!(collect(&COLLECTOR, FILES, &[]).unwrap(), "");
-        survives(&COLLECTOR, &["proc/sys/fs/file-nr"]);
+        accepts_any_bytes(&COLLECTOR, &["proc/sys/fs/file-nr"]);
     }
 
     proptest::proptest! {
@@ -407,7 +414,7 @@ mod tests {
             keys in "(:[a-z,]{0,6})?",
         ) {
             for flag in [INCLUDE, INCLUDE_INFO] {
-                let flag = format!("--{flag}=fs.file-nr{keys}");
+                let flag = format!("--{}=fs.file-nr{keys}", flag.row.name);
                 let _ = collect(&COLLECTOR, &[("proc/sys/fs/file-nr", &bytes)], &[&flag]);
             }
         }

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -19,8 +19,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[],
     optional: &[Query::Clocksource],
     flags: &[],
-    families: &[SECONDS, ZONE_OFFSET, AVAILABLE, CURRENT],
-    collect,
+    families: || vec![SECONDS, ZONE_OFFSET, AVAILABLE, CURRENT],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const SECONDS: Family = Family {
@@ -28,26 +28,26 @@ const SECONDS: Family = Family {
     help: "Time of the node's clock, in seconds since the epoch.",
     kind: Kind::Gauge,
     labels: &[],
-    source: "clock_gettime(2)",
+    source: Source::Exporter("clock_gettime(2)"),
 };
 const ZONE_OFFSET: Family = Family {
     name: "node_time_zone_offset_seconds",
     help: "Seconds by which the exporter's time zone is ahead of UTC.",
     labels: &["time_zone"],
-    source: "exporter",
+    source: Source::Exporter("exporter"),
     ..SECONDS
 };
 const AVAILABLE: Family = Family {
     name: "node_time_clocksource_available_info",
     help: "Always 1; its labels name a clock source that the kernel could use.",
     labels: &["clocksource", "device"],
-    source: "sys/devices/system/clocksource/<device>/available_clocksource",
+    source: Source::File("sys/devices/system/clocksource/clocksource#/available_clocksource"),
     ..SECONDS
 };
 const CURRENT: Family = Family {
     name: "node_time_clocksource_current_info",
     help: "Always 1; its labels name the clock source that the kernel uses.",
-    source: "sys/devices/system/clocksource/<device>/current_clocksource",
+    source: Source::File("sys/devices/system/clocksource/clocksource#/current_clocksource"),
     ..AVAILABLE
 };
 
@@ -74,7 +74,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::collector::{Own, TimeZone};
     use crate::snapshot::Snapshot;
 
@@ -110,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &[&format!("{DIR}/available_clocksource"), &format!("{DIR}/current_clocksource")],
         );

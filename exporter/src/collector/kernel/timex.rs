@@ -5,17 +5,17 @@
 use keyhole_os::Timex;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Value};
+use crate::exposition::{Exposition, Family, Source, Value};
 
 pub const COLLECTOR: Collector = Collector {
     name: "timex",
     default: true,
-    help: "Clock synchronisation, as adjtimex(2) tells it.",
+    help: "Clock synchronization, from adjtimex(2).",
     queries: &[],
     optional: &[],
     flags: &[],
-    families: &FAMILIES,
-    collect,
+    families: || ROWS.iter().map(|(family, _)| *family).collect(),
+    new: |_| Ok(Box::new(collect)),
 };
 
 /// Status bit: times are in nanoseconds, not microseconds.
@@ -25,92 +25,39 @@ const TIME_ERROR: i32 = 5;
 /// Frequencies are in parts per million, with 16 bits of fraction.
 const FREQUENCY: f64 = 1e6 * 65536.0;
 
-const fn gauge(name: &'static str, help: &'static str) -> Family {
-    Family { name, help, kind: Kind::Gauge, labels: &[], source: "adjtimex(2)" }
+/// A value, and how it is read.
+type Row = (Family, fn(&Timex) -> Value);
+
+const fn gauge(name: &'static str, help: &'static str, read: fn(&Timex) -> Value) -> Row {
+    (Family::gauge(name, help, &[], ADJTIMEX), read)
 }
 
-const fn counter(name: &'static str, help: &'static str) -> Family {
-    Family { kind: Kind::Counter, ..gauge(name, help) }
+const fn counter(name: &'static str, help: &'static str, read: fn(&Timex) -> Value) -> Row {
+    (Family::counter(name, help, &[], ADJTIMEX), read)
 }
 
-type Read = fn(&Timex) -> Value;
+const ADJTIMEX: Source = Source::Exporter("adjtimex(2)");
 
-const ROWS: [(Family, Read); 17] = [
-    (gauge("node_timex_offset_seconds", "Offset between the node's clock and its reference."), |timex| {
-        seconds(timex, timex.offset)
-    }),
-    (
-        gauge("node_timex_frequency_adjustment_ratio", "Factor by which the clock's frequency is adjusted."),
-        |timex| (1.0 + timex.frequency as f64 / FREQUENCY).into(),
-    ),
-    (gauge("node_timex_maxerror_seconds", "Maximum error of the clock."), |timex| {
-        (timex.max_error as f64 / 1e6).into()
-    }),
-    (gauge("node_timex_estimated_error_seconds", "Estimated error of the clock."), |timex| {
-        (timex.estimated_error as f64 / 1e6).into()
-    }),
-    (gauge("node_timex_status", "Status bits of the clock (STA_*)."), |timex| i64::from(timex.status).into()),
-    (gauge("node_timex_loop_time_constant", "Time constant of the phase-locked loop."), |timex| {
-        timex.constant.into()
-    }),
-    (gauge("node_timex_tick_seconds", "Time between two ticks of the clock."), |timex| {
-        (timex.tick as f64 / 1e6).into()
-    }),
-    (gauge("node_timex_pps_frequency_hertz", "Frequency of the pulse-per-second signal."), |timex| {
-        (timex.pps_frequency as f64 / FREQUENCY).into()
-    }),
-    (gauge("node_timex_pps_jitter_seconds", "Jitter of the pulse-per-second signal."), |timex| {
-        seconds(timex, timex.pps_jitter)
-    }),
-    (
-        gauge(
-            "node_timex_pps_shift_seconds",
-            "Interval of the pulse-per-second signal, as the kernel gives it.",
-        ),
-        |timex| i64::from(timex.pps_shift).into(),
-    ),
-    (gauge("node_timex_pps_stability_hertz", "Stability of the pulse-per-second signal."), |timex| {
-        (timex.pps_stability as f64 / FREQUENCY).into()
-    }),
-    (
-        counter(
-            "node_timex_pps_jitter_total",
-            "Times that the pulse-per-second signal exceeded its jitter limit.",
-        ),
-        |timex| timex.pps_jitter_count.into(),
-    ),
-    (
-        counter("node_timex_pps_calibration_total", "Calibration intervals of the pulse-per-second signal."),
-        |timex| timex.pps_calibration_count.into(),
-    ),
-    (counter("node_timex_pps_error_total", "Calibration errors of the pulse-per-second signal."), |timex| {
-        timex.pps_error_count.into()
-    }),
-    (
-        counter(
-            "node_timex_pps_stability_exceeded_total",
-            "Times that the pulse-per-second signal exceeded its stability limit.",
-        ),
-        |timex| timex.pps_stability_count.into(),
-    ),
-    (
-        gauge("node_timex_tai_offset_seconds", "Seconds by which International Atomic Time is ahead of UTC."),
-        |timex| i64::from(timex.tai).into(),
-    ),
-    (gauge("node_timex_sync_status", "Whether the clock is synchronised to a reference."), |timex| {
-        (timex.state != TIME_ERROR).into()
-    }),
+#[rustfmt::skip]
+const ROWS: [Row; 17] = [
+    gauge("node_timex_offset_seconds",                 "Offset between the node's clock and its reference.",                   |timex| seconds(timex, timex.offset)),
+    gauge("node_timex_frequency_adjustment_ratio",     "Factor by which the clock's frequency is adjusted.",                   |timex| (1.0 + timex.frequency as f64 / FREQUENCY).into()),
+    gauge("node_timex_maxerror_seconds",               "Maximum error of the clock.",                                          |timex| (timex.max_error as f64 / 1e6).into()),
+    gauge("node_timex_estimated_error_seconds",        "Estimated error of the clock.",                                        |timex| (timex.estimated_error as f64 / 1e6).into()),
+    gauge("node_timex_status",                         "Status bits of the clock (STA_*).",                                    |timex| i64::from(timex.status).into()),
+    gauge("node_timex_loop_time_constant",             "Time constant of the phase-locked loop.",                              |timex| timex.constant.into()),
+    gauge("node_timex_tick_seconds",                   "Time between two ticks of the clock.",                                 |timex| (timex.tick as f64 / 1e6).into()),
+    gauge("node_timex_pps_frequency_hertz",            "Frequency of the pulse-per-second signal.",                            |timex| (timex.pps_frequency as f64 / FREQUENCY).into()),
+    gauge("node_timex_pps_jitter_seconds",             "Jitter of the pulse-per-second signal.",                               |timex| seconds(timex, timex.pps_jitter)),
+    gauge("node_timex_pps_shift_seconds",              "Interval of the pulse-per-second signal, as the kernel reports it.",     |timex| i64::from(timex.pps_shift).into()),
+    gauge("node_timex_pps_stability_hertz",            "Stability of the pulse-per-second signal.",                            |timex| (timex.pps_stability as f64 / FREQUENCY).into()),
+    counter("node_timex_pps_jitter_total",             "Times that the pulse-per-second signal exceeded its jitter limit.",    |timex| timex.pps_jitter_count.into()),
+    counter("node_timex_pps_calibration_total",        "Calibration intervals of the pulse-per-second signal.",                |timex| timex.pps_calibration_count.into()),
+    counter("node_timex_pps_error_total",              "Calibration errors of the pulse-per-second signal.",                   |timex| timex.pps_error_count.into()),
+    counter("node_timex_pps_stability_exceeded_total", "Times that the pulse-per-second signal exceeded its stability limit.", |timex| timex.pps_stability_count.into()),
+    gauge("node_timex_tai_offset_seconds",             "Seconds by which International Atomic Time is ahead of UTC.",          |timex| i64::from(timex.tai).into()),
+    gauge("node_timex_sync_status",                    "Whether the clock is synchronised to a reference.",                    |timex| (timex.state != TIME_ERROR).into()),
 ];
-
-const FAMILIES: [Family; ROWS.len()] = {
-    let mut families = [ROWS[0].0; ROWS.len()];
-    let mut at = 1;
-    while at < ROWS.len() {
-        families[at] = ROWS[at].0;
-        at += 1;
-    }
-    families
-};
 
 fn seconds(timex: &Timex, time: i64) -> Value {
     let unit = if timex.status & STA_NANO != 0 { 1e9 } else { 1e6 };

@@ -9,17 +9,17 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context, Uname};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 
 pub const COLLECTOR: Collector = Collector {
     name: "uname",
     default: true,
-    help: "Kernel, machine and the node's name.",
+    help: "Kernel version, machine type and node name.",
     queries: &[],
     optional: &[Query::Kernel],
     flags: &[],
-    families: &[INFO],
-    collect,
+    families: || vec![INFO],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const INFO: Family = Family {
@@ -27,7 +27,7 @@ const INFO: Family = Family {
     help: "Always 1; its labels name the node, its kernel and its machine.",
     kind: Kind::Gauge,
     labels: &["domainname", "machine", "nodename", "release", "sysname", "version"],
-    source: "proc/sys/kernel/{arch,osrelease,ostype,version}",
+    source: Source::File("proc/sys/kernel/{arch,osrelease,ostype,version}"),
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -56,7 +56,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 mod tests {
     use super::*;
     use crate::collector::Own;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::Snapshot;
 
     const FILES: &[(&str, &[u8])] = &[
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &FILES.iter().map(|(path, _)| *path).collect::<Vec<_>>());
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &FILES.iter().map(|(path, _)| *path).collect::<Vec<_>>());
     }
 }

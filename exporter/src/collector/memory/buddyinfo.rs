@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "buddyinfo",
     default: false,
-    help: "Free memory of each zone, by the size of its blocks.",
+    help: "Free memory of each zone, by block size.",
     queries: &[Query::Buddyinfo],
     optional: &[],
     flags: &[],
-    families: &[BLOCKS],
-    collect,
+    families: || vec![BLOCKS],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/buddyinfo";
@@ -28,7 +28,7 @@ const BLOCKS: Family = Family {
     help: "Free blocks of 2^size pages in the zone.",
     kind: Kind::Gauge,
     labels: &["node", "size", "zone"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -55,9 +55,10 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
         }
     }
-    match rows.is_empty() {
-        true => Err(CollectError::malformed(PATH, "no line with a node and a zone")),
-        false => Ok(()),
+    if rows.is_empty() {
+        Err(CollectError::malformed(PATH, "no line with a node and a zone"))
+    } else {
+        Ok(())
     }
 }
 
@@ -71,7 +72,7 @@ fn sizes(lines: impl Iterator<Item = usize>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     #[test]
     fn a_column_is_a_size() {
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

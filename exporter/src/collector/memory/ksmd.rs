@@ -5,69 +5,76 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "ksmd",
     default: false,
-    help: "Equal pages that the kernel has merged.",
+    help: "Identical pages that the kernel merged (KSM).",
     queries: &[Query::Ksm],
     optional: &[],
     flags: &[],
-    families: FAMILIES,
-    collect,
+    families: || NUMBERS.iter().map(|(.., family)| *family).collect(),
+    new: |_| Ok(Box::new(collect)),
 };
 
-/// Every family; its source is the file that its value stands in.
+const KSM: &str = "sys/kernel/mm/ksm";
+
+/// A file, what its number is divided by, and its family.
+type Number = (&'static str, f64, Family);
+
 #[rustfmt::skip]
-const FAMILIES: &[Family] = &[
-    Family { name: "node_ksmd_full_scans_total",      help: "Times that all areas that may be merged were scanned.",             source: "sys/kernel/mm/ksm/full_scans",         kind: Kind::Counter, ..GAUGE },
-    Family { name: "node_ksmd_general_profit_bytes",  help: "Memory that merging saves, less what it costs; may be negative.",   source: "sys/kernel/mm/ksm/general_profit",     ..GAUGE },
-    Family { name: "node_ksmd_merge_across_nodes",    help: "Whether pages of different NUMA nodes may be merged.",              source: "sys/kernel/mm/ksm/merge_across_nodes", ..GAUGE },
-    Family { name: "node_ksmd_pages_shared",          help: "Pages that stand for several equal ones.",                          source: "sys/kernel/mm/ksm/pages_shared",       ..GAUGE },
-    Family { name: "node_ksmd_pages_sharing",         help: "Pages that were saved by sharing.",                                 source: "sys/kernel/mm/ksm/pages_sharing",      ..GAUGE },
-    Family { name: "node_ksmd_pages_to_scan",         help: "Pages that ksmd scans before it sleeps.",                           source: "sys/kernel/mm/ksm/pages_to_scan",      ..GAUGE },
-    Family { name: "node_ksmd_pages_unshared",        help: "Pages without an equal that are compared again and again.",         source: "sys/kernel/mm/ksm/pages_unshared",     ..GAUGE },
-    Family { name: "node_ksmd_pages_volatile",        help: "Pages that change too fast to be compared.",                        source: "sys/kernel/mm/ksm/pages_volatile",     ..GAUGE },
-    Family { name: "node_ksmd_run",                   help: "What ksmd does: 0 stopped, 1 runs, 2 stopped and pages unmerged.",  source: "sys/kernel/mm/ksm/run",                ..GAUGE },
-    SLEEP,
+const NUMBERS: &[Number] = &[
+    counter("full_scans",       1.0, "node_ksmd_full_scans_total",     "Times that all areas that may be merged were scanned."),
+    gauge("general_profit",     1.0, "node_ksmd_general_profit_bytes", "Memory that merging saves, less what it costs; may be negative."),
+    gauge("merge_across_nodes", 1.0, "node_ksmd_merge_across_nodes",   "Whether pages of different NUMA nodes may be merged."),
+    gauge("pages_shared",       1.0, "node_ksmd_pages_shared",         "Pages that stand for several equal ones."),
+    gauge("pages_sharing",      1.0, "node_ksmd_pages_sharing",        "Pages that were saved by sharing."),
+    gauge("pages_to_scan",      1.0, "node_ksmd_pages_to_scan",        "Pages that ksmd scans before it sleeps."),
+    gauge("pages_unshared",     1.0, "node_ksmd_pages_unshared",       "Pages without an equal that are compared again and again."),
+    gauge("pages_volatile",     1.0, "node_ksmd_pages_volatile",       "Pages that change too fast to be compared."),
+    gauge("run",                1.0, "node_ksmd_run",                  "What ksmd does: 0 stopped, 1 runs, 2 stopped and pages unmerged."),
+    gauge("sleep_millisecs",    1e3, "node_ksmd_sleep_seconds",        "Seconds that ksmd sleeps between scans."),
 ];
 
-const GAUGE: Family = Family { name: "", help: "", kind: Kind::Gauge, labels: &[], source: "" };
-const SLEEP: Family = Family {
-    name: "node_ksmd_sleep_seconds",
-    help: "Seconds that ksmd sleeps between scans.",
-    source: "sys/kernel/mm/ksm/sleep_millisecs",
-    ..GAUGE
-};
+const fn gauge(file: &'static str, divisor: f64, name: &'static str, help: &'static str) -> Number {
+    (file, divisor, Family::gauge(name, help, &[], Source::FileIn(KSM, file)))
+}
+
+const fn counter(file: &'static str, divisor: f64, name: &'static str, help: &'static str) -> Number {
+    (file, divisor, Family::counter(name, help, &[], Source::FileIn(KSM, file)))
+}
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+    let ksm = context.snapshot.dir(KSM);
     let mut any = false;
-    for family in FAMILIES {
-        let Some(value) = context.snapshot.value(family.source) else { continue };
+    for (file, divisor, family) in NUMBERS {
+        let Some(value) = ksm.value(file) else { continue };
         any = true;
         match text::signed(value) {
-            Some(milliseconds) if family.name == SLEEP.name => {
-                out.add(family, &[], milliseconds as f64 / 1000.0);
-            }
+            Some(value) if *divisor != 1.0 => out.add(family, &[], value as f64 / divisor),
             Some(value) => out.add(family, &[], value),
-            None => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
+            None => out.skip(|| format!("{KSM}/{file}: {}", value.escape_ascii())),
         }
     }
     // A kernel without CONFIG_KSM has none of them.
-    any.then_some(()).ok_or_else(|| CollectError::NoData("sys/kernel/mm/ksm".to_owned()))
+    any.then_some(()).ok_or_else(|| CollectError::NoData(KSM.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
+
+    fn paths() -> Vec<String> {
+        NUMBERS.iter().map(|(file, ..)| format!("{KSM}/{file}")).collect()
+    }
 
     #[test]
     fn every_file_is_a_metric() {
-        let files: Vec<(&str, &[u8])> =
-            FAMILIES.iter().map(|family| (family.source, &b"250\n"[..])).collect();
+        let paths = paths();
+        let files: Vec<(&str, &[u8])> = paths.iter().map(|path| (path.as_str(), &b"250\n"[..])).collect();
         assert_eq!(
             collect(&COLLECTOR, &files, &[]).unwrap(),
             "node_ksmd_full_scans_total 250\n\
@@ -102,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &FAMILIES.iter().map(|family| family.source).collect::<Vec<_>>());
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &paths().iter().map(String::as_str).collect::<Vec<_>>());
     }
 }

@@ -2,23 +2,23 @@
 //!
 //! <https://docs.kernel.org/filesystems/proc.html#meminfo>
 //!
-//! Every line is given, so that what a new kernel counts needs no new exporter.
+//! Every line is a metric, so that a counter of a new kernel needs no new exporter.
 
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "meminfo",
     default: true,
-    help: "Memory of the host, by its use.",
+    help: "Memory of the host, by use.",
     queries: &[Query::Meminfo],
     optional: &[],
     flags: &[],
-    families: &[BYTES, COUNT],
-    collect,
+    families: || vec![BYTES, COUNT],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/meminfo";
@@ -28,7 +28,7 @@ const BYTES: Family = Family {
     help: "Memory that the kernel counts under this name, in bytes.",
     kind: Kind::Gauge,
     labels: &[],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const COUNT: Family =
     Family { name: "node_memory_<FIELD>", help: "Pages that the kernel counts under this name.", ..BYTES };
@@ -51,7 +51,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     #[test]
     fn kibibytes_become_bytes_and_pages_stay_a_count() {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -2,24 +2,24 @@
 //!
 //! <https://docs.kernel.org/admin-guide/numastat.html>
 //!
-//! Every line is given, so that what a new kernel counts needs no new exporter.
+//! Every line is a metric, so that a counter of a new kernel needs no new exporter.
 
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "meminfo_numa",
     default: false,
-    help: "Memory of each NUMA node, by its use.",
+    help: "Memory of each NUMA node, by use.",
     queries: &[Query::Numa],
     optional: &[],
     flags: &[],
-    families: &[MEMORY, COUNT],
-    collect,
+    families: || vec![MEMORY, COUNT],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const NODES: &str = "sys/devices/system/node";
@@ -29,14 +29,14 @@ const MEMORY: Family = Family {
     help: "What the kernel counts under this name on the node, in bytes or, for huge pages, pages.",
     kind: Kind::Gauge,
     labels: &["node"],
-    source: "sys/devices/system/node/node<node>/meminfo",
+    source: Source::File("sys/devices/system/node/node#/meminfo"),
 };
 const COUNT: Family = Family {
     name: "node_memory_numa_<FIELD>_total",
     help: "Pages that the kernel has counted under this name on the node since boot.",
     kind: Kind::Counter,
     labels: &["node"],
-    source: "sys/devices/system/node/node<node>/numastat",
+    source: Source::File("sys/devices/system/node/node#/numastat"),
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -94,7 +94,7 @@ fn add_numastat(dir: &Dir<'_>, node: &[u8], out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_whatever, own, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_whatever, own, skipped};
     use crate::snapshot::{Content, Snapshot};
 
     const MEMINFO: &str = "sys/devices/system/node/node0/meminfo";
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[MEMINFO, NUMASTAT]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[MEMINFO, NUMASTAT]);
     }
 }

@@ -4,35 +4,35 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "slabinfo",
     default: false,
-    help: "Slab caches of the kernel; needs a broker that runs as uid 0.",
+    help: "Slab caches of the kernel; requires a broker that runs as root.",
     queries: &[Query::Slabinfo],
     optional: &[],
-    flags: &[
-        Flag { name: EXCLUDE, kind: FlagKind::Regexp(""), help: "Slab caches to leave out." },
-        Flag { name: INCLUDE, kind: FlagKind::Regexp(".*"), help: "Slab caches to take." },
-    ],
-    families: &COLUMNS,
-    collect,
+    flags: &[EXCLUDE.row, INCLUDE.row],
+    families: || COLUMNS.to_vec(),
+    new: |options| Ok(Box::new(Slabinfo::new(options))),
 };
 
 const PATH: &str = "proc/slabinfo";
-const EXCLUDE: &str = "collector.slabinfo.slabs-exclude";
-const INCLUDE: &str = "collector.slabinfo.slabs-include";
+const EXCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.slabinfo.slabs-exclude", "", "Slab caches to exclude.");
+const INCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.slabinfo.slabs-include", ".*", "Slab caches to include.");
 
 const OBJECTS: Family = Family {
     name: "node_slabinfo_objects",
     help: "Objects of this cache, used or not.",
     kind: Kind::Gauge,
     labels: &["slab"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
 /// The columns behind the name, in their order; all the same since Linux 2.6.10.
@@ -45,26 +45,40 @@ const COLUMNS: [Family; 5] = [
     Family { name: "node_slabinfo_pages_per_slab",    help: "Pages that a slab of this cache takes.",   ..OBJECTS },
 ];
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut any = false;
-    for line in text::lines(context.require(PATH)?) {
-        out.item();
-        if line.starts_with(b"slabinfo - ") || line.starts_with(b"# name") {
+/// The values of the flags.
+#[derive(Debug)]
+struct Slabinfo {
+    names: Filter,
+}
+
+impl Slabinfo {
+    fn new(options: &Options) -> Self {
+        Self { names: Filter::new(options, INCLUDE, EXCLUDE) }
+    }
+}
+
+impl Collect for Slabinfo {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut any = false;
+        for line in text::lines(context.require(PATH)?) {
+            out.item();
+            if line.starts_with(b"slabinfo - ") || line.starts_with(b"# name") {
+                any = true;
+                continue;
+            }
+            let Some((name, values)) = parse(line) else {
+                out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
+                continue;
+            };
             any = true;
-            continue;
-        }
-        let Some((name, values)) = parse(line) else {
-            out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
-            continue;
-        };
-        any = true;
-        if context.options.passes(INCLUDE, EXCLUDE, name) {
-            for (family, value) in COLUMNS.iter().zip(values) {
-                out.add(family, &[name], value);
+            if self.names.passes(name) {
+                for (family, value) in COLUMNS.iter().zip(values) {
+                    out.add(family, &[name], value);
+                }
             }
         }
+        any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "neither a heading nor a slab cache"))
     }
-    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "neither a heading nor a slab cache"))
 }
 
 /// `kmalloc-8k   132  148  8192  4  8 : tunables ...`; a cache's name may hold spaces, as modules choose it.
@@ -87,7 +101,7 @@ const BEHIND: &[u8] = b" : tunables";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::{Content, Snapshot};
 
     const SLABINFO: &[u8] = b"slabinfo - version: 2.1\n\
@@ -153,8 +167,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 
     proptest::proptest! {

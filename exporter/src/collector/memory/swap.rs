@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,8 +15,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Swaps],
     optional: &[],
     flags: &[],
-    families: &[SIZE, USED, PRIORITY],
-    collect,
+    families: || vec![SIZE, USED, PRIORITY],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/swaps";
@@ -26,7 +26,7 @@ const SIZE: Family = Family {
     help: "Bytes that the swap area holds.",
     kind: Kind::Gauge,
     labels: &["device", "swap_type"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const USED: Family =
     Family { name: "node_swap_used_bytes", help: "Bytes of the swap area that are used.", ..SIZE };
@@ -38,7 +38,7 @@ const PRIORITY: Family = Family {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     for line in text::lines(context.require(PATH)?).skip(1) {
-        match Area::of(line) {
+        match Area::parse(line) {
             Some(area) => {
                 let device = text::unescape_octal(area.device);
                 let labels = [&*device, area.kind];
@@ -67,7 +67,7 @@ struct Area<'a> {
 }
 
 impl<'a> Area<'a> {
-    fn of(line: &'a [u8]) -> Option<Self> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
         let mut fields = text::fields(line);
         let (device, kind) = (fields.next()?, fields.next()?);
         let mut kibibytes = || text::unsigned(fields.next()?)?.checked_mul(1024);
@@ -80,7 +80,7 @@ impl<'a> Area<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     const HEADER: &str = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n";
 
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

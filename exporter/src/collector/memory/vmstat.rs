@@ -4,58 +4,71 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::go_regex::GoRegex;
+use crate::options::{Options, Remembered, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "vmstat",
     default: true,
-    help: "Counters of virtual memory: faults, paging, swapping, kills.",
+    help: "Counters of virtual memory: page faults, paging, swapping, OOM kills.",
     queries: &[Query::Vmstat],
     optional: &[],
-    flags: &[Flag {
-        name: FIELDS_FLAG,
-        kind: FlagKind::Regexp("^(oom_kill|pgpg|pswp|pg.*fault).*"),
-        help: "Fields to give, as a regular expression.",
-    }],
-    families: &[FIELD],
-    collect,
+    flags: &[FIELDS_FLAG.row],
+    families: || vec![FIELD],
+    new: |options| Ok(Box::new(Vmstat::new(options))),
 };
 
 const PATH: &str = "proc/vmstat";
-const FIELDS_FLAG: &str = "collector.vmstat.fields";
+const FIELDS_FLAG: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.vmstat.fields", "^(oom_kill|pgpg|pswp|pg.*fault).*", "Fields to include.");
 
 const FIELD: Family = Family {
     name: "node_vmstat_<FIELD>",
     help: "What the kernel counts under this name in its virtual memory statistics.",
     kind: Kind::Untyped,
     labels: &[],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut wanted = context.options.matcher(FIELDS_FLAG);
-    let mut any = false;
-    for line in text::lines(context.require(PATH)?) {
-        let mut fields = text::fields(line);
-        let (Some(name), Some(value)) = (fields.next(), fields.next().and_then(text::unsigned)) else {
-            out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
-            continue;
-        };
-        any = true;
-        if wanted.as_mut().is_none_or(|wanted| wanted.is_match(name)) {
-            out.add_named(&FIELD, &FIELD.name_of(&text::printable(name)), &[], value);
-        }
+/// The values of the flags.
+#[derive(Debug)]
+struct Vmstat {
+    /// The fields to take; all of them when there is no expression.
+    fields: Option<Remembered>,
+}
+
+impl Vmstat {
+    fn new(options: &Options) -> Self {
+        Self { fields: FIELDS_FLAG.get(options).map(Remembered::new) }
     }
-    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line with a name and a number"))
+}
+
+impl Collect for Vmstat {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut wanted = self.fields.as_ref().map(Remembered::matcher);
+        let mut any = false;
+        for line in text::lines(context.require(PATH)?) {
+            let mut fields = text::fields(line);
+            let (Some(name), Some(value)) = (fields.next(), fields.next().and_then(text::unsigned)) else {
+                out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
+                continue;
+            };
+            any = true;
+            if wanted.as_mut().is_none_or(|wanted| wanted.is_match(name)) {
+                out.add_named(&FIELD, &FIELD.name_of(&text::printable(name)), &[], value);
+            }
+        }
+        any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line with a name and a number"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const VMSTAT: &[u8] = b"nr_free_pages 977769\n\
         pgpgin 7344136\n\
@@ -125,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

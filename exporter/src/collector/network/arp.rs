@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -17,65 +18,70 @@ pub const COLLECTOR: Collector = Collector {
     help: "Entries of the ARP table by device.",
     queries: &[Query::Arp],
     optional: &[],
-    flags: &[
-        Flag {
-            name: EXCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Devices to leave out; not together with device-include.",
-        },
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Devices to take; not together with device-exclude.",
-        },
-        Flag {
-            name: NETLINK,
-            kind: FlagKind::Switch(true),
-            help: "Count as netlink does: without the addresses that this host answers for as a proxy.",
-        },
-    ],
-    families: &[ENTRIES],
-    collect,
+    flags: &[EXCLUDE.row, INCLUDE.row, NETLINK.row],
+    families: || vec![ENTRIES],
+    new: |options| Ok(Box::new(Arp::new(options))),
 };
 
 const PATH: &str = "proc/1/net/arp";
-const EXCLUDE: &str = "collector.arp.device-exclude";
-const INCLUDE: &str = "collector.arp.device-include";
-const NETLINK: &str = "collector.arp.netlink";
+const EXCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.arp.device-exclude", "", "Devices to exclude.");
+const INCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.arp.device-include", "", "Devices to include.");
+const NETLINK: TypedFlag<bool> = TypedFlag::switch(
+    "collector.arp.netlink",
+    true,
+    "Count as netlink does: without addresses for which this host is a proxy.",
+);
 
 const ENTRIES: Family = Family {
     name: "node_arp_entries",
     help: "Entries in the kernel's ARP table for neighbours on the device.",
     kind: Kind::Gauge,
     labels: &["device"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
 /// The flag of an entry that the host publishes as a proxy (`ATF_PUBL`): no neighbour of it.
 const PUBLISHED: u64 = 8;
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let with_proxies = !context.options.switch(NETLINK);
-    let mut entries = BTreeMap::<&[u8], u64>::new();
-    for line in text::lines(context.require_whole(PATH)?).skip(1) {
-        match entry(line) {
-            Some((flags, device)) if with_proxies || flags & PUBLISHED == 0 => {
-                *entries.entry(device).or_default() += 1;
+/// The values of the flags.
+#[derive(Debug)]
+struct Arp {
+    devices: Filter,
+    /// Whether entries are given that this host answers for others.
+    with_proxies: bool,
+}
+
+impl Arp {
+    fn new(options: &Options) -> Self {
+        Self { devices: Filter::new(options, INCLUDE, EXCLUDE), with_proxies: !NETLINK.get(options) }
+    }
+}
+
+impl Collect for Arp {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut entries = BTreeMap::<&[u8], u64>::new();
+        for line in text::lines(context.require_whole(PATH)?).skip(1) {
+            match entry(line) {
+                Some((flags, device)) if self.with_proxies || flags & PUBLISHED == 0 => {
+                    *entries.entry(device).or_default() += 1;
+                }
+                Some(_) => {}
+                None => out.skip(|| format!("{PATH}: an entry of other columns than the kernel's")),
             }
-            Some(_) => {}
-            None => out.skip(|| format!("{PATH}: an entry of other columns than the kernel's")),
         }
-    }
-    for (device, count) in entries {
-        if context.options.passes(INCLUDE, EXCLUDE, device) {
-            out.add(&ENTRIES, &[device], count);
+        for (device, count) in entries {
+            if self.devices.passes(device) {
+                out.add(&ENTRIES, &[device], count);
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The flags and the device of an entry. Between them stand the hardware address, blank on devices that have none,
-/// and the mask, which is always `*`: by it a line that lost or gained a column is told from a whole one.
+/// and the mask, which is always `*`: it shows whether a line lost or gained a column.
 fn entry(line: &[u8]) -> Option<(u64, &[u8])> {
     let fields: Vec<&[u8]> = text::fields(line).collect();
     match fields[..] {
@@ -89,7 +95,7 @@ fn entry(line: &[u8]) -> Option<(u64, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const TABLE: &[u8] = b"\
 IP address       HW type     Flags       HW address            Mask     Device
@@ -157,7 +163,7 @@ IP address       HW type     Flags       HW address            Mask     Device
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -5,19 +5,19 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "bonding",
     default: true,
-    help: "Slaves of bonding interfaces.",
+    help: "Slaves of bonding interfaces: how many there are, and how many are up.",
     queries: &[Query::Bonding],
     optional: &[],
     flags: &[],
-    families: &[SLAVES, ACTIVE],
-    collect,
+    families: || vec![SLAVES, ACTIVE],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const MASTERS: &str = "sys/class/net/bonding_masters";
@@ -27,12 +27,15 @@ const SLAVES: Family = Family {
     help: "Slaves that the bonding interface has.",
     kind: Kind::Gauge,
     labels: &["master"],
-    source: "sys/class/net/<master>/bonding/slaves",
+    source: Source::Files(&["sys/class/net/bonding_masters", "sys/class/net/*/bonding/slaves"]),
 };
 const ACTIVE: Family = Family {
     name: "node_bonding_active",
     help: "Slaves of the bonding interface whose link is up.",
-    source: "sys/class/net/<master>/{lower,slave}_<slave>/bonding_slave/mii_status",
+    source: Source::Files(&[
+        "sys/class/net/bonding_masters",
+        "sys/class/net/*/{lower,slave}_*/bonding_slave/mii_status",
+    ]),
     ..SLAVES
 };
 
@@ -78,7 +81,7 @@ fn status<'a>(master: &Dir<'a>, slave: &[u8]) -> Option<&'a [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
     fn a_slave_is_found_by_its_new_and_its_old_link() {
@@ -139,8 +142,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &[
                 MASTERS,

@@ -9,7 +9,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -19,43 +19,47 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Conntrack],
     optional: &[],
     flags: &[],
-    families: FAMILIES,
-    collect,
+    families,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const STAT: &str = "proc/1/net/stat/nf_conntrack";
 const COUNT: &str = "proc/sys/net/netfilter/nf_conntrack_count";
 const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
 
-/// What comes before the kernel's name of a column in the name of its family.
-const OF_COLUMN: &str = "node_nf_conntrack_stat_";
-
-/// Every family; that of a counter is named for its column.
+/// The counters: the column and its family.
 #[rustfmt::skip]
-const FAMILIES: &[Family] = &[
-    ENTRIES,
-    LIMIT,
-    Family { name: "node_nf_conntrack_stat_drop",           help: "Packets that were dropped because tracking them failed.",                      ..ENTRIES },
-    Family { name: "node_nf_conntrack_stat_early_drop",     help: "Entries that were dropped to make room for new ones in a full table.",         ..ENTRIES },
-    Family { name: "node_nf_conntrack_stat_found",          help: "Searches of the table that found an entry.",                                   ..ENTRIES },
-    Family { name: "node_nf_conntrack_stat_ignore",         help: "Packets that were tracked already, or are not to be tracked.",                 ..ENTRIES },
-    Family { name: "node_nf_conntrack_stat_insert",         help: "Entries that were put into the table.",                                        ..ENTRIES },
-    Family { name: "node_nf_conntrack_stat_insert_failed",  help: "Entries that were not put into the table because an equal one stood there.",   ..ENTRIES },
-    Family { name: "node_nf_conntrack_stat_invalid",        help: "Packets that could not be tracked because they make no valid connection.",     ..ENTRIES },
-    Family { name: "node_nf_conntrack_stat_search_restart", help: "Searches of the table that began anew because it was resized meanwhile.",      ..ENTRIES },
+const COLUMNS: &[(&str, Family)] = &[
+    column("drop",           "node_nf_conntrack_stat_drop",           "Packets that were dropped because tracking them failed."),
+    column("early_drop",     "node_nf_conntrack_stat_early_drop",     "Entries that were dropped to make room for new ones in a full table."),
+    column("found",          "node_nf_conntrack_stat_found",          "Searches of the table that found an entry."),
+    column("ignore",         "node_nf_conntrack_stat_ignore",         "Packets that were tracked already, or are not to be tracked."),
+    column("insert",         "node_nf_conntrack_stat_insert",         "Entries that were put into the table."),
+    column("insert_failed",  "node_nf_conntrack_stat_insert_failed",  "Entries that were not put into the table because an equal one stood there."),
+    column("invalid",        "node_nf_conntrack_stat_invalid",        "Packets that could not be tracked because they make no valid connection."),
+    column("search_restart", "node_nf_conntrack_stat_search_restart", "Searches of the table that started again because it was resized meanwhile."),
 ];
+
+const fn column(column: &'static str, name: &'static str, help: &'static str) -> (&'static str, Family) {
+    (column, Family::gauge(name, help, &[], Source::File(STAT)))
+}
+
+fn families() -> Vec<Family> {
+    let columns = COLUMNS.iter().map(|(_, family)| *family);
+    [ENTRIES, LIMIT].into_iter().chain(columns).collect()
+}
 
 const ENTRIES: Family = Family {
     name: "node_nf_conntrack_entries",
     help: "Connections in the tracking table.",
     kind: Kind::Gauge,
     labels: &[],
-    source: STAT,
+    source: Source::Files(&[STAT, COUNT]),
 };
 const LIMIT: Family = Family {
     name: "node_nf_conntrack_entries_limit",
     help: "Connections that the tracking table may hold.",
-    source: MAX,
+    source: Source::File(MAX),
     ..ENTRIES
 };
 
@@ -100,16 +104,16 @@ fn collect_table(names: &[u8], cpus: &[&[u8]], out: &mut Exposition) -> Result<(
             _ => out.skip(|| format!("{STAT}: {}", line.escape_ascii())),
         }
     }
-    let column = |name: &str| names.iter().position(|other| *other == name.as_bytes());
+    let position = |name: &str| names.iter().position(|other| *other == name.as_bytes());
     let value = |row: &[Option<u64>], at: usize| row.get(at).copied().flatten();
 
-    let entries = column("entries").ok_or_else(|| CollectError::malformed(STAT, "no column of entries"))?;
+    let entries = position("entries").ok_or_else(|| CollectError::malformed(STAT, "no column of entries"))?;
     match rows.iter().find_map(|row| value(row, entries)) {
         Some(entries) => out.add(&ENTRIES, &[], entries),
         None => out.skip(|| format!("{STAT}: no number of entries")),
     }
-    for family in FAMILIES {
-        let Some(at) = family.name.strip_prefix(OF_COLUMN).and_then(column) else { continue };
+    for (name, family) in COLUMNS {
+        let Some(at) = position(name) else { continue };
         // A CPU that cannot be read leaves the sum unknown.
         let sum = rows.iter().try_fold(0u64, |sum, row| Some(sum.wrapping_add(value(row, at)?)));
         match sum {
@@ -123,7 +127,7 @@ fn collect_table(names: &[u8], cpus: &[&[u8]], out: &mut Exposition) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const OLD: &[u8] = b"\
 entries  searched found new invalid ignore delete delete_list insert insert_failed drop early_drop icmp_error  expect_new expect_create expect_delete search_restart
@@ -228,8 +232,8 @@ node_nf_conntrack_stat_search_restart 136
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[STAT, COUNT, MAX]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[STAT, COUNT, MAX]);
     }
 
     proptest::proptest! {

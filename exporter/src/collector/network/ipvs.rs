@@ -7,27 +7,27 @@ use std::net::Ipv4Addr;
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::options::{FlagError, Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "ipvs",
     default: true,
-    help: "Traffic of virtual servers, and connections to the servers behind them.",
+    help: "IPVS: traffic of virtual servers, and connections to their backends.",
     queries: &[Query::Ipvs],
     optional: &[],
-    flags: &[Flag {
-        name: BACKEND_LABELS,
-        kind: FlagKind::Text("local_address,local_port,remote_address,remote_port,proto,local_mark"),
-        help: "Labels of backends, with commas between them; backends that are alike then are summed.",
-    }],
-    families: &[CONNECTIONS, PACKETS_IN, PACKETS_OUT, BYTES_IN, BYTES_OUT, ACTIVE, INACTIVE, WEIGHT],
-    collect,
+    flags: &[BACKEND_LABELS.row],
+    families: || vec![CONNECTIONS, PACKETS_IN, PACKETS_OUT, BYTES_IN, BYTES_OUT, ACTIVE, INACTIVE, WEIGHT],
+    new: |options| Ok(Box::new(Ipvs::new(options)?)),
 };
 
-pub(crate) const BACKEND_LABELS: &str = "collector.ipvs.backend-labels";
+const BACKEND_LABELS: TypedFlag<String> = TypedFlag::text(
+    "collector.ipvs.backend-labels",
+    "local_address,local_port,remote_address,remote_port,proto,local_mark",
+    "Labels of backends, separated by commas. Backends with the same labels are summed.",
+);
 const STATS: &str = "proc/1/net/ip_vs_stats";
 const SERVERS: &str = "proc/1/net/ip_vs";
 
@@ -36,7 +36,7 @@ const CONNECTIONS: Family = Family {
     help: "Connections to virtual servers.",
     kind: Kind::Counter,
     labels: &[],
-    source: STATS,
+    source: Source::File(STATS),
 };
 const PACKETS_IN: Family =
     Family { name: "node_ipvs_incoming_packets_total", help: "Packets to virtual servers.", ..CONNECTIONS };
@@ -51,7 +51,7 @@ const ACTIVE: Family = Family {
     help: "Active connections to the server behind a virtual one.",
     kind: Kind::Gauge,
     labels: &LABELS,
-    source: SERVERS,
+    source: Source::File(SERVERS),
 };
 const INACTIVE: Family = Family {
     name: "node_ipvs_backend_connections_inactive",
@@ -72,55 +72,72 @@ const LABELS: [&str; 6] =
 type Labels = [Vec<u8>; LABELS.len()];
 type Sums = [u64; COLUMNS.len()];
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let kept = kept_labels(context.options.text(BACKEND_LABELS));
-    let kept = kept.map_err(|error| CollectError::malformed(BACKEND_LABELS, error))?;
-    let mut lines = text::lines(context.require(STATS)?).filter(|line| !line.trim_ascii().is_empty());
-    let totals = lines.nth(2).unwrap_or_default();
-    let mut any = false;
-    for (family, total) in TOTALS.iter().zip(text::fields(totals).map(text::hexadecimal)) {
-        match total {
-            Some(total) => {
-                out.add(family, &[], total);
-                any = true;
-            }
-            None => out.skip(|| format!("{STATS}: {} is no number", family.name)),
-        }
-    }
-    if !any {
-        return Err(CollectError::malformed(STATS, "no totals in its third line"));
-    }
+/// The values of the flags.
+#[derive(Debug)]
+struct Ipvs {
+    /// Where in [`LABELS`] the labels of servers stand that are given.
+    kept: Vec<usize>,
+}
 
-    let mut sums: BTreeMap<Vec<Vec<u8>>, Sums> = BTreeMap::new();
-    let servers = match kept.len() < LABELS.len() {
-        // Over a part of them a sum would be wrong.
-        true => context.require_whole(SERVERS),
-        false => context.require(SERVERS),
-    };
-    let servers = servers.map_err(|error| match error {
-        // A kernel that has the one has the other: something hides it.
-        CollectError::NoData(_) => CollectError::malformed(SERVERS, format!("missing beside {STATS}")),
-        error => error,
-    })?;
-    each_server(servers, out, |labels, numbers| {
-        let key = kept.iter().filter_map(|at| labels.get(*at).cloned()).collect();
-        for (sum, number) in sums.entry(key).or_default().iter_mut().zip(numbers) {
-            *sum = sum.saturating_add(number);
-        }
-    });
-    let names: Vec<&'static str> = kept.iter().filter_map(|at| LABELS.get(*at).copied()).collect();
-    for (labels, sums) in &sums {
-        out.item();
-        for (family, sum) in COLUMNS.iter().zip(sums) {
-            let pairs = names.iter().copied().zip(labels.iter().map(Vec::as_slice));
-            out.add_sample(family.name, "", family.help, family.kind, pairs, (*sum).into());
-        }
+impl Ipvs {
+    fn new(options: &Options) -> Result<Self, SetupError> {
+        let flag = BACKEND_LABELS.get(options);
+        let invalid =
+            |reason| FlagError::Invalid { flag: BACKEND_LABELS.row.name, value: flag.clone(), reason };
+        Ok(Self { kept: kept_labels(&flag).map_err(invalid)? })
     }
-    Ok(())
+}
+
+impl Collect for Ipvs {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut lines = text::lines(context.require(STATS)?).filter(|line| !line.trim_ascii().is_empty());
+        let totals = lines.nth(2).unwrap_or_default();
+        let mut any = false;
+        for (family, total) in TOTALS.iter().zip(text::fields(totals).map(text::hexadecimal)) {
+            match total {
+                Some(total) => {
+                    out.add(family, &[], total);
+                    any = true;
+                }
+                None => out.skip(|| format!("{STATS}: {} is no number", family.name)),
+            }
+        }
+        if !any {
+            return Err(CollectError::malformed(STATS, "no totals in its third line"));
+        }
+
+        let mut sums: BTreeMap<Vec<Vec<u8>>, Sums> = BTreeMap::new();
+        let servers = if self.kept.len() < LABELS.len() {
+            // Over a part of them a sum would be wrong.
+            context.require_whole(SERVERS)
+        } else {
+            context.require(SERVERS)
+        };
+        let servers = servers.map_err(|error| match error {
+            // A kernel that has the one has the other: something hides it.
+            CollectError::NoData(_) => CollectError::malformed(SERVERS, format!("missing beside {STATS}")),
+            error => error,
+        })?;
+        each_server(servers, out, |labels, numbers| {
+            let key = self.kept.iter().filter_map(|at| labels.get(*at).cloned()).collect();
+            for (sum, number) in sums.entry(key).or_default().iter_mut().zip(numbers) {
+                *sum = sum.saturating_add(number);
+            }
+        });
+        let names: Vec<&'static str> = self.kept.iter().filter_map(|at| LABELS.get(*at).copied()).collect();
+        for (labels, sums) in &sums {
+            out.item();
+            for (family, sum) in COLUMNS.iter().zip(sums) {
+                let pairs = names.iter().copied().zip(labels.iter().map(Vec::as_slice));
+                out.add_sample(family.name, "", family.help, family.kind, pairs, (*sum).into());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where in [`LABELS`] the labels stand that the flag names; each once, in the order of the table.
-pub(crate) fn kept_labels(flag: &str) -> Result<Vec<usize>, String> {
+fn kept_labels(flag: &str) -> Result<Vec<usize>, String> {
     let named: Vec<&str> = flag.split(',').filter(|name| !name.is_empty()).collect();
     match named.iter().find(|name| !LABELS.contains(name)) {
         Some(unknown) => Err(format!("no label {unknown:?}; there are {}", LABELS.join(","))),
@@ -128,7 +145,7 @@ pub(crate) fn kept_labels(flag: &str) -> Result<Vec<usize>, String> {
     }
 }
 
-/// Hands over each server behind a virtual one, with the labels of both.
+/// Calls `take` for each server behind a virtual one, with the labels of both.
 fn each_server(text: &[u8], out: &mut Exposition, mut take: impl FnMut(Labels, Sums)) {
     let mut server: Option<Server<'_>> = None;
     for line in text::lines(text) {
@@ -197,7 +214,8 @@ fn address_and_port(text: &[u8]) -> Option<Endpoint> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
+    use crate::collector::{enabled, flags};
 
     const TEXT_STATS: &[u8] = b"   Total Incoming Outgoing         Incoming         Outgoing\n   \
 Conns  Packets  Packets            Bytes            Bytes\n 16AA370 E33656E5        0     51D8C8883AB3                1\n\n \
@@ -271,10 +289,18 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
     }
 
     #[test]
-    fn a_label_that_does_not_exist_is_refused() {
-        let flags = ["--collector.ipvs.backend-labels=proto,colour"];
-        let error = collect(&COLLECTOR, &[(STATS, TEXT_STATS)], &flags).unwrap_err().to_string();
-        assert!(error.starts_with("collector.ipvs.backend-labels: no label \"colour\""), "{error}");
+    fn a_label_of_servers_that_does_not_exist_ends_the_start_unless_the_collector_is_off() {
+        let start = |arguments: &[&str]| {
+            let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+            enabled(&Options::parse(&flags(), arguments).unwrap().0).map_err(|error| error.to_string())
+        };
+        let bogus = "--collector.ipvs.backend-labels=proto,bogus";
+        let error = start(&[bogus]).unwrap_err();
+        let begin =
+            "--collector.ipvs.backend-labels=\"proto,bogus\": no label \"bogus\"; there are local_address,";
+        assert!(error.starts_with(begin), "{error}");
+        assert!(start(&[bogus, "--no-collector.ipvs"]).is_ok());
+        assert!(start(&["--collector.ipvs.backend-labels="]).is_ok());
     }
 
     #[test]
@@ -299,7 +325,7 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[STATS, SERVERS]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[STATS, SERVERS]);
     }
 }

@@ -5,19 +5,19 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::Content;
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "lnstat",
     default: false,
-    help: "Caches of the network stack, CPU by CPU.",
+    help: "Caches of the network stack, per CPU.",
     queries: &[Query::Lnstat],
     optional: &[],
     flags: &[],
-    families: &[COLUMN],
-    collect,
+    families: || vec![COLUMN],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const DIR: &str = "proc/1/net/stat";
@@ -27,7 +27,7 @@ const COLUMN: Family = Family {
     help: "A column of the cache's statistics.",
     kind: Kind::Counter,
     labels: &["cpu", "subsystem"],
-    source: "proc/1/net/stat/<subsystem>",
+    source: Source::File("proc/1/net/stat/*"),
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -66,7 +66,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::Snapshot;
 
     const ARP: &str = "proc/1/net/stat/arp_cache";
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[ARP, "proc/1/net/stat/nf_conntrack"]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[ARP, "proc/1/net/stat/nf_conntrack"]);
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! <https://docs.kernel.org/admin-guide/abi-testing.html> (`/sys/class/net/<iface>/`)
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use keyhole_proto::v1::Query;
-use rustc_hash::FxHashMap;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::go_regex::GoRegex;
-use crate::options::{Flag, FlagKind};
+use crate::options::{Flag, FlagKind, Options, TypedFlag};
 use crate::snapshot::{Content, Dir};
 use crate::text;
 
@@ -21,89 +21,114 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::NetClass],
     optional: &[],
     flags: &[
-        Flag {
-            name: IGNORE_INVALID_SPEED,
-            kind: FlagKind::Switch(false),
-            help: "Leave a speed out that the device does not know, instead of giving a negative one.",
-        },
-        Flag { name: IGNORED_DEVICES, kind: FlagKind::Regexp("^$"), help: "Devices to leave out." },
+        IGNORE_INVALID_SPEED.row,
+        IGNORED_DEVICES.row,
         Flag { name: "collector.netclass.netlink", kind: FlagKind::Switch(false), help: NO_EFFECT },
         Flag { name: "collector.netclass_rtnl.with-stats", kind: FlagKind::Switch(false), help: NO_EFFECT },
     ],
-    families: FAMILIES,
-    collect,
+    families,
+    new: |options| Ok(Box::new(Netclass::new(options))),
 };
 
-const IGNORE_INVALID_SPEED: &str = "collector.netclass.ignore-invalid-speed";
-const IGNORED_DEVICES: &str = "collector.netclass.ignored-devices";
-const NO_EFFECT: &str = "Without effect: files are read either way.";
+const IGNORE_INVALID_SPEED: TypedFlag<bool> = TypedFlag::switch(
+    "collector.netclass.ignore-invalid-speed",
+    false,
+    "Omit the speed of a device that does not know it, instead of reporting a negative one.",
+);
+const IGNORED_DEVICES: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.netclass.ignored-devices", "^$", "Devices to exclude.");
+const NO_EFFECT: &str = "No effect: the numbers come from files in either case.";
 
 const NET: &str = "sys/class/net";
-/// What comes before an attribute's file name in the source of its family.
-const OF_DEVICE: &str = "sys/class/net/<device>/";
+/// The directory of a device.
+const DEVICE: &str = "sys/class/net/*";
 
-/// Every family; those of [`NUMBER`] give the number that stands in their source.
+/// Attributes that are numbers: the file and its family.
 #[rustfmt::skip]
-const FAMILIES: &[Family] = &[
-    INFO,
-    SPEED,
-    UP,
-    Family { name: "node_network_address_assign_type",        help: "How the device got its hardware address (addr_assign_type).",            source: "sys/class/net/<device>/addr_assign_type",   ..NUMBER },
-    Family { name: "node_network_carrier",                    help: "Whether the device has a carrier, when it is up.",                       source: "sys/class/net/<device>/carrier",            ..NUMBER },
-    Family { name: "node_network_carrier_changes_total",      help: "Changes of the device's carrier.",                                       source: "sys/class/net/<device>/carrier_changes",    ..COUNT },
-    Family { name: "node_network_carrier_down_changes_total", help: "Changes of the device's carrier from up to down.",                       source: "sys/class/net/<device>/carrier_down_count", ..COUNT },
-    Family { name: "node_network_carrier_up_changes_total",   help: "Changes of the device's carrier from down to up.",                       source: "sys/class/net/<device>/carrier_up_count",   ..COUNT },
-    Family { name: "node_network_device_id",                  help: "Number that tells apart devices which share a hardware address.",        source: "sys/class/net/<device>/dev_id",             ..NUMBER },
-    Family { name: "node_network_dormant",                    help: "Whether the device waits for something before it may pass packets.",     source: "sys/class/net/<device>/dormant",            ..NUMBER },
-    Family { name: "node_network_flags",                      help: "Flags of the device, as bits (IFF_*).",                                  source: "sys/class/net/<device>/flags",              ..NUMBER },
-    Family { name: "node_network_iface_id",                   help: "Index of the device.",                                                   source: "sys/class/net/<device>/ifindex",            ..NUMBER },
-    Family { name: "node_network_iface_link",                 help: "Index of the device that this one is linked to, or its own.",            source: "sys/class/net/<device>/iflink",             ..NUMBER },
-    Family { name: "node_network_iface_link_mode",            help: "Whether the device leaves the dormant state by itself (link_mode).",     source: "sys/class/net/<device>/link_mode",          ..NUMBER },
-    Family { name: "node_network_mtu_bytes",                  help: "Bytes of the largest packet that the device takes.",                     source: "sys/class/net/<device>/mtu",                ..NUMBER },
-    Family { name: "node_network_name_assign_type",           help: "How the device got its name (name_assign_type).",                        source: "sys/class/net/<device>/name_assign_type",   ..NUMBER },
-    Family { name: "node_network_net_dev_group",              help: "Group that the device is in.",                                           source: "sys/class/net/<device>/netdev_group",       ..NUMBER },
-    Family { name: "node_network_protocol_type",              help: "Kind of the device's link (ARPHRD_*).",                                  source: "sys/class/net/<device>/type",               ..NUMBER },
-    Family { name: "node_network_transmit_queue_length",      help: "Packets that the device's transmit queue may hold.",                     source: "sys/class/net/<device>/tx_queue_len",       ..NUMBER },
+const NUMBERS: &[(&str, Family)] = &[
+    gauge("addr_assign_type",     "node_network_address_assign_type",        "How the device got its hardware address (addr_assign_type)."),
+    gauge("carrier",              "node_network_carrier",                    "Whether the device has a carrier, when it is up."),
+    counter("carrier_changes",    "node_network_carrier_changes_total",      "Changes of the device's carrier."),
+    counter("carrier_down_count", "node_network_carrier_down_changes_total", "Changes of the device's carrier from up to down."),
+    counter("carrier_up_count",   "node_network_carrier_up_changes_total",   "Changes of the device's carrier from down to up."),
+    gauge("dev_id",               "node_network_device_id",                  "Number that tells apart devices which share a hardware address."),
+    gauge("dormant",              "node_network_dormant",                    "Whether the device waits for something before it may pass packets."),
+    gauge("flags",                "node_network_flags",                      "Flags of the device, as bits (IFF_*)."),
+    gauge("ifindex",              "node_network_iface_id",                   "Index of the device."),
+    gauge("iflink",               "node_network_iface_link",                 "Index of the device that this one is linked to, or its own."),
+    gauge("link_mode",            "node_network_iface_link_mode",            "Whether the device leaves the dormant state by itself (link_mode)."),
+    gauge("mtu",                  "node_network_mtu_bytes",                  "Bytes of the largest packet that the device takes."),
+    gauge("name_assign_type",     "node_network_name_assign_type",           "How the device got its name (name_assign_type)."),
+    gauge("netdev_group",         "node_network_net_dev_group",              "Group that the device is in."),
+    gauge("type",                 "node_network_protocol_type",              "Kind of the device's link (ARPHRD_*)."),
+    gauge("tx_queue_len",         "node_network_transmit_queue_length",      "Packets that the device's transmit queue may hold."),
 ];
 
-const NUMBER: Family =
-    Family { name: "", help: "", kind: Kind::Gauge, labels: &["device"], source: "sys/class/net/<device>/" };
-const COUNT: Family = Family { kind: Kind::Counter, ..NUMBER };
+const fn gauge(file: &'static str, name: &'static str, help: &'static str) -> (&'static str, Family) {
+    (file, Family::gauge(name, help, &["device"], Source::FileIn(DEVICE, file)))
+}
+
+const fn counter(file: &'static str, name: &'static str, help: &'static str) -> (&'static str, Family) {
+    (file, Family::counter(name, help, &["device"], Source::FileIn(DEVICE, file)))
+}
+
 const INFO: Family = Family {
     name: "node_network_info",
     help: "Attributes of the device that are no numbers; always 1.",
+    kind: Kind::Gauge,
     labels: &["address", "adminstate", "broadcast", "device", "duplex", "ifalias", "operstate"],
-    ..NUMBER
+    source: Source::FileIn(DEVICE, "{address,broadcast,duplex,flags,ifalias,operstate}"),
 };
-const SPEED: Family = Family {
-    name: "node_network_speed_bytes",
-    help: "Speed of the device's link in bytes per second.",
-    source: "sys/class/net/<device>/speed",
-    ..NUMBER
-};
-const UP: Family = Family {
-    name: "node_network_up",
-    help: "Whether the device is operational (operstate up).",
-    source: "sys/class/net/<device>/operstate",
-    ..NUMBER
-};
+const SPEED: Family = Family::gauge(
+    "node_network_speed_bytes",
+    "Speed of the device's link in bytes per second.",
+    &["device"],
+    Source::FileIn(DEVICE, "speed"),
+);
+const UP: Family = Family::gauge(
+    "node_network_up",
+    "Whether the device is operational (operstate up).",
+    &["device"],
+    Source::FileIn(DEVICE, "operstate"),
+);
+
+fn families() -> Vec<Family> {
+    let numbers = NUMBERS.iter().map(|(_, family)| *family);
+    [INFO, SPEED, UP].into_iter().chain(numbers).collect()
+}
 
 /// Bytes per second in a megabit per second, the unit of `speed`.
 const BYTES_A_MEGABIT: i64 = 1_000_000 / 8;
 /// The flag of a device that is up as far as its administrator goes.
 const IFF_UP: i64 = 1;
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let ignored = context.options.regexp(IGNORED_DEVICES);
-    let ignore_invalid_speed = context.options.switch(IGNORE_INVALID_SPEED);
-    let mut any = false;
-    for device in context.snapshot.dir(NET).dirs() {
-        any |= collect_device(&device, ignored, ignore_invalid_speed, out);
-    }
-    if any { Ok(()) } else { context.none_of(Query::NetClass, "network devices") }
+/// The values of the flags.
+#[derive(Debug)]
+struct Netclass {
+    ignored: Option<GoRegex>,
+    ignore_invalid_speed: bool,
 }
 
-/// Gives what a device's directory tells. False when it has none of its own files: the device has just gone, or only
+impl Netclass {
+    fn new(options: &Options) -> Self {
+        Self {
+            ignored: IGNORED_DEVICES.get(options),
+            ignore_invalid_speed: IGNORE_INVALID_SPEED.get(options),
+        }
+    }
+}
+
+impl Collect for Netclass {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut any = false;
+        for device in context.snapshot.dir(NET).dirs() {
+            any |= collect_device(&device, self.ignored.as_ref(), self.ignore_invalid_speed, out);
+        }
+        if any { Ok(()) } else { context.none_of(Query::NetClass, "network devices") }
+    }
+}
+
+/// Adds the samples of a device. False when it has none of its own files: the device has just gone, or only
 /// another query's files are there.
 fn collect_device(
     device: &Dir<'_>,
@@ -146,11 +171,8 @@ fn known_speed(speed: i64) -> i64 {
 /// The family of an attribute.
 fn attribute(file: &[u8]) -> Option<&'static Family> {
     /// By the name of the file: each of hundreds of devices has two dozen.
-    static BY_FILE: LazyLock<FxHashMap<&[u8], &Family>> = LazyLock::new(|| {
-        let file =
-            |family: &'static Family| Some((family.source.strip_prefix(OF_DEVICE)?.as_bytes(), family));
-        FAMILIES.iter().filter_map(file).collect()
-    });
+    static BY_FILE: LazyLock<HashMap<&[u8], &Family>> =
+        LazyLock::new(|| NUMBERS.iter().map(|(file, family)| (file.as_bytes(), family)).collect());
     BY_FILE.get(file).copied()
 }
 
@@ -170,7 +192,7 @@ fn add_info(device: &Dir<'_>, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::Snapshot;
 
     const ETH0: &[(&str, &str)] = &[
@@ -222,7 +244,7 @@ mod tests {
              mtu_bytes 1500\nname_assign_type 2\nnet_dev_group 6\nprotocol_type 8\nspeed_bytes 125000000\n\
              transmit_queue_length 1001\nup 1\n"
         );
-        assert_eq!(text.lines().count(), FAMILIES.len());
+        assert_eq!(text.lines().count(), families().len());
     }
 
     #[test]
@@ -292,8 +314,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
+    fn any_bytes_are_accepted() {
         let paths: Vec<String> = ETH0.iter().map(|(file, _)| format!("sys/class/net/eth0/{file}")).collect();
-        survives(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+        accepts_any_bytes(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }

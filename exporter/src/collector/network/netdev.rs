@@ -10,9 +10,10 @@ mod counters;
 use keyhole_proto::v1::Query;
 
 use self::counters::{COUNTERS, Counter, Naming, Place};
-use crate::collector::{CollectError, Collector, Context};
+use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
 use crate::exposition::{Exposition, Family};
-use crate::options::{Flag, FlagKind};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Flag, FlagKind, Options, TypedFlag};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -23,126 +24,146 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::NetDev],
     optional: &[Query::NetClass, Query::NetStatistics, Query::NetAddresses],
     flags: &[
-        Flag {
-            name: ADDRESS_INFO,
-            kind: FlagKind::Switch(false),
-            help: "Tell the IPv6 addresses of devices; IPv4 addresses stand in no file.",
-        },
-        Flag { name: "collector.netdev.device-blacklist", kind: FlagKind::Alias(EXCLUDE), help: "" },
-        Flag {
-            name: EXCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Devices to leave out; not together with device-include.",
-        },
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Devices to take; not together with device-exclude.",
-        },
-        Flag { name: "collector.netdev.device-whitelist", kind: FlagKind::Alias(INCLUDE), help: "" },
-        Flag {
-            name: DETAILED,
-            kind: FlagKind::Switch(false),
-            help: "Give each error of a device apart, under other names than the default ones.",
-        },
-        Flag {
-            name: LABEL_IFALIAS,
-            kind: FlagKind::Switch(false),
-            help: "Add the alias of the device as the label ifalias.",
-        },
+        ADDRESS_INFO.row,
+        EXCLUDE.alias("collector.netdev.device-blacklist"),
+        EXCLUDE.row,
+        INCLUDE.row,
+        INCLUDE.alias("collector.netdev.device-whitelist"),
+        DETAILED.row,
+        LABEL_IFALIAS.row,
         Flag {
             name: "collector.netdev.netlink",
             kind: FlagKind::Switch(true),
-            help: "Without effect: files are read either way.",
+            help: "No effect: the numbers come from files in either case.",
         },
     ],
-    families: &FAMILIES,
-    collect,
+    families,
+    new: |options| Ok(Box::new(Netdev::new(options)?)),
 };
 
 const PATH: &str = "proc/1/net/dev";
-const ADDRESS_INFO: &str = "collector.netdev.address-info";
-const DETAILED: &str = "collector.netdev.enable-detailed-metrics";
-const EXCLUDE: &str = "collector.netdev.device-exclude";
-const INCLUDE: &str = "collector.netdev.device-include";
-const LABEL_IFALIAS: &str = "collector.netdev.label-ifalias";
+const ADDRESS_INFO: TypedFlag<bool> = TypedFlag::switch(
+    "collector.netdev.address-info",
+    false,
+    "Report the IPv6 addresses of devices. IPv4 addresses are not in any file.",
+);
+const DETAILED: TypedFlag<bool> = TypedFlag::switch(
+    "collector.netdev.enable-detailed-metrics",
+    false,
+    "Report each type of error separately, under other names than the default ones.",
+);
+const EXCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.netdev.device-exclude",
+    "",
+    "Devices to exclude. Mutually exclusive with device-include.",
+);
+const INCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.netdev.device-include",
+    "",
+    "Devices to include. Mutually exclusive with device-exclude.",
+);
+const LABEL_IFALIAS: TypedFlag<bool> = TypedFlag::switch(
+    "collector.netdev.label-ifalias",
+    false,
+    "Add the device's alias as the label ifalias.",
+);
 
-const FAMILIES: [Family; COUNTERS.len() + 1] = {
-    let mut families = [addresses::INFO; COUNTERS.len() + 1];
-    let mut at = 0;
-    while at < COUNTERS.len() {
-        families[at] = COUNTERS[at].family;
-        at += 1;
-    }
-    families
-};
+fn families() -> Vec<Family> {
+    COUNTERS.iter().map(|counter| counter.family).chain([addresses::INFO]).collect()
+}
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    if context.options.switch(ADDRESS_INFO) {
-        addresses::collect(context, &|device| wanted(context, device), out);
-    }
-    let table = context.require(PATH)?;
-    let header = Header::of(table).ok_or_else(|| CollectError::malformed(PATH, "no names of columns"))?;
-    let heading = table.strip_suffix(header.rest).unwrap_or_default();
-    for _ in text::lines(heading).filter(|line| !line.contains(&b'|')) {
-        out.skip(|| format!("{PATH}: a line above the names of columns"));
-    }
-    let naming = if context.options.switch(DETAILED) { Naming::Detailed } else { Naming::Default };
-    // Where in a line each counter stands, once for all lines.
-    let counters: Vec<(&Counter, Option<usize>)> = COUNTERS
-        .iter()
-        .filter(|counter| counter.naming == Naming::Both || counter.naming == naming)
-        .map(|counter| (counter, header.position(counter.place)))
-        .collect();
+/// The values of the flags.
+#[derive(Debug)]
+struct Netdev {
+    devices: Filter,
+    address_info: bool,
+    naming: Naming,
+    /// Whether the alias of a device is a label.
+    with_alias: bool,
+}
 
-    let with_alias = context.options.switch(LABEL_IFALIAS);
-    let net = context.snapshot.dir("sys/class/net");
-    let mut values = Vec::new();
-    for line in text::lines(header.rest) {
-        // The name may hold a colon, the numbers cannot; old kernels put no space behind it.
-        let Some((name, numbers)) = text::split_last(line, b':') else {
-            out.skip(|| format!("{PATH}: a line without a device"));
-            continue;
-        };
-        let name = text::trim(name);
-        if !wanted(context, name) {
-            continue;
+impl Netdev {
+    fn new(options: &Options) -> Result<Self, SetupError> {
+        Ok(Self {
+            devices: Filter::exclusive(options, INCLUDE, EXCLUDE)?,
+            address_info: ADDRESS_INFO.get(options),
+            naming: if DETAILED.get(options) { Naming::Detailed } else { Naming::Default },
+            with_alias: LABEL_IFALIAS.get(options),
+        })
+    }
+}
+
+impl Collect for Netdev {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        if self.address_info {
+            addresses::collect(context, &self.devices, out);
         }
-        values.clear();
-        values.extend(text::fields(numbers).map(text::unsigned));
-        if values.len() < header.columns {
-            out.skip(|| format!("{PATH}: a device with fewer numbers than there are columns"));
-            continue;
+        let table = context.require(PATH)?;
+        let header =
+            Header::parse(table).ok_or_else(|| CollectError::malformed(PATH, "no names of columns"))?;
+        let heading = table.strip_suffix(header.rest).unwrap_or_default();
+        for _ in text::lines(heading).filter(|line| !line.contains(&b'|')) {
+            out.skip(|| format!("{PATH}: a line above the names of columns"));
         }
-        out.item();
-        let device = net.dir(name);
-        let alias = with_alias.then(|| device.value("ifalias").unwrap_or_default());
-        for (counter, position) in &counters {
-            let value = match counter.place {
-                Place::Statistic(file) => statistic(&device, file),
-                _ => match position.and_then(|at| values.get(at)) {
-                    Some(None) => {
-                        out.skip(|| format!("{PATH}: {} without a number", counter.family.name));
-                        None
-                    }
-                    value => value.copied().flatten(),
-                },
+        // Where in a line each counter stands, once for all lines.
+        let counters: Vec<(&Counter, Option<usize>)> = COUNTERS
+            .iter()
+            .filter(|counter| counter.naming == Naming::Both || counter.naming == self.naming)
+            .map(|counter| (counter, header.position(counter.place)))
+            .collect();
+
+        let net = context.snapshot.dir("sys/class/net");
+        let mut values = Vec::new();
+        for line in text::lines(header.rest) {
+            // The name may hold a colon, the numbers cannot; old kernels put no space behind it.
+            let Some((name, numbers)) = text::split_last(line, b':') else {
+                out.skip(|| format!("{PATH}: a line without a device"));
+                continue;
             };
-            let Some(value) = value else { continue };
-            match alias {
-                None => out.add(&counter.family, &[name], value),
-                Some(alias) => {
-                    let family = Family { labels: &["device", "ifalias"], ..counter.family };
-                    out.add(&family, &[name, alias], value);
+            let name = text::trim(name);
+            if !self.devices.passes(name) {
+                continue;
+            }
+            values.clear();
+            values.extend(text::fields(numbers).map(text::unsigned));
+            if values.len() < header.columns {
+                out.skip(|| format!("{PATH}: a device with fewer numbers than there are columns"));
+                continue;
+            }
+            out.item();
+            let device = net.dir(name);
+            let alias = self.with_alias.then(|| device.value("ifalias").unwrap_or_default());
+            for (counter, position) in &counters {
+                let value = match counter.place {
+                    Place::Statistic(file) => statistic(&device, file),
+                    _ => match position.and_then(|at| values.get(at)) {
+                        Some(None) => {
+                            out.skip(|| format!("{PATH}: {} without a number", counter.family.name));
+                            None
+                        }
+                        value => value.copied().flatten(),
+                    },
+                };
+                let Some(value) = value else { continue };
+                match alias {
+                    None => out.add(&counter.family, &[name], value),
+                    Some(alias) => {
+                        let family = Family { labels: &["device", "ifalias"], ..counter.family };
+                        out.add(&family, &[name, alias], value);
+                    }
                 }
             }
         }
+        Ok(())
     }
-    Ok(())
-}
 
-fn wanted(context: &Context<'_>, device: &[u8]) -> bool {
-    context.options.passes(INCLUDE, EXCLUDE, device)
+    fn wants(&self, query: Query) -> bool {
+        match query {
+            Query::NetAddresses => self.address_info,
+            Query::NetStatistics => self.naming == Naming::Detailed,
+            _ => true,
+        }
+    }
 }
 
 fn statistic(device: &Dir<'_>, file: &str) -> Option<u64> {
@@ -160,7 +181,7 @@ struct Header<'a> {
 
 impl<'a> Header<'a> {
     /// Finds `face |bytes packets ...|bytes packets ...`.
-    fn of(table: &'a [u8]) -> Option<Self> {
+    fn parse(table: &'a [u8]) -> Option<Self> {
         let mut rest = table;
         while let Some((line, below)) = text::split_first(rest, b'\n') {
             rest = below;
@@ -190,7 +211,7 @@ impl<'a> Header<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const DEV: &[u8] = b"\
 Inter-|   Receive                                                |  Transmit
@@ -314,8 +335,11 @@ Inter-|   Receive                                                |  Transmit
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH, "sys/class/net/a/statistics/rx_nohandler", "sys/class/net/a/ifalias"]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
+            &COLLECTOR,
+            &[PATH, "sys/class/net/a/statistics/rx_nohandler", "sys/class/net/a/ifalias"],
+        );
     }
 
     proptest::proptest! {

@@ -4,9 +4,10 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Value};
-use crate::options::{Flag, FlagKind, Matcher};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::go_regex::GoRegex;
+use crate::options::{Matcher, Options, Remembered, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,21 +16,19 @@ pub const COLLECTOR: Collector = Collector {
     help: "Counters of the network protocols.",
     queries: &[Query::NetSnmp],
     optional: &[],
-    flags: &[Flag {
-        name: FIELDS,
-        kind: FlagKind::Regexp(
-            "^(.*_(InErrors|InErrs)|Ip_Forwarding|Ip(6|Ext)_(InOctets|OutOctets)|Icmp6?_(InMsgs|OutMsgs)\
+    flags: &[FIELDS.row],
+    families: || vec![FIELD],
+    new: |options| Ok(Box::new(Netstat::new(options))),
+};
+
+const FIELDS: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.netstat.fields",
+    "^(.*_(InErrors|InErrs)|Ip_Forwarding|Ip(6|Ext)_(InOctets|OutOctets)|Icmp6?_(InMsgs|OutMsgs)\
              |TcpExt_(Listen.*|Syncookies.*|TCPSynRetrans|TCPTimeouts|TCPOFOQueue|TCPRcvQDrop)\
              |Tcp_(ActiveOpens|InSegs|OutSegs|OutRsts|PassiveOpens|RetransSegs|CurrEstab)\
              |Udp6?_(InDatagrams|OutDatagrams|NoPorts|RcvbufErrors|SndbufErrors))$",
-        ),
-        help: "Fields to take, as <protocol>_<field>.",
-    }],
-    families: &[FIELD],
-    collect,
-};
-
-const FIELDS: &str = "collector.netstat.fields";
+    "Fields to include, as <protocol>_<field>.",
+);
 const NETSTAT: &str = "proc/1/net/netstat";
 const SNMP: &str = "proc/1/net/snmp";
 /// Missing where IPv6 is off.
@@ -38,24 +37,40 @@ const SNMP6: &str = "proc/1/net/snmp6";
 const PREFIX: &str = "node_netstat_";
 const FIELD: Family = Family {
     name: "node_netstat_<PROTOCOL>_<FIELD>",
-    help: "Counter or setting of the protocol, under the name that the kernel gives it.",
+    help: "Counter or setting of the protocol, under the kernel's name.",
     kind: Kind::Untyped,
     labels: &[],
-    source: "proc/1/net/{netstat,snmp,snmp6}",
+    source: Source::File("proc/1/net/{netstat,snmp,snmp6}"),
 };
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let mut fields = Fields { wanted: context.options.matcher(FIELDS), name: PREFIX.into(), out };
-    let mut missing = vec![NETSTAT, SNMP];
-    context.each_whole(&[NETSTAT, SNMP, SNMP6], |path, text| match path {
-        SNMP6 => fields.take_lines(path, text),
-        _ if fields.take_pairs(path, text) => missing.retain(|of| *of != path),
-        _ => {}
-    })?;
-    // Every kernel has these two, and something in both.
-    match missing[..] {
-        [] => Ok(()),
-        [path, ..] => Err(CollectError::malformed(path, "missing, or nothing in it")),
+/// The values of the flags.
+#[derive(Debug)]
+struct Netstat {
+    /// The fields to take; all of them when there is no expression.
+    fields: Option<Remembered>,
+}
+
+impl Netstat {
+    fn new(options: &Options) -> Self {
+        Self { fields: FIELDS.get(options).map(Remembered::new) }
+    }
+}
+
+impl Collect for Netstat {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut fields =
+            Fields { wanted: self.fields.as_ref().map(Remembered::matcher), name: PREFIX.into(), out };
+        let mut missing = vec![NETSTAT, SNMP];
+        context.each_whole(&[NETSTAT, SNMP, SNMP6], |path, text| match path {
+            SNMP6 => fields.take_lines(path, text),
+            _ if fields.take_pairs(path, text) => missing.retain(|of| *of != path),
+            _ => {}
+        })?;
+        // Every kernel has these two, and something in both.
+        match missing[..] {
+            [] => Ok(()),
+            [path, ..] => Err(CollectError::malformed(path, "missing, or nothing in it")),
+        }
     }
 }
 
@@ -63,7 +78,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 struct Fields<'a> {
     /// The fields to take; all of them when there is no expression.
     wanted: Option<Matcher<'a>>,
-    /// The name of a family, after its prefix; kept to spare an allocation a field.
+    /// The name of a family, after its prefix; reused, which saves an allocation a field.
     name: Vec<u8>,
     out: &'a mut Exposition,
 }
@@ -144,7 +159,7 @@ impl Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_whatever, own, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_whatever, own, skipped};
     use crate::snapshot::{Content, Snapshot};
 
     const ALL: &[&str] = &["--collector.netstat.fields="];
@@ -252,8 +267,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[NETSTAT, SNMP, SNMP6]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[NETSTAT, SNMP, SNMP6]);
     }
 
     proptest::proptest! {

@@ -2,7 +2,7 @@
 //!
 //! <https://man7.org/linux/man-pages/man5/proc_pid_net.5.html>
 //!
-//! The files do not tell who made a route, the source address it prefers, the weight of a next hop, and of several IPv4
+//! The files lack who made a route, the source address it prefers, the weight of a next hop, and of several IPv4
 //! next hops more than the first: those labels are empty, and those next hops absent.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -21,8 +21,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Routes],
     optional: &[],
     flags: &[],
-    families: &[INFO, ROUTES],
-    collect,
+    families: || vec![INFO, ROUTES],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const V4: &str = "proc/1/net/route";
@@ -33,7 +33,7 @@ const INFO: Family = Family {
     help: "A route by which packets are sent; always 1.",
     kind: Kind::Gauge,
     labels: &["dest", "device", "gw", "priority", "proto", "src", "weight"],
-    source: "proc/1/net/{route,ipv6_route}",
+    source: Source::File("proc/1/net/{route,ipv6_route}"),
 };
 const ROUTES: Family = Family {
     name: "node_network_routes",
@@ -135,7 +135,7 @@ fn gateway_text(address: String, flags: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     const ROUTE: &[u8] =
         b"Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
@@ -199,7 +199,7 @@ ff000000000000000000000000000000 08 00000000000000000000000000000000 00 00000000
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[V4, V6]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[V4, V6]);
     }
 }

@@ -5,18 +5,18 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "softnet",
     default: true,
-    help: "Packets that each CPU took off the network, and those it had no time for.",
+    help: "Packets that each CPU processed or dropped.",
     queries: &[Query::Softnet],
     optional: &[],
     flags: &[],
-    families: &[PROCESSED, DROPPED, SQUEEZED, COLLISIONS, RECEIVED_RPS, FLOW_LIMIT, BACKLOG],
-    collect,
+    families: || vec![PROCESSED, DROPPED, SQUEEZED, COLLISIONS, RECEIVED_RPS, FLOW_LIMIT, BACKLOG],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/1/net/softnet_stat";
@@ -26,7 +26,7 @@ const PROCESSED: Family = Family {
     help: "Packets that this CPU has processed.",
     kind: Kind::Counter,
     labels: &["cpu"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const DROPPED: Family = Family {
     name: "node_softnet_dropped_total",
@@ -77,7 +77,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let mut any = false;
     for (position, line) in out.rows(PATH, context.require(PATH)?).into_iter().enumerate() {
         let column = |at: usize| text::fields(line).nth(at);
-        // Kernels that do not say the number have a line for each CPU that is online.
+        // Kernels without this column have a line for each CPU that is online.
         let cpu = column(CPU).map_or(Some(position as u64), text::hexadecimal);
         let (Some(cpu), Some(_)) = (cpu, column(0)) else {
             out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
@@ -102,7 +102,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
     fn columns_are_hexadecimal_and_the_cpus_number_is_their_own() {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,8 +15,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Tcp],
     optional: &[],
     flags: &[],
-    families: &[STATES],
-    collect,
+    families: || vec![STATES],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const V4: &str = "proc/1/net/tcp";
@@ -27,7 +27,7 @@ const STATES: Family = Family {
     help: "TCP sockets in this state; for rx_queued_bytes and tx_queued_bytes, bytes in the queues of all that do not listen.",
     kind: Kind::Gauge,
     labels: &["state"],
-    source: "proc/1/net/{tcp,tcp6}",
+    source: Source::File("proc/1/net/{tcp,tcp6}"),
 };
 
 /// The states by number, from 1 (TCP_ESTABLISHED).
@@ -89,7 +89,7 @@ fn socket(line: &[u8]) -> Option<(u64, (u64, u64))> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_whatever, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_whatever, own};
     use crate::snapshot::{Content, Snapshot};
 
     const TCP: &[u8] = b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[V4, V6]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[V4, V6]);
     }
 }

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,8 +15,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Udp],
     optional: &[],
     flags: &[],
-    families: &[QUEUES],
-    collect,
+    families: || vec![QUEUES],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const V4: &str = "proc/1/net/udp";
@@ -27,7 +27,7 @@ const QUEUES: Family = Family {
     help: "Bytes of kernel memory in the queues of all UDP sockets.",
     kind: Kind::Gauge,
     labels: &["ip", "queue"],
-    source: "proc/1/net/{udp,udp6}",
+    source: Source::File("proc/1/net/{udp,udp6}"),
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -58,7 +58,7 @@ fn queues(line: &[u8]) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     const UDP: &[u8] = b"   \
 sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops            \n\
@@ -96,7 +96,7 @@ sl  local_address                         remote_address                        
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[V4, V6]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[V4, V6]);
     }
 }

@@ -5,31 +5,31 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "cpu_vulnerabilities",
     default: false,
-    help: "Vulnerabilities of the CPUs, and what is done about them.",
+    help: "CPU vulnerabilities and their mitigations.",
     queries: &[Query::CpuVulnerabilities],
     optional: &[],
     flags: &[],
-    families: &[INFO],
-    collect,
+    families: || vec![INFO],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const VULNERABILITIES: &str = "sys/devices/system/cpu/vulnerabilities";
 
 const INFO: Family = Family {
     name: "node_cpu_vulnerabilities_info",
-    help: "State of the vulnerability, and what the kernel says of it; always 1.",
+    help: "State of the vulnerability, and how the kernel describes it; always 1.",
     kind: Kind::Gauge,
     labels: &["codename", "mitigation", "state"],
-    source: "sys/devices/system/cpu/vulnerabilities/<codename>",
+    source: Source::File("sys/devices/system/cpu/vulnerabilities/*"),
 };
 
-/// How a file may begin, in any case, and whether what follows the first word tells more.
+/// How a file may begin, in any case, and whether the words after the state describe the mitigation.
 const STATES: &[(&[u8], bool)] =
     &[(b"not affected", false), (b"vulnerable", true), (b"mitigation", true), (UNKNOWN, true)];
 const UNKNOWN: &[u8] = b"unknown";
@@ -48,7 +48,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     Ok(())
 }
 
-/// `Mitigation: Retpolines` as its state and the rest; anything unforeseen is unknown, and told as it stands.
+/// `Mitigation: Retpolines` as its state and the rest; any other text is `unknown`, with the text as it is.
 fn parse(value: &[u8]) -> (&'static [u8], Vec<u8>) {
     let begins =
         |state: &[u8]| value.get(..state.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(state));
@@ -62,7 +62,7 @@ fn parse(value: &[u8]) -> (&'static [u8], Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::{Content, Snapshot};
 
     fn of(value: &[u8]) -> String {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &["sys/devices/system/cpu/vulnerabilities/mds"]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &["sys/devices/system/cpu/vulnerabilities/mds"]);
     }
 }

@@ -6,78 +6,92 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind, Options};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "interrupts",
     default: false,
-    help: "Interrupts that each CPU has served, by source.",
+    help: "Interrupts that each CPU served, by source.",
     queries: &[Query::Interrupts],
     optional: &[],
-    flags: &[
-        Flag {
-            name: INCLUDE_ZEROS,
-            kind: FlagKind::Switch(true),
-            help: "Give interrupts that a CPU has never served.",
-        },
-        Flag {
-            name: EXCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Interrupts to leave out, matched against name;info;devices; not together with name-include.",
-        },
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Interrupts to take, matched against name;info;devices; not together with name-exclude.",
-        },
-    ],
-    families: &[INTERRUPTS],
-    collect,
+    flags: &[INCLUDE_ZEROS.row, EXCLUDE.row, INCLUDE.row],
+    families: || vec![INTERRUPTS],
+    new: |options| Ok(Box::new(Interrupts::new(options))),
 };
 
 const PATH: &str = "proc/interrupts";
-const INCLUDE_ZEROS: &str = "collector.interrupts.include-zeros";
-const EXCLUDE: &str = "collector.interrupts.name-exclude";
-const INCLUDE: &str = "collector.interrupts.name-include";
+const INCLUDE_ZEROS: TypedFlag<bool> = TypedFlag::switch(
+    "collector.interrupts.include-zeros",
+    true,
+    "Include interrupts that a CPU has never served.",
+);
+const EXCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.interrupts.name-exclude",
+    "",
+    "Interrupts to exclude, matched against name;info;devices.",
+);
+const INCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.interrupts.name-include",
+    "",
+    "Interrupts to include, matched against name;info;devices.",
+);
 
 const INTERRUPTS: Family = Family {
     name: "node_interrupts_total",
     help: "Interrupts from this source that the CPU has served since boot.",
     kind: Kind::Counter,
     labels: &["cpu", "type", "info", "devices"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let zeros = context.options.switch(INCLUDE_ZEROS);
-    let mut lines = out.rows(PATH, context.require(PATH)?).into_iter();
-    let cpus = lines.next().and_then(text::cpu_columns);
-    let cpus = cpus.ok_or_else(|| CollectError::malformed(PATH, "no line of CPUs"))?;
-    for line in lines {
-        out.item();
-        // Wide counts leave no space behind the colon.
-        let Some((name, rest)) = text::split_first(line, b':') else {
-            out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
-            continue;
-        };
-        let interrupt = Interrupt::of(text::trim(name), rest, cpus.len());
-        // ERR and MIS count for the whole machine: one number, and no text.
-        let Some(interrupt) = interrupt.filter(|interrupt| interrupt.wanted(context.options)) else {
-            continue;
-        };
-        for (cpu, count) in cpus.iter().zip(&interrupt.counts) {
-            let labels = [cpu, interrupt.name, interrupt.info.as_slice(), interrupt.devices.as_slice()];
-            match text::unsigned(count) {
-                Some(0) if !zeros => {}
-                Some(count) => out.add(&INTERRUPTS, &labels, count),
-                None => out.skip(|| format!("{PATH}: {} of {}", count.escape_ascii(), name.escape_ascii())),
+/// The values of the flags.
+#[derive(Debug)]
+struct Interrupts {
+    zeros: bool,
+    /// Of `name;info;devices`.
+    names: Filter,
+}
+
+impl Interrupts {
+    fn new(options: &Options) -> Self {
+        Self { zeros: INCLUDE_ZEROS.get(options), names: Filter::new(options, INCLUDE, EXCLUDE) }
+    }
+}
+
+impl Collect for Interrupts {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut lines = out.rows(PATH, context.require(PATH)?).into_iter();
+        let cpus = lines.next().and_then(text::cpu_columns);
+        let cpus = cpus.ok_or_else(|| CollectError::malformed(PATH, "no line of CPUs"))?;
+        for line in lines {
+            out.item();
+            // Wide counts leave no space behind the colon.
+            let Some((name, rest)) = text::split_first(line, b':') else {
+                out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
+                continue;
+            };
+            let interrupt = Interrupt::parse(text::trim(name), rest, cpus.len());
+            // ERR and MIS count for the whole machine: one number, and no text.
+            let Some(interrupt) = interrupt.filter(|interrupt| interrupt.passes(&self.names)) else {
+                continue;
+            };
+            for (cpu, count) in cpus.iter().zip(&interrupt.counts) {
+                let labels = [cpu, interrupt.name, interrupt.info.as_slice(), interrupt.devices.as_slice()];
+                match text::unsigned(count) {
+                    Some(0) if !self.zeros => {}
+                    Some(count) => out.add(&INTERRUPTS, &labels, count),
+                    None => {
+                        out.skip(|| format!("{PATH}: {} of {}", count.escape_ascii(), name.escape_ascii()))
+                    }
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// One line of the table.
@@ -93,7 +107,7 @@ struct Interrupt<'a> {
 
 impl<'a> Interrupt<'a> {
     /// None when there are not as many columns as CPUs, and text behind them.
-    fn of(name: &'a [u8], rest: &'a [u8], cpus: usize) -> Option<Self> {
+    fn parse(name: &'a [u8], rest: &'a [u8], cpus: usize) -> Option<Self> {
         let mut fields = text::fields(rest);
         let counts: Vec<&[u8]> = fields.by_ref().take(cpus).collect();
         let text: Vec<&[u8]> = fields.collect();
@@ -105,19 +119,15 @@ impl<'a> Interrupt<'a> {
         Some(Self { name, counts, info, devices })
     }
 
-    fn wanted(&self, options: &Options) -> bool {
-        if options.regexp(INCLUDE).is_none() && options.regexp(EXCLUDE).is_none() {
-            return true;
-        }
-        let name = [self.name, &self.info, &self.devices].join(&b';');
-        options.passes(INCLUDE, EXCLUDE, &name)
+    fn passes(&self, names: &Filter) -> bool {
+        names.is_empty() || names.passes(&[self.name, &self.info, &self.devices].join(&b';'))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     const X86: &[u8] = b"           CPU0       CPU1       \n  \
           0:         18          0  IR-IO-APIC-edge      timer\n \
@@ -199,8 +209,8 @@ node_interrupts_total{cpu=\"1\",devices=\"27 Level arch_timer\",info=\"GICv3\",t
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 
     proptest::proptest! {

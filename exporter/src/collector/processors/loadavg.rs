@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,8 +15,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Loadavg],
     optional: &[],
     flags: &[],
-    families: &[LOAD1, LOAD5, LOAD15],
-    collect,
+    families: || vec![LOAD1, LOAD5, LOAD15],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/loadavg";
@@ -26,7 +26,7 @@ const LOAD1: Family = Family {
     help: "Load average over one minute.",
     kind: Kind::Gauge,
     labels: &[],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const LOAD5: Family = Family { name: "node_load5", help: "Load average over five minutes.", ..LOAD1 };
 const LOAD15: Family = Family { name: "node_load15", help: "Load average over fifteen minutes.", ..LOAD1 };
@@ -44,7 +44,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
     fn the_three_averages_are_given_as_the_kernel_writes_them() {
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! <https://docs.kernel.org/accounting/psi.html>
 //!
-//! The line `full` of `cpu`, which Linux 5.13 added, says nothing of a whole host: it is left out.
+//! The line `full` of `cpu`, which Linux 5.13 added, is meaningless for a whole host and is left out.
 
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Source};
 use crate::snapshot::Content;
 use crate::text;
 
@@ -18,55 +18,26 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Pressure],
     optional: &[],
     flags: &[],
-    families: &[CPU_SOME, IO_SOME, IO_FULL, MEMORY_SOME, MEMORY_FULL, IRQ_FULL],
-    collect,
+    families: || TOTALS.iter().map(|(.., family)| *family).collect(),
+    new: |_| Ok(Box::new(collect)),
 };
 
-const CPU_SOME: Family = Family {
-    name: "node_pressure_cpu_waiting_seconds_total",
-    help: "Time that at least one task waited for a CPU.",
-    kind: Kind::Counter,
-    labels: &[],
-    source: "proc/pressure/cpu",
-};
-const IO_SOME: Family = Family {
-    name: "node_pressure_io_waiting_seconds_total",
-    help: "Time that at least one task waited for I/O.",
-    source: "proc/pressure/io",
-    ..CPU_SOME
-};
-const IO_FULL: Family = Family {
-    name: "node_pressure_io_stalled_seconds_total",
-    help: "Time that no task could run because all waited for I/O.",
-    ..IO_SOME
-};
-const MEMORY_SOME: Family = Family {
-    name: "node_pressure_memory_waiting_seconds_total",
-    help: "Time that at least one task waited for memory.",
-    source: "proc/pressure/memory",
-    ..CPU_SOME
-};
-const MEMORY_FULL: Family = Family {
-    name: "node_pressure_memory_stalled_seconds_total",
-    help: "Time that no task could run because all waited for memory.",
-    ..MEMORY_SOME
-};
-const IRQ_FULL: Family = Family {
-    name: "node_pressure_irq_stalled_seconds_total",
-    help: "Time that no task could run because interrupts were served.",
-    source: "proc/pressure/irq",
-    ..CPU_SOME
-};
+/// A total: its file, its line, and its family.
+type Total = (&'static str, &'static [u8], Family);
 
-/// Which line of which file (its family's source) gives which family.
-const LINES: &[(&[u8], &Family)] = &[
-    (b"some", &CPU_SOME),
-    (b"some", &IO_SOME),
-    (b"full", &IO_FULL),
-    (b"some", &MEMORY_SOME),
-    (b"full", &MEMORY_FULL),
-    (b"full", &IRQ_FULL),
+#[rustfmt::skip]
+const TOTALS: [Total; 6] = [
+    total("proc/pressure/cpu",    b"some", "node_pressure_cpu_waiting_seconds_total",    "Time that at least one task waited for a CPU."),
+    total("proc/pressure/io",     b"some", "node_pressure_io_waiting_seconds_total",     "Time that at least one task waited for I/O."),
+    total("proc/pressure/io",     b"full", "node_pressure_io_stalled_seconds_total",     "Time that no task could run because all waited for I/O."),
+    total("proc/pressure/memory", b"some", "node_pressure_memory_waiting_seconds_total", "Time that at least one task waited for memory."),
+    total("proc/pressure/memory", b"full", "node_pressure_memory_stalled_seconds_total", "Time that no task could run because all waited for memory."),
+    total("proc/pressure/irq",    b"full", "node_pressure_irq_stalled_seconds_total",    "Time that no task could run because interrupts were served."),
 ];
+
+const fn total(file: &'static str, line: &'static [u8], name: &'static str, help: &'static str) -> Total {
+    (file, line, Family::counter(name, help, &[], Source::File(file)))
+}
 
 /// In a second.
 const MICROSECONDS: f64 = 1e6;
@@ -78,8 +49,8 @@ const EOPNOTSUPP: u32 = 95;
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
     let mut failure = None;
-    for (line, family) in LINES {
-        match stalled(context, family.source, line) {
+    for (file, line, family) in &TOTALS {
+        match stalled(context, file, line) {
             Ok(microseconds) => {
                 out.add(family, &[], microseconds as f64 / MICROSECONDS);
                 any = true;
@@ -91,10 +62,10 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
         }
     }
-    match any {
-        true => Ok(()),
-        false => Err(failure.unwrap_or_else(|| CollectError::NoData("pressure stall information".into()))),
+    if any {
+        return Ok(());
     }
+    Err(failure.unwrap_or_else(|| CollectError::NoData("pressure stall information".into())))
 }
 
 /// The microseconds that a file's line has counted.
@@ -113,7 +84,7 @@ fn stalled(context: &Context<'_>, path: &str, line: &[u8]) -> Result<u64, Collec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::Snapshot;
 
     const CPU: (&str, &[u8]) = (
@@ -196,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[CPU.0, IO.0, MEMORY.0, IRQ.0]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[CPU.0, IO.0, MEMORY.0, IRQ.0]);
     }
 }

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,8 +15,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Schedstat],
     optional: &[],
     flags: &[],
-    families: &[RUNNING, WAITING, TIMESLICES],
-    collect,
+    families: || vec![RUNNING, WAITING, TIMESLICES],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/schedstat";
@@ -26,7 +26,7 @@ const RUNNING: Family = Family {
     help: "Time that tasks have run on this CPU.",
     kind: Kind::Counter,
     labels: &["cpu"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const WAITING: Family = Family {
     name: "node_schedstat_waiting_seconds_total",
@@ -69,7 +69,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const CPU1: &str = "node_schedstat_running_seconds_total{cpu=\"1\"} 1.5\n\
         node_schedstat_timeslices_total{cpu=\"1\"} 4767485306\n\
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -5,18 +5,18 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "softirqs",
     default: false,
-    help: "Soft interrupts that each CPU has served, by type.",
+    help: "Soft interrupts that each CPU served, by type.",
     queries: &[Query::Softirqs],
     optional: &[],
     flags: &[],
-    families: &[FUNCTIONS],
-    collect,
+    families: || vec![FUNCTIONS],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/softirqs";
@@ -26,7 +26,7 @@ const FUNCTIONS: Family = Family {
     help: "Soft interrupts of this type that the CPU has served since boot.",
     kind: Kind::Counter,
     labels: &["cpu", "type"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -53,7 +53,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
     fn each_type_is_counted_by_cpu() {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

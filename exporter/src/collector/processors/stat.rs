@@ -4,9 +4,9 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::options::{Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,24 +15,21 @@ pub const COLLECTOR: Collector = Collector {
     help: "Boot time, forks, context switches, interrupts and running processes.",
     queries: &[Query::Stat],
     optional: &[],
-    flags: &[Flag {
-        name: SOFTIRQ_FLAG,
-        kind: FlagKind::Switch(false),
-        help: "Give soft interrupts by their vector.",
-    }],
-    families: &[INTERRUPTS, CONTEXT_SWITCHES, BOOT_TIME, FORKS, RUNNING, BLOCKED, SOFTIRQS],
-    collect,
+    flags: &[SOFTIRQ_FLAG.row],
+    families: || vec![INTERRUPTS, CONTEXT_SWITCHES, BOOT_TIME, FORKS, RUNNING, BLOCKED, SOFTIRQS],
+    new: |options| Ok(Box::new(Stat::new(options))),
 };
 
 const PATH: &str = "proc/stat";
-const SOFTIRQ_FLAG: &str = "collector.stat.softirq";
+const SOFTIRQ_FLAG: TypedFlag<bool> =
+    TypedFlag::switch("collector.stat.softirq", false, "Report soft interrupts by vector.");
 
 const INTERRUPTS: Family = Family {
     name: "node_intr_total",
     help: "Interrupts served since boot.",
     kind: Kind::Counter,
     labels: &[],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const CONTEXT_SWITCHES: Family = Family {
     name: "node_context_switches_total",
@@ -82,21 +79,34 @@ const VECTORS: &[&[u8]] = &[
     b"rcu",
 ];
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let softirqs = context.options.switch(SOFTIRQ_FLAG);
-    let mut any = false;
-    for line in out.rows(PATH, context.require(PATH)?) {
-        let mut fields = text::fields(line);
-        let Some(key) = fields.next() else { continue };
-        if let Some((_, family)) = LINES.iter().find(|(name, _)| *name == key) {
-            any |= add(out, family, &[], key, fields.next());
-        } else if key == b"softirq" && softirqs {
-            for (vector, count) in VECTORS.iter().zip(fields.skip(1)) {
-                add(out, &SOFTIRQS, &[vector], key, Some(count));
+/// The values of the flags.
+#[derive(Debug)]
+struct Stat {
+    softirqs: bool,
+}
+
+impl Stat {
+    fn new(options: &Options) -> Self {
+        Self { softirqs: SOFTIRQ_FLAG.get(options) }
+    }
+}
+
+impl Collect for Stat {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut any = false;
+        for line in out.rows(PATH, context.require(PATH)?) {
+            let mut fields = text::fields(line);
+            let Some(key) = fields.next() else { continue };
+            if let Some((_, family)) = LINES.iter().find(|(name, _)| *name == key) {
+                any |= add(out, family, &[], key, fields.next());
+            } else if key == b"softirq" && self.softirqs {
+                for (vector, count) in VECTORS.iter().zip(fields.skip(1)) {
+                    add(out, &SOFTIRQS, &[vector], key, Some(count));
+                }
             }
         }
+        any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line that is known"))
     }
-    any.then_some(()).ok_or_else(|| CollectError::malformed(PATH, "no line that is known"))
 }
 
 /// Adds a number of the line `key`, or notes that it is none.
@@ -112,7 +122,7 @@ fn add(out: &mut Exposition, family: &Family, labels: &[&[u8]], key: &[u8], numb
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     const STAT: &[u8] = b"cpu  21435 0 9630 355029 3637 0 64 164 0 0\n\
         cpu0 10141 0 3279 181093 378 0 6 78 0 0\n\
@@ -175,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -4,9 +4,9 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Source};
+use crate::options::{Options, TypedFlag};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -16,108 +16,163 @@ pub const COLLECTOR: Collector = Collector {
     help: "Caches of bcache and the devices behind them.",
     queries: &[Query::Bcache],
     optional: &[Query::BcachePriorities],
-    flags: &[Flag {
-        name: PRIORITY_STATS,
-        kind: FlagKind::Switch(false),
-        help: "Tell how full caches are; the kernel sorts all their buckets for it.",
-    }],
-    families: &FAMILIES,
-    collect,
+    flags: &[PRIORITY_STATS.row],
+    families: || NUMBERS.iter().map(|number| number.family).collect(),
+    new: |options| Ok(Box::new(Bcache::new(options))),
 };
 
-const PRIORITY_STATS: &str = "collector.bcache.priorityStats";
+const PRIORITY_STATS: TypedFlag<bool> = TypedFlag::switch(
+    "collector.bcache.priorityStats",
+    false,
+    "Report how full caches are. This is expensive: the kernel sorts all their buckets.",
+);
 
-/// A number in a file: its family, with the file, the label of the line that it stands in, and what one of it is.
+/// A number: where it is read, and its family.
 struct Number {
-    family: Family,
+    place: Place,
+    file: &'static str,
+    /// The label of its line, or [`ALONE`].
     line: &'static [u8],
     factor: f64,
+    family: Family,
 }
 
-const OF_SET: Family =
-    Family { name: "", help: "", kind: Kind::Gauge, labels: &["uuid"], source: "sys/fs/bcache/<uuid>/" };
-const OF_BACKING: Family = Family { labels: &["backing_device", "uuid"], ..OF_SET };
-const OF_CACHE: Family = Family { labels: &["cache_device", "uuid"], ..OF_SET };
-const COUNT_OF_SET: Family = Family { kind: Kind::Counter, ..OF_SET };
-const COUNT_OF_BACKING: Family = Family { kind: Kind::Counter, ..OF_BACKING };
-const COUNT_OF_CACHE: Family = Family { kind: Kind::Counter, ..OF_CACHE };
+/// What a number belongs to.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// A cache set.
+    Set,
+    /// A backing device of a set.
+    Backing,
+    /// A cache device of a set.
+    Cache,
+}
+use Place::{Backing, Cache, Set};
 
-const PLAIN: Number = Number { family: OF_SET, line: b"", factor: 1.0 };
+impl Place {
+    const fn directory(self) -> &'static str {
+        match self {
+            Set => "sys/fs/bcache/*-*",
+            Backing => "sys/fs/bcache/*-*/bdev#",
+            Cache => "sys/fs/bcache/*-*/cache#",
+        }
+    }
+
+    const fn labels(self) -> &'static [&'static str] {
+        match self {
+            Set => &["uuid"],
+            Backing => &["backing_device", "uuid"],
+            Cache => &["cache_device", "uuid"],
+        }
+    }
+}
+
+/// The number is all of its file.
+const ALONE: &[u8] = b"";
 
 #[rustfmt::skip]
 const NUMBERS: &[Number] = &[
-    Number { family: Family { name: "node_bcache_active_journal_entries",               help: "Entries of the journal that are newer than the tree.",               source: "sys/fs/bcache/<uuid>/internal/active_journal_entries",                ..OF_SET }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_average_key_size_sectors",             help: "Data that a key of the tree stands for on average, in sectors.",     source: "sys/fs/bcache/<uuid>/average_key_size",                               ..OF_SET }, factor: 1.0 / 512.0, ..PLAIN },
-    Number { family: Family { name: "node_bcache_btree_cache_size_bytes",               help: "Bytes of memory that hold nodes of the tree.",                       source: "sys/fs/bcache/<uuid>/btree_cache_size",                               ..OF_SET }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_btree_nodes",                          help: "Nodes of the tree.",                                                 source: "sys/fs/bcache/<uuid>/internal/btree_nodes",                           ..OF_SET }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_btree_read_average_duration_seconds",  help: "Time that it takes on average to read a node of the tree.",          source: "sys/fs/bcache/<uuid>/internal/btree_read_average_duration_us",        ..OF_SET }, factor: 1e-6, ..PLAIN },
-    Number { family: Family { name: "node_bcache_cache_available_percent",              help: "Part of the cache that holds no dirty data, in percent.",            source: "sys/fs/bcache/<uuid>/cache_available_percent",                        ..OF_SET }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_cache_read_races_total",               help: "Reads from the cache whose bucket was used for other data meanwhile.", source: "sys/fs/bcache/<uuid>/internal/cache_read_races",                    ..COUNT_OF_SET }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_congested",                            help: "How congested the cache is.",                                        source: "sys/fs/bcache/<uuid>/congested",                                      ..OF_SET }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_root_usage_percent",                   help: "Part of the tree's root that is in use, in percent.",                source: "sys/fs/bcache/<uuid>/root_usage_percent",                             ..OF_SET }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_tree_depth",                           help: "Levels of the tree below its root.",                                 source: "sys/fs/bcache/<uuid>/tree_depth",                                     ..OF_SET }, ..PLAIN },
-
-    Number { family: Family { name: "node_bcache_bypassed_bytes_total",                 help: "Bytes that went past the cache.",                                    source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/bypassed",              ..COUNT_OF_BACKING }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_cache_bypass_hits_total",              help: "Accesses that were to go past the cache and were in it.",            source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_bypass_hits",     ..COUNT_OF_BACKING }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_cache_bypass_misses_total",            help: "Accesses that were to go past the cache and were not in it.",        source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_bypass_misses",   ..COUNT_OF_BACKING }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_cache_hits_total",                     help: "Accesses that the cache answered.",                                  source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_hits",            ..COUNT_OF_BACKING }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_cache_miss_collisions_total",          help: "Misses whose data was written to before it reached the cache.",      source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_miss_collisions", ..COUNT_OF_BACKING }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_cache_misses_total",                   help: "Accesses that the cache could not answer.",                          source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_misses",          ..COUNT_OF_BACKING }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_cache_readaheads_total",               help: "Times that data was read into the cache ahead of its use.",          source: "sys/fs/bcache/<uuid>/<backing device>/stats_total/cache_readaheads",      ..COUNT_OF_BACKING }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_dirty_data_bytes",                     help: "Bytes in the cache that the device behind it lacks.",                source: "sys/fs/bcache/<uuid>/<backing device>/dirty_data",                        ..OF_BACKING }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_dirty_target_bytes",                   help: "Bytes of dirty data that the kernel aims at.",                       source: "sys/fs/bcache/<uuid>/<backing device>/writeback_rate_debug",              ..OF_BACKING }, line: b"target",       ..PLAIN },
-    Number { family: Family { name: "node_bcache_writeback_change",                     help: "Last change of the rate at which dirty data is written.",            source: "sys/fs/bcache/<uuid>/<backing device>/writeback_rate_debug",              ..OF_BACKING }, line: b"change",       ..PLAIN },
-    Number { family: Family { name: "node_bcache_writeback_rate",                       help: "Rate at which dirty data is written, in bytes per second.",          source: "sys/fs/bcache/<uuid>/<backing device>/writeback_rate_debug",              ..OF_BACKING }, line: b"rate",         ..PLAIN },
-    Number { family: Family { name: "node_bcache_writeback_rate_integral_term",         help: "Part of the rate of writing that comes of the past.",                source: "sys/fs/bcache/<uuid>/<backing device>/writeback_rate_debug",              ..OF_BACKING }, line: b"integral",     ..PLAIN },
-    Number { family: Family { name: "node_bcache_writeback_rate_proportional_term",     help: "Part of the rate of writing that comes of the dirty data there is.", source: "sys/fs/bcache/<uuid>/<backing device>/writeback_rate_debug",              ..OF_BACKING }, line: b"proportional", ..PLAIN },
-
-    Number { family: Family { name: "node_bcache_io_errors",                            help: "Errors of the cache device, forgotten over time.",                   source: "sys/fs/bcache/<uuid>/<cache>/io_errors",        ..OF_CACHE }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_metadata_written_bytes_total",         help: "Bytes written to the cache device that are not data.",               source: "sys/fs/bcache/<uuid>/<cache>/metadata_written", ..COUNT_OF_CACHE }, ..PLAIN },
-    Number { family: Family { name: "node_bcache_priority_stats_metadata_percent",      help: "Part of the cache device that holds metadata, in percent.",          source: "sys/fs/bcache/<uuid>/<cache>/priority_stats",   ..OF_CACHE }, line: b"Metadata", ..PLAIN },
-    Number { family: Family { name: "node_bcache_priority_stats_unused_percent",        help: "Part of the cache device that holds nothing, in percent.",           source: "sys/fs/bcache/<uuid>/<cache>/priority_stats",   ..OF_CACHE }, line: b"Unused",   ..PLAIN },
-    Number { family: Family { name: "node_bcache_written_bytes_total",                  help: "Bytes of data written to the cache device.",                         source: "sys/fs/bcache/<uuid>/<cache>/written",          ..COUNT_OF_CACHE }, ..PLAIN },
+    gauge(Set,       "internal/active_journal_entries",         ALONE,           1.0,         "node_bcache_active_journal_entries",              "Entries of the journal that are newer than the tree."),
+    gauge(Set,       "average_key_size",                        ALONE,           1.0 / 512.0, "node_bcache_average_key_size_sectors",            "Data that a key of the tree stands for on average, in sectors."),
+    gauge(Set,       "btree_cache_size",                        ALONE,           1.0,         "node_bcache_btree_cache_size_bytes",              "Bytes of memory that hold nodes of the tree."),
+    gauge(Set,       "internal/btree_nodes",                    ALONE,           1.0,         "node_bcache_btree_nodes",                         "Nodes of the tree."),
+    gauge(Set,       "internal/btree_read_average_duration_us", ALONE,           1e-6,        "node_bcache_btree_read_average_duration_seconds", "Time that it takes on average to read a node of the tree."),
+    gauge(Set,       "cache_available_percent",                 ALONE,           1.0,         "node_bcache_cache_available_percent",             "Part of the cache that holds no dirty data, in percent."),
+    counter(Set,     "internal/cache_read_races",               ALONE,           1.0,         "node_bcache_cache_read_races_total",              "Reads from the cache whose bucket was used for other data meanwhile."),
+    gauge(Set,       "congested",                               ALONE,           1.0,         "node_bcache_congested",                           "How congested the cache is."),
+    gauge(Set,       "root_usage_percent",                      ALONE,           1.0,         "node_bcache_root_usage_percent",                  "Part of the tree's root that is in use, in percent."),
+    gauge(Set,       "tree_depth",                              ALONE,           1.0,         "node_bcache_tree_depth",                          "Levels of the tree below its root."),
+    counter(Backing, "stats_total/bypassed",                    ALONE,           1.0,         "node_bcache_bypassed_bytes_total",                "Bytes that went past the cache."),
+    counter(Backing, "stats_total/cache_bypass_hits",           ALONE,           1.0,         "node_bcache_cache_bypass_hits_total",             "Accesses that were to go past the cache and were in it."),
+    counter(Backing, "stats_total/cache_bypass_misses",         ALONE,           1.0,         "node_bcache_cache_bypass_misses_total",           "Accesses that were to go past the cache and were not in it."),
+    counter(Backing, "stats_total/cache_hits",                  ALONE,           1.0,         "node_bcache_cache_hits_total",                    "Accesses that the cache answered."),
+    counter(Backing, "stats_total/cache_miss_collisions",       ALONE,           1.0,         "node_bcache_cache_miss_collisions_total",         "Misses whose data was written to before it reached the cache."),
+    counter(Backing, "stats_total/cache_misses",                ALONE,           1.0,         "node_bcache_cache_misses_total",                  "Accesses that the cache could not answer."),
+    counter(Backing, "stats_total/cache_readaheads",            ALONE,           1.0,         "node_bcache_cache_readaheads_total",              "Times that data was read into the cache ahead of its use."),
+    gauge(Backing,   "dirty_data",                              ALONE,           1.0,         "node_bcache_dirty_data_bytes",                    "Bytes in the cache that the device behind it lacks."),
+    gauge(Backing,   "writeback_rate_debug",                    b"target",       1.0,         "node_bcache_dirty_target_bytes",                  "Bytes of dirty data that the kernel aims at."),
+    gauge(Backing,   "writeback_rate_debug",                    b"change",       1.0,         "node_bcache_writeback_change",                    "Last change of the rate at which dirty data is written."),
+    gauge(Backing,   "writeback_rate_debug",                    b"rate",         1.0,         "node_bcache_writeback_rate",                      "Rate at which dirty data is written, in bytes per second."),
+    gauge(Backing,   "writeback_rate_debug",                    b"integral",     1.0,         "node_bcache_writeback_rate_integral_term",        "Part of the rate of writing that comes of the past."),
+    gauge(Backing,   "writeback_rate_debug",                    b"proportional", 1.0,         "node_bcache_writeback_rate_proportional_term",    "Part of the rate of writing that comes of the dirty data there is."),
+    gauge(Cache,     "io_errors",                               ALONE,           1.0,         "node_bcache_io_errors",                           "Errors of the cache device, forgotten over time."),
+    counter(Cache,   "metadata_written",                        ALONE,           1.0,         "node_bcache_metadata_written_bytes_total",        "Bytes written to the cache device that are not data."),
+    gauge(Cache,     "priority_stats",                          b"Metadata",     1.0,         "node_bcache_priority_stats_metadata_percent",     "Part of the cache device that holds metadata, in percent."),
+    gauge(Cache,     "priority_stats",                          b"Unused",       1.0,         "node_bcache_priority_stats_unused_percent",       "Part of the cache device that holds nothing, in percent."),
+    counter(Cache,   "written",                                 ALONE,           1.0,         "node_bcache_written_bytes_total",                 "Bytes of data written to the cache device."),
 ];
 
-const FAMILIES: [Family; NUMBERS.len()] = {
-    let mut families = [OF_SET; NUMBERS.len()];
-    let mut at = 0;
-    while at < families.len() {
-        families[at] = NUMBERS[at].family;
-        at += 1;
-    }
-    families
-};
-
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let priorities = context.options.switch(PRIORITY_STATS);
-    let add = |place: &str, dir: &Dir<'_>, labels: &[&[u8]], out: &mut Exposition| {
-        // A capture may hold what was not asked for now.
-        let wanted = NUMBERS.iter().filter(|of| priorities || !of.family.source.ends_with("/priority_stats"));
-        wanted.for_each(|of| add_number(of, place, dir, labels, out));
-    };
-    for set in context.snapshot.dir("sys/fs/bcache").dirs() {
-        out.item();
-        add("sys/fs/bcache/<uuid>/", &set, &[set.name()], out);
-        for device in set.dirs() {
-            let labels = [device.name(), set.name()];
-            if device.name().starts_with(b"bdev") {
-                add("sys/fs/bcache/<uuid>/<backing device>/", &device, &labels, out);
-            } else if device.name().starts_with(b"cache") {
-                add("sys/fs/bcache/<uuid>/<cache>/", &device, &labels, out);
-            }
-        }
-    }
-    // That there is no cache is no failure.
-    Ok(())
+const fn gauge(
+    place: Place,
+    file: &'static str,
+    line: &'static [u8],
+    factor: f64,
+    name: &'static str,
+    help: &'static str,
+) -> Number {
+    let family = Family::gauge(name, help, place.labels(), Source::FileIn(place.directory(), file));
+    Number { place, file, line, factor, family }
 }
 
-/// Gives a number if its family lies in `place`, which is `dir`.
-fn add_number(of: &Number, place: &str, dir: &Dir<'_>, labels: &[&[u8]], out: &mut Exposition) {
-    let Number { family, line, factor } = of;
-    let file = family.source.strip_prefix(place).filter(|file| !file.starts_with('<'));
-    let Some(text) = file.and_then(|file| dir.text(file)) else { return };
+const fn counter(
+    place: Place,
+    file: &'static str,
+    line: &'static [u8],
+    factor: f64,
+    name: &'static str,
+    help: &'static str,
+) -> Number {
+    let family = Family::counter(name, help, place.labels(), Source::FileIn(place.directory(), file));
+    Number { place, file, line, factor, family }
+}
+
+/// The values of the flags.
+#[derive(Debug)]
+struct Bcache {
+    priorities: bool,
+}
+
+impl Bcache {
+    fn new(options: &Options) -> Self {
+        Self { priorities: PRIORITY_STATS.get(options) }
+    }
+}
+
+impl Collect for Bcache {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        // A capture may contain files that were not asked for in this scrape.
+        let is_wanted = |number: &&Number| self.priorities || number.file != "priority_stats";
+        let add = |place: Place, dir: &Dir<'_>, labels: &[&[u8]], out: &mut Exposition| {
+            for number in NUMBERS.iter().filter(|number| number.place == place).filter(is_wanted) {
+                add_number(number, dir, labels, out);
+            }
+        };
+        for set in context.snapshot.dir("sys/fs/bcache").dirs() {
+            out.item();
+            add(Set, &set, &[set.name()], out);
+            for device in set.dirs() {
+                let labels = [device.name(), set.name()];
+                if device.name().starts_with(b"bdev") {
+                    add(Backing, &device, &labels, out);
+                } else if device.name().starts_with(b"cache") {
+                    add(Cache, &device, &labels, out);
+                }
+            }
+        }
+        // That there is no cache is no failure.
+        Ok(())
+    }
+
+    fn wants(&self, query: Query) -> bool {
+        query != Query::BcachePriorities || self.priorities
+    }
+}
+
+fn add_number(number: &Number, dir: &Dir<'_>, labels: &[&[u8]], out: &mut Exposition) {
+    let Number { file, line, factor, family, .. } = number;
+    let Some(text) = dir.text(file) else { return };
     let text = if line.is_empty() { Some(text) } else { labelled_line(text, line) };
-    match text.map(number) {
+    match text.map(parse) {
         Some(Some(value)) => out.add(family, labels, value * factor),
         Some(None) => out.skip(|| format!("{}: no number for {}", family.source, family.name)),
         None => {}
@@ -131,7 +186,7 @@ fn labelled_line<'t>(text: &'t [u8], label: &[u8]) -> Option<&'t [u8]> {
 }
 
 /// A number as bcache writes it: perhaps with a sign, a fraction and a prefix, and what it counts behind it.
-fn number(text: &[u8]) -> Option<f64> {
+fn parse(text: &[u8]) -> Option<f64> {
     let text = text::trim(text);
     let text = text.strip_suffix(b"/sec").or_else(|| text.strip_suffix(b"%")).unwrap_or(text);
     let (negative, text) = text.strip_prefix(b"-").map_or((false, text), |text| (true, text));
@@ -146,7 +201,7 @@ fn number(text: &[u8]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, instance};
 
     const SET: &[(&str, &str)] = &[
         ("average_key_size", "64.0k\n"),
@@ -208,11 +263,11 @@ mod tests {
 
     #[test]
     fn a_fraction_counts_in_1024ths() {
-        assert_eq!(number(b"1.9k"), Some(1924.0));
-        assert_eq!(number(b"1.10k"), Some(2024.0), "more than .9");
-        assert_eq!(number(b"-1.0k"), Some(-1024.0));
+        assert_eq!(parse(b"1.9k"), Some(1924.0));
+        assert_eq!(parse(b"1.10k"), Some(2024.0), "more than .9");
+        assert_eq!(parse(b"-1.0k"), Some(-1024.0));
         for odd in [&b""[..], b"k", b"1.", b".5", b"1.x", b"--1", b"1.2.3"] {
-            assert_eq!(number(odd), None, "{}", odd.escape_ascii());
+            assert_eq!(parse(odd), None, "{}", odd.escape_ascii());
         }
     }
 
@@ -231,12 +286,7 @@ mod tests {
 
     #[test]
     fn how_full_a_cache_is_is_asked_only_with_the_flag() {
-        use crate::options::Options;
-        let asked = |arguments: &[&str]| {
-            let arguments = arguments.iter().map(|argument| (*argument).to_owned());
-            let (options, _) = Options::parse(&crate::collector::flags(), arguments).unwrap();
-            crate::collector::queries(&[&COLLECTOR], &options)
-        };
+        let asked = |arguments: &[&str]| instance(&COLLECTOR, arguments).queries().collect::<Vec<_>>();
         assert_eq!(asked(&[]), [Query::Bcache]);
         assert_eq!(asked(&["--collector.bcache.priorityStats"]), [Query::Bcache, Query::BcachePriorities]);
         let files: [(&str, &[u8]); 1] = [("sys/fs/bcache/u-1/cache0/priority_stats", b"Unused: 9%\n")];
@@ -249,8 +299,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
+    fn any_bytes_are_accepted() {
         let paths: Vec<String> = SET.iter().map(|(file, _)| format!("sys/fs/bcache/a/{file}")).collect();
-        survives(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+        accepts_any_bytes(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }

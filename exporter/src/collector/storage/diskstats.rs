@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::Snapshot;
 use crate::text;
 
@@ -18,33 +19,29 @@ pub const COLLECTOR: Collector = Collector {
     help: "Block device counters.",
     queries: &[Query::Diskstats],
     optional: &[Query::Block, Query::Udev],
-    flags: &[
-        Flag {
-            name: EXCLUDE,
-            kind: FlagKind::Regexp(r"^(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$"),
-            help: "Regexp of block devices to leave out; excludes device-include.",
-        },
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Regexp of block devices to give; excludes device-exclude.",
-        },
-        Flag { name: "collector.diskstats.ignored-devices", kind: FlagKind::Alias(EXCLUDE), help: "" },
-    ],
-    families: &FAMILIES,
-    collect,
+    flags: &[EXCLUDE.row, INCLUDE.row, EXCLUDE.alias("collector.diskstats.ignored-devices")],
+    families,
+    new: |options| Ok(Box::new(Diskstats::new(options)?)),
 };
 
-const INCLUDE: &str = "collector.diskstats.device-include";
-const EXCLUDE: &str = "collector.diskstats.device-exclude";
+const INCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.diskstats.device-include",
+    "",
+    "Block devices to include. Mutually exclusive with device-exclude.",
+);
+const EXCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.diskstats.device-exclude",
+    r"^(z?ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$",
+    "Block devices to exclude. Mutually exclusive with device-include.",
+);
 
 const PATH: &str = "proc/diskstats";
-const UDEV: &str = "udev/b<major>:<minor>";
+const UDEV: &str = "udev/b#:#";
 
 /// The columns before the counters: major, minor and name.
 const NAME_COLUMNS: usize = 3;
 
-/// The counters that every kernel since 2.6.25 gives; a line with fewer is not one.
+/// The counters that every kernel since 2.6.25 has; a line with fewer is malformed.
 const LEAST_COUNTERS: usize = 11;
 
 /// One counter column.
@@ -58,14 +55,14 @@ struct Column {
 enum Unit {
     /// As it is.
     Count,
-    /// Sectors of 512 bytes, whatever the device's own; given in bytes.
+    /// Sectors of 512 bytes, independent of the device's sectors; emitted in bytes.
     Sectors,
-    /// Given in seconds.
+    /// Emitted in seconds.
     Milliseconds,
 }
 
 const fn column(name: &'static str, kind: Kind, unit: Unit, help: &'static str) -> Column {
-    Column { family: Family { name, help, kind, labels: &["device"], source: PATH }, unit }
+    Column { family: Family { name, help, kind, labels: &["device"], source: Source::File(PATH) }, unit }
 }
 
 /// The counters, in the order of their columns. The last six came with Linux 4.18 and 5.5.
@@ -103,7 +100,7 @@ const ATA: [(&[u8], Family); 3] = [
 ];
 
 const fn ata(name: &'static str, help: &'static str) -> Family {
-    Family { name, help, kind: Kind::Gauge, labels: &["device"], source: UDEV }
+    Family { name, help, kind: Kind::Gauge, labels: &["device"], source: Source::File(UDEV) }
 }
 
 const INFO: Family = Family {
@@ -111,7 +108,7 @@ const INFO: Family = Family {
     help: "The block device, always 1.",
     kind: Kind::Gauge,
     labels: &["device", "major", "minor", "path", "wwn", "model", "serial", "revision", "rotational"],
-    source: "proc/diskstats, udev/b<major>:<minor>, sys/block/<device>/queue/rotational",
+    source: Source::Files(&["proc/diskstats", "udev/b#:#", "sys/block/*/queue/rotational"]),
 };
 
 const FILESYSTEM_INFO: Family = Family {
@@ -119,7 +116,7 @@ const FILESYSTEM_INFO: Family = Family {
     help: "The file system that udev found on the device, always 1.",
     kind: Kind::Gauge,
     labels: &["device", "type", "usage", "uuid", "version"],
-    source: UDEV,
+    source: Source::File(UDEV),
 };
 
 const DEVICE_MAPPER_INFO: Family = Family {
@@ -127,44 +124,47 @@ const DEVICE_MAPPER_INFO: Family = Family {
     help: "The device mapper's names for the device, always 1.",
     kind: Kind::Gauge,
     labels: &["device", "name", "uuid", "vg_name", "lv_name", "lv_layer"],
-    source: UDEV,
+    source: Source::File(UDEV),
 };
 
-const FAMILIES: [Family; COLUMNS.len() + ATA.len() + 3] = {
-    let mut families = [INFO; COLUMNS.len() + ATA.len() + 3];
-    families[1] = FILESYSTEM_INFO;
-    families[2] = DEVICE_MAPPER_INFO;
-    let mut at = 0;
-    while at < ATA.len() {
-        families[3 + at] = ATA[at].1;
-        at += 1;
-    }
-    let mut at = 0;
-    while at < COLUMNS.len() {
-        families[3 + ATA.len() + at] = COLUMNS[at].family;
-        at += 1;
-    }
-    families
-};
+fn families() -> Vec<Family> {
+    let properties = ATA.iter().map(|(_, family)| *family);
+    let columns = COLUMNS.iter().map(|column| column.family);
+    [INFO, FILESYSTEM_INFO, DEVICE_MAPPER_INFO].into_iter().chain(properties).chain(columns).collect()
+}
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let content = context.require(PATH)?;
-    let mut devices = 0;
-    for line in text::lines(content) {
-        let Some(disk) = Disk::parse(line) else {
-            out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
-            continue;
-        };
-        devices += 1;
-        if context.options.passes(INCLUDE, EXCLUDE, disk.name) {
-            out.item();
-            disk.give(context.snapshot, out);
+/// The values of the flags.
+#[derive(Debug)]
+struct Diskstats {
+    devices: Filter,
+}
+
+impl Diskstats {
+    fn new(options: &Options) -> Result<Self, SetupError> {
+        Ok(Self { devices: Filter::exclusive(options, INCLUDE, EXCLUDE)? })
+    }
+}
+
+impl Collect for Diskstats {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let content = context.require(PATH)?;
+        let mut devices = 0;
+        for line in text::lines(content) {
+            let Some(disk) = Disk::parse(line) else {
+                out.skip(|| format!("{PATH}: {}", line.escape_ascii()));
+                continue;
+            };
+            devices += 1;
+            if self.devices.passes(disk.name) {
+                out.item();
+                disk.add_to(context.snapshot, out);
+            }
         }
-    }
-    match (devices, content) {
-        // A kernel without block devices has the file, and nothing in it.
-        (0, [_, ..]) => Err(CollectError::malformed(PATH, "no line with a device and its counters")),
-        _ => Ok(()),
+        match (devices, content) {
+            // A kernel without block devices has the file, and nothing in it.
+            (0, [_, ..]) => Err(CollectError::malformed(PATH, "no line with a device and its counters")),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -190,7 +190,7 @@ impl<'a> Disk<'a> {
         (counters.len() >= LEAST_COUNTERS).then_some(Self { major, minor, name, counters })
     }
 
-    fn give(&self, snapshot: &Snapshot, out: &mut Exposition) {
+    fn add_to(&self, snapshot: &Snapshot, out: &mut Exposition) {
         let name = self.name;
         for (Column { family, unit }, counter) in COLUMNS.iter().zip(&self.counters) {
             let Some(counter) = *counter else {
@@ -225,12 +225,12 @@ impl<'a> Disk<'a> {
 
         if !udev.text(b"ID_FS_TYPE").is_empty() {
             let properties: [&[u8]; 4] = [b"ID_FS_TYPE", b"ID_FS_USAGE", b"ID_FS_UUID", b"ID_FS_VERSION"];
-            udev.give(&FILESYSTEM_INFO, name, &properties, out);
+            udev.add_info(&FILESYSTEM_INFO, name, &properties, out);
         }
         if !udev.text(b"DM_NAME").is_empty() {
             let properties: [&[u8]; 5] =
                 [b"DM_NAME", b"DM_UUID", b"DM_VG_NAME", b"DM_LV_NAME", b"DM_LV_LAYER"];
-            udev.give(&DEVICE_MAPPER_INFO, name, &properties, out);
+            udev.add_info(&DEVICE_MAPPER_INFO, name, &properties, out);
         }
         if udev.text(b"ID_ATA").is_empty() {
             return;
@@ -242,7 +242,7 @@ impl<'a> Disk<'a> {
         }
     }
 
-    /// `1` when the device rotates. Partitions have no queue of their own: they are given as `0`, as node_exporter does.
+    /// `1` when the device rotates. Partitions have no queue of their own: they are emitted as `0`, as in node_exporter.
     fn rotational<'s>(&self, snapshot: &'s Snapshot) -> &'s [u8] {
         // sysfs has `!` where a device's name has a slash: cciss/c0d0.
         let directory: Vec<u8> = self.name.iter().map(|&b| if b == b'/' { b'!' } else { b }).collect();
@@ -267,7 +267,7 @@ impl<'a> Udev<'a> {
     }
 
     /// Adds an info sample whose labels are the device's name and `properties`.
-    fn give(&self, family: &Family, device: &[u8], properties: &[&[u8]], out: &mut Exposition) {
+    fn add_info(&self, family: &Family, device: &[u8], properties: &[&[u8]], out: &mut Exposition) {
         let labels: Vec<&[u8]> =
             std::iter::once(device).chain(properties.iter().map(|property| self.text(property))).collect();
         out.add(family, &labels, 1u64);
@@ -277,7 +277,7 @@ impl<'a> Udev<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     const OLD: &[u8] = b"   8       0 sda 25354637 34367663 1003346126 18492372 28444756 11134226 505697032 63877960 0 9653880 82621804\n";
     const ROTATIONAL: (&str, &[u8]) = ("sys/block/sda/queue/rotational", b"1\n");
@@ -416,8 +416,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH, "udev/b8:0", ROTATIONAL.0]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH, "udev/b8:0", ROTATIONAL.0]);
     }
 
     proptest::proptest! {

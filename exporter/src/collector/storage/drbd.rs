@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,22 +15,24 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Drbd],
     optional: &[],
     flags: &[],
-    families: &FAMILIES,
-    collect,
+    families,
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/drbd";
 
-const GAUGE: Family = Family { name: "", help: "", kind: Kind::Gauge, labels: &["device"], source: PATH };
-const COUNT: Family = Family { kind: Kind::Counter, ..GAUGE };
-const CONNECTED: Family =
-    Family { name: "node_drbd_connected", help: "Whether the device is connected to its peer.", ..GAUGE };
-const PRIMARY: Family = Family {
-    name: "node_drbd_node_role_is_primary",
-    help: "Whether the device has the primary role on this node.",
-    labels: &["device", "node"],
-    ..GAUGE
-};
+const CONNECTED: Family = Family::gauge(
+    "node_drbd_connected",
+    "Whether the device is connected to its peer.",
+    &["device"],
+    Source::File(PATH),
+);
+const PRIMARY: Family = Family::gauge(
+    "node_drbd_node_role_is_primary",
+    "Whether the device has the primary role on this node.",
+    &["device", "node"],
+    Source::File(PATH),
+);
 const UP_TO_DATE: Family = Family {
     name: "node_drbd_disk_state_is_up_to_date",
     help: "Whether the disk is up to date on this node.",
@@ -39,37 +41,40 @@ const UP_TO_DATE: Family = Family {
 
 const KIB: i64 = 1024;
 
-/// Numbers by their keys, and what one of them is.
+/// A number: its key, what it is multiplied by, and its family.
+type Number = (&'static [u8], i64, Family);
+
 #[rustfmt::skip]
-const NUMBERS: [(&[u8], i64, Family); 12] = [
-    (b"al",  1,   Family { name: "node_drbd_activitylog_writes_total",     help: "Writes of the activity log.",                                    ..COUNT }),
-    (b"ap",  1,   Family { name: "node_drbd_application_pending",          help: "Requests given to the device and not answered yet.",             ..GAUGE }),
-    (b"bm",  1,   Family { name: "node_drbd_bitmap_writes_total",          help: "Writes of the bitmap.",                                          ..COUNT }),
-    (b"dr",  KIB, Family { name: "node_drbd_disk_read_bytes_total",        help: "Bytes read from the disk of this node.",                         ..COUNT }),
-    (b"dw",  KIB, Family { name: "node_drbd_disk_written_bytes_total",     help: "Bytes written to the disk of this node.",                        ..COUNT }),
-    (b"ep",  1,   Family { name: "node_drbd_epochs",                       help: "Epochs between two write barriers that are under way.",          ..GAUGE }),
-    (b"lo",  1,   Family { name: "node_drbd_local_pending",                help: "Requests to the disk of this node that are under way.",          ..GAUGE }),
-    (b"nr",  KIB, Family { name: "node_drbd_network_received_bytes_total", help: "Bytes received from the peer.",                                  ..COUNT }),
-    (b"ns",  KIB, Family { name: "node_drbd_network_sent_bytes_total",     help: "Bytes sent to the peer.",                                        ..COUNT }),
-    (b"oos", KIB, Family { name: "node_drbd_out_of_sync_bytes",            help: "Bytes that are not the same on both nodes.",                     ..GAUGE }),
-    (b"pe",  1,   Family { name: "node_drbd_remote_pending",               help: "Requests sent to the peer that it has not answered yet.",        ..GAUGE }),
-    (b"ua",  1,   Family { name: "node_drbd_remote_unacknowledged",        help: "Requests of the peer that this node has not answered yet.",      ..GAUGE }),
+const NUMBERS: [Number; 12] = [
+    counter(b"al", 1,   "node_drbd_activitylog_writes_total",     "Writes of the activity log."),
+    gauge(b"ap",   1,   "node_drbd_application_pending",          "Requests given to the device and not answered yet."),
+    counter(b"bm", 1,   "node_drbd_bitmap_writes_total",          "Writes of the bitmap."),
+    counter(b"dr", KIB, "node_drbd_disk_read_bytes_total",        "Bytes read from the disk of this node."),
+    counter(b"dw", KIB, "node_drbd_disk_written_bytes_total",     "Bytes written to the disk of this node."),
+    gauge(b"ep",   1,   "node_drbd_epochs",                       "Epochs between two write barriers that are under way."),
+    gauge(b"lo",   1,   "node_drbd_local_pending",                "Requests to the disk of this node that are under way."),
+    counter(b"nr", KIB, "node_drbd_network_received_bytes_total", "Bytes received from the peer."),
+    counter(b"ns", KIB, "node_drbd_network_sent_bytes_total",     "Bytes sent to the peer."),
+    gauge(b"oos",  KIB, "node_drbd_out_of_sync_bytes",            "Bytes that are not the same on both nodes."),
+    gauge(b"pe",   1,   "node_drbd_remote_pending",               "Requests sent to the peer that it has not answered yet."),
+    gauge(b"ua",   1,   "node_drbd_remote_unacknowledged",        "Requests of the peer that this node has not answered yet."),
 ];
+
+const fn gauge(key: &'static [u8], factor: i64, name: &'static str, help: &'static str) -> Number {
+    (key, factor, Family::gauge(name, help, &["device"], Source::File(PATH)))
+}
+
+const fn counter(key: &'static [u8], factor: i64, name: &'static str, help: &'static str) -> Number {
+    (key, factor, Family::counter(name, help, &["device"], Source::File(PATH)))
+}
 
 /// Pairs of states, this node's and the peer's, by their keys, and the state that is looked for.
 const PAIRS: &[(&[u8], &[u8], &Family)] = &[(b"ro", b"Primary", &PRIMARY), (b"ds", b"UpToDate", &UP_TO_DATE)];
 
-const FAMILIES: [Family; NUMBERS.len() + 3] = {
-    let mut families = [CONNECTED; NUMBERS.len() + 3];
-    let mut at = 0;
-    while at < NUMBERS.len() {
-        families[at] = NUMBERS[at].2;
-        at += 1;
-    }
-    families[at] = PRIMARY;
-    families[at + 1] = UP_TO_DATE;
-    families
-};
+fn families() -> Vec<Family> {
+    let numbers = NUMBERS.iter().map(|(.., family)| *family);
+    numbers.chain([PRIMARY, UP_TO_DATE, CONNECTED]).collect()
+}
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut device: Option<String> = None;
@@ -101,7 +106,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     const DRBD: &[u8] = b"version: 8.4.3 (api:1/proto:86-101)\nsrcversion: 1A9F77B1CA5FF92235C2213 \n\n \
 1: cs:Connected ro:Primary/Secondary ds:UpToDate/Inconsistent C r-----\n    \
@@ -144,7 +149,7 @@ ns:17324442 nr:10961011 dw:28263521 dr:118696670 al:1100 bm:221 lo:12345 pe:1234
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,15 +15,13 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::FibreChannel],
     optional: &[],
     flags: &[],
-    families: FAMILIES,
-    collect,
+    families,
+    new: |_| Ok(Box::new(collect)),
 };
 
-/// Where the statistics of a host lie, before the name of each.
-const STATISTICS: &str = "sys/class/fc_host/<host>/statistics/";
+/// The directory of a host.
+const HOST: &str = "sys/class/fc_host/host#";
 
-const COUNT: Family =
-    Family { name: "", help: "", kind: Kind::Counter, labels: &["fc_host"], source: STATISTICS };
 const INFO: Family = Family {
     name: "node_fibrechannel_info",
     help: "Attributes of the host that are no numbers; always 1.",
@@ -41,30 +39,42 @@ const INFO: Family = Family {
         "supported_speeds",
         "symbolic_name",
     ],
-    source: "sys/class/fc_host/<host>/",
+    source: Source::FileIn(
+        HOST,
+        "{dev_loss_tmo,fabric_name,port_id,port_name,port_state,port_type,speed,supported_classes,supported_speeds,symbolic_name}",
+    ),
 };
 
-/// Every family; all but the first give the statistic that stands in their source.
+/// The files below `statistics`, and their families.
 #[rustfmt::skip]
-const FAMILIES: &[Family] = &[
-    INFO,
-    Family { name: "node_fibrechannel_dumped_frames_total",            help: "Frames dropped by the host because it had no buffer for them.",            source: "sys/class/fc_host/<host>/statistics/dumped_frames",            ..COUNT },
-    Family { name: "node_fibrechannel_error_frames_total",             help: "Frames received with an error.",                                          source: "sys/class/fc_host/<host>/statistics/error_frames",             ..COUNT },
-    Family { name: "node_fibrechannel_fcp_packet_aborts_total",        help: "SCSI commands over Fibre Channel that were aborted.",                     source: "sys/class/fc_host/<host>/statistics/fcp_packet_aborts",        ..COUNT },
-    Family { name: "node_fibrechannel_invalid_crc_total",              help: "Frames received with a wrong checksum.",                                  source: "sys/class/fc_host/<host>/statistics/invalid_crc_count",        ..COUNT },
-    Family { name: "node_fibrechannel_invalid_tx_words_total",         help: "Transmission words that the port could not decode.",                      source: "sys/class/fc_host/<host>/statistics/invalid_tx_word_count",    ..COUNT },
-    Family { name: "node_fibrechannel_link_failure_total",             help: "Failures of the link.",                                                   source: "sys/class/fc_host/<host>/statistics/link_failure_count",       ..COUNT },
-    Family { name: "node_fibrechannel_loss_of_signal_total",           help: "Times that the port lost its signal.",                                    source: "sys/class/fc_host/<host>/statistics/loss_of_signal_count",     ..COUNT },
-    Family { name: "node_fibrechannel_loss_of_sync_total",             help: "Times that the port lost its synchronisation.",                           source: "sys/class/fc_host/<host>/statistics/loss_of_sync_count",       ..COUNT },
-    Family { name: "node_fibrechannel_nos_total",                      help: "Primitive sequences received that tell of a port which is not operational.", source: "sys/class/fc_host/<host>/statistics/nos_count",             ..COUNT },
-    Family { name: "node_fibrechannel_rx_frames_total",                help: "Frames received.",                                                        source: "sys/class/fc_host/<host>/statistics/rx_frames",                ..COUNT },
-    Family { name: "node_fibrechannel_rx_words_total",                 help: "Words received.",                                                         source: "sys/class/fc_host/<host>/statistics/rx_words",                 ..COUNT },
-    Family { name: "node_fibrechannel_seconds_since_last_reset_total", help: "Seconds since the statistics of the port were reset.",                    source: "sys/class/fc_host/<host>/statistics/seconds_since_last_reset", ..COUNT },
-    Family { name: "node_fibrechannel_tx_frames_total",                help: "Frames sent.",                                                            source: "sys/class/fc_host/<host>/statistics/tx_frames",                ..COUNT },
-    Family { name: "node_fibrechannel_tx_words_total",                 help: "Words sent.",                                                             source: "sys/class/fc_host/<host>/statistics/tx_words",                 ..COUNT },
+const STATISTICS: &[(&str, Family)] = &[
+    statistic("dumped_frames",            "node_fibrechannel_dumped_frames_total",            "Frames dropped by the host because it had no buffer for them."),
+    statistic("error_frames",             "node_fibrechannel_error_frames_total",             "Frames received with an error."),
+    statistic("fcp_packet_aborts",        "node_fibrechannel_fcp_packet_aborts_total",        "SCSI commands over Fibre Channel that were aborted."),
+    statistic("invalid_crc_count",        "node_fibrechannel_invalid_crc_total",              "Frames received with a wrong checksum."),
+    statistic("invalid_tx_word_count",    "node_fibrechannel_invalid_tx_words_total",         "Transmission words that the port could not decode."),
+    statistic("link_failure_count",       "node_fibrechannel_link_failure_total",             "Failures of the link."),
+    statistic("loss_of_signal_count",     "node_fibrechannel_loss_of_signal_total",           "Times that the port lost its signal."),
+    statistic("loss_of_sync_count",       "node_fibrechannel_loss_of_sync_total",             "Times that the port lost its synchronisation."),
+    statistic("nos_count",                "node_fibrechannel_nos_total",                      "Primitive sequences received from a port that is not operational."),
+    statistic("rx_frames",                "node_fibrechannel_rx_frames_total",                "Frames received."),
+    statistic("rx_words",                 "node_fibrechannel_rx_words_total",                 "Words received."),
+    statistic("seconds_since_last_reset", "node_fibrechannel_seconds_since_last_reset_total", "Seconds since the statistics of the port were reset."),
+    statistic("tx_frames",                "node_fibrechannel_tx_frames_total",                "Frames sent."),
+    statistic("tx_words",                 "node_fibrechannel_tx_words_total",                 "Words sent."),
 ];
 
-/// What a driver gives for a statistic that it does not keep.
+const fn statistic(file: &'static str, name: &'static str, help: &'static str) -> (&'static str, Family) {
+    let source = Source::FileIn("sys/class/fc_host/host#/statistics", file);
+    (file, Family::counter(name, help, &["fc_host"], source))
+}
+
+fn families() -> Vec<Family> {
+    let statistics = STATISTICS.iter().map(|(_, family)| *family);
+    [INFO].into_iter().chain(statistics).collect()
+}
+
+/// The value of a statistic that the driver does not count.
 const NOT_KEPT: u64 = u64::MAX;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -73,7 +83,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         any = true;
         out.item();
         let value = |file: &str| host.value(file).unwrap_or_default();
-        // Names are hexadecimal numbers; they are given without their 0x.
+        // Names are hexadecimal numbers; they are emitted without their 0x.
         let name = |file: &str| {
             let name = host.value(file).unwrap_or_default();
             name.strip_prefix(b"0x").unwrap_or(name)
@@ -91,14 +101,14 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             value("supported_speeds"),
             value("symbolic_name"),
         ];
-        match host.is_half_read(INFO.labels) {
-            false => out.add(&INFO, &labels, 1u64),
-            true => out.skip_half_read(host.path()),
+        if host.is_half_read(INFO.labels) {
+            out.skip_half_read(host.path());
+        } else {
+            out.add(&INFO, &labels, 1u64);
         }
 
         let statistics = host.dir("statistics");
-        for family in FAMILIES {
-            let Some(file) = family.source.strip_prefix(STATISTICS) else { continue };
+        for (file, family) in STATISTICS {
             let Some(text) = statistics.value(file) else { continue };
             match text::hexadecimal(text) {
                 Some(NOT_KEPT) => {}
@@ -113,7 +123,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     fn host(files: &[(&str, &str)]) -> String {
         let files: Vec<(String, &[u8])> = files
@@ -126,10 +136,8 @@ mod tests {
 
     /// Every statistic, with its place in the table as its value.
     fn statistics() -> Vec<(String, String)> {
-        let files =
-            FAMILIES.iter().filter_map(|family| family.source.strip_prefix("sys/class/fc_host/<host>/"));
-        let files = files.filter(|file| !file.is_empty());
-        files.enumerate().map(|(at, file)| (file.to_owned(), format!("0x{at:x}\n"))).collect()
+        let files = STATISTICS.iter().map(|(file, _)| format!("statistics/{file}"));
+        files.enumerate().map(|(at, file)| (file, format!("0x{at:x}\n"))).collect()
     }
 
     #[test]
@@ -187,10 +195,10 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
+    fn any_bytes_are_accepted() {
         let files = statistics();
         let files = files.iter().map(|(file, _)| file.as_str()).chain(["port_name", "speed"]);
         let paths: Vec<String> = files.map(|file| format!("sys/class/fc_host/host0/{file}")).collect();
-        survives(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+        accepts_any_bytes(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }

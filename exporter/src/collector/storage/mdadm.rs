@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::{Content, Dir};
 use crate::text;
 
@@ -18,8 +18,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Md],
     optional: &[],
     flags: &[],
-    families: &[STATE, DISKS, DISKS_REQUIRED, BLOCKS, BLOCKS_SYNCED, RAID_DISKS, DEGRADED],
-    collect,
+    families: || vec![STATE, DISKS, DISKS_REQUIRED, BLOCKS, BLOCKS_SYNCED, RAID_DISKS, DEGRADED],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/mdstat";
@@ -29,7 +29,7 @@ const STATE: Family = Family {
     help: "Whether the array is in the state; none is 1 while it is reshaped or broken.",
     kind: Kind::Gauge,
     labels: &["device", "state"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const DISKS: Family =
     Family { name: "node_md_disks", help: "Disks of the array that are active, failed or spare.", ..STATE };
@@ -49,17 +49,17 @@ const BLOCKS_SYNCED: Family = Family {
 const RAID_DISKS: Family = Family {
     name: "node_md_raid_disks",
     help: "Disks of the array when it is complete.",
-    source: "sys/block/<device>/md/raid_disks",
+    source: Source::File("sys/block/md*/md/raid_disks"),
     ..DISKS_REQUIRED
 };
 const DEGRADED: Family = Family {
     name: "node_md_degraded",
     help: "Disks that the array lacks.",
-    source: "sys/block/<device>/md/degraded",
+    source: Source::File("sys/block/md*/md/degraded"),
     ..DISKS_REQUIRED
 };
 
-/// What md does to a whole array: its word in the file and the state it is given as.
+/// What md does to a whole array: its word in the file, and the value of the label `state`.
 const OPERATIONS: [(&[u8], &[u8]); 5] = [
     (b"check", b"check"),
     (b"recover", b"recovering"),
@@ -68,7 +68,7 @@ const OPERATIONS: [(&[u8], &[u8]); 5] = [
     (b"resync", b"resync"),
 ];
 
-/// The states that node_exporter gives. A reshape has none.
+/// The states that node_exporter emits. A reshape has none.
 const STATES: [&[u8]; 5] = [b"active", b"inactive", b"recovering", b"resync", b"check"];
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -76,11 +76,11 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     let begins = |line: &[u8]| line.first().is_some_and(|byte| !byte.is_ascii_whitespace());
     let content = context.require_items(PATH, begins)?;
     let blocks = context.snapshot.dir("sys/block");
-    let mut given = BTreeSet::new();
-    let mut give = |array: Array<'_>, out: &mut Exposition| {
-        array.give(out);
-        if given.insert(array.name.to_vec()) {
-            give_sysfs(&blocks.dir(array.name), out);
+    let mut added = BTreeSet::new();
+    let mut add = |array: Array<'_>, out: &mut Exposition| {
+        array.add_to(out);
+        if added.insert(array.name.to_vec()) {
+            add_sysfs(&blocks.dir(array.name), out);
         }
     };
     let mut array: Option<Array<'_>> = None;
@@ -96,7 +96,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             continue;
         }
         if let Some(array) = array.take() {
-            give(array, out);
+            add(array, out);
         }
         if [&b"Personalities"[..], b"read_ahead", b"unused devices"].iter().any(|head| line.starts_with(head))
         {
@@ -110,16 +110,13 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         }
     }
     if let Some(array) = array {
-        give(array, out);
+        add(array, out);
     }
-    for block in blocks.dirs().filter(|block| !given.contains(block.name())) {
+    for block in blocks.dirs().filter(|block| !added.contains(block.name())) {
         out.item();
-        give_sysfs(&block, out);
+        add_sysfs(&block, out);
     }
-    match known {
-        true => Ok(()),
-        false => Err(CollectError::malformed(PATH, "neither personalities nor an array")),
-    }
+    if known { Ok(()) } else { Err(CollectError::malformed(PATH, "neither personalities nor an array")) }
 }
 
 /// An array: a line that begins at the margin, and the indented ones below it.
@@ -189,7 +186,7 @@ impl<'a> Array<'a> {
         }
     }
 
-    fn give(&self, out: &mut Exposition) {
+    fn add_to(&self, out: &mut Exposition) {
         out.item();
         let name = self.name;
         // The kernel writes the size of every array that has a member.
@@ -257,13 +254,13 @@ fn operation(line: &[u8]) -> Option<(&'static [u8], Option<u64>)> {
     Some((state, synced))
 }
 
-/// What sysfs says of a block device, if it is an array.
-fn give_sysfs(block: &Dir<'_>, out: &mut Exposition) {
+/// The attributes of a block device in sysfs, if it is an array.
+fn add_sysfs(block: &Dir<'_>, out: &mut Exposition) {
     let md: Dir<'_> = block.dir("md");
     if !block.name().starts_with(b"md") || md.is_empty() {
         return;
     }
-    // While an array is reshaped it says `11 (10)`, the new number first; a container of arrays says nothing.
+    // While an array is reshaped it is `11 (10)`, the new number first; a container of arrays has an empty file.
     let raid_disks = md.text("raid_disks").and_then(|disks| text::fields(disks).next());
     if let Some(disks) = raid_disks.and_then(text::unsigned) {
         out.add(&RAID_DISKS, &[block.name()], disks);
@@ -282,7 +279,7 @@ fn give_sysfs(block: &Dir<'_>, out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     /// The samples of `text` as `name label...=value`, short enough to compare.
     fn short(text: &str) -> Vec<String> {
@@ -463,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH, "sys/block/md0/md/raid_disks", "sys/block/md0/md/degraded"]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH, "sys/block/md0/md/raid_disks", "sys/block/md0/md/degraded"]);
     }
 }

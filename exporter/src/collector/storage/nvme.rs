@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -16,8 +16,8 @@ pub const COLLECTOR: Collector = Collector {
     queries: &[Query::Nvme],
     optional: &[],
     flags: &[],
-    families: &[INFO, NAMESPACE_INFO, CAPACITY, SIZE, USED, BLOCK_SIZE],
-    collect,
+    families: || vec![INFO, NAMESPACE_INFO, CAPACITY, SIZE, USED, BLOCK_SIZE],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const INFO: Family = Family {
@@ -25,19 +25,19 @@ const INFO: Family = Family {
     help: "Attributes of the controller that are no numbers; always 1.",
     kind: Kind::Gauge,
     labels: &["cntlid", "device", "firmware_revision", "model", "serial", "state"],
-    source: "sys/class/nvme/<controller>/",
+    source: Source::File("sys/class/nvme/nvme#/{cntlid,firmware_rev,model,serial,state}"),
 };
 const NAMESPACE_INFO: Family = Family {
     name: "node_nvme_namespace_info",
-    help: "State in which the controller gives access to the namespace; always 1.",
+    help: "State of the controller's access to the namespace; always 1.",
     labels: &["ana_state", "device", "nsid"],
-    source: "sys/class/nvme/<controller>/<namespace>/ana_state",
+    source: Source::File("sys/class/nvme/nvme#/nvme#n#/ana_state"),
     ..INFO
 };
 const CAPACITY: Family = Family {
     name: "node_nvme_namespace_capacity_bytes",
     help: "Bytes that the namespace has room for.",
-    source: "sys/class/nvme/<controller>/<namespace>/size",
+    source: Source::File("sys/class/nvme/nvme#/nvme#n#/size"),
     ..USED
 };
 const SIZE: Family = Family {
@@ -49,17 +49,20 @@ const USED: Family = Family {
     name: "node_nvme_namespace_used_bytes",
     help: "Bytes of the namespace that the device has allocated.",
     labels: &["device", "nsid"],
-    source: "sys/class/nvme/<controller>/<namespace>/nuse",
+    source: Source::Files(&[
+        "sys/class/nvme/nvme#/nvme#n#/nuse",
+        "sys/class/nvme/nvme#/nvme#n#/queue/logical_block_size",
+    ]),
     ..INFO
 };
 const BLOCK_SIZE: Family = Family {
     name: "node_nvme_namespace_logical_block_size_bytes",
     help: "Bytes of the smallest block that the namespace can be asked for.",
-    source: "sys/class/nvme/<controller>/<namespace>/queue/logical_block_size",
+    source: Source::File("sys/class/nvme/nvme#/nvme#n#/queue/logical_block_size"),
     ..USED
 };
 
-/// The unit of `size`, whatever the logical block size is; `nuse` counts logical blocks.
+/// The unit of `size`, independent of the logical block size; `nuse` counts logical blocks.
 const SECTOR_BYTES: u64 = 512;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
@@ -82,12 +85,11 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 
 fn collect_namespace(controller: &[u8], namespace: &Dir<'_>, out: &mut Exposition) {
     let Some((_, id)) = text::split_last(namespace.name(), b'n') else { return };
-    match namespace.is_half_read(["ana_state"]) {
-        true => out.skip_half_read(namespace.path()),
-        false => {
-            let state = namespace.value("ana_state").unwrap_or(b"unknown");
-            out.add(&NAMESPACE_INFO, &[state, controller, id], 1u64);
-        }
+    if namespace.is_half_read(["ana_state"]) {
+        out.skip_half_read(namespace.path());
+    } else {
+        let state = namespace.value("ana_state").unwrap_or(b"unknown");
+        out.add(&NAMESPACE_INFO, &[state, controller, id], 1u64);
     }
 
     let block_size = namespace.unsigned("queue/logical_block_size");
@@ -103,7 +105,7 @@ fn collect_namespace(controller: &[u8], namespace: &Dir<'_>, out: &mut Expositio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     const CONTROLLER: &[(&str, &str)] = &[
         ("cntlid", "1997\n"),
@@ -178,9 +180,9 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
+    fn any_bytes_are_accepted() {
         let files = CONTROLLER.iter().chain(NAMESPACE);
         let paths: Vec<String> = files.map(|(file, _)| format!("sys/class/nvme/nvme0/{file}")).collect();
-        survives(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+        accepts_any_bytes(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }

@@ -4,9 +4,10 @@
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Source};
+use crate::go_regex::GoRegex;
+use crate::options::{Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -15,71 +16,104 @@ pub const COLLECTOR: Collector = Collector {
     help: "SCSI tape drives.",
     queries: &[Query::Tape],
     optional: &[],
-    flags: &[Flag { name: IGNORED, kind: FlagKind::Regexp("^$"), help: "Tape drives to leave out." }],
-    families: FAMILIES,
-    collect,
+    flags: &[IGNORED.row],
+    families: || STATISTICS.iter().map(|statistic| statistic.family).collect(),
+    new: |options| Ok(Box::new(Tapestats::new(options))),
 };
 
 const TAPES: &str = "sys/class/scsi_tape";
-const IGNORED: &str = "collector.tapestats.ignored-devices";
-/// What comes before an attribute's file name in the source of its family.
-const OF_TAPE: &str = "sys/class/scsi_tape/<device>/stats/";
+const IGNORED: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.tapestats.ignored-devices", "^$", "Tape drives to exclude.");
+/// The directory of a drive's statistics.
+const DIRECTORY: &str = "sys/class/scsi_tape/st#/stats";
 
-/// Every family gives the number in its source, those in seconds nanoseconds.
+/// A statistic: the file, the unit of its number, and the family.
+struct Statistic {
+    file: &'static str,
+    unit: Unit,
+    family: Family,
+}
+
+enum Unit {
+    One,
+    Nanoseconds,
+}
+use Unit::{Nanoseconds, One};
+
 #[rustfmt::skip]
-const FAMILIES: &[Family] = &[
-    Family { name: "node_tape_io_now",                   help: "Requests to the drive that are under way.",                                          source: "sys/class/scsi_tape/<device>/stats/in_flight",      kind: Kind::Gauge, ..COUNT },
-    Family { name: "node_tape_io_others_total",          help: "Requests to the drive that were neither reads nor writes.",                          source: "sys/class/scsi_tape/<device>/stats/other_cnt",      ..COUNT },
-    Family { name: "node_tape_io_time_seconds_total",    help: "Seconds spent on requests of any kind, such as moving the tape.",                    source: "sys/class/scsi_tape/<device>/stats/io_ns",          ..COUNT },
-    Family { name: "node_tape_read_bytes_total",         help: "Bytes read from the drive.",                                                         source: "sys/class/scsi_tape/<device>/stats/read_byte_cnt",  ..COUNT },
-    Family { name: "node_tape_read_time_seconds_total",  help: "Seconds spent on reads.",                                                            source: "sys/class/scsi_tape/<device>/stats/read_ns",        ..COUNT },
-    Family { name: "node_tape_reads_completed_total",    help: "Reads that were completed.",                                                         source: "sys/class/scsi_tape/<device>/stats/read_cnt",       ..COUNT },
-    Family { name: "node_tape_residual_total",           help: "Reads and writes that moved less than they asked for.",                              source: "sys/class/scsi_tape/<device>/stats/resid_cnt",      ..COUNT },
-    Family { name: "node_tape_write_time_seconds_total", help: "Seconds spent on writes.",                                                           source: "sys/class/scsi_tape/<device>/stats/write_ns",       ..COUNT },
-    Family { name: "node_tape_writes_completed_total",   help: "Writes that were completed.",                                                        source: "sys/class/scsi_tape/<device>/stats/write_cnt",      ..COUNT },
-    Family { name: "node_tape_written_bytes_total",      help: "Bytes written to the drive.",                                                        source: "sys/class/scsi_tape/<device>/stats/write_byte_cnt", ..COUNT },
+const STATISTICS: &[Statistic] = &[
+    gauge("in_flight",        One,         "node_tape_io_now",                   "Requests to the drive that are under way."),
+    counter("other_cnt",      One,         "node_tape_io_others_total",          "Requests to the drive that were neither reads nor writes."),
+    counter("io_ns",          Nanoseconds, "node_tape_io_time_seconds_total",    "Seconds spent on requests of any kind, such as moving the tape."),
+    counter("read_byte_cnt",  One,         "node_tape_read_bytes_total",         "Bytes read from the drive."),
+    counter("read_ns",        Nanoseconds, "node_tape_read_time_seconds_total",  "Seconds spent on reads."),
+    counter("read_cnt",       One,         "node_tape_reads_completed_total",    "Reads that were completed."),
+    counter("resid_cnt",      One,         "node_tape_residual_total",           "Reads and writes that moved less than they asked for."),
+    counter("write_ns",       Nanoseconds, "node_tape_write_time_seconds_total", "Seconds spent on writes."),
+    counter("write_cnt",      One,         "node_tape_writes_completed_total",   "Writes that were completed."),
+    counter("write_byte_cnt", One,         "node_tape_written_bytes_total",      "Bytes written to the drive."),
 ];
 
-const COUNT: Family = Family { name: "", help: "", kind: Kind::Counter, labels: &["device"], source: "" };
+const fn counter(file: &'static str, unit: Unit, name: &'static str, help: &'static str) -> Statistic {
+    Statistic {
+        file,
+        unit,
+        family: Family::counter(name, help, &["device"], Source::FileIn(DIRECTORY, file)),
+    }
+}
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let ignored = context.options.regexp(IGNORED);
-    let mut any = false;
-    for device in context.snapshot.dir(TAPES).dirs() {
-        out.item();
-        any = true;
-        let name = device.name();
-        if ignored.is_some_and(|ignored| ignored.is_match(name)) {
-            continue;
-        }
-        let stats = device.dir("stats");
-        for family in FAMILIES {
-            let file = family.source.strip_prefix(OF_TAPE);
-            let Some(value) = file.and_then(|file| stats.value(file)) else { continue };
-            match text::unsigned(value) {
-                Some(nanoseconds) if family.source.ends_with("_ns") => {
-                    out.add(family, &[name], nanoseconds as f64 * 1e-9);
+const fn gauge(file: &'static str, unit: Unit, name: &'static str, help: &'static str) -> Statistic {
+    Statistic { file, unit, family: Family::gauge(name, help, &["device"], Source::FileIn(DIRECTORY, file)) }
+}
+
+/// The values of the flags.
+#[derive(Debug)]
+struct Tapestats {
+    ignored: Option<GoRegex>,
+}
+
+impl Tapestats {
+    fn new(options: &Options) -> Self {
+        Self { ignored: IGNORED.get(options) }
+    }
+}
+
+impl Collect for Tapestats {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let mut any = false;
+        for device in context.snapshot.dir(TAPES).dirs() {
+            out.item();
+            any = true;
+            let name = device.name();
+            if self.ignored.as_ref().is_some_and(|ignored| ignored.is_match(name)) {
+                continue;
+            }
+            let stats = device.dir("stats");
+            for Statistic { file, unit, family } in STATISTICS {
+                let Some(value) = stats.value(file) else { continue };
+                match (text::unsigned(value), unit) {
+                    (Some(value), One) => out.add(family, &[name], value),
+                    (Some(value), Nanoseconds) => out.add(family, &[name], value as f64 * 1e-9),
+                    (None, _) => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
                 }
-                Some(value) => out.add(family, &[name], value),
-                None => out.skip(|| format!("{}: {}", family.source, value.escape_ascii())),
             }
         }
+        if any { Ok(()) } else { context.none_of(Query::Tape, "tape drives") }
     }
-    if any { Ok(()) } else { context.none_of(Query::Tape, "tape drives") }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
-    fn path(family: &Family) -> String {
-        family.source.replace("<device>", "st0")
+    fn path(statistic: &Statistic) -> String {
+        format!("sys/class/scsi_tape/st0/stats/{}", statistic.file)
     }
 
     #[test]
     fn every_file_is_a_metric_and_times_are_seconds() {
-        let paths: Vec<String> = FAMILIES.iter().map(path).collect();
+        let paths: Vec<String> = STATISTICS.iter().map(path).collect();
         let files: Vec<(&str, &[u8])> = paths.iter().map(|path| (&**path, &b"2500000000\n"[..])).collect();
         let text = collect(&COLLECTOR, &files, &[]).unwrap();
         assert_eq!(
@@ -122,8 +156,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        let paths: Vec<String> = FAMILIES.iter().map(path).collect();
-        survives(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+    fn any_bytes_are_accepted() {
+        let paths: Vec<String> = STATISTICS.iter().map(path).collect();
+        accepts_any_bytes(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }

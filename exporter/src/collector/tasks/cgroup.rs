@@ -3,7 +3,7 @@
 //! <https://docs.kernel.org/admin-guide/cgroup-v2.html>
 //!
 //! Which cgroups there are is the broker's policy: the slices of systemd and the groups of Talos with their children.
-//! Pods are not among them: the kubelet tells of those.
+//! Pods are not among them: the kubelet reports those.
 
 mod values;
 
@@ -12,9 +12,10 @@ use std::collections::{BTreeSet, HashMap};
 use keyhole_proto::v1::Query;
 
 use self::values::{IO, Place, VALUES};
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context, is_absent};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::go_regex::GoRegex;
+use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::{Content, Dir, Snapshot};
 use crate::text;
 
@@ -24,31 +25,24 @@ pub const COLLECTOR: Collector = Collector {
     help: "CPU, memory, I/O, processes and pressure of system daemons' cgroups (version 2).",
     queries: &[Query::Cgroups],
     optional: &[Query::Diskstats],
-    flags: &[
-        Flag {
-            name: INCLUDE,
-            kind: FlagKind::Regexp(""),
-            help: "Regexp of cgroups to give, as in /system.slice/containerd.service.",
-        },
-        Flag {
-            name: EXCLUDE,
-            // systemd makes cgroups for units that never hold a process for long.
-            kind: FlagKind::Regexp(r"\.(automount|mount|socket|swap)$"),
-            help: "Regexp of cgroups to leave out.",
-        },
-        Flag {
-            name: MAX,
-            kind: FlagKind::Number(256),
-            help: "The most cgroups that are given, those nearest to the root first; 0 for no limit.",
-        },
-    ],
-    families: &FAMILIES,
-    collect,
+    flags: &[INCLUDE.row, EXCLUDE.row, MAX.row],
+    families,
+    new: |options| Ok(Box::new(Cgroup::new(options))),
 };
 
-const INCLUDE: &str = "collector.cgroup.include";
-const EXCLUDE: &str = "collector.cgroup.exclude";
-const MAX: &str = "collector.cgroup.max-cgroups";
+const INCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.cgroup.include",
+    "",
+    "Cgroups to include, such as /system.slice/containerd.service.",
+);
+// systemd makes cgroups for units that never hold a process for long.
+const EXCLUDE: TypedFlag<Option<GoRegex>> =
+    TypedFlag::regexp("collector.cgroup.exclude", r"\.(automount|mount|socket|swap)$", "Cgroups to exclude.");
+const MAX: TypedFlag<u64> = TypedFlag::number(
+    "collector.cgroup.max-cgroups",
+    256,
+    "Maximum number of cgroups to report, those nearest to the root first; 0 for no limit.",
+);
 
 const ROOT: &str = "sys/fs/cgroup";
 /// In the root of a version-2 hierarchy, and nowhere else.
@@ -61,55 +55,58 @@ const DROPPED: Family = Family {
     help: "Cgroups left out of this scrape because there are more than --collector.cgroup.max-cgroups.",
     kind: Kind::Gauge,
     labels: &[],
-    source: ROOT,
+    source: Source::File("sys/fs/cgroup/*/*"),
 };
 
-const FAMILIES: [Family; VALUES.len() + IO.len() + 1] = {
-    let mut families = [DROPPED; VALUES.len() + IO.len() + 1];
-    let mut at = 0;
-    while at < VALUES.len() {
-        families[1 + at] = VALUES[at].family;
-        at += 1;
-    }
-    let mut at = 0;
-    while at < IO.len() {
-        families[1 + VALUES.len() + at] = IO[at].1;
-        at += 1;
-    }
-    families
-};
-
-/// ENOENT, ENODEV and ENOTDIR: the cgroup was removed. EOPNOTSUPP: the kernel was booted with `psi=0`.
-const ABSENT: [u32; 4] = [2, 19, 20, 95];
-
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let snapshot = context.snapshot;
-    if snapshot.content(CONTROLLERS).is_none() {
-        // No failure: an alert on collectors that fail must stay quiet on a host with version 1.
-        return Ok(());
-    }
-    let mut cgroups = cgroups(snapshot);
-    cgroups.retain(|(_, path)| context.options.passes(INCLUDE, EXCLUDE, &label(path)));
-    let most = match context.options.number(MAX) {
-        0 => usize::MAX,
-        most => usize::try_from(most).unwrap_or(usize::MAX),
-    };
-    out.add(&DROPPED, &[], cgroups.len().saturating_sub(most));
-    let devices = devices(snapshot);
-    for (_, path) in cgroups.iter().take(most) {
-        out.item();
-        let dir = match path {
-            [] => snapshot.dir(ROOT),
-            path => snapshot.dir(ROOT).dir(path),
-        };
-        let label = label(path);
-        add_values(&dir, &label, out);
-        add_io(&dir, &label, &devices, out);
-    }
-    Ok(())
+fn families() -> Vec<Family> {
+    let values = VALUES.iter().map(|value| value.family);
+    let io = IO.iter().map(|(_, family)| *family);
+    [DROPPED].into_iter().chain(values).chain(io).collect()
 }
 
-/// The paths of all cgroups below the root, each with its depth: the order in which they are given.
+/// Of a file of pressure: the kernel was booted with `psi=0`.
+const EOPNOTSUPP: u32 = 95;
+
+/// The values of the flags.
+#[derive(Debug)]
+struct Cgroup {
+    paths: Filter,
+    /// The most cgroups that are given.
+    most: usize,
+}
+
+impl Cgroup {
+    fn new(options: &Options) -> Self {
+        Self { paths: Filter::new(options, INCLUDE, EXCLUDE), most: MAX.limit(options) }
+    }
+}
+
+impl Collect for Cgroup {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let snapshot = context.snapshot;
+        if snapshot.content(CONTROLLERS).is_none() {
+            // No failure: an alert on collectors that fail must stay quiet on a host with version 1.
+            return Ok(());
+        }
+        let mut cgroups = cgroups(snapshot);
+        cgroups.retain(|(_, path)| self.paths.passes(&label(path)));
+        out.add(&DROPPED, &[], cgroups.len().saturating_sub(self.most));
+        let devices = devices(snapshot);
+        for (_, path) in cgroups.iter().take(self.most) {
+            out.item();
+            let dir = match path {
+                [] => snapshot.dir(ROOT),
+                path => snapshot.dir(ROOT).dir(path),
+            };
+            let label = label(path);
+            add_values(&dir, &label, out);
+            add_io(&dir, &label, &devices, out);
+        }
+        Ok(())
+    }
+}
+
+/// The paths of all cgroups below the root, each with its depth: the order in which they are emitted.
 fn cgroups(snapshot: &Snapshot) -> BTreeSet<(usize, &[u8])> {
     let mut cgroups = BTreeSet::new();
     for (path, _) in snapshot.files() {
@@ -145,7 +142,7 @@ fn add_values(dir: &Dir<'_>, cgroup: &[u8], out: &mut Exposition) {
 fn contents<'a>(dir: &Dir<'a>, file: &str, out: &mut Exposition) -> Option<&'a [u8]> {
     match dir.content(file)? {
         Content::Bytes { bytes, .. } => Some(bytes),
-        Content::Errno(errno) if !ABSENT.contains(errno) => {
+        Content::Errno(errno) if !is_absent(*errno) && *errno != EOPNOTSUPP => {
             out.skip(|| bad(dir, file, format!("errno {errno}").as_bytes()));
             None
         }
@@ -157,7 +154,7 @@ fn bad(dir: &Dir<'_>, file: &str, what: &[u8]) -> String {
     format!("{}/{file}: {}", dir.path().escape_ascii(), what.escape_ascii())
 }
 
-/// The number at `place`; none where the kernel does not give it.
+/// The number at `place`; none where the kernel lacks it.
 fn find(text: &[u8], place: Place) -> Option<&[u8]> {
     let line = |key: &str| {
         text::lines(text).find_map(|line| {
@@ -204,7 +201,7 @@ fn devices(snapshot: &Snapshot) -> HashMap<Vec<u8>, &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
 
     /// A cgroup with every controller, as Linux 6.12 shows it; memory.stat has more lines.
     const KUBELET: &[(&str, &[u8])] = &[
@@ -450,9 +447,9 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
+    fn any_bytes_are_accepted() {
         let files = KUBELET.iter().map(|(name, _)| format!("{ROOT}/system.slice/{name}"));
         let paths: Vec<String> = files.chain([CONTROLLERS.into(), DISKSTATS.into()]).collect();
-        survives(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
+        accepts_any_bytes(&COLLECTOR, &paths.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }

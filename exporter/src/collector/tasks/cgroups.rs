@@ -5,18 +5,18 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
     name: "cgroups",
     default: false,
-    help: "Cgroup controllers of the kernel, and their cgroups.",
+    help: "Cgroup controllers: whether they are enabled, and their number of cgroups.",
     queries: &[Query::CgroupControllers],
     optional: &[],
     flags: &[],
-    families: &[CGROUPS, ENABLED],
-    collect,
+    families: || vec![CGROUPS, ENABLED],
+    new: |_| Ok(Box::new(collect)),
 };
 
 const PATH: &str = "proc/cgroups";
@@ -26,7 +26,7 @@ const CGROUPS: Family = Family {
     help: "Cgroups in the hierarchy of this controller.",
     kind: Kind::Gauge,
     labels: &["subsys_name"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const ENABLED: Family =
     Family { name: "node_cgroups_enabled", help: "Whether this controller is enabled.", ..CGROUPS };
@@ -54,7 +54,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, skipped, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     #[test]
     fn each_controller_tells_its_cgroups_and_whether_it_is_enabled() {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

@@ -1,4 +1,4 @@
-//! Walks over the processes of a snapshot, shared by the collectors that tell of them: `proc/<pid>/`.
+//! Walks over the processes of a snapshot, shared by the collectors of processes: `proc/<pid>/`.
 //!
 //! <https://docs.kernel.org/filesystems/proc.html#process-specific-subdirectories>
 
@@ -34,7 +34,7 @@ pub fn none_refused(snapshot: &Snapshot) -> Result<(), CollectError> {
 const EPERM: u32 = 1;
 const EACCES: u32 = 13;
 
-/// Hands every file of every process to `take`, all of a process one after the other.
+/// Calls `take` with every file of every process, all of a process one after the other.
 pub fn each_file<'a>(snapshot: &'a Snapshot, mut take: impl FnMut(u32, File, &'a Content)) {
     for (path, content) in snapshot.files() {
         if let Some((pid, file)) = file(path) {

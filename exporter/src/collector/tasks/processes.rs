@@ -8,27 +8,30 @@ use keyhole_proto::v1::Query;
 
 use crate::collector::tasks::process::{self, File};
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::Content;
 use crate::text::{self, ProcessStat};
 
 pub const COLLECTOR: Collector = Collector {
     name: "processes",
     default: false,
-    help: "Processes and threads by state; the broker needs --allow-processes.",
+    help: "Processes and threads by state; requires --allow-processes on the broker.",
     queries: &[Query::Processes, Query::Threads, Query::ProcessLimits],
     optional: &[],
     flags: &[],
-    families: &[PIDS, STATE, THREADS, THREADS_STATE, MAX_PROCESSES, MAX_THREADS],
-    collect,
+    families: || vec![PIDS, STATE, THREADS, THREADS_STATE, MAX_PROCESSES, MAX_THREADS],
+    new: |_| Ok(Box::new(collect)),
 };
+
+const PID_MAX: &str = "proc/sys/kernel/pid_max";
+const THREADS_MAX: &str = "proc/sys/kernel/threads-max";
 
 const PIDS: Family = Family {
     name: "node_processes_pids",
     help: "Processes.",
     kind: Kind::Gauge,
     labels: &[],
-    source: "proc/<pid>/stat",
+    source: Source::File("proc/#/stat"),
 };
 const STATE: Family = Family {
     name: "node_processes_state",
@@ -41,19 +44,19 @@ const THREADS_STATE: Family = Family {
     name: "node_processes_threads_state",
     help: "Threads by state, a letter.",
     labels: &["thread_state"],
-    source: "proc/<pid>/task/<tid>/stat",
+    source: Source::File("proc/#/task/#/stat"),
     ..PIDS
 };
 const MAX_PROCESSES: Family = Family {
     name: "node_processes_max_processes",
     help: "The number at which pids wrap, and so the most processes and threads that there may be.",
-    source: "proc/sys/kernel/pid_max",
+    source: Source::File(PID_MAX),
     ..PIDS
 };
 const MAX_THREADS: Family = Family {
     name: "node_processes_max_threads",
     help: "The most threads that the kernel creates.",
-    source: "proc/sys/kernel/threads-max",
+    source: Source::File(THREADS_MAX),
     ..PIDS
 };
 
@@ -61,17 +64,16 @@ const MAX_THREADS: Family = Family {
 type States = BTreeMap<u8, u64>;
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let limits = [&MAX_PROCESSES, &MAX_THREADS].map(|family| (family, context.snapshot.value(family.source)));
-    for (family, text) in limits {
+    let limits = [(PID_MAX, &MAX_PROCESSES), (THREADS_MAX, &MAX_THREADS)];
+    let limits = limits.map(|(file, family)| (file, family, context.snapshot.value(file)));
+    for (file, family, text) in limits {
         match text.map(text::unsigned) {
             Some(Some(limit)) => out.add(family, &[], limit),
-            Some(None) => out.skip(|| format!("{}: no number", family.source)),
+            Some(None) => out.skip(|| format!("{file}: no number")),
             // Every kernel that has one limit has the other.
-            None if limits.iter().any(|(_, text)| text.is_some()) => out.skip(|| match family.name {
-                name if name == MAX_PROCESSES.name => {
-                    format!("{}: missing, and it is read in the host's PID namespace alone", family.source)
-                }
-                _ => format!("{}: missing", family.source),
+            None if limits.iter().any(|(.., text)| text.is_some()) => out.skip(|| match file {
+                PID_MAX => format!("{file}: missing, and it is read in the host's PID namespace alone"),
+                _ => format!("{file}: missing"),
             }),
             None => {}
         }
@@ -80,7 +82,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     process::none_refused(context.snapshot)?;
     let (mut pids, mut threads) = (0u64, 0u64);
     let (mut states, mut thread_states) = (States::new(), States::new());
-    // A process of one thread, whose state is the thread's: of its threads a broker tells nothing, a tree does.
+    // A process with one thread has the state of the thread. A broker sends no thread of it, a captured tree has it.
     let mut alone = None;
     process::each_file(context.snapshot, |pid, file, content| {
         let known = match (file, content) {
@@ -131,7 +133,7 @@ mod tests {
     use keyhole_proto::v1::Outcome;
 
     use super::*;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_snapshot, own};
     use crate::snapshot::{Report, Snapshot};
 
     const INIT: &[u8] = b"1 (systemd) S 0 1 1 0 -1 4194560 9061 9416027 94 2620 36 98 54406 13885 20 0 3 0 29 \
@@ -237,12 +239,11 @@ mod tests {
 
     #[test]
     fn the_limit_of_another_pid_namespace_is_absent_and_reported() {
-        let elsewhere = FILES.iter().filter(|(path, _)| *path != MAX_PROCESSES.source);
+        let elsewhere = FILES.iter().filter(|(path, _)| *path != PID_MAX);
         let files = elsewhere.map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
         let snapshot = &Snapshot::of_files(files.collect());
-        let (options, own) = (&crate::options::Options::defaults(&[]), &own());
         let mut out = Exposition::new();
-        (COLLECTOR.collect)(&Context { snapshot, options, own }, &mut out).unwrap();
+        super::collect(&Context { snapshot, own: &own() }, &mut out).unwrap();
         let text = out.to_text();
         assert!(!text.contains("node_processes_max_processes"), "{text}");
         assert!(text.contains("node_processes_max_threads 7801\n"), "{text}");
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &FILES.iter().map(|(path, _)| *path).collect::<Vec<_>>());
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &FILES.iter().map(|(path, _)| *path).collect::<Vec<_>>());
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! <https://man7.org/linux/man-pages/man5/proc_pid_status.5.html>
 //!
-//! What needs the right to trace a process (its I/O, swap and limits) is not given. Counters are kept over scrapes, see
-//! [`totals`]: this is the one collector whose samples are no function of one snapshot alone.
+//! What needs the right to trace a process (its I/O, swap and limits) is left out. Counters are summed over scrapes, see
+//! `totals`: this is the one collector whose samples are no function of one snapshot alone.
 
 mod living;
 mod rules;
@@ -13,47 +13,42 @@ use std::sync::Mutex;
 
 use keyhole_proto::v1::{Outcome, Query};
 
-use self::living::{Living, Process, Reading, STATE_NAMES};
+use self::living::{Living, Measured, Process, STATE_NAMES};
 use self::rules::Rules;
 use self::totals::{Counts, Totals};
 use crate::collector::tasks::process::{self, File};
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
+use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::lock;
-use crate::options::{Flag, FlagKind, Options};
+use crate::options::{Options, TypedFlag};
 use crate::snapshot::{Content, Snapshot};
 use crate::text::{self, ProcessStat};
 
 pub const COLLECTOR: Collector = Collector {
     name: "processgroups",
     default: false,
-    help: "Processes by group, as process-exporter has them; the broker needs --allow-processes.",
+    help: "Processes by group, as in process-exporter; requires --allow-processes on the broker.",
     queries: &[Query::Processes],
     optional: &[Query::ProcessDetails, Query::Stat],
-    flags: &[
-        Flag {
-            name: NAME,
-            kind: FlagKind::Texts,
-            help: "NAME=REGEXP: processes whose comm matches are the group NAME, which may hold {{.Comm}}; repeatable.",
-        },
-        Flag {
-            name: CONFIG,
-            kind: FlagKind::Text(""),
-            help: "File of process-exporter's shape: process_names, each with a name and a list of comm.",
-        },
-        Flag {
-            name: MAX,
-            kind: FlagKind::Number(100),
-            help: "The most groups; the rest is the group other.",
-        },
-    ],
-    families: &FAMILIES,
-    collect,
+    flags: &[NAME.row, CONFIG.row, MAX.row],
+    families: || FAMILIES.to_vec(),
+    new: |options| Ok(Box::new(ProcessGroups::new(options)?)),
 };
 
-const NAME: &str = "collector.processgroups.name";
-const CONFIG: &str = "collector.processgroups.config";
-const MAX: &str = "collector.processgroups.max-groups";
+const NAME: TypedFlag<Vec<String>> = TypedFlag::texts(
+    "collector.processgroups.name",
+    "NAME=REGEXP: a group of the processes whose comm matches. The name may contain {{.Comm}}.",
+);
+const CONFIG: TypedFlag<String> = TypedFlag::text(
+    "collector.processgroups.config",
+    "",
+    "File in process-exporter's format: process_names, each with a name and a list of comm.",
+);
+const MAX: TypedFlag<u64> = TypedFlag::number(
+    "collector.processgroups.max-groups",
+    100,
+    "Maximum number of groups. Other processes are in the group other.",
+);
 
 const STAT: &str = "proc/stat";
 
@@ -62,7 +57,7 @@ const PROCESSES: Family = Family {
     help: "Processes in the group.",
     kind: Kind::Gauge,
     labels: &["groupname"],
-    source: "proc/<pid>/stat",
+    source: Source::File("proc/#/stat"),
 };
 const THREADS: Family = Family {
     name: "namedprocess_namegroup_num_threads",
@@ -79,19 +74,19 @@ const MEMORY: Family = Family {
     name: "namedprocess_namegroup_memory_bytes",
     help: "Memory of all processes in the group; what they share counts once for each.",
     labels: &["groupname", "memtype"],
-    source: "proc/<pid>/{stat,status}",
+    source: Source::File("proc/#/{stat,status}"),
     ..PROCESSES
 };
 const DESCRIPTORS: Family = Family {
     name: "namedprocess_namegroup_open_filedesc",
     help: "Open file descriptors of all processes in the group; needs Linux 6.2.",
-    source: "proc/<pid>/fd",
+    source: Source::File("proc/#/fd"),
     ..PROCESSES
 };
 const OLDEST: Family = Family {
     name: "namedprocess_namegroup_oldest_start_time_seconds",
     help: "When the oldest process of the group started, in seconds since the epoch.",
-    source: "proc/<pid>/stat, proc/stat",
+    source: Source::Files(&["proc/#/stat", "proc/stat"]),
     ..PROCESSES
 };
 const CPU: Family = Family {
@@ -116,14 +111,14 @@ const SWITCHES: Family = Family {
     name: "namedprocess_namegroup_context_switches_total",
     help: "Context switches of the first threads of processes of the group since the exporter started.",
     labels: &["groupname", "ctxswitchtype"],
-    source: "proc/<pid>/status",
+    source: Source::File("proc/#/status"),
     ..CPU
 };
 
 const FAMILIES: [Family; 10] =
     [PROCESSES, THREADS, STATES, MEMORY, DESCRIPTORS, OLDEST, CPU, MAJOR_FAULTS, MINOR_FAULTS, SWITCHES];
 
-/// Clock ticks in a second, whatever the kernel's own.
+/// Clock ticks in a second (USER_HZ), independent of the kernel's own.
 const TICKS: f64 = 100.0;
 
 /// A counter of a group: one row.
@@ -145,46 +140,51 @@ const COUNTERS: [Counter; 6] = [
     Counter { family: SWITCHES,     labels: &[b"nonvoluntary"], divisor: 1.0,   of: |process| process.nonvoluntary_switches },
 ];
 
-/// What is kept over scrapes: how processes are grouped, and what the groups have used.
-#[derive(Debug, Default)]
-pub struct ProcessGroups {
+/// How processes are grouped, and what the groups have used in all scrapes so far.
+#[derive(Debug)]
+struct ProcessGroups {
     rules: Rules,
+    /// The most groups.
+    most: usize,
     totals: Mutex<Totals>,
 }
 
 impl ProcessGroups {
     /// Reads the flags and the file that they may name; the error says what to do about it.
-    pub fn new(options: &Options) -> Result<Self, String> {
-        Ok(Self { rules: Rules::new(options)?, totals: Mutex::default() })
+    fn new(options: &Options) -> Result<Self, SetupError> {
+        let most = usize::try_from(MAX.get(options)).unwrap_or(usize::MAX);
+        Ok(Self { rules: Rules::new(options)?, most, totals: Mutex::default() })
     }
 }
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    context.answered(Query::Processes)?;
-    process::none_refused(context.snapshot)?;
-    let processes = processes(context.snapshot, out);
-    if processes.is_empty() {
-        return Err(CollectError::NoData("processes".into()));
+impl Collect for ProcessGroups {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        context.answered(Query::Processes)?;
+        process::none_refused(context.snapshot)?;
+        let processes = processes(context.snapshot, out);
+        if processes.is_empty() {
+            return Err(CollectError::NoData("processes".into()));
+        }
+        let available = Available::new(context.snapshot, &processes);
+        if available.boot_time.is_none() {
+            out.skip(|| {
+                format!(
+                    "{STAT}: no boot time, so that it is not known when the oldest process of a group started"
+                )
+            });
+        }
+        let processes: Vec<_> = processes
+            .into_iter()
+            .filter_map(|process| Some((self.rules.group(&process.stat)?, process)))
+            .collect();
+        let mut totals = lock(&self.totals);
+        for (name, group) in totals.look(&processes, self.most) {
+            out.item();
+            add_counters(name.as_bytes(), &group.used, out);
+            add_living(name.as_bytes(), &group.living, &available, out);
+        }
+        Ok(())
     }
-    let known = Known::new(context.snapshot, &processes);
-    if known.boot_time.is_none() {
-        out.skip(|| {
-            format!(
-                "{STAT}: no boot time, so that it is not known when the oldest process of a group started"
-            )
-        });
-    }
-    let ProcessGroups { rules, totals } = &*context.own.process_groups;
-    let processes = processes.into_iter().filter_map(|process| Some((rules.group(&process.stat)?, process)));
-    let processes: Vec<_> = processes.collect();
-    let most = usize::try_from(context.options.number(MAX)).unwrap_or(usize::MAX);
-    let mut totals = lock(totals);
-    for (name, group) in totals.look(&processes, most) {
-        out.item();
-        add_counters(name.as_bytes(), &group.used, out);
-        add_living(name.as_bytes(), &group.living, &known, out);
-    }
-    Ok(())
 }
 
 /// Every process whose `stat` could be read, with what else was read of it.
@@ -195,13 +195,15 @@ fn processes<'a>(snapshot: &'a Snapshot, out: &mut Exposition) -> Vec<Process<'a
     });
     let mut processes: Vec<Process<'a>> = Vec::new();
     // In the snapshot's order `fd` stands before `stat`, and `status` after it.
-    let mut descriptors = (0, Reading::Gone);
+    let mut descriptors = (0, Measured::Absent);
     process::each_file(snapshot, |pid, file, content| match (file, content) {
-        (File::Descriptors, Content::Entries(count)) if details => descriptors = (pid, Reading::Is(*count)),
-        (File::Descriptors, _) if details => descriptors = (pid, Reading::Unknown),
+        (File::Descriptors, Content::Entries(count)) if details => {
+            descriptors = (pid, Measured::Value(*count))
+        }
+        (File::Descriptors, _) if details => descriptors = (pid, Measured::Unknown),
         (File::Stat, Content::Bytes { bytes, .. }) => match ProcessStat::parse(bytes) {
             Some(stat) => {
-                let descriptors = if descriptors.0 == pid { descriptors.1 } else { Reading::Gone };
+                let descriptors = if descriptors.0 == pid { descriptors.1 } else { Measured::Absent };
                 processes.push(Process { descriptors, ..Process::new(pid, stat) });
             }
             None => out.skip(|| format!("proc/{pid}/stat: too few columns, or no numbers in them")),
@@ -217,8 +219,8 @@ fn processes<'a>(snapshot: &'a Snapshot, out: &mut Exposition) -> Vec<Process<'a
     processes
 }
 
-/// What the host lets be known of processes.
-struct Known {
+/// What the host and the broker let the collector read of processes.
+struct Available {
     /// Whether their memory is.
     resident: bool,
     /// Whether their descriptors are: before Linux 6.2 a directory of them counts none.
@@ -227,17 +229,17 @@ struct Known {
     boot_time: Option<u64>,
 }
 
-impl Known {
+impl Available {
     fn new(snapshot: &Snapshot, processes: &[Process<'_>]) -> Self {
         let btime = |line| {
             let mut fields = text::fields(line);
             text::unsigned(fields.nth(1).filter(|_| line.starts_with(b"btime "))?)
         };
         Self {
-            resident: processes.iter().any(|process| process.resident != Reading::Gone),
+            resident: processes.iter().any(|process| process.resident != Measured::Absent),
             descriptors: processes
                 .iter()
-                .any(|process| !matches!(process.descriptors, Reading::Gone | Reading::Is(0))),
+                .any(|process| !matches!(process.descriptors, Measured::Absent | Measured::Value(0))),
             boot_time: snapshot.text(STAT).and_then(|stat| text::lines(stat).find_map(btime)),
         }
     }
@@ -252,20 +254,20 @@ fn add_counters(group: &[u8], used: &Counts, out: &mut Exposition) {
     }
 }
 
-fn add_living(group: &[u8], living: &Living, known: &Known, out: &mut Exposition) {
+fn add_living(group: &[u8], living: &Living, available: &Available, out: &mut Exposition) {
     out.add(&PROCESSES, &[group], living.processes);
     out.add(&THREADS, &[group], living.threads);
     for ((_, state), count) in STATE_NAMES.iter().zip(living.states) {
         out.add(&STATES, &[group, state], count);
     }
     out.add(&MEMORY, &[group, b"virtual"], living.virtual_bytes);
-    if let Some(resident) = living.resident.filter(|_| known.resident) {
+    if let Some(resident) = living.resident.filter(|_| available.resident) {
         out.add(&MEMORY, &[group, b"resident"], resident);
     }
-    if let Some(descriptors) = living.descriptors.filter(|_| known.descriptors) {
+    if let Some(descriptors) = living.descriptors.filter(|_| available.descriptors) {
         out.add(&DESCRIPTORS, &[group], descriptors);
     }
-    if let (Some(start), Some(boot_time)) = (living.oldest_start, known.boot_time) {
+    if let (Some(start), Some(boot_time)) = (living.oldest_start, available.boot_time) {
         out.add(&OLDEST, &[group], boot_time as f64 + start as f64 / TICKS);
     }
 }
@@ -273,8 +275,10 @@ fn add_living(group: &[u8], living: &Living, known: &Known, out: &mut Exposition
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::Own;
-    use crate::collector::testing::{collect, collect_snapshot, own, survives};
+    use crate::collector::Instance;
+    use crate::collector::testing::{
+        accepts_any_bytes, collect, collect_again, collect_snapshot, instance, own,
+    };
     use crate::snapshot::Report;
 
     const KUBELET: &[u8] =
@@ -316,21 +320,25 @@ mod tests {
             .replace(",}", "}")
     }
 
-    fn given(files: Vec<(Vec<u8>, Content)>, own: &Own) -> String {
-        collect_snapshot(&COLLECTOR, &Snapshot::of_files(files), &[], own).unwrap()
+    fn given(files: Vec<(Vec<u8>, Content)>) -> String {
+        given_again(&instance(&COLLECTOR, &[]), files)
+    }
+
+    fn given_again(groups: &Instance, files: Vec<(Vec<u8>, Content)>) -> String {
+        collect_again(groups, &Snapshot::of_files(files), &own()).unwrap()
     }
 
     #[test]
     fn a_group_has_process_exporters_families() {
-        let own = own();
-        let start = given(host(), &own);
+        let groups = instance(&COLLECTOR, &[]);
+        let start = given_again(&groups, host());
         assert!(start.contains("cpu_seconds_total{groupname=\"kubelet\",mode=\"user\"} 0\n"), "{start}");
         let mut later = host();
         later[4] =
             bytes("proc/812/stat", &replaced(KUBELET, " 900 0 12 0 4000 2000 ", " 905 0 13 0 4150 2025 "));
         later[5] = bytes("proc/812/status", &replaced(STATUS, "\t700\n", "\t707\n"));
         assert_eq!(
-            of_group(&given(later, &own), "kubelet"),
+            of_group(&given_again(&groups, later), "kubelet"),
             "context_switches_total{ctxswitchtype=\"nonvoluntary\"} 0\n\
              context_switches_total{ctxswitchtype=\"voluntary\"} 7\n\
              cpu_seconds_total{mode=\"system\"} 0.25\n\
@@ -357,16 +365,16 @@ mod tests {
 
     #[test]
     fn the_kernels_threads_are_one_group_without_memory() {
-        let text = of_group(&given(host(), &own()), "[kernel]");
+        let text = of_group(&given(host()), "[kernel]");
         assert!(text.contains("memory_bytes{memtype=\"resident\"} 0\n"), "{text}");
         assert!(text.contains("states{state=\"Other\"} 1\n") && text.contains("open_filedesc 0\n"), "{text}");
     }
 
     #[test]
     fn a_group_whose_processes_ended_keeps_its_counters_and_has_no_processes() {
-        let own = own();
-        given(host(), &own);
-        let text = of_group(&given(host().drain(..4).collect(), &own), "kubelet");
+        let groups = instance(&COLLECTOR, &[]);
+        given_again(&groups, host());
+        let text = of_group(&given_again(&groups, host().drain(..4).collect()), "kubelet");
         assert!(text.contains("cpu_seconds_total{mode=\"user\"} 0\n"), "{text}");
         assert!(text.contains("num_procs 0\n") && !text.contains("oldest_start"), "{text}");
     }
@@ -375,7 +383,7 @@ mod tests {
     fn a_kernel_that_does_not_count_descriptors_gives_none_rather_than_zero() {
         let mut files = host();
         files[6].1 = Content::Entries(0);
-        let text = given(files, &own());
+        let text = given(files);
         assert!(text.contains("resident") && !text.contains("open_filedesc"), "{text}");
     }
 
@@ -395,7 +403,7 @@ mod tests {
         let cut = Content::Bytes { bytes: STATUS[..40].to_vec(), truncated: true };
         files[5].1 = cut;
         files[6].1 = Content::Errno(24);
-        let text = given(files, &own());
+        let text = given(files);
         let kubelet = of_group(&text, "kubelet");
         assert!(!kubelet.contains("resident") && !kubelet.contains("filedesc"), "{text}");
         assert!(of_group(&text, "[kernel]").contains("resident"), "{text}");
@@ -424,7 +432,7 @@ mod tests {
             (format!("proc/{}/stat", at + 10).into_bytes(), Content::bytes(stat))
         };
         let files = comms.iter().enumerate().map(file).collect();
-        let text = given(files, &own());
+        let text = given(files);
         let groups: Vec<_> = text.lines().filter(|line| line.contains("num_procs")).collect();
         assert_eq!(
             groups,
@@ -442,7 +450,7 @@ mod tests {
         let stat = replaced(KUBELET, ") S", ") Q").trim_ascii().to_vec();
         files[4] = bytes("proc/812/stat", &[&stat[..], b" 1 2 3\n"].concat());
         files[5] = bytes("proc/812/status", &[b"Frobs: x\nNone\n", STATUS].concat());
-        let text = of_group(&given(files, &own()), "kubelet");
+        let text = of_group(&given(files), "kubelet");
         assert!(text.contains("states{state=\"Other\"} 1\n") && text.contains("} 102400000\n"), "{text}");
     }
 
@@ -450,7 +458,7 @@ mod tests {
     fn a_comm_cannot_pass_for_a_line_of_its_status() {
         let mut files = host();
         files[5] = bytes("proc/812/status", &[b"Name:\tx\nVmRSS:\t1 kB\n", STATUS].concat());
-        assert!(given(files, &own()).contains("memtype=\"resident\"} 102400000\n"));
+        assert!(given(files).contains("memtype=\"resident\"} 102400000\n"));
     }
 
     #[test]
@@ -459,8 +467,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &["proc/stat", "proc/2/stat", "proc/2/status", "proc/812/stat", "proc/812/status"],
         );

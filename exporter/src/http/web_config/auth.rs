@@ -1,6 +1,8 @@
-//! Basic authentication. A check by bcrypt takes some 50 ms on purpose: a thread of its own makes them one by one, in
-//! the order of [`Queue`], and what came of it is remembered. So Prometheus is not checked with every scrape, what was
-//! refused costs nothing when it comes again, and a password that is new does not wait behind those of strangers.
+//! Basic authentication.
+//!
+//! A bcrypt check takes about 50 ms by design. A separate thread does the checks one after the other, in the order of
+//! [`Queue`], and results are cached. So Prometheus' password is not checked for every scrape, a repeated wrong password
+//! costs nothing, and a new password does not wait behind those of attackers.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -11,23 +13,23 @@ use base64::engine::general_purpose::STANDARD;
 use ring::{hmac, rand};
 use tokio::sync::oneshot;
 
-use super::queue::{Asker, Queue};
+use super::queue::{ClientConnection, Queue};
 use crate::lock;
 
-/// How long a check may wait.
+/// How long a request waits for its check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Credentials that passed, and that were refused, and are remembered.
-const PASSED: usize = 100;
-const REFUSED: usize = 1024;
+/// The most credentials that are cached: accepted and refused ones.
+const MAX_PASSED: usize = 100;
+const MAX_REFUSED: usize = 1024;
 
-/// What a client says of itself.
+/// The credentials of a request.
 pub(super) struct Credentials {
     pub user: String,
     pub password: Vec<u8>,
 }
 
 impl Credentials {
-    /// Reads an `Authorization` header; none when it is of another scheme or not well-formed.
+    /// Parses an `Authorization` header; none if it has another scheme or is malformed.
     pub(super) fn parse(header: &[u8]) -> Option<Self> {
         let header = std::str::from_utf8(header).ok()?;
         let (scheme, encoded) = header.split_once(' ')?;
@@ -41,21 +43,21 @@ impl Credentials {
     }
 }
 
-/// What came of a check.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Passed,
     Refused,
-    /// Too many wait already.
+    /// Too many checks are waiting.
     Busy,
 }
 
-/// Whose password is to be checked, and how.
+/// The hash to check a password against.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rules<'r> {
-    /// The user's hash; none for one who is not known.
+pub(super) struct UserHash<'r> {
+    /// The user's hash; none for an unknown user.
     pub hash: Option<&'r str>,
-    /// The cost of the costliest hash of all users: as much work is every refusal.
+    /// The highest cost of all users' hashes: every refusal does this much work.
     pub highest_cost: u32,
 }
 
@@ -66,14 +68,13 @@ struct Check {
     hash: Option<String>,
     highest_cost: u32,
     password: Vec<u8>,
-    answer: oneshot::Sender<bool>,
+    result: oneshot::Sender<bool>,
 }
 
 impl Check {
-    /// Whether the password passes. When it does not, it took the work of the costliest hash, whoever the user is and
-    /// whether there is one: else the time of a refusal would say who is known. (Were users who are not known checked
-    /// at a cost drawn by their name, each restart would draw again, and those who are known would be the ones whose
-    /// time stays.) One that passes owes nobody that: its answer says as much.
+    /// Whether the password matches. A refusal always does the work of the costliest hash, whether the user exists or
+    /// not: otherwise its duration would reveal which users exist. (A random cost for each unknown user name would not
+    /// do: it would change with every restart, and that of existing users would not.) A match reveals that anyway.
     fn run(&self) -> bool {
         let passed =
             self.hash.as_ref().is_some_and(|hash| bcrypt::verify(&self.password, hash).unwrap_or(false));
@@ -91,8 +92,8 @@ pub(super) fn cost(hash: &str) -> u32 {
     hash.split('$').nth(2).and_then(|cost| cost.parse().ok()).unwrap_or_default()
 }
 
-/// The costs of checks that make up for a check of `cost`, or for none: each step of a cost doubles the work, so that
-/// 2^4, and 2^4 + 2^5 + ... + 2^9 besides, are 2^10.
+/// The costs of further checks that make the total work that of `highest`: each step of a cost doubles the work, so
+/// 2^4 + (2^4 + 2^5 + ... + 2^9) = 2^10.
 fn padding(cost: Option<u32>, highest: u32) -> std::ops::Range<u32> {
     match cost {
         Some(cost) => cost..highest,
@@ -100,12 +101,12 @@ fn padding(cost: Option<u32>, highest: u32) -> std::ops::Range<u32> {
     }
 }
 
-/// What the thread and those who ask share.
+/// State shared by the thread and the requests.
 struct Shared {
     state: Mutex<State>,
-    /// For the thread: there is a check.
+    /// Tells the thread that a check waits.
     filled: Condvar,
-    /// For the start: the thread waits.
+    /// Tells the start that the thread is ready.
     ready: Condvar,
 }
 
@@ -116,32 +117,32 @@ struct State {
     is_ready: bool,
 }
 
-/// Checks passwords, on a thread that is started once.
-pub(super) struct Checker {
+/// Checks passwords on a separate thread.
+pub(super) struct PasswordChecker {
     shared: Arc<Shared>,
-    /// Of this process alone: with it, what is remembered is no password.
+    /// A random key of this process, so that the cache holds no passwords.
     key: hmac::Key,
 }
 
-impl Checker {
-    /// Starts the thread, and returns once it waits for work: from then on it needs no system call but futex, and
-    /// memory. The seal closes everything else to it.
+impl PasswordChecker {
+    /// Starts the thread and returns when it waits for work. From then on it needs only futex and memory, which is all
+    /// that the seal leaves it.
     pub(super) fn start() -> std::io::Result<Self> {
-        let unrandom = |_| std::io::Error::other("the system gives no random numbers");
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new()).map_err(unrandom)?;
+        let no_random = |_| std::io::Error::other("the system returns no random numbers");
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new()).map_err(no_random)?;
         let state = State {
             queue: Queue::new(),
-            passed: VecDeque::with_capacity(PASSED),
-            refused: VecDeque::with_capacity(REFUSED),
+            passed: VecDeque::with_capacity(MAX_PASSED),
+            refused: VecDeque::with_capacity(MAX_REFUSED),
             is_ready: false,
         };
         let shared =
             Arc::new(Shared { state: Mutex::new(state), filled: Condvar::new(), ready: Condvar::new() });
-        let of_thread = Arc::clone(&shared);
+        let thread_shared = Arc::clone(&shared);
         std::thread::Builder::new().name("passwords".into()).spawn(move || {
-            // Memory of a thread's own is set up with its first allocation.
+            // The allocator sets up the thread's memory with its first allocation.
             drop(std::hint::black_box(Box::new([1u8; 64])));
-            of_thread.run()
+            thread_shared.run()
         })?;
         let mut state = lock(&shared.state);
         while !state.is_ready {
@@ -152,9 +153,14 @@ impl Checker {
     }
 
     /// Checks a password.
-    pub(super) async fn check(&self, credentials: Credentials, rules: Rules<'_>, client: Asker) -> Verdict {
-        let tag = self.tag(&credentials, rules.hash);
-        let (answer, answered) = oneshot::channel();
+    pub(super) async fn check(
+        &self,
+        credentials: Credentials,
+        user: UserHash<'_>,
+        client: ClientConnection,
+    ) -> Verdict {
+        let tag = self.tag(&credentials, user.hash);
+        let (result, received) = oneshot::channel();
         {
             let mut state = lock(&self.shared.state);
             if state.passed.contains(&tag) {
@@ -163,30 +169,30 @@ impl Checker {
             if state.refused.contains(&tag) {
                 return Verdict::Refused;
             }
-            state.queue.retain(|check| !check.answer.is_closed());
-            // One check of a connection at a time; what is the same is answered by the same.
-            if state.queue.of(&client).any(|check| check.tag != tag) {
+            state.queue.retain(|check| !check.result.is_closed());
+            // One check at a time for each connection; equal credentials share a check.
+            if state.queue.on_connection(&client).any(|check| check.tag != tag) {
                 return Verdict::Busy;
             }
             let check = Check {
                 tag,
-                hash: rules.hash.map(str::to_owned),
-                highest_cost: rules.highest_cost,
+                hash: user.hash.map(str::to_owned),
+                highest_cost: user.highest_cost,
                 password: credentials.password,
-                answer,
+                result,
             };
-            // Who has no place learns it by the end of the channel.
+            // A check that is rejected drops its sender, which ends the wait.
             drop(state.queue.push(client, check, Instant::now()));
         }
         self.shared.filled.notify_one();
-        match tokio::time::timeout(CHECK_TIMEOUT, answered).await {
+        match tokio::time::timeout(CHECK_TIMEOUT, received).await {
             Ok(Ok(true)) => Verdict::Passed,
             Ok(Ok(false)) => Verdict::Refused,
             _ => Verdict::Busy,
         }
     }
 
-    /// What stands for credentials, and for the hash that they were checked against: another hash is another tag.
+    /// The cache key of credentials and the hash that they are checked against.
     fn tag(&self, credentials: &Credentials, hash: Option<&str>) -> Tag {
         let known = [u8::from(hash.is_some())];
         let hash = hash.unwrap_or_default();
@@ -212,8 +218,8 @@ impl Shared {
                 state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            // Who gave up is not worked for.
-            if check.answer.is_closed() {
+            // The request was cancelled.
+            if check.result.is_closed() {
                 continue;
             }
             drop(state);
@@ -225,18 +231,19 @@ impl Shared {
 }
 
 impl State {
-    /// Remembers what came of a check, and answers all who wait for the same.
-    fn finish(&mut self, client: Asker, check: Check, passed: bool) {
-        let (memory, size) = if passed { (&mut self.passed, PASSED) } else { (&mut self.refused, REFUSED) };
+    /// Caches the result of a check and sends it to all requests with the same credentials.
+    fn finish(&mut self, client: ClientConnection, check: Check, passed: bool) {
+        let (memory, size) =
+            if passed { (&mut self.passed, MAX_PASSED) } else { (&mut self.refused, MAX_REFUSED) };
         memory.truncate(size - 1);
         memory.push_front(check.tag);
         if !passed {
             self.queue.refuse(client, Instant::now());
         }
-        for same in self.queue.take(|other| other.tag == check.tag) {
-            let _ = same.answer.send(passed);
+        for same in self.queue.take_matching(|other| other.tag == check.tag) {
+            let _ = same.result.send(passed);
         }
-        let _ = check.answer.send(passed);
+        let _ = check.result.send(passed);
     }
 }
 
@@ -244,22 +251,22 @@ impl State {
 mod tests {
     use super::*;
 
-    /// "secret", at the lowest cost.
+    /// A hash of "secret", at the lowest cost.
     const HASH: &str = "$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW";
 
-    const KNOWN: Rules<'_> = Rules { hash: Some(HASH), highest_cost: 4 };
-    const UNKNOWN: Rules<'_> = Rules { hash: None, highest_cost: 4 };
+    const KNOWN: UserHash<'_> = UserHash { hash: Some(HASH), highest_cost: 4 };
+    const UNKNOWN: UserHash<'_> = UserHash { hash: None, highest_cost: 4 };
 
     fn credentials(password: &str) -> Credentials {
         Credentials { user: "a".into(), password: password.into() }
     }
 
-    fn client(address: u8, port: u16) -> Asker {
-        Asker::new(Some(([192, 0, 2, address], port).into()))
+    fn client(address: u8, port: u16) -> ClientConnection {
+        ClientConnection::new(Some(([192, 0, 2, address], port).into()))
     }
 
     #[test]
-    fn credentials_are_read_as_they_are_sent() {
+    fn basic_credentials_are_parsed() {
         let parsed = |header: &str| {
             Credentials::parse(header.as_bytes())
                 .map(|c| (c.user, String::from_utf8_lossy(&c.password).into_owned()))
@@ -273,8 +280,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_password_passes_by_its_hash_and_only_for_who_has_it() {
-        let checker = Checker::start().unwrap();
+    async fn a_password_is_accepted_only_for_its_user() {
+        let checker = PasswordChecker::start().unwrap();
         for _ in 0..2 {
             assert_eq!(checker.check(credentials("secret"), KNOWN, client(1, 1)).await, Verdict::Passed);
             assert_eq!(checker.check(credentials("secret"), UNKNOWN, client(1, 1)).await, Verdict::Refused);
@@ -285,12 +292,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_refused_is_not_checked_again_until_the_hash_is_another() {
-        let checker = Checker::start().unwrap();
+    async fn refused_credentials_are_not_checked_again_until_the_hash_changes() {
+        let checker = PasswordChecker::start().unwrap();
         let other = HASH.replace("rW", "rX");
-        let wrong = Rules { hash: Some(&other), ..KNOWN };
+        let wrong = UserHash { hash: Some(&other), ..KNOWN };
         assert_eq!(checker.check(credentials("secret"), wrong, client(1, 1)).await, Verdict::Refused);
-        let slow = Rules { highest_cost: 16, ..wrong };
+        let slow = UserHash { highest_cost: 16, ..wrong };
         let start = Instant::now();
         assert_eq!(checker.check(credentials("secret"), slow, client(1, 1)).await, Verdict::Refused);
         assert!(start.elapsed() < Duration::from_millis(200), "{:?}", start.elapsed());
@@ -298,21 +305,21 @@ mod tests {
     }
 
     #[test]
-    fn memory_of_refusals_has_an_end() {
+    fn the_cache_is_bounded() {
         let mut state =
             State { queue: Queue::new(), passed: VecDeque::new(), refused: VecDeque::new(), is_ready: true };
         for number in 0..3000u32 {
             let mut tag = Tag::default();
             tag[..4].copy_from_slice(&number.to_be_bytes());
-            let (answer, _) = oneshot::channel();
-            let check = Check { tag, hash: None, highest_cost: 4, password: Vec::new(), answer };
+            let (result, _) = oneshot::channel();
+            let check = Check { tag, hash: None, highest_cost: 4, password: Vec::new(), result };
             state.finish(client(1, 1), check, number % 2 == 0);
         }
-        assert_eq!((state.passed.len(), state.refused.len()), (PASSED, REFUSED));
+        assert_eq!((state.passed.len(), state.refused.len()), (MAX_PASSED, MAX_REFUSED));
     }
 
     #[test]
-    fn a_refusal_is_as_much_work_whoever_the_user_is() {
+    fn a_refusal_does_the_same_work_for_every_user() {
         for highest in 4..=16 {
             let work = |cost: Option<u32>| {
                 let own = cost.map_or(0, |cost| 1u64 << cost);
@@ -325,19 +332,19 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_takes_as_long_whoever_the_user_is() {
+    fn a_refusal_takes_the_same_time_for_every_user() {
         let took = |hash: Option<&str>| {
-            let (answer, _waits) = oneshot::channel();
+            let (result, _waits) = oneshot::channel();
             let hash = hash.map(str::to_owned);
             let check =
-                Check { tag: Tag::default(), hash, highest_cost: 7, password: b"wrong".to_vec(), answer };
+                Check { tag: Tag::default(), hash, highest_cost: 7, password: b"wrong".to_vec(), result };
             let start = Instant::now();
             assert!(!check.run());
             start.elapsed().as_secs_f64()
         };
         let costly_hash = HASH.replace("$04$", "$07$");
         let mut least = [f64::MAX; 3];
-        // One after the other, so that what else runs on the machine slows all of them.
+        // In turn, so that other load on the machine slows all of them.
         for _ in 0..10 {
             for (least, hash) in least.iter_mut().zip([Some(HASH), Some(&*costly_hash), None]) {
                 *least = least.min(took(hash));
@@ -349,16 +356,15 @@ mod tests {
         }
     }
 
-    /// A checker that strangers of one address keep busy: each asks again as soon as it is refused, with another
-    /// password.
-    fn besieged(checker: &Arc<Checker>, address: u8, strangers: u16) -> tokio::task::JoinSet<()> {
+    /// Keeps a checker busy from one address: each connection retries with another password as soon as it is refused.
+    fn under_attack(checker: &Arc<PasswordChecker>, address: u8, attackers: u16) -> tokio::task::JoinSet<()> {
         let mut tasks = tokio::task::JoinSet::new();
-        for port in 0..strangers {
+        for port in 0..attackers {
             let checker = Arc::clone(checker);
             tasks.spawn(async move {
                 for number in 0u64.. {
                     let wrong = credentials(&format!("{port} {number}"));
-                    let slow = Rules { hash: Some(HASH), highest_cost: 5 };
+                    let slow = UserHash { hash: Some(HASH), highest_cost: 5 };
                     assert_ne!(checker.check(wrong, slow, client(address, port)).await, Verdict::Passed);
                 }
             });
@@ -367,10 +373,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_password_gets_in_from_another_address_and_from_the_strangers_own() {
-        let checker = Arc::new(Checker::start().unwrap());
-        let _strangers = besieged(&checker, 1, 60);
-        // Until each was refused once.
+    async fn under_attack_a_new_password_is_accepted_from_another_address_and_from_the_attackers() {
+        let checker = Arc::new(PasswordChecker::start().unwrap());
+        let _attackers = under_attack(&checker, 1, 60);
+        // Until each connection was refused at least once.
         while lock(&checker.shared.state).refused.len() < 150 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -383,9 +389,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_has_one_check_at_a_time_and_the_same_is_answered_together() {
-        let checker = Checker::start().unwrap();
-        let slow = Rules { hash: None, highest_cost: 8 };
+    async fn a_connection_has_one_check_at_a_time_and_equal_credentials_share_one() {
+        let checker = PasswordChecker::start().unwrap();
+        let slow = UserHash { hash: None, highest_cost: 8 };
         let check = |password: &str, port| checker.check(credentials(password), slow, client(1, port));
         let (busy, one, two, other) =
             tokio::join!(check("busy", 9), check("x", 1), check("x", 1), check("y", 1));
@@ -395,10 +401,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_in_a_queue_do_not_hold_up_who_passed_before() {
-        let checker = Arc::new(Checker::start().unwrap());
+    async fn cached_credentials_do_not_wait_behind_attackers() {
+        let checker = Arc::new(PasswordChecker::start().unwrap());
         assert_eq!(checker.check(credentials("secret"), KNOWN, client(1, 1000)).await, Verdict::Passed);
-        let _strangers = besieged(&checker, 1, 100);
+        let _attackers = under_attack(&checker, 1, 100);
         tokio::time::sleep(Duration::from_millis(100)).await;
         let start = Instant::now();
         assert_eq!(checker.check(credentials("secret"), KNOWN, client(1, 1000)).await, Verdict::Passed);

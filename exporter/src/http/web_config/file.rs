@@ -1,4 +1,4 @@
-//! The file itself: its fields are those of Prometheus' exporter-toolkit, and any other is an error.
+//! The schema of the configuration file: the fields of Prometheus' exporter-toolkit. Unknown fields are errors.
 //!
 //! <https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md>
 
@@ -11,28 +11,28 @@ use serde::Deserialize;
 
 use crate::options::go_duration;
 
-/// Headers that may be set, with the values that they may have; any, where there are none.
+/// Headers that may be set, with their allowed values; an empty list allows any value.
 #[rustfmt::skip]
-const HEADERS: &[(&str, &[&str])] = &[
+const ALLOWED_HEADERS: &[(&str, &[&str])] = &[
     ("Content-Security-Policy",   &[]),
     ("Strict-Transport-Security", &[]),
     ("X-Content-Type-Options",    &["nosniff"]),
     ("X-Frame-Options",           &["deny", "sameorigin"]),
     ("X-XSS-Protection",          &[]),
 ];
-/// A check of a password may cost so much at most: each step doubles its time, and 16 takes some seconds.
-const HIGHEST_COST: u32 = 16;
+/// The highest bcrypt cost that is accepted: each step doubles the time of a check, and 16 takes some seconds.
+const MAX_BCRYPT_COST: u32 = 16;
 
-/// What the file says, checked as far as that goes without its certificates.
+/// The parsed file. Certificates and keys are not read yet.
 #[derive(Clone, Default)]
 pub(crate) struct Config {
     /// None for plain HTTP.
     pub tls: Option<Tls>,
-    /// Whether HTTP/2 may be chosen; with TLS only.
+    /// Whether HTTP/2 is enabled, which needs TLS.
     pub http2: bool,
-    /// Headers of every answer.
+    /// Headers of every response.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// bcrypt hashes by name; when empty, everyone may ask.
+    /// bcrypt hashes by user name; if empty, no authentication is needed.
     pub users: BTreeMap<String, String>,
     /// None for no limit.
     pub rate_limit: Option<RateLimit>,
@@ -41,13 +41,13 @@ pub(crate) struct Config {
 /// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RateLimit {
-    /// Time for one request more.
+    /// The time in which one more request is allowed.
     pub interval: Duration,
-    /// Requests that may come at once.
+    /// Requests that are allowed at once.
     pub burst: u32,
 }
 
-/// How connections are encrypted.
+/// The TLS settings.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Tls {
     pub cert: Pem,
@@ -62,14 +62,14 @@ pub(crate) struct Tls {
     pub prefer_server_cipher_suites: bool,
 }
 
-/// PEM, where it is.
+/// Where PEM data is: in another file, or in the configuration itself.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Pem {
     File(PathBuf),
     Inline(String),
 }
 
-/// What is asked of a client's certificate; Go's policies.
+/// Which client certificates are required: Go's `tls.ClientAuthType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ClientAuth {
     None,
@@ -129,7 +129,7 @@ struct RawRateLimit {
     burst: Option<u32>,
 }
 
-/// `1s`, or nanoseconds.
+/// A duration such as `1s`, or nanoseconds.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Interval {
@@ -137,12 +137,13 @@ enum Interval {
     Text(String),
 }
 
-/// Reads the file's text; relative paths in it begin at `dir`. The error is one line.
+/// Parses the file. Relative paths in it begin at `dir`. The error is one line.
 pub(crate) fn parse(bytes: &[u8], dir: &Path) -> Result<Config, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8")?;
-    let raw: Option<Raw> = match text.trim().is_empty() {
-        true => None,
-        false => serde_saphyr::from_str(text).map_err(|error| first_line(&error.to_string()))?,
+    let raw: Option<Raw> = if text.trim().is_empty() {
+        None
+    } else {
+        serde_saphyr::from_str(text).map_err(|error| first_line(&error.to_string()))?
     };
     let raw = raw.unwrap_or_default();
     let http = raw.http_server_config.unwrap_or_default();
@@ -151,23 +152,23 @@ pub(crate) fn parse(bytes: &[u8], dir: &Path) -> Result<Config, String> {
         check_hash(hash).map_err(|reason| format!("basic_auth_users: {user}: {reason}"))?;
     }
     Ok(Config {
-        tls: raw.tls_server_config.map(|tls| tls.checked(dir)).transpose()?.flatten(),
+        tls: raw.tls_server_config.map(|tls| tls.validate(dir)).transpose()?.flatten(),
         http2: http.http2.unwrap_or(true),
         headers: http
             .headers
             .unwrap_or_default()
             .iter()
             .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| checked_header(name, value))
+            .map(|(name, value)| validate_header(name, value))
             .collect::<Result<_, _>>()?,
         users,
-        rate_limit: raw.rate_limit.map(RawRateLimit::checked).transpose()?.flatten(),
+        rate_limit: raw.rate_limit.map(RawRateLimit::validate).transpose()?.flatten(),
     })
 }
 
 impl RawTls {
-    /// None when nothing of it is set, as in exporter-toolkit.
-    fn checked(self, dir: &Path) -> Result<Option<Tls>, String> {
+    /// The settings; none if no field is set, as in exporter-toolkit.
+    fn validate(self, dir: &Path) -> Result<Option<Tls>, String> {
         let pem = |file: Option<String>, inline: Option<String>, names: &str| {
             let file = file.filter(|path| !path.is_empty()).map(|path| Pem::File(dir.join(path)));
             match (file, inline.filter(|text| !text.is_empty()).map(Pem::Inline)) {
@@ -186,7 +187,7 @@ impl RawTls {
             Some("RequireAndVerifyClientCert") => ClientAuth::RequireAndVerify,
             Some(other) => {
                 return Err(format!(
-                    "tls_server_config: client_auth_type: {other:?} is not known; use RequireAndVerifyClientCert"
+                    "tls_server_config: client_auth_type: {other:?} is unknown; use RequireAndVerifyClientCert"
                 ));
             }
         };
@@ -210,8 +211,8 @@ impl RawTls {
                 .into());
         }
         if client_ca.is_none() && verifies {
-            return Err("tls_server_config: client_auth_type needs client_ca_file: this program knows no \
-                        authorities of its own"
+            return Err("tls_server_config: client_auth_type needs client_ca_file: this program has no \
+                        certificate authorities of its own"
                 .into());
         }
         if self.client_allowed_sans.is_some() && client_auth == ClientAuth::None {
@@ -243,8 +244,8 @@ impl RawTls {
 }
 
 impl RawRateLimit {
-    /// None when the interval is 0 or missing, as in exporter-toolkit.
-    fn checked(self) -> Result<Option<RateLimit>, String> {
+    /// The limit; none if the interval is 0 or missing, as in exporter-toolkit.
+    fn validate(self) -> Result<Option<RateLimit>, String> {
         let interval = match self.interval {
             None => Duration::ZERO,
             Some(Interval::Nanoseconds(nanoseconds)) => Duration::from_nanos(nanoseconds),
@@ -261,11 +262,11 @@ impl RawRateLimit {
     }
 }
 
-fn checked_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let Some((name, values)) = HEADERS.iter().find(|(known, _)| *known == name) else {
-        let names: Vec<_> = HEADERS.iter().map(|(name, _)| *name).collect();
+fn validate_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let Some((name, values)) = ALLOWED_HEADERS.iter().find(|(known, _)| *known == name) else {
+        let names: Vec<_> = ALLOWED_HEADERS.iter().map(|(name, _)| *name).collect();
         return Err(format!(
-            "http_server_config: headers: {name} cannot be set; what can is {}",
+            "http_server_config: headers: {name} cannot be set; use one of {}",
             names.join(", ")
         ));
     };
@@ -275,18 +276,18 @@ fn checked_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), 
             values.join(", ")
         ));
     }
-    let unfit = |_| format!("http_server_config: headers: {name}: no value for a header");
+    let invalid = |_| format!("http_server_config: headers: {name}: not a valid header value");
     let lower = HeaderName::from_bytes(name.as_bytes()).map_err(|error| error.to_string())?;
-    Ok((lower, HeaderValue::from_str(value).map_err(unfit)?))
+    Ok((lower, HeaderValue::from_str(value).map_err(invalid)?))
 }
 
-/// Whether it is a bcrypt hash whose check takes a bearable time.
+/// Checks that it is a bcrypt hash of an acceptable cost.
 fn check_hash(hash: &str) -> Result<(), String> {
     let parts: bcrypt::HashParts =
-        hash.parse().map_err(|_| "not a bcrypt hash; make one by htpasswd -nBC 10 NAME".to_owned())?;
+        hash.parse().map_err(|_| "not a bcrypt hash; create one with htpasswd -nBC 10 NAME".to_owned())?;
     match parts.get_cost() {
-        cost if cost > HIGHEST_COST => {
-            Err(format!("a cost of {cost} takes too long to check; use {HIGHEST_COST} at most"))
+        cost if cost > MAX_BCRYPT_COST => {
+            Err(format!("a cost of {cost} takes too long to check; use {MAX_BCRYPT_COST} at most"))
         }
         _ => Ok(()),
     }
@@ -300,20 +301,20 @@ fn first_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// "secret", at the lowest cost.
+    /// A hash of "secret", at the lowest cost.
     const HASH: &str = "$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW";
 
     fn read(text: &str) -> Result<Config, String> {
         parse(text.as_bytes(), Path::new("/etc/web"))
     }
 
-    fn refused(text: &str, part: &str) {
+    fn assert_rejected(text: &str, part: &str) {
         let error = read(text).err().unwrap_or_else(|| panic!("taken: {text}"));
         assert!(error.contains(part) && error.lines().count() == 1, "{error}\nhas no {part:?}");
     }
 
     #[test]
-    fn a_whole_file_is_read() {
+    fn all_fields_are_parsed() {
         let config = read(&format!(
             "tls_server_config:\n  cert_file: tls.crt\n  key_file: /keys/tls.key\n  client_ca_file: ca.crt\n  \
              client_auth_type: RequireAndVerifyClientCert\n  client_allowed_sans: [prometheus]\n  \
@@ -326,7 +327,7 @@ mod tests {
         ))
         .unwrap();
         let tls = config.tls.unwrap();
-        assert!(tls.cert == Pem::File("/etc/web/tls.crt".into()), "relative to the file's folder");
+        assert!(tls.cert == Pem::File("/etc/web/tls.crt".into()), "relative to the file's directory");
         assert!(tls.key == Pem::File("/keys/tls.key".into()));
         assert_eq!(tls.client_auth, ClientAuth::RequireAndVerify);
         assert_eq!((tls.min_version, tls.max_version), (Version::Tls13, Version::Tls13));
@@ -338,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_and_empty_parts_ask_for_nothing() {
+    fn an_empty_file_and_empty_sections_set_nothing() {
         for text in [
             "",
             "\n",
@@ -354,44 +355,53 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_is_an_error_that_names_it() {
-        refused("basic_auth_user: {}", "basic_auth_user");
-        refused("tls_server_config: {cert_fil: x}", "cert_fil");
-        refused("http_server_config: {http3: true}", "http3");
-        refused("rate_limit: {bursts: 1}", "bursts");
-        refused("rate_limit: {burst: 1}\nrate_limit: {burst: 2}", "duplicate");
+    fn an_unknown_field_is_an_error_with_its_name() {
+        assert_rejected("basic_auth_user: {}", "basic_auth_user");
+        assert_rejected("tls_server_config: {cert_fil: x}", "cert_fil");
+        assert_rejected("http_server_config: {http3: true}", "http3");
+        assert_rejected("rate_limit: {bursts: 1}", "bursts");
+        assert_rejected("rate_limit: {burst: 1}\nrate_limit: {burst: 2}", "duplicate");
     }
 
     #[test]
-    fn a_setting_that_would_protect_nothing_is_refused() {
+    fn a_setting_without_effect_on_security_is_rejected() {
         let tls = "cert_file: a, key_file: b";
-        refused("tls_server_config: {cert_file: a}", "key_file is missing");
-        refused("tls_server_config: {key_file: a}", "cert_file is missing");
-        refused("tls_server_config: {min_version: TLS13}", "cert_file is missing");
-        refused(&format!("tls_server_config: {{{tls}, cert: x}}"), "exclude each other");
-        refused(&format!("tls_server_config: {{{tls}, client_ca_file: c}}"), "client_auth_type");
-        refused(&format!("tls_server_config: {{{tls}, client_allowed_sans: [x]}}"), "client_auth_type");
-        refused(&format!("tls_server_config: {{{tls}, client_auth_type: Sometimes}}"), "Sometimes");
-        refused(
+        assert_rejected("tls_server_config: {cert_file: a}", "key_file is missing");
+        assert_rejected("tls_server_config: {key_file: a}", "cert_file is missing");
+        assert_rejected("tls_server_config: {min_version: TLS13}", "cert_file is missing");
+        assert_rejected(&format!("tls_server_config: {{{tls}, cert: x}}"), "exclude each other");
+        assert_rejected(&format!("tls_server_config: {{{tls}, client_ca_file: c}}"), "client_auth_type");
+        assert_rejected(
+            &format!("tls_server_config: {{{tls}, client_allowed_sans: [x]}}"),
+            "client_auth_type",
+        );
+        assert_rejected(&format!("tls_server_config: {{{tls}, client_auth_type: Sometimes}}"), "Sometimes");
+        assert_rejected(
             &format!("tls_server_config: {{{tls}, client_auth_type: RequireAndVerifyClientCert}}"),
             "client_ca_file",
         );
-        refused(&format!("tls_server_config: {{{tls}, min_version: TLS14}}"), "TLS14");
-        refused(&format!("tls_server_config: {{{tls}, max_version: TLS11, min_version: TLS10}}"), "TLS12");
-        refused(&format!("tls_server_config: {{{tls}, min_version: TLS13, max_version: TLS12}}"), "lower");
-        refused("basic_auth_users: {a: secret}", "htpasswd");
+        assert_rejected(&format!("tls_server_config: {{{tls}, min_version: TLS14}}"), "TLS14");
+        assert_rejected(
+            &format!("tls_server_config: {{{tls}, max_version: TLS11, min_version: TLS10}}"),
+            "TLS12",
+        );
+        assert_rejected(
+            &format!("tls_server_config: {{{tls}, min_version: TLS13, max_version: TLS12}}"),
+            "lower",
+        );
+        assert_rejected("basic_auth_users: {a: secret}", "htpasswd");
         for cost in [17, 31] {
-            refused(
+            assert_rejected(
                 &format!("basic_auth_users: {{a: {}}}", HASH.replace("$04$", &format!("${cost}$"))),
                 "cost",
             );
         }
         assert!(read(&format!("basic_auth_users: {{a: {}}}", HASH.replace("$04$", "$16$"))).is_ok());
-        refused("http_server_config: {headers: {X-Other: a}}", "X-Other");
-        refused("http_server_config: {headers: {X-Frame-Options: allow}}", "sameorigin");
-        refused("http_server_config: {headers: {Content-Security-Policy: \"a\\nb\"}}", "no value");
-        refused("rate_limit: {interval: soon, burst: 1}", "soon");
-        refused("rate_limit: {interval: 1s, burst: 0}", "burst");
-        refused("\u{0}: [", "");
+        assert_rejected("http_server_config: {headers: {X-Other: a}}", "X-Other");
+        assert_rejected("http_server_config: {headers: {X-Frame-Options: allow}}", "sameorigin");
+        assert_rejected("http_server_config: {headers: {Content-Security-Policy: \"a\\nb\"}}", "not a valid");
+        assert_rejected("rate_limit: {interval: soon, burst: 1}", "soon");
+        assert_rejected("rate_limit: {interval: 1s, burst: 0}", "burst");
+        assert_rejected("\u{0}: [", "");
     }
 }

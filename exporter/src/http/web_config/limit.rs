@@ -1,24 +1,22 @@
-//! A token bucket: `burst` requests at once, and one more after each `interval`.
+//! A token bucket with the limit that it was made for: a limit that is reloaded unchanged keeps its tokens.
 
-use std::time::Duration;
-
+use keyhole_rate::TokenBucket;
 use tokio::time::Instant;
 
 use super::file::RateLimit;
 
-/// The tokens that are left.
+/// The tokens that are left: `burst` requests at once, and one more after each `interval`.
 #[derive(Debug)]
 pub(crate) struct Bucket {
     limit: RateLimit,
-    /// Each token is an `interval`.
-    tokens: Duration,
-    at: Instant,
+    tokens: TokenBucket,
 }
 
 impl Bucket {
     /// A full bucket.
     pub(crate) fn new(limit: RateLimit, now: Instant) -> Self {
-        Self { limit, tokens: limit.interval.saturating_mul(limit.burst), at: now }
+        let burst = limit.interval.saturating_mul(limit.burst);
+        Self { limit, tokens: TokenBucket::new(burst, now.into_std()) }
     }
 
     /// Whether its limit is `limit`.
@@ -28,21 +26,14 @@ impl Bucket {
 
     /// Takes a token, when there is one.
     pub(crate) fn take(&mut self, now: Instant) -> bool {
-        let full = self.limit.interval.saturating_mul(self.limit.burst);
-        self.tokens = self.tokens.saturating_add(now.saturating_duration_since(self.at)).min(full);
-        self.at = now;
-        match self.tokens.checked_sub(self.limit.interval) {
-            Some(left) => {
-                self.tokens = left;
-                true
-            }
-            None => false,
-        }
+        self.tokens.take(self.limit.interval, now.into_std())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -1,8 +1,8 @@
 //! `--web.config.file`: TLS, users, headers and a rate limit, in the shape of Prometheus' exporter-toolkit.
 //!
-//! The file and all that it names are read again with every connection and request, and understood again when they
-//! changed, so that a rotated certificate needs no restart. What cannot be understood refuses: nobody is let in by an
-//! older file, or by none.
+//! The file and the certificates that it names are read again for every connection and request, and parsed again if
+//! they changed, so that rotated certificates need no restart. While the file is invalid every request is refused; an
+//! older version of it is never used.
 
 mod auth;
 mod file;
@@ -24,94 +24,94 @@ use rustls::ServerConfig;
 use tokio::time::Instant;
 
 use super::paths::Peer;
-use super::routes::{self, Answer, App};
+use super::routes::{self, App, HttpResponse};
 use crate::lock;
-use auth::{Checker, Credentials, Rules, Verdict};
+use auth::{Credentials, PasswordChecker, UserHash, Verdict};
 use file::{Config, Pem, Tls};
-use queue::Asker;
+use queue::ClientConnection;
 use tls::Material;
 
 pub(crate) use file::RateLimit;
 pub(crate) use limit::Bucket;
 pub(super) use tls::H2;
 
-/// The most that one file may hold.
-const FILE_BYTES: u64 = 512 << 10;
+/// The most bytes of one file.
+const MAX_FILE_BYTES: u64 = 512 << 10;
 
-/// Why a file with these bytes would be refused, in one line; nothing that it names is looked at.
-pub fn flaw(bytes: &[u8]) -> Option<String> {
+/// The error of a configuration file with this content, in one line. Files that it names are not read.
+pub fn parse_error(bytes: &[u8]) -> Option<String> {
     file::parse(bytes, Path::new("/")).err()
 }
 
-/// Whether an `Authorization` header names a user.
-pub fn names_a_user(header: &[u8]) -> bool {
+/// Whether an `Authorization` header holds Basic credentials.
+pub fn is_basic_auth(header: &[u8]) -> bool {
     Credentials::parse(header).is_some()
 }
 
-/// Stands before the pages: decides who may ask, and how.
-pub struct Guard {
+/// TLS, authentication, headers and the rate limit of the server, by the configuration file.
+pub struct WebConfig {
     path: PathBuf,
-    /// Whether connections are encrypted; fixed at the start, so that no change of the file takes it away.
-    encrypted: bool,
-    understood: Mutex<Option<Understood>>,
-    acceptor: Mutex<Option<Acceptor>>,
+    /// Whether connections use TLS; fixed at the start, so that no change of the file can turn it off.
+    is_tls: bool,
+    parsed: Mutex<Option<ParsedFile>>,
+    acceptor: Mutex<Option<CurrentTlsConfig>>,
     bucket: Mutex<Option<Bucket>>,
-    /// None before the seal.
-    checker: Option<Checker>,
-    /// What the log was last told of the file.
-    told: Mutex<Option<String>>,
+    /// None until [`Self::start_password_thread`].
+    checker: Option<PasswordChecker>,
+    /// The error of the file that was last logged.
+    logged_error: Mutex<Option<String>>,
 }
 
-/// The file's bytes and what they say.
-struct Understood {
+/// The file's bytes and the configuration parsed from them.
+struct ParsedFile {
     bytes: Vec<u8>,
     config: Result<Arc<Config>, String>,
 }
 
-/// What connections are accepted with, and what it was made of.
-struct Acceptor {
+/// The TLS configuration in use, and what it was created from.
+struct CurrentTlsConfig {
     tls: Tls,
     http2: bool,
     material: Material,
     config: Arc<ServerConfig>,
 }
 
-impl std::fmt::Debug for Guard {
+impl std::fmt::Debug for WebConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // All else is secret.
+        // Everything else is secret.
         f.debug_struct("Guard").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
-impl Guard {
-    /// Reads the file and all that it names. The error is one line, with the flag.
+impl WebConfig {
+    /// Reads the file and the files that it names. The error is one line and names the flag.
     pub fn new(path: &str) -> Result<Self, String> {
-        let mut guard = Self {
+        let mut web_config = Self {
             path: path.into(),
-            encrypted: false,
-            understood: Mutex::default(),
+            is_tls: false,
+            parsed: Mutex::default(),
             acceptor: Mutex::default(),
             bucket: Mutex::default(),
             checker: None,
-            told: Mutex::default(),
+            logged_error: Mutex::default(),
         };
-        let wrong = |reason| format!("--web.config.file={path}: {reason}");
-        let config = guard.config().map_err(wrong)?;
-        guard.encrypted = config.tls.is_some();
-        guard.acceptor().map_err(wrong)?;
-        let left_out = config.tls.as_ref().map(tls::left_out).unwrap_or_default();
-        if !left_out.is_empty() {
+        let error_in = |reason| format!("--web.config.file={path}: {reason}");
+        let config = web_config.config().map_err(error_in)?;
+        web_config.is_tls = config.tls.is_some();
+        web_config.current_tls_config().map_err(error_in)?;
+        let unsupported = config.tls.as_ref().map(tls::unsupported_settings).unwrap_or_default();
+        if !unsupported.is_empty() {
             tracing::warn!(
-                left_out = left_out.join(","),
-                "not supported, as too weak or unknown to the TLS library"
+                unsupported = unsupported.join(","),
+                "TLS settings ignored: too weak, or not supported by the TLS library"
             );
         }
-        Ok(guard)
+        Ok(web_config)
     }
 
-    /// The directories that hold the file and what it names: all of them are read again later. The kubelet swaps
-    /// files by a link beside them, hence whole directories; a link that leads elsewhere is followed.
-    pub fn directories(&self) -> Result<Vec<PathBuf>, String> {
+    /// The directories of the file and of the files that it names, which are read again after the seal. Whole directories,
+    /// because the kubelet replaces files by switching a symbolic link beside them; links are followed.
+    pub fn readable_directories(&self) -> Result<Vec<PathBuf>, String> {
         let config = self.config()?;
         let pems =
             config.tls.iter().flat_map(|tls| [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()]);
@@ -125,8 +125,8 @@ impl Guard {
             for directory in [file.parent(), target.parent()].into_iter().flatten() {
                 if directory == Path::new("/") {
                     return Err(format!(
-                        "--web.config.file: {} lies in /: put it into a folder of its own, since all of its folder \
-                         becomes readable for the exporter",
+                        "--web.config.file: {} lies in /: put it into a directory of its own, since the exporter may read \
+                         everything in that directory",
                         file.display()
                     ));
                 }
@@ -136,40 +136,40 @@ impl Guard {
         Ok(directories.into_iter().collect())
     }
 
-    /// Starts the thread that checks passwords: before the seal forbids threads, after it is inherited.
-    pub fn start(&mut self) -> std::io::Result<()> {
-        self.checker = Some(Checker::start()?);
+    /// Starts the thread that checks passwords: before the seal forbids new threads, after the layers that it inherits.
+    pub fn start_password_thread(&mut self) -> std::io::Result<()> {
+        self.checker = Some(PasswordChecker::start()?);
         Ok(())
     }
 
-    /// Whether connections are encrypted.
-    pub fn is_encrypted(&self) -> bool {
-        self.encrypted
+    /// Whether connections use TLS.
+    pub fn has_tls(&self) -> bool {
+        self.is_tls
     }
 
-    /// What the next connection is accepted with; none for plain HTTP. The log is told of an error.
-    pub(super) fn accept(&self) -> Result<Option<Arc<ServerConfig>>, String> {
-        let result = self.acceptor();
-        self.tell(result.as_ref().err());
+    /// The TLS configuration for the next connection; none for plain HTTP. Logs an error.
+    pub(super) fn tls_config(&self) -> Result<Option<Arc<ServerConfig>>, String> {
+        let result = self.current_tls_config();
+        self.log_change(result.as_ref().err());
         result
     }
 
-    /// Answers a request that may be answered, and sets the file's headers.
-    pub(super) async fn answer<B>(&self, app: &App, request: &Request<B>) -> Answer {
-        let Ok(config) = self.config().inspect_err(|error| self.tell(Some(error))) else {
+    /// Responds to a request if it is allowed, and adds the configured headers.
+    pub(super) async fn respond<B>(&self, app: &App, request: &Request<B>) -> HttpResponse {
+        let Ok(config) = self.config().inspect_err(|error| self.log_change(Some(error))) else {
             return routes::text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
         };
-        let mut answer = match self.refusal(&config, request).await {
+        let mut response = match self.refusal(&config, request).await {
             Some(refusal) => refusal,
-            None => app.answer(request).await,
+            None => app.respond(request).await,
         };
         for (name, value) in &config.headers {
-            answer.headers_mut().insert(name.clone(), value.clone());
+            response.headers_mut().insert(name.clone(), value.clone());
         }
-        answer
+        response
     }
 
-    async fn refusal<B>(&self, config: &Config, request: &Request<B>) -> Option<Answer> {
+    async fn refusal<B>(&self, config: &Config, request: &Request<B>) -> Option<HttpResponse> {
         if !self.within_limit(config) {
             return Some(routes::text(StatusCode::TOO_MANY_REQUESTS, "Too Many Requests"));
         }
@@ -178,25 +178,25 @@ impl Guard {
         let verdict = match (header.and_then(|value| Credentials::parse(value.as_bytes())), &self.checker) {
             (Some(credentials), Some(checker)) => {
                 let hash = config.users.get(&credentials.user).map(String::as_str);
-                let client = Asker::new(request.extensions().get::<Peer>().map(|peer| peer.0));
-                checker.check(credentials, Rules { hash, highest_cost }, client).await
+                let client = ClientConnection::new(request.extensions().get::<Peer>().map(|peer| peer.0));
+                checker.check(credentials, UserHash { hash, highest_cost }, client).await
             }
             _ => Verdict::Refused,
         };
         match verdict {
             Verdict::Passed => None,
             Verdict::Refused => {
-                let mut answer = routes::text(StatusCode::UNAUTHORIZED, "Unauthorized");
-                answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
-                Some(answer)
+                let mut response = routes::text(StatusCode::UNAUTHORIZED, "Unauthorized");
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
+                Some(response)
             }
             Verdict::Busy => {
-                let mut answer = routes::text(
+                let mut response = routes::text(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "Too many passwords wait to be checked, try again later.",
                 );
-                answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-                Some(answer)
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+                Some(response)
             }
         }
     }
@@ -211,80 +211,85 @@ impl Guard {
         }
     }
 
-    /// The file as it is now.
+    /// The configuration in the file as it is now.
     fn config(&self) -> Result<Arc<Config>, String> {
         let bytes = read(&self.path)?;
-        let mut understood = lock(&self.understood);
-        if let Some(understood) = understood.as_ref().filter(|understood| understood.bytes == bytes) {
-            return understood.config.clone();
+        let mut parsed = lock(&self.parsed);
+        if let Some(parsed) = parsed.as_ref().filter(|parsed| parsed.bytes == bytes) {
+            return parsed.config.clone();
         }
         let dir = self.path.parent().unwrap_or(Path::new(""));
         let config = file::parse(&bytes, dir).map(Arc::new);
-        understood.insert(Understood { bytes, config }).config.clone()
+        parsed.insert(ParsedFile { bytes, config }).config.clone()
     }
 
-    fn acceptor(&self) -> Result<Option<Arc<ServerConfig>>, String> {
+    fn current_tls_config(&self) -> Result<Option<Arc<ServerConfig>>, String> {
         let config = self.config()?;
-        let tls = match (&config.tls, self.encrypted) {
+        let tls = match (&config.tls, self.is_tls) {
             (None, false) => return Ok(None),
             (Some(tls), true) => tls,
-            _ => return Err("tls_server_config: TLS begins and ends with a restart only".into()),
+            _ => return Err("tls_server_config: turning TLS on or off needs a restart".into()),
         };
         let material = Material::read(tls, read)?;
         let mut acceptor = lock(&self.acceptor);
-        let same = |known: &&Acceptor| {
+        let same = |known: &&CurrentTlsConfig| {
             known.material == material && known.tls == *tls && known.http2 == config.http2
         };
         if let Some(known) = acceptor.as_ref().filter(same) {
             return Ok(Some(Arc::clone(&known.config)));
         }
-        let made = tls::server_config(tls, &material, config.http2)
+        let server_config = tls::server_config(tls, &material, config.http2)
             .map_err(|reason| format!("tls_server_config: {reason}"))?;
         if acceptor.is_some() {
-            tracing::info!("the certificates or their settings changed, and are in use");
+            tracing::info!("TLS configuration reloaded");
         }
-        let made =
-            acceptor.insert(Acceptor { tls: tls.clone(), http2: config.http2, material, config: made });
-        Ok(Some(Arc::clone(&made.config)))
+        let current = acceptor.insert(CurrentTlsConfig {
+            tls: tls.clone(),
+            http2: config.http2,
+            material,
+            config: server_config,
+        });
+        Ok(Some(Arc::clone(&current.config)))
     }
 
-    /// Logs an error once, and, when a connection can be accepted again, its end.
-    fn tell(&self, error: Option<&String>) {
-        let mut told = lock(&self.told);
-        if told.as_ref() == error {
+    /// Logs a new error once, and when it is gone.
+    fn log_change(&self, error: Option<&String>) {
+        let mut logged_error = lock(&self.logged_error);
+        if logged_error.as_ref() == error {
             return;
         }
         match error {
             Some(error) => {
-                tracing::error!(%error, file = %self.path.display(), "--web.config.file: everyone is refused");
+                tracing::error!(%error, file = %self.path.display(), "--web.config.file is invalid: every request is refused");
             }
-            None => tracing::info!(file = %self.path.display(), "--web.config.file is well again"),
+            None => tracing::info!(file = %self.path.display(), "--web.config.file is valid again"),
         }
-        *told = error.cloned();
+        *logged_error = error.cloned();
     }
 }
 
-/// A file's bytes; the error names it.
+/// The content of a file; the error names it.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let wrong = |error: std::io::Error| {
+    let error_in = |error: std::io::Error| {
         let hint = match error.kind() {
             std::io::ErrorKind::PermissionDenied => {
-                ": its owner and mode must let this user read it; and a folder that is named only now needs a restart"
+                ": its owner and mode must let this user read it; if its directory was not in use at the start, restart the exporter"
             }
             _ => "",
         };
         format!("{}: {error}{hint}", path.display())
     };
-    // A FIFO without a writer would hold up everything.
+    // Opening a FIFO without a writer would block.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path).map_err(wrong)?;
-    if !file.metadata().map_err(wrong)?.is_file() {
+    let file =
+        OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path).map_err(error_in)?;
+    if !file.metadata().map_err(error_in)?.is_file() {
         return Err(format!("{}: not a regular file", path.display()));
     }
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES + 1).read_to_end(&mut bytes).map_err(wrong)?;
-    match bytes.len() as u64 > FILE_BYTES {
-        true => Err(format!("{}: larger than {FILE_BYTES} bytes", path.display())),
-        false => Ok(bytes),
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(error_in)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(format!("{}: larger than {MAX_FILE_BYTES} bytes", path.display()));
     }
+    Ok(bytes)
 }

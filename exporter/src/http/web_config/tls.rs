@@ -1,4 +1,4 @@
-//! TLS by rustls, from the file's section.
+//! The rustls configuration of the section `tls_server_config`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use rustls::{
 
 use super::file::{ClientAuth, Pem, Tls, Version};
 
-/// What HTTP/2 and HTTP/1 are called in a handshake.
+/// The ALPN names of HTTP/2 and HTTP/1.1.
 pub(crate) const H2: &[u8] = b"h2";
 const HTTP_1: &[u8] = b"http/1.1";
 
-/// Suites that Go has and this program does not: their kind (CBC) is left out everywhere for its weaknesses.
-const CBC: &[&str] = &[
+/// CBC suites, which Go supports and rustls does not because of their weaknesses.
+const CBC_SUITES: &[&str] = &[
     "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
     "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
     "TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA",
     "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
 ];
 
-/// The bytes that a configuration is made of, as they were read.
+/// The PEM files of a configuration.
 #[derive(PartialEq, Eq)]
 pub(super) struct Material {
     cert: Vec<u8>,
@@ -37,7 +37,7 @@ pub(super) struct Material {
 }
 
 impl Material {
-    /// Reads the section's files.
+    /// Reads the files that the section names.
     pub(super) fn read(tls: &Tls, read: impl Fn(&Path) -> Result<Vec<u8>, String>) -> Result<Self, String> {
         let bytes = |name: &str, pem: &Pem| match pem {
             Pem::File(path) => read(path).map_err(|reason| format!("{name}_file: {reason}")),
@@ -51,7 +51,7 @@ impl Material {
     }
 }
 
-/// Makes what connections are accepted with.
+/// Creates the server configuration.
 pub(super) fn server_config(
     tls: &Tls,
     material: &Material,
@@ -70,15 +70,15 @@ pub(super) fn server_config(
     };
     let mut config = builder
         .with_single_cert(certificates, key)
-        .map_err(|error| format!("cert and key do not go together: {error}"))?;
+        .map_err(|error| format!("cert and key do not match: {error}"))?;
     config.ignore_client_order = tls.prefer_server_cipher_suites;
     config.alpn_protocols = if http2 { vec![H2.into(), HTTP_1.into()] } else { vec![HTTP_1.into()] };
     Ok(Arc::new(config))
 }
 
-/// What of a section is stricter here than it says; for the log.
-pub(super) fn left_out(tls: &Tls) -> Vec<String> {
-    let suites = tls.cipher_suites.iter().filter(|name| CBC.contains(&name.as_str()));
+/// Settings of a section that are not supported and ignored, for the log.
+pub(super) fn unsupported_settings(tls: &Tls) -> Vec<String> {
+    let suites = tls.cipher_suites.iter().filter(|name| CBC_SUITES.contains(&name.as_str()));
     let curves = tls.curves.iter().filter(|name| *name == "CurveP521");
     let versions = match tls.min_version {
         Version::Tls10 | Version::Tls11 => Some("versions below TLS12".to_owned()),
@@ -87,22 +87,22 @@ pub(super) fn left_out(tls: &Tls) -> Vec<String> {
     suites.chain(curves).cloned().chain(versions).collect()
 }
 
-/// The suites, groups and versions that the section allows.
+/// The cipher suites, key exchange groups and versions that the section allows.
 fn provider(tls: &Tls) -> Result<(CryptoProvider, Vec<&'static SupportedProtocolVersion>), String> {
     let mut provider = ring::default_provider();
     if !tls.cipher_suites.is_empty() {
         let known = provider.cipher_suites.clone();
         let find = |name: &str| {
-            // rustls names those of TLS 1.3 with their version.
+            // rustls has the version in the names of TLS 1.3 suites.
             known.iter().find(|suite| format!("{:?}", suite.suite()).replace("TLS13_", "TLS_") == name)
         };
-        // Suites of TLS 1.3 cannot be chosen, as in Go.
+        // TLS 1.3 suites are not configurable, as in Go.
         provider.cipher_suites.retain(|suite| suite.tls13().is_some());
         for name in &tls.cipher_suites {
             match find(name) {
                 Some(suite) if suite.tls13().is_none() => provider.cipher_suites.push(*suite),
                 Some(_) => {}
-                None if CBC.contains(&name.as_str()) => {}
+                None if CBC_SUITES.contains(&name.as_str()) => {}
                 None => {
                     let names = known.iter().filter(|suite| suite.tls13().is_none());
                     let names: Vec<_> = names.map(|suite| format!("{:?}", suite.suite())).collect();
@@ -138,10 +138,10 @@ fn provider(tls: &Tls) -> Result<(CryptoProvider, Vec<&'static SupportedProtocol
     if tls.min_version <= Version::Tls12 && has_suites {
         versions.push(&version::TLS12);
     }
-    match versions.is_empty() {
-        true => Err("cipher_suites: none of these is supported with max_version: TLS12".into()),
-        false => Ok((provider, versions)),
+    if versions.is_empty() {
+        return Err("cipher_suites: none of these is supported with max_version: TLS12".into());
     }
+    Ok((provider, versions))
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -180,10 +180,10 @@ fn client_certificates(
     }))
 }
 
-/// Go's policies on clients' certificates, and the names that they must have.
+/// Verifies client certificates as Go does, and their names.
 #[derive(Debug)]
 struct ClientCertificates {
-    /// None where any certificate will do.
+    /// None if any certificate is accepted.
     chain: Option<Arc<dyn ClientCertVerifier>>,
     mandatory: bool,
     sans: Option<Vec<String>>,
@@ -191,20 +191,20 @@ struct ClientCertificates {
 }
 
 impl ClientCertificates {
-    /// Whether one of the certificate's names is allowed, letter by letter.
-    fn is_named(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
+    /// Whether one of the certificate's names is allowed; the comparison is exact.
+    fn has_allowed_name(&self, certificate: &CertificateDer<'_>) -> Result<bool, Error> {
         let Some(sans) = &self.sans else { return Ok(true) };
         let certificate = webpki::EndEntityCert::try_from(certificate)
             .map_err(|_| Error::from(CertificateError::BadEncoding))?;
         let allowed = |name: &str| sans.iter().any(|san| san == name);
         let addresses = sans.iter().filter_map(|san| san.parse::<std::net::IpAddr>().ok());
-        let is_of = |address: std::net::IpAddr| {
+        let has_address = |address: std::net::IpAddr| {
             let name = ServerName::IpAddress(IpAddr::from(address));
             certificate.verify_is_valid_for_subject_name(&name).is_ok()
         };
         Ok(certificate.valid_dns_names().any(allowed)
             || certificate.valid_uri_names().any(allowed)
-            || addresses.into_iter().any(is_of))
+            || addresses.into_iter().any(has_address))
     }
 }
 
@@ -226,9 +226,10 @@ impl ClientCertVerifier for ClientCertificates {
         if let Some(chain) = &self.chain {
             chain.verify_client_cert(certificate, intermediates, now)?;
         }
-        match self.is_named(certificate)? {
-            true => Ok(ClientCertVerified::assertion()),
-            false => Err(CertificateError::ApplicationVerificationFailure.into()),
+        if self.has_allowed_name(certificate)? {
+            Ok(ClientCertVerified::assertion())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
         }
     }
 
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn suites_are_chosen_in_their_order_and_those_of_tls_1_3_stay() {
+    fn suites_are_used_in_the_given_order_and_tls_1_3_suites_are_kept() {
         let chosen = "cipher_suites: [TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, \
                       TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]";
         let (names, versions) = suites(chosen).unwrap();
@@ -286,12 +287,12 @@ mod tests {
             ["TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]
         );
         assert_eq!((names.len(), versions), (5, 2));
-        assert_eq!(left_out(&section(chosen)), ["TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA"]);
+        assert_eq!(unsupported_settings(&section(chosen)), ["TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA"]);
         assert!(suites("cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]").unwrap_err().contains("RC4"));
     }
 
     #[test]
-    fn a_version_without_a_suite_is_not_offered() {
+    fn a_version_without_a_suite_is_disabled() {
         assert_eq!(suites("cipher_suites: [TLS_AES_128_GCM_SHA256]").unwrap().1, 1);
         assert_eq!(suites("min_version: TLS13").unwrap().1, 1);
         assert_eq!(suites("min_version: TLS10").unwrap().1, 2);
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_chosen_in_their_order() {
+    fn groups_are_used_in_the_given_order() {
         let (provider, _) = provider(&section("curve_preferences: [CurveP384, X25519, CurveP521]")).unwrap();
         let names: Vec<_> = provider.kx_groups.iter().map(|group| format!("{:?}", group.name())).collect();
         assert_eq!(names, ["secp384r1", "X25519"]);
@@ -311,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_or_key_is_told() {
+    fn an_invalid_certificate_or_key_is_reported() {
         let tls = section("min_version: TLS13");
         let material = Material::read(&tls, |_| unreachable!()).unwrap();
         assert_eq!(server_config(&tls, &material, true).unwrap_err(), "cert: no certificate in PEM");

@@ -52,7 +52,7 @@ impl Zygote {
         uid: u32,
         used: &[usize],
         left_open: Stdio,
-        also: impl FnOnce(&mut Command),
+        extra_syscalls: impl FnOnce(&mut Command),
     ) -> Self {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap();
         let ((orders_read, orders_write), (reports_read, reports_write)) = (pipe(), pipe());
@@ -77,7 +77,7 @@ impl Zygote {
             .stdin(orders_read)
             .stdout(reports_write)
             .stderr(left_open);
-        also(&mut command);
+        extra_syscalls(&mut command);
         let classes: Vec<_> = used.iter().filter_map(|slot| keyhole_policy::pipes::class(*slot)).collect();
         let asked = TABLE.iter().filter(|row| classes.contains(&row.class));
         command.args(asked.map(|row| format!("--query={}", row.query as i32)));

@@ -152,11 +152,12 @@ fn reported_by_readers(what: &str) -> Vec<(Class, String)> {
     Class::ALL
         .map(|class| {
             let (fixture, slot) = (Fixture::new(BROKER_UID), slot(class));
-            let also = |command: &mut Command| {
+            let extra_syscalls = |command: &mut Command| {
                 command.env("KEYHOLE_ACT", what).env("KEYHOLE_IN", Process::Reader(class).name());
             };
             let slots: Vec<_> = Class::ALL.map(self::slot).into();
-            let mut zygote = Zygote::start(&programs, &fixture, BROKER_UID, &slots, Stdio::null(), also);
+            let mut zygote =
+                Zygote::start(&programs, &fixture, BROKER_UID, &slots, Stdio::null(), extra_syscalls);
             order(&mut zygote, slot);
             assert_eq!(zygote.next_end().unwrap(), (slot, 0));
             let reported = zygote.answers(slot).rest();
@@ -251,7 +252,7 @@ fn with_hostile_zygote(programs: &Programs, act: &str) {
     let pid = broker.pid();
     // Readers that never come are logged, and are not a reason to end.
     let serves = wait_for("a start", || {
-        let serves = fixture.log().contains("no reader was ready in time");
+        let serves = fixture.log().contains("the reader was not ready in time");
         (serves || broker.child.try_wait().unwrap().is_some()).then_some(serves)
     });
     assert!(peak_kib(pid) < BROKER_KIB, "{act}: {} KiB", peak_kib(pid));

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::exposition::Kind;
 
-/// A family as a file gives it.
+/// A family of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Parsed {
     pub(super) name: String,
@@ -101,7 +101,7 @@ impl Families {
         let text = String::from_utf8_lossy(line);
         let line = skip_blanks(&text);
         match line.strip_prefix('#') {
-            // Comments and help texts are for people, in whatever encoding.
+            // Comments and help texts are for people, in any encoding.
             Some(comment) => Ok(self.comment(comment)?),
             None if line.is_empty() => Ok(()),
             // Made valid, it is another text.
@@ -271,9 +271,10 @@ fn labels(text: &str, takes_metric: bool) -> Result<(Read<'_>, &str), String> {
     loop {
         if let Some(rest) = rest.strip_prefix('}') {
             read.labels.sort_unstable();
-            return match read.labels.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b)) {
-                true => Err("a label stands twice".into()),
-                false => Ok((read, rest)),
+            return if read.labels.windows(2).any(|pair| matches!(pair, [(a, _), (b, _)] if a == b)) {
+                Err("a label stands twice".into())
+            } else {
+                Ok((read, rest))
             };
         }
         let (label, after) = match rest.strip_prefix('"') {

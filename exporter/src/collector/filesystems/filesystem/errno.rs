@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-/// What statfs and the file systems below it give. Numbers are the same on x86_64 and aarch64.
+/// What statfs and the file systems below it return. Numbers are the same on x86_64 and aarch64.
 #[rustfmt::skip]
 const TEXTS: [(u32, &str); 34] = [
     (1,   "operation not permitted"),

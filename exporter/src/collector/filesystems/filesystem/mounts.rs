@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use crate::text;
 
-/// A file system's number, as mountinfo has it: that of its superblock. What stat(2) gives is another one on btrfs.
+/// A file system's number, as mountinfo has it: that of its superblock. stat(2) returns another one on btrfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct DeviceNumber {
     pub(super) major: u64,
@@ -67,7 +67,7 @@ fn has(options: &[u8], option: &[u8]) -> bool {
 
 /// Mounts by what they are mounted on, to find the one that a path lies on.
 ///
-/// The order of the lines does not tell: a mount that was moved, as an initramfs does with `/run`, keeps its place
+/// The order of the lines does not show it: a mount that was moved, as an initramfs does with `/run`, keeps its place
 /// before the root that it lies on now. So the path is walked as the kernel walks it, from the root down.
 #[derive(Debug)]
 pub(super) struct Tree<'m, 'a> {

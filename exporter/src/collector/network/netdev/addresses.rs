@@ -2,13 +2,14 @@
 //!
 //! <https://man7.org/linux/man-pages/man5/proc_net.5.html>
 //!
-//! IPv4 addresses are left out: the kernel tells which device has which by netlink alone. `fib_trie` knows the host's
+//! IPv4 addresses are left out: only netlink says which device has which. `fib_trie` knows the host's
 //! addresses without their devices, and to guess these from routes fails where two devices share a network.
 
 use std::net::Ipv6Addr;
 
 use crate::collector::Context;
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::options::Filter;
 use crate::text;
 
 const PATH: &str = "proc/1/net/if_inet6";
@@ -18,17 +19,17 @@ pub(super) const INFO: Family = Family {
     help: "IPv6 address of the device, with the length of its network's prefix; always 1.",
     kind: Kind::Gauge,
     labels: &["address", "device", "netmask", "scope"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 
-pub(super) fn collect(context: &Context<'_>, wanted: &dyn Fn(&[u8]) -> bool, out: &mut Exposition) {
+pub(super) fn collect(context: &Context<'_>, devices: &Filter, out: &mut Exposition) {
     // Missing where IPv6 is off.
     for line in context.snapshot.text(PATH).into_iter().flat_map(text::lines) {
         let Some((address, prefix, device)) = parse(line) else {
             out.skip(|| format!("{PATH}: a line that is no address"));
             continue;
         };
-        if wanted(device) {
+        if devices.passes(device) {
             let labels = [address.to_string(), prefix.to_string()];
             out.add(
                 &INFO,

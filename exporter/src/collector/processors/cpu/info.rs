@@ -2,35 +2,35 @@
 //!
 //! <https://man7.org/linux/man-pages/man5/proc_cpuinfo.5.html>
 //!
-//! Each architecture writes a form of its own, which is told by the text alone: a capture may come from another machine.
-//! Which of a form's keys are given, and as what, is as in node_exporter.
+//! Each architecture has a format of its own, which is recognised by the text alone: a capture may come from another machine.
+//! Which keys of a format are emitted, and under which labels, is as in node_exporter.
 
 use keyhole_proto::v1::Query;
 
 use super::{CollectError, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind, Options};
+use crate::collector::processors::cpufreq;
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::go_regex::GoRegex;
+use crate::options::{Options, TypedFlag};
 use crate::text;
 
 const PATH: &str = "proc/cpuinfo";
 
-pub(super) const SWITCH: Flag = Flag {
-    name: "collector.cpu.info",
-    kind: FlagKind::Switch(false),
-    help: "Give each CPU's model and frequency, as cpuinfo has them.",
-};
-pub(super) const FLAGS: Flag = Flag {
-    name: "collector.cpu.info.flags-include",
-    kind: FlagKind::Regexp(""),
-    help: "Features of CPUs to give, as a regular expression; implies --collector.cpu.info.",
-};
-pub(super) const BUGS: Flag = Flag {
-    name: "collector.cpu.info.bugs-include",
-    kind: FlagKind::Regexp(""),
-    help: "Bugs of CPUs to give, as a regular expression; implies --collector.cpu.info.",
-};
-/// The frequencies come with the collector of frequencies, as in node_exporter.
-const CPUFREQ_SWITCH: &str = "collector.cpufreq";
+pub(super) const SWITCH: TypedFlag<bool> = TypedFlag::switch(
+    "collector.cpu.info",
+    false,
+    "Report the model and frequency of each CPU, from /proc/cpuinfo.",
+);
+pub(super) const FLAGS: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.cpu.info.flags-include",
+    "",
+    "CPU features to include; implies --collector.cpu.info.",
+);
+pub(super) const BUGS: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
+    "collector.cpu.info.bugs-include",
+    "",
+    "CPU bugs to include; implies --collector.cpu.info.",
+);
 
 pub(super) const INFO: Family = Family {
     name: "node_cpu_info",
@@ -48,7 +48,7 @@ pub(super) const INFO: Family = Family {
         "stepping",
         "vendor",
     ],
-    source: PATH,
+    source: Source::File(PATH),
 };
 /// Where this CPU runs at, from here and from the cpufreq collector.
 pub const FREQUENCY: Family = Family {
@@ -126,7 +126,7 @@ impl Form {
 }
 
 impl<'a> Cpu<'a> {
-    /// Where the value of a key belongs; none for a key that is not given.
+    /// The field for the value of a key; none for a key that is not emitted.
     fn field(&mut self, form: Form, key: &[u8]) -> Option<&mut &'a [u8]> {
         Some(match (form, key) {
             (Form::X86, b"vendor" | b"vendor_id") => &mut self.vendor,
@@ -171,21 +171,45 @@ fn keys(cpuinfo: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// What cpuinfo says, as far as the flags ask for it.
+/// What the flags ask for of cpuinfo.
+#[derive(Debug)]
+pub(super) struct InfoOptions {
+    models: bool,
+    /// The frequencies come with the collector of frequencies, as in node_exporter.
+    frequencies: bool,
+    flags: Option<GoRegex>,
+    bugs: Option<GoRegex>,
+}
+
+impl InfoOptions {
+    pub(super) fn new(options: &Options) -> Self {
+        Self {
+            models: SWITCH.get(options),
+            frequencies: cpufreq::COLLECTOR.is_enabled(options),
+            flags: FLAGS.get(options),
+            bugs: BUGS.get(options),
+        }
+    }
+
+    /// Whether cpuinfo is needed. An expression implies the switch.
+    pub(super) fn needs_cpuinfo(&self) -> bool {
+        self.models || self.flags.is_some() || self.bugs.is_some()
+    }
+}
+
+/// What cpuinfo contains, as far as the flags ask for it.
 pub(super) struct Described<'a> {
     cpus: Vec<Cpu<'a>>,
-    options: &'a Options,
+    options: &'a InfoOptions,
 }
 
 /// Reads what the flags ask for; where they ask for something, it is a failure to have nothing.
 pub(super) fn read<'a>(
+    options: &'a InfoOptions,
     context: &Context<'a>,
     out: &mut Exposition,
 ) -> (Described<'a>, Result<(), CollectError>) {
-    let options = context.options;
-    let is_asked =
-        options.switch(SWITCH.name) || [FLAGS, BUGS].iter().any(|flag| options.regexp(flag.name).is_some());
-    let cpus = if is_asked { cpus(context, out) } else { Ok(Vec::new()) };
+    let cpus = if options.needs_cpuinfo() { cpus(context, out) } else { Ok(Vec::new()) };
     let (cpus, result) = match cpus {
         Ok(cpus) => (cpus, Ok(())),
         Err(error) => (Vec::new(), Err(error)),
@@ -229,7 +253,7 @@ impl Described<'_> {
             cpu.vendor,
         ];
         out.add(&INFO, &labels, true);
-        if self.options.switch(CPUFREQ_SWITCH) && !cpu.mhz.is_empty() {
+        if self.options.frequencies && !cpu.mhz.is_empty() {
             match cpu.mhz() {
                 Some(mhz) => out.add(&FREQUENCY, &[cpu.core, cpu.number, cpu.package], mhz * 1e6),
                 None => out.skip(|| format!("{PATH}: cpu MHz: {}", cpu.mhz.escape_ascii())),
@@ -240,8 +264,9 @@ impl Described<'_> {
     /// Adds the features and bugs of the first, each an item of its own.
     pub(super) fn add_flags(&self, out: &mut Exposition) {
         let Some(first) = self.cpus.first() else { return };
-        for (flag, family, words) in [(FLAGS, &FLAG_INFO, first.flags), (BUGS, &BUG_INFO, first.bugs)] {
-            let Some(include) = self.options.regexp(flag.name) else { continue };
+        let InfoOptions { flags, bugs, .. } = self.options;
+        for (include, family, words) in [(flags, &FLAG_INFO, first.flags), (bugs, &BUG_INFO, first.bugs)] {
+            let Some(include) = include else { continue };
             for word in text::fields(words).filter(|word| include.is_match(word)) {
                 out.item();
                 out.add(family, &[word], true);
@@ -569,7 +594,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_survived(
+        fn any_bytes_are_accepted(
             bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100),
             texty in "((processor|Processor|BogoMIPS|vendor_id|cpu number|system type|cpu|flags|bugs|cpu MHz|model)\t: [0-9a-z. ]{0,5}\n|processor [0-9]:\n){0,6}",
         ) {

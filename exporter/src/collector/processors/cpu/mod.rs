@@ -1,4 +1,4 @@
-//! CPUs: how they spent their time, from `proc/stat`; what they are and how they fare, from sysfs and `proc/cpuinfo`.
+//! CPUs: how they spent their time, from `proc/stat`; what they are and which state they are in, from sysfs and `proc/cpuinfo`.
 //!
 //! <https://docs.kernel.org/filesystems/proc.html#miscellaneous-kernel-statistics-in-proc-stat>
 
@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 
 use keyhole_proto::v1::Query;
 
-use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind};
-use crate::options::{Flag, FlagKind};
+use crate::collector::{Collect, CollectError, Collector, Context};
+use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::options::{Options, TypedFlag};
 use crate::text;
 
 pub use info::FREQUENCY;
@@ -19,43 +19,40 @@ pub use info::FREQUENCY;
 pub const COLLECTOR: Collector = Collector {
     name: "cpu",
     default: true,
-    help: "Time that each CPU spent in each mode; throttling, isolation and, if asked for, its model.",
+    help: "Time that each CPU spent in each mode; throttling, isolation and, with --collector.cpu.info, its model.",
     queries: &[Query::Stat],
     optional: &[Query::Cpu, Query::Cpuinfo],
-    flags: &[
-        Flag {
-            name: GUEST_FLAG,
-            kind: FlagKind::Switch(true),
-            help: "Give the time spent for guests apart as well.",
-        },
-        info::SWITCH,
-        info::BUGS,
-        info::FLAGS,
-    ],
-    families: &[
-        SECONDS,
-        GUEST_SECONDS,
-        info::INFO,
-        info::FREQUENCY,
-        info::FLAG_INFO,
-        info::BUG_INFO,
-        topology::CORE_THROTTLES,
-        topology::PACKAGE_THROTTLES,
-        topology::ISOLATED,
-        topology::ONLINE,
-    ],
-    collect,
+    flags: &[GUEST_FLAG.row, info::SWITCH.row, info::BUGS.row, info::FLAGS.row],
+    families: || {
+        vec![
+            SECONDS,
+            GUEST_SECONDS,
+            info::INFO,
+            info::FREQUENCY,
+            info::FLAG_INFO,
+            info::BUG_INFO,
+            topology::CORE_THROTTLES,
+            topology::PACKAGE_THROTTLES,
+            topology::ISOLATED,
+            topology::ONLINE,
+        ]
+    },
+    new: |options| Ok(Box::new(Cpu::new(options))),
 };
 
 const PATH: &str = "proc/stat";
-const GUEST_FLAG: &str = "collector.cpu.guest";
+const GUEST_FLAG: TypedFlag<bool> = TypedFlag::switch(
+    "collector.cpu.guest",
+    true,
+    "Also report the time spent in guests separately (node_cpu_guest_seconds_total).",
+);
 
 const SECONDS: Family = Family {
     name: "node_cpu_seconds_total",
     help: "Time that this CPU has spent in this mode.",
     kind: Kind::Counter,
     labels: &["cpu", "mode"],
-    source: PATH,
+    source: Source::File(PATH),
 };
 const GUEST_SECONDS: Family = Family {
     name: "node_cpu_guest_seconds_total",
@@ -80,38 +77,58 @@ const COLUMNS: &[(&[u8], &Family)] = &[
 /// The ticks of a second in what the kernel shows to user space (USER_HZ), on every architecture that this is built for.
 const TICKS: f64 = 100.0;
 
-fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let (described, info) = info::read(context, out);
-    let mut about = BTreeMap::<Vec<u8>, About>::new();
-    for (at, number) in described.numbers().enumerate() {
-        about.entry(number.to_vec()).or_default().described.push(at);
+/// The values of the flags.
+#[derive(Debug)]
+struct Cpu {
+    /// Whether the time spent for guests is given.
+    guests: bool,
+    info: info::InfoOptions,
+}
+
+impl Cpu {
+    fn new(options: &Options) -> Self {
+        Self { guests: GUEST_FLAG.get(options), info: info::InfoOptions::new(options) }
     }
-    for (number, is_online) in topology::online(context.snapshot, out) {
-        about.entry(number).or_default().is_online = Some(is_online);
-    }
-    for number in topology::isolated(context.snapshot, out) {
-        about.entry(number.to_string().into_bytes()).or_default().is_isolated = true;
-    }
-    let add = |number: &[u8], about: &About, out: &mut Exposition| {
-        about.described.iter().for_each(|at| described.add(*at, out));
-        if let Some(is_online) = about.is_online {
-            out.add(&topology::ONLINE, &[number], is_online);
+}
+
+impl Collect for Cpu {
+    fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
+        let (described, info) = info::read(&self.info, context, out);
+        let mut about = BTreeMap::<Vec<u8>, About>::new();
+        for (at, number) in described.numbers().enumerate() {
+            about.entry(number.to_vec()).or_default().described.push(at);
         }
-        if about.is_isolated {
-            out.add(&topology::ISOLATED, &[number], true);
+        for (number, is_online) in topology::online(context.snapshot, out) {
+            about.entry(number).or_default().is_online = Some(is_online);
         }
-    };
-    let result = times(context, out, |number, out| {
-        about.remove(number).iter().for_each(|about| add(number, about, out));
-    });
-    // What sysfs and cpuinfo tell is given even where there are no times, as of a CPU that is offline.
-    for (number, about) in &about {
-        out.item();
-        add(number, about, out);
+        for number in topology::isolated(context.snapshot, out) {
+            about.entry(number.to_string().into_bytes()).or_default().is_isolated = true;
+        }
+        let add = |number: &[u8], about: &About, out: &mut Exposition| {
+            about.described.iter().for_each(|at| described.add(*at, out));
+            if let Some(is_online) = about.is_online {
+                out.add(&topology::ONLINE, &[number], is_online);
+            }
+            if about.is_isolated {
+                out.add(&topology::ISOLATED, &[number], true);
+            }
+        };
+        let result = times(context, self.guests, out, |number, out| {
+            about.remove(number).iter().for_each(|about| add(number, about, out));
+        });
+        // A CPU that is offline has no times, but samples from sysfs and cpuinfo.
+        for (number, about) in &about {
+            out.item();
+            add(number, about, out);
+        }
+        topology::throttles(context.snapshot, out);
+        described.add_flags(out);
+        result.and(info)
     }
-    topology::throttles(context.snapshot, out);
-    described.add_flags(out);
-    result.and(info)
+
+    fn wants(&self, query: Query) -> bool {
+        query != Query::Cpuinfo || self.info.needs_cpuinfo()
+    }
 }
 
 /// What is known of a CPU besides its times. All of it is one item, so that a limit leaves CPUs whole.
@@ -126,10 +143,10 @@ struct About {
 /// Adds each CPU's times, and has `rest` add what else is known of it.
 fn times(
     context: &Context<'_>,
+    guests: bool,
     out: &mut Exposition,
     mut rest: impl FnMut(&[u8], &mut Exposition),
 ) -> Result<(), CollectError> {
-    let guests = context.options.switch(GUEST_FLAG);
     let mut any = false;
     for line in text::lines(context.require(PATH)?) {
         let mut fields = text::fields(line);
@@ -153,7 +170,7 @@ fn times(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{collect, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
     fn each_cpu_is_given_by_its_own_number_and_their_sum_is_not() {
@@ -232,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(&COLLECTOR, &[PATH]);
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(&COLLECTOR, &[PATH]);
     }
 }

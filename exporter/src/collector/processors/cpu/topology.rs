@@ -1,10 +1,10 @@
-//! How CPUs fare: throttled, isolated, online, from `sys/devices/system/cpu/`.
+//! Whether CPUs are throttled, isolated or online, from `sys/devices/system/cpu/`.
 //!
 //! <https://docs.kernel.org/admin-guide/cputopology.html>
 
 use std::collections::BTreeSet;
 
-use crate::exposition::{Exposition, Family, Kind};
+use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::snapshot::{Dir, Snapshot};
 use crate::text;
 
@@ -15,13 +15,19 @@ pub(super) const CORE_THROTTLES: Family = Family {
     help: "Times that this core was slowed down because it was too hot.",
     kind: Kind::Counter,
     labels: &["core", "package"],
-    source: "sys/devices/system/cpu/cpu<N>/thermal_throttle/core_throttle_count",
+    source: Source::Files(&[
+        "sys/devices/system/cpu/cpu#/thermal_throttle/core_throttle_count",
+        "sys/devices/system/cpu/cpu#/topology/{core_id,physical_package_id}",
+    ]),
 };
 pub(super) const PACKAGE_THROTTLES: Family = Family {
     name: "node_cpu_package_throttles_total",
     help: "Times that this package was slowed down because it was too hot.",
     labels: &["package"],
-    source: "sys/devices/system/cpu/cpu<N>/thermal_throttle/package_throttle_count",
+    source: Source::Files(&[
+        "sys/devices/system/cpu/cpu#/thermal_throttle/package_throttle_count",
+        "sys/devices/system/cpu/cpu#/topology/physical_package_id",
+    ]),
     ..CORE_THROTTLES
 };
 pub(super) const ISOLATED: Family = Family {
@@ -29,12 +35,12 @@ pub(super) const ISOLATED: Family = Family {
     help: "A CPU that the scheduler leaves alone; always 1.",
     kind: Kind::Gauge,
     labels: &["cpu"],
-    source: "sys/devices/system/cpu/isolated",
+    source: Source::File("sys/devices/system/cpu/isolated"),
 };
 pub(super) const ONLINE: Family = Family {
     name: "node_cpu_online",
     help: "Whether this CPU is online.",
-    source: "sys/devices/system/cpu/cpu<N>/online",
+    source: Source::Files(&["sys/devices/system/cpu/cpu#/online", "sys/devices/system/cpu/online"]),
     ..ISOLATED
 };
 
@@ -52,12 +58,12 @@ pub(super) fn isolated(snapshot: &Snapshot, out: &mut Exposition) -> Vec<u64> {
 }
 
 /// Adds how often each core and each package was slowed down, each an item of its own. The CPUs of a core, and of a package,
-/// all tell of the same: the first that does is taken.
+/// all have the same counter: the first one found is used.
 pub(super) fn throttles(snapshot: &Snapshot, out: &mut Exposition) {
     let cpus = &snapshot.dir(CPUS);
     let (mut packages, mut cores) = (BTreeSet::new(), BTreeSet::new());
     for (_, dir) in numbered(cpus) {
-        // Some firmware does not number packages: the kernel says -1.
+        // Some firmware does not number packages: the kernel writes -1.
         let Some(package) = number(&dir, "topology/physical_package_id") else { continue };
         if !packages.contains(package)
             && let Some(count) = count(&dir, "thermal_throttle/package_throttle_count", out)
@@ -78,7 +84,7 @@ pub(super) fn throttles(snapshot: &Snapshot, out: &mut Exposition) {
 }
 
 /// Which CPUs are online. One that cannot go offline (the first one of x86) has no file of its own. Where none has, CPUs do
-/// not come and go, and there is nothing to tell.
+/// not come and go, and nothing is emitted.
 pub(super) fn online(snapshot: &Snapshot, out: &mut Exposition) -> Vec<(Vec<u8>, bool)> {
     let cpus = &snapshot.dir(CPUS);
     let mut known = Vec::new();
@@ -126,7 +132,7 @@ fn count(dir: &Dir<'_>, file: &str, out: &mut Exposition) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::super::COLLECTOR;
-    use crate::collector::testing::{collect_snapshot, own, survives};
+    use crate::collector::testing::{accepts_any_bytes, collect_snapshot, own};
     use crate::snapshot::{Content, Snapshot};
 
     /// The samples that come from `files` below the CPUs' directory; a file of `!` cannot be read.
@@ -243,8 +249,8 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_survived() {
-        survives(
+    fn any_bytes_are_accepted() {
+        accepts_any_bytes(
             &COLLECTOR,
             &[
                 "sys/devices/system/cpu/isolated",

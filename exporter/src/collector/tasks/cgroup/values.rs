@@ -4,7 +4,7 @@
 //!
 //! Numbers are those of the cgroup with everything below it.
 
-use crate::exposition::{Family, Kind};
+use crate::exposition::{Family, Kind, Source};
 
 /// A value of a cgroup: one row.
 pub(super) struct Value {
@@ -36,6 +36,9 @@ const AS_IT_IS: f64 = 1.0;
 /// In a second.
 const MICROSECONDS: f64 = 1e6;
 
+/// The directory of a cgroup; those of daemons lie in one of these.
+const CGROUP: &str = "sys/fs/cgroup/*";
+
 /// Every value but I/O, by file.
 #[rustfmt::skip]
 pub(super) const VALUES: [Value; 26] = [
@@ -51,20 +54,20 @@ pub(super) const VALUES: [Value; 26] = [
     value("io.pressure",         Total("full"),           MICROSECONDS, "keyhole_cgroup_pressure_io_stalled_seconds_total",     Kind::Counter, "Time that no task of the cgroup could run because all waited for I/O."),
     value("memory.current",      Alone,                   AS_IT_IS,     "keyhole_cgroup_memory_current_bytes",                  Kind::Gauge,   "Memory that the cgroup is charged for, caches included."),
     value("memory.events",       After("oom"),            AS_IT_IS,     "keyhole_cgroup_memory_oom_events_total",               Kind::Counter, "Times that the cgroup was at its memory limit and an allocation was about to fail."),
-    value("memory.events",       After("oom_kill"),       AS_IT_IS,     "keyhole_cgroup_memory_oom_kills_total",                Kind::Counter, "Processes of the cgroup that the kernel killed for want of memory."),
-    value("memory.high",         Alone,                   AS_IT_IS,     "keyhole_cgroup_memory_high_bytes",                     Kind::Gauge,   "Memory above which the cgroup is slowed down; absent when there is no such bound."),
-    value("memory.max",          Alone,                   AS_IT_IS,     "keyhole_cgroup_memory_max_bytes",                      Kind::Gauge,   "The most memory that the cgroup may have; absent when there is no such bound."),
+    value("memory.events",       After("oom_kill"),       AS_IT_IS,     "keyhole_cgroup_memory_oom_kills_total",                Kind::Counter, "Processes of the cgroup that the kernel killed because memory ran out."),
+    value("memory.high",         Alone,                   AS_IT_IS,     "keyhole_cgroup_memory_high_bytes",                     Kind::Gauge,   "Memory above which the cgroup is throttled; absent if there is no limit."),
+    value("memory.max",          Alone,                   AS_IT_IS,     "keyhole_cgroup_memory_max_bytes",                      Kind::Gauge,   "The most memory that the cgroup may have; absent if there is no limit."),
     value("memory.peak",         Alone,                   AS_IT_IS,     "keyhole_cgroup_memory_peak_bytes",                     Kind::Gauge,   "The most memory that the cgroup has been charged for."),
     value("memory.pressure",     Total("some"),           MICROSECONDS, "keyhole_cgroup_pressure_memory_waiting_seconds_total", Kind::Counter, "Time that at least one task of the cgroup waited for memory."),
     value("memory.pressure",     Total("full"),           MICROSECONDS, "keyhole_cgroup_pressure_memory_stalled_seconds_total", Kind::Counter, "Time that no task of the cgroup could run because all waited for memory."),
     value("memory.stat",         After("anon"),           AS_IT_IS,     "keyhole_cgroup_memory_anon_bytes",                     Kind::Gauge,   "Memory of the cgroup that no file backs."),
     value("memory.stat",         After("file"),           AS_IT_IS,     "keyhole_cgroup_memory_file_bytes",                     Kind::Gauge,   "File contents that the cgroup has in memory, shared memory included."),
-    value("memory.stat",         After("inactive_file"),  AS_IT_IS,     "keyhole_cgroup_memory_inactive_file_bytes",            Kind::Gauge,   "File contents that the cgroup has not used of late; what it has beyond them is its working set."),
+    value("memory.stat",         After("inactive_file"),  AS_IT_IS,     "keyhole_cgroup_memory_inactive_file_bytes",            Kind::Gauge,   "File contents that the cgroup has not used recently; what it has beyond them is its working set."),
     value("memory.stat",         After("kernel"),         AS_IT_IS,     "keyhole_cgroup_memory_kernel_bytes",                   Kind::Gauge,   "Memory that the kernel uses for the cgroup."),
     value("memory.swap.current", Alone,                   AS_IT_IS,     "keyhole_cgroup_memory_swap_current_bytes",             Kind::Gauge,   "Swap space that the cgroup uses."),
-    value("memory.swap.max",     Alone,                   AS_IT_IS,     "keyhole_cgroup_memory_swap_max_bytes",                 Kind::Gauge,   "The most swap space that the cgroup may use; absent when there is no such bound."),
+    value("memory.swap.max",     Alone,                   AS_IT_IS,     "keyhole_cgroup_memory_swap_max_bytes",                 Kind::Gauge,   "The most swap space that the cgroup may use; absent if there is no limit."),
     value("pids.current",        Alone,                   AS_IT_IS,     "keyhole_cgroup_pids_current",                          Kind::Gauge,   "Processes and threads in the cgroup."),
-    value("pids.max",            Alone,                   AS_IT_IS,     "keyhole_cgroup_pids_max",                              Kind::Gauge,   "The most processes and threads that the cgroup may have; absent when there is no such bound."),
+    value("pids.max",            Alone,                   AS_IT_IS,     "keyhole_cgroup_pids_max",                              Kind::Gauge,   "The most processes and threads that the cgroup may have; absent if there is no limit."),
 ];
 
 const fn value(
@@ -75,7 +78,7 @@ const fn value(
     kind: Kind,
     help: &'static str,
 ) -> Value {
-    let family = Family { name, help, kind, labels: &["cgroup"], source: "sys/fs/cgroup/<cgroup>" };
+    let family = Family { name, help, kind, labels: &["cgroup"], source: Source::FileIn(CGROUP, file) };
     Value { file, place, divisor, family }
 }
 
@@ -92,6 +95,6 @@ pub(super) const IO: [Io; 4] = [
 ];
 
 const fn io(name: &'static str, help: &'static str) -> Family {
-    let source = "sys/fs/cgroup/<cgroup>/io.stat, proc/diskstats";
-    Family { name, help, kind: Kind::Counter, labels: &["cgroup", "device"], source }
+    let source = Source::Files(&["sys/fs/cgroup/*/io.stat", "proc/diskstats"]);
+    Family::counter(name, help, &["cgroup", "device"], source)
 }

@@ -1,4 +1,4 @@
-//! One process as two files tell of it, and the living processes of a group summed up.
+//! One process, parsed from two files, and the sums of the living processes of a group.
 //!
 //! <https://man7.org/linux/man-pages/man5/proc_pid_status.5.html>
 
@@ -17,18 +17,18 @@ pub(super) struct Process<'a> {
     pub(super) voluntary_switches: Option<u64>,
     pub(super) nonvoluntary_switches: Option<u64>,
     /// In bytes.
-    pub(super) resident: Reading,
-    pub(super) descriptors: Reading,
+    pub(super) resident: Measured,
+    pub(super) descriptors: Measured,
 }
 
-/// A number that another file gives of a process.
+/// A number of a process from another file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(super) enum Measured {
     /// The file was not there any more.
-    Gone,
+    Absent,
     /// It could not be read.
     Unknown,
-    Is(u64),
+    Value(u64),
 }
 
 impl<'a> Process<'a> {
@@ -38,26 +38,26 @@ impl<'a> Process<'a> {
             stat,
             voluntary_switches: None,
             nonvoluntary_switches: None,
-            resident: Reading::Gone,
-            descriptors: Reading::Gone,
+            resident: Measured::Absent,
+            descriptors: Measured::Absent,
         }
     }
 
     /// `proc/<pid>/status`.
     pub(super) fn read_status(&mut self, status: &Content) {
         let Content::Bytes { bytes, truncated: false } = status else {
-            self.resident = Reading::Unknown;
+            self.resident = Measured::Unknown;
             return;
         };
         // The kernel's own threads, and what is left of a process that ended, have no memory and no such line.
-        self.resident = Reading::Is(0);
+        self.resident = Measured::Value(0);
         for line in text::lines(bytes) {
             let Some((key, value)) = text::split_first(line, b':') else { continue };
             let number = text::fields(value).next().and_then(text::unsigned);
             match key {
                 b"VmRSS" => {
-                    let bytes = number.map(|kib| Reading::Is(kib.saturating_mul(1024)));
-                    self.resident = bytes.unwrap_or(Reading::Unknown);
+                    let bytes = number.map(|kib| Measured::Value(kib.saturating_mul(1024)));
+                    self.resident = bytes.unwrap_or(Measured::Unknown);
                 }
                 b"voluntary_ctxt_switches" => self.voluntary_switches = number,
                 b"nonvoluntary_ctxt_switches" => self.nonvoluntary_switches = number,
@@ -105,10 +105,10 @@ impl Living {
         if let Some(count) = self.states.get_mut(named.unwrap_or(STATE_NAMES.len() - 1)) {
             *count += 1;
         }
-        let add = |sum: Option<u64>, reading: &Reading| match reading {
-            Reading::Gone => sum,
-            Reading::Unknown => None,
-            Reading::Is(number) => Some(sum?.saturating_add(*number)),
+        let add = |sum: Option<u64>, reading: &Measured| match reading {
+            Measured::Absent => sum,
+            Measured::Unknown => None,
+            Measured::Value(number) => Some(sum?.saturating_add(*number)),
         };
         self.resident = add(self.resident, resident);
         self.descriptors = add(self.descriptors, descriptors);
@@ -126,11 +126,11 @@ mod tests {
         let line = b"1 (a) S 0 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 0 0";
         let process = Process::new(1, ProcessStat::parse(line).unwrap());
         let mut living = Living::default();
-        living.add(&Process { resident: Reading::Is(5), ..process });
-        living.add(&Process { resident: Reading::Gone, ..process });
+        living.add(&Process { resident: Measured::Value(5), ..process });
+        living.add(&Process { resident: Measured::Absent, ..process });
         assert_eq!(living.resident, Some(5));
-        living.add(&Process { resident: Reading::Unknown, ..process });
-        living.add(&Process { resident: Reading::Is(5), ..process });
+        living.add(&Process { resident: Measured::Unknown, ..process });
+        living.add(&Process { resident: Measured::Value(5), ..process });
         assert_eq!(living.resident, None);
     }
 }

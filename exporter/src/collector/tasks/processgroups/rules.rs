@@ -11,8 +11,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::{CONFIG, NAME};
+use crate::collector::SetupError;
 use crate::go_regex::GoRegex;
-use crate::options::Options;
+use crate::options::{FlagError, Options};
 use crate::text::{self, ProcessStat};
 
 /// The group of the kernel's own threads, where no rules are given.
@@ -44,27 +45,32 @@ enum Matcher {
 }
 
 impl Rules {
-    /// What the flags say; reads the file that they name.
-    pub(super) fn new(options: &Options) -> Result<Self, String> {
-        options.exclusive(NAME, CONFIG).map_err(|error| error.to_string())?;
-        let path = options.text(CONFIG);
+    /// Rules from the flags, and from the file that they name.
+    pub(super) fn new(options: &Options) -> Result<Self, SetupError> {
+        options.exclusive(NAME.row.name, CONFIG.row.name)?;
+        let path = CONFIG.get(options);
         if path.is_empty() {
-            let rules = options.texts(NAME).iter().map(|text| {
-                Rule::of_flag(text).map_err(|error| format!("--{NAME}={text:?}: {error}; use NAME=REGEXP"))
+            let rules = NAME.get(options).into_iter().map(|text| {
+                Rule::parse_flag(&text).map_err(|error| FlagError::Invalid {
+                    flag: NAME.row.name,
+                    value: text,
+                    reason: format!("{error}; use NAME=REGEXP"),
+                })
             });
             return Ok(Self(rules.collect::<Result<_, _>>()?));
         }
-        let file = std::fs::read_to_string(path).map_err(|error| error.to_string());
-        file.and_then(|yaml| Self::of_file(&yaml)).map_err(|error| format!("--{CONFIG}={path}: {error}"))
+        let file = std::fs::read_to_string(&path).map_err(|error| error.to_string());
+        let rules = file.and_then(|yaml| Self::from_yaml(&yaml));
+        rules.map_err(|reason| SetupError::File { flag: CONFIG.row.name, path, reason })
     }
 
-    fn of_file(yaml: &str) -> Result<Self, String> {
+    fn from_yaml(yaml: &str) -> Result<Self, String> {
         let file: File = serde_saphyr::from_str(yaml).map_err(|error| first_line(&error.to_string()))?;
         if file.process_names.is_empty() {
             return Err("process_names is empty; leave the flag out to have a group for each comm".into());
         }
         let rules = file.process_names.into_iter().enumerate().map(|(at, entry)| {
-            Rule::of_entry(entry).map_err(|error| format!("entry {} of process_names: {error}", at + 1))
+            Rule::from_entry(entry).map_err(|error| format!("entry {} of process_names: {error}", at + 1))
         });
         Ok(Self(rules.collect::<Result<_, _>>()?))
     }
@@ -85,13 +91,13 @@ impl Rules {
 
 impl Rule {
     /// `NAME=REGEXP`.
-    fn of_flag(text: &str) -> Result<Self, String> {
+    fn parse_flag(text: &str) -> Result<Self, String> {
         let (name, regexp) = text.split_once('=').ok_or("no = after the group's name")?;
         let regexp = GoRegex::new(regexp).map_err(|error| error.to_string())?;
         Ok(Self { name: template(name)?, matcher: Matcher::Regexp(regexp) })
     }
 
-    fn of_entry(entry: Entry) -> Result<Self, String> {
+    fn from_entry(entry: Entry) -> Result<Self, String> {
         for (key, given) in [("exe", entry.exe.is_some()), ("cmdline", entry.cmdline.is_some())] {
             if given {
                 return Err(format!(
@@ -140,13 +146,10 @@ fn template(name: &str) -> Result<Vec<Part>, String> {
     }
     parts.push(Part::Text(rest.to_owned()));
     parts.retain(|part| *part != Part::Text(String::new()));
-    match parts.is_empty() {
-        true => Err("no name for the group".into()),
-        false => Ok(parts),
-    }
+    if parts.is_empty() { Err("no name for the group".into()) } else { Ok(parts) }
 }
 
-/// The parser draws what it found over several lines; the first says what and where.
+/// The parser prints an error over several lines; the first one has the reason and the place.
 fn first_line(error: &str) -> String {
     error.lines().next().unwrap_or("not YAML").trim_start_matches("error: ").to_owned()
 }
@@ -183,6 +186,7 @@ mod tests {
     fn of_flags(flags: &[&str]) -> Result<Rules, String> {
         let arguments = flags.iter().map(|flag| (*flag).to_owned());
         Rules::new(&Options::parse(super::super::COLLECTOR.flags, arguments).unwrap().0)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -218,7 +222,7 @@ mod tests {
 
     #[test]
     fn a_file_of_process_exporters_shape_matches_whole_comms() {
-        let rules = Rules::of_file(
+        let rules = Rules::from_yaml(
             "process_names:\n  - name: \"{{.Comm}}\"\n    comm:\n    - bash\n    - 'etcd'\n  - {name: runtime, comm: [containerd]}\n",
         )
         .unwrap();
@@ -229,7 +233,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_matched_is_refused_with_the_reason() {
-        let error = |entry: &str| Rules::of_file(&format!("process_names:\n{entry}\n")).unwrap_err();
+        let error = |entry: &str| Rules::from_yaml(&format!("process_names:\n{entry}\n")).unwrap_err();
         for key in ["exe", "cmdline"] {
             let error = error(&format!("- name: a\n  comm: [a]\n- name: b\n  {key}: ['.+']"));
             assert!(

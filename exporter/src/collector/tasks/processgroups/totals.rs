@@ -1,4 +1,4 @@
-//! What groups have used, over looks: a snapshot tells of living processes alone, and a counter must not fall when
+//! What groups have used, over several scrapes: a snapshot has living processes alone, and a counter must not fall when
 //! one of them ends.
 //!
 //! Each look adds to a process' group what the process has used since the look before. A process that was there when
@@ -76,7 +76,7 @@ impl Totals {
         self.groups.iter().map(|(name, group)| (name.as_str(), group))
     }
 
-    /// Gives new groups a place. First come those whose oldest process started first: daemons come before what they
+    /// Admits new groups. First come those whose oldest process started first: daemons come before what they
     /// run, and the order is the same after a restart of the exporter. A group that has a place keeps it; when
     /// there is none left, groups without processes make room, those that have been empty longest first.
     fn admit(&mut self, processes: &[(String, Process<'_>)], most: usize) {

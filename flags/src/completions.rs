@@ -1,0 +1,257 @@
+//! `completions SHELL`: a script by which a shell completes command lines.
+
+use std::fmt::Write as _;
+
+use crate::similar::most_similar;
+use crate::{Command, Flag, FlagError, FlagKind, Operands, Program};
+
+pub(crate) const SHELLS: &[&str] = &["bash", "fish", "zsh"];
+
+impl Program {
+    /// The script for a shell; the error names the shells there are.
+    pub fn completions(&self, shell: &str) -> Result<String, FlagError> {
+        match shell {
+            "bash" => Ok(self.bash()),
+            "fish" => Ok(self.fish()),
+            "zsh" => Ok(self.zsh()),
+            other => {
+                let similar = most_similar(SHELLS.iter().copied(), other);
+                Err(FlagError::UnknownShell { shell: other.to_owned(), similar, shells: SHELLS })
+            }
+        }
+    }
+
+    fn shown_flags(&self) -> impl Iterator<Item = &'static Flag> {
+        self.groups.iter().flat_map(|group| group.flags).filter(|flag| !flag.help.is_empty())
+    }
+
+    fn named_commands(&self) -> impl Iterator<Item = &'static Command> {
+        self.commands.iter().filter(|command| !command.name.is_empty())
+    }
+
+    /// The commands that are followed by a directory.
+    fn directory_commands(&self) -> impl Iterator<Item = &'static str> {
+        let with = self.named_commands().filter(|command| matches!(command.operands, Operands::Directory));
+        with.map(|command| command.name)
+    }
+
+    fn command_names(&self) -> String {
+        self.named_commands().map(|command| command.name).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The flags that one of a few words follows, each with these.
+    fn choices(&self) -> impl Iterator<Item = (&'static str, String)> {
+        self.shown_flags().filter_map(|flag| match flag.kind {
+            FlagKind::Choice { choices, .. } => Some((flag.name, choices.join(" "))),
+            _ => None,
+        })
+    }
+
+    /// The name of the shell function that completes.
+    fn function(&self) -> String {
+        format!("_{}", self.name.replace('-', "_"))
+    }
+
+    fn bash(&self) -> String {
+        let mut arms = String::new();
+        for (name, words) in self.choices() {
+            let letter = self.short.iter().find(|(_, flag)| *flag == name);
+            let letter = letter.map(|(letter, _)| format!("|-{letter}")).unwrap_or_default();
+            // Writing to a String cannot fail.
+            let _ = writeln!(arms, "        --{name}{letter}) words=\"{words}\" ;;");
+        }
+        let of_kind = |is_it: fn(FlagKind) -> bool| {
+            self.shown_flags().filter(move |flag| is_it(flag.kind)).map(|flag| format!("--{}", flag.name))
+        };
+        let directories: Vec<String> =
+            of_kind(is_directory).chain(self.directory_commands().map(str::to_owned)).collect();
+        let files: Vec<String> = of_kind(|kind| matches!(kind, FlagKind::File(_))).collect();
+        for (names, option) in
+            [(directories, "-d"), (files, "-f")].iter().filter(|(names, _)| !names.is_empty())
+        {
+            let _ = writeln!(
+                arms,
+                "        {}) compopt -o filenames 2>/dev/null; COMPREPLY=($(compgen {option} -- \"$cur\")); return ;;",
+                names.join("|")
+            );
+        }
+        let mut words_after = String::new();
+        for command in self.named_commands() {
+            let words = match command.operands {
+                Operands::Shell => SHELLS.join(" "),
+                Operands::Any { known, .. } => {
+                    known().iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" ")
+                }
+                Operands::None | Operands::Directory => continue,
+            };
+            let _ = writeln!(words_after, "                *,{}) words=\"{words}\" ;;", command.name);
+        }
+        format!(
+            r#"# bash completion for {name}
+{function}() {{
+    local cur=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} words= command= word
+    COMPREPLY=()
+    # Bash takes --flag=value for three words.
+    if [ "$cur" = = ]; then
+        cur=
+    elif [ "$before" = = ]; then
+        before=${{COMP_WORDS[COMP_CWORD-2]}}
+    fi
+    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+        case " {commands} " in *" $word "*) command=$word; break ;; esac
+    done
+    case "$before" in
+{arms}        *)
+            case "$cur,$command" in
+                -*) words="{flags}"; compopt -o nospace 2>/dev/null ;;
+{words_after}                *,) words="{commands}" ;;
+            esac ;;
+    esac
+    COMPREPLY=($(compgen -W "$words" -- "$cur"))
+}}
+complete -F {function} {name}
+"#,
+            name = self.name,
+            function = self.function(),
+            commands = self.command_names(),
+            flags = self.shown_flags().map(spelling).collect::<Vec<_>>().join(" "),
+        )
+    }
+
+    fn fish(&self) -> String {
+        let name = self.name;
+        let mut text = format!("# fish completion for {name}\ncomplete -c {name} -f\n");
+        let no_command = format!("not __fish_seen_subcommand_from {}", self.command_names());
+        let after = |command: &str| format!("__fish_seen_subcommand_from {command}");
+        let mut offer = |when: &str, words: &str, help: &str| {
+            let help = if help.is_empty() { String::new() } else { format!(" -d {}", quoted(help)) };
+            let _ = writeln!(text, "complete -c {name} -n '{when}' -a '{words}'{help}");
+        };
+        for command in self.named_commands() {
+            offer(&no_command, command.name, command.help);
+        }
+        for command in self.named_commands() {
+            let when = after(command.name);
+            match command.operands {
+                Operands::None => {}
+                Operands::Directory => offer(&when, "(__fish_complete_directories)", ""),
+                Operands::Shell => offer(&when, &SHELLS.join(" "), ""),
+                Operands::Any { known, .. } => {
+                    known().iter().for_each(|(word, help)| offer(&when, word, help));
+                }
+            }
+        }
+        for flag in self.shown_flags() {
+            let takes = match flag.kind {
+                FlagKind::Switch(_) | FlagKind::Alias(_) | FlagKind::Interval(_) => String::new(),
+                FlagKind::Choice { choices, .. } => format!(" -x -a '{}'", choices.join(" ")),
+                kind if is_directory(kind) => " -x -a '(__fish_complete_directories)'".to_owned(),
+                FlagKind::File(_) | FlagKind::Text(_) | FlagKind::Texts => " -r -F".to_owned(),
+                _ => " -x".to_owned(),
+            };
+            let word = spelling(flag);
+            let word = word.trim_start_matches("--").trim_end_matches('=');
+            let _ = writeln!(text, "complete -c {name} -l {word}{takes} -d {}", quoted(flag.help));
+        }
+        text
+    }
+
+    fn zsh(&self) -> String {
+        let described = |words: Vec<(String, &str)>| {
+            let line = |(word, help): (String, &str)| {
+                format!("    {}\n", quoted(&format!("{}:{help}", word.replace(':', "\\:"))))
+            };
+            words.into_iter().map(line).collect::<String>()
+        };
+        let flags = described(self.shown_flags().map(|flag| (spelling(flag), flag.help)).collect());
+        let commands = self.named_commands().map(|command| (command.name.to_owned(), command.help));
+        let commands = described(commands.collect());
+        let choices = self.choices().fold(String::new(), |mut text, (flag, words)| {
+            let _ = writeln!(text, "    --{flag}=*) compset -P '*='; compadd {words}; return ;;");
+            text
+        });
+        let mut after = String::new();
+        for command in self.named_commands() {
+            let offer = match command.operands {
+                Operands::None => continue,
+                Operands::Directory => "_files -/".to_owned(),
+                Operands::Shell => format!("compadd {}", SHELLS.join(" ")),
+                Operands::Any { known, placeholder } => {
+                    let known = known().into_iter().map(|(word, help)| (word.to_owned(), help)).collect();
+                    let title = placeholder.to_lowercase();
+                    format!("operands=(\n{}    ); _describe {title} operands", described(known))
+                }
+            };
+            let _ = writeln!(after, "    {}) {offer} ;;", command.name);
+        }
+        format!(
+            r#"#compdef {name}
+# zsh completion for {name}
+{function}() {{
+  local -a flags commands operands
+  local word command=
+  flags=(
+{flags}  )
+  commands=(
+{commands}  )
+  for word in ${{words[2,CURRENT-1]}}; do
+    if (( ${{commands[(I)$word:*]}} )); then command=$word; break; fi
+  done
+  case $PREFIX in
+{choices}    --*=*) compset -P '*='; _files; return ;;
+    -*) _describe -o flag flags -S ''; return ;;
+  esac
+  case $command in
+    '') _describe command commands ;;
+{after}  esac
+}}
+if [ "$funcstack[1]" = {function} ]; then {function} "$@"; else compdef {function} {name}; fi
+"#,
+            name = self.name,
+            function = self.function(),
+        )
+    }
+}
+
+/// How a flag is offered: a switch that is on is there to be turned off.
+fn spelling(flag: &Flag) -> String {
+    match flag.kind {
+        FlagKind::Switch(true) => format!("--no-{}", flag.name),
+        FlagKind::Switch(false) | FlagKind::Alias(_) | FlagKind::Interval(_) => format!("--{}", flag.name),
+        _ => format!("--{}=", flag.name),
+    }
+}
+
+fn is_directory(kind: FlagKind) -> bool {
+    matches!(kind, FlagKind::Directory(_) | FlagKind::Directories)
+}
+
+/// Text in single quotes, which all three shells read alike if it holds none.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "").replace('\'', "\u{2019}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::tests::program;
+
+    #[test]
+    fn every_flag_command_and_operand_is_offered_in_every_shell() {
+        let program = program();
+        for shell in SHELLS {
+            let script = program.completions(shell).unwrap();
+            for flag in program.shown_flags() {
+                let word = spelling(flag);
+                let word = word.trim_end_matches('=');
+                let word = if *shell == "fish" { word.replacen("--", "-l ", 1) } else { word.to_owned() };
+                assert!(script.contains(&word), "{shell}: {word}");
+            }
+            let commands = program.commands.iter().map(|command| command.name);
+            for word in commands.chain(["stone", "logfmt json", "bash"]) {
+                assert!(script.contains(word), "{shell}: {word}");
+            }
+            assert!(!script.contains("old"), "{shell} offers an alias");
+        }
+    }
+}
