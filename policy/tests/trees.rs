@@ -53,10 +53,6 @@ const UNMET: &[&str] = &[
     // Kernels before Linux 4.5.
     "class/infiniband/*/ports/#/counters_ext/port_{multicast_rcv_packets,multicast_xmit_packets,unicast_rcv_packets,unicast_xmit_packets}",
     "class/infiniband/*/ports/#/counters_ext/port_{rcv_data_64,rcv_packets_64,xmit_data_64,xmit_packets_64}",
-    // node_exporter's own test data has one.
-    "fs/bcachefs/*-*/{btree_cache_size,btree_write_stats,compression_stats,errors}",
-    "fs/bcachefs/*-*/counters/*",
-    "fs/bcachefs/*-*/dev-#/{bucket_size,durability,io_done,io_errors,label,nbuckets,state}",
 ];
 
 fn trees() -> Vec<PathBuf> {

@@ -4,7 +4,7 @@
 mod hostile;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::time::UNIX_EPOCH;
 
 use keyhole_exporter::collector::{self, COLLECTORS, Context, Own};
@@ -49,19 +49,11 @@ fn collect_with(options: &Options, collector: &str, files: &[(&str, &str)]) -> B
     let file =
         |(path, text): &(&str, &str)| (path.as_bytes().to_vec(), Content::bytes(text.as_bytes().to_vec()));
     let snapshot = Snapshot::of_files(files.iter().map(file).collect());
-    let own = Own {
-        now: UNIX_EPOCH,
-        node_name: None,
-        timex: Err(1),
-        uname: None,
-        time_zone: None,
-        text_files: Vec::new(),
-        process_groups: Arc::default(),
-    };
+    let own = Own { now: UNIX_EPOCH, node_name: None, timex: Err(1), uname: None, time_zone: None };
     let collector = COLLECTORS.iter().find(|other| other.name == collector).expect("a collector");
     let mut out = Exposition::new();
-    let context = Context { snapshot: &snapshot, options, own: &own };
-    (collector.collect)(&context, &mut out).unwrap();
+    let context = Context { snapshot: &snapshot, own: &own };
+    (collector.new)(options).unwrap().collect(&context, &mut out).unwrap();
     out.series().map(|series| (series.key(), series.value().as_f64())).collect()
 }
 
