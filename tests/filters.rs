@@ -4,11 +4,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use keyhole_broker::sandbox::{PASSED, SYSCALLS as SYSCALLS_OF_BROKER};
+use keyhole_broker::sandbox::{PASSED_DESCRIPTOR_SYSCALLS, SYSCALLS as SYSCALLS_OF_BROKER};
 use keyhole_exporter::sandbox::SYSCALLS;
 use keyhole_os::seccomp::{Argument, Row, exactly, numbers};
 use keyhole_policy::Class;
-use keyhole_reader::sandbox::{PASSED_DESCRIPTOR_SYSCALLS, reader_syscalls};
+use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
 use keyhole_test_support::filters::Filters;
 use keyhole_test_support::fork::Call;
 use keyhole_test_support::old_kernel::{AUXV, PASS_RIGHTS, without};

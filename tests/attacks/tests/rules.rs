@@ -17,7 +17,7 @@ use std::time::Duration;
 use keyhole_attacks::{BROKER_UID, OTHER_UID};
 use keyhole_broker::sandbox::SYSCALLS;
 use keyhole_exporter::sandbox::SYSCALLS as SYSCALLS_OF_EXPORTER;
-use keyhole_policy::pipes::{CHECK, END, Kind};
+use keyhole_policy::pipes::{CHECK_REQUEST, EXIT_REQUEST, Kind};
 use keyhole_policy::{Class, TABLE};
 use keyhole_proto::v1::ReadRequest;
 use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
@@ -338,7 +338,7 @@ fn reader_is_killed(zygote: &mut Zygote, class: Class, slot: usize, tree: &Path)
             return killed;
         }
         // Whatever is asked of a reader that has been killed stays in the pipe, and its end is reported.
-        zygote.ask(slot, &[CHECK]);
+        zygote.ask(slot, &[CHECK_REQUEST]);
         for _ in 0..3 {
             zygote.ask(slot, &queries);
         }
@@ -347,11 +347,11 @@ fn reader_is_killed(zygote: &mut Zygote, class: Class, slot: usize, tree: &Path)
             // Something appears, and something goes.
             let _ = fs::write(tree.join("proc/uptime"), "1 1\n");
             let _ = fs::remove_dir_all(tree.join("sys/devices/hwmon7"));
-            zygote.ask(slot, &[CHECK]);
+            zygote.ask(slot, &[CHECK_REQUEST]);
             zygote.ask(slot, &queries);
         }
         // What follows the end is never taken: the zygote takes it before the next reader.
-        zygote.ask(slot, &[END]);
+        zygote.ask(slot, &[EXIT_REQUEST]);
         zygote.answers(slot).bytes.clear();
         match end_of_reader(zygote, slot) {
             Some(status) if signal(status) == Some(libc::SIGSYS) => return true,
@@ -360,7 +360,7 @@ fn reader_is_killed(zygote: &mut Zygote, class: Class, slot: usize, tree: &Path)
         }
         zygote.answers(slot).rest();
         zygote.answers(slot).bytes.clear();
-        zygote.ask(slot, &[CHECK, CHECK]);
+        zygote.ask(slot, &[CHECK_REQUEST, CHECK_REQUEST]);
     }
     false
 }
@@ -373,7 +373,7 @@ fn killed_at_start(zygote: &mut Zygote, slot: usize) -> Option<bool> {
             return Some(None);
         }
         match zygote.reports().frame(Duration::ZERO) {
-            Some((Kind::Ended, _, payload)) => {
+            Some((Kind::Exited, _, payload)) => {
                 let status = i32::from_le_bytes(payload[8..12].try_into().unwrap());
                 Some(Some(signal(status) == Some(libc::SIGSYS)))
             }
@@ -400,7 +400,7 @@ fn end_of_reader(zygote: &mut Zygote, slot: usize) -> Option<i32> {
         zygote.answers(slot).take(Duration::ZERO);
         zygote.answers(slot).bytes.clear();
         match zygote.reports().frame(Duration::from_millis(2)) {
-            Some((Kind::Ended, _, payload)) => {
+            Some((Kind::Exited, _, payload)) => {
                 Some(Some(i32::from_le_bytes(payload[8..12].try_into().unwrap())))
             }
             _ if !zygote.is_running() => Some(None),

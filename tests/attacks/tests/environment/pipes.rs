@@ -78,7 +78,7 @@ impl Zygote {
             .stdout(reports_write)
             .stderr(left_open);
         extra_syscalls(&mut command);
-        let classes: Vec<_> = used.iter().filter_map(|slot| keyhole_policy::pipes::class(*slot)).collect();
+        let classes: Vec<_> = used.iter().filter_map(|slot| keyhole_policy::pipes::slot_class(*slot)).collect();
         let asked = TABLE.iter().filter(|row| classes.contains(&row.class));
         command.args(asked.map(|row| format!("--query={}", row.query as i32)));
         // SAFETY: the child makes system calls that take numbers or null and constant strings.
@@ -134,7 +134,7 @@ impl Zygote {
     pub fn next_end(&mut self) -> Result<(usize, i32), ExitStatus> {
         loop {
             match self.report() {
-                Some((Kind::Ended, _, payload)) => {
+                Some((Kind::Exited, _, payload)) => {
                     let number = |at: usize| i32::from_le_bytes(payload[at..at + 4].try_into().unwrap());
                     return Ok((number(0) as usize, number(8)));
                 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keyhole_attacks::{BROKER_UID, Process, act};
-use keyhole_policy::pipes::{CHECK, END, Kind, SLOTS};
+use keyhole_policy::pipes::{CHECK_REQUEST, EXIT_REQUEST, Kind, SLOTS};
 use keyhole_policy::{Class, TABLE};
 
 use crate::environment::client::{describe, read_all};
@@ -89,7 +89,7 @@ fn a_zygote_whose_readers_end_as_soon_as_they_start_does_not_grow() {
             let mut first = None;
             for _ in 0..200 {
                 order(&mut zygote, slot);
-                assert!(zygote.ask(slot, &[END]));
+                assert!(zygote.ask(slot, &[EXIT_REQUEST]));
                 assert_eq!(zygote.next_end().unwrap(), (slot, 0));
                 let now = (peak_kib(pid), descriptors(pid));
                 let (kib, open) = *first.get_or_insert(now);
@@ -111,7 +111,7 @@ fn a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer() {
             for class in Class::ALL {
                 let slot = slot(class);
                 let others = TABLE.iter().filter(|row| row.class != class).map(|row| row.query as u8);
-                let none = (1..CHECK).filter(|byte| TABLE.iter().all(|row| row.query as u8 != *byte));
+                let none = (1..CHECK_REQUEST).filter(|byte| TABLE.iter().all(|row| row.query as u8 != *byte));
                 for byte in others.step_by(7).chain(none.step_by(11)) {
                     order(&mut zygote, slot);
                     assert!(zygote.ask(slot, &[byte]));
