@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-/// Crates of the broker's tree, versions counted: it only falls.
-const BROKER_CRATES: usize = 70;
+/// Crates of others in the broker's tree, each version counted: it only falls.
+const BROKER_CRATES: usize = 64;
 
 /// Crates of others that may be linked into the reader. Macros do not count: they run when it is built.
 const READER_LINKED: usize = 10;
@@ -62,7 +62,8 @@ fn the_readers_list_of_crates_is_its_tree() {
 
 #[test]
 fn the_brokers_tree_only_shrinks() {
-    let tree = built("keyhole-broker");
+    let mut tree = built("keyhole-broker");
+    tree.retain(|line| !line.starts_with("keyhole-"));
     assert!(tree.len() <= BROKER_CRATES, "{} crates, and {BROKER_CRATES} before: {tree:#?}", tree.len());
     assert!(tree.len() == BROKER_CRATES, "{} crates: lower BROKER_CRATES to it", tree.len());
 }

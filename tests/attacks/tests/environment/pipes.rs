@@ -78,7 +78,8 @@ impl Zygote {
             .stdout(reports_write)
             .stderr(left_open);
         extra_syscalls(&mut command);
-        let classes: Vec<_> = used.iter().filter_map(|slot| keyhole_policy::pipes::slot_class(*slot)).collect();
+        let classes: Vec<_> =
+            used.iter().filter_map(|slot| keyhole_policy::pipes::slot_class(*slot)).collect();
         let asked = TABLE.iter().filter(|row| classes.contains(&row.class));
         command.args(asked.map(|row| format!("--query={}", row.query as i32)));
         // SAFETY: the child makes system calls that take numbers or null and constant strings.
