@@ -483,7 +483,7 @@ mod tests {
                 HTTP2_MAX_HEAD_BYTES >> 10
             ),
             format!(
-                "given up after {} s without progress or {} s in all; ",
+                "closed after {} s without progress or {} s in all; ",
                 STALL_TIMEOUT.as_secs(),
                 UNREAD_TIMEOUT.as_secs()
             ),
