@@ -44,7 +44,8 @@ async fn serve(options: Options) -> Result<(), Failure> {
         ListenError::Address(_) | ListenError::Vsock(_) => Failure::Usage(error.to_string()),
         error => Failure::Failed(error.to_string()),
     })?;
-    let process = Process::open();
+    // Both ask what the sandbox does not allow later.
+    let (own, process) = (OwnSource::from_process(), Process::open());
     log_flags_without_effect(&options);
     let mut readable = Vec::new();
     for collector in &collectors {
@@ -79,7 +80,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
         let tls = web_config.as_ref().is_some_and(WebConfig::has_tls);
         tracing::info!(%address, tls, broker = broker.socket(), version = VERSION, "listening");
     }
-    let scraper = Scraper::new(broker, collectors, &options, OwnSource::from_process(), process, layers);
+    let scraper = Scraper::new(broker, collectors, &options, own, process, layers);
     let scraper = scraper.map_err(|error| format!("cannot register metrics: {error}"))?;
     let app = Arc::new(App::new(Arc::new(scraper), &options).with_web_config(web_config));
     // Each has read what it needs.
