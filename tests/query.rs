@@ -57,7 +57,7 @@ fn every_collector_answers_within_the_seal_from_the_broker_and_from_a_capture() 
         // The seal drops root's right to read everything, and reports it.
         let output = of_this_user(&tree);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
-        assert!(text(&output.stderr).contains("run it as the owner of the files"), "{output:?}");
+        assert!(text(&output.stderr).contains("run this as the owner of the files"), "{output:?}");
     }
 }
 
