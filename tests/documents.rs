@@ -516,3 +516,36 @@ fn what_is_absent_is_no_family() {
         assert!(!absent.contains(&family.name) && !family.name.starts_with("go_"), "{}", family.name);
     }
 }
+
+/// Reads a file of the repository.
+fn repository_file(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+#[test]
+fn every_place_of_tests_has_a_row_in_its_readme_and_every_step_there_exists() {
+    let readme = repository_file("tests/README.md");
+    let rows: Vec<Vec<&str>> = readme
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let places: String = rows.iter().map(|row| row[0]).collect();
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    for entry in std::fs::read_dir(tests).unwrap() {
+        let entry = entry.unwrap();
+        let slash = if entry.file_type().unwrap().is_dir() { "/" } else { "`" };
+        let name = format!("`{}{slash}", entry.file_name().to_str().unwrap());
+        assert!(name == "`README.md`" || places.contains(&name), "no row in tests/README.md for {name}");
+    }
+    let run = repository_file(".ci/run");
+    let last_cells = rows.iter().filter(|row| row.len() >= 4).map(|row| row[row.len() - 1]);
+    let steps: Vec<&str> = last_cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert!(steps.len() > 20, "{steps:?}");
+    for step in steps {
+        assert!(
+            run.contains(&format!("step {step} ")),
+            "tests/README.md names the step {step}, and .ci/run has none"
+        );
+    }
+}

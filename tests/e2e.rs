@@ -1,6 +1,4 @@
-//! Both programs on this host, over real sockets: what a scrape holds, and what is left when something breaks.
-
-mod common;
+//! Both programs on this host, over real sockets: what a scrape has, and what is left when something breaks.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -11,16 +9,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::exposition::Exposition;
-use common::usage::{descendants, soon};
-use common::{EXPORTER, Exporter, Home, PATIENCE, Running, STRANGER, flag, http, this_host};
+use keyhole_test_support::exposition::Exposition;
+use keyhole_test_support::usage::descendants;
+use keyhole_test_support::{
+    BROKER_UID, Broker, DENIED_UID, EXPORTER_UID, Environment, Exporter, NODE_NAME, TIMEOUT, flag, http,
+    root_for, run_to_end, this_host, wait_until,
+};
 
 /// A broker of this host and one exporter.
-fn start() -> (Home, Running, Exporter) {
-    let home = Home::new();
-    let broker = home.start_broker(&this_host());
-    let exporter = home.start_exporter::<&str>(&[]);
-    (home, broker, exporter)
+fn start() -> (Environment, Broker, Exporter) {
+    let environment = Environment::new();
+    let broker = environment.start_broker(&this_host());
+    let exporter = environment.start_exporter::<&str>(&[]);
+    (environment, broker, exporter)
 }
 
 fn read(path: &str) -> String {
@@ -44,7 +45,7 @@ fn assert_one_line(text: &str) {
 
 #[test]
 fn a_scrape_of_this_host_has_what_dashboards_and_alerts_need() {
-    let (_home, _broker, exporter) = start();
+    let (_environment, _broker, exporter) = start();
     let scrape = exporter.scrape();
     let missing: Vec<&str> = TIER_1.iter().copied().filter(|family| !scrape.has(family)).collect();
     assert_eq!(missing, Vec::<&str>::new());
@@ -97,14 +98,14 @@ const TIER_1: &[&str] = &[
 ];
 
 #[test]
-fn values_that_stand_still_are_those_of_proc() {
-    let (_home, _broker, exporter) = start();
+fn constant_values_are_those_of_proc() {
+    let (_environment, _broker, exporter) = start();
     let scrape = exporter.scrape();
 
     let total = number(&read("/proc/meminfo"), "MemTotal:") * 1024.0;
     assert_eq!(scrape.value("node_memory_MemTotal_bytes", &[]), Some(total));
 
-    // The kernel works it out anew from two clocks each time: a second's difference is its own.
+    // The kernel computes it from two clocks each time: a second's difference is its own.
     let boot = scrape.value("node_boot_time_seconds", &[]).expect("a boot time");
     assert!((boot - number(&read("/proc/stat"), "btime")).abs() <= 1.0, "{boot}");
 
@@ -117,17 +118,17 @@ fn values_that_stand_still_are_those_of_proc() {
     assert_eq!(scrape.value("node_filefd_maximum", &[]), Some(limit));
 
     let release = read("/proc/sys/kernel/osrelease");
-    let uname = [("nodename", common::NODE_NAME), ("sysname", "Linux"), ("release", release.trim_end())];
+    let uname = [("nodename", NODE_NAME), ("sysname", "Linux"), ("release", release.trim_end())];
     assert_eq!(scrape.value("node_uname_info", &uname), Some(1.0));
 
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-    let told = scrape.value("node_time_seconds", &[]).expect("a time");
-    assert!((told - now).abs() < 60.0, "{told} is not about {now}");
+    let time = scrape.value("node_time_seconds", &[]).expect("a time");
+    assert!((time - now).abs() < 60.0, "{time} is not about {now}");
 }
 
 #[test]
 fn interfaces_disks_and_mount_points_are_those_of_proc() {
-    let (_home, _broker, exporter) = start();
+    let (_environment, _broker, exporter) = start();
     let scrape = exporter.scrape();
 
     let dev = read("/proc/1/net/dev");
@@ -135,8 +136,8 @@ fn interfaces_disks_and_mount_points_are_those_of_proc() {
     assert_eq!(scrape.label_values("node_network_receive_bytes_total", "device"), names);
 
     let disks = set(read("/proc/diskstats").lines().filter_map(|line| line.split_whitespace().nth(2)));
-    let told = scrape.label_values("node_disk_read_bytes_total", "device");
-    assert!(!told.is_empty() && told.is_subset(&disks), "{told:?} of {disks:?}");
+    let devices = scrape.label_values("node_disk_read_bytes_total", "device");
+    assert!(!devices.is_empty() && devices.is_subset(&disks), "{devices:?} of {disks:?}");
 
     let mounts = read("/proc/1/mountinfo");
     let shown = set(mounts.lines().filter_map(shown_mount_point));
@@ -171,7 +172,7 @@ const PROCESSES: [&str; 8] = [
     "reader-mounts",
 ];
 
-/// Whether the kernel that this runs on says itself that it has no Landlock.
+/// Whether the running kernel lists no Landlock among its security modules.
 fn has_no_landlock() -> bool {
     let modules = fs::read_to_string("/sys/kernel/security/lsm").ok();
     modules.is_some_and(|modules| !modules.contains("landlock"))
@@ -179,11 +180,11 @@ fn has_no_landlock() -> bool {
 
 #[test]
 fn every_sandbox_layer_of_every_process_is_in_force_here() {
-    let home = Home::new();
+    let environment = Environment::new();
     // With it, every class has a reader.
     let flags = [this_host(), vec!["--allow-processes".into()]].concat();
-    let _broker = home.start_broker(&flags);
-    let scrape = home.start_exporter::<&str>(&[]).scrape();
+    let _broker = environment.start_broker(&flags);
+    let scrape = environment.start_exporter::<&str>(&[]).scrape();
     assert_eq!(scrape.value("keyhole_broker_up", &[]), Some(1.0));
     let no_landlock = has_no_landlock();
     let broker = PROCESSES.map(|process| ("keyhole_broker_sandbox_layer", Some(process)));
@@ -201,11 +202,11 @@ fn every_sandbox_layer_of_every_process_is_in_force_here() {
 
 #[test]
 fn the_kernel_confirms_what_every_process_reports_of_its_sandbox() {
-    let (_home, broker, exporter) = start();
-    let children = descendants(broker.pid());
+    let (_environment, broker, exporter) = start();
+    let children = descendants(broker.process.pid());
     // The zygote, and a reader for each class whose queries may be asked: not for processes.
     assert_eq!(children.len(), 1 + 5, "{children:?}");
-    for pid in children.into_iter().chain([broker.pid(), exporter.process.pid()]) {
+    for pid in children.into_iter().chain([broker.process.pid(), exporter.process.pid()]) {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
         for task in tasks {
             let status = read(task.unwrap().path().join("status").to_str().unwrap());
@@ -219,10 +220,10 @@ fn the_kernel_confirms_what_every_process_reports_of_its_sandbox() {
 }
 
 #[test]
-fn a_dead_broker_is_503_with_a_reason_while_the_exporter_lives_on() {
-    let (home, broker, mut exporter) = start();
+fn a_dead_broker_is_503_with_a_reason_while_the_exporter_keeps_running() {
+    let (environment, mut broker, mut exporter) = start();
     assert_eq!(exporter.metrics("10").status, 200);
-    broker.kill();
+    broker.process.kill();
 
     let scrape = exporter.metrics("10");
     assert_eq!(scrape.status, 503);
@@ -230,13 +231,13 @@ fn a_dead_broker_is_503_with_a_reason_while_the_exporter_lives_on() {
     assert!(scrape.text().contains("broker"), "{}", scrape.text());
     let landing = exporter.get("/");
     assert_eq!(landing.status, 200);
-    assert!(landing.took < Duration::from_secs(1), "{:?}", landing.took);
+    assert!(landing.elapsed < Duration::from_secs(1), "{:?}", landing.elapsed);
     assert_eq!(exporter.get("/-/healthy").status, 200);
     let ready = exporter.get("/-/ready");
     assert_eq!(ready.status, 503);
     assert_one_line(&ready.text());
 
-    let _broker = home.start_broker(&this_host());
+    let _broker = environment.start_broker(&this_host());
     assert_eq!(exporter.metrics("10").status, 200, "the first scrape after the restart");
     assert_eq!(exporter.get("/-/ready").status, 200);
     assert_eq!(exporter.scrape().value("keyhole_broker_restarts_seen_total", &[]), Some(1.0));
@@ -245,7 +246,7 @@ fn a_dead_broker_is_503_with_a_reason_while_the_exporter_lives_on() {
 
 #[test]
 fn requests_that_the_broker_refuses_because_there_were_too_many_are_counted() {
-    let (home, broker, exporter) = start();
+    let (environment, broker, exporter) = start();
     let before = exporter.scrape();
     assert_eq!(before.value("keyhole_broker_limited_requests_total", &[]), Some(0.0));
     assert_eq!(before.value("keyhole_broker_restarts_seen_total", &[]), Some(0.0));
@@ -254,7 +255,7 @@ fn requests_that_the_broker_refuses_because_there_were_too_many_are_counted() {
         assert_eq!(exporter.get("/metrics").status, 200);
     }
     // The broker is asked for its counts now and then: an exporter that has just started asks at once.
-    let counts = home.start_exporter::<&str>(&[]).scrape();
+    let counts = environment.start_exporter::<&str>(&[]).scrape();
     let limited = counts.value("keyhole_broker_limited_requests_total", &[]);
     assert!(limited >= Some(1.0), "{limited:?}");
     drop(broker);
@@ -264,7 +265,7 @@ fn requests_that_the_broker_refuses_because_there_were_too_many_are_counted() {
 fn a_broker_killed_and_restarted_amid_scrapes_hangs_none_of_them() {
     const CLIENTS: usize = 4;
     const SCRAPES: usize = 12;
-    let (home, broker, exporter) = start();
+    let (environment, mut broker, exporter) = start();
     let address = exporter.address;
     let statuses: Vec<u16> = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
@@ -274,7 +275,7 @@ fn a_broker_killed_and_restarted_amid_scrapes_hangs_none_of_them() {
                     for _ in 0..SCRAPES {
                         let timeout = [("X-Prometheus-Scrape-Timeout-Seconds", "3")];
                         let answer = http::get(address, "/metrics", &timeout);
-                        assert!(answer.took < Duration::from_secs(4), "{:?}", answer.took);
+                        assert!(answer.elapsed < Duration::from_secs(4), "{:?}", answer.elapsed);
                         if answer.status == 200 {
                             Exposition::parse(&answer.body).unwrap();
                         }
@@ -286,9 +287,9 @@ fn a_broker_killed_and_restarted_amid_scrapes_hangs_none_of_them() {
             })
             .collect();
         std::thread::sleep(Duration::from_millis(400));
-        broker.kill();
+        broker.process.kill();
         std::thread::sleep(Duration::from_millis(400));
-        let restarted = home.start_broker(&this_host());
+        let restarted = environment.start_broker(&this_host());
         let statuses = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
         assert_eq!(exporter.metrics("10").status, 200, "once it is back");
         drop(restarted);
@@ -301,8 +302,8 @@ fn a_broker_killed_and_restarted_amid_scrapes_hangs_none_of_them() {
 
 #[test]
 fn two_exporters_and_many_clients_share_one_broker() {
-    let (home, _broker, first) = start();
-    let second = home.start_exporter(&["--collector.disable-defaults", "--collector.loadavg"]);
+    let (environment, _broker, first) = start();
+    let second = environment.start_exporter(&["--collector.disable-defaults", "--collector.loadavg"]);
     std::thread::scope(|scope| {
         for address in [first.address, second.address] {
             for _ in 0..6 {
@@ -320,8 +321,8 @@ fn two_exporters_and_many_clients_share_one_broker() {
 }
 
 /// A copy of the files of this host that a few collectors need, as a fixture tree.
-fn fixture_tree(home: &Home) -> [OsString; 3] {
-    let tree = home.path().join("tree");
+fn fixture_tree(environment: &Environment) -> [OsString; 3] {
+    let tree = environment.dir().join("tree");
     for path in [
         "proc/stat",
         "proc/meminfo",
@@ -346,8 +347,8 @@ fn success(scrape: &Exposition, collector: &str) -> Option<f64> {
 }
 
 /// Puts a fifo below the tree that nobody ever writes to: a read of it never returns.
-fn jam(home: &Home, path: &str) -> PathBuf {
-    let fifo = home.path().join("tree").join(path);
+fn jam(environment: &Environment, path: &str) -> PathBuf {
+    let fifo = environment.dir().join("tree").join(path);
     fs::create_dir_all(fifo.parent().unwrap()).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
     fifo
@@ -359,7 +360,7 @@ fn release(fifo: &Path, content: &str) {
     fs::rename(fifo, &aside).unwrap();
     fs::write(fifo, content).unwrap();
     // Opening its other end wakes every reader that sleeps in it.
-    soon("a reader of the fifo", || {
+    wait_until("a reader of the fifo", || {
         let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
         rustix::fs::open(&aside, flags, rustix::fs::Mode::empty()).is_ok()
     });
@@ -367,10 +368,10 @@ fn release(fifo: &Path, content: &str) {
 }
 
 /// What `keyhole-exporter describe` prints, in JSON.
-fn describe(home: &Home) -> String {
-    let mut command = home.command("keyhole-exporter", EXPORTER);
-    command.arg("describe").args(["-o", "json"]).arg(flag("--broker.socket=", home.socket()));
-    let output = common::finish(command);
+fn describe(environment: &Environment) -> String {
+    let mut command = environment.command("keyhole-exporter", EXPORTER_UID);
+    command.arg("describe").args(["-o", "json"]).arg(flag("--broker.socket=", environment.socket()));
+    let output = run_to_end(command);
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -395,22 +396,22 @@ fn outcome(scrape: &Exposition, query: &str) -> Option<String> {
 }
 
 #[test]
-fn a_stuck_file_costs_the_first_scrape_two_seconds_and_itself_and_nothing_else() {
-    let home = Home::new();
-    let flags = fixture_tree(&home);
-    let other = home.path().join("tree/sys/class/thermal/thermal_zone1");
+fn a_stuck_file_delays_the_first_scrape_by_two_seconds_and_affects_nothing_else() {
+    let environment = Environment::new();
+    let flags = fixture_tree(&environment);
+    let other = environment.dir().join("tree/sys/class/thermal/thermal_zone1");
     fs::create_dir_all(&other).unwrap();
     fs::write(other.join("type"), "acpitz\n").unwrap();
     fs::write(other.join("temp"), "31000\n").unwrap();
-    let fifo = jam(&home, "sys/class/thermal/thermal_zone0/temp");
-    let broker = home.start_broker(&flags);
-    let exporter = home.start_exporter::<&str>(&[]);
+    let fifo = jam(&environment, "sys/class/thermal/thermal_zone0/temp");
+    let broker = environment.start_broker(&flags);
+    let exporter = environment.start_exporter::<&str>(&[]);
 
     let whole = |timeout: &str| {
         let answer = exporter.metrics(timeout);
         assert_eq!(answer.status, 200, "{}", answer.text());
         let limit = Duration::from_secs_f64(timeout.parse().unwrap());
-        assert!(answer.took < limit, "{:?} of {limit:?}", answer.took);
+        assert!(answer.elapsed < limit, "{:?} of {limit:?}", answer.elapsed);
         let scrape = Exposition::parse(&answer.body).unwrap();
         for collector in
             ["cpu", "diskstats", "filefd", "loadavg", "meminfo", "netdev", "stat", "thermal_zone", "vmstat"]
@@ -420,7 +421,7 @@ fn a_stuck_file_costs_the_first_scrape_two_seconds_and_itself_and_nothing_else()
         assert_eq!(outcome(&scrape, "thermal"), None, "its query is ok");
         let temperature = |zone| scrape.value("node_thermal_zone_temp", &[("zone", zone)]);
         assert_eq!(temperature("1"), Some(31.0));
-        (temperature("0"), answer.took)
+        (temperature("0"), answer.elapsed)
     };
     let (hanging, took) = whole("6");
     assert!(hanging.is_none() && took >= Duration::from_secs(2), "{hanging:?} {took:?}");
@@ -429,7 +430,7 @@ fn a_stuck_file_costs_the_first_scrape_two_seconds_and_itself_and_nothing_else()
         let (hanging, took) = whole("1.5");
         assert!(hanging.is_none() && took < Duration::from_secs(1), "{hanging:?} {took:?}");
     }
-    let counts = home.start_exporter::<&str>(&[]).scrape();
+    let counts = environment.start_exporter::<&str>(&[]).scrape();
     assert_eq!(counts.value("keyhole_broker_stuck_queries_total", &[]), Some(1.0));
     assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(1.0));
     let of_class = |family, class| counts.value(family, &[("reader", class)]);
@@ -439,36 +440,36 @@ fn a_stuck_file_costs_the_first_scrape_two_seconds_and_itself_and_nothing_else()
         assert_eq!(of_class("keyhole_broker_reader_available", class), Some(1.0), "{class}");
         assert_eq!(of_class("keyhole_broker_reader_deaths_total", class), Some(0.0), "{class}");
     }
-    assert_eq!(stuck_queries(&describe(&home)), ["QUERY_THERMAL"]);
+    assert_eq!(stuck_queries(&describe(&environment)), ["QUERY_THERMAL"]);
 
     release(&fifo, "42000\n");
-    soon("the reader returns", || broker.log().contains("the stuck reader has returned"));
+    wait_until("the reader returns", || broker.process.log().contains("the stuck reader has returned"));
     assert_eq!(whole("5").0, Some(42.0));
-    let counts = home.start_exporter::<&str>(&[]).scrape();
+    let counts = environment.start_exporter::<&str>(&[]).scrape();
     assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(0.0));
-    assert_eq!(stuck_queries(&describe(&home)), Vec::<String>::new());
+    assert_eq!(stuck_queries(&describe(&environment)), Vec::<String>::new());
 }
 
 #[test]
 fn a_class_without_a_reader_fails_its_collectors_at_once_and_no_others() {
-    let home = Home::new();
-    let flags = fixture_tree(&home);
+    let environment = Environment::new();
+    let flags = fixture_tree(&environment);
     let fifos = [
         "sys/class/thermal/thermal_zone0/temp",
         "sys/class/power_supply/BAT0/capacity",
         "sys/class/nvme/nvme0/model",
         "sys/class/watchdog/watchdog0/status",
     ]
-    .map(|path| jam(&home, path));
-    let broker = home.start_broker(&flags);
-    let exporter = home.start_exporter::<&str>(&[]);
-    soon("every reader of the class is stuck", || {
+    .map(|path| jam(&environment, path));
+    let broker = environment.start_broker(&flags);
+    let exporter = environment.start_exporter::<&str>(&[]);
+    wait_until("every reader of the class is stuck", || {
         exporter.metrics("10");
-        broker.log().matches("its reader is stuck").count() == fifos.len()
+        broker.process.log().matches("its reader is stuck").count() == fifos.len()
     });
     for _ in 0..3 {
         let answer = exporter.metrics("5");
-        assert!(answer.took < Duration::from_secs(1), "{:?}", answer.took);
+        assert!(answer.elapsed < Duration::from_secs(1), "{:?}", answer.elapsed);
         let scrape = Exposition::parse(&answer.body).unwrap();
         for (collector, query) in [("thermal_zone", "thermal"), ("hwmon", "hwmon"), ("nvme", "nvme")] {
             assert_eq!(success(&scrape, collector), Some(0.0), "{collector}");
@@ -478,12 +479,12 @@ fn a_class_without_a_reader_fails_its_collectors_at_once_and_no_others() {
             assert_eq!(success(&scrape, collector), Some(1.0), "{collector}");
         }
     }
-    let counts = home.start_exporter::<&str>(&[]).scrape();
+    let counts = environment.start_exporter::<&str>(&[]).scrape();
     assert_eq!(counts.value("keyhole_broker_reader_available", &[("reader", "devices")]), Some(0.0));
     assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(4.0));
     fifos.iter().for_each(|fifo| release(fifo, "1\n"));
-    soon("every reader returns", || {
-        broker.log().matches("the stuck reader has returned").count() == fifos.len()
+    wait_until("every reader returns", || {
+        broker.process.log().matches("the stuck reader has returned").count() == fifos.len()
     });
     let scrape = exporter.scrape();
     assert_eq!(success(&scrape, "thermal_zone"), Some(1.0));
@@ -491,14 +492,14 @@ fn a_class_without_a_reader_fails_its_collectors_at_once_and_no_others() {
 }
 
 #[test]
-fn a_stuck_file_does_not_hold_up_a_scrape_with_less_time_than_the_brokers_timeout() {
-    let home = Home::new();
-    let flags = fixture_tree(&home);
-    jam(&home, "sys/class/thermal/thermal_zone0/temp");
-    let _broker = home.start_broker(&flags);
-    let exporter = home.start_exporter::<&str>(&[]);
+fn a_stuck_file_does_not_delay_a_scrape_with_less_time_than_the_brokers_timeout() {
+    let environment = Environment::new();
+    let flags = fixture_tree(&environment);
+    jam(&environment, "sys/class/thermal/thermal_zone0/temp");
+    let _broker = environment.start_broker(&flags);
+    let exporter = environment.start_exporter::<&str>(&[]);
     let answer = exporter.metrics("1");
-    assert!(answer.took < Duration::from_secs(1), "{:?}", answer.took);
+    assert!(answer.elapsed < Duration::from_secs(1), "{:?}", answer.elapsed);
     assert_eq!(answer.status, 200, "{}", answer.text());
     let scrape = Exposition::parse(&answer.body).unwrap();
     assert_eq!(success(&scrape, "thermal_zone"), Some(0.0));
@@ -507,9 +508,9 @@ fn a_stuck_file_does_not_hold_up_a_scrape_with_less_time_than_the_brokers_timeou
 
 #[test]
 fn a_containers_own_files_are_left_out_and_reported_never_shown_as_the_hosts() {
-    let home = Home::new();
-    let _broker = home.start_broker(&["--view=container".into()]);
-    let exporter = home.start_exporter::<&str>(&[]);
+    let environment = Environment::new();
+    let _broker = environment.start_broker(&["--view=container"]);
+    let exporter = environment.start_exporter::<&str>(&[]);
     let scrape = exporter.scrape();
     assert_eq!(scrape.value("keyhole_broker_info", &[("access_level", "minimal")]), Some(1.0));
     assert!(scrape.has("node_cpu_seconds_total") && scrape.has("node_memory_MemTotal_bytes"));
@@ -519,19 +520,19 @@ fn a_containers_own_files_are_left_out_and_reported_never_shown_as_the_hosts() {
         let there: Vec<_> = scrape.families().filter(|family| family.starts_with(prefix)).collect();
         assert_eq!(there, Vec::<&str>::new());
         assert_eq!(success(&scrape, collector), Some(0.0), "{collector}");
-        let told = [("query", query), ("outcome", "container_view")];
-        assert_eq!(scrape.value("keyhole_query_outcome", &told), Some(1.0), "{query}");
+        let labels = [("query", query), ("outcome", "container_view")];
+        assert_eq!(scrape.value("keyhole_query_outcome", &labels), Some(1.0), "{query}");
     }
 }
 
 #[test]
 fn a_uid_that_is_not_allowed_gets_nothing() {
-    if !common::root_for("run an exporter as a uid of its own") {
+    if !root_for("run an exporter as a uid of its own") {
         return;
     }
-    let (home, _broker, allowed) = start();
-    let stranger = home.start_exporter_as::<&str>(STRANGER, &[]);
-    let answer = stranger.metrics("3");
+    let (environment, _broker, allowed) = start();
+    let denied = environment.start_exporter_as::<&str>(DENIED_UID, &[]);
+    let answer = denied.metrics("3");
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert_one_line(&answer.text());
     let refused = allowed.scrape().value("keyhole_broker_refused_peers_total", &[]);
@@ -540,55 +541,55 @@ fn a_uid_that_is_not_allowed_gets_nothing() {
 
 #[test]
 fn an_exporter_without_a_broker_starts_and_waits_for_one() {
-    let home = Home::new();
-    let exporter = home.start_exporter::<&str>(&[]);
+    let environment = Environment::new();
+    let exporter = environment.start_exporter::<&str>(&[]);
     let answer = exporter.metrics("5");
     assert_eq!(answer.status, 503);
     assert_one_line(&answer.text());
     assert_eq!(exporter.get("/").status, 200);
-    let _broker = home.start_broker(&this_host());
+    let _broker = environment.start_broker(&this_host());
     assert_eq!(exporter.metrics("10").status, 200);
 }
 
 #[test]
-fn an_unreadable_textfile_folder_is_told_and_costs_nothing_else() {
-    let home = Home::new();
-    let _broker = home.start_broker(&this_host());
-    let folder = home.path().join("textfiles");
-    fs::create_dir(&folder).unwrap();
-    fs::write(folder.join("a.prom"), "unreachable_metric 1\n").unwrap();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o0)).unwrap();
-    let exporter = home.start_exporter(&[flag("--collector.textfile.directory=", &folder)]);
+fn an_unreadable_textfile_directory_is_reported_and_affects_nothing_else() {
+    let environment = Environment::new();
+    let _broker = environment.start_broker(&this_host());
+    let directory = environment.dir().join("textfiles");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("a.prom"), "unreachable_metric 1\n").unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o0)).unwrap();
+    let exporter = environment.start_exporter(&[flag("--collector.textfile.directory=", &directory)]);
     let scrape = exporter.scrape();
     assert_eq!(scrape.value("node_textfile_scrape_error", &[]), Some(1.0));
     assert!(!scrape.has("unreachable_metric"));
     assert!(scrape.has("node_memory_MemTotal_bytes"));
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
 fn text_files_are_shown_beside_the_hosts_families() {
-    let home = Home::new();
-    let _broker = home.start_broker(&this_host());
-    let folder = home.path().join("textfiles");
-    fs::create_dir(&folder).unwrap();
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(folder.join("a.prom"), "# TYPE own_jobs_total counter\nown_jobs_total{job=\"a b\"} 3\n")
+    let environment = Environment::new();
+    let _broker = environment.start_broker(&this_host());
+    let directory = environment.dir().join("textfiles");
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(directory.join("a.prom"), "# TYPE own_jobs_total counter\nown_jobs_total{job=\"a b\"} 3\n")
         .unwrap();
-    let exporter = home.start_exporter(&[flag("--collector.textfile.directory=", &folder)]);
+    let exporter = environment.start_exporter(&[flag("--collector.textfile.directory=", &directory)]);
     let scrape = exporter.scrape();
     assert_eq!(scrape.value("own_jobs_total", &[("job", "a b")]), Some(3.0));
     assert_eq!(scrape.kind("own_jobs_total"), Some("counter"));
     assert_eq!(scrape.value("node_textfile_scrape_error", &[]), Some(0.0));
 }
 
-/// Starts the exporter, which must refuse; gives its message.
-fn refused(home: &Home, flags: &[OsString]) -> String {
-    let mut command = home.command("keyhole-exporter", EXPORTER);
+/// Starts the exporter, which must fail; returns its message.
+fn refused(environment: &Environment, flags: &[OsString]) -> String {
+    let mut command = environment.command("keyhole-exporter", EXPORTER_UID);
     command.args(flags);
-    let output = common::finish(command);
+    let output = run_to_end(command);
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
-    // 2 is a mistake of the command line, 1 what only the system can say.
+    // 2 is a mistake of the command line, 1 what only the system knows.
     let of_the_system = ["in use", "/nonexistent"].iter().any(|part| message.contains(part));
     assert_eq!(output.status.code(), Some(if of_the_system { 1 } else { 2 }), "{flags:?}: {message}");
     assert_one_line(&message);
@@ -597,8 +598,8 @@ fn refused(home: &Home, flags: &[OsString]) -> String {
 }
 
 #[test]
-fn bad_input_ends_the_exporters_start_with_one_line_that_tells_what_to_do() {
-    let home = Home::new();
+fn bad_input_fails_the_exporters_start_with_one_line_that_has_a_hint() {
+    let environment = Environment::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = format!("--web.listen-address={}", listener.local_addr().unwrap());
     let cases: &[(&[&str], &[&str])] = &[
@@ -621,11 +622,11 @@ fn bad_input_ends_the_exporters_start_with_one_line_that_tells_what_to_do() {
         (&["replay"], &["directory", "--help"]),
         (&["replay", "/nonexistent"], &["/nonexistent", "directory"]),
     ];
-    for (flags, said) in cases {
+    for (flags, hint) in cases {
         let flags: Vec<OsString> = flags.iter().map(Into::into).collect();
-        let message = refused(&home, &flags);
-        for said in *said {
-            assert!(message.contains(said), "{flags:?}: {said:?} is not in {message:?}");
+        let message = refused(&environment, &flags);
+        for hint in *hint {
+            assert!(message.contains(hint), "{flags:?}: {hint:?} is not in {message:?}");
         }
     }
     drop(listener);
@@ -634,17 +635,17 @@ fn bad_input_ends_the_exporters_start_with_one_line_that_tells_what_to_do() {
 #[test]
 fn an_argument_that_is_not_utf_8_is_refused_like_any_other() {
     use std::os::unix::ffi::OsStringExt;
-    let home = Home::new();
-    let message = refused(&home, &[OsString::from_vec(b"--collector.\xff".to_vec())]);
+    let environment = Environment::new();
+    let message = refused(&environment, &[OsString::from_vec(b"--collector.\xff".to_vec())]);
     assert!(message.contains("--collector."), "{message}");
 }
 
 #[test]
-fn bad_input_ends_the_brokers_start_with_one_line_that_tells_what_to_do() {
-    let home = Home::new();
-    let _broker = home.start_broker(&this_host());
-    let live = flag("--socket.path=", home.socket());
-    let free = flag("--socket.path=", home.path().join("socket/other.sock"));
+fn bad_input_fails_the_brokers_start_with_one_line_that_has_a_hint() {
+    let environment = Environment::new();
+    let _broker = environment.start_broker(&this_host());
+    let live = flag("--socket.path=", environment.socket());
+    let free = flag("--socket.path=", environment.dir().join("socket/other.sock"));
     let cases: &[(&[&str], &OsString, &str)] = &[
         (&["--path.sysroot=/"], &free, "unknown flag --path.sysroot"),
         (&["--path.procfs=/nonexistent"], &free, "--path.procfs"),
@@ -653,36 +654,40 @@ fn bad_input_ends_the_brokers_start_with_one_line_that_tells_what_to_do() {
         (&["--view=mine"], &free, "auto, host or container"),
         (&[], &live, "broker.sock"),
     ];
-    for (flags, socket, said) in cases {
-        let mut command = home.command("keyhole-broker", common::BROKER);
+    for (flags, socket, hint) in cases {
+        let mut command = environment.command("keyhole-broker", BROKER_UID);
         command.arg(socket).args(*flags);
-        let output = common::finish(command);
+        let output = run_to_end(command);
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{flags:?}: {message}");
         assert_one_line(&message);
         assert!(message.starts_with("keyhole-broker: error: "), "{message}");
-        assert!(message.contains(said), "{flags:?}: {said:?} is not in {message:?}");
+        assert!(message.contains(hint), "{flags:?}: {hint:?} is not in {message:?}");
     }
-    assert_eq!(home.start_exporter::<&str>(&[]).metrics("10").status, 200, "the live broker still serves");
+    assert_eq!(
+        environment.start_exporter::<&str>(&[]).metrics("10").status,
+        200,
+        "the live broker still serves"
+    );
 }
 
 #[test]
 fn both_programs_stop_on_sigterm_with_status_0_and_leave_no_socket() {
-    let (home, mut broker, mut exporter) = start();
+    let (environment, mut broker, mut exporter) = start();
     assert_eq!(exporter.metrics("10").status, 200);
     assert_eq!(exporter.process.terminate().code(), Some(0));
-    assert!(home.socket().exists());
-    assert_eq!(broker.terminate().code(), Some(0));
-    assert!(!home.socket().exists());
+    assert!(environment.socket().exists());
+    assert_eq!(broker.process.terminate().code(), Some(0));
+    assert!(!environment.socket().exists());
 }
 
 #[test]
-fn a_scrape_under_way_is_finished_when_the_exporter_is_told_to_stop() {
-    let home = Home::new();
-    let flags = fixture_tree(&home);
-    jam(&home, "sys/class/thermal/thermal_zone0/temp");
-    let _broker = home.start_broker(&flags);
-    let mut exporter = home.start_exporter::<&str>(&[]);
+fn a_running_scrape_is_finished_when_the_exporter_is_asked_to_stop() {
+    let environment = Environment::new();
+    let flags = fixture_tree(&environment);
+    jam(&environment, "sys/class/thermal/thermal_zone0/temp");
+    let _broker = environment.start_broker(&flags);
+    let mut exporter = environment.start_exporter::<&str>(&[]);
     let address = exporter.address;
     let asked = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -690,12 +695,12 @@ fn a_scrape_under_way_is_finished_when_the_exporter_is_told_to_stop() {
             asked.store(true, Ordering::SeqCst);
             http::get(address, "/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "2")])
         });
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !asked.load(Ordering::SeqCst) {
             assert!(Instant::now() < deadline);
             std::thread::yield_now();
         }
-        // The stuck file keeps the scrape under way for its whole time.
+        // The stuck file keeps the scrape running for its whole time.
         std::thread::sleep(Duration::from_millis(500));
         assert_eq!(exporter.process.terminate().code(), Some(0));
         assert_eq!(scrape.join().unwrap().status, 200);

@@ -1,12 +1,11 @@
 //! What a sealed program shows of the environment that it was started with.
 
-mod common;
-
 use std::fs;
 use std::process::Command;
 
-use common::usage::soon;
-use common::{BROKER, EXPORTER, Home, NODE_NAME, root_for, this_host};
+use keyhole_test_support::{
+    BROKER_UID, EXPORTER_UID, Environment, NODE_NAME, root_for, this_host, wait_until,
+};
 
 const VARIABLE: &str = "DATABASE_PASSWORD";
 const SECRET: &str = "hunter2-hunter2";
@@ -33,11 +32,12 @@ fn the_kernel_shows_nothing_of_the_environment_of_a_sealed_program() {
     if !root_for("read the environment of another uid's process") {
         return;
     }
-    let home = Home::new();
-    let broker = home.start_broker_of(with_secret(home.command("keyhole-broker", BROKER)), &this_host());
-    let exporter = with_secret(home.command("keyhole-exporter", EXPORTER));
-    let exporter = home.start_exporter_of::<&str>(exporter, &[]);
-    assert_empty("keyhole-broker", &environ(broker.pid()));
+    let environment = Environment::new();
+    let broker = environment
+        .start_broker_from(with_secret(environment.command("keyhole-broker", BROKER_UID)), &this_host());
+    let exporter = with_secret(environment.command("keyhole-exporter", EXPORTER_UID));
+    let exporter = environment.start_exporter_from::<&str>(exporter, &[]);
+    assert_empty("keyhole-broker", &environ(broker.process.pid()));
     assert_empty("keyhole-exporter", &environ(exporter.process.pid()));
     // What it needed from there it has read before.
     assert_eq!(exporter.scrape().value("node_uname_info", &[("nodename", NODE_NAME)]), Some(1.0));
@@ -47,7 +47,7 @@ fn the_kernel_shows_nothing_of_the_environment_of_a_sealed_program() {
 fn the_kernel_shows_the_environment_of_a_program_that_does_not_clear_it() {
     let mut sleep = with_secret(Command::new("sleep")).arg("20").spawn().expect("sleep starts");
     // The kernel sets a program's environment up after it has let its parent go on.
-    soon("sleep shows its environment", || {
+    wait_until("sleep shows its environment", || {
         environ(sleep.id()).windows(SECRET.len()).any(|window| window == SECRET.as_bytes())
     });
     sleep.kill().expect("a child that runs");

@@ -1,9 +1,7 @@
 //! Golden expositions: what `keyhole-exporter replay` prints for trees of kernel files, byte for byte.
 //!
-//! `UPDATE_GOLDEN=1 cargo test --test golden` writes them anew; read the difference before you commit it.
-//! `tests/golden/capture.sh` captures a host for [`a_real_host_gives_what_it_gave_before`].
-
-mod common;
+//! `UPDATE_GOLDEN=1 cargo test --test golden` rewrites them; read the difference before you commit it.
+//! `tests/golden/capture.sh` captures a host for [`a_capture_of_a_real_host_has_its_golden_exposition`].
 
 use std::ffi::OsStr;
 use std::fs;
@@ -11,12 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::exposition::Exposition;
+use keyhole_test_support::exposition::Exposition;
+use keyhole_test_support::{NODE_NAME, programs, run_to_end};
 
-/// What no two runs give alike.
+/// What differs between two runs.
 const MASKED: &[(&str, Trees)] = &[
     ("node_scrape_collector_duration_seconds", Trees::All),
-    // A capture tells when it was made; for any other tree the exporter's own clock stands in.
+    // A capture has its time; for any other tree the exporter's own clock stands in.
     ("node_time_seconds", Trees::WithoutTime),
 ];
 
@@ -43,15 +42,15 @@ fn masked(text: &str, tree: &Path) -> String {
     out
 }
 
-/// What replaying a tree prints; it must be well formed and nothing may be told on standard error at error level.
+/// What replaying a tree prints; it must be well formed, without an error in the log.
 fn replay(tree: &Path, flags: &[&str]) -> String {
     // As this user: nothing here needs a uid of its own, and the trees may lie where that uid cannot reach.
-    let mut command = Command::new(common::binaries().join("keyhole-exporter"));
+    let mut command = Command::new(programs::all().join("keyhole-exporter"));
     command.args(flags).arg("replay").arg(tree).stdin(Stdio::null());
-    command.env("NODE_NAME", common::NODE_NAME).env("TZ", "UTC");
-    let output = common::finish(command);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && !told.contains("level=ERROR"), "{told}");
+    command.env("NODE_NAME", NODE_NAME).env("TZ", "UTC");
+    let output = run_to_end(command);
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !log.contains("level=ERROR"), "{log}");
     let exposition = Exposition::parse(&output.stdout).unwrap_or_else(|error| panic!("{error}"));
     assert!(exposition.has("node_scrape_collector_success"));
     String::from_utf8(output.stdout).unwrap()
@@ -74,7 +73,7 @@ fn assert_golden(name: &str, tree: &Path, flags: &[&str]) {
     let differences: Vec<String> = differences(&expected, &got);
     assert!(
         differences.is_empty(),
-        "{} differs (UPDATE_GOLDEN=1 writes it anew):\n{}",
+        "{} differs (UPDATE_GOLDEN=1 rewrites it):\n{}",
         path.display(),
         differences.join("\n")
     );
@@ -101,13 +100,13 @@ fn differences(expected: &str, got: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_real_host_gives_what_it_gave_before() {
+fn a_capture_of_a_real_host_has_its_golden_exposition() {
     let tree = golden("host").join("tree");
     assert_golden("host", &tree, &["--collector.cpu.info", "--collector.netdev.address-info"]);
 }
 
 #[test]
-fn a_captured_host_is_small_and_whole() {
+fn a_captured_host_is_small_and_complete() {
     let tree = golden("host").join("tree");
     let mut bytes = 0;
     let mut left = vec![tree.clone()];
@@ -144,7 +143,7 @@ fn a_host_with_no_files_at_all_fails_no_parser() {
 }
 
 #[test]
-fn hostile_names_and_files_give_well_formed_lines_and_no_wrong_ones() {
+fn hostile_names_and_files_result_in_well_formed_lines_and_no_wrong_ones() {
     let dir = tempfile::tempdir().unwrap();
     for (path, content) in hostile_files() {
         let path = dir.path().join(OsStr::from_bytes(&path));
@@ -279,7 +278,7 @@ fn hostile_files() -> Vec<(Vec<u8>, Vec<u8>)> {
         &[b"version 15\ncpu0 1 2 3\ncpu\"1 0 0 0 0 0 0 1 2 3\ncpu2 0 0 0 0 0 0 7 8 9\n"],
     );
 
-    // sysfs: types, labels and chips that are named by whoever wrote the driver or the device.
+    // sysfs: types, labels and chips that are named by the authors of drivers and devices.
     add(&[b"sys/class/thermal/thermal_zone0/type"], &[NAME, b"\n"]);
     add(&[b"sys/class/thermal/thermal_zone0/temp"], &[b"42000\n"]);
     add(&[b"sys/class/thermal/thermal_zone1/type"], &[b"hot\n"]);

@@ -5,8 +5,7 @@
 //! `tests/kernels/tree.py` makes one out of what `tests/kernels/boot.py` brings back from a virtual machine. Trees of what no
 //! virtual machine has are made by hand, and `tests/peers/trees.py` holds them all against node_exporter.
 
-mod common;
-
+use keyhole_test_support::{programs, run_to_end};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,11 +20,11 @@ fn trees() -> Vec<PathBuf> {
 }
 
 fn replay(tree: &Path) -> BTreeMap<String, f64> {
-    let mut command = Command::new(common::binaries().join("keyhole-exporter"));
+    let mut command = Command::new(programs::all().join("keyhole-exporter"));
     let flags = fs::read_to_string(tree.join("flags.txt")).unwrap();
     command.args(flags.lines()).arg("replay").arg(tree).stdin(Stdio::null());
     command.env("NODE_NAME", "guest").env("TZ", "UTC");
-    let output = common::finish(command);
+    let output = run_to_end(command);
     assert!(output.status.success(), "{}: {output:?}", tree.display());
     samples(&String::from_utf8(output.stdout).unwrap())
 }
@@ -78,7 +77,7 @@ fn differences(expected: &BTreeMap<String, f64>, got: &BTreeMap<String, f64>) ->
 }
 
 #[test]
-fn every_tree_of_another_kernel_gives_what_node_exporter_gave_there() {
+fn every_tree_of_another_kernel_has_the_samples_of_node_exporter_there() {
     let mut wrong = Vec::new();
     for tree in trees() {
         let got = replay(&tree);

@@ -1,25 +1,23 @@
-//! Both programs as on older kernels, as the ordinary uids that they run as: what such a kernel lacks is answered as it
+//! Both programs as on older kernels, as the ordinary uids that they run as: what such a kernel missing is answered as it
 //! would answer. The broker starts `keyhole-reader` by itself, which inherits the filter.
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use common::lacking::{AUXV, Argument, LINUX_5_10, Lack, PASS_RIGHTS, lacking};
-use common::{BROKER, EXPORTER, Home, finish, flag, root_for, this_host};
+use keyhole_test_support::old_kernel::{AUXV, Argument, LINUX_5_10, Missing, PASS_RIGHTS, without};
+use keyhole_test_support::{BROKER_UID, EXPORTER_UID, Environment, flag, root_for, run_to_end, this_host};
 
-/// A program's command line, as one of the uids, on a kernel that lacks all of `lacks`.
-fn command(home: &Home, program: &str, uid: u32, lacks: &[Lack]) -> Command {
-    lacking(home.command(program, uid), lacks)
+/// A program's command line, as one of the uids, on a kernel that missing all of `missing`.
+fn command(environment: &Environment, program: &str, uid: u32, missing: &[Missing]) -> Command {
+    without(environment.command(program, uid), missing)
 }
 
 /// Starts every program and sees it answer; returns what each process reports of Landlock.
-fn every_program_answers(lacks: &[Lack]) -> BTreeMap<String, f64> {
-    let home = Home::new();
-    let broker = command(&home, "keyhole-broker", BROKER, lacks);
+fn every_program_answers(missing: &[Missing]) -> BTreeMap<String, f64> {
+    let environment = Environment::new();
+    let broker = command(&environment, "keyhole-broker", BROKER_UID, missing);
     // All of the host that can be asked for: every class has a reader then.
     let mut flags = this_host();
     flags.extend(
@@ -31,18 +29,18 @@ fn every_program_answers(lacks: &[Lack]) -> BTreeMap<String, f64> {
         ]
         .map(Into::into),
     );
-    let mut broker = home.start_broker_of(broker, &flags);
+    let mut broker = environment.start_broker_from(broker, &flags);
 
-    let mut probe = command(&home, "keyhole-broker", BROKER, lacks);
-    probe.arg("probe").arg(flag("--socket.path=", home.socket()));
+    let mut probe = command(&environment, "keyhole-broker", BROKER_UID, missing);
+    probe.arg("probe").arg(flag("--socket.path=", environment.socket()));
     assert_succeeds(probe);
-    let mut policy = command(&home, "keyhole-broker", BROKER, lacks);
+    let mut policy = command(&environment, "keyhole-broker", BROKER_UID, missing);
     policy.arg("policy");
     assert_succeeds(policy);
 
-    let exporter = command(&home, "keyhole-exporter", EXPORTER, lacks);
-    let mut exporter = home
-        .start_exporter_of(exporter, &["--scrape.detail", "--collector.processes", "--collector.textfile"]);
+    let exporter = command(&environment, "keyhole-exporter", EXPORTER_UID, missing);
+    let mut exporter = environment
+        .start_exporter_from(exporter, &["--scrape.detail", "--collector.processes", "--collector.textfile"]);
     let scrape = exporter.scrape();
     // Those that multiply by the page size and divide by the clock's ticks, and one of each class of readers.
     for family in [
@@ -59,28 +57,28 @@ fn every_program_answers(lacks: &[Lack]) -> BTreeMap<String, f64> {
     }
     assert_eq!(exporter.get("/").status, 200);
     for arguments in [&["query", "loadavg"][..], &["query", "--output=raw", "loadavg"], &["describe"]] {
-        let mut query = command(&home, "keyhole-exporter", EXPORTER, lacks);
-        query.args(arguments).arg(flag("--broker.socket=", home.socket()));
+        let mut query = command(&environment, "keyhole-exporter", EXPORTER_UID, missing);
+        query.args(arguments).arg(flag("--broker.socket=", environment.socket()));
         assert_succeeds(query);
     }
     // What the exporter's uid may write to.
-    let saved = home.path().join("saved");
+    let saved = environment.dir().join("saved");
     fs::create_dir(&saved).unwrap();
     fs::set_permissions(&saved, fs::Permissions::from_mode(0o777)).unwrap();
     let tree = saved.join("tree");
-    let mut capture = command(&home, "keyhole-exporter", EXPORTER, lacks);
-    capture.arg("capture").arg(&tree).arg(flag("--broker.socket=", home.socket()));
-    let output = finish(capture);
+    let mut capture = command(&environment, "keyhole-exporter", EXPORTER_UID, missing);
+    capture.arg("capture").arg(&tree).arg(flag("--broker.socket=", environment.socket()));
+    let output = run_to_end(capture);
     assert!(matches!(output.status.code(), Some(0 | 3)), "capture: {output:?}");
-    let mut replay = command(&home, "keyhole-exporter", EXPORTER, lacks);
+    let mut replay = command(&environment, "keyhole-exporter", EXPORTER_UID, missing);
     replay.arg("replay").arg(&tree);
     assert!(String::from_utf8_lossy(&assert_succeeds(replay)).contains("node_load1 "));
-    let mut completions = command(&home, "keyhole-exporter", EXPORTER, lacks);
+    let mut completions = command(&environment, "keyhole-exporter", EXPORTER_UID, missing);
     completions.args(["completions", "bash"]);
     assert_succeeds(completions);
 
     assert!(exporter.process.terminate().success(), "{}", exporter.process.log());
-    assert!(broker.terminate().success(), "{}", broker.log());
+    assert!(broker.process.terminate().success(), "{}", broker.process.log());
     let layers = |family| scrape.samples(family).filter(|layer| layer.labels["layer"] == "landlock");
     let of_broker =
         layers("keyhole_broker_sandbox_layer").map(|layer| (layer.labels["process"].clone(), layer.value));
@@ -92,7 +90,7 @@ fn every_program_answers(lacks: &[Lack]) -> BTreeMap<String, f64> {
 /// What the command prints.
 fn assert_succeeds(command: Command) -> Vec<u8> {
     let shown = format!("{command:?}");
-    let output = finish(command);
+    let output = run_to_end(command);
     assert!(output.status.success(), "{shown}: {output:?}");
     output.stdout
 }
@@ -103,7 +101,7 @@ fn can_run() -> bool {
 }
 
 #[test]
-fn every_program_starts_and_answers_where_the_kernel_does_not_give_the_auxiliary_vector() {
+fn every_program_starts_and_answers_where_the_kernel_has_no_pr_get_auxv() {
     if can_run() {
         every_program_answers(&[AUXV]);
     }
@@ -130,19 +128,19 @@ fn every_program_starts_on_what_linux_5_10_has_and_reports_landlock_as_missing()
 }
 
 #[test]
-fn a_call_that_is_lacking_fails_and_the_same_call_with_another_argument_does_not() {
-    const fn kill(when: &'static [Argument]) -> Lack {
-        Lack { numbers: (libc::SYS_kill, libc::SYS_kill), when, errno: libc::EDOM }
+fn a_missing_call_fails_and_the_same_call_with_another_argument_does_not() {
+    const fn kill(when: &'static [Argument]) -> Missing {
+        Missing { numbers: (libc::SYS_kill, libc::SYS_kill), when, errno: libc::EDOM }
     }
-    const KILL_0: Lack = kill(&[Argument::Is(1, 0)]);
-    const KILL_0_OR_1: Lack = kill(&[Argument::Within(1, 0, 1)]);
+    const KILL_0: Missing = kill(&[Argument::Is(1, 0)]);
+    const KILL_0_OR_1: Missing = kill(&[Argument::Within(1, 0, 1)]);
     // SIGCONT is 18, 0b1_0010; SIGURG is 23, 0b1_0111.
-    const KILL_WITH_BITS: Lack = kill(&[Argument::HasAny(1, 0b101)]);
-    const KILL_WITH_ALL_BITS: Lack = kill(&[Argument::HasAll(1, 0b101)]);
-    let succeeds = |script: &str, lacks: &[Lack]| {
+    const KILL_WITH_BITS: Missing = kill(&[Argument::HasAny(1, 0b101)]);
+    const KILL_WITH_ALL_BITS: Missing = kill(&[Argument::HasAll(1, 0b101)]);
+    let succeeds = |script: &str, missing: &[Missing]| {
         let mut shell = Command::new("sh");
         shell.args(["-c", script]);
-        finish(lacking(shell, lacks)).status.success()
+        run_to_end(without(shell, missing)).status.success()
     };
     assert!(succeeds("kill -0 $$", &[]));
     assert!(!succeeds("kill -0 $$", &[KILL_0]));
@@ -157,8 +155,8 @@ fn a_call_that_is_lacking_fails_and_the_same_call_with_another_argument_does_not
 }
 
 #[test]
-fn a_program_that_needs_what_linux_5_10_lacks_does_not_pass() {
-    // Python makes each call, and says which errno it got.
+fn calls_that_linux_5_10_does_not_have_fail() {
+    // Python makes each call, and exits with the errno that it got.
     let errno_of = |call: &str| {
         let script = format!(
             "import ctypes,socket; c = ctypes.CDLL(None, use_errno=True); c.syscall.restype = ctypes.c_long\n\
@@ -168,7 +166,7 @@ fn a_program_that_needs_what_linux_5_10_lacks_does_not_pass() {
         );
         let mut python = Command::new("python3");
         python.args(["-c", &script]);
-        finish(lacking(python, LINUX_5_10)).status.code()
+        run_to_end(without(python, LINUX_5_10)).status.code()
     };
     assert_eq!(errno_of("c.getppid() * 0"), Some(0), "what 5.10 has");
     for (what, call, errno) in [

@@ -1,8 +1,5 @@
 //! Readers that hang in the kernel, die, or see more files than the one before: the real program on fixture trees. A FIFO
-//! without a writer stands for a file that hangs.
-
-#[path = "../../tests/common/reader.rs"]
-mod reader;
+//! without a writer is a file that hangs.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -21,6 +18,7 @@ use keyhole_broker::zygote::{self, StartError};
 use keyhole_policy::pipes::MAX_STUCK_READERS;
 use keyhole_policy::{Class, TABLE};
 use keyhole_proto::v1::{File, Outcome, Query, ReadResponse, file};
+use keyhole_test_support::programs;
 use prost::Message;
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::process::{Pid, Signal, kill_process};
@@ -86,7 +84,7 @@ impl Tree {
     }
 
     async fn readers_with(&self, reopen_interval: Duration, arguments: Vec<OsString>) -> Ground {
-        let program = reader::beside(&PathBuf::from(env!("CARGO_BIN_EXE_keyhole-broker"))).to_owned();
+        let [_, program] = programs::broker_and_reader(env!("CARGO_BIN_EXE_keyhole-broker"));
         let (zygote, mut reports, slots) = zygote::start(program, arguments).await.unwrap();
         tokio::spawn(async move { reports.follow().await });
         let options =

@@ -3,9 +3,6 @@
 //! Filters are installed in forked children of a separate process; Landlock and capabilities on threads, to which they
 //! belong.
 
-#[path = "../../tests/common/forked.rs"]
-mod forked;
-
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,12 +11,13 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use forked::{
-    Call, End, REFUSED, alone, assert_other_interfaces_are_refused, call_in_sandbox, forked, survived,
-};
 use keyhole_broker::sandbox::{self, DescriptorRules, PASSED_DESCRIPTOR_SYSCALLS, SYSCALLS, SandboxError};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::{Layer, ThreadStatus, capabilities, process, seccomp};
+use keyhole_test_support::fork::{
+    Call, End, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_in_sandbox, in_child,
+    in_own_process, returned,
+};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -48,12 +46,12 @@ fn number(name: &str) -> i64 {
 
 #[test]
 fn every_row_allows_its_call() {
-    alone("every_row_allows_its_call", || {
+    in_own_process("every_row_allows_its_call", || {
         let (_dir, dir) = tempdir();
         let (enter_sandbox, _status) = table(&dir);
         for row in SYSCALLS.iter().filter(|row| row.name != "rt_sigreturn") {
             let end = call_in_sandbox(&enter_sandbox, Call::harmless(row));
-            assert!(survived(end), "{}: {end:?}", row.name);
+            assert!(returned(end), "{}: {end:?}", row.name);
         }
     });
 }
@@ -64,10 +62,10 @@ fn a_signal_handler_returns_in_the_sandbox() {
     extern "C" fn handle(_: libc::c_int) {
         HANDLED.store(true, Ordering::Relaxed);
     }
-    alone("a_signal_handler_returns_in_the_sandbox", || {
+    in_own_process("a_signal_handler_returns_in_the_sandbox", || {
         let (_dir, dir) = tempdir();
         let (enter_sandbox, _status) = table(&dir);
-        let end = forked(|| {
+        let end = in_child(|| {
             let soon = libc::timeval { tv_sec: 0, tv_usec: 50_000 };
             let timer =
                 libc::itimerval { it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 }, it_value: soon };
@@ -92,7 +90,7 @@ fn a_signal_handler_returns_in_the_sandbox() {
 
 #[test]
 fn every_other_call_kills_the_process() {
-    alone("every_other_call_kills_the_process", || {
+    in_own_process("every_other_call_kills_the_process", || {
         let (_dir, dir) = tempdir();
         let (enter_sandbox, _status) = table(&dir);
         let start = Instant::now();
@@ -102,7 +100,7 @@ fn every_other_call_kills_the_process() {
             // The kernel runs no filter for the calls of its own probes (uretprobe, uprobe), and they do nothing for any
             // other caller.
             let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
-            assert!(end == REFUSED || probe, "system call {number}: {end:?}");
+            assert!(end == KILLED_BY_SECCOMP || probe, "system call {number}: {end:?}");
         }
         assert!(start.elapsed() < Duration::from_secs(60));
     });
@@ -110,16 +108,16 @@ fn every_other_call_kills_the_process() {
 
 #[test]
 fn unknown_numbers_and_other_system_call_interfaces_kill_the_process() {
-    alone("unknown_numbers_and_other_system_call_interfaces_kill_the_process", || {
+    in_own_process("unknown_numbers_and_other_system_call_interfaces_kill_the_process", || {
         let (_dir, dir) = tempdir();
         let (enter_sandbox, _status) = table(&dir);
-        assert_other_interfaces_are_refused("broker", &enter_sandbox);
+        assert_other_interfaces_are_killed("broker", &enter_sandbox);
     });
 }
 
 #[test]
 fn every_condition_of_every_row_is_enforced() {
-    alone("every_condition_of_every_row_is_enforced", || {
+    in_own_process("every_condition_of_every_row_is_enforced", || {
         let (_dir, dir) = tempdir();
         let (enter_sandbox, _status) = table(&dir);
         let mut refused = 0;
@@ -130,7 +128,7 @@ fn every_condition_of_every_row_is_enforced() {
                     if !call.is_allowed_by(SYSCALLS) {
                         assert_eq!(
                             call_in_sandbox(&enter_sandbox, call),
-                            REFUSED,
+                            KILLED_BY_SECCOMP,
                             "{} with {call:x?}",
                             row.name
                         );
@@ -145,7 +143,7 @@ fn every_condition_of_every_row_is_enforced() {
 
 #[test]
 fn kernels_that_accept_passed_descriptors_get_a_few_more_rows() {
-    alone("kernels_that_accept_passed_descriptors_get_a_few_more_rows", || {
+    in_own_process("kernels_that_accept_passed_descriptors_get_a_few_more_rows", || {
         let (_dir, dir) = tempdir();
         let status = ThreadStatus::open().unwrap();
         let descriptor_rules = DescriptorRules::new(&status, Some(&dir)).with_passed_descriptors();
@@ -155,14 +153,19 @@ fn kernels_that_accept_passed_descriptors_get_a_few_more_rows() {
         let rows = [SYSCALLS, PASSED_DESCRIPTOR_SYSCALLS].concat();
         for row in PASSED_DESCRIPTOR_SYSCALLS {
             let harmless = Call::harmless(row);
-            assert!(survived(call_in_sandbox(&enter_sandbox, harmless)), "{}", row.name);
-            assert_eq!(call_in_sandbox(&without, harmless), REFUSED, "{} where nothing is passed", row.name);
+            assert!(returned(call_in_sandbox(&enter_sandbox, harmless)), "{}", row.name);
+            assert_eq!(
+                call_in_sandbox(&without, harmless),
+                KILLED_BY_SECCOMP,
+                "{} where nothing is passed",
+                row.name
+            );
             for argument in row.when {
                 for call in (0..32).map(|bit| harmless.flipped(argument.index, bit)) {
                     if !call.is_allowed_by(&rows) {
                         assert_eq!(
                             call_in_sandbox(&enter_sandbox, call),
-                            REFUSED,
+                            KILLED_BY_SECCOMP,
                             "{} with {call:x?}",
                             row.name
                         );
@@ -212,7 +215,7 @@ fn the_list_of_checked_arguments() {
 
 #[test]
 fn calls_of_an_intruder_kill_the_process() {
-    alone("calls_of_an_intruder_kill_the_process", || {
+    in_own_process("calls_of_an_intruder_kill_the_process", || {
         let (dir, opened) = tempdir();
         let (enter_sandbox, status) = table(&opened);
         let victim = dir.path().join("victim\0");
@@ -239,7 +242,7 @@ fn calls_of_an_intruder_kill_the_process() {
             ("a look at its own status", Call(libc::SYS_pread64, [descriptor, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in allowed {
-            assert!(survived(call_in_sandbox(&enter_sandbox, call)), "{what}");
+            assert!(returned(call_in_sandbox(&enter_sandbox, call)), "{what}");
         }
 
         let refused = [
@@ -265,7 +268,10 @@ fn calls_of_an_intruder_kill_the_process() {
             ("a file in memory", mmap(read, private, descriptor)),
             ("shared memory", mmap(read | write, libc::MAP_SHARED as u64 | anonymous, nowhere)),
             ("memory made code", Call(libc::SYS_mprotect, [0, 0, read | exec, 0, 0, 0])),
-            ("memory given back", Call(libc::SYS_madvise, [0, 0, libc::MADV_DONTNEED as u64, 0, 0, 0])),
+            (
+                "memory returned to the kernel",
+                Call(libc::SYS_madvise, [0, 0, libc::MADV_DONTNEED as u64, 0, 0, 0]),
+            ),
             ("options of TCP", getsockopt(libc::IPPROTO_TCP, libc::SO_PEERCRED)),
             ("the peer's process", getsockopt(libc::SOL_SOCKET, 77)),
             ("a datagram to an address", sendto(libc::MSG_NOSIGNAL, path, 110)),
@@ -273,14 +279,14 @@ fn calls_of_an_intruder_kill_the_process() {
             ("a wait for any child, however long", Call(libc::SYS_wait4, [u64::MAX, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in refused {
-            assert_eq!(call_in_sandbox(&enter_sandbox, call), REFUSED, "{what}");
+            assert_eq!(call_in_sandbox(&enter_sandbox, call), KILLED_BY_SECCOMP, "{what}");
         }
     });
 }
 
 #[test]
 fn unlink_works_in_the_socket_directory_alone() {
-    alone("unlink_works_in_the_socket_directory_alone", || {
+    in_own_process("unlink_works_in_the_socket_directory_alone", || {
         let (dir, opened) = tempdir();
         let (other, other_opened) = tempdir();
         let (enter_sandbox, _status) = table(&opened);
@@ -293,9 +299,9 @@ fn unlink_works_in_the_socket_directory_alone() {
             let call = [dir as u64, name.as_ptr() as u64, flags as u64, 0, 0, 0];
             call_in_sandbox(&enter_sandbox, Call(seccomp::numbers::unlinkat, call))
         };
-        assert_eq!(unlink(other_opened.as_raw_fd(), "socket\0", 0), REFUSED);
-        assert_eq!(unlink(libc::AT_FDCWD, &absolute, 0), REFUSED);
-        assert_eq!(unlink(opened.as_raw_fd(), "dir\0", libc::AT_REMOVEDIR), REFUSED);
+        assert_eq!(unlink(other_opened.as_raw_fd(), "socket\0", 0), KILLED_BY_SECCOMP);
+        assert_eq!(unlink(libc::AT_FDCWD, &absolute, 0), KILLED_BY_SECCOMP);
+        assert_eq!(unlink(opened.as_raw_fd(), "dir\0", libc::AT_REMOVEDIR), KILLED_BY_SECCOMP);
         assert!(other.path().join("socket").exists() && dir.path().join("dir").exists());
         assert!(dir.path().join("socket").exists());
         assert_eq!(unlink(opened.as_raw_fd(), "socket\0", 0), End::Exited(0));
@@ -305,20 +311,20 @@ fn unlink_works_in_the_socket_directory_alone() {
 
 #[test]
 fn the_sandbox_is_on_every_thread_and_is_confirmed() {
-    alone("the_sandbox_is_on_every_thread_and_is_confirmed", || {
+    in_own_process("the_sandbox_is_on_every_thread_and_is_confirmed", || {
         let (_dir, dir) = tempdir();
         let (enter_sandbox, _status) = table(&dir);
-        let end = forked(|| {
+        let end = in_child(|| {
             let (go, wait) = std::sync::mpsc::channel();
-            let (say, heard) = std::sync::mpsc::channel();
+            let (sender, receiver) = std::sync::mpsc::channel();
             std::thread::spawn(move || {
                 let status = ThreadStatus::open().unwrap();
-                say.send(true).unwrap();
+                sender.send(true).unwrap();
                 wait.recv().unwrap();
-                say.send(!status.unconfirmed().unwrap().contains(&"seccomp")).unwrap();
+                sender.send(!status.unconfirmed().unwrap().contains(&"seccomp")).unwrap();
                 Call(libc::SYS_getpid, [0; 6]).make();
             });
-            heard.recv().unwrap();
+            receiver.recv().unwrap();
             let status = ThreadStatus::open().unwrap();
             assert!(status.unconfirmed().unwrap().contains(&"seccomp"));
             if !enter_sandbox() {
@@ -326,7 +332,7 @@ fn the_sandbox_is_on_every_thread_and_is_confirmed() {
             }
             let confirmed = !status.unconfirmed().unwrap().contains(&"seccomp");
             go.send(()).unwrap();
-            if !confirmed || !heard.recv().unwrap() {
+            if !confirmed || !receiver.recv().unwrap() {
                 return 1;
             }
             // The forbidden call of the other thread kills the whole process.
@@ -334,7 +340,7 @@ fn the_sandbox_is_on_every_thread_and_is_confirmed() {
                 std::hint::spin_loop();
             }
         });
-        assert_eq!(end, REFUSED);
+        assert_eq!(end, KILLED_BY_SECCOMP);
     });
 }
 
@@ -398,7 +404,7 @@ fn refused<T>(result: Result<T, Errno>, what: &str) {
 fn landlock_without_grants_refuses_every_path() {
     let (dir, _) = tempdir();
     fs::write(dir.path().join("file"), "x").unwrap();
-    let held = File::open(dir.path().join("file")).unwrap();
+    let opened = File::open(dir.path().join("file")).unwrap();
     let status = ThreadStatus::open().unwrap();
     confined(&[], || {
         for path in ["/etc/passwd", "/proc/self/environ", "/proc/self/status", "/proc/stat", "/dev/null"] {
@@ -413,7 +419,7 @@ fn landlock_without_grants_refuses_every_path() {
 
         // Descriptors that were opened before still work: the broker needs that.
         let mut byte = [0];
-        assert_eq!(rustix::io::pread(&held, &mut byte, 0), Ok(1));
+        assert_eq!(rustix::io::pread(&opened, &mut byte, 0), Ok(1));
         status.unconfirmed().unwrap();
         // A thread that is started later is restricted too.
         std::thread::spawn(|| refused(open("/etc/passwd", OFlags::RDONLY), "a later thread")).join().unwrap();
@@ -436,12 +442,12 @@ fn landlock_refuses_secrets_of_other_processes_even_below_a_grant() {
         without_capabilities();
         let at = |file: &str| format!("/proc/{}/{file}", victim.0.id());
         let secrets = ["environ", "auxv", "maps", "io", "syscall"];
-        let give = |file: &str| -> usize {
+        let read_count = |file: &str| -> usize {
             let opened = open(at(file), OFlags::RDONLY);
             opened.and_then(|file| rustix::io::read(&file, &mut [0; 16])).unwrap_or(0)
         };
         for file in secrets {
-            soon(file, || give(file) > 0);
+            soon(file, || read_count(file) > 0);
         }
         let dir = OFlags::RDONLY | OFlags::DIRECTORY;
         assert!(open(at("root/"), dir).is_ok() && open(at("mem"), OFlags::RDONLY).is_ok());
@@ -451,7 +457,7 @@ fn landlock_refuses_secrets_of_other_processes_even_below_a_grant() {
             return println!("skipped: {}", layer.detail);
         }
         for file in secrets {
-            assert_eq!(give(file), 0, "{file} was read");
+            assert_eq!(read_count(file), 0, "{file} was read");
         }
         assert_eq!(open(at("mem"), OFlags::RDONLY).err(), Some(Errno::ACCESS));
         for link in ["root/", "cwd/", "fd/0"] {
@@ -640,7 +646,7 @@ fn no_new_privs_is_set_and_read_back() {
 
 #[test]
 fn the_process_leaves_no_core_and_may_open_every_descriptor() {
-    alone("the_process_leaves_no_core_and_may_open_every_descriptor", || {
+    in_own_process("the_process_leaves_no_core_and_may_open_every_descriptor", || {
         let hard = getrlimit(Resource::Nofile).maximum;
         setrlimit(Resource::Nofile, Rlimit { current: Some(64), maximum: hard }).unwrap();
         let layer = process::limits();

@@ -1,13 +1,14 @@
 //! The exporter over real HTTP, before a broker that answers as the test says.
 
-mod support;
+mod in_process;
 
 use std::io::Read;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use in_process::Exporter;
 use keyhole_proto::v1::{Outcome, Query};
-use support::{Exporter, FakeBroker, Script};
+use keyhole_test_support::fake_broker::{FakeBroker, Script};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener};
 
@@ -18,7 +19,7 @@ fn directory() -> (tempfile::TempDir, std::path::PathBuf) {
 }
 
 #[tokio::test]
-async fn a_scrape_gives_the_hosts_metrics_and_the_exporters_own() {
+async fn a_scrape_has_the_hosts_metrics_and_the_exporters_own() {
     let (_dir, socket) = directory();
     let broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);
@@ -39,12 +40,14 @@ async fn a_scrape_gives_the_hosts_metrics_and_the_exporters_own() {
         "promhttp_metric_handler_requests_in_flight 1",
         "promhttp_metric_handler_requests_total{code=\"200\"} 0",
     ] {
-        assert!(answer.has(line), "{line} is missing in {}", answer.text());
+        assert!(answer.has_line(line), "{line} is missing in {}", answer.text());
     }
-    assert_eq!(*broker.calls.asked.lock().unwrap(), [Query::Loadavg, Query::Clocksource]);
+    assert_eq!(*broker.calls.queries.lock().unwrap(), [Query::Loadavg, Query::Clocksource]);
     assert!(answer.head.contains("x-content-type-options: nosniff"), "{}", answer.head);
-    assert!(exporter.get("/metrics").await.has("promhttp_metric_handler_requests_total{code=\"200\"} 1"));
-    assert_eq!(broker.calls.describes.load(Ordering::SeqCst), 1, "what the broker is, is kept for a while");
+    assert!(
+        exporter.get("/metrics").await.has_line("promhttp_metric_handler_requests_total{code=\"200\"} 1")
+    );
+    assert_eq!(broker.calls.describes.load(Ordering::SeqCst), 1, "the description is cached for a while");
 }
 
 #[tokio::test]
@@ -59,7 +62,7 @@ async fn the_exporters_own_metrics_can_be_left_out() {
 }
 
 #[tokio::test]
-async fn each_query_and_collector_that_fares_well_is_told_in_detail_alone() {
+async fn each_query_and_collector_that_succeeds_is_listed_with_scrape_detail_only() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, Script::default());
     let text = Exporter::start(&socket, &[]).get("/metrics").await.text();
@@ -72,7 +75,7 @@ async fn each_query_and_collector_that_fares_well_is_told_in_detail_alone() {
         "keyhole_collector_series_dropped_total{collector=\"loadavg\"} 0",
         "keyhole_queries{outcome=\"ok\"} 1",
     ] {
-        assert!(detailed.has(line), "{line} is missing in {}", detailed.text());
+        assert!(detailed.has_line(line), "{line} is missing in {}", detailed.text());
     }
 }
 
@@ -83,22 +86,26 @@ async fn a_collector_at_its_limit_fails_and_what_was_dropped_adds_up_over_scrape
     let exporter = Exporter::start(&socket, &["--collector.series-limit=2"]);
     for dropped in [1, 2] {
         let answer = exporter.get("/metrics?collect[]=loadavg").await;
-        assert!(answer.has("node_load5 1") && !answer.has("node_load15 1.5"), "{}", answer.text());
+        assert!(answer.has_line("node_load5 1") && !answer.has_line("node_load15 1.5"), "{}", answer.text());
         let line = format!("keyhole_collector_series_dropped_total{{collector=\"loadavg\"}} {dropped}");
-        assert!(answer.has(&line), "{}", answer.text());
-        assert!(answer.has("node_scrape_collector_success{collector=\"loadavg\"} 0"), "{}", answer.text());
-        assert!(answer.has("keyhole_series_limit 2"), "{}", answer.text());
+        assert!(answer.has_line(&line), "{}", answer.text());
+        assert!(
+            answer.has_line("node_scrape_collector_success{collector=\"loadavg\"} 0"),
+            "{}",
+            answer.text()
+        );
+        assert!(answer.has_line("keyhole_series_limit 2"), "{}", answer.text());
     }
     let unlimited = Exporter::start(&socket, &["--collector.series-limit=0"]);
     let answer = unlimited.get("/metrics").await;
-    assert!(answer.has("node_load15 1.5"), "{}", answer.text());
+    assert!(answer.has_line("node_load15 1.5"), "{}", answer.text());
     assert!(!answer.text().contains("keyhole_collector_series_dropped_total"), "{}", answer.text());
-    assert!(answer.has("keyhole_series_limit +Inf"), "{}", answer.text());
-    assert!(answer.has("keyhole_scrape_memory_bytes 134217728"), "{}", answer.text());
+    assert!(answer.has_line("keyhole_series_limit +Inf"), "{}", answer.text());
+    assert!(answer.has_line("keyhole_scrape_memory_bytes 134217728"), "{}", answer.text());
 }
 
 #[tokio::test]
-async fn an_absent_broker_is_503_with_its_reason_and_the_other_pages_stand() {
+async fn an_absent_broker_is_503_with_its_reason_and_the_other_pages_work() {
     let (_dir, socket) = directory();
     let exporter = Exporter::start(&socket, &[]);
     let answer = exporter.get("/metrics").await;
@@ -123,8 +130,8 @@ async fn one_failed_query_fails_its_collector_and_nothing_else() {
     let exporter = Exporter::start(&socket, &[]);
     let answer = exporter.get("/metrics").await;
     assert_eq!(answer.status, 200);
-    assert!(answer.has("node_scrape_collector_success{collector=\"loadavg\"} 0"));
-    assert!(answer.has("node_scrape_collector_success{collector=\"time\"} 1"));
+    assert!(answer.has_line("node_scrape_collector_success{collector=\"loadavg\"} 0"));
+    assert!(answer.has_line("node_scrape_collector_success{collector=\"time\"} 1"));
 }
 
 #[tokio::test]
@@ -145,7 +152,11 @@ async fn a_busy_broker_is_asked_again_while_there_is_time() {
     let (_dir, socket) = directory();
     let broker = FakeBroker::start(&socket, Script { refusals: 3, ..busy() });
     let exporter = Exporter::start(&socket, &[]);
-    assert_eq!(exporter.get("/metrics").await.status, 200, "whoever asks often must not blind the others");
+    assert_eq!(
+        exporter.get("/metrics").await.status,
+        200,
+        "a client that asks often must not block the others"
+    );
     assert_eq!(broker.reads(), 4);
     drop(broker);
 
@@ -174,7 +185,7 @@ async fn collectors_and_families_are_filtered_as_in_node_exporter() {
     assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), 2, "{text}");
     assert_eq!(exporter.get("/metrics?name[]=none").await.text(), "");
 
-    let refused = |answer: support::Answer| (answer.status, answer.text());
+    let refused = |answer: keyhole_test_support::http::Response| (answer.status, answer.text());
     assert_eq!(
         refused(exporter.get("/metrics?collect[]=a&exclude[]=b").await),
         (400, "Combined collect and exclude queries are not allowed.\n".into())
@@ -228,7 +239,7 @@ async fn a_path_that_is_not_clean_is_redirected_and_an_escaped_one_answers() {
         }
     }
     let answer = exporter.get("/%6detrics?collect[]=loadavg&a;b").await;
-    assert!(answer.status == 200 && answer.has("node_load1 0.5"), "{}", answer.text());
+    assert!(answer.status == 200 && answer.has_line("node_load1 0.5"), "{}", answer.text());
     assert!(!answer.text().contains("node_time_seconds"), "{}", answer.text());
     assert_eq!(exporter.get("/metrics?collect[]=loadavg;x").await.status, 400);
     assert_eq!(exporter.get("/metrics%zz").await.status, 400);
@@ -264,7 +275,7 @@ async fn http_1_1_needs_one_host_that_can_be_one() {
 }
 
 #[tokio::test]
-async fn gzip_holds_the_same_text() {
+async fn gzip_decodes_to_the_same_text() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);
@@ -290,14 +301,16 @@ async fn scrapes_that_come_together_share_one_read() {
         exporter.get("/metrics?name[]=node_load1"),
         exporter.get("/metrics?collect[]=loadavg"),
     );
-    assert!(one.has("node_load1 0.5") && two.has("node_load1 0.5") && other.has("node_load1 0.5"));
+    assert!(
+        one.has_line("node_load1 0.5") && two.has_line("node_load1 0.5") && other.has_line("node_load1 0.5")
+    );
     assert_eq!(broker.reads(), 2, "one for two of the same collectors, one for others");
     exporter.get("/metrics").await;
-    assert_eq!(broker.reads(), 3, "a later scrape reads anew");
+    assert_eq!(broker.reads(), 3, "a later scrape reads again");
 }
 
 #[tokio::test]
-async fn too_many_scrapes_are_told_so() {
+async fn too_many_scrapes_are_refused() {
     let (_dir, socket) = directory();
     let script = Script { delay: Duration::from_millis(400), ..Script::default() };
     let _broker = FakeBroker::start(&socket, script);
@@ -322,11 +335,11 @@ async fn a_restarted_broker_is_found_without_losing_a_scrape() {
     let _second = FakeBroker::start(&socket, Script { start_time_ms: 2, ..Script::default() });
     let answer = exporter.get("/metrics").await;
     assert_eq!(answer.status, 200);
-    assert!(exporter.get("/metrics").await.has("keyhole_broker_restarts_seen_total 1"));
+    assert!(exporter.get("/metrics").await.has_line("keyhole_broker_restarts_seen_total 1"));
 }
 
 #[tokio::test]
-async fn a_broker_replaced_between_two_scrapes_costs_none() {
+async fn a_broker_replaced_between_two_scrapes_fails_neither() {
     let (_dir, socket) = directory();
     let first = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);
@@ -337,7 +350,7 @@ async fn a_broker_replaced_between_two_scrapes_costs_none() {
 }
 
 #[tokio::test]
-async fn a_broker_that_breaks_off_is_asked_again_as_soon_as_it_listens() {
+async fn a_broker_that_disconnects_is_asked_again_as_soon_as_it_listens() {
     // A busy machine may be late: once in so many times it is not.
     for _ in 0..20 {
         let (_dir, socket) = directory();
@@ -387,7 +400,7 @@ async fn a_hanging_broker_is_503_within_the_scrapes_own_time() {
 }
 
 #[tokio::test]
-async fn what_a_hanging_broker_gave_before_is_not_lost() {
+async fn what_a_hanging_broker_sent_before_is_not_lost() {
     let (_dir, socket) = directory();
     let script = Script { hangs_at: Some(Query::Clocksource), ..Script::default() };
     let _broker = FakeBroker::start(&socket, script);
@@ -395,8 +408,8 @@ async fn what_a_hanging_broker_gave_before_is_not_lost() {
     let timeout = [("X-Prometheus-Scrape-Timeout-Seconds", "1")];
     let answer = exporter.request("GET", "/metrics", &timeout).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert!(answer.has("node_load1 0.5"));
-    assert!(answer.has("keyhole_query_outcome{outcome=\"timed_out\",query=\"clocksource\"} 1"));
+    assert!(answer.has_line("node_load1 0.5"));
+    assert!(answer.has_line("keyhole_query_outcome{outcome=\"timed_out\",query=\"clocksource\"} 1"));
 }
 
 #[tokio::test]
@@ -427,17 +440,17 @@ async fn idle_connections_make_room_for_others() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     let start = Instant::now();
     // All that are served at once, and some that wait.
     for _ in 0..200 {
-        held.push(TcpStream::connect(exporter.address).await.unwrap());
+        connections.push(TcpStream::connect(exporter.address).await.unwrap());
     }
     let answered = tokio::time::timeout(Duration::from_secs(8), exporter.get("/-/healthy")).await;
     assert_eq!(answered.expect("room is made in time").status, 200);
     assert!(start.elapsed() >= Duration::from_millis(200), "{:?}: nobody had idled so long", start.elapsed());
     let is_closed = |stream: &TcpStream| matches!(stream.try_read(&mut [0; 8]), Ok(0));
-    let closed = held.iter().filter(|stream| is_closed(stream)).count();
+    let closed = connections.iter().filter(|stream| is_closed(stream)).count();
     assert!((1..192).contains(&closed), "{closed} gave way");
 }
 
@@ -451,7 +464,7 @@ async fn a_head_beyond_its_limit_is_refused() {
 }
 
 #[tokio::test]
-async fn requests_that_trickle_in_make_room_for_a_probe() {
+async fn requests_that_arrive_slowly_make_room_for_a_probe() {
     let (_dir, socket) = directory();
     let exporter = Exporter::start(&socket, &[]);
     let mut slow = Vec::new();
@@ -499,7 +512,7 @@ async fn the_protobuf_form_and_the_text_are_of_one_scrape() {
 }
 
 #[tokio::test]
-async fn a_filter_that_cannot_be_read_is_not_given_everything() {
+async fn a_filter_that_cannot_be_parsed_is_an_error_and_selects_nothing() {
     let (_dir, socket) = directory();
     let broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);
@@ -544,12 +557,12 @@ async fn protobuf_as_text_is_answered_by_the_text() {
         );
         let answer = exporter.request("GET", "/metrics", &[("Accept", &accept)]).await;
         assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
-        assert!(answer.status == 200 && answer.has("node_load1 0.5"), "{}", answer.text());
+        assert!(answer.status == 200 && answer.has_line("node_load1 0.5"), "{}", answer.text());
     }
 }
 
 #[tokio::test]
-async fn texts_that_are_no_exposition_are_not_sniffed() {
+async fn texts_that_are_not_an_exposition_are_not_sniffed() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);

@@ -92,7 +92,7 @@ fn net_dev(interfaces: usize) -> String {
 }
 
 #[test]
-fn all_series_of_five_thousand_interfaces_come_by_default() {
+fn all_series_of_five_thousand_interfaces_are_there_by_default() {
     let tree = Tree::new();
     tree.put("proc/1/net/dev", net_dev(5000));
     let replay = tree.replay(&["netdev"], &[]);

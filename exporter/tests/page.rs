@@ -1,14 +1,15 @@
-//! The page at `/` over real HTTP, with a broker that answers, is absent, hangs or lies. How it looks and behaves in a
+//! The page at `/` over real HTTP, with a fake broker that answers, is absent, hangs or sends hostile text. How it looks and behaves in a
 //! browser is checked by tests/peers/page.py.
 
-mod support;
+mod in_process;
 
 use std::time::{Duration, Instant};
 
+use in_process::Exporter;
 use keyhole_proto::v1::{
     AccessLevel, DescribeResponse, Layer, Outcome, Query, QueryDescription, ReaderClass,
 };
-use support::{Exporter, FakeBroker, Script};
+use keyhole_test_support::fake_broker::{FakeBroker, Script};
 
 /// What kubelet gives the probe in node_exporter's chart.
 const PROBE: Duration = Duration::from_secs(1);
@@ -27,7 +28,7 @@ async fn timed(exporter: &Exporter) -> (String, Duration) {
 }
 
 #[tokio::test]
-async fn the_page_may_load_nothing_and_is_not_kept() {
+async fn the_page_may_load_nothing_and_is_not_cached() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &["--web.telemetry-path=/m?<\"&"]);
@@ -140,7 +141,7 @@ async fn the_readers_and_the_layers_of_every_process_are_shown_and_the_flag_that
 }
 
 #[tokio::test]
-async fn an_absent_broker_is_told_at_once_with_what_it_last_said() {
+async fn an_absent_broker_is_shown_at_once_with_its_last_description() {
     let (_dir, socket) = directory();
     let exporter = Exporter::start(&socket, &[]);
     let (text, took) = timed(&exporter).await;
@@ -163,7 +164,7 @@ async fn an_absent_broker_is_told_at_once_with_what_it_last_said() {
 }
 
 #[tokio::test]
-async fn a_broker_that_accepts_and_says_nothing_holds_no_probe_up() {
+async fn a_broker_that_accepts_and_does_not_answer_delays_no_probe() {
     let (_dir, socket) = directory();
     let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let exporter = Exporter::start(&socket, &[]);
@@ -185,7 +186,7 @@ async fn looks(exporter: &Exporter, number: usize) -> Vec<(String, Duration)> {
 }
 
 #[tokio::test]
-async fn many_who_look_cost_the_broker_one_question() {
+async fn many_page_views_share_one_describe() {
     let (_dir, socket) = directory();
     let broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);
@@ -197,7 +198,7 @@ async fn many_who_look_cost_the_broker_one_question() {
 }
 
 #[tokio::test]
-async fn who_goes_away_before_the_answer_leaves_no_false_alarm() {
+async fn a_client_that_disconnects_before_the_answer_raises_no_alarm() {
     let (_dir, socket) = directory();
     let script = Script { describe_delay: Duration::from_millis(100), ..Script::default() };
     let broker = FakeBroker::start(&socket, script);
@@ -210,7 +211,7 @@ async fn who_goes_away_before_the_answer_leaves_no_false_alarm() {
 }
 
 #[tokio::test]
-async fn whatever_the_broker_says_is_text_and_no_more_than_fits() {
+async fn the_brokers_description_is_escaped_and_truncated() {
     let (_dir, socket) = directory();
     let evil = "\"><img src=x onerror=alert(1)><script>alert(1)</script>\u{202e}'\n";
     let layer = Layer { name: evil.into(), in_force: true, detail: evil.repeat(40), process: evil.into() };

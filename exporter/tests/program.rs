@@ -1,16 +1,18 @@
 //! The real program: captures and their replay, mistakes on the command line, logs and a stop.
 
-#[path = "../../tests/common/stray.rs"]
-mod stray;
-mod support;
+mod in_process;
 
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
-use std::sync::mpsc;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use in_process::Exporter;
 use keyhole_proto::v1::{DescribeResponse, Outcome, Query, QueryDescription};
-use support::{Exporter, FakeBroker, Script};
+use keyhole_test_support::fake_broker::{FakeBroker, Script};
+use keyhole_test_support::signals::IGNORED;
+use keyhole_test_support::{ChildProcess, Lines, TIMEOUT, http, listening_address, wait_until};
+use rustix::process::Signal;
 
 fn exporter(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_keyhole-exporter")).args(arguments).output().unwrap()
@@ -28,7 +30,7 @@ fn samples(text: &str, keep: impl Fn(&str) -> bool) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_replayed_capture_gives_what_a_scrape_gave() {
+async fn a_replayed_capture_has_the_samples_of_a_scrape() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("broker.sock");
     let device = "sys/devices/system/clocksource/clocksource0";
@@ -74,7 +76,7 @@ async fn a_replayed_capture_gives_what_a_scrape_gave() {
 }
 
 #[test]
-fn a_replay_has_the_limits_of_a_scrape_and_tells_of_them_as_one_does() {
+fn a_replay_has_the_limits_of_a_scrape_and_reports_them_in_the_same_way() {
     let dir = tempfile::tempdir().unwrap();
     let tree = dir.path().display().to_string();
     std::fs::create_dir_all(dir.path().join("proc")).unwrap();
@@ -203,9 +205,9 @@ fn a_replayed_tree_may_have_any_links_and_is_not_left_by_them() {
 }
 
 #[test]
-fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
-    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let occupied = format!("--web.listen-address={}", held.local_addr().unwrap());
+fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let occupied = format!("--web.listen-address={}", listener.local_addr().unwrap());
     for (arguments, part) in [
         (vec!["--no-such-flag"], "try --help"),
         (vec!["--collector.netstat.feilds=x"], "try --help"),
@@ -251,48 +253,19 @@ fn mistakes_on_the_command_line_are_one_line_that_says_what_to_do() {
     }
 }
 
-/// The program as a server, and the lines of its log; it ends when the test ends.
-struct Server(std::process::Child, mpsc::Receiver<String>);
-
-impl Server {
-    fn start(arguments: &[&str]) -> Self {
-        use std::io::BufRead as _;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
-        let mut child = command.args(arguments).stderr(std::process::Stdio::piped()).spawn().unwrap();
-        let log = std::io::BufReader::new(child.stderr.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || log.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Self(child, lines)
-    }
-
-    /// The next line of its log that holds `part`.
-    fn line(&mut self, part: &str) -> String {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let line = self.1.recv_timeout(left).unwrap_or_else(|_| panic!("no line with {part:?} in 20 s"));
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-
-    fn stop(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.0.wait().unwrap().code()
-    }
+/// Starts the program as a server.
+fn start(arguments: &[&str]) -> (ChildProcess, Lines) {
+    ChildProcess::spawn_with_lines(Command::new(env!("CARGO_BIN_EXE_keyhole-exporter")).args(arguments))
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// The address in the line that says that it listens.
+fn address(lines: &mut Lines) -> SocketAddr {
+    let line = lines.next_with("msg=listening");
+    listening_address(&line).unwrap_or_else(|| panic!("no address: {line}"))
 }
 
 #[test]
-fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
+fn the_server_logs_one_line_an_event_and_stops_with_status_0() {
     let flags = [
         "--web.listen-address=127.0.0.1:0",
         "--no-collector.wifi",
@@ -302,57 +275,48 @@ fn the_server_logs_one_line_an_event_and_ends_well_when_told_to() {
         "--log.level=INFO",
         "--",
     ];
-    let mut server = Server::start(&flags);
-    let line = server.line("flags=--path.procfs");
+    let (mut server, mut lines) = start(&flags);
+    let line = lines.next_with("flags=--path.procfs");
     assert!(line.contains(" level=INFO msg=\"no effect here: set these flags for the broker"), "{line}");
-    let line = server.line("flags=\"--collector.systemd --collector.systemd.unit-include\"");
+    let line = lines.next_with("flags=\"--collector.systemd --collector.systemd.unit-include\"");
     assert!(line.starts_with("time=20") && line.contains(" level=WARN msg=\""), "{line}");
     assert!(line.contains("not supported") && line.contains("D-Bus"), "{line}");
-    let line = server.line("msg=listening");
-    let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap();
-    assert!(std::net::TcpStream::connect(address).is_ok(), "{line}");
-    assert_eq!(server.stop(), Some(0));
+    assert!(TcpStream::connect(address(&mut lines)).is_ok());
+    assert_eq!(server.terminate().code(), Some(0));
 
-    let mut server = Server::start(&["--web.listen-address=127.0.0.1:0", "--log.format=json"]);
-    let line = server.line("\"msg\":\"listening\"");
+    let (mut server, mut lines) = start(&["--web.listen-address=127.0.0.1:0", "--log.format=json"]);
+    let line = lines.next_with("\"msg\":\"listening\"");
     assert!(line.starts_with("{\"time\":\"2") && line.ends_with('}'), "{line}");
-    assert_eq!(server.stop(), Some(0));
+    assert_eq!(server.terminate().code(), Some(0));
 }
 
-fn get(address: &str, path: &str) -> String {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    String::from_utf8(answer).unwrap()
+/// Everything that a GET returns, as text.
+fn get(address: SocketAddr, path: &str) -> String {
+    let stream = http::connect(address).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    String::from_utf8(http::exchange(stream, &http::request("GET", path, &[]))).unwrap()
 }
 
 #[test]
-fn scrapes_that_fail_while_the_broker_is_away_are_a_line_and_not_one_each() {
-    let mut server =
-        Server::start(&["--web.listen-address=127.0.0.1:0", "--broker.socket=/nonexistent/socket"]);
-    let line = server.line("msg=listening");
-    let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+fn failed_scrapes_while_the_broker_is_away_are_logged_once() {
+    let (mut server, mut lines) =
+        start(&["--web.listen-address=127.0.0.1:0", "--broker.socket=/nonexistent/socket"]);
+    let address = address(&mut lines);
     std::thread::scope(|scope| {
         for _ in 0..30 {
             scope.spawn(|| {
                 for number in 0..20 {
                     let path = ["/metrics", "/metrics?collect[]=loadavg", "/-/ready"][number % 3];
-                    assert!(get(&address, path).starts_with("HTTP/1.1 503"), "{path}");
+                    assert!(get(address, path).starts_with("HTTP/1.1 503"), "{path}");
                 }
             });
         }
     });
-    let line = server.line("msg=\"scrape failed\"");
+    let line = lines.next_with("msg=\"scrape failed\"");
     assert!(line.contains("failures=1"), "{line}");
-    let mut lines = Vec::new();
-    while let Ok(line) = server.1.recv_timeout(Duration::from_millis(500)) {
-        lines.push(line);
-    }
+    let lines = lines.until_silent(Duration::from_millis(500));
     assert!(lines.len() <= 3, "{lines:#?}");
-    assert_eq!(server.stop(), Some(0));
+    assert_eq!(server.terminate().code(), Some(0));
 }
 
 /// Nobody's certificate and key.
@@ -414,7 +378,7 @@ impl rustls::client::danger::ServerCertVerifier for Anyones {
 }
 
 /// Writes to an HTTP/2 connection as many frames of each kind as it takes within a while.
-fn frames(address: &str, frame: &[u8]) {
+fn send_frames(address: SocketAddr, frame: &[u8]) {
     use std::io::Write as _;
     let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_safe_default_protocol_versions()
@@ -426,7 +390,7 @@ fn frames(address: &str, frame: &[u8]) {
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = rustls::pki_types::ServerName::try_from("test").unwrap();
     let client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
-    let stream = std::net::TcpStream::connect(address).unwrap();
+    let stream = TcpStream::connect(address).unwrap();
     stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let mut tls = rustls::StreamOwned::new(client, stream);
@@ -440,7 +404,7 @@ fn frames(address: &str, frame: &[u8]) {
 }
 
 #[test]
-fn what_strangers_send_to_the_tls_port_fills_no_log() {
+fn invalid_input_at_the_tls_port_does_not_fill_the_log() {
     use std::io::Write as _;
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("web.yaml");
@@ -448,16 +412,12 @@ fn what_strangers_send_to_the_tls_port_fills_no_log() {
     let config = format!("--web.config.file={}", config.display());
     for level in ["debug", "info", "warn", "error"] {
         let log_level = format!("--log.level={level}");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let address = port.to_string();
+        let address = free_address();
         let listen = format!("--web.listen-address={address}");
-        let server = Server::start(&[&listen, &log_level, &config, "--broker.socket=/nonexistent/socket"]);
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while std::net::TcpStream::connect(port).is_err() {
-            assert!(Instant::now() < deadline, "it listens");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        while server.1.recv_timeout(Duration::from_millis(300)).is_ok() {}
+        let (mut server, mut lines) =
+            start(&[&listen, &log_level, &config, "--broker.socket=/nonexistent/socket"]);
+        wait_until("it listens", || TcpStream::connect(address).is_ok());
+        lines.until_silent(Duration::from_millis(300));
         let begun = Instant::now();
         // A ping, settings, a window's update and a reset of a stream that is not there, a frame of no known kind.
         for frame in [
@@ -467,11 +427,11 @@ fn what_strangers_send_to_the_tls_port_fills_no_log() {
             b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\x08",
             b"\0\0\x03\xfa\0\0\0\0\x01abc",
         ] {
-            frames(&address, frame);
+            send_frames(address, frame);
         }
         // Handshakes that fail: no record, a record that is none, an alert, an end, plain HTTP.
         for number in 0..300 {
-            let mut stream = std::net::TcpStream::connect(port).unwrap();
+            let mut stream = TcpStream::connect(address).unwrap();
             let sent: &[u8] = match number % 5 {
                 0 => b"\x80stranger",
                 1 => b"\x16\x03\x01\x00\x08stranger",
@@ -481,10 +441,7 @@ fn what_strangers_send_to_the_tls_port_fills_no_log() {
             };
             let _ = stream.write_all(sent);
         }
-        let mut lines = Vec::new();
-        while let Ok(line) = server.1.recv_timeout(Duration::from_millis(500)) {
-            lines.push(line);
-        }
+        let lines = lines.until_silent(Duration::from_millis(500));
         let bytes: usize = lines.iter().map(String::len).sum();
         eprintln!("--log.level={level}: {} lines, {bytes} bytes in {:?}", lines.len(), begun.elapsed());
         // 200 at once and 50 a second, of debug alone.
@@ -492,27 +449,28 @@ fn what_strangers_send_to_the_tls_port_fills_no_log() {
         assert!(lines.len() <= most && bytes <= most * 300, "{level}: {} lines: {lines:#?}", lines.len());
         let own = |line: &&String| !line.contains("handshake failed") && !line.contains("log lines dropped");
         assert_eq!(lines.iter().find(own), None);
-        assert_eq!(server.stop(), Some(0));
+        assert_eq!(server.terminate().code(), Some(0));
     }
 }
 
-/// A server whose log goes to `stderr`, and where it listens: it has no other way to say.
-fn server_with_log(stderr: std::process::Stdio) -> (std::process::Child, String) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let listen = format!("--web.listen-address={port}");
+/// An address that nothing listens on, for a server whose log does not report where it listens.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A server whose log goes to `stderr`, and its address.
+fn server_with_log(stderr: Stdio) -> (ChildProcess, SocketAddr) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
-    command.args([&listen, "--broker.socket=/nonexistent/socket", "--log.level=debug"]).stderr(stderr);
-    let child = command.spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while std::net::TcpStream::connect(port).is_err() {
-        assert!(Instant::now() < deadline, "it listens");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    (child, port.to_string())
+    command.args(["--broker.socket=/nonexistent/socket", "--log.level=debug"]).stderr(stderr);
+    listening(&mut command)
 }
 
-fn signal(child: &std::process::Child, signal: rustix::process::Signal) {
-    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+/// Starts a server at a free address, and waits until it listens.
+fn listening(command: &mut Command) -> (ChildProcess, SocketAddr) {
+    let address = free_address();
+    let server = ChildProcess::spawn(command.arg(format!("--web.listen-address={address}")));
+    wait_until("it listens", || TcpStream::connect(address).is_ok());
+    (server, address)
 }
 
 #[test]
@@ -527,51 +485,40 @@ fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
     while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
     rustix::fs::fcntl_setfl(&writer, flags).unwrap();
     for stderr in [writer.into(), full.into(), broken.into()] {
-        let (mut child, address) = server_with_log(stderr);
+        let (mut server, address) = server_with_log(stderr);
         for _ in 0..5 {
-            assert!(get(&address, "/metrics").starts_with("HTTP/1.1 503"));
-            assert!(get(&address, "/-/healthy").starts_with("HTTP/1.1 200"));
+            assert!(get(address, "/metrics").starts_with("HTTP/1.1 503"));
+            assert!(get(address, "/-/healthy").starts_with("HTTP/1.1 200"));
         }
-        signal(&child, rustix::process::Signal::TERM);
         let begun = Instant::now();
-        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert_eq!(server.terminate().code(), Some(0));
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
     drop(unread);
 }
 
 #[test]
-fn signals_that_ask_for_nothing_end_nothing_and_those_that_ask_for_the_end_do() {
-    use rustix::process::Signal;
-    let server = || server_with_log(std::process::Stdio::null());
-    let (mut child, address) = server();
-    for stray in stray::STRAY {
-        signal(&child, stray);
-        assert!(get(&address, "/-/healthy").starts_with("HTTP/1.1 200"), "{stray:?}");
+fn ignored_signals_end_nothing_and_the_others_do() {
+    let start = || server_with_log(Stdio::null());
+    let (mut server, address) = start();
+    for ignored in IGNORED {
+        server.signal(ignored);
+        assert!(get(address, "/-/healthy").starts_with("HTTP/1.1 200"), "{ignored:?}");
     }
-    assert!(child.try_wait().unwrap().is_none());
-    signal(&child, Signal::TERM);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(server.is_running());
+    assert_eq!(server.terminate().code(), Some(0));
     for end in [Signal::INT, Signal::HUP] {
-        let (mut child, _) = server();
-        signal(&child, end);
-        assert_eq!(child.wait().unwrap().code(), Some(0), "{end:?}");
+        let (mut server, _) = start();
+        server.signal(end);
+        assert_eq!(server.wait().code(), Some(0), "{end:?}");
     }
-    // Its terminal may go where nohup(1) says so.
+    // nohup(1) has it go on after its terminal.
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_keyhole-exporter")]);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    command.arg(format!("--web.listen-address={port}")).stderr(std::process::Stdio::null());
-    let mut child = command.spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while std::net::TcpStream::connect(port).is_err() {
-        assert!(Instant::now() < deadline, "it listens");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    signal(&child, Signal::HUP);
-    assert!(get(&port.to_string(), "/-/healthy").starts_with("HTTP/1.1 200"));
-    signal(&child, Signal::TERM);
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let (mut server, address) = listening(command.stderr(Stdio::null()));
+    server.signal(Signal::HUP);
+    assert!(get(address, "/-/healthy").starts_with("HTTP/1.1 200"));
+    assert_eq!(server.terminate().code(), Some(0));
 }
 
 #[tokio::test]
@@ -590,7 +537,7 @@ async fn the_log_names_the_flag_that_leaves_a_query_out_once() {
     let _broker = FakeBroker::start(&socket, script);
     let socket = format!("--broker.socket={}", socket.display());
     let scrapes = tokio::task::spawn_blocking(move || {
-        let mut server = Server::start(&[
+        let (server, mut lines) = start(&[
             &socket,
             "--web.listen-address=127.0.0.1:0",
             "--collector.disable-defaults",
@@ -598,23 +545,15 @@ async fn the_log_names_the_flag_that_leaves_a_query_out_once() {
             "--collector.netdev",
             "--collector.netdev.address-info",
         ]);
-        let line = server.line("msg=listening");
-        let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        let address = address(&mut lines);
         for _ in 0..2 {
-            use std::io::{Read as _, Write as _};
-            let mut stream = std::net::TcpStream::connect(&address).unwrap();
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-            stream.read_to_end(&mut Vec::new()).unwrap();
+            get(address, "/metrics");
         }
-        let pid = rustix::process::Pid::from_child(&server.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let mut lines = Vec::new();
-        while let Ok(line) = server.1.recv_timeout(Duration::from_secs(20)) {
-            lines.extend(line.contains("leaves it out").then_some(line));
-        }
-        lines
+        server.signal(Signal::TERM);
+        lines.until_silent(TIMEOUT)
     });
-    let lines = scrapes.await.unwrap();
+    let mut lines = scrapes.await.unwrap();
+    lines.retain(|line| line.contains("leaves it out"));
     let failed =
         lines.iter().filter(|line| line.contains("add +tcp") && line.contains("level=ERROR")).count();
     let less =
@@ -623,7 +562,7 @@ async fn the_log_names_the_flag_that_leaves_a_query_out_once() {
 }
 
 #[tokio::test]
-async fn what_a_text_file_holds_that_is_left_out_is_in_the_log_once() {
+async fn what_is_left_out_of_a_text_file_is_logged_once() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("a.prom"), "ok 1\nb 2 3\n").unwrap();
     std::fs::write(dir.path().join("b.prom"), "c{__d=\"1\"} 1\nok{x=\"\"} 1\n").unwrap();
@@ -632,21 +571,16 @@ async fn what_a_text_file_holds_that_is_left_out_is_in_the_log_once() {
     let socket = format!("--broker.socket={}", socket.display());
     let directory = format!("--collector.textfile.directory={}", dir.path().display());
     let scrapes = tokio::task::spawn_blocking(move || {
-        let mut server = Server::start(&[&socket, "--web.listen-address=127.0.0.1:0", &directory]);
-        let line = server.line("msg=listening");
-        let address = line.split(" address=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        let (server, mut lines) = start(&[&socket, "--web.listen-address=127.0.0.1:0", &directory]);
+        let address = address(&mut lines);
         for _ in 0..3 {
-            get(&address, "/metrics?collect[]=textfile");
+            get(address, "/metrics?collect[]=textfile");
         }
-        let pid = rustix::process::Pid::from_child(&server.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        let mut lines = Vec::new();
-        while let Ok(line) = server.1.recv_timeout(Duration::from_secs(20)) {
-            lines.extend(line.contains("collector=textfile").then_some(line));
-        }
-        lines
+        server.signal(Signal::TERM);
+        lines.until_silent(TIMEOUT)
     });
-    let lines = scrapes.await.unwrap();
+    let mut lines = scrapes.await.unwrap();
+    lines.retain(|line| line.contains("collector=textfile"));
     let items = [
         "/a.prom: line 2: timestamps are not taken; the whole file is left out\"",
         "/b.prom: line 1: the label name __d is reserved: it begins with __; the line is left out\"",

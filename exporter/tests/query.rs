@@ -1,6 +1,4 @@
-//! The command line as people and scripts use it: the real program before a broker that answers as it is told.
-
-mod support;
+//! The command line as people and scripts use it: the real program before a fake broker.
 
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
@@ -9,23 +7,21 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use keyhole_proto::v1::{DescribeResponse, Outcome, Query, QueryDescription, ReaderClass};
+use keyhole_test_support::TIMEOUT;
+use keyhole_test_support::fake_broker::{FakeBroker, Script};
 use rustix::process::{Pid, Signal, kill_process};
-use support::{FakeBroker, Script};
-
-/// How long a program may take for what should be done at once.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An interface whose name clears the screen, and a line of its own after a line feed.
 const HOSTILE: &[u8] = b"Inter-|   Receive                           |  Transmit\n\
  face |bytes packets errs drop fifo frame compressed multicast|bytes packets errs drop fifo colls carrier compressed\n\
  e\x1b[2J\x9b0: 10 1 0 0 0 0 0 0 20 2 0 0 0 0 0 0\n";
 
-struct Scene {
+struct Fixture {
     dir: tempfile::TempDir,
     _broker: FakeBroker,
 }
 
-impl Scene {
+impl Fixture {
     fn new(script: Script) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let _broker = FakeBroker::start(&dir.path().join("broker.sock"), script);
@@ -84,11 +80,11 @@ fn netdev() -> Script {
 }
 
 async fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match ready() {
             Some(value) => return value,
-            None if Instant::now() > deadline => panic!("{what}: not within {PATIENCE:?}"),
+            None if Instant::now() > deadline => panic!("{what}: not within {TIMEOUT:?}"),
             None => tokio::time::sleep(Duration::from_millis(2)).await,
         }
     }
@@ -96,18 +92,18 @@ async fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 
 #[tokio::test]
 async fn a_collectors_metrics_are_a_table_of_aligned_columns() {
-    let scene = Scene::new(Script::default());
-    let ended = scene.run(&["query", "loadavg"]).await;
+    let fixture = Fixture::new(Script::default());
+    let ended = fixture.run(&["query", "loadavg"]).await;
     let table = "METRIC       VALUE  LABELS\nnode_load1     0.5\nnode_load15    1.5\nnode_load5       1\n";
     assert_eq!((ended.status, ended.out.as_str(), ended.err.as_str()), (Some(0), table, ""));
-    let ended = scene.run(&["query", "loadavg", "--no-headers", "--filter=load1$"]).await;
+    let ended = fixture.run(&["query", "loadavg", "--no-headers", "--filter=load1$"]).await;
     assert_eq!(ended.out, "node_load1  0.5\n");
 }
 
 #[tokio::test]
 async fn json_has_the_shape_that_is_documented() {
-    let scene = Scene::new(netdev());
-    let ended = scene.run(&["query", "netdev", "-o", "json", "--filter=receive_bytes"]).await;
+    let fixture = Fixture::new(netdev());
+    let ended = fixture.run(&["query", "netdev", "-o", "json", "--filter=receive_bytes"]).await;
     let value: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
     let collector = serde_json::json!({"name": "netdev", "state": "ok", "error": null, "skipped": 0, "skipped_items": []});
     assert_eq!(value["collectors"][0], collector);
@@ -126,20 +122,20 @@ async fn json_has_the_shape_that_is_documented() {
 }
 
 #[tokio::test]
-async fn prom_is_what_a_scrape_gives_and_raw_is_what_the_kernel_said() {
-    let scene = Scene::new(netdev());
-    let ended = scene.run(&["query", "loadavg", "-oprom", "--filter=load1$"]).await;
+async fn prom_is_the_text_of_a_scrape_and_raw_is_the_kernels_text() {
+    let fixture = Fixture::new(netdev());
+    let ended = fixture.run(&["query", "loadavg", "-oprom", "--filter=load1$"]).await;
     assert_eq!(ended.out, "# TYPE node_load1 gauge\nnode_load1 0.5\n");
-    let ended = scene.run(&["query", "loadavg", "--output=prom"]).await;
+    let ended = fixture.run(&["query", "loadavg", "--output=prom"]).await;
     assert!(
         ended.out.contains("# HELP node_load1 ") && ended.out.contains("\nnode_load5 1\n"),
         "{}",
         ended.out
     );
-    let ended = scene.run(&["query", "loadavg", "netdev", "-o=raw", "--filter=^proc/load"]).await;
+    let ended = fixture.run(&["query", "loadavg", "netdev", "-o=raw", "--filter=^proc/load"]).await;
     assert_eq!(ended.out, "==> proc/loadavg <==\n0.5 1 1.5 1/2 3\n");
     // To a file or a pipe kernel text goes as it is.
-    let mut raw = scene.command(&["query", "netdev", "-oraw"]);
+    let mut raw = fixture.command(&["query", "netdev", "-oraw"]);
     let output = tokio::task::spawn_blocking(move || raw.output().unwrap()).await.unwrap();
     assert_eq!(output.stdout, [b"==> proc/1/net/dev <==\n", HOSTILE].concat());
 }
@@ -172,38 +168,38 @@ async fn on_a_terminal(mut command: Command) -> String {
 
 #[tokio::test]
 async fn a_hostile_name_moves_no_cursor_of_a_terminal_in_any_format() {
-    let scene = Scene::new(netdev());
+    let fixture = Fixture::new(netdev());
     for format in ["table", "json", "prom", "raw"] {
-        let text = on_a_terminal(scene.command(&["query", "netdev", "-o", format])).await;
+        let text = on_a_terminal(fixture.command(&["query", "netdev", "-o", format])).await;
         // Colours are ours; anything else that a terminal obeys is the host's.
         let plain = ["\x1b[1m", "\x1b[2m", "\x1b[0m"].iter().fold(text, |text, code| text.replace(code, ""));
         assert!(plain.contains("[2J"), "{format}: the name is shown: {plain:?}");
         let obeyed = plain.chars().find(|c| c.is_control() && !matches!(c, '\r' | '\n' | '\t'));
         assert_eq!(obeyed, None, "{format}: {plain:?}");
     }
-    let ended = scene.run(&["query", "netdev"]).await;
+    let ended = fixture.run(&["query", "netdev"]).await;
     assert!(ended.out.contains("device=\"e\\u{1b}[2J\u{fffd}0\""), "{}", ended.out);
     assert!(!ended.out.contains('\x1b'), "no colours where there is no terminal");
 }
 
 #[tokio::test]
-async fn colours_are_for_terminals_and_not_for_those_who_said_no() {
-    let scene = Scene::new(Script::default());
-    let text = on_a_terminal(scene.command(&["query", "loadavg"])).await;
+async fn colours_are_for_terminals_and_can_be_switched_off() {
+    let fixture = Fixture::new(Script::default());
+    let text = on_a_terminal(fixture.command(&["query", "loadavg"])).await;
     assert!(text.contains("\x1b[1mMETRIC"), "{text:?}");
     // A variable set by env(1), since the one of this test is taken away.
     let mut command = Command::new("env");
     command.arg("NO_COLOR=1").arg(env!("CARGO_BIN_EXE_keyhole-exporter")).args(["query", "loadavg"]);
-    command.env("KEYHOLE_BROKER_SOCKET", scene.path("broker.sock"));
+    command.env("KEYHOLE_BROKER_SOCKET", fixture.path("broker.sock"));
     let text = on_a_terminal(command).await;
     assert!(text.contains("METRIC") && !text.contains('\x1b'), "{text:?}");
 }
 
 #[tokio::test]
-async fn a_watch_fits_its_terminal_and_tells_what_it_does() {
-    let scene = Scene::new(netdev());
+async fn a_watch_fits_its_terminal_and_shows_its_status() {
+    let fixture = Fixture::new(netdev());
     let text =
-        on_a_terminal(scene.command(&["query", "netdev", "loadavg", "--watch=0.2", "--count=2"])).await;
+        on_a_terminal(fixture.command(&["query", "netdev", "loadavg", "--watch=0.2", "--count=2"])).await;
     assert!(text.contains("every 0.2 s, reading 1; rates from the next reading on"), "{text:?}");
     assert!(text.contains("PER SECOND") && text.contains("more: name collectors, or narrow it by --filter"));
     let frames: Vec<&str> = text.split("\x1b[J").filter(|frame| !frame.is_empty()).collect();
@@ -212,23 +208,23 @@ async fn a_watch_fits_its_terminal_and_tells_what_it_does() {
 }
 
 #[tokio::test]
-async fn a_watch_gives_scripts_a_reading_after_the_other() {
-    let scene = Scene::new(netdev());
+async fn a_watch_prints_one_table_after_another_to_a_script() {
+    let fixture = Fixture::new(netdev());
     let watch = ["query", "netdev", "--watch=0.2", "--count=2", "--filter=receive_bytes"];
-    let ended = scene.run(&[&watch[..], &["--output=json"]].concat()).await;
+    let ended = fixture.run(&[&watch[..], &["--output=json"]].concat()).await;
     let lines: Vec<serde_json::Value> =
         ended.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((ended.status, lines.len()), (Some(0), 2));
     assert!(lines[0]["metrics"][0].get("rate").is_none(), "{}", lines[0]);
     assert_eq!(lines[1]["metrics"][0]["rate"], serde_json::json!(0.0));
-    let ended = scene.run(&watch).await;
+    let ended = fixture.run(&watch).await;
     let blocks: Vec<&str> = ended.out.split("\n\n").collect();
     assert_eq!(blocks.len(), 2, "{}", ended.out);
     assert!(blocks.iter().all(|block| block.starts_with("METRIC")) && !ended.out.contains('\x1b'));
 }
 
 #[tokio::test]
-async fn a_broker_that_goes_away_during_a_watch_is_said_and_waited_for() {
+async fn a_broker_that_stops_during_a_watch_is_reported_and_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("broker.sock");
     let broker = FakeBroker::start(&socket, Script::default());
@@ -252,11 +248,11 @@ async fn a_broker_that_goes_away_during_a_watch_is_said_and_waited_for() {
 
 #[tokio::test]
 async fn ctrl_c_is_the_usual_end_of_a_watch() {
-    let scene = Scene::new(Script::default());
+    let fixture = Fixture::new(Script::default());
     for signal in [Signal::INT, Signal::TERM] {
-        let before = scene._broker.reads();
-        let child = scene.command(&["query", "loadavg", "--watch"]).stdout(Stdio::null()).spawn().unwrap();
-        wait_for("a reading", || (scene._broker.reads() > before).then_some(())).await;
+        let before = fixture._broker.reads();
+        let child = fixture.command(&["query", "loadavg", "--watch"]).stdout(Stdio::null()).spawn().unwrap();
+        wait_for("a reading", || (fixture._broker.reads() > before).then_some(())).await;
         assert_eq!(stopped(child, signal).await, Some(0));
     }
 }
@@ -268,11 +264,11 @@ async fn stopped(mut child: std::process::Child, signal: Signal) -> Option<i32> 
 }
 
 #[tokio::test]
-async fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
-    let scene = Scene::new(netdev());
+async fn a_closed_pipe_ends_the_program_quietly() {
+    let fixture = Fixture::new(netdev());
     for arguments in [&["query"][..], &["query", "--watch=0.2"], &["describe"], &["--help"]] {
         let mut child =
-            scene.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            fixture.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         drop(child.stdout.take());
         let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
         let ended = Ended::of(output);
@@ -286,11 +282,11 @@ async fn a_reader_that_has_seen_enough_ends_the_program_quietly() {
 }
 
 #[tokio::test]
-async fn the_exit_status_tells_what_became_of_a_query() {
+async fn the_exit_status_is_the_result_of_a_query() {
     let stuck = Script { outcomes: vec![(Query::Meminfo, Outcome::Stuck)], ..Script::default() };
-    let scene = Scene::new(stuck);
+    let fixture = Fixture::new(stuck);
     let status = async |arguments: &[&str]| {
-        let ended = scene.run(arguments).await;
+        let ended = fixture.run(arguments).await;
         (ended.status, ended.err)
     };
     assert_eq!(status(&["query", "loadavg"]).await, (Some(0), String::new()));
@@ -302,10 +298,10 @@ async fn the_exit_status_tells_what_became_of_a_query() {
     assert_eq!((code, error.contains("mdadm: the host has no")), (Some(0), true), "{error}");
     let (code, error) = status(&["query", "loadavg", "--broker.socket=/nonexistent/b.sock"]).await;
     assert_eq!((code, error.contains("cannot reach the broker")), (Some(1), true), "{error}");
-    let out = scene.path("out").display().to_string();
+    let out = fixture.path("out").display().to_string();
     let (code, _) = status(&["capture", &out]).await;
     assert_eq!(code, Some(3), "what a stuck query would give is missing");
-    assert!(scene.path("out/proc/loadavg").is_file(), "and all else is there");
+    assert!(fixture.path("out/proc/loadavg").is_file(), "and all else is there");
 }
 
 #[test]
@@ -340,31 +336,31 @@ fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
 #[tokio::test]
 async fn a_capture_that_is_stopped_leaves_nothing() {
     let hangs = Script { hangs_at: Some(Query::Meminfo), ..Script::default() };
-    let scene = Scene::new(hangs);
+    let fixture = Fixture::new(hangs);
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
-        let before = scene._broker.reads();
-        let out = scene.path("out").display().to_string();
-        let child = scene.command(&["capture", &out]).stderr(Stdio::null()).spawn().unwrap();
-        wait_for("a read", || (scene._broker.reads() > before).then_some(())).await;
+        let before = fixture._broker.reads();
+        let out = fixture.path("out").display().to_string();
+        let child = fixture.command(&["capture", &out]).stderr(Stdio::null()).spawn().unwrap();
+        wait_for("a read", || (fixture._broker.reads() > before).then_some(())).await;
         assert_eq!(stopped(child, signal).await, Some(status));
-        assert_eq!(entries(scene.dir.path()), ["broker.sock"]);
+        assert_eq!(entries(fixture.dir.path()), ["broker.sock"]);
     }
 }
 
 #[tokio::test]
-async fn a_capture_that_is_stopped_while_it_writes_takes_away_what_it_wrote() {
+async fn a_capture_that_is_stopped_while_it_writes_removes_what_it_wrote() {
     // So many files that writing them takes a while.
     let name = |at: usize| &*format!("sys/class/hwmon/hwmon{at}/name").leak();
     let files = (0..20_000).map(|at| (Query::Hwmon, name(at), b"x".to_vec())).collect();
-    let scene = Scene::new(Script { files, ..Script::default() });
+    let fixture = Fixture::new(Script { files, ..Script::default() });
     for signal in [Signal::INT, Signal::TERM] {
-        let out = scene.path("out").display().to_string();
+        let out = fixture.path("out").display().to_string();
         let child =
-            scene.command(&["capture", &out]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            fixture.command(&["capture", &out]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let partial = |name: &String| name.contains(".partial-");
-        wait_for("the writing", || entries(scene.dir.path()).iter().any(partial).then_some(())).await;
+        wait_for("the writing", || entries(fixture.dir.path()).iter().any(partial).then_some(())).await;
         assert_eq!(stopped(child, signal).await, Some(128 + signal.as_raw()));
-        assert_eq!(entries(scene.dir.path()), ["broker.sock"]);
+        assert_eq!(entries(fixture.dir.path()), ["broker.sock"]);
     }
 }
 
@@ -376,11 +372,11 @@ fn entries(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_capture_tells_its_steps_and_what_it_did_not_get() {
+async fn a_capture_prints_its_steps_and_what_is_missing() {
     let script = Script { outcomes: vec![(Query::Slabinfo, Outcome::Denied)], ..Script::default() };
-    let scene = Scene::new(script);
-    let out = scene.path("out").display().to_string();
-    let ended = scene.run(&["capture", &out]).await;
+    let fixture = Fixture::new(script);
+    let out = fixture.path("out").display().to_string();
+    let ended = fixture.run(&["capture", &out]).await;
     assert_eq!(ended.status, Some(0));
     assert!(ended.out.contains("permission denied by the kernel: QUERY_SLABINFO\n"), "{}", ended.out);
     let steps: Vec<&str> = ended.err.lines().collect();
@@ -392,10 +388,10 @@ async fn a_capture_tells_its_steps_and_what_it_did_not_get() {
 
 #[tokio::test]
 async fn describe_shows_layers_and_queries() {
-    let scene = Scene::new(Script::default());
-    let ended = scene.run(&["describe"]).await;
+    let fixture = Fixture::new(Script::default());
+    let ended = fixture.run(&["describe"]).await;
     assert!(ended.out.contains("\nbroker   seccomp  yes") && ended.out.contains("version"), "{}", ended.out);
-    let ended = scene.run(&["describe", "-o", "json"]).await;
+    let ended = fixture.run(&["describe", "-o", "json"]).await;
     let value: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!(value["layers"][0]["name"], "seccomp");
     assert_eq!(value["layers"][0]["process"], "broker");
@@ -426,27 +422,27 @@ const ADD_TCP: &str = "(--queries=default leaves it out: add +tcp)";
 
 #[tokio::test]
 async fn a_query_that_the_broker_leaves_out_is_named_with_the_flag_to_add() {
-    let scene = Scene::new(narrowed());
-    let ended = scene.run(&["query", "tcpstat"]).await;
+    let fixture = Fixture::new(narrowed());
+    let ended = fixture.run(&["query", "tcpstat"]).await;
     let line = format!("keyhole-exporter: tcpstat: query TCP: NOT_PERMITTED {ADD_TCP}\n");
     assert_eq!((ended.status, ended.err), (Some(3), line));
-    let ended = scene.run(&["query", "tcpstat", "-oraw"]).await;
+    let ended = fixture.run(&["query", "tcpstat", "-oraw"]).await;
     let line = format!("keyhole-exporter: QUERY_TCP: OUTCOME_NOT_PERMITTED {ADD_TCP}\n");
     assert_eq!((ended.status, ended.err), (Some(3), line));
-    let ended = scene.run(&["query", "netdev", "--collector.netdev.address-info", "--filter=_up$"]).await;
+    let ended = fixture.run(&["query", "netdev", "--collector.netdev.address-info", "--filter=_up$"]).await;
     let line = "keyhole-exporter: netdev: without QUERY_NET_ADDRESSES (--queries=default leaves it out: add +net-addresses)\n";
     assert_eq!((ended.status, ended.err.as_str()), (Some(0), line), "what it adds is a choice");
-    let ended = scene.run(&["query", "netdev", "--filter=_up$"]).await;
+    let ended = fixture.run(&["query", "netdev", "--filter=_up$"]).await;
     assert_eq!(ended.err, "", "nobody asked for addresses");
 }
 
 #[tokio::test]
 async fn describe_shows_the_readers_and_the_flag_to_add() {
-    let scene = Scene::new(narrowed());
-    let ended = scene.run(&["describe"]).await;
+    let fixture = Fixture::new(narrowed());
+    let ended = fixture.run(&["describe"]).await;
     assert!(ended.out.contains("\nmounts  no             4"), "{}", ended.out);
     assert!(ended.out.contains("--queries=default leaves it out: add +tcp"), "{}", ended.out);
-    let ended = scene.run(&["describe", "-o", "json"]).await;
+    let ended = fixture.run(&["describe", "-o", "json"]).await;
     let value: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
     assert_eq!(value["readers"][0]["stuck"], 4);
     assert_eq!(value["queries"][0]["outcome"], "OUTCOME_NOT_PERMITTED");
@@ -454,10 +450,10 @@ async fn describe_shows_the_readers_and_the_flag_to_add() {
 }
 
 #[tokio::test]
-async fn a_capture_lists_what_was_not_permitted_and_its_replay_says_so_too() {
-    let scene = Scene::new(narrowed());
-    let out = scene.path("out").display().to_string();
-    let ended = scene.run(&["capture", &out]).await;
+async fn a_capture_lists_what_was_not_permitted_and_so_does_its_replay() {
+    let fixture = Fixture::new(narrowed());
+    let out = fixture.path("out").display().to_string();
+    let ended = fixture.run(&["capture", &out]).await;
     assert_eq!(ended.status, Some(0), "{}", ended.err);
     assert!(
         ended.out.contains("not permitted by the broker's flags:\n  QUERY_NET_ADDRESSES (")
@@ -479,14 +475,14 @@ async fn a_capture_lists_what_was_not_permitted_and_its_replay_says_so_too() {
 }
 
 #[tokio::test]
-async fn what_the_exporter_knows_by_itself_needs_no_broker_and_what_it_leaves_out_is_named() {
-    let scene = Scene::new(Script::default());
-    std::fs::write(scene.path("a.prom"), "a{__x=\"1\"} 1\nb 2\n").unwrap();
-    std::fs::write(scene.path("b.prom"), "c\n").unwrap();
-    let directory = format!("--collector.textfile.directory={}", scene.dir.path().display());
+async fn the_exporters_own_collectors_need_no_broker_and_what_they_leave_out_is_named() {
+    let fixture = Fixture::new(Script::default());
+    std::fs::write(fixture.path("a.prom"), "a{__x=\"1\"} 1\nb 2\n").unwrap();
+    std::fs::write(fixture.path("b.prom"), "c\n").unwrap();
+    let directory = format!("--collector.textfile.directory={}", fixture.dir.path().display());
     let socket = "--broker.socket=/nonexistent/broker.sock";
-    std::os::unix::fs::symlink("/etc/hostname", scene.path("d.prom")).unwrap();
-    let ended = scene.run(&["query", "textfile", "timex", &directory, socket]).await;
+    std::os::unix::fs::symlink("/etc/hostname", fixture.path("d.prom")).unwrap();
+    let ended = fixture.run(&["query", "textfile", "timex", &directory, socket]).await;
     assert_eq!(ended.status, Some(0), "{ended:?}");
     assert!(ended.out.contains("\nb ") && ended.out.contains("\nnode_timex_tick_seconds "), "{}", ended.out);
     for line in [
@@ -495,17 +491,17 @@ async fn what_the_exporter_knows_by_itself_needs_no_broker_and_what_it_leaves_ou
         "d.prom: Permission denied (os error 13); the sandbox refuses links that lead out of \
          --collector.textfile.directory: put the file itself there\n",
     ] {
-        let line = format!("textfile: left out: {}/{line}", scene.dir.path().display());
+        let line = format!("textfile: left out: {}/{line}", fixture.dir.path().display());
         assert!(ended.err.contains(&line), "{line}{}", ended.err);
     }
     // The seal closes what is above the directories that a pattern names.
-    std::fs::create_dir_all(scene.path("more/one")).unwrap();
-    std::fs::write(scene.path("more/one/c.prom"), "e 5\n").unwrap();
-    let pattern = format!("--collector.textfile.directory={}//more/./*", scene.dir.path().display());
-    let ended = scene.run(&["query", "textfile", "-oprom", &pattern, socket]).await;
-    let file = format!("{{file=\"{}/more/one/c.prom\"}}", scene.dir.path().display());
+    std::fs::create_dir_all(fixture.path("more/one")).unwrap();
+    std::fs::write(fixture.path("more/one/c.prom"), "e 5\n").unwrap();
+    let pattern = format!("--collector.textfile.directory={}//more/./*", fixture.dir.path().display());
+    let ended = fixture.run(&["query", "textfile", "-oprom", &pattern, socket]).await;
+    let file = format!("{{file=\"{}/more/one/c.prom\"}}", fixture.dir.path().display());
     assert!(ended.out.contains("\ne 5\n") && ended.out.contains(&file), "{ended:?}");
-    let ended = scene.run(&["query", "textfile", "--output=json", &directory, socket]).await;
+    let ended = fixture.run(&["query", "textfile", "--output=json", &directory, socket]).await;
     let json: serde_json::Value = serde_json::from_str(&ended.out).unwrap();
     let collector = &json["collectors"][0];
     assert_eq!((&collector["skipped"], &collector["state"]), (&3.into(), &"ok".into()));
@@ -514,21 +510,21 @@ async fn what_the_exporter_knows_by_itself_needs_no_broker_and_what_it_leaves_ou
 
 #[tokio::test]
 async fn each_of_a_hundred_broken_text_files_is_named() {
-    let scene = Scene::new(Script::default());
+    let fixture = Fixture::new(Script::default());
     for number in 0..100 {
-        std::fs::write(scene.path(&format!("{number}.prom")), "c\n").unwrap();
+        std::fs::write(fixture.path(&format!("{number}.prom")), "c\n").unwrap();
     }
-    let directory = format!("--collector.textfile.directory={}", scene.dir.path().display());
-    let ended = scene.run(&["query", "textfile", &directory]).await;
+    let directory = format!("--collector.textfile.directory={}", fixture.dir.path().display());
+    let ended = fixture.run(&["query", "textfile", &directory]).await;
     for number in 0..100 {
-        let line = format!("textfile: left out: {}/{number}.prom: line 1: ", scene.dir.path().display());
+        let line = format!("textfile: left out: {}/{number}.prom: line 1: ", fixture.dir.path().display());
         assert!(ended.err.contains(&line), "{line}{}", ended.err);
     }
     assert!(!ended.err.contains("in all"), "{}", ended.err);
 }
 
 #[tokio::test]
-async fn an_error_that_can_mean_a_refusal_says_who_may_ask_and_how_whatever_the_command() {
+async fn an_error_that_may_be_a_refusal_names_the_allowed_uids_for_every_command() {
     if !rustix::process::getuid().is_root() {
         return println!("skipped: needs root, who is not allowed to ask either");
     }

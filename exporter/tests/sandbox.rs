@@ -1,11 +1,10 @@
 //! The exporter's system calls, row by row: what each row allows and what it refuses, asked of the running kernel.
 
-#[path = "../../tests/common/forked.rs"]
-mod forked;
-
-use forked::{Call, REFUSED, alone, assert_other_interfaces_are_refused, call_in_sandbox, survived};
 use keyhole_exporter::sandbox::{QUERY_SYSCALLS, SYSCALLS};
 use keyhole_os::seccomp::{self, Row, Rule};
+use keyhole_test_support::fork::{
+    Call, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_in_sandbox, in_own_process, returned,
+};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// A table, compiled.
@@ -26,8 +25,8 @@ fn number(name: &str) -> i64 {
 }
 
 #[test]
-fn every_row_lets_its_call_through() {
-    alone("every_row_lets_its_call_through", || {
+fn every_row_allows_its_call() {
+    in_own_process("every_row_allows_its_call", || {
         for rows in tables() {
             let enter_sandbox = sandbox(&rows);
             for row in rows.iter().filter(|row| row.name != "rt_sigreturn") {
@@ -37,7 +36,7 @@ fn every_row_lets_its_call_through() {
                     call.1[0] = 1;
                 }
                 let end = call_in_sandbox(&enter_sandbox, call);
-                assert!(survived(end), "{} {:?}: {end:?}", row.name, row.when);
+                assert!(returned(end), "{} {:?}: {end:?}", row.name, row.when);
             }
         }
     });
@@ -45,7 +44,7 @@ fn every_row_lets_its_call_through() {
 
 #[test]
 fn every_condition_of_every_row_is_enforced() {
-    alone("every_condition_of_every_row_is_enforced", || {
+    in_own_process("every_condition_of_every_row_is_enforced", || {
         for rows in tables() {
             let enter_sandbox = sandbox(&rows);
             let mut refused = 0;
@@ -59,7 +58,7 @@ fn every_condition_of_every_row_is_enforced() {
                         }
                         assert_eq!(
                             call_in_sandbox(&enter_sandbox, call),
-                            REFUSED,
+                            KILLED_BY_SECCOMP,
                             "{} with {call:x?}",
                             row.name
                         );
@@ -74,22 +73,22 @@ fn every_condition_of_every_row_is_enforced() {
 
 #[test]
 fn every_other_call_kills_the_process() {
-    alone("every_other_call_kills_the_process", || {
+    in_own_process("every_other_call_kills_the_process", || {
         let enter_sandbox = sandbox(SYSCALLS);
         for number in (0..=470).filter(|number| SYSCALLS.iter().all(|row| row.number != *number)) {
             let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
             // The kernel asks no filter about the two calls of its own probes (uretprobe, uprobe), and does
             // nothing for anyone else who makes them.
             let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
-            assert!(end == REFUSED || probe, "system call {number}: {end:?}");
+            assert!(end == KILLED_BY_SECCOMP || probe, "system call {number}: {end:?}");
         }
     });
 }
 
 #[test]
 fn numbers_of_no_table_and_of_other_interfaces_kill_the_process() {
-    alone("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
-        assert_other_interfaces_are_refused("exporter", &sandbox(SYSCALLS));
+    in_own_process("numbers_of_no_table_and_of_other_interfaces_kill_the_process", || {
+        assert_other_interfaces_are_killed("exporter", &sandbox(SYSCALLS));
     });
 }
 
@@ -138,7 +137,7 @@ fn the_checked_arguments_are_these() {
 
 #[test]
 fn what_an_intruder_would_ask_for_kills_the_process() {
-    alone("what_an_intruder_would_ask_for_kills_the_process", || {
+    in_own_process("what_an_intruder_would_ask_for_kills_the_process", || {
         let enter_sandbox = sandbox(SYSCALLS);
         let cwd = libc::AT_FDCWD as u64;
         let path = c"/dev/null".as_ptr() as u64;
@@ -159,7 +158,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("memory", mmap(read_write, private | libc::MAP_ANONYMOUS)),
         ];
         for (what, call) in allowed {
-            assert!(survived(call_in_sandbox(&enter_sandbox, call)), "{what}");
+            assert!(returned(call_in_sandbox(&enter_sandbox, call)), "{what}");
         }
 
         let refused = [
@@ -200,7 +199,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("code", mmap(read_write | libc::PROT_EXEC, private | libc::MAP_ANONYMOUS)),
             ("memory moved over other", on("mremap", [0, 0, libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED, 0])),
             ("pages broken", on("madvise", [0, libc::MADV_HWPOISON, 0, 0])),
-            ("pages kept from children", on("madvise", [0, libc::MADV_DONTFORK, 0, 0])),
+            ("pages that children do not inherit", on("madvise", [0, libc::MADV_DONTFORK, 0, 0])),
             ("code made of memory", Call(libc::SYS_mprotect, [0, 0, libc::PROT_EXEC as u64, 0, 0, 0])),
             ("an owner for signals", Call(libc::SYS_fcntl, [u64::MAX, libc::F_SETOWN as u64, 0, 0, 0, 0])),
             ("a lease", Call(libc::SYS_fcntl, [u64::MAX, libc::F_SETLEASE as u64, 0, 0, 0, 0])),
@@ -211,7 +210,7 @@ fn what_an_intruder_would_ask_for_kills_the_process() {
             ("atomic time", Call(number("clock_adjtime"), [libc::CLOCK_TAI as u64, 0, 0, 0, 0, 0])),
         ];
         for (what, call) in refused {
-            assert_eq!(call_in_sandbox(&enter_sandbox, call), REFUSED, "{what}");
+            assert_eq!(call_in_sandbox(&enter_sandbox, call), KILLED_BY_SECCOMP, "{what}");
         }
     });
 }

@@ -12,9 +12,9 @@ use keyhole_exporter::exposition::{Exposition, Family};
 use keyhole_exporter::options::{Flag, FlagKind, Options};
 use keyhole_exporter::snapshot::Snapshot;
 use keyhole_os::Timex;
+use keyhole_test_support::exposition as prometheus;
 
 use crate::input;
-use crate::prometheus;
 
 /// The series limit of a collector here: lower than the default of `--collector.series-limit`, so that it is reached.
 const MAX_SERIES: usize = 20_000;

@@ -13,11 +13,6 @@ mod parsers;
 pub mod seeds;
 mod writers;
 
-/// The strict exposition parser of the end-to-end tests.
-#[path = "../../tests/common/exposition.rs"]
-#[allow(dead_code, reason = "shared with tests that need more of it")]
-mod prometheus;
-
 pub use answers::answer;
 pub use captures::capture;
 pub use collectors::{collector, process_groups};

@@ -6,7 +6,9 @@ use keyhole_exporter::collector::files::textfile as reader;
 use keyhole_exporter::collector::files::textfile::directories::TextFile;
 use keyhole_exporter::exposition::{Exposition, Family, Kind, Source, Value, Written, metric_name};
 
-use crate::{input, prometheus};
+use keyhole_test_support::exposition as prometheus;
+
+use crate::input;
 
 const FAMILY: Family = Family {
     name: "<NAME>",

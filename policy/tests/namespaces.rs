@@ -113,8 +113,11 @@ const OWN: [Query; 2] = [Query::OwnMounts, Query::ProbeDirectories];
 /// Files that each network namespace has, with content that is one for all.
 const SAME_CONTENT: [&str; 1] = ["/proc/1/net/softnet_stat"];
 
+/// Removes from a file's content what a namespace changes.
+type Without = fn(&str) -> String;
+
 /// What a namespace changes in a file that is otherwise the same, and why the row is `minimal` all the same.
-const EXCEPTIONS: [(&str, fn(&str) -> String); 2] = [
+const EXCEPTIONS: [(&str, Without); 2] = [
     // The last field is the newest pid of the reader's PID namespace: no collector reads it.
     ("/proc/loadavg", |text| text.rsplit_once(' ').map_or(text, |(averages, _)| averages).to_owned()),
     // A time namespace with an offset shifts it. A container has one only if its runtime was asked to make it.
@@ -255,15 +258,15 @@ fn numbers_and_words(text: &str) -> (Vec<f64>, Vec<String>) {
 ///
 /// It is read here, there and here again. A number that does not move must be the same there; one that moves must lie
 /// between the two of here, in one attempt of several: a value of a namespace of its own does not.
-fn difference(shell: &mut Shell, path: &str, without: fn(&str) -> String) -> Option<String> {
+fn difference(shell: &mut Shell, path: &str, without: Without) -> Option<String> {
     /// A gauge may rise and fall again between two reads.
     const ATTEMPTS: usize = 200;
     let mut unmatched: Option<(Vec<String>, BTreeSet<usize>)> = None;
     let mut last = String::new();
     for _ in 0..ATTEMPTS {
-        let Some(before) = Seen::here(path) else { return None };
+        let before = Seen::here(path)?;
         let there = shell.read(path);
-        let Some(after) = Seen::here(path) else { return None };
+        let after = Seen::here(path)?;
         let Some(there) = there else {
             last = "it cannot be read there".to_owned();
             continue;

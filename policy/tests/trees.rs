@@ -97,7 +97,7 @@ fn flaw(pattern: &str, path: &str) -> Option<String> {
 }
 
 #[test]
-fn what_a_wildcard_takes_has_the_shape_of_an_item_in_every_tree_and_on_this_machine() {
+fn what_a_wildcard_matches_has_the_form_of_an_item_in_every_tree_and_on_this_machine() {
     let mut wrong = Vec::new();
     let mut matched: BTreeMap<&str, usize> = BTreeMap::new();
     let here = (PathBuf::from("/sys"), PathBuf::from("/proc"));
@@ -138,7 +138,7 @@ fn every_pattern_of_a_device_matches_in_some_tree() {
 }
 
 #[test]
-fn a_name_beside_items_is_found_out() {
+fn a_name_beside_items_is_detected() {
     for (pattern, path) in [
         ("fs/btrfs/*/label", "fs/btrfs/features/label"),
         ("class/net/*/mtu", "class/net/bonding_masters/mtu"),

@@ -3,9 +3,6 @@
 //!
 //! Filters are put in force in forked children of a process of their own; Landlock on threads, to which it belongs.
 
-#[path = "../../tests/common/forked.rs"]
-mod forked;
-
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Seek};
@@ -13,9 +10,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use forked::{
-    Call, End, REFUSED, alone, assert_other_interfaces_are_refused, call_in_sandbox, forked, survived,
-};
 use keyhole_os::landlock::{Grant, Right, restrict};
 use keyhole_os::seccomp::{self, Program, Row, Rule, numbers};
 use keyhole_os::shared::SharedCells;
@@ -27,6 +21,10 @@ use keyhole_reader::output::Output;
 use keyhole_reader::read::Scratch;
 use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
 use keyhole_reader::view::View;
+use keyhole_test_support::fork::{
+    Call, End, KILLED_BY_SECCOMP, assert_other_interfaces_are_killed, call_in_sandbox, in_child,
+    in_own_process, returned,
+};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -70,7 +68,7 @@ fn harmless(row: &Row) -> Call {
 /// The end of a process that opens a file in a sandbox.
 fn opening(enter_sandbox: &impl Fn() -> bool, flags: OFlags) -> End {
     const NOT_IN_SANDBOX: i32 = 99;
-    forked(|| {
+    in_child(|| {
         if !enter_sandbox() {
             return NOT_IN_SANDBOX;
         }
@@ -81,11 +79,11 @@ fn opening(enter_sandbox: &impl Fn() -> bool, flags: OFlags) -> End {
 
 #[test]
 fn every_row_allows_its_call() {
-    alone("every_row_allows_its_call", || {
+    in_own_process("every_row_allows_its_call", || {
         for (process, rows, enter_sandbox) in processes() {
             for row in &rows {
                 let end = call_in_sandbox(&enter_sandbox, harmless(row));
-                assert!(survived(end), "{process}: {} ({}): {end:?}", row.name, row.reason);
+                assert!(returned(end), "{process}: {} ({}): {end:?}", row.name, row.reason);
             }
         }
     });
@@ -113,7 +111,7 @@ fn a_reader_makes_at_most_16_system_calls() {
 
 #[test]
 fn every_other_call_kills_the_process() {
-    alone("every_other_call_kills_the_process", || {
+    in_own_process("every_other_call_kills_the_process", || {
         let start = Instant::now();
         for (process, rows, enter_sandbox) in processes() {
             for number in (0..=470).filter(|number| rows.iter().all(|row| row.number != *number)) {
@@ -121,7 +119,7 @@ fn every_other_call_kills_the_process() {
                 // The kernel runs no filter for the calls of its own probes (uretprobe, uprobe), and they do nothing for
                 // any other caller.
                 let probe = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
-                assert!(end == REFUSED || probe, "{process}: system call {number}: {end:?}");
+                assert!(end == KILLED_BY_SECCOMP || probe, "{process}: system call {number}: {end:?}");
             }
         }
         assert!(start.elapsed() < Duration::from_secs(180));
@@ -130,16 +128,16 @@ fn every_other_call_kills_the_process() {
 
 #[test]
 fn unknown_numbers_and_other_system_call_interfaces_kill_the_process() {
-    alone("unknown_numbers_and_other_system_call_interfaces_kill_the_process", || {
+    in_own_process("unknown_numbers_and_other_system_call_interfaces_kill_the_process", || {
         for (process, _, enter_sandbox) in processes() {
-            assert_other_interfaces_are_refused(process, &enter_sandbox);
+            assert_other_interfaces_are_killed(process, &enter_sandbox);
         }
     });
 }
 
 #[test]
 fn every_condition_of_every_row_is_enforced() {
-    alone("every_condition_of_every_row_is_enforced", || {
+    in_own_process("every_condition_of_every_row_is_enforced", || {
         for (process, rows, enter_sandbox) in processes() {
             let mut refused = 0;
             for row in &rows {
@@ -149,7 +147,7 @@ fn every_condition_of_every_row_is_enforced() {
                         if !call.is_allowed_by(&rows) {
                             assert_eq!(
                                 call_in_sandbox(&enter_sandbox, call),
-                                REFUSED,
+                                KILLED_BY_SECCOMP,
                                 "{process}: {} with {call:x?}",
                                 row.name
                             );
@@ -184,7 +182,7 @@ fn every_condition_compares_the_whole_argument() {
 
 #[test]
 fn readers_open_files_with_the_flags_of_their_class_only() {
-    alone("readers_open_files_with_the_flags_of_their_class_only", || {
+    in_own_process("readers_open_files_with_the_flags_of_their_class_only", || {
         let file = READ | OFlags::NOFOLLOW;
         let list = READ | OFlags::DIRECTORY;
         let hold = READ | OFlags::PATH | OFlags::DIRECTORY;
@@ -200,7 +198,7 @@ fn readers_open_files_with_the_flags_of_their_class_only() {
             };
             let enter_sandbox = sandbox(&[ZYGOTE, &reader_syscalls(class)]);
             for flags in ways {
-                let expected = if allowed.contains(&flags) { End::Exited(0) } else { REFUSED };
+                let expected = if allowed.contains(&flags) { End::Exited(0) } else { KILLED_BY_SECCOMP };
                 assert_eq!(opening(&enter_sandbox, flags), expected, "{class:?}: {flags:?}");
             }
         }
@@ -209,7 +207,7 @@ fn readers_open_files_with_the_flags_of_their_class_only() {
 
 #[test]
 fn nothing_is_opened_for_writing() {
-    alone("nothing_is_opened_for_writing", || {
+    in_own_process("nothing_is_opened_for_writing", || {
         let write = [
             OFlags::WRONLY,
             OFlags::RDWR,
@@ -229,7 +227,7 @@ fn nothing_is_opened_for_writing() {
         ];
         for (process, _, enter_sandbox) in processes() {
             for flags in write.iter().flat_map(|write| read.map(|read| read | *write)) {
-                assert_eq!(opening(&enter_sandbox, flags), REFUSED, "{process}: {flags:?}");
+                assert_eq!(opening(&enter_sandbox, flags), KILLED_BY_SECCOMP, "{process}: {flags:?}");
             }
         }
     });
@@ -237,7 +235,7 @@ fn nothing_is_opened_for_writing() {
 
 #[test]
 fn calls_of_an_intruder_kill_the_process() {
-    alone("calls_of_an_intruder_kill_the_process", || {
+    in_own_process("calls_of_an_intruder_kill_the_process", || {
         let path = c"/etc/passwd".as_ptr() as u64;
         let cwd = libc::AT_FDCWD as u64;
         let (read, write, exec) = (libc::PROT_READ as u64, libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
@@ -304,10 +302,10 @@ fn calls_of_an_intruder_kill_the_process() {
         ];
         for (process, _, enter_sandbox) in processes() {
             for (what, call) in of_all {
-                assert_eq!(call_in_sandbox(&enter_sandbox, call), REFUSED, "{process}: {what}");
+                assert_eq!(call_in_sandbox(&enter_sandbox, call), KILLED_BY_SECCOMP, "{process}: {what}");
             }
             for (what, call) in of_readers.iter().filter(|_| process != "zygote") {
-                assert_eq!(call_in_sandbox(&enter_sandbox, *call), REFUSED, "{process}: {what}");
+                assert_eq!(call_in_sandbox(&enter_sandbox, *call), KILLED_BY_SECCOMP, "{process}: {what}");
             }
         }
         // Calls of one class that others may not make.
@@ -324,7 +322,7 @@ fn calls_of_an_intruder_kill_the_process() {
         ] {
             for class in Class::ALL {
                 let end = call_in_sandbox(&sandbox(&[ZYGOTE, &reader_syscalls(class)]), call);
-                assert_eq!(survived(end), classes.contains(&class), "{class:?}: {what}: {end:?}");
+                assert_eq!(returned(end), classes.contains(&class), "{class:?}: {what}: {end:?}");
             }
         }
     });
@@ -371,7 +369,7 @@ fn landlock_abi() -> i64 {
     abi.max(0)
 }
 
-/// Runs `act` on a thread that Landlock holds to what the readers of a class open later; not at all where the kernel
+/// Runs `act` on a thread that Landlock restricts to what the readers of a class open later; not at all where the kernel
 /// has no Landlock.
 fn confined(roots: &Roots, class: Class, act: impl FnOnce() + Send) {
     let grants: Vec<Grant<'_>> =
@@ -438,7 +436,7 @@ fn a_reader_closes_the_roots_that_its_class_does_not_need() {
     for class in Class::ALL {
         let mut roots = open_roots(&tree.arguments(), &[class]);
         roots.retain_class_roots(class);
-        let kept = [Root::Proc, Root::Sys, Root::Udev, Root::Rootfs].map(|root| roots.dir(root).is_ok());
+        let open = [Root::Proc, Root::Sys, Root::Udev, Root::Rootfs].map(|root| roots.dir(root).is_ok());
         let expected = match class {
             Class::Procfs | Class::Processes => [true, false, false, false],
             Class::Sysfs => [false, true, false, false],
@@ -447,7 +445,7 @@ fn a_reader_closes_the_roots_that_its_class_does_not_need() {
             Class::Mounts => [false, false, false, true],
         };
         assert_eq!(
-            (kept, roots.probe_directories.len()),
+            (open, roots.probe_directories.len()),
             (expected, usize::from(class == Class::Mounts)),
             "{class:?}"
         );

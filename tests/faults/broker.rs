@@ -4,9 +4,9 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::exposition::Exposition;
-use crate::common::usage::{Usage, soon};
-use crate::common::{Home, PATIENCE, http, this_host};
+use keyhole_test_support::exposition::Exposition;
+use keyhole_test_support::usage::Usage;
+use keyhole_test_support::{Environment, TIMEOUT, http, this_host, wait_until};
 
 /// A number that looks random and is the same in each run (xorshift).
 fn next(state: &mut u64) -> u64 {
@@ -17,14 +17,14 @@ fn next(state: &mut u64) -> u64 {
 }
 
 #[test]
-fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_half_a_scrape_called_whole() {
+fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_a_partial_scrape_with_status_200() {
     const SCRAPES: usize = 200;
-    let home = Home::new();
-    let mut broker = home.start_broker(&this_host());
-    let exporter = home.start_exporter::<&str>(&[]);
+    let environment = Environment::new();
+    let mut broker = environment.start_broker(&this_host());
+    let exporter = environment.start_exporter::<&str>(&[]);
     let whole = exporter.scrape();
     let families: Vec<&str> = whole.families().filter(|family| family.starts_with("node_")).collect();
-    let before = Usage::of(exporter.process.pid());
+    let before = Usage::measure(exporter.process.pid());
 
     let (done, ask) = (AtomicUsize::new(0), AtomicBool::new(true));
     let (mut good, mut bad, mut kills) = (0, 0, 0);
@@ -34,7 +34,7 @@ fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_half_a_scrape_called
             while statuses.len() < SCRAPES && ask.load(Ordering::Relaxed) {
                 let answer =
                     http::get(exporter.address, "/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "3")]);
-                assert!(answer.took < Duration::from_secs(3), "{:?}", answer.took);
+                assert!(answer.elapsed < Duration::from_secs(3), "{:?}", answer.elapsed);
                 statuses.push((answer.status, answer.body));
                 done.fetch_add(1, Ordering::Relaxed);
             }
@@ -43,12 +43,12 @@ fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_half_a_scrape_called
         let mut state = 0x9e37_79b9_7f4a_7c15;
         let start = Instant::now();
         while !scrapes.is_finished() {
-            assert!(start.elapsed() < 6 * PATIENCE, "{} scrapes", done.load(Ordering::Relaxed));
+            assert!(start.elapsed() < 6 * TIMEOUT, "{} scrapes", done.load(Ordering::Relaxed));
             std::thread::sleep(Duration::from_micros(next(&mut state) % 150_000));
-            broker.kill();
+            broker.process.kill();
             kills += 1;
             std::thread::sleep(Duration::from_micros(next(&mut state) % 30_000));
-            broker = home.start_broker(&this_host());
+            broker = environment.start_broker(&this_host());
         }
         ask.store(false, Ordering::Relaxed);
         for (status, body) in scrapes.join().unwrap() {
@@ -73,22 +73,22 @@ fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_half_a_scrape_called
     let scrape = exporter.scrape();
     assert!(families.iter().all(|family| scrape.has(family)), "one scrape after the restart");
     assert!(scrape.value("keyhole_broker_restarts_seen_total", &[]) >= Some(1.0));
-    soon("descriptors are given back", || {
-        let now = Usage::of(exporter.process.pid());
+    wait_until("descriptors are closed", || {
+        let now = Usage::measure(exporter.process.pid());
         now.descriptors <= before.descriptors && now.threads == before.threads
     });
 }
 
 #[test]
 fn a_broker_restarted_between_two_scrapes_is_seen_by_the_second() {
-    let home = Home::new();
-    let mut broker = home.start_broker(&this_host());
-    let exporter = home.start_exporter::<&str>(&[]);
+    let environment = Environment::new();
+    let mut broker = environment.start_broker(&this_host());
+    let exporter = environment.start_exporter::<&str>(&[]);
     let started = |scrape: &Exposition| scrape.value("keyhole_broker_start_time_seconds", &[]).unwrap();
     let first = started(&exporter.scrape());
     for restarts in 1..4 {
-        broker.kill();
-        broker = home.start_broker(&this_host());
+        broker.process.kill();
+        broker = environment.start_broker(&this_host());
         let scrape = exporter.scrape();
         assert!(started(&scrape) > first, "the description is of the broker that answered");
         assert_eq!(scrape.value("keyhole_broker_restarts_seen_total", &[]), Some(f64::from(restarts)));
@@ -97,29 +97,29 @@ fn a_broker_restarted_between_two_scrapes_is_seen_by_the_second() {
 }
 
 #[test]
-fn a_socket_that_was_wiped_with_or_without_its_folder_is_found_again_after_a_restart() {
-    let home = Home::new();
-    let mut broker = home.start_broker(&this_host());
-    let exporter = home.start_exporter::<&str>(&[]);
+fn a_deleted_socket_with_or_without_its_directory_is_found_after_a_restart() {
+    let environment = Environment::new();
+    let mut broker = environment.start_broker(&this_host());
+    let exporter = environment.start_exporter::<&str>(&[]);
     exporter.scrape();
-    let before = Usage::of(exporter.process.pid());
+    let before = Usage::measure(exporter.process.pid());
 
-    fs::remove_file(home.socket()).unwrap();
-    assert_eq!(exporter.metrics("3").status, 200, "a connection that stands goes on");
-    broker.kill();
+    fs::remove_file(environment.socket()).unwrap();
+    assert_eq!(exporter.metrics("3").status, 200, "an open connection keeps working");
+    broker.process.kill();
     assert_eq!(exporter.metrics("3").status, 503);
-    broker = home.start_broker(&this_host());
+    broker = environment.start_broker(&this_host());
     exporter.scrape();
 
-    fs::remove_dir_all(home.socket_dir()).unwrap();
-    broker.kill();
+    fs::remove_dir_all(environment.socket_dir()).unwrap();
+    broker.process.kill();
     let answer = exporter.metrics("3");
     assert_eq!(answer.status, 503);
     assert!(answer.text().contains("No such file or directory"), "{}", answer.text());
-    home.make_socket_dir();
-    let _broker = home.start_broker(&this_host());
+    environment.create_socket_dir();
+    let _broker = environment.start_broker(&this_host());
     exporter.scrape();
-    soon("descriptors are given back", || {
-        Usage::of(exporter.process.pid()).descriptors <= before.descriptors
+    wait_until("descriptors are closed", || {
+        Usage::measure(exporter.process.pid()).descriptors <= before.descriptors
     });
 }

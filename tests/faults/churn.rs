@@ -2,32 +2,33 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::exposition::Exposition;
-use crate::common::usage::{Usage, soon};
-use crate::common::{Home, root_for};
+use crate::namespaces::Namespaces;
 use crate::success;
-use crate::world::World;
+use keyhole_test_support::exposition::Exposition;
+use keyhole_test_support::usage::Usage;
+use keyhole_test_support::{Environment, root_for, wait_until};
 
 /// How long scrapes run beside the churn.
 const CHURN: Duration = Duration::from_secs(6);
 
 #[test]
-fn what_comes_and_goes_while_scrapes_run_fails_none_and_doubles_nothing() {
+fn devices_that_come_and_go_during_scrapes_fail_none_and_duplicate_nothing() {
     if !root_for("make interfaces, disks and cgroups") {
         return;
     }
-    let home = Home::new();
-    let world = World::new(&home, "", "mount -t cgroup2 none $world/sys/fs/cgroup");
-    let flags = [world.flags(), vec!["--allow-processes".into()]].concat();
-    let broker = home.start_broker_by(&world.starter(), &flags);
-    let exporter = home.start_exporter(&["--collector.processes", "--collector.diskstats.device-exclude=^$"]);
+    let environment = Environment::new();
+    let namespaces = Namespaces::new(&environment, "", "mount -t cgroup2 none $dir/sys/fs/cgroup");
+    let flags = [namespaces.flags(), vec!["--allow-processes".into()]].concat();
+    let broker = environment.start_broker_by(&namespaces.starter(), &flags);
+    let exporter =
+        environment.start_exporter(&["--collector.processes", "--collector.diskstats.device-exclude=^$"]);
     let first = exporter.scrape();
     for collector in ["netdev", "netclass", "diskstats", "processes", "cgroup"] {
         assert_eq!(success(&first, collector), Some(1.0), "{collector}");
     }
-    let before = [broker.pid(), exporter.process.pid()].map(Usage::of);
+    let before = [broker.process.pid(), exporter.process.pid()].map(Usage::measure);
 
-    let disks = world.run("echo $(ls sys/block | grep zram)").trim().to_owned();
+    let disks = namespaces.run("echo $(ls sys/block | grep zram)").trim().to_owned();
     // Each loop takes away what it made; what the last round left goes with the namespaces or is taken away below.
     let churns = [
         "for i in $(seq 400); do ip link add a$i type ifb; ip link set a$i name b$i; ip link set b$i up; ip link del b$i; done",
@@ -35,13 +36,13 @@ fn what_comes_and_goes_while_scrapes_run_fails_none_and_doubles_nothing() {
         "d=sys/fs/cgroup/system.slice; mkdir -p $d; for i in $(seq 2000); do mkdir $d/keyhole-$i.service; sleep 0.01; rmdir $d/keyhole-$i.service; done",
         "for i in $(seq 2000); do (true) & done; wait",
     ];
-    let workers: Vec<_> = churns.iter().map(|churn| world.start(churn)).collect();
+    let workers: Vec<_> = churns.iter().map(|churn| namespaces.start(churn)).collect();
     let start = Instant::now();
     let (mut scrapes, mut met) = (0, [0; 3]);
     while start.elapsed() < CHURN {
         let answer = exporter.metrics("5");
         assert_eq!(answer.status, 200, "{}", answer.text());
-        // A series that stands twice is an error of the format.
+        // A series that occurs twice is an error of the format.
         let scrape = Exposition::parse(&answer.body).unwrap_or_else(|error| panic!("{error}"));
         for collector in ["netdev", "netclass", "diskstats", "processes", "cgroup", "meminfo"] {
             assert_eq!(success(&scrape, collector), Some(1.0), "{collector} {}", exporter.process.log());
@@ -61,10 +62,10 @@ fn what_comes_and_goes_while_scrapes_run_fails_none_and_doubles_nothing() {
          for d in $(ls sys/block | grep zram); do case $disks in *\" $d \"*) ;; \
          *) echo ${d#zram} >/sys/class/zram-control/hot_remove;; esac; done; \
          cd sys/fs/cgroup/system.slice && { rmdir keyhole-*.service; cd ..; rmdir system.slice; } || true";
-    world.run(&format!("disks=' {disks} '; {clean}"));
-    soon("what is gone is let go", || {
+    namespaces.run(&format!("disks=' {disks} '; {clean}"));
+    wait_until("descriptors of removed devices are closed", || {
         let devices = exporter.scrape().label_values("node_network_receive_bytes_total", "device");
-        let now = [broker.pid(), exporter.process.pid()].map(Usage::of);
+        let now = [broker.process.pid(), exporter.process.pid()].map(Usage::measure);
         let given_back = now
             .iter()
             .zip(&before)
@@ -83,11 +84,11 @@ fn interfaces_that_swap_their_names_keep_their_own_values() {
     if !root_for("make interfaces") {
         return;
     }
-    let home = Home::new();
-    let world = World::new(&home, "", "");
-    world.run("ip link add x type ifb; ip link add y type ifb; ip link set x mtu 1111 txqueuelen 11; ip link set y mtu 1222 txqueuelen 22");
-    let _broker = home.start_broker_by(&world.starter(), &world.flags());
-    let exporter = home.start_exporter::<&str>(&[]);
+    let environment = Environment::new();
+    let namespaces = Namespaces::new(&environment, "", "");
+    namespaces.run("ip link add x type ifb; ip link add y type ifb; ip link set x mtu 1111 txqueuelen 11; ip link set y mtu 1222 txqueuelen 22");
+    let _broker = environment.start_broker_by(&namespaces.starter(), &namespaces.flags());
+    let exporter = environment.start_exporter::<&str>(&[]);
     for round in 0..20 {
         let scrape = exporter.scrape();
         let [one, two] = if round % 2 == 0 { ["x", "y"] } else { ["y", "x"] };
@@ -96,6 +97,7 @@ fn interfaces_that_swap_their_names_keep_their_own_values() {
             assert_eq!(value("node_network_mtu_bytes"), Some(mtu), "{device}, round {round}");
             assert_eq!(value("node_network_transmit_queue_length"), Some(queue), "{device}, round {round}");
         }
-        world.run("ip link set dev x name aside; ip link set dev y name x; ip link set dev aside name y");
+        namespaces
+            .run("ip link set dev x name aside; ip link set dev y name x; ip link set dev aside name y");
     }
 }

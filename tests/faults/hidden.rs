@@ -6,10 +6,11 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
-use crate::common::exposition::Exposition;
-use crate::common::{BROKER, Exporter, Home, Running, flag, root_for, this_host};
+use crate::namespaces::Namespaces;
 use crate::success;
-use crate::world::World;
+use keyhole_test_support::exposition::Exposition;
+use keyhole_test_support::usage::descendants;
+use keyhole_test_support::{BROKER_UID, Broker, Environment, Exporter, flag, root_for, this_host};
 
 /// The inode of the PID namespace that the kernel started with.
 const FIRST_PID: u64 = 0xefff_fffc;
@@ -18,16 +19,16 @@ const COLLECTORS: [&str; 3] =
     ["--collector.processes", "--collector.processgroups", "--collector.mountstats"];
 
 /// A broker of this host with a procfs of its own that has these mount options, and an exporter.
-fn with_procfs(home: &Home, options: &str) -> (Running, Exporter) {
-    let procfs = home.path().join("proc");
+fn with_procfs(environment: &Environment, options: &str) -> (Broker, Exporter) {
+    let procfs = environment.dir().join("proc");
     fs::create_dir_all(&procfs).unwrap();
     let mount = format!("mount -t proc -o rw,{options} proc {} && exec \"$@\"", procfs.display());
     let starter =
         ["unshare", "--mount", "--propagation=private", "sh", "-c", &mount, "sh"].map(str::to_owned);
     let flags: [OsString; 3] =
         [flag("--path.procfs=", procfs), "--path.rootfs=/".into(), "--allow-processes".into()];
-    let broker = home.start_broker_by(&starter, &flags);
-    (broker, home.start_exporter(&COLLECTORS))
+    let broker = environment.start_broker_by(&starter, &flags);
+    (broker, environment.start_exporter(&COLLECTORS))
 }
 
 fn failed(scrape: &Exposition) -> BTreeSet<String> {
@@ -56,12 +57,12 @@ fn a_procfs_that_shows_less_fails_what_it_hides_with_the_reason_and_nothing_else
             "skipped: in a container --view=host would be needed, and nothing is found out then"
         );
     }
-    let home = Home::new();
-    let whole = with_procfs(&home, "hidepid=0").1.scrape();
+    let environment = Environment::new();
+    let whole = with_procfs(&environment, "hidepid=0").1.scrape();
     let refused = "procfs denies this uid the processes of other users (hidepid=1)";
     let unseen = "procfs hides the processes of other users from this uid (hidepid=2 or 4)";
     let of_others = ["filesystem", "processes", "processgroups"];
-    let group = format!("gid={BROKER}");
+    let group = format!("gid={BROKER_UID}");
     for (options, hidden) in [
         ("hidepid=1", Some(refused)),
         ("hidepid=2", Some(unseen)),
@@ -71,8 +72,8 @@ fn a_procfs_that_shows_less_fails_what_it_hides_with_the_reason_and_nothing_else
         (&format!("hidepid=1,{group}"), None),
         (&format!("hidepid=2,{group}"), None),
     ] {
-        let (broker, exporter) = with_procfs(&home, options);
-        let (scrape, log) = (exporter.scrape(), broker.log());
+        let (broker, exporter) = with_procfs(&environment, options);
+        let (scrape, log) = (exporter.scrape(), broker.process.log());
         let view = if hidden.is_some() { "hidden" } else { "host" };
         assert_eq!(scrape.value("keyhole_broker_info", &[("proc_view", view)]), Some(1.0), "{options}");
         let more: BTreeSet<_> = &failed(&scrape) - &failed(&whole);
@@ -92,7 +93,7 @@ fn a_procfs_that_shows_less_fails_what_it_hides_with_the_reason_and_nothing_else
         }
     }
 
-    let (_broker, exporter) = with_procfs(&home, "subset=pid");
+    let (_broker, exporter) = with_procfs(&environment, "subset=pid");
     let scrape = exporter.scrape();
     assert_eq!(scrape.value("keyhole_broker_info", &[("proc_view", "host")]), Some(1.0));
     // What is read below /proc/1, in /proc/<pid> and in /sys.
@@ -108,40 +109,41 @@ fn a_procfs_that_shows_less_fails_what_it_hides_with_the_reason_and_nothing_else
     // It is not known when the host booted.
     assert!(!scrape.has("namedprocess_namegroup_oldest_start_time_seconds"));
     assert!(log.contains("item=\"proc/stat: no boot time"), "{log}");
-    let told =
+    let reported =
         ["boot", "cpu", "disk", "memory", "load1", "vmstat", "processes"].map(|word| format!("node_{word}"));
     let lost = lost(&whole, &scrape);
-    assert!(told.iter().all(|subject| lost.contains(subject)), "{lost:?}");
+    assert!(reported.iter().all(|subject| lost.contains(subject)), "{lost:?}");
 }
 
 #[test]
-fn an_os_container_is_told_to_give_view_host_and_is_a_host_then() {
+fn an_os_container_gets_a_hint_at_view_host_and_is_a_host_with_it() {
     if !root_for("make a PID namespace") {
         return;
     }
-    let home = Home::new();
-    let world = World::new(&home, "hidepid=0", "mount -t proc proc /proc; mount -t sysfs sysfs /sys");
-    let starter = [&["nsenter".to_owned(), "--pid".to_owned()], &world.starter()[1..]].concat();
+    let environment = Environment::new();
+    let namespaces =
+        Namespaces::new(&environment, "hidepid=0", "mount -t proc proc /proc; mount -t sysfs sysfs /sys");
+    let starter = [&["nsenter".to_owned(), "--pid".to_owned()], &namespaces.starter()[1..]].concat();
     let flags: [OsString; 2] = ["--path.rootfs=/".into(), "--allow-processes".into()];
     let of_host = ["filesystem", "netclass", "netdev", "netstat", "processes", "sockstat"];
 
-    let broker = home.start_broker_by(&starter, &flags);
-    let scrape = home.start_exporter(&COLLECTORS).scrape();
+    let broker = environment.start_broker_by(&starter, &flags);
+    let scrape = environment.start_exporter(&COLLECTORS).scrape();
     assert_eq!(scrape.value("keyhole_broker_info", &[("proc_view", "container")]), Some(1.0));
     for collector in of_host {
         assert_eq!(success(&scrape, collector), Some(0.0), "{collector}");
     }
     let hint = "to monitor an OS container (LXC) as a host, set --view=host";
-    assert!(broker.log().contains(hint), "{}", broker.log());
+    assert!(broker.process.log().contains(hint), "{}", broker.process.log());
 
-    let home = Home::new();
-    let broker = home.start_broker_by(&starter, &[&flags[..], &["--view=host".into()]].concat());
-    let scrape = home.start_exporter(&COLLECTORS).scrape();
+    let environment = Environment::new();
+    let broker = environment.start_broker_by(&starter, &[&flags[..], &["--view=host".into()]].concat());
+    let scrape = environment.start_exporter(&COLLECTORS).scrape();
     assert_eq!(scrape.value("keyhole_broker_info", &[("proc_view", "host")]), Some(1.0));
     for collector in of_host {
-        assert_eq!(success(&scrape, collector), Some(1.0), "{collector}: {}", broker.log());
+        assert_eq!(success(&scrape, collector), Some(1.0), "{collector}: {}", broker.process.log());
     }
-    assert!(!broker.log().contains("--view=host"), "{}", broker.log());
+    assert!(!broker.process.log().contains("--view=host"), "{}", broker.process.log());
     // Of its network namespace alone, and of its few processes.
     let devices: BTreeSet<_> =
         scrape.samples("node_network_receive_bytes_total").map(|sample| &sample.labels["device"]).collect();
@@ -154,14 +156,14 @@ fn mountstats_of_the_brokers_own_is_refused_even_to_itself() {
     if !root_for("start a broker under a uid of its own") {
         return;
     }
-    let home = Home::new();
-    let broker = home.start_broker(&this_host());
+    let environment = Environment::new();
+    let broker = environment.start_broker(&this_host());
     // Programs that are not dumpable belong to root in procfs, and mountstats has the mode 0400: reading the broker's own
     // instead of PID 1's would help nobody, even where both have the same mounts.
-    for pid in crate::common::usage::descendants(broker.pid()) {
+    for pid in descendants(broker.process.pid()) {
         let file = fs::metadata(format!("/proc/{pid}/mountstats")).unwrap();
         assert_eq!((file.uid(), file.mode() & 0o777), (0, 0o400), "{pid}");
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        assert!(status.contains(&format!("Uid:\t{BROKER}\t")), "{status}");
+        assert!(status.contains(&format!("Uid:\t{BROKER_UID}\t")), "{status}");
     }
 }

@@ -2,24 +2,24 @@
 
 use std::time::Instant;
 
-use crate::common::usage::{Usage, soon};
-use crate::common::{Home, this_host};
+use keyhole_test_support::usage::Usage;
+use keyhole_test_support::{Environment, this_host, wait_until};
 
-/// How many, unless KEYHOLE_SCRAPES says so. 10,000 take more than eight minutes: the broker answers 20 reads a second.
+/// How many, unless KEYHOLE_SCRAPES is set. 10,000 take more than eight minutes: the broker answers 20 reads a second.
 const SCRAPES: usize = 600;
 /// Scrapes after which buffers have their size.
 const WARM: usize = 100;
-/// What may be between two readings of a process that keeps nothing: the allocator's whims.
+/// The difference that is allowed between two measurements: the allocator varies.
 const NOISE_KIB: u64 = 1024;
 
 #[test]
 fn hundreds_of_scrapes_leave_descriptors_threads_and_memory_of_both_programs_as_they_were() {
     let scrapes =
         std::env::var("KEYHOLE_SCRAPES").map_or(SCRAPES, |scrapes| scrapes.parse().expect("a number"));
-    let home = Home::new();
-    let broker = home.start_broker(&this_host());
-    let exporter = home.start_exporter::<&str>(&[]);
-    let usage = || [broker.pid(), exporter.process.pid()].map(Usage::of);
+    let environment = Environment::new();
+    let broker = environment.start_broker(&this_host());
+    let exporter = environment.start_exporter::<&str>(&[]);
+    let usage = || [broker.process.pid(), exporter.process.pid()].map(Usage::measure);
     let mut warm = None;
     let start = Instant::now();
     for scrape in 0..scrapes {
@@ -34,7 +34,7 @@ fn hundreds_of_scrapes_leave_descriptors_threads_and_memory_of_both_programs_as_
     }
     let warm = warm.expect("more scrapes than it takes to get warm");
     eprintln!("{scrapes} scrapes in {:.0?}: {warm:?} -> {:?}", start.elapsed(), usage());
-    soon("descriptors are given back", || {
+    wait_until("descriptors are closed", || {
         let now = usage();
         now.iter().zip(&warm).all(|(now, warm)| now.descriptors <= warm.descriptors)
     });

@@ -1,4 +1,4 @@
-//! What runs out: descriptors, memory, the space of a folder; and a clock that is set back.
+//! What runs out: descriptors, memory, the space of a file system; and a clock that is set back.
 
 use std::fs;
 use std::net::TcpStream;
@@ -8,40 +8,42 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::common::exposition::Exposition;
-use crate::common::usage::{Usage, descendants, soon};
-use crate::common::{BROKER, EXPORTER, Home, finish, flag, root_for, this_host};
-use crate::world::World;
+use crate::namespaces::Namespaces;
+use keyhole_test_support::exposition::Exposition;
+use keyhole_test_support::usage::{Usage, descendants};
+use keyhole_test_support::{
+    BROKER_UID, EXPORTER_UID, Environment, flag, root_for, run_to_end, this_host, wait_until,
+};
 
 fn starter(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 
 #[test]
-fn a_broker_that_may_not_have_its_readers_pipes_says_so_and_does_not_start() {
+fn a_broker_without_its_readers_pipes_reports_it_and_does_not_start() {
     if !root_for("start a program with limits and another uid") {
         return;
     }
-    let home = Home::new();
+    let environment = Environment::new();
     let mut command = Command::new("prlimit");
-    command.arg("--nofile=80:80").arg(home.path().join("keyhole-broker"));
+    command.arg("--nofile=80:80").arg(environment.dir().join("keyhole-broker"));
     command.args(["--allow-root", "--allow-capabilities"]);
-    command.arg(flag("--socket.path=", home.socket())).args(this_host());
-    let output = finish(command);
+    command.arg(flag("--socket.path=", environment.socket())).args(this_host());
+    let output = run_to_end(command);
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("allow this uid more open files"), "{message}");
-    assert!(!home.socket().exists());
+    assert!(!environment.socket().exists());
 }
 
 #[test]
-fn readers_without_descriptors_say_what_they_could_not_read_and_are_whole_with_them() {
+fn readers_without_descriptors_report_what_they_could_not_read_and_read_it_with_them() {
     if !root_for("start a program with limits and another uid") {
         return;
     }
-    let home = Home::new();
-    let broker = home.start_broker(&this_host());
-    let exporter = home.start_exporter::<&str>(&[]);
+    let environment = Environment::new();
+    let broker = environment.start_broker(&this_host());
+    let exporter = environment.start_exporter::<&str>(&[]);
     let truncated = |scrape: &Exposition| {
         let outcomes = scrape.samples("keyhole_query_outcome");
         outcomes.filter(|one| one.labels["outcome"] == "truncated" && one.value == 1.0).count()
@@ -56,11 +58,15 @@ fn readers_without_descriptors_say_what_they_could_not_read_and_are_whole_with_t
     };
     whole(&exporter.scrape());
     let limit_all = |limit: &str| {
-        for pid in descendants(broker.pid()) {
+        for pid in descendants(broker.process.pid()) {
             // The kernel lets a uid change the limits of its own processes, and not every root another's.
             let mut command = Command::new("prlimit");
-            command.gid(BROKER).uid(BROKER).arg(format!("--pid={pid}")).arg(format!("--nofile={limit}:"));
-            let output = finish(command);
+            command
+                .gid(BROKER_UID)
+                .uid(BROKER_UID)
+                .arg(format!("--pid={pid}"))
+                .arg(format!("--nofile={limit}:"));
+            let output = run_to_end(command);
             assert!(output.status.success(), "{output:?}");
         }
     };
@@ -75,30 +81,30 @@ fn readers_without_descriptors_say_what_they_could_not_read_and_are_whole_with_t
     limit_all("1024");
     // What could not be listed was not remembered as empty.
     whole(&exporter.scrape());
-    let deaths = home.start_exporter::<&str>(&[]).scrape();
+    let deaths = environment.start_exporter::<&str>(&[]).scrape();
     let deaths: f64 = deaths.samples("keyhole_broker_reader_deaths_total").map(|one| one.value).sum();
     assert_eq!(deaths, 0.0);
 }
 
 #[test]
-fn an_exporter_with_few_descriptors_serves_fewer_at_once_and_all_in_turn() {
+fn an_exporter_with_few_descriptors_serves_fewer_at_once_and_all_in_the_end() {
     if !root_for("start a program with limits and another uid") {
         return;
     }
-    let home = Home::new();
-    let _broker = home.start_broker(&this_host());
-    let exporter = home.start_exporter_by::<&str>(&starter(&["prlimit", "--nofile=40:40"]), &[]);
+    let environment = Environment::new();
+    let _broker = environment.start_broker(&this_host());
+    let exporter = environment.start_exporter_by::<&str>(&starter(&["prlimit", "--nofile=40:40"]), &[]);
     exporter.scrape();
-    let before = Usage::of(exporter.process.pid());
+    let before = Usage::measure(exporter.process.pid());
     let idle: Vec<_> = (0..100).map(|_| TcpStream::connect(exporter.address).unwrap()).collect();
     for _ in 0..5 {
         let answer = exporter.metrics("5");
         assert_eq!(answer.status, 200, "{}", answer.text());
-        assert!(answer.took < Duration::from_secs(5), "{:?}", answer.took);
+        assert!(answer.elapsed < Duration::from_secs(5), "{:?}", answer.elapsed);
     }
     drop(idle);
-    soon("descriptors are given back", || {
-        Usage::of(exporter.process.pid()).descriptors <= before.descriptors
+    wait_until("descriptors are closed", || {
+        Usage::measure(exporter.process.pid()).descriptors <= before.descriptors
     });
     exporter.scrape();
 }
@@ -108,8 +114,8 @@ struct MemoryCgroup(PathBuf);
 
 impl MemoryCgroup {
     /// Made where this machine has them: in the hierarchy of version 1, or of version 2.
-    fn with_limit(home: &Home, bytes: u64) -> Option<Self> {
-        let name = home.path().file_name().unwrap();
+    fn with_limit(environment: &Environment, bytes: u64) -> Option<Self> {
+        let name = environment.dir().file_name().unwrap();
         let _ = fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
         let places = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
         places.into_iter().find_map(|(hierarchy, limit)| {
@@ -137,40 +143,43 @@ fn a_program_that_hits_its_memory_limit_is_ended_by_the_kernel_and_back_one_scra
     if !root_for("make a memory cgroup") {
         return;
     }
-    let home = Home::new();
-    let mut broker = home.start_broker(&this_host());
-    let mut exporter = home.start_exporter::<&str>(&[]);
+    let environment = Environment::new();
+    let mut broker = environment.start_broker(&this_host());
+    let mut exporter = environment.start_exporter::<&str>(&[]);
     // Not a page more, and before its first scrape: later ones make do with what there is.
-    let cgroup = MemoryCgroup::with_limit(&home, 4 << 10).expect("a memory cgroup can be made by root");
-    cgroup.take_in(broker.pid());
+    let cgroup =
+        MemoryCgroup::with_limit(&environment, 4 << 10).expect("a memory cgroup can be made by root");
+    cgroup.take_in(broker.process.pid());
     let mut statuses = Vec::new();
-    soon("the kernel ends the broker", || {
+    wait_until("the kernel ends the broker", || {
         statuses.push(exporter.metrics("3").status);
-        !broker.is_running()
+        !broker.process.is_running()
     });
     assert!(statuses.iter().all(|status| matches!(status, 200 | 503)), "{statuses:?}");
     assert_eq!(exporter.metrics("3").status, 503, "seen as a broker that is gone");
     assert!(exporter.process.is_running());
-    let _broker = home.start_broker(&this_host());
+    let _broker = environment.start_broker(&this_host());
     exporter.scrape();
 }
 
 #[test]
-fn a_full_textfile_folder_costs_the_file_that_was_cut_and_nothing_else() {
+fn a_full_textfile_directory_affects_the_truncated_file_and_nothing_else() {
     if !root_for("mount a small file system") {
         return;
     }
-    let home = Home::new();
+    let environment = Environment::new();
     // Mounted where the exporter sees it, in this test's own mount namespace with a host's network.
-    let folder = home.path().join("textfiles");
-    fs::create_dir(&folder).unwrap();
-    let mount = format!("mount -t tmpfs -o size=64k,mode=755 small {0}", folder.display());
-    let world = World::new(&home, "", &mount);
-    let inside = |script: &str| world.run(&format!("cd {}; {script}", folder.display()));
+    let directory = environment.dir().join("textfiles");
+    fs::create_dir(&directory).unwrap();
+    let mount = format!("mount -t tmpfs -o size=64k,mode=755 small {0}", directory.display());
+    let namespaces = Namespaces::new(&environment, "", &mount);
+    let inside = |script: &str| namespaces.run(&format!("cd {}; {script}", directory.display()));
     inside("printf 'good_metric 1\\n' > good.prom");
-    let _broker = home.start_broker(&this_host());
-    let exporter =
-        home.start_exporter_by(&world.mounts_starter(), &[flag("--collector.textfile.directory=", &folder)]);
+    let _broker = environment.start_broker(&this_host());
+    let exporter = environment.start_exporter_by(
+        &namespaces.mounts_starter(),
+        &[flag("--collector.textfile.directory=", &directory)],
+    );
     let scrape = exporter.scrape();
     assert_eq!(scrape.value("node_textfile_scrape_error", &[]), Some(0.0));
 
@@ -201,16 +210,16 @@ struct Clock {
 }
 
 impl Clock {
-    fn build(home: &Home, name: &str) -> Self {
-        let library = home.path().join("clock.so");
+    fn build(environment: &Environment, name: &str) -> Self {
+        let library = environment.dir().join("clock.so");
         if !library.exists() {
             let mut compile = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
             compile.args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"]).arg(&library);
             compile.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/clock.c")).arg("-ldl");
-            let output = finish(compile);
+            let output = run_to_end(compile);
             assert!(output.status.success(), "{output:?}");
         }
-        let offset = home.path().join(name);
+        let offset = environment.dir().join(name);
         fs::write(&offset, 0_i64.to_ne_bytes()).unwrap();
         Self { library, offset }
     }
@@ -231,13 +240,20 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 #[test]
 fn a_clock_set_back_by_days_changes_the_time_that_is_reported_and_no_deadline() {
-    let home = Home::new();
-    let (of_broker, of_exporter) = (Clock::build(&home, "of-broker"), Clock::build(&home, "of-exporter"));
-    let start_broker =
-        || home.start_broker_of(of_broker.with(home.command("keyhole-broker", BROKER)), &this_host());
-    let broker = start_broker();
-    let exporter =
-        home.start_exporter_of::<&str>(of_exporter.with(home.command("keyhole-exporter", EXPORTER)), &[]);
+    let environment = Environment::new();
+    let (of_broker, of_exporter) =
+        (Clock::build(&environment, "of-broker"), Clock::build(&environment, "of-exporter"));
+    let start_broker = || {
+        environment.start_broker_from(
+            of_broker.with(environment.command("keyhole-broker", BROKER_UID)),
+            &this_host(),
+        )
+    };
+    let mut broker = start_broker();
+    let exporter = environment.start_exporter_from::<&str>(
+        of_exporter.with(environment.command("keyhole-exporter", EXPORTER_UID)),
+        &[],
+    );
     let shifted = |scrape: &Exposition| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         scrape.value("node_time_seconds", &[]).unwrap() - now
@@ -248,15 +264,15 @@ fn a_clock_set_back_by_days_changes_the_time_that_is_reported_and_no_deadline() 
     for _ in 0..10 {
         let answer = exporter.metrics("5");
         assert_eq!(answer.status, 200);
-        assert!(answer.took < Duration::from_secs(3), "{:?}", answer.took);
+        assert!(answer.elapsed < Duration::from_secs(3), "{:?}", answer.elapsed);
         let scrape = Exposition::parse(&answer.body).unwrap();
         assert!((shifted(&scrape) + 2.0 * DAY.as_secs_f64()).abs() < 60.0, "{}", shifted(&scrape));
     }
     // A broker that starts in the past is a restart like any other.
-    broker.kill();
+    broker.process.kill();
     of_broker.shift(3 * DAY);
     let _broker = start_broker();
-    soon("the restart is seen", || {
+    wait_until("the restart is seen", || {
         exporter.scrape().value("keyhole_broker_restarts_seen_total", &[]) == Some(1.0)
     });
     let started = |scrape: &Exposition| scrape.value("keyhole_broker_start_time_seconds", &[]).unwrap();

@@ -3,16 +3,14 @@
 
 mod broker;
 mod churn;
-#[path = "../common/mod.rs"]
-mod common;
 mod hidden;
 mod leaks;
 mod limits;
 mod mounts;
+mod namespaces;
 mod shapes;
-mod world;
 
-use common::exposition::Exposition;
+use keyhole_test_support::exposition::Exposition;
 
 /// Whether a collector succeeded.
 fn success(scrape: &Exposition, collector: &str) -> Option<f64> {

@@ -5,19 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::common::exposition::Exposition;
-use crate::common::usage::{Usage, soon};
-use crate::common::{Exporter, Home, flag, root_for};
+use crate::namespaces::Namespaces;
 use crate::success;
-use crate::world::World;
+use keyhole_test_support::exposition::{Exposition, Sample};
+use keyhole_test_support::usage::Usage;
+use keyhole_test_support::{Environment, Exporter, flag, root_for, wait_until};
 
 fn flags_of(tree: &Path) -> [OsString; 3] {
     [flag("--path.procfs=", tree.join("proc")), flag("--path.sysfs=", tree.join("sys")), "--view=host".into()]
 }
 
 /// Files of this host that many collectors read, copied to a tree.
-fn tree(home: &Home) -> PathBuf {
-    let tree = home.path().join("tree");
+fn tree(environment: &Environment) -> PathBuf {
+    let tree = environment.dir().join("tree");
     fs::create_dir_all(tree.join("sys/class/thermal/thermal_zone0")).unwrap();
     for path in FILES {
         let copy = tree.join(path);
@@ -78,14 +78,13 @@ const CHANGES: &[Change] = &[
 ];
 
 #[test]
-fn files_of_another_shape_cost_their_collectors_and_the_next_scrape_is_right_again() {
-    let home = Home::new();
-    let tree = tree(&home);
-    let _broker = home.start_broker(&flags_of(&tree));
-    let exporter = home.start_exporter::<&str>(&[]);
+fn malformed_files_affect_their_collectors_and_the_next_scrape_is_right_again() {
+    let environment = Environment::new();
+    let tree = tree(&environment);
+    let _broker = environment.start_broker(&flags_of(&tree));
+    let exporter = environment.start_exporter::<&str>(&[]);
     let collectors = |scrape: &Exposition| -> Vec<(String, f64)> {
-        let of =
-            |sample: &crate::common::exposition::Sample| (sample.labels["collector"].clone(), sample.value);
+        let of = |sample: &Sample| (sample.labels["collector"].clone(), sample.value);
         scrape.samples("node_scrape_collector_success").map(of).collect()
     };
     let before = collectors(&well_formed(&exporter));
@@ -94,7 +93,7 @@ fn files_of_another_shape_cost_their_collectors_and_the_next_scrape_is_right_aga
     for (what, change) in CHANGES {
         let originals: Vec<_> =
             FILES.iter().map(|path| fs::read_to_string(tree.join(path)).unwrap()).collect();
-        // Written in place: fixed files are held open.
+        // Written in place: fixed files stay open.
         FILES
             .iter()
             .zip(&originals)
@@ -106,19 +105,19 @@ fn files_of_another_shape_cost_their_collectors_and_the_next_scrape_is_right_aga
 }
 
 #[test]
-fn a_kernel_without_a_file_costs_its_collector_alone() {
-    let home = Home::new();
-    let tree = tree(&home);
+fn a_kernel_without_a_file_affects_its_collector_alone() {
+    let environment = Environment::new();
+    let tree = tree(&environment);
     for (missing, collector) in [
         ("proc/vmstat", "vmstat"),
         ("proc/loadavg", "loadavg"),
         ("proc/1/net/dev", "netdev"),
         ("proc/diskstats", "diskstats"),
     ] {
-        let aside = home.path().join("aside");
+        let aside = environment.dir().join("aside");
         fs::rename(tree.join(missing), &aside).unwrap();
-        let _broker = home.start_broker(&flags_of(&tree));
-        let exporter = home.start_exporter::<&str>(&[]);
+        let _broker = environment.start_broker(&flags_of(&tree));
+        let exporter = environment.start_exporter::<&str>(&[]);
         let scrape = well_formed(&exporter);
         assert_eq!(success(&scrape, collector), Some(0.0), "{missing}");
         for other in ["stat", "meminfo", "filefd", "vmstat", "loadavg", "netdev", "diskstats"] {
@@ -134,19 +133,19 @@ fn a_kernel_without_a_file_costs_its_collector_alone() {
 
 /// Stands for a sysfs attribute whose read sleeps: a fifo that nobody writes to.
 #[test]
-fn a_file_that_sleeps_costs_one_reader_and_is_right_one_scrape_after_it_wakes() {
-    let home = Home::new();
-    let tree = tree(&home);
+fn a_file_that_sleeps_blocks_one_reader_and_is_right_one_scrape_after_it_wakes() {
+    let environment = Environment::new();
+    let tree = tree(&environment);
     let temp = tree.join("sys/class/thermal/thermal_zone0/temp");
     rustix::fs::mkfifoat(rustix::fs::CWD, &temp, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
-    let broker = home.start_broker(&flags_of(&tree));
-    let exporter = home.start_exporter::<&str>(&[]);
+    let broker = environment.start_broker(&flags_of(&tree));
+    let exporter = environment.start_exporter::<&str>(&[]);
     let temperature = |scrape: &Exposition| scrape.value("node_thermal_zone_temp", &[("zone", "0")]);
     // The scrape that meets it waits for it; the reader that takes over leaves it out.
     let begun = Instant::now();
     assert_eq!(temperature(&well_formed(&exporter)), None);
     assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
-    let before = Usage::of(broker.pid());
+    let before = Usage::measure(broker.process.pid());
     for _ in 0..20 {
         let begun = Instant::now();
         let scrape = well_formed(&exporter);
@@ -157,35 +156,35 @@ fn a_file_that_sleeps_costs_one_reader_and_is_right_one_scrape_after_it_wakes() 
         assert_eq!(temperature(&scrape), None);
         assert_eq!(success(&scrape, "meminfo"), Some(1.0));
     }
-    let counts = home.start_exporter::<&str>(&[]).scrape();
+    let counts = environment.start_exporter::<&str>(&[]).scrape();
     assert_eq!(counts.value("keyhole_broker_readers_stuck", &[]), Some(1.0));
-    soon("no more readers are lost", || {
-        let after = Usage::of(broker.pid());
+    wait_until("no more readers are lost", || {
+        let after = Usage::measure(broker.process.pid());
         (before.descriptors, before.threads) == (after.descriptors, after.threads)
     });
-    let aside = home.path().join("aside");
+    let aside = environment.dir().join("aside");
     fs::rename(&temp, &aside).unwrap();
     fs::write(&temp, "42000\n").unwrap();
-    // Opening its other end wakes whoever sleeps in it.
-    soon("a reader of the fifo", || {
+    // Opening its other end wakes the reader that sleeps in it.
+    wait_until("a reader of the fifo", || {
         let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
         rustix::fs::open(&aside, flags, rustix::fs::Mode::empty()).is_ok()
     });
-    soon("the reader returns", || broker.log().contains("the stuck reader has returned"));
+    wait_until("the reader returns", || broker.process.log().contains("the stuck reader has returned"));
     let scrape = well_formed(&exporter);
     assert_eq!(scrape.value("node_thermal_zone_temp", &[]), Some(42.0));
     assert_eq!(success(&scrape, "thermal_zone"), Some(1.0));
 }
 
 #[test]
-fn a_procfs_that_hides_other_users_processes_costs_what_it_hides_and_says_so() {
+fn a_procfs_that_hides_other_users_processes_loses_what_it_hides_and_reports_it() {
     if !root_for("mount a procfs") {
         return;
     }
-    let home = Home::new();
-    let world = World::new(&home, "hidepid=2", "");
-    let _broker = home.start_broker_by(&world.starter(), &world.flags());
-    let exporter = home.start_exporter::<&str>(&[]);
+    let environment = Environment::new();
+    let namespaces = Namespaces::new(&environment, "hidepid=2", "");
+    let _broker = environment.start_broker_by(&namespaces.starter(), &namespaces.flags());
+    let exporter = environment.start_exporter::<&str>(&[]);
     let scrape = well_formed(&exporter);
     for collector in ["cpu", "stat", "meminfo", "loadavg", "vmstat", "diskstats", "netclass"] {
         assert_eq!(success(&scrape, collector), Some(1.0), "{collector}");

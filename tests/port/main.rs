@@ -1,22 +1,26 @@
-//! Attacks on the exporter's port, from outside and against the real programs: what it holds is bounded, and Prometheus
+//! Attacks on the exporter's port, from outside and against the real programs: what it uses is bounded, and Prometheus
 //! gets its answer within a second all the while.
 
-#[path = "../common/mod.rs"]
-mod common;
-mod siege;
+mod target;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use siege::{Siege, connect, exchange};
+use keyhole_test_support::{Environment, http};
+use target::Target;
+
+/// Everything that comes back for `request` until the end of the connection.
+fn exchange(address: SocketAddr, request: &[u8]) -> Vec<u8> {
+    http::exchange(http::connect(address).expect("the exporter accepts"), request)
+}
 
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens `many` connections, sends `head` on each, then a byte at a time; opens another for each that is closed.
 fn drip(address: SocketAddr, stop: &AtomicBool, many: usize, head: &str, byte: &[u8]) {
-    let open = || connect(address).filter(|mut stream| stream.write_all(head.as_bytes()).is_ok());
+    let open = || http::connect(address).ok().filter(|mut stream| stream.write_all(head.as_bytes()).is_ok());
     let mut streams: Vec<Option<TcpStream>> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         if streams.len() < many {
@@ -33,32 +37,33 @@ fn drip(address: SocketAddr, stop: &AtomicBool, many: usize, head: &str, byte: &
 }
 
 #[test]
-fn heads_that_trickle_in_hold_nobody_up() {
-    let siege = Siege::new();
-    siege.withstands("slow heads", 4, |address, stop| {
+fn headers_that_arrive_slowly_delay_nobody() {
+    let target = Target::new();
+    target.assert_serves_during("slow heads", 4, |address, stop| {
         drip(address, stop, 40, "GET /metrics HTTP/1.1\r\nX-A: ", b"a")
     });
 }
 
 #[test]
-fn bodies_that_trickle_in_hold_nobody_up() {
-    let siege = Siege::new();
+fn bodies_that_arrive_slowly_delay_nobody() {
+    let target = Target::new();
     let head = "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
-    siege.withstands("slow bodies", 4, |address, stop| drip(address, stop, 40, head, b"a"));
+    target.assert_serves_during("slow bodies", 4, |address, stop| drip(address, stop, 40, head, b"a"));
     let head = "GET / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nfffff\r\n";
-    siege.withstands("slow chunks", 4, |address, stop| drip(address, stop, 40, head, b"a"));
+    target.assert_serves_during("slow chunks", 4, |address, stop| drip(address, stop, 40, head, b"a"));
 }
 
 #[test]
-fn a_thousand_idle_connections_hold_nobody_up() {
-    let siege = Siege::new();
-    siege.withstands("1,000 idle connections", 4, |address, stop| drip(address, stop, 250, "", b""));
+fn a_thousand_idle_connections_delay_nobody() {
+    let target = Target::new();
+    target
+        .assert_serves_during("1,000 idle connections", 4, |address, stop| drip(address, stop, 250, "", b""));
 }
 
 #[test]
-fn heads_beyond_every_limit_are_refused_and_cost_no_memory() {
-    let siege = Siege::new();
-    let address = siege.exporter.address;
+fn headers_beyond_every_limit_are_refused_and_take_no_memory() {
+    let target = Target::new();
+    let address = target.exporter.address;
     let many: String = (0..500).map(|n| format!("X-{n}: y\r\n")).collect();
     let long = "x".repeat(1 << 20);
     let requests = [
@@ -73,7 +78,7 @@ fn heads_beyond_every_limit_are_refused_and_cost_no_memory() {
         let refused = answer.starts_with(&format!("HTTP/1.1 {status}")) || answer.is_empty();
         assert!(refused, "{:?}: {answer:?}", &request[..40]);
     }
-    siege.withstands("huge heads", 8, |address, stop| {
+    target.assert_serves_during("huge heads", 8, |address, stop| {
         while !stop.load(Ordering::Relaxed) {
             for (request, _) in &requests {
                 exchange(address, request.as_bytes());
@@ -83,22 +88,22 @@ fn heads_beyond_every_limit_are_refused_and_cost_no_memory() {
 }
 
 #[test]
-fn requests_in_one_breath_are_answered_in_order() {
+fn pipelined_requests_are_answered_in_order() {
     const MANY: usize = 300;
-    let siege = Siege::new();
+    let target = Target::new();
     let pipeline = |last: &str| {
         let one =
             "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\nGET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n".repeat(MANY);
         format!("{one}GET {last} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     };
-    let answer = exchange(siege.exporter.address, pipeline("/").as_bytes());
+    let answer = exchange(target.exporter.address, pipeline("/").as_bytes());
     let answer = String::from_utf8_lossy(&answer);
     let statuses: Vec<&str> = answer.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
     assert_eq!(statuses.len(), 2 * MANY + 1);
     assert!(
         statuses.chunks(2).all(|pair| pair[0] == "200" && pair.get(1).is_none_or(|status| *status == "404"))
     );
-    siege.withstands("pipelining", 4, |address, stop| {
+    target.assert_serves_during("pipelining", 4, |address, stop| {
         while !stop.load(Ordering::Relaxed) {
             exchange(address, pipeline("/metrics").as_bytes());
         }
@@ -106,18 +111,18 @@ fn requests_in_one_breath_are_answered_in_order() {
 }
 
 #[test]
-fn clients_that_ask_and_never_read_hold_nobody_up() {
-    let siege = Siege::new();
+fn clients_that_never_read_delay_nobody() {
+    let target = Target::new();
     let head = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(100);
-    siege.withstands("never reading", 4, |address, stop| drip(address, stop, 40, &head, b""));
+    target.assert_serves_during("never reading", 4, |address, stop| drip(address, stop, 40, &head, b""));
 }
 
 #[test]
-fn connections_that_come_and_go_hold_nobody_up() {
-    let siege = Siege::new();
-    siege.withstands("churn", 4, |address, stop| {
+fn connection_churn_delays_nobody() {
+    let target = Target::new();
+    target.assert_serves_during("churn", 4, |address, stop| {
         while !stop.load(Ordering::Relaxed) {
-            let Some(mut stream) = connect(address) else { continue };
+            let Ok(mut stream) = http::connect(address) else { continue };
             let _ = stream.write_all(b"GET /-/healthy HTTP/1.1\r\nHo");
             if rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).is_err() {
                 return;
@@ -150,44 +155,44 @@ fn ask_with(stream: &mut TcpStream, password: &str) -> Option<String> {
     let encoded = base64::engine::general_purpose::STANDARD.encode(password);
     write!(stream, "GET /-/healthy HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {encoded}\r\n\r\n").ok()?;
     let mut answer = String::new();
-    let mut part = [0; 4096];
+    let mut buffer = [0; 4096];
     while !answer.contains("\r\n\r\n") {
-        let length = stream.read(&mut part).ok().filter(|length| *length > 0)?;
-        answer.push_str(&String::from_utf8_lossy(&part[..length]));
+        let length = stream.read(&mut buffer).ok().filter(|length| *length > 0)?;
+        answer.push_str(&String::from_utf8_lossy(&buffer[..length]));
     }
     answer.split(' ').nth(1).map(str::to_owned)
 }
 
 #[test]
-fn wrong_passwords_do_not_keep_a_right_one_out() {
-    const STRANGERS: usize = 60;
-    let home = common::Home::new();
-    let config = home.path().join("web");
+fn wrong_passwords_do_not_delay_a_right_one() {
+    const ATTACKERS: usize = 60;
+    let environment = Environment::new();
+    let config = environment.dir().join("web");
     std::fs::create_dir(&config).unwrap();
     let file = config.join("web.yaml");
     // Each has the same password, and none was seen before.
     let users: String = (0..6).map(|user| format!("  user{user}: {HASH}\n")).collect();
     std::fs::write(&file, format!("basic_auth_users:\n{users}")).unwrap();
-    let exporter = home.start_exporter(&[format!("--web.config.file={}", file.display())]);
+    let exporter = environment.start_exporter(&[format!("--web.config.file={}", file.display())]);
     let (address, stop) = (exporter.address, AtomicBool::new(false));
-    // The second half of them connects anew for each password.
-    let attack = |stranger: usize| {
+    // The second half of them reconnects for each password.
+    let attack = |attacker: usize| {
         let mut stream = connect_from([127, 0, 0, 1], address);
         for number in 0.. {
             if stop.load(Ordering::Relaxed) {
                 return;
             }
-            let status = ask_with(&mut stream, &format!("user0:{stranger} {number}"));
+            let status = ask_with(&mut stream, &format!("user0:{attacker} {number}"));
             assert!(matches!(status.as_deref(), Some("401" | "503")), "{status:?}");
-            if stranger >= STRANGERS / 2 {
+            if attacker >= ATTACKERS / 2 {
                 stream = connect_from([127, 0, 0, 1], address);
             }
         }
     };
     std::thread::scope(|scope| {
-        let _stop = siege::StopAtEnd(&stop);
+        let _stop = target::StopAtEnd(&stop);
         let attack = &attack;
-        (0..STRANGERS).for_each(|stranger| _ = scope.spawn(move || attack(stranger)));
+        (0..ATTACKERS).for_each(|attacker| _ = scope.spawn(move || attack(attacker)));
         std::thread::sleep(Duration::from_secs(4));
         for user in 0..6 {
             let from = [127, 0, 0, if user < 3 { 2 } else { 1 }];
@@ -204,9 +209,9 @@ fn wrong_passwords_do_not_keep_a_right_one_out() {
 
 #[test]
 fn a_client_that_closed_its_half_gets_its_answer() {
-    let siege = Siege::new();
+    let target = Target::new();
     for path in ["/", "/metrics"] {
-        let mut stream = connect(siege.exporter.address).unwrap();
+        let mut stream = http::connect(target.exporter.address).unwrap();
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
         let mut answer = String::new();
@@ -237,24 +242,24 @@ const MALFORMED: &[(&str, &[u8])] = &[
 ];
 
 #[test]
-fn what_is_no_request_is_refused_and_its_connection_closed() {
-    let siege = Siege::new();
+fn malformed_requests_are_refused_and_their_connections_closed() {
+    let target = Target::new();
     for (what, request) in MALFORMED {
         // Were the connection to go on, this would be answered.
         let request =
             [request, &b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"[..]].concat();
-        let answer = exchange(siege.exporter.address, &request);
+        let answer = exchange(target.exporter.address, &request);
         let answer = String::from_utf8_lossy(&answer);
         assert!(!answer.contains("HTTP/1.1 200"), "{what}: {answer}");
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{what}: {answer}");
-        assert_eq!(siege.exporter.get("/").status, 200, "after {what}");
+        assert_eq!(target.exporter.get("/").status, 200, "after {what}");
     }
-    siege.exporter.scrape();
+    target.exporter.scrape();
 }
 
 #[test]
 fn a_body_is_never_taken_for_a_request() {
-    let siege = Siege::new();
+    let target = Target::new();
     let inner = "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n";
     let shapes = [
         format!("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{inner}", inner.len()),
@@ -272,7 +277,7 @@ fn a_body_is_never_taken_for_a_request() {
         ),
     ];
     for shape in &shapes {
-        let mut stream = connect(siege.exporter.address).unwrap();
+        let mut stream = http::connect(target.exporter.address).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(400))).unwrap();
         stream.write_all(shape.as_bytes()).unwrap();
         let mut answer = Vec::new();
@@ -285,7 +290,7 @@ fn a_body_is_never_taken_for_a_request() {
 
 #[test]
 fn odd_but_valid_requests_are_answered_like_any_other() {
-    let siege = Siege::new();
+    let target = Target::new();
     let get = |head: &str| format!("{head}Host: x\r\nConnection: close\r\n\r\n");
     for (request, status) in [
         (get("GET /metrics HTTP/1.0\r\n"), "200"),
@@ -303,7 +308,7 @@ fn odd_but_valid_requests_are_answered_like_any_other() {
         (get("GET /metrics HTTP/1.1\r\nX-Prometheus-Scrape-Timeout-Seconds: NaN\r\n"), "200"),
         (get("GET /metrics HTTP/1.1\r\nAccept-Encoding: \u{ff}gzip;q=1e999\r\n"), "200"),
     ] {
-        let answer = exchange(siege.exporter.address, request.as_bytes());
+        let answer = exchange(target.exporter.address, request.as_bytes());
         let answer = String::from_utf8_lossy(&answer);
         assert!(
             answer.starts_with(&format!("HTTP/1.1 {status}"))

@@ -135,7 +135,7 @@ fn streams(c: &mut Connection) {
 }
 
 fn slowloris(c: &mut Connection) {
-    // In turns: nothing, half a preface, and headers without an end, byte by byte.
+    // In rotation: nothing, half a preface, and headers without an end, byte by byte.
     let bytes = [hello(65_535), frame(HEADERS, 0, 1, &block(READ))].concat();
     let (at_once, drip) = match c.number % 3 {
         0 => (&b""[..], &b""[..]),
@@ -225,6 +225,6 @@ fn ask(c: &mut Connection, request: impl Fn(u32) -> Vec<u8>) {
 
 /// Opens streams and closes none, up to a thousand.
 fn open_streams(c: &mut Connection) {
-    let held: Vec<_> = (0..1000).map_while(|_| Connection::open(&c.socket, c.until, 0)).collect();
-    c.sent += held.len() as u64;
+    let connections: Vec<_> = (0..1000).map_while(|_| Connection::open(&c.socket, c.until, 0)).collect();
+    c.sent += connections.len() as u64;
 }

@@ -4,12 +4,6 @@
 //! `KEYHOLE_BINARIES=$PWD/target/release cargo test -p keyhole-broker --test hostile -- --ignored --nocapture`
 
 mod floods;
-#[path = "../../../tests/common/lacking.rs"]
-#[allow(dead_code, reason = "shared with the tests of all programs together")]
-mod lacking;
-#[path = "../serve/stage.rs"]
-#[allow(dead_code, reason = "shared with the tests of what is served")]
-mod stage;
 mod watch;
 mod wire;
 
@@ -18,10 +12,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use floods::{FLOODS, Flood};
-use lacking::{PASS_RIGHTS, lacking};
-use stage::*;
+use keyhole_test_support::old_kernel::{PASS_RIGHTS, without};
+use keyhole_test_support::*;
 use watch::{Load, WellBehavedClient, ask_until_stopped};
 use wire::Connection;
+
+fn new_environment() -> Environment {
+    Environment::with_programs(programs::broker_and_reader(env!("CARGO_BIN_EXE_keyhole-broker")))
+}
+
+/// Whether clients can be run as other uids.
+fn root() -> bool {
+    root_for("run clients as other uids")
+}
 
 /// How long each flood lasts.
 const FLOOD: Duration = Duration::from_millis(1400);
@@ -29,7 +32,7 @@ const FLOOD: Duration = Duration::from_millis(1400);
 /// Connections that flood at once. The hostile uid's fourth is its well-behaved one.
 const THREADS: usize = 3;
 
-/// The length of each of a few files of the fixture.
+/// The size of a few files of the fixture.
 const LONG_BYTES: usize = 500 << 10;
 
 const MEMORY_KIB: u64 = 8 << 10;
@@ -51,14 +54,14 @@ fn no_flood_costs_much_or_delays_others() {
     if !root() {
         return;
     }
-    let stage = Stage::new();
-    let mut flags = vec![format!("--allow-uid={ALLOWED}"), "--path.sysfs=/sys".to_owned()];
-    flags.extend(large_procfs(&stage));
-    let mut broker = stage.start(&flags);
+    let environment = new_environment();
+    let mut flags = vec![format!("--allow-uid={EXPORTER_UID}"), "--path.sysfs=/sys".to_owned()];
+    flags.extend(large_procfs(&environment));
+    let mut broker = environment.start_broker(&flags);
     let failures = failures_under(&mut broker, FLOODS);
     let counters = broker.describe().counters.unwrap();
     println!("{counters:?}");
-    let log = std::fs::read_to_string(stage.at("log")).unwrap();
+    let log = broker.process.log();
     println!("{} lines of log", log.lines().count());
     assert!(failures.is_empty(), "{failures:#?}");
     assert!(counters.limited_requests > 100 && counters.refused_peers > 1000, "{counters:?}");
@@ -71,16 +74,15 @@ fn no_flood_costs_more_while_the_log_is_not_read() {
     if !root() {
         return;
     }
-    let stage = Stage::new();
-    let mut flags = vec![format!("--allow-uid={ALLOWED}"), "--path.sysfs=/sys".to_owned()];
-    flags.extend(large_procfs(&stage));
+    let environment = new_environment();
+    let mut flags = vec![format!("--allow-uid={EXPORTER_UID}"), "--path.sysfs=/sys".to_owned()];
+    flags.extend(large_procfs(&environment));
     // A line for each connection that ends with an error.
     flags.push("--log.level=debug".to_owned());
     let (unread, log) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let room = rustix::pipe::fcntl_setpipe_size(&log, 4096).unwrap();
-    let child = stage.command(&flags).stderr(log).spawn().unwrap();
-    let mut broker = Broker { stage: &stage, child };
-    soon("the broker", || probe(&stage, BROKER).status.success().then_some(()));
+    let mut broker = environment.spawn_broker(environment.broker_command(&flags), log);
+    wait_until("the broker", || environment.probe(BROKER_UID).status.success());
     let floods =
         FLOODS.iter().filter(|flood| ["garbage", "connection churn", "HPACK bomb"].contains(&flood.name));
     let failures = failures_under(&mut broker, floods);
@@ -93,34 +95,34 @@ fn no_flood_costs_more_while_the_log_is_not_read() {
 
 #[test]
 #[ignore = "bounds a release build: see the top of this file"]
-fn no_flood_costs_more_where_the_kernel_does_not_refuse_descriptors() {
+fn no_flood_uses_more_where_the_kernel_does_not_refuse_descriptors() {
     if !root() {
         return;
     }
-    let stage = Stage::new();
-    let mut flags = vec![format!("--allow-uid={ALLOWED}"), "--path.sysfs=/sys".to_owned()];
-    flags.extend(large_procfs(&stage));
-    let mut broker = stage.run(lacking(stage.command(&flags), &PASS_RIGHTS));
+    let environment = new_environment();
+    let mut flags = vec![format!("--allow-uid={EXPORTER_UID}"), "--path.sysfs=/sys".to_owned()];
+    flags.extend(large_procfs(&environment));
+    let mut broker = environment.run_broker(without(environment.broker_command(&flags), &PASS_RIGHTS));
     let failures = failures_under(&mut broker, FLOODS);
     println!("{:?}", broker.describe().counters.unwrap());
     assert!(failures.is_empty(), "{failures:#?}");
 }
 
 /// Floods a broker while other clients send requests; returns the limits that it exceeded.
-fn failures_under<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = &'f Flood>) -> Vec<String> {
-    // Memory that is in use after the first read is not a leak.
+fn failures_under<'f>(broker: &mut Broker, floods: impl IntoIterator<Item = &'f Flood>) -> Vec<String> {
+    // Memory that stays in use after the first read is not a leak.
     broker.read(&keyhole_policy::TABLE.iter().map(|row| row.query).collect::<Vec<_>>());
 
-    let socket = broker.stage.socket();
+    let socket = broker.socket.clone();
     let clients = [WellBehavedClient::new("another uid"), WellBehavedClient::new("the same uid")];
     let over = AtomicU64::new(0);
     let mut failures = Vec::new();
     // A client's probe may be connected when they are counted.
     let mut descriptors = usize::MAX;
     std::thread::scope(|scope| {
-        for (client, uid) in clients.iter().zip([BROKER, ALLOWED]) {
+        for (client, uid) in clients.iter().zip([BROKER_UID, EXPORTER_UID]) {
             let (socket, over) = (&socket, &over);
-            scope.spawn(move || as_uid(uid, BROKER, || ask_until_stopped(client, socket, over)));
+            scope.spawn(move || run_as(uid, BROKER_UID, || ask_until_stopped(client, socket, over)));
         }
         println!(
             "{:<26} {:>7} {:>9} {:>6} {:>8} {:>10} {:>6} {:>9} {:>11} {:>11}",
@@ -137,12 +139,12 @@ fn failures_under<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = 
         );
         for flood in floods {
             clients.iter().for_each(WellBehavedClient::wait_until_calm);
-            let (before, start) = (Load::of(broker.pid()), Instant::now());
+            let (before, start) = (Load::of(broker.process.pid()), Instant::now());
             descriptors = descriptors.min(before.descriptors);
             before.forget_peaks();
             let sent = Sent::default();
-            as_uid(ALLOWED, BROKER, || flood_from_threads(flood, &socket, &sent));
-            let (after, took) = (Load::of(broker.pid()), start.elapsed());
+            run_as(EXPORTER_UID, BROKER_UID, || flood_from_threads(flood, &socket, &sent));
+            let (after, took) = (Load::of(broker.process.pid()), start.elapsed());
             let cpu = 100.0 * (after.cpu - before.cpu).as_secs_f64() / took.as_secs_f64();
             let settled = after.settled(descriptors);
             let worst = clients.each_ref().map(|client| client.worst());
@@ -160,21 +162,21 @@ fn failures_under<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = 
                 worst[0].as_millis(),
                 worst[1].as_millis(),
             );
-            let mut claim = |holds: bool, what: String| {
+            let mut check = |holds: bool, what: String| {
                 if !holds {
                     failures.push(format!("{}: {what}", flood.name));
                 }
             };
-            claim(sent.connections.load(Ordering::Relaxed) > 0, "nothing was sent".into());
-            claim(after.peak_kib < MEMORY_KIB, format!("{} KiB", after.peak_kib));
-            claim(after.reader_peak_kib < READER_KIB, format!("a reader has {} KiB", after.reader_peak_kib));
-            claim(cpu < CPU_PERCENT, format!("{cpu:.1} % of a CPU"));
-            claim(settled <= descriptors, format!("{descriptors} descriptors, then {settled}"));
+            check(sent.connections.load(Ordering::Relaxed) > 0, "nothing was sent".into());
+            check(after.peak_kib < MEMORY_KIB, format!("{} KiB", after.peak_kib));
+            check(after.reader_peak_kib < READER_KIB, format!("a reader has {} KiB", after.reader_peak_kib));
+            check(cpu < CPU_PERCENT, format!("{cpu:.1} % of a CPU"));
+            check(settled <= descriptors, format!("{descriptors} descriptors, then {settled}"));
             for (client, worst) in clients.iter().zip(worst) {
-                claim(worst < ANSWER, format!("{} waited {worst:?}", client.name));
-                client.failures().into_iter().for_each(|failure| claim(false, failure));
+                check(worst < ANSWER, format!("{} waited {worst:?}", client.name));
+                client.failures().into_iter().for_each(|failure| check(false, failure));
             }
-            claim(broker.lives(), "it ended the broker".into());
+            check(broker.process.is_running(), "it ended the broker".into());
         }
         over.store(1, Ordering::Relaxed);
     });
@@ -182,16 +184,17 @@ fn failures_under<'f>(broker: &mut Broker<'_>, floods: impl IntoIterator<Item = 
 }
 
 /// A /proc with long files, so that responses that are not read take memory.
-fn large_procfs(stage: &Stage) -> [String; 2] {
+fn large_procfs(environment: &Environment) -> [String; 2] {
     for path in ["stat", "meminfo", "loadavg", "vmstat", "diskstats", "cpuinfo"] {
-        stage.put(&format!("proc/{path}"), &std::fs::read_to_string(Path::new("/proc").join(path)).unwrap());
+        environment
+            .write(&format!("proc/{path}"), &std::fs::read_to_string(Path::new("/proc").join(path)).unwrap());
     }
     let long = "eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n".repeat(LONG_BYTES / 44);
     for path in ["1/net/dev", "1/net/udp", "1/net/arp", "1/net/tcp", "1/mountinfo", "interrupts", "zoneinfo"]
     {
-        stage.put(&format!("proc/{path}"), &long);
+        environment.write(&format!("proc/{path}"), &long);
     }
-    [format!("--path.procfs={}", stage.at("proc").display()), "--view=host".to_owned()]
+    [format!("--path.procfs={}", environment.path("proc").display()), "--view=host".to_owned()]
 }
 
 /// Floods from several threads, each with one connection after another.

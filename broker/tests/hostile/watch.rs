@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use keyhole_proto::v1::Query;
 use keyhole_proto::v1::broker_client::BrokerClient;
+use keyhole_test_support::client::{read, try_channel};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
-
-use crate::stage::{read, try_channel};
 
 /// Clock ticks a second in /proc/<pid>/stat, on every architecture that this runs on.
 const TICKS: u64 = 100;

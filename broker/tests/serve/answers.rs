@@ -1,4 +1,4 @@
-//! What a broker answers, and how the kernel confirms its sandbox.
+//! What a broker answers, and what the kernel confirms of its sandbox.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -9,16 +9,17 @@ use std::process::Command;
 
 use keyhole_policy::TABLE;
 use keyhole_proto::v1::{AccessLevel, Outcome, Query, View};
+use keyhole_test_support::{BROKER_UID, Broker, broker_uid, landlock};
 use tonic_health::pb::health_check_response::ServingStatus as Health;
 
-use crate::stage::*;
+use crate::{new_environment, root};
 
 #[test]
 fn it_serves_is_healthy_and_describes_its_sandbox() {
-    let stage = Stage::new();
-    let broker = stage.start(&["--log.level=info"]);
+    let environment = new_environment();
+    let broker = environment.start_broker(&["--log.level=info"]);
     assert_eq!(broker.health(), Health::Serving);
-    let probed = probe(&stage, broker_uid());
+    let probed = environment.probe(broker_uid());
     assert!(probed.status.success() && probed.stderr.is_empty(), "{probed:?}");
 
     let described = broker.describe();
@@ -36,10 +37,10 @@ fn it_serves_is_healthy_and_describes_its_sandbox() {
     assert_eq!(layers, expected);
     let readers: Vec<_> = described.readers.iter().map(|reader| (&*reader.name, reader.available)).collect();
     assert_eq!(readers, [("procfs", true), ("sysfs", true), ("devices", true)]);
-    let landlock = kernel_has_landlock();
+    let has_landlock = landlock::abi() > 0;
     for layer in &described.layers {
         let is_old = layer.name == "passed_descriptors" && layer.detail.contains("before 6.16");
-        assert_eq!(layer.in_force, !is_old && (landlock || layer.name != "landlock"), "{layer:?}");
+        assert_eq!(layer.in_force, !is_old && (has_landlock || layer.name != "landlock"), "{layer:?}");
         assert!(!layer.detail.is_empty(), "{layer:?}");
     }
     let queries: Vec<_> = described.queries.iter().map(|described| described.query()).collect();
@@ -53,10 +54,10 @@ fn it_serves_is_healthy_and_describes_its_sandbox() {
 
 #[test]
 fn the_kernel_confirms_the_sandbox_of_every_process() {
-    let stage = Stage::new();
-    let broker = stage.start(&["--log.level=info"]);
+    let environment = new_environment();
+    let broker = environment.start_broker(&["--log.level=info"]);
     broker.read(&[Query::Stat, Query::Cpu, Query::NetClass]);
-    let processes = broker.processes();
+    let processes = broker.process.pids();
     // The broker, the zygote, and readers of procfs, of sysfs and of devices.
     assert_eq!(processes.len(), 5, "{processes:?}");
     for pid in processes {
@@ -116,16 +117,16 @@ fn every_process_has_the_descriptors_of_its_list_and_no_others() {
         return;
     }
     use keyhole_policy::pipes::SLOTS;
-    let stage = Stage::new();
-    stage.put("udev/b8:0", "E:ID_MODEL=x\n");
-    stage.put("proc/stat", "cpu 1\n");
-    stage.put("proc/1/mountinfo", "");
-    stage.put("sys/devices/system/cpu/online", "0\n");
-    stage.put("sys/class/thermal/thermal_zone0/temp", "1\n");
-    let at = |path: &str| stage.at(path).display().to_string();
-    let broker = stage.start(
+    let environment = new_environment();
+    environment.write("udev/b8:0", "E:ID_MODEL=x\n");
+    environment.write("proc/stat", "cpu 1\n");
+    environment.write("proc/1/mountinfo", "");
+    environment.write("sys/devices/system/cpu/online", "0\n");
+    environment.write("sys/class/thermal/thermal_zone0/temp", "1\n");
+    let at = |path: &str| environment.path(path).display().to_string();
+    let broker = environment.start_broker(
         &[
-            &stage.fixtures()[..],
+            &environment.fixture_flags()[..],
             &["--allow-processes".to_owned(), format!("--path.udev.data={}", at("udev"))],
             &[format!("--filesystem.probe-directory={}", at("udev")), "--path.rootfs=/".to_owned()],
         ]
@@ -135,7 +136,7 @@ fn every_process_has_the_descriptors_of_its_list_and_no_others() {
     broker.read(&queries);
     let pipes = |kind: &str, count| (format!("pipe {kind}"), count);
     let seen = |pid| counted(descriptors(pid));
-    let [this, zygote, readers @ ..] = &broker.processes()[..] else { panic!("no zygote") };
+    let [this, zygote, readers @ ..] = &broker.process.pids()[..] else { panic!("no zygote") };
 
     // The broker: pipes, its log, those of the runtime, sockets, the socket's directory. None of the host.
     let of_broker = seen(*this);
@@ -149,7 +150,7 @@ fn every_process_has_the_descriptors_of_its_list_and_no_others() {
     let expected = [
         "/dev/null read".to_owned(),
         "/dev/null write".to_owned(),
-        format!("{} write", at("log")),
+        format!("{} write", at("0.log")),
         format!("{} read", at("run")),
     ];
     assert_eq!(host, expected, "{of_broker:?}");
@@ -208,10 +209,10 @@ fn descriptors_that_a_parent_left_open_are_closed() {
     if !root() {
         return;
     }
-    let stage = Stage::new();
-    let secret = File::create(stage.at("secret")).unwrap();
+    let environment = new_environment();
+    let secret = File::create(environment.path("secret")).unwrap();
     let fd = secret.as_raw_fd();
-    let mut command = stage.command(&["--log.level=info"]);
+    let mut command = environment.broker_command(&["--log.level=info"]);
     // SAFETY: the child only clears a flag of its own copy of a descriptor that lives until it was started.
     unsafe {
         command.pre_exec(move || match libc::fcntl(fd, libc::F_SETFD, 0) {
@@ -219,26 +220,26 @@ fn descriptors_that_a_parent_left_open_are_closed() {
             _ => Err(std::io::Error::last_os_error()),
         });
     }
-    let broker = stage.run(command);
-    let mut kept = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap() {
-        kept.push(fs::read_link(entry.unwrap().path()).unwrap());
+    let broker = environment.run_broker(command);
+    let mut open = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{}/fd", broker.process.pid())).unwrap() {
+        open.push(fs::read_link(entry.unwrap().path()).unwrap());
     }
-    assert!(!kept.iter().any(|path| path.starts_with("/proc") || path.starts_with("/sys")), "{kept:?}");
-    assert!(!kept.contains(&stage.at("secret")), "{kept:?}");
-    assert!(!kept.iter().any(|path| path == Path::new("/proc/1/root") || path == Path::new("/")), "{kept:?}");
+    assert!(!open.iter().any(|path| path.starts_with("/proc") || path.starts_with("/sys")), "{open:?}");
+    assert!(!open.contains(&environment.path("secret")), "{open:?}");
+    assert!(!open.iter().any(|path| path == Path::new("/proc/1/root") || path == Path::new("/")), "{open:?}");
 }
 
 #[test]
 fn every_query_is_answered_repeatedly_in_the_sandbox() {
-    let stage = Stage::new();
-    stage.put("os-release", "ID=test\n");
-    stage.put("udev/b8:0", "E:ID_MODEL=x\n");
-    fs::create_dir_all(stage.at("probe")).unwrap();
-    let mut broker = stage.start(&[
-        format!("--path.os-release={}", stage.at("os-release").display()),
-        format!("--path.udev.data={}", stage.at("udev").display()),
-        format!("--filesystem.probe-directory={}", stage.at("probe").display()),
+    let environment = new_environment();
+    environment.write("os-release", "ID=test\n");
+    environment.write("udev/b8:0", "E:ID_MODEL=x\n");
+    fs::create_dir_all(environment.path("probe")).unwrap();
+    let mut broker = environment.start_broker(&[
+        format!("--path.os-release={}", environment.path("os-release").display()),
+        format!("--path.udev.data={}", environment.path("udev").display()),
+        format!("--filesystem.probe-directory={}", environment.path("probe").display()),
         "--path.rootfs=/".to_owned(),
         "--view=host".to_owned(),
         "--allow-processes".to_owned(),
@@ -279,16 +280,16 @@ fn every_query_is_answered_repeatedly_in_the_sandbox() {
             assert_eq!(outcome(query), Outcome::Ok, "{query:?}");
         }
     }
-    assert!(broker.lives());
-    assert!(fs::read_to_string(stage.at("log")).unwrap().lines().all(|line| !line.contains("WARN")));
+    assert!(broker.process.is_running());
+    assert!(broker.process.log().lines().all(|line| !line.contains("WARN")));
 }
 
 #[test]
 fn a_long_file_arrives_completely() {
-    let stage = Stage::new();
+    let environment = new_environment();
     let text: String = (0..300_000).map(|line| format!("{line:>12}\n")).collect();
-    stage.put("proc/1/net/dev", &text);
-    let broker = stage.start(&stage.fixtures());
+    environment.write("proc/1/net/dev", &text);
+    let broker = environment.start_broker(&environment.fixture_flags());
     let answers = broker.read(&[Query::NetDev]);
     assert_eq!(answers[0].outcome, Outcome::Ok);
     assert!(answers[0].text("proc/1/net/dev").unwrap() == text.as_bytes());
@@ -296,13 +297,13 @@ fn a_long_file_arrives_completely() {
 
 #[test]
 fn no_process_has_a_whole_long_file_in_memory() {
-    let stage = Stage::new();
-    stage.put("proc/1/net/tcp", &"x".repeat(32 << 20));
-    let broker = stage.start(&stage.fixtures());
+    let environment = new_environment();
+    environment.write("proc/1/net/tcp", &"x".repeat(32 << 20));
+    let broker = environment.start_broker(&environment.fixture_flags());
     for _ in 0..8 {
         assert_eq!(broker.read(&[Query::Tcp])[0].outcome, Outcome::Ok);
     }
-    for pid in broker.processes() {
+    for pid in broker.process.pids() {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
@@ -312,12 +313,12 @@ fn no_process_has_a_whole_long_file_in_memory() {
 
 #[test]
 fn the_view_is_that_of_the_flag_and_a_container_is_not_taken_for_the_host() {
-    let stage = Stage::new();
+    let environment = new_environment();
     for (flag, view, level, outcome) in [
         ("--view=container", View::Container, AccessLevel::Minimal, Outcome::ContainerView),
         ("--view=host", View::Host, AccessLevel::Host, Outcome::Ok),
     ] {
-        let broker = stage.start(&[flag]);
+        let broker = environment.start_broker(&[flag]);
         let described = broker.describe();
         assert_eq!((described.proc_view(), described.sys_view()), (view, view));
         if broker_uid() != 0 {
@@ -343,15 +344,15 @@ fn a_containers_procfs_that_is_mounted_once_more_is_not_taken_for_the_hosts() {
         ("mount -t proc proc /proc && mount -t proc proc $1", View::Container),
         ("mount --bind /proc $1 && mount -t proc proc /proc", View::Host),
     ] {
-        let stage = Stage::new();
-        fs::create_dir(stage.at("proc")).unwrap();
+        let environment = new_environment();
+        fs::create_dir(environment.path("proc")).unwrap();
         let become_broker = "setpriv --reuid=$2 --regid=$2 --clear-groups --inh-caps=-all";
         let flags = "--socket.path=$4 --path.procfs=$1";
         // The shell stays PID 1: when it exits, so does the broker, which has changed its uid.
         let mut command = unshare(&format!("{mounts} && {become_broker} $3 {flags}; true"));
-        command.arg(stage.at("proc")).arg(BROKER.to_string());
-        command.arg(stage.at("keyhole-broker")).arg(stage.socket());
-        let broker = stage.run(command);
+        command.arg(environment.path("proc")).arg(BROKER_UID.to_string());
+        command.arg(environment.path("keyhole-broker")).arg(environment.socket());
+        let broker = environment.run_broker(command);
         assert_eq!(broker.describe().proc_view(), view, "{mounts}");
     }
 }
@@ -409,10 +410,10 @@ fn hidden_processes_do_not_make_a_container_and_other_files_are_read() {
     for case in &cases {
         let script = "mount -t proc -o $1 proc /proc";
         let mut command = unshare(case.namespaces, script);
-        let stage = Stage::new();
-        command.arg(case.options).arg(stage.at("keyhole-broker")).arg(stage.socket());
-        let broker = stage.run(command);
-        holds(case, &broker);
+        let environment = new_environment();
+        command.arg(case.options).arg(environment.path("keyhole-broker")).arg(environment.socket());
+        let broker = environment.run_broker(command);
+        check_mounted(case, &broker);
     }
 }
 
@@ -422,7 +423,7 @@ fn unshare(namespaces: &[&str], script: &str) -> Command {
     let mut command = Command::new("unshare");
     command.arg("--mount").args(namespaces).args(["sh", "-c"]);
     let broker = format!(
-        "{script} && exec setpriv --reuid={BROKER} --regid={BROKER} --clear-groups --inh-caps=-all $2 --socket.path=$3 \
+        "{script} && exec setpriv --reuid={BROKER_UID} --regid={BROKER_UID} --clear-groups --inh-caps=-all $2 --socket.path=$3 \
          --allow-processes"
     );
     command.arg(broker).arg("sh");
@@ -442,7 +443,7 @@ fn hosts_first_namespaces() -> bool {
             .is_ok_and(|status| status.success())
 }
 
-fn holds(case: &Mounted, broker: &Broker<'_>) {
+fn check_mounted(case: &Mounted, broker: &Broker) {
     let what = format!("{} {:?}", case.options, case.namespaces);
     let described = broker.describe();
     assert_eq!((described.proc_view(), described.sys_view()), (case.proc_view, case.sys_view), "{what}");
@@ -476,8 +477,8 @@ fn a_pod_whose_host_procfs_hides_processes_is_denied_and_gets_no_numbers_of_its_
     if !hosts_first_namespaces() {
         return println!("skipped: needs root in the namespaces that the kernel started with");
     }
-    let stage = Stage::new();
-    fs::create_dir(stage.at("proc")).unwrap();
+    let environment = new_environment();
+    fs::create_dir(environment.path("proc")).unwrap();
     let case = Mounted {
         options: "a pod",
         namespaces: &["--net", "--pid"],
@@ -488,7 +489,8 @@ fn a_pod_whose_host_procfs_hides_processes_is_denied_and_gets_no_numbers_of_its_
     };
     // The pod's procfs is mounted in its PID namespace, the host's outside of it. The shell stays PID 1 of the namespace.
     let mount = "mount -t proc -o hidepid=2 proc $1";
-    let become_broker = format!("setpriv --reuid={BROKER} --regid={BROKER} --clear-groups --inh-caps=-all");
+    let become_broker =
+        format!("setpriv --reuid={BROKER_UID} --regid={BROKER_UID} --clear-groups --inh-caps=-all");
     let pod = format!(
         "mount -t proc proc /proc && {become_broker} $2 --socket.path=$3 --path.procfs=$1 --allow-processes; true"
     );
@@ -496,9 +498,9 @@ fn a_pod_whose_host_procfs_hides_processes_is_denied_and_gets_no_numbers_of_its_
         format!("{mount} && exec unshare --net --pid --fork --kill-child --mount sh -c '{pod}' sh $1 $2 $3");
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", &script, "sh"]);
-    command.arg(stage.at("proc")).arg(stage.at("keyhole-broker")).arg(stage.socket());
-    let broker = stage.run(command);
-    holds(&case, &broker);
+    command.arg(environment.path("proc")).arg(environment.path("keyhole-broker")).arg(environment.socket());
+    let broker = environment.run_broker(command);
+    check_mounted(&case, &broker);
 }
 
 #[test]
@@ -509,9 +511,9 @@ fn an_os_container_gets_a_hint_of_the_view_flag_and_is_a_host_with_it() {
     for (flag, view, outcome) in
         [("--view=auto", View::Container, Outcome::ContainerView), ("--view=host", View::Host, Outcome::Ok)]
     {
-        let stage = Stage::new();
+        let environment = new_environment();
         let become_broker =
-            format!("setpriv --reuid={BROKER} --regid={BROKER} --clear-groups --inh-caps=-all");
+            format!("setpriv --reuid={BROKER_UID} --regid={BROKER_UID} --clear-groups --inh-caps=-all");
         let script = format!(
             "mount -t proc proc /proc && mount -t sysfs sysfs /sys && {become_broker} $2 --socket.path=$3 --allow-processes $1; true"
         );
@@ -528,14 +530,14 @@ fn an_os_container_gets_a_hint_of_the_view_flag_and_is_a_host_with_it() {
             &script,
             "sh",
         ]);
-        command.arg(flag).arg(stage.at("keyhole-broker")).arg(stage.socket());
-        let broker = stage.run(command);
+        command.arg(flag).arg(environment.path("keyhole-broker")).arg(environment.socket());
+        let broker = environment.run_broker(command);
         assert_eq!(broker.describe().proc_view(), view, "{flag}");
         let asked = [Query::NetDev, Query::Processes, Query::NetSysctl, Query::NamespaceSysctl];
         for answer in broker.read(&asked) {
             assert_eq!(answer.outcome, outcome, "{flag} {:?}", answer.query);
         }
-        let log = fs::read_to_string(stage.at("log")).unwrap();
+        let log = broker.process.log();
         assert_eq!(log.contains("set --view=host"), outcome == Outcome::ContainerView, "{log}");
     }
 }

@@ -6,28 +6,33 @@ use std::time::{Duration, Instant};
 
 use keyhole_proto::v1::broker_client::BrokerClient;
 use keyhole_proto::v1::{DescribeRequest, Outcome, Query, ReadRequest};
+use keyhole_test_support::client::{block_on, channel, connect, read, read_numbers, try_channel};
+use keyhole_test_support::{
+    BROKER_UID, DENIED_UID, EXPORTER_UID, broker_gid, broker_uid, is_root, run_as, wait_for,
+};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::stage::*;
+use crate::raw_grpc::{begin_many, call, finish, grpc, start_call};
+use crate::{new_environment, root};
 
 #[test]
 fn an_allowed_uid_is_answered_and_another_is_refused() {
     if !root() {
         return;
     }
-    let stage = Stage::new();
-    let broker = stage.start(&[format!("--allow-uid={ALLOWED}")]);
-    for uid in [BROKER, ALLOWED] {
+    let environment = new_environment();
+    let broker = environment.start_broker(&[format!("--allow-uid={EXPORTER_UID}")]);
+    for uid in [BROKER_UID, EXPORTER_UID] {
         let answers =
             broker.ask_as(uid, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
         assert_eq!(answers.unwrap()[0].outcome, Outcome::Ok, "uid {uid}");
     }
     assert_eq!(broker.describe().counters.unwrap().refused_peers, 0);
     // uid 0 is not allowed either.
-    for uid in [OTHER_UID, 0] {
-        let mut stream = as_uid(uid, BROKER, || connect(&stage.socket()));
+    for uid in [DENIED_UID, 0] {
+        let mut stream = run_as(uid, BROKER_UID, || connect(&environment.socket()));
         let start = Instant::now();
         let mut output = Vec::new();
         match stream.read_to_end(&mut output) {
@@ -35,9 +40,9 @@ fn an_allowed_uid_is_answered_and_another_is_refused() {
             Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
         }
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-        let asked = as_uid(uid, BROKER, || {
+        let asked = run_as(uid, BROKER_UID, || {
             block_on(async {
-                let mut client = BrokerClient::new(try_channel(stage.socket()).await.ok()?);
+                let mut client = BrokerClient::new(try_channel(environment.socket()).await.ok()?);
                 client.describe(DescribeRequest {}).await.ok()
             })
         });
@@ -45,7 +50,8 @@ fn an_allowed_uid_is_answered_and_another_is_refused() {
     }
     let counters = broker.describe().counters.unwrap();
     assert!(counters.refused_peers >= 4, "{counters:?}");
-    let shut = as_uid(OTHER_UID, OTHER_UID, || UnixStream::connect(stage.socket()).unwrap_err().kind());
+    let shut =
+        run_as(DENIED_UID, DENIED_UID, || UnixStream::connect(environment.socket()).unwrap_err().kind());
     assert_eq!(shut, ErrorKind::PermissionDenied, "one outside the group does not even connect");
 }
 
@@ -54,10 +60,10 @@ fn the_probe_of_a_uid_that_is_not_allowed_reports_it() {
     if !root() {
         return;
     }
-    let stage = Stage::new();
-    let broker = stage.start(&["--log.level=info"]);
-    assert!(probe(&stage, BROKER).status.success());
-    let refused = probe(&stage, OTHER_UID);
+    let environment = new_environment();
+    let broker = environment.start_broker(&["--log.level=info"]);
+    assert!(environment.probe(BROKER_UID).status.success());
+    let refused = environment.probe(DENIED_UID);
     assert_eq!(refused.status.code(), Some(1));
     let output = String::from_utf8(refused.stderr).unwrap();
     assert!(output.contains("is this uid allowed?") && output.lines().count() == 1, "{output}");
@@ -69,8 +75,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 #[test]
 fn garbage_closes_its_connection_and_nothing_else() {
-    let stage = Stage::new();
-    let mut broker = stage.start(&["--log.level=info"]);
+    let environment = new_environment();
+    let mut broker = environment.start_broker(&["--log.level=info"]);
     // Pseudo-random numbers with a fixed seed, so that failures are reproducible.
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let noise: Vec<u8> = (0..1 << 20)
@@ -112,15 +118,15 @@ fn garbage_closes_its_connection_and_nothing_else() {
             "{what} is not closed after {:?}",
             start.elapsed()
         );
-        assert!(broker.lives(), "{what} ended it");
+        assert!(broker.process.is_running(), "{what} ended it");
         assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok, "after {what}");
     }
 }
 
 #[test]
 fn a_connection_without_a_request_is_closed_after_five_seconds() {
-    let stage = Stage::new();
-    let broker = stage.start(&["--log.level=info"]);
+    let environment = new_environment();
+    let broker = environment.start_broker(&["--log.level=info"]);
     let (mut silent, mut polite) = (broker.connect(), broker.connect());
     polite.write_all(PREFACE).unwrap();
     let start = Instant::now();
@@ -134,34 +140,34 @@ fn a_connection_without_a_request_is_closed_after_five_seconds() {
 
 #[test]
 fn a_uid_has_few_connections_and_takes_none_of_others() {
-    let stage = Stage::new();
-    let broker = stage.start(&[format!("--allow-uid={ALLOWED}")]);
-    let mut held: Vec<_> = (0..4).map(|_| broker.connect()).collect();
+    let environment = new_environment();
+    let broker = environment.start_broker(&[format!("--allow-uid={EXPORTER_UID}")]);
+    let mut connections: Vec<_> = (0..4).map(|_| broker.connect()).collect();
     // The fifth is closed at once, and the others stay open.
     let mut fifth = broker.connect();
     let start = Instant::now();
     let _ = fifth.read_to_end(&mut Vec::new());
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    held[0].set_nonblocking(true).unwrap();
+    connections[0].set_nonblocking(true).unwrap();
     let mut bytes = [0; 1024];
     loop {
-        match held[0].read(&mut bytes) {
+        match connections[0].read(&mut bytes) {
             Ok(0) => panic!("it was closed"),
             Ok(_) => {}
             Err(error) => break assert_eq!(error.kind(), ErrorKind::WouldBlock),
         }
     }
     if is_root() {
-        let answers =
-            broker.ask_as(ALLOWED, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
-        assert_eq!(answers.unwrap()[0].outcome, Outcome::Ok, "another uid is not held up");
+        let answers = broker
+            .ask_as(EXPORTER_UID, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
+        assert_eq!(answers.unwrap()[0].outcome, Outcome::Ok, "another uid is not connections up");
     }
-    drop(held);
+    drop(connections);
     // Its permits are released.
-    let described = soon("a place", || {
-        as_uid(broker_uid(), broker_gid(), || {
+    let described = wait_for("a place", || {
+        run_as(broker_uid(), broker_gid(), || {
             block_on(async {
-                let mut client = BrokerClient::new(try_channel(stage.socket()).await.ok()?);
+                let mut client = BrokerClient::new(try_channel(environment.socket()).await.ok()?);
                 client.describe(DescribeRequest {}).await.ok()
             })
         })
@@ -171,8 +177,8 @@ fn a_uid_has_few_connections_and_takes_none_of_others() {
 
 #[test]
 fn a_request_that_is_not_a_list_of_known_queries_is_invalid() {
-    let stage = Stage::new();
-    let broker = stage.start(&["--log.level=info"]);
+    let environment = new_environment();
+    let broker = environment.start_broker(&["--log.level=info"]);
     let (stat, unknown) = (Query::Stat as i32, 9999);
     let cases: Vec<(&str, Vec<i32>)> = vec![
         ("empty", vec![]),
@@ -182,7 +188,7 @@ fn a_request_that_is_not_a_list_of_known_queries_is_invalid() {
         ("repeated", vec![stat, stat]),
         ("long", (1..=200).collect()),
     ];
-    let socket = stage.socket();
+    let socket = environment.socket();
     broker.ask(|mut client| async move {
         for (what, queries) in cases {
             let status = read_numbers(&mut client, queries).await.unwrap_err();
@@ -203,13 +209,13 @@ fn a_request_that_is_not_a_list_of_known_queries_is_invalid() {
 
 #[test]
 fn an_unknown_service_is_unimplemented() {
-    let stage = Stage::new();
-    let broker = stage.start(&["--log.level=info"]);
+    let environment = new_environment();
+    let broker = environment.start_broker(&["--log.level=info"]);
     broker.ask(|_| async {
         for path in
             ["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "/x/y", "/keyhole.v1.Broker/Write"]
         {
-            let (status, _) = call(&stage.socket(), path, &[0; 5]).await;
+            let (status, _) = call(&environment.socket(), path, &[0; 5]).await;
             assert_eq!(status, Some(Code::Unimplemented as i32), "{path}");
         }
     });
@@ -217,8 +223,8 @@ fn an_unknown_service_is_unimplemented() {
 
 #[test]
 fn more_than_a_burst_is_exhausted_until_time_passes() {
-    let stage = Stage::new();
-    let broker = stage.start(&[format!("--allow-uid={ALLOWED}")]);
+    let environment = new_environment();
+    let broker = environment.start_broker(&[format!("--allow-uid={EXPORTER_UID}")]);
     let limited = broker.ask(|mut client| async move {
         let mut limited = 0;
         for _ in 0..120 {
@@ -240,8 +246,8 @@ fn more_than_a_burst_is_exhausted_until_time_passes() {
     });
     assert!(limited >= 40, "only {limited} of 120 were too many");
     if is_root() {
-        let other =
-            broker.ask_as(ALLOWED, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
+        let other = broker
+            .ask_as(EXPORTER_UID, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
         assert!(other.is_ok(), "another uid has its own share");
     }
     std::thread::sleep(Duration::from_millis(500));
@@ -250,9 +256,9 @@ fn more_than_a_burst_is_exhausted_until_time_passes() {
 
 #[test]
 fn a_cancelled_read_is_charged() {
-    let stage = Stage::new();
-    stage.put_fifo("sys/devices/system/cpu/vulnerabilities/meltdown");
-    let broker = stage.start(&stage.fixtures());
+    let environment = new_environment();
+    environment.mkfifo("sys/devices/system/cpu/vulnerabilities/meltdown");
+    let broker = environment.start_broker(&environment.fixture_flags());
     broker.ask(|mut client| async move {
         let reading = read(&mut client, &[Query::CpuVulnerabilities]);
         assert!(tokio::time::timeout(Duration::from_secs(1), reading).await.is_err(), "it sleeps");
@@ -269,15 +275,15 @@ fn a_cancelled_read_is_charged() {
 #[test]
 fn accepting_without_descriptors_is_counted_and_retried_and_does_not_fill_the_log() {
     use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
-    let stage = Stage::new();
-    let broker = stage.start(&["--log.level=info"]);
+    let environment = new_environment();
+    let broker = environment.start_broker(&["--log.level=info"]);
     broker.read(&[Query::Loadavg]);
-    let pid = Pid::from_child(&broker.child);
+    let pid = Pid::from_child(&broker.process.child);
     let maximum = getrlimit(Resource::Nofile).maximum;
     // As its own uid: for another uid's process it needs a capability that even root may lack.
     let allow = |current| {
         let limit = Rlimit { current, maximum };
-        as_uid(broker_uid(), broker_gid(), || prlimit(Some(pid), Resource::Nofile, limit).unwrap());
+        run_as(broker_uid(), broker_gid(), || prlimit(Some(pid), Resource::Nofile, limit).unwrap());
     };
     allow(Some(1));
     let _waits = broker.connect();
@@ -285,18 +291,18 @@ fn accepting_without_descriptors_is_counted_and_retried_and_does_not_fill_the_lo
     allow(maximum);
     let failed = broker.describe().counters.unwrap().failed_accepts;
     assert!((5..40).contains(&failed), "{failed}");
-    let log = std::fs::read_to_string(stage.at("log")).unwrap();
+    let log = broker.process.log();
     let lines = log.lines().filter(|line| line.contains("accept failed")).count();
     assert!((1..=6).contains(&lines), "{log}");
 }
 
 #[test]
 fn a_client_that_does_not_read_delays_others_shortly_and_gets_an_error() {
-    let stage = Stage::new();
-    stage.put("proc/1/net/dev", &"x".repeat(4 << 20));
-    stage.put("proc/loadavg", "1");
-    let broker = stage.start(&stage.fixtures());
-    let socket = stage.socket();
+    let environment = new_environment();
+    environment.write("proc/1/net/dev", &"x".repeat(4 << 20));
+    environment.write("proc/loadavg", "1");
+    let broker = environment.start_broker(&environment.fixture_flags());
+    let socket = environment.socket();
     broker.ask(|mut client| async move {
         let request = grpc(&ReadRequest { queries: vec![Query::NetDev as i32] });
         // From three connections, each with several reads waiting.
@@ -318,11 +324,11 @@ fn a_client_that_does_not_read_delays_others_shortly_and_gets_an_error() {
 
 #[test]
 fn a_client_that_reads_just_fast_enough_delays_others_for_less_than_a_second() {
-    let stage = Stage::new();
-    stage.put("proc/1/net/tcp", &"x".repeat(16 << 20));
-    stage.put("proc/loadavg", "1");
-    let broker = stage.start(&stage.fixtures());
-    let socket = stage.socket();
+    let environment = new_environment();
+    environment.write("proc/1/net/tcp", &"x".repeat(16 << 20));
+    environment.write("proc/loadavg", "1");
+    let broker = environment.start_broker(&environment.fixture_flags());
+    let socket = environment.socket();
     broker.ask(|mut client| async move {
         let request = grpc(&ReadRequest { queries: vec![Query::Tcp as i32] });
         let mut answer = start_call(&socket, "/keyhole.v1.Broker/Read", &request).await;
@@ -349,19 +355,19 @@ fn a_client_that_reads_just_fast_enough_delays_others_for_less_than_a_second() {
 
 #[test]
 fn responses_that_clients_do_not_read_are_dropped() {
-    let stage = Stage::new();
+    let environment = new_environment();
     let queries = [Query::NetDev, Query::Udp, Query::Arp, Query::Mounts];
     for path in ["net/dev", "net/udp", "net/arp", "mountinfo"] {
-        stage.put(&format!("proc/1/{path}"), &"x".repeat(250 << 10));
+        environment.write(&format!("proc/1/{path}"), &"x".repeat(250 << 10));
     }
-    let broker = stage.start(&stage.fixtures());
+    let broker = environment.start_broker(&environment.fixture_flags());
     let anonymous = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", broker.pid())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", broker.process.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
     };
     let queries: Vec<i32> = queries.map(|query| query as i32).to_vec();
-    let socket = stage.socket();
+    let socket = environment.socket();
     broker.ask(|mut client| async move {
         read_numbers(&mut client, queries.clone()).await.unwrap();
         let before = anonymous();
@@ -374,19 +380,19 @@ fn responses_that_clients_do_not_read_are_dropped() {
         let answers = read_numbers(&mut client, queries).await.unwrap();
         assert!(answers.iter().all(|answer| answer.outcome == Outcome::Ok));
         tokio::time::sleep(Duration::from_secs(3)).await;
-        let kept = anonymous().saturating_sub(before);
-        assert!(kept < 6 << 10, "{kept} KiB are in use for 12 responses of 1 MiB");
+        let buffered = anonymous().saturating_sub(before);
+        assert!(buffered < 6 << 10, "{buffered} KiB are in use for 12 responses of 1 MiB");
         drop(unread);
     });
 }
 
 #[test]
 fn a_client_that_disconnects_leaves_the_queue() {
-    let stage = Stage::new();
-    stage.put("proc/1/net/dev", &"x".repeat(4 << 20));
-    stage.put("proc/loadavg", "1");
-    let broker = stage.start(&stage.fixtures());
-    let socket = stage.socket();
+    let environment = new_environment();
+    environment.write("proc/1/net/dev", &"x".repeat(4 << 20));
+    environment.write("proc/loadavg", "1");
+    let broker = environment.start_broker(&environment.fixture_flags());
+    let socket = environment.socket();
     broker.ask(|mut client| async move {
         let request = grpc(&ReadRequest { queries: vec![Query::NetDev as i32] });
         let _unread = start_call(&socket, "/keyhole.v1.Broker/Read", &request).await;
@@ -404,10 +410,10 @@ fn a_client_that_disconnects_leaves_the_queue() {
 
 #[test]
 fn a_client_that_reads_slowly_gets_everything() {
-    let stage = Stage::new();
-    stage.put("proc/1/net/dev", &"x".repeat(4 << 20));
-    let broker = stage.start(&stage.fixtures());
-    let socket = stage.socket();
+    let environment = new_environment();
+    environment.write("proc/1/net/dev", &"x".repeat(4 << 20));
+    let broker = environment.start_broker(&environment.fixture_flags());
+    let socket = environment.socket();
     broker.ask(|_| async move {
         let request = grpc(&ReadRequest { queries: vec![Query::NetDev as i32] });
         let mut answer = start_call(&socket, "/keyhole.v1.Broker/Read", &request).await;

@@ -6,14 +6,31 @@
 mod answers;
 mod clients;
 mod ends;
-#[path = "../../../tests/common/forked.rs"]
-mod forked;
-#[path = "../../../tests/common/lacking.rs"]
-#[allow(dead_code, reason = "shared with the tests of all programs together")]
-mod lacking;
 mod passed;
 mod probe;
-mod stage;
+mod raw_grpc;
 mod start;
-#[path = "../../../tests/common/stray.rs"]
-mod stray;
+
+use std::process::Command;
+
+use keyhole_test_support::{Environment, programs, root_for, run_to_end};
+
+fn new_environment() -> Environment {
+    Environment::with_programs(programs::broker_and_reader(env!("CARGO_BIN_EXE_keyhole-broker")))
+}
+
+/// Whether processes can be run as other uids.
+fn root() -> bool {
+    root_for("run processes as other uids")
+}
+
+/// Runs a command that should fail to start; returns its error, which is one line.
+fn start_error(command: Command) -> String {
+    let output = run_to_end(command);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(output.stdout, b"");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    let line = stderr.trim_end().strip_prefix("keyhole-broker: error: ");
+    line.unwrap_or_else(|| panic!("{stderr}")).to_owned()
+}

@@ -8,13 +8,17 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use keyhole_proto::v1::Query;
+use keyhole_test_support::client::{connect, read};
+use keyhole_test_support::fork::in_own_process;
+use keyhole_test_support::old_kernel::{PASS_RIGHTS, without};
+use keyhole_test_support::{
+    Broker, DENIED_UID, EXPORTER_UID, Environment, broker_gid, broker_uid, run_as, wait_until,
+};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
 use rustix::process::Signal;
 
-use crate::forked::alone;
-use crate::lacking::{PASS_RIGHTS, lacking};
-use crate::stage::*;
+use crate::{new_environment, root};
 
 /// The SO_LINGER time of the attacker's sockets.
 const LINGER: Duration = Duration::from_secs(40);
@@ -49,20 +53,20 @@ fn pass(stream: &UnixStream, passed: &[BorrowedFd<'_>]) -> rustix::io::Result<us
 }
 
 /// Stops the broker while `act` runs: everything that it sends is in the broker's sockets before the broker reads any.
-fn while_stopped<T>(broker: &Broker<'_>, act: impl FnOnce() -> T) -> T {
-    broker.signal(Signal::STOP);
+fn while_stopped<T>(broker: &Broker, act: impl FnOnce() -> T) -> T {
+    broker.process.signal(Signal::STOP);
     let done = act();
-    broker.signal(Signal::CONT);
+    broker.process.signal(Signal::CONT);
     done
 }
 
 /// Runs probes, each with a new connection, for `meanwhile`; each must be answered in time.
-fn assert_everyone_is_answered(stage: &Stage, meanwhile: Duration) {
+fn assert_everyone_is_answered(environment: &Environment, meanwhile: Duration) {
     let start = Instant::now();
     let mut probes = 0;
     while start.elapsed() < meanwhile {
         let start = Instant::now();
-        let output = probe(stage, broker_uid());
+        let output = environment.probe(broker_uid());
         assert!(start.elapsed() < ANSWER, "a probe waited {:?}, after {probes}", start.elapsed());
         assert!(output.status.success(), "{output:?}");
         probes += 1;
@@ -73,15 +77,15 @@ fn assert_everyone_is_answered(stage: &Stage, meanwhile: Duration) {
 
 /// Attacks from a uid: `connections` connections, each of which passes the descriptors of `descriptors`.
 fn attack(
-    broker: &Broker<'_>,
+    broker: &Broker,
     uid: u32,
     is_refused: bool,
     connections: usize,
     descriptors: &mut dyn FnMut() -> Vec<TcpStream>,
 ) {
-    let socket = broker.stage.socket();
-    let open = || as_uid(uid, broker_gid(), || connect(&socket));
-    let kept: Vec<_> = (0..connections).map(|_| descriptors()).collect();
+    let socket = broker.socket.clone();
+    let open = || run_as(uid, broker_gid(), || connect(&socket));
+    let batches: Vec<_> = (0..connections).map(|_| descriptors()).collect();
     let pass_all = |stream: UnixStream, files: Vec<TcpStream>| {
         let passed: Vec<_> = files.iter().map(AsFd::as_fd).collect();
         let passed = pass(&stream, &passed);
@@ -93,10 +97,10 @@ fn attack(
         }
     };
     if is_refused {
-        return while_stopped(broker, || kept.into_iter().for_each(|files| pass_all(open(), files)));
+        return while_stopped(broker, || batches.into_iter().for_each(|files| pass_all(open(), files)));
     }
     // A connection without a permit is refused: one after the other, as permits are released.
-    for files in kept {
+    for files in batches {
         let mut stream = open();
         stream.write_all(HELLO).unwrap();
         // It is served.
@@ -105,29 +109,29 @@ fn attack(
     }
 }
 
-fn broker_passes(broker: &Broker<'_>) -> bool {
-    let log = std::fs::read_to_string(broker.stage.at("log")).unwrap();
+fn broker_passes(broker: &Broker) -> bool {
+    let log = broker.process.log();
     log.contains("sandbox layer MISSING\" process=broker layer=passed_descriptors")
 }
 
 /// Runs a test in a process of its own. Otherwise a child that another test starts would inherit the lingering sockets, and
 /// its start would wait until they are closed.
-fn in_own_process(test: &str, act: impl FnOnce()) {
+fn as_attacker(test: &str, act: impl FnOnce()) {
     if root() {
-        alone(&format!("passed::{test}"), act);
+        in_own_process(&format!("passed::{test}"), act);
     }
 }
 
 /// For every kernel, with and without the socket option that refuses descriptors.
 fn assert_passed_descriptors_delay_nobody(is_old: bool) {
-    let stage = Stage::new();
-    let command = stage.command(&[format!("--allow-uid={ALLOWED}")]);
-    let mut broker = stage.run(if is_old { lacking(command, &PASS_RIGHTS) } else { command });
+    let environment = new_environment();
+    let command = environment.broker_command(&[format!("--allow-uid={EXPORTER_UID}")]);
+    let mut broker = environment.run_broker(if is_old { without(command, &PASS_RIGHTS) } else { command });
     assert!(!is_old || broker_passes(&broker));
-    let open = || std::fs::read_dir(format!("/proc/{}/fd", broker.pid())).unwrap().count();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", broker.process.pid())).unwrap().count();
     let before = open();
     let mut peers = Vec::new();
-    for (uid, is_refused, connections) in [(ALLOWED, false, 4), (OTHER_UID, true, 12)] {
+    for (uid, is_refused, connections) in [(EXPORTER_UID, false, 4), (DENIED_UID, true, 12)] {
         attack(&broker, uid, is_refused, connections, &mut || {
             (0..2)
                 .map(|_| {
@@ -137,56 +141,57 @@ fn assert_passed_descriptors_delay_nobody(is_old: bool) {
                 })
                 .collect()
         });
-        assert_everyone_is_answered(&stage, Duration::from_secs(3));
+        assert_everyone_is_answered(&environment, Duration::from_secs(3));
     }
     // Many in one message, which do not linger.
     let [plain, _peer] = lingering();
     sockopt::set_socket_linger(&plain, None).unwrap();
-    for (uid, is_refused) in [(ALLOWED, false), (OTHER_UID, true)] {
+    for (uid, is_refused) in [(EXPORTER_UID, false), (DENIED_UID, true)] {
         attack(&broker, uid, is_refused, 4, &mut || (0..200).map(|_| plain.try_clone().unwrap()).collect());
-        assert_everyone_is_answered(&stage, Duration::from_secs(1));
+        assert_everyone_is_answered(&environment, Duration::from_secs(1));
     }
     // None stays open, and the attacker's permits are released.
-    soon("the sockets' end", || (open() <= before).then_some(()));
+    wait_until("the sockets' end", || open() <= before);
     let answers =
-        broker.ask_as(ALLOWED, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
+        broker.ask_as(EXPORTER_UID, |mut client| async move { read(&mut client, &[Query::Loadavg]).await });
     assert!(answers.is_ok(), "{answers:?}");
-    broker.signal(Signal::TERM);
+    broker.process.signal(Signal::TERM);
     let start = Instant::now();
-    assert_eq!(broker.wait().code(), Some(0), "{}", std::fs::read_to_string(stage.at("log")).unwrap());
+    assert_eq!(broker.process.wait().code(), Some(0), "{}", broker.process.log());
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[test]
 fn passed_descriptors_delay_nobody() {
-    in_own_process("passed_descriptors_delay_nobody", || assert_passed_descriptors_delay_nobody(false));
+    as_attacker("passed_descriptors_delay_nobody", || assert_passed_descriptors_delay_nobody(false));
 }
 
 #[test]
 fn passed_descriptors_delay_nobody_on_kernels_that_accept_them() {
-    in_own_process("passed_descriptors_delay_nobody_on_kernels_that_accept_them", || {
+    as_attacker("passed_descriptors_delay_nobody_on_kernels_that_accept_them", || {
         assert_passed_descriptors_delay_nobody(true);
     });
 }
 
 #[test]
 fn sockets_in_the_backlog_do_not_delay_the_exit() {
-    in_own_process("sockets_in_the_backlog_do_not_delay_the_exit", || {
-        let stage = Stage::new();
-        let mut broker = stage.run(lacking(stage.command(&["--log.level=info"]), &PASS_RIGHTS));
+    as_attacker("sockets_in_the_backlog_do_not_delay_the_exit", || {
+        let environment = new_environment();
+        let mut broker =
+            environment.run_broker(without(environment.broker_command(&["--log.level=info"]), &PASS_RIGHTS));
         let mut peers = Vec::new();
         // It is asked to stop before anything is accepted.
-        broker.signal(Signal::STOP);
+        broker.process.signal(Signal::STOP);
         for _ in 0..4 {
             let [lingers, peer] = lingering();
-            let stream = as_uid(OTHER_UID, broker_gid(), || connect(&stage.socket()));
+            let stream = run_as(DENIED_UID, broker_gid(), || connect(&environment.socket()));
             assert!(pass(&stream, &[lingers.as_fd()]).is_ok());
             peers.push(peer);
         }
-        broker.signal(Signal::TERM);
-        broker.signal(Signal::CONT);
+        broker.process.signal(Signal::TERM);
+        broker.process.signal(Signal::CONT);
         let start = Instant::now();
-        assert_eq!(broker.wait().code(), Some(0));
+        assert_eq!(broker.process.wait().code(), Some(0));
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     });
 }
@@ -197,31 +202,31 @@ fn a_log_that_is_not_read_delays_nobody() {
         return;
     }
     const UIDS: std::ops::Range<u32> = 64700..64712;
-    let stage = Stage::new();
+    let environment = new_environment();
     let allowed = UIDS.map(|uid| format!("--allow-uid={uid}"));
-    let mut command =
-        stage.command(&[&["--log.level=debug".to_owned()][..], &allowed.collect::<Vec<_>>()].concat());
+    let command = environment
+        .broker_command(&[&["--log.level=debug".to_owned()][..], &allowed.collect::<Vec<_>>()].concat());
     let (unread, log) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let room = rustix::pipe::fcntl_setpipe_size(&log, 4096).unwrap();
-    let child = command.stderr(log).spawn().unwrap();
-    let mut broker = Broker { stage: &stage, child };
-    soon("the broker", || probe(&stage, broker_uid()).status.success().then_some(()));
+    let mut broker = environment.spawn_broker(command, log);
+    wait_until("the broker", || environment.probe(broker_uid()).status.success());
     let until = Instant::now() + Duration::from_secs(5);
     std::thread::scope(|scope| {
-        // Connections that are served log a line at level debug; beyond their rate, and for the other uid, they are refused.
-        for uid in UIDS.chain([OTHER_UID]) {
-            let socket = stage.socket();
-            scope.spawn(move || as_uid(uid, broker_gid(), || garbage(&socket, until)));
+        // Connections that are served log a line at level debug; beyond their rate, and for the other uid, they are
+        // refused.
+        for uid in UIDS.chain([DENIED_UID]) {
+            let socket = environment.socket();
+            scope.spawn(move || run_as(uid, broker_gid(), || garbage(&socket, until)));
         }
-        assert_everyone_is_answered(&stage, Duration::from_secs(5));
+        assert_everyone_is_answered(&environment, Duration::from_secs(5));
     });
     let counters = broker.describe().counters.unwrap();
     assert!(counters.log_lines_dropped > 0 && counters.refused_peers > 100, "{counters:?}");
     let full = rustix::io::ioctl_fionread(&unread).unwrap();
     assert!(full > room as u64 / 2, "the log is not full: {full} of {room}");
-    broker.signal(Signal::TERM);
+    broker.process.signal(Signal::TERM);
     let start = Instant::now();
-    assert_eq!(broker.wait().code(), Some(0));
+    assert_eq!(broker.process.wait().code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 

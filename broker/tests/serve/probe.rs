@@ -4,16 +4,19 @@ use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::forked::{Call, End, REFUSED, alone, call_in_sandbox, forked, survived};
-use crate::lacking::{Argument, LINUX_5_10, Lack, lacking};
 use keyhole_broker::probe::PROBE_SYSCALLS;
 use keyhole_os::seccomp::{self, Rule};
+use keyhole_test_support::fork::{
+    Call, End, KILLED_BY_SECCOMP, call_in_sandbox, in_child, in_own_process, returned,
+};
+use keyhole_test_support::old_kernel::{Argument, LINUX_5_10, Missing, missing, without};
+use keyhole_test_support::{BROKER_UID, ChildProcess, Environment, is_root, wait_for};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::stage::{BROKER, Running, Stage, is_root, probe, soon};
+use crate::new_environment;
 
 /// The bytes of a broker whose health is `status`: SETTINGS, HEADERS, DATA, and final HEADERS.
 fn answer(status: u8) -> Vec<u8> {
@@ -30,27 +33,28 @@ fn answer(status: u8) -> Vec<u8> {
     .concat()
 }
 
-/// A listener of the test itself on the stage's socket.
-fn listen(stage: &Stage) -> UnixListener {
-    let listener = UnixListener::bind(stage.socket()).unwrap();
-    fs::set_permissions(stage.socket(), Permissions::from_mode(0o666)).unwrap();
+/// A listener of the test itself on the environment's socket.
+fn listen(environment: &Environment) -> UnixListener {
+    let listener = UnixListener::bind(environment.socket()).unwrap();
+    fs::set_permissions(environment.socket(), Permissions::from_mode(0o666)).unwrap();
     listener
 }
 
-fn start_probe(stage: &Stage) -> Running {
-    start_probe_by(stage.command(&["probe"]))
+fn start_probe(environment: &Environment) -> ChildProcess {
+    start_probe_by(environment.broker_command(&["probe"]))
 }
 
-fn start_probe_by(mut command: Command) -> Running {
-    Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap())
+fn start_probe_by(mut command: Command) -> ChildProcess {
+    ChildProcess::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
 }
 
-fn output(probe: &mut Child) -> (Option<i32>, String) {
-    let status = soon("the probe's end", || probe.try_wait().unwrap());
+/// The exit status of a probe and what it prints, which is on standard error alone.
+fn output(probe: &mut ChildProcess) -> (Option<i32>, String) {
+    let status = probe.wait();
     let mut output = String::new();
-    probe.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    probe.child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
     assert_eq!(output, "");
-    probe.stderr.take().unwrap().read_to_string(&mut output).unwrap();
+    probe.child.stderr.take().unwrap().read_to_string(&mut output).unwrap();
     (status.code(), output)
 }
 
@@ -72,15 +76,15 @@ const TIMED_OUT: &str = "keyhole-broker: error: no answer within 2 s\n";
 
 #[test]
 fn a_probe_waits_in_its_sandbox_and_times_out() {
-    let stage = Stage::new();
-    let listener = listen(&stage);
+    let environment = new_environment();
+    let listener = listen(&environment);
     let start = Instant::now();
-    let mut probe = start_probe(&stage);
+    let mut probe = start_probe(&environment);
     let _stream = accept(&listener);
-    let proc = format!("/proc/{}", probe.0.id());
-    let status = soon("the sandbox", || {
+    let proc = format!("/proc/{}", probe.pid());
+    let status = wait_for("the sandbox", || {
         let status = fs::read_to_string(format!("{proc}/status")).unwrap();
-        assert!(probe.0.try_wait().unwrap().is_none(), "it ended without a sandbox: {status}");
+        assert!(probe.is_running(), "it ended without a sandbox: {status}");
         status.contains("\nSeccomp:\t2\n").then_some(status)
     });
     for line in ["NoNewPrivs:\t1", "CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "Threads:\t1"] {
@@ -95,17 +99,17 @@ fn a_probe_waits_in_its_sandbox_and_times_out() {
         let connection = fs::read_link(format!("{proc}/fd/0")).unwrap();
         assert!(connection.to_string_lossy().starts_with("socket:"), "{connection:?}");
     }
-    assert_eq!(output(&mut probe.0), (Some(1), TIMED_OUT.to_owned()));
+    assert_eq!(output(&mut probe), (Some(1), TIMED_OUT.to_owned()));
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
 }
 
 #[test]
 fn single_bytes_do_not_extend_the_deadline() {
-    let stage = Stage::new();
-    let listener = listen(&stage);
+    let environment = new_environment();
+    let listener = listen(&environment);
     let start = Instant::now();
-    let mut probe = start_probe(&stage);
+    let mut probe = start_probe(&environment);
     let mut stream = accept(&listener);
     // Frames that a probe skips: without a deadline it would read them forever.
     for byte in [0, 0, 0, 4, 0, 0, 0, 0, 0].into_iter().cycle().take(200) {
@@ -114,19 +118,19 @@ fn single_bytes_do_not_extend_the_deadline() {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(output(&mut probe.0), (Some(1), TIMED_OUT.to_owned()));
+    assert_eq!(output(&mut probe), (Some(1), TIMED_OUT.to_owned()));
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
 }
 
 #[test]
 fn a_backlog_that_stays_full_times_out_too() {
-    let stage = Stage::new();
-    let listener = listen(&stage);
+    let environment = new_environment();
+    let listener = listen(&environment);
     rustix::net::listen(&listener, 0).unwrap();
-    let _first = UnixStream::connect(stage.socket()).unwrap();
+    let _first = UnixStream::connect(environment.socket()).unwrap();
     let start = Instant::now();
-    let probed = probe(&stage, BROKER);
+    let probed = environment.probe(BROKER_UID);
     assert_eq!((probed.status.code(), &*probed.stderr), (Some(1), TIMED_OUT.as_bytes()));
     let took = start.elapsed();
     assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2700), "{took:?}");
@@ -134,13 +138,13 @@ fn a_backlog_that_stays_full_times_out_too() {
 
 /// The result of a probe whose server sends `answer` and closes the connection.
 fn probe_result(answer: &[u8]) -> (Option<i32>, String) {
-    let stage = Stage::new();
-    let listener = listen(&stage);
-    let mut probe = start_probe(&stage);
+    let environment = new_environment();
+    let listener = listen(&environment);
+    let mut probe = start_probe(&environment);
     let mut stream = accept(&listener);
     stream.write_all(answer).unwrap();
     drop(stream);
-    output(&mut probe.0)
+    output(&mut probe)
 }
 
 #[test]
@@ -158,34 +162,33 @@ fn the_exit_status_and_one_line_report_the_answer() {
 
 #[test]
 fn a_probe_without_standard_descriptors_has_the_same_exit_status() {
-    let stage = Stage::new();
-    let listener = listen(&stage);
+    let environment = new_environment();
+    let listener = listen(&environment);
     // The shell closes them; the program opens /dev/null instead when it starts.
     let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(stage.at("keyhole-broker"));
-    command.arg("probe").arg(format!("--socket.path={}", stage.socket().display()));
-    let mut child = Running(command.spawn().unwrap());
+    command.args(["-c", "exec \"$@\" <&- >&- 2>&-", "sh"]).arg(environment.path("keyhole-broker"));
+    command.arg("probe").arg(format!("--socket.path={}", environment.socket().display()));
+    let mut probe = ChildProcess::spawn(&mut command);
     accept(&listener).write_all(&answer(2)).unwrap();
-    let status = soon("the probe's end", || child.0.try_wait().unwrap());
+    let status = probe.wait();
     assert_eq!(status.code(), Some(1), "{status}");
 }
 
 #[test]
 fn a_probe_works_without_landlock_and_seccomp_and_fails_if_its_sandbox_is_refused() {
     const PR_GET_SECCOMP: u32 = 21;
-    let lack = |number, when, errno| Lack { numbers: (number, number), when, errno };
     let without_seccomp = [
-        lack(libc::SYS_seccomp, &[], libc::ENOSYS),
-        lack(libc::SYS_prctl, &[Argument::Is(0, PR_GET_SECCOMP)], libc::EINVAL),
+        missing(libc::SYS_seccomp, &[], libc::ENOSYS),
+        missing(libc::SYS_prctl, &[Argument::Is(0, PR_GET_SECCOMP)], libc::EINVAL),
     ];
-    let refused = [lack(libc::SYS_seccomp, &[], libc::EPERM)];
-    let probe_on = |lacks: &[Lack]| {
-        let stage = Stage::new();
-        let listener = listen(&stage);
-        let mut probe = start_probe_by(lacking(stage.command(&["probe"]), lacks));
+    let refused = [missing(libc::SYS_seccomp, &[], libc::EPERM)];
+    let probe_on = |kernel: &[Missing]| {
+        let environment = new_environment();
+        let listener = listen(&environment);
+        let mut probe = start_probe_by(without(environment.broker_command(&["probe"]), kernel));
         // A probe that may not enter its sandbox closes the connection.
         let _ = accept(&listener).write_all(&answer(1));
-        output(&mut probe.0)
+        output(&mut probe)
     };
     assert_eq!(probe_on(LINUX_5_10), (Some(0), String::new()));
     assert_eq!(probe_on(&without_seccomp), (Some(0), String::new()));
@@ -218,17 +221,22 @@ fn the_list_of_system_calls_of_a_probe() {
 
 #[test]
 fn every_row_of_a_probe_allows_its_call_and_enforces_its_conditions() {
-    alone("probe::every_row_of_a_probe_allows_its_call_and_enforces_its_conditions", || {
+    in_own_process("probe::every_row_of_a_probe_allows_its_call_and_enforces_its_conditions", || {
         let enter_sandbox = table();
         let mut refused = 0;
         for row in PROBE_SYSCALLS {
             let end = call_in_sandbox(&enter_sandbox, Call::harmless(row));
-            assert!(survived(end), "{}: {end:?}", row.name);
+            assert!(returned(end), "{}: {end:?}", row.name);
             for argument in row.when {
                 for bit in (0..64).filter(|bit| argument.mask & (1 << bit) != 0) {
                     let call = Call::harmless(row).flipped(argument.index, bit);
                     assert!(!call.is_allowed_by(PROBE_SYSCALLS));
-                    assert_eq!(call_in_sandbox(&enter_sandbox, call), REFUSED, "{} with {call:x?}", row.name);
+                    assert_eq!(
+                        call_in_sandbox(&enter_sandbox, call),
+                        KILLED_BY_SECCOMP,
+                        "{} with {call:x?}",
+                        row.name
+                    );
                     refused += 1;
                 }
             }
@@ -239,14 +247,14 @@ fn every_row_of_a_probe_allows_its_call_and_enforces_its_conditions() {
 
 #[test]
 fn every_other_call_kills_a_probe() {
-    alone("probe::every_other_call_kills_a_probe", || {
+    in_own_process("probe::every_other_call_kills_a_probe", || {
         let enter_sandbox = table();
         let allowed = |number: i64| PROBE_SYSCALLS.iter().any(|row| row.number == number);
         for number in (-1..=470).filter(|number| !allowed(*number)) {
             let end = call_in_sandbox(&enter_sandbox, Call(number, [0; 6]));
             // The kernel asks no filter about its own probes (uretprobe, uprobe).
             let own = cfg!(target_arch = "x86_64") && [335, 336].contains(&number);
-            assert!(end == REFUSED || own, "system call {number}: {end:?}");
+            assert!(end == KILLED_BY_SECCOMP || own, "system call {number}: {end:?}");
         }
     });
 }
@@ -254,10 +262,10 @@ fn every_other_call_kills_a_probe() {
 /// The heap may have to grow in the sandbox, with mmap if brk is blocked.
 #[test]
 fn the_heap_of_a_probe_grows_in_its_sandbox() {
-    alone("probe::the_heap_of_a_probe_grows_in_its_sandbox", || {
+    in_own_process("probe::the_heap_of_a_probe_grows_in_its_sandbox", || {
         let enter_sandbox = table();
         for in_the_way in [false, true] {
-            let end = forked(|| {
+            let end = in_child(|| {
                 if in_the_way {
                     block_brk();
                 }

@@ -9,15 +9,17 @@ use std::process::Stdio;
 use keyhole_broker::sandbox::LAYERS;
 use keyhole_proto::v1::broker_client::BrokerClient;
 use keyhole_proto::v1::{AccessLevel, DescribeRequest, Outcome, Query, file};
+use keyhole_test_support::client::{block_on, channel};
+use keyhole_test_support::{BROKER_UID, broker_uid, is_root, landlock, run_as, wait_until};
 use rustix::process::{Signal, getgid};
 
-use crate::stage::*;
+use crate::{new_environment, root, start_error};
 
 #[test]
 fn the_socket_is_for_its_owner_and_the_group_of_the_flag() {
-    let stage = Stage::new();
+    let environment = new_environment();
     let group = if is_root() { 64700 } else { getgid().as_raw() };
-    let mut command = stage.command_as_is(&[format!("--socket.group={group}")]);
+    let mut command = environment.broker_command_as_self(&[format!("--socket.group={group}")]);
     let become_broker = is_root();
     // SAFETY: the child only makes system calls that take numbers, and one with memory that outlives it.
     unsafe {
@@ -25,12 +27,14 @@ fn the_socket_is_for_its_owner_and_the_group_of_the_flag() {
             // The inherited umask has no effect.
             libc::umask(0);
             let became = !become_broker
-                || libc::setgroups(1, &group) == 0 && libc::setgid(BROKER) == 0 && libc::setuid(BROKER) == 0;
+                || libc::setgroups(1, &group) == 0
+                    && libc::setgid(BROKER_UID) == 0
+                    && libc::setuid(BROKER_UID) == 0;
             if became { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         });
     }
-    let _broker = stage.run(command);
-    let metadata = fs::symlink_metadata(stage.socket()).unwrap();
+    let _broker = environment.run_broker(command);
+    let metadata = fs::symlink_metadata(environment.socket()).unwrap();
     assert!(metadata.file_type().is_socket());
     assert_eq!(metadata.mode() & 0o7777, 0o660);
     assert_eq!((metadata.uid(), metadata.gid()), (broker_uid(), group));
@@ -39,28 +43,28 @@ fn the_socket_is_for_its_owner_and_the_group_of_the_flag() {
 #[test]
 fn a_signal_stops_it_and_removes_the_socket() {
     for signal in [Signal::TERM, Signal::INT] {
-        let stage = Stage::new();
-        let mut broker = stage.start(&["--log.level=info"]);
+        let environment = new_environment();
+        let mut broker = environment.start_broker(&["--log.level=info"]);
         // With an open connection, and one without a request.
         let _idle = broker.connect();
         broker.read(&[Query::Loadavg]);
-        broker.signal(signal);
-        assert_eq!(broker.wait().code(), Some(0), "{}", fs::read_to_string(stage.at("log")).unwrap());
-        assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is removed");
+        broker.process.signal(signal);
+        assert_eq!(broker.process.wait().code(), Some(0), "{}", broker.process.log());
+        assert!(fs::symlink_metadata(environment.socket()).is_err(), "the socket is removed");
     }
 }
 
 #[test]
 fn a_json_log_has_one_object_per_line() {
-    let stage = Stage::new();
-    let log = fs::File::create(stage.at("json")).unwrap();
-    let child = stage.command(&["--log.level=info", "--log.format=json"]).stderr(log).spawn().unwrap();
-    let mut broker = Broker { stage: &stage, child };
-    soon("the socket", || stage.socket().exists().then_some(()));
+    let environment = new_environment();
+    let log = fs::File::create(environment.path("json")).unwrap();
+    let command = environment.broker_command(&["--log.level=info", "--log.format=json"]);
+    let mut broker = environment.spawn_broker(command, log);
+    wait_until("the socket", || environment.socket().exists());
     assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
-    broker.signal(Signal::TERM);
-    broker.wait();
-    let log = fs::read_to_string(stage.at("json")).unwrap();
+    broker.process.signal(Signal::TERM);
+    broker.process.wait();
+    let log = fs::read_to_string(environment.path("json")).unwrap();
     for line in log.lines() {
         assert!(line.starts_with("{\"time\":\"2") && line.ends_with("\"}"), "{line}");
         assert!(line.contains("\",\"level\":\"INFO\",\"msg\":\""), "{line}");
@@ -74,67 +78,66 @@ fn a_json_log_has_one_object_per_line() {
 
 #[test]
 fn a_closed_log_stops_nothing() {
-    let stage = Stage::new();
+    let environment = new_environment();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let child = stage.command(&["--log.level=info"]).stderr(full).spawn().unwrap();
-    let mut broker = Broker { stage: &stage, child };
-    soon("the socket", || stage.socket().exists().then_some(()));
+    let mut broker = environment.spawn_broker(environment.broker_command(&["--log.level=info"]), full);
+    wait_until("the socket", || environment.socket().exists());
     assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
-    broker.signal(Signal::TERM);
-    assert_eq!(broker.wait().code(), Some(0));
-    assert!(fs::symlink_metadata(stage.socket()).is_err(), "the socket is removed");
+    broker.process.signal(Signal::TERM);
+    assert_eq!(broker.process.wait().code(), Some(0));
+    assert!(fs::symlink_metadata(environment.socket()).is_err(), "the socket is removed");
 }
 
 #[test]
 fn a_socket_left_by_a_crash_is_replaced() {
-    let stage = Stage::new();
-    let mut broker = stage.start(&["--log.level=info"]);
-    broker.signal(Signal::KILL);
-    broker.wait();
-    assert!(fs::symlink_metadata(stage.socket()).is_ok(), "it had no time to remove it");
-    let again = stage.start(&["--log.level=info"]);
+    let environment = new_environment();
+    let mut broker = environment.start_broker(&["--log.level=info"]);
+    broker.process.signal(Signal::KILL);
+    broker.process.wait();
+    assert!(fs::symlink_metadata(environment.socket()).is_ok(), "it had no time to remove it");
+    let again = environment.start_broker(&["--log.level=info"]);
     assert_eq!(again.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
 }
 
 #[test]
 fn the_socket_of_a_running_broker_is_not_replaced() {
-    let stage = Stage::new();
-    let broker = stage.start(&["--log.level=info"]);
-    let line = refusal(&mut stage.command(&["--log.level=warn"]));
+    let environment = new_environment();
+    let broker = environment.start_broker(&["--log.level=info"]);
+    let line = start_error(environment.broker_command(&["--log.level=warn"]));
     assert!(line.contains("--socket.path=") && line.contains("stop it, or choose another path"), "{line}");
     assert_eq!(broker.read(&[Query::Loadavg])[0].outcome, Outcome::Ok, "the first one keeps running");
 
     // Nor is the socket of any other program that listens.
-    let other = Stage::new();
+    let other = new_environment();
     let listener = UnixListener::bind(other.socket()).unwrap();
     fs::set_permissions(other.socket(), Permissions::from_mode(0o777)).unwrap();
-    let line = refusal(&mut other.command(&["--log.level=warn"]));
+    let line = start_error(other.broker_command(&["--log.level=warn"]));
     assert!(line.contains("another broker is listening"), "{line}");
     drop(listener);
 }
 
 #[test]
 fn a_broker_does_not_remove_the_socket_of_its_successor() {
-    let stage = Stage::new();
-    let mut first = stage.start(&["--log.level=info"]);
-    fs::rename(stage.socket(), stage.at("aside")).unwrap();
-    let second = stage.start(&["--log.level=info"]);
-    first.signal(Signal::TERM);
-    assert_eq!(first.wait().code(), Some(0));
+    let environment = new_environment();
+    let mut first = environment.start_broker(&["--log.level=info"]);
+    fs::rename(environment.socket(), environment.path("aside")).unwrap();
+    let second = environment.start_broker(&["--log.level=info"]);
+    first.process.signal(Signal::TERM);
+    assert_eq!(first.process.wait().code(), Some(0));
     assert_eq!(second.read(&[Query::Loadavg])[0].outcome, Outcome::Ok);
 }
 
 #[test]
 fn a_path_that_is_not_a_socket_is_not_replaced() {
-    let stage = Stage::new();
-    fs::write(stage.socket(), "precious").unwrap();
-    let line = refusal(&mut stage.command(&["--log.level=info"]));
+    let environment = new_environment();
+    fs::write(environment.socket(), "precious").unwrap();
+    let line = start_error(environment.broker_command(&["--log.level=info"]));
     assert!(line.contains("not a socket") && line.contains("remove it, or choose another path"), "{line}");
-    assert_eq!(fs::read(stage.socket()).unwrap(), b"precious");
+    assert_eq!(fs::read(environment.socket()).unwrap(), b"precious");
 
-    let linked = Stage::new();
-    std::os::unix::fs::symlink(stage.socket(), linked.socket()).unwrap();
-    let line = refusal(&mut linked.command(&["--log.level=info"]));
+    let linked = new_environment();
+    std::os::unix::fs::symlink(environment.socket(), linked.socket()).unwrap();
+    let line = start_error(linked.broker_command(&["--log.level=info"]));
     assert!(line.contains("not a socket"), "{line}");
 }
 
@@ -143,12 +146,12 @@ fn unasked_privilege_is_refused() {
     if !root() {
         return;
     }
-    let stage = Stage::new();
-    let line = refusal(&mut stage.command_as_is(&["--allow-capabilities"]));
+    let environment = new_environment();
+    let line = start_error(environment.broker_command_as_self(&["--allow-capabilities"]));
     assert!(line.contains("uid 0") && line.contains("--allow-root"), "{line}");
-    let line = refusal(&mut stage.command_as_is(&["--allow-root"]));
+    let line = start_error(environment.broker_command_as_self(&["--allow-root"]));
     assert!(line.contains("CAP_SYS_ADMIN") && line.contains("--allow-capabilities"), "{line}");
-    assert!(fs::symlink_metadata(stage.socket()).is_err(), "refused before anything was made");
+    assert!(fs::symlink_metadata(environment.socket()).is_err(), "refused before anything was made");
 }
 
 #[test]
@@ -156,15 +159,19 @@ fn root_that_was_asked_for_has_no_capability() {
     if !root() {
         return;
     }
-    let stage = Stage::new();
-    let broker = stage.run(stage.command_as_is(&["--allow-root", "--allow-capabilities", "--view=host"]));
-    let status = fs::read_to_string(format!("/proc/{}/status", broker.pid())).unwrap();
+    let environment = new_environment();
+    let broker = environment.run_broker(environment.broker_command_as_self(&[
+        "--allow-root",
+        "--allow-capabilities",
+        "--view=host",
+    ]));
+    let status = fs::read_to_string(format!("/proc/{}/status", broker.process.pid())).unwrap();
     let sets: Vec<_> = status.lines().filter(|line| line.starts_with("Cap")).collect();
     assert_eq!(sets.len(), 5);
     assert!(sets.iter().all(|set| set.ends_with("\t0000000000000000")), "{sets:?}");
-    let described = as_uid(0, 0, || {
+    let described = run_as(0, 0, || {
         block_on(async {
-            let mut client = BrokerClient::new(channel(stage.socket()).await);
+            let mut client = BrokerClient::new(channel(environment.socket()).await);
             client.describe(DescribeRequest {}).await.unwrap().into_inner()
         })
     });
@@ -173,8 +180,8 @@ fn root_that_was_asked_for_has_no_capability() {
 
 #[test]
 fn a_start_that_fails_says_what_to_do_in_one_line() {
-    let stage = Stage::new();
-    let missing = stage.at("missing");
+    let environment = new_environment();
+    let missing = environment.path("missing");
     let missing = missing.display();
     let cases: &[(String, &[&str])] = &[
         (format!("--path.procfs={missing}"), &["--path.procfs=", "give a directory"]),
@@ -205,29 +212,33 @@ fn a_start_that_fails_says_what_to_do_in_one_line() {
         ("serve".into(), &["probe, policy or completions"]),
     ];
     for (argument, hints) in cases {
-        let line = refusal(&mut stage.command(&["--log.level=error", argument]));
+        let line = start_error(environment.broker_command(&["--log.level=error", argument]));
         assert!(hints.iter().all(|hint| line.contains(hint)), "{argument}: {line}");
     }
-    for socket in [stage.at("nowhere/broker.sock"), stage.at("broker.sock"), stage.at("run/x".repeat(60))] {
+    for socket in [
+        environment.path("nowhere/broker.sock"),
+        environment.path("broker.sock"),
+        environment.path("run/x".repeat(60)),
+    ] {
         // Unless the uid of the tests may write there.
-        if socket == stage.at("broker.sock") && !is_root() {
+        if socket == environment.path("broker.sock") && !is_root() {
             continue;
         }
-        let line = refusal(&mut stage.command(&[format!("--socket.path={}", socket.display())]));
+        let line = start_error(environment.broker_command(&[format!("--socket.path={}", socket.display())]));
         assert!(line.contains("--socket.path=") && line.contains("must exist and be writable"), "{line}");
     }
     if is_root() {
-        let line = refusal(&mut stage.command(&["--socket.group=0"]));
+        let line = start_error(environment.broker_command(&["--socket.group=0"]));
         assert!(line.contains("--socket.group=0") && line.contains("a member of that group"), "{line}");
     }
-    let line = refusal(stage.command(&["probe"]).stdout(Stdio::piped()));
+    let line = start_error(environment.broker_command(&["probe"]));
     assert!(line.contains("--socket.path=") && line.contains("is the broker running?"), "{line}");
 }
 
 #[test]
 fn a_variable_sets_how_the_broker_logs_and_none_of_what_it_may_do() {
-    let stage = Stage::new();
-    let mut command = stage.command(&["--log.format=logfmt"]);
+    let environment = new_environment();
+    let mut command = environment.broker_command(&["--log.format=logfmt"]);
     command.envs([
         ("KEYHOLE_LOG_LEVEL", "debug"),
         ("KEYHOLE_LOG_FORMAT", "json"),
@@ -235,8 +246,8 @@ fn a_variable_sets_how_the_broker_logs_and_none_of_what_it_may_do() {
         ("KEYHOLE_DESCRIPTOR_CACH", "1"),
         ("A_SECRET", "of another program"),
     ]);
-    let broker = stage.run(command);
-    let log = fs::read_to_string(stage.at("log")).unwrap();
+    let broker = environment.run_broker(command);
+    let log = broker.process.log();
     let warnings: Vec<&str> =
         log.lines().filter(|line| line.contains("environment variable without effect")).collect();
     assert_eq!(warnings.len(), 2, "{log}");
@@ -249,11 +260,13 @@ fn a_variable_sets_how_the_broker_logs_and_none_of_what_it_may_do() {
     let answer = &broker.read(&[Query::Processes])[0];
     assert_ne!(answer.outcome, Outcome::Ok, "no variable allows the processes");
     if is_root() {
-        let environment = fs::read(format!("/proc/{}/environ", broker.pid())).unwrap();
-        assert!(environment.iter().all(|byte| *byte == 0), "the environment is overwritten");
+        let environ = fs::read(format!("/proc/{}/environ", broker.process.pid())).unwrap();
+        assert!(environ.iter().all(|byte| *byte == 0), "the environment is overwritten");
     }
     drop(broker);
-    let line = refusal(stage.command(&["--log.level=error"]).env("KEYHOLE_REOPEN_INTERVAL", "soon"));
+    let mut command = environment.broker_command(&["--log.level=error"]);
+    command.env("KEYHOLE_REOPEN_INTERVAL", "soon");
+    let line = start_error(command);
     assert!(
         line.contains("KEYHOLE_REOPEN_INTERVAL=\"soon\" in the environment, for --reopen-interval: "),
         "{line}"
@@ -261,18 +274,18 @@ fn a_variable_sets_how_the_broker_logs_and_none_of_what_it_may_do() {
 }
 
 #[test]
-fn commands_that_only_print() {
-    let stage = Stage::new();
+fn commands_that_only_print_succeed() {
+    let environment = new_environment();
     for (argument, expected) in [
         ("policy", keyhole_broker::policy()),
         ("--version", format!("keyhole-broker {}\n", env!("CARGO_PKG_VERSION"))),
         ("--help-man", keyhole_broker::flags::PROGRAM.man_page()),
     ] {
-        let output = stage.command(&[argument]).stdout(Stdio::piped()).output().unwrap();
+        let output = environment.broker_command(&[argument]).stdout(Stdio::piped()).output().unwrap();
         assert!(output.status.success());
         assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
     }
-    let help = stage.command(&["--help"]).stdout(Stdio::piped()).output().unwrap();
+    let help = environment.broker_command(&["--help"]).stdout(Stdio::piped()).output().unwrap();
     assert!(help.status.success() && String::from_utf8(help.stdout).unwrap().contains("--allow-uid=UID"));
 }
 
@@ -305,26 +318,27 @@ fn without_syscall(command: &mut std::process::Command, number: libc::c_long) {
 
 #[test]
 fn a_missing_layer_fails_the_start_only_if_it_is_required() {
-    let stage = Stage::new();
-    let mut required = stage.command(&["--log.level=error", "--sandbox.require=limits,landlock"]);
+    let environment = new_environment();
+    let mut required =
+        environment.broker_command(&["--log.level=error", "--sandbox.require=limits,landlock"]);
     without_syscall(&mut required, libc::SYS_landlock_create_ruleset);
-    let line = refusal(&mut required);
+    let line = start_error(required);
     for text in ["--sandbox.require=landlock", "this kernel has no Landlock", "lsm=", "or do not require it"]
     {
         assert!(line.contains(text), "{line}");
     }
-    assert!(fs::symlink_metadata(stage.socket()).is_err(), "no socket is left that nobody listens on");
+    assert!(fs::symlink_metadata(environment.socket()).is_err(), "no socket is left that nobody listens on");
 
-    let mut anyway = stage.command(&["--sandbox.require=limits,seccomp"]);
+    let mut anyway = environment.broker_command(&["--sandbox.require=limits,seccomp"]);
     without_syscall(&mut anyway, libc::SYS_landlock_create_ruleset);
-    let broker = stage.run(anyway);
+    let broker = environment.run_broker(anyway);
     let layers = broker.describe().layers;
     // Before Linux 6.16 that one is missing as well.
     let missing = layers.iter().filter(|layer| !layer.in_force && layer.name != "passed_descriptors");
     let missing: Vec<_> = missing.map(|layer| (&*layer.process, &*layer.name)).collect();
     let processes = ["broker", "zygote", "reader-procfs", "reader-sysfs", "reader-devices"];
     assert_eq!(missing, processes.map(|process| (process, "landlock")));
-    let log = fs::read_to_string(stage.at("log")).unwrap();
+    let log = broker.process.log();
     let summary = log.lines().find(|line| line.contains("sandbox INCOMPLETE")).expect(&log);
     assert!(summary.contains("missing=") && summary.contains("landlock"), "{summary}");
     let in_force = summary.split("in_force=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
@@ -336,24 +350,24 @@ fn a_missing_layer_fails_the_start_only_if_it_is_required() {
 
 #[test]
 fn a_start_with_every_required_layer_logs_one_line() {
-    let stage = Stage::new();
+    let environment = new_environment();
     let mut required = LAYERS.to_vec();
-    if !kernel_has_landlock() {
+    if landlock::abi() == 0 {
         required.retain(|layer| *layer != "landlock");
     }
-    let _broker = stage.start(&[format!("--sandbox.require={}", required.join(","))]);
-    let log = fs::read_to_string(stage.at("log")).unwrap();
+    let broker = environment.start_broker(&[format!("--sandbox.require={}", required.join(","))]);
+    let log = broker.process.log();
     let summary = log.lines().find(|line| line.contains(" in_force="));
     assert!(summary.is_some_and(|line| required.iter().all(|layer| line.contains(layer))), "{log}");
 }
 
 #[test]
 fn a_fifo_in_a_fixture_tree_does_not_delay_the_start() {
-    let stage = Stage::new();
-    let flags = stage.fixtures();
-    stage.put_fifo("proc/stat");
-    stage.put("proc/loadavg", "1");
-    let answers = stage.start(&flags).read(&[Query::Stat, Query::Loadavg]);
+    let environment = new_environment();
+    let flags = environment.fixture_flags();
+    environment.mkfifo("proc/stat");
+    environment.write("proc/loadavg", "1");
+    let answers = environment.start_broker(&flags).read(&[Query::Stat, Query::Loadavg]);
     let seek = rustix::io::Errno::SPIPE.raw_os_error() as u32;
     assert_eq!(
         answers[0].files[0].content,

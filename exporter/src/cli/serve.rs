@@ -44,8 +44,8 @@ async fn serve(options: Options) -> Result<(), Failure> {
         ListenError::Address(_) | ListenError::Vsock(_) => Failure::Usage(error.to_string()),
         error => Failure::Failed(error.to_string()),
     })?;
-    let process = Process::open();
-    let local = LocalSource::from_process();
+    // Both ask what the sandbox does not allow later.
+    let (local, process) = (LocalSource::from_process(), Process::open());
     log_flags_without_effect(&options);
     let mut readable = Vec::new();
     for collector in &collectors {

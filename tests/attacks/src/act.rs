@@ -62,7 +62,7 @@ fn ends() -> Vec<u8> {
     (1..=u8::MAX).flat_map(|query| [0, 0, 0, 0, 4, query, 0, 0]).collect()
 }
 
-/// Reports how many pages of those that the zygote shares with readers can be read here. A call tells, where to look
+/// Reports how many pages of those that the zygote shares with readers can be read here. A call reports it, where to look
 /// would end the process.
 fn pages() {
     let pages = keyhole_reader::hostile::pages();

@@ -1,4 +1,4 @@
-//! The broker, with what `intruder` says in it. All else, from the command line on, is the real program.
+//! The broker, with the code of `intruder` in it. All else, from the command line on, is the real program.
 
 use std::process::ExitCode;
 

@@ -10,11 +10,11 @@ use keyhole_policy::Class;
 use crate::{Process, call};
 
 /// The uid of a process under attack that is no root.
-pub const BROKER: u32 = 64646;
+pub const BROKER_UID: u32 = 64646;
 /// The uid of somebody else.
-pub const STRANGER: u32 = 64699;
+pub const OTHER_UID: u32 = 64699;
 
-/// A directory that holds:
+/// A directory with:
 ///
 /// | name | owner | mode | |
 /// |---|---|---|---|
@@ -22,7 +22,7 @@ pub const STRANGER: u32 = 64699;
 /// | `open/` | the process | 0777 | an empty directory |
 /// | `world` | root | 0666 | |
 /// | `roots` | root | 0644 | |
-/// | `strangers` | somebody else | 0600 | |
+/// | `other_uid` | somebody else | 0600 | |
 /// | `udev/b8:0` | the process | 0644 | a file of udev's data, which readers of class files may read |
 /// | `text/x.prom` | the process | 0644 | a file of the exporter's textfile collector |
 /// | `udev/leak`, `text/leak` | | | links to /etc/passwd |
@@ -42,7 +42,7 @@ pub struct Host {
     /// A process of the broker's uid, without capabilities.
     pub neighbour: i32,
     /// A process of another uid.
-    pub stranger: i32,
+    pub other_uid_pid: i32,
     /// A TCP port of 127.0.0.1 on which somebody listens.
     pub port: u16,
     /// An empty cgroup of cgroup2.
@@ -61,10 +61,10 @@ impl Host {
 
     /// As one line, for the environment.
     pub fn line(&self) -> String {
-        let Self { process, left_open, dir, neighbour, stranger, port, cgroup, unfiltered, .. } = self;
+        let Self { process, left_open, dir, neighbour, other_uid_pid, port, cgroup, unfiltered, .. } = self;
         let process = process.name();
         let (dir, cgroup) = (dir.display(), cgroup.display());
-        format!("{process}:{left_open}:{dir}:{neighbour}:{stranger}:{port}:{cgroup}:{unfiltered}")
+        format!("{process}:{left_open}:{dir}:{neighbour}:{other_uid_pid}:{port}:{cgroup}:{unfiltered}")
     }
 
     /// Reads [`Self::line`].
@@ -75,7 +75,7 @@ impl Host {
             left_open: parts.next()?.parse().ok()?,
             dir: parts.next()?.into(),
             neighbour: parts.next()?.parse().ok()?,
-            stranger: parts.next()?.parse().ok()?,
+            other_uid_pid: parts.next()?.parse().ok()?,
             port: parts.next()?.parse().ok()?,
             cgroup: parts.next()?.into(),
             unfiltered: parts.next()?.parse().ok()?,
@@ -115,9 +115,9 @@ impl Host {
         read(&self.of_process(self.neighbour, name))
     }
 
-    /// Reads a file below `/proc/<pid>` of the stranger.
-    pub(crate) fn read_strangers(&self, name: &str) -> i64 {
-        read(&self.of_process(self.stranger, name))
+    /// Reads a file below `/proc/<pid>` of the other_uid_pid.
+    pub(crate) fn read_of_other_uid(&self, name: &str) -> i64 {
+        read(&self.of_process(self.other_uid_pid, name))
     }
 }
 

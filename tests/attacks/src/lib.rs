@@ -12,7 +12,7 @@ pub mod intruder;
 mod process;
 mod table;
 
-pub use host::{BROKER, Host, STRANGER};
+pub use host::{BROKER_UID, Host, OTHER_UID};
 pub use process::{Process, Processes};
 pub use table::{SECTIONS, Section};
 
@@ -74,7 +74,7 @@ impl Attack {
         self.within & process.bit() != 0
     }
 
-    /// The process in which single layers are tried, and which stands for the others.
+    /// The process in which single layers are tried, and which represents the others.
     pub fn first(&self) -> Process {
         if self.is_possible_in(Process::Broker) { Process::Broker } else { Process::Exporter }
     }
@@ -102,14 +102,14 @@ pub enum End {
 }
 
 /// What a process writes before the outcome of its attack.
-const SAID: &str = "the attack came to ";
+const REPORT: &str = "the attack came to ";
 
 /// Does an attack, reports what it came to, and ends the process. Broker and exporter write to standard error; a zygote
 /// and its readers may write to standard output alone.
 pub fn strike(attack: &Attack, host: &Host) -> ! {
     host::here(host);
     let came_to = (attack.go)(host);
-    let line = format!("\n{SAID}{}\n", came_to.min(0));
+    let line = format!("\n{REPORT}{}\n", came_to.min(0));
     let descriptor = if host.process.speaks() { 2 } else { 1 };
     call!(SYS_write, descriptor, line.as_ptr(), line.len());
     loop {
@@ -118,8 +118,8 @@ pub fn strike(attack: &Attack, host: &Host) -> ! {
 }
 
 /// What a process reported of its attack; none when it did not live to do so.
-pub fn said(log: &str) -> Option<End> {
-    let came_to = log.lines().find_map(|line| line.strip_prefix(SAID))?;
+pub fn parse_report(log: &str) -> Option<End> {
+    let came_to = log.lines().find_map(|line| line.strip_prefix(REPORT))?;
     match came_to.parse::<i32>().ok()? {
         0 => Some(End::Through),
         errno => Some(End::Refused(-errno)),
@@ -135,7 +135,7 @@ fn raw(number: i64, arguments: &[usize]) -> i64 {
     let argument = |index: usize| arguments.get(index).copied().unwrap_or(0);
     let [a, b, c, d, e, f] = std::array::from_fn(argument);
     // SAFETY: this program exists to be harmed. Pointers that are passed point to memory that lives through the call
-    // and is as long as is said; what a call does to the process ends with it, since it makes one attack and exits.
+    // and has the length that is passed; what a call does to the process ends with it, since it makes one attack and exits.
     let result = unsafe { libc::syscall(number as libc::c_long, a, b, c, d, e, f) };
     match result {
         -1 => -i64::from(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO)),
@@ -172,10 +172,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_attack_says_is_understood() {
+    fn the_report_of_an_attack_is_parsed() {
         let echoed = WENT_THROUGH.to_str().unwrap().split('\'').nth(1).unwrap();
-        assert_eq!(said(echoed), Some(End::Through));
-        assert_eq!(said(&format!("a line before\n{SAID}-13\n")), Some(End::Refused(13)));
-        assert_eq!(said("a line before\n"), None);
+        assert_eq!(parse_report(echoed), Some(End::Through));
+        assert_eq!(parse_report(&format!("a line before\n{REPORT}-13\n")), Some(End::Refused(13)));
+        assert_eq!(parse_report("a line before\n"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The zygote and its readers, with what `intruder` says in one of them. All else, from the command line on, is the real
+//! The zygote and its readers, with the code of `intruder` in one of them. All else, from the command line on, is the real
 //! program.
 
 use std::process::ExitCode;

@@ -3,8 +3,8 @@
 //! `UPDATE_DOCUMENTS=1 cargo test -p keyhole-attacks --features hostile-code-for-tests` rewrites.
 
 mod document;
-mod liars;
-mod stage;
+mod environment;
+mod protocol;
 
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
@@ -15,17 +15,23 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use keyhole_attacks::{Attack, BROKER, End, Host, L, Layers, Process, R, S, STRANGER, U, all, said};
+use keyhole_attacks::{
+    Attack, BROKER_UID, End, Host, L, Layers, OTHER_UID, Process, R, S, U, all, parse_report,
+};
 use keyhole_policy::Class;
+use keyhole_test_support::landlock;
+use keyhole_test_support::users::root_is_required;
 
-use stage::pipes::{Zygote, signal, slot};
-use stage::{Cgroup, Ground, Program, Running, alone_as_init, landlock_abi, root, sleeper, tcp_socket};
+use environment::pipes::{Zygote, signal, slot};
+use environment::{
+    Cgroup, ChildProcess, Fixture, Programs, as_init, end as end_of, root, sleeper, tcp_socket,
+};
 
 /// What the table and the document were made on; on another kernel the same layer holds more, or less.
 const DOCUMENTED_ABI: i64 = 7;
 const DOCUMENTED_RELEASE: &str = "6.18.";
 
-/// How much can be said on the kernel that runs.
+/// How much can be checked on the running kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kernel {
     /// Everything: it is the document's.
@@ -39,9 +45,12 @@ enum Kernel {
 impl Kernel {
     /// The kernel that runs. One with less of Landlock than the document's is as good as one without.
     fn running() -> Self {
-        let (abi, uname) = (landlock_abi(), rustix::system::uname());
+        let (abi, uname) = (landlock::abi(), rustix::system::uname());
         let release = uname.release().to_string_lossy();
-        assert!(abi > 0 || !stage::required(), "this kernel has no Landlock: what it stops cannot be tested");
+        assert!(
+            abi > 0 || !root_is_required(),
+            "this kernel has no Landlock: what it stops cannot be tested"
+        );
         let kernel = match abi {
             DOCUMENTED_ABI if release.starts_with(DOCUMENTED_RELEASE) => return Self::Documented,
             DOCUMENTED_ABI.. => Self::Other,
@@ -84,46 +93,46 @@ const PROCESSES: Process = Process::Reader(Class::Processes);
 #[rustfmt::skip]
 const COLUMNS: [Column; 42] = [
     column(Process::Broker,   0,      "identity,landlock,seccomp", 0),
-    column(Process::Broker,   BROKER, "landlock,seccomp",          U),
+    column(Process::Broker,   BROKER_UID, "landlock,seccomp",          U),
     column(Process::Broker,   0,      "landlock,seccomp",          R),
     column(Process::Broker,   0,      LANDLOCK,                    L),
     column(Process::Broker,   0,      SECCOMP,                     S),
-    column(Process::Broker,   BROKER, "",                          S | L | U),
+    column(Process::Broker,   BROKER_UID, "",                          S | L | U),
     column(Process::Broker,   0,      "",                          S | L | R),
-    column(Process::Broker,   BROKER, "landlock",                  S | U),
+    column(Process::Broker,   BROKER_UID, "landlock",                  S | U),
     column(Process::Broker,   0,      "landlock",                  S | R),
     column(Process::Exporter, 0,      "identity,landlock,seccomp", 0),
-    column(Process::Exporter, BROKER, "landlock,seccomp",          U),
+    column(Process::Exporter, BROKER_UID, "landlock,seccomp",          U),
     column(Process::Exporter, 0,      "landlock,seccomp",          R),
     column(Process::Exporter, 0,      LANDLOCK,                    L),
     column(Process::Exporter, 0,      SECCOMP,                     S),
-    column(Process::Exporter, BROKER, "",                          S | L | U),
+    column(Process::Exporter, BROKER_UID, "",                          S | L | U),
     column(Process::Exporter, 0,      "",                          S | L | R),
     column(Process::Zygote,   0,      LANDLOCK,                    L),
     column(Process::Zygote,   0,      SECCOMP,                     S),
-    column(Process::Zygote,   BROKER, "",                          S | L | U),
+    column(Process::Zygote,   BROKER_UID, "",                          S | L | U),
     column(Process::Zygote,   0,      "",                          S | L | R),
     column(PROCFS,            0,      SECCOMP,                     S),
-    column(PROCFS,            BROKER, "",                          S | L | U),
+    column(PROCFS,            BROKER_UID, "",                          S | L | U),
     column(PROCFS,            0,      "",                          S | L | R),
     column(MOUNTS,            0,      SECCOMP,                     S),
-    column(MOUNTS,            BROKER, "",                          S | L | U),
+    column(MOUNTS,            BROKER_UID, "",                          S | L | U),
     column(MOUNTS,            0,      "",                          S | L | R),
     column(SYSFS,             0,      LANDLOCK,                    L),
     column(SYSFS,             0,      SECCOMP,                     S),
-    column(SYSFS,             BROKER, "",                          S | L | U),
+    column(SYSFS,             BROKER_UID, "",                          S | L | U),
     column(SYSFS,             0,      "",                          S | L | R),
     column(DEVICES,           0,      LANDLOCK,                    L),
     column(DEVICES,           0,      SECCOMP,                     S),
-    column(DEVICES,           BROKER, "",                          S | L | U),
+    column(DEVICES,           BROKER_UID, "",                          S | L | U),
     column(DEVICES,           0,      "",                          S | L | R),
     column(FILES,             0,      LANDLOCK,                    L),
     column(FILES,             0,      SECCOMP,                     S),
-    column(FILES,             BROKER, "",                          S | L | U),
+    column(FILES,             BROKER_UID, "",                          S | L | U),
     column(FILES,             0,      "",                          S | L | R),
     column(PROCESSES,         0,      LANDLOCK,                    L),
     column(PROCESSES,         0,      SECCOMP,                     S),
-    column(PROCESSES,         BROKER, "",                          S | L | U),
+    column(PROCESSES,         BROKER_UID, "",                          S | L | U),
     column(PROCESSES,         0,      "",                          S | L | R),
 ];
 
@@ -156,12 +165,12 @@ type Ends = [Option<End>; COLUMNS.len()];
 
 /// What all attacks share.
 struct Machine {
-    program: Program,
+    programs: Programs,
     cgroup: Cgroup,
     tcp: TcpListener,
     _abstract: UnixListener,
-    neighbours: [Running; 2],
-    stranger: Running,
+    neighbours: [ChildProcess; 2],
+    other_uid_pid: ChildProcess,
 }
 
 impl Machine {
@@ -170,18 +179,18 @@ impl Machine {
         let name = format!("keyhole-attack-{}", tcp.local_addr().unwrap().port());
         let address = SocketAddr::from_abstract_name(name).unwrap();
         Self {
-            program: Program::new(),
+            programs: Programs::new(),
             cgroup: Cgroup::new(),
             tcp,
             _abstract: UnixListener::bind_addr(&address).unwrap(),
-            neighbours: [sleeper(0), sleeper(BROKER)],
-            stranger: sleeper(STRANGER),
+            neighbours: [sleeper(0), sleeper(BROKER_UID)],
+            other_uid_pid: sleeper(OTHER_UID),
         }
     }
 
     /// Makes one attack in one process.
     fn attempt(&self, place: usize, attack: &Attack, column: &Column) -> Result<End, String> {
-        let ground = Ground::new(column.uid);
+        let fixture = Fixture::new(column.uid);
         let left_open = match column.process {
             Process::Broker | Process::Exporter => i32::from(attack.on_socket),
             _ => 2,
@@ -189,9 +198,9 @@ impl Machine {
         let host = Host {
             process: column.process,
             left_open,
-            dir: ground.at(""),
-            neighbour: self.neighbours[usize::from(column.uid != 0)].pid(),
-            stranger: self.stranger.pid(),
+            dir: fixture.at(""),
+            neighbour: self.neighbours[usize::from(column.uid != 0)].pid().cast_signed(),
+            other_uid_pid: self.other_uid_pid.pid().cast_signed(),
             port: self.tcp.local_addr().unwrap().port(),
             cgroup: self.cgroup.0.clone(),
             unfiltered: column.without.contains("seccomp"),
@@ -207,25 +216,25 @@ impl Machine {
         };
         let left_open = || match attack.on_socket {
             true => tcp_socket(),
-            false => Stdio::from(std::fs::File::open(ground.at("own")).unwrap()),
+            false => Stdio::from(std::fs::File::open(fixture.at("own")).unwrap()),
         };
         let start =
-            |slots: &[usize]| Zygote::start(&self.program, &ground, column.uid, slots, left_open(), ask);
+            |slots: &[usize]| Zygote::start(&self.programs, &fixture, column.uid, slots, left_open(), ask);
         let (came_to_it, killed, log) = match column.process {
             Process::Broker => {
-                let mut command = self.program.broker(&ground, column.uid);
+                let mut command = self.programs.broker(&fixture, column.uid);
                 // What its readers are asked does not matter.
                 command.arg("--queries=default");
                 ask(&mut command);
-                let status = Running(command.spawn().unwrap()).end();
-                (ground.reported(), status.signal(), ground.log())
+                let status = end_of(&mut ChildProcess::spawn(&mut command));
+                (fixture.reported(), status.signal(), fixture.log())
             }
             Process::Exporter => {
-                let _broker = ground.listen();
-                let mut command = self.program.exporter(&ground, column.uid);
+                let _broker = fixture.listen();
+                let mut command = self.programs.exporter(&fixture, column.uid);
                 ask(&mut command);
-                let status = Running(command.spawn().unwrap()).end();
-                (ground.listening().is_some(), status.signal(), ground.exporter_log())
+                let status = end_of(&mut ChildProcess::spawn(&mut command));
+                (fixture.listening().is_some(), status.signal(), fixture.exporter_log())
             }
             Process::Zygote => {
                 let mut zygote = start(&[]);
@@ -246,7 +255,7 @@ impl Machine {
                 (greeted, signal(ended.1), log)
             }
         };
-        match (killed, said(&log)) {
+        match (killed, parse_report(&log)) {
             _ if !came_to_it => Err(format!("it did not come to the attack: {killed:?}\n{log}")),
             (Some(libc::SIGSYS), None) => Ok(End::Killed),
             (None, Some(end)) => Ok(end),
@@ -275,7 +284,7 @@ impl Machine {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    stage::reap_orphans();
+                    environment::reap_orphans();
                     std::thread::sleep(Duration::from_millis(500));
                 }
             });
@@ -360,11 +369,11 @@ fn wrong(attack: &Attack, ends: &Ends, kernel: Kernel) -> Vec<String> {
 #[test]
 fn every_attack_is_stopped_by_the_layers_that_its_row_names() {
     if root() {
-        alone_as_init("every_attack_is_stopped_by_the_layers_that_its_row_names", hold_every_row);
+        as_init("every_attack_is_stopped_by_the_layers_that_its_row_names", check_every_row);
     }
 }
 
-fn hold_every_row() {
+fn check_every_row() {
     let kernel = Kernel::running();
     let ends = Machine::new().attempt_all().unwrap_or_else(|why| panic!("{why}"));
     let wrong: Vec<_> = ends
@@ -382,7 +391,7 @@ fn hold_every_row() {
 }
 
 #[test]
-fn every_row_has_words_of_its_own() {
+fn every_row_has_a_description_of_its_own() {
     let mut words: Vec<_> = all().map(|attack| attack.what).collect();
     words.sort_unstable();
     assert!(words.windows(2).all(|pair| pair[0] != pair[1]), "{words:?}");

@@ -1,6 +1,6 @@
 //! No row of the tables of system calls is redundant: without it, a process that does all it ever does is killed. Rows of one call that differ by their arguments are taken out one at a time.
 
-mod stage;
+mod environment;
 
 use std::fs;
 use std::io::Write;
@@ -14,19 +14,19 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use keyhole_attacks::{BROKER, STRANGER};
+use keyhole_attacks::{BROKER_UID, OTHER_UID};
 use keyhole_broker::sandbox::SYSCALLS;
 use keyhole_exporter::sandbox::SYSCALLS as SYSCALLS_OF_EXPORTER;
-use keyhole_policy::pipes::{CHECK, END, Kind};
+use keyhole_policy::pipes::{CHECK_REQUEST, EXIT_REQUEST, Kind};
 use keyhole_policy::{Class, TABLE};
 use keyhole_proto::v1::ReadRequest;
 use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
 use rustix::process::{Pid, Signal, kill_process};
 
-use stage::client::{as_uid, ask, describe, read_all};
-use stage::pipes::{Zygote, signal, slot};
-use stage::scraper::{get, send};
-use stage::{Ground, Program, Running, alone_as_init, root, soon};
+use environment::client::{ask, describe, read_all, run_as_uid};
+use environment::pipes::{Zygote, signal, slot};
+use environment::scraper::{get, send};
+use environment::{ChildProcess, Fixture, Programs, as_init, end, root, wait_for};
 
 /// Rows that nothing here provokes, by process and name, each with the reason why it stays.
 const NOT_PROVOKED: &[(&str, &str, &str)] = &[
@@ -61,7 +61,7 @@ const SOMETIMES_PROVOKED: &[(&str, &str)] = &[
     ("exporter", "lseek: back to the start of a cached directory, before Linux 6.2"),
 ];
 
-type Step = fn(&Ground, Pid);
+type Step = fn(&Fixture, Pid);
 
 type Visit = fn(SocketAddr, Pid);
 
@@ -97,14 +97,14 @@ const USERS: &str =
 /// What a broker does in its life; each step gets as far as the broker lets it.
 #[rustfmt::skip]
 const LIFE: &[(&str, Step)] = &[
-    ("a description",            |ground, _| describe(ground)),
-    ("a reading of everything",  |ground, _| { read_all(ground); }),
-    ("a peer that is refused",   |ground, _| as_uid(STRANGER, || drop(UnixStream::connect(ground.socket())))),
-    ("a peer that talks garbage", |ground, _| talk_garbage(ground)),
-    ("a client that goes away",  |ground, _| go_away(ground)),
-    ("many clients",             |ground, _| (0..10).for_each(|_| describe(ground))),
-    ("another reading",          |ground, _| { read_all(ground); }),
-    ("a stop, and going on",     |ground, pid| { stop_and_go_on(pid); describe(ground); }),
+    ("a description",            |fixture, _| describe(fixture)),
+    ("a reading of everything",  |fixture, _| { read_all(fixture); }),
+    ("a peer that is refused",   |fixture, _| run_as_uid(OTHER_UID, || drop(UnixStream::connect(fixture.socket())))),
+    ("a peer that talks garbage", |fixture, _| talk_garbage(fixture)),
+    ("a client that goes away",  |fixture, _| go_away(fixture)),
+    ("many clients",             |fixture, _| (0..10).for_each(|_| describe(fixture))),
+    ("another reading",          |fixture, _| { read_all(fixture); }),
+    ("a stop, and going on",     |fixture, pid| { stop_and_go_on(pid); describe(fixture); }),
     ("the end",                  |_, pid| { let _ = kill_process(pid, Signal::TERM); }),
 ];
 
@@ -116,17 +116,17 @@ struct Without {
     row: Option<usize>,
 }
 
-fn broker(program: &Program, tree: &Path, without: Without) -> (Ground, Running) {
-    let ground = Ground::new(BROKER);
-    let mut command = program.broker(&ground, BROKER);
+fn broker(programs: &Programs, tree: &Path, without: Without) -> (Fixture, ChildProcess) {
+    let fixture = Fixture::new(BROKER_UID);
+    let mut command = programs.broker(&fixture, BROKER_UID);
     command
         .arg(format!("--path.procfs={}", tree.join("proc").display()))
         .arg(format!("--path.sysfs={}", tree.join("sys").display()))
-        .arg(format!("--filesystem.probe-directory={}", ground.at("open").display()))
+        .arg(format!("--filesystem.probe-directory={}", fixture.at("open").display()))
         .args(["--allow-processes", "--log.level=debug"]);
     command.envs(without.landlock.then_some(("KEYHOLE_WITHOUT", "landlock")));
     command.envs(without.row.map(|row| ("KEYHOLE_WITHOUT_ROW", format!("broker:{row}"))));
-    (ground, Running(command.spawn().unwrap()))
+    (fixture, ChildProcess::spawn(&mut command))
 }
 
 /// A small host: a file of a few MiB, directories to list, links, a process.
@@ -182,69 +182,69 @@ fn lay_out_long_lists(tree: &Path, udev: &Path, classes: &[Class]) {
 }
 
 /// What ended a broker that lives its life without a row or Landlock, and during which step.
-fn live(program: &Program, tree: &Path, without: Without) -> (&'static str, std::process::ExitStatus) {
-    let (ground, mut broker) = broker(program, tree, without);
-    let pid = Pid::from_child(&broker.0);
-    if let Err(ended) = started(&ground, &mut broker) {
+fn live(programs: &Programs, tree: &Path, without: Without) -> (&'static str, std::process::ExitStatus) {
+    let (fixture, mut broker) = broker(programs, tree, without);
+    let pid = Pid::from_child(&broker.child);
+    if let Err(ended) = started(&fixture, &mut broker) {
         return ("its start", ended);
     }
     for (step, act) in LIFE {
-        act(&ground, pid);
-        if let Some(ended) = broker.0.try_wait().unwrap() {
+        act(&fixture, pid);
+        if let Some(ended) = broker.child.try_wait().unwrap() {
             return (step, ended);
         }
     }
-    ("the end", broker.end())
+    ("the end", end(&mut broker))
 }
 
 /// What ended an exporter that lives its life without a row or Landlock, and during which step.
 fn live_as_exporter(
-    program: &Program,
+    programs: &Programs,
     tree: &Path,
     without: Without,
     (config, life): (&str, &'static [(&'static str, Visit)]),
 ) -> (&'static str, std::process::ExitStatus) {
-    let (ground, mut broker) = broker(program, tree, Without::default());
-    started(&ground, &mut broker).unwrap();
-    fs::write(ground.at("web/config.yml"), config).unwrap();
-    fs::copy(tree.join("pem"), ground.at("web/pem")).unwrap();
+    let (fixture, mut broker) = broker(programs, tree, Without::default());
+    started(&fixture, &mut broker).unwrap();
+    fs::write(fixture.at("web/config.yml"), config).unwrap();
+    fs::copy(tree.join("pem"), fixture.at("web/pem")).unwrap();
     // Longer than any heap that it has by then.
-    fs::write(ground.at("text/long.prom"), "long{x=\"x\"} 1\n".repeat(20_000)).unwrap();
-    let mut command = program.exporter(&ground, BROKER);
+    fs::write(fixture.at("text/long.prom"), "long{x=\"x\"} 1\n".repeat(20_000)).unwrap();
+    let mut command = programs.exporter(&fixture, BROKER_UID);
     command.envs(without.landlock.then_some(("KEYHOLE_WITHOUT", "landlock")));
     command.envs(without.row.map(|row| ("KEYHOLE_WITHOUT_ROW", format!("exporter:{row}"))));
-    let mut exporter = Running(command.spawn().unwrap());
-    let listening = soon("a start", || {
-        let ended = exporter.0.try_wait().unwrap().map(Err);
-        ended.or_else(|| ground.listening().map(Ok))
+    let mut exporter = ChildProcess::spawn(&mut command);
+    let listening = wait_for("a start", || {
+        let ended = exporter.child.try_wait().unwrap().map(Err);
+        ended.or_else(|| fixture.listening().map(Ok))
     });
     let address = match listening {
         Ok(address) => address,
         Err(ended) => return ("its start", ended),
     };
     for (step, act) in life {
-        act(address, Pid::from_child(&exporter.0));
-        if let Some(ended) = exporter.0.try_wait().unwrap() {
+        act(address, Pid::from_child(&exporter.child));
+        if let Some(ended) = exporter.child.try_wait().unwrap() {
             return (step, ended);
         }
     }
-    ("the end", exporter.end())
+    ("the end", end(&mut exporter))
 }
 
 #[test]
 fn without_any_row_of_its_table_an_exporter_is_killed() {
     if root() {
-        alone_as_init("without_any_row_of_its_table_an_exporter_is_killed", remove_each_row_of_the_exporter);
+        as_init("without_any_row_of_its_table_an_exporter_is_killed", remove_each_row_of_the_exporter);
     }
 }
 
 fn remove_each_row_of_the_exporter() {
-    let (program, tree) = (Program::new(), stage::public_dir());
+    let (programs, tree) = (Programs::new(), environment::public_dir());
     lay_out(tree.path());
     make_certificate(&tree.path().join("pem"));
     let lives = [(USERS, LIFE_OF_EXPORTER), (TLS, LIFE_WITH_TLS)];
     for (landlock, life) in [(false, lives[0]), (true, lives[0]), (false, lives[1])] {
-        let (step, ended) = live_as_exporter(&program, tree.path(), Without { landlock, row: None }, life);
+        let (step, ended) = live_as_exporter(&programs, tree.path(), Without { landlock, row: None }, life);
         assert!(ended.success(), "with every row it lives, Landlock left out {landlock}: {step}, {ended}");
     }
     let rows: Vec<_> =
@@ -252,7 +252,7 @@ fn remove_each_row_of_the_exporter() {
     let redundant = redundant(&rows, |row| {
         let without = Without { landlock: false, row: Some(row) };
         lives.iter().any(|life| {
-            let (step, ended) = live_as_exporter(&program, tree.path(), without, *life);
+            let (step, ended) = live_as_exporter(&programs, tree.path(), without, *life);
             println!("{}: {step}, {ended}", rows[row]);
             ended.signal() == Some(libc::SIGSYS)
         })
@@ -277,33 +277,35 @@ fn scrape_by_curl(exporter: SocketAddr) {
     curl.stdout(Stdio::null()).status().expect("curl is there");
 }
 
-fn started(ground: &Ground, broker: &mut Running) -> Result<(), std::process::ExitStatus> {
-    soon("a start", || broker.0.try_wait().unwrap().map(Err).or_else(|| ground.reported().then_some(Ok(()))))
+fn started(fixture: &Fixture, broker: &mut ChildProcess) -> Result<(), std::process::ExitStatus> {
+    wait_for("a start", || {
+        broker.child.try_wait().unwrap().map(Err).or_else(|| fixture.reported().then_some(Ok(())))
+    })
 }
 
 /// What ended a broker whose zygote was killed.
-fn lose_the_zygote(program: &Program, tree: &Path, without: Without) -> std::process::ExitStatus {
-    let (ground, mut broker) = broker(program, tree, without);
-    if let Err(ended) = started(&ground, &mut broker) {
+fn lose_the_zygote(programs: &Programs, tree: &Path, without: Without) -> std::process::ExitStatus {
+    let (fixture, mut broker) = broker(programs, tree, without);
+    if let Err(ended) = started(&fixture, &mut broker) {
         return ended;
     }
     let pid = broker.pid();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     let zygote = children.split_whitespace().next().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
     let _ = kill_process(zygote.unwrap(), Signal::KILL);
-    broker.end()
+    end(&mut broker)
 }
 
 /// Whether seccomp killed a zygote or its readers of some classes that live their lives without a row: `zygote:N` or
 /// `reader:N`. The machine is a small one, or this one.
-fn readers_are_killed(program: &Program, classes: &[Class], without: Option<&str>, small: bool) -> bool {
-    let (ground, tree) = (Ground::new(BROKER), stage::public_dir());
+fn readers_are_killed(programs: &Programs, classes: &[Class], without: Option<&str>, small: bool) -> bool {
+    let (fixture, tree) = (Fixture::new(BROKER_UID), environment::public_dir());
     if small {
         lay_out(tree.path());
-        lay_out_long_lists(tree.path(), &ground.at("udev"), classes);
+        lay_out_long_lists(tree.path(), &fixture.at("udev"), classes);
     }
     let slots: Vec<_> = classes.iter().map(|class| slot(*class)).collect();
-    let mut zygote = Zygote::start(program, &ground, BROKER, &slots, Stdio::null(), |command| {
+    let mut zygote = Zygote::start(programs, &fixture, BROKER_UID, &slots, Stdio::null(), |command| {
         if small {
             for root in ["proc", "sys"] {
                 command.arg(format!("--path.{root}fs={}", tree.path().join(root).display()));
@@ -312,7 +314,7 @@ fn readers_are_killed(program: &Program, classes: &[Class], without: Option<&str
         } else {
             command.arg("--view=auto");
         }
-        command.arg(format!("--filesystem.probe-directory={}", ground.at("open").display()));
+        command.arg(format!("--filesystem.probe-directory={}", fixture.at("open").display()));
         command.envs(without.map(|row| ("KEYHOLE_WITHOUT_ROW", row)));
     });
     let mut killed = zygote.report().is_none();
@@ -336,7 +338,7 @@ fn reader_is_killed(zygote: &mut Zygote, class: Class, slot: usize, tree: &Path)
             return killed;
         }
         // Whatever is asked of a reader that has been killed stays in the pipe, and its end is reported.
-        zygote.ask(slot, &[CHECK]);
+        zygote.ask(slot, &[CHECK_REQUEST]);
         for _ in 0..3 {
             zygote.ask(slot, &queries);
         }
@@ -345,11 +347,11 @@ fn reader_is_killed(zygote: &mut Zygote, class: Class, slot: usize, tree: &Path)
             // Something appears, and something goes.
             let _ = fs::write(tree.join("proc/uptime"), "1 1\n");
             let _ = fs::remove_dir_all(tree.join("sys/devices/hwmon7"));
-            zygote.ask(slot, &[CHECK]);
+            zygote.ask(slot, &[CHECK_REQUEST]);
             zygote.ask(slot, &queries);
         }
         // What follows the end is never taken: the zygote takes it before the next reader.
-        zygote.ask(slot, &[END]);
+        zygote.ask(slot, &[EXIT_REQUEST]);
         zygote.answers(slot).bytes.clear();
         match end_of_reader(zygote, slot) {
             Some(status) if signal(status) == Some(libc::SIGSYS) => return true,
@@ -358,24 +360,24 @@ fn reader_is_killed(zygote: &mut Zygote, class: Class, slot: usize, tree: &Path)
         }
         zygote.answers(slot).rest();
         zygote.answers(slot).bytes.clear();
-        zygote.ask(slot, &[CHECK, CHECK]);
+        zygote.ask(slot, &[CHECK_REQUEST, CHECK_REQUEST]);
     }
     false
 }
 
 /// Waits until a reader has reported itself; whether it was killed, when it has ended instead.
 fn killed_at_start(zygote: &mut Zygote, slot: usize) -> Option<bool> {
-    soon("a reader", || {
+    wait_for("a reader", || {
         if let Some((kind, _, payload)) = zygote.answers(slot).frame(Duration::from_millis(2)) {
             assert!(kind == Kind::Hello, "{kind:?}: {}", String::from_utf8_lossy(&payload));
             return Some(None);
         }
         match zygote.reports().frame(Duration::ZERO) {
-            Some((Kind::Ended, _, payload)) => {
+            Some((Kind::Exited, _, payload)) => {
                 let status = i32::from_le_bytes(payload[8..12].try_into().unwrap());
                 Some(Some(signal(status) == Some(libc::SIGSYS)))
             }
-            _ if !zygote.lives() => Some(Some(true)),
+            _ if !zygote.is_running() => Some(Some(true)),
             _ => None,
         }
     })
@@ -394,14 +396,14 @@ fn answered(zygote: &mut Zygote, slot: usize, mut left: usize) {
 
 /// The wait status of a reader, whose answers are dropped until then; none when the zygote ended instead.
 fn end_of_reader(zygote: &mut Zygote, slot: usize) -> Option<i32> {
-    soon("the end of a reader", || {
+    wait_for("the end of a reader", || {
         zygote.answers(slot).take(Duration::ZERO);
         zygote.answers(slot).bytes.clear();
         match zygote.reports().frame(Duration::from_millis(2)) {
-            Some((Kind::Ended, _, payload)) => {
+            Some((Kind::Exited, _, payload)) => {
                 Some(Some(i32::from_le_bytes(payload[8..12].try_into().unwrap())))
             }
-            _ if !zygote.lives() => Some(None),
+            _ if !zygote.is_running() => Some(None),
             _ => None,
         }
     })
@@ -410,30 +412,30 @@ fn end_of_reader(zygote: &mut Zygote, slot: usize) -> Option<i32> {
 #[test]
 fn without_any_row_of_the_table_a_broker_is_killed() {
     if root() {
-        alone_as_init("without_any_row_of_the_table_a_broker_is_killed", remove_each_row);
+        as_init("without_any_row_of_the_table_a_broker_is_killed", remove_each_row);
     }
 }
 
 #[test]
-fn a_sealed_broker_that_panics_says_where() {
+fn a_sealed_broker_that_panics_logs_where() {
     if !root() {
         return;
     }
-    let (program, ground) = (Program::new(), Ground::new(BROKER));
-    let mut command = program.broker(&ground, BROKER);
+    let (programs, fixture) = (Programs::new(), Fixture::new(BROKER_UID));
+    let mut command = programs.broker(&fixture, BROKER_UID);
     command.env("KEYHOLE_ACT", "a panic").env("KEYHOLE_IN", "broker");
-    let mut broker = Running(command.spawn().unwrap());
-    let ended = broker.end();
-    let log = ground.log();
+    let mut broker = ChildProcess::spawn(&mut command);
+    let ended = end(&mut broker);
+    let log = fixture.log();
     assert!(!ended.success() && log.contains("act.rs") && log.contains("for a test"), "{ended}: {log}");
 }
 
 fn remove_each_row() {
-    let (program, tree) = (Program::new(), stage::public_dir());
+    let (programs, tree) = (Programs::new(), environment::public_dir());
     lay_out(tree.path());
     // Where Landlock does not refuse what the C library may look at, nothing but the table decides.
     for landlock in [false, true] {
-        let (step, ended) = live(&program, tree.path(), Without { landlock, row: None });
+        let (step, ended) = live(&programs, tree.path(), Without { landlock, row: None });
         assert!(ended.success(), "with every row it lives, Landlock left out {landlock}: {step}, {ended}");
     }
     let mut rows: Vec<_> = SYSCALLS.iter().map(|row| format!("{}: {}", row.name, row.reason)).collect();
@@ -441,10 +443,10 @@ fn remove_each_row() {
     rows.extend(["pread64", "unlinkat", "newfstatat"].map(|name| format!("{name}: a pinned descriptor")));
     let redundant = redundant(&rows, |row| {
         let without = Without { landlock: false, row: Some(row) };
-        let (step, ended) = live(&program, tree.path(), without);
+        let (step, ended) = live(&programs, tree.path(), without);
         println!("{}: {step}, {ended}", rows[row]);
         ended.signal() == Some(libc::SIGSYS)
-            || lose_the_zygote(&program, tree.path(), without).signal() == Some(libc::SIGSYS)
+            || lose_the_zygote(&programs, tree.path(), without).signal() == Some(libc::SIGSYS)
     });
     assert_eq!(wrong("broker", &redundant), <[String; 0]>::default());
 }
@@ -484,20 +486,17 @@ fn wrong(process: &str, redundant: &[String]) -> Vec<String> {
 #[test]
 fn without_any_row_of_its_table_a_zygote_or_a_reader_is_killed() {
     if root() {
-        alone_as_init(
-            "without_any_row_of_its_table_a_zygote_or_a_reader_is_killed",
-            remove_each_row_of_readers,
-        );
+        as_init("without_any_row_of_its_table_a_zygote_or_a_reader_is_killed", remove_each_row_of_readers);
     }
 }
 
 fn remove_each_row_of_readers() {
-    let program = Program::new();
+    let programs = Programs::new();
     for small in [false, true] {
-        assert!(!readers_are_killed(&program, &Class::ALL, None, small));
+        assert!(!readers_are_killed(&programs, &Class::ALL, None, small));
     }
     let is_killed = |classes: &[Class], row: String| {
-        [true, false].into_iter().any(|small| readers_are_killed(&program, classes, Some(&row), small))
+        [true, false].into_iter().any(|small| readers_are_killed(&programs, classes, Some(&row), small))
     };
     let mut failures = Vec::new();
     let mut check = |process: &str, rows: Vec<String>, is_killed: &(dyn Fn(usize) -> bool + Sync)| {
@@ -515,18 +514,18 @@ fn remove_each_row_of_readers() {
 }
 
 /// Asks for everything and takes the first part.
-fn go_away(ground: &Ground) {
-    ask(ground, |mut client| async move {
+fn go_away(fixture: &Fixture) {
+    ask(fixture, |mut client| async move {
         let queries = TABLE.iter().map(|row| row.query.into()).collect();
         let Ok(answer) = client.read(ReadRequest { queries }).await else { return };
         let _ = answer.into_inner().message().await;
     });
 }
 
-fn talk_garbage(ground: &Ground) {
+fn talk_garbage(fixture: &Fixture) {
     use std::io::Read;
-    as_uid(BROKER, || {
-        let Ok(mut stream) = UnixStream::connect(ground.socket()) else { return };
+    run_as_uid(BROKER_UID, || {
+        let Ok(mut stream) = UnixStream::connect(fixture.socket()) else { return };
         let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
         let _ = stream.write_all(&[0x20; 4096]);
         let _ = stream.read_to_end(&mut Vec::new());

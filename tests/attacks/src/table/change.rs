@@ -2,7 +2,7 @@
 
 use libc::{AT_FDCWD, O_APPEND, O_CREAT, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY};
 
-use crate::host::{STRANGER, open};
+use crate::host::{OTHER_UID, open};
 use crate::process::BROKER;
 use crate::{Attack, L, MINUS_ONE, R, S, U, attack, call};
 
@@ -13,7 +13,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("write to a file of its own uid", "openat", S | L, |host| host.open("own", O_WRONLY)),
     attack("write to a file that all may write", "openat", S | L, |host| host.open("world", O_WRONLY)),
     attack("write to a file of root", "openat", S | L | U, |host| host.open("roots", O_WRONLY)),
-    attack("write to a file of another uid", "openat", S | L | U | R, |host| host.open("strangers", O_WRONLY)),
+    attack("write to a file of another uid", "openat", S | L | U | R, |host| host.open("other_uid", O_WRONLY)),
     attack("read and write a file", "openat", S | L, |host| host.open("own", O_RDWR)),
     attack("append to a file", "openat", S | L, |host| host.open("own", O_WRONLY | O_APPEND)),
     attack("truncate a file as it is opened", "openat", S | L, |host| host.open("own", O_RDONLY | O_TRUNC)),
@@ -24,7 +24,7 @@ pub(super) static ATTACKS: &[Attack] = &[
         let how = [O_WRONLY as u64, 0, 0];
         call!(SYS_openat2, AT_FDCWD, host.at("own").as_ptr(), how.as_ptr(), size_of_val(&how))
     }),
-    attack("open a held descriptor once more, to write", "openat", S | L, |host| open(&host.of_left_open(), O_WRONLY)),
+    attack("open a descriptor again, to write", "openat", S | L, |host| open(&host.of_left_open(), O_WRONLY)),
     attack("remove a file", "unlinkat", S | L, |host| call!(SYS_unlinkat, AT_FDCWD, host.at("own").as_ptr(), 0)),
     attack("remove a directory", "unlinkat", S | L, |host| {
         call!(SYS_unlinkat, AT_FDCWD, host.at("open").as_ptr(), libc::AT_REMOVEDIR)
@@ -47,13 +47,13 @@ pub(super) static ATTACKS: &[Attack] = &[
     }),
     attack("change a file's mode", "fchmodat", S, |host| call!(SYS_fchmodat, AT_FDCWD, host.at("own").as_ptr(), 0o4755)),
     attack("give a file to another uid", "fchownat", S | U | R, |host| {
-        call!(SYS_fchownat, AT_FDCWD, host.at("own").as_ptr(), STRANGER, MINUS_ONE, 0)
+        call!(SYS_fchownat, AT_FDCWD, host.at("own").as_ptr(), OTHER_UID, MINUS_ONE, 0)
     }),
     attack("change a file's times", "utimensat", S, |host| call!(SYS_utimensat, AT_FDCWD, host.at("own").as_ptr(), 0, 0)),
     attack("set an extended attribute", "setxattr", S, |host| {
         call!(SYS_setxattr, host.at("own").as_ptr(), ATTR.as_ptr(), b"x".as_ptr(), 1, 0)
     }),
-    // Where Landlock is missing, seccomp allows no unlinkat at all: it could not be kept to the socket's directory.
+    // Where Landlock is missing, seccomp allows no unlinkat at all: it could not be restricted to the socket's directory.
     attack("remove its own socket", "unlinkat", S, |host| call!(SYS_unlinkat, host.socket_dir, c"broker.sock".as_ptr(), 0))
         .within(BROKER)
         .residual(&[(BROKER, "It does so at its end; the exporter reports that the broker cannot be reached.")]),

@@ -29,13 +29,13 @@ pub(super) static ATTACKS: &[Attack] = &[
         .residual(&[UNSEALED]),
     attack("read a file of its own uid", "openat", S | L, |host| host.open("own", O_RDONLY))
         .residual(&[UNSEALED]),
-    attack("read a file of another uid", "openat", S | L | U | R, |host| host.open("strangers", O_RDONLY)),
+    attack("read a file of another uid", "openat", S | L | U | R, |host| host.open("other_uid", O_RDONLY)),
     attack("read a file of another uid by its handle", "open_by_handle_at", S | L | U | R, by_handle),
     attack("list the root directory", "openat", S | L, |_| list(c"/"))
         .residual(&[UNSEALED]),
     attack("climb out of sysfs by `..`", "openat", S | L, |_| read(c"/sys/../etc/passwd"))
         .residual(&[UNSEALED]),
-    attack("climb out of a held descriptor by `..`", "openat", S | L, |_| below_any_descriptor(c"../../../../../../../../etc/passwd")),
+    attack("climb out of an open descriptor by `..`", "openat", S | L, |_| below_any_descriptor(c"../../../../../../../../etc/passwd")),
     attack("follow a symbolic link out of a root", "openat", S | L, |host| read(&host.in_granted("leak")))
         .residual(&[UNSEALED]),
     attack("climb out of a granted root by `..`", "openat", S | L, |host| read(&host.in_granted("../own")))
@@ -45,7 +45,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("watch a whole file system", "fanotify_init", S | U | R, |_| call!(SYS_fanotify_init, 0, 0)),
 
     // procfs: nothing of it is opened after the seal.
-    attack("read a process's command line", "openat", S | L, |host| host.read_strangers("cmdline"))
+    attack("read a process's command line", "openat", S | L, |host| host.read_of_other_uid("cmdline"))
         .residual(&[PROCFS_IS_OPEN, UNSEALED]),
     attack("list the processes", "openat", S | L, |_| list(c"/proc"))
         .residual(&[PROCFS_IS_OPEN, UNSEALED]),
@@ -56,7 +56,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("read the machine's memory", "openat", S | L, |_| read(c"/proc/kcore")),
     attack("read the kernel's log", "openat", S | L | U | R, |_| open(c"/proc/kmsg", O_RDONLY)),
     attack("enter the host's root by /proc/1/root", "openat", S | L | U | R, |_| read(c"/proc/1/root/etc/passwd")),
-    attack("enter the host's folder by /proc/1/cwd", "openat", S | L | U | R, |_| open(c"/proc/1/cwd", O_RDONLY | O_DIRECTORY)),
+    attack("enter the host's directory by /proc/1/cwd", "openat", S | L | U | R, |_| open(c"/proc/1/cwd", O_RDONLY | O_DIRECTORY)),
     attack("open a namespace of PID 1", "openat", S | L | U | R, |_| open(c"/proc/1/ns/mnt", O_RDONLY)),
     attack("read its own environment as it was", "openat", S | L | U, |_| read(c"/proc/self/environ"))
         .residual(&[PROCFS_IS_OPEN, UNSEALED]),
@@ -74,13 +74,13 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("enter a neighbour's root", "openat", S | L, |host| open(&host.of_process(host.neighbour, "root/etc/passwd"), O_RDONLY)),
 
     // Of a process of another uid.
-    attack("read a stranger's environment", "openat", S | L | U | R, |host| host.read_strangers("environ")),
-    attack("read a stranger's memory", "openat", S | L | U | R, |host| open(&host.of_process(host.stranger, "mem"), O_RDONLY)),
-    attack("read a stranger's input and output", "openat", S | L | U | R, |host| host.read_strangers("io")),
-    attack("read a stranger's memory map", "openat", S | L | U | R, |host| host.read_strangers("maps")),
-    attack("list a stranger's descriptors", "openat", S | L | U | R, |host| list(&host.of_process(host.stranger, "fd"))),
-    attack("open a stranger's descriptor", "openat", S | L | U | R, |host| open(&host.of_process(host.stranger, "fd/0"), O_RDONLY)),
-    attack("enter a stranger's root", "openat", S | L | U | R, |host| open(&host.of_process(host.stranger, "root/etc/passwd"), O_RDONLY)),
+    attack("read the environment of another uid's process", "openat", S | L | U | R, |host| host.read_of_other_uid("environ")),
+    attack("read the memory of another uid's process", "openat", S | L | U | R, |host| open(&host.of_process(host.other_uid_pid, "mem"), O_RDONLY)),
+    attack("read the input and output of another uid's process", "openat", S | L | U | R, |host| host.read_of_other_uid("io")),
+    attack("read the memory map of another uid's process", "openat", S | L | U | R, |host| host.read_of_other_uid("maps")),
+    attack("list the descriptors of another uid's process", "openat", S | L | U | R, |host| list(&host.of_process(host.other_uid_pid, "fd"))),
+    attack("open a descriptor of another uid's process", "openat", S | L | U | R, |host| open(&host.of_process(host.other_uid_pid, "fd/0"), O_RDONLY)),
+    attack("enter the root of another uid's process", "openat", S | L | U | R, |host| open(&host.of_process(host.other_uid_pid, "root/etc/passwd"), O_RDONLY)),
 
     // What is left.
     attack("read a file of sysfs that no query gives", "openat", S | L, |_| read(c"/sys/kernel/vmcoreinfo"))
@@ -121,7 +121,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     }).residual(&[(MOUNTS, "It is what this reader does for mount points."), UNSEALED]),
 ];
 
-/// Opens `path` below the first held descriptor that lets it.
+/// Opens `path` below the first open descriptor that allows it.
 fn below_any_descriptor(path: &CStr) -> i64 {
     let attempts = (3..256).map(|fd| open_at(fd, path, O_RDONLY));
     // What says most: that it went through, else any errno but that the descriptor is no directory.
@@ -133,7 +133,7 @@ fn below_any_descriptor(path: &CStr) -> i64 {
 fn by_handle(host: &crate::Host) -> i64 {
     let (mut handle, mut mount) = ([0u32; 34], 0);
     handle[0] = 128;
-    let path = host.at("strangers");
+    let path = host.at("other_uid");
     let named = call!(SYS_name_to_handle_at, AT_FDCWD, path.as_ptr(), handle.as_mut_ptr(), &raw mut mount, 0);
     if named < 0 {
         return named;

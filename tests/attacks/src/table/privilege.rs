@@ -2,7 +2,7 @@
 
 use libc::{AT_FDCWD, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER};
 
-use crate::host::{STRANGER, open};
+use crate::host::{OTHER_UID, open};
 use crate::{Attack, L, MINUS_ONE, R, S, U, attack, call, child, past};
 
 const CAP_SYS_ADMIN: usize = 21;
@@ -11,14 +11,14 @@ const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 #[rustfmt::skip]
 pub(super) static ATTACKS: &[Attack] = &[
     attack("become root", "setuid", S | U, |_| call!(SYS_setuid, 0)),
-    attack("become another uid", "setresuid", S | U | R, |_| call!(SYS_setresuid, STRANGER, STRANGER, STRANGER)),
-    attack("become another group", "setresgid", S | U | R, |_| call!(SYS_setresgid, STRANGER, STRANGER, STRANGER)),
+    attack("become another uid", "setresuid", S | U | R, |_| call!(SYS_setresuid, OTHER_UID, OTHER_UID, OTHER_UID)),
+    attack("become another group", "setresgid", S | U | R, |_| call!(SYS_setresgid, OTHER_UID, OTHER_UID, OTHER_UID)),
     attack("join groups", "setgroups", S | U | R, |_| call!(SYS_setgroups, 1, [42u32].as_ptr())),
     attack("read files as another uid", "setfsuid", S | U | R, |_| {
         // It gives the uid before, whatever comes of it.
-        call!(SYS_setfsuid, STRANGER);
+        call!(SYS_setfsuid, OTHER_UID);
         let now = call!(SYS_setfsuid, MINUS_ONE);
-        if now == i64::from(STRANGER) { 0 } else { -i64::from(libc::EPERM) }
+        if now == i64::from(OTHER_UID) { 0 } else { -i64::from(libc::EPERM) }
     }),
     attack("take capabilities", "capset", S | U | R, |_| {
         let header = [CAPABILITY_VERSION_3, 0];

@@ -10,12 +10,12 @@ const PTRACE_SEIZE: i32 = 0x4206;
 pub(super) static ATTACKS: &[Attack] = &[
     attack("signal a neighbour", "kill", S | L, |host| call!(SYS_kill, host.neighbour, 0)),
     attack("signal a neighbour's thread", "tgkill", S | L, |host| call!(SYS_tgkill, host.neighbour, host.neighbour, 0)),
-    attack("signal a stranger", "kill", S | L | U | R, |host| call!(SYS_kill, host.stranger, 0)),
+    attack("signal a process of another uid", "kill", S | L | U | R, |host| call!(SYS_kill, host.other_uid_pid, 0)),
     attack("signal everyone", "kill", S | L, |host| call!(SYS_kill, -host.neighbour, 0)),
     attack("take hold of a neighbour", "pidfd_open", S, |host| call!(SYS_pidfd_open, host.neighbour, 0))
         .residual(&[(ZYGOTE, "It waits for readers so. No call that does more with a pidfd is allowed.")]),
     attack("trace a neighbour", "ptrace", S | L, |host| call!(SYS_ptrace, PTRACE_SEIZE, host.neighbour, 0, 0)),
-    attack("trace a stranger", "ptrace", S | L | U | R, |host| call!(SYS_ptrace, PTRACE_SEIZE, host.stranger, 0, 0)),
+    attack("trace a process of another uid", "ptrace", S | L | U | R, |host| call!(SYS_ptrace, PTRACE_SEIZE, host.other_uid_pid, 0, 0)),
     attack("let its parent trace it", "ptrace", S, |_| call!(SYS_ptrace, libc::PTRACE_TRACEME, 0, 0, 0)),
     attack("read a neighbour's memory by a call", "process_vm_readv", S | L, |host| over_memory(libc::SYS_process_vm_readv, host.neighbour)),
     attack("write a neighbour's memory by a call", "process_vm_writev", S | L, |host| over_memory(libc::SYS_process_vm_writev, host.neighbour)),

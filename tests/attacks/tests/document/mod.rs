@@ -112,15 +112,15 @@ fn outcome(attack: &Attack, ends: &Ends, process: Process) -> String {
         return "-".to_owned();
     }
     let [user, root] = [(U, 0), (R, 1)].map(|(uid, at)| {
-        let held = held_by(ends, process, uid);
+        let stopped = stopped_in(ends, process, uid);
         let cell = cell(ends, sealed(ends, process)[at]);
-        if held.is_empty() { cell } else { format!("{cell}: {held}") }
+        if stopped.is_empty() { cell } else { format!("{cell}: {stopped}") }
     });
     if user == root { user } else { format!("{user}; uid 0: {root}") }
 }
 
 /// The layers that stop an attack, in bold where there is only one.
-fn held_by(ends: &Ends, process: Process, uid: Layers) -> String {
+fn stopped_in(ends: &Ends, process: Process, uid: Layers) -> String {
     let alone = stopped_by(ends, process);
     let names = [(S, "seccomp"), (L, "Landlock"), (uid, "uid")];
     let names = names.iter().filter(|(layer, _)| alone & layer != 0).map(|(_, name)| *name);

@@ -1,10 +1,8 @@
-//! What the tests stand on: programs with an intruder in them, as any uid, in a mount namespace and with a host name of
-//! their own.
-#![allow(dead_code, reason = "each test uses its part")]
+//! Programs with an intruder in them, as any uid, in a mount namespace and with a host name of their own, and the files
+//! that they are started with.
+#![allow(dead_code, reason = "each test uses some of it")]
 
 pub mod client;
-#[path = "../../../common/forked.rs"]
-mod forked;
 pub mod pipes;
 pub mod scraper;
 
@@ -14,79 +12,40 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use keyhole_attacks::STRANGER;
+use keyhole_attacks::OTHER_UID;
+pub use keyhole_test_support::ChildProcess;
 use tempfile::TempDir;
 
-pub use forked::alone_as_init;
+pub use keyhole_test_support::fork::as_init;
+use keyhole_test_support::{listening_address, programs, root_for, wait_for_within};
 
-/// The longest that one attack may take, on a machine that has other things to do.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest that one attack may take, on a machine that is busy with others.
+pub const ATTACK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Whether what needs root can be tested.
+/// Whether processes can be started as other uids.
 pub fn root() -> bool {
-    let is_root = rustix::process::getuid().is_root();
-    if !is_root {
-        assert!(!required(), "KEYHOLE_REQUIRE_ROOT is set, and this is not root");
-        println!("skipped: needs root");
-    }
-    is_root
+    root_for("start processes as other uids")
 }
 
-/// Whether a test that cannot run should fail.
-pub fn required() -> bool {
-    std::env::var_os("KEYHOLE_REQUIRE_ROOT").is_some()
+/// Polls until there is something.
+pub fn wait_for<T>(what: &str, find: impl FnMut() -> Option<T>) -> T {
+    wait_for_within(ATTACK_TIMEOUT, what, find)
 }
 
-/// The newest Landlock ABI of the running kernel; 0 without Landlock.
-pub fn landlock_abi() -> i64 {
-    const VERSION: u64 = 1;
-    // SAFETY: with this flag and no attributes the call only tells a number.
-    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0usize, 0usize, VERSION) };
-    abi.max(0)
-}
-
-/// Looks for something until it is there.
-pub fn soon<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = find() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// A child that is gone when the test is.
-#[derive(Debug)]
-pub struct Running(pub Child);
-
-impl Running {
-    pub fn pid(&self) -> i32 {
-        self.0.id().cast_signed()
-    }
-
-    pub fn end(&mut self) -> ExitStatus {
-        soon("an end", || self.0.try_wait().unwrap())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// The exit status of a process that ends by itself.
+pub fn end(process: &mut ChildProcess) -> ExitStatus {
+    process.wait_within(ATTACK_TIMEOUT)
 }
 
 /// A process of a uid, without capabilities, that does nothing for as long as the test runs.
-pub fn sleeper(uid: u32) -> Running {
+pub fn sleeper(uid: u32) -> ChildProcess {
     let spawn = || {
         let mut command = Command::new("sleep");
         command.arg("600").env("SECRET", "1").stdin(Stdio::null()).process_group(0);
-        Running(command.uid(uid).gid(uid).spawn().unwrap())
+        ChildProcess::spawn(command.uid(uid).gid(uid))
     };
     // Another uid loses them as it is taken; capabilities belong to a thread, and so root's are dropped on one.
     let of_root = || {
@@ -99,11 +58,11 @@ pub fn sleeper(uid: u32) -> Running {
     }
 }
 
-/// The programs, where any uid may run them.
+/// The hostile programs, where any uid may run them.
 #[derive(Debug)]
-pub struct Program(TempDir);
+pub struct Programs(TempDir);
 
-impl Program {
+impl Programs {
     pub fn new() -> Self {
         let dir = public_dir();
         // The last is the same as the one before, under a name that tells a zygote without a broker from one with it.
@@ -113,10 +72,8 @@ impl Program {
             (env!("CARGO_BIN_EXE_hostile-reader"), "keyhole-reader"),
             (env!("CARGO_BIN_EXE_hostile-reader"), "zygote"),
         ] {
-            // By another process: a descriptor open for writing, inherited by a child of another test, would make the
-            // program busy.
-            let copied = Command::new("cp").arg(built).arg(dir.path().join(name)).status().unwrap();
-            assert!(copied.success());
+            // Not a link: an attack may change the file.
+            programs::copy(Path::new(built), &dir.path().join(name));
         }
         Self(dir)
     }
@@ -128,43 +85,43 @@ impl Program {
         command
     }
 
-    /// A broker on `ground`.
-    pub fn broker(&self, ground: &Ground, uid: u32) -> Command {
-        let mut command = self.with_log("keyhole-broker", ground, uid, "log");
+    /// A broker on `fixture`.
+    pub fn broker(&self, fixture: &Fixture, uid: u32) -> Command {
+        let mut command = self.with_log("keyhole-broker", fixture, uid, "log");
         command
-            .arg(format!("--socket.path={}", ground.socket().display()))
-            .arg(format!("--path.udev.data={}", ground.at("udev").display()))
+            .arg(format!("--socket.path={}", fixture.socket().display()))
+            .arg(format!("--path.udev.data={}", fixture.at("udev").display()))
             .args(["--allow-root", "--allow-capabilities", "--view=host"]);
         command
     }
 
-    /// An exporter on `ground`, with everything on that it opens files for.
-    pub fn exporter(&self, ground: &Ground, uid: u32) -> Command {
-        let mut command = self.with_log("keyhole-exporter", ground, uid, "exporter.log");
+    /// An exporter on `fixture`, with everything on that it opens files for.
+    pub fn exporter(&self, fixture: &Fixture, uid: u32) -> Command {
+        let mut command = self.with_log("keyhole-exporter", fixture, uid, "exporter.log");
         command
-            .arg(format!("--broker.socket={}", ground.socket().display()))
-            .arg(format!("--collector.textfile.directory={}", ground.at("text").display()))
-            .arg(format!("--web.config.file={}", ground.at("web/config.yml").display()))
+            .arg(format!("--broker.socket={}", fixture.socket().display()))
+            .arg(format!("--collector.textfile.directory={}", fixture.at("text").display()))
+            .arg(format!("--web.config.file={}", fixture.at("web/config.yml").display()))
             .arg("--web.listen-address=127.0.0.1:0");
         command
     }
 
-    /// A program as a uid, in a mount namespace and with a host name of its own, so that what goes through harms nobody;
-    /// its log goes to a file of the ground.
-    fn with_log(&self, program: &str, ground: &Ground, uid: u32, log: &str) -> Command {
+    /// A program as a uid, in a mount namespace and with a host name of its own, so that a successful attack does no harm.
+    /// Its log goes to a file of the fixture.
+    fn with_log(&self, program: &str, fixture: &Fixture, uid: u32, log: &str) -> Command {
         let mut command = Command::new(self.0.path().join(program));
         command
-            .stdin(File::open(ground.at("own")).unwrap())
+            .stdin(File::open(fixture.at("own")).unwrap())
             .stdout(tcp_socket())
-            .stderr(File::create(ground.at(log)).unwrap());
+            .stderr(File::create(fixture.at(log)).unwrap());
         // SAFETY: the child makes system calls that take numbers or null and constant strings.
-        unsafe { command.pre_exec(move || apart(uid)) };
+        unsafe { command.pre_exec(move || unshare(uid)) };
         command
     }
 }
 
-/// Waits for the zygotes and readers whose broker has gone, which are this process's children when it is PID 1: without,
-/// thousands of them would remain. Those that a test has started itself have another name.
+/// Reaps the zygotes and readers whose broker has ended, which are this process's children when it is PID 1. Otherwise
+/// thousands of zombies would remain. Those that a test has started itself have another name.
 pub fn reap_orphans() {
     let Ok(processes) = fs::read_dir("/proc") else { return };
     for process in processes.flatten() {
@@ -178,8 +135,8 @@ pub fn reap_orphans() {
     }
 }
 
-/// Takes the calling process into namespaces of its own, and makes it a uid.
-fn apart(uid: u32) -> std::io::Result<()> {
+/// Moves the calling process into namespaces of its own, and changes its uid.
+fn unshare(uid: u32) -> std::io::Result<()> {
     let checked = |result: i32| match result {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
@@ -221,13 +178,13 @@ pub fn public_dir() -> TempDir {
 
 /// The files of one attack: see [`Host`] for what is there.
 #[derive(Debug)]
-pub struct Ground {
+pub struct Fixture {
     dir: TempDir,
     _open_socket: UnixListener,
 }
 
-impl Ground {
-    /// Lays out files for a process of a uid.
+impl Fixture {
+    /// Makes the files for a process of a uid.
     pub fn new(uid: u32) -> Self {
         let dir = public_dir();
         let at = |name: &str| dir.path().join(name);
@@ -245,7 +202,7 @@ impl Ground {
             ("own", uid, 0o600, "precious"),
             ("world", 0, 0o666, "precious"),
             ("roots", 0, 0o644, "precious"),
-            ("strangers", STRANGER, 0o600, "precious"),
+            ("other_uid", OTHER_UID, 0o600, "precious"),
             ("run/beside", 0, 0o644, ""),
             ("udev/b8:0", uid, 0o644, "E:x=1\n"),
             ("text/x.prom", uid, 0o644, "x 1\n"),
@@ -286,7 +243,7 @@ impl Ground {
         fs::read_to_string(self.at("log")).unwrap()
     }
 
-    /// Whether the broker has said which layers are in force: from then on all of them are.
+    /// Whether the broker has logged which layers are in force: from then on all of them are.
     pub fn reported(&self) -> bool {
         self.log().contains("sysfs view=")
     }
@@ -296,15 +253,13 @@ impl Ground {
         fs::read_to_string(self.at("exporter.log")).unwrap()
     }
 
-    /// Where the exporter listens, once it has said so: from then on every layer is in force.
+    /// The exporter's address, once it has logged it: from then on every layer is in force.
     pub fn listening(&self) -> Option<SocketAddr> {
-        let log = self.exporter_log();
-        let line = log.lines().find(|line| line.contains(" msg=listening "))?;
-        line.split(" address=").nth(1)?.split(' ').next()?.parse().ok()
+        listening_address(&self.exporter_log())
     }
 }
 
-/// A cgroup that is gone when the test is; none where no cgroup2 is mounted to be written to.
+/// A cgroup that is removed when this is dropped; none where no writable cgroup2 is mounted.
 #[derive(Debug)]
 pub struct Cgroup(pub PathBuf);
 
@@ -318,7 +273,7 @@ impl Cgroup {
         });
         let path =
             Path::new(cgroup2.unwrap_or("/none")).join(format!("keyhole-attack-{}", std::process::id()));
-        // Where it cannot be made the attacks on it find nothing, which is said.
+        // Where it cannot be made the attacks on it find nothing, and report that.
         let _ = fs::create_dir(&path);
         Self(path)
     }

@@ -1,20 +1,18 @@
 //! A client of an exporter.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Sends bytes and takes all that comes back, for a few seconds at most.
+use keyhole_test_support::http;
+
+/// Sends bytes and returns everything that comes back, for a few seconds at most.
 pub fn send(exporter: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut answer = Vec::new();
-    let Ok(mut stream) = TcpStream::connect(exporter) else { return answer };
+    let Ok(stream) = http::connect(exporter) else { return Vec::new() };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
-    let _ = stream.write_all(bytes);
-    let _ = stream.read_to_end(&mut answer);
-    answer
+    http::exchange(stream, bytes)
 }
 
-/// Asks for a page; `user` is what the header says after `Basic`.
+/// Asks for a page; `user` follows `Basic` in the header.
 pub fn get(exporter: SocketAddr, path: &str, user: &str, more: &str) -> String {
     let head = format!("GET {path} HTTP/1.1\r\nHost: test\r\nAuthorization: Basic {user}\r\n{more}");
     let request = format!("{head}Connection: close\r\n\r\n");

@@ -1,12 +1,14 @@
-//! What strangers ask for, or do not take, costs Prometheus nothing.
+//! What other clients ask for, or do not read, does not affect Prometheus.
 
-mod support;
+mod in_process;
 
 use std::time::Duration;
 
+use in_process::Exporter;
 use keyhole_exporter::http::Client;
 use keyhole_proto::v1::Query;
-use support::{Answer, Exporter, FakeBroker, Script};
+use keyhole_test_support::fake_broker::{FakeBroker, Script};
+use keyhole_test_support::http::Response;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -47,7 +49,7 @@ async fn many_selections_are_answered_from_few_reads() {
     for (answer, path) in &asked {
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         let asks_for = |collector: &str| path.contains(&format!("={collector}"));
-        assert_eq!(answer.has("node_load1 0.5"), asks_for("loadavg"), "{path}");
+        assert_eq!(answer.has_line("node_load1 0.5"), asks_for("loadavg"), "{path}");
         for collector in ["loadavg", "time", "meminfo", "netstat"] {
             let ran = answer
                 .text()
@@ -55,7 +57,11 @@ async fn many_selections_are_answered_from_few_reads() {
             assert_eq!(ran, asks_for(collector), "{path}: {collector}");
         }
         if path == "/metrics?collect[]=loadavg" {
-            assert!(answer.has("keyhole_queries{outcome=\"ok\"} 1"), "only its own query: {}", answer.text());
+            assert!(
+                answer.has_line("keyhole_queries{outcome=\"ok\"} 1"),
+                "only its own query: {}",
+                answer.text()
+            );
         }
     }
     assert!(
@@ -94,11 +100,11 @@ async fn a_selection_now_and_then_has_a_read_of_its_own_queries() {
         exporter.get("/metrics?collect[]=loadavg").await;
     }
     assert_eq!(broker.reads(), 3);
-    assert_eq!(*broker.calls.asked.lock().unwrap(), [Query::Loadavg], "of the last");
+    assert_eq!(*broker.calls.queries.lock().unwrap(), [Query::Loadavg], "of the last");
 }
 
 #[tokio::test]
-async fn a_selection_that_nobody_waits_for_any_more_is_not_read() {
+async fn a_selection_whose_client_has_disconnected_is_not_read() {
     let (_dir, socket) = directory();
     let script = Script { delay: Duration::from_millis(800), ..Script::default() };
     let broker = FakeBroker::start(&socket, script);
@@ -126,7 +132,7 @@ async fn a_selection_that_nobody_waits_for_any_more_is_not_read() {
 }
 
 #[tokio::test]
-async fn the_whole_is_answered_also_when_selections_have_every_permit() {
+async fn a_full_scrape_is_answered_when_selections_have_every_permit() {
     let (_dir, socket) = directory();
     let script = Script { delay: Duration::from_millis(300), ..Script::default() };
     let _broker = FakeBroker::start(&socket, script);
@@ -140,19 +146,19 @@ async fn the_whole_is_answered_also_when_selections_have_every_permit() {
 }
 
 #[tokio::test]
-async fn who_has_little_time_cuts_nobody_elses_scrape_short() {
+async fn a_client_with_a_short_timeout_does_not_shorten_the_scrapes_of_others() {
     let (_dir, socket) = directory();
     let script = Script { delay: Duration::from_millis(1200), ..Script::default() };
     let _broker = FakeBroker::start(&socket, script);
     let exporter = Exporter::start(&socket, &[]);
-    let patient = async {
+    let slow = async {
         tokio::time::sleep(Duration::from_millis(100)).await;
         exporter.request("GET", "/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "9")]).await
     };
     let hurried = exporter.request("GET", "/metrics", &[("X-Prometheus-Scrape-Timeout-Seconds", "1.6")]);
-    let (hurried, patient) = tokio::join!(hurried, patient);
-    assert_eq!((hurried.status, patient.status), (503, 200), "{}", patient.text());
-    assert!(patient.has("node_load1 0.5"));
+    let (hurried, slow) = tokio::join!(hurried, slow);
+    assert_eq!((hurried.status, slow.status), (503, 200), "{}", slow.text());
+    assert!(slow.has_line("node_load1 0.5"));
 }
 
 /// Clients that ask and take nothing of a page that is larger than what the system keeps for them.
@@ -174,16 +180,16 @@ fn large_page() -> Script {
 const LARGE: [&str; 2] = ["--collector.softirqs", "--collector.series-limit=0"];
 
 #[tokio::test]
-async fn answers_that_nobody_takes_are_bounded_and_give_way() {
+async fn answers_that_nobody_reads_are_bounded_and_dropped() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, large_page());
     let exporter = Exporter::start(&socket, &LARGE);
     let page = exporter.get("/metrics").await.body.len();
     assert!(page > 2 << 20, "{page}");
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     for n in 0..40 {
         let path = format!("/metrics?name[]=node_softirqs_functions_total&name[]=x{n}");
-        held.push(takes_nothing(&exporter, &path).await);
+        connections.push(takes_nothing(&exporter, &path).await);
     }
     let closed = "keyhole_connections_closed_total{reason=\"unread\"}";
     let (mut most, mut given_way) = (0, 0.0);
@@ -198,13 +204,15 @@ async fn answers_that_nobody_takes_are_bounded_and_give_way() {
     // Pages of everything are made below 12 MiB; besides the last of them there may be the page of a selection that was
     // let in before, and what it is cut from.
     assert!(most < (12 << 20) + 3 * page, "{most} bytes, pages of {page}");
-    drop(held);
-    let given_back = async {
+    drop(connections);
+    let freed = async {
         while exporter.scraper.unread.bytes() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(Duration::from_secs(5), given_back).await.expect("nothing is kept for who has gone");
+    timeout(Duration::from_secs(5), freed)
+        .await
+        .expect("nothing is buffered for a client that has disconnected");
 }
 
 #[tokio::test]
@@ -259,7 +267,7 @@ fn value(text: &str, series: &str) -> f64 {
 }
 
 /// Waits for all, side by side.
-async fn futures<F: Future<Output = (Answer, String)>>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
+async fn futures<F: Future<Output = (Response, String)>>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut pending: Vec<_> = all.map(Box::pin).collect();
     let mut done = Vec::new();
     std::future::poll_fn(|cx| {

@@ -1,11 +1,8 @@
-//! What a process and those that it started hold, for tests that something is given back.
+//! What a process and its descendants use, for tests that it is released.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
-use super::PATIENCE;
-
-/// What a process holds, and with it every process that it started: a broker's reader and what that forks.
+/// What a process and its descendants use: of a broker, with the zygote and the readers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Usage {
     pub descriptors: usize,
@@ -14,19 +11,19 @@ pub struct Usage {
 }
 
 impl Usage {
-    pub fn of(pid: u32) -> Self {
-        let mut all = Self::of_process(pid).expect("a process of ours");
-        // Others may end while they are looked at.
-        for of in descendants(pid).into_iter().filter_map(Self::of_process) {
-            all.descriptors += of.descriptors;
-            all.threads += of.threads;
-            all.resident_kib += of.resident_kib;
+    pub fn measure(pid: u32) -> Self {
+        let mut total = Self::measure_process(pid).expect("a process of ours");
+        // Descendants may end meanwhile.
+        for usage in descendants(pid).into_iter().filter_map(Self::measure_process) {
+            total.descriptors += usage.descriptors;
+            total.threads += usage.threads;
+            total.resident_kib += usage.resident_kib;
         }
-        all
+        total
     }
 
-    /// What one process holds; nothing when it has ended.
-    pub fn of_process(pid: u32) -> Option<Self> {
+    /// What one process uses; `None` when it has ended.
+    pub fn measure_process(pid: u32) -> Option<Self> {
         let count = |what: &str| Some(fs::read_dir(format!("/proc/{pid}/{what}")).ok()?.count());
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next());
@@ -39,7 +36,7 @@ impl Usage {
     }
 }
 
-/// The processes that a process started, and that those started, as long as they live.
+/// The processes that a process has started, and those that they have, without the ones that have ended.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut found = vec![pid];
     let mut next = 0;
@@ -52,13 +49,4 @@ pub fn descendants(pid: u32) -> Vec<u32> {
         }
     }
     found.split_off(1)
-}
-
-/// Asks until it is so; panics when that takes too long.
-pub fn soon(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

@@ -1,44 +1,43 @@
 //! System calls in forked children, and how a seccomp filter ends them.
 //!
-//! For tests in a process of their own: each test runs in one by [`alone`].
-#![allow(dead_code, reason = "each test program uses its part")]
+//! Only for tests in a process of their own, which [`in_own_process`] starts.
 
 use std::panic::AssertUnwindSafe;
 use std::process::{Command, Stdio};
 
 use keyhole_os::seccomp::Row;
 
-/// Runs `act` in a process of its own, with one thread that tests; `test` is the test that calls.
-pub fn alone(test: &str, act: impl FnOnce()) {
+/// Runs `act` in a process of its own, with one thread for tests; `test` is the name of the calling test.
+pub fn in_own_process(test: &str, act: impl FnOnce()) {
     // As in the programs: a heap of its own for each thread would need system calls that no table has.
-    alone_by(&["env", "MALLOC_ARENA_MAX=1"], test, act);
+    in_process_by(&["env", "MALLOC_ARENA_MAX=1"], test, act);
 }
 
 /// The same, as PID 1 of a PID namespace with a /proc of its own: to a program in it, this process is the machine's root,
 /// and what it leaves behind ends with it.
-pub fn alone_as_init(test: &str, act: impl FnOnce()) {
-    alone_by(&["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"], test, act);
+pub fn as_init(test: &str, act: impl FnOnce()) {
+    in_process_by(&["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"], test, act);
 }
 
 /// The same, started by another program that takes a command line.
-fn alone_by(starter: &[&str], test: &str, act: impl FnOnce()) {
-    const ALONE: &str = "KEYHOLE_TEST_ALONE";
-    if std::env::var_os(ALONE).is_some() {
+fn in_process_by(starter: &[&str], test: &str, act: impl FnOnce()) {
+    const OWN_PROCESS: &str = "KEYHOLE_TEST_OWN_PROCESS";
+    if std::env::var_os(OWN_PROCESS).is_some() {
         return act();
     }
     let output = Command::new(starter[0])
         .args(&starter[1..])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--test-threads=1", "--nocapture"])
-        .env(ALONE, "1")
+        .env(OWN_PROCESS, "1")
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}{errors}");
-    print!("{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stdout.contains("1 passed"), "{stdout}{stderr}");
+    print!("{stdout}");
 }
 
 /// How a child ended.
@@ -48,15 +47,15 @@ pub enum End {
     Killed(i32),
 }
 
-/// SIGSYS: the filter killed it.
-pub const REFUSED: End = End::Killed(libc::SIGSYS);
+/// Killed by the filter: SIGSYS.
+pub const KILLED_BY_SECCOMP: End = End::Killed(libc::SIGSYS);
 
-/// What a child exits with when it could not enter its sandbox.
+/// The exit status of a child that could not enter its sandbox.
 const NOT_IN_SANDBOX: i32 = 99;
 
-/// Forks; the child runs `act` and exits with what that returns. Only for a process that tests [`alone`].
-pub fn forked(act: impl FnOnce() -> i32) -> End {
-    // SAFETY: no other thread of this process is in the middle of anything, and glibc's allocator survives a fork.
+/// Forks; the child runs `act` and exits with what that returns. Only within [`in_own_process`].
+pub fn in_child(act: impl FnOnce() -> i32) -> End {
+    // SAFETY: no other thread of this process is in the middle of anything, and glibc's allocator works after a fork.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork: {}", std::io::Error::last_os_error());
     if child == 0 {
@@ -114,9 +113,9 @@ impl Call {
     }
 }
 
-/// What becomes of a process that makes one call in a sandbox.
+/// How a process ends that makes one call in a sandbox.
 pub fn call_in_sandbox(enter_sandbox: &impl Fn() -> bool, call: Call) -> End {
-    forked(|| {
+    in_child(|| {
         if !enter_sandbox() {
             return NOT_IN_SANDBOX;
         }
@@ -125,21 +124,26 @@ pub fn call_in_sandbox(enter_sandbox: &impl Fn() -> bool, call: Call) -> End {
     })
 }
 
-pub fn survived(end: End) -> bool {
+/// Whether the call returned, with whatever result.
+pub fn returned(end: End) -> bool {
     matches!(end, End::Exited(status) if status != NOT_IN_SANDBOX)
 }
 
-/// Panics unless a seal kills for numbers that no kernel has, and for calls of the machine's other interfaces.
-pub fn assert_other_interfaces_are_refused(process: &str, enter_sandbox: &impl Fn() -> bool) {
+/// Panics unless the filter kills for numbers that no kernel has, and for the machine's other system call interfaces.
+pub fn assert_other_interfaces_are_killed(process: &str, enter_sandbox: &impl Fn() -> bool) {
     for number in [471, 512, 1023, -1, i64::from(i32::MIN), i64::from(i32::MAX)] {
-        assert_eq!(call_in_sandbox(enter_sandbox, Call(number, [0; 6])), REFUSED, "{process}: {number}");
+        assert_eq!(
+            call_in_sandbox(enter_sandbox, Call(number, [0; 6])),
+            KILLED_BY_SECCOMP,
+            "{process}: {number}"
+        );
     }
     // x32's numbers are those of x86_64 with a bit set; i386's are others, by another instruction.
     #[cfg(target_arch = "x86_64")]
     {
         let close = Call(0x4000_0000 | keyhole_os::seccomp::numbers::close, [u64::MAX; 6]);
-        assert_eq!(call_in_sandbox(enter_sandbox, close), REFUSED, "{process}: x32");
-        let end = forked(|| {
+        assert_eq!(call_in_sandbox(enter_sandbox, close), KILLED_BY_SECCOMP, "{process}: x32");
+        let end = in_child(|| {
             if !enter_sandbox() {
                 return NOT_IN_SANDBOX;
             }
@@ -151,6 +155,6 @@ pub fn assert_other_interfaces_are_refused(process: &str, enter_sandbox: &impl F
             0
         });
         // Where the kernel has no i386 interface, the instruction itself is refused.
-        assert!([REFUSED, End::Killed(libc::SIGSEGV)].contains(&end), "{process}: i386: {end:?}");
+        assert!([KILLED_BY_SECCOMP, End::Killed(libc::SIGSEGV)].contains(&end), "{process}: i386: {end:?}");
     }
 }

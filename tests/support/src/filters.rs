@@ -9,7 +9,7 @@ use std::ptr;
 
 use keyhole_os::seccomp::Row;
 
-use super::forked::Call;
+use crate::fork::Call;
 
 /// The filters of one thread, newest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ struct Instruction {
     k: u32,
 }
 
-/// A thread that is stopped as long as this lives.
+/// A thread that is stopped until this is dropped.
 struct Stopped(libc::pid_t);
 
 impl Stopped {
@@ -45,9 +45,9 @@ impl Stopped {
     /// The filter at a place, if there are that many.
     fn filter(&self, at: usize) -> Option<Vec<Instruction>> {
         // Without a place for the filter the kernel returns its length.
-        let length = self.ask(at, ptr::null_mut())?;
+        let length = self.ptrace_filter(at, ptr::null_mut())?;
         let mut filter = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; length];
-        assert_eq!(self.ask(at, filter.as_mut_ptr()), Some(length));
+        assert_eq!(self.ptrace_filter(at, filter.as_mut_ptr()), Some(length));
         let instructions = filter.iter().map(|libc::sock_filter { code, jt, jf, k }| Instruction {
             code: *code,
             jump_true: *jt,
@@ -57,9 +57,9 @@ impl Stopped {
         Some(instructions.collect())
     }
 
-    fn ask(&self, at: usize, filter: *mut libc::sock_filter) -> Option<usize> {
+    fn ptrace_filter(&self, at: usize, filter: *mut libc::sock_filter) -> Option<usize> {
         const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
-        // SAFETY: `filter` is null or has room for as many instructions as the kernel said that this filter has.
+        // SAFETY: `filter` is null or has room for as many instructions as the kernel returned for this filter.
         let length = unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, self.0, at, filter) };
         let error = io::Error::last_os_error();
         // ENOENT: there is none at this place; EINVAL: there is none at all.
@@ -80,24 +80,28 @@ impl Filters {
     /// The filters of every thread of a process, which must be the same. Needs root and a kernel with
     /// CONFIG_CHECKPOINT_RESTORE.
     pub fn dump(pid: u32) -> Self {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process of ours");
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process of this test");
         let threads = tasks.map(|task| task.unwrap().file_name().into_string().unwrap().parse().unwrap());
-        let mut all: Vec<Self> = threads.map(Self::of_thread).collect();
+        let mut all: Vec<Self> = threads.map(Self::dump_thread).collect();
         let one = all.pop().expect("a process has a thread");
         assert!(all.iter().all(|other| *other == one), "the threads of {pid} have different filters");
         one
     }
 
-    fn of_thread(thread: libc::pid_t) -> Self {
+    fn dump_thread(thread: libc::pid_t) -> Self {
         let stopped = Stopped::new(thread);
         Self((0..).map_while(|at| stopped.filter(at)).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// What becomes of a call: the strictest of what the filters return.
+    /// What the kernel does with a call: the strictest of what the filters return.
     fn action(&self, architecture: u32, call: Call) -> Action {
         let data = seccomp_data(architecture, call);
         // The kernel takes the smallest, as a signed number: to kill the process comes first, to allow last.
@@ -119,7 +123,7 @@ impl Filters {
     }
 
     /// Panics unless the filters allow what the rows allow, and kill the process for everything else: each row with the
-    /// values that it asks for, each bit that it asks for changed, each bit that it does not look at changed, and every
+    /// values that it checks, each bit that it checks changed, each bit that it does not check changed, and every
     /// call that has no row.
     pub fn assert_are(&self, rows: &[Row]) {
         assert!(!self.0.is_empty(), "no filter");

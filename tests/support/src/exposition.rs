@@ -1,4 +1,4 @@
-//! The text format 0.0.4, read strictly: every line must be one that the format allows, at a place where it may stand.
+//! A strict parser of the text format 0.0.4: every line must be one that the format allows, where the format allows it.
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 
@@ -18,7 +18,7 @@ pub struct Sample {
     pub value: f64,
 }
 
-/// The family whose lines are being read.
+/// The family whose lines are being parsed.
 struct Family {
     name: String,
     kind: Option<String>,
@@ -27,7 +27,7 @@ struct Family {
 
 impl Family {
     /// Whether a sample of this name belongs to it.
-    fn holds(&self, sample: &str) -> bool {
+    fn contains(&self, sample: &str) -> bool {
         let suffixes: &[&str] = match self.kind.as_deref() {
             Some("histogram") => &["_bucket", "_sum", "_count"],
             Some("summary") => &["", "_sum", "_count"],
@@ -38,7 +38,7 @@ impl Family {
 }
 
 impl Exposition {
-    /// Reads all of it, or says what is wrong with the first line that is wrong.
+    /// Parses all of it; the error is about the first line that is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))?;
         if !text.is_empty() && !text.ends_with('\n') {
@@ -68,10 +68,10 @@ impl Exposition {
     ) -> Result<(), String> {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, help) = rest.split_once(' ').ok_or("HELP without a text")?;
-            check(is_metric_name(name), "HELP of what is no name")?;
+            check(is_metric_name(name), "HELP of an invalid name")?;
             check(!help.is_empty() && escapes_are_valid(help, false), "a bad help text")?;
             check(family.as_ref().is_none_or(|family| family.sampled), "a family without samples before it")?;
-            check(seen.insert(name.to_owned()), "a family that stands twice, or not in one piece")?;
+            check(seen.insert(name.to_owned()), "a family that occurs twice, or not in one piece")?;
             *family = Some(Family { name: name.to_owned(), kind: None, sampled: false });
             return Ok(());
         }
@@ -79,7 +79,7 @@ impl Exposition {
             let (name, kind) = rest.split_once(' ').ok_or("TYPE without a type")?;
             check(
                 matches!(kind, "counter" | "gauge" | "histogram" | "summary" | "untyped"),
-                "no type of the format",
+                "not a type of the format",
             )?;
             let family = family.as_mut().filter(|family| family.name == name && !family.sampled);
             let family = family.ok_or("TYPE does not follow the HELP of its family")?;
@@ -90,7 +90,7 @@ impl Exposition {
         }
         check(!line.starts_with('#'), "a comment that is neither HELP nor TYPE")?;
         let sample = Sample::parse(line)?;
-        let family = family.as_mut().filter(|family| family.holds(&sample.name));
+        let family = family.as_mut().filter(|family| family.contains(&sample.name));
         let family = family.ok_or("a sample outside of its family")?;
         check(family.kind.is_some(), "a sample of a family without TYPE")?;
         family.sampled = true;
@@ -98,7 +98,7 @@ impl Exposition {
             check(sample.value >= 0.0, "a counter below zero")?;
         }
         let labels = sample.labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-        check(series.insert((sample.name.clone(), labels)), "a series that stands twice")?;
+        check(series.insert((sample.name.clone(), labels)), "a series that occurs twice")?;
         self.samples.push(sample);
         Ok(())
     }
@@ -109,6 +109,10 @@ impl Exposition {
 
     pub fn families(&self) -> impl Iterator<Item = &str> {
         self.types.keys().map(String::as_str)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
     }
 
     pub fn len(&self) -> usize {
@@ -124,17 +128,17 @@ impl Exposition {
         self.types.contains_key(family)
     }
 
-    /// The value of the one sample with this name and, among others, these labels.
+    /// The value of the one sample with this name and at least these labels.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let matches = |sample: &&Sample| {
-            labels.iter().all(|(name, value)| sample.labels.get(*name).is_some_and(|have| have == value))
+            labels.iter().all(|(name, value)| sample.labels.get(*name).is_some_and(|actual| actual == value))
         };
         let found: Vec<&Sample> = self.samples(name).filter(matches).collect();
-        assert!(found.len() <= 1, "{name} with {labels:?} stands for several: {found:?}");
+        assert!(found.len() <= 1, "{name} with {labels:?} matches several: {found:?}");
         found.first().map(|sample| sample.value)
     }
 
-    /// Every value that a label has in a family.
+    /// Every value of a label in a family.
     pub fn label_values(&self, name: &str, label: &str) -> BTreeSet<String> {
         self.samples(name).filter_map(|sample| sample.labels.get(label).cloned()).collect()
     }
@@ -145,13 +149,13 @@ impl Sample {
     fn parse(line: &str) -> Result<Self, String> {
         let end = line.find(['{', ' ']).ok_or("a sample without a value")?;
         let (name, mut rest) = line.split_at(end);
-        check(is_metric_name(name), "no metric name")?;
+        check(is_metric_name(name), "not a metric name")?;
         let mut labels = BTreeMap::new();
         if let Some(inside) = rest.strip_prefix('{') {
             rest = inside;
             loop {
                 let (label, after) = rest.split_once("=\"").ok_or("a label without a value")?;
-                check(is_label_name(label), "no label name")?;
+                check(is_label_name(label), "not a label name")?;
                 let close = closing_quote(after).ok_or("a label value without an end")?;
                 check(escapes_are_valid(&after[..close], true), "a bad escape in a label value")?;
                 let value = unescape(&after[..close]);
@@ -165,9 +169,9 @@ impl Sample {
             rest = rest.strip_prefix('}').ok_or("labels without an end")?;
         }
         let mut words = rest.strip_prefix(' ').ok_or("no space before the value")?.split(' ');
-        let value = words.next().and_then(float).ok_or("no number")?;
+        let value = words.next().and_then(float).ok_or("not a number")?;
         if let Some(timestamp) = words.next() {
-            check(timestamp.parse::<i64>().is_ok(), "no timestamp")?;
+            check(timestamp.parse::<i64>().is_ok(), "not a timestamp")?;
         }
         check(words.next().is_none(), "more than a value and a timestamp")?;
         Ok(Self { name: name.to_owned(), labels, value })
@@ -188,7 +192,7 @@ fn is_label_name(name: &str) -> bool {
     is_metric_name(name) && !name.contains(':') && !name.starts_with("__")
 }
 
-/// A number as Go's ParseFloat takes it and as expositions have it: no `inf`, no `+1`, no hexadecimal.
+/// A number as Go's ParseFloat accepts it and expositions write it: no `inf`, no `+1`, no hexadecimal.
 fn float(word: &str) -> Option<f64> {
     match word {
         "NaN" => Some(f64::NAN),

@@ -1,4 +1,4 @@
-//! A broker of a few lines: starts the program of the zygote and its readers, and speaks to it over its pipes.
+//! A minimal broker: starts the program of the zygote and its readers, and speaks to it over its pipes.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,15 +13,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::{Ground, Program, Running, apart};
+use super::{ChildProcess, Fixture, Programs, end, unshare};
 
-/// The longest that anything may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest that a frame may take.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running zygote, with this process as its broker.
 #[derive(Debug)]
 pub struct Zygote {
-    child: Running,
+    child: ChildProcess,
     orders: File,
     reports: Source,
     /// The pipes of each slot; none of a slot that this broker does not use.
@@ -32,7 +32,7 @@ pub struct Zygote {
 #[derive(Debug)]
 pub struct Source {
     pipe: File,
-    /// What has come and was not taken.
+    /// What was read and not taken yet.
     pub bytes: Vec<u8>,
 }
 
@@ -45,10 +45,10 @@ pub fn slot(class: Class) -> usize {
 }
 
 impl Zygote {
-    /// Starts one, as a uid, on `ground`, which uses these slots alone.
+    /// Starts one, as a uid, on `fixture`, which uses these slots alone.
     pub fn start(
-        program: &Program,
-        ground: &Ground,
+        programs: &Programs,
+        fixture: &Fixture,
         uid: u32,
         used: &[usize],
         left_open: Stdio,
@@ -56,7 +56,7 @@ impl Zygote {
     ) -> Self {
         let pipe = || pipe_with(PipeFlags::CLOEXEC).unwrap();
         let ((orders_read, orders_write), (reports_read, reports_write)) = (pipe(), pipe());
-        let mut command = program.reader();
+        let mut command = programs.reader();
         let (mut slots, mut theirs): (Vec<_>, Vec<OwnedFd>) = (Vec::new(), Vec::new());
         for slot in 0..SLOTS {
             if used.contains(&slot) {
@@ -71,20 +71,21 @@ impl Zygote {
         let numbers: Vec<RawFd> = theirs.iter().map(AsRawFd::as_raw_fd).collect();
         command.args(numbers.chunks(2).map(|pair| format!("--slot={},{}", pair[0], pair[1])));
         command
-            .arg(format!("--path.udev.data={}", ground.at("udev").display()))
+            .arg(format!("--path.udev.data={}", fixture.at("udev").display()))
             .args(["--path.rootfs=/", "--view=host", "--descriptor-cache=64"])
             .args(["--allow-root", "--allow-capabilities"])
             .stdin(orders_read)
             .stdout(reports_write)
             .stderr(left_open);
         extra_syscalls(&mut command);
-        let classes: Vec<_> = used.iter().filter_map(|slot| keyhole_policy::pipes::class(*slot)).collect();
+        let classes: Vec<_> =
+            used.iter().filter_map(|slot| keyhole_policy::pipes::slot_class(*slot)).collect();
         let asked = TABLE.iter().filter(|row| classes.contains(&row.class));
         command.args(asked.map(|row| format!("--query={}", row.query as i32)));
         // SAFETY: the child makes system calls that take numbers or null and constant strings.
         unsafe {
             command.pre_exec(move || {
-                apart(uid)?;
+                unshare(uid)?;
                 // Here, and not before the fork: no other child inherits them.
                 numbers.iter().for_each(|number| {
                     libc::fcntl(*number, libc::F_SETFD, 0);
@@ -92,11 +93,11 @@ impl Zygote {
                 Ok(())
             });
         }
-        let child = Running(command.spawn().unwrap());
+        let child = ChildProcess::spawn(&mut command);
         Self { child, orders: File::from(orders_write), reports: Source::new(reports_read), slots }
     }
 
-    pub fn pid(&self) -> i32 {
+    pub fn pid(&self) -> u32 {
         self.child.pid()
     }
 
@@ -127,39 +128,39 @@ impl Zygote {
 
     /// The next frame of the zygote; none when it has gone or says nothing for long.
     pub fn report(&mut self) -> Option<Frame> {
-        self.reports.frame(TIMEOUT)
+        self.reports.frame(FRAME_TIMEOUT)
     }
 
-    /// The wait status of the next reader that ends, and its slot; an error is how the zygote ended.
+    /// The slot of the next reader that ends, and its wait status; the error is how the zygote ended.
     pub fn next_end(&mut self) -> Result<(usize, i32), ExitStatus> {
         loop {
             match self.report() {
-                Some((Kind::Ended, _, payload)) => {
+                Some((Kind::Exited, _, payload)) => {
                     let number = |at: usize| i32::from_le_bytes(payload[at..at + 4].try_into().unwrap());
                     return Ok((number(0) as usize, number(8)));
                 }
                 Some(_) => {}
-                None => return Err(self.child.end()),
+                None => return Err(end(&mut self.child)),
             }
         }
     }
 
     /// Whether it runs.
-    pub fn lives(&mut self) -> bool {
-        self.child.0.try_wait().unwrap().is_none()
+    pub fn is_running(&mut self) -> bool {
+        self.child.child.try_wait().unwrap().is_none()
     }
 
-    /// Goes away as a broker does, and waits for the end.
+    /// Closes its pipes as the end of a broker does, and waits for its end.
     pub fn leave(self) -> ExitStatus {
         let Self { mut child, orders, reports, slots } = self;
         drop((orders, reports, slots));
-        child.end()
+        end(&mut child)
     }
 
     /// Waits for the end of one that ends by itself, and takes what it wrote.
     pub fn end(&mut self) -> ExitStatus {
         self.reports.rest();
-        self.child.end()
+        end(&mut self.child)
     }
 }
 
@@ -169,16 +170,16 @@ impl Source {
         Self { pipe: File::from(pipe), bytes: Vec::new() }
     }
 
-    /// Takes what is there, after a wait for it; how many bytes, and none at the end.
+    /// Waits for bytes and takes them; returns how many, and 0 at the end.
     pub fn take(&mut self, wait: Duration) -> usize {
         let mut ready = [PollFd::new(&self.pipe, PollFlags::IN)];
         let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
         if poll(&mut ready, Some(&wait)).unwrap_or(0) == 0 {
             return 0;
         }
-        let mut piece = vec![0; 64 << 10];
-        let length = self.pipe.read(&mut piece).unwrap_or(0);
-        self.bytes.extend_from_slice(&piece[..length]);
+        let mut buffer = vec![0; 64 << 10];
+        let length = self.pipe.read(&mut buffer).unwrap_or(0);
+        self.bytes.extend_from_slice(&buffer[..length]);
         length
     }
 
@@ -201,7 +202,7 @@ impl Source {
         }
     }
 
-    /// Takes all that is there.
+    /// Takes everything that is there.
     pub fn rest(&mut self) -> String {
         while self.take(Duration::ZERO) > 0 {}
         String::from_utf8_lossy(&self.bytes).into_owned()
