@@ -10,7 +10,7 @@ use keyhole_exporter::broker_client::BrokerClient;
 use keyhole_exporter::cli::flags;
 use keyhole_exporter::collector;
 use keyhole_exporter::http::{self, App, listen};
-use keyhole_exporter::own::OwnSource;
+use keyhole_exporter::local::LocalSource;
 use keyhole_exporter::scrape::Scraper;
 use keyhole_exporter::self_metrics::process::Process;
 use keyhole_test_support::http::{Response, request};
@@ -32,7 +32,7 @@ impl Exporter {
         let arguments = defaults.iter().chain(more).map(|argument| (*argument).to_owned());
         let (options, _) = flags::parse(arguments).unwrap();
         let broker = BrokerClient::new(socket.to_str().unwrap()).unwrap();
-        let own = OwnSource::from_process();
+        let own = LocalSource::from_process();
         let collectors = collector::enabled(&options).unwrap();
         let scraper = Scraper::new(broker, collectors, &options, own, Process::open(), Vec::new()).unwrap();
         let scraper = Arc::new(scraper);
