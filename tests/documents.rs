@@ -119,7 +119,7 @@ fn the_policy_table_is_fresh() {
 const SYSCALLS: &str = "\
 # System calls
 
-The system calls that each process may still make once it is sealed. Any other call kills the process.
+The system calls that each process may still make once it is sandboxed. Any other call kills the process.
 A debug build also allows `fcntl(F_GETFD)`. Rows with the same name are alternatives: a call is allowed
 when one of them matches. Where x86_64 and aarch64 differ, this page shows x86_64.
 
@@ -129,7 +129,7 @@ adds its own, so it can make only the calls that both lists allow.
 
 /// The rows of [`keyhole_broker::sandbox::DescriptorRules`], which depend on numbers that descriptors have at run time.
 const PINNED: [[&str; 3]; 3] = [
-    ["pread64", "argument 0 is its own /proc/thread-self/status", "the check that the seal holds"],
+    ["pread64", "argument 0 is its own /proc/thread-self/status", "the check that the sandbox holds"],
     [
         "unlinkat",
         "argument 0 is the socket's directory, argument 2 is 0x0",
@@ -548,4 +548,29 @@ fn every_place_of_tests_has_a_row_in_its_readme_and_every_step_there_exists() {
             "tests/README.md names the step {step}, and .ci/run has none"
         );
     }
+}
+
+/// ARCHITECTURE.md has a row for each file and directory of the programs' sources.
+#[test]
+fn every_source_file_has_a_row_in_the_architecture() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let mut missing = Vec::new();
+    for program in ["reader", "broker", "exporter"] {
+        let heading = format!("\n### Inside the {program}\n");
+        let section = document.split_once(&heading).expect("a section of the program").1;
+        let rows: Vec<&str> = section.lines().skip(1).take_while(|line| !line.starts_with('#')).collect();
+        let first_cells: String = rows.iter().filter_map(|row| row.split(" | ").next()).collect();
+        for entry in std::fs::read_dir(root.join(program).join("src")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            // A directory beside a file of its name holds the rest of that module.
+            let has_row = first_cells.contains(&format!("`{name}`"))
+                || first_cells.contains(&format!("`{name}/"))
+                || first_cells.contains(&format!("`{name}.rs`"));
+            if !has_row {
+                missing.push(format!("{program}/src/{name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no row in ARCHITECTURE.md: {missing:?}");
 }

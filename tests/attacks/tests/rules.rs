@@ -108,7 +108,7 @@ const LIFE: &[(&str, Step)] = &[
     ("the end",                  |_, pid| { let _ = kill_process(pid, Signal::TERM); }),
 ];
 
-/// What is left out of a broker's seal.
+/// What is left out of a broker's sandbox.
 #[derive(Debug, Clone, Copy, Default)]
 struct Without {
     landlock: bool,
