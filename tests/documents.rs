@@ -91,7 +91,7 @@ fn the_policy_table_is_fresh() {
         "{GENERATED}# What a broker may read\n\n\
          `keyhole-broker policy` prints the same. *Access level* is the lowest at which a broker can answer\n\
          the query. *Class* names the readers that open its files: a reader serves one class. *Default* marks\n\
-         the queries that `--queries=default` allows; `all`, which a broker starts with unless told otherwise,\n\
+         the queries that `--queries=default` allows; `all`, the default of the flag,\n\
          allows every query. In patterns, `*` is any run of bytes within one component of a path, `#` is one\n\
          or more digits, and `{{a,b}}` is either.\n\n\
          | query | access level | class | default | files | bytes per file | files at most |\n\
@@ -330,7 +330,7 @@ $ grpcurl -plaintext -unix -authority localhost -import-path proto -proto keyhol
 $ grpcurl -plaintext -unix -authority localhost -import-path proto -proto keyhole/v1/broker.proto -d '{\"queries\": [\"QUERY_LOADAVG\"]}' /run/keyhole/broker.sock keyhole.v1.Broker/Read
 ```
 
-A broker built with `--features reflection` tells the contract itself, so that `grpcurl -plaintext -unix -authority localhost /run/keyhole/broker.sock list`
+A broker built with `--features reflection` describes its API itself, so that `grpcurl -plaintext -unix -authority localhost /run/keyhole/broker.sock list`
 works. The shipped one does not: a reflection request holds strings.
 
 With Python's grpcio, whose classes `python -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. keyhole/v1/broker.proto` writes:

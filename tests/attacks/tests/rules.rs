@@ -33,7 +33,7 @@ const NOT_PROVOKED: &[(&str, &str, &str)] = &[
     (
         "every process",
         "clock_gettime",
-        "the vDSO tells the time without a call; without one, as with some clock sources, each time is a call",
+        "the vDSO reads the time without a call; without one, as with some clock sources, each time is a call",
     ),
     (
         "broker",
