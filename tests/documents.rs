@@ -309,29 +309,32 @@ fn the_manual_pages_are_fresh() {
 const ASKING: &str = "\
 # Queries, for gRPC clients
 
-Each query of [the contract](../proto/keyhole/v1/broker.proto) with the files it reads, the lowest access level
-at which it is answered, the class of its readers, its limits, and the beginning of an answer, from the tree in
-`tests/golden/host`. [policy.md](policy.md) has the same limits as one table; `keyhole-exporter describe` prints
-what a running broker answers, and why not.
+For each query of the [gRPC API](../proto/keyhole/v1/broker.proto): the files it reads, the lowest
+access level at which it is answered, the class of its readers, its limits, and the beginning of an
+answer, from the tree in `tests/golden/host`. [policy.md](policy.md) has the same limits as one table.
+`keyhole-exporter describe` prints which queries a running broker answers, and why not the others.
 
-## Asking
+## How to query
 
-The socket admits the broker's own uid and those of `--allow-uid`. It answers 20 requests a second to each uid
-and a burst of 40; beyond that it returns `RESOURCE_EXHAUSTED`. One read runs at a time and ends after 30 s.
+The socket accepts the broker's own uid and those of `--allow-uid`. The broker answers 20 requests a
+second of each uid, with a burst of 40; beyond that it returns `RESOURCE_EXHAUSTED`. One read runs at
+a time and ends after 30 s.
 
-A file whose read takes longer than 2 s is left to the reader that is stuck in it, as is a query that takes longer
-than 10 s, and another reader answers the rest of the query: the file then has errno 115 (`EINPROGRESS`). A query that cannot be repeated ends as
-`OUTCOME_TIMED_OUT`, and one of a class that has no reader left as `OUTCOME_STUCK`.
+If the read of a file takes longer than 2 s, or a query longer than 10 s, its reader is stuck, and
+another reader answers the rest of the query: the file then has errno 115 (`EINPROGRESS`). A query
+that cannot be repeated ends as `OUTCOME_TIMED_OUT`, and one of a class without an available reader
+as `OUTCOME_STUCK`.
 
-With [grpcurl](https://github.com/fullstorydev/grpcurl), which needs the contract from the repository's directory `proto/`:
+With [grpcurl](https://github.com/fullstorydev/grpcurl), from the repository's directory:
 
 ```console
 $ grpcurl -plaintext -unix -authority localhost -import-path proto -proto keyhole/v1/broker.proto /run/keyhole/broker.sock keyhole.v1.Broker/Describe
 $ grpcurl -plaintext -unix -authority localhost -import-path proto -proto keyhole/v1/broker.proto -d '{\"queries\": [\"QUERY_LOADAVG\"]}' /run/keyhole/broker.sock keyhole.v1.Broker/Read
 ```
 
-A broker built with `--features reflection` describes its API itself, so that `grpcurl -plaintext -unix -authority localhost /run/keyhole/broker.sock list`
-works. The shipped one does not: a reflection request holds strings.
+A broker built with `--features reflection` describes its API itself, so that
+`grpcurl -plaintext -unix -authority localhost /run/keyhole/broker.sock list` works. The released one
+does not, since a reflection request contains strings.
 
 With Python's grpcio, whose classes `python -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. keyhole/v1/broker.proto` writes:
 
@@ -383,13 +386,11 @@ fn the_queries_are_fresh() {
     hold("queries.md", &text);
 }
 
-/// What the contract says of a query: the comment lines before it.
+/// What the API says of a query: the comment lines before it.
 fn comment_of(query: &str) -> String {
     let lines: Vec<&str> = keyhole_proto::BROKER_PROTO.lines().map(str::trim).collect();
-    let at = lines
-        .iter()
-        .position(|line| line.starts_with(&format!("{query} = ")))
-        .expect("a value of the contract");
+    let at =
+        lines.iter().position(|line| line.starts_with(&format!("{query} = "))).expect("a value of the API");
     let comments = lines[..at].iter().rev().map_while(|line| line.strip_prefix("// "));
     let mut comments: Vec<&str> = comments.collect();
     comments.reverse();

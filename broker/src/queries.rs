@@ -75,7 +75,7 @@ impl PermittedQueries {
     }
 }
 
-/// The name of a query in flags and labels: that of the contract without its prefix, in lower case.
+/// The name of a query in flags and labels: that of the API without its prefix, in lower case.
 pub fn name(query: Query) -> String {
     query.as_str_name().trim_start_matches("QUERY_").to_ascii_lowercase()
 }

@@ -116,7 +116,7 @@ impl ResponseQueue {
         }
     }
 
-    /// Wakes the connection when chunks have waited for [`BATCH_TIME`]; returns when the client is too slow.
+    /// Wakes the connection when chunks have waited for `BATCH_TIME`; returns when the client is too slow.
     /// `others_wait` returns whether other clients wait for this one.
     pub async fn watch_client(&self, others_wait: impl Fn() -> bool) -> TimedOut {
         let (mut taken, mut since, mut others_waited) = (0, Instant::now(), Duration::ZERO);

@@ -92,10 +92,10 @@ pub fn encode(exposition: &Exposition, keep: impl Fn(&str) -> bool) -> Vec<u8> {
     let mut out = Vec::new();
     let mut current: Option<Builder> = None;
     for series in exposition.series().filter(|series| keep(series.family())) {
-        if current.as_ref().is_none_or(|builder| builder.family.name != series.family()) {
-            if let Some(finished) = current.replace(Builder::new(&series)) {
-                finished.write(&mut out);
-            }
+        if current.as_ref().is_none_or(|builder| builder.family.name != series.family())
+            && let Some(finished) = current.replace(Builder::new(&series))
+        {
+            finished.write(&mut out);
         }
         if let Some(builder) = &mut current {
             builder.add(&series);

@@ -71,7 +71,7 @@ pub struct LastRun {
     pub status: CollectorStatus,
     /// The number of items that it could not parse and skipped.
     pub skipped: usize,
-    /// The first [`MAX_SKIPPED_ITEMS`] of them, with the reasons.
+    /// The first `MAX_SKIPPED_ITEMS` of them, with the reasons.
     pub skipped_items: Vec<String>,
     /// When and how it last failed, even if it has succeeded since.
     pub failure: Option<(Instant, String)>,

@@ -18,6 +18,6 @@ mod table;
 pub use enums::{Outcome, Query};
 pub use table::{AccessLevel, Class, Kind, Namespace, Root, Row, Source, TABLE, digest, row};
 
-/// A number that is no value of an enum of the contract.
+/// A number that is no value of an enum of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnknownNumber(pub i32);

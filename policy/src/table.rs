@@ -656,7 +656,7 @@ mod tests {
 
     #[test]
     fn every_query_has_exactly_one_row() {
-        // Enum values of the contract stay below 256; gaps are values that were never used.
+        // Enum values of the API stay below 256; gaps are values that were never used.
         let queries = (1..256).filter_map(|value| Query::try_from(value).ok());
         let mut seen = 0;
         for query in queries {

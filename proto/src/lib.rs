@@ -1,4 +1,4 @@
-//! The contract between keyhole-broker and its clients: the code generated from `keyhole/v1/broker.proto`.
+//! The gRPC API of keyhole-broker: the code generated from `keyhole/v1/broker.proto`.
 //!
 //! What is generated is committed, so that the broker's build runs no code generator; `proto/gen` writes it and
 //! proves it fresh (`docs/adr/0001-generated-code-is-committed.md`).

@@ -31,7 +31,7 @@ const PATH_MAX: usize = 4096;
 const MAX_STUCK_IN_MOUNTS: usize = SLOTS_PER_CLASS - 2;
 
 /// Another reader hangs in it; or this one does, if no further result follows. No system call of a reader fails with this
-/// errno or the next two: the contract gives them a meaning of their own.
+/// errno or the next two: the API gives them a meaning of their own.
 const HANGS: Errno = Errno::INPROGRESS;
 
 /// Not read, because the mount's server or a mount above it hangs.

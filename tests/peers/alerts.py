@@ -113,7 +113,7 @@ def unknown(text):
     for values in re.findall(r'outcome(?:=~|!~|!=|=)\\?"([^"\\]*)', text):
         for value in values.split("|"):
             if value.upper() not in outcomes:
-                yield f"the outcome {value}, which the contract does not have"
+                yield f"the outcome {value}, which the API does not have"
 
 
 def main():

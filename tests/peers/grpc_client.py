@@ -41,7 +41,7 @@ service Health { rpc Check(HealthCheckRequest) returns (HealthCheckResponse); }
 
 
 def compile_protos(directory):
-    """Generates Python from the contract and from gRPC's health service, and imports it."""
+    """Generates Python from the API and from gRPC's health service, and imports it."""
     (directory / "health.proto").write_text(HEALTH)
     for root, name in ((REPOSITORY / "proto", "keyhole/v1/broker.proto"), (directory, "health.proto")):
         if protoc.main(["protoc", f"-I{root}", f"--python_out={directory}", f"--grpc_python_out={directory}", name]):

@@ -66,7 +66,7 @@ def check(grpcurl, directory, reflects):
         if reflects:
             if "keyhole.v1.Broker" not in answer(listed).split():
                 fail(f"not listed: {listed.stdout}")
-            # Without the contract's file, by the broker's reflection.
+            # Without the API's file, by the broker's reflection.
             bare = [word for word in read if word not in ("-import-path", "proto", "-proto", "keyhole/v1/broker.proto")]
             answer(run(grpcurl, bare, keyhole.socket))
         elif listed.returncode == 0 or "does not support the reflection API" not in listed.stderr:

@@ -267,7 +267,7 @@ pub enum CollectError {
     /// A query that the collector needs did not end well.
     #[error("query {query}: {outcome}{}", in_parentheses(.reason))]
     Query {
-        /// The query's name in the contract.
+        /// The query's name in the API.
         query: &'static str,
         /// How it ended.
         outcome: &'static str,

@@ -294,7 +294,7 @@ fn add_reader(reader: &ReaderClass, out: &mut Exposition) {
     }
 }
 
-/// An enum value of the contract as a label: without its prefix, in lower case.
+/// An enum value of the API as a label: without its prefix, in lower case.
 pub fn word(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
 }

@@ -179,7 +179,7 @@ pub enum Query {
 }
 
 impl Query {
-    /// The name in the contract.
+    /// The name in the API.
     pub fn as_str_name(&self) -> &'static str {
         match self {
             Self::Unspecified => "QUERY_UNSPECIFIED",
@@ -401,7 +401,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The name in the contract.
+    /// The name in the API.
     pub fn as_str_name(&self) -> &'static str {
         match self {
             Self::Unspecified => "OUTCOME_UNSPECIFIED",

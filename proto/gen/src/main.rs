@@ -1,7 +1,7 @@
 //! Generates `proto/src/generated` and `policy/src/generated` from the `.proto` files, without protoc: messages and client,
 //! the server, the descriptors, and the enums that the policy table uses.
 //!
-//! `cargo run -p keyhole-proto-gen` after a change of the contract; this crate's test fails when that was forgotten.
+//! `cargo run -p keyhole-proto-gen` after a change of the API; this crate's test fails when that was forgotten.
 
 use std::path::{Path, PathBuf};
 
@@ -49,14 +49,14 @@ fn generate() -> Result<[(&'static str, String); 4], Failure> {
     ])
 }
 
-/// A value of an enum: as a variant, in the contract, its number, and its comment as lines of a docstring.
+/// A value of an enum: as a variant, in the API, its number, and its comment as lines of a docstring.
 type EnumValue<'v> = (String, &'v str, i32, String);
 
 /// The code of [`SHARED_ENUMS`]: what prost would generate, without prost.
 fn enums(set: &prost_types::FileDescriptorSet) -> Result<String, Failure> {
     const ENUM_OF_FILE: i32 = 5;
     const VALUE_OF_ENUM: i32 = 2;
-    let file = set.file.first().ok_or("the contract has a file")?;
+    let file = set.file.first().ok_or("the API has a file")?;
     let locations = file.source_code_info.as_ref().map_or(&[][..], |info| &info.location);
     let comment = |path: &[i32], indent: &str| {
         let location = locations.iter().find(|location| location.path == path);
@@ -89,7 +89,7 @@ fn enums(set: &prost_types::FileDescriptorSet) -> Result<String, Failure> {
         code += &format!(
             "\n{}#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]\n#[repr(i32)]\n\
              pub enum {name} {{\n{variants}}}\n\nimpl {name} {{\n    \
-             /// The name in the contract.\n    pub fn as_str_name(&self) -> &'static str {{\n        \
+             /// The name in the API.\n    pub fn as_str_name(&self) -> &'static str {{\n        \
              match self {{\n{names}        }}\n    }}\n}}\n\nimpl TryFrom<i32> for {name} {{\n    \
              type Error = crate::UnknownNumber;\n\n    fn try_from(number: i32) -> Result<Self, Self::Error> {{\n        \
              match number {{\n{numbers}            other => Err(crate::UnknownNumber(other)),\n        }}\n    }}\n}}\n\n\
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn the_committed_code_is_what_the_contract_generates() {
-        for (name, code) in generate().expect("the contract compiles") {
+        for (name, code) in generate().expect("the API compiles") {
             let path = proto_dir().join("src/generated").join(name);
             let committed = std::fs::read_to_string(&path).expect("the generated code is committed");
             assert!(committed == code, "{} is stale: run `cargo run -p keyhole-proto-gen`", path.display());
@@ -143,7 +143,7 @@ mod tests {
         let path = proto_dir().join("src/generated").join(DESCRIPTORS);
         let committed = std::fs::read(&path).expect("the descriptors are committed");
         assert!(
-            committed == encoded_descriptors().expect("the contract compiles"),
+            committed == encoded_descriptors().expect("the API compiles"),
             "{} is stale: run `cargo run -p keyhole-proto-gen`",
             path.display()
         );
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_request_holds_enums_bools_and_numbers_and_nothing_else() {
-        let set = descriptors().expect("the contract compiles");
+        let set = descriptors().expect("the API compiles");
         let requests: Vec<_> = set.file.iter().flat_map(request_messages).collect();
         assert!(requests.len() >= 2, "Read and Describe each have a request");
         let found: Vec<_> = requests.into_iter().flat_map(free_form_fields).collect();
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_check_of_requests_sees_a_string() {
-        let set = descriptors().expect("the contract compiles");
+        let set = descriptors().expect("the API compiles");
         let file = DescriptorProto::clone(
             set.file[0]
                 .message_type
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn no_field_is_a_map_since_a_map_has_no_order() {
-        let set = descriptors().expect("the contract compiles");
+        let set = descriptors().expect("the API compiles");
         for message in set.file.iter().flat_map(|file| &file.message_type) {
             assert!(message.nested_type.is_empty(), "{}", message.name());
         }
