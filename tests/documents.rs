@@ -91,7 +91,7 @@ fn the_policy_table_is_fresh() {
         "{GENERATED}# What a broker may read\n\n\
          `keyhole-broker policy` prints the same. *Access level* is the lowest at which a broker can answer\n\
          the query. *Class* names the readers that open its files: a reader serves one class. *Default* marks\n\
-         the queries that `--queries=default` allows; `all`, which a broker starts with unless told otherwise,\n\
+         the queries that `--queries=default` allows; `all`, the default of the flag,\n\
          allows every query. In patterns, `*` is any run of bytes within one component of a path, `#` is one\n\
          or more digits, and `{{a,b}}` is either.\n\n\
          | query | access level | class | default | files | bytes per file | files at most |\n\
@@ -119,7 +119,7 @@ fn the_policy_table_is_fresh() {
 const SYSCALLS: &str = "\
 # System calls
 
-The system calls that each process may still make once it is sealed. Any other call kills the process.
+The system calls that each process may still make once it is sandboxed. Any other call kills the process.
 A debug build also allows `fcntl(F_GETFD)`. Rows with the same name are alternatives: a call is allowed
 when one of them matches. Where x86_64 and aarch64 differ, this page shows x86_64.
 
@@ -129,7 +129,7 @@ adds its own, so it can make only the calls that both lists allow.
 
 /// The rows of [`keyhole_broker::sandbox::DescriptorRules`], which depend on numbers that descriptors have at run time.
 const PINNED: [[&str; 3]; 3] = [
-    ["pread64", "argument 0 is its own /proc/thread-self/status", "the check that the seal holds"],
+    ["pread64", "argument 0 is its own /proc/thread-self/status", "the check that the sandbox holds"],
     [
         "unlinkat",
         "argument 0 is the socket's directory, argument 2 is 0x0",
@@ -330,7 +330,7 @@ $ grpcurl -plaintext -unix -authority localhost -import-path proto -proto keyhol
 $ grpcurl -plaintext -unix -authority localhost -import-path proto -proto keyhole/v1/broker.proto -d '{\"queries\": [\"QUERY_LOADAVG\"]}' /run/keyhole/broker.sock keyhole.v1.Broker/Read
 ```
 
-A broker built with `--features reflection` tells the contract itself, so that `grpcurl -plaintext -unix -authority localhost /run/keyhole/broker.sock list`
+A broker built with `--features reflection` describes its API itself, so that `grpcurl -plaintext -unix -authority localhost /run/keyhole/broker.sock list`
 works. The shipped one does not: a reflection request holds strings.
 
 With Python's grpcio, whose classes `python -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. keyhole/v1/broker.proto` writes:
@@ -548,4 +548,29 @@ fn every_place_of_tests_has_a_row_in_its_readme_and_every_step_there_exists() {
             "tests/README.md names the step {step}, and .ci/run has none"
         );
     }
+}
+
+/// ARCHITECTURE.md has a row for each file and directory of the programs' sources.
+#[test]
+fn every_source_file_has_a_row_in_the_architecture() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = std::fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let mut missing = Vec::new();
+    for program in ["reader", "broker", "exporter"] {
+        let heading = format!("\n### Inside the {program}\n");
+        let section = document.split_once(&heading).expect("a section of the program").1;
+        let rows: Vec<&str> = section.lines().skip(1).take_while(|line| !line.starts_with('#')).collect();
+        let first_cells: String = rows.iter().filter_map(|row| row.split(" | ").next()).collect();
+        for entry in std::fs::read_dir(root.join(program).join("src")).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            // A directory beside a file of its name holds the rest of that module.
+            let has_row = first_cells.contains(&format!("`{name}`"))
+                || first_cells.contains(&format!("`{name}/"))
+                || first_cells.contains(&format!("`{name}.rs`"));
+            if !has_row {
+                missing.push(format!("{program}/src/{name}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no row in ARCHITECTURE.md: {missing:?}");
 }

@@ -1,4 +1,4 @@
-//! What a sealed program shows of the environment that it was started with.
+//! What a sandboxed program shows of the environment that it was started with.
 
 use std::fs;
 use std::process::Command;

@@ -98,7 +98,7 @@ fn where_descriptors_cannot_be_refused_each_thread_of_the_broker_has_a_few_rows_
 /// Checks the filters of a broker against its table and `more` rows.
 fn assert_is_the_table(environment: &Environment, pid: u32, log: &str, more: &[Row]) {
     let filters = Filters::dump(pid);
-    // Three calls are restricted to descriptors: the socket's directory, which is still open, and what checked the seal.
+    // Three calls are restricted to descriptors: the socket's directory, which is still open, and what checked the sandbox.
     let dir = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten().find_map(|entry| {
         let is_dir = fs::read_link(entry.path()).ok()? == environment.socket_dir();
         is_dir.then(|| entry.file_name().to_str().unwrap().parse::<u32>().unwrap())

@@ -30,7 +30,7 @@ fn every_collector_answers_within_the_seal_from_the_broker_and_from_a_capture() 
         keyhole_exporter::collector::COLLECTORS.iter().map(|collector| collector.name).collect();
     for format in ["table", "json", "prom", "raw"] {
         let output = query(&environment, &[&["query", "-o", format][..], &names].concat());
-        // Some cannot be read at this access level; a call that the seal does not allow would have killed it.
+        // Some cannot be read at this access level; a call that the sandbox does not allow would have killed it.
         assert!(matches!(output.status.code(), Some(0 | 3)), "{format}: {output:?}");
         assert!(text(&output.stdout).contains("load"), "{format}");
     }
@@ -54,7 +54,7 @@ fn every_collector_answers_within_the_seal_from_the_broker_and_from_a_capture() 
         assert!(!output.stdout.iter().any(|byte| byte.is_ascii_control() && *byte != b'\n'));
     }
     if root_for("read a capture that is another's") {
-        // The seal drops root's right to read everything, and reports it.
+        // The sandbox drops root's right to read everything, and reports it.
         let output = of_this_user(&tree);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(text(&output.stderr).contains("run this as the owner of the files"), "{output:?}");
@@ -156,7 +156,7 @@ fn root_gets_a_hint_at_a_command_for_the_right_uid_which_works() {
             [&["query".into(), "loadavg".into()], &["capture".into(), tree.into()], &["describe".into()]];
         for arguments in commands {
             let asked = by(0, 0, arguments);
-            // A capture is not sealed, since it writes files: root connects, and --allow-uid decides.
+            // A capture is not sandboxed, since it writes files: root connects, and --allow-uid decides.
             let is_capture = arguments[0] == "capture";
             if is_capture && !allowed.is_empty() {
                 assert_eq!(asked.status.code(), Some(0), "{asked:?}");

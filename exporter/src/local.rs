@@ -6,7 +6,7 @@ use crate::capture::CaptureInfo;
 use crate::collector::{LocalData, TimeZone, Uname};
 use crate::text;
 
-/// What is looked up once, before the exporter seals itself.
+/// What is looked up once, before the exporter enters its sandbox.
 #[derive(Debug, Clone)]
 pub struct LocalSource {
     captured: bool,

@@ -1,6 +1,6 @@
 //! The exporter's own sandbox, entered before the first connection is accepted.
 //!
-//! The exporter has no host files and no capabilities. The seal limits what an attacker who takes it over can do: open
+//! The exporter has no host files and no capabilities. The sandbox limits what an attacker who takes it over can do: open
 //! only files of the textfile directories and of the web configuration, create only Unix sockets, start no process, and
 //! map no executable memory.
 
@@ -17,7 +17,7 @@ use crate::layers::{capabilities, landlock, process, seccomp};
 
 pub use keyhole_os::Layer;
 
-/// The system calls that are allowed after the seal, each with its reason. Rows of the same name are alternatives.
+/// The system calls that are allowed in the sandbox, each with its reason. Rows of the same name are alternatives.
 ///
 /// Flags and operations are those seen in traces from start to end, with glibc on x86_64 and aarch64.
 #[rustfmt::skip]
@@ -94,9 +94,9 @@ const FROM_THE_WORKING_DIRECTORY: Argument = exactly(0, AT_FDCWD);
 const READING: Argument =
     flags(2, OFlags::CLOEXEC.bits(), OFlags::NOCTTY.union(OFlags::NONBLOCK).union(OFlags::DIRECTORY).bits());
 
-/// What the exporter needs after the seal.
+/// What the exporter needs in the sandbox.
 #[derive(Debug, Clone, Default)]
-pub struct SealOptions {
+pub struct SandboxOptions {
     /// Directories that it reads files from: those of the textfile collector and of the web configuration.
     pub readable: Vec<PathBuf>,
     /// The broker's socket.
@@ -110,14 +110,14 @@ pub struct SealOptions {
 /// Called once, with one thread running, after the listening sockets are bound and all files are open that stay open.
 /// Afterwards files can only be opened below `readable`. A layer that the kernel does not support is reported, not
 /// fatal, since layers are redundant. A layer that is claimed to be in force and is not is an error.
-pub fn seal(options: &SealOptions) -> Result<Vec<Layer>, String> {
-    seal_with_threads(options, || Ok(()))
+pub fn enter(options: &SandboxOptions) -> Result<Vec<Layer>, String> {
+    enter_with_threads(options, || Ok(()))
 }
 
 /// The same; `start` starts the threads that are needed later, after the layers that they inherit and before seccomp,
 /// which applies to all threads and forbids new ones.
-pub fn seal_with_threads(
-    options: &SealOptions,
+pub fn enter_with_threads(
+    options: &SandboxOptions,
     start: impl FnOnce() -> std::io::Result<()>,
 ) -> Result<Vec<Layer>, String> {
     // All settings have been read from it.

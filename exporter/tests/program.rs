@@ -116,7 +116,7 @@ async fn without_a_broker_nothing_is_left_behind() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
-/// The program is sealed while it reads: a system call that its filter does not know ends it.
+/// The program is in its sandbox while it reads: a system call that its filter does not know ends it.
 #[test]
 fn a_replayed_tree_may_have_any_links_and_is_not_left_by_them() {
     use std::os::unix::fs::symlink;

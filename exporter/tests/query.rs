@@ -494,7 +494,7 @@ async fn the_exporters_own_collectors_need_no_broker_and_what_they_leave_out_is_
         let line = format!("textfile: left out: {}/{line}", fixture.dir.path().display());
         assert!(ended.err.contains(&line), "{line}{}", ended.err);
     }
-    // The seal closes what is above the directories that a pattern names.
+    // The sandbox closes what is above the directories that a pattern names.
     std::fs::create_dir_all(fixture.path("more/one")).unwrap();
     std::fs::write(fixture.path("more/one/c.prom"), "e 5\n").unwrap();
     let pattern = format!("--collector.textfile.directory={}//more/./*", fixture.dir.path().display());

@@ -271,7 +271,7 @@ fn difference(shell: &mut Shell, path: &str, without: Without) -> Option<String>
             last = "it cannot be read there".to_owned();
             continue;
         };
-        // Each procfs numbers its sysctls anew; another test compares them in one.
+        // Each procfs instance numbers its sysctls itself; another test compares them in one.
         let is_numbered = !path.starts_with("/proc/sys/") && !SAME_CONTENT.contains(&path);
         if is_numbered && there.inode != before.inode {
             return Some(format!(
@@ -375,7 +375,7 @@ fn a_file_of_a_namespace_is_found_out() {
 }
 
 #[test]
-fn numbers_are_told_from_words() {
+fn numbers_are_separated_from_words() {
     let numbers = |text| numbers_and_words(text).0;
     assert_eq!(numbers("cpu0 12 0.5\n4.2: a1b 7kB -3"), [12.0, 0.5, 4.2, 3.0]);
     assert_eq!(numbers("0000001a 00000000 cafe"), [26.0, 0.0]);

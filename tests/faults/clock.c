@@ -1,6 +1,6 @@
 /* A clock that a test sets: shifts CLOCK_REALTIME by the seconds in a mapped file. For LD_PRELOAD.
  *
- * The file is mapped before the program seals itself, which may not open it later.
+ * The file is mapped before the program enters its sandbox, which may not open it later.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -141,7 +141,7 @@ fn a_file_that_sleeps_blocks_one_reader_and_is_right_one_scrape_after_it_wakes()
     let broker = environment.start_broker(&flags_of(&tree));
     let exporter = environment.start_exporter::<&str>(&[]);
     let temperature = |scrape: &Exposition| scrape.value("node_thermal_zone_temp", &[("zone", "0")]);
-    // The scrape that meets it waits for it; the reader that takes over leaves it out.
+    // The scrape that meets it waits for it; its replacement skips it.
     let begun = Instant::now();
     assert_eq!(temperature(&well_formed(&exporter)), None);
     assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());

@@ -29,7 +29,7 @@ no policy.
 what these machines showed.
 """
 MISSING = {
-    "5.10": "no Landlock (5.13): a reader that opens files after its seal can open what file modes allow. Descriptors that a client passes are not refused (6.16) but closed",
+    "5.10": "no Landlock (5.13): a reader that opens files in its sandbox can open what file modes allow. Descriptors that a client passes are not refused (6.16) but closed",
     "6.1": "of Landlock, limits on truncating files (6.2), TCP (6.7), ioctl (6.10), signals and abstract sockets (6.12), path-based sockets (7.1). Descriptors that a client passes are not refused (6.16) but closed",
     "6.12": "of Landlock, path-based sockets (7.1). Descriptors that a client passes are not refused (6.16) but closed",
     "newest": "nothing",

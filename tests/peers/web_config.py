@@ -228,7 +228,7 @@ def tls(web, pki, ours):
         check(f"{name}: a scrape with it", web.status(tls=trusting(one)), 200)
 
 
-def sealed(pid):
+def sandboxed(pid):
     """Of each thread: the mode of seccomp, no_new_privs, and its capabilities."""
     texts = [path.read_text() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/status")]
     return [tuple(re.search(rf"^{key}:\t(\S+)", text, re.MULTILINE)[1] for key in ("Seccomp", "NoNewPrivs", "CapEff")) for text in texts]
@@ -261,7 +261,7 @@ def users(web, pki, ours):
         return  # Debian's version does not know rate_limit.
     web.put(web_yml="rate_limit: {interval: 1h, burst: 3}\n")
     check(f"{name} starts with a rate limit", web.start(), "serves")
-    check(f"{name}: its three threads are all sealed", sealed(web.process.pid), [("2", "1", "0" * 16)] * 3)
+    check(f"{name}: its three threads are all sandboxed", sandboxed(web.process.pid), [("2", "1", "0" * 16)] * 3)
     came = [web.ask(path="/-/healthy") for _ in range(4)]
     check(f"{name}: a burst and its end", [answer[0] for answer in came], [200, 200, 200, 429])
     check(f"{name}: what 429 says", came[-1][2], b"Too Many Requests\n")

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// The uid of this process and the owner of the socket, found before the seal, for the advice of errors.
+/// The uid of this process and the owner of the socket, determined before the sandbox, for the advice of errors.
 #[derive(Debug, Clone)]
 pub(super) struct SocketAccess {
     uid: u32,

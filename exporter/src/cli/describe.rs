@@ -13,7 +13,7 @@ use super::terminal::{self, Style, Terminal, escape_controls_in_json};
 use super::{Failure, StopSignals, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::options::Options;
-use crate::sandbox::{self, QUERY_SYSCALLS, SealOptions};
+use crate::sandbox::{self, QUERY_SYSCALLS, SandboxOptions};
 
 /// Flags of `query` that are invalid here.
 const QUERY_FLAGS: &[&str] = &["watch", "count", "from"];
@@ -43,12 +43,12 @@ async fn describe(options: &Options) -> Result<DescribeResponse, Failure> {
     let mut signals = StopSignals::listen()?;
     let broker =
         BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
-    let seal = SealOptions {
+    let sandbox_options = SandboxOptions {
         broker_socket: broker.socket().into(),
         extra_syscalls: QUERY_SYSCALLS,
         ..Default::default()
     };
-    sandbox::seal(&seal)?;
+    sandbox::enter(&sandbox_options)?;
     tokio::select! {
         description = broker.describe(Instant::now() + SCRAPE_TIMEOUT.get(options)) => {
             description.map_err(|error| error.to_string().into())

@@ -17,7 +17,7 @@ use crate::http::web_config::WebConfig;
 use crate::http::{self, App, listen, paths};
 use crate::local::LocalSource;
 use crate::options::Options;
-use crate::sandbox::{self, SealOptions};
+use crate::sandbox::{self, SandboxOptions};
 use crate::scrape::Scraper;
 use crate::self_metrics::{VERSION, process::Process};
 
@@ -62,8 +62,9 @@ async fn serve(options: Options) -> Result<(), Failure> {
         readable.extend(web_config.readable_directories()?);
     }
 
-    let seal = SealOptions { readable, broker_socket: broker.socket().into(), extra_syscalls: &[] };
-    let layers = sandbox::seal_with_threads(&seal, || {
+    let sandbox_options =
+        SandboxOptions { readable, broker_socket: broker.socket().into(), extra_syscalls: &[] };
+    let layers = sandbox::enter_with_threads(&sandbox_options, || {
         web_config.as_mut().map_or(Ok(()), WebConfig::start_password_thread)
     })?;
 

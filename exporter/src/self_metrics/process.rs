@@ -1,6 +1,6 @@
 //! The exporter's own process, by the names that Prometheus' clients give it.
 //!
-//! Everything is opened before the exporter seals itself and read by pread(2) from then on. What the kernel says of this
+//! Everything is opened before the exporter enters its sandbox and read by pread(2) from then on. What the kernel says of this
 //! process is read by procfs-core; what a broker says of itself by our own parser, which no bytes can make panic.
 //! <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>
 

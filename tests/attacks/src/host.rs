@@ -56,7 +56,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// The environment variable in which the host is handed over.
+    /// The environment variable that has the paths of the host.
     pub const VARIABLE: &str = "KEYHOLE_ATTACKED";
 
     /// As one line, for the environment.

@@ -1,4 +1,4 @@
-//! What an intruder in a sealed process would try: a table of attacks, each with the layers that stop it.
+//! What an intruder in a sandboxed process would try: a table of attacks, each with the layers that stop it.
 //!
 //! To add an attack, add a row to one of the files below `table/`. The test `attacks` starts the real programs with one
 //! layer in force at a time, and with all of them, runs the row's code inside each kind of process, and compares what it
@@ -40,7 +40,7 @@ pub struct Attack {
     pub stopped_by: Layers,
     /// Does it; returns what a system call returns, so less than zero when it was refused.
     pub go: fn(&Host) -> i64,
-    /// In which sealed processes it goes through, what an intruder gains, and why that is accepted.
+    /// In which sandboxed processes it goes through, what an intruder gains, and why that is accepted.
     pub residual: &'static [(Processes, &'static str)],
     /// In which processes it can be made.
     pub within: Processes,
@@ -79,7 +79,7 @@ impl Attack {
         if self.is_possible_in(Process::Broker) { Process::Broker } else { Process::Exporter }
     }
 
-    /// Why it is accepted that this goes through in a sealed process, if it is.
+    /// Why it is accepted that this goes through in a sandboxed process, if it is.
     pub fn accepted(&self, process: Process) -> Option<&'static str> {
         self.residual.iter().find(|(processes, _)| processes & process.bit() != 0).map(|(_, why)| *why)
     }

@@ -24,7 +24,7 @@ pub(crate) const BROKER: Processes = Process::Broker.bit();
 pub(crate) const EXPORTER: Processes = Process::Exporter.bit();
 /// The zygote.
 pub(crate) const ZYGOTE: Processes = Process::Zygote.bit();
-/// Readers that open nothing once they are sealed.
+/// Readers that open nothing once they are sandboxed.
 pub(crate) const PROCFS: Processes = Process::Reader(Class::Procfs).bit();
 /// Readers that open files below sysfs.
 pub(crate) const SYSFS: Processes = Process::Reader(Class::Sysfs).bit();

@@ -1,4 +1,4 @@
-//! Every attack of the table, inside the real programs: with nothing in force, with one layer at a time, and sealed. What
+//! Every attack of the table, inside the real programs: with nothing in force, with one layer at a time, and sandboxed. What
 //! is seen is compared with the row and with `docs/attacks.md`, which
 //! `UPDATE_DOCUMENTS=1 cargo test -p keyhole-attacks --features hostile-code-for-tests` rewrites.
 
@@ -36,7 +36,7 @@ const DOCUMENTED_RELEASE: &str = "6.18.";
 enum Kernel {
     /// Everything: it is the document's.
     Documented,
-    /// What seccomp stops, and that nothing goes through a sealed process that should not.
+    /// What seccomp stops, and that nothing goes through a sandboxed process that should not.
     Other,
     /// What seccomp stops.
     WithoutLandlock,
@@ -152,8 +152,8 @@ fn end(ends: &Ends, process: Process, layers: Layers) -> Option<End> {
     [process, Process::Broker, Process::Exporter].into_iter().filter_map(of).find_map(|column| ends[column])
 }
 
-/// What an attack came to in a sealed process, as uid 64646 and as uid 0.
-fn sealed(ends: &Ends, process: Process) -> [Option<End>; 2] {
+/// What an attack came to in a sandboxed process, as uid 64646 and as uid 0.
+fn sandboxed(ends: &Ends, process: Process) -> [Option<End>; 2] {
     [end(ends, process, S | L | U), end(ends, process, S | L | R)]
 }
 
@@ -337,11 +337,12 @@ fn wrong(attack: &Attack, ends: &Ends, kernel: Kernel) -> Vec<String> {
         return wrong;
     }
     for process in Process::ALL.into_iter().filter(|process| attack.is_possible_in(*process)) {
-        let through = sealed(ends, process).contains(&Some(End::Through));
+        let through = sandboxed(ends, process).contains(&Some(End::Through));
         let accepted = attack.accepted(process);
         // A newer kernel may stop more than is documented.
         if through != accepted.is_some() && (through || kernel == Kernel::Documented) {
-            wrong.push(format!("sealed {}: goes through {through}, residual {accepted:?}", process.name()));
+            wrong
+                .push(format!("sandboxed {}: goes through {through}, residual {accepted:?}", process.name()));
         }
     }
     if kernel != Kernel::Documented {

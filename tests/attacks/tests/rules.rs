@@ -33,7 +33,7 @@ const NOT_PROVOKED: &[(&str, &str, &str)] = &[
     (
         "every process",
         "clock_gettime",
-        "the vDSO tells the time without a call; without one, as with some clock sources, each time is a call",
+        "the vDSO reads the time without a call; without one, as with some clock sources, each time is a call",
     ),
     (
         "broker",
@@ -108,7 +108,7 @@ const LIFE: &[(&str, Step)] = &[
     ("the end",                  |_, pid| { let _ = kill_process(pid, Signal::TERM); }),
 ];
 
-/// What is left out of a broker's seal.
+/// What is left out of a broker's sandbox.
 #[derive(Debug, Clone, Copy, Default)]
 struct Without {
     landlock: bool,

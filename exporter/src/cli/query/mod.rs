@@ -29,7 +29,7 @@ use crate::capture;
 use crate::collector::Instance;
 use crate::local::LocalSource;
 use crate::options::Options;
-use crate::sandbox::{self, QUERY_SYSCALLS, SealOptions};
+use crate::sandbox::{self, QUERY_SYSCALLS, SandboxOptions};
 use crate::snapshot::Snapshot;
 
 /// Runs `query` with the flags and the collectors `names`.
@@ -52,9 +52,9 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
         ));
     }
     let terminal = Terminal::detect();
-    // Read before the seal; it does not depend on the capture.
+    // Read before the sandbox; it does not depend on the capture.
     let local = LocalSource::from_process();
-    seal(&query.collectors, dir.into(), PathBuf::new())?;
+    enter_sandbox(&query.collectors, dir.into(), PathBuf::new())?;
     let saved = capture::read(dir).map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::PermissionDenied => {
@@ -83,7 +83,7 @@ async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Fail
         BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
     let broker = broker.with_max_response_bytes(Budget::new(options).response);
     let local = LocalSource::from_process();
-    seal(&query.collectors, PathBuf::new(), broker.socket().into())?;
+    enter_sandbox(&query.collectors, PathBuf::new(), broker.socket().into())?;
     let broker_query = BrokerQuery {
         query,
         timeout: SCRAPE_TIMEOUT.get(options),
@@ -107,13 +107,17 @@ async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Fail
 }
 
 /// Enters the sandbox before untrusted input is parsed.
-fn seal(collectors: &[Instance], capture_dir: PathBuf, broker_socket: PathBuf) -> Result<(), Failure> {
+fn enter_sandbox(
+    collectors: &[Instance],
+    capture_dir: PathBuf,
+    broker_socket: PathBuf,
+) -> Result<(), Failure> {
     let directories = collectors.iter().flat_map(Instance::directories);
     let mut readable: Vec<PathBuf> = directories.filter(|path| path.is_dir()).cloned().collect();
     if !capture_dir.as_os_str().is_empty() {
         readable.push(capture_dir);
     }
-    let layers = sandbox::seal(&SealOptions { readable, broker_socket, extra_syscalls: QUERY_SYSCALLS })?;
+    let layers = sandbox::enter(&SandboxOptions { readable, broker_socket, extra_syscalls: QUERY_SYSCALLS })?;
     for layer in layers.iter().filter(|layer| !layer.in_force) {
         tracing::debug!(layer = layer.name, detail = layer.detail, "sandbox layer MISSING");
     }

@@ -337,7 +337,7 @@ pub(super) fn sandbox(status: &BrokerStatus, exporter_layers: &[Layer]) -> Marku
             } @else {
                 div.scroll {
                     table.layers {
-                        caption { "Sandbox layers, as each process found them when it sealed itself" }
+                        caption { "Sandbox layers, as each process found them when it entered its sandbox" }
                         thead { tr { th scope="col" { "Process" } th scope="col" { "Layer" } th scope="col" { "State" } } }
                         @for (names, layers) in &processes {
                             tbody {

@@ -126,7 +126,7 @@ pub(super) struct PasswordChecker {
 
 impl PasswordChecker {
     /// Starts the thread and returns when it waits for work. From then on it needs only futex and memory, which is all
-    /// that the seal leaves it.
+    /// that the sandbox leaves it.
     pub(super) fn start() -> std::io::Result<Self> {
         let no_random = |_| std::io::Error::other("the system returns no random numbers");
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &rand::SystemRandom::new()).map_err(no_random)?;

@@ -109,7 +109,7 @@ impl WebConfig {
         Ok(web_config)
     }
 
-    /// The directories of the file and of the files that it names, which are read again after the seal. Whole directories,
+    /// The directories of the file and of the files that it names, which are read again inside the sandbox. Whole directories,
     /// because the kubelet replaces files by switching a symbolic link beside them; links are followed.
     pub fn readable_directories(&self) -> Result<Vec<PathBuf>, String> {
         let config = self.config()?;
@@ -136,7 +136,7 @@ impl WebConfig {
         Ok(directories.into_iter().collect())
     }
 
-    /// Starts the thread that checks passwords: before the seal forbids new threads, after the layers that it inherits.
+    /// Starts the thread that checks passwords: before the sandbox forbids new threads, after the layers that it inherits.
     pub fn start_password_thread(&mut self) -> std::io::Result<()> {
         self.checker = Some(PasswordChecker::start()?);
         Ok(())

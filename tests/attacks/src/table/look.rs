@@ -44,7 +44,7 @@ pub(super) static ATTACKS: &[Attack] = &[
     attack("watch files being used", "inotify_init1", S, |_| call!(SYS_inotify_init1, 0)),
     attack("watch a whole file system", "fanotify_init", S | U | R, |_| call!(SYS_fanotify_init, 0, 0)),
 
-    // procfs: nothing of it is opened after the seal.
+    // procfs: nothing of it is opened in the sandbox.
     attack("read a process's command line", "openat", S | L, |host| host.read_of_other_uid("cmdline"))
         .residual(&[PROCFS_IS_OPEN, UNSEALED]),
     attack("list the processes", "openat", S | L, |_| list(c"/proc"))
@@ -84,7 +84,7 @@ pub(super) static ATTACKS: &[Attack] = &[
 
     // What is left.
     attack("read a file of sysfs that no query gives", "openat", S | L, |_| read(c"/sys/kernel/vmcoreinfo"))
-        .residual(&[(SYSFS | DEVICES, "sysfs is granted whole: wildcards are followed after the seal. Its files are for every uid to read."), UNSEALED]),
+        .residual(&[(SYSFS | DEVICES, "sysfs is granted whole: wildcards are followed in the sandbox. Its files are for every uid to read."), UNSEALED]),
     attack("read a file of sysfs that only root may read", "openat", S | L | U, |_| read(c"/sys/kernel/slab/dentry/objects"))
         .residual(&[(SYSFS | DEVICES, "The access level `root` is there to read such files; sysfs is granted whole."), UNSEALED]),
     attack("read the kernel's debug files below sysfs", "openat", S | L | U, |_| list(c"/sys/kernel/debug"))

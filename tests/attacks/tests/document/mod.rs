@@ -5,7 +5,7 @@ use std::path::Path;
 
 use keyhole_attacks::{Attack, End, L, Layers, Process, R, S, SECTIONS, U};
 
-use crate::{Ends, end, is_here, sealed, stopped_by};
+use crate::{Ends, end, is_here, sandboxed, stopped_by};
 
 const HOW: &str = "UPDATE_DOCUMENTS=1 cargo test -p keyhole-attacks --features hostile-code-for-tests";
 
@@ -93,9 +93,9 @@ fn summary(text: &mut String, seen: &[(&'static Attack, Ends)]) {
     facts.iter().for_each(|(title, is)| row(text, title, is));
 }
 
-/// Whether it goes through a sealed process, as uid 64646 and as uid 0.
+/// Whether it goes through a sandboxed process, as uid 64646 and as uid 0.
 fn goes_through(ends: &Ends, process: Process) -> [bool; 2] {
-    sealed(ends, process).map(|end| is_here(ends) && end == Some(End::Through))
+    sandboxed(ends, process).map(|end| is_here(ends) && end == Some(End::Through))
 }
 
 /// The one layer that stops an attack, or 0 when it takes several; none when more could or nothing does. `uid` is the layer
@@ -106,14 +106,14 @@ fn only(ends: &Ends, process: Process, uid: Layers) -> Option<Layers> {
     (is_here(ends) && !through && alone.count_ones() < 2).then_some(alone)
 }
 
-/// What it came to in a sealed process, and the layers that stop it alone; by uid where that differs.
+/// What it came to in a sandboxed process, and the layers that stop it alone; by uid where that differs.
 fn outcome(attack: &Attack, ends: &Ends, process: Process) -> String {
     if !attack.is_possible_in(process) {
         return "-".to_owned();
     }
     let [user, root] = [(U, 0), (R, 1)].map(|(uid, at)| {
         let stopped = stopped_in(ends, process, uid);
-        let cell = cell(ends, sealed(ends, process)[at]);
+        let cell = cell(ends, sandboxed(ends, process)[at]);
         if stopped.is_empty() { cell } else { format!("{cell}: {stopped}") }
     });
     if user == root { user } else { format!("{user}; uid 0: {root}") }

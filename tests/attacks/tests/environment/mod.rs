@@ -65,7 +65,7 @@ pub struct Programs(TempDir);
 impl Programs {
     pub fn new() -> Self {
         let dir = public_dir();
-        // The last is the same as the one before, under a name that tells a zygote without a broker from one with it.
+        // The last is the same as the one before, under a name that distinguishes a zygote without a broker.
         for (built, name) in [
             (env!("CARGO_BIN_EXE_hostile-broker"), "keyhole-broker"),
             (env!("CARGO_BIN_EXE_hostile-exporter"), "keyhole-exporter"),

@@ -126,7 +126,7 @@ impl Zygote {
         &mut self.reports
     }
 
-    /// The next frame of the zygote; none when it has gone or says nothing for long.
+    /// The next frame of the zygote; none when it has exited or does not write for long.
     pub fn report(&mut self) -> Option<Frame> {
         self.reports.frame(FRAME_TIMEOUT)
     }

@@ -1,4 +1,4 @@
-//! The files of `--collector.textfile.directory`: the only files that the exporter opens once it is sealed.
+//! The files of `--collector.textfile.directory`: the only files that the exporter opens once it is sandboxed.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read};
