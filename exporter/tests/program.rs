@@ -218,15 +218,15 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         (vec!["-x"], "try --help"),
         (vec!["serve"], "unknown command \"serve\": use query, describe, capture, replay or completions"),
         (vec!["replay"], "replay needs a directory"),
-        (vec!["replay", "/nonexistent"], "give a capture or a tree"),
+        (vec!["replay", "/nonexistent"], "pass a capture or a tree"),
         (vec!["--web.listen-address=9100"], "not an address such as :9100"),
         (vec!["--web.listen-address=vsock://:9100"], "vsock is not supported"),
         (vec![occupied.as_str()], "the port is in use"),
         (vec!["--web.config.file=/x.yaml"], "No such file"),
-        (vec!["--web.systemd-socket"], "start the program by a socket unit"),
-        (vec!["--web.telemetry-path=metrics"], "a path begins with /"),
-        (vec!["--web.telemetry-path=//metrics"], "no request reaches a path"),
-        (vec!["--web.telemetry-path=/m%zz"], "no request reaches a path"),
+        (vec!["--web.systemd-socket"], "start the program with a socket unit"),
+        (vec!["--web.telemetry-path=metrics"], "use a path that begins with /"),
+        (vec!["--web.telemetry-path=//metrics"], "requests cannot reach a path"),
+        (vec!["--web.telemetry-path=/m%zz"], "requests cannot reach a path"),
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--log.format=xml"], "use logfmt or json"),
         (vec!["--log.format=JSON"], "use logfmt or json"),
@@ -239,7 +239,7 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         let output = exporter(&arguments);
         let error = String::from_utf8(output.stderr).unwrap();
         // What only the system knows is no mistake of the command line.
-        let of_the_system = ["give a capture", "the port is in use", "No such file", "a socket unit"]
+        let of_the_system = ["pass a capture", "the port is in use", "No such file", "a socket unit"]
             .iter()
             .any(|of_it| part.contains(of_it));
         let status = if of_the_system { 1 } else { 2 };

@@ -201,7 +201,7 @@ async fn a_watch_fits_its_terminal_and_shows_its_status() {
     let text =
         on_a_terminal(fixture.command(&["query", "netdev", "loadavg", "--watch=0.2", "--count=2"])).await;
     assert!(text.contains("every 0.2 s, reading 1; rates from the next reading on"), "{text:?}");
-    assert!(text.contains("PER SECOND") && text.contains("more: name collectors, or narrow it by --filter"));
+    assert!(text.contains("PER SECOND") && text.contains("more: name collectors, or use --filter"));
     let frames: Vec<&str> = text.split("\x1b[J").filter(|frame| !frame.is_empty()).collect();
     assert_eq!(frames.len(), 2, "{text:?}");
     assert!(frames.iter().all(|frame| frame.matches('\n').count() < 12), "{text:?}");
@@ -311,8 +311,8 @@ fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
         (&["query", "qdisc"], "the qdisc collector is not supported: it needs netlink"),
         (&["query", "-o", "jsn"], "--output=\"jsn\": use table, json, prom or raw (did you mean json?)"),
         (&["describe", "-oraw"], "--output=\"raw\": use table or json"),
-        (&["describe", "--watch"], "--watch belongs to query"),
-        (&["query", "--watch=0.1"], "--watch: at least 200ms"),
+        (&["describe", "--watch"], "--watch is a flag of query, not of describe"),
+        (&["query", "--watch=0.1"], "--watch: use at least 200ms"),
         (&["query", "--watch=often"], "--watch=\"often\": not a number of seconds"),
         (&["query", "--count=2"], "--count needs --watch"),
         (&["query", "--watch", "--from=/tmp"], "--watch and --from exclude each other"),
