@@ -18,7 +18,7 @@ pub const RETRY_AFTER_READS: u64 = 8;
 const MAX_DEVICES: usize = 4096;
 
 /// The page that the readers of one class share: [`CELLS_PER_SLOT`] numbers for each slot, written by that slot's reader
-/// alone, and [`READY_CELL`].
+/// alone, and `READY_CELL`.
 #[derive(Debug)]
 pub struct SharedState {
     page: SharedCells,
