@@ -30,7 +30,7 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> bool {
 }
 
 /// Whether two patterns can stand for the same path. It looks at neither longest runs of digits nor empty names, so it may
-/// say yes where [`matches`] finds no such path.
+/// say yes where [`matches()`] finds no such path.
 pub fn overlap(one: &str, other: &str) -> bool {
     let (mut ones, mut others) = (one.split('/'), other.split('/'));
     loop {
