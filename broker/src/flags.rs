@@ -220,8 +220,8 @@ impl Flags {
             command,
             unused_variables,
             socket: path("socket.path").unwrap_or_default(),
-            socket_group: values.parse("socket.group", number)?,
-            allowed_uids: values.parse_each("allow-uid", number)?,
+            socket_group: values.parse("socket.group", id)?,
+            allowed_uids: values.parse_each("allow-uid", id)?,
             paths: Paths {
                 procfs: path("path.procfs").unwrap_or_default(),
                 sysfs: path("path.sysfs").unwrap_or_default(),
@@ -260,6 +260,12 @@ fn command(values: &Values, words: &[String]) -> Result<Command, FlagError> {
         Some(("policy", _)) => Command::Policy,
         _ => Command::Serve,
     })
+}
+
+/// A uid or gid. The kernel uses the highest number for "no change".
+fn id(text: &str) -> Result<u32, &'static str> {
+    let id = text.parse().ok().filter(|id| *id < u32::MAX && !text.starts_with('+'));
+    id.ok_or("not a uid or gid from 0 to 4294967294")
 }
 
 fn number(text: &str) -> Result<u32, &'static str> {
@@ -349,6 +355,17 @@ mod tests {
             with_environment(&[], &[("KEYHOLE_REOPEN_INTERVAL", "soon")]).unwrap_err(),
             "KEYHOLE_REOPEN_INTERVAL=\"soon\" in the environment, for --reopen-interval: not a number from 0 to 4294967295"
         );
+    }
+
+    #[test]
+    fn the_highest_number_is_no_uid_and_no_gid() {
+        for flag in ["--allow-uid", "--socket.group"] {
+            for value in ["4294967295", "+5", "-1", "", "root"] {
+                let arguments = [format!("{flag}={value}").into()];
+                let error = Flags::parse(arguments, Vec::new()).unwrap_err().to_string();
+                assert!(error.contains("not a uid or gid from 0 to 4294967294"), "{flag}={value}: {error}");
+            }
+        }
     }
 
     #[test]

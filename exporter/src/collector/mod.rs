@@ -674,9 +674,24 @@ pub mod testing {
         out.begin(usize::MAX);
         let result = instance.collect(&Context { snapshot, local }, &mut out);
         let skipped = out.end().skipped;
+        let families = (instance.row.families)();
+        // The textfile collector emits what the files say.
+        for series in out.series().filter(|_| instance.row.name != "textfile") {
+            let name = series.family();
+            let is_declared = families.iter().any(|family| matches_declared(family.name, name));
+            assert!(is_declared, "{name} is not in the families of {}", instance.row.name);
+        }
         let text = out.to_text();
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         (samples.map(|line| format!("{line}\n")).collect(), skipped, result)
+    }
+
+    /// Whether a family may have this name: a declared name has `<...>` for what varies.
+    fn matches_declared(declared: &str, name: &str) -> bool {
+        let Some((fixed, rest)) = declared.split_once('<') else { return declared == name };
+        let rest = rest.split_once('>').map_or("", |(_, rest)| rest);
+        let Some(tail) = name.strip_prefix(fixed) else { return false };
+        (0..=tail.len()).any(|at| tail.get(at..).is_some_and(|tail| matches_declared(rest, tail)))
     }
 
     /// Runs a collector over any bytes in any of `paths`; all that is asked is that it ends.
@@ -699,7 +714,7 @@ pub mod testing {
                 let _ = run_one(&instance, &snapshot_of(&present), &local_data);
                 Ok(())
             })
-            .expect("the collector accepts_any_bytes any bytes");
+            .expect("the collector accepts any bytes");
     }
 }
 
@@ -709,6 +724,28 @@ mod tests {
 
     use super::*;
     use crate::exposition::Series;
+
+    #[test]
+    fn every_collector_in_the_sources_is_registered() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/collector");
+        let mut missing = Vec::new();
+        for subsystem in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            for path in std::fs::read_dir(subsystem).into_iter().flatten().map(|entry| entry.unwrap().path())
+            {
+                // A collector is a file, or a directory with a mod.rs.
+                let file = if path.is_dir() { path.join("mod.rs") } else { path };
+                let source = std::fs::read_to_string(&file).unwrap_or_default();
+                let Some((_, row)) = source.split_once("pub const COLLECTOR: Collector = Collector {") else {
+                    continue;
+                };
+                let name = row.split('"').nth(1).unwrap();
+                if COLLECTORS.iter().all(|collector| collector.name != name) {
+                    missing.push(name.to_owned());
+                }
+            }
+        }
+        assert!(missing.is_empty(), "not in COLLECTORS: {missing:?}");
+    }
 
     #[test]
     fn collectors_are_sorted_and_named_once() {
