@@ -73,6 +73,8 @@ struct Quantile {
 struct Histogram {
     #[prost(uint64, optional, tag = "1")]
     count: Option<u64>,
+    #[prost(double, optional, tag = "4")]
+    count_float: Option<f64>,
     #[prost(double, optional, tag = "2")]
     sum: Option<f64>,
     #[prost(message, repeated, tag = "3")]
@@ -81,8 +83,10 @@ struct Histogram {
 
 #[derive(Clone, PartialEq, Message)]
 struct Bucket {
-    #[prost(uint64, required, tag = "1")]
-    cumulative_count: u64,
+    #[prost(uint64, optional, tag = "1")]
+    cumulative_count: Option<u64>,
+    #[prost(double, optional, tag = "4")]
+    cumulative_count_float: Option<f64>,
     #[prost(double, required, tag = "2")]
     upper_bound: f64,
 }
@@ -159,10 +163,11 @@ impl Builder {
         let (labels, bound) = without(labels, "le");
         let histogram = self.metric(labels).histogram.get_or_insert_default();
         match (suffix, bound) {
-            ("_count", _) => histogram.count = Some(value as u64),
+            ("_count", _) => (histogram.count, histogram.count_float) = count(value),
             ("_sum", _) => histogram.sum = Some(value),
             (_, Some(upper_bound)) => {
-                histogram.buckets.push(Bucket { cumulative_count: value as u64, upper_bound });
+                let (cumulative_count, cumulative_count_float) = count(value);
+                histogram.buckets.push(Bucket { cumulative_count, cumulative_count_float, upper_bound });
             }
             (_, None) => {}
         }
@@ -189,6 +194,17 @@ impl Builder {
         }
         let written = self.family.encode_length_delimited(out);
         debug_assert!(written.is_ok(), "a Vec has room");
+    }
+}
+
+/// A count for the field of whole numbers or, if it is none, for that of floats.
+fn count(value: f64) -> (Option<u64>, Option<f64>) {
+    /// Up to here a float holds every whole number.
+    const WHOLE: f64 = (1u64 << 53) as f64;
+    if value.fract() == 0.0 && (0.0..=WHOLE).contains(&value) {
+        (Some(value as u64), None)
+    } else {
+        (None, Some(value))
     }
 }
 
@@ -267,16 +283,34 @@ mod tests {
         assert_eq!((histogram.count, histogram.sum), (Some(9), Some(30.5)));
         let buckets: Vec<_> =
             histogram.buckets.iter().map(|bucket| (bucket.upper_bound, bucket.cumulative_count)).collect();
-        assert_eq!(buckets, [(2.5, 4), (10.0, 7), (f64::INFINITY, 9)]);
+        assert_eq!(buckets, [(2.5, Some(4)), (10.0, Some(7)), (f64::INFINITY, Some(9))]);
         let [summary] = &families[1].metrics[..] else { panic!("{:?}", families[1]) };
         let summary = summary.summary.as_ref().unwrap();
         assert_eq!((summary.count, summary.sum), (None, Some(12.0)));
         assert_eq!(summary.quantiles[0], Quantile { quantile: 0.5, value: 1.0 });
     }
 
+    #[test]
+    fn a_count_that_is_no_whole_number_is_a_float() {
+        let mut out = Exposition::new();
+        let mut add = |suffix, labels: &[(&'static str, &'static str)], value: f64| {
+            let labels = labels.iter().map(|(name, value)| (*name, value.as_bytes()));
+            out.add_sample("h", suffix, "", Kind::Histogram, labels, Value::Float(value));
+        };
+        add("_bucket", &[("le", "1")], 0.9);
+        add("_bucket", &[("le", "+Inf")], 1e20);
+        add("_count", &[], 2.5);
+        let families = decode(&encode(&out, |_| true));
+        let histogram = families[0].metrics[0].histogram.as_ref().unwrap();
+        assert_eq!((histogram.count, histogram.count_float), (None, Some(2.5)));
+        let counts = |bucket: &Bucket| (bucket.cumulative_count, bucket.cumulative_count_float);
+        let buckets: Vec<_> = histogram.buckets.iter().map(counts).collect();
+        assert_eq!(buckets, [(None, Some(0.9)), (None, Some(1e20))]);
+    }
+
     proptest! {
         #[test]
-        fn any_label_comes_back_as_it_was(value in any::<String>()) {
+        fn any_label_is_unchanged(value in any::<String>()) {
             let mut out = Exposition::new();
             out.add(&COUNTER, &[value.as_bytes(), b"m"], 1u64);
             let families = decode(&encode(&out, |_| true));
