@@ -22,7 +22,7 @@ def queries_in(text):
 def _rows():
     """Each query of the policy, and whether `default` names it."""
     text = (REPOSITORY / "policy/src/table.rs").read_text()
-    return {named(name): state == "ON" for name, state in re.findall(r"row_of\(Query::(\w+), \w+, (ON|OFF),", text)}
+    return {named(name): state == "ON" for name, state in re.findall(r"new_row\(Query::(\w+), \w+, (ON|OFF),", text)}
 
 
 def _collectors():
@@ -37,18 +37,32 @@ def _collectors():
     return found
 
 
-def _on_demand():
-    """Queries that a collector asks only with one of these flags."""
-    text = (COLLECTORS / "mod.rs").read_text()
-    (table,) = re.findall(r"const ON_DEMAND.*?= &\[\n(.*?)\n\];", text, re.DOTALL)
-    rows = re.findall(r"Query::(\w+),\s*&\[(.*?)\]", table, re.DOTALL)
-    return {named(name): re.findall(r'"([\w.-]+)"', flags) for name, flags in rows}
+# Queries that a collector asks only with one of these flags: what its `wants` decides.
+ON_DEMAND = {
+    "bcache_priorities": ["collector.bcache.priorityStats"],
+    "cpuinfo": ["collector.cpu.info", "collector.cpu.info.bugs-include", "collector.cpu.info.flags-include"],
+    "net_addresses": ["collector.netdev.address-info"],
+    "net_statistics": ["collector.netdev.enable-detailed-metrics"],
+}
 
 
-ROWS, ALL_COLLECTORS, ON_DEMAND = _rows(), _collectors(), _on_demand()
+def _decided():
+    """The queries that some collector's `wants` names, and every flag that the sources declare."""
+    queries, flags = set(), set()
+    for file in COLLECTORS.rglob("*.rs"):
+        text = file.read_text()
+        for body in re.findall(r"fn wants\(&self, query: Query\) -> bool \{\n(.*?)\n    \}", text, re.DOTALL):
+            queries |= queries_in(body)
+        flags |= set(re.findall(r'"(collector\.[\w.-]+)"', text))
+    return queries, flags
+
+
+ROWS, ALL_COLLECTORS, (DECIDED, FLAGS) = _rows(), _collectors(), _decided()
 DEFAULT = {name for name, default in ROWS.items() if default}
 # A pattern that no longer fits the sources must not pass for an empty table.
-assert len(ROWS) > 70 and len(ALL_COLLECTORS) > 50 and ON_DEMAND, (len(ROWS), len(ALL_COLLECTORS), ON_DEMAND)
+assert len(ROWS) > 70 and len(ALL_COLLECTORS) > 50, (len(ROWS), len(ALL_COLLECTORS))
+assert DECIDED == set(ON_DEMAND), (DECIDED, set(ON_DEMAND))
+assert set().union(*ON_DEMAND.values()) <= FLAGS, set().union(*ON_DEMAND.values()) - FLAGS
 assert set().union(*(queries for _, queries in ALL_COLLECTORS.values())) <= set(ROWS)
 
 

@@ -200,7 +200,9 @@ def a_keyboard_is_enough(browser, keyhole):
             break
         expect(f"a ring around {focus['name']!r}", focus["outline"])
         order.append(focus["name"].split(" ")[0])
-    expect("the order of the keyboard", order, ["Skip", "Metrics", "Readiness", "The", *order[4:-1], "For"])
+    # The fourth is "70 available queries", of which the number depends on the host.
+    expect("the order of the keyboard", [*order[:3], order[3].isdigit(), *order[4:]],
+           ["Skip", "Metrics", "Readiness", True, *order[4:-1], "For"])
 
     browser.key("Tab", 9, modifiers=8)  # back
     textarea = "document.querySelector('textarea')"

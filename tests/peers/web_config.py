@@ -320,7 +320,7 @@ def reload(web, pki, ours):
         web.put(web_yml=CERTIFICATE % "" + USERS, **pem(pki, "one"))
         check(f"{name}: TLS that is added serves nobody by plain text", web.status(user="prometheus:secret"), lambda came: came != 200)
         check(f"{name}: nor by TLS", web.status(user="prometheus:secret", tls=trusting(pki / "one")), lambda came: came != 200)
-        check(f"{name}: the log says what to do", "TLS begins and ends with a restart only" in web.log.read_text(), True)
+        check(f"{name}: the log says what to do", "turning TLS on or off needs a restart" in web.log.read_text(), True)
         check(f"{name} starts with TLS again", web.start(), "serves")
         check(f"{name}: and serves by it", web.status(user="prometheus:secret", tls=trusting(pki / "one")), 200)
         lies_in_root = pathlib.Path(f"/keyhole-web-{os.getpid()}.crt")
