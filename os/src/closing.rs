@@ -83,9 +83,16 @@ mod tests {
         let peer = listener.accept().unwrap().0;
         stream.set_nonblocking(true).unwrap();
         // The peer's buffer may grow and take more: fill it until it stays full, else nothing lingers.
-        for _ in 0..10 {
-            while stream.write(&[0; 64 << 10]).is_ok() {}
-            std::thread::sleep(Duration::from_millis(2));
+        let mut full_for = 0;
+        for _ in 0..100_000 {
+            if stream.write(&[0; 64 << 10]).is_ok() {
+                full_for = 0;
+            } else if full_for < 20 {
+                full_for += 1;
+                std::thread::sleep(Duration::from_millis(5));
+            } else {
+                break;
+            }
         }
         stream.set_nonblocking(false).unwrap();
         let linger = libc::linger { l_onoff: 1, l_linger: 30 };
