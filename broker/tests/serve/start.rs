@@ -201,7 +201,7 @@ fn a_start_that_fails_says_what_to_do_in_one_line() {
         ("--allow-uid=root".into(), &["--allow-uid", "root", "not a uid or gid"]),
         ("--allow-uid=-1".into(), &["--allow-uid", "-1", "not a uid or gid"]),
         ("--allow-uid=4294967296".into(), &["--allow-uid", "4294967296", "not a uid or gid"]),
-        ("--socket.group=wheel".into(), &["--socket.group", "wheel", "a number"]),
+        ("--socket.group=wheel".into(), &["--socket.group", "wheel", "not a uid or gid"]),
         ("--allow-uid".into(), &["--allow-uid"]),
         ("--view=guest".into(), &["--view", "auto, host or container"]),
         ("--log.level=loud".into(), &["--log.level", "debug, info, warn or error"]),
