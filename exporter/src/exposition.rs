@@ -61,6 +61,17 @@ impl Family {
             self.name.split_once('<').and_then(|(before, place)| Some((before, place.split_once('>')?.1)));
         around.map_or_else(|| self.name.to_owned(), |(before, after)| [before, part, after].concat())
     }
+
+    /// Whether one of the family's samples may have this name: where a declared name has `<PLACES>`, anything may stand.
+    pub fn has_name(&self, name: &str) -> bool {
+        fn matches(declared: &str, name: &str) -> bool {
+            let Some((fixed, rest)) = declared.split_once('<') else { return declared == name };
+            let rest = rest.split_once('>').map_or("", |(_, rest)| rest);
+            let Some(tail) = name.strip_prefix(fixed) else { return false };
+            (0..=tail.len()).any(|at| tail.get(at..).is_some_and(|tail| matches(rest, tail)))
+        }
+        matches(self.name, name)
+    }
 }
 
 /// What the values of a family are read from. Files are patterns in the language of [`keyhole_policy::pattern`], and

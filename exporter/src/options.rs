@@ -5,9 +5,9 @@ mod typed;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::time::Duration;
 
-use keyhole_flags::{Origin, Values};
+use keyhole_flags::{Origin, Value, Values};
 
 use crate::go_regex::GoRegex;
 
@@ -16,31 +16,12 @@ pub use keyhole_flags::{Flag, FlagError, FlagKind, most_similar};
 pub use remembered::{Matcher, Remembered};
 pub use typed::{Filter, TypedFlag};
 
-/// A flag's value.
-#[derive(Debug, Clone)]
-pub enum Value {
-    /// On or off.
-    Switch(bool),
-    /// A compiled regular expression.
-    Regexp(Option<GoRegex>),
-    /// Text.
-    Text(String),
-    /// Texts in the order given.
-    Texts(Vec<String>),
-    /// A whole number.
-    Number(u64),
-    /// A duration.
-    Duration(std::time::Duration),
-    /// A duration, when it is on.
-    Interval(Option<std::time::Duration>),
-}
-
-/// The values of all flags.
+/// The values of all flags. Code reads them by a [`TypedFlag`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    values: HashMap<&'static str, Value>,
-    /// Flags of the command line and of the environment.
-    given: Vec<&'static str>,
+    values: Values,
+    /// Compiled regular expressions, of the flags whose expression is not empty.
+    regexps: HashMap<&'static str, GoRegex>,
 }
 
 impl Options {
@@ -69,48 +50,42 @@ impl Options {
 
     /// Whether the command line or the environment gave the flag.
     pub fn was_given(&self, flag: &str) -> bool {
-        self.given.contains(&flag)
+        self.values.origin(flag) > Origin::Default
     }
 
     /// Whether a switch is on; off when there is no such switch.
     pub fn switch(&self, flag: &str) -> bool {
-        matches!(self.values.get(flag), Some(Value::Switch(true)))
+        self.values.switch(flag)
     }
 
     /// A flag's regular expression; none when it is empty.
-    pub fn regexp(&self, flag: &str) -> Option<&GoRegex> {
-        match self.values.get(flag) {
-            Some(Value::Regexp(regexp)) => regexp.as_ref(),
-            _ => None,
-        }
+    pub(crate) fn regexp(&self, flag: &str) -> Option<&GoRegex> {
+        self.regexps.get(flag)
     }
 
-    /// A flag's text; empty when there is none.
-    pub fn text(&self, flag: &str) -> &str {
-        match self.values.get(flag) {
-            Some(Value::Text(text)) => text,
-            _ => "",
+    /// A flag's text or path; empty when there is none.
+    fn text(&self, flag: &str) -> &str {
+        match self.values.path(flag) {
+            Some(path) => path.to_str().unwrap_or_default(),
+            None => self.values.text(flag),
         }
     }
 
     /// The texts of a flag that may be repeated.
-    pub fn texts(&self, flag: &str) -> &[String] {
-        match self.values.get(flag) {
-            Some(Value::Texts(texts)) => texts,
-            _ => &[],
-        }
+    fn texts(&self, flag: &str) -> &[String] {
+        self.values.texts(flag)
     }
 
     /// A flag's number.
-    pub fn number(&self, flag: &str) -> u64 {
-        match self.values.get(flag) {
+    fn number(&self, flag: &str) -> u64 {
+        match self.values.value(flag) {
             Some(Value::Number(number)) => *number,
             _ => 0,
         }
     }
 
     /// A flag's limit, of which 0 means none.
-    pub fn limit(&self, flag: &str) -> usize {
+    fn limit(&self, flag: &str) -> usize {
         match self.number(flag) {
             0 => usize::MAX,
             limit => usize::try_from(limit).unwrap_or(usize::MAX),
@@ -118,16 +93,16 @@ impl Options {
     }
 
     /// A flag's duration.
-    pub fn duration(&self, flag: &str) -> std::time::Duration {
-        match self.values.get(flag) {
+    fn duration(&self, flag: &str) -> Duration {
+        match self.values.value(flag) {
             Some(Value::Duration(duration)) => *duration,
-            _ => std::time::Duration::ZERO,
+            _ => Duration::ZERO,
         }
     }
 
     /// A flag's interval; none when it is off.
-    pub fn interval(&self, flag: &str) -> Option<std::time::Duration> {
-        match self.values.get(flag) {
+    fn interval(&self, flag: &str) -> Option<Duration> {
+        match self.values.value(flag) {
             Some(Value::Interval(interval)) => *interval,
             _ => None,
         }
@@ -139,38 +114,15 @@ impl TryFrom<Values> for Options {
 
     /// Compiles the regular expressions among the values. Paths must be UTF-8: metrics and JSON show them.
     fn try_from(values: Values) -> Result<Self, FlagError> {
-        use keyhole_flags::Value as Parsed;
         let mut regexps = HashMap::new();
-        for (flag, text) in values.regexps() {
-            let compile = || GoRegex::new(text);
-            let regexp = (!text.is_empty()).then(compile).transpose();
-            regexps.insert(flag, regexp.map_err(|error| values.refuse(flag, text, error))?);
+        for (flag, text) in values.regexps().filter(|(_, text)| !text.is_empty()) {
+            let regexp = GoRegex::new(text).map_err(|error| values.refuse(flag, text, error))?;
+            regexps.insert(flag, regexp);
         }
-        let utf8 = |path: PathBuf| {
-            let argument = |path| FlagError::NotUtf8 { argument: format!("{path:?}") };
-            path.into_os_string().into_string().map_err(argument)
-        };
-        let mut options = Self::default();
-        for (flag, value, origin) in values.into_entries() {
-            let value = match value {
-                Parsed::Switch(on) => Value::Switch(on),
-                Parsed::Text(text) => match regexps.remove(flag.name) {
-                    Some(regexp) => Value::Regexp(regexp),
-                    None => Value::Text(text),
-                },
-                Parsed::Path(path) => Value::Text(utf8(path)?),
-                Parsed::Texts(texts) => Value::Texts(texts),
-                Parsed::Paths(paths) => Value::Texts(paths.into_iter().map(utf8).collect::<Result<_, _>>()?),
-                Parsed::Number(number) => Value::Number(number),
-                Parsed::Duration(duration) => Value::Duration(duration),
-                Parsed::Interval(interval) => Value::Interval(interval),
-            };
-            options.values.insert(flag.name, value);
-            if origin > Origin::Default {
-                options.given.push(flag.name);
-            }
+        if let Some(path) = values.all_paths().find(|path| path.to_str().is_none()) {
+            return Err(FlagError::NotUtf8 { argument: format!("{path:?}") });
         }
-        Ok(options)
+        Ok(Self { values, regexps })
     }
 }
 

@@ -40,7 +40,7 @@ pub enum Origin {
 }
 
 /// The values of a program's flags.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Values(pub(crate) Vec<Entry>);
 
 #[derive(Debug, Clone)]
@@ -61,11 +61,6 @@ impl Values {
 
     pub(crate) fn entry(&self, flag: &str) -> Option<&Entry> {
         self.0.iter().find(|entry| entry.flag.name == flag)
-    }
-
-    /// Each flag, its value and where that comes from.
-    pub fn into_entries(self) -> impl Iterator<Item = (Flag, Value, Origin)> {
-        self.0.into_iter().map(|entry| (entry.flag, entry.value, entry.origin))
     }
 
     /// Each flag that takes a regular expression, with the expression.
@@ -113,6 +108,18 @@ impl Values {
             Some(Value::Path(path)) if !path.as_os_str().is_empty() => Some(path),
             _ => None,
         }
+    }
+
+    /// The paths of all flags.
+    pub fn all_paths(&self) -> impl Iterator<Item = &Path> {
+        self.0
+            .iter()
+            .flat_map(|entry| match &entry.value {
+                Value::Path(path) => std::slice::from_ref(path),
+                Value::Paths(paths) => paths,
+                _ => &[],
+            })
+            .map(PathBuf::as_path)
     }
 
     /// The paths of a repeatable flag.

@@ -225,7 +225,7 @@ fn check(collector: &Instance, snapshot: &Snapshot, own: &LocalInput, input: usi
         let kind = parsed.kind(family).unwrap_or_default();
         let declared: Vec<Family> = (collector.families)()
             .into_iter()
-            .filter(|declared| declared.kind.as_str() == kind && matches_declared(declared.name, family))
+            .filter(|declared| declared.kind.as_str() == kind && declared.has_name(family))
             .collect();
         assert!(!declared.is_empty(), "{name}: {kind} {family} is not declared");
         if let Some(sample) = parsed.samples(family).next() {
@@ -243,14 +243,6 @@ fn check(collector: &Instance, snapshot: &Snapshot, own: &LocalInput, input: usi
         }
     }
     text
-}
-
-/// Whether a declared name, with `<PLACEHOLDERS>` for variable parts, matches `name`.
-fn matches_declared(declared: &str, name: &str) -> bool {
-    let Some((fixed, rest)) = declared.split_once('<') else { return declared == name };
-    let rest = rest.split_once('>').map_or("", |(_, rest)| rest);
-    let Some(tail) = name.strip_prefix(fixed) else { return false };
-    (0..=tail.len()).any(|at| tail.get(at..).is_some_and(|tail| matches_declared(rest, tail)))
 }
 
 /// Runs every collector that uses any query of a broker's response.

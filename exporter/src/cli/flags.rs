@@ -330,13 +330,13 @@ mod tests {
         ];
         let options =
             with_environment(&["--web.max-requests=9", "--web.listen-address=:3"], &variables).unwrap();
-        assert_eq!((options.text("broker.socket"), options.number("web.max-requests")), ("/x", 9));
+        assert_eq!((&*BROKER_SOCKET.get(&options), MAX_REQUESTS.get(&options)), ("/x", 9));
         assert!(!options.switch("collector.hwmon") && !options.switch("help"));
-        assert_eq!(options.texts("web.listen-address"), [":3"], "not added to");
-        assert_eq!(options.text("log.level"), "info", "an empty variable has no effect");
+        assert_eq!(LISTEN_ADDRESS.get(&options), [":3"], "not added to");
+        assert_eq!(LOG_LEVEL.get(&options), "info", "an empty variable has no effect");
         let options = with_environment(&[], &variables).unwrap();
-        assert_eq!(options.texts("web.listen-address"), [":1", ":2"]);
-        assert_eq!(options.number("web.max-requests"), 7);
+        assert_eq!(LISTEN_ADDRESS.get(&options), [":1", ":2"]);
+        assert_eq!(MAX_REQUESTS.get(&options), 7);
     }
 
     #[test]

@@ -678,20 +678,12 @@ pub mod testing {
         // The textfile collector emits what the files say.
         for series in out.series().filter(|_| instance.row.name != "textfile") {
             let name = series.family();
-            let is_declared = families.iter().any(|family| matches_declared(family.name, name));
+            let is_declared = families.iter().any(|family| family.has_name(name));
             assert!(is_declared, "{name} is not in the families of {}", instance.row.name);
         }
         let text = out.to_text();
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         (samples.map(|line| format!("{line}\n")).collect(), skipped, result)
-    }
-
-    /// Whether a family may have this name: a declared name has `<...>` for what varies.
-    fn matches_declared(declared: &str, name: &str) -> bool {
-        let Some((fixed, rest)) = declared.split_once('<') else { return declared == name };
-        let rest = rest.split_once('>').map_or("", |(_, rest)| rest);
-        let Some(tail) = name.strip_prefix(fixed) else { return false };
-        (0..=tail.len()).any(|at| tail.get(at..).is_some_and(|tail| matches_declared(rest, tail)))
     }
 
     /// Runs a collector over any bytes in any of `paths`; all that is asked is that it ends.
