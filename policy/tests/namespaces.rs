@@ -8,7 +8,6 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
@@ -124,7 +123,8 @@ const EXCEPTIONS: [(&str, Without); 2] = [
     ("/proc/stat", |text| text.split_inclusive('\n').filter(|line| !line.starts_with("btime ")).collect()),
 ];
 
-/// A shell in new namespaces, each with values of its own, which reads files with its own procfs and sysfs mounted.
+/// A shell that reads files: in the namespaces of this process, or in new ones, each with values of its own and with its
+/// own procfs and sysfs mounted.
 struct Shell {
     child: Child,
     input: ChildStdin,
@@ -133,10 +133,12 @@ struct Shell {
 
 impl Shell {
     /// Makes the namespaces visible: an offset of the clock, a host name, an interface, shared memory, a mount.
-    const SCRIPT: &str = "
+    const SET_UP: &str = "
         mount -t proc proc /proc && mount -t sysfs sysfs /sys && echo keyhole-test >/proc/sys/kernel/hostname || exit
         { echo keyhole-test >/proc/sys/kernel/domainname; ip link set lo up; ipcmk -M 4096; mount -t tmpfs tmpfs /mnt; } \
-            >/dev/null 2>&1
+            >/dev/null 2>&1";
+
+    const READ: &str = "
         echo ready
         while read -r path; do
             if [ -L \"$path\" ]; then
@@ -150,19 +152,20 @@ impl Shell {
 
     /// None where this user may not make such namespaces.
     fn start(namespaces: &[&str]) -> Option<Self> {
+        let unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--net", "--ipc", "--uts"];
+        let script = format!("{}\n{}", Self::SET_UP, Self::READ);
+        Self::spawn(&[&unshare, namespaces].concat(), &script)
+    }
+
+    /// In the namespaces of this process. A program that reads has pipes, processes and open files that some files count:
+    /// both sides read in the same way.
+    fn here() -> Self {
+        Self::spawn(&[], Self::READ).expect("a shell starts")
+    }
+
+    fn spawn(in_namespaces: &[&str], script: &str) -> Option<Self> {
         let mut command = Command::new("timeout");
-        command.args([
-            "300",
-            "unshare",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--net",
-            "--ipc",
-            "--uts",
-        ]);
-        command.args(namespaces).args(["sh", "-c", Self::SCRIPT]);
+        command.arg("300").args(in_namespaces).args(["sh", "-c", script]);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
         let (input, output) = (child.stdin.take()?, BufReader::new(child.stdout.take()?));
@@ -209,16 +212,6 @@ impl Seen {
     fn new(inode: Option<u64>, bytes: &[u8]) -> Self {
         Self { inode, text: String::from_utf8_lossy(bytes).trim_end().to_owned() }
     }
-
-    /// What this process sees at a path.
-    fn here(path: &str) -> Option<Self> {
-        let metadata = std::fs::symlink_metadata(path).ok()?;
-        if metadata.is_symlink() {
-            let target = std::fs::read_link(path).ok()?;
-            return Some(Self::new(None, target.as_os_str().as_encoded_bytes()));
-        }
-        Some(Self::new(Some(metadata.ino()), &std::fs::read(path).ok()?))
-    }
 }
 
 /// A text's numbers, and what stands between them.
@@ -254,32 +247,30 @@ fn numbers_and_words(text: &str) -> (Vec<f64>, Vec<String>) {
     (numbers, words)
 }
 
-/// What is different about a file in the namespaces of `shell`, if anything is.
+/// What is different about a file in the namespaces of `there`, if anything is.
 ///
 /// It is read here, there and here again. A number that does not move must be the same there; one that moves must lie
 /// between the two of here, in one attempt of several: a value of a namespace of its own does not.
-fn difference(shell: &mut Shell, path: &str, without: Without) -> Option<String> {
+fn difference(here: &mut Shell, there: &mut Shell, path: &str, without: Without) -> Option<String> {
     /// A gauge may rise and fall again between two reads.
     const ATTEMPTS: usize = 200;
     let mut unmatched: Option<(Vec<String>, BTreeSet<usize>)> = None;
     let mut last = String::new();
     for _ in 0..ATTEMPTS {
-        let before = Seen::here(path)?;
-        let there = shell.read(path);
-        let after = Seen::here(path)?;
-        let Some(there) = there else {
+        let (before, seen, after) = (here.read(path)?, there.read(path), here.read(path)?);
+        let Some(seen) = seen else {
             last = "it cannot be read there".to_owned();
             continue;
         };
         // Each procfs instance numbers its sysctls itself; another test compares them in one.
         let is_numbered = !path.starts_with("/proc/sys/") && !SAME_CONTENT.contains(&path);
-        if is_numbered && there.inode != before.inode {
+        if is_numbered && seen.inode != before.inode {
             return Some(format!(
                 "it is another file there: inode {:?}, here {:?}",
-                there.inode, before.inode
+                seen.inode, before.inode
             ));
         }
-        let [before, there, after] = [before, there, after].map(|seen| without(&seen.text));
+        let [before, there, after] = [before, seen, after].map(|seen| without(&seen.text));
         if there == before || there == after {
             return None;
         }
@@ -338,6 +329,7 @@ fn without(path: &str) -> fn(&str) -> String {
 fn a_file_that_needs_no_host_mount_is_the_hosts_in_every_namespace() {
     let files = minimal_files();
     assert!(files.len() > 100, "{}", files.len());
+    let mut here = Shell::here();
     for namespaces in SHELLS {
         let Some(mut shell) = Shell::start(namespaces) else {
             println!("skipped: no {namespaces:?} for this user");
@@ -347,12 +339,13 @@ fn a_file_that_needs_no_host_mount_is_the_hosts_in_every_namespace() {
         let mut compared = 0;
         let mut different = Vec::new();
         for path in &files {
-            if Seen::here(path).is_none() || (!is_owner && shell.read(path).is_none()) {
+            if here.read(path).is_none() || (!is_owner && shell.read(path).is_none()) {
                 continue;
             }
             compared += 1;
-            different
-                .extend(difference(&mut shell, path, without(path)).map(|what| format!("{path}: {what}")));
+            different.extend(
+                difference(&mut here, &mut shell, path, without(path)).map(|what| format!("{path}: {what}")),
+            );
         }
         println!("{compared} of {} files are compared in {namespaces:?}", files.len());
         assert!(compared > 100, "{compared}");
@@ -366,11 +359,12 @@ fn a_file_of_a_namespace_is_found_out() {
         println!("skipped: no namespaces for this user");
         return;
     };
+    let mut here = Shell::here();
     // By its inode, or by what it says.
     let namespaced = ["/proc/1/net/dev", "/proc/1/mountinfo", "/proc/sys/kernel/hostname"];
     let excepted = EXCEPTIONS.iter().map(|(path, _)| *path);
     for path in namespaced.into_iter().chain(excepted) {
-        assert!(difference(&mut shell, path, str::to_owned).is_some(), "{path}");
+        assert!(difference(&mut here, &mut shell, path, str::to_owned).is_some(), "{path}");
     }
 }
 
