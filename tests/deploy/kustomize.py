@@ -21,8 +21,8 @@ EVERYWHERE = [
 ]
 OVERLAYS = {
     "minimal": [],
-    "restricted-pv": ["guard-daemonset", "root", "udev/pv", "textfile/pv"],
-    "privileged-hostpath": ["guard-daemonset", "root", "udev/hostpath", "textfile/hostpath"],
+    "restricted-pv": ["root", "udev/pv", "textfile/pv"],
+    "privileged-hostpath": ["root", "udev/hostpath", "textfile/hostpath"],
 }
 
 
@@ -38,21 +38,25 @@ def kustomize(kubectl, directory):
     return [thing for thing in yaml.safe_load_all(built.stdout) if thing]
 
 
+def write_site(directory, overlay, components=(), **fields):
+    """Writes a kustomization of one's own to a directory: an overlay with components, and further fields."""
+    # kustomize takes no absolute path, and resolves links before it goes up.
+    here = pathlib.Path(directory).resolve()
+    relative = lambda path: os.path.relpath(KUBERNETES / path, here)
+    (here / "kustomization.yaml").write_text(yaml.safe_dump({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [relative(f"overlays/{overlay}")],
+        "components": [relative(f"components/{name}") for name in components],
+        **fields,
+    }))
+    return here
+
+
 def with_components(kubectl, overlay, components):
-    """The objects of an overlay with components, as a kustomization of one's own has them."""
+    """The objects of an overlay with components."""
     with tempfile.TemporaryDirectory() as directory:
-        # kustomize takes no absolute path, and resolves links before it goes up.
-        here = pathlib.Path(directory).resolve()
-        relative = lambda path: os.path.relpath(KUBERNETES / path, here)
-        text = yaml.safe_dump({
-            "apiVersion": "kustomize.config.k8s.io/v1beta1",
-            "kind": "Kustomization",
-            "resources": [relative(f"overlays/{overlay}")],
-            "components": [relative(f"components/{name}") for name in components],
-            "sortOptions": {"order": "fifo"},
-        })
-        (here / "kustomization.yaml").write_text(text)
-        return kustomize(kubectl, here)
+        return kustomize(kubectl, write_site(directory, overlay, components))
 
 
 def combinations():

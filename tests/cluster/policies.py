@@ -1,0 +1,661 @@
+#!/usr/bin/env python3
+"""Tries deploy/kubernetes on a real API server: what is let in, what is refused, and by which rule.
+
+usage: policies.py --kubectl PATH [--programs DIR | --kubeconfig FILE] [--only WORD]
+
+With --programs it starts a control plane of its own, with nodes that run nothing. With --kubeconfig it uses that cluster,
+as a cluster admin who may impersonate; the namespaces keyhole and keyhole-moved there are its own.
+"""
+import argparse
+import contextlib
+import pathlib
+import re
+import shlex
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+import yaml
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "deploy"))
+
+import kustomize  # noqa: E402
+import mutations  # noqa: E402
+from api import Cluster, Refused, wait_for  # noqa: E402
+from attempts import FORBIDDEN, POD_SECURITY, RESTRICTED, Try  # noqa: E402
+from control_plane import control_plane  # noqa: E402
+from world import CONTROLLER, DAEMON_SETS, NAMESPACE, PODS, Nodes, foreign_pod, grant, quietly, with_claim, workload  # noqa: E402
+
+NODES = ["node-1", "node-2"]
+POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+IS_POLICY = "app.kubernetes.io/component=admission-policy"
+# Kinds of the Prometheus operator that the components have: without their definitions nothing of the kind is accepted.
+OPERATOR = {"podmonitors": "PodMonitor", "servicemonitors": "ServiceMonitor", "prometheusrules": "PrometheusRule"}
+# Seconds after which a policy that was applied must be in force.
+IN_FORCE = 30
+
+
+class Results:
+    """Counts checks, and says which failed."""
+
+    def __init__(self):
+        self.passed = self.failed = 0
+
+    def check(self, title, action, *arguments):
+        try:
+            result = action(*arguments)
+        except (AssertionError, Refused, KeyError, IndexError, StopIteration, TypeError, OSError) as error:
+            self.failed += 1
+            print(f"FAILED {title}: {type(error).__name__}: {error}", flush=True)
+            if not isinstance(error, (AssertionError, Refused)):
+                traceback.print_exc()
+            return None
+        self.passed += 1
+        return result
+
+
+class Site:
+    """A kustomization of one's own, applied as the README says."""
+
+    def __init__(self, cluster, directory, overlay, components=(), **fields):
+        self.cluster, self.directory = cluster, tempfile.mkdtemp(dir=directory)
+        kustomize.write_site(self.directory, overlay, components, **fields)
+        self.things = kustomize.kustomize(cluster.program, self.directory)
+
+    def install(self):
+        self.apply_policies()
+        self.apply()
+
+    def apply_policies(self):
+        """The first step of an installation, and the wait until the policies are in force."""
+        if kustomize.objects(self.things, "ValidatingAdmissionPolicy"):
+            self.apply("--selector", IS_POLICY)
+            wait_until_in_force(self.cluster)
+
+    def apply(self, *arguments):
+        return self.cluster.kubectl("apply", "--kustomize", self.directory, *arguments)
+
+    def remove(self, namespace=NAMESPACE):
+        """As the README says: the namespace first, so that the policies outlive the claims."""
+        self.cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=60s")
+        self.cluster.kubectl("delete", "--kustomize", self.directory, "--ignore-not-found", "--timeout=60s")
+
+
+def wait_until_in_force(cluster):
+    refused = kustomize.KUBERNETES / "policies/refused.yaml"
+
+    def denied():
+        done = cluster.kubectl("create", "--dry-run=server", "--filename", refused, check=False)
+        return "pod-security-level" in done.stderr
+    wait_for("the policies are in force", denied, IN_FORCE)
+
+
+def define_the_operators_kinds(admin):
+    for plural, kind in OPERATOR.items():
+        schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        quietly(admin.create, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", {
+            "metadata": {"name": f"{plural}.monitoring.coreos.com"},
+            "spec": {"group": "monitoring.coreos.com", "scope": "Namespaced",
+                     "names": {"plural": plural, "singular": kind.lower(), "kind": kind},
+                     "versions": [{"name": "v1", "served": True, "storage": True,
+                                   "schema": {"openAPIV3Schema": schema}}]}})
+    wait_for("the operator's kinds are served", lambda: all(
+        admin.exists(f"/apis/monitoring.coreos.com/v1/{plural}") for plural in OPERATOR))
+
+
+def ready(admin, namespace=NAMESPACE, nodes=len(NODES)):
+    """Waits until each node has its pod, of the DaemonSet's newest template."""
+    path = DAEMON_SETS.replace(NAMESPACE, namespace) + "/keyhole"
+
+    def counted():
+        thing = admin.get(path)
+        status = thing["status"]
+        return (status.get("observedGeneration") == thing["metadata"]["generation"]
+                and status.get("updatedNumberScheduled") == status.get("numberReady") == nodes)
+    wait_for("each node has its pod", counted)
+
+
+def applied_twice(site):
+    """Nothing is said but what was done, and the second time nothing is done."""
+    for attempt in (1, 2):
+        done = site.apply()
+        assert not done.stderr.strip(), done.stderr
+    changed = [line for line in done.stdout.splitlines() if not line.endswith(" unchanged")]
+    assert not changed, changed
+
+
+def server_side_after_client_side(site):
+    for _ in range(2):
+        done = site.apply("--server-side")
+        assert not done.stderr.strip(), done.stderr
+
+
+def type_checked(admin):
+    """The API server found every policy's expressions to fit the types of what they look at."""
+    def found():
+        statuses = {each["metadata"]["name"]: each.get("status", {}) for each in admin.get(POLICIES)["items"]
+                    if each["metadata"]["name"].startswith("keyhole")}
+        assert statuses
+        if all("typeChecking" in status for status in statuses.values()):
+            return statuses
+        return None
+    for name, status in wait_for("the policies are type-checked", found).items():
+        assert not status["typeChecking"].get("expressionWarnings"), (name, status["typeChecking"])
+
+
+def no_pod_security_warning(cluster, namespace=NAMESPACE):
+    """The label is set again as a dry run: the API server warns of each pod that the level would refuse."""
+    level = cluster.client().get(f"/api/v1/namespaces/{namespace}")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+    done = cluster.kubectl("label", "--dry-run=server", "--overwrite", "namespace", namespace,
+                           f"pod-security.kubernetes.io/enforce={level}")
+    assert "violate" not in done.stderr, done.stderr
+
+
+def refused(cluster, row):
+    """The attempt is refused by the rule that the row names; where Pod Security is as good, it says so."""
+    title, user, rule, attempt = row
+    groups = ("system:nodes", "system:authenticated") if user and user.startswith("system:node:") else (
+        ("system:authenticated",) if user else ())
+    quietly(cluster.client().delete, f"{PODS}/foreign")
+    try:
+        attempt(Try(cluster, user, groups))
+    except Refused as error:
+        marker = rule if rule in (POD_SECURITY, FORBIDDEN) else f"{rule}:"
+        assert marker in error.message, f"{marker} is not in: {error}"
+        return
+    finally:
+        quietly(cluster.client().delete, f"{PODS}/foreign")
+    raise AssertionError("let through")
+
+
+def as_user(case, daemon_set_uid):
+    """The real request of a mutation's case, or none if only an evaluator can make it."""
+    pod = case["pod"]
+    for owner in pod["metadata"].get("ownerReferences", []):
+        owner["uid"] = daemon_set_uid
+    return pod
+
+
+def mutated_pod(cluster, pod, row):
+    """A pod that is one change away from the good one, on the account of the DaemonSet controller."""
+    title, rule, change = row
+    case = mutations.create(pod)
+    change(case)
+    user = case["request"]["userInfo"]["username"]
+    if user == "alice":
+        user = "pod-maker"
+    client = cluster.client(user, ("system:serviceaccounts", "system:authenticated"))
+    uid = cluster.client().get(f"{DAEMON_SETS}/keyhole")["metadata"]["uid"]
+    try:
+        client.create(PODS, as_user(case, uid), dryRun="All")
+    except Refused as error:
+        assert f"{rule}:" in error.message or POD_SECURITY in error.message, f"{rule} is not in: {error}"
+        return
+    raise AssertionError("let through")
+
+
+def mutated_template(cluster, row):
+    """The same change in the DaemonSet's template, by one who may change it: refused as it is applied."""
+    title, rule, change = row
+    thing = cluster.client().get(f"{DAEMON_SETS}/keyhole")
+    template = thing["spec"]["template"]
+    case = mutations.create({"metadata": template["metadata"], "spec": template["spec"]})
+    change(case)
+    template["metadata"], template["spec"] = case["pod"]["metadata"], case["pod"]["spec"]
+    template["metadata"].pop("ownerReferences", None)
+    try:
+        cluster.client("host-granter", ("system:authenticated",)).replace(
+            f"{DAEMON_SETS}/keyhole", thing, dryRun="All")
+    except Refused as error:
+        assert f"{rule}:" in error.message, f"{rule} is not in: {error}"
+        return
+    raise AssertionError("let through")
+
+
+# What a template does not have: who makes a pod, who owns it, and what it was before.
+OF_THE_POD_ALONE = {"daemonset-only", "no-impostors", "no-adoption", "no-image-change", "no-ephemeral-containers"}
+
+
+class Race(threading.Thread):
+    """A user who makes pods that mount the host, as fast as they can."""
+
+    def __init__(self, cluster, make, pause=0.0):
+        super().__init__(daemon=True)
+        self.client = cluster.client("pod-maker", ("system:authenticated",))
+        self.make, self.pause = make, pause
+        self.stopped, self.refusals, self.made, self.failure = threading.Event(), 0, [], None
+
+    def run(self):
+        number = 0
+        while not self.stopped.is_set():
+            number += 1
+            try:
+                self.client.create(PODS, self.make(f"racer-{number}"))
+                self.made.append(f"racer-{number}")
+            except Refused:
+                self.refusals += 1
+            except OSError as error:
+                self.failure = error
+                return
+            time.sleep(self.pause)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stopped.set()
+        self.join(60)
+
+
+def host_pod(name):
+    """A privileged pod with the host's root, which `privileged-hostpath` alone lets Pod Security admit."""
+    return {"metadata": {"name": name}, "spec": {
+        "hostPID": True, "volumes": [{"name": "h", "hostPath": {"path": "/"}}],
+        "containers": [{"name": "main", "image": "registry.example/evil:1", "securityContext": {"privileged": True},
+                        "volumeMounts": [{"name": "h", "mountPath": "/h"}]}]}}
+
+
+def claiming_pod(name):
+    return with_claim(foreign_pod(name), "keyhole-proc")
+
+
+def wins_the_race(cluster, site, make):
+    """While a pod maker tries from before the namespace exists until Keyhole's pods run, none gets in."""
+    admin = cluster.client()
+    with Race(cluster, make) as race:
+        wait_for("the race has begun", lambda: race.refusals > 3)
+        site.install()
+        ready(admin)
+        before = race.refusals
+        wait_for("the race goes on", lambda: race.refusals > before + 20)
+    assert race.failure is None, race.failure
+    assert not race.made, f"{len(race.made)} pods got in: {race.made[:5]}"
+    foreign = [each["metadata"]["name"] for each in admin.get(PODS)["items"]
+               if not each["metadata"]["name"].startswith("keyhole-")]
+    assert not foreign, foreign
+    return race.refusals
+
+
+def foreign_pods_are_found(cluster, kubectl_line):
+    """The README's check lists a foreign pod, and none of Keyhole's."""
+    admin = cluster.client()
+    assert kubectl_line(cluster).split() == []
+    admin.create(PODS, foreign_pod())
+    try:
+        assert kubectl_line(cluster).split() == ["foreign"], kubectl_line(cluster)
+    finally:
+        admin.delete(f"{PODS}/foreign")
+        wait_for("the foreign pod is gone", lambda: not admin.exists(f"{PODS}/foreign"))
+
+
+# What people do with a running installation, each by one who may: it is let through.
+
+def rollout_restart(cluster):
+    cluster.kubectl("--namespace", NAMESPACE, "rollout", "restart", "daemonset/keyhole", user="host-granter")
+    ready(cluster.client())
+
+
+def new_image(cluster):
+    """An upgrade on restricted-pv, where the policy names no image."""
+    cluster.kubectl("--namespace", NAMESPACE, "set", "image", "daemonset/keyhole",
+                    "exporter=registry.example/keyhole-exporter:next", user="host-granter")
+    ready(cluster.client())
+
+
+def rollout_undo(cluster):
+    cluster.kubectl("--namespace", NAMESPACE, "rollout", "undo", "daemonset/keyhole", user="host-granter")
+    ready(cluster.client())
+
+
+def real_pod(cluster):
+    pods = cluster.client().get(PODS, labelSelector="app.kubernetes.io/name=keyhole")["items"]
+    return next(pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"])
+
+
+def annotate_pod(cluster):
+    cluster.kubectl("--namespace", NAMESPACE, "annotate", "--overwrite", "pod", real_pod(cluster), "a=b", user="pod-maker")
+
+
+def label_pod(cluster):
+    cluster.kubectl("--namespace", NAMESPACE, "label", "--overwrite", "pod", real_pod(cluster), "a=b", user="pod-maker")
+
+
+def annotate_daemon_set(cluster):
+    cluster.kubectl("--namespace", NAMESPACE, "annotate", "--overwrite", "daemonset", "keyhole", "a=b", user="editor")
+
+
+def delete_pod(cluster):
+    cluster.kubectl("--namespace", NAMESPACE, "delete", "pod", real_pod(cluster), "--wait=false", user="pod-maker")
+    wait_for("the pod is on its way out", lambda: True)
+    ready(cluster.client())
+
+
+def drain(cluster):
+    done = cluster.kubectl("drain", NODES[0], "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=60s")
+    cluster.kubectl("uncordon", NODES[0])
+    assert "keyhole" in done.stdout + done.stderr, "the DaemonSet's pod is not mentioned"
+    ready(cluster.client())
+
+
+def taint(cluster):
+    cluster.kubectl("taint", "node", NODES[0], "test=x:NoExecute")
+    try:
+        ready(cluster.client())
+    finally:
+        cluster.kubectl("taint", "node", NODES[0], "test-")
+
+
+def new_node(cluster):
+    """A node that comes and goes."""
+    with Nodes(cluster, ["node-3"]):
+        ready(cluster.client(), nodes=len(NODES) + 1)
+        cluster.client().delete("/api/v1/nodes/node-3")
+        wait_for("the node's pod is gone", lambda: all(
+            each["spec"].get("nodeName") != "node-3" for each in cluster.client().get(PODS)["items"]))
+    ready(cluster.client())
+
+
+def orphan_and_reinstall(cluster, site):
+    """The DaemonSet is deleted without its pods, and applied again: it adopts them."""
+    admin = cluster.client()
+    names = {each["metadata"]["name"] for each in admin.get(PODS)["items"]}
+    admin.delete(f"{DAEMON_SETS}/keyhole", propagationPolicy="Orphan")
+    wait_for("the DaemonSet is deleted", lambda: not admin.exists(f"{DAEMON_SETS}/keyhole"))
+    site.apply()
+    ready(admin)
+    left = {each["metadata"]["name"] for each in admin.get(PODS)["items"] if "deletionTimestamp" not in each["metadata"]}
+    assert names & left, f"no pod was adopted: {names} before, {left} after"
+
+
+def delete_in_the_foreground(cluster, site):
+    admin = cluster.client()
+    admin.delete(f"{DAEMON_SETS}/keyhole", propagationPolicy="Foreground")
+    wait_for("the DaemonSet is deleted", lambda: not admin.exists(f"{DAEMON_SETS}/keyhole"))
+    site.apply()
+    ready(admin)
+
+
+def a_foreign_pod(cluster):
+    """On restricted-pv the namespace may hold others, which leave the claims and the labels alone."""
+    client = cluster.client("editor", ("system:authenticated",))
+    client.create(PODS, foreign_pod())
+    client.patch(f"{PODS}/foreign", {"metadata": {"labels": {"more": "labels"}}})
+    client.delete(f"{PODS}/foreign", gracePeriodSeconds=0)
+
+
+def a_foreign_deployment(cluster):
+    client = cluster.client("editor", ("system:authenticated",))
+    path, thing = workload("Deployment", foreign_pod())
+    client.create(path, thing)
+    try:
+        wait_for("its pod runs", lambda: client.get(f"{path}/foreign")["status"].get("readyReplicas") == 1)
+    finally:
+        client.delete(f"{path}/foreign", propagationPolicy="Foreground")
+    wait_for("it is gone", lambda: not client.exists(f"{path}/foreign"))
+
+
+def a_foreign_daemon_set(cluster):
+    client = cluster.client("editor", ("system:authenticated",))
+    path, thing = workload("DaemonSet", foreign_pod())
+    client.create(path, thing)
+    try:
+        wait_for("its pods run", lambda: client.get(f"{path}/foreign")["status"].get("numberReady") == len(NODES))
+    finally:
+        client.delete(f"{path}/foreign", propagationPolicy="Foreground")
+    wait_for("it is gone", lambda: not client.exists(f"{path}/foreign"))
+
+
+def a_service_of_ones_own(cluster):
+    client = cluster.client("editor", ("system:authenticated",))
+    path = f"/api/v1/namespaces/{NAMESPACE}/services"
+    client.create(path, {"metadata": {"name": "mine"}, "spec": {"selector": {"app": "x"}, "ports": [{"port": 80}]}})
+    client.delete(f"{path}/mine")
+
+
+def a_claim_of_ones_own(cluster):
+    client = cluster.client("editor", ("system:authenticated",))
+    path = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims"
+    client.create(path, {"metadata": {"name": "mine"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}})
+    client.delete(f"{path}/mine")
+
+
+def status_by_a_kubelet(cluster):
+    """A node reports on its pod, and evicts it."""
+    pod = cluster.client().get(f"{PODS}/{real_pod(cluster)}")
+    node = pod["spec"]["nodeName"]
+    client = cluster.client(f"system:node:{node}", ("system:nodes", "system:authenticated"))
+    path = f"{PODS}/{pod['metadata']['name']}"
+    client.patch(f"{path}/status", {"status": {"message": "by the node"}})
+    client.delete(path)
+    ready(cluster.client())
+
+
+def detach_a_pod(cluster):
+    """Labels taken from a pod take it from the DaemonSet, which makes another: a way to look at a broken one."""
+    name = real_pod(cluster)
+    cluster.kubectl("--namespace", NAMESPACE, "label", "pod", name, "app.kubernetes.io/instance-", user="pod-maker")
+    admin = cluster.client()
+    wait_for("the pod belongs to nothing", lambda: not admin.get(f"{PODS}/{name}")["metadata"].get("ownerReferences"))
+    cluster.kubectl("--namespace", NAMESPACE, "delete", "pod", name, "--wait=false", user="pod-maker")
+    ready(admin)
+
+
+LEGITIMATE = [
+    rollout_restart, new_image, rollout_undo, annotate_pod, label_pod, annotate_daemon_set, delete_pod, drain, taint,
+    new_node, a_foreign_pod, a_foreign_deployment, a_foreign_daemon_set, a_service_of_ones_own, a_claim_of_ones_own,
+    status_by_a_kubelet, detach_a_pod,
+]
+LEGITIMATE_WITH_SITE = [orphan_and_reinstall, delete_in_the_foreground]
+# On privileged-hostpath, where no other pod lives.
+LEGITIMATE_OF_THE_SHAPE = [
+    rollout_restart, annotate_pod, label_pod, annotate_daemon_set, delete_pod, drain, taint, new_node, status_by_a_kubelet,
+]
+
+
+def foreign_pods(cluster):
+    """What the README has people run after an installation: the pods of the namespace that are not Keyhole's."""
+    text = (kustomize.KUBERNETES / "README.md").read_text()
+    (line,) = re.findall(r"^\$ kubectl (.*--field-selector.*|.*jsonpath.*foreign.*)$", text, re.MULTILINE) or [None]
+    return cluster.kubectl(*shlex.split(line)).stdout
+
+
+def moved(namespace):
+    """The fields of a kustomization that set another namespace, as examples/site has them."""
+    site = yaml.safe_load((kustomize.KUBERNETES / "examples/site/kustomization.yaml").read_text())
+    return {"namespace": namespace, "replacements": [
+        each for each in site["replacements"] if each["source"]["kind"] == "Namespace"]}
+
+
+def in_another_namespace(cluster, directory, overlay):
+    """`namespace:` moves everything, and the policies hold there."""
+    admin, namespace = cluster.client(), "keyhole-moved"
+    site = Site(cluster, directory, overlay, **moved(namespace))
+    site.install()
+    try:
+        ready(admin, namespace)
+        assert not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"), "something made the usual namespace"
+        path = PODS.replace(NAMESPACE, namespace)
+        make, rule = (host_pod, "containers") if overlay == "privileged-hostpath" else (claiming_pod, "daemonset-only")
+        try:
+            admin.create(path, make("evil"))
+        except Refused as error:
+            assert f"{rule}:" in error.message, error
+        else:
+            raise AssertionError(f"a pod got into {namespace}")
+    finally:
+        site.remove(namespace)
+
+
+def moved_by_one_field_alone(cluster, directory):
+    """With `namespace:` and without the replacements the volumes stay keyhole's: the claims stay unbound, and nothing runs."""
+    admin, namespace = cluster.client(), "keyhole-moved"
+    site = Site(cluster, directory, "restricted-pv", namespace=namespace)
+    site.install()
+    try:
+        path = f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/keyhole-proc"
+        wait_for("the claim is looked at", lambda: any(
+            event["involvedObject"]["name"] == "keyhole-proc"
+            for event in admin.get(f"/api/v1/namespaces/{namespace}/events")["items"]))
+        assert admin.get(path)["status"]["phase"] == "Pending"
+    finally:
+        site.remove(namespace)
+
+
+def without_the_label(cluster, directory):
+    """A namespace that someone else makes, without the label: no claim and no DaemonSet gets into it."""
+    site = Site(cluster, directory, "restricted-pv")
+    site.apply_policies()
+    cluster.client().create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": {
+        "pod-security.kubernetes.io/enforce": "restricted"}}})
+    try:
+        for kind, name in (("PersistentVolumeClaim", "keyhole-proc"), ("DaemonSet", "keyhole")):
+            thing = kustomize.one(site.things, kind, name)
+            done = cluster.kubectl("apply", "--filename", "-", check=False, input=yaml.safe_dump(thing))
+            assert done.returncode != 0 and "namespace-label:" in done.stderr, (kind, done.stdout, done.stderr)
+    finally:
+        site.remove()
+
+
+def switched(cluster, directory, first, second):
+    """One overlay is applied over the other and removed as the README says, and back again."""
+    admin = cluster.client()
+    sites = {name: Site(cluster, directory, name) for name in (first, second)}
+    for name in (first, second, first):
+        sites[name].install()
+        cluster.kubectl("--namespace", NAMESPACE, "delete", "pods", "--all", "--wait=false")
+        wait_for("the pods are deleted", lambda: True)
+        ready(admin)
+    for name in (first, second):
+        sites[name].remove()
+
+
+def uninstalled(cluster, site):
+    """Nothing is left, and a second installation works."""
+    admin = cluster.client()
+    for _ in range(2):
+        site.install()
+        ready(admin)
+        site.remove()
+        for path in (POLICIES, POLICIES + "bindings", "/api/v1/persistentvolumes", "/api/v1/namespaces"):
+            left = [each["metadata"]["name"] for each in admin.get(path)["items"]
+                    if each["metadata"]["name"].startswith("keyhole")]
+            assert not left, (path, left)
+
+
+def everything_applied(results, cluster, directory):
+    """Each overlay with each of its components, over one another in one namespace."""
+    admin = cluster.client()
+    for overlay in kustomize.OVERLAYS:
+        sets = [(title, components) for title, name, components in kustomize.combinations() if name == overlay]
+        base = Site(cluster, directory, overlay)
+        results.check(f"{overlay}: is installed", base.install)
+        for title, components in sets:
+            site = Site(cluster, directory, overlay, components)
+            results.check(f"{title}: the policies are applied", site.apply_policies)
+            results.check(f"{title}: applied twice, without a word but what was done", applied_twice, site)
+            results.check(f"{title}: its pods are made", ready, admin)
+        results.check(f"{overlay}: server-side after client-side", server_side_after_client_side, base)
+        results.check(f"{overlay}: Pod Security has no objection", no_pod_security_warning, cluster)
+        if overlay != "minimal":
+            results.check(f"{overlay}: its policies are type-checked", type_checked, admin)
+        every = Site(cluster, directory, overlay, sets[-2][1])
+        results.check(f"{overlay}: is removed", every.remove)
+        results.check(f"{overlay}: the rest is removed", base.remove)
+
+
+def restricted(results, cluster, directory):
+    admin = cluster.client()
+    site = Site(cluster, directory, "restricted-pv")
+    grant_when_the_namespace_exists(cluster)
+    refusals = results.check("restricted-pv: nobody wins the race at installation", wins_the_race, cluster, site, claiming_pod)
+    print(f"{refusals} attempts of the race were refused", flush=True)
+    results.check("restricted-pv: the check for foreign pods finds one", foreign_pods_are_found, cluster, foreign_pods)
+    for row in RESTRICTED:
+        results.check(f"restricted-pv: {row[0]} is refused", refused, cluster, row)
+    pod = kustomize.pod_of(site.things)
+    for row in mutations.CLAIMS:
+        if row[1] != "no-image-change" and "later" not in row[0] and row[1] != "no-ephemeral-containers":
+            results.check(f"restricted-pv: {row[0]} is refused", mutated_pod, cluster, pod, row)
+    for action in LEGITIMATE:
+        results.check(f"restricted-pv: {action.__name__} is let through", action, cluster)
+    for action in LEGITIMATE_WITH_SITE:
+        results.check(f"restricted-pv: {action.__name__} is let through", action, cluster, site)
+    results.check("restricted-pv: is removed", site.remove)
+    results.check("restricted-pv: is installed and removed twice", uninstalled, cluster, site)
+
+
+def hostpath(results, cluster, directory):
+    site = Site(cluster, directory, "privileged-hostpath")
+    grant_when_the_namespace_exists(cluster)
+    refusals = results.check("privileged-hostpath: nobody wins the race at installation", wins_the_race, cluster, site, host_pod)
+    print(f"{refusals} attempts of the race were refused", flush=True)
+    pod = kustomize.pod_of(site.things)
+    for row in mutations.SHAPE:
+        if "later" not in row[0] and row[1] != "no-ephemeral-containers":
+            results.check(f"privileged-hostpath: {row[0]} is refused", mutated_pod, cluster, pod, row)
+        if row[1] not in OF_THE_POD_ALONE and "later" not in row[0]:
+            results.check(f"privileged-hostpath: {row[0]} is refused in the template", mutated_template, cluster, row)
+    for action in LEGITIMATE_OF_THE_SHAPE:
+        results.check(f"privileged-hostpath: {action.__name__} is let through", action, cluster)
+    results.check("privileged-hostpath: is removed", site.remove)
+    results.check("privileged-hostpath: is installed and removed twice", uninstalled, cluster, site)
+
+
+def grant_when_the_namespace_exists(cluster):
+    """Roles as early as can be: the pod maker's race must not be lost for want of a right."""
+    admin = cluster.client()
+    # A cluster role, so that the pod maker may from the first moment of the namespace.
+    grant(admin, "default")
+    quietly(admin.create, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", {
+        "metadata": {"name": "keyhole-test-pod-maker"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "keyhole-test-pod-maker"},
+        "subjects": [{"kind": "User", "name": "pod-maker"}]})
+
+
+def places(results, cluster, directory):
+    results.check("restricted-pv holds in another namespace", in_another_namespace, cluster, directory, "restricted-pv")
+    results.check("privileged-hostpath holds in another namespace", in_another_namespace, cluster, directory, "privileged-hostpath")
+    results.check("a namespace that is set alone leads nowhere", moved_by_one_field_alone, cluster, directory)
+    results.check("a namespace without the label gets nothing", without_the_label, cluster, directory)
+    results.check("overlays are switched", switched, cluster, directory, "restricted-pv", "privileged-hostpath")
+
+
+PARTS = {"restricted": restricted, "hostpath": hostpath, "places": places, "everything": everything_applied}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kubectl", required=True)
+    parser.add_argument("--programs")
+    parser.add_argument("--kubeconfig")
+    parser.add_argument("--only", choices=PARTS, action="append")
+    arguments = parser.parse_args()
+    assert bool(arguments.programs) != bool(arguments.kubeconfig), "give --programs or --kubeconfig"
+    results = Results()
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        if arguments.programs:
+            plane = stack.enter_context(control_plane(directory, arguments.programs, arguments.kubectl))
+            kubeconfig = plane.kubeconfig
+        else:
+            kubeconfig = arguments.kubeconfig
+        cluster = stack.enter_context(Cluster(kubeconfig, arguments.kubectl).proxied())
+        nodes = stack.enter_context(Nodes(cluster, NODES)) if arguments.programs else None
+        define_the_operators_kinds(cluster.client())
+        for name in arguments.only or PARTS:
+            begun = time.monotonic()
+            PARTS[name](results, cluster, directory)
+            if nodes:
+                nodes.check()
+            print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
+    print(f"{results.passed} passed, {results.failed} failed")
+    return 1 if results.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
