@@ -11,7 +11,7 @@ import re
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_optional
 
-DECLARED = {name: cel.Type.DYN for name in ("object", "oldObject", "request", "authorizer")}
+DECLARED = {name: cel.Type.DYN for name in ("object", "oldObject", "request", "authorizer", "namespaceObject")}
 # The one way of asking whether the user may do a thing that is known here.
 AUTHORIZED = re.compile(r"\bauthorizer\.group\('(\w*)'\)\.resource\('(\w+)'\)\.check\('(\w+)'\)\.allowed\(\)")
 
@@ -49,6 +49,9 @@ class Policy:
         self.name = thing["metadata"]["name"]
         self.rules = spec["matchConstraints"]["resourceRules"]
         compiler = Compiler()
+        # Compiled first: they do not see the variables.
+        self.conditions = [(each["name"], compiler.of_type(each["expression"], cel.Type.BOOL))
+                           for each in spec.get("matchConditions", [])]
         self.variables = [compiler.variable(each["name"], each["expression"]) for each in spec.get("variables", [])]
         # A validation has no name of its own: its message begins with one.
         self.validations = [(each["message"].split(":")[0], compiler.of_type(each["expression"], cel.Type.BOOL))
@@ -73,14 +76,18 @@ class Policy:
             for rule in self.rules
         )
 
-    def review(self, request, thing, old=None, rights=()):
+    def review(self, request, thing, old=None, rights=(), namespace_labels=None):
         """Names of the validations that refuse, what failed to evaluate, and the audit annotations.
 
         The user's rights are texts `verb group/resource`.
         """
         if not self.matches(request):
             return [], [], {}
-        data = {"object": thing, "oldObject": old, "request": request, "authorizer": list(rights)}
+        namespace = {"metadata": {"labels": namespace_labels or {}}}
+        # What the API server gives for an object that has a name.
+        request = {"name": thing.get("metadata", {}).get("name", ""), **request}
+        data = {"object": thing, "oldObject": old, "request": request, "authorizer": list(rights),
+                "namespaceObject": namespace}
         errors = []
 
         def value(name, expression, kind):
@@ -90,6 +97,8 @@ class Policy:
                 return None
             return result.plain_value()
 
+        if not all(value(name, expression, cel.Type.BOOL) for name, expression in self.conditions) and not errors:
+            return [], [], {}
         for name, expression in self.variables:
             data[name] = value(name, expression, None)
         refused = [name for name, expression in self.validations if value(name, expression, cel.Type.BOOL) is False]

@@ -99,7 +99,7 @@ def the_exporter_is_probed_over_http_on_its_own_port(pod):
     (exporter,) = pod["spec"]["containers"]
     (port,) = exporter["ports"]
     assert (port["name"], port["containerPort"]) == ("metrics", 9100)
-    paths = {"livenessProbe": "/-/healthy", "readinessProbe": "/-/ready"}
+    paths = {"startupProbe": "/-/healthy", "livenessProbe": "/-/healthy", "readinessProbe": "/-/ready"}
     for probe, path in paths.items():
         assert exporter[probe]["httpGet"] == {"path": path, "port": "metrics"}
 
@@ -230,29 +230,48 @@ def everything_is_in_one_namespace_and_named_once(things):
     one(things, "Namespace")
 
 
-def policies_come_before_claims_and_claims_before_the_daemonset(things):
-    order = ["Namespace", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "PersistentVolume",
-             "PersistentVolumeClaim", "DaemonSet"]
-    # What a component adds stands at the end; the overlay's own objects are in order.
-    own = [thing for thing in things if thing["metadata"]["name"] in
-           {"keyhole", "keyhole-proc", "keyhole-sys", "keyhole-claims", "keyhole-pod-shape"}]
-    places = [order.index(thing["kind"]) for thing in own if thing["kind"] in order]
-    assert places == sorted(places), [thing["kind"] for thing in own]
+def the_daemonset_comes_after_what_it_needs(things):
+    """The order of kubectl. The policies are applied before, by their label."""
+    order = ["Namespace", "PersistentVolume", "PersistentVolumeClaim", "ValidatingAdmissionPolicy",
+             "ValidatingAdmissionPolicyBinding", "DaemonSet"]
+    places = [order.index(thing["kind"]) for thing in things if thing["kind"] in order]
+    assert places == sorted(places), [thing["kind"] for thing in things]
+
+
+# Policies that both overlays with the host have, and the one of them that is there for namespaces without the label.
+GUARD = {"keyhole-guard", "keyhole-label", "keyhole-binding", "keyhole-service", "keyhole-namespace"}
+UNBOUND = {"keyhole-label"}
+
+
+def binds(selector, access):
+    """Whether a namespace with this label is selected; by this label alone."""
+    expressions = selector.get("matchExpressions", [])
+    assert all(each["key"] == "keyhole/access" for each in expressions), selector
+    assert set(selector.get("matchLabels", {})) <= {"keyhole/access"} and (expressions or selector["matchLabels"])
+    return selector.get("matchLabels", {}).get("keyhole/access", access) == access and all(
+        each["operator"] == "Exists" or (each["operator"] == "In" and access in each["values"]) for each in expressions)
 
 
 def every_policy_is_bound_to_the_namespace_denies_and_audits(things):
     policies = objects(things, "ValidatingAdmissionPolicy")
     bindings = {binding["spec"]["policyName"]: binding for binding in objects(things, "ValidatingAdmissionPolicyBinding")}
     assert set(bindings) == {policy["metadata"]["name"] for policy in policies}
+    access = one(things, "Namespace")["metadata"]["labels"]["keyhole/access"]
     for policy in policies:
-        spec = bindings[policy["metadata"]["name"]]["spec"]
+        name = policy["metadata"]["name"]
+        spec = bindings[name]["spec"]
         assert policy["spec"]["failurePolicy"] == "Fail"
         assert spec["validationActions"] == ["Deny", "Audit"]
-        selector = spec["matchResources"]["namespaceSelector"]
-        assert selector == {"matchLabels": {"kubernetes.io/metadata.name": "keyhole"}}
-    host = [name for name in host_volumes(pod_of(things)) if name]
-    if host:
-        assert {"keyhole-claims", "keyhole-pod-shape"} & set(bindings), "host mounts without a policy"
+        for thing in (policy, bindings[name]):
+            assert thing["metadata"]["labels"]["app.kubernetes.io/component"] == "admission-policy", name
+        if name in UNBOUND:
+            assert "matchResources" not in spec
+        else:
+            assert binds(spec["matchResources"]["namespaceSelector"], access), (name, access)
+    expected = {"restricted-pv": "keyhole-claims", "privileged-hostpath": "keyhole-pod-shape"}
+    if host_volumes(pod_of(things)):
+        assert {expected[access], *GUARD} <= set(bindings), "host mounts without a policy"
+    assert set(bindings) & set(expected.values()) <= {expected.get(access)}, "a policy of another overlay"
 
 
 def every_volume_and_its_claim_are_pinned_to_each_other(things):
@@ -265,7 +284,8 @@ def every_volume_and_its_claim_are_pinned_to_each_other(things):
         assert (reference["namespace"], reference["name"], reference["kind"]) == (
             "keyhole", name, "PersistentVolumeClaim")
         assert spec["accessModes"] == volume["accessModes"] == ["ReadOnlyMany"]
-        assert spec["storageClassName"] == volume["storageClassName"] == ""
+        # The server drops an empty one of a volume, so that each apply would change it.
+        assert spec["storageClassName"] == "" and "storageClassName" not in volume
         assert volume["persistentVolumeReclaimPolicy"] == "Retain" and "nodeAffinity" not in volume
         # mountOptions are refused for hostPath.
         assert "mountOptions" not in volume and set(volume["hostPath"]) == {"path", "type"}
@@ -334,7 +354,7 @@ def the_rules_and_dashboards_are_those_of_deploy_monitoring(things):
 SET_CLAIMS = [
     the_namespace_admits_the_pod,
     everything_is_in_one_namespace_and_named_once,
-    policies_come_before_claims_and_claims_before_the_daemonset,
+    the_daemonset_comes_after_what_it_needs,
     every_policy_is_bound_to_the_namespace_denies_and_audits,
     every_volume_and_its_claim_are_pinned_to_each_other,
     the_selectors_find_the_pods_and_the_job_is_node_exporter,

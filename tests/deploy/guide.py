@@ -85,7 +85,7 @@ def the_patch_for_a_group_of_proc_gives_it_to_the_pod_and_the_policy(kubectl):
     def refused(policy_of, groups):
         case = mutations.create(pod)
         case["pod"]["spec"]["securityContext"]["supplementalGroups"] = groups
-        (policy,) = objects(policy_of, "ValidatingAdmissionPolicy")
+        policy = one(policy_of, "ValidatingAdmissionPolicy", "keyhole-pod-shape")
         found, errors, _ = admission.Policy(policy).review(case["request"], case["pod"])
         assert not errors, errors
         return found

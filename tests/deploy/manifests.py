@@ -32,6 +32,10 @@ VERSIONS = ["1.33", "1.37"]
 OPERATOR = {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
 
 
+# Rules about what a DaemonSet's template does not have: who makes a pod, who owns it, and what it was before.
+OF_THE_POD_ALONE = {"daemonset-only", "no-impostors", "no-adoption", "no-image-change", "no-ephemeral-containers"}
+
+
 class Results:
     """Counts checks, and says which failed."""
 
@@ -144,25 +148,107 @@ def only_who_may_grant_the_host_changes_the_daemonset(policy, daemon_set):
     marked = copy.deepcopy(daemon_set)
     marked["metadata"]["finalizers"] = ["foregroundDeletion"]
     other = {**changed, "metadata": {**changed["metadata"], "name": "other"}}
+    claim = {"metadata": {"name": "keyhole-proc"}, "spec": {"volumeName": "evil"}}
+    bound = {"metadata": {"name": "keyhole-proc"}, "spec": {"volumeName": "evil"}, "status": {"phase": "Bound"}}
     admin = ["create /persistentvolumes"]
-    for operation, thing, before, rights, expected in (
-        ("CREATE", daemon_set, None, [], ["host-granters"]),
-        ("CREATE", daemon_set, None, ["create apps/daemonsets", "get /persistentvolumes"], ["host-granters"]),
-        ("CREATE", daemon_set, None, admin, []),
-        ("UPDATE", changed, old, [], ["host-granters"]),
-        ("UPDATE", changed, old, admin, []),
-        ("UPDATE", marked, old, [], []),
-        ("CREATE", other, None, [], []),
+    daemon_sets, claims_resource = ("apps", "daemonsets"), ("", "persistentvolumeclaims")
+    for (group, resource), operation, thing, before, rights, expected in (
+        (daemon_sets, "CREATE", daemon_set, None, [], ["host-granters"]),
+        (daemon_sets, "CREATE", daemon_set, None, ["create apps/daemonsets", "get /persistentvolumes"], ["host-granters"]),
+        (daemon_sets, "CREATE", daemon_set, None, admin, []),
+        (daemon_sets, "UPDATE", changed, old, [], ["host-granters"]),
+        (daemon_sets, "UPDATE", changed, old, admin, []),
+        (daemon_sets, "UPDATE", marked, old, [], []),
+        (daemon_sets, "CREATE", other, None, [], []),
+        (claims_resource, "CREATE", claim, None, [], ["host-granters"]),
+        (claims_resource, "CREATE", claim, None, admin, []),
+        (claims_resource, "UPDATE", bound, claim, [], []),
+        (claims_resource, "CREATE", {**claim, "metadata": {"name": "mine"}}, None, [], []),
     ):
         request = {
-            "operation": operation, "resource": {"group": "apps", "version": "v1", "resource": "daemonsets"},
+            "operation": operation, "resource": {"group": group, "version": "v1", "resource": resource},
             "namespace": "keyhole", "userInfo": {"username": "alice"},
         }
         assert policy.matches(request)
         refused, errors, annotations = policy.review(request, thing, before, rights)
-        assert (refused, errors) == (expected, []), (operation, rights, refused, errors)
-        assert annotations == {"daemonset": f"{operation} by alice"}, annotations
+        assert (refused, errors) == (expected, []), (operation, thing["metadata"], rights, refused, errors)
+        if refused:
+            assert annotations == {"object": f"{operation} {resource} by alice"}, annotations
+    request["resource"] = {"group": "apps", "version": "v1", "resource": "daemonsets"}
     assert not policy.matches({**request, "subResource": "status"}), "the controller's own"
+
+
+def a_namespace_without_the_label_gets_nothing(policy, daemon_set):
+    claim = {"metadata": {"name": "x"}, "spec": {"volumeName": "keyhole-proc"}}
+    plain = copy.deepcopy(daemon_set)
+    plain["spec"]["template"]["spec"]["volumes"] = []
+    for (group, resource), thing, labels, expected in (
+        (("", "persistentvolumeclaims"), claim, {}, ["namespace-label"]),
+        (("", "persistentvolumeclaims"), claim, {"keyhole/access": "minimal"}, ["namespace-label"]),
+        (("", "persistentvolumeclaims"), claim, {"keyhole/access": "restricted-pv"}, []),
+        (("", "persistentvolumeclaims"), {"metadata": {"name": "x"}, "spec": {}}, {}, []),
+        (("apps", "daemonsets"), daemon_set, {}, ["namespace-label"]),
+        (("apps", "daemonsets"), daemon_set, {"keyhole/access": "privileged-hostpath"}, []),
+        (("apps", "daemonsets"), plain, {}, []),
+    ):
+        request = {"operation": "CREATE", "resource": {"group": group, "version": "v1", "resource": resource},
+                   "namespace": "any", "userInfo": {"username": "alice"}}
+        refused, errors, _ = policy.review(request, thing, namespace_labels=labels)
+        assert (refused, errors) == (expected, []), (thing["metadata"], labels, refused, errors)
+
+
+def labels_lead_to_keyholes_pods_alone(policies):
+    """By a service, and by a scheduler's binding."""
+    labels = {"app.kubernetes.io/name": "keyhole", "app.kubernetes.io/instance": "keyhole"}
+    service, binding = policies["keyhole-service"], policies["keyhole-binding"]
+
+    def review(policy, resource, sub, thing):
+        request = {"operation": "CREATE", "resource": {"group": "", "version": "v1", "resource": resource},
+                   "subResource": sub, "namespace": "keyhole", "userInfo": {"username": "alice"}}
+        assert policy.matches(request)
+        refused, errors, _ = policy.review(request, thing)
+        assert not errors, errors
+        return refused
+
+    for name, its_labels, selector, expected in (
+        ("keyhole", {}, labels, []), ("keyhole", {}, {"a": "b"}, ["service-selector"]),
+        ("x", labels, labels, []), ("x", labels, {"a": "b"}, ["service-selector"]), ("x", labels, None, ["service-selector"]),
+        ("x", {}, {"a": "b"}, []),
+    ):
+        thing = {"metadata": {"name": name, "labels": its_labels}, "spec": {"selector": selector} if selector else {}}
+        assert review(service, "services", "", thing) == expected, (name, its_labels, selector)
+    for its_labels, expected in (({}, []), (labels, ["no-impostors"]), ({"topology.kubernetes.io/zone": "a"}, [])):
+        thing = {"metadata": {"name": "x", "labels": its_labels}, "target": {"name": "n"}}
+        assert review(binding, "pods", "binding", thing) == expected, its_labels
+
+
+def the_level_fits_the_access(policy):
+    request = {"operation": "CREATE", "resource": {"group": "", "version": "v1", "resource": "namespaces"},
+               "userInfo": {"username": "alice"}}
+    for access, level, expected in (
+        ("restricted-pv", "restricted", []), ("restricted-pv", "baseline", []),
+        ("restricted-pv", "privileged", ["pod-security-level"]), ("restricted-pv", None, ["pod-security-level"]),
+        ("privileged-hostpath", "privileged", []), ("privileged-hostpath", "restricted", ["pod-security-level"]),
+    ):
+        labels = {"keyhole/access": access, **({"pod-security.kubernetes.io/enforce": level} if level else {})}
+        refused, errors, _ = policy.review(request, {"metadata": {"name": "x", "labels": labels}})
+        assert (refused, errors) == (expected, []), (access, level, refused, errors)
+
+
+def the_template_is_held_to_the_pods_rules(policy, daemon_set, row):
+    """What would refuse the pod later refuses the DaemonSet that would make it."""
+    title, rule, change = row
+    thing = copy.deepcopy(daemon_set)
+    template = thing["spec"]["template"]
+    case = mutations.create({"metadata": template["metadata"], "spec": template["spec"]})
+    change(case)
+    thing["spec"]["template"] = {"metadata": case["pod"]["metadata"], "spec": case["pod"]["spec"]}
+    request = {"operation": "UPDATE", "resource": {"group": "apps", "version": "v1", "resource": "daemonsets"},
+               "namespace": "keyhole", "userInfo": {"username": "alice"}}
+    assert policy.matches(request)
+    assert policy.review(request, daemon_set, daemon_set)[:2] == ([], []), "the good one"
+    refused, errors, _ = policy.review(request, thing, daemon_set)
+    assert rule in refused and not errors, (refused, errors)
 
 
 def the_talos_audit_policies_are_one_and_well_formed():
@@ -207,9 +293,10 @@ def main():
         things = results.check(f"{title}: builds", with_components, arguments.kubectl, overlay, components)
         if things is not None:
             sets[title] = things
-    site = results.check("examples/site: builds", kustomize, arguments.kubectl, KUBERNETES / "examples/site")
-    if site is not None:
-        sets["examples/site"] = site
+    for name in ("site", "privileged-hostpath"):
+        example = results.check(f"examples/{name}: builds", kustomize, arguments.kubectl, KUBERNETES / "examples" / name)
+        if example is not None:
+            sets[f"examples/{name}"] = example
 
     # The same object in many sets is looked at once.
     known = set()
@@ -235,14 +322,22 @@ def main():
             results.check(f"{title}: {claim.__name__}", claim, things)
         results.check(f"{title}: its programs take its arguments", programs.take, pod)
         policies = [admission.Policy(thing) for thing in objects(things, "ValidatingAdmissionPolicy")]
-        pod_policies = [policy for policy in policies if policy.name != "keyhole-no-exec"]
+        pod_policies = [policy for policy in policies if policy.name in ("keyhole-claims", "keyhole-pod-shape")]
         results.check(f"{title}: its policies admit its pod", good_pod, pod_policies, pod)
         for policy in policies:
             if policy.name == "keyhole-no-exec":
                 results.check(f"{title}: nobody runs anything in it", exec_is_refused, policy)
-            if policy.name == "keyhole-daemonset":
+            if policy.name == "keyhole-guard":
                 results.check(f"{title}: its DaemonSet is guarded", only_who_may_grant_the_host_changes_the_daemonset,
                             policy, one(things, "DaemonSet"))
+            if policy.name == "keyhole-label":
+                results.check(f"{title}: the label is asked for", a_namespace_without_the_label_gets_nothing,
+                            policy, one(things, "DaemonSet"))
+            if policy.name == "keyhole-namespace":
+                results.check(f"{title}: the level fits", the_level_fits_the_access, policy)
+            if policy.name == "keyhole-service":
+                results.check(f"{title}: labels lead to keyhole's pods", labels_lead_to_keyholes_pods_alone,
+                            {each.name: each for each in policies})
 
     # That the checks can fail.
     hostpath = pod_of(sets["privileged-hostpath"])
@@ -284,6 +379,10 @@ def main():
             for row in rows:
                 hit.add(results.check(f"{title}: {row[0]} is refused", mutated, policy, pod_of(sets[title]), row, annotation))
                 count += 1
+                if row[1] not in OF_THE_POD_ALONE and "later" not in row[0]:
+                    results.check(f"{title}: {row[0]} is refused in the template", the_template_is_held_to_the_pods_rules,
+                                  policy, one(sets[title], "DaemonSet"), row)
+                    count += 1
         unhit = {name for name, _ in policy.validations} - hit
         results.check(f"{policy_name}: every rule refuses something", lambda: same(unhit, set()))
         if policy_name == "keyhole-claims":

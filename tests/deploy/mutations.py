@@ -142,9 +142,12 @@ def labelled(case):
     case["pod"]["metadata"]["labels"].update({"app.kubernetes.io/name": "keyhole", "app.kubernetes.io/instance": "keyhole"})
 
 
-def owned(case):
-    case["pod"]["metadata"]["ownerReferences"] = [
-        {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "keyhole", "uid": "0", "controller": True}]
+def owned_by(**fields):
+    owner = {"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "keyhole", "uid": "0", "controller": True, **fields}
+    return lambda case: case["pod"]["metadata"].update(ownerReferences=[owner])
+
+
+owned = owned_by()
 
 
 def a_program_over(container, path):
@@ -185,6 +188,16 @@ CLAIMS = [
     ("a pod that says keyhole is its owner", "no-impostors", foreign(owned)),
     ("a pod that takes keyhole's labels later", "no-impostors", foreign(update(labelled))),
     ("a pod that takes keyhole for its owner later", "no-impostors", foreign(update(owned))),
+    ("a pod whose owner keyhole is of another API group", "no-impostors", foreign(owned_by(apiVersion="evil/v1"))),
+    ("a pod whose owner keyhole does not control it", "no-impostors", foreign(owned_by(controller=False))),
+    ("a pod that takes another API group's keyhole for its owner later", "no-impostors",
+     foreign(update(owned_by(apiVersion="evil/v1")))),
+    ("another DaemonSet's pod with keyhole's labels", "no-impostors",
+     foreign(lambda case: (by(DAEMON_SET_CONTROLLER)(case), labelled(case), owned_by(name="evil")(case)))),
+    ("keyhole's pod taken over by another DaemonSet later", "no-adoption",
+     lambda case: (update(of_another_daemonset)(case), by(DAEMON_SET_CONTROLLER)(case))),
+    ("a pod that begins in a directory of the host", "no-working-directory",
+     field(broker, workingDir="/host/proc/1/root")),
 ]
 
 CLAIMS_WITH_TEXTFILE = [
@@ -223,6 +236,9 @@ SHAPE = [
     ("another exporter", "images", another_image(exporter)),
     ("the broker's image in the exporter", "images", lambda case: exporter(case).update(image=broker(case)["image"])),
     ("the broker's image swapped later", "images", update(another_image(broker))),
+    ("keyhole's pod taken over by another DaemonSet later", "no-adoption",
+     lambda case: (update(of_another_daemonset)(case), by(DAEMON_SET_CONTROLLER)(case))),
+    ("a directory of the host to begin in", "commands", field(broker, workingDir="/host/proc/1/root")),
     ("a command of one's own", "commands", field(broker, command=["/bin/sh"])),
     ("a hook after the start", "commands", field(exporter, lifecycle={"postStart": {"exec": {"command": ["/x"]}}})),
     ("a secret in the environment", "commands",
@@ -267,6 +283,9 @@ SHAPE = [
     ("a CSI volume", "volume-kinds", add_volume(name="c", csi={"driver": "c"})),
     ("an image's files", "volume-kinds", add_volume(name="i", image={"reference": "evil:1"})),
     ("a secret", "volume-kinds", add_volume(name="s", secret={"secretName": "s"})),
+    ("the web configuration's secret in the broker", "mounts",
+     lambda case: (add_volume(name="web-config", secret={"secretName": "keyhole-web-config"})(case),
+                   add_mount(broker, name="web-config", mountPath="/host/x", readOnly=True)(case))),
     ("a program over the broker's, of a ConfigMap", "volume-kinds", a_program_over(broker, "/keyhole-broker")),
     ("a program over the broker's", "mounts", a_program_over(broker, "/keyhole-broker")),
     ("a program over the reader's, which the broker starts", "mounts", a_program_over(broker, "/keyhole-reader")),
