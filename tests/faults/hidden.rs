@@ -123,7 +123,10 @@ fn an_os_container_gets_a_hint_at_view_host_and_is_a_host_with_it() {
     let environment = Environment::new();
     let namespaces =
         Namespaces::new(&environment, "hidepid=0", "mount -t proc proc /proc; mount -t sysfs sysfs /sys");
-    let starter = [&["nsenter".to_owned(), "--pid".to_owned()], &namespaces.starter()[1..]].concat();
+    // By a shell in there, as a service of the container: a broker refuses what looks like `kubectl exec`.
+    let service = ["sh", "-c", "\"$@\"; exit", "sh"].map(str::to_owned);
+    let starter =
+        [&["nsenter".to_owned(), "--pid".to_owned()], &namespaces.starter()[1..], &service].concat();
     let flags: [OsString; 2] = ["--path.rootfs=/".into(), "--allow-processes".into()];
     let of_host = ["filesystem", "netclass", "netdev", "netstat", "processes", "sockstat"];
 

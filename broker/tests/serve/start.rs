@@ -10,7 +10,9 @@ use keyhole_broker::sandbox::LAYERS;
 use keyhole_proto::v1::broker_client::BrokerClient;
 use keyhole_proto::v1::{AccessLevel, DescribeRequest, Outcome, Query, file};
 use keyhole_test_support::client::{block_on, channel};
-use keyhole_test_support::{BROKER_UID, broker_uid, is_root, landlock, run_as, wait_until};
+use keyhole_test_support::{
+    BROKER_UID, ChildProcess, broker_uid, flag, is_root, landlock, run_as, wait_for, wait_until,
+};
 use rustix::process::{Signal, getgid};
 
 use crate::{new_environment, root, start_error};
@@ -152,6 +154,39 @@ fn unasked_privilege_is_refused() {
     let line = start_error(environment.broker_command_as_self(&["--allow-root"]));
     assert!(line.contains("CAP_SYS_ADMIN") && line.contains("--allow-capabilities"), "{line}");
     assert!(fs::symlink_metadata(environment.socket()).is_err(), "refused before anything was made");
+}
+
+#[test]
+fn a_broker_that_exec_puts_into_a_running_container_does_not_serve() {
+    if !root() {
+        return;
+    }
+    let environment = new_environment();
+    let mut container = ChildProcess::spawn(
+        std::process::Command::new("unshare").args(["--pid", "--fork", "--kill-child", "sleep", "300"]),
+    );
+    let unshare = container.pid();
+    let children = format!("/proc/{unshare}/task/{unshare}/children");
+    let first = wait_for("the container's first process", || {
+        let pid = fs::read_to_string(&children).unwrap_or_default().trim().to_owned();
+        (!pid.is_empty()).then_some(pid)
+    });
+    let exec = ["nsenter", "--target", &first, "--pid"].map(str::to_owned);
+    let command = |argument: &str| {
+        let mut command = environment.command_by(&exec, "keyhole-broker", BROKER_UID);
+        command.arg(flag("--socket.path=", environment.socket())).arg(argument);
+        command
+    };
+    let line = start_error(command("--allow-processes"));
+    assert!(line.contains("kubectl exec") && line.contains("arguments"), "{line}");
+    assert!(fs::symlink_metadata(environment.socket()).is_err(), "refused before anything was made");
+    let policy = command("policy").stdout(Stdio::piped()).output().unwrap();
+    assert!(policy.status.success(), "what only prints still runs");
+    // A container's first process has no parent that it sees either, and serves.
+    let by = ["unshare", "--pid", "--fork", "--kill-child"].map(str::to_owned);
+    let broker = environment.start_broker_by(&by, &["--log.level=info"]);
+    assert_eq!(broker.health(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+    container.kill();
 }
 
 #[test]
