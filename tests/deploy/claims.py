@@ -174,7 +174,7 @@ def it_runs_on_every_linux_node_and_is_evicted_last(pod):
 
 def the_exporter_knows_the_nodes_name(pod):
     (variable,) = container(pod, "exporter")["env"]
-    assert variable == {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+    assert variable == {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}}
 
 
 POD_CLAIMS = [
@@ -261,6 +261,7 @@ def every_policy_is_bound_to_the_namespace_denies_and_audits(things):
         name = policy["metadata"]["name"]
         spec = bindings[name]["spec"]
         assert policy["spec"]["failurePolicy"] == "Fail"
+        assert policy["spec"]["matchConstraints"]["namespaceSelector"] == {}, "the binding selects"
         assert spec["validationActions"] == ["Deny", "Audit"]
         for thing in (policy, bindings[name]):
             assert thing["metadata"]["labels"]["app.kubernetes.io/component"] == "admission-policy", name
