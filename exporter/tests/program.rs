@@ -208,6 +208,7 @@ fn a_replayed_tree_may_have_any_links_and_is_not_left_by_them() {
 fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let occupied = format!("--web.listen-address={}", listener.local_addr().unwrap());
+    let long_socket = format!("--broker.socket=/{}", "x".repeat(107));
     for (arguments, part) in [
         (vec!["--no-such-flag"], "try --help"),
         (vec!["--collector.netstat.feilds=x"], "try --help"),
@@ -233,7 +234,14 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         (vec!["--web.listen-address="], "not an address such as :9100"),
         (vec!["--web.listen-address=127.0.0.1:http"], "not an address such as :9100"),
         (vec!["@flags"], "try --help"),
-        (vec!["--broker.socket=unix:"], "is not the path of a socket"),
+        (vec!["--broker.socket=unix:"], "--broker.socket=\"unix:\": not the path of a socket"),
+        (vec!["--broker.socket="], "--broker.socket=\"\": not the path of a socket: use one such as /run/"),
+        (vec![&long_socket], "108 bytes, and the path of a socket has 107 at most: use a shorter one"),
+        (vec!["--scrape.timeout=0s"], "--scrape.timeout=\"0s\": too short: use at least 50ms"),
+        (vec!["--scrape.timeout=1ns"], "too short: use at least 50ms"),
+        (vec!["--scrape.timeout=1000000h"], "too long: use at most 120s"),
+        (vec!["--scrape.timeout-offset=1000000h"], "too long: use at most a year, 8760h"),
+        (vec!["--web.telemetry-path", "--log.level=debug"], "--web.telemetry-path needs a value: --web"),
         (vec!["--web.max-requests=many"], "not a whole number"),
     ] {
         let output = exporter(&arguments);
@@ -250,6 +258,53 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
     for flag in ["--help", "-h", "--version"] {
         let output = exporter(&[flag]);
         assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn what_is_wrong_in_the_environment_is_named_and_no_command_is_silent_about_it() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+    let tree = dir.path().to_str().unwrap();
+    let run = |arguments: &[&str], name: &str, value: &[u8]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
+        let output = command.args(arguments).env(name, OsStr::from_bytes(value)).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for command in [&["query", "--from", tree][..], &["replay", tree], &["capture", "/nonexistent/x"], &[]] {
+        let (status, error) = run(command, "NODE_NAME", b"a\xff");
+        // Whether its directory can be written is checked first.
+        if command.first() != Some(&"capture") {
+            assert_eq!(status, Some(2), "{command:?}: {error}");
+            assert!(error.contains("NODE_NAME=\"a\\xFF\" in the environment: not UTF-8: set it"), "{error}");
+        }
+    }
+    let long = format!("/{}", "x".repeat(107));
+    for (name, value, part) in [
+        ("KEYHOLE_BROKER_SOCKET", long.as_bytes(), "108 bytes, and the path"),
+        ("KEYHOLE_BROKER_SOCKET", b"/\xff", "not UTF-8: use a value that is"),
+        ("KEYHOLE_WEB_LISTEN_ADDRESS", b"9100", "not an address such as :9100"),
+        ("KEYHOLE_WEB_TELEMETRY_PATH", b"metrics", "use a path that begins with /"),
+        ("KEYHOLE_SCRAPE_TIMEOUT", b"0s", "too short: use at least 50ms"),
+    ] {
+        let (status, error) = run(&[], name, value);
+        assert_eq!(status, Some(2), "{error}");
+        assert!(error.starts_with(&format!("keyhole-exporter: error: {name}=")), "{error}");
+        assert!(error.contains(" in the environment, for --") && error.contains(part), "{error}");
+        assert!(run(&["--help"], name, value).1.is_empty());
+    }
+    for command in
+        [&["query", "--from", tree][..], &["replay", tree], &["describe"], &["capture", "/nonexistent/x"]]
+    {
+        let (_, error) = run(command, "KEYHOLE_SCRAPE_TIMEOT", b"1s");
+        assert!(
+            error.contains("environment variable without effect")
+                && error.contains("mean KEYHOLE_SCRAPE_TIMEOUT?"),
+            "{command:?}: {error}"
+        );
     }
 }
 

@@ -463,7 +463,7 @@ fn flag(flag: Flag) -> String {
             format!("--{}={}", flag.name, if default.is_empty() { "^a|b$" } else { default })
         }
         FlagKind::Text(default)
-        | FlagKind::Duration(default)
+        | FlagKind::Duration { default, .. }
         | FlagKind::File(default)
         | FlagKind::Directory(default)
         | FlagKind::Choice { default, .. } => format!("--{}\n{default}", flag.name),
@@ -475,8 +475,8 @@ fn flag(flag: Flag) -> String {
             format!("--{0}=64647\n--{0}\n0", flag.name)
         }
         FlagKind::Number(default) => format!("--{}={default}", flag.name),
-        FlagKind::Interval(default) => format!("--{0}\n--{0}={default}", flag.name),
-        FlagKind::Alias(target) => format!("--{}=a\n--{target}=b", flag.name),
+        FlagKind::Interval { alone, .. } => format!("--{0}\n--{0}={alone}", flag.name),
+        FlagKind::Alias(target) | FlagKind::FormerName(target) => format!("--{}=a\n--{target}=b", flag.name),
     }
 }
 

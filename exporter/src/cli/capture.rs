@@ -10,12 +10,11 @@ use keyhole_proto::v1::{Outcome, Query};
 use tokio::time::Instant;
 
 use super::terminal::{Progress, escape_controls};
-use super::{Failure, StopSignal, StopSignals, print, runtime, socket};
+use super::{Failure, StopSignal, StopSignals, local, print, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::capture::{self, CaptureInfo, WriteError};
 use crate::collector::in_parentheses;
-use crate::local::LocalSource;
 use crate::options::Options;
 use crate::self_metrics::VERSION;
 use crate::snapshot::{Content, Snapshot};
@@ -27,13 +26,14 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
     // Check this before the host is read.
     capture::check_target(dir).map_err(|error| error.to_string())?;
-    let socket = socket(options);
+    let socket = socket(options)?;
+    let node_name = local()?.nodes_name();
     let mut progress = Progress::new();
     let snapshot = runtime()?.block_on(async {
         // From here on a signal stops the command, without partial output.
         let mut signals = StopSignals::listen()?;
         let (snapshot, about) = tokio::select! {
-            read = read(&socket, options, &mut progress) => read?,
+            read = read(&socket, node_name, options, &mut progress) => read?,
             stop = signals.next() => return Err(Failure::Stopped(stop)),
         };
         progress.step(&format!("writing {} files to {}", snapshot.files().count(), dir.display()));
@@ -48,6 +48,7 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
 
 async fn read(
     socket: &str,
+    node_name: String,
     options: &Options,
     progress: &mut Progress,
 ) -> Result<(Snapshot, CaptureInfo), Failure> {
@@ -72,7 +73,6 @@ async fn read(
         .await
         .map_err(|error| error.to_string())?;
     snapshot.add_reasons(&description);
-    let node_name = LocalSource::from_process().nodes_name();
     let versions = format!("exporter {VERSION}, broker {}", description.version);
     Ok((snapshot, CaptureInfo { time, node_name, versions }))
 }

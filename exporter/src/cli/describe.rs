@@ -18,10 +18,13 @@ use crate::sandbox::{self, QUERY_SYSCALLS, SandboxOptions};
 /// Flags of `query` that are invalid here.
 const QUERY_FLAGS: &[&str] = &["watch", "count", "from"];
 
+/// The values of `--output` here.
+pub(super) const FORMATS: &[&str] = &["table", "json"];
+
 /// Requests the broker's description and prints it.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let filter = FILTER.get(options);
-    let format = Format::parse(&OUTPUT.get(options), &["table", "json"])?;
+    let format = Format::parse(&OUTPUT.get(options), FORMATS)?;
     if let Some(flag) = QUERY_FLAGS.iter().find(|flag| options.was_given(flag)) {
         return Err(Failure::Usage(format!("--{flag} is a flag of query, not of describe")));
     }
@@ -42,7 +45,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 async fn describe(options: &Options) -> Result<DescribeResponse, Failure> {
     let mut signals = StopSignals::listen()?;
     let broker =
-        BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+        BrokerClient::for_command(&socket(options)?).map_err(|error| Failure::Usage(error.to_string()))?;
     let sandbox_options = SandboxOptions {
         broker_socket: broker.socket().into(),
         extra_syscalls: QUERY_SYSCALLS,

@@ -17,7 +17,7 @@ use super::paths::{self, Peer, Route};
 use super::throttle::Throttle;
 use super::web_config::WebConfig;
 use crate::cli::flags::{MAX_REQUESTS, SCRAPE_TIMEOUT, SCRAPE_TIMEOUT_OFFSET, TELEMETRY_PATH};
-use crate::options::Options;
+use crate::options::{DurationRange, Options};
 use crate::scrape::{Format, ScrapeError, Scraper};
 use crate::self_metrics::server::ServerMetrics;
 use crate::unread_responses::UnreadResponses;
@@ -30,8 +30,9 @@ const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=UTF-8";
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
 /// The bounds of a scrape's timeout, whatever the request says.
-const MIN_SCRAPE_TIMEOUT: Duration = Duration::from_millis(50);
-const MAX_SCRAPE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The timeouts that a scrape can have.
+pub const SCRAPE_TIMEOUTS: DurationRange =
+    DurationRange { min: Duration::from_millis(50), max: Duration::from_secs(120) };
 
 /// Responds to requests.
 #[derive(Debug)]
@@ -208,7 +209,7 @@ impl App {
         let timeout =
             header_timeout.map_or(self.timeout, |seconds| Duration::from_secs_f64(seconds.min(1e6)));
         let time_left = timeout.saturating_sub(self.timeout_offset.min(timeout / 2));
-        Instant::now() + time_left.clamp(MIN_SCRAPE_TIMEOUT, MAX_SCRAPE_TIMEOUT)
+        Instant::now() + time_left.clamp(SCRAPE_TIMEOUTS.min, SCRAPE_TIMEOUTS.max)
     }
 
     /// The page at `/`.

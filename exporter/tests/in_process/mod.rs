@@ -30,9 +30,9 @@ impl Exporter {
     pub fn start(socket: &Path, more: &[&str]) -> Self {
         let defaults = ["--collector.disable-defaults", "--collector.loadavg", "--collector.time"];
         let arguments = defaults.iter().chain(more).map(|argument| (*argument).to_owned());
-        let (options, _) = flags::parse(arguments).unwrap();
+        let options = flags::parse(arguments).unwrap();
         let broker = BrokerClient::new(socket.to_str().unwrap()).unwrap();
-        let own = LocalSource::from_process();
+        let own = LocalSource::from_process().unwrap();
         let collectors = collector::enabled(&options).unwrap();
         let scraper = Scraper::new(broker, collectors, &options, own, Process::open(), Vec::new()).unwrap();
         let scraper = Arc::new(scraper);

@@ -22,7 +22,7 @@ use self::rates::Rates;
 pub(super) use self::result::QueryResult;
 use super::flags::{FROM, SCRAPE_TIMEOUT};
 use super::terminal::{self, Terminal, print_error};
-use super::{Failure, StopSignals, runtime, socket};
+use super::{Failure, StopSignals, local, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::capture;
@@ -53,7 +53,7 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
     }
     let terminal = Terminal::detect();
     // Read before the sandbox; it does not depend on the capture.
-    let local = LocalSource::from_process();
+    let local = local()?;
     enter_sandbox(&query.collectors, dir.into(), PathBuf::new())?;
     let saved = capture::read(dir).map_err(|error| {
         let advice = match error.kind() {
@@ -80,9 +80,9 @@ async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Fail
     let terminal = Terminal::detect();
     let mut signals = StopSignals::listen()?;
     let broker =
-        BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+        BrokerClient::for_command(&socket(options)?).map_err(|error| Failure::Usage(error.to_string()))?;
     let broker = broker.with_max_response_bytes(Budget::new(options).response);
-    let local = LocalSource::from_process();
+    let local = local()?;
     enter_sandbox(&query.collectors, PathBuf::new(), broker.socket().into())?;
     let broker_query = BrokerQuery {
         query,
