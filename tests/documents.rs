@@ -225,10 +225,20 @@ fn programs() -> [&'static Program; 2] {
 const FLAGS: &str = "\
 # Flags
 
-The broker and the exporter read flags in the same way: `--name=value` or `--name value`, and
-`--name` or `--no-name` for a switch. The command line overrides the environment, and the
-environment overrides the defaults. `completions SHELL` prints completions for a shell, and
-`--help-man` prints a manual page.
+The broker and the exporter read flags in the same way, which is node_exporter's: `--name=value` or
+`--name value`, and `--name` or `--no-name` for a switch. `completions SHELL` prints completions for
+a shell, and `--help-man` prints a manual page.
+
+- A value that begins with `-` must follow the `=`: `--name=-1`. In `--name --other` the value is
+  missing, which is an error. A single `-` is a value.
+- A flag that its help calls repeatable has the values of all its occurrences. Any other flag can be
+  given once; a second time is an error, also with the same value, with another name of the flag,
+  and for `--name --no-name`.
+- A duration has units: `5s`, `1m30s`, `250ms`, `1d`, `2w`; a year is the longest. If a flag takes a
+  narrower range, its help has it, and other values are errors. The value of `--watch` follows the
+  `=` and may be a bare number of seconds.
+- A path that a flag needs is not empty, and that of a socket has 107 bytes at most. The broker
+  accepts paths in any encoding, the exporter only in UTF-8.
 
 ## Environment variables
 
@@ -236,10 +246,15 @@ The variable of `--log.level` is `KEYHOLE_LOG_LEVEL`. Both programs have the sam
 one environment can serve both containers: a variable that both read has the same meaning for both,
 and each program ignores those that only the other one reads.
 
+The command line overrides the environment, and the environment overrides the defaults. The variable
+of a flag that is on the command line is not looked at, nor is any variable by `--help`,
+`--help-man`, `--version` and `completions`. Any other variable with an invalid value is an error.
+A variable that is set and empty has no effect.
+
 No variable decides what the broker reads, whom it answers or what privileges it has: these flags
 are set on the command line only, where a manifest or a unit shows them. If the variable of such a
-flag is set, or if a variable is probably misspelled, the program logs a warning and starts without
-it.
+flag is set, or if a variable is probably misspelled, the program logs a warning and goes on without
+it, also for commands such as `query` and `probe`.
 
 The broker copies only the variables with this prefix. It overwrites its environment with zeros
 before it reads any flag.

@@ -223,7 +223,7 @@ impl Flags {
         let names = environment.iter().map(|(name, _)| name.clone());
         let unused_variables = PROGRAM.unused_variables(names);
         let (values, command) = match PROGRAM.parse(arguments, environment)? {
-            Parsed::Print(text) => (Values::defaults(&PROGRAM.flags()), Command::Print(text)),
+            Parsed::Print(values, text) => (values, Command::Print(text)),
             Parsed::Run(values, words) => {
                 let command = command(&words)?;
                 (values, command)

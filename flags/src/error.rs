@@ -36,7 +36,7 @@ pub enum FlagError {
         reason: String,
     },
     /// An argument that is no path and not UTF-8.
-    #[error("the argument {argument} is not UTF-8: only the values of paths may be other bytes")]
+    #[error("the argument {argument} is not UTF-8: use a name that is")]
     NotUtf8 {
         /// The argument, quoted and escaped.
         argument: String,

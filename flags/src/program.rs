@@ -50,8 +50,9 @@ pub struct KnownValues {
 /// What a command line asks for.
 #[derive(Debug)]
 pub enum Parsed {
-    /// To print this text and do nothing else: for `--help`, `--help-man`, `--version` and the command `completions`.
-    Print(String),
+    /// To print this text and do nothing else: for `--help`, `--help-man`, `--version` and the command `completions`. The
+    /// values are those of the command line alone.
+    Print(Values, String),
     /// To run, with the values of all flags, and with the words: a command and its operands.
     Run(Values, Vec<String>),
 }
@@ -156,7 +157,7 @@ impl Program {
             }
         }
         if let Some(text) = self.text_to_print(&values, &words)? {
-            return Ok(Parsed::Print(text));
+            return Ok(Parsed::Print(values, text));
         }
         values.read_environment(&self.flags_in_environment(), environment)?;
         Ok(Parsed::Run(values, words))
@@ -336,7 +337,7 @@ pub(crate) mod tests {
 
     fn printed(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Option<String>, String> {
         match parse(arguments, variables) {
-            Ok(Parsed::Print(text)) => Ok(Some(text)),
+            Ok(Parsed::Print(_, text)) => Ok(Some(text)),
             Ok(Parsed::Run(..)) => Ok(None),
             Err(error) => Err(error.to_string()),
         }

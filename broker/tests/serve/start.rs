@@ -220,7 +220,9 @@ fn a_start_that_fails_says_what_to_do_in_one_line() {
         if socket == environment.path("broker.sock") && !is_root() {
             continue;
         }
-        let line = start_error(environment.broker_command(&[format!("--socket.path={}", socket.display())]));
+        let mut command = environment.command("keyhole-broker", BROKER_UID);
+        command.arg(format!("--socket.path={}", socket.display()));
+        let line = start_error(command);
         assert!(line.contains("--socket.path=") && line.contains("must exist and be writable"), "{line}");
     }
     let mut long = environment.command("keyhole-broker", BROKER_UID);

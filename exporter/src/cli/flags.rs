@@ -333,7 +333,11 @@ pub fn read(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<CommandLine, FlagError> {
     Ok(match PROGRAM.parse(arguments, environment)? {
-        Parsed::Print(text) => CommandLine::Print(text),
+        Parsed::Print(values, text) => {
+            // A mistake is a mistake beside --version, too.
+            Options::try_from(values)?;
+            CommandLine::Print(text)
+        }
         Parsed::Run(values, words) => CommandLine::Run(Options::try_from(values)?, words),
     })
 }
