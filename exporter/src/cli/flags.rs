@@ -469,19 +469,16 @@ mod tests {
     fn a_near_miss_of_a_variable_suggests_one_that_exists() {
         let variables: Vec<String> =
             PROGRAM.flags_in_environment().iter().filter_map(Flag::variable).collect();
-        // A letter is missing, doubled, or swapped with the next.
-        for variable in &variables {
-            for at in "KEYHOLE_".len()..variable.len() - 1 {
-                let (head, tail) = variable.split_at(at);
-                let swapped: String = [&tail[1..2], &tail[..1], &tail[2..]].concat();
-                for tail in [&tail[1..], &format!("{}{tail}", &tail[..1]), &swapped] {
-                    let misspelt = format!("{head}{tail}");
-                    for unused in PROGRAM.unused_variables([misspelt.into()]) {
-                        let suggested = unused.advice.strip_prefix("did you mean ");
-                        let suggested = suggested.and_then(|advice| advice.strip_suffix('?'));
-                        let exists = suggested.is_none_or(|name| variables.iter().any(|known| known == name));
-                        assert!(exists, "{unused:?}");
-                    }
+        // Some of them, since a test build takes long for each. A letter is missing, doubled, or swapped with the next.
+        for variable in variables.iter().step_by(8) {
+            let (head, tail) = variable.split_at("KEYHOLE_COLLECTOR_".len().min(variable.len() - 2));
+            let swapped: String = [&tail[1..2], &tail[..1], &tail[2..]].concat();
+            for tail in [&tail[1..], &format!("{}{tail}", &tail[..1]), &swapped] {
+                for unused in PROGRAM.unused_variables([format!("{head}{tail}").into()]) {
+                    let suggested = unused.advice.strip_prefix("did you mean ");
+                    let suggested = suggested.and_then(|advice| advice.strip_suffix('?'));
+                    let suggested = suggested.unwrap_or_else(|| panic!("{unused:?}"));
+                    assert!(variables.iter().any(|known| known == suggested), "{unused:?}");
                 }
             }
         }
