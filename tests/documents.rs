@@ -93,7 +93,7 @@ fn the_policy_table_is_fresh() {
          the query. *Class* names the readers that open its files: a reader serves one class. *Default* marks\n\
          the queries that `--queries=default` allows; `all`, the default of the flag,\n\
          allows every query. In patterns, `*` is any run of bytes within one component of a path, `#` is one\n\
-         or more digits, and `{{a,b}}` is either.\n\n\
+         or more digits, `%` is any number of digits or none, and `{{a,b}}` is one of the alternatives.\n\n\
          | query | access level | class | default | files | bytes per file | files at most |\n\
          |---|---|---|---|---|---|---|\n"
     );

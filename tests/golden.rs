@@ -113,9 +113,10 @@ fn a_captured_host_is_small_and_complete() {
     while let Some(dir) = left.pop() {
         for entry in fs::read_dir(dir).unwrap() {
             let entry = entry.unwrap();
-            match entry.file_type().unwrap().is_dir() {
-                true => left.push(entry.path()),
-                false => bytes += fs::symlink_metadata(entry.path()).unwrap().len(),
+            if entry.file_type().unwrap().is_dir() {
+                left.push(entry.path());
+            } else {
+                bytes += fs::symlink_metadata(entry.path()).unwrap().len();
             }
         }
     }

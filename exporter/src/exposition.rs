@@ -641,9 +641,10 @@ impl Exposition {
         labels: impl Iterator<Item = (&'l str, &'l [u8])> + Clone,
         value: Value,
     ) {
-        let is_over = match self.counters.series >= self.limit {
-            true => Some(Limit::Series),
-            false => (self.added() >= self.allowed).then_some(Limit::Bytes),
+        let is_over = if self.counters.series >= self.limit {
+            Some(Limit::Series)
+        } else {
+            (self.added() >= self.allowed).then_some(Limit::Bytes)
         };
         if let Some(limit) = is_over {
             self.counters.limit.get_or_insert(limit);

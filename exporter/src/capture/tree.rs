@@ -145,11 +145,14 @@ impl RowReader<'_> {
             _ => 0,
         };
         let any = self.files.iter().any(|(_, content)| !matches!(content, Content::Errno(_)));
-        let outcome = match any {
-            _ if left_out > 0 => Outcome::Truncated,
-            true => Outcome::Ok,
-            false if self.listed => Outcome::Empty,
-            false => Outcome::Absent,
+        let outcome = if left_out > 0 {
+            Outcome::Truncated
+        } else if any {
+            Outcome::Ok
+        } else if self.listed {
+            Outcome::Empty
+        } else {
+            Outcome::Absent
         };
         Report { outcome, elapsed_ns: 0, bytes: self.files.iter().map(bytes).sum(), left_out }
     }

@@ -127,10 +127,10 @@ fn to_table(
     let mut table =
         Table::new(&[left("QUERY"), left("READER"), left("NEEDS"), left("AVAILABLE"), left("REASON, FILES")]);
     for query in queries {
-        let why_not = (!query.reason.is_empty()).then(|| Cell::new(&query.reason, Style::Bad));
-        let why_not = match query.stuck {
-            true => Some(Cell::new("a read of it has not returned from the kernel", Style::Bad)),
-            false => why_not,
+        let why_not = if query.stuck {
+            Some(Cell::new("a read of it has not returned from the kernel", Style::Bad))
+        } else {
+            (!query.reason.is_empty()).then(|| Cell::new(&query.reason, Style::Bad))
         };
         let patterns = query.patterns.iter().map(|pattern| Cell::new(pattern, Style::Dim));
         for (at, cell) in why_not.into_iter().chain(patterns).enumerate() {

@@ -67,12 +67,12 @@ impl From<String> for Fault {
 /// Reads a file.
 pub(super) fn parse(text: &[u8]) -> Result<File, ParseError> {
     let Some(text) = text.strip_suffix(b"\n") else {
-        let count = text.split(|byte| *byte == b'\n').count();
-        return match text.is_empty() {
-            true => Ok(File::default()),
-            // A file that is still being written must not pass for a whole one.
-            false => Err(ParseError { line: count, reason: "the file ends within a line".into() }),
-        };
+        if text.is_empty() {
+            return Ok(File::default());
+        }
+        // A file that is still being written must not pass for a whole one.
+        let line = text.split(|byte| *byte == b'\n').count();
+        return Err(ParseError { line, reason: "the file ends within a line".into() });
     };
     let mut families = Families::default();
     let mut left_out = Vec::new();
