@@ -764,6 +764,15 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_of_files_holds_each_alternative_of_the_row_once() {
+        for row in TABLE {
+            let alternatives = |source: &Source| crate::pattern::names(source.pattern).len();
+            let files: usize = row.sources.iter().map(alternatives).sum();
+            assert!(row.entries >= files, "{:?}: {} of {files} files", row.query, row.entries);
+        }
+    }
+
+    #[test]
     fn no_limit_truncates_the_largest_machine() {
         // As long as the kernel's formats make them, with counters that have run for years.
         let conntrack = 17 * 9 * CPUS;
@@ -898,7 +907,10 @@ mod tests {
         }
         for source in sources().filter(|source| source.root == Root::Sys) {
             let Some(devices) = devices(source.pattern) else { continue };
-            assert!(met.contains(&devices), "{devices}: name an item of it, and what lies beside its items");
+            assert!(
+                met.contains(&devices),
+                "{devices}: add a file of such an item to ITEMS above, and what lies beside its items to NO_ITEMS"
+            );
         }
     }
 
