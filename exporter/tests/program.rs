@@ -227,6 +227,8 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         (vec!["--web.telemetry-path=metrics"], "use a path that begins with /"),
         (vec!["--web.telemetry-path=//metrics"], "requests cannot reach a path"),
         (vec!["--web.telemetry-path=/m%zz"], "requests cannot reach a path"),
+        (vec!["--web.telemetry-path=/-/ready"], "/-/ready is the page for probes"),
+        (vec!["--web.telemetry-path=/%2D/health%79"], "/-/healthy is the page for probes"),
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--log.format=xml"], "use logfmt or json"),
         (vec!["--log.format=JSON"], "use logfmt or json"),
@@ -451,6 +453,45 @@ fn invalid_input_at_the_tls_port_does_not_fill_the_log() {
         assert_eq!(lines.iter().find(own), None);
         assert_eq!(server.terminate().code(), Some(0));
     }
+}
+
+#[test]
+fn a_web_config_file_that_becomes_invalid_is_logged_once_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("web.yml");
+    std::fs::write(&file, "").unwrap();
+    let address = free_address();
+    let (config, listen) =
+        (format!("--web.config.file={}", file.display()), format!("--web.listen-address={address}"));
+    let (mut server, mut lines) = start(&[&listen, &config, "--broker.socket=/nonexistent/socket"]);
+    wait_until("it listens", || TcpStream::connect(address).is_ok());
+    lines.until_silent(Duration::from_millis(300));
+    let ask = || {
+        use std::io::{Read as _, Write as _};
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /-/healthy HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for (text, status, message) in [
+        (
+            "nonsense: 1\n",
+            "500",
+            "--web.config.file is invalid: every request is refused until it is corrected",
+        ),
+        ("", "200", "--web.config.file is valid again"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        for _ in 0..3 {
+            let answer = ask();
+            assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
+        }
+        let logged = lines.until_silent(Duration::from_millis(300));
+        let [line] = &logged[..] else { panic!("{logged:#?}") };
+        assert!(line.contains(message) && line.contains(&format!("file={}", file.display())), "{line}");
+    }
+    assert_eq!(server.terminate().code(), Some(0));
 }
 
 /// An address that nothing listens on, for a server whose log does not report where it listens.

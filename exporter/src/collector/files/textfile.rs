@@ -229,7 +229,7 @@ fn sources<'f>(families: &'f [(&'f str, Parsed)]) -> HashMap<&'f str, Vec<&'f st
 }
 
 fn add(path: &str, family: &Parsed, kind: Kind, help: &str, series: &mut Series, out: &mut Exposition) {
-    let mut add_sample = |sample: &Sample, out: &mut Exposition| {
+    let add_sample = |sample: &Sample, out: &mut Exposition| {
         let labels = sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         out.add_sample(&family.name, sample.suffix, help, kind, labels, Value::Float(sample.value));
     };
