@@ -109,7 +109,8 @@ fn the_policy_table_is_fresh() {
             if row.default { "yes" } else { "no" },
             files.join("<br>"),
             row.file_bytes,
-            row.entries
+            row.entries,
+            if row.entries == 1 { "file" } else { "files" }
         );
     }
     hold("policy.md", &text);
@@ -366,7 +367,7 @@ fn the_queries_are_fresh() {
         let name = row.query.as_str_name();
         let _ = write!(
             text,
-            "\n### {name}\n\n{} Access level `{}`, class `{}`; at most {} bytes per file, {} files.\n\n",
+            "\n### {name}\n\n{} Access level `{}`, class `{}`; at most {} bytes per file, {} {}.\n\n",
             comment_of(name),
             level_name(row.access_level),
             row.class.name(),

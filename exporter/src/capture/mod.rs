@@ -13,10 +13,10 @@ use std::time::SystemTime;
 
 use crate::snapshot::Snapshot;
 
-pub use write::{WriteError, check_target, write, write_unless_stopped};
+pub use write::{WriteError, Written, check_target, write, write_unless_stopped};
 
 /// The directory of a capture that holds the index.
-const INDEX_DIR: &str = "keyhole";
+pub const INDEX_DIR: &str = "keyhole";
 
 /// A capture that was read.
 #[derive(Debug, Clone)]
