@@ -222,6 +222,7 @@ mod tests {
     fn the_second_os_release_is_read_where_the_first_is_missing_or_leads_nowhere() {
         let dir = tempfile::tempdir().unwrap();
         let (etc, lib) = (dir.path().join("etc"), dir.path().join("usr/lib"));
+        std::fs::create_dir(dir.path().join("proc")).unwrap();
         std::fs::create_dir(&etc).unwrap();
         std::fs::create_dir_all(&lib).unwrap();
         std::fs::write(etc.join("hostname"), "x\n").unwrap();
