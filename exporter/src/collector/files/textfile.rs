@@ -501,6 +501,8 @@ mod tests {
         let mut out = Exposition::new();
         super::collect(&text_files(&[("a", "# HELP m \nm 1\n")]), &mut out);
         assert_eq!(out.help("m"), Some("Read from a."));
+        let text = collect(&[("a", "# HELP m One.\nm{x=\"1\"} 1\n"), ("b", "# HELP m \nm{x=\"2\"} 2\n")]);
+        assert!(text.starts_with("m{x=\"1\"} 1\nm{x=\"2\"} 2\n"), "{text}");
     }
 
     #[test]
