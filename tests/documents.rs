@@ -109,8 +109,7 @@ fn the_policy_table_is_fresh() {
             if row.default { "yes" } else { "no" },
             files.join("<br>"),
             row.file_bytes,
-            row.entries,
-            if row.entries == 1 { "file" } else { "files" }
+            row.entries
         );
     }
     hold("policy.md", &text);
@@ -372,7 +371,8 @@ fn the_queries_are_fresh() {
             level_name(row.access_level),
             row.class.name(),
             row.file_bytes,
-            row.entries
+            row.entries,
+            if row.entries == 1 { "file" } else { "files" }
         );
         for source in row.sources {
             let _ = writeln!(text, "- `{}/{}`", source.root.name(), source.pattern);

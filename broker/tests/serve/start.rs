@@ -13,7 +13,7 @@ use keyhole_test_support::client::{block_on, channel};
 use keyhole_test_support::{BROKER_UID, broker_uid, is_root, landlock, run_as, wait_until};
 use rustix::process::{Signal, getgid};
 
-use crate::{new_environment, root, start_error};
+use crate::{new_environment, root, start_error, usage_error};
 
 #[test]
 fn the_socket_is_for_its_owner_and_the_group_of_the_flag() {
