@@ -381,12 +381,13 @@ fn the_queries_are_fresh() {
         let name = row.query.as_str_name();
         let _ = write!(
             text,
-            "\n### {name}\n\n{} Access level `{}`, class `{}`; at most {} bytes per file, {} files.\n\n",
+            "\n### {name}\n\n{} Access level `{}`, class `{}`; at most {} bytes per file, {} {}.\n\n",
             comment_of(name),
             level_name(row.access_level),
             row.class.name(),
             row.file_bytes,
-            row.entries
+            row.entries,
+            if row.entries == 1 { "file" } else { "files" }
         );
         for source in row.sources {
             let _ = writeln!(text, "- `{}/{}`", source.root.name(), source.pattern);

@@ -50,7 +50,8 @@ fn replay(tree: &Path, flags: &[&str]) -> String {
     command.env("NODE_NAME", NODE_NAME).env("TZ", "UTC");
     let output = run_to_end(command);
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && !log.contains("level=ERROR"), "{log}");
+    // 3: some collectors fail, as their samples show.
+    assert!(matches!(output.status.code(), Some(0 | 3)) && !log.contains("level=ERROR"), "{log}");
     let exposition = Exposition::parse(&output.stdout).unwrap_or_else(|error| panic!("{error}"));
     assert!(exposition.has("node_scrape_collector_success"));
     String::from_utf8(output.stdout).unwrap()

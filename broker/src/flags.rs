@@ -102,7 +102,8 @@ pub static PROGRAM: LazyLock<Program> = LazyLock::new(|| Program {
     variables: &[],
     exit_statuses: &[
         ("0", "Success; for probe, the broker is serving."),
-        ("1", "Failure, or a mistake on the command line or in the environment."),
+        ("1", "Failure; for probe, the broker is not serving, or does not answer."),
+        ("2", "A mistake on the command line or in the environment."),
     ],
 });
 

@@ -84,7 +84,9 @@ fn a_replay_has_the_limits_of_a_scrape_and_reports_them_in_the_same_way() {
     let replay = |more: &[&str]| {
         let base = ["--collector.disable-defaults", "--collector.loadavg"];
         let output = exporter(&[&base[..], more, &["replay", &tree]].concat());
-        assert!(output.status.success(), "{output:?}");
+        let log = String::from_utf8_lossy(&output.stderr);
+        let expected = if log.contains("collector failed") { 3 } else { 0 };
+        assert_eq!(output.status.code(), Some(expected), "{output:?}");
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     const DROPPED: &str = "\nkeyhole_collector_series_dropped_total{collector=\"loadavg\"} ";
@@ -197,7 +199,8 @@ fn a_replayed_tree_may_have_any_links_and_is_not_left_by_them() {
     let started = Instant::now();
     let output = exporter(&arguments);
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{:?}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    // What leads out of the tree, or in circles, is not read.
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     assert!(text.contains("node_load1 0.5\n"), "{text}");
     assert_eq!(samples(&text, |line| line.starts_with("node_hwmon_temp_celsius{")).len(), 2, "{text}");
@@ -219,7 +222,7 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         (vec!["-x"], "try --help"),
         (vec!["serve"], "unknown command \"serve\": use query, describe, capture, replay or completions"),
         (vec!["replay"], "replay needs a directory"),
-        (vec!["replay", "/nonexistent"], "pass a capture or a tree"),
+        (vec!["replay", "/nonexistent"], "pass a capture, or a directory"),
         (vec!["--web.listen-address=9100"], "not an address such as :9100"),
         (vec!["--web.listen-address=vsock://:9100"], "vsock is not supported"),
         (vec![occupied.as_str()], "the port is in use"),
@@ -228,6 +231,8 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         (vec!["--web.telemetry-path=metrics"], "use a path that begins with /"),
         (vec!["--web.telemetry-path=//metrics"], "requests cannot reach a path"),
         (vec!["--web.telemetry-path=/m%zz"], "requests cannot reach a path"),
+        (vec!["--web.telemetry-path=/-/ready"], "/-/ready is the page for probes"),
+        (vec!["--web.telemetry-path=/%2D/health%79"], "/-/healthy is the page for probes"),
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--log.format=xml"], "use logfmt or json"),
         (vec!["--log.format=JSON"], "use logfmt or json"),
@@ -506,6 +511,45 @@ fn invalid_input_at_the_tls_port_does_not_fill_the_log() {
         assert_eq!(lines.iter().find(own), None);
         assert_eq!(server.terminate().code(), Some(0));
     }
+}
+
+#[test]
+fn a_web_config_file_that_becomes_invalid_is_logged_once_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("web.yml");
+    std::fs::write(&file, "").unwrap();
+    let address = free_address();
+    let (config, listen) =
+        (format!("--web.config.file={}", file.display()), format!("--web.listen-address={address}"));
+    let (mut server, mut lines) = start(&[&listen, &config, "--broker.socket=/nonexistent/socket"]);
+    wait_until("it listens", || TcpStream::connect(address).is_ok());
+    lines.until_silent(Duration::from_millis(300));
+    let ask = || {
+        use std::io::{Read as _, Write as _};
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /-/healthy HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for (text, status, message) in [
+        (
+            "nonsense: 1\n",
+            "500",
+            "--web.config.file is invalid: every request is refused until it is corrected",
+        ),
+        ("", "200", "--web.config.file is valid again"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        for _ in 0..3 {
+            let answer = ask();
+            assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
+        }
+        let logged = lines.until_silent(Duration::from_millis(300));
+        let [line] = &logged[..] else { panic!("{logged:#?}") };
+        assert!(line.contains(message) && line.contains(&format!("file={}", file.display())), "{line}");
+    }
+    assert_eq!(server.terminate().code(), Some(0));
 }
 
 /// An address that nothing listens on, for a server whose log does not report where it listens.

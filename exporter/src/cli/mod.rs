@@ -41,10 +41,19 @@ const NAMES_OF_COLLECTORS: Operands = Operands::Any {
 
 /// The exit statuses, for `--help`.
 pub const EXIT_STATUSES: &[(&str, &str)] = &[
-    ("0", "Success."),
-    ("1", "Failure: no broker, a directory that cannot be written, ..."),
+    (
+        "0",
+        "Success: all that was asked for was read. That the host has no such devices or files is success, too.",
+    ),
+    (
+        "1",
+        "Failure, nothing was printed or written: no broker, a directory that cannot be read or written, ...",
+    ),
     ("2", "A mistake on the command line or in the environment."),
-    ("3", "query and capture: a part could not be read; the rest was printed or written."),
+    (
+        "3",
+        "query, replay and capture: a part of what was asked for could not be read; the rest was printed or written.",
+    ),
     ("128+N", "Stopped by signal N, with nothing half-written: 130 for Ctrl-C."),
 ];
 

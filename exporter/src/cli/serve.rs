@@ -13,6 +13,7 @@ use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::collector;
 use crate::http::listen::ListenError;
+use crate::http::routes::{HEALTHY, READY};
 use crate::http::web_config::WebConfig;
 use crate::http::{self, App, listen, paths};
 use crate::options::Options;
@@ -115,6 +116,11 @@ fn check_telemetry_path(options: &Options) -> Result<(), Failure> {
     };
     if !path.starts_with('/') {
         return usage("use a path that begins with /, such as /metrics");
+    }
+    if let Some(probe) = [HEALTHY, READY].into_iter().find(|probe| paths::is_equivalent(probe, &path)) {
+        return Err(Failure::Usage(format!(
+            "--web.telemetry-path: {probe} is the page for probes; use another path, such as /metrics"
+        )));
     }
     if !paths::is_reachable(&path) {
         return usage(

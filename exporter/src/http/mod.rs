@@ -11,6 +11,8 @@ pub mod routes;
 mod throttle;
 pub mod web_config;
 
+pub(crate) use page::format::plural;
+
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};

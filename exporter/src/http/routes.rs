@@ -26,6 +26,9 @@ use crate::unread_responses::UnreadResponses;
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PROTOBUF_FORMAT: &str =
     "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+/// The pages for the probes of an orchestrator.
+pub const HEALTHY: &str = "/-/healthy";
+pub const READY: &str = "/-/ready";
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=UTF-8";
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
@@ -111,8 +114,8 @@ impl App {
 
     /// Responds to a request. Its body is not read.
     pub async fn respond<B>(&self, request: &Request<B>) -> HttpResponse {
-        let pages = [self.telemetry_path.as_str(), "/", "/-/healthy", "/-/ready"];
-        let path = match paths::resolve(request, pages) {
+        let pages = [self.telemetry_path.as_str(), "/", HEALTHY, READY];
+        let path = match paths::resolve(request, &pages) {
             Route::Page(path) => path,
             Route::Redirect(path) => return paths::redirect(request, &path),
             Route::NotFound => return text(StatusCode::NOT_FOUND, "404 page not found"),
@@ -125,8 +128,8 @@ impl App {
         }
         match path.as_str() {
             path if path == self.telemetry_path => self.metrics(request).await,
-            "/-/healthy" => text(StatusCode::OK, "the exporter is up"),
-            "/-/ready" => match self.scraper.ready().await {
+            HEALTHY => text(StatusCode::OK, "the exporter is up"),
+            READY => match self.scraper.ready().await {
                 Ok(()) => text(StatusCode::OK, "the broker answers, and has the readers that are needed"),
                 Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &why),
             },

@@ -55,16 +55,20 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
     // Read before the sandbox; it does not depend on the capture.
     let local = local()?;
     enter_sandbox(&query.collectors, dir.into(), PathBuf::new())?;
-    let saved = capture::read(dir).map_err(|error| {
+    let mut saved = capture::read(dir).map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::PermissionDenied => {
                 "run this as the owner of the files: it drops root's capabilities before it reads"
             }
-            _ => "pass a capture or a tree with proc/",
+            _ => "pass a capture, or a directory with the proc/ and sys/ of a host",
         };
         format!("cannot read {}: {error}; {advice}", dir.display())
     })?;
     let local = local.from_capture(saved.about).now();
+    // A capture has the files of every query, and raw output prints all files of a snapshot.
+    if query.format == Format::Raw {
+        saved.snapshot.keep(&query.queries);
+    }
     let result = QueryResult::new(query, &saved.snapshot, &local, None);
     terminal::write_stdout(&result.render(query, terminal, None))?;
     Ok(result)
@@ -73,7 +77,7 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
 /// Prints errors; returns the exit status.
 fn finish(result: &QueryResult) -> Result<(), Failure> {
     result.print_errors();
-    if result.is_complete() { Ok(()) } else { Err(Failure::Partial) }
+    result.status()
 }
 
 async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Failure> {
