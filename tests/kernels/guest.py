@@ -286,7 +286,7 @@ def capture(name, keyhole):
     # 3: a part could not be read, as the capture says.
     keyhole.command(f"{flags} capture /tmp/{name}/tree || [ $? -eq 3 ]")
     sh(f"tar -C /tmp/{name} -czf /out/{name}.tar.gz tree", 120)
-    replayed = keyhole.command(f"{flags} replay /tmp/{name}/tree 2>/tmp/{name}/log || [ $? -eq 3 ]")
+    replayed = keyhole.command(f"{flags} replay /tmp/{name}/tree 2>/tmp/{name}/log")
     (OUT / f"{name}.prom").write_text(replayed or "")
 
 

@@ -52,7 +52,7 @@ pub const EXIT_STATUSES: &[(&str, &str)] = &[
     ("2", "A mistake on the command line or in the environment."),
     (
         "3",
-        "query, replay and capture: a part of what was asked for could not be read; the rest was printed or written.",
+        "query and capture: a part of what was asked for could not be read; the rest was printed or written.",
     ),
     ("128+N", "Stopped by signal N, with nothing half-written: 130 for Ctrl-C."),
 ];

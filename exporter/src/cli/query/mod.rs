@@ -55,15 +55,22 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
     // Read before the sandbox; it does not depend on the capture.
     let local = local()?;
     enter_sandbox(&query.collectors, dir.into(), PathBuf::new())?;
+    const PASS_A_TREE: &str = "pass a capture, or a directory with the proc/ and sys/ of a host";
     let mut saved = capture::read(dir).map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::PermissionDenied => {
                 "run this as the owner of the files: it drops root's capabilities before it reads"
             }
-            _ => "pass a capture, or a directory with the proc/ and sys/ of a host",
+            _ => PASS_A_TREE,
         };
         format!("cannot read {}: {error}; {advice}", dir.display())
     })?;
+    // A wrong directory would have nothing to print; but a collector of text files needs its own directory alone.
+    let is_tree = saved.about.is_some() || ["proc", "sys"].iter().any(|root| dir.join(root).is_dir());
+    if !is_tree && query.collectors.iter().all(|collector| collector.directories().is_empty()) {
+        let dir = dir.display();
+        return Err(format!("cannot read {dir}: it has neither proc/ nor sys/; {PASS_A_TREE}").into());
+    }
     let local = local.from_capture(saved.about).now();
     // A capture has the files of every query, and raw output prints all files of a snapshot.
     if query.format == Format::Raw {
