@@ -43,7 +43,6 @@ for flag in "${unknown[@]}"; do
     echo "  not known: $flag"
 done
 
-# 3: some collectors fail, as their samples show.
 timeout 60 "$exporter" "${known[@]}" --log.level=error replay "$tree" >"$work/replayed.prom"
 
 forwarded=()

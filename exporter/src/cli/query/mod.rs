@@ -66,7 +66,8 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
         format!("cannot read {}: {error}; {advice}", dir.display())
     })?;
     // A wrong directory would have nothing to print; but a collector of text files needs its own directory alone.
-    let is_tree = saved.about.is_some() || ["proc", "sys"].iter().any(|root| dir.join(root).is_dir());
+    let is_tree = saved.about.is_some()
+        || ["proc", "sys", "etc", "usr", "udev"].iter().any(|root| dir.join(root).is_dir());
     if !is_tree && query.collectors.iter().all(|collector| collector.directories().is_empty()) {
         let dir = dir.display();
         return Err(format!("cannot read {dir}: it has neither proc/ nor sys/; {PASS_A_TREE}").into());
