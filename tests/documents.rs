@@ -93,7 +93,7 @@ fn the_policy_table_is_fresh() {
          the query. *Class* names the readers that open its files: a reader serves one class. *Default* marks\n\
          the queries that `--queries=default` allows; `all`, the default of the flag,\n\
          allows every query. In patterns, `*` is any run of bytes within one component of a path, `#` is one\n\
-         or more digits, and `{{a,b}}` is either.\n\n\
+         or more digits, `%` is any number of digits or none, and `{{a,b}}` is one of the alternatives.\n\n\
          | query | access level | class | default | files | bytes per file | files at most |\n\
          |---|---|---|---|---|---|---|\n"
     );
@@ -225,10 +225,20 @@ fn programs() -> [&'static Program; 2] {
 const FLAGS: &str = "\
 # Flags
 
-The broker and the exporter read flags in the same way: `--name=value` or `--name value`, and
-`--name` or `--no-name` for a switch. The command line overrides the environment, and the
-environment overrides the defaults. `completions SHELL` prints completions for a shell, and
-`--help-man` prints a manual page.
+The broker and the exporter read flags in the same way, which is node_exporter's: `--name=value` or
+`--name value`, and `--name` or `--no-name` for a switch. `completions SHELL` prints completions for
+a shell, and `--help-man` prints a manual page.
+
+- A value that begins with `-` must follow the `=`: `--name=-1`. In `--name --other` the value is
+  missing, which is an error. A single `-` is a value.
+- A flag that its help calls repeatable has the values of all its occurrences. Any other flag can be
+  given once; a second time is an error, also with the same value, with another name of the flag,
+  and for `--name --no-name`.
+- A duration has units: `5s`, `1m30s`, `250ms`, `1d`, `2w`; a year is the longest. If a flag takes a
+  narrower range, its help has it, and other values are errors. The value of `--watch` follows the
+  `=` and may be a bare number of seconds.
+- A path that a flag needs is not empty, and that of a socket has 107 bytes at most. The broker
+  accepts paths in any encoding, the exporter only in UTF-8.
 
 ## Environment variables
 
@@ -236,10 +246,15 @@ The variable of `--log.level` is `KEYHOLE_LOG_LEVEL`. Both programs have the sam
 one environment can serve both containers: a variable that both read has the same meaning for both,
 and each program ignores those that only the other one reads.
 
+The command line overrides the environment, and the environment overrides the defaults. The variable
+of a flag that is on the command line is not looked at, nor is any variable by `--help`,
+`--help-man`, `--version` and `completions`. Any other variable with an invalid value is an error.
+A variable that is set and empty has no effect.
+
 No variable decides what the broker reads, whom it answers or what privileges it has: these flags
 are set on the command line only, where a manifest or a unit shows them. If the variable of such a
-flag is set, or if a variable is probably misspelled, the program logs a warning and starts without
-it.
+flag is set, or if a variable is probably misspelled, the program logs a warning and goes on without
+it, also for commands such as `query` and `probe`.
 
 The broker copies only the variables with this prefix. It overwrites its environment with zeros
 before it reads any flag.
@@ -277,7 +292,7 @@ fn the_flags_are_fresh() {
 fn a_variable_that_both_programs_read_means_the_same_to_both_and_no_other_is_taken_for_misspelled() {
     let [broker, exporter] = programs();
     let mut shared = 0;
-    for flag in broker.flags_in_environment() {
+    for flag in broker.flags_in_environment().into_iter().filter(|flag| flag.variable().is_some()) {
         let same =
             exporter.flags_in_environment().into_iter().find(|other| other.variable() == flag.variable());
         if let Some(same) = same {
@@ -366,12 +381,13 @@ fn the_queries_are_fresh() {
         let name = row.query.as_str_name();
         let _ = write!(
             text,
-            "\n### {name}\n\n{} Access level `{}`, class `{}`; at most {} bytes per file, {} files.\n\n",
+            "\n### {name}\n\n{} Access level `{}`, class `{}`; at most {} bytes per file, {} {}.\n\n",
             comment_of(name),
             level_name(row.access_level),
             row.class.name(),
             row.file_bytes,
-            row.entries
+            row.entries,
+            if row.entries == 1 { "file" } else { "files" }
         );
         for source in row.sources {
             let _ = writeln!(text, "- `{}/{}`", source.root.name(), source.pattern);

@@ -39,7 +39,8 @@ fn every_collector_answers_within_the_seal_from_the_broker_and_from_a_capture() 
     fs::create_dir(&saved).unwrap();
     fs::set_permissions(&saved, fs::Permissions::from_mode(0o777)).unwrap();
     let tree = saved.join("tree").display().to_string();
-    assert_eq!(query(&environment, &["capture", &tree]).status.code(), Some(0));
+    let captured = query(&environment, &["capture", &tree]);
+    assert!(matches!(captured.status.code(), Some(0 | 3)), "{captured:?}");
     let host = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/host/tree");
     let of_this_user = |from: &str| {
         let mut command = std::process::Command::new(environment.dir().join("keyhole-exporter"));

@@ -6,17 +6,18 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use keyhole_flags::{
-    COMPLETIONS, Command as CommandRow, Flag, FlagError, FlagKind, Group, HELP_FLAGS, LOG_FLAGS, Operands,
-    Program, Unused, Values,
+    COMPLETIONS, Command as CommandRow, Flag, FlagError, FlagKind, Group, HELP_FLAGS, KnownValues, LOG_FLAGS,
+    Operands, Parsed, Program, Unused, Values,
 };
+use keyhole_os::socket::MAX_PATH_BYTES;
 use keyhole_policy::Root;
 
-use crate::queries::{PermittedQueries, Queries};
+use crate::queries::{self, PermittedQueries, Queries};
 use crate::sandbox::LAYERS;
 
 const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
@@ -51,12 +52,14 @@ const GROUPS: &[Group] = &[
         flag("path.udev.data", FlagKind::Directory(""), "Directory with the host's udev database."),
         flag("path.os-release", FlagKind::File(""), "os-release file of the host."),
         flag("filesystem.probe-directory", FlagKind::Directories, "Empty directory on a file system of the host, on which to call statfs(2)."),
+        flag("filesystem.anchor", FlagKind::FormerName("filesystem.probe-directory"), ""),
         flag("view", VIEW, "Whether the files are those of a host or of a container; auto detects it."),
         flag("queries", parsed("QUERIES", "all"), "Queries that clients may ask for: all; default (those of the collectors that are enabled by default); or default,+NAME,... with names in lower case and without QUERY_, such as +tcp for QUERY_TCP."),
     ] },
     Group { title: "Readers", commands: &[], environment: true, flags: &[
-        flag("descriptor-cache", parsed("NUMBER", "1024"), "Maximum number of files below sysfs that all readers together keep open. Each takes 5 KiB of kernel memory."),
-        flag("reopen-interval", parsed("SECONDS", "60"), "Interval at which to look for files that were absent at the start."),
+        flag("descriptor-cache", parsed("NUMBER", "1024"), "Maximum number of files below sysfs that all readers together keep open; 0 for none. Each takes 5 KiB of kernel memory."),
+        flag("held-files", FlagKind::FormerName("descriptor-cache"), ""),
+        flag("reopen-interval", parsed("SECONDS", "60"), "Interval at which to look for files that were absent at the start; at least 1."),
     ] },
     Group { title: "Privilege", commands: &[], environment: false, flags: &[
         flag("allow-processes", FlagKind::Switch(false), "Answer queries about every process as well. The readers of one class then keep procfs open."),
@@ -83,16 +86,24 @@ pub static PROGRAM: LazyLock<Program> = LazyLock::new(|| Program {
     version: env!("CARGO_PKG_VERSION"),
     version_text: format!("keyhole-broker {}\n", env!("CARGO_PKG_VERSION")),
     purpose: "answers fixed queries about a host's /proc and /sys over a Unix socket.",
-    note: "Of a flag that is given several times and is not repeatable, the last value counts.",
+    note: "A flag that is not repeatable can be given once. A value that begins with - must follow the equals sign.",
     commands: COMMANDS,
     groups: GROUPS.to_vec(),
     short: &[('h', "help")],
-    // A unit or a manifest can append flags to those of a default command line.
-    may_repeat: true,
+    known_values: &[
+        KnownValues { flag: "queries", command: "", values: queries::words, is_list: true },
+        KnownValues {
+            flag: "sandbox.require",
+            command: "",
+            values: || LAYERS.map(str::to_owned).to_vec(),
+            is_list: true,
+        },
+    ],
     variables: &[],
     exit_statuses: &[
         ("0", "Success; for probe, the broker is serving."),
-        ("1", "Failure, or a mistake on the command line or in the environment."),
+        ("1", "Failure; for probe, the broker is not serving, or does not answer."),
+        ("2", "A mistake on the command line or in the environment."),
     ],
 });
 
@@ -212,23 +223,34 @@ impl Flags {
         let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
         let names = environment.iter().map(|(name, _)| name.clone());
         let unused_variables = PROGRAM.unused_variables(names);
-        let (values, words) = PROGRAM.parse(arguments, environment)?;
-        let command = command(&values, &words)?;
+        let (values, command) = match PROGRAM.parse(arguments, environment)? {
+            Parsed::Print(values, text) => (values, Command::Print(text)),
+            Parsed::Run(values, words) => {
+                let command = command(&words)?;
+                (values, command)
+            }
+        };
         let path = |flag| values.path(flag).map(PathBuf::from);
+        let directory =
+            |flag| path(flag).ok_or_else(|| values.refuse(flag, "", "use the path of a directory"));
+        let probe_directories = values.paths("filesystem.probe-directory");
+        if probe_directories.iter().any(|path| path.as_os_str().is_empty()) {
+            return Err(values.refuse("filesystem.probe-directory", "", "use the path of a directory"));
+        }
         let required_layers = values.parse_each("sandbox.require", layers)?;
         Ok(Self {
             command,
             unused_variables,
-            socket: path("socket.path").unwrap_or_default(),
+            socket: socket(&values)?,
             socket_group: values.parse("socket.group", id)?,
             allowed_uids: values.parse_each("allow-uid", id)?,
             paths: Paths {
-                procfs: path("path.procfs").unwrap_or_default(),
-                sysfs: path("path.sysfs").unwrap_or_default(),
+                procfs: directory("path.procfs")?,
+                sysfs: directory("path.sysfs")?,
                 rootfs: path("path.rootfs"),
                 udev: path("path.udev.data"),
                 os_release: path("path.os-release"),
-                probe_directories: values.paths("filesystem.probe-directory").to_vec(),
+                probe_directories: probe_directories.to_vec(),
             },
             view: match values.text("view") {
                 "host" => View::Host,
@@ -237,7 +259,7 @@ impl Flags {
             },
             descriptor_cache: values.parse("descriptor-cache", number)?.unwrap_or_default(),
             reopen_interval: Duration::from_secs(
-                values.parse("reopen-interval", number)?.unwrap_or(1).max(1).into(),
+                values.parse("reopen-interval", seconds)?.unwrap_or(1).into(),
             ),
             queries: values.parse("queries", Queries::parse)?.unwrap_or_default(),
             allow_processes: values.switch("allow-processes"),
@@ -251,15 +273,27 @@ impl Flags {
     }
 }
 
-fn command(values: &Values, words: &[String]) -> Result<Command, FlagError> {
-    if let Some(text) = PROGRAM.answer(|switch| values.switch(switch), words)? {
-        return Ok(Command::Print(text));
-    }
+fn command(words: &[String]) -> Result<Command, FlagError> {
     Ok(match PROGRAM.command(words)? {
         Some(("probe", _)) => Command::Probe,
         Some(("policy", _)) => Command::Policy,
         _ => Command::Serve,
     })
+}
+
+/// The path of the socket.
+fn socket(values: &Values) -> Result<PathBuf, FlagError> {
+    const FLAG: &str = "socket.path";
+    let path = values.path(FLAG).unwrap_or(Path::new(""));
+    let reason = match path.as_os_str().len() {
+        0 => "use a path such as /run/keyhole/broker.sock".to_owned(),
+        1..=MAX_PATH_BYTES => return Ok(path.into()),
+        length => format!(
+            "{length} bytes, and the path of a socket has {MAX_PATH_BYTES} at most: use a shorter one, or a \
+             symbolic link to its directory"
+        ),
+    };
+    Err(values.refuse(FLAG, &path.to_string_lossy(), reason))
 }
 
 /// A uid or gid. The kernel uses the highest number for "no change".
@@ -270,6 +304,11 @@ fn id(text: &str) -> Result<u32, &'static str> {
 
 fn number(text: &str) -> Result<u32, &'static str> {
     text.parse().map_err(|_| "not a number from 0 to 4294967295")
+}
+
+fn seconds(text: &str) -> Result<u32, &'static str> {
+    let seconds = number(text).ok().filter(|seconds| *seconds > 0);
+    seconds.ok_or("not a whole number of seconds from 1 to 4294967295")
 }
 
 fn layers(words: &str) -> Result<Vec<&'static str>, String> {
@@ -303,16 +342,66 @@ mod tests {
     }
 
     #[test]
-    fn repeatable_flags_keep_every_value_and_others_the_last() {
+    fn repeatable_flags_keep_every_value_and_others_are_given_once() {
         let flags = parse(&["--allow-uid=1", "--allow-uid", "2", "--filesystem.probe-directory=/a"]).unwrap();
         assert_eq!(flags.allowed_uids, [1, 2]);
         assert_eq!(flags.paths.probe_directories.len(), 1);
         let flags = parse(&["--sandbox.require=landlock,seccomp", "--sandbox.require=limits"]).unwrap();
         assert_eq!(flags.required_layers, ["landlock", "seccomp", "limits"]);
-        let flags =
-            parse(&["--path.rootfs=/", "--path.rootfs=/host", "--allow-root", "--no-allow-root"]).unwrap();
-        assert_eq!(flags.paths.rootfs, Some("/host".into()));
-        assert!(!flags.allow_root);
+        for (twice, flag) in [
+            (["--path.rootfs=/", "--path.rootfs=/host"], "--path.rootfs"),
+            (["--allow-root", "--no-allow-root"], "--allow-root"),
+            (["--queries=default", "--queries=all"], "--queries"),
+        ] {
+            assert_eq!(parse(&twice).unwrap_err(), format!("{flag} cannot be repeated: give it once"));
+        }
+    }
+
+    #[test]
+    fn a_socket_has_a_path_that_the_kernel_takes() {
+        let path = |length: usize| format!("--socket.path=/{}", "x".repeat(length - 1));
+        assert!(parse(&[&path(MAX_PATH_BYTES)]).is_ok());
+        let error = parse(&[&path(MAX_PATH_BYTES + 1)]).unwrap_err();
+        assert!(error.starts_with("--socket.path=\"/xxx") && error.contains("108 bytes, and"), "{error}");
+        assert!(error.contains("has 107 at most: use a shorter one"), "{error}");
+        let error = with_environment(&[], &[("KEYHOLE_SOCKET_PATH", &"/x".repeat(60))]).unwrap_err();
+        assert!(error.starts_with("KEYHOLE_SOCKET_PATH=\"/x/x"), "{error}");
+        for flag in ["--socket.path", "--path.procfs", "--path.sysfs", "--filesystem.probe-directory"] {
+            let error = parse(&[&format!("{flag}=")]).unwrap_err();
+            assert!(error.starts_with(&format!("{flag}=\"\": use ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn help_is_printed_whatever_the_environment_is() {
+        let wrong = [
+            ("KEYHOLE_REOPEN_INTERVAL", "soon"),
+            ("KEYHOLE_LOG_LEVEL", "loud"),
+            ("KEYHOLE_SOCKET_PATH", &*"/x".repeat(60)),
+        ];
+        for arguments in
+            [&["--help"][..], &["--help", "probe"], &["--help-man"], &["--version"], &["completions", "bash"]]
+        {
+            let flags = with_environment(arguments, &wrong).unwrap();
+            assert!(matches!(flags.command, Command::Print(_)), "{arguments:?}");
+        }
+        assert!(with_environment(&["probe"], &wrong).is_err());
+        let given = ["--reopen-interval=5", "--log.level=info", "--socket.path=/x", "probe"];
+        assert_eq!(with_environment(&given, &wrong).unwrap().command, Command::Probe);
+    }
+
+    #[test]
+    fn former_names_are_errors_that_name_the_present_ones() {
+        let present = PROGRAM.flags().into_iter().map(|flag| flag.name).collect::<Vec<_>>();
+        for flag in PROGRAM.flags() {
+            let FlagKind::FormerName(name) = flag.kind else { continue };
+            assert!(present.contains(&name), "{name}");
+            let error = parse(&[&format!("--{}=1", flag.name)]).unwrap_err();
+            assert!(error.contains(&format!("(did you mean --{name}?)")), "{error}");
+        }
+        assert!(parse(&["--held-files=1"]).unwrap_err().contains("--descriptor-cache"));
+        let unused = with_environment(&[], &[("KEYHOLE_HELD_FILES", "1")]).unwrap().unused_variables;
+        assert_eq!(unused[0].advice, "did you mean KEYHOLE_DESCRIPTOR_CACHE?");
     }
 
     /// What of the flags decides what the broker may do, as text.
@@ -353,8 +442,16 @@ mod tests {
         assert!(flags.log_json && flags.unused_variables.is_empty());
         assert_eq!(
             with_environment(&[], &[("KEYHOLE_REOPEN_INTERVAL", "soon")]).unwrap_err(),
-            "KEYHOLE_REOPEN_INTERVAL=\"soon\" in the environment, for --reopen-interval: not a number from 0 to 4294967295"
+            "KEYHOLE_REOPEN_INTERVAL=\"soon\" in the environment, for --reopen-interval: not a whole number of seconds from 1 to 4294967295"
         );
+    }
+
+    #[test]
+    fn an_interval_of_nothing_is_refused() {
+        for value in ["0", "60s", "1.5", "4294967296"] {
+            let error = parse(&[&format!("--reopen-interval={value}")]).unwrap_err();
+            assert!(error.ends_with("not a whole number of seconds from 1 to 4294967295"), "{error}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `--queries`: which rows of the policy table a deployment may ask. A row that is left out is not opened at all.
 
+use keyhole_flags::{most_similar, suggestion};
 use keyhole_policy::{Root, TABLE, row};
 use keyhole_proto::v1::Query;
 
@@ -18,7 +19,12 @@ impl Queries {
     pub fn parse(words: &str) -> Result<Self, String> {
         let mut words = words.split(',');
         let unknown = |word: &str| {
-            format!("{word:?} is not all, default or default,+NAME,...; names: {}", names().join(", "))
+            let similar = similar(word);
+            format!(
+                "{word:?} is not all, default or default,+NAME,...{}; names: {}",
+                suggestion(similar.as_deref()),
+                names().join(", ")
+            )
         };
         match words.next() {
             Some("all") => words.next().map_or(Ok(Self::All), |word| Err(unknown(word))),
@@ -80,6 +86,28 @@ pub fn name(query: Query) -> String {
     query.as_str_name().trim_start_matches("QUERY_").to_ascii_lowercase()
 }
 
+/// The words of `--queries`, for completions.
+pub(crate) fn words() -> Vec<String> {
+    let names = names().into_iter().map(|name| format!("+{name}"));
+    ["all", "default"].map(str::to_owned).into_iter().chain(names).collect()
+}
+
+/// Former names of queries, with the present ones.
+const FORMER_NAMES: &[(&str, &str)] = &[("anchors", "probe_directories")];
+
+/// The word that is most similar, or the present name of this one.
+fn similar(word: &str) -> Option<String> {
+    let Some(name) = word.strip_prefix('+') else {
+        // The name of a query without its sign.
+        let with_sign = format!("+{word}");
+        return words().into_iter().find(|word| *word == with_sign);
+    };
+    let former = FORMER_NAMES.iter().find(|(former, _)| *former == name).map(|(_, present)| *present);
+    let names = names();
+    let similar = former.or_else(|| most_similar(names.iter().map(String::as_str), name))?;
+    Some(format!("+{similar}"))
+}
+
 fn names() -> Vec<String> {
     TABLE.iter().map(|row| name(row.query)).collect()
 }
@@ -99,6 +127,22 @@ mod tests {
         let more = Queries::parse("default,+tcp,+mount_stats").unwrap();
         assert!(more.permits(Query::Tcp) && more.permits(Query::MountStats) && !more.permits(Query::Routes));
         assert!(TABLE.iter().all(|row| Queries::parse("all").unwrap().permits(row.query)));
+    }
+
+    #[test]
+    fn an_invalid_value_is_an_error_with_a_suggestion() {
+        for (words, suggestion) in [
+            ("default,+tpc", "(did you mean +tcp?)"),
+            ("default,+anchors", "(did you mean +probe_directories?)"),
+            ("default,tcp", "(did you mean +tcp?)"),
+        ] {
+            let error = Queries::parse(words).unwrap_err();
+            assert!(error.contains(suggestion), "{error}");
+        }
+        assert!(!Queries::parse("default,+nothing").unwrap_err().contains("did you mean"));
+        for (former, present) in FORMER_NAMES {
+            assert!(names().iter().any(|name| name == present) && !names().iter().any(|name| name == former));
+        }
     }
 
     #[test]

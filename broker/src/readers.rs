@@ -615,7 +615,7 @@ impl Inner {
                 tracing::warn!(
                     reader,
                     query = query_name,
-                    "the query skips files that another reader is stuck in"
+                    "the query is answered without a file in which another reader is stuck, until that read returns"
                 );
                 status.skipping.push(query);
             }
@@ -647,7 +647,12 @@ impl Inner {
         match event {
             Event::TimedOut => {
                 self.stuck_queries.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!(reader = name, query = query_name, "the query timed out: its reader is stuck");
+                tracing::warn!(
+                    reader = name,
+                    query = query_name,
+                    "the query timed out: its reader is stuck in a file or mount that does not answer; a new reader answers \
+                     other queries"
+                );
                 self.retire(class, reader.slot, RetireReason::Stuck);
             }
             Event::Exited(status) => {

@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let flags = rest.get(1..).unwrap_or_default().iter().cloned();
     let capture = capture::read(Path::new(dir))?;
     let (options, _) = Options::parse(&collector::flags(), flags)?;
-    let own = LocalSource::from_process().from_capture(capture.about).now();
+    let own = LocalSource::from_process().unwrap().from_capture(capture.about).now();
     let enabled = collector::enabled(&options)?;
     let messages = messages(&capture.snapshot);
     let mut times = Vec::with_capacity(rounds);

@@ -2,14 +2,15 @@
 //!
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 //!
-//! Collectors add samples in any order; [`Exposition::write`] sorts families by name and samples by labels. A second
-//! sample with the same name and labels is dropped and counted, so that one bad collector never spoils a scrape.
+//! Collectors add samples in any order; [`Exposition::write`] sorts families by name and samples by labels, buckets and
+//! quantiles by number. A second sample with the same name and labels is dropped and counted, so that one bad collector never spoils a scrape.
 //!
 //! A sample is kept as its number and its labels. The labels are kept as the text format writes them, which is also what
 //! they are sorted by, with the length of each name and value: other formats (`protobuf.rs`, `query --output=json`) read
 //! samples through [`Series`] and never take the text apart.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::{self, Write as _};
@@ -137,7 +138,7 @@ impl Kind {
     }
 
     /// The label that distinguishes the samples of one metric.
-    fn own_label(self) -> Option<&'static str> {
+    pub fn own_label(self) -> Option<&'static str> {
         match self {
             Kind::Counter | Kind::Gauge | Kind::Untyped => None,
             Kind::Summary => Some("quantile"),
@@ -641,9 +642,10 @@ impl Exposition {
         labels: impl Iterator<Item = (&'l str, &'l [u8])> + Clone,
         value: Value,
     ) {
-        let is_over = match self.counters.series >= self.limit {
-            true => Some(Limit::Series),
-            false => (self.added() >= self.allowed).then_some(Limit::Bytes),
+        let is_over = if self.counters.series >= self.limit {
+            Some(Limit::Series)
+        } else {
+            (self.added() >= self.allowed).then_some(Limit::Bytes)
         };
         if let Some(limit) = is_over {
             self.counters.limit.get_or_insert(limit);
@@ -832,9 +834,38 @@ impl Exposition {
             *place += 1;
         }
         for family in samples.chunk_by_mut(|a, b| a.family == b.family) {
-            family.sort_by(|a, b| self.key(a).cmp(self.key(b)));
+            let own = family.first().and_then(|sample| self.header(sample.family).kind.own_label());
+            match own {
+                None => family.sort_by(|a, b| self.key(a).cmp(self.key(b))),
+                Some(own) => {
+                    let mut placed: Vec<_> =
+                        family.iter().map(|sample| (self.place(sample, own), *sample)).collect();
+                    placed.sort_by(|(a, _), (b, _)| a.cmp(b));
+                    family.iter_mut().zip(placed).for_each(|(sample, (_, placed))| *sample = placed);
+                }
+            }
         }
         samples
+    }
+
+    /// Where a sample of a histogram or summary stands in its family; its bucket's or quantile's own label is `own`.
+    fn place(&self, sample: &Sample, own: &str) -> Place<'_> {
+        let key = self.key(sample);
+        let (suffix, labels) = key.split_at(usize::from(sample.suffix));
+        let labels = labels.strip_prefix('{').and_then(|labels| labels.strip_suffix('}')).unwrap_or_default();
+        // The own label is the last one.
+        let last = self.label_ranges(sample).last();
+        let own = last.filter(|(_, name, _)| self.text[name.clone()] == *own);
+        let (labels, part, bound) = match own {
+            Some((_, name, value)) => {
+                let before = labels.len() - (value.end + "\"".len() - name.start);
+                let bound = self.text[value].parse().unwrap_or(f64::NAN);
+                (labels[..before].trim_end_matches(','), 0, bound)
+            }
+            None if suffix == "_sum" => (labels, 1, 0.0),
+            None => (labels, 2, 0.0),
+        };
+        Place { labels, part, bound, key }
     }
 
     /// Writes everything in text format 0.0.4; `keep` chooses families by name.
@@ -887,6 +918,27 @@ impl Exposition {
     /// What a sample's line has between its family's name and its value.
     fn key(&self, sample: &Sample) -> &str {
         &self.text[sample.text()]
+    }
+}
+
+/// Where a sample stands among those of a histogram's or summary's family: as in what node_exporter writes, each metric has
+/// its buckets or quantiles in ascending order, then its sum, then its count.
+#[derive(Debug, Clone, Copy)]
+struct Place<'e> {
+    /// The labels of the metric.
+    labels: &'e str,
+    /// 0 for a bucket or quantile, 1 for the sum, 2 for the count.
+    part: u8,
+    /// The bucket's bound, or the quantile.
+    bound: f64,
+    /// The written suffix and labels, so that equal samples are neighbours.
+    key: &'e str,
+}
+
+impl Place<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_part = self.labels.cmp(other.labels).then(self.part.cmp(&other.part));
+        by_part.then(self.bound.total_cmp(&other.bound)).then_with(|| self.key.cmp(other.key))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the exporter knows without the host: its clock, its uname, its node's name.
 
+use std::ffi::OsString;
 use std::time::SystemTime;
 
 use crate::capture::CaptureInfo;
@@ -19,14 +20,18 @@ pub struct LocalSource {
 
 impl LocalSource {
     /// Looks at the environment and this process.
-    pub fn from_process() -> Self {
-        Self {
-            captured: false,
-            time: None,
-            node_name: std::env::var("NODE_NAME").ok().filter(|name| !name.is_empty()),
-            uname: Some(uname()),
-            time_zone: time_zone(),
-        }
+    ///
+    /// # Errors
+    ///
+    /// If `NODE_NAME` is not UTF-8, as the value of a label must be.
+    pub fn from_process() -> Result<Self, String> {
+        let node_name = std::env::var_os("NODE_NAME").filter(|name| !name.is_empty());
+        let node_name = node_name.map(OsString::into_string).transpose().map_err(|name| {
+            format!(
+                "NODE_NAME={name:?} in the environment: not UTF-8: set it to the node's name, or unset it"
+            )
+        })?;
+        Ok(Self { captured: false, time: None, node_name, uname: Some(uname()), time_zone: time_zone() })
     }
 
     /// The same for a capture: of this process only its clock and `NODE_NAME` are asked, where the capture does not say.

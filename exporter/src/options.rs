@@ -12,7 +12,7 @@ use keyhole_flags::{Origin, Value, Values};
 use crate::go_regex::GoRegex;
 
 pub(crate) use keyhole_flags::go_duration;
-pub use keyhole_flags::{Flag, FlagError, FlagKind, most_similar};
+pub use keyhole_flags::{DurationRange, Flag, FlagError, FlagKind, most_similar};
 pub use remembered::{Matcher, Remembered};
 pub use typed::{Filter, TypedFlag};
 
@@ -36,7 +36,7 @@ impl Options {
         arguments: impl IntoIterator<Item = String>,
     ) -> Result<(Self, Vec<String>), FlagError> {
         let mut values = Values::defaults(flags);
-        let words = values.read_arguments(flags, &[], false, arguments.into_iter().map(OsString::from))?;
+        let words = values.read_arguments(flags, &[], arguments.into_iter().map(OsString::from))?;
         Ok((Self::try_from(values)?, words))
     }
 
@@ -46,6 +46,11 @@ impl Options {
             return Err(FlagError::Exclusive { one, other });
         }
         Ok(())
+    }
+
+    /// The error that a flag cannot take `value`. It names the environment variable, if the value is that one's.
+    pub fn refuse(&self, flag: &'static str, value: &str, reason: impl ToString) -> FlagError {
+        self.values.refuse(flag, value, reason)
     }
 
     /// Whether the command line or the environment gave the flag.
@@ -119,9 +124,7 @@ impl TryFrom<Values> for Options {
             let regexp = GoRegex::new(text).map_err(|error| values.refuse(flag, text, error))?;
             regexps.insert(flag, regexp);
         }
-        if let Some(path) = values.all_paths().find(|path| path.to_str().is_none()) {
-            return Err(FlagError::NotUtf8 { argument: format!("{path:?}") });
-        }
+        values.require_utf8_paths()?;
         Ok(Self { values, regexps })
     }
 }
@@ -138,7 +141,11 @@ mod tests {
         Flag { name: "ignored-devices", kind: FlagKind::Alias("device-exclude"), help: "" },
         Flag { name: "listen", kind: FlagKind::Texts, help: "" },
         Flag { name: "max", kind: FlagKind::Number(40), help: "" },
-        Flag { name: "wait", kind: FlagKind::Duration("5s"), help: "" },
+        Flag {
+            name: "wait",
+            kind: FlagKind::Duration { default: "5s", range: DurationRange::ANY },
+            help: "",
+        },
     ];
 
     fn parse(arguments: &[&str]) -> Result<(Options, Vec<String>), FlagError> {

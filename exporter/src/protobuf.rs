@@ -182,16 +182,7 @@ impl Builder {
         &mut metrics[at]
     }
 
-    fn write(mut self, out: &mut Vec<u8>) {
-        // The text is sorted by letters, these are by size.
-        for metric in &mut self.family.metrics {
-            if let Some(summary) = &mut metric.summary {
-                summary.quantiles.sort_by(|a, b| a.quantile.total_cmp(&b.quantile));
-            }
-            if let Some(histogram) = &mut metric.histogram {
-                histogram.buckets.sort_by(|a, b| a.upper_bound.total_cmp(&b.upper_bound));
-            }
-        }
+    fn write(self, out: &mut Vec<u8>) {
         let written = self.family.encode_length_delimited(out);
         debug_assert!(written.is_ok(), "a Vec has room");
     }

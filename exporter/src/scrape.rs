@@ -143,7 +143,9 @@ pub enum ScrapeError {
     Broker(#[from] BrokerError),
     /// Too many requests for selections.
     #[error(
-        "too many requests for selections of collectors at once; try again later, or ask for all collectors, which any number of clients can share"
+        "this request was not answered: it asks for single collectors (collect[], exclude[]) or families (name[]), and too \
+         many such requests came at once; try again later, or scrape without these parameters, which any number of clients \
+         may do"
     )]
     Busy,
     /// Too many responses are unread.

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use in_process::Exporter;
+use keyhole_exporter::http::web_config::WebConfig;
 use keyhole_proto::v1::{Outcome, Query};
 use keyhole_test_support::fake_broker::{FakeBroker, Script};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -216,6 +217,60 @@ async fn other_paths_and_methods_are_refused() {
     assert_eq!((answer.status, answer.body.len()), (200, 0));
     assert!(answer.head.contains("content-length: "));
     assert_eq!(exporter.get("/-/ready").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_telemetry_path_with_a_final_slash_answers_below_it_as_well() {
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let exporter = Exporter::start(&socket, &["--web.telemetry-path=/"]);
+    for path in ["/", "/metrics", "/x/y", "/-/", "/-/ready/"] {
+        assert!(exporter.get(path).await.has_line("node_load1 0.5"), "{path}");
+    }
+    assert_eq!(exporter.get("/-/healthy").await.text(), "the exporter is up\n");
+    assert!(exporter.get("/-/ready").await.text().starts_with("the broker answers"));
+    let exporter = Exporter::start(&socket, &["--web.telemetry-path=/a/m/"]);
+    for path in ["/a/m/", "/a/%6d/", "/a/m/x/y"] {
+        assert!(exporter.get(path).await.has_line("node_load1 0.5"), "{path}");
+    }
+    for path in ["/a", "/a/", "/a/mm", "/a/m%2fx", "/b/m/"] {
+        assert_eq!(exporter.get(path).await.status, 404, "{path}");
+    }
+    let redirect = exporter.get("/a/m?collect[]=loadavg").await;
+    assert_eq!(redirect.status, 307);
+    assert!(redirect.head.contains("\r\nlocation: /a/m/?collect[]=loadavg\r\n"), "{}", redirect.head);
+    assert!(exporter.get("/").await.text().contains("<h1"));
+}
+
+#[tokio::test]
+async fn a_web_config_file_that_becomes_invalid_answers_each_request_with_500_until_it_is_corrected() {
+    let (dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let file = dir.path().join("web.yml");
+    std::fs::write(&file, "").unwrap();
+    let web_config = WebConfig::new(file.to_str().unwrap()).unwrap();
+    let exporter = Exporter::start_with(&socket, &[], Some(web_config));
+    assert_eq!(exporter.get("/metrics").await.status, 200);
+    // An unknown field, no YAML, no file, and TLS, which would need a restart.
+    let tls = "tls_server_config: {cert_file: a.crt, key_file: a.key}\n";
+    for broken in [Some("nonsense: 1\n"), Some("a: [\n"), None, Some(tls)] {
+        match broken {
+            Some(text) => std::fs::write(&file, text).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        for path in ["/metrics", "/", "/-/healthy"] {
+            let answer = exporter.get(path).await;
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (500, "Internal Server Error\n"),
+                "{broken:?} {path}"
+            );
+            assert!(answer.head.contains("content-type: text/plain; charset=utf-8"), "{}", answer.head);
+        }
+    }
+    std::fs::write(&file, "http_server_config: {headers: {X-Frame-Options: deny}}\n").unwrap();
+    let answer = exporter.get("/metrics").await;
+    assert!(answer.status == 200 && answer.head.contains("x-frame-options: deny"), "{}", answer.head);
 }
 
 #[tokio::test]

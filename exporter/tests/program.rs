@@ -84,7 +84,9 @@ fn a_replay_has_the_limits_of_a_scrape_and_reports_them_in_the_same_way() {
     let replay = |more: &[&str]| {
         let base = ["--collector.disable-defaults", "--collector.loadavg"];
         let output = exporter(&[&base[..], more, &["replay", &tree]].concat());
-        assert!(output.status.success(), "{output:?}");
+        let log = String::from_utf8_lossy(&output.stderr);
+        let expected = if log.contains("collector failed") { 3 } else { 0 };
+        assert_eq!(output.status.code(), Some(expected), "{output:?}");
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     const DROPPED: &str = "\nkeyhole_collector_series_dropped_total{collector=\"loadavg\"} ";
@@ -197,7 +199,8 @@ fn a_replayed_tree_may_have_any_links_and_is_not_left_by_them() {
     let started = Instant::now();
     let output = exporter(&arguments);
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{:?}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    // What leads out of the tree, or in circles, is not read.
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     assert!(text.contains("node_load1 0.5\n"), "{text}");
     assert_eq!(samples(&text, |line| line.starts_with("node_hwmon_temp_celsius{")).len(), 2, "{text}");
@@ -208,6 +211,7 @@ fn a_replayed_tree_may_have_any_links_and_is_not_left_by_them() {
 fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let occupied = format!("--web.listen-address={}", listener.local_addr().unwrap());
+    let long_socket = format!("--broker.socket=/{}", "x".repeat(107));
     for (arguments, part) in [
         (vec!["--no-such-flag"], "try --help"),
         (vec!["--collector.netstat.feilds=x"], "try --help"),
@@ -218,7 +222,7 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         (vec!["-x"], "try --help"),
         (vec!["serve"], "unknown command \"serve\": use query, describe, capture, replay or completions"),
         (vec!["replay"], "replay needs a directory"),
-        (vec!["replay", "/nonexistent"], "pass a capture or a tree"),
+        (vec!["replay", "/nonexistent"], "pass a capture, or a directory"),
         (vec!["--web.listen-address=9100"], "not an address such as :9100"),
         (vec!["--web.listen-address=vsock://:9100"], "vsock is not supported"),
         (vec![occupied.as_str()], "the port is in use"),
@@ -227,13 +231,22 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         (vec!["--web.telemetry-path=metrics"], "use a path that begins with /"),
         (vec!["--web.telemetry-path=//metrics"], "requests cannot reach a path"),
         (vec!["--web.telemetry-path=/m%zz"], "requests cannot reach a path"),
+        (vec!["--web.telemetry-path=/-/ready"], "/-/ready is the page for probes"),
+        (vec!["--web.telemetry-path=/%2D/health%79"], "/-/healthy is the page for probes"),
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--log.format=xml"], "use logfmt or json"),
         (vec!["--log.format=JSON"], "use logfmt or json"),
         (vec!["--web.listen-address="], "not an address such as :9100"),
         (vec!["--web.listen-address=127.0.0.1:http"], "not an address such as :9100"),
         (vec!["@flags"], "try --help"),
-        (vec!["--broker.socket=unix:"], "is not the path of a socket"),
+        (vec!["--broker.socket=unix:"], "--broker.socket=\"unix:\": not the path of a socket"),
+        (vec!["--broker.socket="], "--broker.socket=\"\": not the path of a socket: use one such as /run/"),
+        (vec![&long_socket], "108 bytes, and the path of a socket has 107 at most: use a shorter one"),
+        (vec!["--scrape.timeout=0s"], "--scrape.timeout=\"0s\": too short: use at least 50ms"),
+        (vec!["--scrape.timeout=1ns"], "too short: use at least 50ms"),
+        (vec!["--scrape.timeout=1000000h"], "too long: use at most 120s"),
+        (vec!["--scrape.timeout-offset=1000000h"], "too long: use at most a year, 8760h"),
+        (vec!["--web.telemetry-path", "--log.level=debug"], "--web.telemetry-path needs a value: --web"),
         (vec!["--web.max-requests=many"], "not a whole number"),
     ] {
         let output = exporter(&arguments);
@@ -250,6 +263,53 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
     for flag in ["--help", "-h", "--version"] {
         let output = exporter(&[flag]);
         assert!(output.status.success() && output.stderr.is_empty() && !output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn what_is_wrong_in_the_environment_is_named_and_no_command_is_silent_about_it() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("proc")).unwrap();
+    let tree = dir.path().to_str().unwrap();
+    let run = |arguments: &[&str], name: &str, value: &[u8]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
+        let output = command.args(arguments).env(name, OsStr::from_bytes(value)).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for command in [&["query", "--from", tree][..], &["replay", tree], &["capture", "/nonexistent/x"], &[]] {
+        let (status, error) = run(command, "NODE_NAME", b"a\xff");
+        // Whether its directory can be written is checked first.
+        if command.first() != Some(&"capture") {
+            assert_eq!(status, Some(2), "{command:?}: {error}");
+            assert!(error.contains("NODE_NAME=\"a\\xFF\" in the environment: not UTF-8: set it"), "{error}");
+        }
+    }
+    let long = format!("/{}", "x".repeat(107));
+    for (name, value, part) in [
+        ("KEYHOLE_BROKER_SOCKET", long.as_bytes(), "108 bytes, and the path"),
+        ("KEYHOLE_BROKER_SOCKET", b"/\xff", "not UTF-8: use a value that is"),
+        ("KEYHOLE_WEB_LISTEN_ADDRESS", b"9100", "not an address such as :9100"),
+        ("KEYHOLE_WEB_TELEMETRY_PATH", b"metrics", "use a path that begins with /"),
+        ("KEYHOLE_SCRAPE_TIMEOUT", b"0s", "too short: use at least 50ms"),
+    ] {
+        let (status, error) = run(&[], name, value);
+        assert_eq!(status, Some(2), "{error}");
+        assert!(error.starts_with(&format!("keyhole-exporter: error: {name}=")), "{error}");
+        assert!(error.contains(" in the environment, for --") && error.contains(part), "{error}");
+        assert!(run(&["--help"], name, value).1.is_empty());
+    }
+    for command in
+        [&["query", "--from", tree][..], &["replay", tree], &["describe"], &["capture", "/nonexistent/x"]]
+    {
+        let (_, error) = run(command, "KEYHOLE_SCRAPE_TIMEOT", b"1s");
+        assert!(
+            error.contains("environment variable without effect")
+                && error.contains("mean KEYHOLE_SCRAPE_TIMEOUT?"),
+            "{command:?}: {error}"
+        );
     }
 }
 
@@ -451,6 +511,45 @@ fn invalid_input_at_the_tls_port_does_not_fill_the_log() {
         assert_eq!(lines.iter().find(own), None);
         assert_eq!(server.terminate().code(), Some(0));
     }
+}
+
+#[test]
+fn a_web_config_file_that_becomes_invalid_is_logged_once_with_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("web.yml");
+    std::fs::write(&file, "").unwrap();
+    let address = free_address();
+    let (config, listen) =
+        (format!("--web.config.file={}", file.display()), format!("--web.listen-address={address}"));
+    let (mut server, mut lines) = start(&[&listen, &config, "--broker.socket=/nonexistent/socket"]);
+    wait_until("it listens", || TcpStream::connect(address).is_ok());
+    lines.until_silent(Duration::from_millis(300));
+    let ask = || {
+        use std::io::{Read as _, Write as _};
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(b"GET /-/healthy HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for (text, status, message) in [
+        (
+            "nonsense: 1\n",
+            "500",
+            "--web.config.file is invalid: every request is refused until it is corrected",
+        ),
+        ("", "200", "--web.config.file is valid again"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        for _ in 0..3 {
+            let answer = ask();
+            assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
+        }
+        let logged = lines.until_silent(Duration::from_millis(300));
+        let [line] = &logged[..] else { panic!("{logged:#?}") };
+        assert!(line.contains(message) && line.contains(&format!("file={}", file.display())), "{line}");
+    }
+    assert_eq!(server.terminate().code(), Some(0));
 }
 
 /// An address that nothing listens on, for a server whose log does not report where it listens.

@@ -281,6 +281,117 @@ async fn a_closed_pipe_ends_the_program_quietly() {
     }
 }
 
+/// One rule for all commands: docs/query.md, "Exit status".
+#[tokio::test]
+async fn the_same_failure_has_the_same_exit_status_in_every_command() {
+    use Outcome::{Absent, ContainerView, Denied, Empty, Failed, NotPermitted, Stuck, TimedOut, Truncated};
+    for (outcome, query, capture) in [
+        (Absent, 0, 0),
+        (Empty, 0, 0),
+        (Denied, 3, 3),
+        (TimedOut, 3, 3),
+        (Stuck, 3, 3),
+        (Truncated, 3, 3),
+        (ContainerView, 3, 3),
+        (Failed, 3, 3),
+        // A capture asks for all that the broker's flags permit.
+        (NotPermitted, 3, 0),
+    ] {
+        let fixture = Fixture::new(Script { outcomes: vec![(Query::Tcp, outcome)], ..Script::default() });
+        let out = fixture.path("out").display().to_string();
+        for (arguments, expected) in [
+            (&["query", "tcpstat"][..], query),
+            (&["query", "tcpstat", "-ojson"], query),
+            (&["query", "tcpstat", "-oraw"], query),
+            (&["capture", &out], capture),
+            (&["query", "tcpstat", "--from", &out], query),
+            (&["query", "tcpstat", "--from", &out, "-oraw"], query),
+            (&["replay", &out, "--collector.disable-defaults", "--collector.tcpstat"], 0),
+            (&["replay", &out, "--collector.disable-defaults", "--collector.loadavg"], 0),
+            (&["describe"], 0),
+        ] {
+            let ended = fixture.run(arguments).await;
+            assert_eq!(ended.status, Some(expected), "{outcome:?} {arguments:?}: {}", ended.err);
+            let names_it = [&ended.err, &ended.out].iter().any(|text| text.to_lowercase().contains("tcp"));
+            assert!(expected == 0 || names_it, "{outcome:?} {arguments:?}: {}", ended.err);
+        }
+    }
+    let fixture = Fixture::new(Script::default());
+    let (out, empty) =
+        (fixture.path("out").display().to_string(), fixture.path("empty").display().to_string());
+    std::fs::create_dir(&empty).unwrap();
+    let nobody = "--broker.socket=/nonexistent/b.sock";
+    for arguments in [
+        &["query", nobody][..],
+        &["describe", nobody],
+        &["capture", &out, nobody],
+        &["capture", "/nonexistent/directory/out"],
+        &["query", "--from=/nonexistent"],
+        &["query", "--from", &empty],
+        &["query", "--from", &empty, "-oraw"],
+        &["replay", &empty],
+    ] {
+        let ended = fixture.run(arguments).await;
+        assert_eq!((ended.status, ended.out.as_str()), (Some(1), ""), "{arguments:?}: {}", ended.err);
+        let wrong_directory = arguments.contains(&empty.as_str());
+        assert!(
+            !wrong_directory || ended.err.contains("neither proc/ nor sys/; pass a capture"),
+            "{}",
+            ended.err
+        );
+    }
+    for arguments in [&["query", "x"][..], &["describe", "x"], &["capture"], &["replay", "a", "b"], &["x"]] {
+        assert_eq!(fixture.run(arguments).await.status, Some(2), "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn raw_output_of_a_capture_has_the_files_of_the_named_collectors_alone() {
+    let fixture = Fixture::new(netdev());
+    let out = fixture.path("out").display().to_string();
+    fixture.run(&["capture", &out]).await;
+    for (collectors, paths) in [
+        (&["loadavg"][..], &["proc/loadavg"][..]),
+        (&["netdev"], &["proc/1/net/dev"]),
+        (&["loadavg", "netdev"], &["proc/1/net/dev", "proc/loadavg"]),
+        (&["meminfo"], &[]),
+    ] {
+        let command = [&["query", "--from", &out, "-oraw", "--no-headers"], collectors].concat();
+        // The content is not all text.
+        let output = program(&command).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let headings: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("==> ")?.strip_suffix(" <==")).collect();
+        assert_eq!(headings, paths, "{collectors:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_capture_counts_what_is_in_its_directory() {
+    let mut script = script(&[(Query::Loadavg, "proc/loadavg", b"0.5 1 1.5 1/2 3\n")]);
+    script.files.push((Query::Hwmon, "sys/class/hwmon/hwmon0/name", vec![b'x'; 3000]));
+    // Not a path for a file system, so that it is stored under a number.
+    script.files.push((Query::Hwmon, "sys/class/hwmon/hwmon0/../temp1_label", b"y".to_vec()));
+    let fixture = Fixture::new(script);
+    let out = fixture.path("out");
+    let ended = fixture.run(&["capture", &out.display().to_string()]).await;
+    let tar = Command::new("tar").arg("-C").arg(&out).args(["-cf", "-", "."]).output().unwrap();
+    let mut list =
+        Command::new("tar").arg("-tvf-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut list.stdin.take().unwrap(), &tar.stdout).unwrap();
+    let list = String::from_utf8(list.wait_with_output().unwrap().stdout).unwrap();
+    let files = list.lines().filter(|line| line.starts_with('-'));
+    let (index, of_the_host): (Vec<&str>, Vec<&str>) =
+        files.partition(|line| line.contains("./keyhole/") && !line.contains("/blobs/"));
+    let counts = format!(
+        ": {} files of the host (3 KiB), 0 symbolic links, and {} index files in keyhole/\n",
+        of_the_host.len(),
+        index.len()
+    );
+    assert_eq!((of_the_host.len(), index.len()), (3, 4), "{list}");
+    assert!(ended.out.contains(&counts), "{}\n{list}", ended.out);
+}
+
 #[tokio::test]
 async fn the_exit_status_is_the_result_of_a_query() {
     let stuck = Script { outcomes: vec![(Query::Meminfo, Outcome::Stuck)], ..Script::default() };
@@ -312,7 +423,16 @@ fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
         (&["query", "-o", "jsn"], "--output=\"jsn\": use table, json, prom or raw (did you mean json?)"),
         (&["describe", "-oraw"], "--output=\"raw\": use table or json"),
         (&["describe", "--watch"], "--watch is a flag of query, not of describe"),
-        (&["query", "--watch=0.1"], "--watch: use at least 200ms"),
+        (&["query", "--watch=0.1"], "--watch=\"0.1\": too short: use at least 200ms"),
+        (&["query", "--watch=1ns"], "--watch=\"1ns\": too short: use at least 200ms"),
+        (&["query", "-w", "1"], "--watch and its value are one word: --watch=1s"),
+        (&["query", "--watch", "500ms", "cpu"], "--watch and its value are one word: --watch=500ms"),
+        (&["query", "--scrape.timeout=5"], "--scrape.timeout=\"5\": no unit: use 5s for seconds"),
+        (
+            &["query", "--filter", "--no-headers"],
+            "--filter needs a value: --filter=REGEXP; \"--no-headers\" is none",
+        ),
+        (&["query", "processgroups", "--collector.processgroups.max-groups=0"], "use at least 1"),
         (&["query", "--watch=often"], "--watch=\"often\": not a number of seconds"),
         (&["query", "--count=2"], "--count needs --watch"),
         (&["query", "--watch", "--from=/tmp"], "--watch and --from exclude each other"),
@@ -377,11 +497,14 @@ async fn a_capture_prints_its_steps_and_what_is_missing() {
     let fixture = Fixture::new(script);
     let out = fixture.path("out").display().to_string();
     let ended = fixture.run(&["capture", &out]).await;
-    assert_eq!(ended.status, Some(0));
+    assert_eq!(ended.status, Some(3));
     assert!(ended.out.contains("permission denied by the kernel: QUERY_SLABINFO\n"), "{}", ended.out);
+    let summary =
+        format!("{out}: 1 file of the host (1 KiB), 0 symbolic links, and 4 index files in keyhole/\n");
+    assert!(ended.out.starts_with(&summary), "{}", ended.out);
     let steps: Vec<&str> = ended.err.lines().collect();
     assert_eq!(steps.len(), 2, "{steps:?}");
-    assert!(steps[0].contains("reading ") && steps[1].contains("writing "), "{steps:?}");
+    assert!(steps[0].contains("reading ") && steps[1].contains("writing 1 file to "), "{steps:?}");
     let saved = Ended::of(program(&["query", "--from", &out, "loadavg", "--no-headers"]).output().unwrap());
     assert_eq!((saved.status, saved.out.lines().next()), (Some(0), Some("node_load1   0.5")), "{saved:?}");
 }

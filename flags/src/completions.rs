@@ -39,11 +39,27 @@ impl Program {
         self.named_commands().map(|command| command.name).collect::<Vec<_>>().join(" ")
     }
 
-    /// The flags that one of a few words follows, each with these.
-    fn choices(&self) -> impl Iterator<Item = (&'static str, String)> {
-        self.shown_flags().filter_map(|flag| match flag.kind {
-            FlagKind::Choice { choices, .. } => Some((flag.name, choices.join(" "))),
-            _ => None,
+    /// The flags whose values are known, with these; of a command before those of any.
+    fn values(&self) -> impl Iterator<Item = FlagValues> {
+        self.shown_flags().filter_map(|flag| {
+            let mut values = FlagValues {
+                flag: flag.name,
+                letter: self.short.iter().find(|(_, name)| *name == flag.name).map(|(letter, _)| *letter),
+                of_commands: Vec::new(),
+                of_any: Vec::new(),
+                is_list: false,
+            };
+            if let FlagKind::Choice { choices, .. } = flag.kind {
+                values.of_any = choices.iter().map(|choice| (*choice).to_owned()).collect();
+            }
+            for known in self.known_values.iter().filter(|known| known.flag == flag.name) {
+                values.is_list |= known.is_list;
+                match known.command {
+                    "" => values.of_any = (known.values)(),
+                    command => values.of_commands.push((command, (known.values)().join(" "))),
+                }
+            }
+            (!values.of_any.is_empty()).then_some(values)
         })
     }
 
@@ -54,11 +70,17 @@ impl Program {
 
     fn bash(&self) -> String {
         let mut arms = String::new();
-        for (name, words) in self.choices() {
-            let letter = self.short.iter().find(|(_, flag)| *flag == name);
-            let letter = letter.map(|(letter, _)| format!("|-{letter}")).unwrap_or_default();
+        let mut letters = String::new();
+        for values in self.values() {
             // Writing to a String cannot fail.
-            let _ = writeln!(arms, "        --{name}{letter}) words=\"{words}\" ;;");
+            let _ = writeln!(arms, "        {}) {} ;;", values.names(), values.bash());
+            if let Some(letter) = values.letter {
+                let _ = writeln!(
+                    letters,
+                    "                -{letter}*) {}; COMPREPLY=($(compgen -P -{letter} -W \"$words\" -- \"${{cur#-{letter}}}\")); return ;;",
+                    values.bash()
+                );
+            }
         }
         let of_kind = |is_it: fn(FlagKind) -> bool| {
             self.shown_flags().filter(move |flag| is_it(flag.kind)).map(|flag| format!("--{}", flag.name))
@@ -103,7 +125,7 @@ impl Program {
     case "$before" in
 {arms}        *)
             case "$cur,$command" in
-                -*) words="{flags}"; compopt -o nospace 2>/dev/null ;;
+{letters}                -*) words="{flags}"; compopt -o nospace 2>/dev/null ;;
 {words_after}                *,) words="{commands}" ;;
             esac ;;
     esac
@@ -123,35 +145,59 @@ complete -F {function} {name}
         let mut text = format!("# fish completion for {name}\ncomplete -c {name} -f\n");
         let no_command = format!("not __fish_seen_subcommand_from {}", self.command_names());
         let after = |command: &str| format!("__fish_seen_subcommand_from {command}");
-        let mut offer = |when: &str, words: &str, help: &str| {
+        let offer = |text: &mut String, when: &str, words: &str, help: &str| {
             let help = if help.is_empty() { String::new() } else { format!(" -d {}", quoted(help)) };
             let _ = writeln!(text, "complete -c {name} -n '{when}' -a '{words}'{help}");
         };
         for command in self.named_commands() {
-            offer(&no_command, command.name, command.help);
+            offer(&mut text, &no_command, command.name, command.help);
         }
         for command in self.named_commands() {
             let when = after(command.name);
             match command.operands {
                 Operands::None => {}
-                Operands::Directory => offer(&when, "(__fish_complete_directories)", ""),
-                Operands::Shell => offer(&when, &SHELLS.join(" "), ""),
+                Operands::Directory => offer(&mut text, &when, "(__fish_complete_directories)", ""),
+                Operands::Shell => offer(&mut text, &when, &SHELLS.join(" "), ""),
                 Operands::Any { known, .. } => {
-                    known().iter().for_each(|(word, help)| offer(&when, word, help));
+                    known().iter().for_each(|(word, help)| offer(&mut text, &when, word, help));
                 }
             }
         }
         for flag in self.shown_flags() {
             let takes = match flag.kind {
-                FlagKind::Switch(_) | FlagKind::Alias(_) | FlagKind::Interval(_) => String::new(),
-                FlagKind::Choice { choices, .. } => format!(" -x -a '{}'", choices.join(" ")),
+                FlagKind::Switch(_)
+                | FlagKind::Alias(_)
+                | FlagKind::FormerName(_)
+                | FlagKind::Interval { .. } => String::new(),
                 kind if is_directory(kind) => " -x -a '(__fish_complete_directories)'".to_owned(),
                 FlagKind::File(_) | FlagKind::Text(_) | FlagKind::Texts => " -r -F".to_owned(),
                 _ => " -x".to_owned(),
             };
             let word = spelling(flag);
-            let word = word.trim_start_matches("--").trim_end_matches('=');
-            let _ = writeln!(text, "complete -c {name} -l {word}{takes} -d {}", quoted(flag.help));
+            let mut word = word.trim_start_matches("--").trim_end_matches('=').to_owned();
+            if let Some((letter, _)) = self.short.iter().find(|(_, name)| *name == flag.name) {
+                let _ = write!(word, " -s {letter}");
+            }
+            let help = quoted(flag.help);
+            let Some(values) = self.values().find(|values| values.flag == flag.name) else {
+                let _ = writeln!(text, "complete -c {name} -l {word}{takes} -d {help}");
+                continue;
+            };
+            let commands: Vec<&str> = values.of_commands.iter().map(|(command, _)| *command).collect();
+            let otherwise = match &*commands {
+                [] => String::new(),
+                _ => format!(" -n 'not __fish_seen_subcommand_from {}'", commands.join(" ")),
+            };
+            let of_any = values.of_any.join(" ");
+            let of_any = if values.is_list { format!("(__fish_append , {of_any})") } else { of_any };
+            let _ = writeln!(text, "complete -c {name}{otherwise} -l {word} -x -a '{of_any}' -d {help}");
+            for (command, words) in &values.of_commands {
+                let _ = writeln!(
+                    text,
+                    "complete -c {name} -n '{}' -l {word} -x -a '{words}' -d {help}",
+                    after(command)
+                );
+            }
         }
         text
     }
@@ -166,10 +212,13 @@ complete -F {function} {name}
         let flags = described(self.shown_flags().map(|flag| (spelling(flag), flag.help)).collect());
         let commands = self.named_commands().map(|command| (command.name.to_owned(), command.help));
         let commands = described(commands.collect());
-        let choices = self.choices().fold(String::new(), |mut text, (flag, words)| {
-            let _ = writeln!(text, "    --{flag}=*) compset -P '*='; compadd {words}; return ;;");
-            text
-        });
+        let (mut values_after_equals, mut values_apart) = (String::new(), String::new());
+        for values in self.values() {
+            let add = values.zsh();
+            let _ =
+                writeln!(values_after_equals, "    --{}=*) compset -P '*='; {add}; return ;;", values.flag);
+            let _ = writeln!(values_apart, "    {}) {add}; return ;;", values.names());
+        }
         let mut after = String::new();
         for command in self.named_commands() {
             let offer = match command.operands {
@@ -197,8 +246,10 @@ complete -F {function} {name}
   for word in ${{words[2,CURRENT-1]}}; do
     if (( ${{commands[(I)$word:*]}} )); then command=$word; break; fi
   done
+  case ${{words[CURRENT-1]}} in
+{values_apart}  esac
   case $PREFIX in
-{choices}    --*=*) compset -P '*='; _files; return ;;
+{values_after_equals}    --*=*) compset -P '*='; _files; return ;;
     -*) _describe -o flag flags -S ''; return ;;
   esac
   case $command in
@@ -213,11 +264,76 @@ if [ "$funcstack[1]" = {function} ]; then {function} "$@"; else compdef {functio
     }
 }
 
+/// The values of a flag, for completions.
+struct FlagValues {
+    flag: &'static str,
+    /// The letter that stands for it.
+    letter: Option<char>,
+    /// Those with a command, where they are others.
+    of_commands: Vec<(&'static str, String)>,
+    of_any: Vec<String>,
+    /// Whether it takes several, separated by commas.
+    is_list: bool,
+}
+
+impl FlagValues {
+    /// The flag and its letter, as a pattern of a shell: `--output|-o`.
+    fn names(&self) -> String {
+        self.letter.map_or_else(|| format!("--{}", self.flag), |letter| format!("--{}|-{letter}", self.flag))
+    }
+
+    /// The values that may be first in a list, and those that may follow.
+    fn of_list(&self) -> (String, String) {
+        let (more, first): (Vec<&str>, Vec<&str>) =
+            self.of_any.iter().map(String::as_str).partition(|value| value.starts_with('+'));
+        (first.join(" "), if more.is_empty() { first.join(" ") } else { more.join(" ") })
+    }
+
+    /// Sets `words` to the values, in bash, or completes an item of a list.
+    fn bash(&self) -> String {
+        if self.is_list {
+            let (first, more) = self.of_list();
+            return format!(
+                "words=\"{first}\" list=; case \"$cur\" in *,*) words=\"{more}\" list=${{cur%,*}}, ;; esac; \
+                 compopt -o nospace 2>/dev/null; \
+                 COMPREPLY=($(compgen -P \"$list\" -W \"$words\" -- \"${{cur##*,}}\")); return"
+            );
+        }
+        let of_any = self.of_any.join(" ");
+        if self.of_commands.is_empty() {
+            return format!("words=\"{of_any}\"");
+        }
+        let arms =
+            self.of_commands.iter().map(|(command, words)| format!("{command}) words=\"{words}\" ;; "));
+        let arms: String = arms.collect();
+        format!("case \"$command\" in {arms}*) words=\"{of_any}\" ;; esac")
+    }
+
+    /// Adds the values, in zsh.
+    fn zsh(&self) -> String {
+        if self.is_list {
+            let (first, more) = self.of_list();
+            return format!(
+                "if compset -P '*,'; then compadd -S '' -- {more}; else compadd -S '' -- {first}; fi"
+            );
+        }
+        let of_any = self.of_any.join(" ");
+        if self.of_commands.is_empty() {
+            return format!("compadd {of_any}");
+        }
+        let arms = self.of_commands.iter().map(|(command, words)| format!("{command}) compadd {words} ;; "));
+        format!("case $command in {}*) compadd {of_any} ;; esac", arms.collect::<String>())
+    }
+}
+
 /// How a flag is offered: a switch that is on is there to be turned off.
 fn spelling(flag: &Flag) -> String {
     match flag.kind {
         FlagKind::Switch(true) => format!("--no-{}", flag.name),
-        FlagKind::Switch(false) | FlagKind::Alias(_) | FlagKind::Interval(_) => format!("--{}", flag.name),
+        FlagKind::Switch(false)
+        | FlagKind::Alias(_)
+        | FlagKind::FormerName(_)
+        | FlagKind::Interval { .. } => format!("--{}", flag.name),
         _ => format!("--{}=", flag.name),
     }
 }
@@ -248,10 +364,12 @@ mod tests {
                 assert!(script.contains(&word), "{shell}: {word}");
             }
             let commands = program.commands.iter().map(|command| command.name);
-            for word in commands.chain(["stone", "logfmt json", "bash"]) {
+            for word in commands.chain(["stone", "logfmt json", "bash", "all", "+more"]) {
                 assert!(script.contains(word), "{shell}: {word}");
             }
-            assert!(!script.contains("old"), "{shell} offers an alias");
+            for other in ["old", "former"] {
+                assert!(!script.contains(other), "{shell} offers another name");
+            }
         }
     }
 }

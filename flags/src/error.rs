@@ -6,12 +6,12 @@ use crate::similar::suggestion;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FlagError {
     /// No such flag.
-    #[error("unknown flag {flag}{}; try --help", suggestion("--", *similar))]
+    #[error("unknown flag {flag}{}; try --help", suggestion(similar.as_deref()))]
     Unknown {
         /// As it was given, with its dashes.
         flag: String,
-        /// The name of the flag that is most similar.
-        similar: Option<&'static str>,
+        /// The flag that is most similar, or the present name of this one, with dashes.
+        similar: Option<String>,
     },
     /// An environment variable with a value that its flag cannot take.
     #[error("{variable}={value:?} in the environment, for --{flag}: {reason}")]
@@ -36,18 +36,31 @@ pub enum FlagError {
         reason: String,
     },
     /// An argument that is no path and not UTF-8.
-    #[error("{argument} is not UTF-8; try --help")]
+    #[error("the argument {argument} is not UTF-8: use a name that is")]
     NotUtf8 {
         /// The argument, quoted and escaped.
         argument: String,
     },
     /// No value where one is needed.
-    #[error("--{flag} needs a value: --{flag}={placeholder}")]
+    #[error("--{flag} needs a value: --{flag}={placeholder}{}", match next {
+        Some(next) => format!("; {next:?} is none: a value that begins with - must follow the ="),
+        None => String::new(),
+    })]
     Missing {
         /// The flag.
         flag: &'static str,
         /// What stands for its value in the help.
         placeholder: String,
+        /// The argument after it, if it begins with a dash.
+        next: Option<String>,
+    },
+    /// A value in an argument of its own, where it would be an operand.
+    #[error("--{flag} and its value are one word: --{flag}={value}")]
+    Apart {
+        /// The flag.
+        flag: &'static str,
+        /// The value, with its unit.
+        value: String,
     },
     /// A value where none is taken.
     #[error("--{flag} takes no value: use --{flag} or --no-{flag}")]
@@ -56,7 +69,7 @@ pub enum FlagError {
         flag: &'static str,
     },
     /// Twice the same.
-    #[error("--{flag} cannot be repeated")]
+    #[error("--{flag} cannot be repeated: give it once")]
     Repeated {
         /// The flag.
         flag: &'static str,
@@ -83,7 +96,7 @@ pub enum FlagError {
     },
     /// No such command.
     #[error("unknown command {word:?}{}; try --help", match similar {
-        Some(_) => suggestion("", *similar),
+        Some(_) => suggestion(*similar),
         None => format!(": use {}", alternatives(commands)),
     })]
     UnknownCommand {
@@ -103,7 +116,7 @@ pub enum FlagError {
         mistake: String,
     },
     /// No completions for this shell.
-    #[error("no completions for {shell:?}{}: use {}", suggestion("", *similar), alternatives(shells))]
+    #[error("no completions for {shell:?}{}: use {}", suggestion(*similar), alternatives(shells))]
     UnknownShell {
         /// As it was given.
         shell: String,

@@ -140,7 +140,7 @@ fn row(flag: &Flag) -> (String, String) {
     let name = flag.name;
     let term = match (flag.kind, flag.kind.placeholder()) {
         (FlagKind::Switch(true), _) => format!("--[no-]{name}"),
-        (FlagKind::Interval(_), Some(placeholder)) => format!("--{name}[={placeholder}]"),
+        (FlagKind::Interval { .. }, Some(placeholder)) => format!("--{name}[={placeholder}]"),
         (_, Some(placeholder)) => format!("--{name}={placeholder}"),
         (_, None) => format!("--{name}"),
     };
@@ -154,16 +154,21 @@ fn row(flag: &Flag) -> (String, String) {
         | FlagKind::Choice { default: text, .. }
         | FlagKind::File(text)
         | FlagKind::Directory(text)
-        | FlagKind::Duration(text) => text.to_owned(),
+        | FlagKind::Duration { default: text, .. } => text.to_owned(),
         FlagKind::Switch(false)
-        | FlagKind::Interval(_)
+        | FlagKind::Interval { .. }
         | FlagKind::Alias(_)
+        | FlagKind::FormerName(_)
         | FlagKind::Texts
         | FlagKind::ParsedList { .. }
         | FlagKind::Directories => String::new(),
     };
     let default = if default.is_empty() { default } else { format!(" [default: {default}]") };
-    (term, format!("{}{repeatable}{default}", flag.help))
+    let range = match flag.kind {
+        FlagKind::Duration { range, .. } | FlagKind::Interval { range, .. } => range.help(),
+        _ => String::new(),
+    };
+    (term, format!("{}{range}{repeatable}{default}", flag.help))
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! and the environment, errors with suggestions, `--help`, the manual page and shell completions.
 //!
 //! The syntax is node_exporter's, whose flags come from the Go library kingpin: `--name` and `--no-name` for switches,
-//! `--name=value` or `--name value` for the rest, and `--` before words that begin with a dash.
+//! `--name=value` or `--name value` for the rest, and `--` before words that begin with a dash. As there, an argument that
+//! begins with a dash is no value, and a flag that takes one value is given once.
 #![forbid(unsafe_code)]
 
 mod completions;
@@ -17,10 +18,10 @@ mod program;
 mod similar;
 mod values;
 
-pub use duration::go_duration;
+pub use duration::{DurationRange, go_duration};
 pub use error::{FlagError, alternatives};
-pub use program::{COMPLETIONS, Command, Group, Operands, Program, Unused};
-pub use similar::most_similar;
+pub use program::{COMPLETIONS, Command, Group, KnownValues, Operands, Parsed, Program, Unused};
+pub use similar::{most_similar, suggestion};
 pub use values::{Origin, Value, Values};
 
 /// What the name of each environment variable begins with, for all programs: a variable that several of them know
@@ -79,21 +80,46 @@ pub enum FlagKind {
     /// A whole number.
     Number(u64),
     /// A duration as Go writes it: `5s`, `1m30s`, `250ms`.
-    Duration(&'static str),
-    /// Off by default. On with this interval if the flag stands alone, or with the one that it is given: a duration
-    /// or a number of seconds.
-    Interval(&'static str),
-    /// The old name of another flag.
+    Duration {
+        /// The default.
+        default: &'static str,
+        /// Which it takes.
+        range: DurationRange,
+    },
+    /// Off by default. On with an interval if the flag stands alone, or with the one that it is given: a duration or a
+    /// number of seconds.
+    Interval {
+        /// The interval if the flag stands alone.
+        alone: &'static str,
+        /// Which it takes.
+        range: DurationRange,
+    },
+    /// Another name of this flag.
     Alias(&'static str),
+    /// The former name of this flag: an error that names the present one.
+    FormerName(&'static str),
 }
 
 impl Flag {
-    /// The environment variable that sets it; none for an alias, and for an interval, which has no value for "off".
+    /// The environment variable that sets it; none for another name, and for an interval, which has no value for "off".
     pub fn variable(&self) -> Option<String> {
-        let has_one = !matches!(self.kind, FlagKind::Alias(_) | FlagKind::Interval(_));
-        let name = || self.name.to_ascii_uppercase().replace(['.', '-'], "_");
-        has_one.then(|| format!("{VARIABLE_PREFIX}{}", name()))
+        let has_none =
+            matches!(self.kind, FlagKind::Alias(_) | FlagKind::FormerName(_) | FlagKind::Interval { .. });
+        (!has_none).then(|| variable(self.name))
     }
+
+    /// Its name, or the present one of a former name.
+    pub(crate) fn present_name(&self) -> &'static str {
+        match self.kind {
+            FlagKind::FormerName(name) => name,
+            _ => self.name,
+        }
+    }
+}
+
+/// The environment variable with a flag's name.
+pub(crate) fn variable(flag: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", flag.to_ascii_uppercase().replace(['.', '-'], "_"))
 }
 
 /// The flags of the log, which are the same for every program.

@@ -1,15 +1,17 @@
 //! Reads values from the environment and from the command line.
 
 use std::ffi::{OsStr, OsString};
+use std::iter::Peekable;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::similar::most_similar;
 use crate::values::{Origin, Value, Values, not_utf8};
-use crate::{Flag, FlagError, FlagKind};
+use crate::{Flag, FlagError, FlagKind, duration};
 
 impl Values {
     /// Replaces these values by those of environment variables: `KEYHOLE_WEB_MAX_REQUESTS` sets `--web.max-requests`,
-    /// if it is one of `flags`. An empty variable, and one that is no flag's, changes nothing.
+    /// if it is one of `flags`. An empty variable, and one that is no flag's, changes nothing. That of a flag on the
+    /// command line, which is read before, is not looked at.
     pub fn read_environment(
         &mut self,
         flags: &[Flag],
@@ -18,7 +20,9 @@ impl Values {
         for (variable, value) in variables {
             let Some(variable) = variable.to_str().filter(|_| !value.is_empty()) else { continue };
             let flag = flags.iter().find(|flag| flag.variable().as_deref() == Some(variable));
-            let Some(flag) = flag else { continue };
+            let Some(flag) = flag.filter(|flag| self.origin(flag.name) < Origin::CommandLine) else {
+                continue;
+            };
             let parsed =
                 Value::from_variable(flag.kind, &value).map_err(|reason| FlagError::Environment {
                     variable: variable.to_owned(),
@@ -32,17 +36,16 @@ impl Values {
     }
 
     /// Replaces these values by those of a command line, and returns the words that are neither flags nor values.
-    /// `short` maps letters to flags: `-o json`. With `may_repeat` the last value of a flag counts; without, a flag
-    /// that is not repeatable is refused the second time.
+    /// `short` maps letters to flags: `-o json`. A flag that is not repeatable is refused the second time.
     pub fn read_arguments(
         &mut self,
         flags: &[Flag],
         short: &[(char, &'static str)],
-        may_repeat: bool,
         arguments: impl IntoIterator<Item = OsString>,
     ) -> Result<Vec<String>, FlagError> {
-        let mut reader = Reader { values: self, flags, short, may_repeat };
-        reader.read(&mut arguments.into_iter())
+        let mut reader = Reader { values: self, flags, short };
+        let arguments: &mut dyn Iterator<Item = OsString> = &mut arguments.into_iter();
+        reader.read(&mut arguments.peekable())
     }
 
     fn set(&mut self, flag: &str, value: Value, origin: Origin) {
@@ -62,11 +65,12 @@ struct Reader<'v, 'f> {
     values: &'v mut Values,
     flags: &'f [Flag],
     short: &'f [(char, &'static str)],
-    may_repeat: bool,
 }
 
+type Arguments<'a> = Peekable<&'a mut dyn Iterator<Item = OsString>>;
+
 impl Reader<'_, '_> {
-    fn read(&mut self, arguments: &mut dyn Iterator<Item = OsString>) -> Result<Vec<String>, FlagError> {
+    fn read(&mut self, arguments: &mut Arguments<'_>) -> Result<Vec<String>, FlagError> {
         let mut words = Vec::new();
         let word = |argument: OsString| argument.into_string().map_err(|argument| not_utf8(&argument));
         while let Some(argument) = arguments.next() {
@@ -99,14 +103,23 @@ impl Reader<'_, '_> {
         if let Some(flag) = by_name(name) {
             return match flag.kind {
                 FlagKind::Alias(target) => self.find(target),
+                FlagKind::FormerName(present) => Err(FlagError::Unknown {
+                    flag: format!("--{name}"),
+                    similar: Some(format!("--{present}")),
+                }),
                 _ => Ok((*flag, true)),
             };
         }
         let positive = name.strip_prefix("no-");
         let switch = positive.and_then(by_name).filter(|flag| matches!(flag.kind, FlagKind::Switch(_)));
-        let unknown = || FlagError::Unknown {
-            flag: format!("--{name}"),
-            similar: most_similar(self.flags.iter().map(|flag| flag.name), positive.unwrap_or(name)),
+        let unknown = || {
+            let similar =
+                |name| most_similar(self.flags.iter().map(|flag| flag.name), name).and_then(by_name);
+            let similar = similar(name).map(|flag| format!("--{}", flag.present_name())).or_else(|| {
+                let switch = similar(positive?).filter(|flag| matches!(flag.kind, FlagKind::Switch(_)))?;
+                Some(format!("--no-{}", switch.name))
+            });
+            FlagError::Unknown { flag: format!("--{name}"), similar }
         };
         switch.map(|flag| (*flag, false)).ok_or_else(unknown)
     }
@@ -127,7 +140,7 @@ impl Reader<'_, '_> {
         flag: Flag,
         on: bool,
         value: Option<&OsStr>,
-        rest: &mut dyn Iterator<Item = OsString>,
+        rest: &mut Arguments<'_>,
     ) -> Result<(), FlagError> {
         let name = flag.name;
         let parse = |value: &OsStr| {
@@ -139,15 +152,26 @@ impl Reader<'_, '_> {
             (FlagKind::Switch(_), Some(_)) => return Err(FlagError::Unexpected { flag: name }),
             (FlagKind::Switch(_), None) => Value::Switch(on),
             (_, Some(value)) => parse(value)?,
-            (FlagKind::Interval(alone), None) => parse(OsStr::new(alone))?,
+            (FlagKind::Interval { alone, .. }, None) => {
+                if let Some(value) = rest.peek().and_then(|next| duration::written_with_unit(next.to_str()?))
+                {
+                    return Err(FlagError::Apart { flag: name, value });
+                }
+                parse(OsStr::new(alone))?
+            }
             (_, None) => {
-                let placeholder = || flag.kind.placeholder().unwrap_or_default();
-                let value = rest.next();
-                parse(&value.ok_or_else(|| FlagError::Missing { flag: name, placeholder: placeholder() })?)?
+                // As in node_exporter: what begins with a dash is a flag, and a dash alone is a value.
+                let is_value = |next: &OsString| next.len() <= 1 || next.as_bytes()[0] != b'-';
+                let value = rest.next_if(is_value).ok_or_else(|| FlagError::Missing {
+                    flag: name,
+                    placeholder: flag.kind.placeholder().unwrap_or_default(),
+                    next: rest.peek().map(|next| next.to_string_lossy().into_owned()),
+                })?;
+                parse(&value)?
             }
         };
         let repeated = self.values.origin(name) == Origin::CommandLine;
-        if repeated && !self.may_repeat && !flag.kind.is_repeatable() {
+        if repeated && !flag.kind.is_repeatable() {
             return Err(FlagError::Repeated { flag: name });
         }
         self.values.set(name, parsed, Origin::CommandLine);
@@ -162,15 +186,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::DurationRange;
 
     const FLAGS: &[Flag] = &[
         Flag { name: "collector.cpu", kind: FlagKind::Switch(true), help: "" },
         Flag { name: "device-exclude", kind: FlagKind::Regexp("^lo$"), help: "" },
         Flag { name: "ignored-devices", kind: FlagKind::Alias("device-exclude"), help: "" },
+        Flag { name: "most", kind: FlagKind::FormerName("max"), help: "" },
         Flag { name: "listen", kind: FlagKind::Texts, help: "" },
         Flag { name: "max", kind: FlagKind::Number(40), help: "" },
-        Flag { name: "wait", kind: FlagKind::Duration("5s"), help: "" },
-        Flag { name: "watch", kind: FlagKind::Interval("2s"), help: "" },
+        Flag {
+            name: "wait",
+            kind: FlagKind::Duration { default: "5s", range: DurationRange::ANY },
+            help: "",
+        },
+        Flag { name: "watch", kind: FlagKind::Interval { alone: "2s", range: DurationRange::ANY }, help: "" },
         Flag { name: "dir", kind: FlagKind::Directories, help: "" },
         Flag { name: "file", kind: FlagKind::File("/a"), help: "" },
         Flag { name: "id", kind: FlagKind::Parsed { placeholder: "ID", default: "" }, help: "" },
@@ -182,20 +212,15 @@ mod tests {
     ];
     const SHORT: &[(char, &str)] = &[('m', "max"), ('w', "watch"), ('c', "collector.cpu")];
 
-    fn read(
-        variables: &[(&str, &str)],
-        may_repeat: bool,
-        arguments: &[&str],
-    ) -> Result<(Values, Vec<String>), FlagError> {
+    fn read(variables: &[(&str, &str)], arguments: &[&str]) -> Result<(Values, Vec<String>), FlagError> {
         let mut values = Values::defaults(FLAGS);
+        let words = values.read_arguments(FLAGS, SHORT, arguments.iter().map(OsString::from))?;
         values.read_environment(FLAGS, variables.iter().map(|(name, value)| (name.into(), value.into())))?;
-        let arguments = arguments.iter().map(OsString::from);
-        let words = values.read_arguments(FLAGS, SHORT, may_repeat, arguments)?;
         Ok((values, words))
     }
 
     fn parse(arguments: &[&str]) -> Result<(Values, Vec<String>), FlagError> {
-        read(&[], false, arguments)
+        read(&[], arguments)
     }
 
     fn message(arguments: &[&str]) -> String {
@@ -221,18 +246,73 @@ mod tests {
     #[test]
     fn the_command_line_replaces_the_environment_and_that_the_defaults() {
         let variables = [("KEYHOLE_MAX", "7"), ("KEYHOLE_LISTEN", ":1\n:2"), ("KEYHOLE_COLLECTOR_CPU", "0")];
-        let (values, _) = read(&variables, false, &["--listen=:3"]).unwrap();
+        let (values, _) = read(&variables, &["--listen=:3"]).unwrap();
         assert_eq!(values.value("max"), Some(&Value::Number(7)));
         assert_eq!(values.texts("listen"), [":3"]);
         assert!(!values.switch("collector.cpu"));
-        let (values, _) = read(&variables, false, &[]).unwrap();
+        let (values, _) = read(&variables, &[]).unwrap();
         assert_eq!(values.texts("listen"), [":1", ":2"]);
         assert_eq!(values.origin("listen"), Origin::Environment);
         for nothing in
             [("KEYHOLE_MAX", ""), ("KEYHOLE_WATCH", "5s"), ("KEYHOLE_IGNORED_DEVICES", "x"), ("MAX", "7")]
         {
-            let (values, _) = read(&[nothing], false, &[]).unwrap();
+            let (values, _) = read(&[nothing], &[]).unwrap();
             assert!(FLAGS.iter().all(|flag| values.origin(flag.name) == Origin::Default), "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn the_variable_of_a_flag_that_was_given_is_not_parsed_whatever_its_kind() {
+        for (argument, variable) in [
+            ("--no-collector.cpu", ("KEYHOLE_COLLECTOR_CPU", "maybe")),
+            ("--max=1", ("KEYHOLE_MAX", "many")),
+            ("--wait=1s", ("KEYHOLE_WAIT", "soon")),
+            ("--mode=two", ("KEYHOLE_MODE", "three")),
+            ("--listen=:3", ("KEYHOLE_LISTEN", ":1")),
+        ] {
+            let (values, _) = read(&[variable], &[argument]).unwrap();
+            let alone = parse(&[argument]).unwrap().0;
+            assert!(FLAGS.iter().all(|flag| values.value(flag.name) == alone.value(flag.name)), "{argument}");
+            if variable.0 != "KEYHOLE_LISTEN" {
+                let error = read(&[variable], &[]).unwrap_err().to_string();
+                assert!(error.starts_with(variable.0), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_begins_with_a_dash_is_no_value_unless_it_follows_the_equals_sign() {
+        for arguments in [
+            &["--device-exclude", "--max=1"][..],
+            &["--device-exclude", "-m"],
+            &["--device-exclude", "-1"],
+            &["--device-exclude", "--"],
+            &["--ignored-devices", "-x"],
+        ] {
+            assert_eq!(
+                message(arguments),
+                format!(
+                    "--device-exclude needs a value: --device-exclude=REGEXP; {:?} is none: a value that begins \
+                     with - must follow the =",
+                    arguments[1]
+                )
+            );
+        }
+        assert!(
+            message(&["-m", "--wait=5s"]).starts_with("--max needs a value: --max=NUMBER; \"--wait=5s\"")
+        );
+        for arguments in [&["--device-exclude=-1"][..], &["--device-exclude", "-"], &["--device-exclude", ""]]
+        {
+            let value = arguments.last().unwrap().trim_start_matches("--device-exclude=");
+            assert_eq!(parse(arguments).unwrap().0.text("device-exclude"), value, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_former_name_is_an_error_that_names_the_present_one() {
+        for name in ["--most=1", "--mosst", "--mots=1"] {
+            let name = name.split('=').next().unwrap();
+            assert_eq!(message(&[name]), format!("unknown flag {name} (did you mean --max?); try --help"));
         }
     }
 
@@ -250,9 +330,11 @@ mod tests {
         for arguments in [&["-m5"][..], &["-m=5"], &["-m", "5"]] {
             assert_eq!(parse(arguments).unwrap().0.value("max"), Some(&Value::Number(5)), "{arguments:?}");
         }
-        let (values, words) = parse(&["-w", "5s"]).unwrap();
+        let (values, words) = parse(&["-w", "x"]).unwrap();
         assert_eq!(values.value("watch"), Some(&Value::Interval(Some(Duration::from_secs(2)))));
-        assert_eq!(words, ["5s"], "an interval is written together with its flag");
+        assert_eq!(words, ["x"], "an interval is written together with its flag");
+        assert_eq!(message(&["-w", "1"]), "--watch and its value are one word: --watch=1s");
+        assert_eq!(message(&["--watch", "500ms"]), "--watch and its value are one word: --watch=500ms");
         assert_eq!(message(&["-cx"]), "unknown flag -cx; try --help");
         assert_eq!(message(&["-x"]), "unknown flag -x; try --help");
     }
@@ -268,26 +350,31 @@ mod tests {
     }
 
     #[test]
-    fn where_flags_may_be_repeated_the_last_value_counts() {
-        let (values, _) = read(&[], true, &["--max=1", "--max=2", "--listen=a", "--listen", "b"]).unwrap();
-        assert_eq!(values.value("max"), Some(&Value::Number(2)));
+    fn a_flag_that_takes_one_value_is_given_once() {
+        let (values, _) = parse(&["--max=1", "--listen=a", "--listen", "b"]).unwrap();
         assert_eq!(values.texts("listen"), ["a", "b"]);
-        assert_eq!(message(&["--max=1", "--max=1"]), "--max cannot be repeated");
-        assert_eq!(message(&["-w", "--watch"]), "--watch cannot be repeated");
+        assert_eq!(message(&["--max=1", "--max=1"]), "--max cannot be repeated: give it once");
+        assert_eq!(message(&["-w", "--watch"]), "--watch cannot be repeated: give it once");
+        assert!(message(&["--collector.cpu", "--no-collector.cpu"]).contains("cannot be repeated"));
     }
 
     #[test]
     fn a_path_may_be_any_bytes_and_other_arguments_may_not() {
         let odd = |prefix: &str| OsString::from_vec([prefix.as_bytes(), b"\xff"].concat());
         use std::os::unix::ffi::OsStringExt;
-        let read = |argument| Values::defaults(FLAGS).read_arguments(FLAGS, SHORT, false, [argument]);
+        let read = |argument| Values::defaults(FLAGS).read_arguments(FLAGS, SHORT, [argument]);
         let mut values = Values::defaults(FLAGS);
         let arguments = [odd("--file="), odd("--dir="), "--dir".into(), odd("")];
-        values.read_arguments(FLAGS, SHORT, false, arguments).unwrap();
+        values.read_arguments(FLAGS, SHORT, arguments).unwrap();
         assert_eq!(values.path("file").unwrap().as_os_str().as_bytes(), b"\xff");
         assert_eq!(values.paths("dir").len(), 2);
-        assert_eq!(read(odd("--max=")).unwrap_err().to_string(), "--max=\"\u{fffd}\": not UTF-8");
-        assert_eq!(read(odd("")).unwrap_err().to_string(), "\"\\xFF\" is not UTF-8; try --help");
+        assert_eq!(
+            read(odd("--max=")).unwrap_err().to_string(),
+            "--max=\"\u{fffd}\": not UTF-8: use a value that is"
+        );
+        assert!(read(odd("")).unwrap_err().to_string().starts_with("the argument \"\\xFF\" is not UTF-8: "));
+        let error = values.require_utf8_paths().unwrap_err().to_string();
+        assert_eq!(error, "--dir=\"\u{fffd}\": not UTF-8: use a value that is");
         assert!(matches!(read(odd("--ma")), Err(FlagError::NotUtf8 { .. })));
         assert!(matches!(read(odd("-")), Err(FlagError::Unknown { .. })));
     }
@@ -306,11 +393,15 @@ mod tests {
         assert_eq!(message(&["--max"]), "--max needs a value: --max=NUMBER");
         assert_eq!(message(&["--id"]), "--id needs a value: --id=ID");
         assert!(message(&["--collector.cpu=true"]).contains("takes no value"));
-        assert!(message(&["--wait=5"]).contains("not a duration"));
+        assert_eq!(message(&["--wait=5"]), "--wait=\"5\": no unit: use 5s for seconds");
         assert_eq!(message(&["--mode=Two"]), "--mode=\"Two\": use one or two (did you mean two?)");
+        assert_eq!(
+            message(&["--no-collector.cpuu"]),
+            "unknown flag --no-collector.cpuu (did you mean --no-collector.cpu?); try --help"
+        );
         assert!(message(&["--something-else-altogether"]).ends_with("altogether; try --help"));
         assert_eq!(
-            read(&[("KEYHOLE_MAX", "many")], false, &[]).unwrap_err().to_string(),
+            read(&[("KEYHOLE_MAX", "many")], &[]).unwrap_err().to_string(),
             "KEYHOLE_MAX=\"many\" in the environment, for --max: not a whole number"
         );
     }
@@ -321,7 +412,7 @@ mod tests {
             |values: &Values| values.parse("id", |text| text.parse::<u8>().map_err(|_| "not an ID"));
         assert_eq!(parse_id(&Values::defaults(FLAGS)), Ok(None));
         let error = |variables: &[(&str, &str)], arguments: &[&str]| {
-            parse_id(&read(variables, false, arguments).unwrap().0).unwrap_err().to_string()
+            parse_id(&read(variables, arguments).unwrap().0).unwrap_err().to_string()
         };
         assert_eq!(error(&[], &["--id=x"]), "--id=\"x\": not an ID");
         assert_eq!(error(&[], &["--id="]), "--id=\"\": not an ID");
@@ -335,10 +426,9 @@ mod tests {
         #[test]
         fn any_command_line_is_read_or_refused(
             arguments in proptest::collection::vec("(--|-)?(max|listen|w|m|dir)?=?\\PC{0,20}", 0..6),
-            may_repeat: bool,
         ) {
             let mut values = Values::defaults(FLAGS);
-            if let Ok(words) = values.read_arguments(FLAGS, SHORT, may_repeat, arguments.iter().map(OsString::from)) {
+            if let Ok(words) = values.read_arguments(FLAGS, SHORT, arguments.iter().map(OsString::from)) {
                 let given = FLAGS.iter().filter(|flag| values.origin(flag.name) == Origin::CommandLine);
                 prop_assert!(given.count() + words.len() <= arguments.len());
             }

@@ -26,12 +26,35 @@ pub struct Program {
     pub groups: Vec<Group>,
     /// Letters that stand for flags: `-h`.
     pub short: &'static [(char, &'static str)],
-    /// Whether a flag that takes one value may be given again, so that the last value counts.
-    pub may_repeat: bool,
+    /// Values of flags that completions offer, besides the choices of [`FlagKind::Choice`].
+    pub known_values: &'static [KnownValues],
     /// Environment variables that are no flags', with what they mean.
     pub variables: &'static [(&'static str, &'static str)],
     /// The exit statuses, with what they mean.
     pub exit_statuses: &'static [(&'static str, &'static str)],
+}
+
+/// Values that completions offer for a flag.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownValues {
+    /// The flag.
+    pub flag: &'static str,
+    /// The command with which it takes these values; empty for any.
+    pub command: &'static str,
+    /// The values. In a list, those that begin with `+` follow others.
+    pub values: fn() -> Vec<String>,
+    /// Whether the flag takes several, separated by commas.
+    pub is_list: bool,
+}
+
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum Parsed {
+    /// To print this text and do nothing else: for `--help`, `--help-man`, `--version` and the command `completions`. The
+    /// values are those of the command line alone.
+    Print(Values, String),
+    /// To run, with the values of all flags, and with the words: a command and its operands.
+    Run(Values, Vec<String>),
 }
 
 /// A group of flags, which is a section of the help.
@@ -116,17 +139,16 @@ impl Program {
         groups.flat_map(|group| group.flags).copied().collect()
     }
 
-    /// Reads the values of all flags, and the words: a command and its operands. The command line stands above the
-    /// environment, and that above the defaults.
+    /// Reads the values of all flags. The command line stands above the environment, and that above the defaults. What
+    /// only prints does not look at the environment.
     pub fn parse(
         &self,
         arguments: impl IntoIterator<Item = OsString>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<(Values, Vec<String>), FlagError> {
+    ) -> Result<Parsed, FlagError> {
         let flags = self.flags();
         let mut values = Values::defaults(&flags);
-        values.read_environment(&self.flags_in_environment(), environment)?;
-        let words = values.read_arguments(&flags, self.short, self.may_repeat, arguments)?;
+        let words = values.read_arguments(&flags, self.short, arguments)?;
         let command = words.first().map_or("", String::as_str);
         for group in self.groups.iter().filter(|group| !group.commands.is_empty()) {
             let given = group.flags.iter().find(|flag| values.origin(flag.name) > Origin::Default);
@@ -134,20 +156,21 @@ impl Program {
                 return Err(FlagError::Misplaced { flag: flag.name, commands: group.commands });
             }
         }
-        Ok((values, words))
+        if let Some(text) = self.text_to_print(&values, &words)? {
+            return Ok(Parsed::Print(values, text));
+        }
+        values.read_environment(&self.flags_in_environment(), environment)?;
+        Ok(Parsed::Run(values, words))
     }
 
-    /// What to print and do nothing else: for `--help`, `--help-man`, `--version`, and for the command `completions`.
-    pub fn answer(
-        &self,
-        is_on: impl Fn(&str) -> bool,
-        words: &[String],
-    ) -> Result<Option<String>, FlagError> {
+    fn text_to_print(&self, values: &Values, words: &[String]) -> Result<Option<String>, FlagError> {
         Ok(match words {
-            [command, ..] if is_on("help") => Some(self.command_help(command)),
-            [] if is_on("help") => Some(self.help()),
-            _ if is_on("help-man") => Some(self.man_page()),
-            _ if is_on("version") => Some(self.version_text.clone()),
+            [command, ..] if values.switch("help") => Some(self.command_help(command)),
+            [] if values.switch("help") => Some(self.help()),
+            // node_exporter's.
+            _ if values.switch("help-long") => Some(self.help()),
+            _ if values.switch("help-man") => Some(self.man_page()),
+            _ if values.switch("version") => Some(self.version_text.clone()),
             [command, shell] if command == COMPLETIONS.name => Some(self.completions(shell)?),
             _ => None,
         })
@@ -185,22 +208,32 @@ impl Program {
     /// flag is set on the command line only.
     pub fn unused_variables(&self, names: impl IntoIterator<Item = OsString>) -> Vec<Unused> {
         let known: Vec<String> = self.flags_in_environment().iter().filter_map(Flag::variable).collect();
-        let without = self.groups.iter().filter(|group| !group.environment && group.commands.is_empty());
         // Other software's variables may well be named KEYHOLE_HELP or KEYHOLE_VERSION.
-        let without = without.filter(|group| group.flags.iter().all(|flag| flag.name != "help"));
-        let without: Vec<&Flag> = without.flat_map(|group| group.flags).collect();
-        let bare = |variable: &str| variable.strip_prefix(VARIABLE_PREFIX).map(str::to_owned);
+        let groups = self.groups.iter().filter(|group| group.flags.iter().all(|flag| flag.name != "help"));
+        let flags: Vec<&Flag> = groups.flat_map(|group| group.flags).collect();
         let advice = |variable: &str| {
-            let name = bare(variable)?;
+            let name = variable.strip_prefix(VARIABLE_PREFIX)?;
             if known.iter().any(|known| known == variable) {
                 return None;
             }
-            let flag = without.iter().find(|flag| flag.variable().as_deref() == Some(variable));
-            if let Some(flag) = flag {
-                return Some(format!("set --{} on the command line: no variable may set it", flag.name));
-            }
-            let known = known.iter().filter_map(|known| known.strip_prefix(VARIABLE_PREFIX));
-            most_similar(known, &name).map(|similar| format!("did you mean {VARIABLE_PREFIX}{similar}?"))
+            let flag = flags.iter().find(|flag| crate::variable(flag.name) == variable);
+            let similar = match flag.map(|flag| (flag.name, flag.kind)) {
+                Some((_, FlagKind::Alias(target) | FlagKind::FormerName(target))) => {
+                    let target_variable = crate::variable(target);
+                    if !known.contains(&target_variable) {
+                        return Some(format!("set --{target} on the command line: no variable may set it"));
+                    }
+                    target_variable
+                }
+                Some((name, _)) => {
+                    return Some(format!("set --{name} on the command line: no variable may set it"));
+                }
+                None => {
+                    let known = known.iter().filter_map(|known| known.strip_prefix(VARIABLE_PREFIX));
+                    format!("{VARIABLE_PREFIX}{}", most_similar(known, name)?)
+                }
+            };
+            Some(format!("did you mean {similar}?"))
         };
         let names = names.into_iter().filter_map(|name| name.into_string().ok());
         names.filter_map(|variable| Some(Unused { advice: advice(&variable)?, variable })).collect()
@@ -216,7 +249,7 @@ impl FlagKind {
     /// What stands for the value in the help; none for a switch and an alias.
     pub(crate) fn placeholder(self) -> Option<String> {
         Some(match self {
-            Self::Switch(_) | Self::Alias(_) => return None,
+            Self::Switch(_) | Self::Alias(_) | Self::FormerName(_) => return None,
             Self::Regexp(_) => "REGEXP".to_owned(),
             Self::Text(_) | Self::Texts => "TEXT".to_owned(),
             Self::Parsed { placeholder, .. } | Self::ParsedList { placeholder } => placeholder.to_owned(),
@@ -224,7 +257,7 @@ impl FlagKind {
             Self::File(_) => "FILE".to_owned(),
             Self::Directory(_) | Self::Directories => "DIRECTORY".to_owned(),
             Self::Number(_) => "NUMBER".to_owned(),
-            Self::Duration(_) | Self::Interval(_) => "DURATION".to_owned(),
+            Self::Duration { .. } | Self::Interval { .. } => "DURATION".to_owned(),
         })
     }
 }
@@ -234,7 +267,7 @@ pub(crate) mod tests {
     use std::ffi::OsString;
 
     use super::*;
-    use crate::{HELP_FLAGS, LOG_FLAGS};
+    use crate::{DurationRange, HELP_FLAGS, LOG_FLAGS};
 
     pub(crate) fn program() -> Program {
         const OWN: &[Flag] = &[
@@ -242,10 +275,15 @@ pub(crate) mod tests {
             Flag { name: "input", kind: FlagKind::File("/etc/in"), help: ".in 'file' of C:\\." },
             Flag { name: "place", kind: FlagKind::Directories, help: "Where." },
             Flag { name: "old", kind: FlagKind::Alias("place"), help: "" },
+            Flag { name: "former", kind: FlagKind::FormerName("input"), help: "" },
         ];
         const COPY: &[Flag] = &[
             Flag { name: "a-flag-whose-name-fills-the-column", kind: FlagKind::Number(3), help: "How many." },
-            Flag { name: "every", kind: FlagKind::Interval("2s"), help: "Repeat." },
+            Flag {
+                name: "every",
+                kind: FlagKind::Interval { alone: "2s", range: DurationRange::ANY },
+                help: "Repeat.",
+            },
         ];
         const COMMANDS: &[Command] = &[
             Command { name: "", operands: Operands::None, help: "serve" },
@@ -268,20 +306,41 @@ pub(crate) mod tests {
             groups: vec![
                 group("Own", &[], true, OWN),
                 group("Copying", &["copy"], false, COPY),
-                group("Secret", &[], false, &[Flag { name: "grant", kind: FlagKind::Texts, help: "Grant." }]),
+                group(
+                    "Secret",
+                    &[],
+                    false,
+                    &[
+                        Flag { name: "grant", kind: FlagKind::Texts, help: "Grant." },
+                        Flag { name: "former-grant", kind: FlagKind::FormerName("grant"), help: "" },
+                    ],
+                ),
                 group("Log", &[], true, LOG_FLAGS),
                 group("Help", &[], false, HELP_FLAGS),
             ],
             short: &[('h', "help")],
-            may_repeat: false,
+            known_values: &[KnownValues {
+                flag: "grant",
+                command: "",
+                values: || vec!["all".to_owned(), "+more".to_owned()],
+                is_list: true,
+            }],
             variables: &[("NODE_NAME", "The node.")],
             exit_statuses: &[("0", "Success.")],
         }
     }
 
-    fn parse(arguments: &[&str], variables: &[(&str, &str)]) -> Result<(Values, Vec<String>), FlagError> {
+    fn parse(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Parsed, FlagError> {
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
         program().parse(arguments.iter().map(OsString::from), variables)
+    }
+
+    fn printed(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Option<String>, String> {
+        match parse(arguments, variables) {
+            Ok(Parsed::Print(_, text)) => Ok(Some(text)),
+            Ok(Parsed::Run(..)) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn words(words: &[&str]) -> Vec<String> {
@@ -299,24 +358,37 @@ pub(crate) mod tests {
 
     #[test]
     fn variables_set_the_flags_of_groups_that_allow_it_and_no_others() {
-        let (values, _) =
-            parse(&[], &[("KEYHOLE_FAST", "false"), ("KEYHOLE_GRANT", "all"), ("KEYHOLE_HELP", "1")])
-                .unwrap();
+        let variables = [("KEYHOLE_FAST", "false"), ("KEYHOLE_GRANT", "all"), ("KEYHOLE_HELP", "1")];
+        let Parsed::Run(values, _) = parse(&[], &variables).unwrap() else { panic!("printed") };
         assert!(!values.switch("fast") && !values.switch("help"));
         assert_eq!(values.texts("grant"), [""; 0]);
     }
 
     #[test]
     fn a_variable_without_effect_is_listed_with_what_to_do() {
-        let names =
-            ["KEYHOLE_GRANT", "KEYHOLE_LOG_LEVLE", "KEYHOLE_FAST", "KEYHOLE_HELP", "KEYHOLE_IN", "LOG_LEVLE"];
+        let names = [
+            "KEYHOLE_GRANT",
+            "KEYHOLE_LOG_LEVLE",
+            "KEYHOLE_FAST",
+            "KEYHOLE_HELP",
+            "KEYHOLE_IN",
+            "LOG_LEVLE",
+            "KEYHOLE_OLD",
+            "KEYHOLE_FORMER",
+            "KEYHOLE_FORMER_GRANT",
+            "KEYHOLE_EVERY",
+        ];
         let unused = program().unused_variables(names.map(OsString::from));
         let unused: Vec<_> = unused.iter().map(|unused| (&*unused.variable, &*unused.advice)).collect();
         assert_eq!(
             unused,
             [
                 ("KEYHOLE_GRANT", "set --grant on the command line: no variable may set it"),
-                ("KEYHOLE_LOG_LEVLE", "did you mean KEYHOLE_LOG_LEVEL?")
+                ("KEYHOLE_LOG_LEVLE", "did you mean KEYHOLE_LOG_LEVEL?"),
+                ("KEYHOLE_OLD", "did you mean KEYHOLE_PLACE?"),
+                ("KEYHOLE_FORMER", "did you mean KEYHOLE_INPUT?"),
+                ("KEYHOLE_FORMER_GRANT", "set --grant on the command line: no variable may set it"),
+                ("KEYHOLE_EVERY", "set --every on the command line: no variable may set it"),
             ]
         );
     }
@@ -347,18 +419,23 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_asked_about_the_program_is_answered() {
-        let answer = |switch: &str, given: &[&str]| {
-            program().answer(|flag| flag == switch, &words(given)).map_err(|error| error.to_string())
-        };
-        assert_eq!(answer("help", &[]), Ok(Some(program().help())));
-        assert_eq!(answer("help", &["copy"]), Ok(Some(program().command_help("copy"))));
-        assert_eq!(answer("help-man", &[]), Ok(Some(program().man_page())));
-        assert_eq!(answer("version", &[]), Ok(Some("a-program 1.0.0\n".to_owned())));
-        assert_eq!(answer("", &["copy", "x"]), Ok(None));
-        assert_eq!(answer("", &["completions", "zsh"]).unwrap(), program().completions("zsh").ok());
+        // Whatever the environment is.
+        let printed = |given: &[&str]| printed(given, &[("KEYHOLE_LOG_LEVEL", "loud")]);
+        assert!(printed(&["copy", "x"]).unwrap_err().starts_with("KEYHOLE_LOG_LEVEL=\"loud\""));
+        assert_eq!(printed(&["--help"]), Ok(Some(program().help())));
+        assert_eq!(printed(&["--help", "copy"]), Ok(Some(program().command_help("copy"))));
+        assert_eq!(printed(&["--help-man"]), Ok(Some(program().man_page())));
+        assert_eq!(printed(&["--version"]), Ok(Some("a-program 1.0.0\n".to_owned())));
+        assert_eq!(printed(&["completions", "zsh"]).unwrap(), program().completions("zsh").ok());
         assert_eq!(
-            answer("", &["completions", "bsh"]),
+            printed(&["completions", "bsh"]),
             Err("no completions for \"bsh\" (did you mean bash?): use bash, fish or zsh".to_owned())
         );
+    }
+
+    #[test]
+    fn without_a_text_to_print_the_program_runs() {
+        assert_eq!(printed(&["copy", "x"], &[]), Ok(None));
+        assert_eq!(printed(&["--no-help", "--no-version"], &[]), Ok(None));
     }
 }

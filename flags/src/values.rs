@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::similar::{most_similar, suggestion};
-use crate::{Flag, FlagError, FlagKind};
+use crate::{Flag, FlagError, FlagKind, duration};
+
+const NOT_UTF8: &str = "not UTF-8: use a value that is";
 
 /// A flag's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,16 +112,19 @@ impl Values {
         }
     }
 
-    /// The paths of all flags.
-    pub fn all_paths(&self) -> impl Iterator<Item = &Path> {
-        self.0
-            .iter()
-            .flat_map(|entry| match &entry.value {
+    /// Refuses a path that is not UTF-8.
+    pub fn require_utf8_paths(&self) -> Result<(), FlagError> {
+        for entry in &self.0 {
+            let paths = match &entry.value {
                 Value::Path(path) => std::slice::from_ref(path),
                 Value::Paths(paths) => paths,
                 _ => &[],
-            })
-            .map(PathBuf::as_path)
+            };
+            if let Some(path) = paths.iter().find(|path| path.to_str().is_none()) {
+                return Err(self.refuse(entry.flag.name, &path.to_string_lossy(), NOT_UTF8));
+            }
+        }
+        Ok(())
     }
 
     /// The paths of a repeatable flag.
@@ -177,9 +182,11 @@ impl Value {
             FlagKind::File(path) | FlagKind::Directory(path) => Self::Path(path.into()),
             FlagKind::Directories => Self::Paths(Vec::new()),
             FlagKind::Number(number) => Self::Number(number),
-            FlagKind::Duration(text) => Self::Duration(crate::go_duration(text).unwrap_or_default()),
-            FlagKind::Interval(_) => Self::Interval(None),
-            FlagKind::Alias(_) => return None,
+            FlagKind::Duration { default, .. } => {
+                Self::Duration(crate::go_duration(default).unwrap_or_default())
+            }
+            FlagKind::Interval { .. } => Self::Interval(None),
+            FlagKind::Alias(_) | FlagKind::FormerName(_) => return None,
         })
     }
 
@@ -190,26 +197,19 @@ impl Value {
             FlagKind::Directories => return Ok(Self::Paths(vec![value.into()])),
             _ => {}
         }
-        let text = value.to_str().ok_or("not UTF-8")?;
+        let text = value.to_str().ok_or(NOT_UTF8)?;
         Ok(match kind {
             FlagKind::Texts | FlagKind::ParsedList { .. } => Self::Texts(vec![text.to_owned()]),
             FlagKind::Number(_) => Self::Number(text.parse().map_err(|_| "not a whole number")?),
-            FlagKind::Duration(_) => {
-                let duration = crate::go_duration(text);
-                Self::Duration(duration.ok_or("not a duration such as 5s, 1m30s or 250ms")?)
-            }
-            FlagKind::Interval(_) => {
-                let interval = crate::duration::interval(text);
-                let interval = interval.ok_or("not a number of seconds or a duration such as 500ms")?;
-                Self::Interval(Some(interval))
-            }
+            FlagKind::Duration { range, .. } => Self::Duration(duration::duration(text, range)?),
+            FlagKind::Interval { range, .. } => Self::Interval(Some(duration::interval(text, range)?)),
             FlagKind::Choice { choices, ignore_case, .. } => {
                 let is_it =
                     |choice: &&&str| **choice == text || ignore_case && choice.eq_ignore_ascii_case(text);
                 let choice = choices.iter().find(is_it);
                 let refused = || {
                     let similar = most_similar(choices.iter().copied(), text);
-                    format!("use {}{}", crate::alternatives(choices), suggestion("", similar))
+                    format!("use {}{}", crate::alternatives(choices), suggestion(similar))
                 };
                 Self::Text((*choice.ok_or_else(refused)?).to_owned())
             }
@@ -225,7 +225,7 @@ impl Value {
         ) {
             return Self::parse(kind, value);
         }
-        let text = value.to_str().ok_or("not UTF-8")?;
+        let text = value.to_str().ok_or(NOT_UTF8)?;
         match (kind, text) {
             (FlagKind::Switch(_), "true" | "1") => Ok(Self::Switch(true)),
             (FlagKind::Switch(_), "false" | "0") => Ok(Self::Switch(false)),

@@ -3,8 +3,6 @@
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
-use keyhole_exporter::collector::files::textfile;
-use keyhole_exporter::collector::files::textfile::directories::TextFile;
 use keyhole_exporter::collector::{
     self, COLLECTORS, Collector, Context, Instance, LocalData, TimeZone, Uname,
 };
@@ -33,42 +31,40 @@ fn options(collector: &Collector, turned: bool) -> &'static Options {
     }
 }
 
-/// The collector with those options.
+/// A new collector with those options: one that keeps state between scrapes begins without any.
 fn instance(collector: &'static Collector, turned: bool) -> Instance {
-    static INSTANCES: [[OnceLock<Instance>; COLLECTORS.len()]; 2] =
-        [const { [const { OnceLock::new() }; COLLECTORS.len()] }; 2];
-    let new = || Instance::new(collector, options(collector, turned)).expect("options that were tried");
-    let at = COLLECTORS.iter().position(|other| other.name == collector.name);
-    // Groups of processes are kept over scrapes: those of each input are new.
-    match at.filter(|_| collector.name != collector::tasks::processgroups::COLLECTOR.name) {
-        Some(at) => INSTANCES[usize::from(turned)][at].get_or_init(new).clone(),
-        None => new(),
-    }
+    Instance::new(collector, options(collector, turned)).expect("options that were tried")
 }
 
 fn turned_options(collector: &Collector) -> Options {
-    let turned = collector.flags.iter().filter_map(|flag| match flag.kind {
-        FlagKind::Switch(true) => Some(format!("--no-{}", flag.name)),
-        FlagKind::Switch(false) => Some(format!("--{}", flag.name)),
-        FlagKind::Regexp("") if flag.name.ends_with("include") => Some(format!("--{}=.", flag.name)),
-        FlagKind::Number(_) => Some(format!("--{}=2", flag.name)),
-        _ => None,
-    });
-    let texts: &[&str] = match collector.name {
-        "sysctl" => &[
-            "--collector.sysctl.include=kernel.threads-max",
-            "--collector.sysctl.include=fs.file-nr:total,current,max",
-            "--collector.sysctl.include-info=kernel.seccomp.actions_avail",
-        ],
-        "processgroups" => {
-            &["--collector.processgroups.name=a{{.Comm}}=^[a-m]", "--collector.processgroups.name=b=."]
+    let turned = collector.flags.iter().flat_map(|flag| match flag.kind {
+        FlagKind::Switch(true) => vec![format!("--no-{}", flag.name)],
+        FlagKind::Switch(false) => vec![format!("--{}", flag.name)],
+        FlagKind::Regexp("") if flag.name.ends_with("include") => vec![format!("--{}=.", flag.name)],
+        FlagKind::Number(_) => vec![format!("--{}=2", flag.name)],
+        FlagKind::Texts => {
+            let values = TEXTS.iter().filter(|(name, _)| *name == flag.name);
+            values.map(|(name, value)| format!("--{name}={value}")).collect()
         }
-        _ => &[],
-    };
-    let arguments = turned.chain(texts.iter().map(|text| (*text).to_owned()));
-    let (turned, _) = Options::parse(&FLAGS, arguments).expect("every flag of a collector can be turned");
-    turned
+        _ => Vec::new(),
+    });
+    Options::parse(&FLAGS, turned).expect("every flag of a collector can be turned").0
 }
+
+/// Values of flags whose values are in a format of the collector's own.
+const TEXTS: [(&str, &str); 5] = [
+    ("collector.processgroups.name", "a{{.Comm}}=^[a-m]"),
+    ("collector.processgroups.name", "b=."),
+    ("collector.sysctl.include", "kernel.threads-max"),
+    ("collector.sysctl.include", "fs.file-nr:total,current,max"),
+    ("collector.sysctl.include-info", "kernel.seccomp.actions_avail"),
+];
+
+/// Collectors that make a series of each number in a list such as `0-65535`.
+const EXPAND_LISTS: [&str; 1] = ["cpu"];
+
+/// Labels that a flag adds to every family of a collector.
+const LABELS_FROM_FLAGS: [(&str, &str); 1] = [("netdev", "ifalias")];
 
 /// The first record is the name of a collector, with a suffix `+` for the inverted options; the other records are its
 /// snapshot.
@@ -88,7 +84,7 @@ pub fn collector(input: &[u8]) {
         None => COLLECTORS[head.iter().map(|byte| usize::from(*byte)).sum::<usize>() % COLLECTORS.len()],
     };
     let snapshot = input::snapshot(records);
-    let own = LocalInput::new(records);
+    let own = local_data(records);
     let once = check(&instance(collector, turned), &snapshot, &own, input.len());
     let again = collect(&instance(collector, turned), &snapshot, &own).0;
     assert_eq!(once, again, "{} is no function", collector.name);
@@ -109,59 +105,46 @@ pub fn process_groups(input: &[u8]) {
         assert!(!error.is_empty() && !error.contains('\n'), "an error is one line: {error:?}");
         instance(collector, false)
     });
-    let own = LocalInput::new(records);
+    let own = local_data(records);
     let half = records.len() / 2;
     for part in [&records[..half], records, &records[half..]] {
         check(&groups, &input::snapshot(part), &own, input.len());
     }
 }
 
-/// What the exporter knows of itself: from records below `own/`, so that hostile values are tried too.
-struct LocalInput {
-    own: LocalData,
-    text_files: Vec<TextFile>,
-}
-
-impl LocalInput {
-    fn new(records: &[&[u8]]) -> Self {
-        let mut text_files = Vec::new();
-        let mut own = LocalData {
-            now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-            node_name: None,
-            timex: Err(1),
-            uname: None,
-            time_zone: None,
-        };
-        for (path, _, content) in records.iter().filter_map(|record| input::split(record)) {
-            let text = || String::from_utf8_lossy(content).into_owned();
-            match path {
-                b"own/node-name" => own.node_name = Some(text()),
-                b"own/zone" => {
-                    own.time_zone = Some(TimeZone { name: text(), offset: content.len() as i32 - 40_000 })
-                }
-                b"own/now" => own.now = UNIX_EPOCH + Duration::from_millis(input::number(content) >> 12),
-                b"own/timex" => own.timex = Ok(timex(content)),
-                b"own/uname" => {
-                    let part = |at| content.split(|byte| *byte == b'\n').nth(at).unwrap_or_default().to_vec();
-                    own.uname = Some(Uname {
-                        sysname: part(0),
-                        nodename: part(1),
-                        release: part(2),
-                        version: part(3),
-                        machine: part(4),
-                        domainname: part(5),
-                    });
-                }
-                _ if path.ends_with(b".prom") => text_files.push(TextFile {
-                    path: String::from_utf8_lossy(path).into_owned(),
-                    modified: UNIX_EPOCH,
-                    content: Ok(content.to_vec()),
-                }),
-                _ => {}
+/// The exporter's local data: from records below `own/`, so that hostile values are tried too.
+fn local_data(records: &[&[u8]]) -> LocalData {
+    let mut own = LocalData {
+        now: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        node_name: None,
+        timex: Err(1),
+        uname: None,
+        time_zone: None,
+    };
+    for (path, _, content) in records.iter().filter_map(|record| input::split(record)) {
+        let text = || String::from_utf8_lossy(content).into_owned();
+        match path {
+            b"own/node-name" => own.node_name = Some(text()),
+            b"own/zone" => {
+                own.time_zone = Some(TimeZone { name: text(), offset: content.len() as i32 - 40_000 })
             }
+            b"own/now" => own.now = UNIX_EPOCH + Duration::from_millis(input::number(content) >> 12),
+            b"own/timex" => own.timex = Ok(timex(content)),
+            b"own/uname" => {
+                let part = |at| content.split(|byte| *byte == b'\n').nth(at).unwrap_or_default().to_vec();
+                own.uname = Some(Uname {
+                    sysname: part(0),
+                    nodename: part(1),
+                    release: part(2),
+                    version: part(3),
+                    machine: part(4),
+                    domainname: part(5),
+                });
+            }
+            _ => {}
         }
-        Self { own, text_files }
     }
+    own
 }
 
 fn timex(content: &[u8]) -> Timex {
@@ -193,27 +176,22 @@ fn timex(content: &[u8]) -> Timex {
 }
 
 /// What a collector gives, and how many series that is.
-fn collect(collector: &Instance, snapshot: &Snapshot, own: &LocalInput) -> (String, usize) {
+fn collect(collector: &Instance, snapshot: &Snapshot, local: &LocalData) -> (String, usize) {
     let mut out = Exposition::new();
     out.begin(MAX_SERIES);
-    if collector.row.name == textfile::COLLECTOR.name {
-        textfile::collect(&own.text_files, &mut out);
-    } else {
-        // An error is an answer; what was given before it stands.
-        let _ = collector.collect(&Context { snapshot, local: &own.own }, &mut out);
-    }
+    // An error is a valid result, and the samples before it count.
+    let _ = collector.collect(&Context { snapshot, local }, &mut out);
     let counters = out.end();
     assert!(counters.series <= MAX_SERIES);
     (out.to_text(), counters.series)
 }
 
 /// Collects, and holds what comes out against what the collector declares.
-fn check(collector: &Instance, snapshot: &Snapshot, own: &LocalInput, input: usize) -> String {
-    let (text, series) = collect(collector, snapshot, own);
+fn check(collector: &Instance, snapshot: &Snapshot, local: &LocalData, input: usize) -> String {
+    let (text, series) = collect(collector, snapshot, local);
     let collector = collector.row;
     let name = collector.name;
-    // A list of CPUs such as `0-65535` expands to many series.
-    let listed = if name == "cpu" { MAX_SERIES } else { 0 };
+    let listed = if EXPAND_LISTS.contains(&name) { MAX_SERIES } else { 0 };
     assert!(series <= 512 + 8 * input + listed, "{name}: {series} series of {input} bytes");
     // A name may be in each of its series, and an invalid byte becomes three.
     assert!(text.len() <= (series + 8) * (1024 + 4 * input), "{name}: {} bytes of {input}", text.len());
@@ -221,7 +199,8 @@ fn check(collector: &Instance, snapshot: &Snapshot, own: &LocalInput, input: usi
         Ok(parsed) => parsed,
         Err(reason) => panic!("{name}: {reason}"),
     };
-    for family in parsed.families().filter(|_| name != "textfile") {
+    let label_from_flag = LABELS_FROM_FLAGS.iter().find(|(other, _)| *other == name).map(|(_, label)| *label);
+    for family in parsed.families() {
         let kind = parsed.kind(family).unwrap_or_default();
         let declared: Vec<Family> = (collector.families)()
             .into_iter()
@@ -234,10 +213,11 @@ fn check(collector: &Instance, snapshot: &Snapshot, own: &LocalInput, input: usi
             let same = |declared: &Family| {
                 let mut names = declared.labels.to_vec();
                 names.sort_unstable();
-                // An info metric may omit labels; a flag may add a label to every family of netdev.
-                let is_from_flag = |label: &&&str| name == "netdev" && **label == "ifalias";
-                let known = |label: &&str| names.contains(label) || is_from_flag(&label);
-                names == labels || labels.iter().all(known) && (family.ends_with("_info") || name == "netdev")
+                let mut labels = labels.clone();
+                labels.retain(|label| Some(*label) != label_from_flag);
+                // An info metric may omit labels.
+                names == labels
+                    || family.ends_with("_info") && labels.iter().all(|label| names.contains(label))
             };
             assert!(declared.iter().any(same), "{name}: {family} with labels {labels:?} is not declared");
         }
@@ -247,7 +227,7 @@ fn check(collector: &Instance, snapshot: &Snapshot, own: &LocalInput, input: usi
 
 /// Runs every collector that uses any query of a broker's response.
 pub(crate) fn check_answer(snapshot: &Snapshot, input: usize) {
-    let own = LocalInput::new(&[]);
+    let own = local_data(&[]);
     for collector in COLLECTORS {
         let asked = collector.queries.iter().chain(collector.optional);
         if asked.clone().any(|query| snapshot.report(*query).is_some()) {
@@ -265,5 +245,5 @@ pub(crate) fn returns_samples(input: &[u8]) -> bool {
         return false;
     };
     let instance = instance(collector, head.ends_with(b"+"));
-    collect(&instance, &input::snapshot(records), &LocalInput::new(records)).1 > 0
+    collect(&instance, &input::snapshot(records), &local_data(records)).1 > 0
 }

@@ -70,7 +70,6 @@ const EXTRA_FILES: &[(&str, Files)] = &[
         ],
     ),
     ("os", &[(b"own/now", b"6963200000000")]),
-    ("textfile", &[(b"own/a.prom", b"# HELP a A.\n# TYPE a counter\na{b=\"c\"} 1\n")]),
     ("time", &[(b"own/zone", b"UTC"), (b"own/now", b"6963200000000000")]),
     ("timex", &[(b"own/timex", b"\x05\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\xff\xff\xff\xff\xff\xff\xff\x7f")]),
     ("uname", &[(b"own/uname", b"Linux\nnode\n6.1\n#1\nx86_64\n(none)"), (b"own/node-name", b"node-1")]),
@@ -149,7 +148,8 @@ fn rows(collector: &Collector) -> impl Iterator<Item = &'static Row> {
 
 /// Kernel text for a collector, with both sets of options; then every hostile content at every path of its queries.
 fn collector_seeds(collector: &Collector, snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
-    let mut seeds = Vec::new();
+    // The first has no files.
+    let mut seeds = vec![collector.name.as_bytes().to_vec()];
     for snapshot in snapshots {
         let mut records = own(collector);
         for row in rows(collector) {
@@ -463,7 +463,7 @@ fn flag(flag: Flag) -> String {
             format!("--{}={}", flag.name, if default.is_empty() { "^a|b$" } else { default })
         }
         FlagKind::Text(default)
-        | FlagKind::Duration(default)
+        | FlagKind::Duration { default, .. }
         | FlagKind::File(default)
         | FlagKind::Directory(default)
         | FlagKind::Choice { default, .. } => format!("--{}\n{default}", flag.name),
@@ -475,8 +475,8 @@ fn flag(flag: Flag) -> String {
             format!("--{0}=64647\n--{0}\n0", flag.name)
         }
         FlagKind::Number(default) => format!("--{}={default}", flag.name),
-        FlagKind::Interval(default) => format!("--{0}\n--{0}={default}", flag.name),
-        FlagKind::Alias(target) => format!("--{}=a\n--{target}=b", flag.name),
+        FlagKind::Interval { alone, .. } => format!("--{0}\n--{0}={alone}", flag.name),
+        FlagKind::Alias(target) | FlagKind::FormerName(target) => format!("--{}=a\n--{target}=b", flag.name),
     }
 }
 

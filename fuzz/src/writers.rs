@@ -80,13 +80,12 @@ fn is_reserved(line: &str) -> bool {
 fn without_empty_labels(lines: &[String]) -> Vec<String> {
     lines
         .iter()
-        .map(|line| match line.starts_with('#') {
-            true => line.clone(),
-            false => line.replace("{a=\"\",b=\"\"}", "").replacen("{a=\"\",", "{", 1).replacen(
-                ",b=\"\"} ",
-                "} ",
-                1,
-            ),
+        .map(|line| {
+            if line.starts_with('#') {
+                return line.clone();
+            }
+            let line = line.replace("{a=\"\",b=\"\"}", "");
+            line.replacen("{a=\"\",", "{", 1).replacen(",b=\"\"} ", "} ", 1)
         })
         .collect()
 }

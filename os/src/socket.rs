@@ -9,6 +9,9 @@ use crate::Layer;
 /// aarch64.
 pub const SO_PASSRIGHTS: libc::c_int = 83;
 
+/// The most bytes of the path of a Unix socket: the kernel's field has 108, of which the last is zero.
+pub const MAX_PATH_BYTES: usize = 107;
+
 /// Makes the kernel refuse descriptors that peers pass along, on this socket and on those accepted from it.
 ///
 /// Otherwise a peer could pass a descriptor whose close sleeps (a TCP socket with SO_LINGER and unsent data), and make

@@ -605,6 +605,15 @@ const fn new_row(
 }
 
 impl Row {
+    /// Whether a path of an answer, such as `proc/loadavg`, is one that this row reads.
+    pub fn reads(&self, path: &[u8]) -> bool {
+        let is_of = |source: &Source| {
+            let below = path.strip_prefix(source.root.name().as_bytes())?.strip_prefix(b"/")?;
+            Some(matches(source.pattern.as_bytes(), below))
+        };
+        self.sources.iter().any(|source| is_of(source) == Some(true))
+    }
+
     /// The item to which a path of an answer belongs: the directory of the last wildcard, or alternative of directories,
     /// that all patterns with the same [`devices`] share. None for a file that is an item by itself.
     pub fn item<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
@@ -652,6 +661,19 @@ mod tests {
 
     fn sources() -> impl Iterator<Item = &'static Source> {
         TABLE.iter().flat_map(|row| row.sources)
+    }
+
+    #[test]
+    fn a_row_reads_its_paths_below_their_root_and_no_others() {
+        let netdev = row(Query::NetDev).unwrap();
+        assert!(netdev.reads(b"proc/1/net/dev"));
+        for other in
+            [&b"proc/1/net/de"[..], b"proc/1/net/dev/x", b"sys/1/net/dev", b"proc", b"proc1/net/dev", b""]
+        {
+            assert!(!netdev.reads(other), "{}", other.escape_ascii());
+        }
+        let hwmon = row(Query::Hwmon).unwrap();
+        assert!(hwmon.reads(b"sys/class/hwmon/hwmon3/name") && !hwmon.reads(b"sys/class/hwmon/hwmonx/name"));
     }
 
     #[test]
@@ -760,6 +782,15 @@ mod tests {
         }
         for path in ["proc/1/net/stat/nf_conntrack", "proc/1/mountinfo", "proc/sys/fs/file-nr"] {
             assert!(shared.iter().any(|of| of == path), "{path}: {shared:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_of_files_holds_each_alternative_of_the_row_once() {
+        for row in TABLE {
+            let alternatives = |source: &Source| crate::pattern::names(source.pattern).len();
+            let files: usize = row.sources.iter().map(alternatives).sum();
+            assert!(row.entries >= files, "{:?}: {} of {files} files", row.query, row.entries);
         }
     }
 
@@ -898,7 +929,10 @@ mod tests {
         }
         for source in sources().filter(|source| source.root == Root::Sys) {
             let Some(devices) = devices(source.pattern) else { continue };
-            assert!(met.contains(&devices), "{devices}: name an item of it, and what lies beside its items");
+            assert!(
+                met.contains(&devices),
+                "{devices}: add a file of such an item to ITEMS above, and what lies beside its items to NO_ITEMS"
+            );
         }
     }
 

@@ -4,7 +4,7 @@
 usage: run.py [--binaries DIR] [--static DIR] [--scrapes N] [--short] [--write] [WORLD[=COUNT]]...
 
 Scrapes both in turn, N times each (1000 by default), with the headers that Prometheus sends. Prints, for each
-world, medians with their quartiles and how many times Keyhole's figure node_exporter's is. Worlds are host, interfaces, held,
+world, medians with their quartiles and the ratio of node_exporter's figure to Keyhole's. Worlds are host, interfaces, cached,
 processes, tree, cpus, disks and mounts; all of them unless named, and COUNT changes how many there are of what they have
 many of.
 
@@ -136,7 +136,7 @@ def inside(name, count, arguments):
         keyhole = stack.enter_context(Measured(arguments.binaries, world.broker, world.exporter))
         shared = sorted(our_collectors(scrape(keyhole.url)) & peer_collectors(program))
         same = ["--collector.disable-defaults", *(f"--collector.{of}" for of in shared), *NEWER_DEFAULTS]
-        kinds = [("node_exporter", same)] + ([("node_exporter as it comes", [])] if name == "host" else [])
+        kinds = [("node_exporter", same)] + ([("node_exporter (defaults)", [])] if name == "host" else [])
         started = [stack.enter_context(Peer(title, program, [*flags, *world.peer])) for title, flags in kinds]
         ours = Target(
             "Keyhole", keyhole.url, {"broker": keyhole.broker, "exporter": keyhole.exporter},
@@ -177,7 +177,7 @@ def cell(values, digits):
 
 
 def times(theirs, ours):
-    """How many times ours theirs is: by pair where there are pairs."""
+    """Their figure divided by ours: by pair where there are pairs."""
     if len(theirs) == len(ours) and len(ours) >= 4:
         middle, spread = quartiles([their / our for their, our in zip(theirs, ours)])
         return f"{middle:.1f} ({spread[0]:.1f}–{spread[1]:.1f})"
@@ -188,7 +188,7 @@ def times(theirs, ours):
 def table(result):
     """A Markdown table, readable as it is."""
     names = result["names"]
-    head = ["", names[0]] + [part for name in names[1:] for part in (name, "times ours")]
+    head = ["", names[0]] + [part for name in names[1:] for part in (name, "ratio")]
     lines = [head]
     for title, digits, (ours, *peers) in result["rows"]:
         line = [title, cell(ours, digits)]

@@ -64,8 +64,8 @@ def interfaces(home, count, more=()):
         yield World(title, ["--path.rootfs=/", "--view=host", *paths, *more], paths, paths, 2 * count)
 
 
-def held(home, count):
-    """The same, with every attribute's file held open."""
+def cached(home, count):
+    """The same, with a cached descriptor for every attribute."""
     return interfaces(home, count, ["--descriptor-cache=16384"])
 
 
@@ -215,7 +215,7 @@ def node(home, _count):
 WORLDS = {
     "host": (host, 0, None),
     "interfaces": (interfaces, 200, "host"),
-    "held": (held, 200, "host"),
+    "cached": (cached, 200, "host"),
     "processes": (processes, 5000, "host"),
     "tree": (tree, 0, None),
     "cpus": (cpus, 128, "tree"),

@@ -13,6 +13,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 
 import guest
@@ -55,7 +56,10 @@ def main():
     flags = ["--collector.disable-defaults"]
     flags += [f"--collector.{name}" for name in results["collectors"] if name not in FLAGS_WITHOUT]
     (tree / "flags.txt").write_text("\n".join(flags) + "\n")
-    replayed = subprocess.run([arguments.exporter, *flags, "replay", tree], capture_output=True, text=True, check=True).stdout
+    done = subprocess.run([arguments.exporter, *flags, "replay", tree], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"replay {tree}: {done.stderr}")
+    replayed = done.stdout
     ours, _ = guest.parse(replayed)
     scraped = "mounts" if arguments.capture == "mounts" else arguments.capture
     peer, _ = guest.parse((arguments.results / f"{scraped}.node_exporter.prom").read_text())

@@ -56,6 +56,28 @@ for shell in bash fish; do
 done
 expect bash --web.listen-address= --web.l
 expect bash json query --output = j
+expect bash json query -o j
+expect bash -oraw query -or
+expect bash raw query -o r
+expect fish raw query -o r
+refuse() { # SHELL WORD ARGUMENT...: the word must not be offered after the arguments
+    local shell=$1 word=$2
+    shift 2
+    "${shell}_offers" "$@" >"$directory/offered"
+    ! grep -qxF -e "$word" "$directory/offered" || fail "$shell offers $word after '$program $*'"
+}
+# describe takes two of the formats.
+for shell in bash fish; do
+    expect "$shell" table describe -o ''
+    expect "$shell" json describe -o ''
+    refuse "$shell" raw describe -o ''
+    refuse "$shell" prom describe -o ''
+    expect "$shell" debug --log.level d
+    expect "$shell" proto --collector.ipvs.backend-labels p
+    refuse "$shell" held-files --held
+done
+expect bash local_port,proto --collector.ipvs.backend-labels = local_port,p
+expect fish local_port,proto --collector.ipvs.backend-labels local_port,p
 expect fish --web.listen-address --web.l
 expect fish --output=json query --output=j
 expect_of_zsh() { # PREFIX WORD: zsh must complete the prefix to the word
@@ -64,6 +86,10 @@ expect_of_zsh() { # PREFIX WORD: zsh must complete the prefix to the word
     grep -q -e "$2" "$directory/offered" || fail "zsh does not complete $program $1: $(head -c 500 "$directory/offered")"
 }
 expect_of_zsh "query memin" meminfo
+expect_of_zsh "query -o ra" raw
+expect_of_zsh "describe -o js" json
+expect_of_zsh "query --output=js" json
+expect_of_zsh "--collector.ipvs.backend-labels=proto,local_p" local_port
 
 program=keyhole-broker
 for shell in bash fish; do
@@ -74,11 +100,18 @@ for shell in bash fish; do
 done
 expect bash --path.rootfs= --path.r
 expect bash host --view = h
+expect bash default --queries = d
+expect bash default,+tcp --queries = default,+tc
+expect bash default,+tcp,+routes --queries default,+tcp,+rou
+expect bash limits,landlock --sandbox.require limits,la
+refuse bash +tcp --queries = ''
+expect fish landlock --sandbox.require la
 expect bash "$directory" --path.procfs = "${directory%?}"
 expect bash "$directory/keyhole-broker.zsh" --socket.path "$directory/keyhole-broker.z"
 expect fish --path.rootfs --path.r
 expect fish --view=host --view=h
 expect_of_zsh "pol" policy
+expect_of_zsh "--sandbox.require=limits,landl" landlock
 
 for page in docs/man/*.1; do
     warnings=$(groff -man -ww -z -Tascii "$page" 2>&1) && [ -z "$warnings" ] || fail "$page: $warnings"

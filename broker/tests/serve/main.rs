@@ -26,9 +26,18 @@ fn root() -> bool {
 
 /// Runs a command that should fail to start; returns its error, which is one line.
 fn start_error(command: Command) -> String {
+    error_with_status(command, 1)
+}
+
+/// The same, for a mistake on the command line or in the environment.
+fn usage_error(command: Command) -> String {
+    error_with_status(command, 2)
+}
+
+fn error_with_status(command: Command, status: i32) -> String {
     let output = run_to_end(command);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(output.status.code(), Some(status), "{stderr}");
     assert_eq!(output.stdout, b"");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     let line = stderr.trim_end().strip_prefix("keyhole-broker: error: ");

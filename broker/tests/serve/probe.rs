@@ -161,6 +161,17 @@ fn the_exit_status_and_one_line_report_the_answer() {
 }
 
 #[test]
+fn a_mistake_on_the_command_line_is_exit_status_2() {
+    for arguments in [&["probe", "--no-such-flag"][..], &["probe", "x"], &["prob"], &["--view=mine"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-broker"));
+        let output = command.args(arguments).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.starts_with("keyhole-broker: error: ") && error.lines().count() == 1, "{error}");
+    }
+}
+
+#[test]
 fn a_probe_without_standard_descriptors_has_the_same_exit_status() {
     let environment = new_environment();
     let listener = listen(&environment);

@@ -14,6 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use keyhole_os::socket::MAX_PATH_BYTES;
 use keyhole_proto::v1::{self, Outcome, Query, broker_client};
 use prost::Message as _;
 use tokio::net::UnixStream;
@@ -87,10 +88,12 @@ impl Service<Uri> for Connector {
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum BrokerError {
     /// The socket path is invalid.
-    #[error("{socket:?} is not the path of a socket")]
+    #[error("{socket:?}: {reason}")]
     Address {
         /// The path as configured.
         socket: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
     },
     /// Connecting failed, or the connection broke.
     #[error("cannot reach the broker at {socket}: {reason}{advice}")]
@@ -117,17 +120,30 @@ pub enum BrokerError {
     Deadline,
 }
 
+/// The path of a socket, with an optional prefix `unix:`. The error says what to do.
+pub fn socket_path(socket: &str) -> Result<&str, String> {
+    let path = socket.strip_prefix("unix://").or_else(|| socket.strip_prefix("unix:")).unwrap_or(socket);
+    if path.is_empty() || path.contains('\0') {
+        return Err(format!("not the path of a socket: use one such as {DEFAULT_SOCKET}"));
+    }
+    if path.len() > MAX_PATH_BYTES {
+        return Err(format!(
+            "{} bytes, and the path of a socket has {MAX_PATH_BYTES} at most: use a shorter one, or a symbolic \
+             link to its directory",
+            path.len()
+        ));
+    }
+    Ok(path)
+}
+
 impl BrokerClient {
     /// A client of the broker at `socket`, a path with an optional prefix `unix:`. Needs a runtime; connects later.
     pub fn new(socket: &str) -> Result<Self, BrokerError> {
-        let path = socket.strip_prefix("unix://").or_else(|| socket.strip_prefix("unix:")).unwrap_or(socket);
-        let address = || BrokerError::Address { socket: socket.to_owned() };
-        if path.is_empty() || path.contains('\0') {
-            return Err(address());
-        }
+        let address = |reason| BrokerError::Address { socket: socket.to_owned(), reason };
+        let path = socket_path(socket).map_err(address)?;
         let endpoint = Endpoint::from_shared(format!("unix:{path}"))
             .and_then(|endpoint| endpoint.user_agent(concat!("keyhole-exporter/", env!("CARGO_PKG_VERSION"))))
-            .map_err(|_| address())?
+            .map_err(|error| address(error.to_string()))?
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(2 << 20)
             .http2_max_header_list_size(8 << 10);
@@ -515,6 +531,9 @@ mod tests {
             assert_eq!(BrokerClient::new(socket).unwrap().socket(), "/run/b.sock");
         }
         assert!(BrokerClient::new("unix:").is_err());
+        let path = |length: usize| format!("unix:/{}", "x".repeat(length - 1));
+        assert!(socket_path(&path(MAX_PATH_BYTES)).is_ok());
+        assert!(socket_path(&path(MAX_PATH_BYTES + 1)).unwrap_err().starts_with("108 bytes, and the path"));
     }
 
     #[tokio::test]

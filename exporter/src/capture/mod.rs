@@ -13,10 +13,10 @@ use std::time::SystemTime;
 
 use crate::snapshot::Snapshot;
 
-pub use write::{WriteError, check_target, write, write_unless_stopped};
+pub use write::{WriteError, Written, check_target, write, write_unless_stopped};
 
 /// The directory of a capture that holds the index.
-const INDEX_DIR: &str = "keyhole";
+pub const INDEX_DIR: &str = "keyhole";
 
 /// A capture that was read.
 #[derive(Debug, Clone)]
@@ -222,6 +222,7 @@ mod tests {
     fn the_second_os_release_is_read_where_the_first_is_missing_or_leads_nowhere() {
         let dir = tempfile::tempdir().unwrap();
         let (etc, lib) = (dir.path().join("etc"), dir.path().join("usr/lib"));
+        std::fs::create_dir(dir.path().join("proc")).unwrap();
         std::fs::create_dir(&etc).unwrap();
         std::fs::create_dir_all(&lib).unwrap();
         std::fs::write(etc.join("hostname"), "x\n").unwrap();

@@ -13,15 +13,19 @@ use crate::snapshot::{Content, Report, Snapshot, cut_to_whole_lines, drop_incomp
 
 /// Reads a tree as a broker with these roots would, within the same limits.
 ///
-/// Only files that match the policy's patterns are read. Symbolic links are followed within the tree; links that lead
-/// out of it are not, since a tree may be untrusted.
+/// Only files that match the policy's patterns are read. Symbolic links are followed within the tree; links that lead out
+/// of it are not, since a tree may be untrusted.
 pub(super) fn read(dir: &Path) -> std::io::Result<Snapshot> {
+    read_rows(dir, TABLE)
+}
+
+fn read_rows(dir: &Path, rows: &'static [Row]) -> std::io::Result<Snapshot> {
     fs::read_dir(dir)?;
     let tree = &resolve(&PathBuf::from("/"), &std::path::absolute(dir)?)?;
     let dir = tree.as_path();
     let mut files = Vec::new();
     let mut reports = Vec::new();
-    for row in TABLE {
+    for row in rows {
         let mut reader = RowReader { row, tree, files: Vec::new(), listed: false, left_out: 0 };
         let devices = |source: &Source| devices(source.pattern).filter(|_| source.root != Root::Proc);
         for group in row.sources.chunk_by(|a, b| devices(a).is_some() && devices(a) == devices(b)) {
@@ -145,11 +149,14 @@ impl RowReader<'_> {
             _ => 0,
         };
         let any = self.files.iter().any(|(_, content)| !matches!(content, Content::Errno(_)));
-        let outcome = match any {
-            _ if left_out > 0 => Outcome::Truncated,
-            true => Outcome::Ok,
-            false if self.listed => Outcome::Empty,
-            false => Outcome::Absent,
+        let outcome = if left_out > 0 {
+            Outcome::Truncated
+        } else if any {
+            Outcome::Ok
+        } else if self.listed {
+            Outcome::Empty
+        } else {
+            Outcome::Absent
         };
         Report { outcome, elapsed_ns: 0, bytes: self.files.iter().map(bytes).sum(), left_out }
     }
@@ -284,4 +291,28 @@ fn read_text(path: &Path, limit: usize) -> std::io::Result<Option<Content>> {
     let truncated = bytes.len() > limit;
     bytes.truncate(limit);
     Ok(Some(Content::Bytes { bytes, truncated }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_of_a_snapshot_for_a_query_is_what_the_query_alone_reads() {
+        let trees = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
+        let mut compared = 0;
+        for tree in ["golden/host/tree", "kernels/trees/everything"] {
+            // Read by the policy's patterns, whether there is an index or not.
+            let whole = read(&trees.join(tree)).unwrap();
+            for (at, row) in TABLE.iter().enumerate() {
+                let mut kept = whole.clone();
+                kept.keep(&[row.query]);
+                let alone = read_rows(&trees.join(tree), &TABLE[at..=at]).unwrap();
+                assert!(kept.files().eq(alone.files()), "{tree} {:?}", row.query);
+                assert!(kept.reports().eq(alone.reports()), "{tree} {:?}", row.query);
+                compared += alone.files().count();
+            }
+        }
+        assert!(compared > 1000, "{compared}");
+    }
 }

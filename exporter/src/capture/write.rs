@@ -47,8 +47,21 @@ pub enum WriteError {
     },
 }
 
+/// What a capture consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Files with the content of files of the host.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Symbolic links. Links below which there are files are in the index alone.
+    pub links: usize,
+    /// Files of the index.
+    pub index_files: usize,
+}
+
 /// Writes a snapshot to `dir`, which must not exist or be empty: completely or not at all.
-pub fn write(snapshot: &Snapshot, about: &CaptureInfo, dir: &Path) -> Result<(), WriteError> {
+pub fn write(snapshot: &Snapshot, about: &CaptureInfo, dir: &Path) -> Result<Written, WriteError> {
     write_unless_stopped(snapshot, about, dir, &|| false)
 }
 
@@ -58,12 +71,15 @@ pub fn write_unless_stopped(
     about: &CaptureInfo,
     dir: &Path,
     stopped: &dyn Fn() -> bool,
-) -> Result<(), WriteError> {
+) -> Result<Written, WriteError> {
     let name = check_target(dir)?;
     let partial = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
     let partial = Partial::create(dir.with_file_name(partial))?;
-    Writer { dir: &partial.0, blobs: 0, stopped }.all(snapshot, about)?;
-    partial.finish(dir)
+    let mut writer = Writer { dir: &partial.0, blobs: 0, stopped, written: Written::default() };
+    writer.all(snapshot, about)?;
+    let written = writer.written;
+    partial.finish(dir)?;
+    Ok(written)
 }
 
 /// Checks that a capture can be written to `dir`; returns the last component.
@@ -109,6 +125,7 @@ struct Writer<'w> {
     dir: &'w Path,
     blobs: usize,
     stopped: &'w dyn Fn() -> bool,
+    written: Written,
 }
 
 impl Writer<'_> {
@@ -120,6 +137,8 @@ impl Writer<'_> {
             let _ = match content {
                 Content::Bytes { bytes, truncated } => {
                     let stored = self.content(snapshot, path, bytes)?;
+                    self.written.files += 1;
+                    self.written.bytes += bytes.len() as u64;
                     let truncated = if *truncated { "\ttruncated" } else { "" };
                     writeln!(lines, "{path_field}\ttext{truncated}{stored}")
                 }
@@ -151,7 +170,8 @@ impl Writer<'_> {
         Ok(format!("\tstored={number}"))
     }
 
-    fn meta(&self, name: &str, text: &str) -> Result<(), WriteError> {
+    fn meta(&mut self, name: &str, text: &str) -> Result<(), WriteError> {
+        self.written.index_files += 1;
         self.file(&Path::new(INDEX_DIR).join(name), text.as_bytes())
     }
 
@@ -176,13 +196,14 @@ impl Writer<'_> {
     }
 
     /// Writes links as symbolic links for people who look at the tree. The index has them all, so errors are ignored.
-    fn links(&self, snapshot: &Snapshot) {
+    fn links(&mut self, snapshot: &Snapshot) {
         for (path, content) in snapshot.files() {
             let Content::Link(target) = content else { continue };
             let Some(safe_path) = safe_path(path).filter(|_| snapshot.dir(path).is_empty()) else { continue };
             let path = self.dir.join(safe_path);
             if self.parent(&path).is_ok() {
-                let _ = std::os::unix::fs::symlink(OsStr::from_bytes(target), path);
+                let linked = std::os::unix::fs::symlink(OsStr::from_bytes(target), path);
+                self.written.links += usize::from(linked.is_ok());
             }
         }
     }

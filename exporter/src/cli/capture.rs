@@ -10,15 +10,15 @@ use keyhole_proto::v1::{Outcome, Query};
 use tokio::time::Instant;
 
 use super::terminal::{Progress, escape_controls};
-use super::{Failure, StopSignal, StopSignals, print, runtime, socket};
+use super::{Failure, StopSignal, StopSignals, local, print, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
-use crate::capture::{self, CaptureInfo, WriteError};
+use crate::capture::{self, CaptureInfo, INDEX_DIR, WriteError, Written};
 use crate::collector::in_parentheses;
-use crate::local::LocalSource;
+use crate::http::plural;
 use crate::options::Options;
 use crate::self_metrics::VERSION;
-use crate::snapshot::{Content, Snapshot};
+use crate::snapshot::{Content, Snapshot, is_answered};
 
 /// The timeout of reading all queries.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -27,27 +27,31 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
     // Check this before the host is read.
     capture::check_target(dir).map_err(|error| error.to_string())?;
-    let socket = socket(options);
+    let socket = socket(options)?;
+    let node_name = local()?.nodes_name();
     let mut progress = Progress::new();
-    let snapshot = runtime()?.block_on(async {
+    let (snapshot, written) = runtime()?.block_on(async {
         // From here on a signal stops the command, without partial output.
         let mut signals = StopSignals::listen()?;
         let (snapshot, about) = tokio::select! {
-            read = read(&socket, options, &mut progress) => read?,
+            read = read(&socket, node_name, options, &mut progress) => read?,
             stop = signals.next() => return Err(Failure::Stopped(stop)),
         };
-        progress.step(&format!("writing {} files to {}", snapshot.files().count(), dir.display()));
+        let files = snapshot.files().filter(|(_, content)| matches!(content, Content::Bytes { .. })).count();
+        progress.step(&format!("writing {} to {}", plural(files, "file"), dir.display()));
         write(Arc::new(snapshot), about, dir, &mut signals).await
     })?;
     drop(progress);
-    print(&summary(&snapshot, dir))?;
-    let cut_short = |outcome| matches!(outcome, Outcome::TimedOut | Outcome::Stuck | Outcome::Failed);
-    let is_partial = snapshot.reports().any(|(_, report)| cut_short(report.outcome));
+    print(&summary(&snapshot, written, dir))?;
+    // What the broker's flags do not permit was not asked for, but is listed.
+    let is_missing = |outcome| !is_answered(outcome) && outcome != Outcome::NotPermitted;
+    let is_partial = snapshot.reports().any(|(_, report)| is_missing(report.outcome));
     if is_partial { Err(Failure::Partial) } else { Ok(()) }
 }
 
 async fn read(
     socket: &str,
+    node_name: String,
     options: &Options,
     progress: &mut Progress,
 ) -> Result<(Snapshot, CaptureInfo), Failure> {
@@ -72,7 +76,6 @@ async fn read(
         .await
         .map_err(|error| error.to_string())?;
     snapshot.add_reasons(&description);
-    let node_name = LocalSource::from_process().nodes_name();
     let versions = format!("exporter {VERSION}, broker {}", description.version);
     Ok((snapshot, CaptureInfo { time, node_name, versions }))
 }
@@ -83,7 +86,7 @@ async fn write(
     about: CaptureInfo,
     dir: &Path,
     signals: &mut StopSignals,
-) -> Result<Arc<Snapshot>, Failure> {
+) -> Result<(Arc<Snapshot>, Written), Failure> {
     let stop_requested = Arc::new(AtomicBool::new(false));
     let (snapshot_there, stop_requested_there, dir) =
         (snapshot.clone(), stop_requested.clone(), dir.to_owned());
@@ -103,20 +106,22 @@ async fn write(
         }
     };
     match (written.map_err(|error| format!("cannot write: {error}"))?, stopped) {
-        (Ok(()), _) => Ok(snapshot),
+        (Ok(written), _) => Ok((snapshot, written)),
         (Err(WriteError::Stopped), Some(stop)) => Err(Failure::Stopped(stop)),
         (Err(error), _) => Err(error.to_string().into()),
     }
 }
 
-fn summary(snapshot: &Snapshot, dir: &Path) -> String {
-    let files = snapshot.files().filter(|(_, content)| matches!(content, Content::Bytes { .. })).count();
-    let bytes: u64 = snapshot.reports().map(|(_, report)| report.bytes).sum();
+fn summary(snapshot: &Snapshot, written: Written, dir: &Path) -> String {
     format!(
-        "{}: {files} files, {} KiB\n{}{}It contains names of devices, addresses and mounts: check it before you share it.\n\
+        "{}: {} of the host ({} KiB), {}, and {} in {INDEX_DIR}/\n{}{}{}It contains names of devices, addresses and mounts: check it before you share it.\n\
          keyhole-exporter replay {} prints its metrics.\n",
         dir.display(),
-        bytes.div_ceil(1024),
+        plural(written.files, "file"),
+        written.bytes.div_ceil(1024),
+        plural(written.links, "symbolic link"),
+        plural(written.index_files, "index file"),
+        unreadable(snapshot),
         unanswered(snapshot),
         not_permitted(snapshot),
         dir.display()
@@ -138,11 +143,18 @@ fn unanswered(snapshot: &Snapshot) -> String {
         let names: Vec<&str> = matching.map(|(query, _)| query.as_str_name()).collect();
         (!names.is_empty()).then(|| format!("{reason}: {}\n", names.join(", ")))
     };
-    let mut lines: String = REASONS.iter().filter_map(line).collect();
-    if snapshot.dropped_files() > 0 {
-        lines.push_str(&format!("files that could not be read completely: {}\n", snapshot.dropped_files()));
+    REASONS.iter().filter_map(line).collect()
+}
+
+/// The number of files for which the capture has an error number instead of their content.
+fn unreadable(snapshot: &Snapshot) -> String {
+    match snapshot.files().filter(|(_, content)| matches!(content, Content::Errno(_))).count() {
+        0 => String::new(),
+        files => format!(
+            "{} of the host could not be read: {INDEX_DIR}/files has the error number of each\n",
+            plural(files, "file")
+        ),
     }
-    lines
 }
 
 /// The queries that the broker's flags do not permit, with the flag to add if the broker names it.

@@ -18,10 +18,13 @@ use crate::sandbox::{self, QUERY_SYSCALLS, SandboxOptions};
 /// Flags of `query` that are invalid here.
 const QUERY_FLAGS: &[&str] = &["watch", "count", "from"];
 
+/// The values of `--output` here.
+pub(super) const FORMATS: &[&str] = &["table", "json"];
+
 /// Requests the broker's description and prints it.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let filter = FILTER.get(options);
-    let format = Format::parse(&OUTPUT.get(options), &["table", "json"])?;
+    let format = Format::parse(&OUTPUT.get(options), FORMATS)?;
     if let Some(flag) = QUERY_FLAGS.iter().find(|flag| options.was_given(flag)) {
         return Err(Failure::Usage(format!("--{flag} is a flag of query, not of describe")));
     }
@@ -42,7 +45,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 async fn describe(options: &Options) -> Result<DescribeResponse, Failure> {
     let mut signals = StopSignals::listen()?;
     let broker =
-        BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+        BrokerClient::for_command(&socket(options)?).map_err(|error| Failure::Usage(error.to_string()))?;
     let sandbox_options = SandboxOptions {
         broker_socket: broker.socket().into(),
         extra_syscalls: QUERY_SYSCALLS,
@@ -124,10 +127,10 @@ fn to_table(
     let mut table =
         Table::new(&[left("QUERY"), left("READER"), left("NEEDS"), left("AVAILABLE"), left("REASON, FILES")]);
     for query in queries {
-        let why_not = (!query.reason.is_empty()).then(|| Cell::new(&query.reason, Style::Bad));
-        let why_not = match query.stuck {
-            true => Some(Cell::new("a read of it has not returned from the kernel", Style::Bad)),
-            false => why_not,
+        let why_not = if query.stuck {
+            Some(Cell::new("a read of it has not returned from the kernel", Style::Bad))
+        } else {
+            (!query.reason.is_empty()).then(|| Cell::new(&query.reason, Style::Bad))
         };
         let patterns = query.patterns.iter().map(|pattern| Cell::new(pattern, Style::Dim));
         for (at, cell) in why_not.into_iter().chain(patterns).enumerate() {

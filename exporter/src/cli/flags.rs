@@ -4,14 +4,16 @@ use std::ffi::OsString;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use keyhole_flags::{Group, HELP_FLAGS, LOG_FLAGS, Program};
+use keyhole_flags::{Group, HELP_FLAGS, KnownValues, LOG_FLAGS, Parsed, Program};
 
-use super::{COMMANDS, EXIT_STATUSES};
+use super::{COMMANDS, EXIT_STATUSES, describe};
 use crate::broker_client::DEFAULT_SOCKET;
 use crate::budget;
+use crate::collector::network::ipvs;
 use crate::collector::{self, COLLECTORS};
 use crate::go_regex::GoRegex;
-use crate::options::{Flag, FlagError, FlagKind, Options, TypedFlag};
+use crate::http::SCRAPE_TIMEOUTS;
+use crate::options::{DurationRange, Flag, FlagError, FlagKind, Options, TypedFlag};
 use crate::self_metrics::{VERSION, goarch};
 
 const fn flag(name: &'static str, kind: FlagKind, help: &'static str) -> Flag {
@@ -57,7 +59,7 @@ pub const GROUPS: &[Group] = &[
     ] },
     Group { title: "Help", commands: &[], environment: false, flags: &[
         HELP_FLAGS[0],
-        HELP_LONG.row,
+        flag("help-long", FlagKind::Switch(false), "Print this help, as in node_exporter."),
         HELP_FLAGS[1],
         HELP_FLAGS[2],
     ] },
@@ -92,12 +94,17 @@ pub const SYSTEMD_SOCKET: TypedFlag<bool> = TypedFlag::switch(
     false,
     "Listen on the sockets that systemd passes to the exporter (LISTEN_FDS) instead of on --web.listen-address.",
 );
-pub const SCRAPE_TIMEOUT: TypedFlag<Duration> =
-    TypedFlag::duration("scrape.timeout", "10s", "Timeout of a scrape for which the client sets none.");
+pub const SCRAPE_TIMEOUT: TypedFlag<Duration> = TypedFlag::duration(
+    "scrape.timeout",
+    "10s",
+    SCRAPE_TIMEOUTS,
+    "Timeout of a scrape for which the client sets none.",
+);
 pub const SCRAPE_TIMEOUT_OFFSET: TypedFlag<Duration> = TypedFlag::duration(
     "scrape.timeout-offset",
     "500ms",
-    "Time to subtract from the timeout that the client sets, so that the response arrives before it.",
+    DurationRange::ANY,
+    "Time to subtract from the timeout of a scrape, so that the response arrives before it; at most half of it is subtracted.",
 );
 pub const SCRAPE_DETAIL: TypedFlag<bool> = TypedFlag::switch(
     "scrape.detail",
@@ -135,6 +142,8 @@ pub const FILTER: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
 pub const WATCH: TypedFlag<Option<Duration>> = TypedFlag::interval(
     "watch",
     "2s",
+    // The broker allows 20 requests per second for a uid, scrapes included.
+    DurationRange { min: Duration::from_millis(200), ..DurationRange::ANY },
     "Repeat at this interval (2s if the flag has no value), and show the rates of counters per second. Short: -w.",
 );
 pub const COUNT: TypedFlag<u64> =
@@ -145,8 +154,6 @@ pub const FROM: TypedFlag<String> = TypedFlag::directory(
     "Read from this directory instead of the broker: one that capture wrote, or any tree with proc/ and sys/.",
 );
 pub const HEADERS: TypedFlag<bool> = TypedFlag::switch("headers", true, "Print the header line of a table.");
-pub const HELP_LONG: TypedFlag<bool> =
-    TypedFlag::switch("help-long", false, "Print this help, as in node_exporter.");
 
 /// Turns the collectors that are on by default off, but for those that are named.
 pub const DISABLE_DEFAULTS: TypedFlag<bool> = TypedFlag::switch(
@@ -263,11 +270,24 @@ pub static PROGRAM: LazyLock<Program> = LazyLock::new(|| {
         version: VERSION,
         version_text: version_text(),
         purpose: "node_exporter's metrics of this node, read by a broker without privileges.",
-        note: "A switch is turned off by --no-NAME. Regular expressions are Go's, as in node_exporter.",
+        note: "A switch is turned off by --no-NAME. Regular expressions are Go's, as in node_exporter. A flag that is not repeatable can be given once. A value that begins with - must follow the equals sign.",
         commands: COMMANDS,
         groups: GROUPS.iter().copied().chain(of_collectors.map(group)).collect(),
         short: &[('h', "help"), ('o', "output"), ('w', "watch")],
-        may_repeat: false,
+        known_values: &[
+            KnownValues {
+                flag: OUTPUT.row.name,
+                command: "describe",
+                values: || describe::FORMATS.iter().map(|format| (*format).to_owned()).collect(),
+                is_list: false,
+            },
+            KnownValues {
+                flag: ipvs::BACKEND_LABELS.row.name,
+                command: "",
+                values: || ipvs::LABELS.iter().map(|label| (*label).to_owned()).collect(),
+                is_list: true,
+            },
+        ],
         variables: &[
             ("NODE_NAME", "The node's name in node_uname_info."),
             ("NO_COLOR", "If it is set, terminal output has no colors."),
@@ -290,18 +310,36 @@ pub fn all() -> Vec<Flag> {
     PROGRAM.flags()
 }
 
-/// Reads a command line alone.
-pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<(Options, Vec<String>), FlagError> {
-    read(arguments.into_iter().map(OsString::from), [])
+/// What a command line asks for.
+#[derive(Debug)]
+pub enum CommandLine {
+    /// To print this text and do nothing else.
+    Print(String),
+    /// To run, with these options and words: the command, and what it is to work on.
+    Run(Options, Vec<String>),
 }
 
-/// Reads a command line and the environment below it, and refuses flags that the command does not take. The bare words that are given back are the command and what it is to work on.
+/// Reads the flags of a command line alone.
+pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Options, FlagError> {
+    match read(arguments.into_iter().map(OsString::from), [])? {
+        CommandLine::Print(_) => Ok(Options::defaults(&all())),
+        CommandLine::Run(options, _) => Ok(options),
+    }
+}
+
+/// Reads a command line and the environment below it, and refuses flags that the command does not take.
 pub fn read(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<(Options, Vec<String>), FlagError> {
-    let (values, words) = PROGRAM.parse(arguments, environment)?;
-    Ok((Options::try_from(values)?, words))
+) -> Result<CommandLine, FlagError> {
+    Ok(match PROGRAM.parse(arguments, environment)? {
+        Parsed::Print(values, text) => {
+            // A mistake is a mistake beside --version, too.
+            Options::try_from(values)?;
+            CommandLine::Print(text)
+        }
+        Parsed::Run(values, words) => CommandLine::Run(Options::try_from(values)?, words),
+    })
 }
 
 #[cfg(test)]
@@ -314,7 +352,49 @@ mod tests {
 
     fn with_environment(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Options, FlagError> {
         let variables = variables.iter().map(|(name, value)| (name.into(), value.into()));
-        read(arguments.iter().map(OsString::from), variables).map(|(options, _)| options)
+        match read(arguments.iter().map(OsString::from), variables)? {
+            CommandLine::Print(_) => Ok(Options::defaults(&all())),
+            CommandLine::Run(options, _) => Ok(options),
+        }
+    }
+
+    #[test]
+    fn help_is_printed_whatever_the_environment_is() {
+        // A number, a switch, a duration, an expression and a path.
+        let wrong: [(OsString, OsString); 5] = [
+            ("KEYHOLE_WEB_MAX_REQUESTS".into(), "many".into()),
+            ("KEYHOLE_COLLECTOR_CPU".into(), "maybe".into()),
+            ("KEYHOLE_SCRAPE_TIMEOUT".into(), "soon".into()),
+            ("KEYHOLE_COLLECTOR_ARP_DEVICE_EXCLUDE".into(), "(".into()),
+            ("KEYHOLE_BROKER_SOCKET".into(), std::os::unix::ffi::OsStringExt::from_vec(b"/\xff".to_vec())),
+        ];
+        let read = |arguments: &[&str], variables: &[(OsString, OsString)]| {
+            read(arguments.iter().map(OsString::from), variables.iter().cloned())
+        };
+        for arguments in [
+            &["--help"][..],
+            &["-h", "query"],
+            &["--help-long"],
+            &["--help-man"],
+            &["--version"],
+            &["completions", "zsh"],
+        ] {
+            assert!(matches!(read(arguments, &wrong), Ok(CommandLine::Print(_))), "{arguments:?}");
+        }
+        // Each alone is an error that names it, unless its flag is given.
+        let given = [
+            "--web.max-requests=1",
+            "--collector.cpu",
+            "--scrape.timeout=1s",
+            "--collector.arp.device-exclude=x",
+            "--broker.socket=/x",
+        ];
+        for (variable, given) in wrong.iter().zip(given) {
+            let name = variable.0.to_str().unwrap();
+            let error = read(&["query"], std::slice::from_ref(variable)).unwrap_err().to_string();
+            assert!(error.starts_with(name) && error.contains("in the environment, for --"), "{error}");
+            assert!(read(&[given], std::slice::from_ref(variable)).is_ok(), "{given}");
+        }
     }
 
     #[test]
@@ -354,10 +434,54 @@ mod tests {
             "KEYHOLE_VERSION",
             "KEYHOLE_EXPORTER_FLAGS",
             "PATH",
+            "KEYHOLE_COLLECTOR_FOO",
+            "KEYHOLE_COLLECTOR_CUP",
+            "KEYHOLE_COLLECTOR_NETDEV_DEVICE_BLACKLIST",
+            "KEYHOLE_COLLECTOR_DISKSTATS_IGNORED_DEVICES",
+            "KEYHOLE_COLLECTOR_FILESYSTEM_MOUNT_POINT_EXCLUDE",
+            "KEYHOLE_OUTPUT",
         ];
         let unused = PROGRAM.unused_variables(variables.map(OsString::from));
         let unused: Vec<_> = unused.iter().map(|unused| (&*unused.variable, &*unused.advice)).collect();
-        assert_eq!(unused, [("KEYHOLE_WEB_MAX_REQUEST", "did you mean KEYHOLE_WEB_MAX_REQUESTS?")]);
+        assert_eq!(
+            unused,
+            [
+                ("KEYHOLE_WEB_MAX_REQUEST", "did you mean KEYHOLE_WEB_MAX_REQUESTS?"),
+                ("KEYHOLE_COLLECTOR_CUP", "did you mean KEYHOLE_COLLECTOR_CPU?"),
+                (
+                    "KEYHOLE_COLLECTOR_NETDEV_DEVICE_BLACKLIST",
+                    "did you mean KEYHOLE_COLLECTOR_NETDEV_DEVICE_EXCLUDE?"
+                ),
+                (
+                    "KEYHOLE_COLLECTOR_DISKSTATS_IGNORED_DEVICES",
+                    "did you mean KEYHOLE_COLLECTOR_DISKSTATS_DEVICE_EXCLUDE?"
+                ),
+                (
+                    "KEYHOLE_COLLECTOR_FILESYSTEM_MOUNT_POINT_EXCLUDE",
+                    "did you mean KEYHOLE_COLLECTOR_FILESYSTEM_MOUNT_POINTS_EXCLUDE?"
+                ),
+                ("KEYHOLE_OUTPUT", "set --output on the command line: no variable may set it"),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_near_miss_of_a_variable_suggests_one_that_exists() {
+        let variables: Vec<String> =
+            PROGRAM.flags_in_environment().iter().filter_map(Flag::variable).collect();
+        // Some of them, since a test build takes long for each. A letter is missing, doubled, or swapped with the next.
+        for variable in variables.iter().step_by(8) {
+            let (head, tail) = variable.split_at("KEYHOLE_COLLECTOR_".len().min(variable.len() - 2));
+            let swapped: String = [&tail[1..2], &tail[..1], &tail[2..]].concat();
+            for tail in [&tail[1..], &format!("{}{tail}", &tail[..1]), &swapped] {
+                for unused in PROGRAM.unused_variables([format!("{head}{tail}").into()]) {
+                    let suggested = unused.advice.strip_prefix("did you mean ");
+                    let suggested = suggested.and_then(|advice| advice.strip_suffix('?'));
+                    let suggested = suggested.unwrap_or_else(|| panic!("{unused:?}"));
+                    assert!(variables.iter().any(|known| known == suggested), "{unused:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -12,13 +12,15 @@ pub mod terminal;
 use std::path::Path;
 use std::process::ExitCode;
 
-use keyhole_flags::{COMPLETIONS, Command, Operands};
+use keyhole_flags::{COMPLETIONS, Command, Operands, Unused};
 use keyhole_os::signals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use flags::PROGRAM;
+use flags::{CommandLine, PROGRAM};
 
+use crate::broker_client;
 use crate::collector::{COLLECTORS, SetupError};
+use crate::local::LocalSource;
 use crate::options::{FlagError, Options};
 
 /// Every command.
@@ -39,10 +41,19 @@ const NAMES_OF_COLLECTORS: Operands = Operands::Any {
 
 /// The exit statuses, for `--help`.
 pub const EXIT_STATUSES: &[(&str, &str)] = &[
-    ("0", "Success."),
-    ("1", "Failure: no broker, a directory that cannot be written, ..."),
+    (
+        "0",
+        "Success: all that was asked for was read. That the host has no such devices or files is success, too.",
+    ),
+    (
+        "1",
+        "Failure, nothing was printed or written: no broker, a directory that cannot be read or written, ...",
+    ),
     ("2", "A mistake on the command line or in the environment."),
-    ("3", "query and capture: a part could not be read; the rest was printed or written."),
+    (
+        "3",
+        "query and capture: a part of what was asked for could not be read; the rest was printed or written.",
+    ),
     ("128+N", "Stopped by signal N, with nothing half-written: 130 for Ctrl-C."),
 ];
 
@@ -98,27 +109,18 @@ pub fn main() -> ExitCode {
 
 fn run() -> Result<(), Failure> {
     let usage = |error: FlagError| Failure::Usage(error.to_string());
-    let (options, words) = flags::read(std::env::args_os().skip(1), std::env::vars_os()).map_err(usage)?;
-    let answer = PROGRAM.answer(|switch| options.switch(switch), &words).map_err(usage)?;
-    if let Some(answer) = answer {
-        return print(&answer);
-    }
-    if flags::HELP_LONG.get(&options) {
-        return print(&PROGRAM.help());
-    }
+    let read = flags::read(std::env::args_os().skip(1), std::env::vars_os()).map_err(usage)?;
+    let (options, words) = match read {
+        CommandLine::Print(text) => return print(&text),
+        CommandLine::Run(options, words) => (options, words),
+    };
     let command = PROGRAM.command(&words).map_err(usage)?;
     log::start(&options);
+    for Unused { variable, advice } in PROGRAM.unused_variables(std::env::vars_os().map(|(name, _)| name)) {
+        tracing::warn!(variable, advice, "environment variable without effect");
+    }
     match command {
-        None => {
-            for unused in PROGRAM.unused_variables(std::env::vars_os().map(|(name, _)| name)) {
-                tracing::warn!(
-                    variable = unused.variable,
-                    advice = unused.advice,
-                    "environment variable without effect"
-                );
-            }
-            serve::run(options)
-        }
+        None => serve::run(options),
         Some(("query", collectors)) => {
             let collectors: Vec<&str> = collectors.iter().map(String::as_str).collect();
             query::run(&collectors, options)
@@ -137,8 +139,20 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// The broker's socket.
-fn socket(options: &Options) -> String {
-    flags::BROKER_SOCKET.get(options)
+fn socket(options: &Options) -> Result<String, Failure> {
+    let socket = flags::BROKER_SOCKET.get(options);
+    match broker_client::socket_path(&socket) {
+        Ok(_) => Ok(socket),
+        Err(reason) => {
+            let error = options.refuse(flags::BROKER_SOCKET.row.name, &socket, reason);
+            Err(Failure::Usage(error.to_string()))
+        }
+    }
+}
+
+/// What this process knows without the broker.
+fn local() -> Result<LocalSource, Failure> {
+    LocalSource::from_process().map_err(Failure::Usage)
 }
 
 /// A single-threaded runtime: the sandbox forbids new threads.

@@ -8,14 +8,14 @@ use super::flags::{
     GROUPS, LISTEN_ADDRESS, SYSTEMD_SOCKET, TELEMETRY_PATH, UNSUPPORTED_COLLECTORS, WEB_CONFIG_FILE,
     WithoutEffect, without_effect,
 };
-use super::{Failure, StopSignals, runtime, socket};
+use super::{Failure, StopSignals, local, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::collector;
 use crate::http::listen::ListenError;
+use crate::http::routes::{HEALTHY, READY};
 use crate::http::web_config::WebConfig;
 use crate::http::{self, App, listen, paths};
-use crate::local::LocalSource;
 use crate::options::Options;
 use crate::sandbox::{self, SandboxOptions};
 use crate::scrape::Scraper;
@@ -32,7 +32,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     signals::ignore_stray();
     let mut signals = StopSignals::listen()?;
     let collectors = collector::enabled(&options)?;
-    let broker = BrokerClient::new(&socket(&options)).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker = BrokerClient::new(&socket(&options)?).map_err(|error| Failure::Usage(error.to_string()))?;
     let broker = broker.with_max_response_bytes(Budget::new(&options).response);
     let mut web_config = web_config(&options)?;
     let listeners = if SYSTEMD_SOCKET.get(&options) {
@@ -41,11 +41,15 @@ async fn serve(options: Options) -> Result<(), Failure> {
         listen::bind(&LISTEN_ADDRESS.get(&options))
     };
     let listeners = listeners.map_err(|error| match error {
-        ListenError::Address(_) | ListenError::Vsock(_) => Failure::Usage(error.to_string()),
+        ListenError::Address(address) => {
+            let reason = "not an address such as :9100, 127.0.0.1:9100 or [::1]:9100";
+            Failure::Usage(options.refuse(LISTEN_ADDRESS.row.name, &address, reason).to_string())
+        }
+        ListenError::Vsock(_) => Failure::Usage(error.to_string()),
         error => Failure::Failed(error.to_string()),
     })?;
     // Both ask what the sandbox does not allow later.
-    let (local, process) = (LocalSource::from_process(), Process::open());
+    let (local, process) = (local()?, Process::open());
     log_flags_without_effect(&options);
     let mut readable = Vec::new();
     for collector in &collectors {
@@ -106,14 +110,21 @@ fn web_config(options: &Options) -> Result<Option<WebConfig>, Failure> {
 
 /// Checks that requests can reach the telemetry path.
 fn check_telemetry_path(options: &Options) -> Result<(), Failure> {
-    let usage = |error: &str| Err(Failure::Usage(error.to_owned()));
     let path = TELEMETRY_PATH.get(options);
+    let usage = |reason: &str| {
+        Err(Failure::Usage(options.refuse(TELEMETRY_PATH.row.name, &path, reason).to_string()))
+    };
     if !path.starts_with('/') {
-        return usage("--web.telemetry-path: use a path that begins with /, such as /metrics");
+        return usage("use a path that begins with /, such as /metrics");
+    }
+    if let Some(probe) = [HEALTHY, READY].into_iter().find(|probe| paths::is_equivalent(probe, &path)) {
+        return Err(Failure::Usage(format!(
+            "--web.telemetry-path: {probe} is the page for probes; use another path, such as /metrics"
+        )));
     }
     if !paths::is_reachable(&path) {
         return usage(
-            "--web.telemetry-path: requests cannot reach a path with //, /./, /../ or an invalid escape; use one such as /metrics",
+            "requests cannot reach a path with //, /./, /../ or an invalid escape; use one such as /metrics",
         );
     }
     Ok(())

@@ -1407,7 +1407,7 @@ mod tests {
 
     /// The queries of a scrape of the collectors that are on by default, with no flag given.
     fn default_queries() -> Vec<Query> {
-        let options = crate::cli::flags::parse([]).unwrap().0;
+        let options = crate::cli::flags::parse([]).unwrap();
         queries(&enabled(&options).unwrap())
     }
 

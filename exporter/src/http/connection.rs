@@ -249,7 +249,8 @@ impl Connection {
                 }
                 _ => routes::text(
                     StatusCode::SERVICE_UNAVAILABLE,
-                    "too many long requests at once; try again later",
+                    "this request was not answered: its path and query are long, and too many such requests came at once; shorten \
+                     it, or try again later",
                 ),
             }
         } else {

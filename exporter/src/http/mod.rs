@@ -11,6 +11,8 @@ pub mod routes;
 mod throttle;
 pub mod web_config;
 
+pub(crate) use page::format::plural;
+
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
@@ -21,7 +23,7 @@ use tokio::time::Instant;
 
 pub use client::Client;
 pub use paths::Peer;
-pub use routes::App;
+pub use routes::{App, SCRAPE_TIMEOUTS};
 pub use throttle::Throttle;
 
 pub(crate) use web_config::{Bucket, RateLimit};
@@ -225,9 +227,9 @@ mod tests {
 
     /// A server with `permits` connections at once, while one more may wait.
     pub(super) fn server(connection_permits: usize) -> Server {
-        let (options, _) = flags::parse(["--collector.disable-defaults".to_owned()]).unwrap();
+        let options = flags::parse(["--collector.disable-defaults".to_owned()]).unwrap();
         let broker = BrokerClient::new("/nonexistent/socket").unwrap();
-        let own = LocalSource::from_process();
+        let own = LocalSource::from_process().unwrap();
         let scraper = Scraper::new(broker, Vec::new(), &options, own, Process::open(), Vec::new()).unwrap();
         let (stopping, stopped) = watch::channel(false);
         // Never stopped.

@@ -71,8 +71,9 @@ pub(super) fn redirect<B>(request: &Request<B>, path: &str) -> HttpResponse {
     response
 }
 
-/// Resolves the path of `request` among `pages`.
-pub(super) fn resolve<'p, B>(request: &Request<B>, pages: impl IntoIterator<Item = &'p str>) -> Route {
+/// Resolves the path of `request` among `pages`. The first one also answers below its path if that ends with a slash, and
+/// the path without the slash is redirected to it, as in node_exporter.
+pub(super) fn resolve<B>(request: &Request<B>, pages: &[&str]) -> Route {
     let path = request.uri().path();
     if path == "*" && *request.method() == Method::OPTIONS {
         return Route::Page(path.to_owned());
@@ -88,8 +89,20 @@ pub(super) fn resolve<'p, B>(request: &Request<B>, pages: impl IntoIterator<Item
     if clean != path && !is_proxied {
         return Route::Redirect(escape(&clean));
     }
-    let page = pages.into_iter().find(|page| is_equivalent(page, path));
-    page.map_or(Route::NotFound, |page| Route::Page(page.to_owned()))
+    if let Some(page) = pages.iter().find(|page| is_equivalent(page, path)) {
+        return Route::Page((*page).to_owned());
+    }
+    match pages.first().and_then(|tree| Some((tree, tree.strip_suffix('/')?))) {
+        Some((tree, root)) if is_equivalent(root, path) => Route::Redirect(escape(tree)),
+        Some((tree, root)) if is_below(path, root) => Route::Page((*tree).to_owned()),
+        _ => Route::NotFound,
+    }
+}
+
+/// Whether a path lies below another one, which does not end with a slash.
+fn is_below(path: &str, root: &str) -> bool {
+    let mut segments = path.split('/').map(unescape);
+    root.split('/').map(unescape).all(|segment| segments.next() == Some(segment)) && segments.next().is_some()
 }
 
 /// Whether requests can reach a page at this path.
@@ -129,7 +142,7 @@ fn escape(path: &str) -> String {
 }
 
 /// Whether two paths are equal after unescaping. An escaped slash is not a separator.
-fn is_equivalent(one: &str, other: &str) -> bool {
+pub fn is_equivalent(one: &str, other: &str) -> bool {
     one.split('/').map(unescape).eq(other.split('/').map(unescape))
 }
 
@@ -172,7 +185,7 @@ mod tests {
     }
 
     fn found(method: &str, target: &str) -> Route {
-        resolve(&request(method, target, &["x"]), ["/metrics", "/"])
+        resolve(&request(method, target, &["x"]), &["/metrics", "/"])
     }
 
     #[test]

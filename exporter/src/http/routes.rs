@@ -17,7 +17,7 @@ use super::paths::{self, Peer, Route};
 use super::throttle::Throttle;
 use super::web_config::WebConfig;
 use crate::cli::flags::{MAX_REQUESTS, SCRAPE_TIMEOUT, SCRAPE_TIMEOUT_OFFSET, TELEMETRY_PATH};
-use crate::options::Options;
+use crate::options::{DurationRange, Options};
 use crate::scrape::{Format, ScrapeError, Scraper};
 use crate::self_metrics::server::ServerMetrics;
 use crate::unread_responses::UnreadResponses;
@@ -26,12 +26,16 @@ use crate::unread_responses::UnreadResponses;
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PROTOBUF_FORMAT: &str =
     "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+/// The pages for the probes of an orchestrator.
+pub const HEALTHY: &str = "/-/healthy";
+pub const READY: &str = "/-/ready";
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=UTF-8";
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
 /// The bounds of a scrape's timeout, whatever the request says.
-const MIN_SCRAPE_TIMEOUT: Duration = Duration::from_millis(50);
-const MAX_SCRAPE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The timeouts that a scrape can have.
+pub const SCRAPE_TIMEOUTS: DurationRange =
+    DurationRange { min: Duration::from_millis(50), max: Duration::from_secs(120) };
 
 /// Responds to requests.
 #[derive(Debug)]
@@ -110,8 +114,8 @@ impl App {
 
     /// Responds to a request. Its body is not read.
     pub async fn respond<B>(&self, request: &Request<B>) -> HttpResponse {
-        let pages = [self.telemetry_path.as_str(), "/", "/-/healthy", "/-/ready"];
-        let path = match paths::resolve(request, pages) {
+        let pages = [self.telemetry_path.as_str(), "/", HEALTHY, READY];
+        let path = match paths::resolve(request, &pages) {
             Route::Page(path) => path,
             Route::Redirect(path) => return paths::redirect(request, &path),
             Route::NotFound => return text(StatusCode::NOT_FOUND, "404 page not found"),
@@ -124,8 +128,8 @@ impl App {
         }
         match path.as_str() {
             path if path == self.telemetry_path => self.metrics(request).await,
-            "/-/healthy" => text(StatusCode::OK, "the exporter is up"),
-            "/-/ready" => match self.scraper.ready().await {
+            HEALTHY => text(StatusCode::OK, "the exporter is up"),
+            READY => match self.scraper.ready().await {
                 Ok(()) => text(StatusCode::OK, "the broker answers, and has the readers that are needed"),
                 Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &why),
             },
@@ -208,7 +212,7 @@ impl App {
         let timeout =
             header_timeout.map_or(self.timeout, |seconds| Duration::from_secs_f64(seconds.min(1e6)));
         let time_left = timeout.saturating_sub(self.timeout_offset.min(timeout / 2));
-        Instant::now() + time_left.clamp(MIN_SCRAPE_TIMEOUT, MAX_SCRAPE_TIMEOUT)
+        Instant::now() + time_left.clamp(SCRAPE_TIMEOUTS.min, SCRAPE_TIMEOUTS.max)
     }
 
     /// The page at `/`.

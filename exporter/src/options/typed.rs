@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use super::{Flag, FlagError, FlagKind, Options};
+use super::{DurationRange, Flag, FlagError, FlagKind, Options};
 use crate::go_regex::GoRegex;
 
 /// A flag and the type of its value. Its [`row`](Self::row) is what the command line accepts; [`get`](Self::get) is the
@@ -152,8 +152,13 @@ impl TypedFlag<u64> {
 
 impl TypedFlag<Duration> {
     /// A duration as Go writes it.
-    pub const fn duration(name: &'static str, default: &'static str, help: &'static str) -> Self {
-        Self::new(name, FlagKind::Duration(default), help)
+    pub const fn duration(
+        name: &'static str,
+        default: &'static str,
+        range: DurationRange,
+        help: &'static str,
+    ) -> Self {
+        Self::new(name, FlagKind::Duration { default, range }, help)
     }
 
     /// The duration.
@@ -164,8 +169,13 @@ impl TypedFlag<Duration> {
 
 impl TypedFlag<Option<Duration>> {
     /// Off, or every so often: `alone` when no value is given.
-    pub const fn interval(name: &'static str, alone: &'static str, help: &'static str) -> Self {
-        Self::new(name, FlagKind::Interval(alone), help)
+    pub const fn interval(
+        name: &'static str,
+        alone: &'static str,
+        range: DurationRange,
+        help: &'static str,
+    ) -> Self {
+        Self::new(name, FlagKind::Interval { alone, range }, help)
     }
 
     /// The interval; none when it is off.
@@ -223,8 +233,8 @@ mod tests {
 
     const INCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp("device-include", "", "");
     const EXCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp("device-exclude", "^lo$", "");
-    const WAIT: TypedFlag<Duration> = TypedFlag::duration("wait", "5s", "");
-    const WATCH: TypedFlag<Option<Duration>> = TypedFlag::interval("watch", "2s", "");
+    const WAIT: TypedFlag<Duration> = TypedFlag::duration("wait", "5s", DurationRange::ANY, "");
+    const WATCH: TypedFlag<Option<Duration>> = TypedFlag::interval("watch", "2s", DurationRange::ANY, "");
     const MOST: TypedFlag<u64> = TypedFlag::number("most", 40, "");
     const FROM: TypedFlag<String> = TypedFlag::text("from", "here", "");
     const LISTEN: TypedFlag<Vec<String>> = TypedFlag::texts("listen", "");

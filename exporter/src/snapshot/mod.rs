@@ -37,6 +37,11 @@ pub struct Snapshot {
     dropped_files: u64,
 }
 
+/// Whether a query was answered as a whole, if only with the answer that the host has nothing of the kind.
+pub fn is_answered(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Ok | Outcome::Absent | Outcome::Empty)
+}
+
 /// What a path holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
@@ -275,6 +280,14 @@ impl Snapshot {
     /// Sets how a query ended.
     pub fn set_report(&mut self, query: Query, report: Report) {
         self.reports.insert(query as i32, report);
+    }
+
+    /// Keeps what these queries read, and drops the rest.
+    pub fn keep(&mut self, queries: &[Query]) {
+        let rows: Vec<_> = queries.iter().filter_map(|query| keyhole_policy::row(*query)).collect();
+        self.files.retain(|(path, _)| rows.iter().any(|row| row.reads(path)));
+        self.file_systems.retain(|(query, _)| queries.contains(query));
+        self.reports.retain(|query, _| queries.iter().any(|kept| *query == i32::from(*kept)));
     }
 
     /// The number of files that were dropped because they could not be read to their end; they have an errno.

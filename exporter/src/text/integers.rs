@@ -4,10 +4,7 @@ use super::{hexadecimal, signed};
 
 /// A decimal number that may have a sign, or a hexadecimal one after `0x`.
 pub fn integer(text: &[u8]) -> Option<i64> {
-    match text.starts_with(b"0x") {
-        true => i64::try_from(hexadecimal(text)?).ok(),
-        false => signed(text),
-    }
+    if text.starts_with(b"0x") { i64::try_from(hexadecimal(text)?).ok() } else { signed(text) }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::time::Instant;
 use keyhole_exporter::broker_client::BrokerClient;
 use keyhole_exporter::cli::flags;
 use keyhole_exporter::collector;
+use keyhole_exporter::http::web_config::WebConfig;
 use keyhole_exporter::http::{self, App, listen};
 use keyhole_exporter::local::LocalSource;
 use keyhole_exporter::scrape::Scraper;
@@ -28,17 +29,22 @@ pub struct Exporter {
 
 impl Exporter {
     pub fn start(socket: &Path, more: &[&str]) -> Self {
+        Self::start_with(socket, more, None)
+    }
+
+    /// The same, with a `--web.config.file`.
+    pub fn start_with(socket: &Path, more: &[&str], web_config: Option<WebConfig>) -> Self {
         let defaults = ["--collector.disable-defaults", "--collector.loadavg", "--collector.time"];
         let arguments = defaults.iter().chain(more).map(|argument| (*argument).to_owned());
-        let (options, _) = flags::parse(arguments).unwrap();
+        let options = flags::parse(arguments).unwrap();
         let broker = BrokerClient::new(socket.to_str().unwrap()).unwrap();
-        let own = LocalSource::from_process();
+        let own = LocalSource::from_process().unwrap();
         let collectors = collector::enabled(&options).unwrap();
         let scraper = Scraper::new(broker, collectors, &options, own, Process::open(), Vec::new()).unwrap();
         let scraper = Arc::new(scraper);
         let listeners = listen::bind(&["127.0.0.1:0".into()]).unwrap();
         let address = listeners[0].local_addr().unwrap();
-        let app = Arc::new(App::new(Arc::clone(&scraper), &options));
+        let app = Arc::new(App::new(Arc::clone(&scraper), &options).with_web_config(web_config));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let mut served = JoinSet::new();
         served.spawn(http::serve(listeners, app, async {

@@ -186,3 +186,16 @@ fn the_types_that_panic_on_hostile_bytes_are_those_of_the_list() {
         CASES.into_iter().filter(|(_, panics, ..)| *panics).map(|(name, ..)| name).collect();
     assert_eq!(found, listed);
 }
+
+/// Types that panic on hostile bytes and have no counterpart among our parsers.
+const WITHOUT_COUNTERPART: [&str; 1] = ["Limits"];
+
+#[test]
+fn every_type_that_has_a_counterpart_is_compared() {
+    let compared = [include_str!("main.rs"), include_str!("process.rs")].concat();
+    for (name, panics, ..) in CASES {
+        let is_compared = compared.contains(&format!("{name}::from_read("));
+        assert!(is_compared != WITHOUT_COUNTERPART.contains(&name), "{name}");
+        assert!(is_compared || panics, "{name} does not panic, so it is an oracle");
+    }
+}

@@ -2,12 +2,13 @@
 //! them, both find the same numbers. On other bytes ours must not panic, and some of theirs do: `hostile.rs`.
 
 mod hostile;
+mod process;
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::UNIX_EPOCH;
 
-use keyhole_exporter::collector::{self, COLLECTORS, Context, LocalData};
+use keyhole_exporter::collector::{self, COLLECTORS, Collect, Context, LocalData};
 use keyhole_exporter::exposition::Exposition;
 use keyhole_exporter::options::Options;
 use keyhole_exporter::snapshot::{Content, Snapshot};
@@ -30,6 +31,8 @@ use hostile::MACHINE;
 static OPTIONS: LazyLock<Options> = LazyLock::new(|| {
     let flags = [
         "--collector.diskstats.device-exclude=",
+        "--collector.filesystem.fs-types-exclude=",
+        "--collector.filesystem.mount-points-exclude=",
         "--collector.netstat.fields=.",
         "--collector.vmstat.fields=.",
     ];
@@ -45,15 +48,26 @@ fn collect(collector: &str, files: &[(&str, &str)]) -> BTreeMap<String, f64> {
     collect_with(&OPTIONS, collector, files)
 }
 
-fn collect_with(options: &Options, collector: &str, files: &[(&str, &str)]) -> BTreeMap<String, f64> {
+fn collect_with(options: &Options, name: &str, files: &[(&str, &str)]) -> BTreeMap<String, f64> {
+    collect_snapshot(&*collector(options, name), &snapshot(files))
+}
+
+/// The collector of this name, with options.
+fn collector(options: &Options, name: &str) -> Box<dyn Collect> {
+    let collector = COLLECTORS.iter().find(|other| other.name == name).expect("a collector");
+    (collector.new)(options).unwrap()
+}
+
+fn snapshot(files: &[(&str, &str)]) -> Snapshot {
     let file =
         |(path, text): &(&str, &str)| (path.as_bytes().to_vec(), Content::bytes(text.as_bytes().to_vec()));
-    let snapshot = Snapshot::from_files(files.iter().map(file).collect());
-    let own = LocalData { now: UNIX_EPOCH, node_name: None, timex: Err(1), uname: None, time_zone: None };
-    let collector = COLLECTORS.iter().find(|other| other.name == collector).expect("a collector");
+    Snapshot::from_files(files.iter().map(file).collect())
+}
+
+fn collect_snapshot(collector: &dyn Collect, snapshot: &Snapshot) -> BTreeMap<String, f64> {
+    let local = LocalData { now: UNIX_EPOCH, node_name: None, timex: Err(1), uname: None, time_zone: None };
     let mut out = Exposition::new();
-    let context = Context { snapshot: &snapshot, local: &own };
-    (collector.new)(options).unwrap().collect(&context, &mut out).unwrap();
+    collector.collect(&Context { snapshot, local: &local }, &mut out).unwrap();
     out.series().map(|series| (series.key(), series.value().as_f64())).collect()
 }
 

@@ -214,9 +214,12 @@ impl Machine {
                 .env(Host::VARIABLE, host.line())
                 .env("KEYHOLE_WITHOUT", column.without);
         };
-        let left_open = || match attack.on_socket {
-            true => tcp_socket(),
-            false => Stdio::from(std::fs::File::open(fixture.at("own")).unwrap()),
+        let left_open = || {
+            if attack.on_socket {
+                tcp_socket()
+            } else {
+                Stdio::from(std::fs::File::open(fixture.at("own")).unwrap())
+            }
         };
         let start =
             |slots: &[usize]| Zygote::start(&self.programs, &fixture, column.uid, slots, left_open(), ask);

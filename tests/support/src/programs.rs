@@ -1,5 +1,6 @@
 //! The programs that tests start: built as the tests were, or those of a directory that `KEYHOLE_BINARIES` names.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -44,6 +45,13 @@ fn build(programs: &[&str], directory: &Path) {
     build.args(programs.iter().flat_map(|program| ["--package", program]));
     if !cfg!(debug_assertions) {
         build.arg("--release");
+    }
+    // What cargo set for this test: the build script of ring reads it, so that ring and all that depends on it would be
+    // built again, here and in the next build after the test.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|set| name.as_bytes().starts_with(set.as_bytes())) {
+            build.env_remove(name);
+        }
     }
     assert!(build.status().expect("cargo runs").success(), "cargo build of {programs:?} failed");
     for program in programs {

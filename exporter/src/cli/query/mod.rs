@@ -22,7 +22,7 @@ use self::rates::Rates;
 pub(super) use self::result::QueryResult;
 use super::flags::{FROM, SCRAPE_TIMEOUT};
 use super::terminal::{self, Terminal, print_error};
-use super::{Failure, StopSignals, runtime, socket};
+use super::{Failure, StopSignals, local, runtime, socket};
 use crate::broker_client::BrokerClient;
 use crate::budget::Budget;
 use crate::capture;
@@ -53,18 +53,30 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
     }
     let terminal = Terminal::detect();
     // Read before the sandbox; it does not depend on the capture.
-    let local = LocalSource::from_process();
+    let local = local()?;
     enter_sandbox(&query.collectors, dir.into(), PathBuf::new())?;
-    let saved = capture::read(dir).map_err(|error| {
+    const PASS_A_TREE: &str = "pass a capture, or a directory with the proc/ and sys/ of a host";
+    let mut saved = capture::read(dir).map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::PermissionDenied => {
                 "run this as the owner of the files: it drops root's capabilities before it reads"
             }
-            _ => "pass a capture or a tree with proc/",
+            _ => PASS_A_TREE,
         };
         format!("cannot read {}: {error}; {advice}", dir.display())
     })?;
+    // A wrong directory would have nothing to print; but a collector of text files needs its own directory alone.
+    let is_tree = saved.about.is_some()
+        || ["proc", "sys", "etc", "usr", "udev"].iter().any(|root| dir.join(root).is_dir());
+    if !is_tree && query.collectors.iter().all(|collector| collector.directories().is_empty()) {
+        let dir = dir.display();
+        return Err(format!("cannot read {dir}: it has neither proc/ nor sys/; {PASS_A_TREE}").into());
+    }
     let local = local.from_capture(saved.about).now();
+    // A capture has the files of every query, and raw output prints all files of a snapshot.
+    if query.format == Format::Raw {
+        saved.snapshot.keep(&query.queries);
+    }
     let result = QueryResult::new(query, &saved.snapshot, &local, None);
     terminal::write_stdout(&result.render(query, terminal, None))?;
     Ok(result)
@@ -73,16 +85,16 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
 /// Prints errors; returns the exit status.
 fn finish(result: &QueryResult) -> Result<(), Failure> {
     result.print_errors();
-    if result.is_complete() { Ok(()) } else { Err(Failure::Partial) }
+    result.status()
 }
 
 async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Failure> {
     let terminal = Terminal::detect();
     let mut signals = StopSignals::listen()?;
     let broker =
-        BrokerClient::for_command(&socket(options)).map_err(|error| Failure::Usage(error.to_string()))?;
+        BrokerClient::for_command(&socket(options)?).map_err(|error| Failure::Usage(error.to_string()))?;
     let broker = broker.with_max_response_bytes(Budget::new(options).response);
-    let local = LocalSource::from_process();
+    let local = local()?;
     enter_sandbox(&query.collectors, PathBuf::new(), broker.socket().into())?;
     let broker_query = BrokerQuery {
         query,

@@ -13,9 +13,6 @@ use crate::exposition::Limits;
 use crate::go_regex::GoRegex;
 use crate::options::{Options, most_similar};
 
-/// The shortest interval of `--watch`: the broker allows 20 requests per second for a uid, scrapes included.
-const MIN_WATCH_INTERVAL: Duration = Duration::from_millis(200);
-
 /// What `query` reads and how it prints it.
 #[derive(Debug)]
 pub(in super::super) struct QueryOptions {
@@ -58,11 +55,6 @@ impl QueryOptions {
             }
         };
         let watch_interval = WATCH.get(options);
-        if watch_interval.is_some_and(|watch_interval| watch_interval < MIN_WATCH_INTERVAL) {
-            return Err(Failure::Usage(
-                "--watch: use at least 200ms, so that the broker has time for others".into(),
-            ));
-        }
         if COUNT.was_given(options) && watch_interval.is_none() {
             return Err(Failure::Usage("--count needs --watch".into()));
         }

@@ -5,6 +5,7 @@ use std::time::{Instant, UNIX_EPOCH};
 use keyhole_proto::v1::{Outcome, Query};
 use serde_json::{Value, json};
 
+use super::super::Failure;
 use super::super::terminal::{Style, Terminal};
 use super::options::{Format, QueryOptions};
 use super::rates::Rates;
@@ -13,7 +14,7 @@ use super::{json, print_lines, raw};
 use crate::collector::{self, CollectError, Context, LocalData, Run, in_parentheses};
 use crate::exposition::{Counters, Exposition, Kind, Limits, Series};
 use crate::self_metrics::{broker, server};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, is_answered};
 
 /// The result of one reading.
 pub(in super::super) struct QueryResult {
@@ -90,6 +91,11 @@ impl QueryResult {
         self.failures.is_empty()
     }
 
+    /// The exit status, as a result: partial if something failed.
+    pub(in super::super) fn status(&self) -> Result<(), Failure> {
+        if self.is_complete() { Ok(()) } else { Err(Failure::Partial) }
+    }
+
     /// Prints failures and notes on standard error.
     pub(super) fn print_errors(&self) {
         print_lines(&self.failures);
@@ -98,7 +104,7 @@ impl QueryResult {
 
     /// Logs failures, notes and cuts.
     pub(in super::super) fn log(&self) {
-        self.failures.iter().for_each(|error| tracing::debug!(%error, "collector failed"));
+        self.failures.iter().for_each(|error| tracing::warn!(%error, "collector failed"));
         self.notes.iter().for_each(|note| tracing::info!(%note, "items skipped"));
         self.cuts.iter().for_each(|cut| tracing::warn!("{cut}"));
     }
@@ -273,12 +279,9 @@ fn unanswered(query_options: &QueryOptions, snapshot: &Snapshot) -> Vec<String> 
     let needed = |query: &Query| {
         query_options.collectors.iter().any(|collector| collector.row.queries.contains(query))
     };
-    let failure = |(query, outcome): (Query, Outcome)| match outcome {
-        Outcome::Ok | Outcome::Absent | Outcome::Empty => None,
-        outcome => {
-            let reason = in_parentheses(snapshot.reason(query).unwrap_or_default());
-            Some(format!("{}: {}{reason}", query.as_str_name(), outcome.as_str_name()))
-        }
+    let failure = |(query, outcome): (Query, Outcome)| {
+        let reason = in_parentheses(snapshot.reason(query).unwrap_or_default());
+        (!is_answered(outcome)).then(|| format!("{}: {}{reason}", query.as_str_name(), outcome.as_str_name()))
     };
     let reports = snapshot.reports().map(|(query, report)| (query, report.outcome));
     reports.filter(|(query, _)| needed(query)).filter_map(failure).collect()

@@ -185,16 +185,20 @@ struct Series {
 }
 
 impl Series {
-    /// Whether the sample is the first of its series.
-    fn is_new(&mut self, name: &str, sample: &Sample, out: &Exposition) -> bool {
+    /// Whether a series, or a histogram or summary, of this name and these labels comes for the first time.
+    fn is_new<'l>(
+        &mut self,
+        name: &str,
+        labels: impl Iterator<Item = &'l (String, String)>,
+        out: &Exposition,
+    ) -> bool {
         if out.kind(name).is_some() && self.seeded.insert(name.to_owned()) {
             for labels in out.sorted_labels(name) {
-                self.hashes.insert(self.hasher.hash_one((name, "", labels)));
+                self.hashes.insert(self.hasher.hash_one((name, labels)));
             }
         }
-        let labels =
-            written_labels(sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_bytes())));
-        self.hashes.insert(self.hasher.hash_one((name, sample.suffix, labels)))
+        let labels = written_labels(labels.map(|(name, value)| (name.as_str(), value.as_bytes())));
+        self.hashes.insert(self.hasher.hash_one((name, labels)))
     }
 }
 
@@ -225,46 +229,89 @@ fn sources<'f>(families: &'f [(&'f str, Parsed)]) -> HashMap<&'f str, Vec<&'f st
 }
 
 fn add(path: &str, family: &Parsed, kind: Kind, help: &str, series: &mut Series, out: &mut Exposition) {
-    let completed = if kind == Kind::Histogram { last_buckets(&family.samples) } else { Vec::new() };
-    let is_one_item = matches!(kind, Kind::Histogram | Kind::Summary);
+    let add_sample = |sample: &Sample, out: &mut Exposition| {
+        let labels = sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        out.add_sample(&family.name, sample.suffix, help, kind, labels, Value::Float(sample.value));
+    };
+    // As in node_exporter, this is not an error of the file: others may have the series first.
+    let skip = |sample: &Sample, out: &mut Exposition| {
+        let name = [&family.name, sample.suffix].concat();
+        let line = sample.line;
+        out.skip(|| {
+            format!("{path}: line {line}: a series of {name} that is there already; the line is left out")
+        });
+    };
     out.item();
-    for sample in family.samples.iter().chain(&completed) {
-        if !is_one_item {
+    let Some(own) = kind.own_label() else {
+        for sample in &family.samples {
             out.item();
+            if series.is_new(&family.name, sample.labels.iter(), out) {
+                add_sample(sample, out);
+            } else {
+                skip(sample, out);
+            }
         }
-        if !series.is_new(&family.name, sample, out) {
-            // As in node_exporter, this is not an error of the file: others may have the series first.
+        return;
+    };
+    // One item: a limit leaves no part of a histogram.
+    for metric in metrics(path, family, own, out) {
+        let labels = metric.first().into_iter().flat_map(|sample| without(sample, own));
+        if !series.is_new(&family.name, labels, out) {
+            metric.iter().for_each(|sample| skip(sample, out));
+            continue;
+        }
+        metric.iter().for_each(|sample| add_sample(sample, out));
+        if kind == Kind::Histogram
+            && let Some(bucket) = last_bucket(&metric)
+        {
+            add_sample(&bucket, out);
+        }
+    }
+}
+
+/// The labels of a sample's metric: all but the bucket's or quantile's own.
+fn without<'s>(sample: &'s Sample, own: &str) -> impl Iterator<Item = &'s (String, String)> {
+    sample.labels.iter().filter(move |(name, _)| name != own)
+}
+
+/// The samples of each histogram or summary of a family. Of two lines for the same series, such as the buckets `le="1"` and
+/// `le="1.0"`, the last one counts, as in node_exporter.
+fn metrics<'s>(path: &str, family: &'s Parsed, own: &str, out: &mut Exposition) -> Vec<Vec<&'s Sample>> {
+    let mut metrics: Vec<Vec<&Sample>> = Vec::new();
+    let mut by_labels: HashMap<Vec<&(String, String)>, usize> = HashMap::new();
+    let mut by_series: HashMap<(&Labels, &str), (usize, usize)> = HashMap::new();
+    for sample in &family.samples {
+        if let Some((metric, at)) = by_series.get(&(&sample.labels, sample.suffix)).copied() {
+            let first = std::mem::replace(&mut metrics[metric][at], sample);
             let name = [&family.name, sample.suffix].concat();
             out.skip(|| {
                 format!(
-                    "{path}: line {}: a series of {name} that is there already; the line is left out",
-                    sample.line
+                    "{path}: line {}: the series of {name} stands again in line {}; the line is left out",
+                    first.line, sample.line
                 )
             });
             continue;
         }
-        let labels = sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        out.add_sample(&family.name, sample.suffix, help, kind, labels, Value::Float(sample.value));
+        let metric = *by_labels.entry(without(sample, own).collect()).or_insert_with(|| {
+            metrics.push(Vec::new());
+            metrics.len() - 1
+        });
+        by_series.insert((&sample.labels, sample.suffix), (metric, metrics[metric].len()));
+        metrics[metric].push(sample);
     }
+    metrics
 }
 
-/// The buckets `+Inf` that a histogram's writer left out: each has the value of the count.
-fn last_buckets(samples: &[Sample]) -> Vec<Sample> {
-    let infinite =
-        |sample: &&Sample| sample.labels.iter().any(|(name, value)| name == "le" && value == "+Inf");
-    let without_bound = |sample: &Sample| -> Labels {
-        sample.labels.iter().filter(|(name, _)| name != "le").cloned().collect()
-    };
-    let complete: HashSet<_> = samples.iter().filter(infinite).map(without_bound).collect();
-    let counts = samples.iter().filter(|sample| sample.suffix == "_count");
-    counts
-        .filter(|count| !complete.contains(&count.labels))
-        .map(|count| {
-            let mut labels = count.labels.clone();
-            labels.push(("le".into(), "+Inf".into()));
-            Sample { suffix: "_bucket", labels, value: count.value, line: count.line }
-        })
-        .collect()
+/// The bucket `+Inf` of a histogram whose writer left it out: it has the value of the count.
+fn last_bucket(metric: &[&Sample]) -> Option<Sample> {
+    let is_infinite = |(name, value): &(String, String)| name == "le" && value == "+Inf";
+    if metric.iter().any(|sample| sample.labels.iter().any(is_infinite)) {
+        return None;
+    }
+    let count = metric.iter().find(|sample| sample.suffix == "_count")?;
+    let mut labels = count.labels.clone();
+    labels.push(("le".into(), "+Inf".into()));
+    Some(Sample { suffix: "_bucket", labels, value: count.value, line: count.line })
 }
 
 #[cfg(test)]
@@ -357,7 +404,11 @@ mod tests {
             ),
             (
                 &[("a", "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"1.0\"} 2\n")],
-                "a: line 3: a series of h_bucket that is there already; the line is left out",
+                "a: line 2: the series of h_bucket stands again in line 3; the line is left out",
+            ),
+            (
+                &[("a", "# TYPE h histogram\nh_count 1\n"), ("b", "# TYPE h histogram\nh_sum 2\n")],
+                "b: line 2: a series of h_sum that is there already; the line is left out",
             ),
         ] {
             assert_eq!(left_out(files), [reason]);
@@ -391,19 +442,67 @@ mod tests {
             text,
             "c_total{b=\"x\"} 1000\n\
              g -0.5\n\
-             h_bucket{le=\"+Inf\"} 8\n\
              h_bucket{le=\"1e+06\"} 5\n\
-             h_count 8\n\
+             h_bucket{le=\"+Inf\"} 8\n\
              h_sum 7\n\
+             h_count 8\n\
              i_bucket{le=\"1\"} 5\n\
              node_textfile_mtime_seconds{file=\"/d/a.prom\"} 5\n\
              node_textfile_scrape_error 0\n\
-             s_count 3\n\
-             s_sum 2\n\
              s{quantile=\"0.5\"} 1\n\
+             s_sum 2\n\
+             s_count 3\n\
              t{quantile=\"0.5\"} 1\n\
              u NaN\n"
         );
+    }
+
+    #[test]
+    fn buckets_and_quantiles_are_written_by_number_then_the_sum_and_the_count() {
+        let text = collect(&[(
+            "a",
+            "# TYPE h histogram\nh_count{x=\"b\"} 9\nh_bucket{x=\"a\",le=\"10\"} 3\nh_bucket{x=\"a\",le=\"+Inf\"} 5\n\
+             h_bucket{x=\"a\",le=\"2\"} 1\nh_bucket{x=\"a\",le=\"-1e+06\"} 0\nh_count{x=\"a\"} 5\nh_sum{x=\"a\"} 4\n\
+             # TYPE s summary\ns_count 5\ns{quantile=\"1\"} 9\ns{quantile=\"0.99\"} NaN\ns{quantile=\"1e-05\"} 0\ns_sum 4\n",
+        )]);
+        let expected = "h_bucket{x=\"a\",le=\"-1e+06\"} 0\nh_bucket{x=\"a\",le=\"2\"} 1\nh_bucket{x=\"a\",le=\"10\"} 3\n\
+             h_bucket{x=\"a\",le=\"+Inf\"} 5\nh_sum{x=\"a\"} 4\nh_count{x=\"a\"} 5\n\
+             h_bucket{x=\"b\",le=\"+Inf\"} 9\nh_count{x=\"b\"} 9\n";
+        assert!(text.starts_with(expected), "{text}");
+        let expected =
+            "s{quantile=\"1e-05\"} 0\ns{quantile=\"0.99\"} NaN\ns{quantile=\"1\"} 9\ns_sum 4\ns_count 5\n";
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn of_two_lines_for_one_bucket_or_quantile_the_last_one_counts() {
+        let text = collect(&[(
+            "a",
+            "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"1.0\"} 2\nh_sum 3\nh_sum 4\nh_count 5\nh_count 6\n\
+             # TYPE s summary\ns{quantile=\"0.5\"} 1\ns{quantile=\".50\"} 2\n",
+        )]);
+        let expected = "h_bucket{le=\"1\"} 2\nh_bucket{le=\"+Inf\"} 6\nh_sum 4\nh_count 6\n";
+        assert!(text.starts_with(expected) && text.ends_with("s{quantile=\"0.5\"} 2\n"), "{text}");
+        assert!(text.contains("node_textfile_scrape_error 0\n"), "{text}");
+    }
+
+    #[test]
+    fn a_histogram_that_two_files_have_is_the_first_ones() {
+        let one = "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_count 1\n";
+        let two = "# TYPE h histogram\nh_bucket{le=\"2\"} 7\nh_sum 7\nh_bucket{x=\"1\",le=\"2\"} 8\n";
+        let text = collect(&[("a", one), ("b", two)]);
+        let expected =
+            "h_bucket{le=\"1\"} 1\nh_bucket{le=\"+Inf\"} 1\nh_count 1\nh_bucket{x=\"1\",le=\"2\"} 8\nnode_";
+        assert!(text.starts_with(expected), "{text}");
+    }
+
+    #[test]
+    fn a_blank_help_text_is_none() {
+        let mut out = Exposition::new();
+        super::collect(&text_files(&[("a", "# HELP m \nm 1\n")]), &mut out);
+        assert_eq!(out.help("m"), Some("Read from a."));
+        let text = collect(&[("a", "# HELP m One.\nm{x=\"1\"} 1\n"), ("b", "# HELP m \nm{x=\"2\"} 2\n")]);
+        assert!(text.starts_with("m{x=\"1\"} 1\nm{x=\"2\"} 2\n"), "{text}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use self::mounts::{DeviceNumber, Mount, Tree};
 use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
 use crate::exposition::{Exposition, Family, Kind, Source, Value};
 use crate::go_regex::GoRegex;
-use crate::options::{Filter, Flag, FlagKind, Options, TypedFlag};
+use crate::options::{DurationRange, Filter, Flag, FlagKind, Options, TypedFlag};
 use crate::snapshot::{Content, Snapshot, StatFs};
 use crate::text;
 
@@ -69,7 +69,7 @@ const FLAGS: [Flag; 8] = [
     FS_TYPES_EXCLUDE.alias("collector.filesystem.ignored-fs-types"),
     Flag {
         name: "collector.filesystem.mount-timeout",
-        kind: FlagKind::Duration("5s"),
+        kind: FlagKind::Duration { default: "5s", range: DurationRange::ANY },
         help: "No effect: the broker has its own timeout for a mount that does not respond.",
     },
     Flag {

@@ -166,7 +166,7 @@ node_rapl_package_joules_total{index=\"10\",path=\"/sys/class/powercap/intel-rap
         let files = FILES.iter().map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(*bytes)));
         let snapshot = Snapshot::from_files(files.collect());
         let arguments = ["--path.sysfs=/host/./x/..//sys/".to_owned()];
-        let (options, _) = crate::cli::flags::parse(arguments).unwrap();
+        let options = crate::cli::flags::parse(arguments).unwrap();
         let mut out = Exposition::new();
         let rapl = Instance::new(&COLLECTOR, &options).unwrap();
         rapl.collect(&Context { snapshot: &snapshot, local: &local() }, &mut out).unwrap();

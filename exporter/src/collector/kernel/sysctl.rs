@@ -67,11 +67,11 @@ impl Sysctl {
 
 impl Collect for Sysctl {
     fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-        let numbers = self.numbers.iter().map(|asked| (asked, add_numbers as Add));
-        let texts = self.texts.iter().map(|asked| (asked, add_texts as Add));
-        let mut failed = None;
+        let numbers = self.numbers.iter().map(|asked| (INCLUDE.row.name, asked, add_numbers as Add));
+        let texts = self.texts.iter().map(|asked| (INCLUDE_INFO.row.name, asked, add_texts as Add));
+        let mut failed = Vec::new();
         let mut added = false;
-        for (asked, add) in numbers.chain(texts) {
+        for (flag, asked, add) in numbers.chain(texts) {
             out.item();
             let (name, keys) = match asked.split_once(':') {
                 Some((name, keys)) => (name, keys.split(',').collect()),
@@ -80,14 +80,16 @@ impl Collect for Sysctl {
             let result = read(context, name).and_then(|fields| add(name, &keys, &fields, out));
             added |= result.is_ok();
             if let Err(error) = result {
-                out.skip(|| format!("--{}[-info]={asked}: {error}", INCLUDE.row.name));
-                failed = failed.or(Some(error));
+                failed.push((flag, asked, error));
             }
         }
-        match failed {
-            Some(error) if !added => Err(error),
-            _ => Ok(()),
+        let mut failed = failed.into_iter();
+        // Without any parameter the collector fails. Its error is the first one, which is reported once.
+        let error = if added { None } else { failed.next() };
+        for (flag, asked, error) in failed {
+            out.skip(|| format!("--{flag}={asked}: {error}"));
         }
+        error.map_or(Ok(()), |(.., error)| Err(error))
     }
 
     fn wants(&self, query: Query) -> bool {
@@ -384,6 +386,16 @@ mod tests {
         let added = collect_snapshot(&COLLECTOR, &snapshot, &flags, &local());
         assert_eq!(added.unwrap(), "node_sysctl_vm_swappiness 60\n");
         assert_eq!(skipped_of(&COLLECTOR, &snapshot, &flags), 2);
+        // Without any the collector fails with the first, and only the others are reported besides.
+        for (flags, skipped) in [(vec![flags[0], flags[2]], 1), (vec![flags[0]], 0)] {
+            let mut out = Exposition::new();
+            out.begin(usize::MAX);
+            let context = Context { snapshot: &snapshot, local: &local() };
+            let error = instance(&COLLECTOR, &flags).collect(&context, &mut out).unwrap_err();
+            assert_eq!(error.to_string(), "proc/sys/fs/file-nr: errno 13");
+            let counters = out.end();
+            assert_eq!((counters.skipped, counters.skipped_items.len()), (skipped, skipped));
+        }
     }
 
     #[test]

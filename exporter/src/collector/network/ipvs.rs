@@ -9,7 +9,7 @@ use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
 use crate::exposition::{Exposition, Family, Kind, Source};
-use crate::options::{FlagError, Options, TypedFlag};
+use crate::options::{Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -23,7 +23,7 @@ pub const COLLECTOR: Collector = Collector {
     new: |options| Ok(Box::new(Ipvs::new(options)?)),
 };
 
-const BACKEND_LABELS: TypedFlag<String> = TypedFlag::text(
+pub const BACKEND_LABELS: TypedFlag<String> = TypedFlag::text(
     "collector.ipvs.backend-labels",
     "local_address,local_port,remote_address,remote_port,proto,local_mark",
     "Labels of backends, separated by commas. Backends with the same labels are summed.",
@@ -66,7 +66,7 @@ const TOTALS: [&Family; 5] = [&CONNECTIONS, &PACKETS_IN, &PACKETS_OUT, &BYTES_IN
 /// The last columns of a server's line, in the order of [`Sums`].
 const COLUMNS: [&Family; 3] = [&WEIGHT, &ACTIVE, &INACTIVE];
 /// The labels of a server, in the order of [`Labels`].
-const LABELS: [&str; 6] =
+pub const LABELS: [&str; 6] =
     ["local_address", "local_port", "remote_address", "remote_port", "proto", "local_mark"];
 
 type Labels = [Vec<u8>; LABELS.len()];
@@ -82,9 +82,8 @@ struct Ipvs {
 impl Ipvs {
     fn new(options: &Options) -> Result<Self, SetupError> {
         let flag = BACKEND_LABELS.get(options);
-        let invalid =
-            |reason| FlagError::Invalid { flag: BACKEND_LABELS.row.name, value: flag.clone(), reason };
-        Ok(Self { kept: kept_labels(&flag).map_err(invalid)? })
+        let refuse = |reason| options.refuse(BACKEND_LABELS.row.name, &flag, reason);
+        Ok(Self { kept: kept_labels(&flag).map_err(refuse)? })
     }
 }
 

@@ -47,7 +47,7 @@ const CONFIG: TypedFlag<String> = TypedFlag::text(
 const MAX: TypedFlag<u64> = TypedFlag::number(
     "collector.processgroups.max-groups",
     100,
-    "Maximum number of groups. Other processes are in the group other.",
+    "Maximum number of groups, at least 1. Other processes are in the group other.",
 );
 
 const STAT: &str = "proc/stat";
@@ -153,6 +153,10 @@ impl ProcessGroups {
     /// Reads the flags and the file that they may name; the error says what to do about it.
     fn new(options: &Options) -> Result<Self, SetupError> {
         let most = usize::try_from(MAX.get(options)).unwrap_or(usize::MAX);
+        if most == 0 {
+            // Not "no limit", as elsewhere: the counters of groups whose processes ended are kept.
+            return Err(options.refuse(MAX.row.name, "0", "use at least 1: groups need a limit").into());
+        }
         Ok(Self { rules: Rules::new(options)?, most, totals: Mutex::default() })
     }
 }
@@ -422,6 +426,19 @@ mod tests {
         snapshot.set_report(Query::Processes, report(Outcome::NotPermitted));
         let error = collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap_err();
         assert_eq!(error.to_string(), "query PROCESSES: NOT_PERMITTED");
+    }
+
+    #[test]
+    fn a_limit_of_no_groups_is_refused() {
+        let new = |value: &str| {
+            let options = crate::cli::flags::parse([format!("--{}={value}", MAX.row.name)]).unwrap();
+            ProcessGroups::new(&options).map(|groups| groups.most).map_err(|error| error.to_string())
+        };
+        assert_eq!(new("1"), Ok(1));
+        assert_eq!(
+            new("0").unwrap_err(),
+            "--collector.processgroups.max-groups=\"0\": use at least 1: groups need a limit"
+        );
     }
 
     #[test]

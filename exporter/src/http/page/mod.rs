@@ -5,7 +5,7 @@
 //! by the template and cut, and the content security policy forbids scripts.
 
 mod broker_status;
-mod format;
+pub(crate) mod format;
 mod plot;
 mod sections;
 mod unavailable;

@@ -1,8 +1,8 @@
 //! `--web.config.file`: TLS, users, headers and a rate limit, in the shape of Prometheus' exporter-toolkit.
 //!
-//! The file and the certificates that it names are read again for every connection and request, and parsed again if
-//! they changed, so that rotated certificates need no restart. While the file is invalid every request is refused; an
-//! older version of it is never used.
+//! The file is read again for every request, and for every connection with TLS, as are the certificates that it names. They
+//! are parsed again if they changed, so that rotated certificates need no restart. While the file is invalid every request
+//! is answered with 500, and TLS handshakes are refused; an older version of the file is never used.
 
 mod auth;
 mod file;
@@ -79,7 +79,7 @@ struct CurrentTlsConfig {
 impl std::fmt::Debug for WebConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Everything else is secret.
-        f.debug_struct("Guard").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("WebConfig").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -147,8 +147,11 @@ impl WebConfig {
         self.is_tls
     }
 
-    /// The TLS configuration for the next connection; none for plain HTTP. Logs an error.
+    /// The TLS configuration for the next connection; none for plain HTTP, where each request reads the file. Logs an error.
     pub(super) fn tls_config(&self) -> Result<Option<Arc<ServerConfig>>, String> {
+        if !self.is_tls {
+            return Ok(None);
+        }
         let result = self.current_tls_config();
         self.log_change(result.as_ref().err());
         result
@@ -156,7 +159,12 @@ impl WebConfig {
 
     /// Responds to a request if it is allowed, and adds the configured headers.
     pub(super) async fn respond<B>(&self, app: &App, request: &Request<B>) -> HttpResponse {
-        let Ok(config) = self.config().inspect_err(|error| self.log_change(Some(error))) else {
+        let config = self.current_config();
+        // With TLS, a valid file may name certificates that are not: the next connection finds out.
+        if config.is_err() || !self.is_tls {
+            self.log_change(config.as_ref().err());
+        }
+        let Ok(config) = config else {
             return routes::text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
         };
         let mut response = match self.refusal(&config, request).await {
@@ -223,13 +231,18 @@ impl WebConfig {
         parsed.insert(ParsedFile { bytes, config }).config.clone()
     }
 
-    fn current_tls_config(&self) -> Result<Option<Arc<ServerConfig>>, String> {
+    /// The same; an error if the file turns TLS on or off, which would need a restart.
+    fn current_config(&self) -> Result<Arc<Config>, String> {
         let config = self.config()?;
-        let tls = match (&config.tls, self.is_tls) {
-            (None, false) => return Ok(None),
-            (Some(tls), true) => tls,
-            _ => return Err("tls_server_config: turning TLS on or off needs a restart".into()),
-        };
+        if config.tls.is_some() != self.is_tls {
+            return Err("tls_server_config: turning TLS on or off needs a restart".into());
+        }
+        Ok(config)
+    }
+
+    fn current_tls_config(&self) -> Result<Option<Arc<ServerConfig>>, String> {
+        let config = self.current_config()?;
+        let Some(tls) = &config.tls else { return Ok(None) };
         let material = Material::read(tls, read)?;
         let mut acceptor = lock(&self.acceptor);
         let same = |known: &&CurrentTlsConfig| {
@@ -260,7 +273,11 @@ impl WebConfig {
         }
         match error {
             Some(error) => {
-                tracing::error!(%error, file = %self.path.display(), "--web.config.file is invalid: every request is refused");
+                tracing::error!(
+                    %error,
+                    file = %self.path.display(),
+                    "--web.config.file is invalid: every request is refused until it is corrected"
+                );
             }
             None => tracing::info!(file = %self.path.display(), "--web.config.file is valid again"),
         }

@@ -81,9 +81,10 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
     }
     let mut found = vec![PathBuf::from(if pattern.starts_with('/') { "/" } else { "" })];
     for component in pattern.split('/').filter(|component| !component.is_empty()) {
-        found = match is_glob(component.as_bytes()) {
-            false => found.into_iter().map(|dir| dir.join(component)).filter(|dir| dir.exists()).collect(),
-            true => found.into_iter().flat_map(|dir| matching(&dir, component)).take(ENTRIES).collect(),
+        found = if is_glob(component.as_bytes()) {
+            found.into_iter().flat_map(|dir| matching(&dir, component)).take(ENTRIES).collect()
+        } else {
+            found.into_iter().map(|dir| dir.join(component)).filter(|dir| dir.exists()).collect()
         };
     }
     if found.is_empty() { literal() } else { found }

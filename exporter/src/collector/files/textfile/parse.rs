@@ -67,12 +67,12 @@ impl From<String> for Fault {
 /// Reads a file.
 pub(super) fn parse(text: &[u8]) -> Result<File, ParseError> {
     let Some(text) = text.strip_suffix(b"\n") else {
-        let count = text.split(|byte| *byte == b'\n').count();
-        return match text.is_empty() {
-            true => Ok(File::default()),
-            // A file that is still being written must not pass for a whole one.
-            false => Err(ParseError { line: count, reason: "the file ends within a line".into() }),
-        };
+        if text.is_empty() {
+            return Ok(File::default());
+        }
+        // A file that is still being written must not pass for a whole one.
+        let line = text.split(|byte| *byte == b'\n').count();
+        return Err(ParseError { line, reason: "the file ends within a line".into() });
     };
     let mut families = Families::default();
     let mut left_out = Vec::new();
@@ -123,10 +123,10 @@ impl Families {
         if metric_name(name) != (name, "") {
             return Err(format!("{name:?} is no metric name"));
         }
+        let rest = skip_blanks(rest);
         if rest.is_empty() {
             return Ok(());
         }
-        let rest = skip_blanks(rest);
         let family = self.family(name);
         match keyword {
             "HELP" if family.help.is_some() => return Err(format!("a second HELP for {name}")),
@@ -359,9 +359,12 @@ fn kind(text: &str) -> Result<Kind, String> {
     })
 }
 
-/// A number as Go's strconv reads it in this format; what does not fit is none.
+/// A number as Go's strconv reads it in this format; what does not fit is none, and so is NaN with a sign.
 fn float(text: &str) -> Option<f64> {
     let value: f64 = text.parse().ok()?;
+    if value.is_nan() && text.starts_with(['+', '-']) {
+        return None;
+    }
     let says_infinity = text.contains(['i', 'I']);
     (value.is_finite() || value.is_nan() || says_infinity).then_some(value)
 }
@@ -410,6 +413,12 @@ mod tests {
     }
 
     #[test]
+    fn a_help_text_or_a_type_that_is_blank_is_none() {
+        let parsed = families(b"# HELP a \n# TYPE a \t\n# HELP a Later.\n# TYPE a gauge\na 1\n");
+        assert_eq!((parsed[0].kind, parsed[0].help.as_deref()), (Some(Kind::Gauge), Some("Later.")));
+    }
+
+    #[test]
     fn escapes_are_undone_and_unknown_ones_refused() {
         let parsed = families(b"# HELP a b\\\\c\\nd \"e\"\na{x=\"1\\\\2\\n3\\\"4}{,\"} 1\n");
         assert_eq!(parsed[0].help.as_deref(), Some("b\\c\nd \"e\""));
@@ -438,6 +447,9 @@ mod tests {
             ("a\n", "line 1: \"\" is no value"),
             ("a 1_0\n", "line 1: \"1_0\" is no value"),
             ("a 1e999\n", "line 1: \"1e999\" is no value"),
+            ("a -nan\n", "line 1: \"-nan\" is no value"),
+            ("a +NaN\n", "line 1: \"+NaN\" is no value"),
+            ("# TYPE s summary\ns{quantile=\"-NaN\"} 1\n", "line 2: quantile=\"-NaN\" is no number"),
             ("1a 1\n", "line 1: a metric name must begin here"),
             ("a-b 1\n", "line 1: \"-b\" is no value"),
             ("a{x=1} 1\n", "line 1: no =\" after label x"),

@@ -60,19 +60,11 @@ const GUEST_SECONDS: Family = Family {
     ..SECONDS
 };
 
-/// The columns of a CPU's line.
-const COLUMNS: &[(&[u8], &Family)] = &[
-    (b"user", &SECONDS),
-    (b"nice", &SECONDS),
-    (b"system", &SECONDS),
-    (b"idle", &SECONDS),
-    (b"iowait", &SECONDS),
-    (b"irq", &SECONDS),
-    (b"softirq", &SECONDS),
-    (b"steal", &SECONDS),
-    (b"user", &GUEST_SECONDS),
-    (b"nice", &GUEST_SECONDS),
-];
+/// The first columns of a CPU's line.
+const MODES: [&[u8]; 8] = [b"user", b"nice", b"system", b"idle", b"iowait", b"irq", b"softirq", b"steal"];
+
+/// The columns after them: what the columns of these modes contain for guests.
+const GUEST_MODES: [&[u8]; 2] = [b"user", b"nice"];
 
 /// The ticks of a second in what the kernel shows to user space (USER_HZ), on every architecture that this is built for.
 const TICKS: f64 = 100.0;
@@ -147,15 +139,15 @@ fn times(
     out: &mut Exposition,
     mut rest: impl FnMut(&[u8], &mut Exposition),
 ) -> Result<(), CollectError> {
+    let guest_modes = if guests { &GUEST_MODES[..] } else { &[] };
+    let columns = (MODES.iter().map(|mode| (mode, &SECONDS)))
+        .chain(guest_modes.iter().map(|mode| (mode, &GUEST_SECONDS)));
     let mut any = false;
     for line in text::lines(context.require(PATH)?) {
         let mut fields = text::fields(line);
         let Some(cpu) = fields.next().and_then(text::cpu_number) else { continue };
         out.item();
-        for ((mode, family), ticks) in COLUMNS.iter().zip(fields) {
-            if family.name == GUEST_SECONDS.name && !guests {
-                continue;
-            }
+        for ((mode, family), ticks) in columns.clone().zip(fields) {
             match text::unsigned(ticks) {
                 Some(ticks) => out.add(family, &[cpu, mode], ticks as f64 / TICKS),
                 None => out.skip(|| format!("{PATH}: {}", line.escape_ascii())),

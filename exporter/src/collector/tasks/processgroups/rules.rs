@@ -13,7 +13,7 @@ use serde::de::IgnoredAny;
 use super::{CONFIG, NAME};
 use crate::collector::SetupError;
 use crate::go_regex::GoRegex;
-use crate::options::{FlagError, Options};
+use crate::options::Options;
 use crate::text::{self, ProcessStat};
 
 /// The group of the kernel's own threads, where no rules are given.
@@ -51,10 +51,8 @@ impl Rules {
         let path = CONFIG.get(options);
         if path.is_empty() {
             let rules = NAME.get(options).into_iter().map(|text| {
-                Rule::parse_flag(&text).map_err(|error| FlagError::Invalid {
-                    flag: NAME.row.name,
-                    value: text,
-                    reason: format!("{error}; use NAME=REGEXP"),
+                Rule::parse_flag(&text).map_err(|error| {
+                    options.refuse(NAME.row.name, &text, format!("{error}; use NAME=REGEXP"))
                 })
             });
             return Ok(Self(rules.collect::<Result<_, _>>()?));
