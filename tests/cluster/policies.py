@@ -8,9 +8,10 @@ as a cluster admin who may impersonate; the namespaces keyhole and keyhole-moved
 """
 import argparse
 import contextlib
+import os
 import pathlib
 import re
-import shlex
+import subprocess
 import sys
 import tempfile
 import threading
@@ -25,7 +26,7 @@ sys.path.insert(0, str(HERE.parent / "deploy"))
 import kustomize  # noqa: E402
 import mutations  # noqa: E402
 from api import Cluster, Refused, wait_for  # noqa: E402
-from attempts import FORBIDDEN, POD_SECURITY, RESTRICTED, Try  # noqa: E402
+from attempts import FORBIDDEN, POD_SECURITY, RESTRICTED, Try, adoption_takes_less  # noqa: E402
 from control_plane import control_plane  # noqa: E402
 from world import CONTROLLER, DAEMON_SETS, NAMESPACE, PODS, Nodes, foreign_pod, grant, quietly, with_claim, workload  # noqa: E402
 
@@ -47,7 +48,7 @@ class Results:
     def check(self, title, action, *arguments):
         try:
             result = action(*arguments)
-        except (AssertionError, Refused, KeyError, IndexError, StopIteration, TypeError, OSError) as error:
+        except (AssertionError, Refused, LookupError, TypeError, OSError, subprocess.SubprocessError) as error:
             self.failed += 1
             print(f"FAILED {title}: {type(error).__name__}: {error}", flush=True)
             if not isinstance(error, (AssertionError, Refused)):
@@ -283,10 +284,10 @@ def wins_the_race(cluster, site, make):
 def foreign_pods_are_found(cluster, kubectl_line):
     """The README's check lists a foreign pod, and none of Keyhole's."""
     admin = cluster.client()
-    assert kubectl_line(cluster).split() == []
+    assert kubectl_line(cluster) == ""
     admin.create(PODS, foreign_pod())
     try:
-        assert kubectl_line(cluster).split() == ["foreign"], kubectl_line(cluster)
+        assert kubectl_line(cluster).split() == ["foreign", "<none>"], kubectl_line(cluster)
     finally:
         admin.delete(f"{PODS}/foreign")
         wait_for("the foreign pod is gone", lambda: not admin.exists(f"{PODS}/foreign"))
@@ -362,6 +363,8 @@ def new_node(cluster):
 def orphan_and_reinstall(cluster, site):
     """The DaemonSet is deleted without its pods, and applied again: it adopts them."""
     admin = cluster.client()
+    site.apply()
+    ready(admin)
     names = {each["metadata"]["name"] for each in admin.get(PODS)["items"]}
     admin.delete(f"{DAEMON_SETS}/keyhole", propagationPolicy="Orphan")
     wait_for("the DaemonSet is deleted", lambda: not admin.exists(f"{DAEMON_SETS}/keyhole"))
@@ -460,8 +463,13 @@ LEGITIMATE_OF_THE_SHAPE = [
 def foreign_pods(cluster):
     """What the README has people run after an installation: the pods of the namespace that are not Keyhole's."""
     text = (kustomize.KUBERNETES / "README.md").read_text()
-    (line,) = re.findall(r"^\$ kubectl (.*--field-selector.*|.*jsonpath.*foreign.*)$", text, re.MULTILINE) or [None]
-    return cluster.kubectl(*shlex.split(line)).stdout
+    lines = re.findall(r"^ *\$ (uid=.*)\n *\$ (kubectl .*ownerReferences.*)$", text, re.MULTILINE)
+    ((uid, pods),) = lines
+    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig),
+                   "PATH": f"{pathlib.Path(cluster.program).resolve().parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", f"{uid} && {pods}"], env=environment, capture_output=True, text=True, timeout=60)
+    assert not done.stderr, done.stderr
+    return done.stdout
 
 
 def moved(namespace):
@@ -541,7 +549,7 @@ def uninstalled(cluster, site):
         site.install()
         ready(admin)
         site.remove()
-        for path in (POLICIES, POLICIES + "bindings", "/api/v1/persistentvolumes", "/api/v1/namespaces"):
+        for path in (POLICIES, POLICIES.replace("policies", "policybindings"), "/api/v1/persistentvolumes", "/api/v1/namespaces"):
             left = [each["metadata"]["name"] for each in admin.get(path)["items"]
                     if each["metadata"]["name"].startswith("keyhole")]
             assert not left, (path, left)
@@ -574,6 +582,8 @@ def restricted(results, cluster, directory):
     grant_when_the_namespace_exists(cluster)
     refusals = results.check("restricted-pv: nobody wins the race at installation", wins_the_race, cluster, site, claiming_pod)
     print(f"{refusals} attempts of the race were refused", flush=True)
+    grant(admin)
+    results.check("adoption takes less time than it is given", adoption_takes_less, admin)
     results.check("restricted-pv: the check for foreign pods finds one", foreign_pods_are_found, cluster, foreign_pods)
     for row in RESTRICTED:
         results.check(f"restricted-pv: {row[0]} is refused", refused, cluster, row)
@@ -594,6 +604,7 @@ def hostpath(results, cluster, directory):
     grant_when_the_namespace_exists(cluster)
     refusals = results.check("privileged-hostpath: nobody wins the race at installation", wins_the_race, cluster, site, host_pod)
     print(f"{refusals} attempts of the race were refused", flush=True)
+    grant(cluster.client())
     pod = kustomize.pod_of(site.things)
     for row in mutations.SHAPE:
         if "later" not in row[0] and row[1] != "no-ephemeral-containers":
@@ -614,7 +625,9 @@ def grant_when_the_namespace_exists(cluster):
     quietly(admin.create, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", {
         "metadata": {"name": "keyhole-test-pod-maker"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "keyhole-test-pod-maker"},
-        "subjects": [{"kind": "User", "name": "pod-maker"}]})
+        "subjects": [{"kind": "User", "name": "pod-maker"},
+                     {"kind": "ServiceAccount", "name": "default", "namespace": NAMESPACE},
+                     {"kind": "ServiceAccount", "name": "replicaset-controller", "namespace": "kube-system"}]})
 
 
 def places(results, cluster, directory):

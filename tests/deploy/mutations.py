@@ -119,6 +119,11 @@ def without(container, name, key):
     return lambda case: mount(container(case), name).pop(key)
 
 
+def writable(container, name):
+    """The API server takes no recursiveReadOnly without readOnly."""
+    return lambda case: [mount(container(case), name).pop(key) for key in ("readOnly", "recursiveReadOnly")]
+
+
 def changed_mount(container, name, **fields):
     return lambda case: mount(container(case), name).update(fields)
 
@@ -159,7 +164,8 @@ def a_program_over(container, path):
 
 CLAIMS = [
     ("a volume of kind ephemeral", "no-ephemeral-volumes",
-     add_volume(name="more", ephemeral={"volumeClaimTemplate": {"spec": {}}})),
+     add_volume(name="more", ephemeral={"volumeClaimTemplate": {"spec": {
+         "accessModes": ["ReadOnlyMany"], "resources": {"requests": {"storage": "1Mi"}}}}})),
     ("a user makes the pod, its owner forged", "daemonset-only", by_a_user_with_a_forged_owner),
     ("another DaemonSet's pod", "daemonset-only", of_another_daemonset),
     ("a pod without an owner", "daemonset-only", orphan),
@@ -177,7 +183,7 @@ CLAIMS = [
     ("a claim once more, by another volume's name, in the exporter", "broker-only",
      lambda case: (add_volume(name="p", persistentVolumeClaim={"claimName": "keyhole-proc", "readOnly": True})(case),
                    add_mount(exporter, name="p", mountPath="/p", readOnly=True, recursiveReadOnly="Enabled")(case))),
-    ("a mount that is not readOnly", "recursively-read-only", without(broker, "proc", "readOnly")),
+    ("a mount that is not readOnly", "recursively-read-only", writable(broker, "proc")),
     ("a mount that is read-only at its top alone", "recursively-read-only", without(broker, "sys", "recursiveReadOnly")),
     ("a mount that is recursively read-only if possible", "recursively-read-only",
      changed_mount(broker, "sys", recursiveReadOnly="IfPossible")),
@@ -206,7 +212,7 @@ CLAIMS_WITH_TEXTFILE = [
     ("another container mounts the textfiles", "exporter-only",
      lambda case: case["pod"]["spec"]["containers"].append(
          {"name": "more", "image": "busybox", "volumeMounts": [dict(mount(exporter(case), "textfile"))]})),
-    ("textfiles mounted for writing", "recursively-read-only", without(exporter, "textfile", "readOnly")),
+    ("textfiles mounted for writing", "recursively-read-only", writable(exporter, "textfile")),
     ("textfiles' claim held for writing", "claims-read-only",
      lambda case: volume(case, "textfile")["persistentVolumeClaim"].pop("readOnly")),
     ("a user makes a pod with the textfiles alone", "daemonset-only",
@@ -302,7 +308,7 @@ SHAPE = [
     ("the host's /etc by the name sys", "host-paths", host_path("sys", "/etc")),
     ("/proc by a name of its own", "host-paths", add_volume(name="p", hostPath={"path": "/proc"})),
     ("the exporter mounts /proc", "broker-only", swap_mounts_into_the_exporter),
-    ("a /proc that can be written", "recursively-read-only", without(broker, "proc", "readOnly")),
+    ("a /proc that can be written", "recursively-read-only", writable(broker, "proc")),
     ("a /sys whose cgroups can be written", "recursively-read-only", without(broker, "sys", "recursiveReadOnly")),
     ("a part of /proc", "mounts", changed_mount(broker, "proc", subPath="1/root")),
     ("a part of /proc by an expression", "mounts", changed_mount(broker, "proc", subPathExpr="1/root")),
@@ -318,5 +324,5 @@ SHAPE_WITH_TEXTFILE = [
     ("the broker mounts the textfiles", "broker-only",
      lambda case: broker(case)["volumeMounts"].append(dict(mount(exporter(case), "textfile")))),
     ("textfiles from elsewhere", "host-paths", host_path("textfile", "/var/lib")),
-    ("textfiles mounted for writing", "recursively-read-only", without(exporter, "textfile", "readOnly")),
+    ("textfiles mounted for writing", "recursively-read-only", writable(exporter, "textfile")),
 ]
