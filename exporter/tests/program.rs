@@ -84,9 +84,7 @@ fn a_replay_has_the_limits_of_a_scrape_and_reports_them_in_the_same_way() {
     let replay = |more: &[&str]| {
         let base = ["--collector.disable-defaults", "--collector.loadavg"];
         let output = exporter(&[&base[..], more, &["replay", &tree]].concat());
-        let log = String::from_utf8_lossy(&output.stderr);
-        let expected = if log.contains("collector failed") { 3 } else { 0 };
-        assert_eq!(output.status.code(), Some(expected), "{output:?}");
+        assert!(output.status.success(), "{output:?}");
         (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
     };
     const DROPPED: &str = "\nkeyhole_collector_series_dropped_total{collector=\"loadavg\"} ";
@@ -200,7 +198,7 @@ fn a_replayed_tree_may_have_any_links_and_is_not_left_by_them() {
     let output = exporter(&arguments);
     let text = String::from_utf8_lossy(&output.stdout);
     // What leads out of the tree, or in circles, is not read.
-    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     assert!(text.contains("node_load1 0.5\n"), "{text}");
     assert_eq!(samples(&text, |line| line.starts_with("node_hwmon_temp_celsius{")).len(), 2, "{text}");

@@ -288,13 +288,12 @@ async fn the_same_failure_has_the_same_exit_status_in_every_command() {
     for (outcome, query, capture) in [
         (Absent, 0, 0),
         (Empty, 0, 0),
-        (Denied, 3, 3),
+        (Denied, 3, 0),
         (TimedOut, 3, 3),
         (Stuck, 3, 3),
         (Truncated, 3, 3),
-        (ContainerView, 3, 3),
+        (ContainerView, 3, 0),
         (Failed, 3, 3),
-        // A capture asks for all that the broker's flags permit.
         (NotPermitted, 3, 0),
     ] {
         let fixture = Fixture::new(Script { outcomes: vec![(Query::Tcp, outcome)], ..Script::default() });
@@ -497,7 +496,7 @@ async fn a_capture_prints_its_steps_and_what_is_missing() {
     let fixture = Fixture::new(script);
     let out = fixture.path("out").display().to_string();
     let ended = fixture.run(&["capture", &out]).await;
-    assert_eq!(ended.status, Some(3));
+    assert_eq!(ended.status, Some(0), "the broker may never read it: {}", ended.err);
     assert!(ended.out.contains("permission denied by the kernel: QUERY_SLABINFO\n"), "{}", ended.out);
     let summary =
         format!("{out}: 1 file of the host (1 KiB), 0 symbolic links, and 4 index files in keyhole/\n");

@@ -265,7 +265,7 @@ fn a_start_that_fails_says_what_to_do_in_one_line() {
     }
     let mut long = environment.command("keyhole-broker", BROKER_UID);
     long.arg(format!("--socket.path=/{}", "x".repeat(107)));
-    let line = start_error(long);
+    let line = usage_error(long);
     assert!(line.contains("--socket.path=") && line.contains("107 at most: use a shorter one"), "{line}");
     if is_root() {
         let line = start_error(environment.broker_command(&["--socket.group=0"]));

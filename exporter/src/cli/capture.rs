@@ -43,8 +43,10 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
     })?;
     drop(progress);
     print(&summary(&snapshot, written, dir))?;
-    // What the broker's flags do not permit was not asked for, but is listed.
-    let is_missing = |outcome| !is_answered(outcome) && outcome != Outcome::NotPermitted;
+    // What this broker may never read is listed, and no failure: a capture always asks for everything.
+    let is_beyond_reach =
+        |outcome| matches!(outcome, Outcome::NotPermitted | Outcome::Denied | Outcome::ContainerView);
+    let is_missing = |outcome| !is_answered(outcome) && !is_beyond_reach(outcome);
     let is_partial = snapshot.reports().any(|(_, report)| is_missing(report.outcome));
     if is_partial { Err(Failure::Partial) } else { Ok(()) }
 }
