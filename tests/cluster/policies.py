@@ -23,6 +23,7 @@ import yaml
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "deploy"))
 
+import admission  # noqa: E402
 import kustomize  # noqa: E402
 import mutations  # noqa: E402
 from api import Cluster, Refused, wait_for  # noqa: E402
@@ -172,33 +173,42 @@ def refused(cluster, row):
     raise AssertionError("let through")
 
 
-def as_user(case, daemon_set_uid):
-    """The real request of a mutation's case, or none if only an evaluator can make it."""
-    pod = case["pod"]
-    for owner in pod["metadata"].get("ownerReferences", []):
-        owner["uid"] = daemon_set_uid
-    return pod
+# The API server makes a field of the annotation before it asks the policies.
+ALSO = {"AppArmor off by annotation": "privileges"}
 
 
-def mutated_pod(cluster, pod, row):
+def said(error, rules, title):
+    """The API server names one of the rules that refuse; which of several is its choice."""
+    named = re.search(r"denied request: ([a-z-]+):", error.message)
+    if named:
+        assert named[1] in [*rules, ALSO.get(title)], f"{title}: {named[1]} is none of {rules}"
+    else:
+        assert POD_SECURITY in error.message, str(error)
+
+
+def mutated_pod(cluster, policy, pod, row):
     """A pod that is one change away from the good one, on the account of the DaemonSet controller."""
     title, rule, change = row
     case = mutations.create(pod)
     change(case)
+    rules, errors, _ = policy.review(case["request"], case["pod"], case["old"])
+    assert rule in rules and not errors, (rules, errors)
     user = case["request"]["userInfo"]["username"]
     if user == "alice":
         user = "pod-maker"
     client = cluster.client(user, ("system:serviceaccounts", "system:authenticated"))
     uid = cluster.client().get(f"{DAEMON_SETS}/keyhole")["metadata"]["uid"]
+    for owner in case["pod"]["metadata"].get("ownerReferences", []):
+        owner["uid"] = uid
     try:
-        client.create(PODS, as_user(case, uid), dryRun="All")
+        client.create(PODS, case["pod"], dryRun="All")
     except Refused as error:
-        assert f"{rule}:" in error.message or POD_SECURITY in error.message, f"{rule} is not in: {error}"
+        said(error, rules, title)
         return
     raise AssertionError("let through")
 
 
-def mutated_template(cluster, row):
+def mutated_template(cluster, policy, row):
     """The same change in the DaemonSet's template, by one who may change it: refused as it is applied."""
     title, rule, change = row
     thing = cluster.client().get(f"{DAEMON_SETS}/keyhole")
@@ -207,11 +217,15 @@ def mutated_template(cluster, row):
     change(case)
     template["metadata"], template["spec"] = case["pod"]["metadata"], case["pod"]["spec"]
     template["metadata"].pop("ownerReferences", None)
+    request = {"operation": "UPDATE", "resource": {"group": "apps", "version": "v1", "resource": "daemonsets"},
+               "namespace": NAMESPACE, "userInfo": {"username": "host-granter"}}
+    rules, errors, _ = policy.review(request, thing, thing)
+    assert rule in rules and not errors, (rules, errors)
     try:
         cluster.client("host-granter", ("system:authenticated",)).replace(
             f"{DAEMON_SETS}/keyhole", thing, dryRun="All")
     except Refused as error:
-        assert f"{rule}:" in error.message, f"{rule} is not in: {error}"
+        said(error, rules, title)
         return
     raise AssertionError("let through")
 
@@ -355,8 +369,9 @@ def new_node(cluster):
     with Nodes(cluster, ["node-3"]):
         ready(cluster.client(), nodes=len(NODES) + 1)
         cluster.client().delete("/api/v1/nodes/node-3")
+        # The garbage collector of pods gives a node a minute to come back.
         wait_for("the node's pod is gone", lambda: all(
-            each["spec"].get("nodeName") != "node-3" for each in cluster.client().get(PODS)["items"]))
+            each["spec"].get("nodeName") != "node-3" for each in cluster.client().get(PODS)["items"]), 180)
     ready(cluster.client())
 
 
@@ -576,6 +591,10 @@ def everything_applied(results, cluster, directory):
         results.check(f"{overlay}: the rest is removed", base.remove)
 
 
+def policy_of(site, name):
+    return admission.Policy(kustomize.one(site.things, "ValidatingAdmissionPolicy", name))
+
+
 def restricted(results, cluster, directory):
     admin = cluster.client()
     site = Site(cluster, directory, "restricted-pv")
@@ -587,10 +606,10 @@ def restricted(results, cluster, directory):
     results.check("restricted-pv: the check for foreign pods finds one", foreign_pods_are_found, cluster, foreign_pods)
     for row in RESTRICTED:
         results.check(f"restricted-pv: {row[0]} is refused", refused, cluster, row)
-    pod = kustomize.pod_of(site.things)
+    pod, policy = kustomize.pod_of(site.things), policy_of(site, "keyhole-claims")
     for row in mutations.CLAIMS:
         if row[1] != "no-image-change" and "later" not in row[0] and row[1] != "no-ephemeral-containers":
-            results.check(f"restricted-pv: {row[0]} is refused", mutated_pod, cluster, pod, row)
+            results.check(f"restricted-pv: {row[0]} is refused", mutated_pod, cluster, policy, pod, row)
     for action in LEGITIMATE:
         results.check(f"restricted-pv: {action.__name__} is let through", action, cluster)
     for action in LEGITIMATE_WITH_SITE:
@@ -605,12 +624,15 @@ def hostpath(results, cluster, directory):
     refusals = results.check("privileged-hostpath: nobody wins the race at installation", wins_the_race, cluster, site, host_pod)
     print(f"{refusals} attempts of the race were refused", flush=True)
     grant(cluster.client())
-    pod = kustomize.pod_of(site.things)
+    # One that a row asks for must exist, or its absence would be the reason.
+    quietly(cluster.client().create, "/apis/node.k8s.io/v1/runtimeclasses", {
+        "metadata": {"name": "loose"}, "handler": "loose"})
+    pod, policy = kustomize.pod_of(site.things), policy_of(site, "keyhole-pod-shape")
     for row in mutations.SHAPE:
         if "later" not in row[0] and row[1] != "no-ephemeral-containers":
-            results.check(f"privileged-hostpath: {row[0]} is refused", mutated_pod, cluster, pod, row)
+            results.check(f"privileged-hostpath: {row[0]} is refused", mutated_pod, cluster, policy, pod, row)
         if row[1] not in OF_THE_POD_ALONE and "later" not in row[0]:
-            results.check(f"privileged-hostpath: {row[0]} is refused in the template", mutated_template, cluster, row)
+            results.check(f"privileged-hostpath: {row[0]} is refused in the template", mutated_template, cluster, policy, row)
     for action in LEGITIMATE_OF_THE_SHAPE:
         results.check(f"privileged-hostpath: {action.__name__} is let through", action, cluster)
     results.check("privileged-hostpath: is removed", site.remove)
