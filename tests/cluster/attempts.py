@@ -274,7 +274,7 @@ RESTRICTED = [
       for kind in ("Deployment", "ReplicaSet", "StatefulSet", "ReplicationController", "Job")],
     ("a claim by another DaemonSet", "pod-maker", "daemonset-only",
      another_daemon_set(lambda: with_claim(foreign_pod(), "keyhole-proc"))),
-    ("a claim made anew by a pod's ephemeral volume", "pod-maker", "no-ephemeral-volumes",
+    ("a claim made again by a pod's ephemeral volume", "pod-maker", "no-ephemeral-volumes",
      pod(lambda: foreign_pod("keyhole", **volume("proc", ephemeral={"volumeClaimTemplate": {"spec": claim("x", "keyhole-proc")["spec"]}})))),
     ("a pod with keyhole's labels", "pod-maker", "no-impostors", pod(lambda: labelled(foreign_pod()))),
     ("a pod with keyhole's labels, by the role edit", "editor", "no-impostors", pod(lambda: labelled(foreign_pod()))),

@@ -177,7 +177,7 @@ def refused(cluster, row):
 ALSO = {"AppArmor off by annotation": "privileges"}
 
 
-def said(error, rules, title):
+def assert_refused_by(error, rules, title):
     """The API server names one of the rules that refuse; which of several is its choice."""
     named = re.search(r"denied request: ([a-z-]+):", error.message)
     if named:
@@ -203,7 +203,7 @@ def mutated_pod(cluster, policy, pod, row):
     try:
         client.create(PODS, case["pod"], dryRun="All")
     except Refused as error:
-        said(error, rules, title)
+        assert_refused_by(error, rules, title)
         return
     raise AssertionError("let through")
 
@@ -225,7 +225,7 @@ def mutated_template(cluster, policy, row):
         cluster.client("host-granter", ("system:authenticated",)).replace(
             f"{DAEMON_SETS}/keyhole", thing, dryRun="All")
     except Refused as error:
-        said(error, rules, title)
+        assert_refused_by(error, rules, title)
         return
     raise AssertionError("let through")
 
@@ -378,6 +378,9 @@ def new_node(cluster):
 def orphan_and_reinstall(cluster, site):
     """The DaemonSet is deleted without its pods, and applied again: it adopts them."""
     admin = cluster.client()
+    # With the annotation of a restart its pods are not of the template that is applied again.
+    admin.patch(f"{DAEMON_SETS}/keyhole", {"spec": {"template": {"metadata": {"annotations": {
+        "kubectl.kubernetes.io/restartedAt": None}}}}})
     site.apply()
     ready(admin)
     names = {each["metadata"]["name"] for each in admin.get(PODS)["items"]}
@@ -640,7 +643,7 @@ def hostpath(results, cluster, directory):
 
 
 def grant_when_the_namespace_exists(cluster):
-    """Roles as early as can be: the pod maker's race must not be lost for want of a right."""
+    """Roles as early as can be: the pod maker's race must not be lost because a right is missing."""
     admin = cluster.client()
     # A cluster role, so that the pod maker may from the first moment of the namespace.
     grant(admin, "default")

@@ -162,7 +162,9 @@ def workload(kind, pod, name="foreign"):
         "Deployment": ("apps", "v1", "deployments", {"selector": selector, "template": template}),
         "ReplicaSet": ("apps", "v1", "replicasets", {"selector": selector, "template": template}),
         "StatefulSet": ("apps", "v1", "statefulsets", {"selector": selector, "template": template, "serviceName": name}),
-        "DaemonSet": ("apps", "v1", "daemonsets", {"selector": selector, "template": template}),
+        # Otherwise it replaces a pod that it adopts.
+        "DaemonSet": ("apps", "v1", "daemonsets", {
+            "selector": selector, "template": template, "updateStrategy": {"type": "OnDelete"}}),
         "ReplicationController": ("", "v1", "replicationcontrollers", {"selector": labels, "template": template}),
         "Job": ("batch", "v1", "jobs", job["spec"]),
         "CronJob": ("batch", "v1", "cronjobs", {"schedule": "* * * * *", "jobTemplate": job}),

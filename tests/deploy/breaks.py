@@ -106,7 +106,7 @@ BREAK_SETS = [
      _of("Namespace", lambda thing: thing["metadata"]["labels"].update(
          {f"pod-security.kubernetes.io/{mode}": "privileged" for mode in ("enforce", "audit", "warn")}))),
     (everything_is_in_one_namespace_and_named_once,
-     _of("ValidatingAdmissionPolicy", lambda thing: thing["metadata"].update(namespace="keyhole"))),
+     _of("ValidatingAdmissionPolicy", lambda thing: thing["metadata"].update(namespace="other"))),
     (the_daemonset_comes_after_what_it_needs, list.reverse),
     (every_policy_is_bound_to_the_namespace_denies_and_audits,
      _of("ValidatingAdmissionPolicyBinding", lambda thing: thing["spec"].update(validationActions=["Warn"]))),
