@@ -89,6 +89,8 @@ fn every_tree_of_another_kernel_has_the_samples_of_node_exporter_there() {
         let mut found = differences(&expected, &got);
         found.extend(
             got.iter()
+                // A time may contain the digits of a forbidden value.
+                .filter(|(series, _)| !series.starts_with("node_scrape_collector_duration_seconds"))
                 .map(|(series, value)| format!("{series} {value}"))
                 .filter(|sample| forbidden.iter().any(|text| sample.contains(text)))
                 .map(|sample| format!("must not be there: {sample}")),

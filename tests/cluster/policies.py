@@ -126,7 +126,9 @@ def applied_twice(site):
     """Nothing is said but what was done, and the second time nothing is done."""
     for attempt in (1, 2):
         done = site.apply()
-        assert not done.stderr.strip(), done.stderr
+        # The pods of the set before may be those of a broker with uid 0, until they are replaced.
+        of_former_pods = attempt == 1 and "existing pods in namespace" in done.stderr
+        assert of_former_pods or not done.stderr.strip(), done.stderr
     changed = [line for line in done.stdout.splitlines() if not line.endswith(" unchanged")]
     assert not changed, changed
 

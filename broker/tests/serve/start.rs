@@ -162,9 +162,13 @@ fn a_broker_that_exec_puts_into_a_running_container_does_not_serve() {
         return;
     }
     let environment = new_environment();
-    let mut container = ChildProcess::spawn(
-        std::process::Command::new("unshare").args(["--pid", "--fork", "--kill-child", "sleep", "300"]),
-    );
+    let mut container = ChildProcess::spawn(std::process::Command::new("unshare").args([
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "sleep",
+        "300",
+    ]));
     let unshare = container.pid();
     let children = format!("/proc/{unshare}/task/{unshare}/children");
     let first = wait_for("the container's first process", || {

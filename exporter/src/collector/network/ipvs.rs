@@ -65,7 +65,7 @@ const WEIGHT: Family =
 const TOTALS: [&Family; 5] = [&CONNECTIONS, &PACKETS_IN, &PACKETS_OUT, &BYTES_IN, &BYTES_OUT];
 /// The last columns of a server's line, in the order of [`Sums`].
 const COLUMNS: [&Family; 3] = [&WEIGHT, &ACTIVE, &INACTIVE];
-/// The labels of a server, in the order of [`Labels`].
+/// The labels of a server, in the order of `Labels`.
 pub const LABELS: [&str; 6] =
     ["local_address", "local_port", "remote_address", "remote_port", "proto", "local_mark"];
 
