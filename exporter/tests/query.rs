@@ -415,6 +415,27 @@ async fn the_exit_status_is_the_result_of_a_query() {
 }
 
 #[test]
+fn an_empty_directory_name_is_not_this_host() {
+    let ended = Ended::of(program(&["query", "loadavg", "--from="]).output().unwrap());
+    assert_eq!(ended.status, Some(2), "{}", ended.err);
+    assert!(ended.err.contains("--from is empty"), "{}", ended.err);
+}
+
+#[test]
+fn a_path_that_is_no_socket_is_reported_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [dir.path(), &file] {
+        let socket = format!("--broker.socket={}", path.display());
+        let ended = Ended::of(program(&["query", "loadavg", &socket]).output().unwrap());
+        assert_eq!(ended.status, Some(1), "{}", ended.err);
+        assert!(ended.err.contains("no socket: set --broker.socket"), "{}", ended.err);
+        assert!(!ended.err.contains("setpriv"), "{}", ended.err);
+    }
+}
+
+#[test]
 fn mistakes_in_a_query_have_status_2_and_a_near_miss() {
     for (arguments, part) in [
         (&["query", "netdve"][..], "unknown collector \"netdve\" (did you mean netdev?)"),

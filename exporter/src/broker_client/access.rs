@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use rustix::fs::FileType;
+
 /// The uid of this process and the owner of the socket, determined before the sandbox, for the advice of errors.
 #[derive(Debug, Clone)]
 pub(super) struct SocketAccess {
@@ -14,13 +16,18 @@ pub(super) struct SocketAccess {
     pub(super) command: String,
     /// Whether every user can execute this program.
     is_public: bool,
+    /// Whether there is something at the path that is no socket.
+    is_no_socket: bool,
 }
 
 impl SocketAccess {
     pub(super) fn detect(socket: &str) -> Self {
         let stat = |path: &Path| rustix::fs::stat(path).ok();
         let socket = Path::new(socket);
-        let owner = stat(socket).or_else(|| stat(socket.parent()?));
+        let there = stat(socket);
+        let is_no_socket =
+            there.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) != FileType::Socket);
+        let owner = there.or_else(|| stat(socket.parent()?));
         let program = std::env::current_exe().unwrap_or_default();
         let is_public =
             program.ancestors().all(|path| stat(path).is_none_or(|stat| stat.st_mode & 0o001 != 0));
@@ -29,6 +36,7 @@ impl SocketAccess {
             owner: owner.map(|stat| (stat.st_uid, stat.st_gid)),
             command: "keyhole-exporter ...".to_owned(),
             is_public,
+            is_no_socket,
         }
     }
 
@@ -59,6 +67,9 @@ impl SocketAccess {
 
     /// Advice for a system error, which may mean that this uid may not connect.
     pub(super) fn advice(&self, kind: Option<ErrorKind>) -> String {
+        if self.is_no_socket {
+            return ": this is no socket: set --broker.socket to the broker's --socket.path".to_owned();
+        }
         let (uid, as_owner) = (self.uid, self.as_owner());
         let group = self.owner.map(|(_, gid)| format!(" (gid {gid})")).unwrap_or_default();
         match kind {
@@ -117,6 +128,7 @@ mod tests {
             owner,
             command: "./keyhole-exporter query stat".into(),
             is_public: true,
+            is_no_socket: false,
         };
         let owner = Some((64646, 64640));
         let command = "`setpriv --reuid=64646 --regid=64640 --clear-groups ./keyhole-exporter query stat`";

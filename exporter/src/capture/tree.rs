@@ -63,6 +63,9 @@ fn root_dir(dir: &Path, source: &Source) -> Option<PathBuf> {
     }
 }
 
+/// EPERM and EACCES: the user may not read a file.
+const EPERM: u32 = 1;
+const EACCES: u32 = 13;
 /// EXDEV: for links that lead out of the tree.
 const EXDEV: u32 = 18;
 
@@ -153,6 +156,8 @@ impl RowReader<'_> {
             Outcome::Truncated
         } else if any {
             Outcome::Ok
+        } else if self.files.iter().any(|(_, content)| matches!(content, Content::Errno(EPERM | EACCES))) {
+            Outcome::Denied
         } else if self.listed {
             Outcome::Empty
         } else {

@@ -36,6 +36,10 @@ use crate::snapshot::Snapshot;
 pub(super) fn run(names: &[&str], options: Options) -> Result<(), Failure> {
     let query = QueryOptions::new(names, &options)?;
     match &*FROM.get(&options) {
+        // An unset variable of a script must not turn a query of a directory into one of this host.
+        "" if options.was_given(FROM.row.name) => {
+            Err(Failure::Usage("--from is empty: name the directory that capture wrote".into()))
+        }
         "" => runtime()?.block_on(query_broker(query, &options)),
         dir => {
             let result = query_capture(Path::new(dir), &query)?;
