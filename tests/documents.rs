@@ -475,7 +475,7 @@ fn has_test(text: &str, name: &str) -> bool {
 }
 
 #[test]
-fn every_difference_names_a_test_that_there_is() {
+fn every_difference_names_an_existing_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all = Vec::new();
     modules(root, &mut all);
@@ -540,7 +540,7 @@ fn repository_file(name: &str) -> String {
 }
 
 #[test]
-fn every_place_of_tests_has_a_row_in_its_readme_and_every_step_there_exists() {
+fn every_test_directory_has_a_row_in_its_readme_and_every_step_there_exists() {
     let readme = repository_file("tests/README.md");
     let rows: Vec<Vec<&str>> = readme
         .lines()

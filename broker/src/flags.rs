@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn without_flags_the_defaults_of_the_rows_hold() {
+    fn without_flags_the_defaults_of_the_rows_apply() {
         let flags = parse(&[]).unwrap();
         assert_eq!((flags.command, flags.socket), (Command::Serve, "/run/keyhole/broker.sock".into()));
         assert_eq!((flags.paths.procfs, flags.paths.sysfs), ("/proc".into(), "/sys".into()));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn repeatable_flags_keep_every_value_and_others_are_given_once() {
+    fn repeatable_flags_accept_several_values_and_others_one() {
         let flags = parse(&["--allow-uid=1", "--allow-uid", "2", "--filesystem.probe-directory=/a"]).unwrap();
         assert_eq!(flags.allowed_uids, [1, 2]);
         assert_eq!(flags.paths.probe_directories.len(), 1);
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn help_is_printed_whatever_the_environment_is() {
+    fn help_is_printed_even_if_the_environment_is_invalid() {
         let wrong = [
             ("KEYHOLE_REOPEN_INTERVAL", "soon"),
             ("KEYHOLE_LOG_LEVEL", "loud"),
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn no_environment_variable_changes_what_the_broker_reads_whom_it_answers_or_its_privileges() {
+    fn no_environment_variable_changes_what_the_broker_reads_who_may_connect_or_its_privileges() {
         let plain = privileges(&parse(&[]).unwrap());
         for flag in PROGRAM.flags() {
             let Some(variable) = flag.variable() else { continue };
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_of_nothing_is_refused() {
+    fn an_interval_of_zero_is_refused() {
         for value in ["0", "60s", "1.5", "4294967296"] {
             let error = parse(&[&format!("--reopen-interval={value}")]).unwrap_err();
             assert!(error.ends_with("not a whole number of seconds from 1 to 4294967295"), "{error}");
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn what_prints_and_ends_is_a_command() {
+    fn every_operation_that_prints_and_exits_is_a_command() {
         let command = |arguments: &[&str]| parse(arguments).unwrap().command;
         assert_eq!(command(&["probe", "--socket.path=/x"]), Command::Probe);
         assert_eq!(command(&["policy"]), Command::Policy);
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_that_is_none_is_refused_with_those_there_are() {
+    fn an_unknown_layer_is_refused_and_the_valid_ones_listed() {
         for words in ["apparmor", "", "landlock,", "landlock seccomp", "Landlock"] {
             let error = parse(&[&format!("--sandbox.require={words}")]).unwrap_err();
             assert!(LAYERS.iter().all(|layer| error.contains(layer)), "{error}");
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_flag_and_what_it_takes() {
+    fn errors_name_the_flag_and_the_values_that_it_takes() {
         assert_eq!(parse(&["--nope"]).unwrap_err(), "unknown flag --nope; try --help");
         assert_eq!(
             parse(&["--allow-rot"]).unwrap_err(),

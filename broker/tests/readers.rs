@@ -367,7 +367,7 @@ async fn a_class_without_a_reader_fails_at_once_and_the_others_are_read() {
 }
 
 #[tokio::test]
-async fn a_cancelled_read_leaves_nothing_in_the_next_answer() {
+async fn a_cancelled_read_leaves_nothing_in_the_next_response() {
     let long: String = (0..40_000).map(|line| format!("diskstats {line}\n")).collect();
     let tree = Tree::with(&[("proc/loadavg", "1"), ("proc/diskstats", &long), ("proc/meminfo", "2")]);
     let ground = tree.readers().await;
@@ -466,7 +466,7 @@ async fn a_slow_client_is_waited_for_and_its_response_is_not_buffered() {
 
 /// Readers are killed at any moment of an answer, with more queries queued.
 #[tokio::test]
-async fn no_byte_of_a_killed_reader_is_in_a_later_answer() {
+async fn no_byte_of_a_killed_reader_is_in_a_later_response() {
     const KILLS: usize = 1000;
     let of = |name: &str| (0..6_000).map(|line| format!("{name} {line}\n")).collect::<String>();
     let files = [

@@ -1129,7 +1129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_keeps_the_type_it_came_with() {
+    fn a_family_keeps_the_type_of_its_first_sample() {
         let mut out = Exposition::new();
         out.begin(10);
         out.add(&BYTES, &[b"a"], 1u64);
@@ -1169,7 +1169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_all_collectors_may_give_is_taken_by_the_first_that_need_it_and_each_has_a_share() {
+    fn the_first_collectors_use_the_common_bytes_and_each_has_its_minimum() {
         const FAMILY: Family = Family {
             name: "m",
             help: "",
@@ -1231,7 +1231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_skipped_items_are_named_each_once_and_in_part_where_they_are_long() {
+    fn the_first_skipped_items_are_described_once_each_and_long_ones_truncated() {
         let mut out = Exposition::new();
         out.begin(10);
         for number in 0..3 * DESCRIBED_ITEMS {
@@ -1247,7 +1247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_names_more_skipped_items_than_a_scrape_and_both_count_those_that_they_do_not_name() {
+    fn query_describes_more_skipped_items_than_a_scrape_and_both_count_the_rest() {
         for (skipped, by_scrape, by_query) in
             [(SKIPPED_ITEMS, 0, 0), (100, 100 - SKIPPED_ITEMS, 0), (1007, 1007 - SKIPPED_ITEMS, 7)]
         {
@@ -1321,7 +1321,7 @@ mod tests {
         }
 
         #[test]
-        fn a_series_has_the_labels_that_it_was_given(
+        fn a_series_has_the_labels_that_were_added(
             values in prop::collection::vec(("[a,\"\\\\\n={}ä]{0,8}", any::<f64>()), 0..6),
             suffix in "(_count)?",
         ) {

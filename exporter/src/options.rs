@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_hold_until_they_are_overridden() {
+    fn defaults_apply_until_they_are_overridden() {
         let (options, _) = parse(&[]).unwrap();
         assert!(options.switch("collector.cpu"));
         assert!(options.regexp("device-exclude").unwrap().is_match(b"lo"));

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn every_simple_type_says_what_the_text_says() {
+    fn every_simple_type_encodes_the_same_as_the_text() {
         let mut out = Exposition::new();
         out.add(&COUNTER, &[b"a\"b\\n,c=\"\nd}", b""], 3u64);
         out.add(&COUNTER, &[b"eth0", b"rx"], u64::MAX);

@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_failure_of_a_collector_is_kept_after_it_succeeds() {
+    fn the_last_failure_of_a_collector_is_shown_after_it_succeeds() {
         let history = ScrapeHistory::default();
         let scrape = |result| {
             history.record_success(

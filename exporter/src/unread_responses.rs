@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_is_counted_once_and_until_all_its_parts_are_dropped() {
+    fn a_response_is_counted_once_and_until_all_its_chunks_are_dropped() {
         let unread = UnreadResponses::default();
         let response = unread.track(vec![b'x'; SELECTION_LIMIT]);
         let mut copy = response.clone();

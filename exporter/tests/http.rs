@@ -148,7 +148,7 @@ async fn a_refused_read_is_503_on_one_line() {
 }
 
 #[tokio::test]
-async fn a_busy_broker_is_asked_again_while_there_is_time() {
+async fn a_busy_broker_is_queried_again_while_there_is_time() {
     let busy = || Script { refuses: Some(tonic::Code::ResourceExhausted), ..Script::default() };
     let (_dir, socket) = directory();
     let broker = FakeBroker::start(&socket, Script { refusals: 3, ..busy() });
@@ -405,7 +405,7 @@ async fn a_broker_replaced_between_two_scrapes_fails_neither() {
 }
 
 #[tokio::test]
-async fn a_broker_that_disconnects_is_asked_again_as_soon_as_it_listens() {
+async fn a_broker_that_disconnects_is_queried_again_as_soon_as_it_listens() {
     // A busy machine may be late: once in so many times it is not.
     for _ in 0..20 {
         let (_dir, socket) = directory();

@@ -101,7 +101,7 @@ fn all_series_of_five_thousand_interfaces_are_there_by_default() {
 }
 
 #[test]
-fn a_limit_that_cuts_fails_its_collector_and_leaves_whole_items_and_what_came_of_others() {
+fn a_reached_limit_fails_its_collector_and_keeps_whole_items_and_other_collectors() {
     let tree = Tree::new();
     tree.put("proc/1/net/dev", net_dev(10_000));
     tree.put("proc/loadavg", "0.5 1 1.5 1/2 3\n");

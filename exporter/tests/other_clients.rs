@@ -216,7 +216,7 @@ async fn answers_that_nobody_reads_are_bounded_and_dropped() {
 }
 
 #[tokio::test]
-async fn a_request_is_in_flight_until_its_answer_is_taken() {
+async fn a_request_is_in_flight_until_its_response_is_read() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, large_page());
     let exporter = Exporter::start(&socket, &LARGE);
@@ -231,7 +231,7 @@ async fn a_request_is_in_flight_until_its_answer_is_taken() {
 }
 
 #[tokio::test]
-async fn in_a_crowd_of_busy_connections_a_newcomer_gets_a_place() {
+async fn a_new_connection_is_accepted_among_many_busy_ones() {
     let (_dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, Script::default());
     let exporter = Exporter::start(&socket, &[]);

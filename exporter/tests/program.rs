@@ -109,7 +109,7 @@ fn a_replay_has_the_limits_of_a_scrape_and_reports_them_in_the_same_way() {
 }
 
 #[tokio::test]
-async fn without_a_broker_nothing_is_left_behind() {
+async fn without_a_broker_no_file_is_left() {
     let dir = tempfile::tempdir().unwrap();
     let made = capture(&dir.path().join("none.sock"), &dir.path().join("out")).await;
     assert_eq!(made.status.code(), Some(1));
@@ -265,7 +265,7 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
 }
 
 #[test]
-fn what_is_wrong_in_the_environment_is_named_and_no_command_is_silent_about_it() {
+fn every_command_reports_an_invalid_environment_variable() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
@@ -571,7 +571,7 @@ fn listening(command: &mut Command) -> (ChildProcess, SocketAddr) {
 }
 
 #[test]
-fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
+fn a_log_that_nobody_reads_and_a_full_disk_do_not_end_the_program() {
     let (unread, writer) = std::io::pipe().unwrap();
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let (closed, broken) = std::io::pipe().unwrap();
@@ -595,7 +595,7 @@ fn a_log_that_nobody_reads_and_a_full_disk_end_nothing() {
 }
 
 #[test]
-fn ignored_signals_end_nothing_and_the_others_do() {
+fn ignored_signals_do_not_end_the_process_and_the_others_do() {
     let start = || server_with_log(Stdio::null());
     let (mut server, address) = start();
     for ignored in IGNORED {

@@ -564,7 +564,7 @@ fn narrowed() -> Script {
 const ADD_TCP: &str = "(--queries=default leaves it out: add +tcp)";
 
 #[tokio::test]
-async fn a_query_that_the_broker_leaves_out_is_named_with_the_flag_to_add() {
+async fn a_query_that_the_broker_leaves_out_is_reported_with_the_flag_to_add() {
     let fixture = Fixture::new(narrowed());
     let ended = fixture.run(&["query", "tcpstat"]).await;
     let line = format!("keyhole-exporter: tcpstat: query TCP: NOT_PERMITTED {ADD_TCP}\n");

@@ -136,8 +136,8 @@ fn the_checked_arguments_are_these() {
 }
 
 #[test]
-fn what_an_intruder_would_ask_for_kills_the_process() {
-    in_own_process("what_an_intruder_would_ask_for_kills_the_process", || {
+fn system_calls_of_an_intruder_kill_the_process() {
+    in_own_process("system_calls_of_an_intruder_kill_the_process", || {
         let enter_sandbox = sandbox(SYSCALLS);
         let cwd = libc::AT_FDCWD as u64;
         let path = c"/dev/null".as_ptr() as u64;

@@ -353,7 +353,7 @@ mod tests {
     use crate::program::tests::program;
 
     #[test]
-    fn every_flag_command_and_operand_is_offered_in_every_shell() {
+    fn every_flag_command_and_operand_is_completed_in_every_shell() {
         let program = program();
         for shell in SHELLS {
             let script = program.completions(shell).unwrap();

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_that_is_refused_says_what_to_write_instead() {
+    fn the_error_for_an_invalid_duration_shows_what_to_write_instead() {
         let range = DurationRange { min: Duration::from_millis(50), max: Duration::from_secs(120) };
         for (text, range, error) in [
             ("5", range, "no unit: use 5s for seconds"),

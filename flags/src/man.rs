@@ -42,7 +42,7 @@ mod tests {
     use crate::program::tests::program;
 
     #[test]
-    fn rows_become_terms_and_nothing_of_them_a_request() {
+    fn rows_become_terms_of_a_man_page_and_never_roff_requests() {
         let page = program().man_page();
         assert!(
             page.contains(

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_hold_until_they_are_replaced() {
+    fn defaults_apply_until_they_are_replaced() {
         let (values, _) = parse(&[]).unwrap();
         assert!(values.switch("collector.cpu"));
         assert_eq!(
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_of_a_flag_that_was_given_is_not_parsed_whatever_its_kind() {
+    fn the_variable_of_a_flag_on_the_command_line_is_never_parsed() {
         for (argument, variable) in [
             ("--no-collector.cpu", ("KEYHOLE_COLLECTOR_CPU", "maybe")),
             ("--max=1", ("KEYHOLE_MAX", "many")),
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_with_a_dash_is_no_value_unless_it_follows_the_equals_sign() {
+    fn an_argument_with_a_dash_is_no_value_unless_it_follows_the_equals_sign() {
         for arguments in [
             &["--device-exclude", "--max=1"][..],
             &["--device-exclude", "-m"],
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_stands_for_a_flag_with_its_value_beside_it_or_after_it() {
+    fn a_letter_is_short_for_a_flag_with_its_value_attached_or_next() {
         for arguments in [&["-m5"][..], &["-m=5"], &["-m", "5"]] {
             assert_eq!(parse(arguments).unwrap().0.value("max"), Some(&Value::Number(5)), "{arguments:?}");
         }
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_that_takes_one_value_is_given_once() {
+    fn a_flag_that_takes_one_value_is_accepted_once() {
         let (values, _) = parse(&["--max=1", "--listen=a", "--listen", "b"]).unwrap();
         assert_eq!(values.texts("listen"), ["a", "b"]);
         assert_eq!(message(&["--max=1", "--max=1"]), "--max cannot be repeated: give it once");
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_cannot_parse_is_refused_where_it_comes_from() {
+    fn a_value_that_a_program_cannot_parse_is_refused_with_its_origin() {
         let parse_id =
             |values: &Values| values.parse("id", |text| text.parse::<u8>().map_err(|_| "not an ID"));
         assert_eq!(parse_id(&Values::defaults(FLAGS)), Ok(None));

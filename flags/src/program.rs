@@ -418,7 +418,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_asked_about_the_program_is_answered() {
+    fn help_version_and_completions_are_printed() {
         // Whatever the environment is.
         let printed = |given: &[&str]| printed(given, &[("KEYHOLE_LOG_LEVEL", "loud")]);
         assert!(printed(&["copy", "x"]).unwrap_err().starts_with("KEYHOLE_LOG_LEVEL=\"loud\""));

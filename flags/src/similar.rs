@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_that_names_share_makes_them_no_more_similar() {
+    fn a_common_prefix_makes_names_no_more_similar() {
         let names =
             ["COLLECTOR_ARP", "COLLECTOR_DISKSTATS_DEVICE_EXCLUDE", "COLLECTOR_TAPESTATS_IGNORED_DEVICES"];
         let similar = |name| most_similar(names.into_iter(), name);

@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_is_written_and_then_the_rate_holds() {
+    fn a_burst_is_written_and_then_the_rate_applies() {
         let sink = Sink::new(Format::Logfmt);
         let start = Instant::now() + Duration::from_secs(60);
         assert_eq!((0..1000).filter(|_| sink.admit(start)).count(), 200);

@@ -49,7 +49,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_the_kernel_escapes_comes_back(name in prop::collection::vec(any::<u8>(), 0..60)) {
+        fn escapes_of_the_kernel_are_decoded(name in prop::collection::vec(any::<u8>(), 0..60)) {
             let escape = |byte: &u8| match byte {
                 b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
                 byte => vec![*byte],

@@ -786,7 +786,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_files_holds_each_alternative_of_the_row_once() {
+    fn a_limit_of_files_permits_each_alternative_of_the_row_once() {
         for row in TABLE {
             let alternatives = |source: &Source| crate::pattern::names(source.pattern).len();
             let files: usize = row.sources.iter().map(alternatives).sum();
@@ -1036,7 +1036,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pattern_names_a_process_file_that_may_hold_secrets() {
+    fn no_pattern_matches_a_process_file_that_may_have_secrets() {
         for source in sources() {
             for secret in ["environ", "cmdline", "maps", "mem", "root", "cwd", "exe", "fd", "io"] {
                 assert!(

@@ -354,7 +354,7 @@ fn a_file_that_needs_no_host_mount_is_the_hosts_in_every_namespace() {
 }
 
 #[test]
-fn a_file_of_a_namespace_is_found_out() {
+fn a_file_of_a_namespace_is_detected() {
     let Some(mut shell) = SHELLS.iter().find_map(|namespaces| Shell::start(namespaces)) else {
         println!("skipped: no namespaces for this user");
         return;

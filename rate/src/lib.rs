@@ -57,7 +57,7 @@ mod tests {
     const BURST: Duration = Duration::from_secs(2);
 
     #[test]
-    fn a_burst_is_taken_at_once_and_then_the_rate_holds() {
+    fn a_burst_is_taken_at_once_and_then_the_rate_applies() {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(BURST, start);
         let mut taken = |now| (0..100).filter(|_| bucket.take(COST, now)).count();
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_overdrawn_is_bounded_and_is_back_after_a_while() {
+    fn a_deficit_of_tokens_is_bounded_and_refills() {
         let start = Instant::now();
         let mut bucket = TokenBucket::new(BURST, start);
         (0..10).for_each(|_| bucket.charge(BURST, BURST, start));

@@ -80,7 +80,7 @@ fn a_broker_killed_at_any_point_of_200_scrapes_never_leaves_a_partial_scrape_wit
 }
 
 #[test]
-fn a_broker_restarted_between_two_scrapes_is_seen_by_the_second() {
+fn a_broker_restarted_between_two_scrapes_serves_the_second() {
     let environment = Environment::new();
     let mut broker = environment.start_broker(&this_host());
     let exporter = environment.start_exporter::<&str>(&[]);

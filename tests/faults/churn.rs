@@ -12,7 +12,7 @@ use keyhole_test_support::{Environment, root_for, wait_until};
 const CHURN: Duration = Duration::from_secs(6);
 
 #[test]
-fn devices_that_come_and_go_during_scrapes_fail_none_and_duplicate_nothing() {
+fn devices_that_appear_and_disappear_during_scrapes_fail_none_and_duplicate_nothing() {
     if !root_for("make interfaces, disks and cgroups") {
         return;
     }

@@ -48,7 +48,7 @@ fn set(words: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_procfs_that_shows_less_fails_what_it_hides_with_the_reason_and_nothing_else() {
+fn a_restricted_procfs_fails_the_hidden_queries_with_the_reason_and_no_others() {
     if !root_for("mount a procfs") {
         return;
     }

@@ -332,7 +332,7 @@ fn a_dead_server_blocks_one_reader_for_any_types_and_any_number_of_mounts() {
 
 /// Six servers die at once; `/`, what is local, and what is local below a dead mount.
 #[test]
-fn servers_that_die_at_once_leave_every_local_file_system_and_all_come_back() {
+fn servers_that_die_at_once_hide_no_local_file_system_and_all_recover() {
     if !root_for("mount a file system in user space") {
         return;
     }

@@ -113,7 +113,7 @@ fn stray_signals_kill_no_process() {
 }
 
 #[test]
-fn a_log_that_is_not_read_and_a_full_disk_stop_nothing() {
+fn a_log_that_is_not_read_and_a_full_disk_do_not_stop_the_program() {
     let (unread, writer) = std::io::pipe().unwrap();
     // The pipe takes nothing more: every line waits.
     fill(&writer);
@@ -229,7 +229,7 @@ fn all_processes_end_with_their_container() {
 }
 
 #[test]
-fn a_start_without_the_right_reader_says_what_to_do_and_leaves_no_socket() {
+fn a_start_without_the_right_reader_logs_what_to_do_and_leaves_no_socket() {
     let environment = new_environment();
     fs::remove_file(environment.path("keyhole-reader")).unwrap();
     let line = start_error(environment.broker_command(&["--log.level=error"]));

@@ -79,7 +79,7 @@ fn a_json_log_has_one_object_per_line() {
 }
 
 #[test]
-fn a_closed_log_stops_nothing() {
+fn a_closed_log_does_not_stop_the_program() {
     let environment = new_environment();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut broker = environment.spawn_broker(environment.broker_command(&["--log.level=info"]), full);
@@ -144,7 +144,7 @@ fn a_path_that_is_not_a_socket_is_not_replaced() {
 }
 
 #[test]
-fn unasked_privilege_is_refused() {
+fn unexpected_privileges_are_refused() {
     if !root() {
         return;
     }
@@ -194,7 +194,7 @@ fn a_broker_that_exec_puts_into_a_running_container_does_not_serve() {
 }
 
 #[test]
-fn root_that_was_asked_for_has_no_capability() {
+fn root_by_flag_has_no_capability() {
     if !root() {
         return;
     }
@@ -218,7 +218,7 @@ fn root_that_was_asked_for_has_no_capability() {
 }
 
 #[test]
-fn a_start_that_fails_says_what_to_do_in_one_line() {
+fn a_start_that_fails_logs_what_to_do_in_one_line() {
     let environment = new_environment();
     let missing = environment.path("missing");
     let missing = missing.display();
@@ -280,7 +280,7 @@ fn a_start_that_fails_says_what_to_do_in_one_line() {
 }
 
 #[test]
-fn a_variable_sets_how_the_broker_logs_and_none_of_what_it_may_do() {
+fn variables_set_how_the_broker_logs_and_none_of_its_permissions() {
     let environment = new_environment();
     let mut command = environment.broker_command(&["--log.format=logfmt"]);
     command.envs([

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_that_may_mean_a_refusal_says_who_may_connect_and_how() {
+    fn an_error_that_may_mean_a_refusal_lists_who_may_connect_and_how() {
         let access = |uid, owner| SocketAccess {
             uid,
             owner,

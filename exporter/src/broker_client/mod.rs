@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_file_beyond_the_memory_limit_complete_lines_are_kept() {
+    fn complete_lines_of_a_file_beyond_the_memory_limit_are_parsed() {
         let mut builder = SnapshotBuilder::new(&[Query::Stat], MAX_RESPONSE_BYTES);
         let mut part = chunk(Query::Stat, 0, false);
         part.files[0].content = Some(v1::file::Content::Text(format!("cpu 1\nint{}", "r".repeat(1 << 20))));

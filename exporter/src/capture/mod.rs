@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_os_release_is_read_where_the_first_is_missing_or_leads_nowhere() {
+    fn the_second_os_release_is_read_if_the_first_is_missing_or_a_broken_link() {
         let dir = tempfile::tempdir().unwrap();
         let (etc, lib) = (dir.path().join("etc"), dir.path().join("usr/lib"));
         std::fs::create_dir(dir.path().join("proc")).unwrap();

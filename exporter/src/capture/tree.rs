@@ -303,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_of_a_snapshot_for_a_query_is_what_the_query_alone_reads() {
+    fn a_snapshot_filtered_by_a_query_equals_what_that_query_alone_reads() {
         let trees = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
         let mut compared = 0;
         for tree in ["golden/host/tree", "kernels/trees/everything"] {

@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn help_is_printed_whatever_the_environment_is() {
+    fn help_is_printed_even_if_the_environment_is_invalid() {
         // A number, a switch, a duration, an expression and a path.
         let wrong: [(OsString, OsString); 5] = [
             ("KEYHOLE_WEB_MAX_REQUESTS".into(), "many".into()),
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_stands_above_the_environment_and_that_above_the_defaults() {
+    fn the_command_line_overrides_the_environment_and_that_overrides_the_defaults() {
         let variables = [
             ("KEYHOLE_BROKER_SOCKET", "/x"),
             ("KEYHOLE_COLLECTOR_HWMON", "false"),
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn every_variable_stands_for_one_flag() {
+    fn every_variable_sets_one_flag() {
         let mut variables: Vec<_> =
             PROGRAM.flags_in_environment().iter().filter_map(Flag::variable).collect();
         variables.sort_unstable();

@@ -1025,7 +1025,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_or_broken_line_costs_only_itself() {
+    fn a_blank_or_malformed_line_is_skipped_alone() {
         let sockets = "  sl  local rem st tx_queue:rx_queue\n 0: 0:1 0:0 07 5:6\n 1: 0:1 0:0 07 5:6\n";
         // Whether a line of something else leaves all others as they are; then it would be another thing's heading.
         for (name, path, table, broken) in [
@@ -1216,7 +1216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_on_demand_is_asked_when_its_flag_is_on_and_its_collector_wants_it() {
+    fn a_query_on_demand_is_sent_if_its_flag_is_on_and_its_collector_is_enabled() {
         for (query, flag) in [
             (Query::BcachePriorities, "--collector.bcache.priorityStats"),
             (Query::Cpuinfo, "--collector.cpu.info"),
@@ -1238,7 +1238,7 @@ mod tests {
     }
 
     #[test]
-    fn text_files_come_last_so_that_what_the_host_has_stands() {
+    fn text_files_are_collected_last_so_that_the_hosts_series_win() {
         let enabled = enabled(&Options::defaults(&flags())).unwrap();
         assert_eq!(enabled.last().unwrap().row.name, "textfile");
         assert!(enabled[..enabled.len() - 1].is_sorted_by_key(|instance| instance.row.name));
@@ -1336,7 +1336,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_file_that_a_limit_cut_whole_items_are_given() {
+    fn of_a_truncated_file_complete_items_are_reported() {
         let cut = |path: &str, text: &str| {
             let content = Content::Bytes { bytes: text.as_bytes().to_vec(), truncated: true };
             Snapshot::from_files(vec![(path.as_bytes().to_vec(), content)])
@@ -1367,7 +1367,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_files_each_is_read_and_one_that_failed_is_reported() {
+    fn each_of_several_files_is_read_and_a_failed_one_reported() {
         let files = vec![
             (b"a".to_vec(), Content::bytes(&b"1"[..])),
             (b"b".to_vec(), Content::Errno(5)),
@@ -1412,7 +1412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scrape_with_no_flag_given_asks_for_the_default_rows_of_the_policy_and_no_other() {
+    fn a_scrape_without_flags_queries_the_default_rows_of_the_policy_and_no_other() {
         let rows = keyhole_policy::TABLE.iter().filter(|row| row.default).map(|row| row.query);
         let names = |queries: &mut dyn Iterator<Item = Query>| {
             let mut names: Vec<&str> = queries.map(|query| query.as_str_name()).collect();
@@ -1423,7 +1423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_deployment_cannot_be_asked_for_tcp_sockets_routes_mountstats_or_processes() {
+    fn a_default_deployment_refuses_queries_for_tcp_sockets_routes_mountstats_and_processes() {
         let withheld = [
             Query::Tcp,
             Query::Routes,

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn names_in_the_same_order_are_remembered_and_others_matched_again() {
+    fn names_in_the_same_order_are_cached_and_others_matched_again() {
         let remembered = remembered("^a");
         let ask = |names: &[&str]| {
             let mut matcher = remembered.matcher();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_has_a_bound() {
+    fn the_cache_is_bounded() {
         let remembered = remembered("9$");
         for _ in 0..2 {
             let mut matcher = remembered.matcher();
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn two_scrapes_at_once_get_the_same_answers() {
+    fn two_concurrent_scrapes_get_the_same_results() {
         let remembered = remembered("^a");
         let (mut one, mut other) = (remembered.matcher(), remembered.matcher());
         assert_eq!((one.is_match(b"a"), other.is_match(b"b"), one.is_match(b"b")), (true, false, false));
@@ -130,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_answers_are_the_expressions(scrapes in proptest::collection::vec(proptest::collection::vec("[ab]{0,3}", 0..8), 0..8)) {
+        fn the_results_equal_those_of_the_expression(scrapes in proptest::collection::vec(proptest::collection::vec("[ab]{0,3}", 0..8), 0..8)) {
             let remembered = remembered("^a.*b$");
             for names in scrapes {
                 let mut matcher = remembered.matcher();

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_the_default_until_the_command_line_gives_another() {
+    fn a_value_is_the_default_unless_the_command_line_sets_another() {
         let options =
             [options(&[]), options(&["--wait=1m", "--watch", "--most=0", "--from=", "--listen=:1"])];
         let values = options.each_ref().map(|options| {

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn open_descriptors_are_counted_as_they_come_and_go() {
+    fn open_descriptors_are_counted_as_they_open_and_close() {
         let process = Process::open();
         let count = || count_entries(process.fds.as_ref().unwrap()).unwrap();
         let before = count();
@@ -268,7 +268,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(text in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn any_bytes_are_parsed_without_a_panic(text in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = (usage(&text), ip_octets(&text));
         }
     }

@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_query_that_was_cut_short_only_the_last_file_is_dropped() {
+    fn only_the_last_file_of_a_truncated_query_is_dropped() {
         for outcome in [Some(Outcome::Failed), Some(Outcome::TimedOut), Some(Outcome::Stuck), None] {
             let files = vec![text("proc/pressure/cpu", "some"), text("proc/pressure/io", "some avg10=1")];
             let snapshot = from_chunks([chunk(Query::Pressure, files, outcome)]);

@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_is_no_range_costs_only_itself() {
+    fn a_malformed_range_is_skipped_alone() {
         assert_eq!(list("0,x,2"), [Some(0), None, Some(2)]);
         assert_eq!(list("3-1,-2,4-"), [None, None, None]);
     }

@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_of_the_kernel_is_known_by_its_flag_and_not_by_its_name() {
+    fn a_kernel_thread_is_recognised_by_its_flag_and_not_by_its_name() {
         let line =
             b"17 (khungtaskd) S 2 0 0 0 -1 2129984 0 0 0 0 14 0 0 0 20 0 1 0 24 0 0 18446744073709551615";
         assert!(ProcessStat::parse(line).unwrap().kernel);

@@ -18,7 +18,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_zone_goes_by_its_node_and_its_name() {
+    fn a_zone_is_identified_by_its_node_and_its_name() {
         let mut line = fields(b"Node 12, zone    DMA32    759");
         assert_eq!(node_and_zone(&mut line), Some((&b"12"[..], &b"DMA32"[..])));
         assert_eq!(line.next(), Some(&b"759"[..]), "what follows is left");

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_holds_enums_bools_and_numbers_and_nothing_else() {
+    fn a_request_has_enums_bools_and_numbers_and_nothing_else() {
         let set = descriptors().expect("the API compiles");
         let requests: Vec<_> = set.file.iter().flat_map(request_messages).collect();
         assert!(requests.len() >= 2, "Read and Describe each have a request");

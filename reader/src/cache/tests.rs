@@ -36,7 +36,7 @@ fn descriptors_are_bounded_for_all_readers_of_a_class_together() {
 }
 
 #[test]
-fn what_a_reader_reads_is_seen_by_the_others_and_not_by_itself() {
+fn what_a_reader_reads_is_visible_to_the_others_and_not_to_itself() {
     let mut pages = vec![SharedCells::new().unwrap()];
     for slot in [1, SLOTS_PER_CLASS - 1] {
         other_reader(&mut pages, slot, |shared| shared.publish([hash(b"/mnt"), 7, 0]));

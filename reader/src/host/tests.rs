@@ -286,7 +286,7 @@ fn an_open_file_is_read_from_its_start_each_time() {
 }
 
 #[test]
-fn a_long_file_comes_in_chunks_that_concatenate() {
+fn a_long_file_is_sent_in_chunks_that_concatenate() {
     // A two-byte character is split between the first chunks: these are not UTF-8, but the whole is.
     let text = format!("{}é{}", "x".repeat(CHUNK_BYTES - 1), "y".repeat(2 * CHUNK_BYTES));
     let tree = Tree::with(&[("proc/1/net/dev", &text)]);
@@ -333,7 +333,7 @@ fn an_empty_file_is_a_file() {
 }
 
 #[test]
-fn what_is_not_utf8_comes_raw_and_whole() {
+fn bytes_that_are_not_utf8_are_sent_raw_and_whole() {
     let tree = Tree::new();
     let supply = Path::new("sys/class/power_supply").join(std::ffi::OsStr::from_bytes(b"a\xff\n\"c"));
     tree.put(supply.join("model_name"), b"\xfe\x00\n");
@@ -371,7 +371,7 @@ fn a_wildcard_finds_new_devices_and_forgets_removed_ones() {
 }
 
 #[test]
-fn a_new_attribute_is_found_a_few_reads_later_and_on_a_new_device_at_once() {
+fn a_new_attribute_is_read_a_few_reads_later_and_on_a_new_device_at_once() {
     let tree = Tree::with(&[("sys/class/power_supply/BAT0/capacity", "99")]);
     let mut host = tree.host();
     let mut capacities =
@@ -588,7 +588,7 @@ fn files_are_read_without_being_cached_when_descriptors_are_few() {
 }
 
 #[test]
-fn files_stay_open_when_others_of_their_device_come_and_go() {
+fn files_stay_open_when_others_of_their_device_appear_and_disappear() {
     let tree = Tree::new();
     let path = |number: u32| format!("sys/class/power_supply/S/{number}");
     (10..30).for_each(|number| tree.put(path(number), "1"));
@@ -672,7 +672,7 @@ fn a_directory_is_listed_once_for_a_request() {
 }
 
 #[test]
-fn a_missing_directory_is_looked_for_once_and_again_later() {
+fn a_missing_directory_is_opened_once_and_retried_later() {
     let tree = Tree::with(&[("sys/devices/system/cpu/cpu0/topology/core_id", "0")]);
     let mut host = tree.host();
     let throttling = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count";
@@ -928,7 +928,7 @@ fn the_numbers_of_the_hosts_mounts_are_read_below_its_root() {
 }
 
 #[test]
-fn a_mountinfo_of_many_pages_gives_every_mount() {
+fn a_mountinfo_of_many_pages_lists_every_mount() {
     let many: String =
         (0..2000).map(|n| format!("{n} 1 0:{n} / /mnt/volume-{n:04} rw - ext4 x rw\n")).collect();
     let tree = Tree::with(&[("proc/1/mountinfo", &many), ("root/x", "")]);
@@ -1506,7 +1506,7 @@ fn a_file_that_appears_is_a_change_and_one_that_was_there_is_none() {
 }
 
 #[test]
-fn a_change_is_seen_by_the_readers_of_every_class() {
+fn a_change_is_visible_to_the_readers_of_every_class() {
     for class in Class::ALL {
         let tree = Tree::with(&[("proc/1/stat", "1 (init) S")]);
         let arguments = every_root(&tree);

@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_left_out_is_named_with_its_file_its_line_and_the_reason() {
+    fn each_skipped_line_is_reported_with_its_file_its_number_and_the_reason() {
         let summary = "# TYPE s summary\ns{quantile=\"1\"} 1\ns_count 1\n";
         for (files, reason) in [
             (
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn every_type_is_given_as_it_was_written() {
+    fn every_type_is_exported_as_it_was_written() {
         let text = collect(&[(
             "/d/a.prom",
             "# HELP c_total Things.\n# TYPE c_total counter\nc_total{a=\"\",b=\"x\"} 1e3\n# TYPE g gauge\ng -0.5\nu NaN\n\
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_file_is_reported_and_the_others_stand() {
+    fn a_malformed_file_is_reported_and_the_others_exported() {
         let text =
             collect(&[("/d/a.prom", "a 1\nb"), ("/d/b.prom", "b 2\n"), ("/d/c.prom", "c 3 1700000000000\n")]);
         assert_eq!(
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn files_share_a_family_and_the_first_of_two_equal_series_stands() {
+    fn files_share_a_family_and_the_first_of_two_equal_series_is_exported() {
         let text = collect(&[("a", "m{x=\"1\"} 1\n"), ("b", "m{x=\"2\"} 2\nm{x=\"1\",y=\"\"} 3\n")]);
         assert!(text.contains("m{x=\"1\"} 1\nm{x=\"2\"} 2\n") && !text.contains(" 3\n"), "{text}");
         assert!(text.contains("node_textfile_scrape_error 0\n"));
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn more_lines_than_a_scrape_should_hold_are_refused_and_small_files_stand() {
+    fn more_lines_than_a_scrape_should_hold_are_refused_and_small_files_exported() {
         assert_eq!(LINES, 200_000);
         let many = "m 1\n".repeat(LINES);
         let text = collect(&[("a", "a 1\n"), ("b", &many), ("c", "c 3\n")]);

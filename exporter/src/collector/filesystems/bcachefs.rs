@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn compression_is_given_by_algorithm() {
+    fn compression_is_reported_by_algorithm() {
         let stats = "typetype          compressed    uncompressed     average extent size\n\
             lz4_old                    0               0                       0\n\
             zstd                    226G            603G                    115k\nnone 1\n";
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_of_nodes_are_given_by_reason() {
+    fn writes_of_nodes_are_reported_by_reason() {
         let stats = "                   nr        size\ninitial:           3298401   100k\nfuture: many 1\n";
         assert_eq!(
             bcachefs(&[("btree_write_stats", stats)]),

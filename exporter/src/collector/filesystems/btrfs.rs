@@ -275,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_count_commits_gives_none_and_one_without_the_uuid_the_directorys() {
+    fn without_commit_statistics_no_commits_are_reported_and_without_a_uuid_the_directorys_name_is_used() {
         assert_eq!(btrfs(&[("label", "\n")]), "info{label=\"\",uuid=\"u-0\"} 1\n");
     }
 
     #[test]
-    fn a_mode_of_a_kernel_to_come_has_no_ratio_and_parity_on_one_device_neither() {
+    fn a_future_kernels_mode_has_no_ratio_nor_has_parity_on_one_device() {
         let text =
             btrfs(&[("allocation/data/raid9/total_bytes", "1"), ("allocation/data/raid5/total_bytes", "1")]);
         assert!(!text.contains("ratio") && text.contains("mode=\"raid9\""), "{text}");
@@ -313,13 +313,13 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_none_costs_only_itself() {
+    fn a_malformed_number_is_skipped_alone() {
         let text = btrfs(&[("commit_stats", "commits x\nlast_commit_ms 5\n\n"), ("devices/sda/size", "-1")]);
         assert_eq!(text, "info{label=\"\",uuid=\"u-0\"} 1\nlast_commit_seconds{uuid=\"u-0\"} 0.005\n");
     }
 
     #[test]
-    fn a_host_without_btrfs_has_nothing_to_tell() {
+    fn a_host_without_btrfs_has_no_data() {
         assert_eq!(collect(&COLLECTOR, &[], &[]).unwrap(), "");
     }
 

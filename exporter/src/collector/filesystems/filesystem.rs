@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_directory_gives_its_numbers_to_every_mount_of_its_file_system_that_passes() {
+    fn every_mount_of_a_file_system_that_the_filters_pass_reports_its_probe_directorys_numbers() {
         let answer = Sent {
             host: HOST,
             own: OWN_MOUNTS,
@@ -482,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_directory_lies_on_the_last_of_two_mounts_on_one_place() {
+    fn a_probe_directory_lies_on_the_last_of_two_mounts_on_one_path() {
         let own = format!("{OWN_MOUNTS}903 902 259:4 / /probe/var rw - xfs /dev/nvme0n1p4 rw\n");
         let answer =
             Sent { host: HOST, own: &own, probe_directories: &[("/probe/var", Ok(7))], ..Sent::default() };
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn without_any_numbers_every_mount_says_so() {
+    fn without_any_numbers_every_mount_reports_an_error() {
         let answer = Sent { host: HOST, ..Sent::default() };
         let mounts = answer.short(&[]);
         assert_eq!(mounts.len(), 5);
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_that_failed_says_why_unless_a_probe_directory_knows() {
+    fn a_mount_that_failed_reports_its_error_unless_a_probe_directory_has_the_numbers() {
         let answer = Sent {
             host: HOST,
             own: &format!("{OWN_MOUNTS}904 900 0:24 / /host/run rw - tmpfs tmpfs rw\n"),
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_that_was_asked_is_a_timeout_and_one_that_was_not_says_why() {
+    fn a_mount_that_was_read_is_a_timeout_and_one_that_was_not_reports_why() {
         let roots = [
             ("/var", Ok(9)),
             ("/run", Err(115)),
@@ -573,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_come_after_the_word_that_they_are_asked_for_count() {
+    fn numbers_that_arrive_after_the_report_that_a_read_started_are_used() {
         let roots = [("/var", Err(115)), ("/var", Ok(9)), ("/run", Err(115)), ("/run", Err(5))];
         let answer = Sent { host: HOST, roots: &roots, ..Sent::default() };
         let mounts = answer.short(&[]);
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_mounted_over_shows_the_topmost_and_one_mounted_twice_one_series() {
+    fn of_mounts_on_one_path_the_topmost_is_reported_and_a_repeated_one_once() {
         let host = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 8:2 / /m rw - ext4 /dev/sdb1 rw\n\
                     3 2 8:3 / /m rw - xfs /dev/sdc1 rw\n4 1 8:4 / /n rw - ext4 /dev/sdd1 rw\n\
                     5 4 8:4 / /n ro - ext4 /dev/sdd1 rw\n";
@@ -672,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_hosts_mounts_the_file_system_of_a_probe_directory_is_where_the_broker_has_it() {
+    fn without_the_hosts_mounts_a_probe_directory_has_the_brokers_mount_point() {
         let probe_directories =
             [("/probe/var", Ok(7)), ("/probe/twice", Ok(7)), ("/", Ok(8)), ("/probe/var/below", Ok(9))];
         let own_mounts = OWN_MOUNTS.replace(" rw,noatime master:21", " ro,noatime master:21")

@@ -398,14 +398,14 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_transports_is_given() {
+    fn each_of_several_transports_is_reported() {
         let text = mountstats(&mount("192.0.2.1:/srv", "/mnt", "nfs4", &TCP.repeat(3)), "");
         assert_eq!(text.matches("transport_sends_total{").count(), 3);
         assert_eq!(text.matches("mountpoint_info{").count(), 1);
     }
 
     #[test]
-    fn a_second_mount_of_an_export_gives_its_place_alone() {
+    fn a_second_mount_of_an_export_reports_its_mount_point_alone() {
         let first = mount("192.0.2.1:/srv", "/mnt", "nfs4", TCP);
         let second = mount("192.0.2.1:/srv", "/mnt\\040two", "nfs4", TCP).replace("READ", "WRITE");
         let text = mountstats(&(first + &second), "");
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn old_and_future_shapes_give_what_they_have() {
+    fn fields_of_old_and_future_versions_are_reported_where_present() {
         let stats = "device 192.0.2.1:/srv mounted on /mnt with fstype nfs statvers=1.0\n\
             \tage:\tx\n\tevents:\t7\n\tshiny:\t1\n\txprt:\ttcp 832 1\n\tper-op statistics\n\
             \t        READ: 1\n\t      no colon 1 2\n";
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_nfs_has_nothing_to_tell_and_one_that_bars_the_file_fails() {
+    fn a_host_without_nfs_has_no_data_and_one_that_denies_the_file_fails() {
         use crate::collector::testing::{collect_snapshot, local};
         use crate::snapshot::{Content, Snapshot};
         assert_eq!(mountstats("", ""), "");
@@ -456,7 +456,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_lines_below_a_mount_are_survived(
+        fn any_lines_below_a_mount_are_parsed_without_a_panic(
             lines in "(\t(age|bytes|events|xprt|per-op|READ)[: ]( ?(tcp|udp|[0-9]{1,20})){0,12}\n?){0,6}",
         ) {
             let text = format!("device a:/b mounted on /c with fstype nfs4 statvers=1.1\n{lines}");

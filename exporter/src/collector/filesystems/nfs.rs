@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_are_named_by_their_place_and_version() {
+    fn methods_are_named_by_their_position_and_version() {
         for (label, methods, last) in [
             ("proc2", 18, "{method=\"FsStat\",proto=\"2\"} 17\n"),
             ("proc3", 22, "{method=\"Commit\",proto=\"3\"} 21\n"),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_calls_carry_the_labels_that_node_exporter_gives_them() {
+    fn the_layout_calls_have_node_exporters_labels() {
         let text = counted("proc4", 69);
         assert!(text.contains("{method=\"GetDeviceInfo\",proto=\"4\"} 44\n"), "{text}");
         assert!(text.contains("{method=\"LayoutGet\",proto=\"4\"} 45\n"), "{text}");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_line_costs_no_other() {
+    fn a_malformed_line_is_skipped_alone() {
         let text = nfs(b"net 70 x 69\nrpc -1\nproc2 18 1 2\nproc3 2 1 x\nshiny 1 2\n");
         assert!(
             text.starts_with("node_nfs_packets_total{protocol=\"tcp\"} 69\nnode_nfs_requests_total"),

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn single_numbers_are_given_with_their_names() {
+    fn single_numbers_are_reported_by_name() {
         assert_eq!(
             nfsd(HEAD).replace("node_nfsd_", ""),
             "connections_total 1\ndisk_bytes_read_total 157286400\ndisk_bytes_written_total 72864\n\
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_are_named_by_their_place_without_pings() {
+    fn methods_are_named_by_their_position_without_pings() {
         let text = nfsd(
             b"proc2 18 2 69 0 0 4410 0 0 0 0 0 0 0 0 0 0 0 99 2\n\
               proc3 22 2 112 0 2719 111 0 0 0 0 0 0 0 0 0 0 0 27 216 0 2 1 3\n",
@@ -165,12 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_no_longer_reads_ahead_has_no_such_cache() {
+    fn a_server_without_a_read_ahead_cache_has_no_series_of_it() {
         assert_eq!(nfsd(b"fh 0 0 0 0 0\nra 0\nfuture 1 2 3\n").lines().count(), 2);
     }
 
     #[test]
-    fn a_broken_line_costs_no_other() {
+    fn a_malformed_line_is_skipped_alone() {
         let text = nfsd(b"rc x 6\nproc2 18 1\nproc4ops x\nio 1\n");
         assert_eq!(text, "node_nfsd_disk_bytes_read_total 1\nnode_nfsd_reply_cache_misses_total 6\n");
     }

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn each_number_has_the_name_of_its_place() {
+    fn each_number_has_the_name_of_its_position() {
         assert_eq!(
             xfs(STATS),
             "allocation_btree_compares_total 6\nallocation_btree_lookups_total 5\n\
@@ -133,17 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_columns_that_are_missing_or_new_do_no_harm() {
+    fn missing_and_new_lines_and_columns_are_harmless() {
         assert_eq!(xfs(b"rw 1 2 3\ngc xpc 1\nshiny 4\ndir\n"), "read_calls_total 2\nwrite_calls_total 1\n");
     }
 
     #[test]
-    fn a_number_that_is_none_costs_only_itself() {
+    fn a_malformed_number_is_skipped_alone() {
         assert_eq!(xfs(b"rw -1 2\n\xff\n"), "read_calls_total 2\n");
     }
 
     #[test]
-    fn each_file_system_has_its_own_series_whatever_its_device_is_called() {
+    fn each_file_system_has_its_own_series_even_if_its_device_has_an_odd_name() {
         let text = collect(
             &COLLECTOR,
             &[("sys/fs/xfs/dm-0/stats/stats", b"rw 1"), ("sys/fs/xfs/a\"b:)/stats/stats", b"rw 2")],
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_xfs_has_nothing_to_tell() {
+    fn a_host_without_xfs_has_no_data() {
         assert_eq!(collect(&COLLECTOR, &[], &[]).unwrap(), "");
     }
 

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn each_row_of_a_number_is_a_family_under_its_part_of_zfs() {
+    fn each_numeric_row_is_a_family_under_its_component_of_zfs() {
         let rows = "erpt-dropped                    4    18\nneeded                          3    -5\n\
             text                            7    words and more\nchar                            0    x\n";
         for (file, subsystem) in SUBSYSTEMS {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pools_traffic_is_given_by_column() {
+    fn a_pools_traffic_is_reported_by_column() {
         let io = "12 3 0x00 1 80 79205351707403 395818011156865\nnread    nwritten reads\n1884160  3206144  22       7\n";
         assert_eq!(
             zfs(&[("tank/io", io)]),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_datasets_name_may_hold_spaces() {
+    fn a_datasets_name_may_have_spaces() {
         let rows = "dataset_name                    7    tank/with  \"space\nwrites                          4    10\n";
         assert_eq!(
             zfs(&[("tank/objset-0x36", &format!("{HEAD}{rows}"))]),
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_broken_costs_only_itself() {
+    fn a_malformed_row_is_skipped_alone() {
         let rows = "a 4\nb 4 -1\nc 3 x\n\nd 4 18446744073709551615\n";
         assert_eq!(zfs(&[("zil", &format!("{HEAD}{rows}"))]), "zil_d 18446744073709551615\n");
     }

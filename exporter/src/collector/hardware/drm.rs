@@ -121,7 +121,7 @@ node_drm_memory_vram_used_bytes{card=\"card0\"} 4
     }
 
     #[test]
-    fn a_card_of_another_driver_is_left_alone() {
+    fn a_card_of_another_driver_is_ignored() {
         let files: &[(&str, &[u8])] = &[
             ("sys/class/drm/card0/device/uevent", b"DRIVER=i915\nMODALIAS=DRIVER=amdgpu\n"),
             ("sys/class/drm/card0/device/gpu_busy_percent", b"4\n"),
@@ -131,7 +131,7 @@ node_drm_memory_vram_used_bytes{card=\"card0\"} 4
     }
 
     #[test]
-    fn what_a_card_does_not_tell_is_absent_and_a_text_may_be_anything() {
+    fn attributes_that_a_card_lacks_are_absent_and_its_text_may_have_any_bytes() {
         let snapshot = Snapshot::from_files(vec![
             (UEVENT.0.replace("card0", "card10").into_bytes(), Content::bytes(UEVENT.1)),
             (b"sys/class/drm/card10/device/gpu_busy_percent".to_vec(), Content::Errno(1)),
@@ -146,7 +146,7 @@ node_drm_memory_vram_used_bytes{card=\"card0\"} 4
     }
 
     #[test]
-    fn a_host_without_cards_gives_nothing_and_that_is_no_failure() {
+    fn a_host_without_cards_has_no_series_and_succeeds() {
         assert_eq!(collect(&COLLECTOR, &[], &[]).unwrap(), "");
     }
 
@@ -157,7 +157,7 @@ node_drm_memory_vram_used_bytes{card=\"card0\"} 4
 
     proptest::proptest! {
         #[test]
-        fn any_attributes_of_a_card_are_survived(
+        fn any_attributes_of_a_card_are_parsed_without_a_panic(
             bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
         ) {
             let files = [

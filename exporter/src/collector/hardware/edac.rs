@@ -182,7 +182,7 @@ node_edac_uncorrectable_errors_total{controller=\"0\"} 5
     }
 
     #[test]
-    fn a_bad_count_costs_only_itself_and_a_label_may_hold_anything() {
+    fn a_malformed_count_is_skipped_alone_and_a_label_may_have_any_bytes() {
         let files: &[(&str, &[u8])] = &[
             ("sys/devices/system/edac/mc/mc0/ce_count", b"x\n"),
             ("sys/devices/system/edac/mc/mc0/ue_count", b"-1\n"),
@@ -200,7 +200,7 @@ node_edac_uncorrectable_errors_total{controller=\"0\"} 5
     }
 
     #[test]
-    fn a_host_without_a_driver_gives_nothing_and_that_is_no_failure() {
+    fn a_host_without_a_driver_has_no_series_and_succeeds() {
         assert_eq!(collect(&COLLECTOR, &[], &[]).unwrap(), "");
     }
 

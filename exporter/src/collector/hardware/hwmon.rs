@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chip_whose_directory_is_no_link_is_named_by_its_device_all_the_same() {
+    fn a_chip_whose_directory_is_no_link_is_also_named_by_its_device() {
         let file = |path: &str, content| (format!("{CLASS}/hwmon1{path}").into_bytes(), content);
         let snapshot = Snapshot::from_files(vec![
             file("", Content::Errno(22)),
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn links_that_lead_nowhere_name_nothing() {
+    fn links_without_a_usable_target_are_ignored() {
         for target in ["", "/", "../../../../../../..", "../../..//./"] {
             let links = [("sys/class/hwmon/hwmon0/device", target)];
             let text = samples(&links, &[("sys/class/hwmon/hwmon0/fan1_input", "1")], &[]);
@@ -631,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sensor_that_cannot_be_read_is_absent_and_hostile_text_harmless() {
+    fn a_sensor_that_cannot_be_read_is_absent_and_hostile_text_is_escaped() {
         let snapshot = Snapshot::from_files(vec![
             (b"sys/class/hwmon/hwmon0/temp1_input".to_vec(), Content::Errno(6)),
             (b"sys/class/hwmon/hwmon0/temp1_label".to_vec(), Content::bytes(&b"a\"\n\xff\n"[..])),
@@ -666,7 +666,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_link_is_survived(class in ".{0,30}", device in "[./a]{0,40}") {
+        fn any_link_target_is_parsed_without_a_panic(class in ".{0,30}", device in "[./a]{0,40}") {
             let links = [("sys/class/hwmon/hwmon0", class.as_str()), ("sys/class/hwmon/hwmon0/device", &device)];
             let text = samples(&links, &[("sys/class/hwmon/hwmon0/fan1_input", "7")], &[]);
             proptest::prop_assert_eq!(text.split(",sensor=").nth(1), Some("\"fan1\"} 7\n"));

@@ -270,7 +270,7 @@ mod tests {
     const LINK: &str = "../../../devices/pci0000:40/0000:40:01.3/0000:45:00.0";
 
     #[test]
-    fn a_device_tells_what_it_is_and_what_it_is_attached_to() {
+    fn a_device_reports_what_it_is_and_what_it_is_attached_to() {
         let ids: &[(&str, &[u8])] = &[
             ("class", b"0x020000\n"),
             ("device", b"0x1521\n"),
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn one_on_the_root_bus_has_nothing_above_it_and_an_old_kernel_tells_no_revision() {
+    fn one_on_the_root_bus_has_no_parent_and_an_old_kernel_reports_no_revision() {
         for link in ["../../../devices/pci0000:40/0000:45:00.0", "0000:45:00.0", "", "a/b/c"] {
             let text = of(link, &[("vendor", b"0x8086\n"), ("class", b"x")]);
             let expected = "parent_bus=\"*\",parent_device=\"*\",parent_function=\"*\",parent_segment=\"*\",revision=\"\"";
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_number_is_given_as_it_stands() {
+    fn every_other_number_is_reported_unchanged() {
         for (file, _, family) in NUMBERS.iter().filter(|(file, ..)| !file.ends_with("_speed")) {
             assert_eq!(value(file, "1\n"), format!("{}{{}} 1", family.name));
             assert_eq!(value(file, "-1\n"), "", "{file}");
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_another_name_costs_only_itself() {
+    fn a_directory_of_another_name_is_skipped_alone() {
         let files: &[(&str, &[u8])] = &[
             ("sys/bus/pci/devices/\"0000:00:00.0/vendor", b"0x8086\n"),
             ("sys/bus/pci/devices/0000:00:00/vendor", b"0x8086\n"),
@@ -373,7 +373,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_link_is_survived(link in "[0-9a-f:./p]{0,40}") {
+        fn any_link_target_is_parsed_without_a_panic(link in "[0-9a-f:./p]{0,40}") {
             let text = of(&link, &[("vendor", b"0x8086\n")]);
             proptest::prop_assert_eq!(text.lines().count(), 1);
         }

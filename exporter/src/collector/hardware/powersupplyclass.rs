@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_in_base_units_and_words_are_labels() {
+    fn numbers_are_in_base_units_and_text_is_a_label() {
         let text = battery(
             &[
                 ("capacity", b"81\n"),
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn every_attribute_gives_its_own_family() {
+    fn every_attribute_has_its_own_family() {
         let files: Vec<(&str, &[u8])> =
             ATTRIBUTES.iter().map(|attribute| (attribute.file, &b"10\n"[..])).collect();
         let text = battery(&files, &[]);

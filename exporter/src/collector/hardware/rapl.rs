@@ -178,7 +178,7 @@ node_rapl_package_joules_total{index=\"10\",path=\"/sys/class/powercap/intel-rap
     }
 
     #[test]
-    fn a_counter_that_is_refused_is_unreadable_and_not_zero() {
+    fn a_counter_that_is_denied_is_unreadable_and_not_zero() {
         let snapshot = Snapshot::from_files(vec![
             (b"sys/class/powercap/intel-rapl:0/name".to_vec(), Content::bytes(&b"package-0"[..])),
             (b"sys/class/powercap/intel-rapl:0/energy_uj".to_vec(), Content::Errno(13)),
@@ -198,7 +198,7 @@ node_rapl_package_joules_total{index=\"10\",path=\"/sys/class/powercap/intel-rap
     }
 
     #[test]
-    fn hostile_names_become_metric_names_and_a_bad_number_costs_only_itself() {
+    fn hostile_names_become_metric_names_and_a_malformed_number_is_skipped_alone() {
         let files: &[(&str, &[u8])] = &[
             ("sys/class/powercap/a/name", b"a:b\"\n{c}\xff-1-2\n"),
             ("sys/class/powercap/a/energy_uj", b"1000000\n"),

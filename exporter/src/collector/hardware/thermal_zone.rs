@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_types_and_files_to_come_are_harmless() {
+    fn hostile_types_are_escaped_and_a_future_kernels_files_ignored() {
         let text = collect(
             &COLLECTOR,
             &[

@@ -51,7 +51,7 @@ mod tests {
     use crate::snapshot::{Content, Snapshot};
 
     #[test]
-    fn both_sizes_are_given_in_bits_whatever_the_kernels_pool() {
+    fn both_sizes_are_reported_in_bits_for_every_size_of_pool() {
         for (available, size) in [("1337", "4096"), ("256", "256")] {
             let files = [
                 (AVAILABLE, format!("{available}\n").into_bytes()),
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn one_file_is_given_where_the_other_makes_no_sense() {
+    fn one_file_is_reported_if_the_other_is_malformed() {
         let files = [(AVAILABLE, b"many\n".to_vec()), (POOL_SIZE, b"256\n".to_vec())];
         let files = files.map(|(path, bytes)| (path.as_bytes().to_vec(), Content::bytes(bytes)));
         let snapshot = Snapshot::from_files(files.into());
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_not_there_are_no_data_and_refused_ones_are_said() {
+    fn missing_files_are_no_data_and_unreadable_ones_an_error() {
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
         let snapshot = Snapshot::from_files(vec![(AVAILABLE.into(), Content::Errno(13))]);
         let error = collect_snapshot(&COLLECTOR, &snapshot, &[], &local()).unwrap_err();

@@ -55,7 +55,7 @@ mod tests {
     use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
-    fn the_first_and_the_third_number_are_given() {
+    fn the_first_and_the_third_number_are_reported() {
         let text = collect(&COLLECTOR, &[(PATH, b"1024\t0\t1631329\n")], &[]).unwrap();
         assert_eq!(text, "node_filefd_allocated 1024\nnode_filefd_maximum 1631329\n");
     }
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fourth_number_of_a_kernel_to_come_is_left_alone() {
+    fn a_fourth_number_of_a_future_kernel_is_ignored() {
         let text = collect(&COLLECTOR, &[(PATH, b"1 0 2 3\n")], &[]).unwrap();
         assert_eq!(text, "node_filefd_allocated 1\nnode_filefd_maximum 2\n");
     }

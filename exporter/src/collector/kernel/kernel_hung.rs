@@ -41,13 +41,13 @@ mod tests {
     use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
-    fn the_count_is_given() {
+    fn the_count_is_reported() {
         let text = collect(&COLLECTOR, &[(PATH, b"42\n")], &[]).unwrap();
         assert_eq!(text, "node_kernel_hung_tasks_total 42\n");
     }
 
     #[test]
-    fn a_kernel_that_does_not_count_has_no_data_rather_than_none_hung() {
+    fn a_kernel_that_does_not_count_has_no_data_rather_than_zero() {
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
     }
 

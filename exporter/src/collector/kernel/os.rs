@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_distributions_file_gives_its_names_and_its_version() {
+    fn the_names_and_the_version_of_a_distribution_are_reported() {
         let text = of(b"NAME=\"Ubuntu\"\nVERSION=\"20.04.2 LTS (Focal Fossa)\"\nID=ubuntu\nID_LIKE=debian\n\
                         PRETTY_NAME='Ubuntu 20.04.2 LTS'\nVERSION_ID=\"20.04.2\"\nVERSION_CODENAME=focal\n\
                         SUPPORT_END=2025-05-31\nNEW_FIELD=1\n");
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_names_nothing_gives_empty_labels() {
+    fn a_file_without_names_results_in_empty_labels() {
         let empty: String = INFO.labels.iter().map(|name| format!("{name}=\"\",")).collect();
         let text = format!("node_os_info{{{}}} 1\n", empty.trim_end_matches(','));
         for file in ["", "\n", "# a comment\n", "\n  # ID=x\n\n", "SUPPORT_END=soon\n"] {

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_disabled_only_where_the_broker_looked_and_found_nothing() {
+    fn it_is_disabled_only_where_the_broker_found_no_files() {
         let after = |outcome| {
             let mut snapshot = Snapshot::default();
             snapshot.set_report(Query::Selinux, Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 });
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_refused_or_makes_no_sense_says_nothing() {
+    fn an_unreadable_or_malformed_file_is_not_reported() {
         let snapshot = Snapshot::from_files(vec![(PATH.into(), Content::Errno(13))]);
         let refused = CollectError::Unreadable { path: PATH.into(), errno: 13 };
         assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &local()), Err(refused));

@@ -210,7 +210,7 @@ mod tests {
     ];
 
     #[test]
-    fn one_number_stands_alone_and_several_have_an_index() {
+    fn one_number_has_no_index_and_each_of_several_has_one() {
         let flags = [
             "--collector.sysctl.include=kernel.threads-max",
             "--collector.sysctl.include=kernel.perf_event_paranoid",
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_go_by_the_names_that_were_given_for_them() {
+    fn fields_have_the_names_that_the_flag_lists() {
         let flags = ["--collector.sysctl.include=fs.file-nr:total,current,max"];
         assert_eq!(
             collect(&COLLECTOR, FILES, &flags).unwrap(),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_broker_does_not_offer_is_said_and_not_looked_for() {
+    fn parameters_that_the_broker_does_not_support_are_errors_and_not_read() {
         let key = ("proc/sys/net/ipv4/tcp_fastopen_key", &b"0-0-0-0\n"[..]);
         let flags = ["--collector.sysctl.include-info=net.ipv4.tcp_fastopen_key"];
         assert_eq!(
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn each_parameter_is_of_one_query_and_only_that_is_asked() {
+    fn each_parameter_belongs_to_one_query_and_only_that_is_sent() {
         for (name, query) in [
             ("vm.swappiness", Query::Sysctl),
             ("vm.user_reserve_kbytes", Query::Sysctl),
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_a_namespace_of_the_brokers_own_fails_with_the_reason_and_the_others_stand() {
+    fn a_parameter_in_a_namespace_of_the_brokers_own_fails_with_the_reason_and_the_others_are_reported() {
         let mut snapshot =
             Snapshot::from_files(vec![(b"proc/sys/vm/swappiness".to_vec(), Content::bytes(&b"60\n"[..]))]);
         let report = Report { outcome: Outcome::ContainerView, elapsed_ns: 0, bytes: 0, left_out: 0 };
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_node_exporters_documentation_is_given() {
+    fn the_example_of_node_exporters_documentation_is_reported() {
         let files: &[(&str, &[u8])] = &[
             ("proc/sys/vm/user_reserve_kbytes", b"131072\n"),
             ("proc/sys/kernel/core_pattern", b"core\n"),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_do_not_fit_the_fields_are_said() {
+    fn a_mismatch_of_names_and_fields_is_an_error() {
         let of = |name| error(&format!("--collector.sysctl.include={name}"));
         assert_eq!(of("fs.file-nr:total,max"), "proc/sys/fs/file-nr: 2 names for 3 fields");
         assert_eq!(of("kernel.threads-max:max"), "proc/sys/kernel/threads-max: 1 names for 1 fields");
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_fails_is_skipped_and_the_others_stand() {
+    fn one_that_fails_is_skipped_and_the_others_are_reported() {
         let snapshot = Snapshot::from_files(vec![
             (b"proc/sys/fs/file-nr".to_vec(), Content::Errno(13)),
             (b"proc/sys/vm/swappiness".to_vec(), Content::bytes(&b"60\n"[..])),
@@ -414,14 +414,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_is_nothing_given() {
+    fn without_a_flag_nothing_is_reported() {
         assert_eq!(collect(&COLLECTOR, FILES, &[]).unwrap(), "");
         accepts_any_bytes(&COLLECTOR, &["proc/sys/fs/file-nr"]);
     }
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_under_any_flag_are_survived(
+        fn any_bytes_under_any_flag_are_parsed_without_a_panic(
             bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60),
             keys in "(:[a-z,]{0,6})?",
         ) {

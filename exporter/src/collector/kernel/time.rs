@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_is_given_with_its_fraction_and_without_any_file() {
+    fn the_clock_is_reported_with_its_fraction_and_without_any_file() {
         let zone = TimeZone { name: "UTC".into(), offset: 0 };
         let own =
             LocalData { now: UNIX_EPOCH + Duration::from_millis(1500), time_zone: Some(zone), ..local() };

@@ -105,7 +105,7 @@ mod tests {
     };
 
     #[test]
-    fn every_family_is_given_in_its_unit() {
+    fn every_family_is_reported_in_its_unit() {
         assert_eq!(
             collect(Ok(SYNCHRONISED)).unwrap(),
             "node_timex_estimated_error_seconds 0.00025\n\
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_call_gives_nothing() {
+    fn a_refused_call_is_an_error() {
         let error = collect(Err(1)).unwrap_err();
         assert_eq!(error.to_string(), "adjtimex: errno 1");
     }

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nodes_name_is_the_one_that_was_given() {
+    fn the_nodes_name_is_the_configured_one() {
         let text = collect(&COLLECTOR, FILES, &[]).unwrap();
         assert_eq!(
             text,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_without_the_files_is_known_by_uname() {
+    fn an_old_kernel_without_the_files_is_recognised_by_uname() {
         let text = collect_snapshot(&COLLECTOR, &Snapshot::default(), &[], &pods_own()).unwrap();
         assert_eq!(
             text,

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_sizes_are_given_as_the_kernel_has() {
+    fn as_many_sizes_are_reported_as_the_kernel_has() {
         let lines = |columns: usize| {
             let line = format!("Node 0, zone Device{}", " 7".repeat(columns));
             collect(&COLLECTOR, &[(PATH, line.as_bytes())], &[]).unwrap().lines().count()
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_count_costs_only_itself_and_a_bad_beginning_its_line() {
+    fn a_malformed_count_is_skipped_alone_and_a_malformed_prefix_skips_its_line() {
         let buddyinfo = b"Node x, zone DMA 1\nzone DMA 1\n\nNode 0, zone \"\xff 1 x -3 4\n";
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, buddyinfo)], &[]).unwrap(),

@@ -73,13 +73,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_kernel_to_come_is_given_under_its_name() {
+    fn a_future_kernels_line_is_reported_under_its_name() {
         let text = collect(&COLLECTOR, &[(PATH, b"Unaccepted(far): 3 kB\nFrobs: 4\n")], &[]).unwrap();
         assert_eq!(text, "node_memory_Frobs 4\nnode_memory_Unaccepted_far_bytes 3072\n");
     }
 
     #[test]
-    fn a_line_that_makes_no_sense_costs_only_itself() {
+    fn a_malformed_line_is_skipped_alone() {
         let meminfo = b"MemFree: 1 kB\nMemTotal: 1 MB\nCached: -1 kB\n: 1 kB\n\nSlab\nDirty: 1 kB per page\n\
             Huge: 18446744073709551615 kB\n";
         let text = collect(&COLLECTOR, &[(PATH, meminfo)], &[]).unwrap();

@@ -101,7 +101,7 @@ mod tests {
     const NUMASTAT: &str = "sys/devices/system/node/node0/numastat";
 
     #[test]
-    fn each_node_tells_its_memory_and_where_pages_came_from() {
+    fn each_node_reports_its_memory_and_where_pages_came_from() {
         let files: &[(&str, &[u8])] = &[
             (MEMINFO, b"Node 0 MemTotal:       134182340 kB\nNode 0 Active(anon):     691324 kB\nNode 0 HugePages_Free:      3\n"),
             (NUMASTAT, b"numa_hit 193460335812\nother_node 18179487\n"),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_a_kernel_to_come_is_given_under_its_name() {
+    fn a_future_kernels_line_is_reported_under_its_name() {
         let files: &[(&str, &[u8])] =
             &[(MEMINFO, b"\nNode 0 Frobs(far): 3 kB\n"), (NUMASTAT, b"numa_frob 4\n")];
         assert_eq!(
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_costs_only_itself() {
+    fn a_malformed_line_is_skipped_alone() {
         let files: &[(&str, &[u8])] = &[
             (MEMINFO, b"Node 0 MemFree: x kB\nNode 1 MemFree: 1 kB\nNode 01 Slab: 1 kB\nMemFree: 1 kB\nNode 0 Dirty: 1 kB\n"),
             (NUMASTAT, b"numa_hit\nnuma_miss -1\nnuma_a 1 2\nlocal\"\xff 5\n"),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_whose_memory_is_hidden_fails_and_what_others_have_is_given() {
+    fn a_node_whose_memory_is_hidden_fails_and_the_others_are_reported() {
         let other = "sys/devices/system/node/node1/meminfo";
         for hidden in [&b""[..], b"\n", b"Node 1 MemFree: 1 kB\n"] {
             let files = [(MEMINFO, hidden), (other, &b"Node 1 MemFree: 1 kB\n"[..])];
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_numa_gives_nothing_and_that_is_no_failure() {
+    fn a_kernel_without_numa_has_no_series_and_succeeds() {
         assert_eq!(collect(&COLLECTOR, &[], &[]).unwrap(), "");
         assert_eq!(collect(&COLLECTOR, &[("sys/devices/system/node/nodeX/meminfo", b"")], &[]).unwrap(), "");
     }

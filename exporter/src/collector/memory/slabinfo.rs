@@ -115,7 +115,7 @@ mod tests {
         node_slabinfo_pages_per_slab{slab=\"tw_sock_TCP\"} 2\n";
 
     #[test]
-    fn each_cache_tells_its_objects_and_slabs() {
+    fn each_cache_reports_its_objects_and_slabs() {
         let text = collect(&COLLECTOR, &[(PATH, SLABINFO)], &[]).unwrap();
         assert_eq!(text.lines().count(), 10);
         for line in TCP.lines() {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_refused_is_unreadable_and_not_empty() {
+    fn a_file_that_is_denied_is_unreadable_and_not_empty() {
         let snapshot = Snapshot::from_files(vec![(PATH.into(), Content::Errno(13))]);
         let refused = CollectError::Unreadable { path: PATH.into(), errno: 13 };
         assert_eq!(collect_snapshot(&COLLECTOR, &snapshot, &[], &local()), Err(refused));
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn statistics_of_a_debugging_kernel_are_left_alone_and_a_name_may_hold_anything() {
+    fn a_debugging_kernels_statistics_are_ignored_and_a_name_may_have_any_bytes() {
         let slabinfo =
             b"a b: \"\xff  1 2 3 4 5 : tunables 0 0 0 : slabdata 1 1 0 : globalstat 7 : cpustat 8\n\
             short 1 2 3 : tunables\nno tunables 1 2 3 4 5\nx 1 2 y 4 5 : tunables\n1 2 3 4 5 : tunables\n";
@@ -173,7 +173,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_columns_are_survived(columns in "[a-z ]{0,8}[0-9x ]{0,20}") {
+        fn any_columns_are_parsed_without_a_panic(columns in "[a-z ]{0,8}[0-9x ]{0,20}") {
             let line = format!("{columns} : tunables 0 0 0\n");
             let _ = collect(&COLLECTOR, &[(PATH, line.as_bytes())], &[]);
         }

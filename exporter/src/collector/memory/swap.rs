@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn each_area_tells_its_size_use_and_priority() {
+    fn each_area_reports_its_size_use_and_priority() {
         assert_eq!(
             of(b"/dev/zram0                              partition\t8388604\t\t76\t\t100\n"),
             "node_swap_priority{device=\"/dev/zram0\",swap_type=\"partition\"} 100\n\
@@ -116,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_makes_no_sense_costs_only_itself() {
+    fn a_malformed_line_is_skipped_alone() {
         let text = of(b"/a file x 0 1\n/b file 4\n\n/c file 18446744073709551615 0 1\n/d file 1 0 1\n");
         assert_eq!(text.lines().count(), 3);
         assert!(text.lines().all(|line| line.contains("\"/d\"")), "{text}");
     }
 
     #[test]
-    fn a_host_without_swap_gives_nothing_and_that_is_no_failure() {
+    fn a_host_without_swap_has_no_series_and_succeeds() {
         assert_eq!(of(b""), "");
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
     }

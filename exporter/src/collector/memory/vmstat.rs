@@ -79,7 +79,7 @@ mod tests {
         thp_fault_alloc 142261\n";
 
     #[test]
-    fn faults_paging_swapping_and_kills_are_given_by_default() {
+    fn faults_paging_swapping_and_kills_are_reported_by_default() {
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, VMSTAT)], &[]).unwrap(),
             "node_vmstat_oom_kill 1\n\
@@ -99,19 +99,19 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_a_wanted_field_gives_the_others() {
+    fn a_kernel_without_a_selected_field_reports_the_others() {
         // Before Linux 4.13 there is no oom_kill.
         let text = collect(&COLLECTOR, &[(PATH, b"nr_free_pages 9\npgpgin 1\n")], &[]).unwrap();
         assert_eq!(text, "node_vmstat_pgpgin 1\n");
     }
 
     #[test]
-    fn a_file_with_no_wanted_field_is_no_failure() {
+    fn a_file_with_no_selected_field_is_no_failure() {
         assert_eq!(collect(&COLLECTOR, &[(PATH, b"nr_free_pages 9\n")], &[]).unwrap(), "");
     }
 
     #[test]
-    fn a_line_that_makes_no_sense_costs_only_itself() {
+    fn a_malformed_line_is_skipped_alone() {
         let files: &[(&str, &[u8])] = &[(
             PATH,
             b"pgpgin\npgpgout x\n\npswpin 3 4\npswpout -5\npgfault 1.5\noom_kill 18446744073709551616\n",

@@ -133,7 +133,7 @@ mod tests {
     use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     #[test]
-    fn what_is_counted_by_node_stands_in_its_first_zone() {
+    fn counters_of_a_node_are_in_its_first_zone() {
         let zoneinfo = b"Node 0, zone      DMA\n  \
           per-node stats\n      \
               nr_inactive_anon 95612\n      \
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_number_costs_only_itself_and_a_bad_zone_its_lines() {
+    fn a_malformed_number_is_skipped_alone_and_a_malformed_zone_with_its_lines() {
         let zoneinfo = b"min 1\nNode x, zone DMA\n  min 2\nNode 0, zone a\"\xff\n  min x\n  low\n  high 3\n\
             protection: 1\n  protection: (1, x, 2\n  protection: (4, -1, 5)\n";
         assert_eq!(
@@ -221,7 +221,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_lines_of_a_zone_are_survived(lines in "([a-z_]{0,5}|min|protection:)( [0-9(),x]{0,12}){0,3}\n?") {
+        fn any_lines_of_a_zone_are_parsed_without_a_panic(lines in "([a-z_]{0,5}|min|protection:)( [0-9(),x]{0,12}){0,3}\n?") {
             let zoneinfo = format!("Node 0, zone DMA\n{lines}");
             let text = collect(&COLLECTOR, &[(PATH, zoneinfo.as_bytes())], &[]).unwrap();
             proptest::prop_assert!(text.len() <= 100 * (lines.len() + 1));

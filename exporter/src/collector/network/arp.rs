@@ -109,7 +109,7 @@ IP address       HW type     Flags       HW address            Mask     Device
     }
 
     #[test]
-    fn entries_are_counted_by_device_whatever_their_state() {
+    fn entries_of_every_state_are_counted_by_device() {
         assert_eq!(
             arp(TABLE, &[]),
             "node_arp_entries{device=\"eth0\"} 2\nnode_arp_entries{device=\"ib0\"} 1\n"
@@ -124,7 +124,7 @@ IP address       HW type     Flags       HW address            Mask     Device
     }
 
     #[test]
-    fn a_published_address_is_no_neighbour_unless_the_table_is_counted_as_it_stands() {
+    fn a_published_address_is_a_neighbour_only_if_the_whole_table_is_counted() {
         let proxy = b"IP address\n192.0.2.7  0x1  0xc  00:00:00:00:00:00     *        eth0\n";
         assert_eq!(arp(proxy, &[]), "");
         assert_eq!(arp(proxy, &["--no-collector.arp.netlink"]), "node_arp_entries{device=\"eth0\"} 1\n");
@@ -143,7 +143,7 @@ IP address       HW type     Flags       HW address            Mask     Device
     }
 
     #[test]
-    fn a_broken_line_is_skipped_and_an_empty_table_has_no_entries() {
+    fn a_malformed_line_is_skipped_and_an_empty_table_has_no_entries() {
         let text = [TABLE, b"10.0.0.1 0x1\n10.0.0.1 0x1 flags 02:fc:00:00:00:05 * eth0\n"].concat();
         assert_eq!(arp(&text, &[]), arp(TABLE, &[]));
         assert_eq!(skipped(&COLLECTOR, &[(PATH, &text)], &[]), 2);
@@ -152,7 +152,7 @@ IP address       HW type     Flags       HW address            Mask     Device
     }
 
     #[test]
-    fn a_line_that_lost_or_gained_a_column_makes_no_device_of_another_one() {
+    fn a_line_with_a_column_too_few_or_too_many_is_never_counted_for_another_device() {
         let broken = b"10.0.0.1 0x1 0x2 00:00:00:00:00:01 *\n10.0.0.1 0x1 0x2 00:00:00:00:00:01 * eth0 7\n\
             10.0.0.1 0x1 0x2 00:00:00:00:00:01 eth0\n10.0.0.1 0x1 0x2 * eth0 7\n";
         let text = [TABLE, broken].concat();

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_mark_for_more_names_is_no_name() {
+    fn the_kernels_marker_for_more_names_is_no_name() {
         let files: [(&str, &[u8]); 3] = [
             (MASTERS, b"bond0 ++more++ "),
             ("sys/class/net/bond0/bonding/slaves", b"eth0 ++more++ \n"),

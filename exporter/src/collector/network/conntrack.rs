@@ -172,7 +172,7 @@ node_nf_conntrack_stat_search_restart 136
     }
 
     #[test]
-    fn a_line_that_is_no_cpus_costs_no_counter() {
+    fn a_line_of_no_cpu_changes_no_counter() {
         let with = |old: &str, new: &str| {
             let table = String::from_utf8_lossy(OLD).replacen(old, new, 1);
             collect(&COLLECTOR, &[(STAT, table.as_bytes()), (MAX, b"65536\n")], &[]).unwrap()
@@ -205,7 +205,7 @@ node_nf_conntrack_stat_search_restart 136
     }
 
     #[test]
-    fn a_kernel_without_the_statistics_gives_the_limit_alone() {
+    fn a_kernel_without_the_statistics_reports_the_limit_alone() {
         assert_eq!(
             collect(&COLLECTOR, &[(MAX, b"65536\n")], &[]).unwrap(),
             "node_nf_conntrack_entries_limit 65536\n"

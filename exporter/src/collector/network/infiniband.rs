@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn each_counter_stands_in_its_file_and_data_is_in_words() {
+    fn each_counter_has_its_file_and_data_is_counted_in_words() {
         let files: Vec<(String, String)> = COUNTERS
             .iter()
             .enumerate()
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn names_may_hold_anything() {
+    fn names_may_have_any_bytes() {
         assert!(infiniband(&[("board_id", "a\"b\nc")], &[]).contains("board_id=\"a\\\"b\\nc\""));
     }
 

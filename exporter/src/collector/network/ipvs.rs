@@ -280,7 +280,7 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
     }
 
     #[test]
-    fn servers_that_are_alike_by_the_labels_kept_are_summed() {
+    fn servers_with_equal_selected_labels_are_summed() {
         let text = ipvs(TEXT_SERVERS, &["--collector.ipvs.backend-labels=proto,,local_port"]);
         assert!(text.contains("connections_active{local_port=\"3306\",proto=\"TCP\"} 250\n"), "{text}");
         assert_eq!(text.lines().count(), 9);
@@ -303,7 +303,7 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
     }
 
     #[test]
-    fn a_broken_line_costs_no_other_and_its_server_none_of_its_backends_to_another() {
+    fn a_malformed_line_is_skipped_alone_and_no_server_gets_anothers_backends() {
         let servers = b"TCP xyz wlc\n-> C0A85216:0CEA Tunnel 1 2 3\nTCP C0A80016:0CEA wlc\n-> C0A85216:0CEA Tunnel 1 2\n\
               -> C0A85216:FFFFF Tunnel 1 2 3\n-> C0A85217:0CEA Tunnel 1 2 3 and more\n\n";
         let text = ipvs(servers, &[]);

@@ -99,13 +99,13 @@ mod tests {
     }
 
     #[test]
-    fn a_column_of_a_kernel_to_come_is_given_under_its_name() {
+    fn a_future_kernels_column_is_reported_under_its_name() {
         let text = collect(&COLLECTOR, &[(ARP, b"new-\xffcolumn\n10\n")], &[]).unwrap();
         assert_eq!(text, "node_lnstat_new____column_total{cpu=\"0\",subsystem=\"arp_cache\"} 16\n");
     }
 
     #[test]
-    fn a_host_without_such_caches_is_no_failure_and_one_that_bars_them_is() {
+    fn a_host_without_such_caches_is_no_failure_and_one_that_denies_them_is() {
         assert_eq!(collect(&COLLECTOR, &[], &[]), Ok(String::new()));
         for table in [&b""[..], b"\n", b"entries  allocs\n"] {
             assert_eq!(collect(&COLLECTOR, &[(ARP, table)], &[]), Ok(String::new()));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn the_caches_of_the_policy_are_asked_for_and_no_others() {
+    fn the_caches_of_the_policy_are_queried_and_no_others() {
         let row = keyhole_policy::row(Query::Lnstat).unwrap();
         let asked = |name: &str| {
             let path = format!("1/net/stat/{name}");

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_of_the_kernels_longest_is_given_whole() {
+    fn an_alias_of_the_kernels_maximum_length_is_reported_whole() {
         let alias = "a".repeat(255);
         let text = netclass("eth0", &[("ifalias", &format!("{alias}\n"))], &[]);
         assert!(text.contains(&format!("ifalias=\"{alias}\"")), "{text}");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_number_costs_no_other_and_new_attributes_do_no_harm() {
+    fn a_value_that_is_no_number_is_skipped_alone_and_new_attributes_are_ignored() {
         let files = [("flags", "0xz"), ("mtu", "9000"), ("operstate", "down"), ("shiny", "1"), ("type", "")];
         let text = netclass("eth0", &files, &[]);
         assert!(
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_and_an_alias_may_hold_what_the_kernel_allows() {
+    fn a_name_and_an_alias_may_have_any_bytes_that_the_kernel_allows() {
         let text = netclass("a\"b:)", &[("ifalias", "two\nlines \"x\"\n")], &[]);
         assert!(text.contains("device=\"a\\\"b:)\",duplex=\"\",ifalias=\"two\\nlines \\\"x\\\"\""), "{text}");
     }

@@ -247,7 +247,7 @@ Inter-|   Receive                                                |  Transmit
     }
 
     #[test]
-    fn detailed_names_give_single_errors_and_no_sums() {
+    fn detailed_metrics_have_single_errors_and_no_sums() {
         let mut files: Vec<(String, Vec<u8>)> = vec![(PATH.into(), DEV.into())];
         for (at, counter) in COUNTERS.iter().enumerate() {
             if let Place::Statistic(file) = counter.place {
@@ -270,7 +270,7 @@ Inter-|   Receive                                                |  Transmit
     }
 
     #[test]
-    fn packets_without_a_handler_come_from_sysfs_where_it_has_them() {
+    fn packets_without_a_handler_are_read_from_sysfs_where_it_has_them() {
         let files: [(&str, &[u8]); 2] = [(PATH, DEV), ("sys/class/net/eth0/statistics/rx_nohandler", b"3\n")];
         let text = collect(&COLLECTOR, &files, &[]).unwrap();
         assert!(text.contains("node_network_receive_nohandler_total{device=\"eth0\"} 3\n"), "{text}");
@@ -289,7 +289,7 @@ Inter-|   Receive                                                |  Transmit
     }
 
     #[test]
-    fn the_alias_is_a_label_when_asked_for() {
+    fn the_alias_is_a_label_if_the_flag_is_on() {
         let files: [(&str, &[u8]); 2] = [(PATH, DEV), ("sys/class/net/eth0/ifalias", b"up\"link\nhere\n")];
         let text = collect(&COLLECTOR, &files, &["--collector.netdev.label-ifalias"]).unwrap();
         assert!(text.contains("bytes_total{device=\"eth0\",ifalias=\"up\\\"link\\nhere\"} 201\n"), "{text}");
@@ -317,7 +317,7 @@ Inter-|   Receive                                                |  Transmit
     }
 
     #[test]
-    fn a_broken_line_costs_no_other_and_a_broken_number_no_other_number() {
+    fn a_malformed_line_is_skipped_alone_and_so_is_a_malformed_number() {
         let text = netdev(b" face |bytes errs|bytes\nno device\n a: 1\n b: 1 -1 2\n", &[]);
         assert_eq!(text.lines().count(), 2, "{text}");
         assert_eq!(of_device(&text, "b"), "receive_bytes 1\ntransmit_bytes 2\n");

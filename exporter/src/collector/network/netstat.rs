@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_files_give_the_default_fields() {
+    fn the_default_fields_are_read_from_three_files() {
         let files: [(&str, &[u8]); 3] = [
             (
                 NETSTAT,
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_its_pair_costs_no_other_pair() {
+    fn a_line_without_its_pair_breaks_no_other_pair() {
         let text = b"Ip: Forwarding\nTcp: InSegs\nTcp: 5\nno protocol\nUdp: InErrors\nUdp: 1 2\nIcmp: InMsgs\nIcmp: 3\n";
         assert_eq!(snmp(text, &[]), "node_netstat_Icmp_InMsgs 3\nnode_netstat_Tcp_InSegs 5\n");
         assert_eq!(skipped(&COLLECTOR, &[(NETSTAT, BESIDE), (SNMP, text)], &[]), 3);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_number_costs_no_other() {
+    fn a_value_that_is_no_number_is_skipped_alone() {
         assert_eq!(snmp(b"Tcp: InSegs OutSegs\nTcp: x 5\n", &[]), "node_netstat_Tcp_OutSegs 5\n");
     }
 
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_a_protocol_costs_no_pair() {
+    fn a_line_without_a_protocol_breaks_no_pair() {
         for line in ["", "   ", "nonsense"] {
             let text = snmp(format!("Tcp: InSegs\n{line}\nTcp: 1\n{line}\nUdp: A\nUdp: 2\n").as_bytes(), ALL);
             assert_eq!(text, "node_netstat_Tcp_InSegs 1\nnode_netstat_Udp_A 2\n", "{line:?}");
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_every_kernel_has_is_missed_and_what_the_others_have_is_given() {
+    fn a_missing_file_that_every_kernel_has_is_an_error_and_the_others_are_reported() {
         let tcp = b"Tcp: InSegs\nTcp: 5\n";
         for (main, other) in [(NETSTAT, SNMP), (SNMP, NETSTAT)] {
             for text in [None, Some(&b""[..]), Some(b"\n"), Some(b"Tcp: InSegs\n")] {
@@ -274,7 +274,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_pairs_of_lines_give_at_most_a_sample_a_word(text in "((Ip|Tcp):( [a-z0-9-]{0,4}){0,4}\\n){0,8}") {
+        fn any_pairs_of_lines_result_in_at_most_one_sample_per_word(text in "((Ip|Tcp):( [a-z0-9-]{0,4}){0,4}\\n){0,8}") {
             let words = text.split_ascii_whitespace().count();
             let files = vec![(SNMP.into(), Content::bytes(text.into_bytes()))];
             let (text, _) = collect_whatever(&COLLECTOR, &Snapshot::from_files(files), ALL, &local());

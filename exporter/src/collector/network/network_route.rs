@@ -160,7 +160,7 @@ ff000000000000000000000000000000 08 00000000000000000000000000000000 00 00000000
     }
 
     #[test]
-    fn routes_to_other_hosts_are_given_and_counted_by_device() {
+    fn routes_to_other_hosts_are_reported_and_counted_by_device() {
         assert_eq!(
             routes(&[(V4, ROUTE), (V6, IPV6_ROUTE)]),
             "route_info{dest=\"192.0.2.0/24\",device=\"eth0\",gw=\"\",priority=\"0\"}\n\
@@ -176,12 +176,12 @@ ff000000000000000000000000000000 08 00000000000000000000000000000000 00 00000000
     }
 
     #[test]
-    fn a_host_without_ipv6_gives_ipv4_alone() {
+    fn a_host_without_ipv6_reports_ipv4_alone() {
         assert_eq!(routes(&[(V4, ROUTE)]).lines().count(), 3);
     }
 
     #[test]
-    fn a_broken_line_costs_no_other_and_a_device_may_have_any_name() {
+    fn a_malformed_line_is_skipped_alone_and_a_device_may_have_any_name() {
         let text = routes(&[
             (V4, b"head\neth0 xyz\na\"b:)\xff 00000000 00000000 0001 0 0 0 00000000 0 0 0 new\n"),
             (V6, b"fd00 40 0 0\n"),

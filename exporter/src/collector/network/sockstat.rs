@@ -146,14 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_absent_and_counted_and_what_is_new_is_left_alone() {
+    fn missing_fields_are_absent_and_counted_and_new_ones_ignored() {
         let broken = b"TCP: tw 4 shiny 7 orphan\nTCP orphan 4\nSCTP: inuse many tw 1\n\nUDP:\n";
         assert_eq!(sockstat(broken), "node_sockstat_SCTP_tw 1\nnode_sockstat_TCP_tw 4\n");
         assert_eq!(skipped(&COLLECTOR, &[(V4, broken)], &[]), 5);
     }
 
     #[test]
-    fn a_file_of_something_else_fails_and_what_the_other_one_has_is_given() {
+    fn a_malformed_file_fails_and_the_other_one_is_reported() {
         for strange in [&b"\n"[..], b"something else\n"] {
             let result = collect(&COLLECTOR, &[(V4, SOCKSTAT), (V6, strange)], &[]);
             assert!(matches!(result, Err(CollectError::Malformed { .. })), "{result:?}");

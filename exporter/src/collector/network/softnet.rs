@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernels_columns_are_given_and_no_others() {
+    fn an_old_kernels_columns_are_reported_and_no_others() {
         let names = |line: &[u8]| {
             let text = collect(&COLLECTOR, &[(PATH, line)], &[]).unwrap();
             let names = text.lines().map(|line| line.split('{').next().unwrap().replace("node_softnet_", ""));
@@ -144,13 +144,13 @@ mod tests {
     }
 
     #[test]
-    fn columns_of_a_kernel_to_come_are_left_alone() {
+    fn a_future_kernels_columns_are_ignored() {
         let softnet = b"1 0 0 0 0 0 0 0 0 0 0 0 0 0 0 ffff frobs\n";
         assert_eq!(collect(&COLLECTOR, &[(PATH, softnet)], &[]).unwrap().lines().count(), 7);
     }
 
     #[test]
-    fn a_bad_column_costs_only_itself_and_a_bad_number_the_line() {
+    fn a_malformed_column_is_skipped_alone_and_a_malformed_cpu_number_skips_its_line() {
         let softnet = b"1 x 3\n1 0 0 0 0 0 0 0 0 0 0 0 x\n\n4\n";
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, softnet)], &[]).unwrap(),

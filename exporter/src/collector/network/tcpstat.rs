@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_ipv6_gives_ipv4_alone() {
+    fn a_host_without_ipv6_reports_ipv4_alone() {
         assert!(tcpstat(&[(V4, TCP)]).contains("{state=\"established\"} 1\n"));
     }
 
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_line_is_skipped_and_columns_to_come_do_no_harm() {
+    fn a_malformed_line_is_skipped_and_a_future_kernels_columns_ignored() {
         let text =
             tcpstat(&[(V4, b"head\n 0: a b 01\n 0: a b xx 1:2\n 0: a b 01 1\n 0: a b 01 5:6 and more\n")]);
         assert_eq!(

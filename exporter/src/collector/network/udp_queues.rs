@@ -79,7 +79,7 @@ sl  local_address                         remote_address                        
     }
 
     #[test]
-    fn a_host_without_ipv6_gives_ipv4_alone_and_one_without_either_nothing() {
+    fn a_host_without_ipv6_reports_ipv4_alone_and_one_without_either_nothing() {
         let text = collect(&COLLECTOR, &[(V4, b"  sl  local_address\n")], &[]).unwrap();
         assert_eq!(
             text,
@@ -89,7 +89,7 @@ sl  local_address                         remote_address                        
     }
 
     #[test]
-    fn a_broken_line_is_skipped_and_columns_to_come_do_no_harm() {
+    fn a_malformed_line_is_skipped_and_a_future_kernels_columns_ignored() {
         let text = b"  sl\n 1: 0:1 0:0 07 5\n 2: 0:1 0:0 07 5:x\n 3: 0:1 0:0 07 5:6 and more to come\n";
         let text = collect(&COLLECTOR, &[(V4, text)], &[]).unwrap();
         assert!(text.contains("\"rx\"} 6\n") && text.contains("\"tx\"} 5\n"), "{text}");

@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_missing_are_absent_and_new_ones_do_no_harm() {
+    fn missing_lines_are_absent_and_new_ones_ignored() {
         let text = collect(&COLLECTOR, &[(PATH, b"XfrmInError 1\nXfrmInStateDirError 2\n")], &[]).unwrap();
         assert_eq!(text, "node_xfrm_in_error_packets_total 1\n");
     }
 
     #[test]
-    fn a_line_without_its_one_number_costs_only_itself_and_is_counted() {
+    fn a_line_without_exactly_one_number_is_skipped_alone_and_counted() {
         let table =
             b"XfrmInError -1\nXfrmOutError\n\nXfrmInHdrError 7 8\nshiny\nXfrmFwdHdrError 3\nshiny 4\n";
         let text = collect(&COLLECTOR, &[(PATH, table)], &[]).unwrap();

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_governor_without_a_list_is_given() {
+    fn a_governor_without_a_list_is_reported() {
         let text = collect(&COLLECTOR, &[(GOVERNOR_FILE, b"userspace\n")], &[]).unwrap();
         assert_eq!(text, "node_cpu_scaling_governor{cpu=\"0\",governor=\"userspace\"} 1\n");
     }

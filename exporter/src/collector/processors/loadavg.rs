@@ -47,7 +47,7 @@ mod tests {
     use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
-    fn the_three_averages_are_given_as_the_kernel_writes_them() {
+    fn the_three_averages_are_reported_as_the_kernel_writes_them() {
         let text = collect(&COLLECTOR, &[(PATH, b"0.21 0.37 0.39 1/719 19737\n")], &[]).unwrap();
         assert_eq!(text, "node_load1 0.21\nnode_load15 0.39\nnode_load5 0.37\n");
     }

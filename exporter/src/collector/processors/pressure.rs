@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_irq_and_without_full_for_cpu_gives_the_rest() {
+    fn a_kernel_without_irq_and_without_full_for_cpu_reports_the_rest() {
         // Linux 4.20 to 5.12.
         let cpu = (CPU.0, &b"some avg10=0.36 avg60=0.06 avg300=0.20 total=18066160\n"[..]);
         let text = collect(&COLLECTOR, &[cpu, IO, MEMORY], &[]).unwrap();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn averages_lines_and_order_of_a_kernel_to_come_change_nothing() {
+    fn a_future_kernels_averages_lines_and_order_change_nothing() {
         let irq = (IRQ.0, &b"most total=1\nfull total=8494 avg900=0.00 frobs=x\n"[..]);
         let text = collect(&COLLECTOR, &[irq], &[]).unwrap();
         assert_eq!(text, "node_pressure_irq_stalled_seconds_total 0.008494\n");
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_used_costs_only_itself() {
+    fn a_file_that_cannot_be_used_is_skipped_alone() {
         let text = collect_with_errno(&[MEMORY, (IO.0, b"some total=x\nfull\n")], &[(CPU.0, 13)]).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
         let error = collect_with_errno(&[], &[(CPU.0, 13)]).unwrap_err();

@@ -85,14 +85,14 @@ mod tests {
     }
 
     #[test]
-    fn domains_with_names_and_columns_of_a_kernel_to_come_change_nothing() {
+    fn a_future_kernels_domain_names_and_columns_change_nothing() {
         let schedstat = b"version 17\ntimestamp 1\ncpu1 1 2 3 4 5 6 1500000000 250000000 4767485306 8 9\n\
             domain0 SMT 00003 1 2 3\ncpus 1 2 3\n";
         assert_eq!(collect(&COLLECTOR, &[(PATH, schedstat)], &[]).unwrap(), CPU1);
     }
 
     #[test]
-    fn a_short_line_gives_what_it_has_and_the_rest_is_counted() {
+    fn the_columns_of_a_short_line_are_reported_and_the_missing_ones_counted() {
         let table = b"cpu0 1 2 3 4 5 6 1000000000 x\n\n";
         let text = collect(&COLLECTOR, &[(PATH, table)], &[]).unwrap();
         assert_eq!(text, "node_schedstat_running_seconds_total{cpu=\"0\"} 1\n");

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_of_an_old_kernel_or_one_to_come_goes_by_its_name() {
+    fn a_type_of_an_old_or_future_kernel_is_reported_under_its_name() {
         let softirqs = b" CPU0\nBLOCK_IOPOLL: 3\n      FROBS: 4 5\n";
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, softirqs)], &[]).unwrap(),
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_count_costs_only_itself() {
+    fn a_malformed_count_is_skipped_alone() {
         let softirqs = b" CPU0 CPU1\nHI: x 2\nTIMER 3 4\nRCU: 5\n\"\xff: 6 -1\n";
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, softirqs)], &[]).unwrap(),

@@ -142,7 +142,7 @@ mod tests {
         node_procs_running 3\n";
 
     #[test]
-    fn totals_are_given_and_soft_interrupts_only_when_asked_for() {
+    fn totals_are_reported_and_soft_interrupts_only_if_the_flag_is_on() {
         assert_eq!(collect(&COLLECTOR, &[(PATH, STAT)], &[]).unwrap(), TOTALS);
         let text = collect(&COLLECTOR, &[(PATH, STAT)], &["--collector.stat.softirq"]).unwrap();
         assert_eq!(
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_and_vectors_of_a_kernel_to_come_are_left_alone() {
+    fn a_future_kernels_lines_and_vectors_are_ignored() {
         let stat = b"ctxt 7 8\nfrobs 9\nsoftirq 6 1 2 3 4 5 6 7 8 9 10 11\n";
         let text = collect(&COLLECTOR, &[(PATH, stat)], &["--collector.stat.softirq"]).unwrap();
         assert!(text.starts_with("node_context_switches_total 7\nnode_softirqs_total"), "{text}");
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_number_costs_only_itself_and_a_file_without_any_is_malformed() {
+    fn a_malformed_number_is_skipped_alone_and_a_file_without_any_is_malformed() {
         let text = collect(&COLLECTOR, &[(PATH, b"ctxt -1\nbtime\nprocesses 2\n")], &[]).unwrap();
         assert_eq!(text, "node_forks_total 2\n");
         let result = collect(&COLLECTOR, &[(PATH, b"\xff\xfe\nctxt x\n")], &[]);

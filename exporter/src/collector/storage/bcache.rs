@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_new_or_no_number_costs_nothing_else() {
+    fn missing_new_and_malformed_files_affect_no_other() {
         let files =
             [("bdev0/writeback_rate_debug", "rate: fast\nshiny: 1\n"), ("tree_depth", "2"), ("shiny", "1")];
         assert_eq!(bcache(&files), "tree_depth{uuid=\"u-1\"} 2\n");
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn how_full_a_cache_is_is_asked_only_with_the_flag() {
+    fn priority_statistics_are_queried_only_if_the_flag_is_on() {
         let asked = |arguments: &[&str]| instance(&COLLECTOR, arguments).queries().collect::<Vec<_>>();
         assert_eq!(asked(&[]), [Query::Bcache]);
         assert_eq!(asked(&["--collector.bcache.priorityStats"]), [Query::Bcache, Query::BcachePriorities]);
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_bcache_has_nothing_to_tell() {
+    fn a_host_without_bcache_has_no_data() {
         assert_eq!(collect(&COLLECTOR, &[], &[]).unwrap(), "");
     }
 

@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_fourteen_columns_gives_reads_writes_and_times_in_base_units() {
+    fn a_line_of_fourteen_columns_reports_reads_writes_and_times_in_base_units() {
         let text = collect(&COLLECTOR, &[(PATH, OLD), ROTATIONAL], &[]).unwrap();
         assert_eq!(
             text,
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_below_zero_costs_no_other() {
+    fn a_negative_number_is_skipped_alone() {
         let line = b" 8 16 sdb 326552 841 9657779 84 41822 2895 1972905 5007 -1 60730 67070\n";
         let text = collect(&COLLECTOR, &[(PATH, line)], &[]).unwrap();
         assert_eq!(skipped(&COLLECTOR, &[(PATH, line)], &[]), 1);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn newer_kernels_add_discards_then_flushes_then_what_is_not_known_yet() {
+    fn newer_kernels_add_discards_then_flushes_then_unknown_columns() {
         let line = |tail: &str| {
             let line =
                 format!(" 8 16 sdb 326552 841 9657779 84 41822 2895 1972905 5007 0 60730 67070{tail}\n");
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn partitions_and_ram_are_left_out_by_default_and_an_include_stands_for_itself() {
+    fn partitions_and_ram_are_left_out_by_default_and_an_include_replaces_the_default() {
         let names = ["sda", "sda1", "loop0", "zram0", "fd0", "nvme0n1", "nvme0n1p1", "dm-0", "md0"];
         let file: String = names.iter().map(|name| format!("8 0 {name} 1 2 3 4 5 6 7 8 9 10 11\n")).collect();
         let given = |flags: &[&str]| {
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_not_a_device_is_skipped_and_the_rest_given() {
+    fn a_line_that_is_not_a_device_is_skipped_and_the_rest_reported() {
         // An array can be named so that its name holds a space, which shifts the columns.
         let hostile = b"9 0 md_a b 1 2 3 4 5 6 7 8 9 10 11\n8 1 sda1 250 2000 0 0\n8 0 sd\xff\" 1 2 3 4 5 6 7 8 9 10 11\n";
         let text = collect(&COLLECTOR, &[(PATH, hostile)], &[]).unwrap();

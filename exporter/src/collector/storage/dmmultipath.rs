@@ -152,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn a_path_whose_disk_tells_nothing_is_unknown_and_failed() {
+    fn a_path_without_a_state_of_its_disk_is_unknown_and_failed() {
         let text = multipath(DEVICE, &["dm-5/slaves/sdz"]).unwrap();
         assert!(text.contains("path_state{device=\"mpathA\",path=\"sdz\",state=\"unknown\"} 1\n"), "{text}");
         assert!(text.contains("paths_failed{device=\"mpathA\",sysfs_name=\"dm-5\"} 1\n"), "{text}");
     }
 
     #[test]
-    fn what_cannot_be_read_is_absent_and_names_may_hold_anything() {
+    fn what_cannot_be_read_is_absent_and_names_may_have_any_bytes() {
         let text =
             multipath(&[("dm-5/dm/uuid", "mpath-1"), ("dm-5/dm/name", "a\"\nb"), ("dm-5/size", "x")], &[])
                 .unwrap();

@@ -132,7 +132,7 @@ ns:17324442 nr:10961011 dw:28263521 dr:118696670 al:1100 bm:221 lo:12345 pe:1234
     }
 
     #[test]
-    fn what_is_missing_new_or_broken_costs_nothing_else() {
+    fn missing_new_and_malformed_fields_affect_no_other() {
         let text = b" 0: cs:WFConnection ro:Primary ns:x al:9223372036854775807 dr:9223372036854775807 new:1 ep:-1\n";
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, text)], &[]).unwrap(),
@@ -143,7 +143,7 @@ ns:17324442 nr:10961011 dw:28263521 dr:118696670 al:1100 bm:221 lo:12345 pe:1234
     }
 
     #[test]
-    fn a_version_without_devices_has_nothing_to_tell_and_a_host_without_drbd_no_data() {
+    fn a_version_without_devices_has_no_series_and_a_host_without_drbd_no_data() {
         assert_eq!(collect(&COLLECTOR, &[(PATH, b"version: 9.1.0 (api:2)\nns:1\n")], &[]).unwrap(), "");
         assert!(matches!(collect(&COLLECTOR, &[], &[]), Err(CollectError::NoData(_))));
     }

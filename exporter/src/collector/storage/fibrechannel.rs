@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_statistic_that_the_driver_does_not_keep_or_that_is_no_number_is_absent() {
+    fn a_statistic_that_the_driver_does_not_count_or_that_is_no_number_is_absent() {
         let text = host(&[
             ("statistics/rx_frames", "0xffffffffffffffff\n"),
             ("statistics/rx_words", "many"),

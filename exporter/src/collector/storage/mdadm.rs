@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bitmap_line_may_stand_before_or_after_the_sync_line() {
+    fn a_bitmap_line_may_precede_or_follow_the_sync_line() {
         let sync = "      [=>...]  check =  5.7% (114176/1993728) finish=0.2min speed=114176K/sec\n";
         let bitmap = "      bitmap: 0/1 pages [0KB], 65536KB chunk\n";
         let head = "md0 : active raid1 sda3[0] sdb3[1]\n      1993728 blocks super 1.2 [2/2] [UU]\n";
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_line_does_not_say_is_absent() {
+    fn what_a_line_lacks_is_absent() {
         // A personality of a kernel to come, without counts.
         let samples = array("md0 : active raid99 sda[0]\n      10 blocks quux\n");
         assert_eq!(samples, ["blocks 10", "blocks_synced 10", "statestate=active 1"]);
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_array_is_skipped_and_a_name_may_hold_the_separator() {
+    fn a_line_that_is_no_array_is_skipped_and_a_name_may_have_the_separator() {
         let file = b"Personalities : \nnonsense\n  5 blocks\n\nmd_\"a : b\xff : active raid1 sda[0]\n  7 blocks [1/1] [U]\n";
         let text = collect(&COLLECTOR, &[(PATH, file)], &[]).unwrap();
         assert!(text.starts_with("node_md_blocks{device=\"md_\\\"a : b\u{fffd}\"} 7\n"), "{text}");
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn sysfs_gives_raid_disks_and_how_many_are_missing() {
+    fn raid_disks_and_how_many_are_missing_are_read_from_sysfs() {
         let text = collect(
             &COLLECTOR,
             &[

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_old_kernel_does_not_tell_is_absent() {
+    fn what_an_old_kernel_lacks_is_absent() {
         let text = nvme(&[("state", "live"), ("nvme0n12/size", "8"), ("nvme0n12/nuse", "1"), ("shiny", "1")]);
         assert!(text.contains("size_bytes{device=\"nvme0\",nsid=\"12\"} 4096\n"), "{text}");
         assert!(text.contains("info{ana_state=\"unknown\",device=\"nvme0\",nsid=\"12\"} 1\n"), "{text}");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_none_or_too_large_costs_only_itself() {
+    fn a_malformed_or_too_large_number_is_skipped_alone() {
         let text = nvme(&[
             ("nvme0n1/size", "18446744073709551615"),
             ("nvme0n1/nuse", "-1"),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn names_may_hold_anything() {
+    fn names_may_have_any_bytes() {
         let text = nvme(&[("model", "a \"b\"\\\nc\u{fffd}")]);
         assert!(text.contains("model=\"a \\\"b\\\"\\\\\\nc\u{fffd}\""), "{text}");
     }

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_of_a_kernel_to_come_and_one_that_cannot_be_read_are_unknown() {
+    fn a_future_kernels_state_and_one_that_cannot_be_read_are_unknown() {
         let text = subsystem(&[("nvme0/state", "napping\n"), ("nvme1/transport", "tcp\n")]);
         assert_eq!(text.matches("state=\"unknown\"").count(), 2);
         assert!(text.contains(
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_multipath_tells_what_it_has() {
+    fn a_kernel_without_multipath_reports_what_it_has() {
         let text = subsystem(&[("subsysnqn", "nqn.x\n")]);
         assert!(
             text.contains("info{iopolicy=\"\",model=\"\",nqn=\"nqn.x\"") && text.contains("paths{"),

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemons_files_are_given_in_seconds_and_bytes() {
+    fn a_daemons_files_are_reported_in_seconds_and_bytes() {
         let names: Vec<String> =
             KUBELET.iter().map(|(name, _)| format!("podruntime/kubelet/{name}")).collect();
         let files: Vec<_> =
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn talos_tree_is_given_down_to_its_extension_services() {
+    fn taloss_tree_is_reported_down_to_its_extension_services() {
         let paths = [
             "init",
             "podruntime",
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn systemds_tree_is_given_without_the_units_of_a_moment() {
+    fn systemds_tree_is_reported_without_transient_units() {
         let files: &[(&[u8], &[u8])] = &[
             (b"cpu.stat", CPU_STAT),
             (b"memory.stat", b"anon 4096\n"),
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn past_the_cap_cgroups_nearest_to_the_root_stay_and_the_rest_is_counted() {
+    fn beyond_the_limit_cgroups_nearest_to_the_root_are_reported_and_the_rest_counted() {
         let files: &[(&[u8], &[u8])] = &[
             (b"a.slice/b.service/cpu.stat", CPU_STAT),
             (b"a.slice/a.service/cpu.stat", CPU_STAT),
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_without_half_of_the_files_gives_the_rest() {
+    fn an_old_kernel_without_half_of_the_files_reports_the_rest() {
         // Linux 4.18: no pressure, no peak, no `kernel`.
         let files: &[(&[u8], &[u8])] = &[
             (b"system.slice/cpu.stat", CPU_STAT),
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_files_and_devices_of_a_kernel_to_come_change_nothing() {
+    fn a_future_kernels_keys_files_and_devices_change_nothing() {
         let files: &[(&[u8], &[u8])] = &[
             (b"a.slice/cpu.stat", b"usage_usec 1000000 9\nfrobs 1\nfrobs.usec 2 3\n"),
             (b"a.slice/io.stat", b"8:0 rbytes=1 cost.vrate=100.00 fbytes=2\nfabric0 rbytes=7\n"),
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_that_cannot_be_read_costs_only_its_own_files() {
+    fn a_cgroup_that_cannot_be_read_affects_no_other() {
         let file = |path: &str, content| (format!("{ROOT}/{path}").into_bytes(), content);
         let files = vec![
             file("cgroup.controllers", Content::bytes(&b""[..])),

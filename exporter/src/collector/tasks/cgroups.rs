@@ -57,7 +57,7 @@ mod tests {
     use crate::collector::testing::{accepts_any_bytes, collect, skipped};
 
     #[test]
-    fn each_controller_tells_its_cgroups_and_whether_it_is_enabled() {
+    fn each_controller_reports_its_cgroups_and_whether_it_is_enabled() {
         let cgroups = b"#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t5\t47\t1\nrdma\t4\t1\t0\n";
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, cgroups)], &[]).unwrap(),
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_column_of_a_kernel_to_come_is_left_alone_and_a_missing_one_absent() {
+    fn a_future_kernels_column_is_ignored_and_a_missing_one_absent() {
         let text = collect(&COLLECTOR, &[(PATH, b"cpu\t0\t9\t1\t7\nio\t0\t8\n")], &[]).unwrap();
         assert_eq!(
             text,
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_number_and_a_blank_line_cost_only_themselves_and_are_counted() {
+    fn a_malformed_number_and_a_blank_line_are_skipped_alone_and_counted() {
         let table = b"\ncpu\t0\tx\t1\n\"\xff\t0\t1\t-1\n";
         let text = collect(&COLLECTOR, &[(PATH, table)], &[]).unwrap();
         assert_eq!(skipped(&COLLECTOR, &[(PATH, table)], &[]), 3);

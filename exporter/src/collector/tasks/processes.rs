@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_and_states_of_a_kernel_to_come_are_taken_as_they_are() {
+    fn a_future_kernels_columns_are_ignored_and_its_states_reported() {
         let line = init().replace(") S", ") Q").replace('\n', " 1 2 3\n");
         let text = collect(&COLLECTOR, &[("proc/1/stat", line.as_bytes())], &[]).unwrap();
         assert_eq!(
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_cannot_be_read_costs_only_itself() {
+    fn a_process_that_cannot_be_read_is_skipped_alone() {
         let files = [FILES, &[("proc/3/stat", b"3 (cut"), ("proc/3/task/3/stat", b"")]].concat();
         assert_eq!(collect(&COLLECTOR, &files, &[]).unwrap(), ALL);
     }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_the_processes_is_not_counted() {
+    fn an_incomplete_list_of_processes_is_not_counted() {
         let cut = snapshot(FILES, Query::Processes, Outcome::Truncated);
         let error = collect_snapshot(&COLLECTOR, &cut, &[], &local()).unwrap_err();
         assert_eq!(error.to_string(), "query PROCESSES: TRUNCATED");

@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_does_not_count_descriptors_gives_none_rather_than_zero() {
+    fn on_a_kernel_that_does_not_count_descriptors_they_are_absent_rather_than_zero() {
         let mut files = host();
         files[6].1 = Content::Entries(0);
         let text = series(files);
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn without_details_and_boot_time_the_rest_is_given() {
+    fn without_details_and_boot_time_the_rest_is_reported() {
         let stat = [("proc/812/stat", KUBELET)];
         let text = of_group(&collect(&COLLECTOR, &stat, &[]).unwrap(), "kubelet");
         assert_eq!(text.lines().count(), 12, "{text}");
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_of_the_processes_is_no_group_and_a_part_of_the_details_no_sum() {
+    fn an_incomplete_list_of_processes_forms_no_group_and_incomplete_details_no_sum() {
         let report = |outcome| Report { outcome, elapsed_ns: 0, bytes: 0, left_out: 0 };
         let mut snapshot = Snapshot::from_files(host());
         snapshot.set_report(Query::ProcessDetails, report(Outcome::TimedOut));
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_lines_and_states_of_a_kernel_to_come_change_nothing() {
+    fn a_future_kernels_columns_lines_and_states_change_nothing() {
         let mut files = host();
         let stat = replaced(KUBELET, ") S", ") Q").trim_ascii().to_vec();
         files[4] = bytes("proc/812/stat", &[&stat[..], b" 1 2 3\n"].concat());

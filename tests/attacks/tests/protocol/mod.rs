@@ -125,9 +125,9 @@ fn a_byte_that_is_no_query_of_its_class_ends_a_reader_without_an_answer() {
 }
 
 #[test]
-fn a_reader_whose_answers_nobody_reads_waits_and_ends_with_its_broker() {
+fn a_reader_whose_output_nobody_reads_waits_and_ends_with_its_broker() {
     if root() {
-        as_init("protocol::a_reader_whose_answers_nobody_reads_waits_and_ends_with_its_broker", || {
+        as_init("protocol::a_reader_whose_output_nobody_reads_waits_and_ends_with_its_broker", || {
             let (programs, fixture) = (Programs::new(), Fixture::new(BROKER_UID));
             let slot = slot(Class::Procfs);
             let mut zygote = zygote(&programs, &fixture, &[slot]);
@@ -232,9 +232,9 @@ fn with_hostile_reader(programs: &Programs, act: &str) {
 }
 
 #[test]
-fn a_broker_with_a_hostile_zygote_answers_nothing_and_does_not_grow() {
+fn a_broker_with_a_hostile_zygote_returns_no_data_and_does_not_grow() {
     if root() {
-        as_init("protocol::a_broker_with_a_hostile_zygote_answers_nothing_and_does_not_grow", || {
+        as_init("protocol::a_broker_with_a_hostile_zygote_returns_no_data_and_does_not_grow", || {
             let programs = Programs::new();
             std::thread::scope(|scope| {
                 act::floods().for_each(|act| {

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_holds_nothing_up() {
+    fn a_fifo_does_not_block_the_scrape() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.prom");
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
@@ -289,7 +289,7 @@ mod tests {
         }
 
         #[test]
-        fn any_pattern_matches_what_its_letters_say(
+        fn any_pattern_matches_as_its_characters_define(
             pattern in proptest::collection::vec(prop_oneof![Just(b'*'), Just(b'?'), any::<u8>(), 0x5b..0x5fu8], 0..8),
             name in proptest::collection::vec(prop_oneof![any::<u8>(), 0x5b..0x5fu8], 0..8),
         ) {

@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_help_text_or_a_type_that_is_blank_is_none() {
+    fn a_blank_help_text_or_type_is_ignored() {
         let parsed = families(b"# HELP a \n# TYPE a \t\n# HELP a Later.\n# TYPE a gauge\na 1\n");
         assert_eq!((parsed[0].kind, parsed[0].help.as_deref()), (Some(Kind::Gauge), Some("Later.")));
     }
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_refused_with_its_line() {
+    fn malformed_lines_are_refused_with_their_number() {
         for (text, reason) in [
             ("a 1\nb 2 1234\n", "line 2: timestamps are not taken"),
             ("a 1", "line 1: the file ends within a line"),
@@ -496,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_no_exposition_may_have_is_left_out_and_the_others_stand() {
+    fn a_line_that_no_exposition_may_have_is_skipped_and_the_others_parsed() {
         for (bad, reason) in [
             ("a{__x=\"1\"} 1", "line 3: the label name __x is reserved: it begins with __"),
             ("a{\"__x\"=\"1\"} 1", "line 3: the label name __x is reserved: it begins with __"),
@@ -550,7 +550,7 @@ mod tests {
         }
 
         #[test]
-        fn what_looks_like_the_format_is_survived(text in "([a-z#{}\",= \\\\0-9\\n]|HELP|TYPE|le|_bucket|histogram){0,120}") {
+        fn text_that_resembles_the_format_never_panics(text in "([a-z#{}\",= \\\\0-9\\n]|HELP|TYPE|le|_bucket|histogram){0,120}") {
             let _ = parse(text.as_bytes());
         }
     }

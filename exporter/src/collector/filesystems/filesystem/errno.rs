@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn known_errors_have_words_and_others_their_number() {
+    fn known_errors_have_a_name_and_others_their_number() {
         assert_eq!(text(13), "permission denied");
         assert_eq!(text(133), "errno 133");
         assert!(TEXTS.windows(2).all(|pair| pair[0].0 < pair[1].0));

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_mount_on_a_place_is_on_top() {
+    fn the_last_mount_on_a_path_is_on_top() {
         assert_eq!(
             visible("1 0 8:1 / / rw - a a rw\n2 1 8:2 / /m rw - a a rw\n3 2 8:3 / /m rw - a a rw\n"),
             [1, 3]
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_mount_stands_before_the_root_that_it_lies_on() {
+    fn a_moved_mount_precedes_the_root_that_it_lies_on() {
         let lines = "22 27 0:21 / /proc rw - proc proc rw\n24 27 0:6 / /dev rw - devtmpfs devtmpfs rw\n\
                      25 24 0:23 / /dev/shm rw - tmpfs tmpfs rw\n27 1 254:0 / / rw - ext4 /dev/vda rw\n";
         assert_eq!(visible(lines), [21, 6, 23, 0]);

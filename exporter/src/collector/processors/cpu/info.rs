@@ -382,18 +382,18 @@ mod tests {
     const X86_FREQUENCY: &str = "node_cpu_frequency_hertz{core=\"3\",cpu=\"0\",package=\"0\"} 799998000\n";
 
     #[test]
-    fn a_cpu_is_described_only_when_asked_for() {
+    fn a_cpu_is_described_only_if_the_flag_is_on() {
         assert_eq!(info(X86, &[]), "");
         assert_eq!(info(X86, &["--collector.cpu.info"]), format!("{X86_FREQUENCY}{X86_INFO}"));
     }
 
     #[test]
-    fn frequencies_come_with_the_collector_of_frequencies() {
+    fn frequencies_are_reported_if_the_frequency_collector_is_enabled() {
         assert_eq!(info(X86, &["--collector.cpu.info", "--no-collector.cpufreq"]), X86_INFO);
     }
 
     #[test]
-    fn features_and_bugs_that_are_asked_for_imply_the_rest() {
+    fn selected_features_and_bugs_imply_the_rest() {
         let flags = ["--collector.cpu.info.flags-include=^(aes|avx.?)$"];
         assert_eq!(
             info(X86, &flags),
@@ -469,7 +469,7 @@ mod tests {
         physical id     : lost\n";
 
     #[test]
-    fn a_mainframes_cpus_come_in_a_summary_and_then_each() {
+    fn a_mainframe_lists_a_summary_and_then_each_cpu() {
         let first = cpu(0, &[("vendor", "IBM/S390"), ("package", "2"), ("core", "3")], Some(5_000_000_000));
         let second = cpu(4, &[("vendor", "IBM/S390"), ("package", "2"), ("core", "9")], None);
         assert_eq!(info(S390, &["--collector.cpu.info"]), cpus(&[first, second]));
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn what_describes_a_power_machine_is_no_cpus() {
+    fn lines_about_a_power_machine_describe_no_cpu() {
         for end in ["\n", ""] {
             let text = format!(
                 "processor\t: 0\ncpu\t\t: POWER9, altivec supported\nclock\t\t: 2300.000000MHz\n\
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_riscv_hart_is_the_core_and_what_it_can_do_the_model() {
+    fn a_riscv_hart_is_the_core_and_its_isa_the_model() {
         let text =
             b"processor\t: 0\nhart\t\t: 2\nisa\t\t: rv64imafdc\nmmu\t\t: sv39\nuarch\t\t: sifive,u74-mc\n\n\
             processor\t: 1\nhart\t\t: 1\nisa\t\t: rv64imac\nhart isa\t: rv64imafdc\n";
@@ -524,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_arm_kernel_says_once_what_all_cpus_share() {
+    fn an_old_arm_kernel_lists_what_all_cpus_share_once() {
         let several = b"Processor\t: ARMv7 Processor rev 2 (v7l)\nprocessor\t: 0\nBogoMIPS\t: 50.52\n\n\
             processor\t: 1\nBogoMIPS\t: 50.52\n\nFeatures\t: swp half\nCPU part\t: 0xc09\n\nHardware\t: sun8i\n";
         let model = [("model_name", "ARMv7 Processor rev 2 (v7l)")];
@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_without_a_number_costs_only_itself() {
+    fn a_cpu_without_a_number_is_skipped_alone() {
         let cpuinfo = b"model name: early\nprocessor: x\nmodel name: lost\nprocessor: 7\ncpu MHz: fast\nvendor_id: a:b\n";
         let text = info(cpuinfo, &["--collector.cpu.info"]);
         assert_eq!(text.lines().count(), 1, "{text}");
@@ -559,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cpu_in_cpuinfo_the_collector_fails_where_it_is_asked_for_and_the_times_are_given() {
+    fn without_a_cpu_in_cpuinfo_the_collector_fails_if_info_is_enabled_and_reports_the_times() {
         let times = "node_cpu_seconds_total{cpu=\"0\",mode=\"user\"} 0.01\n";
         for (cpuinfo, reason) in [
             (None, "missing, and a flag asks for it"),
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broker_that_may_not_read_cpuinfo_fails_a_flag_that_asks_for_it() {
+    fn a_broker_that_may_not_read_cpuinfo_fails_a_flag_that_needs_it() {
         let mut snapshot =
             Snapshot::from_files(vec![(b"proc/stat".to_vec(), Content::bytes(&b"cpu0 1\n"[..]))]);
         let outcome = keyhole_proto::v1::Outcome::NotPermitted;

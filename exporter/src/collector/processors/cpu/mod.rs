@@ -165,7 +165,7 @@ mod tests {
     use crate::collector::testing::{accepts_any_bytes, collect};
 
     #[test]
-    fn each_cpu_is_given_by_its_own_number_and_their_sum_is_not() {
+    fn each_cpu_is_reported_by_its_number_and_their_sum_is_not() {
         // CPU 1 is offline.
         let stat = b"cpu  301854 612 111922 8979004 3552 2 3944 0 44 36\n\
             cpu0 44490 19 21045 1087069 220 1 3410 7 2 1\n\
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_time_that_fell_is_given_as_the_kernel_says() {
+    fn an_idle_time_that_fell_is_reported_unchanged() {
         let idle = |stat: &[u8]| collect(&COLLECTOR, &[(PATH, stat)], &[]).unwrap();
         let (before, after) = (idle(b"cpu0 1 2 3 1000\n"), idle(b"cpu0 1 2 3 900\n"));
         assert!(
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn guests_are_left_out_when_they_are_not_wanted() {
+    fn guests_are_left_out_if_the_flag_is_off() {
         let files = [(PATH, &b"cpu0 1 2 3 4 5 6 7 8 9 10\n"[..])];
         let text = collect(&COLLECTOR, &files, &["--no-collector.cpu.guest"]).unwrap();
         assert_eq!(text.lines().count(), 8);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn modes_that_an_old_kernel_lacks_are_absent_and_those_of_a_kernel_to_come_left_alone() {
+    fn modes_that_an_old_kernel_lacks_are_absent_and_a_future_kernels_ignored() {
         let text = collect(&COLLECTOR, &[(PATH, b"cpu0 1 2 3 4\n")], &[]).unwrap();
         assert_eq!(text.lines().count(), 4);
         assert!(!text.contains("steal"), "{text}");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_column_costs_only_itself() {
+    fn a_malformed_column_is_skipped_alone() {
         let text = collect(&COLLECTOR, &[(PATH, b"cpu0 1 x 300\ncpux 1 2\ncpu1\n")], &[]).unwrap();
         assert_eq!(
             text,

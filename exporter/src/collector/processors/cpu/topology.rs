@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn isolated_cpus_are_listed_and_a_bad_range_costs_only_itself() {
+    fn isolated_cpus_are_listed_and_a_malformed_range_is_skipped_alone() {
         let text = topology(&[("isolated", "1,3-4,x,0-18446744073709551615,9\n")]);
         assert_eq!(
             text,
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_that_are_no_cpu_are_left_alone() {
+    fn directories_that_are_no_cpu_are_ignored() {
         assert_eq!(topology(&[("cpuidle/online", "1\n"), ("cpufreq/online", "1\n")]), "");
     }
 

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reading_that_failed_leaves_a_sum_unknown() {
+    fn a_measurement_that_failed_makes_the_sum_unknown() {
         let line = b"1 (a) S 0 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 0 0";
         let process = Process::new(1, ProcessStat::parse(line).unwrap());
         let mut living = Living::default();

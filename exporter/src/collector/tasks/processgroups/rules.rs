@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_calls_itself_the_kernel_or_nothing_is_among_the_others() {
+    fn a_process_with_the_kernels_name_or_an_empty_one_is_in_the_group_other() {
         let rules = Rules::default();
         assert_eq!(group(&rules, b"[kernel]", false).unwrap(), "other");
         assert_eq!(group(&rules, b"", false).unwrap(), "other");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_matched_is_refused_with_the_reason() {
+    fn a_rule_that_cannot_match_is_refused_with_the_reason() {
         let error = |entry: &str| Rules::from_yaml(&format!("process_names:\n{entry}\n")).unwrap_err();
         for key in ["exe", "cmdline"] {
             let error = error(&format!("- name: a\n  comm: [a]\n- name: b\n  {key}: ['.+']"));

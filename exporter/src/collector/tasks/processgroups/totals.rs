@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_started_since_counts_whole_and_once() {
+    fn a_process_that_started_later_is_counted_whole_and_once() {
         let mut totals = Totals::default();
         look(&mut totals, &[process("a", 1, 10, 500)]);
         assert_eq!(look(&mut totals, &[process("a", 1, 10, 500), process("a", 2, 30, 4)]), is(&[("a", 4)]));
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pid_that_was_given_out_again_is_another_process() {
+    fn a_pid_that_was_reused_is_another_process() {
         let mut totals = Totals::default();
         look(&mut totals, &[process("a", 1, 10, 500)]);
         assert_eq!(look(&mut totals, &[process("a", 1, 40, 3)]), is(&[("a", 3)]));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_changes_its_name_takes_nothing_from_its_old_group() {
+    fn a_process_that_changes_its_name_leaves_its_counts_in_its_old_group() {
         let mut totals = Totals::default();
         look(&mut totals, &[process("sh", 1, 10, 0)]);
         look(&mut totals, &[process("sh", 1, 10, 5)]);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_is_not_known_for_a_while_goes_on_from_where_it_was() {
+    fn a_count_that_was_unknown_for_a_while_continues_from_its_last_value() {
         let switches = |count| {
             let (name, process) = process("a", 1, 10, 0);
             (name, Process { voluntary_switches: count, ..process })
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn past_the_cap_the_groups_that_started_last_are_others() {
+    fn beyond_the_limit_the_groups_that_started_last_are_others() {
         let start = [
             process("b", 3, 30, 0),
             process("new", 9, 90, 0),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_that_was_empty_longest_makes_room_for_a_new_one() {
+    fn a_new_group_replaces_the_one_that_was_empty_longest() {
         let mut totals = Totals::default();
         capped(&mut totals, &[process("a", 1, 10, 0), process("b", 2, 20, 0)], 2);
         capped(&mut totals, &[process("a", 1, 10, 0)], 2);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_holds_only_living_processes_and_the_groups_that_are_allowed() {
+    fn the_state_is_bounded_by_the_living_processes_and_the_limit_of_groups() {
         let mut totals = Totals::default();
         for round in 0..50u64 {
             let processes: Vec<_> = (0..40u32)
