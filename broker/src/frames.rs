@@ -119,7 +119,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_frames_or_refused_and_never_more_than_one_is_kept(bytes in vec(any::<u8>(), 0..4000)) {
+        fn any_bytes_are_frames_or_refused_and_at_most_one_is_buffered(bytes in vec(any::<u8>(), 0..4000)) {
             let mut frames = Frames::default();
             for byte in bytes {
                 frames.space().extend_from_slice(&[byte]);

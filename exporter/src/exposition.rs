@@ -1311,7 +1311,7 @@ mod tests {
         }
 
         #[test]
-        fn labels_are_sorted_whatever_their_values(a in "[a,\"\\\\\n={}]{0,8}", b in "[a,\"\\\\\n={}]{0,8}") {
+        fn labels_are_sorted_for_any_values(a in "[a,\"\\\\\n={}]{0,8}", b in "[a,\"\\\\\n={}]{0,8}") {
             let labels = [("x", a.as_bytes()), ("y", b.as_bytes())];
             let mut out = Exposition::new();
             out.add_sample("m", "", "", Kind::Gauge, labels.into_iter(), 1.0.into());

@@ -42,7 +42,7 @@ impl Options {
 
     /// Refuses `one` and `other` given together.
     pub fn exclusive(&self, one: &'static str, other: &'static str) -> Result<(), FlagError> {
-        if self.was_given(one) && self.was_given(other) {
+        if self.is_set(one) && self.is_set(other) {
             return Err(FlagError::Exclusive { one, other });
         }
         Ok(())
@@ -54,7 +54,7 @@ impl Options {
     }
 
     /// Whether the command line or the environment gave the flag.
-    pub fn was_given(&self, flag: &str) -> bool {
+    pub fn is_set(&self, flag: &str) -> bool {
         self.values.origin(flag) > Origin::Default
     }
 

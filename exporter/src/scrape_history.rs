@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_scrapes_are_kept_whether_they_succeeded_or_failed() {
+    fn only_the_last_scrapes_are_listed_whether_they_succeeded_or_failed() {
         let history = ScrapeHistory::default();
         let start = Instant::now();
         history.record_failure(start, &BrokerError::Deadline);

@@ -29,7 +29,7 @@ pub fn exporter_flags(input: &[u8]) {
     match Options::parse(&defaults, arguments.iter().cloned()) {
         Ok((options, words)) => {
             assert!(words.len() <= arguments.len());
-            let given = defaults.iter().filter(|flag| options.was_given(flag.name)).count();
+            let given = defaults.iter().filter(|flag| options.is_set(flag.name)).count();
             assert!(given + words.len() <= arguments.len(), "{arguments:?}");
         }
         Err(FlagError::Invalid { value, .. }) => {

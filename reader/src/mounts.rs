@@ -217,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_give_absolute_paths(text in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_result_in_absolute_paths(text in proptest::collection::vec(any::<u8>(), 0..400)) {
             for point in mount_points(&text) {
                 prop_assert!(point.starts_with(b"/") && !point.contains(&0));
             }

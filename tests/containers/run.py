@@ -76,7 +76,7 @@ class Images(unittest.TestCase):
     def inspect(self, name):
         return json.loads(podman("image", "inspect", image(name)).stdout)[0]
 
-    def test_an_image_holds_its_static_programs_and_nothing_else(self):
+    def test_an_image_has_its_static_programs_and_nothing_else(self):
         for name, files in PROGRAMS.items():
             root = pathlib.Path(podman("image", "mount", image(name)).stdout.split()[-1])
             self.assertEqual(sorted(str(path.relative_to(root)) for path in root.rglob("*")), files)
@@ -90,7 +90,7 @@ class Images(unittest.TestCase):
                 # deploy/images/no-unwind-tables.ld was heard.
                 self.assertNotIn("GNU_EH_FRAME", headers.stdout)
 
-    def test_a_program_does_not_tell_where_it_was_built(self):
+    def test_a_program_does_not_reveal_where_it_was_built(self):
         home = os.environ.get("CARGO_HOME", os.path.expanduser("~/.cargo"))
         for file in launch.PROGRAMS:
             program = (programs / file).read_bytes()
@@ -100,7 +100,7 @@ class Images(unittest.TestCase):
             for directory in (str(REPOSITORY), home):
                 self.assertNotIn(f"{directory}/".encode(), program)
 
-    def test_an_image_says_its_user_as_a_number_and_what_it_is(self):
+    def test_an_image_has_a_numeric_user_and_labels(self):
         for name, uid in UIDS.items():
             config = self.inspect(name)["Config"]
             self.assertEqual((config["User"], config["Entrypoint"]), (f"{uid}:{uid}", [f"/keyhole-{name}"]))
@@ -109,7 +109,7 @@ class Images(unittest.TestCase):
             self.assertTrue(all(labels.values()), labels)
             self.assertTrue(image(name).endswith(labels["version"]))
 
-    def test_the_same_programs_give_the_same_digest_in_another_storage(self):
+    def test_the_same_programs_have_the_same_digest_in_another_storage(self):
         with Podman() as other, tempfile.TemporaryDirectory() as directory:
             # Other dates and modes of the files, as another checkout has them.
             for file in launch.PROGRAMS:

@@ -232,7 +232,7 @@ def everything_is_in_one_namespace_and_named_once(things):
     one(things, "Namespace")
 
 
-def the_daemonset_comes_after_what_it_needs(things):
+def the_daemonset_follows_what_it_needs(things):
     """The order of kubectl. The policies are applied before, by their label."""
     order = ["Namespace", "PersistentVolume", "PersistentVolumeClaim", "ValidatingAdmissionPolicy",
              "ValidatingAdmissionPolicyBinding", "DaemonSet"]
@@ -357,7 +357,7 @@ def the_rules_and_dashboards_are_those_of_deploy_monitoring(things):
 SET_CLAIMS = [
     the_namespace_admits_the_pod,
     everything_is_in_one_namespace_and_named_once,
-    the_daemonset_comes_after_what_it_needs,
+    the_daemonset_follows_what_it_needs,
     every_policy_is_bound_to_the_namespace_denies_and_audits,
     every_volume_and_its_claim_are_pinned_to_each_other,
     the_selectors_find_the_pods_and_the_job_is_node_exporter,

@@ -74,7 +74,7 @@ def patched(kubectl, overlay, patches):
         return kustomize(kubectl, here)
 
 
-def the_patch_for_a_group_of_proc_gives_it_to_the_pod_and_the_policy(kubectl):
+def the_patch_for_a_group_of_proc_adds_it_to_the_pod_and_the_policy(kubectl):
     """And the policy admits this pod, no other group, and not the pod of a kustomization that patched one of both."""
     patches = patches_of("Nodes whose /proc hides processes")
     things = patched(kubectl, "privileged-hostpath", patches)
@@ -101,7 +101,7 @@ def the_patch_for_a_group_of_proc_gives_it_to_the_pod_and_the_policy(kubectl):
     assert groups == [64646, 998], groups
 
 
-def the_patch_for_another_collector_gives_the_broker_its_query(kubectl):
+def the_patch_for_another_collector_adds_its_query_to_the_broker(kubectl):
     pod = pod_of(patched(kubectl, "restricted-pv", patches_of("Collectors that are off by default")))
     assert any("--collector.tcpstat" in each["args"] for each in containers(pod))
     the_broker_answers_what_its_collectors_ask_and_no_query_more(pod)

@@ -389,9 +389,9 @@ def main():
             results.check("a pod without the claims is nobody's business", a_foreign_pod_without_the_claims_passes, policy)
     results.check("the kustomizations of the guides build", guide.the_kustomizations_build, arguments.kubectl)
     results.check("the patch of the guide for another collector fits",
-                guide.the_patch_for_another_collector_gives_the_broker_its_query, arguments.kubectl)
+                guide.the_patch_for_another_collector_adds_its_query_to_the_broker, arguments.kubectl)
     results.check("the patch of the guide for a group of /proc fits",
-                guide.the_patch_for_a_group_of_proc_gives_it_to_the_pod_and_the_policy, arguments.kubectl)
+                guide.the_patch_for_a_group_of_proc_adds_it_to_the_pod_and_the_policy, arguments.kubectl)
     results.check("the queries of docs/migrating.md find what they are for", guide.the_queries_find_what_they_are_for)
     results.check("Talos' audit policies", the_talos_audit_policies_are_one_and_well_formed)
 

@@ -240,7 +240,7 @@ def the_exporter_sees_its_socket_directory_and_nothing_else_of_run(machine, _):
         assert options and "ro" in options[-1], (directory, options)
 
 
-def a_killed_broker_comes_back_to_the_exporter(machine, _):
+def a_killed_broker_restarts_and_serves_the_exporter(machine, _):
     before = pid_of(machine.init(), "keyhole-broker")
     readers = descendants(before)
     os.kill(before, signal.SIGKILL)
@@ -345,7 +345,7 @@ def main():
             check(no_layer_of_the_programs_own_sandbox_is_missing, machine, text)
             check(systemds_layers_hold_for_both, machine, text)
             check(the_exporter_sees_its_socket_directory_and_nothing_else_of_run, machine, text)
-            check(a_killed_broker_comes_back_to_the_exporter, machine, text)
+            check(a_killed_broker_restarts_and_serves_the_exporter, machine, text)
         except AssertionError as error:
             print(f"FAILED the units run: {error}")
             failed += 1

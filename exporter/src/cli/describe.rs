@@ -25,7 +25,7 @@ pub(super) const FORMATS: &[&str] = &["table", "json"];
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let filter = FILTER.get(options);
     let format = Format::parse(&OUTPUT.get(options), FORMATS)?;
-    if let Some(flag) = QUERY_FLAGS.iter().find(|flag| options.was_given(flag)) {
+    if let Some(flag) = QUERY_FLAGS.iter().find(|flag| options.is_set(flag)) {
         return Err(Failure::Usage(format!("--{flag} is a flag of query, not of describe")));
     }
     let terminal = Terminal::detect();

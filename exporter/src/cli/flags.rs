@@ -236,7 +236,7 @@ pub fn without_effect(options: &Options) -> Vec<WithoutEffect> {
             flag.strip_prefix(switch).is_some_and(|rest| rest.starts_with('.'))
         };
         let further = UNSUPPORTED_FLAGS.iter().map(|(flag, _)| *flag);
-        let further = further.filter(|flag| own(flag) && options.was_given(flag));
+        let further = further.filter(|flag| own(flag) && options.is_set(flag));
         let asked: Vec<String> = std::iter::once(*switch)
             .filter(|switch| options.switch(switch))
             .chain(further)

@@ -135,7 +135,7 @@ fn log_flags_without_effect(options: &Options) {
         let flags = GROUPS.iter().flat_map(|group| group.flags);
         let names = flags.map(|flag| flag.name).filter(|name| name.starts_with(prefix));
         names
-            .filter(|name| options.was_given(name))
+            .filter(|name| options.is_set(name))
             .map(|name| format!("--{name}"))
             .collect::<Vec<_>>()
             .join(" ")
@@ -148,7 +148,7 @@ fn log_flags_without_effect(options: &Options) {
         tracing::warn!(flags, why, "no effect: this collector is not supported");
     }
     let names = UNSUPPORTED_COLLECTORS.iter().map(|(name, _)| *name);
-    let disabled: Vec<_> = names.filter(|name| options.was_given(name) && !options.switch(name)).collect();
+    let disabled: Vec<_> = names.filter(|name| options.is_set(name) && !options.switch(name)).collect();
     if !disabled.is_empty() {
         tracing::info!(
             collectors = disabled.join(","),

@@ -406,7 +406,7 @@ impl Collector {
     /// Whether it runs with these flags, unless a request or a command names others.
     pub fn is_enabled(&self, options: &Options) -> bool {
         let switch = switch(self.name);
-        options.switch(switch) && (!DISABLE_DEFAULTS.get(options) || options.was_given(switch))
+        options.switch(switch) && (!DISABLE_DEFAULTS.get(options) || options.is_set(switch))
     }
 }
 
@@ -643,7 +643,7 @@ pub mod testing {
     }
 
     /// What the collector emitted, also if it failed.
-    pub fn collect_whatever(
+    pub fn collect_with_result(
         collector: &'static Collector,
         snapshot: &Snapshot,
         flags: &[&str],

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cancelled_request_costs_no_permit() {
+    async fn a_cancelled_request_uses_no_permit() {
         let semaphore = FairSemaphore::new(1, 100);
         let first = semaphore.acquire(client(1)).await.unwrap();
         for _ in 0..3 {

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_cleaned_and_its_query_is_kept() {
+    fn a_path_is_cleaned_and_its_query_is_unchanged() {
         for (target, to) in [
             ("//metrics", "/metrics"),
             ("/./metrics", "/metrics"),

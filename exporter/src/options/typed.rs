@@ -51,8 +51,8 @@ impl<T> TypedFlag<T> {
     }
 
     /// Whether the command line or the environment gave it.
-    pub fn was_given(&self, options: &Options) -> bool {
-        options.was_given(self.row.name)
+    pub fn is_set(&self, options: &Options) -> bool {
+        options.is_set(self.row.name)
     }
 }
 
@@ -198,7 +198,7 @@ impl Filter {
         include: TypedFlag<Option<GoRegex>>,
         exclude: TypedFlag<Option<GoRegex>>,
     ) -> Self {
-        let is_default = !exclude.was_given(options);
+        let is_default = !exclude.is_set(options);
         let (include, exclude) = (include.get(options), exclude.get(options));
         Self { exclude: exclude.filter(|_| include.is_none() || !is_default), include }
     }
@@ -264,7 +264,7 @@ mod tests {
         assert_eq!(values[1], (60, Some(Duration::from_secs(2)), 0, String::new()));
         assert_eq!([MOST.limit(&options[0]), MOST.limit(&options[1])], [40, usize::MAX]);
         assert_eq!((LISTEN.get(&options[0]), LISTEN.get(&options[1])), (vec![], vec![":1".to_owned()]));
-        assert!(!WAIT.was_given(&options[0]) && WAIT.was_given(&options[1]));
+        assert!(!WAIT.is_set(&options[0]) && WAIT.is_set(&options[1]));
     }
 
     #[test]

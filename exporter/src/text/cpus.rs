@@ -68,7 +68,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_give_a_bounded_list(text in proptest::collection::vec(any::<u8>(), 0..100)) {
+        fn any_bytes_result_in_a_bounded_list(text in proptest::collection::vec(any::<u8>(), 0..100)) {
             prop_assert!(cpu_list(&text).count() <= MOST);
         }
     }

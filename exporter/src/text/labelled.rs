@@ -22,7 +22,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_give_at_most_a_number_a_byte(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_result_in_at_most_one_number_per_byte(text in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(labelled(&text).is_none_or(|(_, numbers)| numbers.len() <= text.len()));
         }
     }

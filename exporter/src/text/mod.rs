@@ -86,14 +86,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn fields_hold_no_white_space(line in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn fields_have_no_white_space(line in proptest::collection::vec(any::<u8>(), 0..200)) {
             for field in fields(&line) {
                 prop_assert!(!field.is_empty() && !field.contains(&b' ') && !field.contains(&b'\n'));
             }
         }
 
         #[test]
-        fn lines_give_the_file_back(text in proptest::collection::vec(any::<u8>(), 1..200)) {
+        fn joined_lines_are_the_file(text in proptest::collection::vec(any::<u8>(), 1..200)) {
             let joined = lines(&text).collect::<Vec<_>>().join(&b'\n');
             prop_assert_eq!(&joined[..], text.strip_suffix(b"\n").unwrap_or(&text));
         }

@@ -611,7 +611,7 @@ fn files_stay_open_when_others_of_their_device_appear_and_disappear() {
 }
 
 #[test]
-fn as_many_files_are_cached_as_the_flag_says() {
+fn as_many_files_are_cached_as_the_flag_allows() {
     let tree = Tree::with(&[("sys/class/net/eth0/mtu", "1500"), ("sys/class/net/eth0/flags", "1")]);
     for (flag, cached) in [(0, 0), (1, 1), (2, 2), (3, 2)] {
         let mut host = host(&Arguments { cached_files: flag, ..tree.arguments() }, ViewMode::Host);

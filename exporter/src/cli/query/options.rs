@@ -55,7 +55,7 @@ impl QueryOptions {
             }
         };
         let watch_interval = WATCH.get(options);
-        if COUNT.was_given(options) && watch_interval.is_none() {
+        if COUNT.is_set(options) && watch_interval.is_none() {
             return Err(Failure::Usage("--count needs --watch".into()));
         }
         Ok(Self {

@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn more_lines_than_a_scrape_should_hold_are_refused_and_small_files_exported() {
+    fn more_lines_than_a_scrape_should_have_are_refused_and_small_files_exported() {
         assert_eq!(LINES, 200_000);
         let many = "m 1\n".repeat(LINES);
         let text = collect(&[("a", "a 1\n"), ("b", &many), ("c", "c 3\n")]);

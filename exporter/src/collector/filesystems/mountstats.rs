@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn the_servers_address_comes_from_its_mount_or_its_name() {
+    fn the_servers_address_is_read_from_its_mount_or_its_name() {
         let stats = mount("nas:/srv", "/mnt", "nfs4", TCP);
         let mounts = "21 0 8:1 / / rw - ext4 /dev/sda1 rw\n\
             194 21 0:42 / /mnt rw shared:144 - nfs4 nas:/srv rw,clientaddr=192.0.2.9,addr=192.0.2.7,local_lock=none\n";

@@ -306,7 +306,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_rows_below_a_head_give_at_most_a_sample_a_row(rows in "([a-z-]{0,4} [0-9]? ?[0-9a-z -]{0,24}\n?){0,6}") {
+        fn any_rows_below_a_header_result_in_at_most_one_sample_per_row(rows in "([a-z-]{0,4} [0-9]? ?[0-9a-z -]{0,24}\n?){0,6}") {
             let text = zfs(&[("zil", &format!("{HEAD}{rows}"))]);
             proptest::prop_assert!(text.lines().count() <= rows.lines().count());
         }

@@ -94,7 +94,7 @@ fn add_numastat(dir: &Dir<'_>, node: &[u8], out: &mut Exposition) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_whatever, local, skipped};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_with_result, local, skipped};
     use crate::snapshot::{Content, Snapshot};
 
     const MEMINFO: &str = "sys/devices/system/node/node0/meminfo";
@@ -148,7 +148,7 @@ mod tests {
             let files = [(MEMINFO, hidden), (other, &b"Node 1 MemFree: 1 kB\n"[..])];
             let files = files.map(|(path, text)| (path.into(), Content::bytes(text)));
             let (text, result) =
-                collect_whatever(&COLLECTOR, &Snapshot::from_files(files.into()), &[], &local());
+                collect_with_result(&COLLECTOR, &Snapshot::from_files(files.into()), &[], &local());
             assert_eq!(text, "node_memory_numa_MemFree{node=\"1\"} 1024\n");
             assert_eq!(result.unwrap_err().to_string(), format!("{MEMINFO}: no line that is known"));
         }

@@ -238,7 +238,7 @@ node_nf_conntrack_stat_search_restart 136
 
     proptest::proptest! {
         #[test]
-        fn any_rows_give_at_most_a_sample_a_column(rows in "([0-9a-fx ]{0,40}\\n?){0,5}") {
+        fn any_rows_result_in_at_most_one_sample_per_column(rows in "([0-9a-fx ]{0,40}\\n?){0,5}") {
             let table = format!("entries found drop found\n0 1 2 3\n{rows}");
             let text = collect(&COLLECTOR, &[(STAT, table.as_bytes())], &[]).unwrap();
             proptest::prop_assert!(text.lines().count() <= 3, "{text}");

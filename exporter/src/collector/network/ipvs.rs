@@ -83,7 +83,7 @@ impl Ipvs {
     fn new(options: &Options) -> Result<Self, SetupError> {
         let flag = BACKEND_LABELS.get(options);
         let refuse = |reason| options.refuse(BACKEND_LABELS.row.name, &flag, reason);
-        Ok(Self { kept: kept_labels(&flag).map_err(refuse)? })
+        Ok(Self { kept: selected_labels(&flag).map_err(refuse)? })
     }
 }
 
@@ -136,7 +136,7 @@ impl Collect for Ipvs {
 }
 
 /// Where in [`LABELS`] the labels stand that the flag names; each once, in the order of the table.
-fn kept_labels(flag: &str) -> Result<Vec<usize>, String> {
+fn selected_labels(flag: &str) -> Result<Vec<usize>, String> {
     let named: Vec<&str> = flag.split(',').filter(|name| !name.is_empty()).collect();
     match named.iter().find(|name| !LABELS.contains(name)) {
         Some(unknown) => Err(format!("no label {unknown:?}; there are {}", LABELS.join(","))),

@@ -344,7 +344,7 @@ Inter-|   Receive                                                |  Transmit
 
     proptest::proptest! {
         #[test]
-        fn any_lines_below_any_columns_give_at_most_a_sample_a_number(
+        fn any_lines_below_any_columns_result_in_at_most_one_sample_per_number(
             columns in "[|]?(bytes|errs|drop|[|])( (bytes|packets|colls|[|])){0,8}",
             lines in "([a-z:|]{0,4}[:]?[0-9 -]{0,24}\\n?){0,5}",
         ) {

@@ -159,7 +159,7 @@ impl Fields<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_whatever, local, skipped};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_with_result, local, skipped};
     use crate::snapshot::{Content, Snapshot};
 
     const ALL: &[&str] = &["--collector.netstat.fields="];
@@ -260,7 +260,7 @@ mod tests {
                 let mut files = vec![(other.into(), Content::bytes(&tcp[..]))];
                 files.extend(text.map(|text| (main.into(), Content::bytes(text))));
                 let (text, result) =
-                    collect_whatever(&COLLECTOR, &Snapshot::from_files(files), &[], &local());
+                    collect_with_result(&COLLECTOR, &Snapshot::from_files(files), &[], &local());
                 assert_eq!(text, "node_netstat_Tcp_InSegs 5\n");
                 assert_eq!(result.unwrap_err().to_string(), format!("{main}: missing, or nothing in it"));
             }
@@ -277,7 +277,7 @@ mod tests {
         fn any_pairs_of_lines_result_in_at_most_one_sample_per_word(text in "((Ip|Tcp):( [a-z0-9-]{0,4}){0,4}\\n){0,8}") {
             let words = text.split_ascii_whitespace().count();
             let files = vec![(SNMP.into(), Content::bytes(text.into_bytes()))];
-            let (text, _) = collect_whatever(&COLLECTOR, &Snapshot::from_files(files), ALL, &local());
+            let (text, _) = collect_with_result(&COLLECTOR, &Snapshot::from_files(files), ALL, &local());
             proptest::prop_assert!(text.lines().count() <= words);
         }
     }

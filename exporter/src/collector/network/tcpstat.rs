@@ -89,7 +89,7 @@ fn socket(line: &[u8]) -> Option<(u64, (u64, u64))> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::collector::testing::{accepts_any_bytes, collect, collect_whatever, local};
+    use crate::collector::testing::{accepts_any_bytes, collect, collect_with_result, local};
     use crate::snapshot::{Content, Snapshot};
 
     const TCP: &[u8] = b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n   \
@@ -149,7 +149,7 @@ mod tests {
         let samples = |truncated: bool| {
             let cut = Content::Bytes { bytes: TCP.to_vec(), truncated };
             let files = vec![(V4.as_bytes().to_vec(), cut), (V6.as_bytes().to_vec(), Content::bytes(TCP6))];
-            let (text, result) = collect_whatever(&COLLECTOR, &Snapshot::from_files(files), &[], &local());
+            let (text, result) = collect_with_result(&COLLECTOR, &Snapshot::from_files(files), &[], &local());
             (text.contains("} "), result.is_ok())
         };
         assert_eq!((samples(false), samples(true)), ((true, true), (false, false)));

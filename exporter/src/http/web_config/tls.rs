@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn suites_are_used_in_the_given_order_and_tls_1_3_suites_are_kept() {
+    fn suites_are_used_in_the_configured_order_and_tls_1_3_suites_always() {
         let chosen = "cipher_suites: [TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, \
                       TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]";
         let (names, versions) = suites(chosen).unwrap();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_used_in_the_given_order() {
+    fn groups_are_used_in_the_configured_order() {
         let (provider, _) = provider(&section("curve_preferences: [CurveP384, X25519, CurveP521]")).unwrap();
         let names: Vec<_> = provider.kx_groups.iter().map(|group| format!("{:?}", group.name())).collect();
         assert_eq!(names, ["secp384r1", "X25519"]);

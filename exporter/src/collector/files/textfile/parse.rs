@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_comes_after_the_other_labels() {
+    fn a_bound_follows_the_other_labels() {
         let parsed = families(b"# TYPE h histogram\nh_bucket{x=\"1\",le=\"2\",a=\"3\"} 1\n");
         let names: Vec<_> = parsed[0].samples[0].labels.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["a", "x", "le"]);

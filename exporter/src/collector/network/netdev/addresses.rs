@@ -106,7 +106,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_give_at_most_an_address_a_line(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+        fn any_bytes_result_in_at_most_one_address_per_line(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
             proptest::prop_assert!(addresses(&bytes, &[]).lines().count() <= text::lines(&bytes).count());
         }
 

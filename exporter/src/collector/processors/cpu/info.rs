@@ -336,7 +336,7 @@ fn find(cpus: &[Cpu<'_>], number: u64) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::super::COLLECTOR;
-    use crate::collector::testing::{collect_snapshot, collect_whatever, local};
+    use crate::collector::testing::{collect_snapshot, collect_with_result, local};
     use crate::snapshot::{Content, Snapshot};
 
     const X86: &[u8] = b"processor\t: 0\n\
@@ -372,7 +372,7 @@ mod tests {
     fn info(cpuinfo: &[u8], flags: &[&str]) -> String {
         let files = [("proc/stat", &b"cpu0 1\n"[..]), (super::PATH, cpuinfo)];
         let files = files.map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.to_vec())));
-        let (text, _) = collect_whatever(&COLLECTOR, &Snapshot::from_files(files.into()), flags, &local());
+        let (text, _) = collect_with_result(&COLLECTOR, &Snapshot::from_files(files.into()), flags, &local());
         text.lines().filter(|line| !line.contains("seconds")).map(|line| format!("{line}\n")).collect()
     }
 
@@ -572,7 +572,7 @@ mod tests {
                 .extend(cpuinfo.map(|text| (super::PATH.as_bytes().to_vec(), Content::bytes(text.to_vec()))));
             let snapshot = Snapshot::from_files(files);
             for flag in ["--collector.cpu.info", "--collector.cpu.info.bugs-include=."] {
-                let (text, result) = collect_whatever(&COLLECTOR, &snapshot, &[flag], &local());
+                let (text, result) = collect_with_result(&COLLECTOR, &snapshot, &[flag], &local());
                 assert_eq!(text, times);
                 assert_eq!(result.unwrap_err().to_string(), format!("proc/cpuinfo: {reason}"));
             }
