@@ -1,6 +1,6 @@
 //! The values that a command line and the environment gave the flags, with regular expressions compiled.
 
-mod remembered;
+mod cached_regex;
 mod typed;
 
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use crate::go_regex::GoRegex;
 
 pub(crate) use keyhole_flags::go_duration;
 pub use keyhole_flags::{DurationRange, Flag, FlagError, FlagKind, most_similar};
-pub use remembered::{Matcher, Remembered};
+pub use cached_regex::{CachedRegex, Matcher};
 pub use typed::{Filter, TypedFlag};
 
 /// The values of all flags. Code reads them by a [`TypedFlag`].

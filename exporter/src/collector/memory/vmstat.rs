@@ -7,7 +7,7 @@ use keyhole_proto::v1::Query;
 use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source};
 use crate::go_regex::GoRegex;
-use crate::options::{Options, Remembered, TypedFlag};
+use crate::options::{Options, CachedRegex, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -37,18 +37,18 @@ const FIELD: Family = Family {
 #[derive(Debug)]
 struct Vmstat {
     /// The fields to take; all of them when there is no expression.
-    fields: Option<Remembered>,
+    fields: Option<CachedRegex>,
 }
 
 impl Vmstat {
     fn new(options: &Options) -> Self {
-        Self { fields: FIELDS_FLAG.get(options).map(Remembered::new) }
+        Self { fields: FIELDS_FLAG.get(options).map(CachedRegex::new) }
     }
 }
 
 impl Collect for Vmstat {
     fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-        let mut wanted = self.fields.as_ref().map(Remembered::matcher);
+        let mut wanted = self.fields.as_ref().map(CachedRegex::matcher);
         let mut any = false;
         for line in text::lines(context.require(PATH)?) {
             let mut fields = text::fields(line);

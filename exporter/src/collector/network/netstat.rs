@@ -7,7 +7,7 @@ use keyhole_proto::v1::Query;
 use crate::collector::{Collect, CollectError, Collector, Context};
 use crate::exposition::{Exposition, Family, Kind, Source, Value};
 use crate::go_regex::GoRegex;
-use crate::options::{Matcher, Options, Remembered, TypedFlag};
+use crate::options::{Matcher, Options, CachedRegex, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -47,19 +47,19 @@ const FIELD: Family = Family {
 #[derive(Debug)]
 struct Netstat {
     /// The fields to take; all of them when there is no expression.
-    fields: Option<Remembered>,
+    fields: Option<CachedRegex>,
 }
 
 impl Netstat {
     fn new(options: &Options) -> Self {
-        Self { fields: FIELDS.get(options).map(Remembered::new) }
+        Self { fields: FIELDS.get(options).map(CachedRegex::new) }
     }
 }
 
 impl Collect for Netstat {
     fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
         let mut fields =
-            Fields { wanted: self.fields.as_ref().map(Remembered::matcher), name: PREFIX.into(), out };
+            Fields { wanted: self.fields.as_ref().map(CachedRegex::matcher), name: PREFIX.into(), out };
         let mut missing = vec![NETSTAT, SNMP];
         context.each_whole(&[NETSTAT, SNMP, SNMP6], |path, text| match path {
             SNMP6 => fields.take_lines(path, text),

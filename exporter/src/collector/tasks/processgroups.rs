@@ -5,7 +5,7 @@
 //! What needs the right to trace a process (its I/O, swap and limits) is left out. Counters are summed over scrapes, see
 //! `totals`: this is the one collector whose samples are no function of one snapshot alone.
 
-mod living;
+mod live_totals;
 mod rules;
 mod totals;
 
@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use keyhole_proto::v1::{Outcome, Query};
 
-use self::living::{Living, Measured, Process, STATE_NAMES};
+use self::live_totals::{LiveTotals, Measured, Process, STATE_NAMES};
 use self::rules::Rules;
 use self::totals::{Counts, Totals};
 use crate::collector::tasks::process::{self, File};
@@ -127,37 +127,37 @@ struct Counter {
     /// The values of its labels after the group's name.
     labels: &'static [&'static [u8]],
     divisor: f64,
-    of: fn(&Process<'_>) -> Option<u64>,
+    value: fn(&Process<'_>) -> Option<u64>,
 }
 
 #[rustfmt::skip]
 const COUNTERS: [Counter; 6] = [
-    Counter { family: CPU,          labels: &[b"user"],         divisor: TICKS, of: |process| Some(process.stat.user_ticks) },
-    Counter { family: CPU,          labels: &[b"system"],       divisor: TICKS, of: |process| Some(process.stat.system_ticks) },
-    Counter { family: MAJOR_FAULTS, labels: &[],                divisor: 1.0,   of: |process| Some(process.stat.major_faults) },
-    Counter { family: MINOR_FAULTS, labels: &[],                divisor: 1.0,   of: |process| Some(process.stat.minor_faults) },
-    Counter { family: SWITCHES,     labels: &[b"voluntary"],    divisor: 1.0,   of: |process| process.voluntary_switches },
-    Counter { family: SWITCHES,     labels: &[b"nonvoluntary"], divisor: 1.0,   of: |process| process.nonvoluntary_switches },
+    Counter { family: CPU,          labels: &[b"user"],         divisor: TICKS, value: |process| Some(process.stat.user_ticks) },
+    Counter { family: CPU,          labels: &[b"system"],       divisor: TICKS, value: |process| Some(process.stat.system_ticks) },
+    Counter { family: MAJOR_FAULTS, labels: &[],                divisor: 1.0,   value: |process| Some(process.stat.major_faults) },
+    Counter { family: MINOR_FAULTS, labels: &[],                divisor: 1.0,   value: |process| Some(process.stat.minor_faults) },
+    Counter { family: SWITCHES,     labels: &[b"voluntary"],    divisor: 1.0,   value: |process| process.voluntary_switches },
+    Counter { family: SWITCHES,     labels: &[b"nonvoluntary"], divisor: 1.0,   value: |process| process.nonvoluntary_switches },
 ];
 
 /// How processes are grouped, and what the groups have used in all scrapes so far.
 #[derive(Debug)]
 struct ProcessGroups {
     rules: Rules,
-    /// The most groups.
-    most: usize,
+    /// The maximum number of groups.
+    max_groups: usize,
     totals: Mutex<Totals>,
 }
 
 impl ProcessGroups {
-    /// Reads the flags and the file that they may name; the error says what to do about it.
+    /// Reads the flags and the file that they may name; the error states what to do about it.
     fn new(options: &Options) -> Result<Self, SetupError> {
-        let most = usize::try_from(MAX.get(options)).unwrap_or(usize::MAX);
-        if most == 0 {
+        let max_groups = usize::try_from(MAX.get(options)).unwrap_or(usize::MAX);
+        if max_groups == 0 {
             // Not "no limit", as elsewhere: the counters of groups whose processes ended are kept.
             return Err(options.refuse(MAX.row.name, "0", "use at least 1: groups need a limit").into());
         }
-        Ok(Self { rules: Rules::new(options)?, most, totals: Mutex::default() })
+        Ok(Self { rules: Rules::new(options)?, max_groups, totals: Mutex::default() })
     }
 }
 
@@ -182,10 +182,10 @@ impl Collect for ProcessGroups {
             .filter_map(|process| Some((self.rules.group(&process.stat)?, process)))
             .collect();
         let mut totals = lock(&self.totals);
-        for (name, group) in totals.look(&processes, self.most) {
+        for (name, group) in totals.update(&processes, self.max_groups) {
             out.item();
             add_counters(name.as_bytes(), &group.used, out);
-            add_living(name.as_bytes(), &group.living, &available, out);
+            add_live_totals(name.as_bytes(), &group.live, &available, out);
         }
         Ok(())
     }
@@ -258,20 +258,20 @@ fn add_counters(group: &[u8], used: &Counts, out: &mut Exposition) {
     }
 }
 
-fn add_living(group: &[u8], living: &Living, available: &Available, out: &mut Exposition) {
-    out.add(&PROCESSES, &[group], living.processes);
-    out.add(&THREADS, &[group], living.threads);
-    for ((_, state), count) in STATE_NAMES.iter().zip(living.states) {
+fn add_live_totals(group: &[u8], live: &LiveTotals, available: &Available, out: &mut Exposition) {
+    out.add(&PROCESSES, &[group], live.processes);
+    out.add(&THREADS, &[group], live.threads);
+    for ((_, state), count) in STATE_NAMES.iter().zip(live.states) {
         out.add(&STATES, &[group, state], count);
     }
-    out.add(&MEMORY, &[group, b"virtual"], living.virtual_bytes);
-    if let Some(resident) = living.resident.filter(|_| available.resident) {
+    out.add(&MEMORY, &[group, b"virtual"], live.virtual_bytes);
+    if let Some(resident) = live.resident.filter(|_| available.resident) {
         out.add(&MEMORY, &[group, b"resident"], resident);
     }
-    if let Some(descriptors) = living.descriptors.filter(|_| available.descriptors) {
+    if let Some(descriptors) = live.descriptors.filter(|_| available.descriptors) {
         out.add(&DESCRIPTORS, &[group], descriptors);
     }
-    if let (Some(start), Some(boot_time)) = (living.oldest_start, available.boot_time) {
+    if let (Some(start), Some(boot_time)) = (live.oldest_start, available.boot_time) {
         out.add(&OLDEST, &[group], boot_time as f64 + start as f64 / TICKS);
     }
 }
@@ -432,7 +432,7 @@ mod tests {
     fn a_limit_of_no_groups_is_refused() {
         let new = |value: &str| {
             let options = crate::cli::flags::parse([format!("--{}={value}", MAX.row.name)]).unwrap();
-            ProcessGroups::new(&options).map(|groups| groups.most).map_err(|error| error.to_string())
+            ProcessGroups::new(&options).map(|groups| groups.max_groups).map_err(|error| error.to_string())
         };
         assert_eq!(new("1"), Ok(1));
         assert_eq!(

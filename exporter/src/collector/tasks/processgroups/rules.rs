@@ -18,7 +18,7 @@ use crate::text::{self, ProcessStat};
 
 /// The group of the kernel's own threads, where no rules are given.
 pub(super) const KERNEL: &str = "[kernel]";
-/// The group of processes for whose group there is no room, or no name.
+/// The group of processes without a group of their own: beyond the limit, or without a name.
 pub(super) const OTHER: &str = "other";
 
 /// Rules, the first that matches a process names its group. Without any, each comm is a group.

@@ -1,9 +1,9 @@
-//! What groups have used, over several scrapes: a snapshot has living processes alone, and a counter must not fall when
-//! one of them ends.
+//! What groups have used, summed over scrapes: a snapshot has living processes alone, and a counter must not fall when one
+//! of them ends.
 //!
-//! Each look adds to a process' group what the process has used since the look before. A process that was there when
-//! the exporter began counts from then on, so that counters begin at 0 with the exporter, as Prometheus expects after a
-//! restart; one that started later counts whole. What a process uses between the last look at it and its end is lost.
+//! Each scrape adds to a process' group what the process has used since the scrape before. A process that is older than
+//! the exporter counts from the first scrape on, so that counters begin at 0 with the exporter, as Prometheus expects
+//! after a restart; one that started later counts whole. What a process uses between its last scrape and its end is lost.
 //!
 //! The state is bounded: the counts of living processes, which the broker's policy limits, and at most as many groups
 //! as are allowed, with one for the rest.
@@ -11,59 +11,59 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::COUNTERS;
-use super::living::{Living, Process};
+use super::live_totals::{LiveTotals, Process};
 use super::rules::OTHER;
 
-/// Counts of a process or a group, in the order of [`COUNTERS`]; none for what is not known.
+/// Counters of a process or a group, in the order of [`COUNTERS`]; `None` for unknown ones.
 pub(super) type Counts = [Option<u64>; COUNTERS.len()];
 
 /// All groups.
 #[derive(Debug, Default)]
 pub(super) struct Totals {
     groups: BTreeMap<String, Group>,
-    /// The counts of each living process at the last look, by its pid and the time it started.
+    /// The counters of each living process in the last scrape, by its pid and the time it started.
     last: HashMap<(u32, u64), Counts>,
-    /// When the latest process started that was ever seen; none before the first look.
+    /// The start of the youngest process of all scrapes; `None` before the first.
     latest_start: Option<u64>,
-    looks: u64,
+    scrapes: u64,
 }
 
 /// A group.
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    /// What its processes have used since the exporter began to look.
+    /// What its processes have used since the first scrape.
     pub(super) used: Counts,
-    /// Its processes in the last look.
-    pub(super) living: Living,
-    /// The last look in which it had any.
-    seen: u64,
+    /// Its processes in the last scrape.
+    pub(super) live: LiveTotals,
+    /// The last scrape in which it had any.
+    last_scrape: u64,
 }
 
 impl Totals {
-    /// Takes in all processes of a snapshot, each with the group it belongs to; past `most` groups, `other`.
-    pub(super) fn look<'t>(
+    /// Adds all processes of a snapshot, each with the name of its group. Beyond `max_groups`, the group is `other`.
+    pub(super) fn update<'t>(
         &'t mut self,
         processes: &[(String, Process<'_>)],
-        most: usize,
+        max_groups: usize,
     ) -> impl Iterator<Item = (&'t str, &'t Group)> + use<'t> {
-        self.looks += 1;
-        self.admit(processes, most);
+        self.scrapes += 1;
+        self.admit(processes, max_groups);
         for group in self.groups.values_mut() {
-            group.living = Living::default();
+            group.live = LiveTotals::default();
         }
         let mut last = HashMap::with_capacity(processes.len());
         for (name, process) in processes {
-            let counts = COUNTERS.map(|counter| (counter.of)(process));
+            let counts = COUNTERS.map(|counter| (counter.value)(process));
             let key = (process.pid, process.stat.start_ticks);
             let before = self.last.get(&key);
             let name = if self.groups.contains_key(name) { name } else { OTHER };
             let group = self.groups.entry(name.to_owned()).or_default();
-            group.seen = self.looks;
-            group.living.add(process);
+            group.last_scrape = self.scrapes;
+            group.live.add(process);
             let new = self.latest_start.is_some_and(|latest| process.stat.start_ticks > latest);
             for (at, used) in group.used.iter_mut().enumerate() {
                 let Some(count) = counts[at] else { continue };
-                // Neither known nor new: it was missed before, and may have been counted earlier still.
+                // Neither known nor new: an earlier scrape missed it, and one before that may have counted it.
                 let since = before.and_then(|before| before[at]).unwrap_or(if new { 0 } else { count });
                 *used = Some(used.unwrap_or(0).saturating_add(count.saturating_sub(since)));
             }
@@ -77,14 +77,14 @@ impl Totals {
     }
 
     /// Admits new groups. First come those whose oldest process started first: daemons come before what they
-    /// run, and the order is the same after a restart of the exporter. A group that has a place keeps it; when
-    /// there is none left, groups without processes make room, those that have been empty longest first.
-    fn admit(&mut self, processes: &[(String, Process<'_>)], most: usize) {
+    /// run, and the order is the same after a restart of the exporter. Known groups
+    /// stay. At the limit, new ones replace groups without processes, those that have been empty longest first.
+    fn admit(&mut self, processes: &[(String, Process<'_>)], max_groups: usize) {
         let mut new: HashMap<&str, u64> = HashMap::new();
         for (name, process) in processes.iter().filter(|(name, _)| name != OTHER) {
             match self.groups.get_mut(name) {
-                // This look's, so that it does not make room.
-                Some(group) => group.seen = self.looks,
+                // So that it is not removed for a new one.
+                Some(group) => group.last_scrape = self.scrapes,
                 None => {
                     let start = process.stat.start_ticks;
                     new.entry(name).and_modify(|oldest| *oldest = start.min(*oldest)).or_insert(start);
@@ -97,14 +97,14 @@ impl Totals {
         let mut new: Vec<(u64, &str)> = new.into_iter().map(|(name, start)| (start, name)).collect();
         new.sort_unstable();
         let named = self.groups.iter().filter(|(name, _)| *name != OTHER);
-        let mut room = most.saturating_sub(named.clone().count());
-        let empty = named.filter(|(_, group)| group.seen < self.looks);
-        let mut empty: Vec<(u64, String)> = empty.map(|(name, group)| (group.seen, name.clone())).collect();
+        let mut remaining = max_groups.saturating_sub(named.clone().count());
+        let empty = named.filter(|(_, group)| group.last_scrape < self.scrapes);
+        let mut empty: Vec<(u64, String)> = empty.map(|(name, group)| (group.last_scrape, name.clone())).collect();
         empty.sort_unstable();
         let mut empty = empty.into_iter();
         for (_, name) in new {
-            match room.checked_sub(1) {
-                Some(left) => room = left,
+            match remaining.checked_sub(1) {
+                Some(left) => remaining = left,
                 None => match empty.next() {
                     Some((_, oldest)) => drop(self.groups.remove(&oldest)),
                     None => return,
@@ -129,12 +129,12 @@ mod tests {
     }
 
     /// Each group's time in user mode.
-    fn look(totals: &mut Totals, processes: &[(String, Process<'_>)]) -> Vec<(String, u64)> {
+    fn update(totals: &mut Totals, processes: &[(String, Process<'_>)]) -> Vec<(String, u64)> {
         capped(totals, processes, 100)
     }
 
-    fn capped(totals: &mut Totals, processes: &[(String, Process<'_>)], most: usize) -> Vec<(String, u64)> {
-        let groups = totals.look(processes, most);
+    fn capped(totals: &mut Totals, processes: &[(String, Process<'_>)], max_groups: usize) -> Vec<(String, u64)> {
+        let groups = totals.update(processes, max_groups);
         groups.map(|(name, group)| (name.to_owned(), group.used[0].unwrap())).collect()
     }
 
@@ -146,46 +146,46 @@ mod tests {
     fn a_groups_counters_begin_at_zero_and_do_not_fall_when_a_process_ends() {
         let mut totals = Totals::default();
         let start = [process("a", 1, 10, 500), process("a", 2, 20, 300)];
-        assert_eq!(look(&mut totals, &start), is(&[("a", 0)]));
+        assert_eq!(update(&mut totals, &start), is(&[("a", 0)]));
         assert_eq!(
-            look(&mut totals, &[process("a", 1, 10, 510), process("a", 2, 20, 307)]),
+            update(&mut totals, &[process("a", 1, 10, 510), process("a", 2, 20, 307)]),
             is(&[("a", 17)])
         );
-        assert_eq!(look(&mut totals, &[process("a", 1, 10, 511)]), is(&[("a", 18)]));
-        assert_eq!(look(&mut totals, &[]), is(&[("a", 18)]), "a group without processes keeps what it used");
+        assert_eq!(update(&mut totals, &[process("a", 1, 10, 511)]), is(&[("a", 18)]));
+        assert_eq!(update(&mut totals, &[]), is(&[("a", 18)]), "a group without processes keeps what it used");
     }
 
     #[test]
     fn a_process_that_started_later_is_counted_whole_and_once() {
         let mut totals = Totals::default();
-        look(&mut totals, &[process("a", 1, 10, 500)]);
-        assert_eq!(look(&mut totals, &[process("a", 1, 10, 500), process("a", 2, 30, 4)]), is(&[("a", 4)]));
-        assert_eq!(look(&mut totals, &[process("a", 1, 10, 500), process("a", 2, 30, 4)]), is(&[("a", 4)]));
+        update(&mut totals, &[process("a", 1, 10, 500)]);
+        assert_eq!(update(&mut totals, &[process("a", 1, 10, 500), process("a", 2, 30, 4)]), is(&[("a", 4)]));
+        assert_eq!(update(&mut totals, &[process("a", 1, 10, 500), process("a", 2, 30, 4)]), is(&[("a", 4)]));
     }
 
     #[test]
     fn a_pid_that_was_reused_is_another_process() {
         let mut totals = Totals::default();
-        look(&mut totals, &[process("a", 1, 10, 500)]);
-        assert_eq!(look(&mut totals, &[process("a", 1, 40, 3)]), is(&[("a", 3)]));
+        update(&mut totals, &[process("a", 1, 10, 500)]);
+        assert_eq!(update(&mut totals, &[process("a", 1, 40, 3)]), is(&[("a", 3)]));
     }
 
     #[test]
     fn a_process_that_was_missed_once_is_not_counted_twice() {
         let mut totals = Totals::default();
-        look(&mut totals, &[process("a", 1, 10, 500)]);
-        look(&mut totals, &[process("a", 1, 10, 500), process("a", 2, 30, 100)]);
-        look(&mut totals, &[process("a", 1, 10, 500)]);
-        let groups = look(&mut totals, &[process("a", 1, 10, 500), process("a", 2, 30, 140)]);
+        update(&mut totals, &[process("a", 1, 10, 500)]);
+        update(&mut totals, &[process("a", 1, 10, 500), process("a", 2, 30, 100)]);
+        update(&mut totals, &[process("a", 1, 10, 500)]);
+        let groups = update(&mut totals, &[process("a", 1, 10, 500), process("a", 2, 30, 140)]);
         assert_eq!(groups, is(&[("a", 100)]));
     }
 
     #[test]
     fn a_process_that_changes_its_name_leaves_its_counts_in_its_old_group() {
         let mut totals = Totals::default();
-        look(&mut totals, &[process("sh", 1, 10, 0)]);
-        look(&mut totals, &[process("sh", 1, 10, 5)]);
-        assert_eq!(look(&mut totals, &[process("java", 1, 10, 8)]), is(&[("java", 3), ("sh", 5)]));
+        update(&mut totals, &[process("sh", 1, 10, 0)]);
+        update(&mut totals, &[process("sh", 1, 10, 5)]);
+        assert_eq!(update(&mut totals, &[process("java", 1, 10, 8)]), is(&[("java", 3), ("sh", 5)]));
     }
 
     #[test]
@@ -196,7 +196,7 @@ mod tests {
         };
         let at = COUNTERS.iter().position(|counter| counter.labels == [b"voluntary"]).unwrap();
         let mut totals = Totals::default();
-        let mut used = |count| totals.look(&[switches(count)], 9).next().unwrap().1.used[at];
+        let mut used = |count| totals.update(&[switches(count)], 9).next().unwrap().1.used[at];
         assert_eq!(used(None), None, "absent rather than zero");
         assert_eq!(used(Some(50)), Some(0));
         assert_eq!(used(None), Some(0));
@@ -214,7 +214,7 @@ mod tests {
         ];
         let mut totals = Totals::default();
         assert_eq!(capped(&mut totals, &start, 2), is(&[("a", 0), ("b", 0), ("other", 0)]));
-        // However old the newcomer claims to be, who has a place keeps it.
+        // Known groups stay, however old a new one claims to be.
         let later =
             [process("b", 3, 30, 1), process("a", 4, 40, 2), process("0", 6, 1, 0), process("z", 7, 99, 9)];
         assert_eq!(capped(&mut totals, &later, 2), is(&[("a", 2), ("b", 1), ("other", 9)]));

@@ -69,19 +69,19 @@ impl<'a> Process<'a> {
 
 /// The living processes of a group, summed up.
 #[derive(Debug)]
-pub(super) struct Living {
+pub(super) struct LiveTotals {
     pub(super) processes: u64,
     pub(super) threads: u64,
     pub(super) states: [u64; STATE_NAMES.len()],
     pub(super) virtual_bytes: u64,
-    /// None when a process' is not known.
+    /// None if that of a process is unknown.
     pub(super) resident: Option<u64>,
-    /// Likewise.
+    /// None if that of a process is unknown.
     pub(super) descriptors: Option<u64>,
     pub(super) oldest_start: Option<u64>,
 }
 
-impl Default for Living {
+impl Default for LiveTotals {
     fn default() -> Self {
         Self {
             processes: 0,
@@ -95,7 +95,7 @@ impl Default for Living {
     }
 }
 
-impl Living {
+impl LiveTotals {
     pub(super) fn add(&mut self, process: &Process<'_>) {
         let Process { stat, resident, descriptors, .. } = process;
         self.processes += 1;
@@ -125,12 +125,12 @@ mod tests {
     fn a_measurement_that_failed_makes_the_sum_unknown() {
         let line = b"1 (a) S 0 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 0 0";
         let process = Process::new(1, ProcessStat::parse(line).unwrap());
-        let mut living = Living::default();
-        living.add(&Process { resident: Measured::Value(5), ..process });
-        living.add(&Process { resident: Measured::Absent, ..process });
-        assert_eq!(living.resident, Some(5));
-        living.add(&Process { resident: Measured::Unknown, ..process });
-        living.add(&Process { resident: Measured::Value(5), ..process });
-        assert_eq!(living.resident, None);
+        let mut live = LiveTotals::default();
+        live.add(&Process { resident: Measured::Value(5), ..process });
+        live.add(&Process { resident: Measured::Absent, ..process });
+        assert_eq!(live.resident, Some(5));
+        live.add(&Process { resident: Measured::Unknown, ..process });
+        live.add(&Process { resident: Measured::Value(5), ..process });
+        assert_eq!(live.resident, None);
     }
 }
