@@ -1,7 +1,7 @@
 //! Cuts the bytes of a pipe into frames. Any bytes may come from a zygote or a reader; only the header is parsed.
 
 use bytes::{Buf, Bytes, BytesMut};
-use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES, SKIPPED};
+use keyhole_policy::pipes::{FrameKind, HEADER_BYTES, PAYLOAD_BYTES, SKIPPED};
 
 /// How much is read from a pipe at a time.
 const READ_BYTES: usize = 32 << 10;
@@ -13,7 +13,7 @@ const SMALL_BYTES: usize = 4 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// What the payload is.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// The number of the query of a chunk, or 0.
     pub query: u8,
     /// In a last chunk: whether something was not read, because another reader is stuck in it.
@@ -47,7 +47,7 @@ impl Frames {
             return Ok(None);
         };
         let length = u32::from_le_bytes([a, b, c, d]);
-        let kind = Kind::parse(kind).ok_or(MalformedFrame::Kind(kind))?;
+        let kind = FrameKind::parse(kind).ok_or(MalformedFrame::Kind(kind))?;
         let payload = usize::try_from(length).unwrap_or(usize::MAX);
         if payload > PAYLOAD_BYTES {
             return Err(MalformedFrame::Length(length));
@@ -81,14 +81,14 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    fn frame(kind: Kind, query: u8, payload: &[u8]) -> Vec<u8> {
+    fn frame(kind: FrameKind, query: u8, payload: &[u8]) -> Vec<u8> {
         [&header(payload.len(), kind, query, 0), payload].concat()
     }
 
     #[test]
     fn a_malformed_frame_is_refused_before_it_is_buffered() {
         let mut frames = Frames::default();
-        frames.space().extend_from_slice(&header(PAYLOAD_BYTES + 1, Kind::Chunk, 0, 0));
+        frames.space().extend_from_slice(&header(PAYLOAD_BYTES + 1, FrameKind::Chunk, 0, 0));
         assert_eq!(frames.next_frame(), Err(MalformedFrame::Length(PAYLOAD_BYTES as u32 + 1)));
         let mut frames = Frames::default();
         frames.space().extend_from_slice(&[0, 0, 0, 0, 77, 0, 0, 0]);
@@ -102,7 +102,7 @@ mod tests {
             pieces in vec(1_usize..200, 1..20),
         ) {
             let whole: Vec<u8> =
-                payloads.iter().flat_map(|(payload, query)| frame(Kind::Chunk, *query, payload)).collect();
+                payloads.iter().flat_map(|(payload, query)| frame(FrameKind::Chunk, *query, payload)).collect();
             let (mut frames, mut cut, mut rest) = (Frames::default(), Vec::new(), &*whole);
             for length in pieces.iter().cycle() {
                 let (piece, later) = rest.split_at((*length).min(rest.len()));

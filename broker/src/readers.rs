@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use keyhole_policy::pipes::{CHECK_REQUEST, Change, EXIT_REQUEST, Kind, MAX_STUCK_READERS};
+use keyhole_policy::pipes::{CHECK_REQUEST, Change, EXIT_REQUEST, FrameKind, MAX_STUCK_READERS};
 use keyhole_policy::{Class, TABLE, row};
 use keyhole_proto::reader::{Hello, Unavailable};
 use keyhole_proto::v1::{Outcome, Query, QueryEnd, ReadResponse};
@@ -331,7 +331,7 @@ impl Inner {
         let Some((slot, _)) = state.starting.take() else { return Ok(()) };
         let name = class.class.name();
         match event {
-            Event::Frame(Frame { kind: Kind::Hello, payload, .. }) => {
+            Event::Frame(Frame { kind: FrameKind::Hello, payload, .. }) => {
                 match zygote::parse_hello(&payload).filter(|hello| hello.generation == slot.generation) {
                     Some(hello) => {
                         let opened = lock(&class.status).hello.as_ref().map(|hello| hello.opened);
@@ -363,7 +363,7 @@ impl Inner {
                     }
                 }
             }
-            Event::Frame(Frame { kind: Kind::Failed, payload, .. }) => {
+            Event::Frame(Frame { kind: FrameKind::Failed, payload, .. }) => {
                 let why = zygote::one_line(&payload);
                 self.retire(class, slot, RetireReason::Replaced);
                 Err(why)
@@ -499,7 +499,7 @@ impl Inner {
         let event = next_event(&mut reader.slot, READ_TIMEOUT).await;
         reader.check_pending = false;
         match event {
-            Event::Frame(Frame { kind: Kind::Checked, mut payload, .. }) if !payload.is_empty() => {
+            Event::Frame(Frame { kind: FrameKind::Checked, mut payload, .. }) if !payload.is_empty() => {
                 let change = payload.split_to(1)[0];
                 // /proc/self/stat is shorter; a compromised reader could send more.
                 const STAT_BYTES: usize = 1024;
@@ -560,12 +560,12 @@ impl Inner {
             reader.waited += start.elapsed();
             match event {
                 Event::Frame(Frame {
-                    kind: kind @ (Kind::Chunk | Kind::LastChunk),
+                    kind: kind @ (FrameKind::Chunk | FrameKind::LastChunk),
                     query: number,
                     skipped,
                     payload,
                 }) if number == query as u8 => {
-                    if kind == Kind::LastChunk {
+                    if kind == FrameKind::LastChunk {
                         job.busy += reader.waited;
                         (reader.waited, forwarded) = (Duration::ZERO, false);
                         reader.pending.pop_front();
@@ -659,7 +659,7 @@ impl Inner {
                 tracing::debug!(reader = name, query = query_name, "the reader exited during a query");
                 self.record_death(class, reader.slot, status);
             }
-            Event::Frame(Frame { kind: Kind::Failed, payload, .. }) => {
+            Event::Frame(Frame { kind: FrameKind::Failed, payload, .. }) => {
                 tracing::error!(
                     reader = name,
                     query = query_name,

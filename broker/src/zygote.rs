@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use keyhole_policy::pipes::{Kind, SLOTS};
+use keyhole_policy::pipes::{FrameKind, SLOTS};
 use keyhole_proto::reader::Hello;
 use prost::Message;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -174,11 +174,11 @@ pub async fn start(
         .await
         .map_err(|_| StartError::TimedOut { program: shown.clone() })?;
     let hello = match frame {
-        Some(Frame { kind: Kind::Hello, payload, .. }) => match parse_hello(&payload) {
+        Some(Frame { kind: FrameKind::Hello, payload, .. }) => match parse_hello(&payload) {
             Some(hello) => hello,
             None => return Err(StartError::Version(shown)),
         },
-        Some(Frame { kind: Kind::Failed, payload, .. }) => {
+        Some(Frame { kind: FrameKind::Failed, payload, .. }) => {
             return Err(StartError::Failed(one_line(&payload)));
         }
         Some(_) => return Err(StartError::Version(shown)),
@@ -260,7 +260,7 @@ impl Reports {
         // The pause lets others be served however fast it writes.
         const PAUSE: Duration = Duration::from_millis(1);
         while let Some(frame) = self.next().await {
-            if frame.kind == Kind::Failed {
+            if frame.kind == FrameKind::Failed {
                 return Some(one_line(&frame.payload));
             }
             // A zygote that is ready writes nothing else.
@@ -291,7 +291,8 @@ impl Reports {
 
 /// Parses the report that a reader has exited: slot, generation and wait status.
 fn parse_exit(frame: &Frame) -> Option<[u32; 3]> {
-    let numbers: [u8; 12] = frame.payload.as_ref().try_into().ok().filter(|_| frame.kind == Kind::Exited)?;
+    let numbers: [u8; 12] =
+        frame.payload.as_ref().try_into().ok().filter(|_| frame.kind == FrameKind::Exited)?;
     let number =
         |at: usize| u32::from_le_bytes([numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]]);
     Some([number(0), number(4), number(8)])

@@ -28,7 +28,7 @@ pub struct Family {
     /// One sentence on what it measures.
     pub help: &'static str,
     /// Its type.
-    pub kind: Kind,
+    pub kind: MetricType,
     /// The names of its labels, in the order that samples give their values.
     pub labels: &'static [&'static str],
     /// What its values are read from.
@@ -43,7 +43,7 @@ impl Family {
         labels: &'static [&'static str],
         source: Source,
     ) -> Self {
-        Self { name, help, kind: Kind::Gauge, labels, source }
+        Self { name, help, kind: MetricType::Gauge, labels, source }
     }
 
     /// A value that only rises, until what counts it restarts.
@@ -53,7 +53,7 @@ impl Family {
         labels: &'static [&'static str],
         source: Source,
     ) -> Self {
-        Self { name, help, kind: Kind::Counter, labels, source }
+        Self { name, help, kind: MetricType::Counter, labels, source }
     }
 
     /// The name with `part` where it varies, in a family whose names vary in one place.
@@ -112,7 +112,7 @@ impl std::fmt::Display for Source {
 
 /// A family's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricType {
     /// Only ever rises, but for a restart.
     Counter,
     /// Rises and falls.
@@ -125,24 +125,24 @@ pub enum Kind {
     Histogram,
 }
 
-impl Kind {
+impl MetricType {
     /// Its name in a TYPE line.
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Untyped => "untyped",
-            Kind::Summary => "summary",
-            Kind::Histogram => "histogram",
+            MetricType::Counter => "counter",
+            MetricType::Gauge => "gauge",
+            MetricType::Untyped => "untyped",
+            MetricType::Summary => "summary",
+            MetricType::Histogram => "histogram",
         }
     }
 
     /// The label that distinguishes the samples of one metric.
     pub fn own_label(self) -> Option<&'static str> {
         match self {
-            Kind::Counter | Kind::Gauge | Kind::Untyped => None,
-            Kind::Summary => Some("quantile"),
-            Kind::Histogram => Some("le"),
+            MetricType::Counter | MetricType::Gauge | MetricType::Untyped => None,
+            MetricType::Summary => Some("quantile"),
+            MetricType::Histogram => Some("le"),
         }
     }
 }
@@ -245,7 +245,7 @@ pub struct Exposition {
 struct Header {
     name: Cow<'static, str>,
     help: Cow<'static, str>,
-    kind: Kind,
+    kind: MetricType,
 }
 
 /// A sample: its number, and where its labels are. Hosts have hundreds of thousands, so it is packed by hand.
@@ -335,7 +335,7 @@ impl<'e> Series<'e> {
     }
 
     /// The type of its family.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> MetricType {
         self.header().kind
     }
 
@@ -563,7 +563,7 @@ impl Exposition {
     /// Whether a family can have such a value: a counter below zero is skipped.
     fn may_be(&mut self, family: &Family, name: &str, value: Value) -> bool {
         match value {
-            Value::Float(value) if family.kind == Kind::Counter && (value < 0.0 || value.is_nan()) => {
+            Value::Float(value) if family.kind == MetricType::Counter && (value < 0.0 || value.is_nan()) => {
                 self.skip(|| format!("{name}: a counter below zero, or none"));
                 false
             }
@@ -606,7 +606,7 @@ impl Exposition {
         name: &str,
         suffix: &str,
         help: &str,
-        kind: Kind,
+        kind: MetricType,
         labels: impl Iterator<Item = (&'l str, &'l [u8])> + Clone,
         value: Value,
     ) {
@@ -730,7 +730,7 @@ impl Exposition {
     }
 
     /// A family's number, if it is of that type.
-    fn of_kind(&self, at: u32, kind: Kind) -> Option<u32> {
+    fn of_kind(&self, at: u32, kind: MetricType) -> Option<u32> {
         (self.families[at as usize].kind == kind).then_some(at)
     }
 
@@ -752,7 +752,12 @@ impl Exposition {
 
     /// The number of a family by a name that may be invalid; it is new unless the name is known or becomes that of another.
     /// None when that is of another type.
-    fn named(&mut self, name: &str, kind: Kind, help: impl FnOnce() -> Cow<'static, str>) -> Option<u32> {
+    fn named(
+        &mut self,
+        name: &str,
+        kind: MetricType,
+        help: impl FnOnce() -> Cow<'static, str>,
+    ) -> Option<u32> {
         if let Some(&at) = self.by_name.get(name) {
             return self.of_kind(at, kind);
         }
@@ -778,7 +783,7 @@ impl Exposition {
     }
 
     /// The type under which a family already stands.
-    pub fn kind(&self, name: &str) -> Option<Kind> {
+    pub fn kind(&self, name: &str) -> Option<MetricType> {
         let at = *self.by_name.get(name)?;
         Some(self.families[at as usize].kind)
     }
@@ -1069,7 +1074,7 @@ mod tests {
     const BYTES: Family = Family {
         name: "node_bytes_total",
         help: "Bytes \\ seen\nhere.",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         labels: &["device"],
         source: Source::File("proc/x"),
     };
@@ -1086,9 +1091,9 @@ mod tests {
         let family = Family { labels: &["zone", "device", "le"], ..BYTES };
         out.add(&family, &[b"1", b"2", b"3"], 1u64);
         let labels = [("le", &b"+Inf"[..]), ("z", b"1"), ("a", b"2")];
-        out.add_sample("h", "_bucket", "H.", Kind::Histogram, labels.into_iter(), 1.0.into());
+        out.add_sample("h", "_bucket", "H.", MetricType::Histogram, labels.into_iter(), 1.0.into());
         let labels = [("quantile", &b"0.5"[..]), ("z", b"1")];
-        out.add_sample("s", "", "S.", Kind::Summary, labels.into_iter(), 1.0.into());
+        out.add_sample("s", "", "S.", MetricType::Summary, labels.into_iter(), 1.0.into());
         let text = out.to_text();
         let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
@@ -1104,7 +1109,7 @@ mod tests {
     #[test]
     fn families_and_samples_are_sorted_and_escaped() {
         let mut out = Exposition::new();
-        let other = Family { name: "node_a", labels: &[], kind: Kind::Untyped, ..BYTES };
+        let other = Family { name: "node_a", labels: &[], kind: MetricType::Untyped, ..BYTES };
         out.add(&BYTES, &[b"eth1"], 2u64);
         out.add(&BYTES, &[b"a\"b\\c\nd\xff"], 1.5);
         out.add(&other, &[], 7u64);
@@ -1133,7 +1138,7 @@ mod tests {
         let mut out = Exposition::new();
         out.begin(10);
         out.add(&BYTES, &[b"a"], 1u64);
-        out.add(&Family { kind: Kind::Gauge, ..BYTES }, &[b"b"], 1u64);
+        out.add(&Family { kind: MetricType::Gauge, ..BYTES }, &[b"b"], 1u64);
         let counters = out.end();
         assert_eq!((counters.conflicts, counters.skipped), (1, 1));
         assert_eq!(counters.skipped_items, ["node_bytes_total: a family of this name has another type"]);
@@ -1145,7 +1150,7 @@ mod tests {
         const FAMILY: Family = Family {
             name: "m",
             help: "",
-            kind: Kind::Gauge,
+            kind: MetricType::Gauge,
             labels: &["device", "n"],
             source: Source::Exporter(""),
         };
@@ -1173,7 +1178,7 @@ mod tests {
         const FAMILY: Family = Family {
             name: "m",
             help: "",
-            kind: Kind::Gauge,
+            kind: MetricType::Gauge,
             labels: &["device", "n"],
             source: Source::Exporter(""),
         };
@@ -1224,7 +1229,7 @@ mod tests {
         out.add(&BYTES, &[b"a"], -1i64);
         out.add(&BYTES, &[b"b"], f64::NAN);
         out.add(&BYTES, &[b"c"], -0.0);
-        out.add(&Family { name: "node_b", kind: Kind::Gauge, ..BYTES }, &[b"d"], -1i64);
+        out.add(&Family { name: "node_b", kind: MetricType::Gauge, ..BYTES }, &[b"d"], -1i64);
         let counters = out.end();
         assert_eq!((counters.series, counters.skipped), (2, 2));
         assert_eq!(counters.skipped_items, ["node_bytes_total: a counter below zero, or none"]);
@@ -1314,8 +1319,8 @@ mod tests {
         fn labels_are_sorted_for_any_values(a in "[a,\"\\\\\n={}]{0,8}", b in "[a,\"\\\\\n={}]{0,8}") {
             let labels = [("x", a.as_bytes()), ("y", b.as_bytes())];
             let mut out = Exposition::new();
-            out.add_sample("m", "", "", Kind::Gauge, labels.into_iter(), 1.0.into());
-            out.add_sample("m", "", "", Kind::Gauge, labels.into_iter().rev(), 1.0.into());
+            out.add_sample("m", "", "", MetricType::Gauge, labels.into_iter(), 1.0.into());
+            out.add_sample("m", "", "", MetricType::Gauge, labels.into_iter().rev(), 1.0.into());
             let sorted = written_labels(labels.into_iter());
             prop_assert_eq!(out.sorted_labels("m").collect::<Vec<_>>(), [&sorted[..], &sorted]);
         }
@@ -1328,7 +1333,7 @@ mod tests {
             let mut out = Exposition::new();
             for (value, number) in &values {
                 let labels = [("a", value.as_bytes()), ("b", b""), ("c", value.as_bytes())];
-                out.add_sample("m", &suffix, "", Kind::Untyped, labels.into_iter(), (*number).into());
+                out.add_sample("m", &suffix, "", MetricType::Untyped, labels.into_iter(), (*number).into());
             }
             let mut expected: Vec<_> = values.iter().map(|(value, _)| value.as_str()).collect();
             expected.sort_unstable();

@@ -11,9 +11,9 @@ use keyhole_flags::{Origin, Value, Values};
 
 use crate::go_regex::GoRegex;
 
+pub use cached_regex::{CachedRegex, Matcher};
 pub(crate) use keyhole_flags::go_duration;
 pub use keyhole_flags::{DurationRange, Flag, FlagError, FlagKind, most_similar};
-pub use cached_regex::{CachedRegex, Matcher};
 pub use typed::{Filter, TypedFlag};
 
 /// The values of all flags. Code reads them by a [`TypedFlag`].

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use crate::exposition::{Exposition, Kind, Series};
+use crate::exposition::{Exposition, MetricType, Series};
 
 #[derive(Clone, PartialEq, Message)]
 struct MetricFamily {
@@ -114,7 +114,7 @@ pub fn encode(exposition: &Exposition, keep: impl Fn(&str) -> bool) -> Vec<u8> {
 /// A family whose samples come one by one.
 struct Builder {
     family: MetricFamily,
-    kind: Kind,
+    kind: MetricType,
     /// Where the metric with these labels is; of summaries and histograms, which are several samples.
     by_labels: HashMap<Vec<Label>, usize>,
 }
@@ -122,11 +122,11 @@ struct Builder {
 impl Builder {
     fn new(first: &Series<'_>) -> Self {
         let number = match first.kind() {
-            Kind::Counter => 0,
-            Kind::Gauge => 1,
-            Kind::Summary => 2,
-            Kind::Untyped => 3,
-            Kind::Histogram => 4,
+            MetricType::Counter => 0,
+            MetricType::Gauge => 1,
+            MetricType::Summary => 2,
+            MetricType::Untyped => 3,
+            MetricType::Histogram => 4,
         };
         let (name, help) = (first.family().to_owned(), first.help().to_owned());
         let family = MetricFamily { name, help, kind: number, metrics: Vec::new() };
@@ -139,11 +139,11 @@ impl Builder {
         let labels = series.labels().map(label).collect();
         let single = Some(Single { value });
         let metric = match self.kind {
-            Kind::Counter => Metric { labels, counter: single, ..Metric::default() },
-            Kind::Gauge => Metric { labels, gauge: single, ..Metric::default() },
-            Kind::Untyped => Metric { labels, untyped: single, ..Metric::default() },
-            Kind::Summary => return self.add_to_summary(series.suffix(), labels, value),
-            Kind::Histogram => return self.add_to_histogram(series.suffix(), labels, value),
+            MetricType::Counter => Metric { labels, counter: single, ..Metric::default() },
+            MetricType::Gauge => Metric { labels, gauge: single, ..Metric::default() },
+            MetricType::Untyped => Metric { labels, untyped: single, ..Metric::default() },
+            MetricType::Summary => return self.add_to_summary(series.suffix(), labels, value),
+            MetricType::Histogram => return self.add_to_histogram(series.suffix(), labels, value),
         };
         self.family.metrics.push(metric);
     }
@@ -215,7 +215,7 @@ mod tests {
     const COUNTER: Family = Family {
         name: "node_bytes_total",
         help: "Bytes \"seen\"\nhere.",
-        kind: Kind::Counter,
+        kind: MetricType::Counter,
         labels: &["device", "mode"],
         source: Source::File("proc/x"),
     };
@@ -237,8 +237,8 @@ mod tests {
         let mut out = Exposition::new();
         out.add(&COUNTER, &[b"a\"b\\n,c=\"\nd}", b""], 3u64);
         out.add(&COUNTER, &[b"eth0", b"rx"], u64::MAX);
-        out.add(&Family { name: "a", kind: Kind::Gauge, labels: &[], ..COUNTER }, &[], f64::INFINITY);
-        out.add(&Family { name: "b", kind: Kind::Untyped, labels: &[], ..COUNTER }, &[], -0.5);
+        out.add(&Family { name: "a", kind: MetricType::Gauge, labels: &[], ..COUNTER }, &[], f64::INFINITY);
+        out.add(&Family { name: "b", kind: MetricType::Untyped, labels: &[], ..COUNTER }, &[], -0.5);
         let families = decode(&encode(&out, |_| true));
         let names: Vec<_> = families.iter().map(|family| (family.name.as_str(), family.kind)).collect();
         assert_eq!(names, [("a", 1), ("b", 3), ("node_bytes_total", 0)]);
@@ -260,13 +260,13 @@ mod tests {
             out.add_sample(name, suffix, "", kind, labels, Value::Float(value));
         };
         for (le, count) in [("+Inf", 9.0), ("10", 7.0), ("2.5", 4.0)] {
-            add("h", Kind::Histogram, "_bucket", &[("le", le), ("x", "1")], count);
+            add("h", MetricType::Histogram, "_bucket", &[("le", le), ("x", "1")], count);
         }
-        add("h", Kind::Histogram, "_count", &[("x", "1")], 9.0);
-        add("h", Kind::Histogram, "_sum", &[("x", "1")], 30.5);
-        add("s", Kind::Summary, "", &[("quantile", "0.9")], 2.0);
-        add("s", Kind::Summary, "", &[("quantile", "0.5")], 1.0);
-        add("s", Kind::Summary, "_sum", &[], 12.0);
+        add("h", MetricType::Histogram, "_count", &[("x", "1")], 9.0);
+        add("h", MetricType::Histogram, "_sum", &[("x", "1")], 30.5);
+        add("s", MetricType::Summary, "", &[("quantile", "0.9")], 2.0);
+        add("s", MetricType::Summary, "", &[("quantile", "0.5")], 1.0);
+        add("s", MetricType::Summary, "_sum", &[], 12.0);
         let families = decode(&encode(&out, |_| true));
         let [histogram] = &families[0].metrics[..] else { panic!("{:?}", families[0]) };
         assert_eq!(histogram.labels, [label("x", "1")]);
@@ -286,7 +286,7 @@ mod tests {
         let mut out = Exposition::new();
         let mut add = |suffix, labels: &[(&'static str, &'static str)], value: f64| {
             let labels = labels.iter().map(|(name, value)| (*name, value.as_bytes()));
-            out.add_sample("h", suffix, "", Kind::Histogram, labels, Value::Float(value));
+            out.add_sample("h", suffix, "", MetricType::Histogram, labels, Value::Float(value));
         };
         add("_bucket", &[("le", "1")], 0.9);
         add("_bucket", &[("le", "+Inf")], 1e20);

@@ -6,7 +6,7 @@ use keyhole_exporter::http::parameters::{Parameters, accepts_gzip, negotiate, ti
 use keyhole_exporter::http::{listen, paths, web_config as web};
 use keyhole_exporter::{local, text as kernel};
 use keyhole_policy::pattern::{self, is_wild, matches};
-use keyhole_policy::pipes::{HEADER_BYTES, Kind, PAYLOAD_BYTES, SKIPPED, header};
+use keyhole_policy::pipes::{FrameKind, HEADER_BYTES, PAYLOAD_BYTES, SKIPPED, header};
 use keyhole_reader::mounts::mounts;
 
 /// The small parsers that collectors share.
@@ -292,7 +292,7 @@ pub fn frames(input: &[u8]) {
                 Ok(None) => break,
                 // An invalid header.
                 Err(MalformedFrame::Kind(kind)) => {
-                    return assert!(rest[4] == kind && Kind::parse(kind).is_none());
+                    return assert!(rest[4] == kind && FrameKind::parse(kind).is_none());
                 }
                 Err(MalformedFrame::Length(length)) => {
                     return assert!(

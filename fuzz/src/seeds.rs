@@ -169,7 +169,7 @@ fn collector_seeds(collector: &Collector, snapshots: &[Snapshot]) -> Vec<Vec<u8>
         let records: Vec<Vec<u8>> = paths
             .iter()
             .map(|(path, kind)| match kind {
-                Kind::Text | Kind::TextUnlessAlone => record(path.as_bytes(), b'T', content),
+                Kind::Text | Kind::TextIfSeveralDirectories => record(path.as_bytes(), b'T', content),
                 Kind::Link => record(path.as_bytes(), b'L', b"../../devices/pci0000:00/0000:00:01.0/a0"),
                 Kind::Entries => record(path.as_bytes(), b'E', b"3"),
                 Kind::FileSystem => record(format!("1 {path}").as_bytes(), b'F', b"4096 100 50 40 10 5 0"),
@@ -499,10 +499,11 @@ fn broker_flags() -> Vec<Vec<u8>> {
 
 /// Frames of a reader, for several lengths of pieces.
 fn frames() -> Vec<Vec<u8>> {
-    use keyhole_policy::pipes::{Kind, header};
+    use keyhole_policy::pipes::{FrameKind, header};
     let frame = |kind, payload: &[u8]| [&header(payload.len(), kind, 1, 0), payload].concat();
     let whole =
-        [frame(Kind::Hello, b"x"), frame(Kind::Chunk, &[7; 300]), frame(Kind::LastChunk, b"")].concat();
+        [frame(FrameKind::Hello, b"x"), frame(FrameKind::Chunk, &[7; 300]), frame(FrameKind::LastChunk, b"")]
+            .concat();
     [0, 6, 254].map(|length| [&[length], &*whole].concat()).to_vec()
 }
 

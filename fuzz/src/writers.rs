@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use keyhole_exporter::collector::files::textfile as reader;
 use keyhole_exporter::collector::files::textfile::directories::TextFile;
-use keyhole_exporter::exposition::{Exposition, Family, Kind, Source, Value, Written, metric_name};
+use keyhole_exporter::exposition::{Exposition, Family, MetricType, Source, Value, Written, metric_name};
 
 use keyhole_test_support::exposition as prometheus;
 
@@ -13,7 +13,7 @@ use crate::input;
 const FAMILY: Family = Family {
     name: "<NAME>",
     help: "A \"help\" \\ text\nof two lines.",
-    kind: Kind::Untyped,
+    kind: MetricType::Untyped,
     labels: &["a", "b"],
     source: Source::Exporter(""),
 };
@@ -30,16 +30,16 @@ pub fn exposition(input: &[u8]) {
             continue;
         }
         let kind = match letter {
-            b'C' => Kind::Counter,
-            b'G' => Kind::Gauge,
-            _ => Kind::Untyped,
+            b'C' => MetricType::Counter,
+            b'G' => MetricType::Gauge,
+            _ => MetricType::Untyped,
         };
         let (value, label) = rest.split_at(rest.len().min(8));
         let mut bytes = [0; 8];
         bytes[..value.len()].copy_from_slice(value);
         let value = match kind {
             // At most 53 bits, since the textfile collector parses floats.
-            Kind::Counter => Value::Unsigned(u64::from_le_bytes(bytes) >> 11),
+            MetricType::Counter => Value::Unsigned(u64::from_le_bytes(bytes) >> 11),
             _ => Value::Float(f64::from_le_bytes(bytes)),
         };
         let (one, two) = label.split_at(label.len() / 2);

@@ -36,7 +36,7 @@ pub const CHUNK_BYTES: usize = 16 << 10;
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     /// From a zygote or a reader that is ready: a `keyhole.reader.v1.Hello`.
     Hello = 1,
     /// From a zygote or a reader that cannot continue: why, as text. It is the last frame.
@@ -65,7 +65,7 @@ pub enum Change {
     Unknown = 2,
 }
 
-impl Kind {
+impl FrameKind {
     /// The kind with this number, if there is one.
     pub fn parse(number: u8) -> Option<Self> {
         [Self::Hello, Self::Failed, Self::Chunk, Self::LastChunk, Self::Checked, Self::Exited]
@@ -75,7 +75,7 @@ impl Kind {
 }
 
 /// The header of a frame. `query` is the number of a chunk's query, or 0; `flags` is [`SKIPPED`] or 0.
-pub fn header(length: usize, kind: Kind, query: u8, flags: u8) -> [u8; HEADER_BYTES] {
+pub fn header(length: usize, kind: FrameKind, query: u8, flags: u8) -> [u8; HEADER_BYTES] {
     let [a, b, c, d] = (length as u32).to_le_bytes();
     [a, b, c, d, kind as u8, query, flags, 0]
 }
@@ -101,7 +101,8 @@ mod tests {
 
     #[test]
     fn every_kind_parses_from_its_number_and_no_other_number_does() {
-        let kinds = (0..=u8::MAX).filter_map(|number| Kind::parse(number).map(|kind| (number, kind as u8)));
+        let kinds =
+            (0..=u8::MAX).filter_map(|number| FrameKind::parse(number).map(|kind| (number, kind as u8)));
         assert!(kinds.clone().all(|(number, kind)| number == kind));
         assert_eq!(kinds.count(), 6);
     }

@@ -76,7 +76,7 @@ pub enum Kind {
     Text,
     /// Its content, unless it is in the only directory that its last wildcard matches: the values of a process' only thread
     /// are those of the process.
-    TextUnlessAlone,
+    TextIfSeveralDirectories,
     /// The target of a symbolic link.
     Link,
     /// The number of entries of a directory, as its size (st_size).
@@ -324,7 +324,7 @@ pub const TABLE: &[Row] = &[
         Source { root: Root::Processes, pattern: "#/fd", kind: Kind::Entries },
     ], Host, VALUE, 2 * PROCESSES),
     // The stat of a process with one thread has the same content.
-    new_row(Query::Threads, Processes, OFF, &[Source { root: Root::Processes, pattern: "#/task/#/stat", kind: Kind::TextUnlessAlone }], Host, VALUE, PROCESSES),
+    new_row(Query::Threads, Processes, OFF, &[Source { root: Root::Processes, pattern: "#/task/#/stat", kind: Kind::TextIfSeveralDirectories }], Host, VALUE, PROCESSES),
     // Since Linux 6.14 each PID namespace has a pid_max of its own; threads-max is one for all.
     new_row(Query::ProcessLimits, Procfs, OFF, &[
         proc_in(Namespace::Pid, "sys/kernel/pid_max"),

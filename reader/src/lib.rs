@@ -72,9 +72,9 @@ fn start() -> Result<(Arguments, Vec<OwnedFd>), String> {
 
 /// Reports a panic as the last frame of the pipe. Frames are written as a whole, so this one follows a complete one.
 fn report_panic(panic: &str) -> ! {
-    use keyhole_policy::pipes::{Kind, header};
+    use keyhole_policy::pipes::{FrameKind, header};
     let panic: String = panic.chars().take(500).collect();
-    let frame = [&header(panic.len(), Kind::Failed, 0, 0), panic.as_bytes()].concat();
+    let frame = [&header(panic.len(), FrameKind::Failed, 0, 0), panic.as_bytes()].concat();
     // If nobody reads it, the exit status still reports the panic.
     let _ = rustix::io::write(rustix::stdio::stdout(), &frame);
     fork::exit(PANIC_EXIT_STATUS)

@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use keyhole_policy::pipes::{CHUNK_BYTES, HEADER_BYTES, Kind, SKIPPED, header};
+use keyhole_policy::pipes::{CHUNK_BYTES, FrameKind, HEADER_BYTES, SKIPPED, header};
 use keyhole_policy::{Outcome, Query};
 use rustix::fs::StatFs;
 use rustix::io::Errno;
@@ -141,13 +141,13 @@ impl<'fd> Output<'fd> {
             number(out, 2, u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX));
             number(out, 3, left_out as u64);
         });
-        self.close(Kind::LastChunk, if skipped { SKIPPED } else { 0 });
+        self.close(FrameKind::LastChunk, if skipped { SKIPPED } else { 0 });
         let may_wait = more && self.buffer.len() < WRITE_BYTES && self.flushed.elapsed() < WRITE_INTERVAL;
         if may_wait { Ok(()) } else { self.flush() }
     }
 
     /// Writes a frame that is not a chunk.
-    pub fn message(&mut self, kind: Kind, payload: &[u8]) -> Result<(), BrokerGone> {
+    pub fn message(&mut self, kind: FrameKind, payload: &[u8]) -> Result<(), BrokerGone> {
         self.buffer.extend_from_slice(&header(payload.len(), kind, 0, 0));
         self.buffer.extend_from_slice(payload);
         self.flush()
@@ -155,7 +155,7 @@ impl<'fd> Output<'fd> {
 
     /// Writes all frames; waits while the pipe is full.
     pub fn flush(&mut self) -> Result<(), BrokerGone> {
-        self.close(Kind::Chunk, 0);
+        self.close(FrameKind::Chunk, 0);
         let start = Instant::now();
         let mut rest = &*self.buffer;
         while !rest.is_empty() {
@@ -176,7 +176,7 @@ impl<'fd> Output<'fd> {
         self.item.clear();
         write(&mut self.item);
         if self.frame.is_some_and(|frame| self.buffer.len() - frame + self.item.len() > CHUNK_BYTES) {
-            self.close(Kind::Chunk, 0);
+            self.close(FrameKind::Chunk, 0);
             if self.buffer.len() >= WRITE_BYTES {
                 self.flush()?;
             }
@@ -194,7 +194,7 @@ impl<'fd> Output<'fd> {
         }
     }
 
-    fn close(&mut self, kind: Kind, flags: u8) {
+    fn close(&mut self, kind: FrameKind, flags: u8) {
         let Some(frame) = self.frame.take() else { return };
         let payload = self.buffer.len() - frame - HEADER_BYTES;
         let header = header(payload, kind, self.query as u8, flags);

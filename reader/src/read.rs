@@ -233,7 +233,7 @@ impl RowRead<'_, '_> {
         }
         let (before, mut found) = (self.counters.entries, Vec::new());
         let mut list = |dir: &[u8]| match source.kind {
-            Kind::TextUnlessAlone if self.has_one_directory(source, dir) => Ok(Rc::default()),
+            Kind::TextIfSeveralDirectories if self.has_one_directory(source, dir) => Ok(Rc::default()),
             _ => self.list(source, dir),
         };
         walk(name.to_vec(), inode, rest, usize::MAX, &mut list, &mut found)?;
@@ -261,7 +261,9 @@ impl RowRead<'_, '_> {
     ) -> Flow {
         if file.absent_until <= round {
             let read = self.unless_hung(&name, |this| match source.kind {
-                Kind::Text | Kind::TextUnlessAlone => this.read_file(source, device, &mut file, &name),
+                Kind::Text | Kind::TextIfSeveralDirectories => {
+                    this.read_file(source, device, &mut file, &name)
+                }
                 kind => this.read_metadata(source, kind, &name),
             })?;
             match read {

@@ -7,7 +7,7 @@ use keyhole_os::landlock::{Grant, Right};
 use keyhole_os::seccomp::{Row, Rule};
 use keyhole_os::shared::SharedCells;
 use keyhole_os::{Layer, ThreadStatus};
-use keyhole_policy::pipes::{CHECK_REQUEST, EXIT_REQUEST, Kind, SLOTS_PER_CLASS};
+use keyhole_policy::pipes::{CHECK_REQUEST, EXIT_REQUEST, FrameKind, SLOTS_PER_CLASS};
 use keyhole_policy::{Class, Query, TABLE};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -50,7 +50,7 @@ pub fn run(id: ReaderId, arguments: &Arguments, page: SharedCells, layers: &[Lay
         }
         Err(error) => {
             // If the broker is gone, there is nobody to report it to.
-            let _ = out.message(Kind::Failed, error.as_bytes());
+            let _ = out.message(FrameKind::Failed, error.as_bytes());
             1
         }
     }
@@ -100,7 +100,7 @@ fn start(
         );
     }
     let hello = Hello { generation: id.generation, layers: &layers, host: Some(&host) };
-    out.message(Kind::Hello, &hello.encode()).map_err(|BrokerGone| "the broker is gone".to_owned())?;
+    out.message(FrameKind::Hello, &hello.encode()).map_err(|BrokerGone| "the broker is gone".to_owned())?;
     host.shared.set_ready();
     Ok(Reader { host, scratch: Scratch::default(), stat })
 }
@@ -162,6 +162,6 @@ impl Reader {
         let mut report = [0; 1024];
         report[0] = self.host.changed_since_start() as u8;
         let length = rustix::io::pread(&self.stat, &mut report[1..], 0).unwrap_or(0);
-        out.message(Kind::Checked, &report[..=length])
+        out.message(FrameKind::Checked, &report[..=length])
     }
 }

@@ -6,7 +6,7 @@ use keyhole_os::fork::{self, Child, ForkError};
 use keyhole_os::shared::SharedCells;
 use keyhole_os::{Layer, ThreadStatus};
 use keyhole_policy::Class;
-use keyhole_policy::pipes::{Kind, SLOTS, SLOTS_PER_CLASS, slot_class};
+use keyhole_policy::pipes::{FrameKind, SLOTS, SLOTS_PER_CLASS, slot_class};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -45,7 +45,7 @@ pub fn run(arguments: Arguments, pipes: Vec<OwnedFd>) -> i32 {
     match Zygote::start(arguments, pipes) {
         Ok(mut zygote) => {
             let hello = Hello { generation: 0, layers: &zygote.layers, host: None }.encode();
-            let sent = out.message(Kind::Hello, &hello);
+            let sent = out.message(FrameKind::Hello, &hello);
             #[cfg(feature = "hostile-code-for-tests")]
             crate::hostile::in_zygote();
             match sent.and_then(|()| zygote.serve(stdin.as_fd(), &mut out)) {
@@ -55,7 +55,7 @@ pub fn run(arguments: Arguments, pipes: Vec<OwnedFd>) -> i32 {
         }
         Err(error) => {
             // If the broker is gone, there is nobody to report it to.
-            let _ = out.message(Kind::Failed, error.as_bytes());
+            let _ = out.message(FrameKind::Failed, error.as_bytes());
             1
         }
     }
@@ -151,7 +151,7 @@ impl Zygote {
             Err(error @ ForkError::Watch(_)) => {
                 self.failed = true;
                 out.message(
-                    Kind::Failed,
+                    FrameKind::Failed,
                     format!("the exit of a reader cannot be watched: {error}").as_bytes(),
                 )?;
                 Err(BrokerGone)
@@ -196,5 +196,5 @@ fn discard_requests(requests: BorrowedFd<'_>) {
 
 fn report_exit(slot: usize, generation: u32, status: i32, out: &mut Output<'_>) -> Result<(), BrokerGone> {
     let numbers = [slot as u32, generation, status.cast_unsigned()];
-    out.message(Kind::Exited, numbers.map(u32::to_le_bytes).as_flattened())
+    out.message(FrameKind::Exited, numbers.map(u32::to_le_bytes).as_flattened())
 }

@@ -184,7 +184,7 @@ impl RowReader<'_> {
             // Absent, as for a reader.
             _ if matches!(inside, Err(2 | 20)) => return true,
             _ if let Err(errno) = inside => Content::Errno(errno),
-            Kind::Text | Kind::TextUnlessAlone => match read_text(path, self.row.file_bytes) {
+            Kind::Text | Kind::TextIfSeveralDirectories => match read_text(path, self.row.file_bytes) {
                 Ok(Some(content)) => content,
                 Ok(None) => return true,
                 Err(error) => match error.raw_os_error().unwrap_or(5) {

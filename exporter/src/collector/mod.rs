@@ -13,7 +13,7 @@ use keyhole_policy::pattern::overlap;
 use keyhole_proto::v1::{Outcome, Query};
 
 use crate::cli::flags::DISABLE_DEFAULTS;
-use crate::exposition::{Counters, Exposition, Family, Kind, Limit, Limits, Source};
+use crate::exposition::{Counters, Exposition, Family, Limit, Limits, MetricType, Source};
 use crate::options::{Flag, FlagError, Options};
 use crate::snapshot::{Content, Snapshot};
 
@@ -527,28 +527,28 @@ pub const FAMILIES: &[Family] = &[DURATION, SUCCESS, SERIES, SKIPPED];
 const DURATION: Family = Family {
     name: "node_scrape_collector_duration_seconds",
     help: "Time that the collector took to turn kernel files into samples.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["collector"],
     source: Source::Exporter("exporter"),
 };
 const SUCCESS: Family = Family {
     name: "node_scrape_collector_success",
     help: "Whether the collector succeeded.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["collector"],
     source: Source::Exporter("exporter"),
 };
 const SERIES: Family = Family {
     name: "keyhole_collector_series",
     help: "Series that the collector emitted in this scrape; with --scrape.detail.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["collector"],
     source: Source::Exporter("exporter"),
 };
 const SKIPPED: Family = Family {
     name: "keyhole_collector_skipped",
     help: "Items in the collector's kernel files that could not be read in this scrape, and were left out.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["collector"],
     source: Source::Exporter("exporter"),
 };

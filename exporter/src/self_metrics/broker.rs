@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::{DescribeResponse, Outcome, Query, ReaderClass, View};
 
 use super::process;
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Snapshot;
 
 /// The families of this module.
@@ -47,7 +47,7 @@ const READ: &str = "keyhole.v1.Broker/Read";
 const UP: Family = Family {
     name: "keyhole_broker_up",
     help: "Whether the broker responded to the last request for its description.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::Exporter(DESCRIBE),
 };
@@ -133,7 +133,7 @@ const READER_STUCK: Family = Family {
 const READER_DEATHS: Family = Family {
     name: "keyhole_broker_reader_deaths_total",
     help: "Readers of this class that died.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     ..READER_AVAILABLE
 };
 const READER_SECCOMP_KILLS: Family = Family {
@@ -169,7 +169,7 @@ const LOG_LINES_DROPPED: Family = Family {
 const CONNECTIONS: Family = Family {
     name: "keyhole_broker_connections_total",
     help: "Connections that the broker accepted.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     ..UP
 };
 const REFUSED: Family = Family {

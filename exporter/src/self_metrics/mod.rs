@@ -5,7 +5,7 @@ pub mod process;
 pub mod server;
 
 use crate::budget::Budget;
-use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::exposition::{Exposition, Family, MetricType, Source, Value};
 use crate::sandbox::Layer;
 
 /// Every family of this module, for documents and tests.
@@ -19,21 +19,21 @@ pub const FAMILIES: &[&[Family]] = &[
 const NODE_EXPORTER_BUILD_INFO: Family = Family {
     name: "node_exporter_build_info",
     help: "Always 1; the labels are the version and build of this replacement of node_exporter. It is not written in Go, so goversion is empty.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["branch", "goarch", "goos", "goversion", "revision", "tags", "version"],
     source: Source::Exporter("exporter"),
 };
 const BUILD_INFO: Family = Family {
     name: "keyhole_build_info",
     help: "Always 1; the label version is the exporter's version.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["version"],
     source: Source::Exporter("exporter"),
 };
 const SANDBOX_LAYER: Family = Family {
     name: "keyhole_exporter_sandbox_layer",
     help: "Whether a layer of the exporter's own sandbox is in force.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["layer"],
     source: Source::Exporter("exporter"),
 };
@@ -41,7 +41,7 @@ const SANDBOX_LAYER: Family = Family {
 const LOG_LINES_DROPPED: Family = Family {
     name: "keyhole_exporter_log_lines_dropped_total",
     help: "Log lines that the exporter dropped: above the rate limit, or because standard error was blocked.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &[],
     source: Source::Exporter("exporter"),
 };
@@ -49,14 +49,14 @@ const LOG_LINES_DROPPED: Family = Family {
 const SERIES_LIMIT: Family = Family {
     name: "keyhole_series_limit",
     help: "The most series that one collector may return, by --collector.series-limit; +Inf for no limit.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::Exporter("exporter"),
 };
 const SCRAPE_MEMORY: Family = Family {
     name: "keyhole_scrape_memory_bytes",
     help: "The memory limit of a scrape, by --scrape.memory: half for the broker's response, 5/16 for the series; +Inf for no limit.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::Exporter("exporter"),
 };

@@ -14,7 +14,7 @@ use procfs_core::process::Stat;
 use rustix::fs::{RawDir, SeekFrom};
 use rustix::process::{Resource, getrlimit};
 
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text::{self, ProcessStat};
 
 /// The families that [`Process::add`] may give.
@@ -24,46 +24,46 @@ pub const FAMILIES: &[Family] =
 const CPU: Family = Family {
     name: "process_cpu_seconds_total",
     help: "CPU time that the exporter spent in user and system mode.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &[],
     source: Source::Exporter("proc/self/stat"),
 };
 const MAX_FDS: Family = Family {
     name: "process_max_fds",
     help: "The most file descriptors that the exporter may hold.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     source: Source::Exporter("getrlimit(2)"),
     ..CPU
 };
 const OPEN_FDS: Family = Family {
     name: "process_open_fds",
     help: "File descriptors that the exporter holds.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     source: Source::Exporter("proc/self/fd"),
     ..CPU
 };
 const RESIDENT: Family = Family {
     name: "process_resident_memory_bytes",
     help: "Memory of the exporter that is in RAM.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     ..CPU
 };
 const START: Family = Family {
     name: "process_start_time_seconds",
     help: "When the exporter started, in seconds since the epoch.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     ..CPU
 };
 const VIRTUAL: Family = Family {
     name: "process_virtual_memory_bytes",
     help: "Address space that the exporter has mapped.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     ..CPU
 };
 const VIRTUAL_MAX: Family = Family {
     name: "process_virtual_memory_max_bytes",
     help: "The most address space that the exporter may map.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     source: Source::Exporter("getrlimit(2)"),
     ..CPU
 };

@@ -2,10 +2,10 @@
 //! names of Prometheus' Go client, closed connections, and what was dropped from scrapes.
 
 use prometheus::core::Collector as _;
-use prometheus::proto::{MetricFamily, MetricType};
+use prometheus::proto::{self, MetricFamily};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::exposition::{Exposition, Family, MetricType, Source, Value};
 
 /// The families of this module.
 pub const FAMILIES: &[Family] =
@@ -14,35 +14,35 @@ pub const FAMILIES: &[Family] =
 const REQUESTS: Family = Family {
     name: "promhttp_metric_handler_requests_total",
     help: "Requests to the metrics page, by the status code of the response.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["code"],
     source: Source::Exporter("exporter"),
 };
 const IN_FLIGHT: Family = Family {
     name: "promhttp_metric_handler_requests_in_flight",
     help: "Requests to the metrics page in progress.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::Exporter("exporter"),
 };
 const ERRORS: Family = Family {
     name: "promhttp_metric_handler_errors_total",
     help: "Errors while metrics were gathered or encoded.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["cause"],
     source: Source::Exporter("exporter"),
 };
 const DUPLICATES: Family = Family {
     name: "keyhole_duplicate_samples_total",
     help: "Samples dropped because the scrape already had one with the same name and labels.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &[],
     source: Source::Exporter("exporter"),
 };
 const RESTARTS: Family = Family {
     name: "keyhole_broker_restarts_seen_total",
     help: "Restarts of the broker that the exporter has noticed.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &[],
     source: Source::Exporter("keyhole.v1.Broker/Describe"),
 };
@@ -50,7 +50,7 @@ const RESTARTS: Family = Family {
 const DROPPED: Family = Family {
     name: "keyhole_collector_series_dropped_total",
     help: "Series dropped because their collector reached --collector.series-limit, or all collectors together --scrape.memory. A collector that has dropped none is listed only with --scrape.detail.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["collector"],
     source: Source::Exporter("exporter"),
 };
@@ -58,14 +58,14 @@ const DROPPED: Family = Family {
 const CLOSED: Family = Family {
     name: "keyhole_connections_closed_total",
     help: "Connections to the exporter's port that it closed, by reason: idle or slow for too long, evicted because others waited, or with an unread response whose memory others needed.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["reason"],
     source: Source::Exporter("exporter"),
 };
 const SHARED_READS: Family = Family {
     name: "keyhole_selections_from_shared_read_total",
     help: "Requests for selections of collectors that were served from a shared read for all collectors, at most a second old, because too many came at once.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &[],
     source: Source::Exporter("exporter"),
 };
@@ -220,7 +220,7 @@ impl ServerMetrics {
 fn add_family(declared: &Family, family: &MetricFamily, out: &mut Exposition) {
     for metric in family.get_metric() {
         let value = match family.get_field_type() {
-            MetricType::COUNTER => metric.get_counter().get_value(),
+            proto::MetricType::COUNTER => metric.get_counter().get_value(),
             _ => metric.get_gauge().get_value(),
         };
         let labels: Vec<&[u8]> = metric.get_label().iter().map(|label| label.value().as_bytes()).collect();

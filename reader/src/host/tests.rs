@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use keyhole_os::shared::SharedCells;
-use keyhole_policy::pipes::{CHUNK_BYTES, HEADER_BYTES, Kind, SKIPPED};
+use keyhole_policy::pipes::{CHUNK_BYTES, FrameKind, HEADER_BYTES, SKIPPED};
 use keyhole_policy::{AccessLevel, TABLE};
 use keyhole_proto::v1::{self, file, file_system};
 use prost::Message;
@@ -164,8 +164,8 @@ fn answer(query: Query, mut frames: &[u8]) -> Answer {
         let chunk = v1::ReadResponse::decode(payload).unwrap();
         assert_eq!(chunk.query(), query);
         ended = chunk.end;
-        let expected = if ended.is_some() { Kind::LastChunk } else { Kind::Chunk };
-        assert_eq!(Kind::parse(kind), Some(expected));
+        let expected = if ended.is_some() { FrameKind::LastChunk } else { FrameKind::Chunk };
+        assert_eq!(FrameKind::parse(kind), Some(expected));
         answer.skipped = flags == SKIPPED;
         answer.files.extend(chunk.files);
         answer.file_systems.extend(chunk.file_systems);

@@ -13,7 +13,7 @@ use prost::Message;
 use super::*;
 
 /// A frame: its kind, query, flags and payload.
-type Frame = (Kind, u8, u8, Vec<u8>);
+type Frame = (FrameKind, u8, u8, Vec<u8>);
 
 /// A file in memory.
 fn memory() -> File {
@@ -32,7 +32,7 @@ fn frames(mut file: File) -> Vec<Frame> {
         assert_eq!(zero, 0);
         let (payload, behind) = behind.split_at(u32::from_le_bytes([a, b, c, d]) as usize);
         assert!(payload.len() <= PAYLOAD_BYTES, "{}", payload.len());
-        frames.push((Kind::parse(kind).unwrap(), about, flags, payload.to_vec()));
+        frames.push((FrameKind::parse(kind).unwrap(), about, flags, payload.to_vec()));
         rest = behind;
     }
     assert!(rest.is_empty());
@@ -125,8 +125,8 @@ proptest! {
 
         let frames = frames(file);
         let (last, before) = frames.split_last().unwrap();
-        prop_assert_eq!((last.0, last.2), (Kind::LastChunk, if skipped { SKIPPED } else { 0 }));
-        prop_assert!(before.iter().all(|frame| (frame.0, frame.2) == (Kind::Chunk, 0)));
+        prop_assert_eq!((last.0, last.2), (FrameKind::LastChunk, if skipped { SKIPPED } else { 0 }));
+        prop_assert!(before.iter().all(|frame| (frame.0, frame.2) == (FrameKind::Chunk, 0)));
         let (mut files, mut systems) = (Vec::new(), Vec::new());
         for (_, about, _, payload) in &frames {
             prop_assert_eq!(i32::from(*about), i32::from(Query::Stat));
@@ -183,9 +183,12 @@ fn a_message_follows_the_frames_that_wait() {
     out.begin(Query::Stat);
     out.file(b"proc/stat", Content::Entries(0), false).unwrap();
     out.end(Outcome::Ok, Duration::ZERO, 0, false, true).unwrap();
-    out.message(Kind::Checked, b"\0stat").unwrap();
+    out.message(FrameKind::Checked, b"\0stat").unwrap();
     let frames = frames(file);
-    assert_eq!(frames.iter().map(|frame| frame.0).collect::<Vec<_>>(), [Kind::LastChunk, Kind::Checked]);
+    assert_eq!(
+        frames.iter().map(|frame| frame.0).collect::<Vec<_>>(),
+        [FrameKind::LastChunk, FrameKind::Checked]
+    );
     assert_eq!(frames[1].3, b"\0stat");
 }
 

@@ -252,7 +252,7 @@ impl Machine {
                 let ended = zygote.next_end().map_err(|status| format!("the zygote: {status}"))?;
                 let answers = zygote.answers(slot);
                 let hello = answers.frame(Duration::ZERO);
-                let greeted = matches!(hello, Some((keyhole_policy::pipes::Kind::Hello, ..)));
+                let greeted = matches!(hello, Some((keyhole_policy::pipes::FrameKind::Hello, ..)));
                 let log = if greeted { answers.rest() } else { format!("{hello:?}") };
                 zygote.leave();
                 (greeted, signal(ended.1), log)

@@ -17,7 +17,7 @@ use std::time::Duration;
 use keyhole_attacks::{BROKER_UID, OTHER_UID};
 use keyhole_broker::sandbox::SYSCALLS;
 use keyhole_exporter::sandbox::SYSCALLS as SYSCALLS_OF_EXPORTER;
-use keyhole_policy::pipes::{CHECK_REQUEST, EXIT_REQUEST, Kind};
+use keyhole_policy::pipes::{CHECK_REQUEST, EXIT_REQUEST, FrameKind};
 use keyhole_policy::{Class, TABLE};
 use keyhole_proto::v1::ReadRequest;
 use keyhole_reader::sandbox::{ZYGOTE, reader_syscalls};
@@ -369,11 +369,11 @@ fn reader_is_killed(zygote: &mut Zygote, class: Class, slot: usize, tree: &Path)
 fn killed_at_start(zygote: &mut Zygote, slot: usize) -> Option<bool> {
     wait_for("a reader", || {
         if let Some((kind, _, payload)) = zygote.answers(slot).frame(Duration::from_millis(2)) {
-            assert!(kind == Kind::Hello, "{kind:?}: {}", String::from_utf8_lossy(&payload));
+            assert!(kind == FrameKind::Hello, "{kind:?}: {}", String::from_utf8_lossy(&payload));
             return Some(None);
         }
         match zygote.reports().frame(Duration::ZERO) {
-            Some((Kind::Exited, _, payload)) => {
+            Some((FrameKind::Exited, _, payload)) => {
                 let status = i32::from_le_bytes(payload[8..12].try_into().unwrap());
                 Some(Some(signal(status) == Some(libc::SIGSYS)))
             }
@@ -387,7 +387,7 @@ fn killed_at_start(zygote: &mut Zygote, slot: usize) -> Option<bool> {
 fn answered(zygote: &mut Zygote, slot: usize, mut left: usize) {
     while left > 0 {
         match zygote.answers(slot).frame(Duration::from_secs(1)) {
-            Some((Kind::LastChunk, ..)) => left -= 1,
+            Some((FrameKind::LastChunk, ..)) => left -= 1,
             Some(_) => {}
             None => return,
         }
@@ -400,7 +400,7 @@ fn end_of_reader(zygote: &mut Zygote, slot: usize) -> Option<i32> {
         zygote.answers(slot).take(Duration::ZERO);
         zygote.answers(slot).bytes.clear();
         match zygote.reports().frame(Duration::from_millis(2)) {
-            Some((Kind::Exited, _, payload)) => {
+            Some((FrameKind::Exited, _, payload)) => {
                 Some(Some(i32::from_le_bytes(payload[8..12].try_into().unwrap())))
             }
             _ if !zygote.is_running() => Some(None),

@@ -50,7 +50,7 @@ fn number(value: exposition::Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exposition::{Exposition, Family, Kind, Source};
+    use crate::exposition::{Exposition, Family, MetricType, Source};
     use proptest::prelude::*;
 
     #[test]
@@ -68,7 +68,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_label_is_unescaped(one in any::<String>(), other in any::<String>()) {
-            let family = Family { name: "x", help: "X.", kind: Kind::Gauge, labels: &["a", "b"], source: Source::Exporter("") };
+            let family = Family { name: "x", help: "X.", kind: MetricType::Gauge, labels: &["a", "b"], source: Source::Exporter("") };
             let mut out = Exposition::new();
             out.add(&family, &[one.as_bytes(), other.as_bytes()], 1.0);
             let metric = metric(&out.series().next().unwrap(), None);

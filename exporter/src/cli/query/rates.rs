@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::exposition::{Kind, Series};
+use crate::exposition::{MetricType, Series};
 
 /// The counters of the last reading.
 #[derive(Debug, Default)]
@@ -39,9 +39,9 @@ impl Rates {
 /// Whether a series is a counter, or a part of a histogram or a summary that only increases.
 fn is_counter(series: &Series<'_>) -> bool {
     match series.kind() {
-        Kind::Counter => true,
-        Kind::Histogram | Kind::Summary => !series.suffix().is_empty(),
-        Kind::Gauge | Kind::Untyped => false,
+        MetricType::Counter => true,
+        MetricType::Histogram | MetricType::Summary => !series.suffix().is_empty(),
+        MetricType::Gauge | MetricType::Untyped => false,
     }
 }
 
@@ -56,14 +56,14 @@ mod tests {
     use super::*;
     use crate::exposition::{Exposition, Value};
 
-    fn exposition(kind: Kind, value: f64) -> Exposition {
+    fn exposition(kind: MetricType, value: f64) -> Exposition {
         let mut out = Exposition::new();
         // As in a textfile, where a counter may have any value.
         out.add_sample("x_total", "", "X.", kind, [("a", &b"1"[..])].into_iter(), Value::Float(value));
         out
     }
 
-    fn rates(kind: Kind, values: &[f64]) -> Vec<Option<f64>> {
+    fn rates(kind: MetricType, values: &[f64]) -> Vec<Option<f64>> {
         let (mut rates, start) = (Rates::default(), Instant::now());
         let mut last = Vec::new();
         for (second, value) in values.iter().enumerate() {
@@ -76,21 +76,21 @@ mod tests {
 
     #[test]
     fn a_counter_has_a_rate_from_its_second_reading_on() {
-        assert_eq!(rates(Kind::Counter, &[5.0]), [None]);
-        assert_eq!(rates(Kind::Counter, &[5.0, 9.0]), [Some(2.0)]);
-        assert_eq!(rates(Kind::Counter, &[5.0, 9.0, 9.0]), [Some(0.0)]);
+        assert_eq!(rates(MetricType::Counter, &[5.0]), [None]);
+        assert_eq!(rates(MetricType::Counter, &[5.0, 9.0]), [Some(2.0)]);
+        assert_eq!(rates(MetricType::Counter, &[5.0, 9.0, 9.0]), [Some(0.0)]);
     }
 
     #[test]
     fn a_counter_that_decreased_was_reset() {
-        assert_eq!(rates(Kind::Counter, &[500.0, 8.0]), [Some(4.0)]);
-        assert_eq!(rates(Kind::Counter, &[f64::NAN, 8.0]), [Some(4.0)]);
-        assert_eq!(rates(Kind::Counter, &[8.0, f64::INFINITY]), [None]);
+        assert_eq!(rates(MetricType::Counter, &[500.0, 8.0]), [Some(4.0)]);
+        assert_eq!(rates(MetricType::Counter, &[f64::NAN, 8.0]), [Some(4.0)]);
+        assert_eq!(rates(MetricType::Counter, &[8.0, f64::INFINITY]), [None]);
     }
 
     #[test]
     fn other_types_have_no_rate() {
-        assert_eq!(rates(Kind::Gauge, &[1.0, 2.0]), [None]);
-        assert_eq!(rates(Kind::Untyped, &[1.0, 2.0]), [None]);
+        assert_eq!(rates(MetricType::Gauge, &[1.0, 2.0]), [None]);
+        assert_eq!(rates(MetricType::Untyped, &[1.0, 2.0]), [None]);
     }
 }

@@ -12,7 +12,7 @@ use super::rates::Rates;
 use super::table::{Cell, Column, Table};
 use super::{json, print_lines, raw};
 use crate::collector::{self, CollectError, Context, LocalData, Run, in_parentheses};
-use crate::exposition::{Counters, Exposition, Kind, Limits, Series};
+use crate::exposition::{Counters, Exposition, Limits, MetricType, Series};
 use crate::self_metrics::{broker, server};
 use crate::snapshot::{Snapshot, is_answered};
 
@@ -203,9 +203,9 @@ impl QueryResult {
 }
 
 /// A rate with a reasonable number of digits; a dash for a counter without a rate yet.
-fn rate_text(rate: Option<f64>, kind: Kind) -> String {
+fn rate_text(rate: Option<f64>, kind: MetricType) -> String {
     match rate {
-        None if kind == Kind::Counter => "-".to_owned(),
+        None if kind == MetricType::Counter => "-".to_owned(),
         None => String::new(),
         Some(rate) if rate == 0.0 || rate >= 1000.0 => format!("{rate:.0}"),
         Some(rate) if rate >= 1.0 => format!("{rate:.2}"),

@@ -18,7 +18,7 @@ use std::time::UNIX_EPOCH;
 
 use self::directories::TextFile;
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source, Value, written_labels};
+use crate::exposition::{Exposition, Family, MetricType, Source, Value, written_labels};
 use crate::options::{Options, TypedFlag};
 use parse::{Labels, Parsed, Sample};
 
@@ -39,7 +39,7 @@ const DIRECTORY: TypedFlag<Vec<String>> =
 const MTIME: Family = Family {
     name: "node_textfile_mtime_seconds",
     help: "When a text file was last changed, in seconds since the epoch.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["file"],
     source: Source::Exporter("*.prom"),
 };
@@ -50,8 +50,13 @@ const ERROR: Family = Family {
     ..MTIME
 };
 /// Stands for the families of the files.
-const READ: Family =
-    Family { name: "<NAME>", help: "The help text of the file.", kind: Kind::Untyped, labels: &[], ..MTIME };
+const READ: Family = Family {
+    name: "<NAME>",
+    help: "The help text of the file.",
+    kind: MetricType::Untyped,
+    labels: &[],
+    ..MTIME
+};
 
 /// The most lines that all files may have together: what a line holds takes many times its room.
 const LINES: usize = 200_000;
@@ -115,14 +120,14 @@ pub fn collect(files: &[TextFile], out: &mut Exposition) {
         }
     }
     let sources = sources(&families);
-    let mut kinds: HashMap<&str, Kind> = HashMap::new();
+    let mut kinds: HashMap<&str, MetricType> = HashMap::new();
     let mut helps: HashMap<&str, &str> = HashMap::new();
     let mut names: HashMap<String, &str> = HashMap::new();
     let mut taken = Vec::new();
     for (path, family) in &families {
         let name = family.name.as_str();
         let help = family.help.as_deref();
-        let kind = family.kind.unwrap_or(Kind::Untyped);
+        let kind = family.kind.unwrap_or(MetricType::Untyped);
         let known = out.kind(name).or_else(|| kinds.get(name).copied());
         let series =
             |name: &str| out.kind(name).is_some() || names.get(name).is_some_and(|of| *of != family.name);
@@ -165,10 +170,10 @@ pub fn collect(files: &[TextFile], out: &mut Exposition) {
 }
 
 /// The names that a family's samples may have.
-fn series_names(name: &str, kind: Kind) -> impl Iterator<Item = String> {
+fn series_names(name: &str, kind: MetricType) -> impl Iterator<Item = String> {
     let suffixes: &[&str] = match kind {
-        Kind::Histogram => &["_bucket", "_count", "_sum"],
-        Kind::Summary => &["", "_count", "_sum"],
+        MetricType::Histogram => &["_bucket", "_count", "_sum"],
+        MetricType::Summary => &["", "_count", "_sum"],
         _ => &[""],
     };
     suffixes.iter().map(move |suffix| format!("{name}{suffix}"))
@@ -228,7 +233,7 @@ fn sources<'f>(families: &'f [(&'f str, Parsed)]) -> HashMap<&'f str, Vec<&'f st
     sources
 }
 
-fn add(path: &str, family: &Parsed, kind: Kind, help: &str, series: &mut Series, out: &mut Exposition) {
+fn add(path: &str, family: &Parsed, kind: MetricType, help: &str, series: &mut Series, out: &mut Exposition) {
     let add_sample = |sample: &Sample, out: &mut Exposition| {
         let labels = sample.labels.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         out.add_sample(&family.name, sample.suffix, help, kind, labels, Value::Float(sample.value));
@@ -261,7 +266,7 @@ fn add(path: &str, family: &Parsed, kind: Kind, help: &str, series: &mut Series,
             continue;
         }
         metric.iter().for_each(|sample| add_sample(sample, out));
-        if kind == Kind::Histogram
+        if kind == MetricType::Histogram
             && let Some(bucket) = last_bucket(&metric)
         {
             add_sample(&bucket, out);
@@ -344,7 +349,7 @@ mod tests {
         let load = Family {
             name: "node_load1",
             help: "Load.",
-            kind: Kind::Gauge,
+            kind: MetricType::Gauge,
             labels: &["z", "a"],
             source: Source::Exporter(""),
         };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::{Content, Dir};
 use crate::text;
 
@@ -40,7 +40,7 @@ pub const COLLECTOR: Collector = Collector {
 const INFO: Family = Family {
     name: "node_bcachefs_info",
     help: "A file system that is mounted; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["uuid"],
     source: Source::File("sys/fs/bcachefs/*-*/*"),
 };
@@ -65,27 +65,27 @@ const UNCOMPRESSED: Family = Family {
 const ERRORS: Family = Family {
     name: "node_bcachefs_errors_total",
     help: "Errors found in the file system, by type.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["error_type", "uuid"],
     source: Source::File("sys/fs/bcachefs/*-*/errors"),
 };
 const WRITES: Family = Family {
     name: "node_bcachefs_btree_writes_total",
     help: "Writes of tree nodes, by reason.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["type", "uuid"],
     source: Source::File("sys/fs/bcachefs/*-*/btree_write_stats"),
 };
 const WRITE_SIZE: Family = Family {
     name: "node_bcachefs_btree_write_average_size_bytes",
     help: "Bytes of a write of a tree node on average, by reason.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     ..WRITES
 };
 const COUNTER: Family = Family {
     name: "node_bcachefs_<COUNTER>_total",
     help: "A counter of the file system since it was made.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["uuid"],
     source: Source::File("sys/fs/bcachefs/*-*/counters/*"),
 };
@@ -118,14 +118,14 @@ const DURABILITY: Family = Family {
 const IO_DONE: Family = Family {
     name: "node_bcachefs_device_io_done_bytes_total",
     help: "Bytes read from and written to the device, by what they hold.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["data_type", "device", "operation", "uuid"],
     source: Source::File("sys/fs/bcachefs/*-*/dev-#/io_done"),
 };
 const IO_ERRORS: Family = Family {
     name: "node_bcachefs_device_io_errors_total",
     help: "Errors of the device since the file system was made, by type.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["device", "type", "uuid"],
     source: Source::File("sys/fs/bcachefs/*-*/dev-#/io_errors"),
 };

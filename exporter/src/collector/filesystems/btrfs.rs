@@ -7,7 +7,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -47,7 +47,7 @@ const INFO: Family = Family {
 const GLOBAL_RESERVE: Family = Family {
     name: "node_btrfs_global_rsv_size_bytes",
     help: "Bytes that the file system reserves for itself.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["uuid"],
     source: Source::File("sys/fs/btrfs/*-*/allocation/global_rsv_size"),
 };
@@ -80,7 +80,7 @@ const RATIO: Family = Family {
 const COMMITS: Family = Family {
     name: "node_btrfs_commits_total",
     help: "Transactions that were committed.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     source: Source::File("sys/fs/btrfs/*-*/commit_stats"),
     ..GLOBAL_RESERVE
 };
@@ -89,7 +89,7 @@ const COMMIT_SECONDS: Family =
 const LAST_COMMIT: Family = Family {
     name: "node_btrfs_last_commit_seconds",
     help: "Time that the last commit took.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     ..COMMITS
 };
 const MAX_COMMIT: Family = Family {
@@ -107,7 +107,7 @@ const DEVICE_SIZE: Family = Family {
 const DEVICE_ERRORS: Family = Family {
     name: "node_btrfs_device_errors_total",
     help: "Errors of the file system's device; of all its devices together, without a name, when it has several.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["btrfs_dev_uuid", "device", "type", "uuid"],
     source: Source::File("sys/fs/btrfs/*-*/devinfo/#/error_stats"),
 };

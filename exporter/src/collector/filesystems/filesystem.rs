@@ -18,7 +18,7 @@ use keyhole_proto::v1::{Outcome, Query};
 
 use self::mounts::{DeviceNumber, Mount, Tree};
 use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
-use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::exposition::{Exposition, Family, MetricType, Source, Value};
 use crate::go_regex::GoRegex;
 use crate::options::{DurationRange, Filter, Flag, FlagKind, Options, TypedFlag};
 use crate::snapshot::{Content, Snapshot, StatFs};
@@ -82,7 +82,7 @@ const FLAGS: [Flag; 8] = [
 const DEVICE_ERROR: Family = Family {
     name: "node_filesystem_device_error",
     help: "Whether the numbers of the file system are not known; the label device_error has the reason.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["device", "mountpoint", "fstype", "device_error"],
     source: Source::Files(&["probe/*", "rootfs/*"]),
 };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -29,7 +29,7 @@ const MOUNTS: &str = "proc/1/mountinfo";
 const MOUNTPOINT: Family = Family {
     name: "node_mountstats_nfs_mountpoint_info",
     help: "Where the export is mounted; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["export", "mountaddr", "mountpoint", "protocol"],
     source: Source::File(PATH),
 };
@@ -104,21 +104,27 @@ const fn operation(column: usize, divisor: f64, name: &'static str, help: &'stat
 /// Numbers of a transport: column, column of UDP, family. UDP has no connection, and so no columns for it.
 #[rustfmt::skip]
 const TRANSPORTS: [Transport; 10] = [
-    transport(1,  At(1), Kind::Counter, "node_mountstats_nfs_transport_bind_total",                "Times that the transport got a port."),
-    transport(2,  Never, Kind::Counter, "node_mountstats_nfs_transport_connect_total",             "Times that the transport connected; 0 for UDP."),
-    transport(4,  Never, Kind::Gauge,   "node_mountstats_nfs_transport_idle_time_seconds",         "Time that the transport's connection has had nothing to do; 0 for UDP."),
-    transport(5,  At(2), Kind::Counter, "node_mountstats_nfs_transport_sends_total",               "Requests that the transport sent."),
-    transport(6,  At(3), Kind::Counter, "node_mountstats_nfs_transport_receives_total",            "Replies that the transport received."),
-    transport(7,  At(4), Kind::Counter, "node_mountstats_nfs_transport_bad_transaction_ids_total", "Replies that belong to no request."),
-    transport(9,  At(6), Kind::Counter, "node_mountstats_nfs_transport_backlog_queue_total",       "Length of the queue of waiting requests, summed over all requests."),
-    transport(10, At(7), Kind::Gauge,   "node_mountstats_nfs_transport_maximum_rpc_slots",         "Most requests that were under way at a time."),
-    transport(11, At(8), Kind::Counter, "node_mountstats_nfs_transport_sending_queue_total",       "Length of the queue of requests to be sent, summed over all requests."),
-    transport(12, At(9), Kind::Counter, "node_mountstats_nfs_transport_pending_queue_total",       "Length of the queue of requests under way, summed over all requests."),
+    transport(1,  At(1), MetricType::Counter, "node_mountstats_nfs_transport_bind_total",                "Times that the transport got a port."),
+    transport(2,  Never, MetricType::Counter, "node_mountstats_nfs_transport_connect_total",             "Times that the transport connected; 0 for UDP."),
+    transport(4,  Never, MetricType::Gauge,   "node_mountstats_nfs_transport_idle_time_seconds",         "Time that the transport's connection has had nothing to do; 0 for UDP."),
+    transport(5,  At(2), MetricType::Counter, "node_mountstats_nfs_transport_sends_total",               "Requests that the transport sent."),
+    transport(6,  At(3), MetricType::Counter, "node_mountstats_nfs_transport_receives_total",            "Replies that the transport received."),
+    transport(7,  At(4), MetricType::Counter, "node_mountstats_nfs_transport_bad_transaction_ids_total", "Replies that belong to no request."),
+    transport(9,  At(6), MetricType::Counter, "node_mountstats_nfs_transport_backlog_queue_total",       "Length of the queue of waiting requests, summed over all requests."),
+    transport(10, At(7), MetricType::Gauge,   "node_mountstats_nfs_transport_maximum_rpc_slots",         "Most requests that were under way at a time."),
+    transport(11, At(8), MetricType::Counter, "node_mountstats_nfs_transport_sending_queue_total",       "Length of the queue of requests to be sent, summed over all requests."),
+    transport(12, At(9), MetricType::Counter, "node_mountstats_nfs_transport_pending_queue_total",       "Length of the queue of requests under way, summed over all requests."),
 ];
 
 type Transport = (usize, Udp, Family);
 
-const fn transport(column: usize, udp: Udp, kind: Kind, name: &'static str, help: &'static str) -> Transport {
+const fn transport(
+    column: usize,
+    udp: Udp,
+    kind: MetricType,
+    name: &'static str,
+    help: &'static str,
+) -> Transport {
     let labels = &["export", "mountaddr", "protocol", "transport"];
     (column, udp, Family { name, help, kind, labels, source: Source::File(PATH) })
 }

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -24,7 +24,7 @@ const PATH: &str = "proc/1/net/rpc/nfs";
 const PACKETS: Family = Family {
     name: "node_nfs_packets_total",
     help: "Packets of the NFS client, by transport.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["protocol"],
     source: Source::File(PATH),
 };

@@ -7,7 +7,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::exposition::{Exposition, Family, MetricType, Source, Value};
 use crate::snapshot::{Content, Dir};
 use crate::text;
 
@@ -27,7 +27,7 @@ const DIR: &str = "proc/spl/kstat/zfs";
 const STATISTIC: Family = Family {
     name: "node_zfs_<SUBSYSTEM>_<FIELD>",
     help: "A statistic of a part of ZFS.",
-    kind: Kind::Untyped,
+    kind: MetricType::Untyped,
     labels: &[],
     source: Source::File("proc/spl/kstat/zfs/*"),
 };
@@ -48,7 +48,7 @@ const DATASET: Family = Family {
 const STATE: Family = Family {
     name: "node_zfs_zpool_state",
     help: "Whether the pool is in this state.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["state", "zpool"],
     source: Source::File("proc/spl/kstat/zfs/*/state"),
 };

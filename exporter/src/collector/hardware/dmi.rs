@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::exposition::{Exposition, Family, MetricType, Source, Value};
 use crate::snapshot::Content;
 use crate::text;
 
@@ -26,7 +26,7 @@ const ID: &str = "sys/class/dmi/id";
 const INFO: Family = Family {
     name: "node_dmi_info",
     help: "The firmware's description of the machine; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[
         "bios_date",
         "bios_release",

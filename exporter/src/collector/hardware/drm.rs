@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -43,7 +43,7 @@ const fn number(file: &'static str, name: &'static str, help: &'static str) -> (
 const INFO: Family = Family {
     name: "node_drm_card_info",
     help: "Attributes of the card that are no numbers; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["card", "memory_vendor", "power_performance_level", "unique_id", "vendor"],
     source: Source::FileIn(
         DEVICE,

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -34,7 +34,7 @@ const CONTROLLERS: &str = "sys/devices/system/edac/mc";
 const CORRECTABLE: Family = Family {
     name: "node_edac_correctable_errors_total",
     help: "Memory errors that the controller has corrected.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["controller"],
     source: Source::File("sys/devices/system/edac/mc/mc#/ce_count"),
 };

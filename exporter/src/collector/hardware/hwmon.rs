@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::go_regex::GoRegex;
 use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::{Content, Dir, Snapshot};
@@ -39,14 +39,14 @@ const CLASS: &str = "sys/class/hwmon";
 const CHIP_NAMES: Family = Family {
     name: "node_hwmon_chip_names",
     help: "The driver's name for the chip, always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["chip", "chip_name"],
     source: Source::Files(&["sys/class/hwmon/hwmon#/name", "sys/class/hwmon/hwmon#/device/name"]),
 };
 const SENSOR_LABEL: Family = Family {
     name: "node_hwmon_sensor_label",
     help: "What the sensor measures in its driver's words, always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["chip", "sensor", "label"],
     source: Source::Files(&["sys/class/hwmon/hwmon#/*_label", "sys/class/hwmon/hwmon#/device/*_label"]),
 };
@@ -68,7 +68,7 @@ const BEEP: Family = family("node_hwmon_<SENSOR>_enabled", "Whether the sensor's
 const BEEP_ENABLED: Family = family("node_hwmon_beep_enabled", "Whether the chip may beep.");
 const CELSIUS: Family = family("node_hwmon_<SENSOR>_celsius", "A temperature, or a limit of it.");
 const JOULE: Family =
-    Family { kind: Kind::Counter, ..family("node_hwmon_<SENSOR>_joule_total", "Energy used so far.") };
+    Family { kind: MetricType::Counter, ..family("node_hwmon_<SENSOR>_joule_total", "Energy used so far.") };
 const MHZ: Family = family("node_hwmon_freq_freq_mhz", "Frequency of the clock that the label names.");
 const OTHER: Family = family("node_hwmon_<SENSOR>", "Another attribute of a sensor.");
 const RPM: Family = family("node_hwmon_<SENSOR>_rpm", "Speed of a fan, a limit of it, or what it should be.");

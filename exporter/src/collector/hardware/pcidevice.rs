@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::options::{Flag, FlagKind, Options, TypedFlag};
 use crate::snapshot::Dir;
 use crate::text;
@@ -40,7 +40,7 @@ const NAMES: TypedFlag<bool> = TypedFlag::switch(
 const INFO: Family = Family {
     name: "node_pcidevice_info",
     help: "What the device is, and what it is attached to; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[
         "bus",
         "class_id",
@@ -65,7 +65,7 @@ const INFO: Family = Family {
 const POWER_STATE: Family = Family {
     name: "node_pcidevice_power_state",
     help: "Whether the device is in this power state.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["bus", "device", "function", "segment", "state"],
     source: Source::FileIn(DEVICE, "power_state"),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::exposition::{Exposition, Family, MetricType, Source, Value};
 use crate::go_regex::GoRegex;
 use crate::options::{Options, TypedFlag};
 use crate::snapshot::Dir;
@@ -47,7 +47,7 @@ const TEXTS: [&str; 11] = [
 const INFO: Family = Family {
     name: "node_power_supply_info",
     help: "What is known of the power supply in words, always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[
         "power_supply",
         "capacity_level",

@@ -10,7 +10,7 @@ use keyhole_proto::v1::Query;
 use crate::cli::flags::PATH_SYSFS;
 use crate::collector::files::textfile::directories;
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::options::{Options, TypedFlag};
 use crate::snapshot::Content;
 use crate::text;
@@ -36,7 +36,7 @@ const ZONE_LABEL: TypedFlag<bool> = TypedFlag::switch(
 const JOULES: Family = Family {
     name: "node_rapl_<ZONE>_joules_total",
     help: "Joules that the zone has used; starts again from 0 when the hardware's counter is full.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["index", "path"],
     source: Source::File("sys/class/powercap/*/{energy_uj,name}"),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 
 pub const COLLECTOR: Collector = Collector {
     name: "thermal_zone",
@@ -23,14 +23,14 @@ const CLASS: &str = "sys/class/thermal";
 const TEMP: Family = Family {
     name: "node_thermal_zone_temp",
     help: "Temperature of the thermal zone in degrees Celsius.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["zone", "type"],
     source: Source::File("sys/class/thermal/thermal_zone#/{temp,type}"),
 };
 const CUR_STATE: Family = Family {
     name: "node_cooling_device_cur_state",
     help: "How hard the cooling device works, from 0 to its highest state; -1 while it is not asked to.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["name", "type"],
     source: Source::File("sys/class/thermal/cooling_device#/{cur_state,type}"),
 };

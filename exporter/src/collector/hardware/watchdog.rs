@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -43,7 +43,7 @@ const fn number(file: &'static str, name: &'static str, help: &'static str) -> (
 const INFO: Family = Family {
     name: "node_watchdog_info",
     help: "Attributes of the watchdog that are no numbers; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["identity", "name", "options", "pretimeout_governor", "state", "status"],
     source: Source::FileIn(WATCHDOG, "{identity,options,pretimeout_governor,state,status}"),
 };

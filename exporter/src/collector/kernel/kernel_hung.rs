@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -24,7 +24,7 @@ const PATH: &str = "proc/sys/kernel/hung_task_detect_count";
 const HUNG: Family = Family {
     name: "node_kernel_hung_tasks_total",
     help: "Tasks that the kernel found stuck in uninterruptible sleep since boot.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &[],
     source: Source::File(PATH),
 };

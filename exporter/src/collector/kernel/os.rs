@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -26,7 +26,7 @@ const PATH: &str = "etc/os-release";
 const INFO: Family = Family {
     name: "node_os_info",
     help: "Always 1; its labels are fields of os-release.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[
         "build_id",
         "id",

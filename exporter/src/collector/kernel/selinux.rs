@@ -7,7 +7,7 @@
 use keyhole_proto::v1::{Outcome, Query};
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -28,7 +28,7 @@ const CONTEXT: &str = "sys/fs/selinux/initial_contexts/kernel";
 const ENABLED: Family = Family {
     name: "node_selinux_enabled",
     help: "Whether SELinux is enabled.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::Files(&[PATH, CONTEXT]),
 };

@@ -10,7 +10,7 @@ use keyhole_policy::{Namespace, Root};
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::exposition::{Exposition, Family, MetricType, Source, Value};
 use crate::options::{Options, TypedFlag};
 use crate::text;
 
@@ -37,7 +37,7 @@ const INCLUDE_INFO: TypedFlag<Vec<String>> =
 const NUMBER: Family = Family {
     name: "node_sysctl_<NAME>",
     help: "Value of the kernel parameter.",
-    kind: Kind::Untyped,
+    kind: MetricType::Untyped,
     labels: &[],
     source: Source::Files(&["proc/sys/*/*", "proc/sys/*/*/*", "proc/sys/*/*/*/*", "proc/sys/*/*/*/*/*"]),
 };
@@ -45,7 +45,7 @@ const INDEXED: Family = Family { labels: &["index"], ..NUMBER };
 const INFO: Family = Family {
     name: "node_sysctl_info",
     help: "A field of the kernel parameter, as text; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["index", "name", "value"],
     ..NUMBER
 };

@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -26,7 +26,7 @@ pub const COLLECTOR: Collector = Collector {
 const SECONDS: Family = Family {
     name: "node_time_seconds",
     help: "Time of the node's clock, in seconds since the epoch.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::Exporter("clock_gettime(2)"),
 };

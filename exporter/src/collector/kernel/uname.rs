@@ -9,7 +9,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context, Uname};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 
 pub const COLLECTOR: Collector = Collector {
     name: "uname",
@@ -25,7 +25,7 @@ pub const COLLECTOR: Collector = Collector {
 const INFO: Family = Family {
     name: "node_uname_info",
     help: "Always 1; its labels name the node, its kernel and its machine.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["domainname", "machine", "nodename", "release", "sysname", "version"],
     source: Source::File("proc/sys/kernel/{arch,osrelease,ostype,version}"),
 };

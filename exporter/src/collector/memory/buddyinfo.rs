@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -26,7 +26,7 @@ const PATH: &str = "proc/buddyinfo";
 const BLOCKS: Family = Family {
     name: "node_buddyinfo_blocks",
     help: "Free blocks of 2^size pages in the zone.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["node", "size", "zone"],
     source: Source::File(PATH),
 };

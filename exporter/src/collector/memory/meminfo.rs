@@ -7,7 +7,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -26,7 +26,7 @@ const PATH: &str = "proc/meminfo";
 const BYTES: Family = Family {
     name: "node_memory_<FIELD>_bytes",
     help: "Memory that the kernel counts under this name, in bytes.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::File(PATH),
 };

@@ -7,7 +7,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -27,14 +27,14 @@ const NODES: &str = "sys/devices/system/node";
 const MEMORY: Family = Family {
     name: "node_memory_numa_<FIELD>",
     help: "What the kernel counts under this name on the node, in bytes or, for huge pages, pages.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["node"],
     source: Source::File("sys/devices/system/node/node#/meminfo"),
 };
 const COUNT: Family = Family {
     name: "node_memory_numa_<FIELD>_total",
     help: "Pages that the kernel has counted under this name on the node since boot.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["node"],
     source: Source::File("sys/devices/system/node/node#/numastat"),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::go_regex::GoRegex;
 use crate::options::{Filter, Options, TypedFlag};
 use crate::text;
@@ -30,7 +30,7 @@ const INCLUDE: TypedFlag<Option<GoRegex>> =
 const OBJECTS: Family = Family {
     name: "node_slabinfo_objects",
     help: "Objects of this cache, used or not.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["slab"],
     source: Source::File(PATH),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -24,7 +24,7 @@ const PATH: &str = "proc/swaps";
 const SIZE: Family = Family {
     name: "node_swap_size_bytes",
     help: "Bytes that the swap area holds.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["device", "swap_type"],
     source: Source::File(PATH),
 };

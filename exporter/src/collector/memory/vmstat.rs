@@ -5,9 +5,9 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::go_regex::GoRegex;
-use crate::options::{Options, CachedRegex, TypedFlag};
+use crate::options::{CachedRegex, Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -28,7 +28,7 @@ const FIELDS_FLAG: TypedFlag<Option<GoRegex>> =
 const FIELD: Family = Family {
     name: "node_vmstat_<FIELD>",
     help: "What the kernel counts under this name in its virtual memory statistics.",
-    kind: Kind::Untyped,
+    kind: MetricType::Untyped,
     labels: &[],
     source: Source::File(PATH),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -24,7 +24,7 @@ const PATH: &str = "proc/zoneinfo";
 const PROTECTION: Family = Family {
     name: "node_zoneinfo_protection_<INDEX>",
     help: "Pages of the zone that are reserved from allocations that could use the zone of this index.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: LABELS,
     source: Source::File(PATH),
 };

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::go_regex::GoRegex;
 use crate::options::{Filter, Options, TypedFlag};
 use crate::text;
@@ -37,7 +37,7 @@ const NETLINK: TypedFlag<bool> = TypedFlag::switch(
 const ENTRIES: Family = Family {
     name: "node_arp_entries",
     help: "Entries in the kernel's ARP table for neighbours on the device.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["device"],
     source: Source::File(PATH),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -25,7 +25,7 @@ const MASTERS: &str = "sys/class/net/bonding_masters";
 const SLAVES: Family = Family {
     name: "node_bonding_slaves",
     help: "Slaves that the bonding interface has.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["master"],
     source: Source::Files(&["sys/class/net/bonding_masters", "sys/class/net/*/bonding/slaves"]),
 };

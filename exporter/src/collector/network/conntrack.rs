@@ -9,7 +9,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -52,7 +52,7 @@ fn families() -> Vec<Family> {
 const ENTRIES: Family = Family {
     name: "node_nf_conntrack_entries",
     help: "Connections in the tracking table.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::Files(&[STAT, COUNT]),
 };

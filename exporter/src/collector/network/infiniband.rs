@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::go_regex::GoRegex;
 use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::Dir;
@@ -33,7 +33,7 @@ const PORT: &str = "sys/class/infiniband/*/ports/#";
 const INFO: Family = Family {
     name: "node_infiniband_info",
     help: "Attributes of the device that are no numbers; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["board_id", "device", "firmware_version", "hca_type"],
     source: Source::File("sys/class/infiniband/*/{board_id,fw_ver,hca_type}"),
 };

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::options::{Options, TypedFlag};
 use crate::text;
 
@@ -34,7 +34,7 @@ const SERVERS: &str = "proc/1/net/ip_vs";
 const CONNECTIONS: Family = Family {
     name: "node_ipvs_connections_total",
     help: "Connections to virtual servers.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &[],
     source: Source::File(STATS),
 };
@@ -49,7 +49,7 @@ const BYTES_OUT: Family =
 const ACTIVE: Family = Family {
     name: "node_ipvs_backend_connections_active",
     help: "Active connections to the server behind a virtual one.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &LABELS,
     source: Source::File(SERVERS),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Content;
 use crate::text;
 
@@ -25,7 +25,7 @@ const DIR: &str = "proc/1/net/stat";
 const COLUMN: Family = Family {
     name: "node_lnstat_<COLUMN>_total",
     help: "A column of the cache's statistics.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["cpu", "subsystem"],
     source: Source::File("proc/1/net/stat/*"),
 };

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::go_regex::GoRegex;
 use crate::options::{Flag, FlagKind, Options, TypedFlag};
 use crate::snapshot::{Content, Dir};
@@ -60,7 +60,7 @@ const NUMBERS: &[(&str, Family)] = &[
     gauge("mtu",                  "node_network_mtu_bytes",                  "Bytes of the largest packet that the device takes."),
     gauge("name_assign_type",     "node_network_name_assign_type",           "How the device got its name (name_assign_type)."),
     gauge("netdev_group",         "node_network_net_dev_group",              "Group that the device is in."),
-    gauge("type",                 "node_network_protocol_type",              "Kind of the device's link (ARPHRD_*)."),
+    gauge("type",                 "node_network_protocol_type",              "MetricType of the device's link (ARPHRD_*)."),
     gauge("tx_queue_len",         "node_network_transmit_queue_length",      "Packets that the device's transmit queue may hold."),
 ];
 
@@ -75,7 +75,7 @@ const fn counter(file: &'static str, name: &'static str, help: &'static str) -> 
 const INFO: Family = Family {
     name: "node_network_info",
     help: "Attributes of the device that are no numbers; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["address", "adminstate", "broadcast", "device", "duplex", "ifalias", "operstate"],
     source: Source::FileIn(DEVICE, "{address,broadcast,duplex,flags,ifalias,operstate}"),
 };

@@ -5,9 +5,9 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source, Value};
+use crate::exposition::{Exposition, Family, MetricType, Source, Value};
 use crate::go_regex::GoRegex;
-use crate::options::{Matcher, Options, CachedRegex, TypedFlag};
+use crate::options::{CachedRegex, Matcher, Options, TypedFlag};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -38,7 +38,7 @@ const PREFIX: &str = "node_netstat_";
 const FIELD: Family = Family {
     name: "node_netstat_<PROTOCOL>_<FIELD>",
     help: "Counter or setting of the protocol, under the kernel's name.",
-    kind: Kind::Untyped,
+    kind: MetricType::Untyped,
     labels: &[],
     source: Source::File("proc/1/net/{netstat,snmp,snmp6}"),
 };

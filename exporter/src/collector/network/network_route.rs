@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -31,7 +31,7 @@ const V6: &str = "proc/1/net/ipv6_route";
 const INFO: Family = Family {
     name: "node_network_route_info",
     help: "A route by which packets are sent; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["dest", "device", "gw", "priority", "proto", "src", "weight"],
     source: Source::File("proc/1/net/{route,ipv6_route}"),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -46,7 +46,7 @@ fn families() -> Vec<Family> {
 const SOCKETS_USED: Family = Family {
     name: "node_sockstat_sockets_used",
     help: "Sockets of every kind in use.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::File(FILES),
 };

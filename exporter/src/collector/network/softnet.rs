@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -24,7 +24,7 @@ const PATH: &str = "proc/1/net/softnet_stat";
 const PROCESSED: Family = Family {
     name: "node_softnet_processed_total",
     help: "Packets that this CPU has processed.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["cpu"],
     source: Source::File(PATH),
 };
@@ -56,7 +56,7 @@ const FLOW_LIMIT: Family = Family {
 const BACKLOG: Family = Family {
     name: "node_softnet_backlog_len",
     help: "Packets that wait in this CPU's backlog.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     ..PROCESSED
 };
 

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -25,7 +25,7 @@ const V6: &str = "proc/1/net/tcp6";
 const STATES: Family = Family {
     name: "node_tcp_connection_states",
     help: "TCP sockets in this state; for rx_queued_bytes and tx_queued_bytes, bytes in the queues of all that do not listen.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["state"],
     source: Source::File("proc/1/net/{tcp,tcp6}"),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -25,7 +25,7 @@ const V6: &str = "proc/1/net/udp6";
 const QUEUES: Family = Family {
     name: "node_udp_queues",
     help: "Bytes of kernel memory in the queues of all UDP sockets.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["ip", "queue"],
     source: Source::File("proc/1/net/{udp,udp6}"),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -24,7 +24,7 @@ const VULNERABILITIES: &str = "sys/devices/system/cpu/vulnerabilities";
 const INFO: Family = Family {
     name: "node_cpu_vulnerabilities_info",
     help: "State of the vulnerability, and how the kernel describes it; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["codename", "mitigation", "state"],
     source: Source::File("sys/devices/system/cpu/vulnerabilities/*"),
 };

@@ -6,7 +6,7 @@ use keyhole_proto::v1::Query;
 
 use crate::collector::processors::cpu;
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -79,7 +79,7 @@ const SCALING_MIN: Family = Family {
 const GOVERNOR: Family = Family {
     name: "node_cpu_scaling_governor",
     help: "Whether this governor is the one in force on this CPU.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["cpu", "governor"],
     source: Source::File(
         "sys/devices/system/cpu/cpu#/cpufreq/{scaling_governor,scaling_available_governors}",

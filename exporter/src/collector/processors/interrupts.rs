@@ -7,7 +7,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::go_regex::GoRegex;
 use crate::options::{Filter, Options, TypedFlag};
 use crate::text;
@@ -43,7 +43,7 @@ const INCLUDE: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
 const INTERRUPTS: Family = Family {
     name: "node_interrupts_total",
     help: "Interrupts from this source that the CPU has served since boot.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["cpu", "type", "info", "devices"],
     source: Source::File(PATH),
 };

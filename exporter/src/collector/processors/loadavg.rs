@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -24,7 +24,7 @@ const PATH: &str = "proc/loadavg";
 const LOAD1: Family = Family {
     name: "node_load1",
     help: "Load average over one minute.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::File(PATH),
 };

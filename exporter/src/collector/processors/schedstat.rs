@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -24,7 +24,7 @@ const PATH: &str = "proc/schedstat";
 const RUNNING: Family = Family {
     name: "node_schedstat_running_seconds_total",
     help: "Time that tasks have run on this CPU.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["cpu"],
     source: Source::File(PATH),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -24,7 +24,7 @@ const PATH: &str = "proc/softirqs";
 const FUNCTIONS: Family = Family {
     name: "node_softirqs_functions_total",
     help: "Soft interrupts of this type that the CPU has served since boot.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["cpu", "type"],
     source: Source::File(PATH),
 };

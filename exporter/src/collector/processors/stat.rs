@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::options::{Options, TypedFlag};
 use crate::text;
 
@@ -27,7 +27,7 @@ const SOFTIRQ_FLAG: TypedFlag<bool> =
 const INTERRUPTS: Family = Family {
     name: "node_intr_total",
     help: "Interrupts served since boot.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &[],
     source: Source::File(PATH),
 };
@@ -39,7 +39,7 @@ const CONTEXT_SWITCHES: Family = Family {
 const BOOT_TIME: Family = Family {
     name: "node_boot_time_seconds",
     help: "When the host booted, in seconds since the epoch.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     ..INTERRUPTS
 };
 const FORKS: Family =

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::go_regex::GoRegex;
 use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::Snapshot;
@@ -61,14 +61,14 @@ enum Unit {
     Milliseconds,
 }
 
-const fn column(name: &'static str, kind: Kind, unit: Unit, help: &'static str) -> Column {
+const fn column(name: &'static str, kind: MetricType, unit: Unit, help: &'static str) -> Column {
     Column { family: Family { name, help, kind, labels: &["device"], source: Source::File(PATH) }, unit }
 }
 
 /// The counters, in the order of their columns. The last six came with Linux 4.18 and 5.5.
 #[rustfmt::skip]
 const COLUMNS: [Column; 17] = {
-    use Kind::{Counter, Gauge};
+    use MetricType::{Counter, Gauge};
     use Unit::{Count, Milliseconds, Sectors};
     [
         column("node_disk_reads_completed_total", Counter, Count, "Reads that the device completed."),
@@ -100,13 +100,13 @@ const ATA: [(&[u8], Family); 3] = [
 ];
 
 const fn ata(name: &'static str, help: &'static str) -> Family {
-    Family { name, help, kind: Kind::Gauge, labels: &["device"], source: Source::File(UDEV) }
+    Family { name, help, kind: MetricType::Gauge, labels: &["device"], source: Source::File(UDEV) }
 }
 
 const INFO: Family = Family {
     name: "node_disk_info",
     help: "The block device, always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["device", "major", "minor", "path", "wwn", "model", "serial", "revision", "rotational"],
     source: Source::Files(&["proc/diskstats", "udev/b#:#", "sys/block/*/queue/rotational"]),
 };
@@ -114,7 +114,7 @@ const INFO: Family = Family {
 const FILESYSTEM_INFO: Family = Family {
     name: "node_disk_filesystem_info",
     help: "The file system that udev found on the device, always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["device", "type", "usage", "uuid", "version"],
     source: Source::File(UDEV),
 };
@@ -122,7 +122,7 @@ const FILESYSTEM_INFO: Family = Family {
 const DEVICE_MAPPER_INFO: Family = Family {
     name: "node_disk_device_mapper_info",
     help: "The device mapper's names for the device, always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["device", "name", "uuid", "vg_name", "lv_name", "lv_layer"],
     source: Source::File(UDEV),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Dir;
 
 pub const COLLECTOR: Collector = Collector {
@@ -29,7 +29,7 @@ const INFO: Family = Family {
 const ACTIVE: Family = Family {
     name: "node_dmmultipath_device_active",
     help: "Whether the multipath device takes requests, rather than being suspended.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["device", "sysfs_name"],
     source: Source::File("sys/block/dm-#/dm/suspended"),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -25,7 +25,7 @@ const HOST: &str = "sys/class/fc_host/host#";
 const INFO: Family = Family {
     name: "node_fibrechannel_info",
     help: "Attributes of the host that are no numbers; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[
         "dev_loss_tmo",
         "fabric_name",

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::{Content, Dir};
 use crate::text;
 
@@ -27,7 +27,7 @@ const PATH: &str = "proc/mdstat";
 const STATE: Family = Family {
     name: "node_md_state",
     help: "Whether the array is in the state; none is 1 while it is reshaped or broken.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["device", "state"],
     source: Source::File(PATH),
 };

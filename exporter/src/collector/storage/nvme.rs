@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Dir;
 use crate::text;
 
@@ -23,7 +23,7 @@ pub const COLLECTOR: Collector = Collector {
 const INFO: Family = Family {
     name: "node_nvme_info",
     help: "Attributes of the controller that are no numbers; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["cntlid", "device", "firmware_revision", "model", "serial", "state"],
     source: Source::File("sys/class/nvme/nvme#/{cntlid,firmware_rev,model,serial,state}"),
 };

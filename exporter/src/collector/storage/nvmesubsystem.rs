@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -22,7 +22,7 @@ pub const COLLECTOR: Collector = Collector {
 const INFO: Family = Family {
     name: "node_nvmesubsystem_info",
     help: "Attributes of the subsystem that are no numbers; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["iopolicy", "model", "nqn", "serial", "subsystem"],
     source: Source::File("sys/class/nvme-subsystem/nvme-subsys#/{iopolicy,model,serial,subsysnqn}"),
 };

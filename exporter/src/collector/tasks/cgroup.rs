@@ -13,7 +13,7 @@ use keyhole_proto::v1::Query;
 
 use self::values::{IO, Place, VALUES};
 use crate::collector::{Collect, CollectError, Collector, Context, is_absent};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::go_regex::GoRegex;
 use crate::options::{Filter, Options, TypedFlag};
 use crate::snapshot::{Content, Dir, Snapshot};
@@ -53,7 +53,7 @@ const DISKSTATS: &str = "proc/diskstats";
 const DROPPED: Family = Family {
     name: "keyhole_cgroup_dropped",
     help: "Cgroups left out of this scrape because there are more than --collector.cgroup.max-cgroups.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::File("sys/fs/cgroup/*/*"),
 };

@@ -5,7 +5,7 @@
 use keyhole_proto::v1::Query;
 
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::text;
 
 pub const COLLECTOR: Collector = Collector {
@@ -24,7 +24,7 @@ const PATH: &str = "proc/cgroups";
 const CGROUPS: Family = Family {
     name: "node_cgroups_cgroups",
     help: "Cgroups in the hierarchy of this controller.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["subsys_name"],
     source: Source::File(PATH),
 };

@@ -8,7 +8,7 @@ use keyhole_proto::v1::Query;
 
 use crate::collector::tasks::process::{self, File};
 use crate::collector::{CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::Content;
 use crate::text::{self, ProcessStat};
 
@@ -29,7 +29,7 @@ const THREADS_MAX: &str = "proc/sys/kernel/threads-max";
 const PIDS: Family = Family {
     name: "node_processes_pids",
     help: "Processes.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[],
     source: Source::File("proc/#/stat"),
 };

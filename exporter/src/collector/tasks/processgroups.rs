@@ -18,7 +18,7 @@ use self::rules::Rules;
 use self::totals::{Counts, Totals};
 use crate::collector::tasks::process::{self, File};
 use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::lock;
 use crate::options::{Options, TypedFlag};
 use crate::snapshot::{Content, Snapshot};
@@ -55,7 +55,7 @@ const STAT: &str = "proc/stat";
 const PROCESSES: Family = Family {
     name: "namedprocess_namegroup_num_procs",
     help: "Processes in the group.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["groupname"],
     source: Source::File("proc/#/stat"),
 };
@@ -92,7 +92,7 @@ const OLDEST: Family = Family {
 const CPU: Family = Family {
     name: "namedprocess_namegroup_cpu_seconds_total",
     help: "CPU time that processes of the group used since the exporter started.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["groupname", "mode"],
     ..PROCESSES
 };

@@ -7,7 +7,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use keyhole_policy::pipes::{HEADER_BYTES, Kind, SLOTS, SLOTS_PER_CLASS};
+use keyhole_policy::pipes::{FrameKind, HEADER_BYTES, SLOTS, SLOTS_PER_CLASS};
 use keyhole_policy::{Class, TABLE};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -37,7 +37,7 @@ pub struct Source {
 }
 
 /// A frame: its kind, what it is about, and its payload.
-pub type Frame = (Kind, u8, Vec<u8>);
+pub type Frame = (FrameKind, u8, Vec<u8>);
 
 /// The first slot of a class.
 pub fn slot(class: Class) -> usize {
@@ -135,7 +135,7 @@ impl Zygote {
     pub fn next_end(&mut self) -> Result<(usize, i32), ExitStatus> {
         loop {
             match self.report() {
-                Some((Kind::Exited, _, payload)) => {
+                Some((FrameKind::Exited, _, payload)) => {
                     let number = |at: usize| i32::from_le_bytes(payload[at..at + 4].try_into().unwrap());
                     return Ok((number(0) as usize, number(8)));
                 }
@@ -189,7 +189,7 @@ impl Source {
         loop {
             if let Some(header) = self.bytes.first_chunk::<HEADER_BYTES>() {
                 let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
-                let (kind, about) = (Kind::parse(header[4])?, header[5]);
+                let (kind, about) = (FrameKind::parse(header[4])?, header[5]);
                 if self.bytes.len() >= HEADER_BYTES + length {
                     let payload = self.bytes[HEADER_BYTES..HEADER_BYTES + length].to_vec();
                     self.bytes.drain(..HEADER_BYTES + length);

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use keyhole_attacks::{BROKER_UID, Process, act};
-use keyhole_policy::pipes::{CHECK_REQUEST, EXIT_REQUEST, Kind, SLOTS};
+use keyhole_policy::pipes::{CHECK_REQUEST, EXIT_REQUEST, FrameKind, SLOTS};
 use keyhole_policy::{Class, TABLE};
 
 use crate::environment::client::{describe, read_all};
@@ -38,7 +38,7 @@ fn descriptors(pid: u32) -> usize {
 
 fn zygote(programs: &Programs, fixture: &Fixture, slots: &[usize]) -> Zygote {
     let mut zygote = Zygote::start(programs, fixture, BROKER_UID, slots, Stdio::null(), |_| {});
-    assert!(zygote.report().is_some_and(|(kind, ..)| kind == Kind::Hello));
+    assert!(zygote.report().is_some_and(|(kind, ..)| kind == FrameKind::Hello));
     zygote
 }
 
@@ -46,7 +46,7 @@ fn zygote(programs: &Programs, fixture: &Fixture, slots: &[usize]) -> Zygote {
 fn order(zygote: &mut Zygote, slot: usize) {
     zygote.order(slot);
     let (kind, _, payload) = zygote.answers(slot).frame(Duration::from_secs(30)).expect("a hello");
-    assert_eq!(kind, Kind::Hello, "{}", String::from_utf8_lossy(&payload));
+    assert_eq!(kind, FrameKind::Hello, "{}", String::from_utf8_lossy(&payload));
 }
 
 #[test]

@@ -6,14 +6,14 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use crate::exposition::Kind;
+use crate::exposition::MetricType;
 
 /// A family of a file.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Parsed {
     pub(super) name: String,
     pub(super) help: Option<String>,
-    pub(super) kind: Option<Kind>,
+    pub(super) kind: Option<MetricType>,
     pub(super) samples: Vec<Sample>,
 }
 
@@ -167,18 +167,18 @@ impl Families {
         let line = self.line_number;
         let family = self.family(base);
         let own = match (family.kind, suffix) {
-            (Some(Kind::Histogram), "_bucket") => Some("le"),
-            (Some(Kind::Summary), "") => Some("quantile"),
-            (Some(Kind::Histogram), "") => {
+            (Some(MetricType::Histogram), "_bucket") => Some("le"),
+            (Some(MetricType::Summary), "") => Some("quantile"),
+            (Some(MetricType::Histogram), "") => {
                 let reason = format!("{name} is a histogram: its samples end in _bucket, _count or _sum");
                 return Err(Fault::Line(reason));
             }
             // The library drops them as well: they belong to the family's other samples.
-            (Some(Kind::Histogram), _) => {
+            (Some(MetricType::Histogram), _) => {
                 labels.retain(|(label, _)| label != "le");
                 None
             }
-            (Some(Kind::Summary), _) => {
+            (Some(MetricType::Summary), _) => {
                 labels.retain(|(label, _)| label != "quantile");
                 None
             }
@@ -195,7 +195,7 @@ impl Families {
             // It comes last, as the library has it.
             labels.sort_by_key(|(label, _)| label == own);
         }
-        if family.kind == Some(Kind::Histogram)
+        if family.kind == Some(MetricType::Histogram)
             && matches!(suffix, "_bucket" | "_count")
             && (value.is_nan() || value < 0.0)
         {
@@ -216,8 +216,8 @@ impl Families {
             let kind =
                 self.by_name.get(base).and_then(|at| self.list.get(*at)).and_then(|family| family.kind);
             match kind {
-                Some(Kind::Histogram) => return (base, suffix),
-                Some(Kind::Summary) if suffix != "_bucket" => return (base, suffix),
+                Some(MetricType::Histogram) => return (base, suffix),
+                Some(MetricType::Summary) if suffix != "_bucket" => return (base, suffix),
                 _ => {}
             }
         }
@@ -348,13 +348,13 @@ fn unescape(text: &str, quotes: bool) -> Result<String, String> {
     Ok(out)
 }
 
-fn kind(text: &str) -> Result<Kind, String> {
+fn kind(text: &str) -> Result<MetricType, String> {
     Ok(match text.to_ascii_lowercase().as_str() {
-        "counter" => Kind::Counter,
-        "gauge" => Kind::Gauge,
-        "untyped" => Kind::Untyped,
-        "summary" => Kind::Summary,
-        "histogram" => Kind::Histogram,
+        "counter" => MetricType::Counter,
+        "gauge" => MetricType::Gauge,
+        "untyped" => MetricType::Untyped,
+        "summary" => MetricType::Summary,
+        "histogram" => MetricType::Histogram,
         _ => return Err(format!("{text:?} is no type")),
     })
 }
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn a_blank_help_text_or_type_is_ignored() {
         let parsed = families(b"# HELP a \n# TYPE a \t\n# HELP a Later.\n# TYPE a gauge\na 1\n");
-        assert_eq!((parsed[0].kind, parsed[0].help.as_deref()), (Some(Kind::Gauge), Some("Later.")));
+        assert_eq!((parsed[0].kind, parsed[0].help.as_deref()), (Some(MetricType::Gauge), Some("Later.")));
     }
 
     #[test]

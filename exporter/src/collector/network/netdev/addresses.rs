@@ -8,7 +8,7 @@
 use std::net::Ipv6Addr;
 
 use crate::collector::Context;
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::options::Filter;
 use crate::text;
 
@@ -17,7 +17,7 @@ const PATH: &str = "proc/1/net/if_inet6";
 pub(super) const INFO: Family = Family {
     name: "node_network_address_info",
     help: "IPv6 address of the device, with the length of its network's prefix; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["address", "device", "netmask", "scope"],
     source: Source::File(PATH),
 };

@@ -9,7 +9,7 @@ use keyhole_proto::v1::Query;
 
 use super::{CollectError, Context};
 use crate::collector::processors::cpufreq;
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::go_regex::GoRegex;
 use crate::options::{Options, TypedFlag};
 use crate::text;
@@ -35,7 +35,7 @@ pub(super) const BUGS: TypedFlag<Option<GoRegex>> = TypedFlag::regexp(
 pub(super) const INFO: Family = Family {
     name: "node_cpu_info",
     help: "What this CPU is; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &[
         "cachesize",
         "core",

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use keyhole_proto::v1::Query;
 
 use crate::collector::{Collect, CollectError, Collector, Context};
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::options::{Options, TypedFlag};
 use crate::text;
 
@@ -50,7 +50,7 @@ const GUEST_FLAG: TypedFlag<bool> = TypedFlag::switch(
 const SECONDS: Family = Family {
     name: "node_cpu_seconds_total",
     help: "Time that this CPU has spent in this mode.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["cpu", "mode"],
     source: Source::File(PATH),
 };

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::exposition::{Exposition, Family, Kind, Source};
+use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::snapshot::{Dir, Snapshot};
 use crate::text;
 
@@ -13,7 +13,7 @@ const CPUS: &str = "sys/devices/system/cpu";
 pub(super) const CORE_THROTTLES: Family = Family {
     name: "node_cpu_core_throttles_total",
     help: "Times that this core was slowed down because it was too hot.",
-    kind: Kind::Counter,
+    kind: MetricType::Counter,
     labels: &["core", "package"],
     source: Source::Files(&[
         "sys/devices/system/cpu/cpu#/thermal_throttle/core_throttle_count",
@@ -33,7 +33,7 @@ pub(super) const PACKAGE_THROTTLES: Family = Family {
 pub(super) const ISOLATED: Family = Family {
     name: "node_cpu_isolated",
     help: "A CPU that the scheduler leaves alone; always 1.",
-    kind: Kind::Gauge,
+    kind: MetricType::Gauge,
     labels: &["cpu"],
     source: Source::File("sys/devices/system/cpu/isolated"),
 };

@@ -99,7 +99,8 @@ impl Totals {
         let named = self.groups.iter().filter(|(name, _)| *name != OTHER);
         let mut remaining = max_groups.saturating_sub(named.clone().count());
         let empty = named.filter(|(_, group)| group.last_scrape < self.scrapes);
-        let mut empty: Vec<(u64, String)> = empty.map(|(name, group)| (group.last_scrape, name.clone())).collect();
+        let mut empty: Vec<(u64, String)> =
+            empty.map(|(name, group)| (group.last_scrape, name.clone())).collect();
         empty.sort_unstable();
         let mut empty = empty.into_iter();
         for (_, name) in new {
@@ -133,7 +134,11 @@ mod tests {
         capped(totals, processes, 100)
     }
 
-    fn capped(totals: &mut Totals, processes: &[(String, Process<'_>)], max_groups: usize) -> Vec<(String, u64)> {
+    fn capped(
+        totals: &mut Totals,
+        processes: &[(String, Process<'_>)],
+        max_groups: usize,
+    ) -> Vec<(String, u64)> {
         let groups = totals.update(processes, max_groups);
         groups.map(|(name, group)| (name.to_owned(), group.used[0].unwrap())).collect()
     }
@@ -152,7 +157,11 @@ mod tests {
             is(&[("a", 17)])
         );
         assert_eq!(update(&mut totals, &[process("a", 1, 10, 511)]), is(&[("a", 18)]));
-        assert_eq!(update(&mut totals, &[]), is(&[("a", 18)]), "a group without processes keeps what it used");
+        assert_eq!(
+            update(&mut totals, &[]),
+            is(&[("a", 18)]),
+            "a group without processes keeps what it used"
+        );
     }
 
     #[test]
