@@ -228,17 +228,18 @@ pub struct Exposition {
     /// The values of labels that are written with escapes, in the order of the labels.
     unescaped: Vec<Unescaped>,
     counters: Counters,
-    /// How many skipped items of a collector are named.
-    named_items: usize,
-    /// The most series that the current collector may add.
-    limit: usize,
-    /// What all collectors together may still add beyond their shares, in bytes.
-    room: usize,
-    /// Where what the current collector adds begins, and the bytes that it may add.
-    begun: Mark,
-    allowed: usize,
-    /// Where the current item begins, and the series before it.
-    item: Option<(Mark, usize)>,
+    /// How many skipped items of a collector are described.
+    described_items: usize,
+    /// The number of series that the current collector may add.
+    series_limit: usize,
+    /// The bytes that collectors may still add beyond the minimum of each.
+    remaining: usize,
+    /// The state before the current collector.
+    collector_start: Checkpoint,
+    /// The bytes that the current collector may add.
+    collector_limit: usize,
+    /// The state before the current item, and the number of series then.
+    item: Option<(Checkpoint, usize)>,
 }
 
 #[derive(Debug)]
@@ -284,16 +285,16 @@ struct Unescaped {
     end: u32,
 }
 
-/// How much an exposition held at a moment.
+/// The lengths of an exposition at one moment, to which it can be truncated.
 #[derive(Debug, Default, Clone, Copy)]
-struct Mark {
+struct Checkpoint {
     samples: usize,
     text: usize,
     labels: usize,
     unescaped: usize,
 }
 
-impl Mark {
+impl Checkpoint {
     fn bytes(self) -> usize {
         self.samples * size_of::<Sample>()
             + self.text
@@ -378,10 +379,10 @@ impl<'e> Series<'e> {
     }
 }
 
-/// What one collector added, and what was kept out.
+/// What one collector added, and what was left out.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Counters {
-    /// Samples taken.
+    /// Samples added.
     pub series: usize,
     /// Samples dropped because the collector, or all of them together, reached a limit.
     pub over_limit: usize,
@@ -389,25 +390,25 @@ pub struct Counters {
     pub limit: Option<Limit>,
     /// Samples whose family exists with another type.
     pub conflicts: usize,
-    /// Things in the collector's files that it could not read, and skipped.
+    /// Items in the collector's files that it could not parse, and skipped.
     pub skipped: usize,
-    /// The first of them, for people: where each is and why it was skipped. Each text once, [`SKIPPED_ITEMS`] at most, or
-    /// [`QUERY_ITEMS`] after [`Exposition::name_more_items`].
+    /// Descriptions of the first of them: where each is and why it was skipped. Equal ones once, [`SKIPPED_ITEMS`] at most,
+    /// or [`QUERY_ITEMS`] after [`Exposition::describe_more_items`].
     pub skipped_items: Vec<String>,
-    /// Those that are not among them.
+    /// How many are not among them.
     pub unnamed: usize,
 }
 
-/// The most skipped items of a collector that a scrape names; the others are counted.
+/// The maximum number of skipped items of a collector that a scrape describes; the others are counted.
 pub const SKIPPED_ITEMS: usize = 64;
-/// The most that `query` names.
+/// The maximum that `query` describes.
 pub const QUERY_ITEMS: usize = 1000;
-/// Items are described until this many were skipped: descriptions that are alike are kept once, and each takes time.
+/// Items are described until this many were skipped: equal descriptions are listed once, and each takes time.
 const DESCRIBED_ITEMS: usize = 1000;
-/// The most bytes of an item's description.
+/// The maximum size of an item's description, in bytes.
 const ITEM_BYTES: usize = 400;
 
-/// The most series with a second sample that are named.
+/// The maximum number of duplicate series that are listed.
 const DUPLICATE_SERIES: usize = 16;
 
 /// What happened while an exposition was written.
@@ -419,7 +420,7 @@ pub struct Written {
     pub duplicate_series: Vec<String>,
 }
 
-/// The most that one scrape may give.
+/// The limits of one scrape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Series of one collector.
@@ -444,7 +445,7 @@ pub enum Limit {
 
 impl Limit {
     /// What happened, and what to do about it.
-    pub fn words(self) -> &'static str {
+    pub fn message(self) -> &'static str {
         match self {
             Limit::Series => {
                 "--collector.series-limit left series out: narrow the collector by its flags, or raise the limit"
@@ -457,13 +458,13 @@ impl Limit {
     }
 }
 
-/// What each collector may add whatever the others take, in bytes: of a machine that has a hundred thousand of one thing
-/// alone, all else is still reported.
-const SHARE_BYTES: usize = 64 << 10;
-/// The most bytes of an exposition: places in its text are numbers of 32 bits.
-const MOST_BYTES: usize = 3 << 30;
+/// The bytes that each collector may add, even if the others use the rest: a machine with a hundred thousand devices of
+/// one class still reports everything else.
+const MIN_COLLECTOR_BYTES: usize = 64 << 10;
+/// The maximum size of an exposition: offsets into its text have 32 bits.
+const MAX_BYTES: usize = 3 << 30;
 
-/// Room for a default scrape, made at once and not by doubling.
+/// The capacity for a default scrape, allocated at once and not by doubling.
 const FAMILIES: usize = 448;
 const SAMPLES: usize = 1024;
 
@@ -477,49 +478,54 @@ impl Exposition {
             samples: Vec::with_capacity(SAMPLES),
             text: String::with_capacity(32 * SAMPLES),
             labels: Vec::with_capacity(SAMPLES),
-            named_items: SKIPPED_ITEMS,
-            limit: usize::MAX,
-            room: MOST_BYTES,
-            allowed: MOST_BYTES,
+            described_items: SKIPPED_ITEMS,
+            series_limit: usize::MAX,
+            remaining: MAX_BYTES,
+            collector_limit: MAX_BYTES,
             ..Self::default()
         }
     }
 
-    /// Sets what `collectors` may add together, in bytes; each has a small share of it for itself.
-    pub fn set_room(&mut self, bytes: usize, collectors: usize) {
-        self.room = bytes.min(MOST_BYTES).saturating_sub(collectors * SHARE_BYTES);
+    /// Limits the bytes that `collectors` add together; [`MIN_COLLECTOR_BYTES`] are reserved for each.
+    pub fn set_limit(&mut self, bytes: usize, collectors: usize) {
+        self.remaining = bytes.min(MAX_BYTES).saturating_sub(collectors * MIN_COLLECTOR_BYTES);
     }
 
     /// About as many bytes as it takes in memory.
     pub fn bytes(&self) -> usize {
         let Self { samples, text, labels, unescaped, .. } = self;
         let (samples, text) = (samples.capacity(), text.capacity());
-        Mark { samples, text, labels: labels.capacity(), unescaped: unescaped.capacity() }.bytes()
+        Checkpoint { samples, text, labels: labels.capacity(), unescaped: unescaped.capacity() }.bytes()
     }
 
     /// Starts a collector that may add at most `limit` series.
     pub fn begin(&mut self, limit: usize) {
         self.counters = Counters::default();
-        (self.limit, self.item) = (limit, None);
-        self.begun = self.mark();
-        self.allowed = self.room.saturating_add(SHARE_BYTES).min(MOST_BYTES);
+        (self.series_limit, self.item) = (limit, None);
+        self.collector_start = self.checkpoint();
+        self.collector_limit = self.remaining.saturating_add(MIN_COLLECTOR_BYTES).min(MAX_BYTES);
     }
 
     /// Bytes that the current collector has added.
     fn added(&self) -> usize {
-        self.mark().bytes() - self.begun.bytes()
+        self.checkpoint().bytes() - self.collector_start.bytes()
     }
 
-    fn mark(&self) -> Mark {
+    fn checkpoint(&self) -> Checkpoint {
         let Self { samples, text, labels, unescaped, .. } = self;
-        Mark { samples: samples.len(), text: text.len(), labels: labels.len(), unescaped: unescaped.len() }
+        Checkpoint {
+            samples: samples.len(),
+            text: text.len(),
+            labels: labels.len(),
+            unescaped: unescaped.len(),
+        }
     }
 
     /// Ends the current collector, and returns its counters.
     pub fn end(&mut self) -> Counters {
-        (self.limit, self.item) = (usize::MAX, None);
-        self.room = self.room.saturating_sub(self.added().saturating_sub(SHARE_BYTES));
-        self.allowed = usize::MAX;
+        (self.series_limit, self.item) = (usize::MAX, None);
+        self.remaining = self.remaining.saturating_sub(self.added().saturating_sub(MIN_COLLECTOR_BYTES));
+        self.collector_limit = usize::MAX;
         std::mem::take(&mut self.counters)
     }
 
@@ -536,35 +542,35 @@ impl Exposition {
         rows
     }
 
-    /// Things that the collector under way has skipped.
+    /// The number of items that the current collector has skipped.
     pub fn skipped(&self) -> usize {
         self.counters.skipped
     }
 
-    /// Notes that something in a file could not be read and was skipped: where it is, and why. What changes with every
-    /// scrape, such as a count, does not belong in the description: the log has a line for each new one.
+    /// Records that something in a file could not be read and was skipped: where it is, and why. The description must not
+    /// have a value that changes with every scrape: the log has a line for each new description.
     pub fn skip(&mut self, what: impl FnOnce() -> String) {
         let Counters { skipped, skipped_items, unnamed, .. } = &mut self.counters;
         *skipped += 1;
-        let is_named = *skipped <= DESCRIBED_ITEMS && add_item(skipped_items, self.named_items, what);
-        *unnamed += usize::from(!is_named);
+        let is_described = *skipped <= DESCRIBED_ITEMS && add_item(skipped_items, self.described_items, what);
+        *unnamed += usize::from(!is_described);
     }
 
-    /// Has [`QUERY_ITEMS`] skipped items of each collector named, for someone who asks once.
-    pub fn name_more_items(&mut self) {
-        self.named_items = QUERY_ITEMS;
+    /// Describes up to [`QUERY_ITEMS`] skipped items of each collector, for a command that runs once.
+    pub fn describe_more_items(&mut self) {
+        self.described_items = QUERY_ITEMS;
     }
 
-    /// The same of a series whose labels stand in several files, of which one could not be read now.
+    /// The same for a series whose labels are read from several files, one of which could not be read.
     pub fn skip_half_read(&mut self, dir: &[u8]) {
         self.skip(|| format!("{}: not all of its files could be read", dir.escape_ascii()));
     }
 
-    /// Whether a family can have such a value: a counter below zero is skipped.
-    fn may_be(&mut self, family: &Family, name: &str, value: Value) -> bool {
+    /// Whether a family may have this value. A counter that is negative or NaN is skipped.
+    fn is_valid(&mut self, family: &Family, name: &str, value: Value) -> bool {
         match value {
             Value::Float(value) if family.kind == MetricType::Counter && (value < 0.0 || value.is_nan()) => {
-                self.skip(|| format!("{name}: a counter below zero, or none"));
+                self.skip(|| format!("{name}: the value of a counter is negative or NaN"));
                 false
             }
             _ => true,
@@ -576,7 +582,7 @@ impl Exposition {
         debug_assert_eq!(metric_name(family.name), family.name, "a declared name is valid");
         debug_assert_eq!(family.labels.len(), labels.len(), "labels of {}", family.name);
         let value = value.into();
-        if !self.may_be(family, family.name, value) {
+        if !self.is_valid(family, family.name, value) {
             return;
         }
         let address = (family.name.as_ptr().addr(), family.name.len());
@@ -592,7 +598,7 @@ impl Exposition {
     pub fn add_named(&mut self, family: &Family, name: &str, labels: &[&[u8]], value: impl Into<Value>) {
         debug_assert_eq!(family.labels.len(), labels.len(), "labels of {name}");
         let value = value.into();
-        if !self.may_be(family, name, value) {
+        if !self.is_valid(family, name, value) {
             return;
         }
         let at = self.named(name, family.kind, || Cow::Borrowed(family.help));
@@ -614,23 +620,23 @@ impl Exposition {
         self.add_to(at, name, suffix, labels, value);
     }
 
-    /// Begins an item, such as a device, of which a limit is to leave all series or none.
+    /// Begins an item, such as a device, of which a limit keeps all series or none.
     pub fn item(&mut self) {
         if self.counters.over_limit == 0 {
-            self.item = Some((self.mark(), self.counters.series));
+            self.item = Some((self.checkpoint(), self.counters.series));
         }
     }
 
-    /// Takes back what was added of the item that the limit cut; nothing that follows fits either.
+    /// Removes the series of the item at which the limit was reached; no later ones are added.
     fn drop_item(&mut self) {
-        self.limit = self.counters.series;
-        let Some((mark, series)) = self.item.take() else { return };
-        self.samples.truncate(mark.samples);
-        self.text.truncate(mark.text);
-        self.labels.truncate(mark.labels);
-        self.unescaped.truncate(mark.unescaped);
+        self.series_limit = self.counters.series;
+        let Some((checkpoint, series)) = self.item.take() else { return };
+        self.samples.truncate(checkpoint.samples);
+        self.text.truncate(checkpoint.text);
+        self.labels.truncate(checkpoint.labels);
+        self.unescaped.truncate(checkpoint.unescaped);
         self.counters.over_limit += self.counters.series - series;
-        (self.counters.series, self.limit) = (series, series);
+        (self.counters.series, self.series_limit) = (series, series);
     }
 
     /// Adds a sample to a family by its number; none for a `name` that stands for another type.
@@ -642,10 +648,10 @@ impl Exposition {
         labels: impl Iterator<Item = (&'l str, &'l [u8])> + Clone,
         value: Value,
     ) {
-        let is_over = if self.counters.series >= self.limit {
+        let is_over = if self.counters.series >= self.series_limit {
             Some(Limit::Series)
         } else {
-            (self.added() >= self.allowed).then_some(Limit::Bytes)
+            (self.added() >= self.collector_limit).then_some(Limit::Bytes)
         };
         if let Some(limit) = is_over {
             self.counters.limit.get_or_insert(limit);
@@ -947,13 +953,13 @@ impl Place<'_> {
     }
 }
 
-/// Adds a description to those of the first `most` items, in part where it is long; false when it is not among them.
-fn add_item(items: &mut Vec<String>, most: usize, what: impl FnOnce() -> String) -> bool {
+/// Adds a description, truncated if it is long, to those of the first `limit` items; false if it is not among them.
+fn add_item(items: &mut Vec<String>, limit: usize, what: impl FnOnce() -> String) -> bool {
     let mut item = what();
     let end = (0..=ITEM_BYTES.min(item.len())).rev().find(|&at| item.is_char_boundary(at));
     item.truncate(end.unwrap_or(0));
     let is_known = items.contains(&item);
-    let is_new = !is_known && items.len() < most;
+    let is_new = !is_known && items.len() < limit;
     if is_new {
         items.push(item);
     }
@@ -1182,9 +1188,9 @@ mod tests {
             labels: &["device", "n"],
             source: Source::Exporter(""),
         };
-        const ROOM: usize = 1 << 20;
+        const ALL_BYTES: usize = 1 << 20;
         let mut out = Exposition::new();
-        out.set_room(ROOM, 3);
+        out.set_limit(ALL_BYTES, 3);
         let mut run = |devices: usize| {
             out.begin(usize::MAX);
             for device in 0..devices {
@@ -1201,12 +1207,12 @@ mod tests {
         assert_eq!((large.series % 10, large.series + large.over_limit), (0, 100_000), "whole items");
         assert_eq!(large.limit, Some(Limit::Bytes));
         let late = run(80);
-        assert_eq!((late.series, late.limit), (800, None), "it has its share");
+        assert_eq!((late.series, late.limit), (800, None), "it has its minimum");
         let too_much = run(1000);
         assert_eq!((too_much.series % 10, too_much.limit), (0, Some(Limit::Bytes)));
         assert!(too_much.series > 800, "{too_much:?}");
-        let bytes = out.mark().bytes();
-        assert!((ROOM / 2..ROOM + 2 * SHARE_BYTES).contains(&bytes), "{bytes}");
+        let bytes = out.checkpoint().bytes();
+        assert!((ALL_BYTES / 2..ALL_BYTES + 2 * MIN_COLLECTOR_BYTES).contains(&bytes), "{bytes}");
         out.add(&FAMILY, &[b"own", b"0"], 1u64);
         assert!(out.to_text().contains("m{device=\"own\",n=\"0\"} 1\n"), "what follows all collectors");
     }
@@ -1232,7 +1238,7 @@ mod tests {
         out.add(&Family { name: "node_b", kind: MetricType::Gauge, ..BYTES }, &[b"d"], -1i64);
         let counters = out.end();
         assert_eq!((counters.series, counters.skipped), (2, 2));
-        assert_eq!(counters.skipped_items, ["node_bytes_total: a counter below zero, or none"]);
+        assert_eq!(counters.skipped_items, ["node_bytes_total: the value of a counter is negative or NaN"]);
     }
 
     #[test]
@@ -1265,10 +1271,10 @@ mod tests {
             };
             assert_eq!(unnamed(Exposition::new()), by_scrape);
             let mut for_query = Exposition::new();
-            for_query.name_more_items();
+            for_query.describe_more_items();
             assert_eq!(unnamed(for_query), by_query);
         }
-        // Descriptions that are alike are named by the first.
+        // Equal descriptions are listed once.
         let mut out = Exposition::new();
         out.begin(10);
         (0..200).for_each(|_| out.skip(|| "one".into()));

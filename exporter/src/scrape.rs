@@ -631,7 +631,7 @@ impl Scraper {
             && self.limit_log.is_due(run.name)
         {
             let (series, dropped) = (run.counters.series, run.counters.over_limit);
-            tracing::warn!(collector = run.name, series, dropped, "{}", limit.words());
+            tracing::warn!(collector = run.name, series, dropped, "{}", limit.message());
         }
     }
 

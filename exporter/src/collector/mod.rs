@@ -264,7 +264,7 @@ pub enum CollectError {
         /// What was looked for and where.
         item: String,
     },
-    /// A query that the collector needs did not end well.
+    /// A query that the collector needs failed.
     #[error("query {query}: {outcome}{}", in_parentheses(.reason))]
     Query {
         /// The query's name in the API.
@@ -275,7 +275,7 @@ pub enum CollectError {
         reason: String,
     },
     /// A limit of the exporter's left series out. How many is counted elsewhere: that may change with every scrape.
-    #[error("{}", .0.words())]
+    #[error("{}", .0.message())]
     OverLimit(Limit),
     /// A system call of the exporter itself was refused.
     #[error("{call}: errno {errno}")]
@@ -311,8 +311,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The same, for a file of which a part would result in wrong numbers.
-    pub fn require_whole(&self, path: &str) -> Result<&'a [u8], CollectError> {
+    /// The same, for a file that results in wrong numbers if it is truncated.
+    pub fn require_complete(&self, path: &str) -> Result<&'a [u8], CollectError> {
         match self.snapshot.content(path) {
             Some(Content::Bytes { truncated: true, .. }) => {
                 Err(CollectError::malformed(path, "longer than the broker sends"))
@@ -321,8 +321,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The same, for a file whose items have several lines, of which `begins` knows the first: of one that a limit cut,
-    /// whole items.
+    /// The same, for a file whose items have several lines; `begins` recognises the first line of an item. Of a truncated
+    /// file, only complete items are returned.
     pub fn require_items(
         &self,
         path: &str,
@@ -344,22 +344,22 @@ impl<'a> Context<'a> {
     }
 
     /// Fails when `query` failed: its files are then incomplete, and a sum over them would be wrong.
-    pub fn answered(&self, query: Query) -> Result<(), CollectError> {
-        answered(self.snapshot, query)
+    pub fn require_answered(&self, query: Query) -> Result<(), CollectError> {
+        require_answered(self.snapshot, query)
     }
 
-    /// What comes of a class of devices of which there is none: its directory is there and empty, which is no failure,
-    /// or the host does not know the class.
-    pub fn none_of(&self, query: Query, what: &str) -> Result<(), CollectError> {
+    /// The result for a class without devices: success if its directory is empty, and [`CollectError::NoData`] if the
+    /// kernel does not have the class.
+    pub fn no_devices(&self, query: Query, what: &str) -> Result<(), CollectError> {
         match self.snapshot.report(query).map(|report| report.outcome) {
             Some(Outcome::Empty) => Ok(()),
             _ => Err(CollectError::NoData(what.to_owned())),
         }
     }
 
-    /// Calls `take` with each of `paths` that the host has, whole. No data when it has none of them; an error when
-    /// it has one that could not be read, once the others are taken.
-    pub fn each_whole<'p>(
+    /// Calls `take` with each of `paths` that the host has. An error if one is truncated or cannot be read, after `take`
+    /// was called with the others; [`CollectError::NoData`] if the host has none of them.
+    pub fn for_each_complete<'p>(
         &self,
         paths: &[&'p str],
         mut take: impl FnMut(&'p str, &'a [u8]),
@@ -367,7 +367,7 @@ impl<'a> Context<'a> {
         let mut taken = false;
         let mut failed = None;
         for path in paths {
-            match self.require_whole(path) {
+            match self.require_complete(path) {
                 Ok(bytes) => {
                     take(path, bytes);
                     taken = true;
@@ -463,8 +463,8 @@ pub fn queries(collectors: &[Instance]) -> Vec<Query> {
     queries
 }
 
-/// Runs `collectors` over one snapshot, within `limits`. One that a limit cut has failed: it emitted whole items, and not
-/// all of them. With `detail`, the series of each are counted among the metrics.
+/// Runs `collectors` over one snapshot, within `limits`. One that reached a limit has failed: it emitted complete items,
+/// but not all of them. With `detail`, the series of each are counted among the metrics.
 pub fn run(
     collectors: &[Instance],
     context: &Context<'_>,
@@ -472,7 +472,7 @@ pub fn run(
     detail: bool,
     out: &mut Exposition,
 ) -> Vec<Run> {
-    out.set_room(limits.bytes, collectors.len());
+    out.set_limit(limits.bytes, collectors.len());
     let runs: Vec<Run> = collectors
         .iter()
         .map(|collector| {
@@ -500,12 +500,12 @@ pub fn run(
     runs
 }
 
-/// A query that the collector needs and that did not end well, for a better reason than that nothing is there.
+/// The error of a query that the collector needs and that failed. It explains more than a missing file would.
 fn failed_query(collector: &Collector, snapshot: &Snapshot) -> Option<CollectError> {
-    collector.queries.iter().find_map(|&query| answered(snapshot, query).err())
+    collector.queries.iter().find_map(|&query| require_answered(snapshot, query).err())
 }
 
-fn answered(snapshot: &Snapshot, query: Query) -> Result<(), CollectError> {
+fn require_answered(snapshot: &Snapshot, query: Query) -> Result<(), CollectError> {
     let outcome = snapshot.report(query).map_or(Outcome::Ok, |report| report.outcome);
     match outcome {
         Outcome::Ok | Outcome::Absent | Outcome::Empty => Ok(()),
@@ -593,7 +593,7 @@ pub mod testing {
         }
     }
 
-    /// Runs one collector over `files` with the given flags; gives its samples without HELP and TYPE lines.
+    /// Runs one collector over `files` with the given flags; returns its samples without HELP and TYPE lines.
     pub fn collect(
         collector: &'static Collector,
         files: &[(&str, &[u8])],
@@ -1377,7 +1377,7 @@ mod tests {
         let context = Context { snapshot: &Snapshot::from_files(files), local: &testing::local() };
         let each = |paths: &[&str]| {
             let mut taken = String::new();
-            let result = context.each_whole(paths, |path, _| taken.push_str(path));
+            let result = context.for_each_complete(paths, |path, _| taken.push_str(path));
             (taken, result.map_err(|error| error.to_string()))
         };
         assert_eq!(each(&["a", "none", "d"]), ("ad".into(), Ok(())));

@@ -45,7 +45,7 @@ impl QueryResult {
         rates: Option<&mut Rates>,
     ) -> Self {
         let mut out = Exposition::new();
-        out.name_more_items();
+        out.describe_more_items();
         let raw = query_options.format == Format::Raw;
         let runs = if raw {
             Vec::new()
@@ -242,7 +242,7 @@ fn truncations(snapshot: &Snapshot, runs: &[Run]) -> Vec<String> {
     for run in runs {
         let Some(limit) = run.counters.limit else { continue };
         let Counters { series, over_limit, .. } = run.counters;
-        cuts.push(format!("{}: {series} series, and {over_limit} more: {}", run.name, limit.words()));
+        cuts.push(format!("{}: {series} series, and {over_limit} more: {}", run.name, limit.message()));
     }
     cuts
 }

@@ -183,7 +183,7 @@ impl Collect for FilesystemCollector {
             return if self.add_probe_directories(context, out) {
                 Ok(())
             } else {
-                context.answered(Query::Mounts)
+                context.require_answered(Query::Mounts)
             };
         }
         context.require(PATH)?;

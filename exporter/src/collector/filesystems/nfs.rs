@@ -99,7 +99,7 @@ const CLIENT_4: &[&str] = &[
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
     for (label, numbers) in
-        out.rows(PATH, context.require_whole(PATH)?).into_iter().filter_map(text::labelled)
+        out.rows(PATH, context.require_complete(PATH)?).into_iter().filter_map(text::labelled)
     {
         out.item();
         if numbers.is_empty() {

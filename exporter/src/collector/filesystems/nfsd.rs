@@ -86,7 +86,7 @@ const OPERATIONS_4: &[&str] = &[
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut any = false;
     for (label, numbers) in
-        out.rows(PATH, context.require_whole(PATH)?).into_iter().filter_map(text::labelled)
+        out.rows(PATH, context.require_complete(PATH)?).into_iter().filter_map(text::labelled)
     {
         // One operation of version 4 has a line of its own, below that of the others.
         if label != b"wdeleg_getattr" {

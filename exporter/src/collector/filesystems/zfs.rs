@@ -96,7 +96,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     for pool in zfs.dirs() {
         any |= collect_pool(&pool, &mut result, out);
     }
-    if any { result } else { context.none_of(Query::Zfs, DIR) }
+    if any { result } else { context.no_devices(Query::Zfs, DIR) }
 }
 
 /// Adds the samples of a pool; false if there are none.

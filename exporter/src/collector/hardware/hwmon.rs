@@ -170,7 +170,7 @@ impl Collect for Hwmon {
     fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
         let chips = chips(context.snapshot);
         if chips.is_empty() {
-            return context.none_of(Query::Hwmon, "hardware monitoring chips");
+            return context.no_devices(Query::Hwmon, "hardware monitoring chips");
         }
         for chip in chips {
             if self.chips.passes(chip.name.as_bytes()) {

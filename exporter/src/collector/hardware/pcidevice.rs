@@ -140,7 +140,7 @@ impl Collect for PciDevice {
                 None => out.skip(|| format!("{DEVICES}/{}: no location", device.name().escape_ascii())),
             }
         }
-        if any { Ok(()) } else { context.none_of(Query::Pci, "PCI devices") }
+        if any { Ok(()) } else { context.no_devices(Query::Pci, "PCI devices") }
     }
 }
 

@@ -173,7 +173,7 @@ impl Collect for PowerSupplyClass {
             }
         }
         // Most virtual machines have the class, and nothing in it.
-        if any { Ok(()) } else { context.none_of(Query::PowerSupply, "power supplies") }
+        if any { Ok(()) } else { context.no_devices(Query::PowerSupply, "power supplies") }
     }
 }
 

@@ -109,7 +109,7 @@ impl Collect for Rapl {
         match failed {
             Some(error) => Err(error),
             None if any => Ok(()),
-            None => context.none_of(Query::Powercap, "RAPL zones"),
+            None => context.no_devices(Query::Powercap, "RAPL zones"),
         }
     }
 }

@@ -61,7 +61,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     names.sort_unstable();
     names.dedup();
     if names.is_empty() {
-        return context.none_of(Query::Watchdog, "watchdogs");
+        return context.no_devices(Query::Watchdog, "watchdogs");
     }
     for name in names {
         out.item();

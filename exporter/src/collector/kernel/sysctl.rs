@@ -107,8 +107,8 @@ fn read<'a>(context: &Context<'a>, name: &str) -> Result<Vec<&'a [u8]>, CollectE
     let Some(query) = QUERIES.iter().find(|query| reads(**query, &path)) else {
         return Err(CollectError::malformed(&path, "not among the kernel parameters that the broker offers"));
     };
-    context.answered(*query)?;
-    let text = context.require_whole(&path).map_err(|error| match (error, namespace(*query, &path)) {
+    context.require_answered(*query)?;
+    let text = context.require_complete(&path).map_err(|error| match (error, namespace(*query, &path)) {
         // Of a query whose files are of several namespaces the broker opens those that are the host's.
         (CollectError::NoData(path), Some(namespace)) => CollectError::NoData(format!(
             "{path}, or the broker is not in its {} namespace",

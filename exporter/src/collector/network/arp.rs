@@ -62,7 +62,7 @@ impl Arp {
 impl Collect for Arp {
     fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
         let mut entries = BTreeMap::<&[u8], u64>::new();
-        for line in text::lines(context.require_whole(PATH)?).skip(1) {
+        for line in text::lines(context.require_complete(PATH)?).skip(1) {
             match entry(line) {
                 Some((flags, device)) if self.with_proxies || flags & PUBLISHED == 0 => {
                     *entries.entry(device).or_default() += 1;

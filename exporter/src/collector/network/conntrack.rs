@@ -68,7 +68,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     if let Some(limit) = limit {
         out.add(&LIMIT, &[], limit);
     }
-    let missing = match context.require_whole(STAT) {
+    let missing = match context.require_complete(STAT) {
         Ok(table) => match &*out.rows(STAT, table) {
             [names, cpus @ ..] if !cpus.is_empty() => return collect_table(names, cpus, out),
             _ => CollectError::malformed(STAT, "no row of a CPU"),

@@ -182,7 +182,7 @@ impl Collect for Infiniband {
                 collect_port(&[device.name(), port.name()], &port, out);
             }
         }
-        if any { Ok(()) } else { context.none_of(Query::Infiniband, "InfiniBand devices") }
+        if any { Ok(()) } else { context.no_devices(Query::Infiniband, "InfiniBand devices") }
     }
 }
 

@@ -108,7 +108,7 @@ impl Collect for Ipvs {
         let mut sums: BTreeMap<Vec<Vec<u8>>, Sums> = BTreeMap::new();
         let servers = if self.kept.len() < LABELS.len() {
             // Over a part of them a sum would be wrong.
-            context.require_whole(SERVERS)
+            context.require_complete(SERVERS)
         } else {
             context.require(SERVERS)
         };

@@ -124,7 +124,7 @@ impl Collect for Netclass {
         for device in context.snapshot.dir(NET).dirs() {
             any |= collect_device(&device, self.ignored.as_ref(), self.ignore_invalid_speed, out);
         }
-        if any { Ok(()) } else { context.none_of(Query::NetClass, "network devices") }
+        if any { Ok(()) } else { context.no_devices(Query::NetClass, "network devices") }
     }
 }
 

@@ -61,7 +61,7 @@ impl Collect for Netstat {
         let mut fields =
             Fields { wanted: self.fields.as_ref().map(CachedRegex::matcher), name: PREFIX.into(), out };
         let mut missing = vec![NETSTAT, SNMP];
-        context.each_whole(&[NETSTAT, SNMP, SNMP6], |path, text| match path {
+        context.for_each_complete(&[NETSTAT, SNMP, SNMP6], |path, text| match path {
             SNMP6 => fields.take_lines(path, text),
             _ if fields.take_pairs(path, text) => missing.retain(|of| *of != path),
             _ => {}

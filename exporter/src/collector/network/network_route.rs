@@ -57,7 +57,7 @@ struct Route<'t> {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut routes: BTreeMap<&[u8], u64> = BTreeMap::new();
-    let result = context.each_whole(&[V4, V6], |path, table| {
+    let result = context.for_each_complete(&[V4, V6], |path, table| {
         let v4 = path == V4;
         for line in text::lines(table).skip(usize::from(v4)) {
             let Some(route) = (if v4 { ipv4_route(line) } else { ipv6_route(line) }) else {

@@ -58,7 +58,7 @@ const MEM_BYTES: Family = Family {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut strange = Ok(());
-    let result = context.each_whole(&[V4, V6], |path, sockets| {
+    let result = context.for_each_complete(&[V4, V6], |path, sockets| {
         let mut known = sockets.is_empty();
         for line in text::lines(sockets) {
             let Some((protocol, pairs)) = text::split_first(line, b':') else {

@@ -49,7 +49,7 @@ const LISTEN: u64 = 10;
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut counts = [0u64; NAMES.len()];
     let (mut tx, mut rx) = (0u64, 0u64);
-    let result = context.each_whole(&[V4, V6], |path, sockets| {
+    let result = context.for_each_complete(&[V4, V6], |path, sockets| {
         for line in text::lines(sockets).skip(1) {
             let Some((state, queues)) = socket(line) else {
                 out.skip(|| format!("{path}: a socket without state or queues"));

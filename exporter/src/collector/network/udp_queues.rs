@@ -31,7 +31,7 @@ const QUEUES: Family = Family {
 };
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    context.each_whole(&[V4, V6], |path, sockets| {
+    context.for_each_complete(&[V4, V6], |path, sockets| {
         let (mut tx, mut rx) = (0u64, 0u64);
         for line in text::lines(sockets).skip(1) {
             match queues(line) {

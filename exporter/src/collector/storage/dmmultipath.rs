@@ -69,7 +69,7 @@ const SECTOR_BYTES: u64 = 512;
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let blocks = context.snapshot.dir("sys/block");
     if blocks.is_empty() {
-        return context.none_of(Query::DeviceMapper, "block devices");
+        return context.no_devices(Query::DeviceMapper, "block devices");
     }
     for device in blocks.dirs() {
         out.item();

@@ -78,7 +78,7 @@ fn families() -> Vec<Family> {
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
     let mut device: Option<String> = None;
-    for word in text::fields(context.require_whole(PATH)?) {
+    for word in text::fields(context.require_complete(PATH)?) {
         let Some((key, value)) = text::split_first(word, b':') else { continue };
         // `1:` begins a device.
         if let (Some(number), b"") = (text::unsigned(key), value) {

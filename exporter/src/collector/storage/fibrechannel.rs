@@ -117,7 +117,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             }
         }
     }
-    if any { Ok(()) } else { context.none_of(Query::FibreChannel, "Fibre Channel hosts") }
+    if any { Ok(()) } else { context.no_devices(Query::FibreChannel, "Fibre Channel hosts") }
 }
 
 #[cfg(test)]

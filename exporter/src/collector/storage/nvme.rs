@@ -80,7 +80,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             collect_namespace(controller.name(), &namespace, out);
         }
     }
-    if any { Ok(()) } else { context.none_of(Query::Nvme, "NVMe controllers") }
+    if any { Ok(()) } else { context.no_devices(Query::Nvme, "NVMe controllers") }
 }
 
 fn collect_namespace(controller: &[u8], namespace: &Dir<'_>, out: &mut Exposition) {

@@ -99,7 +99,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
         out.add(&PATHS, &[subsystem.name()], paths);
         out.add(&PATHS_LIVE, &[subsystem.name()], live);
     }
-    if any { Ok(()) } else { context.none_of(Query::NvmeSubsystem, "NVMe subsystems") }
+    if any { Ok(()) } else { context.no_devices(Query::NvmeSubsystem, "NVMe subsystems") }
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ impl Collect for Tapestats {
                 }
             }
         }
-        if any { Ok(()) } else { context.none_of(Query::Tape, "tape drives") }
+        if any { Ok(()) } else { context.no_devices(Query::Tape, "tape drives") }
     }
 }
 

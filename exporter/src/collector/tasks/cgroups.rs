@@ -35,7 +35,7 @@ const ENABLED: Family =
 const COLUMNS: &[(usize, &Family)] = &[(2, &CGROUPS), (3, &ENABLED)];
 
 fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-    let table = context.require_whole(PATH)?;
+    let table = context.require_complete(PATH)?;
     let mut known = table.is_empty();
     for line in out.rows(PATH, table) {
         known = true;

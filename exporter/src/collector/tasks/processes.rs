@@ -78,7 +78,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
             None => {}
         }
     }
-    context.answered(Query::Processes)?;
+    context.require_answered(Query::Processes)?;
     process::none_refused(context.snapshot)?;
     let (mut pids, mut threads) = (0u64, 0u64);
     let (mut states, mut thread_states) = (States::new(), States::new());
@@ -110,7 +110,7 @@ fn collect(context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectErr
     out.add(&PIDS, &[], pids);
     out.add(&THREADS, &[], threads);
     add_states(&STATE, &states, out);
-    context.answered(Query::Threads)?;
+    context.require_answered(Query::Threads)?;
     count(&mut thread_states, alone.map(|(_, state)| state));
     add_states(&THREADS_STATE, &thread_states, out);
     Ok(())

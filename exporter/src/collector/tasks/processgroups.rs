@@ -163,7 +163,7 @@ impl ProcessGroups {
 
 impl Collect for ProcessGroups {
     fn collect(&self, context: &Context<'_>, out: &mut Exposition) -> Result<(), CollectError> {
-        context.answered(Query::Processes)?;
+        context.require_answered(Query::Processes)?;
         process::none_refused(context.snapshot)?;
         let processes = processes(context.snapshot, out);
         if processes.is_empty() {

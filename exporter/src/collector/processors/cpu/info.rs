@@ -219,7 +219,7 @@ pub(super) fn read<'a>(
 
 fn cpus<'a>(context: &Context<'a>, out: &mut Exposition) -> Result<Vec<Cpu<'a>>, CollectError> {
     let begins = |line: &[u8]| line.starts_with(b"processor") || line.starts_with(b"cpu number");
-    context.answered(Query::Cpuinfo)?;
+    context.require_answered(Query::Cpuinfo)?;
     let cpuinfo = context.require_items(PATH, begins).map_err(|error| match error {
         CollectError::NoData(_) => CollectError::malformed(PATH, "missing, and a flag asks for it"),
         error => error,
