@@ -2,7 +2,7 @@
 //!
 //! Concurrent scrapes of the same collectors share one, so that any number of clients costs the host one read.
 //! Selections of collectors have a few reads per second of their own; beyond those they are served from a shared read
-//! for all collectors, at most a second old (`docs/adr/0008-who-waits-for-whom.md`).
+//! for all collectors, at most a second old (`docs/adr/0008-prometheus-does-not-wait-for-other-clients.md`).
 
 mod log;
 mod response;
@@ -24,7 +24,7 @@ use crate::budget::Budget;
 use crate::cli::flags::{DISABLE_EXPORTER_METRICS, SCRAPE_DETAIL, UNSUPPORTED_COLLECTORS};
 use crate::collector::{self, COLLECTORS, CollectError, Context, Instance, Run};
 use crate::exposition::{Counters, Exposition, Written};
-use crate::http::{Bucket, Client, RateLimit, Throttle};
+use crate::http::{Client, RateLimit, RateLimitBucket, Throttle};
 use crate::local::LocalSource;
 use crate::lock;
 use crate::options::Options;
@@ -78,7 +78,7 @@ pub struct Scraper {
     running: Mutex<HashMap<Selection, RunningScrape>>,
     /// Reads run one after the other in order of arrival, as at the broker.
     read_lock: AsyncMutex<()>,
-    selection_reads: Mutex<Bucket>,
+    selection_reads: Mutex<RateLimitBucket>,
     shared_read: Mutex<SharedRead>,
     /// Limits the work for selections of collectors and families.
     pub selections: Throttle,
@@ -210,7 +210,7 @@ impl Scraper {
             history: ScrapeHistory::default(),
             running: Mutex::default(),
             read_lock: AsyncMutex::default(),
-            selection_reads: Mutex::new(Bucket::new(SELECTION_READS, Instant::now())),
+            selection_reads: Mutex::new(RateLimitBucket::new(SELECTION_READS, Instant::now())),
             shared_read: Mutex::default(),
             selections: Throttle::default(),
             unread: UnreadResponses::default(),

@@ -26,7 +26,7 @@ pub use paths::Peer;
 pub use routes::{App, SCRAPE_TIMEOUTS};
 pub use throttle::Throttle;
 
-pub(crate) use web_config::{Bucket, RateLimit};
+pub(crate) use web_config::{RateLimit, RateLimitBucket};
 
 use crate::lock;
 use crate::self_metrics::server::CloseReason;

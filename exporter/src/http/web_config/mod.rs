@@ -6,8 +6,8 @@
 
 mod auth;
 mod file;
-mod limit;
 mod queue;
+mod rate_limit;
 mod tls;
 
 use std::collections::BTreeSet;
@@ -32,7 +32,7 @@ use queue::ClientConnection;
 use tls::Material;
 
 pub(crate) use file::RateLimit;
-pub(crate) use limit::Bucket;
+pub(crate) use rate_limit::RateLimitBucket;
 pub(super) use tls::H2;
 
 /// The most bytes of one file.
@@ -55,7 +55,7 @@ pub struct WebConfig {
     is_tls: bool,
     parsed: Mutex<Option<ParsedFile>>,
     acceptor: Mutex<Option<CurrentTlsConfig>>,
-    bucket: Mutex<Option<Bucket>>,
+    bucket: Mutex<Option<RateLimitBucket>>,
     /// None until [`Self::start_password_thread`].
     checker: Option<PasswordChecker>,
     /// The error of the file that was last logged.
@@ -213,9 +213,9 @@ impl WebConfig {
         let Some(limit) = config.rate_limit else { return true };
         let now = Instant::now();
         let mut bucket = lock(&self.bucket);
-        match bucket.as_mut().filter(|bucket| bucket.is_of(limit)) {
+        match bucket.as_mut().filter(|bucket| bucket.has_limit(limit)) {
             Some(bucket) => bucket.take(now),
-            None => bucket.insert(Bucket::new(limit, now)).take(now),
+            None => bucket.insert(RateLimitBucket::new(limit, now)).take(now),
         }
     }
 

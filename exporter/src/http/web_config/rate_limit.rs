@@ -1,18 +1,18 @@
-//! A token bucket with the limit that it was made for: a limit that is reloaded unchanged keeps its tokens.
+//! A token bucket and its limit: when the configuration is reloaded with the same limit, the tokens stay.
 
 use keyhole_rate::TokenBucket;
 use tokio::time::Instant;
 
 use super::file::RateLimit;
 
-/// The tokens that are left: `burst` requests at once, and one more after each `interval`.
+/// A token bucket: `burst` requests at once, and one more after each `interval`.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct RateLimitBucket {
     limit: RateLimit,
     tokens: TokenBucket,
 }
 
-impl Bucket {
+impl RateLimitBucket {
     /// A full bucket.
     pub(crate) fn new(limit: RateLimit, now: Instant) -> Self {
         let burst = limit.interval.saturating_mul(limit.burst);
@@ -20,7 +20,7 @@ impl Bucket {
     }
 
     /// Whether its limit is `limit`.
-    pub(crate) fn is_of(&self, limit: RateLimit) -> bool {
+    pub(crate) fn has_limit(&self, limit: RateLimit) -> bool {
         self.limit == limit
     }
 
@@ -41,7 +41,7 @@ mod tests {
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
         let limit = RateLimit { interval: Duration::from_millis(100), burst: 2 };
-        let mut bucket = Bucket::new(limit, start);
+        let mut bucket = RateLimitBucket::new(limit, start);
         let taken: Vec<bool> =
             [0, 0, 0, 50, 100, 100, 1000, 1000, 1000].map(|ms| bucket.take(after(ms))).into();
         assert_eq!(taken, [true, true, false, false, true, false, true, true, false]);
