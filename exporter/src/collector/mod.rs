@@ -799,7 +799,7 @@ mod tests {
         }
     }
 
-    /// By which labels the series of an item belong together, for each collector that has items of several series.
+    /// The collectors whose items have several series, and the labels that identify an item.
     const ITEMS: &[(&str, &[&str])] = &[
         ("bcache", &["uuid"]),
         ("bcachefs", &["uuid"]),
@@ -848,7 +848,7 @@ mod tests {
         ("zfs", &["zpool", "dataset"]),
         ("zoneinfo", &["node", "zone"]),
     ];
-    /// Those whose series are about one thing each, or all about the host.
+    /// The others: each series is an item of its own, all are about the host, or no set of labels identifies an item.
     const NO_ITEMS: &[&str] = &[
         "arp",
         "conntrack",
@@ -867,20 +867,21 @@ mod tests {
         "processes",
         "rapl",
         "selinux",
+        // An item is a protocol, which is part of a metric's name.
         "sockstat",
         "stat",
-        // Its parameters differ in their names; see its own tests.
+        // An item is a metric's name, not a label's value; its own tests check items.
         "sysctl",
         "tcpstat",
-        // Its items are files; see its own tests.
+        // An item is a file, which no label names; its own tests check items.
         "textfile",
         "timex",
         "uname",
         "vmstat",
         "xfrm",
     ];
-    /// Those of which no tree has two items of several series.
-    const SEEN_NOWHERE: &[&str] =
+    /// Those of [`ITEMS`] of which neither the snapshots of the test nor a tree has two items, one with several series.
+    const NOT_IN_TREES: &[&str] =
         &["bcache", "bcachefs", "drm", "mountstats", "nvmesubsystem", "processgroups"];
 
     /// The values of a sample's labels of those names; none unless it has all.
@@ -1007,7 +1008,7 @@ mod tests {
         assert_eq!(halves, BTreeMap::new(), "items of which a limit left a part");
         let unseen: Vec<&str> =
             ITEMS.iter().map(|(name, _)| *name).filter(|name| !seen.contains(name)).collect();
-        assert_eq!(unseen, SEEN_NOWHERE);
+        assert_eq!(unseen, NOT_IN_TREES);
     }
 
     /// The other files that a collector needs beside that of `path`, without any values.
