@@ -24,7 +24,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before connecting again when the broker's backlog is full.
 const QUEUE_FULL_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The time-out of one read, after which the deadline is checked: the probe ends at most this much after it.
+/// The timeout of one read, after which the deadline is checked: the probe ends at most this much after it.
 const RECEIVE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The system calls that a probe may make when it reads the answer. The connection is descriptor 0.
@@ -117,7 +117,7 @@ pub(crate) fn probe(path: &Path) -> Result<(), ProbeError> {
 fn connect(path: &Path, deadline: Instant) -> Result<OwnedFd, ProbeError> {
     let failed = |errno: Errno| ProbeError::Connect { path: path.display().to_string(), error: errno.into() };
     let address = SocketAddrUnix::new(path).map_err(failed)?;
-    // NONBLOCK, since a blocking connect would wait for the backlog without a time-out.
+    // NONBLOCK, since a blocking connect would wait for the backlog without a timeout.
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None);
     let socket = socket.map_err(failed)?;

@@ -161,7 +161,7 @@ impl broker_server::Broker for Service {
         inner.counts.reads.fetch_add(1, Ordering::Relaxed);
         let response = Arc::new(ResponseQueue::default());
         let stream = ResponseStream(response.clone());
-        // In a task of its own: the stream is not polled while the client does not read, but time-outs must run.
+        // In a task of its own: the stream is not polled while the client does not read, but timeouts must run.
         tokio::spawn(async move {
             let read = tokio::select! {
                 biased;

@@ -73,7 +73,7 @@ const SIZE: Family = Family {
 };
 const RATIO: Family = Family {
     name: "node_btrfs_allocation_ratio",
-    help: "Bytes of devices that a byte of data takes.",
+    help: "Bytes on devices for each byte of data.",
     source: Source::File("sys/fs/btrfs/*-*/allocation/*/*/{total_bytes,used_bytes}"),
     ..USED
 };

@@ -81,7 +81,7 @@ const FLAGS: [Flag; 8] = [
 
 const DEVICE_ERROR: Family = Family {
     name: "node_filesystem_device_error",
-    help: "Whether the numbers of the file system are not known; the label device_error has the reason.",
+    help: "Whether the file system could not be read; the label device_error has the reason.",
     kind: MetricType::Gauge,
     labels: &["device", "mountpoint", "fstype", "device_error"],
     source: Source::Files(&["probe/*", "rootfs/*"]),
@@ -106,11 +106,11 @@ type Number = (Family, fn(&StatFs) -> Value);
 #[rustfmt::skip]
 const NUMBERS: [Number; 6] = [
     (number("node_filesystem_avail_bytes", "Space that is free to unprivileged users."), |n| bytes(n.blocks_available, n)),
-    (number("node_filesystem_files", "Inodes in all."), |n| n.files.into()),
+    (number("node_filesystem_files", "Total number of inodes."), |n| n.files.into()),
     (number("node_filesystem_files_free", "Inodes that are free."), |n| n.files_free.into()),
-    (number("node_filesystem_free_bytes", "Space that is free, to the superuser alone too."), |n| bytes(n.blocks_free, n)),
-    (number("node_filesystem_purgeable_bytes", "Space that would be freed when needed, which Linux does not have."), |_| 0u64.into()),
-    (number("node_filesystem_size_bytes", "Space in all."), |n| bytes(n.blocks, n)),
+    (number("node_filesystem_free_bytes", "Free space, including space that is reserved for the superuser."), |n| bytes(n.blocks_free, n)),
+    (number("node_filesystem_purgeable_bytes", "Always 0: Linux has no purgeable space."), |_| 0u64.into()),
+    (number("node_filesystem_size_bytes", "Total size of the file system."), |n| bytes(n.blocks, n)),
 ];
 
 const fn number(name: &'static str, help: &'static str) -> Family {

@@ -45,7 +45,7 @@ const NUMBERS: [Number; 39] = [
     number(b"bmbt",         1, "node_xfs_block_map_btree_compares_total",             "Comparisons in the trees of block maps."),
     number(b"bmbt",         2, "node_xfs_block_map_btree_records_inserted_total",     "Records put into the trees of block maps."),
     number(b"bmbt",         3, "node_xfs_block_map_btree_records_deleted_total",      "Records taken out of the trees of block maps."),
-    number(b"dir",          0, "node_xfs_directory_operation_lookup_total",           "Names looked up in directories past the kernel's cache of names."),
+    number(b"dir",          0, "node_xfs_directory_operation_lookup_total",           "Names looked up in directories because the kernel's cache of names lacked them."),
     number(b"dir",          1, "node_xfs_directory_operation_create_total",           "Entries made in directories."),
     number(b"dir",          2, "node_xfs_directory_operation_remove_total",           "Entries removed from directories."),
     number(b"dir",          3, "node_xfs_directory_operation_getdents_total",         "Times that a directory was listed."),

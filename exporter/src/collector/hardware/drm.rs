@@ -42,7 +42,7 @@ const fn number(file: &'static str, name: &'static str, help: &'static str) -> (
 
 const INFO: Family = Family {
     name: "node_drm_card_info",
-    help: "Attributes of the card that are no numbers; always 1.",
+    help: "Attributes of the card that are not numeric; always 1.",
     kind: MetricType::Gauge,
     labels: &["card", "memory_vendor", "power_performance_level", "unique_id", "vendor"],
     source: Source::FileIn(

@@ -45,7 +45,7 @@ const CHIP_NAMES: Family = Family {
 };
 const SENSOR_LABEL: Family = Family {
     name: "node_hwmon_sensor_label",
-    help: "What the sensor measures in its driver's words, always 1.",
+    help: "The driver's label of the sensor, always 1.",
     kind: MetricType::Gauge,
     labels: &["chip", "sensor", "label"],
     source: Source::Files(&["sys/class/hwmon/hwmon#/*_label", "sys/class/hwmon/hwmon#/device/*_label"]),

@@ -46,7 +46,7 @@ const TEXTS: [&str; 11] = [
 
 const INFO: Family = Family {
     name: "node_power_supply_info",
-    help: "What is known of the power supply in words, always 1.",
+    help: "Attributes of the power supply that are not numeric, always 1.",
     kind: MetricType::Gauge,
     labels: &[
         "power_supply",
@@ -119,8 +119,8 @@ const ATTRIBUTES: [Attribute; 49] = [
     attribute("input_current_limit",         Micro, "node_power_supply_input_current_limit",         "Limit set for the current that is drawn, in amperes."),
     attribute("online",                      One,   "node_power_supply_online",                      "Whether the supply provides power."),
     attribute("power_now",                   Micro, "node_power_supply_power_watt",                  "Power in watts."),
-    attribute("precharge_current",           Micro, "node_power_supply_precharge_current",           "Current in amperes while an empty battery is charged for a start."),
-    attribute("present",                     One,   "node_power_supply_present",                     "Whether the battery is there."),
+    attribute("precharge_current",           Micro, "node_power_supply_precharge_current",           "Current in amperes while a deeply discharged battery is precharged."),
+    attribute("present",                     One,   "node_power_supply_present",                     "Whether the battery is present."),
     attribute("temp",                        Tenth, "node_power_supply_temp_celsius",                "Temperature of the supply in degrees Celsius."),
     attribute("temp_alert_max",              Tenth, "node_power_supply_temp_alert_max_celsius",      "Temperature above which the supply raises an alert."),
     attribute("temp_alert_min",              Tenth, "node_power_supply_temp_alert_min_celsius",      "Temperature below which the supply raises an alert."),

@@ -29,14 +29,14 @@ const TEMP: Family = Family {
 };
 const CUR_STATE: Family = Family {
     name: "node_cooling_device_cur_state",
-    help: "How hard the cooling device works, from 0 to its highest state; -1 while it is not asked to.",
+    help: "State of the cooling device, from 0 to its maximum state; -1 if it is not set.",
     kind: MetricType::Gauge,
     labels: &["name", "type"],
     source: Source::File("sys/class/thermal/cooling_device#/{cur_state,type}"),
 };
 const MAX_STATE: Family = Family {
     name: "node_cooling_device_max_state",
-    help: "The highest state of the cooling device.",
+    help: "The maximum state of the cooling device.",
     source: Source::File("sys/class/thermal/cooling_device#/{max_state,type}"),
     ..CUR_STATE
 };

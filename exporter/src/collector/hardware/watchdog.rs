@@ -31,9 +31,9 @@ const NUMBERS: &[(&str, Family)] = &[
     number("bootstatus", "node_watchdog_bootstatus",         "Why the system was last started, as bits (WDIOF_*)."),
     number("fw_version", "node_watchdog_fw_version",         "Version of the watchdog's firmware."),
     number("nowayout",   "node_watchdog_nowayout",           "Whether the watchdog, once started, cannot be stopped."),
-    number("pretimeout", "node_watchdog_pretimeout_seconds", "Seconds before its time-out that the watchdog warns."),
+    number("pretimeout", "node_watchdog_pretimeout_seconds", "Seconds before its timeout at which the watchdog warns."),
     number("timeleft",   "node_watchdog_timeleft_seconds",   "Seconds left until the watchdog acts."),
-    number("timeout",    "node_watchdog_timeout_seconds",    "Seconds without a sign of life after which the watchdog acts."),
+    number("timeout",    "node_watchdog_timeout_seconds",    "Seconds without a keepalive after which the watchdog acts."),
 ];
 
 const fn number(file: &'static str, name: &'static str, help: &'static str) -> (&'static str, Family) {
@@ -42,7 +42,7 @@ const fn number(file: &'static str, name: &'static str, help: &'static str) -> (
 
 const INFO: Family = Family {
     name: "node_watchdog_info",
-    help: "Attributes of the watchdog that are no numbers; always 1.",
+    help: "Attributes of the watchdog that are not numeric; always 1.",
     kind: MetricType::Gauge,
     labels: &["identity", "name", "options", "pretimeout_governor", "state", "status"],
     source: Source::FileIn(WATCHDOG, "{identity,options,pretimeout_governor,state,status}"),

@@ -34,7 +34,7 @@ const ENABLED: Family = Family {
 };
 const MODE: Family = Family {
     name: "node_selinux_current_mode",
-    help: "What SELinux does with what its policy denies: 0 permits and logs it, 1 enforces.",
+    help: "Mode of SELinux: 0 permissive (denials are only logged), 1 enforcing.",
     ..ENABLED
 };
 

@@ -29,7 +29,7 @@ const NUMBERS: &[Number] = &[
     counter("full_scans",       1.0, "node_ksmd_full_scans_total",     "Times that all areas that may be merged were scanned."),
     gauge("general_profit",     1.0, "node_ksmd_general_profit_bytes", "Memory that merging saves, less what it costs; may be negative."),
     gauge("merge_across_nodes", 1.0, "node_ksmd_merge_across_nodes",   "Whether pages of different NUMA nodes may be merged."),
-    gauge("pages_shared",       1.0, "node_ksmd_pages_shared",         "Pages that stand for several equal ones."),
+    gauge("pages_shared",       1.0, "node_ksmd_pages_shared",         "Pages in use that each replace several equal ones."),
     gauge("pages_sharing",      1.0, "node_ksmd_pages_sharing",        "Pages that were saved by sharing."),
     gauge("pages_to_scan",      1.0, "node_ksmd_pages_to_scan",        "Pages that ksmd scans before it sleeps."),
     gauge("pages_unshared",     1.0, "node_ksmd_pages_unshared",       "Pages without an equal that are compared again and again."),

@@ -23,7 +23,7 @@ const PATH: &str = "proc/swaps";
 
 const SIZE: Family = Family {
     name: "node_swap_size_bytes",
-    help: "Bytes that the swap area holds.",
+    help: "Size of the swap area in bytes.",
     kind: MetricType::Gauge,
     labels: &["device", "swap_type"],
     source: Source::File(PATH),

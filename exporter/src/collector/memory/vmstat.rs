@@ -27,7 +27,7 @@ const FIELDS_FLAG: TypedFlag<Option<GoRegex>> =
 
 const FIELD: Family = Family {
     name: "node_vmstat_<FIELD>",
-    help: "What the kernel counts under this name in its virtual memory statistics.",
+    help: "Value of this name in the kernel's virtual memory statistics.",
     kind: MetricType::Untyped,
     labels: &[],
     source: Source::File(PATH),

@@ -59,15 +59,15 @@ const LINES: &[Line] = &[
     gauge(b"nr_unevictable",                "node_zoneinfo_nr_unevictable_pages",          "Pages that cannot be evicted."),
     gauge(b"nr_writeback",                  "node_zoneinfo_nr_writeback_pages",            "Pages that are being written back."),
     counter(b"nr_written",                  "node_zoneinfo_nr_written_total",              "Pages that were written back since boot."),
-    counter(b"numa_foreign",                "node_zoneinfo_numa_foreign_total",            "Pages that were meant for this node and came from another."),
-    counter(b"numa_hit",                    "node_zoneinfo_numa_hit_total",                "Pages that came from this node as was meant."),
-    counter(b"numa_interleave",             "node_zoneinfo_numa_interleave_total",         "Pages that came from this node by interleaving, as was meant."),
-    counter(b"numa_local",                  "node_zoneinfo_numa_local_total",              "Pages that came from this node for a process on it."),
-    counter(b"numa_miss",                   "node_zoneinfo_numa_miss_total",               "Pages that came from this node and were meant for another."),
-    counter(b"numa_other",                  "node_zoneinfo_numa_other_total",              "Pages that came from this node for a process on another."),
+    counter(b"numa_foreign",                "node_zoneinfo_numa_foreign_total",            "Pages that were intended for this node and allocated from another."),
+    counter(b"numa_hit",                    "node_zoneinfo_numa_hit_total",                "Pages that were allocated from this node as intended."),
+    counter(b"numa_interleave",             "node_zoneinfo_numa_interleave_total",         "Pages that were allocated from this node by interleaving, as intended."),
+    counter(b"numa_local",                  "node_zoneinfo_numa_local_total",              "Pages that were allocated from this node for a process on it."),
+    counter(b"numa_miss",                   "node_zoneinfo_numa_miss_total",               "Pages that were allocated from this node and intended for another."),
+    counter(b"numa_other",                  "node_zoneinfo_numa_other_total",              "Pages that were allocated from this node for a process on another."),
     gauge(b"present",                       "node_zoneinfo_present_pages",                 "Pages of the zone that exist."),
     gauge(b"scanned",                       "node_zoneinfo_scanned_pages",                 "Pages of the zone scanned since the last reclaim."),
-    gauge(b"spanned",                       "node_zoneinfo_spanned_pages",                 "Pages from the zone's first to its last, holes counted."),
+    gauge(b"spanned",                       "node_zoneinfo_spanned_pages",                 "Pages from the zone's first to its last, including holes."),
 ];
 
 type Line = (&'static [u8], Family);

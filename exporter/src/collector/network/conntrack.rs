@@ -35,8 +35,8 @@ const COLUMNS: &[(&str, Family)] = &[
     column("found",          "node_nf_conntrack_stat_found",          "Searches of the table that found an entry."),
     column("ignore",         "node_nf_conntrack_stat_ignore",         "Packets that were tracked already, or are not to be tracked."),
     column("insert",         "node_nf_conntrack_stat_insert",         "Entries that were put into the table."),
-    column("insert_failed",  "node_nf_conntrack_stat_insert_failed",  "Entries that were not put into the table because an equal one stood there."),
-    column("invalid",        "node_nf_conntrack_stat_invalid",        "Packets that could not be tracked because they make no valid connection."),
+    column("insert_failed",  "node_nf_conntrack_stat_insert_failed",  "Entries that were not put into the table because an equal one was there."),
+    column("invalid",        "node_nf_conntrack_stat_invalid",        "Packets that could not be tracked because they belong to no valid connection."),
     column("search_restart", "node_nf_conntrack_stat_search_restart", "Searches of the table that started again because it was resized meanwhile."),
 ];
 

@@ -32,7 +32,7 @@ const PORT: &str = "sys/class/infiniband/*/ports/#";
 
 const INFO: Family = Family {
     name: "node_infiniband_info",
-    help: "Attributes of the device that are no numbers; always 1.",
+    help: "Attributes of the device that are not numeric; always 1.",
     kind: MetricType::Gauge,
     labels: &["board_id", "device", "firmware_version", "hca_type"],
     source: Source::File("sys/class/infiniband/*/{board_id,fw_ver,hca_type}"),
@@ -106,7 +106,7 @@ const COUNTERS: &[Counter] = &[
     counter("counters/unicast_xmit_packets",            1,    "node_infiniband_unicast_packets_transmitted_total",          "Unicast packets sent, with and without errors."),
     counter("hw_counters/duplicate_request",            1,    "node_infiniband_duplicate_requests_packets_total",           "Packets received with a request that was executed before."),
     counter("hw_counters/implied_nak_seq_err",          1,    "node_infiniband_implied_nak_seq_errors_total",               "Answers with a higher sequence number than the requester expected."),
-    counter("hw_counters/local_ack_timeout_err",        1,    "node_infiniband_local_ack_timeout_errors_total",             "Times that the sender waited for an acknowledgement in vain."),
+    counter("hw_counters/local_ack_timeout_err",        1,    "node_infiniband_local_ack_timeout_errors_total",             "Times that the sender received no acknowledgement in time."),
     counter("hw_counters/np_cnp_sent",                  1,    "node_infiniband_np_cnp_packets_sent_total",                  "Congestion notifications that the receiver of congested packets sent."),
     counter("hw_counters/np_ecn_marked_roce_packets",   1,    "node_infiniband_np_ecn_marked_roce_packets_received_total",  "RoCE packets received with a mark of congestion."),
     counter("hw_counters/out_of_buffer",                1,    "node_infiniband_out_of_buffer_drops_total",                  "Packets dropped because the queue pair had no buffer posted."),
@@ -124,7 +124,7 @@ const COUNTERS: &[Counter] = &[
     counter("hw_counters/roce_adp_retrans",             1,    "node_infiniband_roce_adp_retransmits_total",                 "Adaptive retransmissions of RoCE packets."),
     counter("hw_counters/roce_adp_retrans_to",          1,    "node_infiniband_roce_adp_retransmits_timeout_total",         "Adaptive retransmissions of RoCE packets that timed out."),
     counter("hw_counters/roce_slow_restart",            1,    "node_infiniband_roce_slow_restart_used_total",               "Times that the slow restart of RoCE was used."),
-    counter("hw_counters/roce_slow_restart_cnps",       1,    "node_infiniband_roce_slow_restart_cnps_total",               "Congestion notifications that came of the slow restart of RoCE."),
+    counter("hw_counters/roce_slow_restart_cnps",       1,    "node_infiniband_roce_slow_restart_cnps_total",               "Congestion notifications caused by the slow restart of RoCE."),
     counter("hw_counters/roce_slow_restart_trans",      1,    "node_infiniband_roce_slow_restart_total",                    "Times that RoCE went into slow restart."),
     counter("hw_counters/rp_cnp_handled",               1,    "node_infiniband_rp_cnp_packets_handled_total",               "Congestion notifications received that slowed the sender down."),
     counter("hw_counters/rp_cnp_ignored",               1,    "node_infiniband_rp_cnp_ignored_packets_received_total",      "Congestion notifications received and ignored."),

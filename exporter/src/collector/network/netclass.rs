@@ -74,7 +74,7 @@ const fn counter(file: &'static str, name: &'static str, help: &'static str) -> 
 
 const INFO: Family = Family {
     name: "node_network_info",
-    help: "Attributes of the device that are no numbers; always 1.",
+    help: "Attributes of the device that are not numeric; always 1.",
     kind: MetricType::Gauge,
     labels: &["address", "adminstate", "broadcast", "device", "duplex", "ifalias", "operstate"],
     source: Source::FileIn(DEVICE, "{address,broadcast,duplex,flags,ifalias,operstate}"),

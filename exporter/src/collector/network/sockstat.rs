@@ -30,7 +30,7 @@ const KEYS: &[(&[u8], Family)] = &[
     key(b"inuse",  "node_sockstat_<PROTOCOL>_inuse",  "Sockets of the protocol that are in use, or queues of fragments for FRAG."),
     key(b"mem",    "node_sockstat_<PROTOCOL>_mem",    "Pages of memory that the sockets of the protocol take."),
     key(b"memory", "node_sockstat_<PROTOCOL>_memory", "Bytes of memory that fragments awaiting the rest of their packet take."),
-    key(b"orphan", "node_sockstat_<PROTOCOL>_orphan", "Sockets of the protocol that no process holds any more."),
+    key(b"orphan", "node_sockstat_<PROTOCOL>_orphan", "Sockets of the protocol that no process has open any more."),
     key(b"tw",     "node_sockstat_<PROTOCOL>_tw",     "Sockets of the protocol that wait in TIME-WAIT."),
 ];
 

@@ -24,7 +24,7 @@ const HOST: &str = "sys/class/fc_host/host#";
 
 const INFO: Family = Family {
     name: "node_fibrechannel_info",
-    help: "Attributes of the host that are no numbers; always 1.",
+    help: "Attributes of the host that are not numeric; always 1.",
     kind: MetricType::Gauge,
     labels: &[
         "dev_loss_tmo",

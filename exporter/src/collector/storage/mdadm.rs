@@ -26,7 +26,7 @@ const PATH: &str = "proc/mdstat";
 
 const STATE: Family = Family {
     name: "node_md_state",
-    help: "Whether the array is in the state; none is 1 while it is reshaped or broken.",
+    help: "Whether the array is in this state; all are 0 while it is reshaped or broken.",
     kind: MetricType::Gauge,
     labels: &["device", "state"],
     source: Source::File(PATH),
@@ -43,12 +43,12 @@ const BLOCKS: Family =
     Family { name: "node_md_blocks", help: "Size of the array in blocks of 1 KiB.", ..DISKS_REQUIRED };
 const BLOCKS_SYNCED: Family = Family {
     name: "node_md_blocks_synced",
-    help: "Blocks that the recovery, resync, check or reshape under way has done; all of them when there is none.",
+    help: "Blocks that the current recovery, resync, check or reshape has processed; all blocks if there is none.",
     ..DISKS_REQUIRED
 };
 const RAID_DISKS: Family = Family {
     name: "node_md_raid_disks",
-    help: "Disks of the array when it is complete.",
+    help: "Number of disks of the complete array.",
     source: Source::File("sys/block/md*/md/raid_disks"),
     ..DISKS_REQUIRED
 };

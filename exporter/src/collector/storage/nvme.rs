@@ -22,7 +22,7 @@ pub const COLLECTOR: Collector = Collector {
 
 const INFO: Family = Family {
     name: "node_nvme_info",
-    help: "Attributes of the controller that are no numbers; always 1.",
+    help: "Attributes of the controller that are not numeric; always 1.",
     kind: MetricType::Gauge,
     labels: &["cntlid", "device", "firmware_revision", "model", "serial", "state"],
     source: Source::File("sys/class/nvme/nvme#/{cntlid,firmware_rev,model,serial,state}"),

@@ -21,7 +21,7 @@ pub const COLLECTOR: Collector = Collector {
 
 const INFO: Family = Family {
     name: "node_nvmesubsystem_info",
-    help: "Attributes of the subsystem that are no numbers; always 1.",
+    help: "Attributes of the subsystem that are not numeric; always 1.",
     kind: MetricType::Gauge,
     labels: &["iopolicy", "model", "nqn", "serial", "subsystem"],
     source: Source::File("sys/class/nvme-subsystem/nvme-subsys#/{iopolicy,model,serial,subsysnqn}"),

@@ -48,7 +48,7 @@ const STATISTICS: &[Statistic] = &[
     counter("read_byte_cnt",  One,         "node_tape_read_bytes_total",         "Bytes read from the drive."),
     counter("read_ns",        Nanoseconds, "node_tape_read_time_seconds_total",  "Seconds spent on reads."),
     counter("read_cnt",       One,         "node_tape_reads_completed_total",    "Reads that were completed."),
-    counter("resid_cnt",      One,         "node_tape_residual_total",           "Reads and writes that moved less than they asked for."),
+    counter("resid_cnt",      One,         "node_tape_residual_total",           "Reads and writes that transferred less data than requested."),
     counter("write_ns",       Nanoseconds, "node_tape_write_time_seconds_total", "Seconds spent on writes."),
     counter("write_cnt",      One,         "node_tape_writes_completed_total",   "Writes that were completed."),
     counter("write_byte_cnt", One,         "node_tape_written_bytes_total",      "Bytes written to the drive."),

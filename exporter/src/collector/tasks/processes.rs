@@ -49,7 +49,7 @@ const THREADS_STATE: Family = Family {
 };
 const MAX_PROCESSES: Family = Family {
     name: "node_processes_max_processes",
-    help: "The number at which pids wrap, and so the most processes and threads that there may be.",
+    help: "The number at which pids wrap, and so the maximum number of processes and threads.",
     source: Source::File(PID_MAX),
     ..PIDS
 };

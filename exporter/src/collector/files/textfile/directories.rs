@@ -9,11 +9,11 @@ use std::time::SystemTime;
 use regex::bytes::Regex;
 use rustix::fs::OFlags;
 
-/// The most that one file may hold.
+/// The maximum size of one file.
 const FILE_BYTES: u64 = 4 << 20;
-/// The most that all of them may hold together: understood, a byte costs up to sixteen.
+/// The maximum size of all of them together: parsed, a byte takes up to sixteen.
 const ALL_BYTES: u64 = 8 << 20;
-/// The most directories and files that are looked at.
+/// The maximum number of directories and files that are read.
 const ENTRIES: usize = 4096;
 
 /// A file of metrics.
@@ -23,21 +23,24 @@ pub struct TextFile {
     pub path: String,
     /// When it was last changed.
     pub modified: SystemTime,
-    /// What it holds, or why it could not be read.
+    /// Its content, or why it could not be read.
     pub content: Result<Vec<u8>, String>,
 }
 
 /// Reads the `*.prom` files in `directories`, sorted by name within each. What cannot be read is there with the reason,
 /// a directory too.
 pub fn read(directories: &[PathBuf]) -> Vec<TextFile> {
-    let mut room = ALL_BYTES;
+    let mut remaining = ALL_BYTES;
     let mut files = Vec::new();
     for directory in directories {
         match names(directory) {
             Ok(names) => {
                 let more = names.len().saturating_sub(ENTRIES);
                 files.extend(
-                    names.into_iter().take(ENTRIES).map(|name| read_file(&directory.join(name), &mut room)),
+                    names
+                        .into_iter()
+                        .take(ENTRIES)
+                        .map(|name| read_file(&directory.join(name), &mut remaining)),
                 );
                 if more > 0 {
                     let reason = format!("{more} files more than the {ENTRIES} that are read of a directory");
@@ -109,8 +112,11 @@ fn is_glob(text: &[u8]) -> bool {
     text.iter().any(|byte| matches!(byte, b'*' | b'?'))
 }
 
-/// A name's pattern as an expression: `*` is any run of bytes, `?` one byte, and all else is itself. None of one that is
-/// longer than any name.
+/// A name's pattern as a regular expression: `*` matches any bytes, `?` one byte, and every other byte itself. None if the
+/// pattern is longer than any name.
+///
+/// Not [`keyhole_policy::pattern`]: there `#`, `%`, `{` and `,` are special and cannot be escaped, but a directory's name
+/// may contain them, and there is no `?`. node_exporter uses Go's `filepath.Glob`, whose `[...]` and `\` are literal here.
 fn glob(pattern: &[u8]) -> Option<Regex> {
     let expression: String = pattern
         .iter()
@@ -143,11 +149,11 @@ fn failed(path: &Path, reason: String) -> TextFile {
     }
 }
 
-fn read_file(path: &Path, room: &mut u64) -> TextFile {
-    match try_read(path, *room) {
+fn read_file(path: &Path, remaining: &mut u64) -> TextFile {
+    match try_read(path, *remaining) {
         Ok(file) => {
             let read = file.content.as_ref().map_or(0, |bytes| bytes.len() as u64);
-            *room = room.saturating_sub(read);
+            *remaining = remaining.saturating_sub(read);
             file
         }
         Err(error) => {
@@ -163,7 +169,7 @@ fn read_file(path: &Path, room: &mut u64) -> TextFile {
     }
 }
 
-fn try_read(path: &Path, room: u64) -> std::io::Result<TextFile> {
+fn try_read(path: &Path, remaining: u64) -> std::io::Result<TextFile> {
     // A FIFO without a writer would hold up every scrape.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
@@ -171,7 +177,7 @@ fn try_read(path: &Path, room: u64) -> std::io::Result<TextFile> {
     if !metadata.is_file() {
         return Ok(failed(path, "not a regular file".into()));
     }
-    let limit = FILE_BYTES.min(room);
+    let limit = FILE_BYTES.min(remaining);
     let mut bytes = Vec::new();
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit {

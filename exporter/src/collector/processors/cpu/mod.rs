@@ -56,7 +56,7 @@ const SECONDS: Family = Family {
 };
 const GUEST_SECONDS: Family = Family {
     name: "node_cpu_guest_seconds_total",
-    help: "Time that this CPU has spent for guests, which its modes `user` and `nice` hold as well.",
+    help: "Time that this CPU has spent for guests, which its modes `user` and `nice` include.",
     ..SECONDS
 };
 

@@ -32,7 +32,7 @@ pub(super) const PACKAGE_THROTTLES: Family = Family {
 };
 pub(super) const ISOLATED: Family = Family {
     name: "node_cpu_isolated",
-    help: "A CPU that the scheduler leaves alone; always 1.",
+    help: "A CPU that is isolated from the scheduler; always 1.",
     kind: MetricType::Gauge,
     labels: &["cpu"],
     source: Source::File("sys/devices/system/cpu/isolated"),
