@@ -5,7 +5,7 @@
 use super::{split_first, trim, unsigned};
 
 /// More CPUs than any kernel can be built for: a range up to 2⁶⁴ must not be counted out.
-const MOST: usize = 65_536;
+const MAX_CPUS: usize = 65_536;
 
 /// The number in a CPU's name, in its digits; none for `cpu` (all of them) and for what merely begins so (`cpufreq`).
 pub fn cpu_number(name: &[u8]) -> Option<&[u8]> {
@@ -22,12 +22,12 @@ pub fn cpu_list(text: &[u8]) -> impl Iterator<Item = Option<u64>> {
             Some((first, last)) => (unsigned(first), unsigned(last)),
             None => (unsigned(part), unsigned(part)),
         };
-        let range = first.zip(last).filter(|(first, last)| first <= last && *last < MOST as u64);
+        let range = first.zip(last).filter(|(first, last)| first <= last && *last < MAX_CPUS as u64);
         // An empty range and one `None` after it stand for a part that is no range.
         let (first, last) = range.unwrap_or((1, 0));
         (first..=last).map(Some).chain(range.is_none().then_some(None))
     });
-    numbers.take(MOST)
+    numbers.take(MAX_CPUS)
 }
 
 #[cfg(test)]
@@ -63,13 +63,13 @@ mod tests {
     #[test]
     fn a_range_without_end_is_not_counted_out() {
         assert_eq!(list("0-18446744073709551615"), [None]);
-        assert_eq!(list(&"0-65535,".repeat(500)).len(), MOST);
+        assert_eq!(list(&"0-65535,".repeat(500)).len(), MAX_CPUS);
     }
 
     proptest! {
         #[test]
         fn any_bytes_result_in_a_bounded_list(text in proptest::collection::vec(any::<u8>(), 0..100)) {
-            prop_assert!(cpu_list(&text).count() <= MOST);
+            prop_assert!(cpu_list(&text).count() <= MAX_CPUS);
         }
     }
 }
