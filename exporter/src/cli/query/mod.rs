@@ -37,7 +37,7 @@ pub(super) fn run(names: &[&str], options: Options) -> Result<(), Failure> {
     let query = QueryOptions::new(names, &options)?;
     match &*FROM.get(&options) {
         // An unset variable of a script must not turn a query of a directory into one of this host.
-        "" if options.was_given(FROM.row.name) => {
+        "" if options.is_set(FROM.row.name) => {
             Err(Failure::Usage("--from is empty: name the directory that capture wrote".into()))
         }
         "" => runtime()?.block_on(query_broker(query, &options)),
