@@ -1026,7 +1026,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blank_or_malformed_line_is_skipped_alone() {
+    fn only_a_blank_or_malformed_line_is_skipped() {
         let sockets = "  sl  local rem st tx_queue:rx_queue\n 0: 0:1 0:0 07 5:6\n 1: 0:1 0:0 07 5:6\n";
         // Whether a line of something else leaves all others as they are; then it would be another thing's heading.
         for (name, path, table, broken) in [

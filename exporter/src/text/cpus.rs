@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_range_is_skipped_alone() {
+    fn only_a_malformed_range_is_skipped() {
         assert_eq!(list("0,x,2"), [Some(0), None, Some(2)]);
         assert_eq!(list("3-1,-2,4-"), [None, None, None]);
     }

@@ -14,7 +14,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_field_that_is_no_number_is_skipped_alone() {
+    fn only_a_field_that_is_no_number_is_skipped() {
         assert_eq!(labelled(b"th 8 0.000 -1"), Some((&b"th"[..], vec![Some(8), None, None])));
         assert_eq!(labelled(b"  rc"), Some((&b"rc"[..], vec![])));
         assert_eq!(labelled(b"  "), None);

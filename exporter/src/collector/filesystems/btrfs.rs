@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_number_is_skipped_alone() {
+    fn only_a_malformed_number_is_skipped() {
         let text = btrfs(&[("commit_stats", "commits x\nlast_commit_ms 5\n\n"), ("devices/sda/size", "-1")]);
         assert_eq!(text, "info{label=\"\",uuid=\"u-0\"} 1\nlast_commit_seconds{uuid=\"u-0\"} 0.005\n");
     }

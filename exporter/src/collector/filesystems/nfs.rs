@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_is_skipped_alone() {
+    fn only_a_malformed_line_is_skipped() {
         let text = nfs(b"net 70 x 69\nrpc -1\nproc2 18 1 2\nproc3 2 1 x\nshiny 1 2\n");
         assert!(
             text.starts_with("node_nfs_packets_total{protocol=\"tcp\"} 69\nnode_nfs_requests_total"),

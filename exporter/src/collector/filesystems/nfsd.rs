@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_is_skipped_alone() {
+    fn only_a_malformed_line_is_skipped() {
         let text = nfsd(b"rc x 6\nproc2 18 1\nproc4ops x\nio 1\n");
         assert_eq!(text, "node_nfsd_disk_bytes_read_total 1\nnode_nfsd_reply_cache_misses_total 6\n");
     }

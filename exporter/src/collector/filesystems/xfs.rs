@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_number_is_skipped_alone() {
+    fn only_a_malformed_number_is_skipped() {
         assert_eq!(xfs(b"rw -1 2\n\xff\n"), "read_calls_total 2\n");
     }
 

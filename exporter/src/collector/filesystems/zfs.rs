@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_row_is_skipped_alone() {
+    fn only_a_malformed_row_is_skipped() {
         let rows = "a 4\nb 4 -1\nc 3 x\n\nd 4 18446744073709551615\n";
         assert_eq!(zfs(&[("zil", &format!("{HEAD}{rows}"))]), "zil_d 18446744073709551615\n");
     }

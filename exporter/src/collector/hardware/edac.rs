@@ -182,7 +182,7 @@ node_edac_uncorrectable_errors_total{controller=\"0\"} 5
     }
 
     #[test]
-    fn a_malformed_count_is_skipped_alone_and_a_label_may_have_any_bytes() {
+    fn only_a_malformed_count_is_skipped_and_a_label_may_have_any_bytes() {
         let files: &[(&str, &[u8])] = &[
             ("sys/devices/system/edac/mc/mc0/ce_count", b"x\n"),
             ("sys/devices/system/edac/mc/mc0/ue_count", b"-1\n"),

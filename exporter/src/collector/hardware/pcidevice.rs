@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_another_name_is_skipped_alone() {
+    fn only_a_directory_of_another_name_is_skipped() {
         let files: &[(&str, &[u8])] = &[
             ("sys/bus/pci/devices/\"0000:00:00.0/vendor", b"0x8086\n"),
             ("sys/bus/pci/devices/0000:00:00/vendor", b"0x8086\n"),

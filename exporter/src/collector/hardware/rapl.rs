@@ -198,7 +198,7 @@ node_rapl_package_joules_total{index=\"10\",path=\"/sys/class/powercap/intel-rap
     }
 
     #[test]
-    fn hostile_names_become_metric_names_and_a_malformed_number_is_skipped_alone() {
+    fn hostile_names_become_metric_names_and_only_a_malformed_number_is_skipped() {
         let files: &[(&str, &[u8])] = &[
             ("sys/class/powercap/a/name", b"a:b\"\n{c}\xff-1-2\n"),
             ("sys/class/powercap/a/energy_uj", b"1000000\n"),

@@ -136,7 +136,7 @@ node_watchdog_timeout_seconds{name=\"watchdog0\"} 60
     }
 
     #[test]
-    fn an_attribute_that_fails_or_is_no_number_is_skipped_alone() {
+    fn only_an_attribute_that_fails_or_is_no_number_is_skipped() {
         let snapshot = Snapshot::from_files(vec![
             (b"sys/class/watchdog/watchdog0/timeleft".to_vec(), Content::Errno(95)),
             (b"sys/class/watchdog/watchdog0/timeout".to_vec(), Content::bytes(&b"soon"[..])),

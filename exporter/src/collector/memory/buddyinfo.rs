@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_count_is_skipped_alone_and_a_malformed_prefix_skips_its_line() {
+    fn only_a_malformed_count_is_skipped_and_a_malformed_prefix_skips_its_line() {
         let buddyinfo = b"Node x, zone DMA 1\nzone DMA 1\n\nNode 0, zone \"\xff 1 x -3 4\n";
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, buddyinfo)], &[]).unwrap(),

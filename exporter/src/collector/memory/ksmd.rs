@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_lacks_files_and_a_malformed_number_is_skipped_alone() {
+    fn an_old_kernel_lacks_files_and_only_a_malformed_number_is_skipped() {
         let files: &[(&str, &[u8])] =
             &[("sys/kernel/mm/ksm/run", b"1\n"), ("sys/kernel/mm/ksm/pages_shared", b"x")];
         assert_eq!(collect(&COLLECTOR, files, &[]).unwrap(), "node_ksmd_run 1\n");

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_is_skipped_alone() {
+    fn only_a_malformed_line_is_skipped() {
         let meminfo = b"MemFree: 1 kB\nMemTotal: 1 MB\nCached: -1 kB\n: 1 kB\n\nSlab\nDirty: 1 kB per page\n\
             Huge: 18446744073709551615 kB\n";
         let text = collect(&COLLECTOR, &[(PATH, meminfo)], &[]).unwrap();

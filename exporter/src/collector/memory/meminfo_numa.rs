@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_is_skipped_alone() {
+    fn only_a_malformed_line_is_skipped() {
         let files: &[(&str, &[u8])] = &[
             (MEMINFO, b"Node 0 MemFree: x kB\nNode 1 MemFree: 1 kB\nNode 01 Slab: 1 kB\nMemFree: 1 kB\nNode 0 Dirty: 1 kB\n"),
             (NUMASTAT, b"numa_hit\nnuma_miss -1\nnuma_a 1 2\nlocal\"\xff 5\n"),

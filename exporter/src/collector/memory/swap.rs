@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_is_skipped_alone() {
+    fn only_a_malformed_line_is_skipped() {
         let text = of(b"/a file x 0 1\n/b file 4\n\n/c file 18446744073709551615 0 1\n/d file 1 0 1\n");
         assert_eq!(text.lines().count(), 3);
         assert!(text.lines().all(|line| line.contains("\"/d\"")), "{text}");

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_line_is_skipped_alone() {
+    fn only_a_malformed_line_is_skipped() {
         let files: &[(&str, &[u8])] = &[(
             PATH,
             b"pgpgin\npgpgout x\n\npswpin 3 4\npswpout -5\npgfault 1.5\noom_kill 18446744073709551616\n",

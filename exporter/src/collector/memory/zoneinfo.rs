@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_number_is_skipped_alone_and_a_malformed_zone_with_its_lines() {
+    fn only_a_malformed_number_is_skipped_and_a_malformed_zone_with_its_lines() {
         let zoneinfo = b"min 1\nNode x, zone DMA\n  min 2\nNode 0, zone a\"\xff\n  min x\n  low\n  high 3\n\
             protection: 1\n  protection: (1, x, 2\n  protection: (4, -1, 5)\n";
         assert_eq!(

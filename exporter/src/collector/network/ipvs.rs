@@ -303,7 +303,7 @@ FWM  10001000 wlc   \n  -> C0A8321A:0CEA      Tunnel  20     64         1       
     }
 
     #[test]
-    fn a_malformed_line_is_skipped_alone_and_no_server_gets_anothers_backends() {
+    fn only_a_malformed_line_is_skipped_and_no_server_gets_anothers_backends() {
         let servers = b"TCP xyz wlc\n-> C0A85216:0CEA Tunnel 1 2 3\nTCP C0A80016:0CEA wlc\n-> C0A85216:0CEA Tunnel 1 2\n\
               -> C0A85216:FFFFF Tunnel 1 2 3\n-> C0A85217:0CEA Tunnel 1 2 3 and more\n\n";
         let text = ipvs(servers, &[]);

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_without_a_name_or_a_number_are_skipped_alone() {
+    fn only_columns_without_a_name_or_a_number_are_skipped() {
         let text = collect(&COLLECTOR, &[(ARP, b"entries  allocs\nx 2 3\n1\n")], &[]).unwrap();
         assert_eq!(
             text,

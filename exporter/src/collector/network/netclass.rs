@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_number_is_skipped_alone_and_new_attributes_are_ignored() {
+    fn only_a_value_that_is_no_number_is_skipped_and_new_attributes_are_ignored() {
         let files = [("flags", "0xz"), ("mtu", "9000"), ("operstate", "down"), ("shiny", "1"), ("type", "")];
         let text = netclass("eth0", &files, &[]);
         assert!(

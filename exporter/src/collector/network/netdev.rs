@@ -317,7 +317,7 @@ Inter-|   Receive                                                |  Transmit
     }
 
     #[test]
-    fn a_malformed_line_is_skipped_alone_and_so_is_a_malformed_number() {
+    fn only_a_malformed_line_or_number_is_skipped() {
         let text = netdev(b" face |bytes errs|bytes\nno device\n a: 1\n b: 1 -1 2\n", &[]);
         assert_eq!(text.lines().count(), 2, "{text}");
         assert_eq!(of_device(&text, "b"), "receive_bytes 1\ntransmit_bytes 2\n");

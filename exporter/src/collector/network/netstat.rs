@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_number_is_skipped_alone() {
+    fn only_a_value_that_is_no_number_is_skipped() {
         assert_eq!(snmp(b"Tcp: InSegs OutSegs\nTcp: x 5\n", &[]), "node_netstat_Tcp_OutSegs 5\n");
     }
 

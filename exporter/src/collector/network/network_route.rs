@@ -181,7 +181,7 @@ ff000000000000000000000000000000 08 00000000000000000000000000000000 00 00000000
     }
 
     #[test]
-    fn a_malformed_line_is_skipped_alone_and_a_device_may_have_any_name() {
+    fn only_a_malformed_line_is_skipped_and_a_device_may_have_any_name() {
         let text = routes(&[
             (V4, b"head\neth0 xyz\na\"b:)\xff 00000000 00000000 0001 0 0 0 00000000 0 0 0 new\n"),
             (V6, b"fd00 40 0 0\n"),

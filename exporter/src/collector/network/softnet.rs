@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_column_is_skipped_alone_and_a_malformed_cpu_number_skips_its_line() {
+    fn only_a_malformed_column_is_skipped_and_a_malformed_cpu_number_skips_its_line() {
         let softnet = b"1 x 3\n1 0 0 0 0 0 0 0 0 0 0 0 x\n\n4\n";
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, softnet)], &[]).unwrap(),

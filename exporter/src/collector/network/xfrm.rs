@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_exactly_one_number_is_skipped_alone_and_counted() {
+    fn only_a_line_without_exactly_one_number_is_skipped_and_counted() {
         let table =
             b"XfrmInError -1\nXfrmOutError\n\nXfrmInHdrError 7 8\nshiny\nXfrmFwdHdrError 3\nshiny 4\n";
         let text = collect(&COLLECTOR, &[(PATH, table)], &[]).unwrap();

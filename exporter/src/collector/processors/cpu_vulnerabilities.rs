@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_fails_is_skipped_alone() {
+    fn only_a_file_that_fails_is_skipped() {
         let snapshot = Snapshot::from_files(vec![
             (b"sys/devices/system/cpu/vulnerabilities/a".to_vec(), Content::Errno(5)),
             (b"sys/devices/system/cpu/vulnerabilities/b".to_vec(), Content::bytes(&b"Vulnerable"[..])),

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_used_is_skipped_alone() {
+    fn only_a_file_that_cannot_be_used_is_skipped() {
         let text = collect_with_errno(&[MEMORY, (IO.0, b"some total=x\nfull\n")], &[(CPU.0, 13)]).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
         let error = collect_with_errno(&[], &[(CPU.0, 13)]).unwrap_err();

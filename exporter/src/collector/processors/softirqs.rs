@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_count_is_skipped_alone() {
+    fn only_a_malformed_count_is_skipped() {
         let softirqs = b" CPU0 CPU1\nHI: x 2\nTIMER 3 4\nRCU: 5\n\"\xff: 6 -1\n";
         assert_eq!(
             collect(&COLLECTOR, &[(PATH, softirqs)], &[]).unwrap(),

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_number_is_skipped_alone_and_a_file_without_any_is_malformed() {
+    fn only_a_malformed_number_is_skipped_and_a_file_without_any_is_malformed() {
         let text = collect(&COLLECTOR, &[(PATH, b"ctxt -1\nbtime\nprocesses 2\n")], &[]).unwrap();
         assert_eq!(text, "node_forks_total 2\n");
         let result = collect(&COLLECTOR, &[(PATH, b"\xff\xfe\nctxt x\n")], &[]);

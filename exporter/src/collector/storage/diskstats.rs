@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_number_is_skipped_alone() {
+    fn only_a_negative_number_is_skipped() {
         let line = b" 8 16 sdb 326552 841 9657779 84 41822 2895 1972905 5007 -1 60730 67070\n";
         let text = collect(&COLLECTOR, &[(PATH, line)], &[]).unwrap();
         assert_eq!(skipped(&COLLECTOR, &[(PATH, line)], &[]), 1);

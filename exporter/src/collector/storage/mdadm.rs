@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_that_waits_has_done_nothing_and_one_elsewhere_is_not_known() {
+    fn a_pending_or_remote_sync_reports_no_progress() {
         let waits = |how: &str| {
             array(&format!(
                 "md0 : active (auto-read-only) raid1 sdb2[0] sdc2[1]\n      4190208 blocks super 1.2 [2/2] [UU]\n      \t{how}\n\n"

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_or_too_large_number_is_skipped_alone() {
+    fn only_a_malformed_or_too_large_number_is_skipped() {
         let text = nvme(&[
             ("nvme0n1/size", "18446744073709551615"),
             ("nvme0n1/nuse", "-1"),

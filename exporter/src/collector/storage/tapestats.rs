@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_absent_and_a_malformed_number_is_skipped_alone() {
+    fn a_missing_file_is_absent_and_only_a_malformed_number_is_skipped() {
         let files: &[(&str, &[u8])] = &[
             ("sys/class/scsi_tape/st0/stats/in_flight", b"1\n"),
             ("sys/class/scsi_tape/st0/stats/read_cnt", b"-1\n"),

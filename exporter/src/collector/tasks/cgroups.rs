@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_number_and_a_blank_line_are_skipped_alone_and_counted() {
+    fn only_a_malformed_number_and_a_blank_line_are_skipped_and_counted() {
         let table = b"\ncpu\t0\tx\t1\n\"\xff\t0\t1\t-1\n";
         let text = collect(&COLLECTOR, &[(PATH, table)], &[]).unwrap();
         assert_eq!(skipped(&COLLECTOR, &[(PATH, table)], &[]), 3);

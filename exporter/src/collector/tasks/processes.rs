@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_cannot_be_read_is_skipped_alone() {
+    fn only_a_process_that_cannot_be_read_is_skipped() {
         let files = [FILES, &[("proc/3/stat", b"3 (cut"), ("proc/3/task/3/stat", b"")]].concat();
         assert_eq!(collect(&COLLECTOR, &files, &[]).unwrap(), ALL);
     }

@@ -543,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cpu_without_a_number_is_skipped_alone() {
+    fn only_a_cpu_without_a_number_is_skipped() {
         let cpuinfo = b"model name: early\nprocessor: x\nmodel name: lost\nprocessor: 7\ncpu MHz: fast\nvendor_id: a:b\n";
         let text = info(cpuinfo, &["--collector.cpu.info"]);
         assert_eq!(text.lines().count(), 1, "{text}");

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_column_is_skipped_alone() {
+    fn only_a_malformed_column_is_skipped() {
         let text = collect(&COLLECTOR, &[(PATH, b"cpu0 1 x 300\ncpux 1 2\ncpu1\n")], &[]).unwrap();
         assert_eq!(
             text,

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn isolated_cpus_are_listed_and_a_malformed_range_is_skipped_alone() {
+    fn isolated_cpus_are_listed_and_only_a_malformed_range_is_skipped() {
         let text = topology(&[("isolated", "1,3-4,x,0-18446744073709551615,9\n")]);
         assert_eq!(
             text,
