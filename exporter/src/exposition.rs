@@ -486,7 +486,7 @@ impl Exposition {
         }
     }
 
-    /// Limits the bytes that `collectors` add together; [`MIN_COLLECTOR_BYTES`] are reserved for each.
+    /// Limits the bytes that `collectors` add together; `MIN_COLLECTOR_BYTES` are reserved for each.
     pub fn set_limit(&mut self, bytes: usize, collectors: usize) {
         self.remaining = bytes.min(MAX_BYTES).saturating_sub(collectors * MIN_COLLECTOR_BYTES);
     }
