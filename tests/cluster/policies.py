@@ -118,8 +118,10 @@ def ready(admin, namespace=NAMESPACE, nodes=len(NODES)):
     def counted():
         thing = admin.get(path)
         status = thing["status"]
+        pods = admin.get(PODS.replace(NAMESPACE, namespace), labelSelector="app.kubernetes.io/name=keyhole")["items"]
         return (status.get("observedGeneration") == thing["metadata"]["generation"]
-                and status.get("updatedNumberScheduled") == status.get("numberReady") == nodes)
+                and status.get("updatedNumberScheduled") == status.get("numberReady") == nodes == len(pods)
+                and not any("deletionTimestamp" in pod["metadata"] for pod in pods))
     wait_for("each node has its pod", counted)
 
 
@@ -349,8 +351,7 @@ def annotate_daemon_set(cluster):
 
 
 def delete_pod(cluster):
-    cluster.kubectl("--namespace", NAMESPACE, "delete", "pod", real_pod(cluster), "--wait=false", user="pod-maker")
-    wait_for("the pod is on its way out", lambda: True)
+    cluster.kubectl("--namespace", NAMESPACE, "delete", "pod", real_pod(cluster), "--timeout=60s", user="pod-maker")
     ready(cluster.client())
 
 
@@ -467,7 +468,7 @@ def detach_a_pod(cluster):
     cluster.kubectl("--namespace", NAMESPACE, "label", "pod", name, "app.kubernetes.io/instance-", user="pod-maker")
     admin = cluster.client()
     wait_for("the pod belongs to nothing", lambda: not admin.get(f"{PODS}/{name}")["metadata"].get("ownerReferences"))
-    cluster.kubectl("--namespace", NAMESPACE, "delete", "pod", name, "--wait=false", user="pod-maker")
+    cluster.kubectl("--namespace", NAMESPACE, "delete", "pod", name, "--timeout=60s", user="pod-maker")
     ready(admin)
 
 
@@ -558,8 +559,7 @@ def switched(cluster, directory, first, second):
     sites = {name: Site(cluster, directory, name) for name in (first, second)}
     for name in (first, second, first):
         sites[name].install()
-        cluster.kubectl("--namespace", NAMESPACE, "delete", "pods", "--all", "--wait=false")
-        wait_for("the pods are deleted", lambda: True)
+        cluster.kubectl("--namespace", NAMESPACE, "delete", "pods", "--all", "--timeout=60s")
         ready(admin)
     for name in (first, second):
         sites[name].remove()
