@@ -251,7 +251,7 @@ of a flag that is on the command line is not looked at, nor is any variable by `
 `--help-man`, `--version` and `completions`. Any other variable with an invalid value is an error.
 A variable that is set and empty has no effect.
 
-No variable decides what the broker reads, whom it answers or what privileges it has: these flags
+No variable decides what the readers read, whom the broker answers or what privileges it has: these flags
 are set on the command line only, where a manifest or a unit shows them. If the variable of such a
 flag is set, or if a variable is probably misspelled, the program logs a warning and goes on without
 it, also for commands such as `query` and `probe`.

@@ -79,7 +79,7 @@ impl Family {
 /// begin with the name of a root: `sys/class/watchdog/watchdog#/timeout`. A test compares them with the policy's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// A file that the broker reads.
+    /// A file that a reader of the broker reads.
     File(&'static str),
     /// A file in a directory, for tables that have the names of the files.
     FileIn(&'static str, &'static str),
@@ -90,7 +90,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The patterns of the files that the broker reads, the required one first.
+    /// The patterns of the files that are read for it, the required one first.
     pub fn patterns(self) -> Vec<String> {
         match self {
             Source::File(file) => vec![file.to_owned()],

@@ -339,7 +339,9 @@ fn spelling(flag: &Flag) -> String {
 }
 
 fn is_directory(kind: FlagKind) -> bool {
-    matches!(kind, FlagKind::Directory(_) | FlagKind::Directories)
+    // A pattern of directories is parsed by the program.
+    let is_pattern = matches!(kind, FlagKind::ParsedList { placeholder: "DIRECTORY" });
+    is_pattern || matches!(kind, FlagKind::Directory(_) | FlagKind::Directories)
 }
 
 /// Text in single quotes, which all three shells read alike if it holds none.

@@ -42,7 +42,7 @@ fn turned_options(collector: &Collector) -> Options {
         FlagKind::Switch(false) => vec![format!("--{}", flag.name)],
         FlagKind::Regexp("") if flag.name.ends_with("include") => vec![format!("--{}=.", flag.name)],
         FlagKind::Number(_) => vec![format!("--{}=2", flag.name)],
-        FlagKind::Texts => {
+        FlagKind::Texts | FlagKind::ParsedList { .. } => {
             let values = TEXTS.iter().filter(|(name, _)| *name == flag.name);
             values.map(|(name, value)| format!("--{name}={value}")).collect()
         }

@@ -1,7 +1,7 @@
 //! The policy table: everything that each query may read.
 
 use crate::Query;
-use crate::pattern::{devices, matches};
+use crate::pattern::{devices, matches, overlap};
 use AccessLevel::{Host, Minimal};
 use Class::{Devices, Files, Mounts, Processes, Procfs, Sysfs};
 
@@ -85,7 +85,8 @@ pub enum Kind {
     FileSystem,
 }
 
-/// The lowest access level of a broker at which a row can be answered.
+/// The lowest access level of a broker at which a row is answered with the host's values: it is about mounts and
+/// namespaces. File modes are another condition: some files only uid 0 may read, at any level ([`ROOT_FILES`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AccessLevel {
     /// No host mount: the file is the same in every container.
@@ -151,7 +152,7 @@ pub struct Row {
     pub default: bool,
     /// Its sources, read in this order.
     pub sources: &'static [Source],
-    /// The access level it needs.
+    /// The access level it needs, for its mounts and namespaces.
     pub access_level: AccessLevel,
     /// The most bytes of one file that are sent.
     pub file_bytes: usize,
@@ -592,6 +593,18 @@ pub const TABLE: &[Row] = &[
     ], Minimal, SHORT, 11 + DATASETS),
 ];
 
+/// Files of the table that only uid 0 may read, as patterns that begin with the name of a root. It documents what file
+/// modes do: nothing enforces it, and kernels differ (before Linux 5.10 everyone may read `energy_uj`).
+pub const ROOT_FILES: &[&str] = &[
+    "proc/1/mountstats",
+    "proc/slabinfo",
+    "proc/sys/net/core/bpf_jit_{harden,kallsyms,limit}",
+    "proc/sys/vm/{mmap_rnd_bits,mmap_rnd_compat_bits}",
+    "sys/class/dmi/id/{board_serial,chassis_serial,product_serial,product_uuid}",
+    "sys/class/powercap/*/energy_uj",
+    "sys/devices/system/cpu/cpu#/cpufreq/cpuinfo_cur_freq",
+];
+
 const fn new_row(
     query: Query,
     class: Class,
@@ -612,6 +625,16 @@ impl Row {
             Some(matches(source.pattern.as_bytes(), below))
         };
         self.sources.iter().any(|source| is_of(source) == Some(true))
+    }
+
+    /// Those of [`ROOT_FILES`] that this row reads.
+    pub fn root_files(&self) -> impl Iterator<Item = &'static str> {
+        ROOT_FILES.iter().copied().filter(|file| {
+            self.sources.iter().any(|source| {
+                let below = file.strip_prefix(source.root.name()).and_then(|path| path.strip_prefix('/'));
+                below.is_some_and(|below| overlap(source.pattern, below))
+            })
+        })
     }
 
     /// The item to which a path of an answer belongs: the directory of the last wildcard, or alternative of directories,

@@ -7,10 +7,11 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use keyhole_policy::pattern::{is_wild, matches};
-use keyhole_policy::{Root, Source, TABLE};
+use keyhole_policy::{ROOT_FILES, Root, Source, TABLE};
 use support::expand;
 
 /// Directories below sysfs whose entries are listed, and the shapes of items' names there. Independent of the patterns,
@@ -121,6 +122,35 @@ fn what_a_wildcard_matches_has_the_form_of_an_item_in_every_tree_and_on_this_mac
         println!("{count:6} {pattern}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_file_that_others_may_not_read_on_this_machine_is_listed_as_one_for_uid_0() {
+    const OTHERS_MAY_READ: u32 = 0o004;
+    let mut unlisted = Vec::new();
+    for source in TABLE.iter().flat_map(|row| row.sources) {
+        if source.root != Root::Sys && !is_of_proc(source) {
+            continue;
+        }
+        let root = source.root.name();
+        for path in expand(&Path::new("/").join(root), source.pattern) {
+            let path = format!("{root}/{path}");
+            // A device may be gone by now.
+            let Ok(metadata) = Path::new("/").join(&path).metadata() else { continue };
+            let is_listed = ROOT_FILES.iter().any(|file| matches(file.as_bytes(), path.as_bytes()));
+            if metadata.is_file() && metadata.mode() & OTHERS_MAY_READ == 0 && !is_listed {
+                unlisted.push(path);
+            }
+        }
+    }
+    assert!(unlisted.is_empty(), "add to ROOT_FILES: {unlisted:?}");
+}
+
+#[test]
+fn every_file_that_is_listed_as_one_for_uid_0_is_in_the_table() {
+    let read: Vec<&str> = TABLE.iter().flat_map(|row| row.root_files()).collect();
+    let unread: Vec<_> = ROOT_FILES.iter().filter(|file| !read.contains(file)).collect();
+    assert!(unread.is_empty(), "no row reads {unread:?}");
 }
 
 #[test]

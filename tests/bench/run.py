@@ -90,7 +90,7 @@ def measured(ours, peers, home, short):
     broker = statistics.median(ours.cpu["broker"])
     rows = [
         *of("CPU a scrape, ms", 2, lambda target: target.cpu),
-        ("— bare pread loop over the broker's files, ms", 2, [bare]),
+        ("— bare pread loop over the readers' files, ms", 2, [bare]),
         ("— broker's CPU as a multiple of that", 2, [[broker / statistics.median(bare)]]),
         ("latency, p50, ms", 2, [target.latencies for target in targets]),
         ("latency, p99, ms", 2, [[percentile_99(target.latencies)] for target in targets]),
@@ -106,7 +106,7 @@ def measured(ours, peers, home, short):
         ("samples", 0, [[target.samples] for target in targets]),
         ("bytes to Prometheus, compressed", 0, [[statistics.median(target.sizes)] for target in targets]),
         ("bytes on the broker's socket", 0, [[traces[ours.name].written["broker"]]]),
-        ("files that the broker reads", 0, [[len(files) or float("nan")]]),
+        ("files that the readers read", 0, [[len(files) or float("nan")]]),
     ]
     return rows
 

@@ -9,7 +9,7 @@ usage: launch.py [--binaries DIR] [--broker FLAG]... [--exporter FLAG]... scrape
            is the command's
 
 As root the broker runs as uid 64646 and the exporter as 64647, as in a cluster; else both run as the user. Without a
---broker flag the broker reads this host. DIR is target/release unless it or KEYHOLE_BINARIES says otherwise.
+--broker flag the readers read this host. DIR is target/release unless it or KEYHOLE_BINARIES says otherwise.
 
 Other scripts in this directory import it. Python's standard library is all it needs.
 """

@@ -42,11 +42,11 @@ pub const GROUPS: &[Group] = &[
         SERIES_LIMIT.row,
     ] },
     Group { title: "Log", commands: &[], environment: true, flags: LOG_FLAGS },
+    Group { title: "Host", commands: &[], environment: true, flags: &[PATH_SYSFS.row] },
     Group { title: "Accepted as in node_exporter, without effect", commands: &[], environment: true, flags: &[
-        flag("path.procfs", FlagKind::Directory("/proc"), "No effect: the broker reads the host. Set this flag on the broker."),
-        PATH_SYSFS.row,
-        flag("path.rootfs", FlagKind::Directory("/"), "No effect: the broker reads the host. Set this flag on the broker."),
-        flag("path.udev.data", FlagKind::Directory("/run/udev/data"), "No effect: the broker reads the host. Set this flag on the broker."),
+        flag("path.procfs", FlagKind::Directory("/proc"), "No effect: set this flag on the broker, whose readers read the host."),
+        flag("path.rootfs", FlagKind::Directory("/"), "No effect: set this flag on the broker, whose readers read the host."),
+        flag("path.udev.data", FlagKind::Directory("/run/udev/data"), "No effect: set this flag on the broker, whose readers read the host."),
         flag("runtime.gomaxprocs", FlagKind::Number(1), "No effect: the exporter has one thread."),
     ] },
     Group { title: "Queries", commands: &["query", "describe"], environment: false, flags: &[
@@ -68,12 +68,13 @@ pub const GROUPS: &[Group] = &[
 // The flags of these groups that the exporter reads.
 pub const BROKER_SOCKET: TypedFlag<String> =
     TypedFlag::file("broker.socket", DEFAULT_SOCKET, "Unix socket of the broker.");
-pub const LISTEN_ADDRESS: TypedFlag<Vec<String>> = TypedFlag::texts(
+pub const LISTEN_ADDRESS: TypedFlag<Vec<String>> = TypedFlag::parsed_list(
     "web.listen-address",
+    "ADDRESS",
     "Address to listen on: :9100 (the default), 127.0.0.1:9100 or [::1]:9100.",
 );
 pub const TELEMETRY_PATH: TypedFlag<String> =
-    TypedFlag::text("web.telemetry-path", "/metrics", "Path under which to serve metrics.");
+    TypedFlag::parsed("web.telemetry-path", "PATH", "/metrics", "Path under which to serve metrics.");
 pub const MAX_REQUESTS: TypedFlag<u64> = TypedFlag::number(
     "web.max-requests",
     40,
@@ -126,7 +127,7 @@ pub const LOG_FORMAT: TypedFlag<String> = TypedFlag::from_row(LOG_FLAGS[1]);
 pub const PATH_SYSFS: TypedFlag<String> = TypedFlag::directory(
     "path.sysfs",
     "/sys",
-    "Prefix of the values of path labels. The broker reads the host: set this flag on the broker as well.",
+    "Prefix of the values of path labels. Set this flag on the broker as well, whose readers read sysfs.",
 );
 pub const OUTPUT: TypedFlag<String> = TypedFlag::choice(
     "output",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use keyhole_os::signals;
 
 use super::flags::{
-    GROUPS, LISTEN_ADDRESS, SYSTEMD_SOCKET, TELEMETRY_PATH, UNSUPPORTED_COLLECTORS, WEB_CONFIG_FILE,
+    GROUPS, LISTEN_ADDRESS, PATH_SYSFS, SYSTEMD_SOCKET, TELEMETRY_PATH, UNSUPPORTED_COLLECTORS, WEB_CONFIG_FILE,
     WithoutEffect, without_effect,
 };
 use super::{Failure, StopSignals, local, runtime, socket};
@@ -134,6 +134,8 @@ fn log_flags_without_effect(options: &Options) {
     let flags_given = |prefix: &str| {
         let flags = GROUPS.iter().flat_map(|group| group.flags);
         let names = flags.map(|flag| flag.name).filter(|name| name.starts_with(prefix));
+        // It is the prefix of labels' values.
+        let names = names.filter(|name| *name != PATH_SYSFS.row.name);
         names
             .filter(|name| options.is_set(name))
             .map(|name| format!("--{name}"))
@@ -142,7 +144,7 @@ fn log_flags_without_effect(options: &Options) {
     };
     let paths = flags_given("path.");
     if !paths.is_empty() {
-        tracing::info!(flags = paths, "no effect here: set these flags for the broker, which reads the host");
+        tracing::info!(flags = paths, "no effect here: set these flags for the broker");
     }
     for WithoutEffect { flags, why } in without_effect(options) {
         tracing::warn!(flags, why, "no effect: this collector is not supported");

@@ -184,7 +184,7 @@ pub enum SetupError {
 }
 
 impl Collector {
-    /// The rows of the policy by which the broker reads files of this pattern for the collector. The pattern begins with
+    /// The rows of the policy by which files of this pattern are read for the collector. The pattern begins with
     /// the name of a root.
     pub fn rows(&self, pattern: &str) -> impl Iterator<Item = &'static keyhole_policy::Row> {
         let rows = self.queries.iter().chain(self.optional).filter_map(|query| keyhole_policy::row(*query));

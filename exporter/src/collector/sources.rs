@@ -1,5 +1,5 @@
-//! What families are read from, compared with the policy: a collector can emit nothing that the broker does not read, and
-//! the broker reads nothing that no collector uses.
+//! What families are read from, compared with the policy: a collector can emit nothing that no query of it reads, and
+//! every file of the policy is used by a collector.
 
 use keyhole_policy::pattern::overlap;
 use keyhole_policy::{Row, Source as PolicySource, TABLE};

@@ -86,6 +86,16 @@ impl TypedFlag<String> {
         Self::new(name, FlagKind::Text(default), help)
     }
 
+    /// A text that the program parses, shown under a name of its own; empty for none.
+    pub const fn parsed(
+        name: &'static str,
+        placeholder: &'static str,
+        default: &'static str,
+        help: &'static str,
+    ) -> Self {
+        Self::new(name, FlagKind::Parsed { placeholder, default }, help)
+    }
+
     /// One of a few words.
     pub const fn choice(
         name: &'static str,
@@ -125,6 +135,11 @@ impl TypedFlag<Vec<String>> {
     /// Any number of texts.
     pub const fn texts(name: &'static str, help: &'static str) -> Self {
         Self::new(name, FlagKind::Texts, help)
+    }
+
+    /// Any number of texts that the program parses, shown under a name of their own.
+    pub const fn parsed_list(name: &'static str, placeholder: &'static str, help: &'static str) -> Self {
+        Self::new(name, FlagKind::ParsedList { placeholder }, help)
     }
 
     /// The texts, in the order given.

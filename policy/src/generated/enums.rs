@@ -21,7 +21,7 @@ pub enum Query {
     Diskstats = 6,
     /// Block device attributes: sys/block/*.
     Block = 7,
-    /// udev's database of block devices: `udev/b<major>:<minor>`. Needs the udev root.
+    /// udev's database of block devices: `udev/b<major>:<minor>`. Needs the broker's --path.udev.data.
     Udev = 8,
     /// File handles: proc/sys/fs/file-nr.
     FileNr = 9,
@@ -53,7 +53,7 @@ pub enum Query {
     Thermal = 22,
     /// Batteries and mains: sys/class/power_supply.
     PowerSupply = 23,
-    /// Name and version of the operating system: os-release. Needs the os-release file.
+    /// Name and version of the operating system: os-release. Needs the broker's --path.os-release.
     OsRelease = 24,
     /// Interface counters: proc/1/net/dev.
     NetDev = 30,
@@ -385,7 +385,8 @@ pub enum Outcome {
     Denied = 3,
     /// The query or the read timed out; what was read before was sent.
     TimedOut = 4,
-    /// An earlier read of this query has not returned yet.
+    /// Nothing was read, because of reads that hang: every reader of the query's class hangs in the kernel, or all files of
+    /// the query were skipped, since another reader hangs in each of them.
     Stuck = 5,
     /// A limit of the policy table (bytes or entries), or of the broker's descriptors, cut the answer.
     Truncated = 6,

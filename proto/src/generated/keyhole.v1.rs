@@ -225,7 +225,8 @@ pub struct QueryDescription {
     /// Its patterns, as the policy table has them.
     #[prost(string, repeated, tag = "2")]
     pub patterns: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The access level it needs.
+    /// The access level that it needs for its mounts and namespaces: MINIMAL or HOST. File modes are not included: some files
+    /// only uid 0 may read, at any level.
     #[prost(enumeration = "AccessLevel", tag = "3")]
     pub access_level: i32,
     /// Whether it can be answered.

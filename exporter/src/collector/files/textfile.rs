@@ -34,7 +34,7 @@ pub const COLLECTOR: Collector = Collector {
 };
 
 const DIRECTORY: TypedFlag<Vec<String>> =
-    TypedFlag::texts("collector.textfile.directory", "Directory with *.prom files; * and ? are wildcards.");
+    TypedFlag::parsed_list("collector.textfile.directory", "DIRECTORY", "Directory with *.prom files; * and ? are wildcards.");
 
 const MTIME: Family = Family {
     name: "node_textfile_mtime_seconds",

@@ -2,9 +2,9 @@
 //!
 //! <https://man7.org/linux/man-pages/man2/statfs.2.html>
 //!
-//! The numbers come from two places. Where the broker was given the host's root, it asked statfs about every mount
-//! point. Where it was not, it asked about empty directories that lie on the host's file systems: the
-//! broker's own mounts show on which, and their device numbers are the host's. statfs is about the file system as a whole,
+//! The numbers come from two places. If the broker has `--path.rootfs`, its readers call statfs on every mount point of
+//! the host. Otherwise they call it on empty directories that lie on the host's file systems (probe directories): the
+//! readers' own mounts show on which, and their device numbers are the host's. statfs is about the file system as a whole,
 //! so an empty directory's numbers are those of every mount of it. Where the host's mounts are not known either, the
 //! empty directories' file systems are all there is, at the places where the broker has them.
 

@@ -19,7 +19,7 @@ pub const COLLECTOR: Collector = Collector {
     flags: &[
         Flag {
             name: "collector.pcidevice.idsfile",
-            kind: FlagKind::Text(""),
+            kind: FlagKind::File(""),
             help: "No effect: names of devices are not supported.",
         },
         NAMES.row,

@@ -27,12 +27,13 @@ pub const COLLECTOR: Collector = Collector {
 
 const QUERIES: &[Query] = &[Query::Sysctl, Query::NetSysctl, Query::NamespaceSysctl];
 
-const INCLUDE: TypedFlag<Vec<String>> = TypedFlag::texts(
+const INCLUDE: TypedFlag<Vec<String>> = TypedFlag::parsed_list(
     "collector.sysctl.include",
+    "PARAMETER",
     "Parameter to report as numbers: fs.file-max, or fs.file-nr:total,current,max with names for its fields.",
 );
 const INCLUDE_INFO: TypedFlag<Vec<String>> =
-    TypedFlag::texts("collector.sysctl.include-info", "Parameter to report as text.");
+    TypedFlag::parsed_list("collector.sysctl.include-info", "PARAMETER", "Parameter to report as text.");
 
 const NUMBER: Family = Family {
     name: "node_sysctl_<NAME>",
@@ -109,7 +110,7 @@ fn read<'a>(context: &Context<'a>, name: &str) -> Result<Vec<&'a [u8]>, CollectE
     };
     context.require_answered(*query)?;
     let text = context.require_complete(&path).map_err(|error| match (error, namespace(*query, &path)) {
-        // Of a query whose files are of several namespaces the broker opens those that are the host's.
+        // Of a query whose files are of several namespaces, a reader opens those that are the host's.
         (CollectError::NoData(path), Some(namespace)) => CollectError::NoData(format!(
             "{path}, or the broker is not in its {} namespace",
             namespace.name()
@@ -172,7 +173,7 @@ fn path(name: &str) -> String {
     format!("proc/sys/{}", name.replace('.', "/"))
 }
 
-/// Whether the policy has the broker read this file for a query.
+/// Whether the policy has this file read for a query.
 fn reads(query: Query, path: &str) -> bool {
     source(query, path).is_some()
 }

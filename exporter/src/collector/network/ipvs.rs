@@ -23,8 +23,9 @@ pub const COLLECTOR: Collector = Collector {
     new: |options| Ok(Box::new(Ipvs::new(options)?)),
 };
 
-pub const BACKEND_LABELS: TypedFlag<String> = TypedFlag::text(
+pub const BACKEND_LABELS: TypedFlag<String> = TypedFlag::parsed(
     "collector.ipvs.backend-labels",
+    "LABELS",
     "local_address,local_port,remote_address,remote_port,proto,local_mark",
     "Labels of backends, separated by commas. Backends with the same labels are summed.",
 );

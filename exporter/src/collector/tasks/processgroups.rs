@@ -35,11 +35,12 @@ pub const COLLECTOR: Collector = Collector {
     new: |options| Ok(Box::new(ProcessGroups::new(options)?)),
 };
 
-const NAME: TypedFlag<Vec<String>> = TypedFlag::texts(
+const NAME: TypedFlag<Vec<String>> = TypedFlag::parsed_list(
     "collector.processgroups.name",
-    "NAME=REGEXP: a group of the processes whose comm matches. The name may contain {{.Comm}}.",
+    "NAME=REGEXP",
+    "Group of the processes whose comm matches. The name may contain {{.Comm}}.",
 );
-const CONFIG: TypedFlag<String> = TypedFlag::text(
+const CONFIG: TypedFlag<String> = TypedFlag::file(
     "collector.processgroups.config",
     "",
     "File in process-exporter's format: process_names, each with a name and a list of comm.",

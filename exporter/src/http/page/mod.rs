@@ -132,7 +132,7 @@ fn document(data: &PageData<'_>) -> Markup {
                     (sections::config(data))
                 }
                 footer {
-                    p { "The broker reads kernel files and does not parse them. The exporter parses them and has no access to the host." }
+                    p { "The broker's readers read kernel files, and the exporter parses them. The exporter opens no file of the host, except text files if it is given a directory of them." }
                     p { "Reload the page for current values. It runs no scripts and loads no other resources." }
                 }
             }
