@@ -1,6 +1,7 @@
 //! keyhole-exporter: parses the kernel files that a broker returns and serves node_exporter's metrics.
 //!
-//! The unprivileged side: it parses everything and opens no file of the host.
+//! The unprivileged side: it parses everything, and opens no file of the host but text files
+//! (`--collector.textfile.directory`).
 #![forbid(unsafe_code)]
 
 pub mod broker_client;
