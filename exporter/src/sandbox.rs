@@ -1,8 +1,8 @@
 //! The exporter's own sandbox, entered before the first connection is accepted.
 //!
-//! The exporter has no files of the host but text files, and no capabilities. The sandbox limits what an attacker who takes it over can do: open
-//! only files of the textfile directories and of the web configuration, create only Unix sockets, start no process, and
-//! map no executable memory.
+//! The exporter has no files of the host but text files, and no capabilities. The sandbox limits what an attacker who
+//! takes it over can do: open only files of the textfile directories and of the web configuration, create only Unix
+//! sockets, start no process, and map no executable memory.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};

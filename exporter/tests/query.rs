@@ -334,7 +334,7 @@ async fn the_same_failure_has_the_same_exit_status_in_every_command() {
         assert_eq!((ended.status, ended.out.as_str()), (Some(1), ""), "{arguments:?}: {}", ended.err);
         let wrong_directory = arguments.contains(&empty.as_str());
         assert!(
-            !wrong_directory || ended.err.contains("neither proc/ nor sys/; pass a capture"),
+            !wrong_directory || ended.err.contains("no files of a host; pass a capture"),
             "{}",
             ended.err
         );

@@ -38,7 +38,7 @@ pub struct CaptureInfo {
     pub versions: String,
 }
 
-/// Reads a capture, or any tree with `proc/` and `sys/` as a broker would read it.
+/// Reads a capture, or any tree with files of a host (`proc/`, `sys/`, `etc/`, `usr/`, `udev/`), as readers would read it.
 pub fn read(dir: &Path) -> std::io::Result<Capture> {
     match index::read(dir)? {
         Some(capture) => Ok(capture),

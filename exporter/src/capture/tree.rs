@@ -1,4 +1,4 @@
-//! Reads any tree with `proc/` and `sys/` by the policy's patterns.
+//! Reads any tree with files of a host (`proc/`, `sys/` and so on) by the policy's patterns.
 
 use std::fs;
 use std::io::Read;
@@ -11,7 +11,7 @@ use keyhole_proto::v1::Outcome;
 
 use crate::snapshot::{Content, Report, Snapshot, cut_to_whole_lines, drop_incomplete_item, limit_marker};
 
-/// Reads a tree as a broker with these roots would, within the same limits.
+/// Reads a tree as readers with these roots would, within the same limits.
 ///
 /// Only files that match the policy's patterns are read. Symbolic links are followed within the tree; links that lead out
 /// of it are not, since a tree may be untrusted.

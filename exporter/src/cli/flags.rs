@@ -152,7 +152,7 @@ pub const COUNT: TypedFlag<u64> =
 pub const FROM: TypedFlag<String> = TypedFlag::directory(
     "from",
     "",
-    "Read from this directory instead of the broker: one that capture wrote, or any tree with proc/ and sys/.",
+    "Read from this directory instead of the broker: one that capture wrote, or any tree with proc/, sys/, etc/, usr/ or udev/.",
 );
 pub const HEADERS: TypedFlag<bool> = TypedFlag::switch("headers", true, "Print the header line of a table.");
 

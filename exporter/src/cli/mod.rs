@@ -30,7 +30,7 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "query",    operands: NAMES_OF_COLLECTORS, help: "print metrics once, or repeatedly with --watch: of these collectors, or of all that are enabled" },
     Command { name: "describe", operands: Operands::None,      help: "print what the broker can read, what it cannot and why, and its sandbox" },
     Command { name: "capture",  operands: Operands::Directory, help: "write the broker's answer to a directory, as files under the paths that they have on the host" },
-    Command { name: "replay",   operands: Operands::Directory, help: "print the metrics of such a directory, or of any tree with proc/ and sys/" },
+    Command { name: "replay",   operands: Operands::Directory, help: "print the metrics of such a directory, or of any tree with files of a host" },
     COMPLETIONS,
 ];
 

@@ -1,4 +1,4 @@
-//! `replay DIR`: prints the metrics of a capture, or of any tree with proc/ and sys/, without a broker. The same as
+//! `replay DIR`: prints the metrics of a capture, or of any tree with files of a host, without a broker. The same as
 //! `query --from=DIR --output=prom`, within the limits of a scrape.
 
 use std::path::Path;

@@ -48,7 +48,10 @@ pub(super) fn run(names: &[&str], options: Options) -> Result<(), Failure> {
     }
 }
 
-/// Prints the metrics of a capture, or of any tree with `proc/` and `sys/`.
+/// The directories of a host, of which a tree has at least one.
+const TREE_ROOTS: [&str; 5] = ["proc", "sys", "etc", "usr", "udev"];
+
+/// Prints the metrics of a capture, or of any tree that has one of [`TREE_ROOTS`].
 pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryResult, Failure> {
     if query.watch_interval.is_some() {
         return Err(Failure::Usage(
@@ -59,7 +62,7 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
     // Read before the sandbox; it does not depend on the capture.
     let local = local()?;
     enter_sandbox(&query.collectors, dir.into(), PathBuf::new())?;
-    const PASS_A_TREE: &str = "pass a capture, or a directory with the proc/ and sys/ of a host";
+    const PASS_A_TREE: &str = "pass a capture, or a directory with the proc/, sys/, etc/, usr/ or udev/ of a host";
     let mut saved = capture::read(dir).map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::PermissionDenied => {
@@ -70,11 +73,10 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
         format!("cannot read {}: {error}; {advice}", dir.display())
     })?;
     // A wrong directory would have nothing to print; but a collector of text files needs its own directory alone.
-    let is_tree = saved.about.is_some()
-        || ["proc", "sys", "etc", "usr", "udev"].iter().any(|root| dir.join(root).is_dir());
+    let is_tree = saved.about.is_some() || TREE_ROOTS.iter().any(|root| dir.join(root).is_dir());
     if !is_tree && query.collectors.iter().all(|collector| collector.directories().is_empty()) {
         let dir = dir.display();
-        return Err(format!("cannot read {dir}: it has neither proc/ nor sys/; {PASS_A_TREE}").into());
+        return Err(format!("cannot read {dir}: it has no files of a host; {PASS_A_TREE}").into());
     }
     let local = local.from_capture(saved.about).now();
     // A capture has the files of every query, and raw output prints all files of a snapshot.
