@@ -124,6 +124,25 @@ fn what_a_wildcard_matches_has_the_form_of_an_item_in_every_tree_and_on_this_mac
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The directory of a capture's index.
+const INDEX: &str = "keyhole";
+
+/// Below a root, trees also have what lies beside the policy's files, which no pattern may match.
+#[test]
+fn every_directory_of_a_tree_is_a_root_of_the_policy() {
+    let sources = TABLE.iter().flat_map(|row| row.sources);
+    let roots: Vec<&str> = sources.map(|source| source.root.name()).collect();
+    let mut unknown = Vec::new();
+    for tree in trees() {
+        let entries = fs::read_dir(&tree).unwrap().map(|entry| entry.unwrap().path());
+        unknown.extend(entries.filter(|path| path.is_dir()).filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name != INDEX && !roots.contains(&&*name)
+        }));
+    }
+    assert!(unknown.is_empty(), "no pattern matches anything in {unknown:?}");
+}
+
 #[test]
 fn a_file_that_others_may_not_read_on_this_machine_is_listed_as_one_for_uid_0() {
     const OTHERS_MAY_READ: u32 = 0o004;

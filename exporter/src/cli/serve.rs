@@ -5,8 +5,8 @@ use std::sync::Arc;
 use keyhole_os::signals;
 
 use super::flags::{
-    GROUPS, LISTEN_ADDRESS, PATH_SYSFS, SYSTEMD_SOCKET, TELEMETRY_PATH, UNSUPPORTED_COLLECTORS, WEB_CONFIG_FILE,
-    WithoutEffect, without_effect,
+    GROUPS, LISTEN_ADDRESS, PATH_SYSFS, SYSTEMD_SOCKET, TELEMETRY_PATH, UNSUPPORTED_COLLECTORS,
+    WEB_CONFIG_FILE, WithoutEffect, without_effect,
 };
 use super::{Failure, StopSignals, local, runtime, socket};
 use crate::broker_client::BrokerClient;

@@ -62,7 +62,8 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
     // Read before the sandbox; it does not depend on the capture.
     let local = local()?;
     enter_sandbox(&query.collectors, dir.into(), PathBuf::new())?;
-    const PASS_A_TREE: &str = "pass a capture, or a directory with the proc/, sys/, etc/, usr/ or udev/ of a host";
+    const PASS_A_TREE: &str =
+        "pass a capture, or a directory with the proc/, sys/, etc/, usr/ or udev/ of a host";
     let mut saved = capture::read(dir).map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::PermissionDenied => {

@@ -33,8 +33,11 @@ pub const COLLECTOR: Collector = Collector {
     new: |options| Ok(Box::new(Textfile::new(options))),
 };
 
-const DIRECTORY: TypedFlag<Vec<String>> =
-    TypedFlag::parsed_list("collector.textfile.directory", "DIRECTORY", "Directory with *.prom files; * and ? are wildcards.");
+const DIRECTORY: TypedFlag<Vec<String>> = TypedFlag::parsed_list(
+    "collector.textfile.directory",
+    "DIRECTORY",
+    "Directory with *.prom files; * and ? are wildcards.",
+);
 
 const MTIME: Family = Family {
     name: "node_textfile_mtime_seconds",
