@@ -10,8 +10,8 @@ use keyhole_exporter::self_metrics;
 use keyhole_exporter::snapshot::{Content, Snapshot};
 use keyhole_flags::{Flag, Program};
 use keyhole_os::seccomp::Row;
-use keyhole_policy::pattern::matches;
-use keyhole_policy::{AccessLevel, Class, TABLE};
+use keyhole_policy::pattern::{matches, overlap};
+use keyhole_policy::{AccessLevel, Class, ROOT_FILES, Row as PolicyRow, TABLE};
 
 const GENERATED: &str = "<!-- Generated: UPDATE_DOCUMENTS=1 cargo test --test documents -->\n\n";
 
@@ -34,11 +34,11 @@ fn the_list_of_metrics_is_fresh() {
     let mut text = format!(
         "{GENERATED}# Metrics\n\n\
          Every family, by collector. *Source* is the kernel file or system call it comes from.\n\
-         *Access level* is the lowest at which the broker can read it: `minimal` needs no host mount,\n\
-         `host` needs the host's /proc and /sys. `exporter` marks what the exporter provides itself, at any\n\
-         access level. In names, `<...>` stands for what varies; files are patterns as in\n\
-         [policy.md](policy.md). Of several files the first is required, and the others complete the labels or\n\
-         the value.\n"
+         *Access level* is about mounts and namespaces: `minimal` needs no host mount, `host` needs the host's\n\
+         /proc and /sys. *Uid 0* beside it marks a file that only uid 0 may read: in a pod, that is the access\n\
+         level `root`. `exporter` marks what the exporter provides itself, at any access level. In names,\n\
+         `<...>` stands for what varies; files are patterns as in [policy.md](policy.md). Of several files the\n\
+         first is required, and the others complete the labels or the value.\n"
     );
     for collector in COLLECTORS {
         let state = if collector.default { "on" } else { "off" };
@@ -51,11 +51,11 @@ fn the_list_of_metrics_is_fresh() {
         .chain(self_metrics::FAMILIES)
         .flat_map(|rows| rows.iter().copied())
         .collect();
-    table(&mut text, &own, |_| "exporter");
+    table(&mut text, &own, |_| "exporter".to_owned());
     hold("metrics.md", &text);
 }
 
-fn table(text: &mut String, families: &[Family], level: impl Fn(&Family) -> &'static str) {
+fn table(text: &mut String, families: &[Family], level: impl Fn(&Family) -> String) {
     text.push_str("| family | type | labels | source | access level | help |\n|---|---|---|---|---|---|\n");
     for family in families {
         let _ = writeln!(
@@ -71,11 +71,14 @@ fn table(text: &mut String, families: &[Family], level: impl Fn(&Family) -> &'st
     }
 }
 
-/// The lowest access level at which the collector gets the first of a family's files; the others complete its labels.
-fn level_of(collector: &Collector, family: &Family) -> &'static str {
-    let Some(required) = family.source.patterns().into_iter().next() else { return "exporter" };
+/// The lowest access level at which the collector gets the first of a family's files, and whether only uid 0 may read it.
+/// The others complete its labels.
+fn level_of(collector: &Collector, family: &Family) -> String {
+    let Some(required) = family.source.patterns().into_iter().next() else { return "exporter".to_owned() };
     let level = collector.rows(&required).map(|row| row.access_level).min();
-    level_name(level.unwrap_or_else(|| panic!("{}: no query reads {required}", family.name)))
+    let level = level_name(level.unwrap_or_else(|| panic!("{}: no query reads {required}", family.name)));
+    let uid = if ROOT_FILES.iter().any(|file| overlap(file, &required)) { ", uid 0" } else { "" };
+    format!("{level}{uid}")
 }
 
 fn level_name(level: AccessLevel) -> &'static str {
@@ -88,9 +91,12 @@ fn level_name(level: AccessLevel) -> &'static str {
 #[test]
 fn the_policy_table_is_fresh() {
     let mut text = format!(
-        "{GENERATED}# What a broker may read\n\n\
-         `keyhole-broker policy` prints the same. *Access level* is the lowest at which a broker can answer\n\
-         the query. *Class* names the readers that open its files: a reader serves one class. *Default* marks\n\
+        "{GENERATED}# What the readers may read\n\n\
+         `keyhole-broker policy` prints the same, without the marks for uid 0. *Access level* is about mounts\n\
+         and namespaces: `minimal` queries have the host's values without a host mount, `host` queries need the\n\
+         host's /proc and /sys. It is not about file modes: files marked *uid 0* are refused to any other uid,\n\
+         and only the access level `root` has them in a pod. Kernels differ in a few modes.\n\
+         *Class* names the readers that open the files: a reader serves one class. *Default* marks\n\
          the queries that `--queries=default` allows; `all`, the default of the flag,\n\
          allows every query. In patterns, `*` is any run of bytes within one component of a path, `#` is one\n\
          or more digits, `%` is any number of digits or none, and `{{a,b}}` is one of the alternatives.\n\n\
@@ -107,12 +113,19 @@ fn the_policy_table_is_fresh() {
             level_name(row.access_level),
             row.class.name(),
             if row.default { "yes" } else { "no" },
-            files.join("<br>"),
+            files.join("<br>")
+                + &root_files(row).map_or(String::new(), |files| format!("<br>uid 0: {files}")),
             row.file_bytes,
             row.entries
         );
     }
     hold("policy.md", &text);
+}
+
+/// The files of a row that only uid 0 may read, if it has any.
+fn root_files(row: &PolicyRow) -> Option<String> {
+    let files: Vec<String> = row.root_files().map(|file| format!("`{file}`")).collect();
+    (!files.is_empty()).then(|| files.join(", "))
 }
 
 /// What stands before the lists of system calls.
@@ -324,9 +337,9 @@ fn the_manual_pages_are_fresh() {
 const ASKING: &str = "\
 # Queries, for gRPC clients
 
-For each query of the [gRPC API](../proto/keyhole/v1/broker.proto): the files it reads, the lowest
-access level at which it is answered, the class of its readers, its limits, and the beginning of an
-answer, from the tree in `tests/golden/host`. [policy.md](policy.md) has the same limits as one table.
+For each query of the [gRPC API](../proto/keyhole/v1/broker.proto): the files it reads, its access
+level, the class of its readers, its limits, and the beginning of an answer, from the tree in
+`tests/golden/host`. [policy.md](policy.md) has the same as one table, and explains access levels.
 `keyhole-exporter describe` prints which queries a running broker answers, and why not the others.
 
 ## How to query
@@ -362,8 +375,9 @@ options = [(\"grpc.default_authority\", \"localhost\")]
 with grpc.insecure_channel(\"unix:/run/keyhole/broker.sock\", options=options) as channel:
     broker = broker_pb2_grpc.BrokerStub(channel)
     request = broker_pb2.ReadRequest(queries=[broker_pb2.QUERY_LOADAVG])
-    for part in broker.Read(request, timeout=10):
-        for file in part.files:
+    # Chunks: a long file is in several of them.
+    for chunk in broker.Read(request, timeout=10):
+        for file in chunk.files:
             print(file.path, file.text)
 ```
 
@@ -389,6 +403,9 @@ fn the_queries_are_fresh() {
             row.entries,
             if row.entries == 1 { "file" } else { "files" }
         );
+        if let Some(files) = root_files(row) {
+            let _ = write!(text, "Only uid 0 may read {files}.\n\n");
+        }
         for source in row.sources {
             let _ = writeln!(text, "- `{}/{}`", source.root.name(), source.pattern);
         }
@@ -414,7 +431,7 @@ fn comment_of(query: &str) -> String {
 }
 
 /// The beginning of the first file, link or errno of a query that the tree has.
-fn example(row: &keyhole_policy::Row, host: &Snapshot) -> Option<String> {
+fn example(row: &PolicyRow, host: &Snapshot) -> Option<String> {
     /// Enough to see what it looks like.
     const LINES: usize = 3;
     const WIDTH: usize = 110;
@@ -565,6 +582,87 @@ fn every_test_directory_has_a_row_in_its_readme_and_every_step_there_exists() {
             "tests/README.md names the step {step}, and .ci/run has none"
         );
     }
+}
+
+/// What stands before the source files.
+const SOURCE_FILES: &str = "\
+# Source files
+
+Every source file of every crate, with the first sentence of its documentation.
+[ARCHITECTURE.md](../ARCHITECTURE.md) explains how they work together, and
+[tests/README.md](../tests/README.md) lists the tests in other directories.
+";
+
+/// The directories of source files, in the order of the document. Fuzz targets of one line are not listed.
+const SOURCE_DIRECTORIES: [&str; 14] = [
+    "proto/src",
+    "proto/gen/src",
+    "policy/src",
+    "os/src",
+    "rate/src",
+    "log/src",
+    "flags/src",
+    "reader/src",
+    "broker/src",
+    "exporter/src",
+    "deploy/local",
+    "tests/support/src",
+    "tests/attacks/src",
+    "fuzz/src",
+];
+
+#[test]
+fn the_list_of_source_files_is_fresh() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut text = format!("{GENERATED}{SOURCE_FILES}");
+    for directory in SOURCE_DIRECTORIES {
+        let _ = write!(text, "\n## {directory}\n\n| file | |\n|---|---|\n");
+        let mut files = Vec::new();
+        source_files(&root.join(directory), "", &mut files);
+        files.sort();
+        for (name, content) in files {
+            let sentence =
+                first_sentence(&content).unwrap_or_else(|| panic!("{directory}/{name}: no //! line"));
+            let _ = writeln!(text, "| `{name}` | {} |", sentence.replace('|', "\\|"));
+        }
+    }
+    hold("source-files.md", &text);
+}
+
+#[test]
+fn every_crate_is_in_the_list_of_source_files() {
+    let manifest = repository_file("Cargo.toml");
+    let members = manifest.lines().find(|line| line.starts_with("members = ")).expect("a workspace");
+    let members: Vec<&str> = members.split('"').skip(1).step_by(2).collect();
+    assert!(members.len() > 10, "{members:?}");
+    for member in members {
+        let directory = format!("{member}/src");
+        assert!(SOURCE_DIRECTORIES.contains(&&*directory), "{directory}");
+    }
+}
+
+/// Every Rust file below `dir`, by its path below it; generated code is left out.
+fn source_files(dir: &Path, below: &str, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = format!("{below}{}", path.file_name().unwrap().to_str().unwrap());
+        if path.is_dir() {
+            if name != "generated" {
+                source_files(&path, &format!("{name}/"), found);
+            }
+        } else if name.ends_with(".rs") {
+            found.push((name, std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+/// The first sentence of a file's `//!` lines, with links to items as plain code.
+fn first_sentence(content: &str) -> Option<String> {
+    let lines = content.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
+    let paragraph: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+    let paragraph = paragraph.join(" ").replace("[`", "`").replace("`]", "`");
+    let end = paragraph.find(". ").map_or(paragraph.len(), |at| at + 1);
+    (end > 0).then(|| paragraph[..end].to_owned())
 }
 
 /// ARCHITECTURE.md has a row for each file and directory of the programs' sources.

@@ -1,4 +1,4 @@
-//! The broker; everything is in the library.
+//! The program `keyhole-broker`: it only calls the library.
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {

@@ -1,4 +1,4 @@
-//! The exporter; everything is in the library.
+//! The program `keyhole-exporter`: it only calls the library.
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {

@@ -1,4 +1,4 @@
-//! `--help`.
+//! `--help`: the usage, the commands and the flags of a program in columns.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! The zygote and its readers; everything is in the library.
+//! The program `keyhole-reader`, which is the zygote and its readers: it only calls the library.
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {

@@ -68,11 +68,11 @@ def expect(what, got, wanted):
 def read(stub, pb, queries):
     """Files, and the outcome of each query. They end in any order."""
     files, outcomes = 0, {}
-    for part in stub.Read(pb.ReadRequest(queries=queries), timeout=TIMEOUT):
-        files += len(part.files) + len(part.file_systems)
-        if part.HasField("end"):
-            expect(f"the end of query {part.query}", part.query in outcomes, False)
-            outcomes[part.query] = part.end.outcome
+    for chunk in stub.Read(pb.ReadRequest(queries=queries), timeout=TIMEOUT):
+        files += len(chunk.files) + len(chunk.file_systems)
+        if chunk.HasField("end"):
+            expect(f"the end of query {chunk.query}", chunk.query in outcomes, False)
+            outcomes[chunk.query] = chunk.end.outcome
     expect("the queries that ended", sorted(outcomes), sorted(queries))
     return files, outcomes
 

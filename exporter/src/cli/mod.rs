@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: starts the server or runs a command, and turns its result into an exit status.
 
 pub mod capture;
 pub mod describe;
@@ -28,7 +28,7 @@ use crate::options::{FlagError, Options};
 pub const COMMANDS: &[Command] = &[
     Command { name: "",         operands: Operands::None,      help: "serve metrics" },
     Command { name: "query",    operands: NAMES_OF_COLLECTORS, help: "print metrics once, or repeatedly with --watch: of these collectors, or of all that are enabled" },
-    Command { name: "describe", operands: Operands::None,      help: "print what the broker can read, what it cannot and why, and its sandbox" },
+    Command { name: "describe", operands: Operands::None,      help: "print which queries the broker can answer, which not and why, and its sandbox" },
     Command { name: "capture",  operands: Operands::Directory, help: "write the broker's answer to a directory, as files under the paths that they have on the host" },
     Command { name: "replay",   operands: Operands::Directory, help: "print the metrics of such a directory, or of any tree with files of a host" },
     COMPLETIONS,

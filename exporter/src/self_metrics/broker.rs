@@ -53,7 +53,7 @@ const UP: Family = Family {
 };
 const INFO: Family = Family {
     name: "keyhole_broker_info",
-    help: "Always 1; its labels are the broker's version, access level, uid, and whose proc and sys it reads.",
+    help: "Always 1; its labels are the broker's version, access level, uid, and whose proc and sys its readers see.",
     labels: &["version", "access_level", "proc_view", "sys_view", "uid"],
     ..UP
 };

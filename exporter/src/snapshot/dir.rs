@@ -1,4 +1,4 @@
-//! A directory of a snapshot.
+//! A directory of a snapshot, such as a device in sysfs: its files by name, and the directories below it.
 
 use std::borrow::Cow;
 

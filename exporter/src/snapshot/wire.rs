@@ -1,4 +1,4 @@
-//! Conversions from the messages of the broker.
+//! Converts the messages of a broker to the files and reports of a snapshot.
 
 use keyhole_proto::v1;
 

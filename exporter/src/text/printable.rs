@@ -1,4 +1,4 @@
-//! Bytes made printable.
+//! Bytes of the kernel as UTF-8: invalid ones are replaced as in node_exporter.
 
 use std::borrow::Cow;
 

@@ -385,8 +385,8 @@ pub enum Outcome {
     Denied = 3,
     /// The query or the read timed out; what was read before was sent.
     TimedOut = 4,
-    /// Nothing was read, because of reads that hang: every reader of the query's class hangs in the kernel, or all files of
-    /// the query were skipped, since another reader hangs in each of them.
+    /// Nothing was read: the query's class has no free reader, since they hang in the kernel or none has started, or files of
+    /// the query were skipped, since another reader hangs in them.
     Stuck = 5,
     /// A limit of the policy table (bytes or entries), or of the broker's descriptors, cut the answer.
     Truncated = 6,

@@ -1,4 +1,4 @@
-//! A running broker.
+//! A running broker that ends with its test.
 
 use std::future::Future;
 use std::os::unix::net::UnixStream;

@@ -1,4 +1,4 @@
-//! A running exporter.
+//! A running exporter that ends with its test.
 
 use std::net::SocketAddr;
 

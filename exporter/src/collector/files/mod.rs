@@ -1,3 +1,3 @@
-//! Metrics that files of the exporter hold.
+//! Collectors of files that the exporter itself opens.
 
 pub mod textfile;

@@ -17,7 +17,7 @@ use crate::text;
 pub const COLLECTOR: Collector = Collector {
     name: "sysctl",
     default: false,
-    help: "Kernel parameters, if the broker can read them.",
+    help: "Kernel parameters, if the readers can read them.",
     queries: &[],
     optional: QUERIES,
     flags: &[INCLUDE.row, INCLUDE_INFO.row],

@@ -1,4 +1,4 @@
-//! Basic authentication.
+//! Basic authentication: passwords are compared with bcrypt hashes, and results are cached.
 //!
 //! A bcrypt check takes about 50 ms by design. A separate thread does the checks one after the other, in the order of
 //! [`Queue`], and results are cached. So Prometheus' password is not checked for every scrape, a repeated wrong password

@@ -1,4 +1,4 @@
-//! What a device counts, and where it stands.
+//! The counters of a network device, one row each: its names, and the column or file that it is read from.
 //!
 //! <https://docs.kernel.org/networking/statistics.html#struct-rtnl-link-stats64>
 //!

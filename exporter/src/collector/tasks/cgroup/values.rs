@@ -1,4 +1,4 @@
-//! What a cgroup's files hold, a value a row.
+//! The values in a cgroup's files, one row each.
 //!
 //! <https://docs.kernel.org/admin-guide/cgroup-v2.html#core-interface-files>
 //!
