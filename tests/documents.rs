@@ -10,7 +10,7 @@ use keyhole_exporter::self_metrics;
 use keyhole_exporter::snapshot::{Content, Snapshot};
 use keyhole_flags::{Flag, Program};
 use keyhole_os::seccomp::Row;
-use keyhole_policy::pattern::{matches, overlap};
+use keyhole_policy::pattern::{is_wild, matches, overlap};
 use keyhole_policy::{AccessLevel, Class, ROOT_FILES, Row as PolicyRow, TABLE};
 
 const GENERATED: &str = "<!-- Generated: UPDATE_DOCUMENTS=1 cargo test --test documents -->\n\n";
@@ -77,8 +77,10 @@ fn level_of(collector: &Collector, family: &Family) -> String {
     let Some(required) = family.source.patterns().into_iter().next() else { return "exporter".to_owned() };
     let level = collector.rows(&required).map(|row| row.access_level).min();
     let level = level_name(level.unwrap_or_else(|| panic!("{}: no query reads {required}", family.name)));
-    let uid = if ROOT_FILES.iter().any(|file| overlap(file, &required)) { ", uid 0" } else { "" };
-    format!("{level}{uid}")
+    // Of the files that a wildcard in the name stands for, each is optional.
+    let is_needed = !is_wild(required.rsplit('/').next().unwrap_or_default());
+    let is_for_root = is_needed && ROOT_FILES.iter().any(|file| overlap(file, &required));
+    format!("{level}{}", if is_for_root { ", uid 0" } else { "" })
 }
 
 fn level_name(level: AccessLevel) -> &'static str {
@@ -264,10 +266,10 @@ of a flag that is on the command line is not looked at, nor is any variable by `
 `--help-man`, `--version` and `completions`. Any other variable with an invalid value is an error.
 A variable that is set and empty has no effect.
 
-No variable decides what the readers read, whom the broker answers or what privileges it has: these flags
-are set on the command line only, where a manifest or a unit shows them. If the variable of such a
-flag is set, or if a variable is probably misspelled, the program logs a warning and goes on without
-it, also for commands such as `query` and `probe`.
+No variable decides what the readers read, whom the broker answers or what privileges it has: these
+flags are set on the command line only, where a manifest or a unit shows them. If the variable of
+such a flag is set, or if a variable is probably misspelled, the program logs a warning and goes on
+without it, also for commands such as `query` and `probe`.
 
 The broker copies only the variables with this prefix. It overwrites its environment with zeros
 before it reads any flag.
@@ -661,7 +663,9 @@ fn first_sentence(content: &str) -> Option<String> {
     let lines = content.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
     let paragraph: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
     let paragraph = paragraph.join(" ").replace("[`", "`").replace("`]", "`");
-    let end = paragraph.find(". ").map_or(paragraph.len(), |at| at + 1);
+    let is_code = |at: usize| paragraph[..at].matches('`').count() % 2 == 1;
+    let end = paragraph.match_indices(". ").find(|(at, _)| !is_code(*at));
+    let end = end.map_or(paragraph.len(), |(at, _)| at + 1);
     (end > 0).then(|| paragraph[..end].to_owned())
 }
 

@@ -1,4 +1,4 @@
-//! keyhole-reader: the privileged process. It reads the host's /proc and /sys, and parses nothing but mountinfo.
+//! keyhole-reader, the privileged program: it reads the host's /proc and /sys, and parses nothing but mountinfo.
 //!
 //! The broker starts it as a zygote, which forks readers. A reader opens the files of one class of queries, enters its
 //! sandbox, and answers requests with the content of files. A request is one byte.

@@ -1,4 +1,4 @@
-//! Numbers in kernel text.
+//! Numbers in kernel text: decimal ones, within the range of their type.
 
 /// A decimal number without a sign; none when it is anything else or does not fit.
 pub fn unsigned(text: &[u8]) -> Option<u64> {

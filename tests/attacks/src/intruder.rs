@@ -1,4 +1,4 @@
-//! What a test wants of a hostile program, as the program's environment says:
+//! What a test wants of a hostile program, as variables of the program's environment.
 //!
 //! | variable | |
 //! |---|---|
