@@ -35,7 +35,7 @@ fn the_list_of_metrics_is_fresh() {
         "{GENERATED}# Metrics\n\n\
          Every family, by collector. *Source* is the kernel file or system call it comes from.\n\
          *Access level* is about mounts and namespaces: `minimal` needs no host mount, `host` needs the host's\n\
-         /proc and /sys. *Uid 0* beside it marks a file that only uid 0 may read: in a pod, that is the access\n\
+         /proc and /sys. *Uid 0* beside it marks a file that only uid 0 may read, as at the access\n\
          level `root`. `exporter` marks what the exporter provides itself, at any access level. In names,\n\
          `<...>` stands for what varies; files are patterns as in [policy.md](policy.md). Of several files the\n\
          first is required, and the others complete the labels or the value.\n"
@@ -95,10 +95,10 @@ fn the_policy_table_is_fresh() {
     let mut text = format!(
         "{GENERATED}# What the readers may read\n\n\
          `keyhole-broker policy` prints the same, without the marks for uid 0. *Access level* is about mounts\n\
-         and namespaces: `minimal` queries have the host's values without a host mount, `host` queries need the\n\
-         host's /proc and /sys. It is not about file modes: files marked *uid 0* are refused to any other uid,\n\
-         and only the access level `root` has them in a pod. Kernels differ in a few modes.\n\
-         *Class* names the readers that open the files: a reader serves one class. *Default* marks\n\
+         and namespaces: `minimal` queries have the host's values without a host mount, `host` queries need\n\
+         the host's /proc and /sys. It is not about file modes: files marked *uid 0* are refused to any other\n\
+         uid (kernels differ in a few), and the access level `root` is `host` with them. *Class* names the\n\
+         readers that open the files: a reader serves one class. *Default* marks\n\
          the queries that `--queries=default` allows; `all`, the default of the flag,\n\
          allows every query. In patterns, `*` is any run of bytes within one component of a path, `#` is one\n\
          or more digits, `%` is any number of digits or none, and `{{a,b}}` is one of the alternatives.\n\n\

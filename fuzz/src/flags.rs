@@ -1,4 +1,4 @@
-//! Command lines and environments of broker and exporter: any is parsed or refused with an error.
+//! Command lines of broker, exporter and reader: any is parsed, or refused with an error.
 
 use std::ffi::OsString;
 
