@@ -352,8 +352,8 @@ a time and ends after 30 s.
 
 If the read of a file takes longer than 2 s, or a query longer than 10 s, its reader is stuck, and
 another reader answers the rest of the query: the file then has errno 115 (`EINPROGRESS`). A query
-that cannot be repeated ends as `OUTCOME_TIMED_OUT`, and one of a class without an available reader
-as `OUTCOME_STUCK`.
+that cannot be repeated ends as `OUTCOME_TIMED_OUT`. A query ends as `OUTCOME_STUCK` if its class has
+no free reader, or if nothing could be read of it, since another reader hangs in its files.
 
 With [grpcurl](https://github.com/fullstorydev/grpcurl), from the repository's directory:
 

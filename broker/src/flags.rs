@@ -1,8 +1,8 @@
 //! The command line, and the environment variables that some flags have.
 //!
-//! No variable decides what the readers read, whom the broker answers or what privileges it runs with: these flags are
-//! given on the command line only, which a manifest or a unit shows. A variable says where the socket is, how much the readers
-//! keep open, and how the broker logs.
+//! No variable decides what the readers read, whom the broker answers or what privileges it runs with: these flags
+//! are given on the command line only, which a manifest or a unit shows. A variable says where the socket is, how
+//! much the readers keep open, and how the broker logs.
 
 use std::ffi::OsString;
 use std::fmt;
