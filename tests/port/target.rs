@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use keyhole_test_support::exposition::Exposition;
 use keyhole_test_support::usage::Usage;
-use keyhole_test_support::{Broker, Environment, Exporter, http, this_host, wait_until};
+use keyhole_test_support::{Broker, Environment, Exporter, http, root_for, this_host, wait_until};
 
 /// Connections that the exporter serves at once, and the one that waits to be served.
 const CONNECTIONS: usize = 192 + 1;
@@ -32,6 +32,11 @@ impl Target {
         // What the first scrapes allocate is not due to an attack.
         (0..3).for_each(|_| drop(exporter.scrape()));
         Self { exporter, _broker: broker, _environment: environment }
+    }
+
+    /// One of which the open descriptors can be counted; none without root, since the exporter is not dumpable.
+    pub fn measurable() -> Option<Self> {
+        root_for("count the descriptors of a program that is not dumpable").then(Self::new)
     }
 
     /// Attacks with `attackers` threads until they are stopped, scrapes as Prometheus does meanwhile, and panics when scrapes
