@@ -122,7 +122,7 @@ def ready(admin, namespace=NAMESPACE, nodes=len(NODES)):
         return (status.get("observedGeneration") == thing["metadata"]["generation"]
                 and status.get("updatedNumberScheduled") == status.get("numberReady") == nodes == len(pods)
                 and not any("deletionTimestamp" in pod["metadata"] for pod in pods))
-    wait_for("each node has its pod", counted)
+    wait_for("each node has its pod", counted, 120)
 
 
 def applied_twice(site):

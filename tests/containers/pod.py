@@ -37,7 +37,8 @@ def render(pod_template, name, images, node):
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             container.pop(probe, None)
         for variable in container.get("env", []):
-            if variable.get("valueFrom") == {"fieldRef": {"fieldPath": "spec.nodeName"}}:
+            if variable.get("valueFrom") == {
+                "fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}:
                 del variable["valueFrom"]
                 variable["value"] = node
     spec["containers"] = containers
