@@ -129,7 +129,7 @@ pub const LOG_FLAGS: &[Flag] = &[
     Flag { name: "log.format", kind: FlagKind::Choice { default: "logfmt", choices: &["logfmt", "json"], ignore_case: false }, help: "Format of log messages." },
 ];
 
-/// The flags that [`Program::answer`] answers.
+/// The flags that [`Program::parse`] answers itself.
 #[rustfmt::skip]
 pub const HELP_FLAGS: &[Flag] = &[
     Flag { name: "help", kind: FlagKind::Switch(false), help: "Print this help; with a command, the help of that command. Short: -h." },
