@@ -364,7 +364,9 @@ fn a_file_of_a_namespace_is_detected() {
     let namespaced = ["/proc/1/net/dev", "/proc/1/mountinfo", "/proc/sys/kernel/hostname"];
     let excepted = EXCEPTIONS.iter().map(|(path, _)| *path);
     for path in namespaced.into_iter().chain(excepted) {
-        assert!(difference(&mut here, &mut shell, path, str::to_owned).is_some(), "{path}");
+        // The newest pid of `loadavg` begins again at the lowest now and then, and is between all others at that time.
+        let is_detected = || difference(&mut here, &mut shell, path, str::to_owned).is_some();
+        assert!(std::iter::repeat_with(is_detected).take(3).any(|detected| detected), "{path}");
     }
 }
 
