@@ -8,11 +8,13 @@ import threading
 import time
 import urllib.parse
 
+from results import Refusal
+
 # Seconds.
 REQUEST, PROXY_START = 30, 20
 
 
-class Refused(Exception):
+class Refused(Refusal):
     """An answer of the API server that is no success."""
 
     def __init__(self, status, message):

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 
 import yaml
 
@@ -30,7 +29,9 @@ import mutations  # noqa: E402
 from api import Cluster, Refused, wait_for  # noqa: E402
 from attempts import FORBIDDEN, POD_SECURITY, RESTRICTED, Try, adoption_takes_less  # noqa: E402
 from control_plane import control_plane  # noqa: E402
-from world import CONTROLLER, DAEMON_SETS, NAMESPACE, PODS, Nodes, foreign_pod, grant, quietly, with_claim, workload  # noqa: E402
+from results import Results  # noqa: E402
+from world import (  # noqa: E402
+    DAEMON_SETS, NAMESPACE, PODS, Nodes, foreign_pod, grant, grant_in_the_cluster, quietly, with_claim, workload)
 
 NODES = ["node-1", "node-2"]
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
@@ -39,25 +40,6 @@ IS_POLICY = "app.kubernetes.io/component=admission-policy"
 OPERATOR = {"podmonitors": "PodMonitor", "servicemonitors": "ServiceMonitor", "prometheusrules": "PrometheusRule"}
 # Seconds after which a policy that was applied must be in force.
 IN_FORCE = 30
-
-
-class Results:
-    """Counts checks, and says which failed."""
-
-    def __init__(self):
-        self.passed = self.failed = 0
-
-    def check(self, title, action, *arguments):
-        try:
-            result = action(*arguments)
-        except (AssertionError, Refused, LookupError, TypeError, OSError, subprocess.SubprocessError) as error:
-            self.failed += 1
-            print(f"FAILED {title}: {type(error).__name__}: {error}", flush=True)
-            if not isinstance(error, (AssertionError, Refused)):
-                traceback.print_exc()
-            return None
-        self.passed += 1
-        return result
 
 
 class Site:
@@ -218,14 +200,7 @@ def mutated_pod(cluster, policy, pod, row):
 def mutated_template(cluster, policy, row):
     """The same change in the DaemonSet's template, by one who may change it: refused as it is applied."""
     title, rule, change = row
-    thing = cluster.client().get(f"{DAEMON_SETS}/keyhole")
-    template = thing["spec"]["template"]
-    case = mutations.create({"metadata": template["metadata"], "spec": template["spec"]})
-    change(case)
-    template["metadata"], template["spec"] = case["pod"]["metadata"], case["pod"]["spec"]
-    template["metadata"].pop("ownerReferences", None)
-    request = {"operation": "UPDATE", "resource": {"group": "apps", "version": "v1", "resource": "daemonsets"},
-               "namespace": NAMESPACE, "userInfo": {"username": "host-granter"}}
+    thing, request = mutations.in_the_template(cluster.client().get(f"{DAEMON_SETS}/keyhole"), change)
     rules, errors, _ = policy.review(request, thing, thing)
     assert rule in rules and not errors, (rules, errors)
     try:
@@ -237,17 +212,13 @@ def mutated_template(cluster, policy, row):
     raise AssertionError("let through")
 
 
-# What a template does not have: who makes a pod, who owns it, and what it was before.
-OF_THE_POD_ALONE = {"daemonset-only", "no-impostors", "no-adoption", "no-image-change", "no-ephemeral-containers"}
-
-
 class Race(threading.Thread):
     """A user who makes pods that mount the host, as fast as they can."""
 
-    def __init__(self, cluster, make, pause=0.0):
+    def __init__(self, cluster, make):
         super().__init__(daemon=True)
         self.client = cluster.client("pod-maker", ("system:authenticated",))
-        self.make, self.pause = make, pause
+        self.make = make
         self.stopped, self.refusals, self.made, self.failure = threading.Event(), 0, [], None
 
     def run(self):
@@ -262,7 +233,6 @@ class Race(threading.Thread):
             except OSError as error:
                 self.failure = error
                 return
-            time.sleep(self.pause)
 
     def __enter__(self):
         self.start()
@@ -607,7 +577,7 @@ def policy_of(site, name):
 def restricted(results, cluster, directory, _):
     admin = cluster.client()
     site = Site(cluster, directory, "restricted-pv")
-    grant_when_the_namespace_exists(cluster)
+    grant_in_the_cluster(cluster.client())
     refusals = results.check("restricted-pv: nobody wins the race at installation", wins_the_race, cluster, site, claiming_pod)
     print(f"{refusals} attempts of the race were refused", flush=True)
     grant(admin)
@@ -629,7 +599,7 @@ def restricted(results, cluster, directory, _):
 
 def hostpath(results, cluster, directory, _):
     site = Site(cluster, directory, "privileged-hostpath")
-    grant_when_the_namespace_exists(cluster)
+    grant_in_the_cluster(cluster.client())
     refusals = results.check("privileged-hostpath: nobody wins the race at installation", wins_the_race, cluster, site, host_pod)
     print(f"{refusals} attempts of the race were refused", flush=True)
     grant(cluster.client())
@@ -640,25 +610,12 @@ def hostpath(results, cluster, directory, _):
     for row in mutations.SHAPE:
         if "later" not in row[0] and row[1] != "no-ephemeral-containers":
             results.check(f"privileged-hostpath: {row[0]} is refused", mutated_pod, cluster, policy, pod, row)
-        if row[1] not in OF_THE_POD_ALONE and "later" not in row[0]:
+        if mutations.is_about_the_template(row):
             results.check(f"privileged-hostpath: {row[0]} is refused in the template", mutated_template, cluster, policy, row)
     for action in LEGITIMATE_OF_THE_SHAPE:
         results.check(f"privileged-hostpath: {action.__name__} is let through", action, cluster)
     results.check("privileged-hostpath: is removed", site.remove)
     results.check("privileged-hostpath: is installed and removed twice", uninstalled, cluster, site)
-
-
-def grant_when_the_namespace_exists(cluster):
-    """Roles as early as can be: the pod maker's race must not be lost because a right is missing."""
-    admin = cluster.client()
-    # A cluster role, so that the pod maker may from the first moment of the namespace.
-    grant(admin, "default")
-    quietly(admin.create, "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", {
-        "metadata": {"name": "keyhole-test-pod-maker"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "keyhole-test-pod-maker"},
-        "subjects": [{"kind": "User", "name": "pod-maker"},
-                     {"kind": "ServiceAccount", "name": "default", "namespace": NAMESPACE},
-                     {"kind": "ServiceAccount", "name": "replicaset-controller", "namespace": "kube-system"}]})
 
 
 def places(results, cluster, directory, _):
@@ -698,8 +655,7 @@ def main():
             if nodes:
                 nodes.check()
             print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
-    print(f"{results.passed} passed, {results.failed} failed")
-    return 1 if results.failed else 0
+    return results.end()
 
 
 if __name__ == "__main__":

@@ -7,21 +7,26 @@ from api import Refused
 NAMESPACE = "keyhole"
 DAEMON_SETS = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-CONTROLLER = "system:serviceaccount:kube-system:daemon-set-controller"
 KEYHOLES_LABELS = {"app.kubernetes.io/name": "keyhole", "app.kubernetes.io/instance": "keyhole"}
 # Seconds.
 POLL = 0.2
 
-# Each is bound in the namespace to the role after it; the last has a cluster role besides.
-USERS = {"editor": "edit", "namespace-admin": "admin", "pod-maker": "keyhole-test-pod-maker", "host-granter": "edit"}
+# Each has the role after it in the namespace.
+USERS = {"editor": "edit", "namespace-admin": "admin", "host-granter": "edit"}
+# These have a role of ROLES in the whole cluster: a pod maker from the first moment of a namespace, before anyone could
+# bind a role in it.
 ROLES = [
     ("keyhole-test-pod-maker", [
+        {"kind": "User", "name": "pod-maker"},
+        {"kind": "ServiceAccount", "name": "default", "namespace": NAMESPACE},
+        {"kind": "ServiceAccount", "name": "replicaset-controller", "namespace": "kube-system"},
+    ], [
         ("", ["pods", "pods/binding", "pods/ephemeralcontainers", "pods/resize", "pods/status", "services", "persistentvolumeclaims",
               "replicationcontrollers", "configmaps", "events"]),
         ("apps", ["daemonsets", "deployments", "replicasets", "statefulsets"]),
         ("batch", ["jobs", "cronjobs"]),
     ]),
-    ("keyhole-test-host-granter", [("", ["persistentvolumes"])]),
+    ("keyhole-test-host-granter", [{"kind": "User", "name": "host-granter"}], [("", ["persistentvolumes"])]),
 ]
 
 
@@ -35,25 +40,28 @@ def quietly(refusable, *arguments, statuses=(404, 409)):
         return None
 
 
-def grant(admin, namespace=NAMESPACE):
-    """Makes the users what USERS says in a namespace, which need not exist yet."""
-    rbac = "/apis/rbac.authorization.k8s.io/v1"
-    for name, rules in ROLES:
-        quietly(admin.create, f"{rbac}/clusterroles", {
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+
+
+def bind(admin, path, name, role, subjects):
+    quietly(admin.create, f"{RBAC}/{path}", {
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}, "subjects": subjects})
+
+
+def grant_in_the_cluster(admin):
+    for name, subjects, rules in ROLES:
+        quietly(admin.create, f"{RBAC}/clusterroles", {
             "metadata": {"name": name},
             "rules": [{"apiGroups": [group], "resources": resources, "verbs": ["*"]} for group, resources in rules],
         })
-    quietly(admin.create, f"{rbac}/clusterrolebindings", {
-        "metadata": {"name": "keyhole-test-host-granter"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "keyhole-test-host-granter"},
-        "subjects": [{"kind": "User", "name": "host-granter"}],
-    })
+        bind(admin, "clusterrolebindings", name, name, subjects)
+
+
+def grant(admin):
+    """Makes the users what USERS says in the namespace."""
     for user, role in USERS.items():
-        quietly(admin.create, f"{rbac}/namespaces/{namespace}/rolebindings", {
-            "metadata": {"name": user},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-            "subjects": [{"kind": "User", "name": user}],
-        })
+        bind(admin, f"namespaces/{NAMESPACE}/rolebindings", user, role, [{"kind": "User", "name": user}])
 
 
 class Nodes(threading.Thread):

@@ -6,6 +6,8 @@ import tempfile
 
 import yaml
 
+from results import Refusal
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 KUBERNETES = REPOSITORY / "deploy/kubernetes"
 
@@ -26,7 +28,7 @@ OVERLAYS = {
 }
 
 
-class Failed(Exception):
+class Failed(Refusal):
     """A build that kubectl refuses."""
 
 

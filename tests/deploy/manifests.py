@@ -22,35 +22,15 @@ import breaks
 import claims
 import guide
 import mutations
-from kustomize import KUBERNETES, REPOSITORY, Failed, combinations, containers, kustomize, objects, one, \
+from kustomize import KUBERNETES, REPOSITORY, combinations, containers, kustomize, objects, one, \
     pod_of, with_components
 from pod_security import violations
+from results import Results
 
 # Native sidecars and recursiveReadOnly are stable since the first; the second is the newest that is looked at.
 VERSIONS = ["1.33", "1.37"]
 # Kinds of the Prometheus operator, which Kubernetes' schemas do not have: claims.py says what they hold.
 OPERATOR = {"PodMonitor", "ServiceMonitor", "PrometheusRule"}
-
-
-# Rules about what a DaemonSet's template does not have: who makes a pod, who owns it, and what it was before.
-OF_THE_POD_ALONE = {"daemonset-only", "no-impostors", "no-adoption", "no-image-change", "no-ephemeral-containers"}
-
-
-class Results:
-    """Counts checks, and says which failed."""
-
-    def __init__(self):
-        self.passed = self.failed = 0
-
-    def check(self, title, action, *arguments):
-        try:
-            result = action(*arguments)
-        except (AssertionError, KeyError, IndexError, StopIteration, TypeError, ValueError, Failed) as error:
-            self.failed += 1
-            print(f"FAILED {title}: {type(error).__name__}: {error}")
-            return None
-        self.passed += 1
-        return result
 
 
 def its_schema_takes_it(thing, version):
@@ -238,13 +218,7 @@ def the_level_fits_the_access(policy):
 def the_template_is_held_to_the_pods_rules(policy, daemon_set, row):
     """What would refuse the pod later refuses the DaemonSet that would make it."""
     title, rule, change = row
-    thing = copy.deepcopy(daemon_set)
-    template = thing["spec"]["template"]
-    case = mutations.create({"metadata": template["metadata"], "spec": template["spec"]})
-    change(case)
-    thing["spec"]["template"] = {"metadata": case["pod"]["metadata"], "spec": case["pod"]["spec"]}
-    request = {"operation": "UPDATE", "resource": {"group": "apps", "version": "v1", "resource": "daemonsets"},
-               "namespace": "keyhole", "userInfo": {"username": "alice"}}
+    thing, request = mutations.in_the_template(daemon_set, change)
     assert policy.matches(request)
     assert policy.review(request, daemon_set, daemon_set)[:2] == ([], []), "the good one"
     refused, errors, _ = policy.review(request, thing, daemon_set)
@@ -379,7 +353,7 @@ def main():
             for row in rows:
                 hit.add(results.check(f"{title}: {row[0]} is refused", mutated, policy, pod_of(sets[title]), row, annotation))
                 count += 1
-                if row[1] not in OF_THE_POD_ALONE and "later" not in row[0]:
+                if mutations.is_about_the_template(row):
                     results.check(f"{title}: {row[0]} is refused in the template", the_template_is_held_to_the_pods_rules,
                                   policy, one(sets[title], "DaemonSet"), row)
                     count += 1
@@ -398,8 +372,7 @@ def main():
     print(f"{len(sets)} sets built, {len(known)} different objects, {validated} against the schemas of Kubernetes "
           f"{' and '.join(VERSIONS)}; {len(claims.POD_CLAIMS) + len(claims.SET_CLAIMS)} claims of each set; "
           f"{len(programs.seen)} command lines; {count} pods refused by the rule they break")
-    print(f"{results.passed} passed, {results.failed} failed")
-    sys.exit(1 if results.failed else 0)
+    sys.exit(results.end())
 
 
 def same(left, right):

@@ -22,6 +22,29 @@ def create(pod):
     }
 
 
+def in_the_template(daemon_set, change):
+    """The DaemonSet with the change in its template, and the request of one who may change it."""
+    thing = copy.deepcopy(daemon_set)
+    template = thing["spec"]["template"]
+    case = create({"metadata": template["metadata"], "spec": template["spec"]})
+    change(case)
+    thing["spec"]["template"] = {"metadata": case["pod"]["metadata"], "spec": case["pod"]["spec"]}
+    return thing, {
+        "operation": "UPDATE", "resource": {"group": "apps", "version": "v1", "resource": "daemonsets"},
+        "namespace": "keyhole", "userInfo": {"username": "host-granter"},
+    }
+
+
+# Rules about what a template does not have: who makes a pod, who owns it, and what it was before.
+OF_THE_POD_ALONE = {"daemonset-only", "no-impostors", "no-adoption", "no-image-change", "no-ephemeral-containers"}
+
+
+def is_about_the_template(row):
+    """Whether the row's change can be made in a DaemonSet's template."""
+    title, rule, _ = row
+    return rule not in OF_THE_POD_ALONE and "later" not in title
+
+
 def broker(case):
     return case["pod"]["spec"]["initContainers"][0]
 
