@@ -14,7 +14,7 @@ use keyhole_flags::{
     COMPLETIONS, Command as CommandRow, Flag, FlagError, FlagKind, Group, HELP_FLAGS, KnownValues, LOG_FLAGS,
     Operands, Parsed, Program, Unused, Values,
 };
-use keyhole_os::socket::MAX_PATH_BYTES;
+use keyhole_os::socket::path_length_error;
 use keyhole_policy::Root;
 
 use crate::queries::{self, PermittedQueries, Queries};
@@ -286,14 +286,10 @@ fn socket(values: &Values) -> Result<PathBuf, FlagError> {
     const FLAG: &str = "socket.path";
     let path = values.path(FLAG).unwrap_or(Path::new(""));
     let reason = match path.as_os_str().len() {
-        0 => "use a path such as /run/keyhole/broker.sock".to_owned(),
-        1..=MAX_PATH_BYTES => return Ok(path.into()),
-        length => format!(
-            "{length} bytes, and the path of a socket has {MAX_PATH_BYTES} at most: use a shorter one, or a \
-             symbolic link to its directory"
-        ),
+        0 => Some("use a path such as /run/keyhole/broker.sock".to_owned()),
+        length => path_length_error(length),
     };
-    Err(values.refuse(FLAG, &path.to_string_lossy(), reason))
+    reason.map_or(Ok(path.into()), |reason| Err(values.refuse(FLAG, &path.to_string_lossy(), reason)))
 }
 
 /// A uid or gid. The kernel uses the highest number for "no change".
@@ -320,6 +316,7 @@ fn layers(words: &str) -> Result<Vec<&'static str>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keyhole_os::socket::MAX_PATH_BYTES;
 
     fn parse(arguments: &[&str]) -> Result<Flags, String> {
         with_environment(arguments, &[])

@@ -3,7 +3,8 @@
 //! <https://prometheus.io/docs/instrumenting/exposition_formats/>
 //!
 //! Collectors add samples in any order; [`Exposition::write`] sorts families by name and samples by labels, buckets and
-//! quantiles by number. A second sample with the same name and labels is dropped and counted, so that one bad collector never spoils a scrape.
+//! quantiles by number. A second sample with the same name and labels is dropped and counted, so that one bad collector
+//! never spoils a scrape.
 //!
 //! A sample is kept as its number and its labels. The labels are kept as the text format writes them, which is also what
 //! they are sorted by, with the length of each name and value: other formats (`protobuf.rs`, `query --output=json`) read

@@ -12,6 +12,16 @@ pub const SO_PASSRIGHTS: libc::c_int = 83;
 /// The most bytes of the path of a Unix socket: the kernel's field has 108, of which the last is zero.
 pub const MAX_PATH_BYTES: usize = 107;
 
+/// What is wrong with the path of a Unix socket that has so many bytes, and what to do; none if it fits.
+pub fn path_length_error(bytes: usize) -> Option<String> {
+    (bytes > MAX_PATH_BYTES).then(|| {
+        format!(
+            "{bytes} bytes, and the path of a socket has {MAX_PATH_BYTES} at most: use a shorter one, or a symbolic \
+             link to its directory"
+        )
+    })
+}
+
 /// Makes the kernel refuse descriptors that peers pass along, on this socket and on those accepted from it.
 ///
 /// Otherwise a peer could pass a descriptor whose close sleeps (a TCP socket with SO_LINGER and unsent data), and make

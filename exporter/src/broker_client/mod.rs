@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use keyhole_os::socket::MAX_PATH_BYTES;
+use keyhole_os::socket::path_length_error;
 use keyhole_proto::v1::{self, Outcome, Query, broker_client};
 use prost::Message as _;
 use tokio::net::UnixStream;
@@ -121,19 +121,12 @@ pub enum BrokerError {
 }
 
 /// The path of a socket, with an optional prefix `unix:`. The error says what to do.
-pub fn socket_path(socket: &str) -> Result<&str, String> {
+fn socket_path(socket: &str) -> Result<&str, String> {
     let path = socket.strip_prefix("unix://").or_else(|| socket.strip_prefix("unix:")).unwrap_or(socket);
     if path.is_empty() || path.contains('\0') {
         return Err(format!("not the path of a socket: use one such as {DEFAULT_SOCKET}"));
     }
-    if path.len() > MAX_PATH_BYTES {
-        return Err(format!(
-            "{} bytes, and the path of a socket has {MAX_PATH_BYTES} at most: use a shorter one, or a symbolic \
-             link to its directory",
-            path.len()
-        ));
-    }
-    Ok(path)
+    path_length_error(path.len()).map_or(Ok(path), Err)
 }
 
 impl BrokerClient {
@@ -388,6 +381,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use keyhole_os::socket::MAX_PATH_BYTES;
 
     fn chunk(query: Query, bytes: usize, end: bool) -> v1::ReadResponse {
         let file = v1::File {

@@ -10,9 +10,8 @@ use keyhole_proto::v1::{Outcome, Query};
 use tokio::time::Instant;
 
 use super::terminal::{Progress, escape_controls};
-use super::{Failure, StopSignal, StopSignals, local, print, runtime, socket};
+use super::{Failure, StopSignal, StopSignals, broker, local, print, runtime};
 use crate::broker_client::BrokerClient;
-use crate::budget::Budget;
 use crate::capture::{self, CaptureInfo, INDEX_DIR, WriteError, Written};
 use crate::collector::in_parentheses;
 use crate::http::plural;
@@ -27,14 +26,13 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
     // Check this before the host is read.
     capture::check_target(dir).map_err(|error| error.to_string())?;
-    let socket = socket(options)?;
     let node_name = local()?.nodes_name();
     let mut progress = Progress::new();
     let (snapshot, written) = runtime()?.block_on(async {
         // From here on a signal stops the command, without partial output.
         let mut signals = StopSignals::listen()?;
         let (snapshot, about) = tokio::select! {
-            read = read(&socket, node_name, options, &mut progress) => read?,
+            read = read(node_name, options, &mut progress) => read?,
             stop = signals.next() => return Err(Failure::Stopped(stop)),
         };
         let files = snapshot.files().filter(|(_, content)| matches!(content, Content::Bytes { .. })).count();
@@ -52,13 +50,11 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
 }
 
 async fn read(
-    socket: &str,
     node_name: String,
     options: &Options,
     progress: &mut Progress,
 ) -> Result<(Snapshot, CaptureInfo), Failure> {
-    let broker = BrokerClient::for_command(socket).map_err(|error| Failure::Usage(error.to_string()))?;
-    let broker = broker.with_max_response_bytes(Budget::new(options).response);
+    let broker = broker(options, BrokerClient::for_command)?;
     let deadline = Instant::now() + TIMEOUT;
     let description = broker.describe(deadline).await.map_err(|error| error.to_string())?;
     let queries: Vec<Query> = TABLE.iter().map(|row| row.query).collect();

@@ -10,7 +10,7 @@ use super::flags::{FILTER, HEADERS, OUTPUT, SCRAPE_TIMEOUT};
 use super::query::Format;
 use super::query::table::{Cell, Column, Table};
 use super::terminal::{self, Style, Terminal, escape_controls_in_json};
-use super::{Failure, StopSignals, runtime, socket};
+use super::{Failure, StopSignals, broker, runtime};
 use crate::broker_client::BrokerClient;
 use crate::options::Options;
 use crate::sandbox::{self, QUERY_SYSCALLS, SandboxOptions};
@@ -44,8 +44,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 
 async fn describe(options: &Options) -> Result<DescribeResponse, Failure> {
     let mut signals = StopSignals::listen()?;
-    let broker =
-        BrokerClient::for_command(&socket(options)?).map_err(|error| Failure::Usage(error.to_string()))?;
+    let broker = broker(options, BrokerClient::for_command)?;
     let sandbox_options = SandboxOptions {
         broker_socket: broker.socket().into(),
         extra_syscalls: QUERY_SYSCALLS,

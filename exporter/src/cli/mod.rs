@@ -18,7 +18,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use flags::{CommandLine, PROGRAM};
 
-use crate::broker_client;
+use crate::broker_client::{BrokerClient, BrokerError};
+use crate::budget::Budget;
 use crate::collector::{COLLECTORS, SetupError};
 use crate::local::LocalSource;
 use crate::options::{FlagError, Options};
@@ -138,16 +139,20 @@ fn print(text: &str) -> Result<(), Failure> {
     terminal::write_stdout(text.as_bytes()).map(drop)
 }
 
-/// The broker's socket.
-fn socket(options: &Options) -> Result<String, Failure> {
+/// A client of the broker at `--broker.socket`, made by `new`. Needs a runtime.
+fn broker(
+    options: &Options,
+    new: fn(&str) -> Result<BrokerClient, BrokerError>,
+) -> Result<BrokerClient, Failure> {
     let socket = flags::BROKER_SOCKET.get(options);
-    match broker_client::socket_path(&socket) {
-        Ok(_) => Ok(socket),
-        Err(reason) => {
-            let error = options.refuse(flags::BROKER_SOCKET.row.name, &socket, reason);
-            Err(Failure::Usage(error.to_string()))
+    let client = new(&socket).map_err(|error| match error {
+        BrokerError::Address { reason, .. } => {
+            options.refuse(flags::BROKER_SOCKET.row.name, &socket, reason).to_string()
         }
-    }
+        error => error.to_string(),
+    });
+    let max_response_bytes = Budget::new(options).response;
+    client.map(|client| client.with_max_response_bytes(max_response_bytes)).map_err(Failure::Usage)
 }
 
 /// What this process knows without the broker.

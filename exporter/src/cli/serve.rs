@@ -8,9 +8,8 @@ use super::flags::{
     GROUPS, LISTEN_ADDRESS, PATH_SYSFS, SYSTEMD_SOCKET, TELEMETRY_PATH, UNSUPPORTED_COLLECTORS,
     WEB_CONFIG_FILE, WithoutEffect, without_effect,
 };
-use super::{Failure, StopSignals, local, runtime, socket};
+use super::{Failure, StopSignals, broker, local, runtime};
 use crate::broker_client::BrokerClient;
-use crate::budget::Budget;
 use crate::collector;
 use crate::http::listen::ListenError;
 use crate::http::routes::{HEALTHY, READY};
@@ -32,8 +31,7 @@ async fn serve(options: Options) -> Result<(), Failure> {
     signals::ignore_stray();
     let mut signals = StopSignals::listen()?;
     let collectors = collector::enabled(&options)?;
-    let broker = BrokerClient::new(&socket(&options)?).map_err(|error| Failure::Usage(error.to_string()))?;
-    let broker = broker.with_max_response_bytes(Budget::new(&options).response);
+    let broker = broker(&options, BrokerClient::new)?;
     let mut web_config = web_config(&options)?;
     let listeners = if SYSTEMD_SOCKET.get(&options) {
         listen::inherited()

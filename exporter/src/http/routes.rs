@@ -32,8 +32,7 @@ pub const READY: &str = "/-/ready";
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=UTF-8";
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
-/// The bounds of a scrape's timeout, whatever the request says.
-/// The timeouts that a scrape can have.
+/// The timeouts that a scrape can have, whatever the request says.
 pub const SCRAPE_TIMEOUTS: DurationRange =
     DurationRange { min: Duration::from_millis(50), max: Duration::from_secs(120) };
 

@@ -22,9 +22,8 @@ use self::rates::Rates;
 pub(super) use self::result::QueryResult;
 use super::flags::{FROM, SCRAPE_TIMEOUT};
 use super::terminal::{self, Terminal, print_error};
-use super::{Failure, StopSignals, local, runtime, socket};
+use super::{Failure, StopSignals, broker, local, runtime};
 use crate::broker_client::BrokerClient;
-use crate::budget::Budget;
 use crate::capture;
 use crate::collector::Instance;
 use crate::local::LocalSource;
@@ -98,9 +97,7 @@ fn finish(result: &QueryResult) -> Result<(), Failure> {
 async fn query_broker(query: QueryOptions, options: &Options) -> Result<(), Failure> {
     let terminal = Terminal::detect();
     let mut signals = StopSignals::listen()?;
-    let broker =
-        BrokerClient::for_command(&socket(options)?).map_err(|error| Failure::Usage(error.to_string()))?;
-    let broker = broker.with_max_response_bytes(Budget::new(options).response);
+    let broker = broker(options, BrokerClient::for_command)?;
     let local = local()?;
     enter_sandbox(&query.collectors, PathBuf::new(), broker.socket().into())?;
     let broker_query = BrokerQuery {
