@@ -16,7 +16,7 @@ pub mod pipes;
 mod table;
 
 pub use enums::{Outcome, Query};
-pub use table::{AccessLevel, Class, Kind, Namespace, ROOT_FILES, Root, Row, Source, TABLE, digest, row};
+pub use table::{AccessLevel, Class, Kind, Namespace, Root, Row, Source, TABLE, digest, row};
 
 /// A number that is no value of an enum of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! The policy table: everything that each query may read.
 
 use crate::Query;
-use crate::pattern::{devices, matches, overlap};
+use crate::pattern::{devices, matches};
 use AccessLevel::{Host, Minimal};
 use Class::{Devices, Files, Mounts, Processes, Procfs, Sysfs};
 
@@ -86,7 +86,7 @@ pub enum Kind {
 }
 
 /// The lowest access level of a broker at which a row is answered with the host's values: it is about mounts and
-/// namespaces. File modes are another condition: some files only uid 0 may read, at any level ([`ROOT_FILES`]).
+/// namespaces. File modes are another condition: some files only uid 0 may read, at any level (`root_files.txt`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AccessLevel {
     /// No host mount: the file is the same in every container.
@@ -593,18 +593,6 @@ pub const TABLE: &[Row] = &[
     ], Minimal, SHORT, 11 + DATASETS),
 ];
 
-/// Files of the table that only uid 0 may read, as patterns that begin with the name of a root. It documents what file
-/// modes do: nothing enforces it, and kernels differ (before Linux 5.10 everyone may read `energy_uj`).
-pub const ROOT_FILES: &[&str] = &[
-    "proc/1/mountstats",
-    "proc/slabinfo",
-    "proc/sys/net/core/bpf_jit_{harden,kallsyms,limit}",
-    "proc/sys/vm/{mmap_rnd_bits,mmap_rnd_compat_bits}",
-    "sys/class/dmi/id/{board_serial,chassis_serial,product_serial,product_uuid}",
-    "sys/class/powercap/*/energy_uj",
-    "sys/devices/system/cpu/cpu#/cpufreq/cpuinfo_cur_freq",
-];
-
 const fn new_row(
     query: Query,
     class: Class,
@@ -618,25 +606,6 @@ const fn new_row(
 }
 
 impl Row {
-    /// Whether a path of an answer, such as `proc/loadavg`, is one that this row reads.
-    pub fn reads(&self, path: &[u8]) -> bool {
-        let is_of = |source: &Source| {
-            let below = path.strip_prefix(source.root.name().as_bytes())?.strip_prefix(b"/")?;
-            Some(matches(source.pattern.as_bytes(), below))
-        };
-        self.sources.iter().any(|source| is_of(source) == Some(true))
-    }
-
-    /// Those of [`ROOT_FILES`] that this row reads.
-    pub fn root_files(&self) -> impl Iterator<Item = &'static str> {
-        ROOT_FILES.iter().copied().filter(|file| {
-            self.sources.iter().any(|source| {
-                let below = file.strip_prefix(source.root.name()).and_then(|path| path.strip_prefix('/'));
-                below.is_some_and(|below| overlap(source.pattern, below))
-            })
-        })
-    }
-
     /// The item to which a path of an answer belongs: the directory of the last wildcard, or alternative of directories,
     /// that all patterns with the same [`devices`] share. None for a file that is an item by itself.
     pub fn item<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
@@ -684,19 +653,6 @@ mod tests {
 
     fn sources() -> impl Iterator<Item = &'static Source> {
         TABLE.iter().flat_map(|row| row.sources)
-    }
-
-    #[test]
-    fn a_row_reads_its_paths_below_their_root_and_no_others() {
-        let netdev = row(Query::NetDev).unwrap();
-        assert!(netdev.reads(b"proc/1/net/dev"));
-        for other in
-            [&b"proc/1/net/de"[..], b"proc/1/net/dev/x", b"sys/1/net/dev", b"proc", b"proc1/net/dev", b""]
-        {
-            assert!(!netdev.reads(other), "{}", other.escape_ascii());
-        }
-        let hwmon = row(Query::Hwmon).unwrap();
-        assert!(hwmon.reads(b"sys/class/hwmon/hwmon3/name") && !hwmon.reads(b"sys/class/hwmon/hwmonx/name"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use keyhole_proto::v1::{Outcome, Query};
 use crate::cli::flags::DISABLE_DEFAULTS;
 use crate::exposition::{Counters, Exposition, Family, Limit, Limits, MetricType, Source};
 use crate::options::{Flag, FlagError, Options};
-use crate::snapshot::{Content, Snapshot};
+use crate::snapshot::{Content, Snapshot, is_answered};
 
 pub mod files;
 pub mod filesystems;
@@ -188,13 +188,16 @@ impl Collector {
     /// the name of a root.
     pub fn rows(&self, pattern: &str) -> impl Iterator<Item = &'static keyhole_policy::Row> {
         let rows = self.queries.iter().chain(self.optional).filter_map(|query| keyhole_policy::row(*query));
-        rows.filter(move |row| {
-            row.sources.iter().any(|source| {
-                let below = pattern.strip_prefix(source.root.name()).and_then(|path| path.strip_prefix('/'));
-                below.is_some_and(|below| overlap(source.pattern, below))
-            })
-        })
+        rows.filter(move |row| has_source(row, pattern))
     }
+}
+
+/// Whether a row of the policy reads files of this pattern, which begins with the name of a root.
+pub fn has_source(row: &keyhole_policy::Row, pattern: &str) -> bool {
+    row.sources.iter().any(|source| {
+        let below = pattern.strip_prefix(source.root.name()).and_then(|path| path.strip_prefix('/'));
+        below.is_some_and(|below| overlap(source.pattern, below))
+    })
 }
 
 /// What a collector works from.
@@ -507,14 +510,14 @@ fn failed_query(collector: &Collector, snapshot: &Snapshot) -> Option<CollectErr
 
 fn require_answered(snapshot: &Snapshot, query: Query) -> Result<(), CollectError> {
     let outcome = snapshot.report(query).map_or(Outcome::Ok, |report| report.outcome);
-    match outcome {
-        Outcome::Ok | Outcome::Absent | Outcome::Empty => Ok(()),
-        _ => Err(CollectError::Query {
-            query: short(query.as_str_name(), "QUERY_"),
-            outcome: short(outcome.as_str_name(), "OUTCOME_"),
-            reason: snapshot.reason(query).unwrap_or_default().to_owned(),
-        }),
+    if is_answered(outcome) {
+        return Ok(());
     }
+    Err(CollectError::Query {
+        query: short(query.as_str_name(), "QUERY_"),
+        outcome: short(outcome.as_str_name(), "OUTCOME_"),
+        reason: snapshot.reason(query).unwrap_or_default().to_owned(),
+    })
 }
 
 fn short(name: &'static str, prefix: &str) -> &'static str {

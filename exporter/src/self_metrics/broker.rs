@@ -6,7 +6,7 @@ use keyhole_proto::v1::{DescribeResponse, Outcome, Query, ReaderClass, View};
 
 use super::process;
 use crate::exposition::{Exposition, Family, MetricType, Source};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, is_answered};
 
 /// The families of this module.
 pub const FAMILIES: &[Family] = &[
@@ -213,7 +213,7 @@ pub fn add_queries(snapshot: &Snapshot, queries: &[Query], detail: bool, out: &m
         if detail || report.left_out > 0 {
             out.add(&LEFT_OUT, &[query.as_bytes()], report.left_out);
         }
-        if !detail && matches!(report.outcome, Outcome::Ok | Outcome::Absent | Outcome::Empty) {
+        if !detail && is_answered(report.outcome) {
             continue;
         }
         let outcome = word(report.outcome.as_str_name(), "OUTCOME_");

@@ -8,6 +8,8 @@ mod wire;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
+use keyhole_policy::pattern::matches;
+use keyhole_policy::{Row, Source};
 use keyhole_proto::v1::{self, Outcome, Query};
 
 pub use self::dir::Dir;
@@ -285,7 +287,7 @@ impl Snapshot {
     /// Keeps what these queries read, and drops the rest.
     pub fn keep(&mut self, queries: &[Query]) {
         let rows: Vec<_> = queries.iter().filter_map(|query| keyhole_policy::row(*query)).collect();
-        self.files.retain(|(path, _)| rows.iter().any(|row| row.reads(path)));
+        self.files.retain(|(path, _)| rows.iter().any(|row| is_read_by(row, path)));
         self.file_systems.retain(|(query, _)| queries.contains(query));
         self.reports.retain(|query, _| queries.iter().any(|kept| *query == i32::from(*kept)));
     }
@@ -426,6 +428,15 @@ impl Content {
     }
 }
 
+/// Whether a path of an answer, such as `proc/loadavg`, is one that this row reads.
+fn is_read_by(row: &Row, path: &[u8]) -> bool {
+    let matches_source = |source: &Source| {
+        let below = path.strip_prefix(source.root.name().as_bytes())?.strip_prefix(b"/")?;
+        Some(matches(source.pattern.as_bytes(), below))
+    };
+    row.sources.iter().any(|source| matches_source(source) == Some(true))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,6 +449,22 @@ mod tests {
                 .map(|(path, text)| (path.as_bytes().to_vec(), Content::bytes(text.as_bytes())))
                 .collect(),
         )
+    }
+
+    #[test]
+    fn a_row_reads_its_paths_below_their_root_and_no_others() {
+        let netdev = keyhole_policy::row(Query::NetDev).unwrap();
+        assert!(is_read_by(netdev, b"proc/1/net/dev"));
+        for other in
+            [&b"proc/1/net/de"[..], b"proc/1/net/dev/x", b"sys/1/net/dev", b"proc", b"proc1/net/dev", b""]
+        {
+            assert!(!is_read_by(netdev, other), "{}", other.escape_ascii());
+        }
+        let hwmon = keyhole_policy::row(Query::Hwmon).unwrap();
+        assert!(
+            is_read_by(hwmon, b"sys/class/hwmon/hwmon3/name")
+                && !is_read_by(hwmon, b"sys/class/hwmon/hwmonx/name")
+        );
     }
 
     #[test]

@@ -21,7 +21,7 @@ use crate::collector::{Collect, CollectError, Collector, Context, SetupError};
 use crate::exposition::{Exposition, Family, MetricType, Source};
 use crate::lock;
 use crate::options::{Options, TypedFlag};
-use crate::snapshot::{Content, Snapshot};
+use crate::snapshot::{Content, Snapshot, is_answered};
 use crate::text::{self, ProcessStat};
 
 pub const COLLECTOR: Collector = Collector {
@@ -195,9 +195,9 @@ impl Collect for ProcessGroups {
 /// Every process whose `stat` could be read, with what else was read of it.
 fn processes<'a>(snapshot: &'a Snapshot, out: &mut Exposition) -> Vec<Process<'a>> {
     // A part of the details is worse than none; a single file that was cut is only its process' matter.
-    let details = snapshot.report(Query::ProcessDetails).is_none_or(|report| {
-        matches!(report.outcome, Outcome::Ok | Outcome::Absent | Outcome::Empty | Outcome::Truncated)
-    });
+    let details = snapshot
+        .report(Query::ProcessDetails)
+        .is_none_or(|report| is_answered(report.outcome) || report.outcome == Outcome::Truncated);
     let mut processes: Vec<Process<'a>> = Vec::new();
     // In the snapshot's order `fd` stands before `stat`, and `status` after it.
     let mut descriptors = (0, Measured::Absent);
