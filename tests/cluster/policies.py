@@ -629,9 +629,7 @@ def places(results, cluster, directory, _):
 
 def scraped(results, cluster, directory, _):
     """What Prometheus discovers without the operator."""
-    if not cluster.programs:
-        print("left out: scrape, since the pods of this cluster cannot be given addresses of this machine", flush=True)
-        return
+    assert cluster.programs, "the pods of another cluster cannot be given addresses of this machine"
     site = Site(cluster, directory, "minimal")
     site.install()
     ready(cluster.client())
@@ -642,6 +640,14 @@ def scraped(results, cluster, directory, _):
 PARTS = {
     "restricted": restricted, "hostpath": hostpath, "places": places, "scrape": scraped, "everything": everything_applied,
 }
+
+
+def parts(arguments):
+    """What is done when nothing is named."""
+    prometheus = arguments.programs and pathlib.Path(arguments.programs, "prometheus").exists()
+    if not prometheus:
+        print("left out: scrape, which needs `tests/cluster/build prometheus` and pods with addresses of this machine", flush=True)
+    return [name for name in PARTS if name != "scrape" or prometheus]
 
 
 def main():
@@ -664,7 +670,7 @@ def main():
         cluster = stack.enter_context(Cluster(kubeconfig, arguments.kubectl, arguments.programs).proxied())
         nodes = stack.enter_context(Nodes(cluster, NODES)) if arguments.programs else None
         define_the_operators_kinds(cluster.client())
-        for name in arguments.only or PARTS:
+        for name in arguments.only or parts(arguments):
             begun = time.monotonic()
             PARTS[name](results, cluster, directory, arguments.brief)
             if nodes:
