@@ -681,6 +681,7 @@ impl Scraper {
                 cached.response = Some(Arc::clone(&response));
                 Ok(response)
             }
+            Err(error) if error.is_busy() => Err(error),
             Err(error) => {
                 *cached = Description { start_time_ms: cached.start_time_ms, ..Description::default() };
                 Err(error)
@@ -693,10 +694,14 @@ impl Scraper {
     pub async fn ready(&self) -> Result<(), String> {
         let broker = match self.recent_description(DESCRIBE_TIMEOUT) {
             Some(response) => response,
-            None => {
-                let response = self.describe(Instant::now() + DESCRIBE_TIMEOUT).await;
-                response.map_err(|error| error.to_string())?
-            }
+            None => match self.describe(Instant::now() + DESCRIBE_TIMEOUT).await {
+                Ok(response) => response,
+                // It responds: other clients with this uid use up its rate limit. What it last described holds.
+                Err(error) if error.is_busy() => {
+                    self.recent_description(Duration::MAX).ok_or_else(|| error.to_string())?
+                }
+                Err(error) => return Err(error.to_string()),
+            },
         };
         let queries = collector::queries(&self.enabled).into_iter().collect();
         missing_readers(&broker, &queries).map_or(Ok(()), Err)

@@ -275,6 +275,25 @@ async fn a_web_config_file_that_becomes_invalid_answers_each_request_with_500_un
 }
 
 #[tokio::test]
+async fn a_broker_that_refuses_more_requests_is_ready_as_it_last_described_itself() {
+    let (_dir, socket) = directory();
+    let broker = FakeBroker::start(&socket, Script { describes: 1, ..Script::default() });
+    let exporter = Exporter::start(&socket, &[]);
+    for _ in 0..3 {
+        let ready = exporter.get("/-/ready").await;
+        assert_eq!(ready.status, 200, "{}", ready.text());
+        // As old as a description may be.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    assert!(broker.calls.describes.load(Ordering::SeqCst) > 2, "it was asked again");
+    // Nothing is known of one that has never described itself.
+    let (_dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script { describes: 0, ..Script::default() });
+    let ready = Exporter::start(&socket, &[]).get("/-/ready").await;
+    assert!(ready.status == 503 && ready.text().contains("too many requests"), "{}", ready.text());
+}
+
+#[tokio::test]
 async fn health_checks_need_no_password_on_their_own_address_which_has_no_other_page() {
     let (dir, socket) = directory();
     let _broker = FakeBroker::start(&socket, Script::default());

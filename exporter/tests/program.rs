@@ -107,6 +107,19 @@ async fn a_replayed_capture_has_the_samples_of_a_scrape() {
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(samples(&replayed, of_the_host), samples(&text, of_the_host));
     }
+    // The first file that people remove: it has the node's name.
+    let mut without_name = tar::Builder::new(Vec::new());
+    for entry in tar::Archive::new(&streamed.stdout[..]).entries().unwrap() {
+        let entry = entry.unwrap();
+        if !entry.path().unwrap().ends_with("keyhole/captured") {
+            without_name.append(&entry.header().clone(), entry).unwrap();
+        }
+    }
+    let without_name = without_name.into_inner().unwrap();
+    assert!(without_name.len() < streamed.stdout.len());
+    let output = exporter_with_input(&[&flags[..], &["replay", "-"]].concat(), &without_name);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("node_load1 0.5\n"));
     let cut = exporter_with_input(&["replay", "-"], &streamed.stdout[..2048]);
     let error = String::from_utf8(cut.stderr).unwrap();
     assert!(cut.status.code() == Some(1) && cut.stdout.is_empty(), "{error}");
@@ -168,6 +181,34 @@ fn a_stream_that_is_a_terminal_or_has_no_broker_behind_it_is_refused() {
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{error}");
         assert!(error.contains("/nonexistent/x"), "{error}");
+    }
+}
+
+/// Also that the threads of the command have started before seccomp forbids what their start needs.
+#[test]
+fn a_connection_that_the_broker_closes_at_once_is_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("broker.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let socket = format!("--broker.socket={}", socket.display());
+    for _ in 0..5 {
+        let start = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
+            command
+                .args([&socket, "connect"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let started: Vec<_> = (0..20).map(|_| start()).collect();
+        for command in started {
+            let output = command.wait_with_output().unwrap();
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{:?}: {error}", output.status);
+            assert!(error.contains("too many connections") || error.contains("broken pipe"), "{error}");
+        }
     }
 }
 

@@ -95,8 +95,8 @@ impl SocketAccess {
                     _ => format!("or start the broker with --allow-uid={uid}"),
                 };
                 format!(
-                    ": the broker closes connections of uids other than its own and those of its --allow-uid; if \
-                     that is the cause: {as_owner}; {or}"
+                    ": the broker closes connections of uids other than its own and those of its --allow-uid, and \
+                     those of a uid that has too many; if uid {uid} is not allowed: {as_owner}; {or}"
                 )
             }
         }

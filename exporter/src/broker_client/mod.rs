@@ -120,6 +120,13 @@ pub enum BrokerError {
     Deadline,
 }
 
+impl BrokerError {
+    /// Whether the broker refused because of its limits for this uid.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(self, Self::Refused { code: Code::ResourceExhausted, .. })
+    }
+}
+
 /// The path of a socket, with an optional prefix `unix:`. The error says what to do.
 fn socket_path(socket: &str) -> Result<&str, String> {
     let path = socket.strip_prefix("unix://").or_else(|| socket.strip_prefix("unix:")).unwrap_or(socket);

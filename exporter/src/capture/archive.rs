@@ -99,6 +99,7 @@ impl Archive {
         let is_compressed = start == GZIP;
         let source = Cursor::new(start).chain(source);
         if is_compressed { Self::read_tar(MultiGzDecoder::new(source)) } else { Self::read_tar(source) }
+            .map_err(describe)
     }
 
     fn read_tar(source: impl Read) -> std::io::Result<Self> {
@@ -130,6 +131,16 @@ impl Archive {
         // To the end, where a compressed file has its checksum.
         std::io::copy(&mut source, &mut std::io::sink())?;
         Ok(Self { entries: capture_in(entries)? })
+    }
+}
+
+/// Describes an error of the tar crate without the bytes of the file, of which its own messages are full.
+fn describe(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Other | ErrorKind::InvalidInput => {
+            Error::new(ErrorKind::InvalidData, "not a tar archive, or a damaged one")
+        }
+        _ => error,
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) const LEFT_OUT: &[u8] = b"left_out=";
 /// The most bytes that are read of one file.
 pub(super) const MAX_FILE_BYTES: u64 = 256 << 20;
 /// The most bytes that are read of a capture.
-pub(super) const MAX_CAPTURE_BYTES: u64 = 1 << 30;
+pub(super) const MAX_CAPTURE_BYTES: u64 = 512 << 20;
 
 /// The files that a capture consists of.
 pub(super) trait Stored {

@@ -8,7 +8,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::watchdog::{Watchdog, enter_sandbox_with_threads};
+use super::watchdog::{Watchdog, enter_sandbox_with_threads, start_thread};
 use super::{Failure, broker, runtime};
 use crate::broker_client::BrokerClient;
 use crate::options::Options;
@@ -33,12 +33,15 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let watchdog = enter_sandbox_with_threads(socket.into(), |watchdog| {
         watchdog.start(IDLE_TIMEOUT, "connection to the broker")?;
         let watchdog = watchdog.clone();
-        let send = move || send(to_broker, &watchdog);
-        std::thread::Builder::new().name("send".into()).stack_size(128 << 10).spawn(send).map(drop)
+        start_thread("send", move || send(to_broker, &watchdog))
     })?;
     let out = &mut std::io::stdout().lock();
     match copy(&mut watchdog.watch(from_broker), out) {
-        Ok(()) | Err(CopyError::Write(ErrorKind::BrokenPipe)) => Ok(()),
+        // It begins with its settings.
+        Ok(0) => Err("the broker closed the connection at once: this uid has too many connections to it (exporter, query and \
+                      connect together), or is not in its --allow-uid"
+            .into()),
+        Ok(_) | Err(CopyError::Write(ErrorKind::BrokenPipe)) => Ok(()),
         Err(CopyError::Read(error) | CopyError::Write(error)) => {
             Err(format!("connection to the broker: {error}").into())
         }
@@ -62,17 +65,19 @@ enum CopyError {
     Write(ErrorKind),
 }
 
-/// Copies until the end. std::io::copy would use system calls that the sandbox forbids.
-fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<(), CopyError> {
+/// Copies until the end; returns the number of bytes. std::io::copy would use system calls that the sandbox forbids.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> Result<u64, CopyError> {
     let mut buffer = vec![0; BUFFER_BYTES];
+    let mut copied = 0;
     loop {
         let read = match from.read(&mut buffer) {
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(copied),
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(CopyError::Read(error.kind())),
         };
         let bytes = buffer.get(..read).unwrap_or_default();
+        copied += read as u64;
         to.write_all(bytes).and_then(|()| to.flush()).map_err(|error| CopyError::Write(error.kind()))?;
     }
 }

@@ -48,7 +48,7 @@ impl Watchdog {
             keyhole_log::flush();
             std::process::exit(1);
         };
-        std::thread::Builder::new().name("watchdog".into()).stack_size(64 << 10).spawn(watch).map(drop)
+        start_thread("watchdog", watch)
     }
 
     /// A stream whose reads and writes are counted.
@@ -56,6 +56,19 @@ impl Watchdog {
         self.0.fetch_add(1, Ordering::Relaxed);
         Watched { stream, watchdog: self.clone() }
     }
+}
+
+/// Starts a thread, and waits until it runs: its start makes system calls that the sandbox forbids, which is entered next.
+pub(super) fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    const STACK_BYTES: usize = 128 << 10;
+    let (started, start) = mpsc::channel();
+    std::thread::Builder::new().name(name.into()).stack_size(STACK_BYTES).spawn(move || {
+        // The allocator sets up the thread's memory with its first allocation.
+        drop(std::hint::black_box(Box::new([1u8; 64])));
+        let _ = started.send(());
+        run();
+    })?;
+    start.recv().map_err(|_| std::io::Error::other("the thread ended at its start"))
 }
 
 /// Returns once the count is not 0 and has not changed for `timeout`.

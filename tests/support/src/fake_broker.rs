@@ -37,6 +37,8 @@ pub struct Script {
     pub description: Option<DescribeResponse>,
     /// How long Describe takes.
     pub describe_delay: Duration,
+    /// How many times Describe answers before the limit of requests refuses it.
+    pub describes: usize,
 }
 
 impl Default for Script {
@@ -52,6 +54,7 @@ impl Default for Script {
             start_time_ms: 1,
             description: None,
             describe_delay: Duration::ZERO,
+            describes: usize::MAX,
         }
     }
 }
@@ -101,7 +104,9 @@ impl Broker for Service {
     }
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
-        self.calls.describes.fetch_add(1, Ordering::SeqCst);
+        if self.calls.describes.fetch_add(1, Ordering::SeqCst) >= self.script.describes {
+            return Err(Status::resource_exhausted("too many requests from this uid"));
+        }
         tokio::time::sleep(self.script.describe_delay).await;
         if let Some(description) = &self.script.description {
             return Ok(Response::new(description.clone()));

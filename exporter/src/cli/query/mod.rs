@@ -72,14 +72,15 @@ pub(super) fn query_capture(path: &str, query: &QueryOptions) -> Result<QueryRes
         format!("cannot read {path}: {error}; {advice}")
     };
     let source = open(path)?.map_err(cannot_read)?;
-    let dir = match &source {
-        Source::Directory(dir) => dir.clone(),
-        Source::Archive(_) => PathBuf::new(),
+    let (is_archive, dir) = match &source {
+        Source::Directory(dir) => (false, dir.clone()),
+        Source::Archive(_) => (true, PathBuf::new()),
     };
     enter_sandbox(&query.collectors, dir.clone(), PathBuf::new())?;
     let mut saved = capture::read(source).map_err(cannot_read)?;
     // A wrong directory would have nothing to print; but a collector of text files needs its own directory alone.
-    let is_tree = saved.about.is_some() || TREE_ROOTS.iter().any(|root| dir.join(root).is_dir());
+    let is_tree =
+        is_archive || saved.about.is_some() || TREE_ROOTS.iter().any(|root| dir.join(root).is_dir());
     if !is_tree && query.collectors.iter().all(|collector| collector.directories().is_empty()) {
         return Err(format!("cannot read {path}: it has no files of a host; {PASS_A_TREE}").into());
     }
@@ -95,6 +96,11 @@ pub(super) fn query_capture(path: &str, query: &QueryOptions) -> Result<QueryRes
 
 /// Opens a capture; the inner error is of the system.
 fn open(path: &str) -> Result<std::io::Result<Source>, Failure> {
+    if path.is_empty() {
+        return Err(Failure::Usage(
+            "the path is empty: name the directory or archive that capture wrote".into(),
+        ));
+    }
     if path != STREAM {
         return Ok(capture::open(Path::new(path)));
     }
