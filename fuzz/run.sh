@@ -16,10 +16,10 @@ cd "$(dirname "$0")/.."
 seconds=${1:-10}
 shift || true
 # Inputs of a fixed run, seeds included: about two seconds of each target, as it is built by default.
-declare -A inputs=([answer]=800 [broker_flags]=8000 [capture]=120 [collector]=6000 [exporter_flags]=400 [exposition]=500 [frames]=16000
+declare -A inputs=([answer]=800 [archive]=2000 [broker_flags]=8000 [capture]=120 [collector]=6000 [exporter_flags]=400 [exposition]=500 [frames]=16000
     [go_regex]=2000 [mountinfo]=2000 [names]=5000 [pattern]=3000 [process_groups]=600 [query]=20000 [reader_arguments]=50000
     [text]=4000 [textfile]=800 [web_config]=4000)
-all=(answer broker_flags capture collector exporter_flags exposition frames go_regex mountinfo names pattern process_groups query reader_arguments text textfile web_config)
+all=(answer archive broker_flags capture collector exporter_flags exposition frames go_regex mountinfo names pattern process_groups query reader_arguments text textfile web_config)
 targets=("$@")
 [ $# -gt 0 ] || targets=("${all[@]}")
 # The generic targets have most to find.

@@ -369,6 +369,18 @@ another reader answers the rest of the query: the file then has errno 115 (`EINP
 that cannot be repeated ends as `OUTCOME_TIMED_OUT`. A query ends as `OUTCOME_STUCK` if its class has
 no free reader, or if nothing could be read of it, since another reader hangs in its files.
 
+In Kubernetes the socket is in a volume of the pod. `keyhole-exporter connect` connects its standard input
+and output to it, so that [socat](http://www.dest-unreach.org/socat/) can give any client a socket of your own. The
+client has the rights of the exporter, and needs the right to exec:
+
+```console
+$ pod=$(kubectl -n keyhole get pods --field-selector spec.nodeName=NODE --output name)
+$ socat UNIX-LISTEN:broker.sock,fork,mode=600 EXEC:\"kubectl -n keyhole exec -i $pod -c exporter -- /keyhole-exporter connect\"
+```
+
+Each client is a connection of its own, which ends after ten minutes without a byte. In the examples below, write
+`broker.sock` for the socket.
+
 With [grpcurl](https://github.com/fullstorydev/grpcurl), from the repository's directory:
 
 ```console

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [dir, rest @ ..] = &arguments[..] else { return Err("usage: render DIR [ROUNDS [FLAG...]]".into()) };
     let rounds: usize = rest.first().map_or(Ok(1000), |rounds| rounds.parse())?;
     let flags = rest.get(1..).unwrap_or_default().iter().cloned();
-    let capture = capture::read(Path::new(dir))?;
+    let capture = capture::read(capture::open(Path::new(dir))?)?;
     let (options, _) = Options::parse(&collector::flags(), flags)?;
     let own = LocalSource::from_process().unwrap().from_capture(capture.about).now();
     let enabled = collector::enabled(&options)?;

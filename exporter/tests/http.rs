@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use in_process::Exporter;
+use keyhole_exporter::http::listen;
 use keyhole_exporter::http::web_config::WebConfig;
 use keyhole_proto::v1::{Outcome, Query};
 use keyhole_test_support::fake_broker::{FakeBroker, Script};
@@ -271,6 +272,42 @@ async fn a_web_config_file_that_becomes_invalid_answers_each_request_with_500_un
     std::fs::write(&file, "http_server_config: {headers: {X-Frame-Options: deny}}\n").unwrap();
     let answer = exporter.get("/metrics").await;
     assert!(answer.status == 200 && answer.head.contains("x-frame-options: deny"), "{}", answer.head);
+}
+
+#[tokio::test]
+async fn health_checks_need_no_password_on_their_own_address_which_has_no_other_page() {
+    let (dir, socket) = directory();
+    let _broker = FakeBroker::start(&socket, Script::default());
+    let file = dir.path().join("web.yml");
+    // "secret", at bcrypt's lowest cost.
+    let hash = "$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW";
+    std::fs::write(&file, format!("basic_auth_users: {{prometheus: {hash}}}\n")).unwrap();
+    let mut web_config = WebConfig::new(file.to_str().unwrap()).unwrap();
+    web_config.start_password_thread().unwrap();
+    let health = listen::bind("web.health-address", &["127.0.0.1:0".into()]).unwrap().remove(0);
+    let address = health.local_addr().unwrap();
+    let exporter = Exporter::start_with_health(&socket, &[], Some(web_config), Some(health));
+    let get = |path: &'static str| Exporter::request_to(address, "GET", path, &[]);
+    for path in ["/-/healthy", "/-/ready"] {
+        assert_eq!(exporter.get(path).await.status, 401, "{path}");
+        assert_eq!(get(path).await.status, 200, "{path}");
+        assert_eq!(Exporter::request_to(address, "HEAD", path, &[]).await.status, 200, "{path}");
+        assert_eq!(Exporter::request_to(address, "POST", path, &[]).await.status, 405, "{path}");
+    }
+    for path in ["/metrics", "/", "/-/", "/-/ready/x", "/metrics?collect[]=loadavg", "/favicon.ico"] {
+        let answer = get(path).await;
+        assert_eq!((answer.status, answer.text().as_str()), (404, "404 page not found\n"), "{path}");
+    }
+    let authorization = [("authorization", "Basic cHJvbWV0aGV1czpzZWNyZXQ=")];
+    assert_eq!(exporter.request("GET", "/metrics", &authorization).await.status, 200);
+    assert_eq!(Exporter::request_to(address, "GET", "/metrics", &authorization).await.status, 404);
+    // Without a broker.
+    let health = listen::bind("web.health-address", &["127.0.0.1:0".into()]).unwrap().remove(0);
+    let address = health.local_addr().unwrap();
+    let _exporter = Exporter::start_with_health(&dir.path().join("none"), &[], None, Some(health));
+    let unready = Exporter::request_to(address, "GET", "/-/ready", &[]).await;
+    assert!(unready.status == 503 && unready.text().contains("broker"), "{}", unready.text());
+    assert_eq!(Exporter::request_to(address, "GET", "/-/healthy", &[]).await.status, 200);
 }
 
 #[tokio::test]

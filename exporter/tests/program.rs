@@ -2,6 +2,7 @@
 
 mod in_process;
 
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -23,6 +24,26 @@ async fn capture(socket: &Path, dir: &Path) -> Output {
     let socket = format!("--broker.socket={}", socket.display());
     let dir = dir.display().to_string();
     tokio::task::spawn_blocking(move || exporter(&[&socket, "capture", &dir])).await.unwrap()
+}
+
+/// The same with `-`: standard output is the archive.
+async fn capture_to_stdout(socket: &Path) -> Output {
+    let socket = format!("--broker.socket={}", socket.display());
+    tokio::task::spawn_blocking(move || exporter(&[&socket, "capture", "-"])).await.unwrap()
+}
+
+/// Runs the program with this input.
+fn exporter_with_input(arguments: &[&str], input: &[u8]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut program = command.spawn().unwrap();
+    let mut stdin = program.stdin.take().unwrap();
+    let input = input.to_vec();
+    // The program may end without reading it.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = program.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
 }
 
 fn samples(text: &str, keep: impl Fn(&str) -> bool) -> Vec<&str> {
@@ -69,10 +90,85 @@ async fn a_replayed_capture_has_the_samples_of_a_scrape() {
     assert_eq!(samples(&live, of_the_host), samples(&replayed, of_the_host));
     assert!(samples(&replayed, |line| line.starts_with("node_os_version")).len() == 1);
 
+    let streamed = capture_to_stdout(&socket).await;
+    let summary = String::from_utf8(streamed.stderr).unwrap();
+    assert_eq!(streamed.status.code(), Some(3), "{summary}");
+    let last = "keyhole-exporter: keyhole-exporter replay FILE prints its metrics.\n";
+    assert!(summary.contains("standard output: 4 files of the host") && summary.ends_with(last), "{summary}");
+    let archive = dir.path().join("node.tar");
+    std::fs::write(&archive, &streamed.stdout).unwrap();
+    let archive = archive.display().to_string();
+    let from_file = exporter(&[&flags[..], &["replay", &archive]].concat());
+    let from_stdin = exporter_with_input(&[&flags[..], &["replay", "-"]].concat(), &streamed.stdout);
+    let query = [&flags[..], &["query", "--from=-", "--output=prom"]].concat();
+    let by_query = exporter_with_input(&query, &streamed.stdout);
+    for output in [from_file, from_stdin, by_query] {
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(samples(&replayed, of_the_host), samples(&text, of_the_host));
+    }
+    let cut = exporter_with_input(&["replay", "-"], &streamed.stdout[..2048]);
+    let error = String::from_utf8(cut.stderr).unwrap();
+    assert!(cut.status.code() == Some(1) && cut.stdout.is_empty(), "{error}");
+    assert!(error.starts_with("keyhole-exporter: error: cannot read -: "), "{error}");
+
     let again = capture(&socket, Path::new(&out)).await;
     assert_eq!(again.status.code(), Some(1));
     let error = String::from_utf8(again.stderr).unwrap();
     assert!(error.starts_with("keyhole-exporter: error: ") && error.contains("is not empty"), "{error}");
+}
+
+#[tokio::test]
+async fn an_archive_that_cannot_be_written_as_a_whole_is_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("broker.sock");
+    let files = vec![(Query::Loadavg, "proc/loadavg", b"0.5 1 1.5 1/2 3\n".to_vec())];
+    let _broker = FakeBroker::start(&socket, Script { files, ..Script::default() });
+    let socket = format!("--broker.socket={}", socket.display());
+    let run = |stdout: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
+        command.args([&socket, "capture", "-"]).stdout(stdout).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap())
+    };
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    for (stdout, reason) in [(full.into(), "No space left"), (closed.into(), "Broken pipe")] {
+        let output = run(stdout).await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        let error = error.lines().last().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.starts_with("keyhole-exporter: error: cannot write the archive: "), "{error}");
+        assert!(error.contains(reason) && error.ends_with("is not a whole one"), "{error}");
+    }
+}
+
+#[test]
+fn a_stream_that_is_a_terminal_or_has_no_broker_behind_it_is_refused() {
+    let (_pty, terminal) = keyhole_test_support::terminal();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyhole-exporter"));
+        command.args(arguments).stdin(terminal.try_clone().unwrap()).stdout(terminal.try_clone().unwrap());
+        let output = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for (arguments, part) in [
+        (&["capture", "-"][..], "standard output is a terminal: write the archive to a file"),
+        (&["replay", "-"], "standard input is a terminal: pass an archive"),
+        (&["query", "--from=-"], "standard input is a terminal: pass an archive"),
+        (&["connect"], "standard input and output are a terminal"),
+    ] {
+        let (status, error) = run(arguments);
+        assert_eq!((status, error.lines().count()), (Some(2), 1), "{arguments:?}: {error}");
+        assert!(error.starts_with("keyhole-exporter: error: ") && error.contains(part), "{error}");
+    }
+    for command in [&["capture", "-"][..], &["connect"]] {
+        let output = exporter_with_input(&[&["--broker.socket=/nonexistent/x"], command].concat(), b"");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{error}");
+        assert!(error.contains("/nonexistent/x"), "{error}");
+    }
 }
 
 #[test]
@@ -209,6 +305,8 @@ fn a_replayed_tree_may_have_any_links_and_is_not_left_by_them() {
 fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let occupied = format!("--web.listen-address={}", listener.local_addr().unwrap());
+    let health = occupied.replace("listen", "health");
+    let on_any_port = "--web.listen-address=127.0.0.1:0";
     let long_socket = format!("--broker.socket=/{}", "x".repeat(107));
     for (arguments, part) in [
         (vec!["--no-such-flag"], "try --help"),
@@ -218,12 +316,17 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         (vec!["--log.level=loud"], "use debug, info, warn or error"),
         (vec!["--", "--collector.cpu"], "unknown flag --collector.cpu"),
         (vec!["-x"], "try --help"),
-        (vec!["serve"], "unknown command \"serve\": use query, describe, capture, replay or completions"),
-        (vec!["replay"], "replay needs a directory"),
-        (vec!["replay", "/nonexistent"], "pass a capture, or a directory"),
+        (
+            vec!["serve"],
+            "unknown command \"serve\": use query, describe, capture, replay, connect or completions",
+        ),
+        (vec!["replay"], "replay needs the directory or archive that capture wrote"),
+        (vec!["replay", "/nonexistent"], "pass a capture: a directory"),
         (vec!["--web.listen-address=9100"], "not an address such as :9100"),
         (vec!["--web.listen-address=vsock://:9100"], "vsock is not supported"),
         (vec![occupied.as_str()], "the port is in use"),
+        (vec![on_any_port, health.as_str()], "choose another port with --web.health-address"),
+        (vec![on_any_port, "--web.health-address=9101"], "not an address such as :9100"),
         (vec!["--web.config.file=/x.yaml"], "No such file"),
         (vec!["--web.systemd-socket"], "start the program with a socket unit"),
         (vec!["--web.telemetry-path=metrics"], "use a path that begins with /"),
@@ -250,9 +353,10 @@ fn mistakes_on_the_command_line_are_one_line_with_what_to_do() {
         let output = exporter(&arguments);
         let error = String::from_utf8(output.stderr).unwrap();
         // What only the system knows is no mistake of the command line.
-        let of_the_system = ["pass a capture", "the port is in use", "No such file", "a socket unit"]
-            .iter()
-            .any(|of_it| part.contains(of_it));
+        let of_the_system =
+            ["pass a capture", "the port is in use", "choose another port", "No such file", "a socket unit"]
+                .iter()
+                .any(|of_it| part.contains(of_it));
         let status = if of_the_system { 1 } else { 2 };
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {error}");
         assert_eq!(error.lines().count(), 1, "{error}");
@@ -437,7 +541,6 @@ impl rustls::client::danger::ServerCertVerifier for Anyones {
 
 /// Writes to an HTTP/2 connection as many frames of each kind as it takes within a while.
 fn send_frames(address: SocketAddr, frame: &[u8]) {
-    use std::io::Write as _;
     let config = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
         .with_safe_default_protocol_versions()
         .unwrap();
@@ -463,7 +566,6 @@ fn send_frames(address: SocketAddr, frame: &[u8]) {
 
 #[test]
 fn invalid_input_at_the_tls_port_does_not_fill_the_log() {
-    use std::io::Write as _;
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("web.yaml");
     std::fs::write(&config, TLS).unwrap();
@@ -523,7 +625,7 @@ fn a_web_config_file_that_becomes_invalid_is_logged_once_with_its_name() {
     wait_until("it listens", || TcpStream::connect(address).is_ok());
     lines.until_silent(Duration::from_millis(300));
     let ask = || {
-        use std::io::{Read as _, Write as _};
+        use std::io::Read as _;
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(b"GET /-/healthy HTTP/1.0\r\n\r\n").unwrap();
         let mut answer = String::new();

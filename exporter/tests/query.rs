@@ -1,7 +1,6 @@
 //! The command line as people and scripts use it: the real program before a fake broker.
 
 use std::io::Read as _;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -142,14 +141,7 @@ async fn prom_is_the_text_of_a_scrape_and_raw_is_the_kernels_text() {
 
 /// What a terminal would get that stands at standard output.
 async fn on_a_terminal(mut command: Command) -> String {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    let master: OwnedFd = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = std::fs::OpenOptions::new().write(true).open(name.to_str().unwrap()).unwrap();
-    let size = rustix::termios::Winsize { ws_row: 12, ws_col: 60, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(&slave, size).unwrap();
+    let (master, slave) = keyhole_test_support::terminal();
     let mut child = command.stdout(slave).env("TERM", "xterm").env_remove("NO_COLOR").spawn().unwrap();
     // The command holds the other end too; without it the end of the program is the end of what can be read.
     drop(command);

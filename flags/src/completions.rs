@@ -29,9 +29,12 @@ impl Program {
         self.commands.iter().filter(|command| !command.name.is_empty())
     }
 
-    /// The commands that are followed by a directory.
-    fn directory_commands(&self) -> impl Iterator<Item = &'static str> {
-        let with = self.named_commands().filter(|command| matches!(command.operands, Operands::Directory));
+    /// The commands that are followed by the path of a file or directory, or of a directory.
+    fn path_commands(&self, files: bool) -> impl Iterator<Item = &'static str> {
+        let with = self.named_commands().filter(move |command| match command.operands {
+            Operands::Path { files: with, .. } => with == files,
+            _ => false,
+        });
         with.map(|command| command.name)
     }
 
@@ -86,8 +89,10 @@ impl Program {
             self.shown_flags().filter(move |flag| is_it(flag.kind)).map(|flag| format!("--{}", flag.name))
         };
         let directories: Vec<String> =
-            of_kind(is_directory).chain(self.directory_commands().map(str::to_owned)).collect();
-        let files: Vec<String> = of_kind(|kind| matches!(kind, FlagKind::File(_))).collect();
+            of_kind(is_directory).chain(self.path_commands(false).map(str::to_owned)).collect();
+        let files: Vec<String> = of_kind(|kind| matches!(kind, FlagKind::File(_)))
+            .chain(self.path_commands(true).map(str::to_owned))
+            .collect();
         for (names, option) in
             [(directories, "-d"), (files, "-f")].iter().filter(|(names, _)| !names.is_empty())
         {
@@ -104,7 +109,7 @@ impl Program {
                 Operands::Any { known, .. } => {
                     known().iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" ")
                 }
-                Operands::None | Operands::Directory => continue,
+                Operands::None | Operands::Path { .. } => continue,
             };
             let _ = writeln!(words_after, "                *,{}) words=\"{words}\" ;;", command.name);
         }
@@ -156,7 +161,11 @@ complete -F {function} {name}
             let when = after(command.name);
             match command.operands {
                 Operands::None => {}
-                Operands::Directory => offer(&mut text, &when, "(__fish_complete_directories)", ""),
+                Operands::Path { files, .. } => {
+                    let paths =
+                        if files { "(__fish_complete_path)" } else { "(__fish_complete_directories)" };
+                    offer(&mut text, &when, paths, "");
+                }
                 Operands::Shell => offer(&mut text, &when, &SHELLS.join(" "), ""),
                 Operands::Any { known, .. } => {
                     known().iter().for_each(|(word, help)| offer(&mut text, &when, word, help));
@@ -223,7 +232,7 @@ complete -F {function} {name}
         for command in self.named_commands() {
             let offer = match command.operands {
                 Operands::None => continue,
-                Operands::Directory => "_files -/".to_owned(),
+                Operands::Path { files, .. } => if files { "_files" } else { "_files -/" }.to_owned(),
                 Operands::Shell => format!("compadd {}", SHELLS.join(" ")),
                 Operands::Any { known, placeholder } => {
                     let known = known().into_iter().map(|(word, help)| (word.to_owned(), help)).collect();

@@ -86,8 +86,15 @@ pub struct Command {
 pub enum Operands {
     /// None.
     None,
-    /// The path of a directory.
-    Directory,
+    /// A path, or `-` for standard input or output.
+    Path {
+        /// What stands for it in the help.
+        placeholder: &'static str,
+        /// What it is, for an error: `a directory`.
+        what: &'static str,
+        /// Whether completions offer files, and not directories alone.
+        files: bool,
+    },
     /// The name of a shell.
     Shell,
     /// Any number of words.
@@ -104,7 +111,7 @@ impl Operands {
     pub(crate) fn usage(self) -> String {
         match self {
             Self::None => String::new(),
-            Self::Directory => "DIRECTORY".to_owned(),
+            Self::Path { placeholder, .. } => placeholder.to_owned(),
             Self::Shell => "SHELL".to_owned(),
             Self::Any { placeholder, .. } => format!("[{placeholder}...]"),
         }
@@ -193,11 +200,13 @@ impl Program {
             return Err(FlagError::UnknownCommand { word: word.clone(), similar, commands });
         };
         let mistake = match (command.operands, operands.len()) {
-            (Operands::Any { .. }, _) | (Operands::None, 0) | (Operands::Directory | Operands::Shell, 1) => {
+            (Operands::Any { .. }, _)
+            | (Operands::None, 0)
+            | (Operands::Path { .. } | Operands::Shell, 1) => {
                 return Ok(Some((command.name, operands)));
             }
             (Operands::None, _) => "takes no words after it".to_owned(),
-            (Operands::Directory, 0) => "needs a directory".to_owned(),
+            (Operands::Path { what, .. }, 0) => format!("needs {what}"),
             (Operands::Shell, 0) => format!("needs a shell: {}", crate::error::alternatives(SHELLS)),
             (operands, _) => format!("takes one word after it: {word} {}", operands.usage()),
         };
@@ -287,7 +296,11 @@ pub(crate) mod tests {
         ];
         const COMMANDS: &[Command] = &[
             Command { name: "", operands: Operands::None, help: "serve" },
-            Command { name: "copy", operands: Operands::Directory, help: "copy files" },
+            Command {
+                name: "copy",
+                operands: Operands::Path { placeholder: "DIRECTORY", what: "a directory", files: false },
+                help: "copy files",
+            },
             Command {
                 name: "show",
                 operands: Operands::Any { placeholder: "THING", known: || vec![("stone", "a stone")] },

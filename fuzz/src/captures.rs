@@ -1,11 +1,12 @@
-//! Captures, which may be untrusted directories.
+//! Captures, which may be untrusted directories or archives.
 
 use std::fs;
+use std::io::Cursor;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use keyhole_exporter::capture::{self, CaptureInfo};
+use keyhole_exporter::capture::{self, Capture, CaptureInfo, Source};
 use keyhole_exporter::snapshot::Content;
 use keyhole_policy::TABLE;
 
@@ -22,26 +23,45 @@ pub fn capture(input: &[u8]) {
     {
         place(&root, path, letter, content);
     }
-    let Ok(read) = capture::read(&root) else { return };
+    let Ok(read) = capture::read(Source::Directory(root)) else { return };
     // The content of a file outside of the capture, which no input contains by chance.
     for (path, content) in read.snapshot.files() {
         let Content::Bytes { bytes, .. } = content else { continue };
         assert!(!bytes.starts_with(SECRET), "{} was read from outside", path.escape_ascii());
     }
-    let about = read.about.clone().unwrap_or(CaptureInfo {
+    let about = about(&read);
+    let copy = dir.path().join("out");
+    capture::write(&read.snapshot, &about, &copy).expect("what was read can be written");
+    let again = capture::read(Source::Directory(copy)).expect("what was written can be read");
+    assert_equal(&read, &again);
+    assert_eq!(again.about, Some(about));
+}
+
+/// The input is an archive, compressed or not. The capture in it is read, written and read again, and the results are
+/// equal.
+pub fn archive(input: &[u8]) {
+    let Ok(read) = capture::read(Source::Archive(Box::new(Cursor::new(input.to_vec())))) else { return };
+    let about = about(&read);
+    let mut copy = Vec::new();
+    capture::write_archive(&read.snapshot, &about, &mut copy).expect("what was read can be written");
+    let again = capture::read(Source::Archive(Box::new(Cursor::new(copy))));
+    assert_equal(&read, &again.expect("what was written can be read"));
+}
+
+fn about(read: &Capture) -> CaptureInfo {
+    read.about.clone().unwrap_or(CaptureInfo {
         time: SystemTime::UNIX_EPOCH,
         node_name: String::new(),
         versions: String::new(),
-    });
-    let copy = dir.path().join("out");
-    capture::write(&read.snapshot, &about, &copy).expect("what was read can be written");
-    let again = capture::read(&copy).expect("what was written can be read");
+    })
+}
+
+fn assert_equal(read: &Capture, again: &Capture) {
     assert!(read.snapshot.files().eq(again.snapshot.files()));
     assert!(read.snapshot.reports().eq(again.snapshot.reports()));
     for row in TABLE {
         assert!(read.snapshot.file_systems(row.query).eq(again.snapshot.file_systems(row.query)));
     }
-    assert_eq!(again.about, Some(about));
 }
 
 /// The beginning of the file that links without a target point to.

@@ -14,7 +14,7 @@ pub mod seeds;
 mod writers;
 
 pub use answers::answer;
-pub use captures::capture;
+pub use captures::{archive, capture};
 pub use collectors::{collector, process_groups};
 pub use flags::{broker_flags, exporter_flags, reader_arguments};
 pub use parsers::{frames, go_regex, mountinfo, names, pattern, query, text, web_config};
@@ -26,6 +26,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Every target, sorted by name: one file of `fuzz_targets/` each.
 pub const TARGETS: &[Target] = &[
     ("answer", answer),
+    ("archive", archive),
     ("broker_flags", broker_flags),
     ("capture", capture),
     ("collector", collector),

@@ -99,7 +99,9 @@ pub fn write(trees: &[&Path], texts: &[&Path], out: &Path) -> io::Result<Summary
     }
     corpus.add("process_groups", &process_groups(&snapshots))?;
     corpus.add("answer", &answers(&snapshots))?;
-    corpus.add("capture", &captures(&snapshots[0])?)?;
+    let (captures, archives) = captures(&snapshots[0])?;
+    corpus.add("capture", &captures)?;
+    corpus.add("archive", &archives)?;
     corpus.add("text", &lines(&snapshots))?;
     corpus.add("mountinfo", &files(&snapshots, b"mountinfo"))?;
     corpus.add("go_regex", &expressions())?;
@@ -331,8 +333,9 @@ fn answers(snapshots: &[Snapshot]) -> Vec<Vec<u8>> {
     seeds
 }
 
-/// The files of a capture with a little of each kind, and of trees without an index.
-fn captures(snapshot: &Snapshot) -> io::Result<Vec<Vec<u8>>> {
+/// The files of a capture with a little of each kind, and of trees without an index; and archives of the capture.
+#[expect(clippy::type_complexity, reason = "the seeds of two targets")]
+fn captures(snapshot: &Snapshot) -> io::Result<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
     let mut files: Vec<(Vec<u8>, Content)> = vec![
         (b"proc/loadavg".to_vec(), Content::bytes(&b"1 2 3 4/5 6\n"[..])),
         (b"sys/class/hwmon/hwmon0".to_vec(), Content::Link(b"../../devices/x".to_vec())),
@@ -357,6 +360,9 @@ fn captures(snapshot: &Snapshot) -> io::Result<Vec<Vec<u8>>> {
     let about = CaptureInfo { time: std::time::UNIX_EPOCH, node_name: "a\tb".into(), versions: "1".into() };
     let root = dir.path().join("capture");
     capture::write(&snapshot, &about, &root).map_err(io::Error::other)?;
+    let mut archive = Vec::new();
+    capture::write_archive(&snapshot, &about, &mut archive).map_err(io::Error::other)?;
+    let archives = vec![keyhole_exporter::http::routes::compress(&archive), archive];
     let mut records = Vec::new();
     walk(&root, &root, &mut records)?;
     let tree: &[(&[u8], u8, &[u8])] = &[
@@ -368,7 +374,7 @@ fn captures(snapshot: &Snapshot) -> io::Result<Vec<Vec<u8>>> {
     ];
     let tree: Vec<Vec<u8>> =
         tree.iter().map(|(path, letter, content)| record(path, *letter, content)).collect();
-    Ok(vec![records.join(SEPARATOR), tree.join(SEPARATOR)])
+    Ok((vec![records.join(SEPARATOR), tree.join(SEPARATOR)], archives))
 }
 
 fn walk(root: &Path, dir: &Path, records: &mut Vec<Vec<u8>>) -> io::Result<()> {

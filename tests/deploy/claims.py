@@ -97,11 +97,17 @@ def the_broker_is_a_native_sidecar_that_is_probed_by_its_own_command(pod):
 
 def the_exporter_is_probed_over_http_on_its_own_port(pod):
     (exporter,) = pod["spec"]["containers"]
-    (port,) = exporter["ports"]
-    assert (port["name"], port["containerPort"]) == ("metrics", 9100)
+    ports = {port["name"]: port["containerPort"] for port in exporter["ports"]}
+    assert ports.pop("metrics") == 9100
+    asked = "metrics"
+    # The kubelet has no password, so with a web configuration it asks the address without one.
+    if any(argument.startswith("--web.config.file=") for argument in exporter["args"]):
+        asked = "health"
+        assert f"--web.health-address=:{ports.pop(asked)}" in exporter["args"], exporter["args"]
+    assert not ports, ports
     paths = {"startupProbe": "/-/healthy", "livenessProbe": "/-/healthy", "readinessProbe": "/-/ready"}
     for probe, path in paths.items():
-        assert exporter[probe]["httpGet"] == {"path": path, "port": "metrics"}
+        assert exporter[probe]["httpGet"] == {"path": path, "port": asked}
 
 
 def the_socket_is_the_brokers_and_read_only_next_door(pod):

@@ -20,6 +20,7 @@ EVERYWHERE = [
     "prometheus-rule",
     "refuse-exec",
     "service-monitor",
+    "web-config",
 ]
 OVERLAYS = {
     "minimal": [],

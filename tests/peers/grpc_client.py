@@ -3,11 +3,13 @@
 
 usage: grpc_client.py [--binaries DIR]
 
+Through the socket itself, and through `keyhole-exporter connect` as docs/queries.md says.
 Health, Describe, and a Read of every query one by one and of all at once; a query that does not exist, a repeated one
 and none at all are INVALID_ARGUMENT; a message without its service is UNIMPLEMENTED. Needs pip's grpcio and
 grpcio-tools.
 """
 import argparse
+import contextlib
 import importlib
 import pathlib
 import sys
@@ -77,6 +79,23 @@ def read(stub, pb, queries):
     return files, outcomes
 
 
+def check_tunnel(socket, pb, broker):
+    """Clients through `keyhole-exporter connect`, two of them at once."""
+    with contextlib.ExitStack() as stack:
+        options = [*OPTIONS, ("grpc.use_local_subchannel_pool", 1)]
+        channels = [stack.enter_context(grpc.insecure_channel(f"unix:{socket}", options=options)) for _ in range(2)]
+        stubs = [broker.BrokerStub(channel) for channel in channels]
+        queries = [pb.QUERY_STAT, pb.QUERY_MEMINFO, pb.QUERY_LOADAVG, pb.QUERY_NET_DEV]
+        for _ in range(3):
+            for stub in stubs:
+                time.sleep(PAUSE)
+                files, outcomes = read(stub, pb, queries)
+                expect("the outcomes through the tunnel", set(outcomes.values()), {pb.OUTCOME_OK})
+                expect("files through the tunnel", files >= len(queries), True)
+        expect("a bad request through the tunnel", code_of(
+            lambda: stubs[0].Read(pb.ReadRequest(queries=[9999]), timeout=TIMEOUT)), grpc.StatusCode.INVALID_ARGUMENT)
+
+
 def check(socket, pb, broker, health_pb, health):
     with grpc.insecure_channel(f"unix:{socket}", options=OPTIONS) as channel:
         serving = health_pb.HealthCheckResponse.SERVING
@@ -125,7 +144,10 @@ def main():
     parser.add_argument("--binaries")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="keyhole-grpc-") as directory, Keyhole(arguments.binaries) as keyhole:
-        check(keyhole.socket, *compile_protos(pathlib.Path(directory)))
+        pb, broker, health_pb, health = compile_protos(pathlib.Path(directory))
+        check(keyhole.socket, pb, broker, health_pb, health)
+        check_tunnel(keyhole.start_tunnel(), pb, broker)
+        print("grpc_client: two clients through `keyhole-exporter connect` read and are refused as on the socket")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,11 @@ def check(grpcurl, directory, reflects):
             # Without the API's file, by the broker's reflection.
             bare = [word for word in read if word not in ("-import-path", "proto", "-proto", "keyhole/v1/broker.proto")]
             answer(run(grpcurl, bare, keyhole.socket))
+            tunnel = keyhole.start_tunnel()
+            if json.loads(answer(run(grpcurl, read, tunnel)))["end"]["outcome"] != "OUTCOME_OK":
+                fail("no answer through the tunnel")
+            if "keyhole.v1.Broker" not in answer(run(grpcurl, services, tunnel)).split():
+                fail("not listed through the tunnel")
         elif listed.returncode == 0 or "does not support the reflection API" not in listed.stderr:
             fail(f"the shipped broker answers reflection: {listed.stdout}{listed.stderr}")
 

@@ -18,6 +18,7 @@ import contextlib
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -201,6 +202,23 @@ class Keyhole:
             )
         self.processes.append(process)
         return process
+
+    def start_tunnel(self):
+        """A socket from which the socat of docs/queries.md leads to the broker, without kubectl; for clients outside of a pod."""
+        text = (REPOSITORY / "docs/queries.md").read_text()
+        [line] = [line for line in text.splitlines() if line.startswith("$ socat ")]
+        program, listen, execute = shlex.split(line[2:])
+        kubectl = "EXEC:kubectl -n keyhole exec -i $pod -c exporter -- /keyhole-exporter "
+        if not execute.startswith(kubectl) or not listen.startswith("UNIX-LISTEN:broker.sock,"):
+            fail(f"docs/queries.md has another command: {line}")
+        drop = f"setpriv --reuid={EXPORTER_UID} --regid={BROKER_UID} --clear-groups " if os.geteuid() == 0 else ""
+        command = f"{drop}{self.home}/keyhole-exporter --broker.socket={self.socket} {execute.removeprefix(kubectl)}"
+        tunnel = self.home / "tunnel.sock"
+        listen = listen.replace("broker.sock", str(tunnel))
+        process = subprocess.Popen([program, listen, f"EXEC:{command}"], stdin=subprocess.DEVNULL)
+        self.processes.append(process)
+        wait_for("socat", process, tunnel.exists)
+        return tunnel
 
     def __exit__(self, kind=None, *_):
         for process in reversed(self.processes):

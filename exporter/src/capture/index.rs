@@ -1,7 +1,7 @@
 //! The index of a capture: text files below `keyhole/`, with tab-separated fields and other bytes escaped as `\xNN`.
 
 use std::fs;
-use std::io::{Error, ErrorKind};
+use std::io::{Error, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,7 +22,18 @@ pub(super) const CAPTURED: &str = "captured";
 pub(super) const LEFT_OUT: &[u8] = b"left_out=";
 
 /// The most bytes that are read of one file.
-const MAX_FILE_BYTES: u64 = 256 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 256 << 20;
+/// The most bytes that are read of a capture.
+pub(super) const MAX_CAPTURE_BYTES: u64 = 1 << 30;
+
+/// The files that a capture consists of.
+pub(super) trait Stored {
+    /// The content of a file, by its path in the capture. A file need not be there when it is asked for a second time.
+    fn file(&mut self, path: &Path) -> std::io::Result<Vec<u8>>;
+}
+
+/// A capture in a directory.
+pub(super) struct Directory<'d>(pub(super) &'d Path);
 
 /// Escapes `bytes` for a field: no tabs or line feeds.
 pub(super) fn escape(bytes: &[u8]) -> String {
@@ -75,23 +86,28 @@ pub(super) fn blob(number: usize) -> PathBuf {
     Path::new(INDEX_DIR).join("blobs").join(number.to_string())
 }
 
-/// Reads the capture in `dir`; none if it has no index.
-pub(super) fn read(dir: &Path) -> std::io::Result<Option<Capture>> {
-    let Some(files) = lines(dir, FILES)? else { return Ok(None) };
+/// Reads a capture; none if it has no index.
+pub(super) fn read(stored: &mut dyn Stored) -> std::io::Result<Option<Capture>> {
+    let Some(files) = lines(stored, FILES)? else { return Ok(None) };
     let mut contents = Vec::new();
+    // An index can name the same content any number of times.
+    let mut bytes_left = MAX_CAPTURE_BYTES;
     for line in files.lines() {
-        if let Some(file) = files.parsed(line, |fields| file(dir, fields))? {
-            contents.push(file);
+        if let Some((path, content)) = files.parsed(line, |fields| file(stored, fields))? {
+            let content_bytes = if let Content::Bytes { bytes, .. } = &content { bytes.len() } else { 0 };
+            let bytes = (path.len() + content_bytes + std::mem::size_of::<(Vec<u8>, Content)>()) as u64;
+            bytes_left = bytes_left.checked_sub(bytes).ok_or_else(super::too_large)?;
+            contents.push((path, content));
         }
     }
     let mut snapshot = Snapshot::from_files(contents);
-    if let Some(lines) = lines(dir, FILE_SYSTEMS)? {
+    if let Some(lines) = lines(stored, FILE_SYSTEMS)? {
         for line in lines.lines() {
             let (query, file_system) = lines.parsed(line, file_system)?;
             snapshot.add_file_system(query, file_system);
         }
     }
-    if let Some(lines) = lines(dir, QUERIES)? {
+    if let Some(lines) = lines(stored, QUERIES)? {
         for line in lines.lines() {
             let (query, report, reason) = lines.parsed(line, report)?;
             snapshot.set_report(query, report);
@@ -100,7 +116,7 @@ pub(super) fn read(dir: &Path) -> std::io::Result<Option<Capture>> {
             }
         }
     }
-    let about = lines(dir, CAPTURED)?.map(|lines| about(&lines));
+    let about = lines(stored, CAPTURED)?.map(|lines| about(&lines));
     Ok(Some(Capture { snapshot, about }))
 }
 
@@ -113,8 +129,8 @@ struct Lines {
 type Line<'t> = (usize, &'t [u8]);
 type Fields<'t> = std::slice::Split<'t, u8, fn(&u8) -> bool>;
 
-fn lines(dir: &Path, name: &'static str) -> std::io::Result<Option<Lines>> {
-    match read_file(dir, &Path::new(INDEX_DIR).join(name)) {
+fn lines(stored: &mut dyn Stored, name: &'static str) -> std::io::Result<Option<Lines>> {
+    match stored.file(&Path::new(INDEX_DIR).join(name)) {
         Ok(text) => Ok(Some(Lines { name, text })),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -145,24 +161,27 @@ impl Lines {
 
 /// A path and its content; an inner none for a file that was removed from the capture.
 #[expect(clippy::type_complexity, reason = "a line may be invalid, and a valid one may have no file")]
-fn file(dir: &Path, fields: &mut Fields<'_>) -> std::io::Result<Option<Option<(Vec<u8>, Content)>>> {
+fn file(
+    stored: &mut dyn Stored,
+    fields: &mut Fields<'_>,
+) -> std::io::Result<Option<Option<(Vec<u8>, Content)>>> {
     let Some(path) = fields.next().and_then(unescape) else { return Ok(None) };
     let Some(kind) = fields.next() else { return Ok(None) };
     let content = match kind {
         b"text" => {
-            let (mut truncated, mut stored) = (false, safe_path(&path));
+            let (mut truncated, mut stored_at) = (false, safe_path(&path));
             for field in fields {
                 match field.strip_prefix(b"stored=") {
                     Some(number) => {
                         let number = text::unsigned(number).and_then(|number| usize::try_from(number).ok());
-                        stored = number.map(blob);
+                        stored_at = number.map(blob);
                     }
                     None if field == b"truncated" => truncated = true,
                     None => return Ok(None),
                 }
             }
-            let Some(stored) = stored else { return Ok(None) };
-            match read_file(dir, &stored) {
+            let Some(stored_at) = stored_at else { return Ok(None) };
+            match stored.file(&stored_at) {
                 Ok(bytes) => Some(Content::Bytes { bytes, truncated }),
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Some(None)),
                 Err(error) => return Err(error),
@@ -244,22 +263,22 @@ fn about(lines: &Lines) -> CaptureInfo {
     CaptureInfo { time, node_name: value(b"node_name"), versions: value(b"versions") }
 }
 
-/// Reads a regular file of the capture. Symbolic links are refused: an untrusted capture must not make this program read
-/// files of this machine.
-fn read_file(dir: &Path, path: &Path) -> std::io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut whole = dir.to_owned();
-    for component in path.components() {
-        whole.push(component);
-        let metadata = fs::symlink_metadata(&whole)?;
-        if !metadata.is_dir() && !metadata.is_file() {
-            let what = format!("{} is neither a file nor a directory", whole.display());
-            return Err(Error::new(ErrorKind::InvalidData, what));
+impl Stored for Directory<'_> {
+    /// Symbolic links are refused: an untrusted capture must not make this program read files of this machine.
+    fn file(&mut self, path: &Path) -> std::io::Result<Vec<u8>> {
+        let mut whole = self.0.to_owned();
+        for component in path.components() {
+            whole.push(component);
+            let metadata = fs::symlink_metadata(&whole)?;
+            if !metadata.is_dir() && !metadata.is_file() {
+                let what = format!("{} is neither a file nor a directory", whole.display());
+                return Err(Error::new(ErrorKind::InvalidData, what));
+            }
         }
+        let mut bytes = Vec::new();
+        fs::File::open(&whole)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
-    let mut bytes = Vec::new();
-    fs::File::open(&whole)?.take(MAX_FILE_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,18 +1,21 @@
 //! Captures: snapshots as directories of kernel files under their own paths, to inspect, attach to a report and replay.
 //!
-//! Besides the files, the directory `keyhole/` has an index as text files: the kind of each path (`files`), file systems,
+//! A capture is a directory or a tar archive of one. Besides the files, the directory `keyhole/` has an index as text files: the kind of each path (`files`), file systems,
 //! how each query ended, and when and where the capture was made. A tree without an index is read by the policy's
 //! patterns.
 
+mod archive;
 mod index;
 mod tree;
 mod write;
 
-use std::path::Path;
+use std::io::{Error, ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::snapshot::Snapshot;
 
+pub use archive::write as write_archive;
 pub use write::{WriteError, Written, check_target, write, write_unless_stopped};
 
 /// The directory of a capture that holds the index.
@@ -38,17 +41,46 @@ pub struct CaptureInfo {
     pub versions: String,
 }
 
-/// Reads a capture, or any tree with files of a host (`proc/`, `sys/`, `etc/`, `usr/`, `udev/`), as readers would read it.
-pub fn read(dir: &Path) -> std::io::Result<Capture> {
-    match index::read(dir)? {
-        Some(capture) => Ok(capture),
-        None => Ok(Capture { snapshot: tree::read(dir)?, about: None }),
+/// Where a capture is read from.
+pub enum Source {
+    /// A capture, or any tree with files of a host (`proc/`, `sys/`, `etc/`, `usr/`, `udev/`).
+    Directory(PathBuf),
+    /// A tar archive of a capture, compressed with gzip or not.
+    Archive(Box<dyn Read>),
+}
+
+/// Opens a capture: a directory is not opened yet, and anything else is an archive.
+pub fn open(path: &Path) -> std::io::Result<Source> {
+    if std::fs::metadata(path)?.is_dir() {
+        return Ok(Source::Directory(path.to_owned()));
     }
+    Ok(Source::Archive(Box::new(std::fs::File::open(path)?)))
+}
+
+/// Reads a capture, or a tree as readers would read it.
+pub fn read(source: Source) -> std::io::Result<Capture> {
+    match source {
+        Source::Directory(dir) => match index::read(&mut index::Directory(&dir))? {
+            Some(capture) => Ok(capture),
+            None => Ok(Capture { snapshot: tree::read(&dir)?, about: None }),
+        },
+        Source::Archive(archive) => {
+            let capture = index::read(&mut archive::Archive::read(archive)?)?;
+            // An archive without an index was refused before.
+            capture.ok_or_else(|| ErrorKind::NotFound.into())
+        }
+    }
+}
+
+/// The error for a capture that would need too much memory.
+fn too_large() -> Error {
+    let reason = format!("larger than {} MiB, which no host's files are", index::MAX_CAPTURE_BYTES >> 20);
+    Error::new(ErrorKind::FileTooLarge, reason)
 }
 
 /// The snapshot of a capture or a tree.
 pub fn read_tree(dir: &Path) -> std::io::Result<Snapshot> {
-    read(dir).map(|capture| capture.snapshot)
+    read(Source::Directory(dir.to_owned())).map(|capture| capture.snapshot)
 }
 
 #[cfg(test)]
@@ -73,7 +105,7 @@ mod tests {
     fn round_trip(snapshot: &Snapshot) -> (Capture, tempfile::TempDir) {
         let parent = tempfile::tempdir().unwrap();
         write(snapshot, &about(), &parent.path().join("capture")).unwrap();
-        (read(&parent.path().join("capture")).unwrap(), parent)
+        (read(open(&parent.path().join("capture")).unwrap()).unwrap(), parent)
     }
 
     fn assert_same(one: &Snapshot, other: &Snapshot) -> Result<(), TestCaseError> {
@@ -337,6 +369,26 @@ mod tests {
             }
             let (capture, _dir) = round_trip(&snapshot);
             assert_same(&snapshot, &capture.snapshot)?;
+            let capture = read_archive(&write_to_archive(&snapshot)).unwrap();
+            assert_same(&snapshot, &capture.snapshot)?;
+            prop_assert_eq!(capture.about, Some(about()));
+        }
+
+        #[test]
+        fn no_archive_panics(
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+            end in any::<prop::sample::Index>(),
+        ) {
+            let mut archive = write_to_archive(&Snapshot::from_files(vec![
+                (b"proc/loadavg".to_vec(), Content::bytes(&b"1 2 3\n"[..])),
+                (vec![b'n'; 300], Content::bytes(&b"stored elsewhere"[..])),
+                (b"sys/x".to_vec(), Content::Link(vec![b'l'; 200])),
+            ]));
+            let at = at.index(archive.len());
+            archive[at] = byte;
+            archive.truncate(end.index(archive.len()) + 1);
+            let _ = read_archive(&archive);
         }
 
         #[test]
@@ -344,7 +396,97 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             std::fs::create_dir(dir.path().join("keyhole")).unwrap();
             std::fs::write(dir.path().join("keyhole/files"), text).unwrap();
-            let _ = read(dir.path());
+            let _ = read_tree(dir.path());
         }
+    }
+
+    fn write_to_archive(snapshot: &Snapshot) -> Vec<u8> {
+        let mut archive = Vec::new();
+        write_archive(snapshot, &about(), &mut archive).unwrap();
+        archive
+    }
+
+    fn read_archive(archive: &[u8]) -> std::io::Result<Capture> {
+        read(Source::Archive(Box::new(std::io::Cursor::new(archive.to_vec()))))
+    }
+
+    fn small_snapshot() -> Snapshot {
+        Snapshot::from_files(vec![
+            (b"proc/loadavg".to_vec(), Content::bytes(&b"1 2 3\n"[..])),
+            (b"sys/class/hwmon/hwmon0/device".to_vec(), Content::Link(b"../../x".to_vec())),
+        ])
+    }
+
+    #[test]
+    fn an_archive_that_is_cut_short_is_refused_wherever_it_is_cut() {
+        let archive = write_to_archive(&small_snapshot());
+        // It ends with two blocks of zeros, of which one is enough.
+        for length in 0..archive.len() - 1024 {
+            assert!(read_archive(&archive[..length]).is_err(), "{length} of {}", archive.len());
+        }
+        let error = read_archive(&archive[..archive.len() - 1024]).unwrap_err().to_string();
+        assert!(error.contains("cut short"), "{error}");
+        assert!(read_archive(&archive).is_ok());
+        let compressed = crate::http::routes::compress(&archive);
+        for length in 0..compressed.len() {
+            assert!(read_archive(&compressed[..length]).is_err(), "{length} of {}", compressed.len());
+        }
+        assert_same(&small_snapshot(), &read_archive(&compressed).unwrap().snapshot).unwrap();
+    }
+
+    #[test]
+    fn an_archive_unpacks_to_one_directory_that_is_a_capture() {
+        let dir = tempfile::tempdir().unwrap();
+        tar::Archive::new(&write_to_archive(&small_snapshot())[..]).unpack(dir.path()).unwrap();
+        let unpacked: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().path()).collect();
+        // The node's name is `node "1"` and a line feed.
+        assert_eq!(unpacked, [dir.path().join("keyhole-node__1__")]);
+        assert_same(&small_snapshot(), &read_tree(&unpacked[0]).unwrap()).unwrap();
+        let mode = std::fs::metadata(unpacked[0].join("proc/loadavg")).unwrap().permissions();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    }
+
+    #[test]
+    fn an_archive_that_tar_made_of_a_capture_is_read_from_the_uppermost_index() {
+        let (_, dir) = round_trip(&small_snapshot());
+        for top in ["", "./", "some/where"] {
+            let mut builder = tar::Builder::new(Vec::new());
+            builder.follow_symlinks(false);
+            builder.append_dir_all(Path::new(top).join("."), dir.path().join("capture")).unwrap();
+            // A capture that a capture's archive contains is not the one to read.
+            builder.append_dir_all(Path::new(top).join("x/y"), dir.path().join("capture/keyhole")).unwrap();
+            let capture = read_archive(&builder.into_inner().unwrap()).unwrap();
+            assert_same(&small_snapshot(), &capture.snapshot).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_archive_without_a_capture_or_with_a_link_for_a_file_is_refused() {
+        let archive = |entries: &[(&str, Option<&str>)]| {
+            let mut builder = tar::Builder::new(Vec::new());
+            for (path, content) in entries {
+                let mut header = tar::Header::new_gnu();
+                match content {
+                    Some(content) => {
+                        header.set_size(content.len() as u64);
+                        builder.append_data(&mut header, path, content.as_bytes()).unwrap();
+                    }
+                    None => {
+                        header.set_entry_type(tar::EntryType::Symlink);
+                        header.set_size(0);
+                        builder.append_link(&mut header, path, "/etc/hostname").unwrap();
+                    }
+                }
+            }
+            read_archive(&builder.into_inner().unwrap())
+        };
+        let index = ("c/keyhole/files", Some("proc/stat\ttext\n"));
+        assert!(archive(&[index, ("c/proc/stat", Some("cpu 1\n"))]).is_ok());
+        let error = archive(&[index, ("c/proc/stat", None)]).unwrap_err().to_string();
+        assert!(error.contains("keyhole/files:1") && error.contains("neither a file"), "{error}");
+        let error = archive(&[("c/proc/stat", Some("cpu 1\n"))]).unwrap_err().to_string();
+        assert!(error.contains("no capture"), "{error}");
+        assert!(read_archive(b"#!/bin/sh\n").is_err());
+        assert!(read_archive(b"").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Writes a snapshot as a directory. Paths of the broker are not trusted and cannot leave the directory.
+//! Writes a snapshot as a directory or an archive. Paths of the broker are not trusted and cannot leave the directory.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -37,6 +37,9 @@ pub enum WriteError {
     /// It was stopped.
     #[error("stopped; nothing was written")]
     Stopped,
+    /// The archive could not be written as a whole.
+    #[error("cannot write the archive: {0}; what was written of it is not a whole one")]
+    Archive(std::io::Error),
     /// Any other error of the system.
     #[error("cannot write {path}: {reason}")]
     System {
@@ -75,11 +78,29 @@ pub fn write_unless_stopped(
     let name = check_target(dir)?;
     let partial = format!(".{}.partial-{}", name.to_string_lossy(), std::process::id());
     let partial = Partial::create(dir.with_file_name(partial))?;
-    let mut writer = Writer { dir: &partial.0, blobs: 0, stopped, written: Written::default() };
-    writer.all(snapshot, about)?;
-    let written = writer.written;
+    let written = write_to(&mut Directory { dir: &partial.0, stopped }, snapshot, about)?;
     partial.finish(dir)?;
     Ok(written)
+}
+
+/// Writes a snapshot to a target.
+pub(super) fn write_to(
+    target: &mut dyn Target,
+    snapshot: &Snapshot,
+    about: &CaptureInfo,
+) -> Result<Written, WriteError> {
+    let mut writer = Writer { target, blobs: 0, written: Written::default() };
+    writer.all(snapshot, about)?;
+    Ok(writer.written)
+}
+
+/// What a capture is written to. Paths are relative and have no `..`.
+pub(super) trait Target {
+    /// Writes a file at a path that no other file or link has.
+    fn file(&mut self, path: &Path, bytes: &[u8]) -> Result<(), WriteError>;
+
+    /// Writes a symbolic link.
+    fn link(&mut self, path: &Path, target: &[u8]) -> Result<(), WriteError>;
 }
 
 /// Checks that a capture can be written to `dir`; returns the last component.
@@ -121,10 +142,46 @@ impl Drop for Partial {
     }
 }
 
+/// A directory that is a target.
+struct Directory<'d> {
+    dir: &'d Path,
+    stopped: &'d dyn Fn() -> bool,
+}
+
+impl Target for Directory<'_> {
+    fn file(&mut self, path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+        if (self.stopped)() {
+            return Err(WriteError::Stopped);
+        }
+        let path = self.dir.join(path);
+        let write = || {
+            parent(&path)?;
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            file.write_all(bytes)
+        };
+        write().map_err(|reason| WriteError::System { path: path.clone(), reason })
+    }
+
+    fn link(&mut self, path: &Path, target: &[u8]) -> Result<(), WriteError> {
+        let path = self.dir.join(path);
+        let link = || {
+            parent(&path)?;
+            std::os::unix::fs::symlink(OsStr::from_bytes(target), &path)
+        };
+        link().map_err(|reason| WriteError::System { path: path.clone(), reason })
+    }
+}
+
+fn parent(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(parent) => fs::DirBuilder::new().recursive(true).mode(0o700).create(parent),
+        None => Ok(()),
+    }
+}
+
 struct Writer<'w> {
-    dir: &'w Path,
+    target: &'w mut dyn Target,
     blobs: usize,
-    stopped: &'w dyn Fn() -> bool,
     written: Written,
 }
 
@@ -160,39 +217,19 @@ impl Writer<'_> {
     fn content(&mut self, snapshot: &Snapshot, path: &[u8], bytes: &[u8]) -> Result<String, WriteError> {
         let is_directory = !snapshot.dir(path).is_empty();
         if let Some(safe_path) = safe_path(path).filter(|_| !is_directory)
-            && self.file(&safe_path, bytes).is_ok()
+            && self.target.file(&safe_path, bytes).is_ok()
         {
             return Ok(String::new());
         }
         let number = self.blobs;
         self.blobs += 1;
-        self.file(&blob(number), bytes)?;
+        self.target.file(&blob(number), bytes)?;
         Ok(format!("\tstored={number}"))
     }
 
     fn meta(&mut self, name: &str, text: &str) -> Result<(), WriteError> {
         self.written.index_files += 1;
-        self.file(&Path::new(INDEX_DIR).join(name), text.as_bytes())
-    }
-
-    fn file(&self, safe_path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-        if (self.stopped)() {
-            return Err(WriteError::Stopped);
-        }
-        let path = self.dir.join(safe_path);
-        let write = || {
-            self.parent(&path)?;
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            file.write_all(bytes)
-        };
-        write().map_err(|reason| WriteError::System { path: path.clone(), reason })
-    }
-
-    fn parent(&self, path: &Path) -> std::io::Result<()> {
-        match path.parent() {
-            Some(parent) => fs::DirBuilder::new().recursive(true).mode(0o700).create(parent),
-            None => Ok(()),
-        }
+        self.target.file(&Path::new(INDEX_DIR).join(name), text.as_bytes())
     }
 
     /// Writes links as symbolic links for people who look at the tree. The index has them all, so errors are ignored.
@@ -200,11 +237,7 @@ impl Writer<'_> {
         for (path, content) in snapshot.files() {
             let Content::Link(target) = content else { continue };
             let Some(safe_path) = safe_path(path).filter(|_| snapshot.dir(path).is_empty()) else { continue };
-            let path = self.dir.join(safe_path);
-            if self.parent(&path).is_ok() {
-                let linked = std::os::unix::fs::symlink(OsStr::from_bytes(target), path);
-                self.written.links += usize::from(linked.is_ok());
-            }
+            self.written.links += usize::from(self.target.link(&safe_path, target).is_ok());
         }
     }
 }

@@ -1,5 +1,7 @@
-//! `capture DIR`: writes the broker's responses to every query to a directory.
+//! `capture DIR`: writes the broker's responses to every query to a directory, or with `-` as a tar archive to standard
+//! output.
 
+use std::io::{BufWriter, IsTerminal as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +11,8 @@ use keyhole_policy::TABLE;
 use keyhole_proto::v1::{Outcome, Query};
 use tokio::time::Instant;
 
-use super::terminal::{Progress, escape_controls};
+use super::terminal::{Progress, escape_controls, print_error};
+use super::watchdog::enter_sandbox_with_watchdog;
 use super::{Failure, StopSignal, StopSignals, broker, local, print, runtime};
 use crate::broker_client::BrokerClient;
 use crate::capture::{self, CaptureInfo, INDEX_DIR, WriteError, Written};
@@ -21,6 +24,8 @@ use crate::snapshot::{Content, Snapshot, is_answered};
 
 /// The timeout of reading all queries.
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long standard output may take nothing.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Reads all queries and writes the responses to `dir`.
 pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
@@ -40,7 +45,36 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
         write(Arc::new(snapshot), about, dir, &mut signals).await
     })?;
     drop(progress);
-    print(&summary(&snapshot, written, dir))?;
+    let place = dir.display().to_string();
+    print(&summary(&snapshot, written, &place, &place))?;
+    status(&snapshot)
+}
+
+/// Reads all queries and writes the responses as an archive to standard output. A signal ends the process.
+pub(super) fn to_stdout(options: &Options) -> Result<(), Failure> {
+    if std::io::stdout().is_terminal() {
+        let reason =
+            "standard output is a terminal: write the archive to a file, as in `capture - > node.tar`";
+        return Err(Failure::Usage(reason.into()));
+    }
+    let node_name = local()?.nodes_name();
+    let mut progress = Progress::new();
+    let (snapshot, about, watchdog) = runtime()?.block_on(async {
+        let broker = broker(options, BrokerClient::for_command)?;
+        let watchdog = enter_sandbox_with_watchdog(broker.socket().into(), WRITE_TIMEOUT, "standard output")?;
+        let (snapshot, about) = read_from(&broker, node_name, &mut progress).await?;
+        Ok::<_, Failure>((snapshot, about, watchdog))
+    })?;
+    progress.step("writing a tar archive to standard output");
+    let out = BufWriter::with_capacity(64 << 10, watchdog.watch(std::io::stdout().lock()));
+    let written = capture::write_archive(&snapshot, &about, out).map_err(|error| error.to_string())?;
+    drop(progress);
+    summary(&snapshot, written, "standard output", "FILE").lines().for_each(print_error);
+    status(&snapshot)
+}
+
+/// Partial failure if a query that the broker may answer was not answered as a whole.
+fn status(snapshot: &Snapshot) -> Result<(), Failure> {
     // What this broker may never read is listed, and no failure: a capture always asks for everything.
     let is_beyond_reach =
         |outcome| matches!(outcome, Outcome::NotPermitted | Outcome::Denied | Outcome::ContainerView);
@@ -54,7 +88,14 @@ async fn read(
     options: &Options,
     progress: &mut Progress,
 ) -> Result<(Snapshot, CaptureInfo), Failure> {
-    let broker = broker(options, BrokerClient::for_command)?;
+    read_from(&broker(options, BrokerClient::for_command)?, node_name, progress).await
+}
+
+async fn read_from(
+    broker: &BrokerClient,
+    node_name: String,
+    progress: &mut Progress,
+) -> Result<(Snapshot, CaptureInfo), Failure> {
     let deadline = Instant::now() + TIMEOUT;
     let description = broker.describe(deadline).await.map_err(|error| error.to_string())?;
     let queries: Vec<Query> = TABLE.iter().map(|row| row.query).collect();
@@ -110,19 +151,18 @@ async fn write(
     }
 }
 
-fn summary(snapshot: &Snapshot, written: Written, dir: &Path) -> String {
+/// What was written to `place`, and how to read it from `path`.
+fn summary(snapshot: &Snapshot, written: Written, place: &str, path: &str) -> String {
     format!(
-        "{}: {} of the host ({} KiB), {}, and {} in {INDEX_DIR}/\n{}{}{}It contains names of devices, addresses and mounts: check it before you share it.\n\
-         keyhole-exporter replay {} prints its metrics.\n",
-        dir.display(),
+        "{place}: {} of the host ({} KiB), {}, and {} in {INDEX_DIR}/\n{}{}{}It contains names of devices, addresses and mounts: check it before you share it.\n\
+         keyhole-exporter replay {path} prints its metrics.\n",
         plural(written.files, "file"),
         written.bytes.div_ceil(1024),
         plural(written.links, "symbolic link"),
         plural(written.index_files, "index file"),
         unreadable(snapshot),
         unanswered(snapshot),
-        not_permitted(snapshot),
-        dir.display()
+        not_permitted(snapshot)
     )
 }
 

@@ -32,6 +32,7 @@ pub const GROUPS: &[Group] = &[
         MAX_REQUESTS.row,
         DISABLE_EXPORTER_METRICS.row,
         WEB_CONFIG_FILE.row,
+        HEALTH_ADDRESS.row,
         SYSTEMD_SOCKET.row,
     ] },
     Group { title: "Scrape", commands: &[], environment: true, flags: &[
@@ -89,6 +90,12 @@ pub const WEB_CONFIG_FILE: TypedFlag<String> = TypedFlag::file(
     "web.config.file",
     "",
     "File that configures TLS, users, headers and a rate limit, in the format of Prometheus' exporter-toolkit.",
+);
+pub const HEALTH_ADDRESS: TypedFlag<String> = TypedFlag::parsed(
+    "web.health-address",
+    "ADDRESS",
+    "",
+    "Address on which to serve /-/healthy and /-/ready alone, without the TLS and the users of --web.config.file, such as :9101; none by default. Set it for probes of an orchestrator that has no password or client certificate.",
 );
 pub const SYSTEMD_SOCKET: TypedFlag<bool> = TypedFlag::switch(
     "web.systemd-socket",
@@ -149,10 +156,10 @@ pub const WATCH: TypedFlag<Option<Duration>> = TypedFlag::interval(
 );
 pub const COUNT: TypedFlag<u64> =
     TypedFlag::number("count", 0, "With --watch, exit after this number of repetitions; 0 for no end.");
-pub const FROM: TypedFlag<String> = TypedFlag::directory(
+pub const FROM: TypedFlag<String> = TypedFlag::file(
     "from",
     "",
-    "Read from this directory instead of the broker: one that capture wrote, or any tree with proc/, sys/, etc/, usr/ or udev/.",
+    "Read this instead of the broker: a directory or archive that capture wrote, any tree with proc/, sys/, etc/, usr/ or udev/, or an archive on standard input (--from=-).",
 );
 pub const HEADERS: TypedFlag<bool> = TypedFlag::switch("headers", true, "Print the header line of a table.");
 

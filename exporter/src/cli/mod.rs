@@ -1,6 +1,7 @@
 //! The command line: starts the server or runs a command, and turns its result into an exit status.
 
 pub mod capture;
+pub mod connect;
 pub mod describe;
 pub mod flags;
 pub mod log;
@@ -8,6 +9,7 @@ pub mod query;
 pub mod replay;
 pub mod serve;
 pub mod terminal;
+mod watchdog;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,11 +32,22 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "",         operands: Operands::None,      help: "serve metrics" },
     Command { name: "query",    operands: NAMES_OF_COLLECTORS, help: "print metrics once, or repeatedly with --watch: of these collectors, or of all that are enabled" },
     Command { name: "describe", operands: Operands::None,      help: "print which queries the broker can answer, which not and why, and its sandbox" },
-    Command { name: "capture",  operands: Operands::Directory, help: "write the broker's answer to a directory, as files under the paths that they have on the host" },
-    Command { name: "replay",   operands: Operands::Directory, help: "print the metrics of such a directory, or of any tree with files of a host" },
+    Command { name: "capture",  operands: CAPTURE_PATH,        help: "write the broker's answer to a directory, as files under the paths that they have on the host; with -, as a tar archive to standard output" },
+    Command { name: "replay",   operands: REPLAY_PATH,         help: "print the metrics of such a directory or archive, or of any tree with files of a host; with -, of an archive on standard input" },
+    Command { name: "connect",  operands: Operands::None,      help: "connect standard input and output to the broker's socket, for gRPC clients outside of a container" },
     COMPLETIONS,
 ];
 
+const CAPTURE_PATH: Operands = Operands::Path {
+    placeholder: "DIRECTORY|-",
+    what: "a directory, or - for standard output",
+    files: false,
+};
+const REPLAY_PATH: Operands = Operands::Path {
+    placeholder: "PATH|-",
+    what: "the directory or archive that capture wrote, or - for standard input",
+    files: true,
+};
 const NAMES_OF_COLLECTORS: Operands = Operands::Any {
     placeholder: "COLLECTOR",
     known: || COLLECTORS.iter().map(|collector| (collector.name, collector.help)).collect(),
@@ -57,6 +70,9 @@ pub const EXIT_STATUSES: &[(&str, &str)] = &[
     ),
     ("128+N", "Stopped by signal N, with nothing half-written: 130 for Ctrl-C."),
 ];
+
+/// Stands for standard input or output in place of a path.
+const STREAM: &str = "-";
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -127,8 +143,10 @@ fn run() -> Result<(), Failure> {
             query::run(&collectors, options)
         }
         Some(("describe", _)) => describe::run(&options),
+        Some(("capture", [path])) if path == STREAM => capture::to_stdout(&options),
         Some(("capture", [dir])) => capture::run(Path::new(dir), &options),
-        Some(("replay", [dir])) => replay::run(Path::new(dir), &options),
+        Some(("replay", [path])) => replay::run(path, &options),
+        Some(("connect", _)) => connect::run(&options),
         // The program's table has no other.
         Some((command, _)) => Err(Failure::Usage(format!("{command} is not a command; try --help"))),
     }

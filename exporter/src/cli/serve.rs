@@ -1,12 +1,13 @@
 //! The server: opens everything it needs, enters the sandbox, then accepts connections.
 
+use std::net::TcpListener;
 use std::sync::Arc;
 
 use keyhole_os::signals;
 
 use super::flags::{
-    GROUPS, LISTEN_ADDRESS, PATH_SYSFS, SYSTEMD_SOCKET, TELEMETRY_PATH, UNSUPPORTED_COLLECTORS,
-    WEB_CONFIG_FILE, WithoutEffect, without_effect,
+    GROUPS, HEALTH_ADDRESS, LISTEN_ADDRESS, PATH_SYSFS, SYSTEMD_SOCKET, TELEMETRY_PATH,
+    UNSUPPORTED_COLLECTORS, WEB_CONFIG_FILE, WithoutEffect, without_effect,
 };
 use super::{Failure, StopSignals, broker, local, runtime};
 use crate::broker_client::BrokerClient;
@@ -34,18 +35,19 @@ async fn serve(options: Options) -> Result<(), Failure> {
     let broker = broker(&options, BrokerClient::new)?;
     let mut web_config = web_config(&options)?;
     let listeners = if SYSTEMD_SOCKET.get(&options) {
-        listen::inherited()
+        listen::inherited().map_err(|error| error.to_string())?
     } else {
-        listen::bind(&LISTEN_ADDRESS.get(&options))
-    };
-    let listeners = listeners.map_err(|error| match error {
-        ListenError::Address(address) => {
-            let reason = "not an address such as :9100, 127.0.0.1:9100 or [::1]:9100";
-            Failure::Usage(options.refuse(LISTEN_ADDRESS.row.name, &address, reason).to_string())
+        let mut addresses = LISTEN_ADDRESS.get(&options);
+        if addresses.is_empty() {
+            addresses.push(listen::DEFAULT_ADDRESS.to_owned());
         }
-        ListenError::Vsock(_) => Failure::Usage(error.to_string()),
-        error => Failure::Failed(error.to_string()),
-    })?;
+        bind(&options, LISTEN_ADDRESS.row.name, &addresses)?
+    };
+    let health_address = Some(HEALTH_ADDRESS.get(&options)).filter(|address| !address.is_empty());
+    let health_listener = match health_address {
+        Some(address) => bind(&options, HEALTH_ADDRESS.row.name, &[address])?.pop(),
+        None => None,
+    };
     // Both ask what the sandbox does not allow later.
     let (local, process) = (local()?, Process::open());
     log_flags_without_effect(&options);
@@ -83,6 +85,9 @@ async fn serve(options: Options) -> Result<(), Failure> {
         let tls = web_config.as_ref().is_some_and(WebConfig::has_tls);
         tracing::info!(%address, tls, broker = broker.socket(), version = VERSION, "listening");
     }
+    if let Some(Ok(address)) = health_listener.as_ref().map(TcpListener::local_addr) {
+        tracing::info!(%address, "listening for health checks, without TLS and users");
+    }
     let scraper = Scraper::new(broker, collectors, &options, local, process, layers);
     let scraper = scraper.map_err(|error| format!("cannot register metrics: {error}"))?;
     let app = Arc::new(App::new(Arc::new(scraper), &options).with_web_config(web_config));
@@ -95,7 +100,19 @@ async fn serve(options: Options) -> Result<(), Failure> {
     #[cfg(feature = "hostile-code-for-tests")]
     crate::hostile::on_main();
     keyhole_os::memory::release_unused();
-    http::serve(listeners, app, stop).await.map_err(|error| format!("cannot serve: {error}").into())
+    http::serve(listeners, health_listener, app, stop)
+        .await
+        .map_err(|error| format!("cannot serve: {error}").into())
+}
+
+/// Listens on the addresses of a flag.
+fn bind(options: &Options, flag: &'static str, addresses: &[String]) -> Result<Vec<TcpListener>, Failure> {
+    let refuse = |address: &str, reason| Failure::Usage(options.refuse(flag, address, reason).to_string());
+    listen::bind(flag, addresses).map_err(|error| match error {
+        ListenError::Address(address) => refuse(&address, listen::NOT_AN_ADDRESS),
+        ListenError::Vsock(address) => refuse(&address, listen::NO_VSOCK),
+        error => Failure::Failed(error.to_string()),
+    })
 }
 
 /// The configuration of `--web.config.file`; none for an empty path, as in node_exporter.

@@ -1,4 +1,4 @@
-//! Listening sockets for the addresses of `--web.listen-address`.
+//! Listening sockets for the addresses of `--web.listen-address` and `--web.health-address`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,10 +23,10 @@ const TCP_USER_TIMEOUT_MS: u32 = 10_000;
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Not an address.
-    #[error("--web.listen-address={0:?}: not an address such as :9100, 127.0.0.1:9100 or [::1]:9100")]
+    #[error("{0:?}: {NOT_AN_ADDRESS}")]
     Address(String),
     /// An unsupported kind of socket.
-    #[error("--web.listen-address={0:?}: vsock is not supported; listen on a TCP address such as :9100")]
+    #[error("{0:?}: {NO_VSOCK}")]
     Vsock(String),
     /// systemd passed no socket.
     #[error(
@@ -39,12 +39,19 @@ pub enum ListenError {
     Inherited(std::io::Error),
     /// The port is in use.
     #[error(
-        "cannot listen on {0}: the port is in use (by a node_exporter?): stop what uses it, or choose another port with --web.listen-address"
+        "cannot listen on {address}: the port is in use (by a node_exporter?): stop what uses it, or choose another port with --{flag}"
     )]
-    Occupied(String),
+    Occupied {
+        /// The address of the flag.
+        address: String,
+        /// The flag.
+        flag: &'static str,
+    },
     /// Any other error of the system.
-    #[error("cannot listen on {address}: {reason}; choose another address with --web.listen-address")]
+    #[error("cannot listen on {address}: {reason}; choose another address with --{flag}")]
     System {
+        /// The flag.
+        flag: &'static str,
         /// The address of the flag.
         address: String,
         /// The system's error.
@@ -52,15 +59,19 @@ pub enum ListenError {
     },
 }
 
-/// Binds every address. An address without a host binds all addresses of the machine, IPv4 and IPv6.
-pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, ListenError> {
+/// Why an address is refused.
+pub const NOT_AN_ADDRESS: &str = "not an address such as :9100, 127.0.0.1:9100 or [::1]:9100";
+/// Why an address is refused that node_exporter takes.
+pub const NO_VSOCK: &str = "vsock is not supported; listen on a TCP address such as :9100";
+
+/// Binds every address of a flag; errors name the flag. An address without a host binds all addresses of the machine, IPv4 and IPv6.
+pub fn bind(flag: &'static str, addresses: &[String]) -> Result<Vec<TcpListener>, ListenError> {
     let mut listeners = Vec::new();
-    let default = [DEFAULT_ADDRESS.to_owned()];
-    for address in if addresses.is_empty() { &default } else { addresses } {
+    for address in addresses {
         let (host, port) = parse(address)?;
         let system = |errno: Errno| match errno {
-            Errno::ADDRINUSE => ListenError::Occupied(address.clone()),
-            errno => ListenError::System { address: address.clone(), reason: errno.into() },
+            Errno::ADDRINUSE => ListenError::Occupied { address: address.clone(), flag },
+            errno => ListenError::System { flag, address: address.clone(), reason: errno.into() },
         };
         let socket = match host {
             Host::Any => match listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))) {
@@ -74,7 +85,7 @@ pub fn bind(addresses: &[String]) -> Result<Vec<TcpListener>, ListenError> {
             Host::Name(name) => {
                 let resolved = (name.as_str(), port)
                     .to_socket_addrs()
-                    .map_err(|reason| ListenError::System { address: address.clone(), reason })?;
+                    .map_err(|reason| ListenError::System { flag, address: address.clone(), reason })?;
                 let Some(first) = resolved.into_iter().next() else {
                     return Err(ListenError::Address(address.clone()));
                 };
@@ -186,15 +197,15 @@ mod tests {
 
     #[test]
     fn a_port_in_use_is_reported_with_advice() {
-        let held = bind(&["127.0.0.1:0".into()]).unwrap();
+        let held = bind("web.listen-address", &["127.0.0.1:0".into()]).unwrap();
         let address = held[0].local_addr().unwrap().to_string();
-        let error = bind(&[address]).unwrap_err().to_string();
+        let error = bind("web.listen-address", &[address]).unwrap_err().to_string();
         assert!(error.contains("in use") && error.contains("--web.listen-address"), "{error}");
     }
 
     #[test]
     fn an_address_without_a_host_accepts_ipv4() {
-        let held = bind(&[":0".into()]).unwrap();
+        let held = bind("web.listen-address", &[":0".into()]).unwrap();
         let port = held[0].local_addr().unwrap().port();
         assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
     }

@@ -54,9 +54,11 @@ const EVICTION_INTERVAL: Duration = Duration::from_millis(25);
 /// How long a connection may wait to be served.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Accepts on every listener until `stop` completes, then finishes responses in progress.
+/// Accepts on every listener until `stop` completes, then finishes responses in progress. `health` serves the health
+/// pages alone, without TLS and users; all limits count the connections of both.
 pub async fn serve(
     listeners: Vec<TcpListener>,
+    health: Option<TcpListener>,
     app: Arc<App>,
     stop: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
@@ -64,7 +66,7 @@ pub async fn serve(
     let open = max_open(rustix::process::getrlimit(rustix::process::Resource::Nofile).current);
     let connection_permits = MAX_SERVED.min(open.div_ceil(2));
     // Each listener has accepted one connection more before the limit of waiting ones rejects any.
-    let max_waiting = (open - connection_permits).saturating_sub(listeners.len());
+    let max_waiting = (open - connection_permits).saturating_sub(listeners.len() + health.iter().len());
     let server = Server {
         app,
         open: Arc::new(Semaphore::new(open)),
@@ -77,6 +79,10 @@ pub async fn serve(
     let mut tasks = Vec::new();
     for listener in listeners {
         tasks.push(tokio::spawn(server.clone().accept(tokio::net::TcpListener::from_std(listener)?)));
+    }
+    if let Some(listener) = health {
+        let server = Server { app: Arc::new(server.app.health_pages()), ..server.clone() };
+        tasks.push(tokio::spawn(server.accept(tokio::net::TcpListener::from_std(listener)?)));
     }
     tasks.push(tokio::spawn(server.clone().run_evictions()));
     stop.await;

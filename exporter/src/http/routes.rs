@@ -41,7 +41,8 @@ pub const SCRAPE_TIMEOUTS: DurationRange =
 pub struct App {
     scraper: Arc<Scraper>,
     page: Page,
-    telemetry_path: String,
+    /// None where only the health pages are served.
+    telemetry_path: Option<String>,
     max_requests: usize,
     permits: Arc<Semaphore>,
     timeout: Duration,
@@ -82,7 +83,7 @@ impl App {
         Self {
             scraper,
             page: Page::default(),
-            telemetry_path: if path.is_empty() { "/metrics".into() } else { path },
+            telemetry_path: Some(if path.is_empty() { "/metrics".into() } else { path }),
             max_requests,
             permits: Arc::new(Semaphore::new(permits)),
             timeout: SCRAPE_TIMEOUT.get(options),
@@ -90,6 +91,20 @@ impl App {
             web_config: None,
             handshakes: Throttle::default(),
             long_requests: Throttle::default(),
+        }
+    }
+
+    /// The health pages of this server alone, without TLS and authentication.
+    pub(super) fn health_pages(&self) -> Self {
+        Self {
+            scraper: Arc::clone(&self.scraper),
+            page: Page::default(),
+            telemetry_path: None,
+            permits: Arc::clone(&self.permits),
+            web_config: None,
+            handshakes: Throttle::default(),
+            long_requests: Throttle::default(),
+            ..*self
         }
     }
 
@@ -113,8 +128,12 @@ impl App {
 
     /// Responds to a request. Its body is not read.
     pub async fn respond<B>(&self, request: &Request<B>) -> HttpResponse {
-        let pages = [self.telemetry_path.as_str(), "/", HEALTHY, READY];
-        let path = match paths::resolve(request, &pages) {
+        // resolve serves what is below the first one, too, if it ends with a slash.
+        let pages = match &self.telemetry_path {
+            Some(path) => &[path.as_str(), "/", HEALTHY, READY][..],
+            None => &[HEALTHY, READY],
+        };
+        let path = match paths::resolve(request, pages) {
             Route::Page(path) => path,
             Route::Redirect(path) => return paths::redirect(request, &path),
             Route::NotFound => return text(StatusCode::NOT_FOUND, "404 page not found"),
@@ -126,13 +145,16 @@ impl App {
             return response;
         }
         match path.as_str() {
-            path if path == self.telemetry_path => self.metrics(request).await,
             HEALTHY => text(StatusCode::OK, "the exporter is up"),
             READY => match self.scraper.ready().await {
                 Ok(()) => text(StatusCode::OK, "the broker answers, and has the readers that are needed"),
                 Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &why),
             },
-            _ => self.front_page(request).await,
+            path => match &self.telemetry_path {
+                Some(telemetry_path) if path == telemetry_path => self.metrics(request).await,
+                Some(telemetry_path) => self.front_page(request, telemetry_path).await,
+                None => text(StatusCode::NOT_FOUND, "404 page not found"),
+            },
         }
     }
 
@@ -215,8 +237,8 @@ impl App {
     }
 
     /// The page at `/`.
-    async fn front_page<B>(&self, request: &Request<B>) -> HttpResponse {
-        let page = self.page.render(&self.scraper, request, &self.telemetry_path).await;
+    async fn front_page<B>(&self, request: &Request<B>, telemetry_path: &str) -> HttpResponse {
+        let page = self.page.render(&self.scraper, request, telemetry_path).await;
         let mut response = body(StatusCode::OK, HTML, page.into());
         Page::headers(response.headers_mut());
         response

@@ -34,6 +34,16 @@ impl Exporter {
 
     /// The same, with a `--web.config.file`.
     pub fn start_with(socket: &Path, more: &[&str], web_config: Option<WebConfig>) -> Self {
+        Self::start_with_health(socket, more, web_config, None)
+    }
+
+    /// The same, with a listener for health checks.
+    pub fn start_with_health(
+        socket: &Path,
+        more: &[&str],
+        web_config: Option<WebConfig>,
+        health: Option<std::net::TcpListener>,
+    ) -> Self {
         let defaults = ["--collector.disable-defaults", "--collector.loadavg", "--collector.time"];
         let arguments = defaults.iter().chain(more).map(|argument| (*argument).to_owned());
         let options = flags::parse(arguments).unwrap();
@@ -42,12 +52,12 @@ impl Exporter {
         let collectors = collector::enabled(&options).unwrap();
         let scraper = Scraper::new(broker, collectors, &options, own, Process::open(), Vec::new()).unwrap();
         let scraper = Arc::new(scraper);
-        let listeners = listen::bind(&["127.0.0.1:0".into()]).unwrap();
+        let listeners = listen::bind("web.listen-address", &["127.0.0.1:0".into()]).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let app = Arc::new(App::new(Arc::clone(&scraper), &options).with_web_config(web_config));
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let mut served = JoinSet::new();
-        served.spawn(http::serve(listeners, app, async {
+        served.spawn(http::serve(listeners, health, app, async {
             let _ = stopped.await;
         }));
         Self { address, scraper, stop: Some(stop), served }
@@ -59,8 +69,18 @@ impl Exporter {
 
     /// One request on a connection of its own.
     pub async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+        Self::request_to(self.address, method, path, headers).await
+    }
+
+    /// The same, to another address, such as that of the listener for health checks.
+    pub async fn request_to(
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Response {
         let start = Instant::now();
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(&request(method, path, headers)).await.unwrap();
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).await.unwrap();

@@ -22,9 +22,11 @@ mod broker;
 mod environment;
 mod exporter;
 mod process;
+mod terminal;
 
 pub use broker::Broker;
 pub use environment::{Environment, NODE_NAME, flag, this_host};
 pub use exporter::{Exporter, listening_address};
 pub use process::{ChildProcess, Lines, TIMEOUT, run_to_end, wait_for, wait_for_within, wait_until};
+pub use terminal::terminal;
 pub use users::{BROKER_UID, DENIED_UID, EXPORTER_UID, broker_gid, broker_uid, is_root, root_for, run_as};

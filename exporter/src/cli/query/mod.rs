@@ -9,7 +9,7 @@ mod result;
 pub(super) mod table;
 mod watch;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,9 +22,9 @@ use self::rates::Rates;
 pub(super) use self::result::QueryResult;
 use super::flags::{FROM, SCRAPE_TIMEOUT};
 use super::terminal::{self, Terminal, print_error};
-use super::{Failure, StopSignals, broker, local, runtime};
+use super::{Failure, STREAM, StopSignals, broker, local, runtime};
 use crate::broker_client::BrokerClient;
-use crate::capture;
+use crate::capture::{self, Source};
 use crate::collector::Instance;
 use crate::local::LocalSource;
 use crate::options::Options;
@@ -37,11 +37,11 @@ pub(super) fn run(names: &[&str], options: Options) -> Result<(), Failure> {
     match &*FROM.get(&options) {
         // An unset variable of a script must not turn a query of a directory into one of this host.
         "" if options.is_set(FROM.row.name) => {
-            Err(Failure::Usage("--from is empty: name the directory that capture wrote".into()))
+            Err(Failure::Usage("--from is empty: name the directory or archive that capture wrote".into()))
         }
         "" => runtime()?.block_on(query_broker(query, &options)),
-        dir => {
-            let result = query_capture(Path::new(dir), &query)?;
+        path => {
+            let result = query_capture(path, &query)?;
             finish(&result)
         }
     }
@@ -50,8 +50,8 @@ pub(super) fn run(names: &[&str], options: Options) -> Result<(), Failure> {
 /// The directories of a host, of which a tree has at least one.
 const TREE_ROOTS: [&str; 5] = ["proc", "sys", "etc", "usr", "udev"];
 
-/// Prints the metrics of a capture, or of any tree that has one of [`TREE_ROOTS`].
-pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryResult, Failure> {
+/// Prints the metrics of a capture, or of any tree that has one of [`TREE_ROOTS`]; of `-`, of an archive on standard input.
+pub(super) fn query_capture(path: &str, query: &QueryOptions) -> Result<QueryResult, Failure> {
     if query.watch_interval.is_some() {
         return Err(Failure::Usage(
             "--watch and --from exclude each other: a capture does not change".into(),
@@ -60,23 +60,28 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
     let terminal = Terminal::detect();
     // Read before the sandbox; it does not depend on the capture.
     let local = local()?;
-    enter_sandbox(&query.collectors, dir.into(), PathBuf::new())?;
-    const PASS_A_TREE: &str =
-        "pass a capture, or a directory with the proc/, sys/, etc/, usr/ or udev/ of a host";
-    let mut saved = capture::read(dir).map_err(|error| {
+    const PASS_A_TREE: &str = "pass a capture: a directory with the proc/, sys/, etc/, usr/ or udev/ of a host, or the archive that \
+                               capture - wrote";
+    let cannot_read = |error: std::io::Error| {
         let advice = match error.kind() {
             ErrorKind::PermissionDenied => {
                 "run this as the owner of the files: it drops root's capabilities before it reads"
             }
             _ => PASS_A_TREE,
         };
-        format!("cannot read {}: {error}; {advice}", dir.display())
-    })?;
+        format!("cannot read {path}: {error}; {advice}")
+    };
+    let source = open(path)?.map_err(cannot_read)?;
+    let dir = match &source {
+        Source::Directory(dir) => dir.clone(),
+        Source::Archive(_) => PathBuf::new(),
+    };
+    enter_sandbox(&query.collectors, dir.clone(), PathBuf::new())?;
+    let mut saved = capture::read(source).map_err(cannot_read)?;
     // A wrong directory would have nothing to print; but a collector of text files needs its own directory alone.
     let is_tree = saved.about.is_some() || TREE_ROOTS.iter().any(|root| dir.join(root).is_dir());
     if !is_tree && query.collectors.iter().all(|collector| collector.directories().is_empty()) {
-        let dir = dir.display();
-        return Err(format!("cannot read {dir}: it has no files of a host; {PASS_A_TREE}").into());
+        return Err(format!("cannot read {path}: it has no files of a host; {PASS_A_TREE}").into());
     }
     let local = local.from_capture(saved.about).now();
     // A capture has the files of every query, and raw output prints all files of a snapshot.
@@ -86,6 +91,18 @@ pub(super) fn query_capture(dir: &Path, query: &QueryOptions) -> Result<QueryRes
     let result = QueryResult::new(query, &saved.snapshot, &local, None);
     terminal::write_stdout(&result.render(query, terminal, None))?;
     Ok(result)
+}
+
+/// Opens a capture; the inner error is of the system.
+fn open(path: &str) -> Result<std::io::Result<Source>, Failure> {
+    if path != STREAM {
+        return Ok(capture::open(Path::new(path)));
+    }
+    if std::io::stdin().is_terminal() {
+        let reason = "standard input is a terminal: pass an archive to it, as in `replay - < node.tar`";
+        return Err(Failure::Usage(reason.into()));
+    }
+    Ok(Ok(Source::Archive(Box::new(std::io::stdin().lock()))))
 }
 
 /// Prints errors; returns the exit status.

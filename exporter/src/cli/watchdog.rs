@@ -1,0 +1,102 @@
+//! Ends the process if its streams stall: a pipe that nobody reads would keep it waiting for ever.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use super::Failure;
+use super::terminal::print_error;
+use crate::sandbox::{self, QUERY_SYSCALLS, SandboxOptions};
+
+/// Counts reads and writes of streams. Clones share the count.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Watchdog(Arc<AtomicU64>);
+
+/// Enters the sandbox of a command with a thread that ends the process once no watched stream has moved for `timeout`, or at
+/// most twice as long. `stream` names what it waits for.
+pub(super) fn enter_sandbox_with_watchdog(
+    broker_socket: PathBuf,
+    timeout: Duration,
+    stream: &'static str,
+) -> Result<Watchdog, Failure> {
+    enter_sandbox_with_threads(broker_socket, |watchdog| watchdog.start(timeout, stream))
+}
+
+/// The same; `start` starts all threads that the command needs.
+pub(super) fn enter_sandbox_with_threads(
+    broker_socket: PathBuf,
+    start: impl FnOnce(&Watchdog) -> std::io::Result<()>,
+) -> Result<Watchdog, Failure> {
+    let watchdog = Watchdog::default();
+    let options = SandboxOptions { readable: Vec::new(), broker_socket, extra_syscalls: QUERY_SYSCALLS };
+    let layers = sandbox::enter_with_threads(&options, || start(&watchdog))?;
+    for layer in layers.iter().filter(|layer| !layer.in_force) {
+        tracing::debug!(layer = layer.name, detail = layer.detail, "sandbox layer MISSING");
+    }
+    Ok(watchdog)
+}
+
+impl Watchdog {
+    /// Starts the thread. It waits while nothing was read or written yet.
+    pub(super) fn start(&self, timeout: Duration, stream: &'static str) -> std::io::Result<()> {
+        let moved = Arc::clone(&self.0);
+        let watch = move || {
+            let (_sender, nothing) = mpsc::channel::<()>();
+            let mut last = 0;
+            loop {
+                // A sleep by a system call that the sandbox allows.
+                let _ = nothing.recv_timeout(timeout);
+                let now = moved.load(Ordering::Relaxed);
+                if now != 0 && now == last {
+                    print_error(&format!(
+                        "error: {stream}: nothing moved for {} s; ended",
+                        timeout.as_secs()
+                    ));
+                    keyhole_log::flush();
+                    std::process::exit(1);
+                }
+                last = now;
+            }
+        };
+        std::thread::Builder::new().name("watchdog".into()).stack_size(64 << 10).spawn(watch).map(drop)
+    }
+
+    /// A stream whose reads and writes are counted.
+    pub(super) fn watch<S>(&self, stream: S) -> Watched<S> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Watched { stream, watchdog: self.clone() }
+    }
+}
+
+/// A watched stream.
+pub(super) struct Watched<S> {
+    stream: S,
+    watchdog: Watchdog,
+}
+
+impl<S> Watched<S> {
+    fn count<T>(&self, done: std::io::Result<T>) -> std::io::Result<T> {
+        self.watchdog.0.fetch_add(1, Ordering::Relaxed);
+        done
+    }
+}
+
+impl<S: Read> Read for Watched<S> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.stream.read(buffer);
+        self.count(read)
+    }
+}
+
+impl<S: Write> Write for Watched<S> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.stream.write(bytes);
+        self.count(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.stream.flush()
+    }
+}
