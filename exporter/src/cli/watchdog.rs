@@ -43,22 +43,10 @@ impl Watchdog {
     pub(super) fn start(&self, timeout: Duration, stream: &'static str) -> std::io::Result<()> {
         let moved = Arc::clone(&self.0);
         let watch = move || {
-            let (_sender, nothing) = mpsc::channel::<()>();
-            let mut last = 0;
-            loop {
-                // A sleep by a system call that the sandbox allows.
-                let _ = nothing.recv_timeout(timeout);
-                let now = moved.load(Ordering::Relaxed);
-                if now != 0 && now == last {
-                    print_error(&format!(
-                        "error: {stream}: nothing moved for {} s; ended",
-                        timeout.as_secs()
-                    ));
-                    keyhole_log::flush();
-                    std::process::exit(1);
-                }
-                last = now;
-            }
+            wait_for_stall(&moved, timeout);
+            print_error(&format!("error: {stream}: nothing moved for {} s; ended", timeout.as_secs()));
+            keyhole_log::flush();
+            std::process::exit(1);
         };
         std::thread::Builder::new().name("watchdog".into()).stack_size(64 << 10).spawn(watch).map(drop)
     }
@@ -67,6 +55,21 @@ impl Watchdog {
     pub(super) fn watch<S>(&self, stream: S) -> Watched<S> {
         self.0.fetch_add(1, Ordering::Relaxed);
         Watched { stream, watchdog: self.clone() }
+    }
+}
+
+/// Returns once the count is not 0 and has not changed for `timeout`.
+fn wait_for_stall(moved: &AtomicU64, timeout: Duration) {
+    let (_sender, nothing) = mpsc::channel::<()>();
+    let mut last = 0;
+    loop {
+        // A sleep by a system call that the sandbox allows.
+        let _ = nothing.recv_timeout(timeout);
+        let now = moved.load(Ordering::Relaxed);
+        if now != 0 && now == last {
+            return;
+        }
+        last = now;
     }
 }
 
@@ -98,5 +101,30 @@ impl<S: Write> Write for Watched<S> {
 
     fn flush(&mut self) -> std::io::Result<()> {
         self.stream.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_stream_stalls_once_nothing_is_read_or_written_and_not_before_it_is_watched() {
+        const TIMEOUT: Duration = Duration::from_millis(100);
+        let watchdog = Watchdog::default();
+        let moved = Arc::clone(&watchdog.0);
+        let start = Instant::now();
+        let waiting = std::thread::spawn(move || {
+            wait_for_stall(&moved, TIMEOUT);
+            start.elapsed()
+        });
+        std::thread::sleep(3 * TIMEOUT);
+        let watched_at = start.elapsed();
+        let mut stream = watchdog.watch(std::io::sink());
+        stream.write_all(b"x").unwrap();
+        let ended = waiting.join().unwrap();
+        assert!(ended >= watched_at + TIMEOUT / 2, "{ended:?}, watched at {watched_at:?}");
     }
 }
