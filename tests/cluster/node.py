@@ -234,6 +234,8 @@ class Node:
             "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
             "cgroupDriver": "cgroupfs", "cgroupRoot": f"/{self.mark}", "failCgroupV1": False, "failSwapOn": False,
             "makeIPTablesUtilChains": False, "oomScoreAdj": 0, "maxOpenFiles": 4096, "resolvConf": "",
+            # Nothing listens there; without one each pod has a warning.
+            "clusterDNS": [self.address],
             # A machine whose disk is nearly full is no reason to evict.
             "evictionHard": {"memory.available": "64Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
@@ -242,6 +244,9 @@ class Node:
         self.start("kubelet", self.programs / "kubelet", f"--config={configuration}", f"--kubeconfig={kubeconfig}",
                    "--root-dir=/var/lib/kubelet", "--cert-dir=/var/lib/kubelet/pki", f"--hostname-override={NODE}",
                    f"--node-ip={self.address}", "--v=2")
+        # The API server finds a kubelet's port in the node's status: an answer is that of this one.
+        self.wait_for("the kubelet answers", lambda: self.plane.kubectl(
+            "get", "--raw", f"/api/v1/nodes/{NODE}/proxy/healthz") == "ok")
         self.wait_for("the node is ready", lambda: self.plane.kubectl(
             "get", "node", NODE, "--output=jsonpath={.status.conditions[?(@.type=='Ready')].status}") == "True")
 

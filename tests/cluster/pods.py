@@ -8,10 +8,8 @@ static programs. Needs root. --write replaces a document by what was seen.
 """
 import argparse
 import contextlib
-import json
 import os
 import pathlib
-import platform
 import re
 import signal
 import subprocess
@@ -27,13 +25,14 @@ sys.path[:0] = [str(HERE.parent / directory) for directory in ("deploy", "peers"
 import images  # noqa: E402
 import kustomize  # noqa: E402
 import launch  # noqa: E402
+import mistakes  # noqa: E402
 from api import Cluster, wait_for  # noqa: E402
 from control_plane import NODE, control_plane  # noqa: E402
-from node import Node  # noqa: E402
+from node import CGROUPS, Node  # noqa: E402
 from policies import Site, define_the_operators_kinds, no_pod_security_warning  # noqa: E402
 from results import Results  # noqa: E402
 from scraped import NETWORK, families, labelled, network, samples  # noqa: E402
-from world import DAEMON_SETS, NAMESPACE, PODS, quietly  # noqa: E402
+from world import DAEMON_SETS, NAMESPACE, PODS  # noqa: E402
 
 LAYERS = {"capabilities", "landlock", "limits", "no_new_privs", "not_dumpable", "seccomp"}
 KEYHOLES = "app.kubernetes.io/name=keyhole"
@@ -45,6 +44,8 @@ COMPONENTS = {
     "privileged-hostpath": [["udev/hostpath", "textfile/hostpath", "process-groups"], ["root"]],
     "minimal": [],
 }
+# "secret", at bcrypt's lowest cost.
+HASH = "$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW"
 # Megabytes that the manifests allow.
 LIMITS = {"broker": 64, "exporter": 128}
 # Seconds.
@@ -54,8 +55,8 @@ READY = 120
 class Run:
     """A cluster with one node, and what was seen of it."""
 
-    def __init__(self, cluster, node, directory):
-        self.cluster, self.node, self.directory = cluster, node, directory
+    def __init__(self, cluster, node, directory, static):
+        self.cluster, self.node, self.directory, self.static = cluster, node, directory, static
         self.results, self.rows = Results(), []
         self.admin = cluster.client()
 
@@ -82,9 +83,9 @@ class Run:
 
     def pod(self):
         """Keyhole's pod, when there is one."""
-        (pod,) = self.admin.get(PODS, labelSelector=KEYHOLES)["items"]
-        assert "deletionTimestamp" not in pod["metadata"], "the pod is being deleted"
-        return pod
+        pods = self.admin.get(PODS, labelSelector=KEYHOLES)["items"]
+        assert len(pods) == 1 and "deletionTimestamp" not in pods[0]["metadata"], f"{len(pods)} pods, or one that is being deleted"
+        return pods[0]
 
     def container(self, name):
         status = self.pod()["status"]
@@ -102,7 +103,8 @@ class Run:
         raise AssertionError(f"{name} has no first process")
 
     def scrape(self):
-        address = self.pod()["status"]["podIP"]
+        address = self.pod()["status"].get("podIP")
+        assert address, "the pod has no address"
         status, body = launch.fetch(f"http://{address}:9100/metrics")
         assert status == 200, (status, body[:500])
         return body.decode()
@@ -149,7 +151,7 @@ def no_warning(run):
 
 def in_the_endpoint_slice(run):
     slices = run.admin.get(f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices")["items"]
-    ready = [address for each in slices for endpoint in each["endpoints"] if endpoint["conditions"]["ready"]
+    ready = [address for each in slices for endpoint in each["endpoints"] or [] if endpoint["conditions"]["ready"]
              for address in endpoint["addresses"]]
     assert ready == [run.pod()["status"]["podIP"]], ready
 
@@ -242,6 +244,21 @@ def logged(run):
         assert run.kubectl("logs", "ds/keyhole", "-c", name).stdout.strip(), name
 
 
+def captured(run):
+    """The host's files leave the pod as an archive, and give the same metrics outside."""
+    done = subprocess.run(
+        [run.cluster.program, f"--kubeconfig={run.cluster.kubeconfig}", "--namespace", NAMESPACE, "exec", "ds/keyhole", "-c",
+         "exporter", "--", "/keyhole-exporter", "capture", "-"], capture_output=True, timeout=60)
+    assert done.returncode == 0, (done.returncode, done.stderr.decode()[-500:])
+    replayed = subprocess.run([run.static / "keyhole-exporter", "replay", "-"], input=done.stdout, capture_output=True, timeout=60)
+    assert replayed.returncode == 0, replayed.stderr.decode()[-500:]
+    inside, outside = samples(run.scrape()), samples(replayed.stdout.decode())
+    assert outside["node_memory_MemTotal_bytes"] == inside["node_memory_MemTotal_bytes"]
+    known = {series for series in inside if series.startswith("node_cpu_seconds_total")}
+    assert known and known <= outside.keys()
+    return f"{len(done.stdout):,} bytes, {len(outside)} series"
+
+
 def second_broker(run):
     before = len(run.node.processes(run.identifier("broker")))
     done = run.kubectl("exec", "ds/keyhole", "-c", "broker", "--", "/keyhole-broker", "--queries=default", "--allow-uid=64647",
@@ -254,6 +271,8 @@ def killed(run, name):
     """The process is killed on the node; the kubelet starts the container again and the pod is scraped again."""
     start = {"broker": "keyhole_broker_start_time_seconds", "exporter": "process_start_time_seconds"}[name]
     former, restarts, pod = run.good_scrape()[start], run.container(name)["restartCount"], run.pod()["metadata"]["name"]
+    other = next(each for each in LIMITS if each != name)
+    untouched = run.identifier(other)
     os.kill(run.first_process(name), signal.SIGKILL)
     begun = time.monotonic()
     wait_for("a scrape of a later start", lambda: run.good_scrape()[start] > former, READY)
@@ -261,8 +280,8 @@ def killed(run, name):
     wait_for("the restart is counted", lambda: run.container(name)["restartCount"] == restarts + 1, READY)
     run.wait_until_ready()
     assert run.pod()["metadata"]["name"] == pod, "another pod"
-    other = next(each for each in LIMITS if each != name)
-    return f"scraped again after {scraped:.1f} s, 2/2 after {time.monotonic() - begun:.1f} s; {other}: {run.container(other)['restartCount']} restarts"
+    assert run.identifier(other) == untouched, f"{other} was started again too"
+    return f"scraped again after {scraped:.1f} s, 2/2 after {time.monotonic() - begun:.1f} s"
 
 
 def rolled_out(run):
@@ -282,6 +301,7 @@ def runtime_restarted(run, name):
     run.node.stop(name)
     run.good_scrape()
     {"containerd": run.node.start_containerd, "kubelet": run.node.start_kubelet}[name]()
+    executed(run)
     run.wait_until_ready()
     run.good_scrape()
     assert [run.identifier(each) for each in LIMITS] == identifiers, "a container was started again"
@@ -325,8 +345,10 @@ def udev_labels(run):
 
 def textfiles(run):
     path = run.node.root(TEXTFILES) / "test.prom"
-    path.write_text("keyhole_test_of_pods 17\n")
-    assert run.good_scrape()["keyhole_test_of_pods"] == 17
+    path.write_text("test_of_pods 17\n")
+    path.chmod(0o644)
+    found = run.good_scrape()
+    assert found.get("test_of_pods") == 17, {each: value for each, value in found.items() if "textfile" in each}
     return "a file of the node is scraped"
 
 
@@ -345,6 +367,35 @@ def as_root(run):
     caches = labelled(found, "node_slabinfo_active_objects", "slab")
     assert caches
     return f"{len(caches)} slab caches"
+
+
+def web_config(run, overlay):
+    """TLS and users by a Secret: Prometheus must authenticate, and the kubelet's probes need not."""
+    directory = pathlib.Path(tempfile.mkdtemp(dir=run.directory))
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=keyhole",
+                    "-addext", "subjectAltName=DNS:keyhole", "-keyout", directory / "tls.key", "-out", directory / "tls.crt"],
+                   check=True, capture_output=True, timeout=60)
+    (directory / "web-config.yml").write_text(
+        f"tls_server_config: {{cert_file: tls.crt, key_file: tls.key}}\nbasic_auth_users: {{prometheus: {HASH}}}\n")
+    run.kubectl("create", "secret", "generic", "keyhole-web-config",
+                *(f"--from-file={directory / name}" for name in ("web-config.yml", "tls.crt", "tls.key")))
+    run.site(overlay, ["web-config"]).install()
+    run.wait_until_ready()
+    address = run.pod()["status"]["podIP"]
+
+    def answer(*arguments):
+        done = subprocess.run(["curl", "--silent", "--cacert", directory / "tls.crt", "--connect-to", f"keyhole:9100:{address}:9100",
+                               "--max-time", "10", "--write-out", "%{http_code}", "--output", directory / "answer", *arguments,
+                               "https://keyhole:9100/metrics"], capture_output=True, text=True, timeout=30)
+        return done.stdout
+    assert answer() == "401", answer()
+    assert answer("--user", "prometheus:wrong") == "401"
+    assert answer("--user", "prometheus:secret") == "200"
+    assert samples((directory / "answer").read_text())["keyhole_broker_up"] == 1
+    assert launch.fetch(f"http://{address}:9101/-/ready")[0] == 200
+    assert launch.fetch(f"http://{address}:9101/metrics")[0] == 404
+    no_warning(run)
+    return "401 without a password, 200 with it over TLS; the health port has no metrics"
 
 
 AFTERWARDS = {"udev": udev_labels, "textfile": textfiles, "process-groups": process_groups, "root": as_root}
@@ -368,6 +419,7 @@ def an_overlay(run, overlay):
     run.check(overlay, "memory and CPUs are the node's", the_machine_is_the_nodes, run)
     run.check(overlay, "`kubectl logs` of both containers", logged, run)
     run.check(overlay, "`kubectl exec` of `query` and `describe`", executed, run)
+    run.check(overlay, "`kubectl exec` of `capture -`, replayed outside", captured, run)
     run.check(overlay, "a second broker by `kubectl exec` refuses to serve", second_broker, run)
     run.check(overlay, "the broker is killed", killed, run, "broker")
     run.check(overlay, "the exporter is killed", killed, run, "exporter")
@@ -378,10 +430,17 @@ def an_overlay(run, overlay):
     run.check(overlay, "`kubectl rollout restart`", rolled_out, run)
     for components in COMPONENTS[overlay]:
         run.check(overlay, f"with {', '.join(f'`{name}`' for name in components)}", with_components, run, overlay, components)
-        last = run.site(overlay, components)
-    if COMPONENTS[overlay]:
-        run.check(overlay, "removed", last.remove)
-    run.check(overlay, "nothing is left", site.remove)
+    run.check(overlay, "with `web-config`: TLS and users by a Secret", web_config, run, overlay)
+    run.check(overlay, "removed", removed, run, site, [run.site(overlay, components) for components in COMPONENTS[overlay]])
+
+
+def removed(run, site, others):
+    for each in [*others, site]:
+        each.remove()
+    left = [thing["metadata"]["name"] for path in ("/api/v1/persistentvolumes", "/api/v1/namespaces")
+            for thing in run.admin.get(path)["items"] if thing["metadata"]["name"].startswith("keyhole")]
+    assert not left, left
+    wait_for("the node has ended the containers", lambda: not run.node.ctr("containers", "list", "--quiet").split())
 
 
 def restricted(run):
@@ -396,7 +455,46 @@ def minimal(run):
     an_overlay(run, "minimal")
 
 
-PARTS = {"restricted": restricted, "hostpath": hostpath, "minimal": minimal}
+def user_namespaces(run):
+    for overlay in ("minimal", "restricted-pv"):
+        run.check(overlay, "with `hostUsers: false`", mistakes.user_namespaces, run, overlay)
+
+
+def troubles(run):
+    for cause, case in mistakes.CASES.items():
+        run.check("mistakes", cause, case, run, cause)
+
+
+PARTS = {"restricted": restricted, "hostpath": hostpath, "minimal": minimal, "user-namespaces": user_namespaces,
+         "mistakes": troubles}
+
+
+def document(run, arguments):
+    """What was seen, for people."""
+    info = run.admin.get(f"/api/v1/nodes/{NODE}")["status"]["nodeInfo"]
+    runc = subprocess.run([run.node.runtime / "runc", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
+    git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+    version = 2 if (CGROUPS / "cgroup.controllers").exists() else 1
+    text = f"""\
+<!-- Written by tests/cluster/run-pods --write docs/cluster.md. -->
+
+# Pods on a kubelet
+
+`tests/cluster/run-pods` installs the overlays of [deploy/kubernetes](../deploy/kubernetes/README.md) on
+a node with a real kubelet, waits for their pods and compares what they show with the node. Last on
+{time.strftime("%Y-%m-%d", time.gmtime())} with commit {git}: Kubernetes {info["kubeletVersion"].lstrip("v")}, {info["containerRuntimeVersion"].replace("://", " ")}, runc {runc},
+Linux {info["kernelVersion"].split()[0]}, {info["osImage"]}, control groups of version {version}, {os.cpu_count()} CPUs.
+{run.results.passed} checks passed, {run.results.failed} failed.
+"""
+    for overlay in dict.fromkeys(row[0] for row in run.rows):
+        title = "Mistakes" if overlay == "mistakes" else f"`{overlay}`"
+        text += f"\n## {title}\n\n"
+        if overlay == "mistakes":
+            text += ("Each of these was made, and kubectl showed what\n"
+                     "[deploy/kubernetes](../deploy/kubernetes/README.md#when-pods-do-not-start) quotes.\n\n")
+        text += "| check | seen |\n|---|---|\n"
+        text += "".join(f"| {title} | {figure} |\n" for of, title, figure in run.rows if of == overlay)
+    arguments.write.write_text(text)
 
 
 def main():
@@ -404,7 +502,6 @@ def main():
     for name in ("kubectl", "programs", "runtime", "static"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--write", type=pathlib.Path)
-    parser.add_argument("--keep", action="store_true")
     parser.add_argument("--only", choices=PARTS, action="append")
     arguments = parser.parse_args()
     assert os.geteuid() == 0, "not root: containers need it"
@@ -418,16 +515,14 @@ def main():
         node = stack.enter_context(Node(pathlib.Path(directory, "node"), plane, arguments.programs, arguments.runtime))
         for archive in archives:
             node.load(archive)
-        run = Run(cluster, node, directory)
+        run = Run(cluster, node, directory, pathlib.Path(arguments.static).resolve())
         define_the_operators_kinds(run.admin)
         for name in arguments.only or PARTS:
             begun = time.monotonic()
             PARTS[name](run)
             print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
-        if arguments.keep:
-            print(f"kubeconfig: {plane.kubeconfig}; node: {node.init.pid}; waiting for a signal", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                signal.pause()
+        if arguments.write:
+            document(run, arguments)
     return run.results.end()
 
 
