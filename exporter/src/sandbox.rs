@@ -76,7 +76,7 @@ pub const SYSCALLS: &[Row] = &[
     allow!(fcntl, "F_GETFL: a debug build asserts that the runtime's sockets do not block", exactly(1, F_GETFL)),
 ];
 
-/// Further system calls of the commands `query` and `describe`.
+/// Further system calls of the commands: `query`, `describe`, `replay`, `connect`, and `capture -`.
 #[rustfmt::skip]
 pub const QUERY_SYSCALLS: &[Row] = &[
     allow!(ioctl, "the size of the terminal", exactly(1, TIOCGWINSZ)),

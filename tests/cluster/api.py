@@ -96,10 +96,10 @@ class Client:
 
 
 class Cluster:
-    """A cluster that a kubeconfig reaches."""
+    """A cluster that a kubeconfig reaches; `programs` is where those of the test's own cluster are."""
 
-    def __init__(self, kubeconfig, kubectl):
-        self.kubeconfig, self.program = kubeconfig, kubectl
+    def __init__(self, kubeconfig, kubectl, programs=None):
+        self.kubeconfig, self.program, self.programs = kubeconfig, kubectl, programs
         self.port = None
 
     def client(self, user=None, groups=()):

@@ -26,6 +26,7 @@ sys.path.insert(0, str(HERE.parent / "deploy"))
 import admission  # noqa: E402
 import kustomize  # noqa: E402
 import mutations  # noqa: E402
+import scrape  # noqa: E402
 from api import Cluster, Refused, wait_for  # noqa: E402
 from attempts import FORBIDDEN, POD_SECURITY, RESTRICTED, Try, adoption_takes_less  # noqa: E402
 from control_plane import control_plane  # noqa: E402
@@ -626,7 +627,27 @@ def places(results, cluster, directory, _):
     results.check("overlays are switched", switched, cluster, directory, "restricted-pv", "privileged-hostpath")
 
 
-PARTS = {"restricted": restricted, "hostpath": hostpath, "places": places, "everything": everything_applied}
+def scraped(results, cluster, directory, _):
+    """What Prometheus discovers without the operator."""
+    assert cluster.programs, "the pods of another cluster cannot be given addresses of this machine"
+    site = Site(cluster, directory, "minimal")
+    site.install()
+    ready(cluster.client())
+    scrape.check(results, cluster)
+    site.remove()
+
+
+PARTS = {
+    "restricted": restricted, "hostpath": hostpath, "places": places, "scrape": scraped, "everything": everything_applied,
+}
+
+
+def parts(arguments):
+    """What is done when nothing is named."""
+    prometheus = arguments.programs and pathlib.Path(arguments.programs, "prometheus").exists()
+    if not prometheus:
+        print("left out: scrape, which needs `tests/cluster/build prometheus` and pods with addresses of this machine", flush=True)
+    return [name for name in PARTS if name != "scrape" or prometheus]
 
 
 def main():
@@ -646,10 +667,10 @@ def main():
             kubeconfig = plane.kubeconfig
         else:
             kubeconfig = arguments.kubeconfig
-        cluster = stack.enter_context(Cluster(kubeconfig, arguments.kubectl).proxied())
+        cluster = stack.enter_context(Cluster(kubeconfig, arguments.kubectl, arguments.programs).proxied())
         nodes = stack.enter_context(Nodes(cluster, NODES)) if arguments.programs else None
         define_the_operators_kinds(cluster.client())
-        for name in arguments.only or PARTS:
+        for name in arguments.only or parts(arguments):
             begun = time.monotonic()
             PARTS[name](results, cluster, directory, arguments.brief)
             if nodes:

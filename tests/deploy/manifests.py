@@ -22,6 +22,8 @@ import breaks
 import claims
 import guide
 import mutations
+import remote_base
+import scrape_configuration
 from kustomize import KUBERNETES, REPOSITORY, combinations, containers, kustomize, objects, one, \
     pod_of, with_components
 from pod_security import violations
@@ -271,6 +273,8 @@ def main():
         example = results.check(f"examples/{name}: builds", kustomize, arguments.kubectl, KUBERNETES / "examples" / name)
         if example is not None:
             sets[f"examples/{name}"] = example
+        results.check(f"examples/{name}: builds alike from a repository", remote_base.it_builds_alike_from_a_repository,
+                      arguments.kubectl, name)
 
     # The same object in many sets is looked at once.
     known = set()
@@ -366,6 +370,11 @@ def main():
                 guide.the_patch_for_another_collector_adds_its_query_to_the_broker, arguments.kubectl)
     results.check("the patch of the guide for a group of /proc fits",
                 guide.the_patch_for_a_group_of_proc_adds_it_to_the_pod_and_the_policy, arguments.kubectl)
+    for check in scrape_configuration.CHECKS:
+        results.check(f"scraping without the operator: {check.__name__}", check, arguments.kubectl)
+    for thing in yaml.safe_load_all(scrape_configuration.ROLE.read_text()):
+        for version in VERSIONS:
+            results.check(f"Prometheus' {thing['kind']} is valid", its_schema_takes_it, thing, version)
     results.check("the queries of docs/migrating.md find what they are for", guide.the_queries_find_what_they_are_for)
     results.check("Talos' audit policies", the_talos_audit_policies_are_one_and_well_formed)
 

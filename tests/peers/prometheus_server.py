@@ -19,12 +19,12 @@ COMPLAINTS = re.compile(r"duplicate|out.of.order|out of bounds|append failed|lev
 class Prometheus:
     """A Prometheus with `configuration`, the text of prometheus.yml; a context manager.
 
-    `files` are further files beside it, by name. After the end `complaints` has the lines of its log about a
-    sample it did not take, or of any error.
+    `files` are further files beside it, by name; `program` is another than Debian's. After the end `complaints` has
+    the lines of its log about a sample it did not take, or of any error.
     """
 
-    def __init__(self, configuration, files={}):
-        self.program = shutil.which("prometheus") or fail("prometheus is missing: apt-get install prometheus")
+    def __init__(self, configuration, files={}, program=None):
+        self.program = program or shutil.which("prometheus") or fail("prometheus is missing: apt-get install prometheus")
         self.files = {"prometheus.yml": configuration, **files}
         self.complaints = []
 
@@ -51,8 +51,11 @@ class Prometheus:
     def __exit__(self, *_):
         self.connection.close()
         stop(self.process)
-        self.complaints = [line for line in (self.home / "log").read_text().splitlines() if COMPLAINTS.search(line)]
+        self.complaints = [line for line in self.log().splitlines() if COMPLAINTS.search(line)]
         shutil.rmtree(self.home, ignore_errors=True)
+
+    def log(self):
+        return (self.home / "log").read_text()
 
     def ready(self):
         try:
