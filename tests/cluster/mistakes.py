@@ -104,6 +104,8 @@ def bound_volume(run, cause):
         for name in ("keyhole-proc", "keyhole-sys"):
             run.cluster.kubectl("apply", "--filename", "-", input=claim(it, name))
         quoted(run, cause)
+        time.sleep(25)
+        print(run.kubectl("get", "events", "--field-selector=involvedObject.kind=PersistentVolumeClaim").stdout, flush=True)
 
 
 def old_runtime(run, cause):
