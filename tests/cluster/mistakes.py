@@ -15,7 +15,7 @@ from control_plane import NODE
 from world import NAMESPACE
 
 SECTION = "When pods do not start"
-# A runtime that says nothing of recursively read-only mounts, as runc before 1.1 does not.
+# A runtime whose features lack recursively read-only mounts, as those of runc before 1.1 do.
 OLD_RUNC = """\
 #!/bin/sh
 [ "$1" = features ] || exec "{runc}" "$@"
@@ -38,7 +38,7 @@ def squeezed(text):
 
 def seen(run):
     """What kubectl shows of the namespace, without line breaks."""
-    parts = [run.kubectl("get", "pods", check=False).stdout]
+    parts = [run.kubectl("get", kinds, check=False).stdout for kinds in ("pods", "events")]
     parts += [run.kubectl("describe", kind, check=False).stdout for kind in ("pods", "daemonsets", "persistentvolumeclaims")]
     volume = run.cluster.kubectl("get", "persistentvolume", "keyhole-proc", check=False)
     parts += [volume.stdout, volume.stderr]
@@ -104,8 +104,6 @@ def bound_volume(run, cause):
         for name in ("keyhole-proc", "keyhole-sys"):
             run.cluster.kubectl("apply", "--filename", "-", input=claim(it, name))
         quoted(run, cause)
-        time.sleep(25)
-        print(run.kubectl("get", "events", "--field-selector=involvedObject.kind=PersistentVolumeClaim").stdout, flush=True)
 
 
 def old_runtime(run, cause):

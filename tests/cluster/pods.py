@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 
 import yaml
@@ -513,23 +514,20 @@ def document(run, arguments):
     runc = subprocess.run([run.node.runtime / "runc", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
     version = 2 if (CGROUPS / "cgroup.controllers").exists() else 1
-    text = f"""\
-<!-- Written by tests/cluster/run-pods --write docs/cluster.md. -->
-
-# Pods on a kubelet
-
-`tests/cluster/run-pods` installs the overlays of [deploy/kubernetes](../deploy/kubernetes/README.md) on
-a node with a real kubelet, waits for their pods and compares what they show with the node. Last on
-{time.strftime("%Y-%m-%d", time.gmtime())} with commit {git}: Kubernetes {info["kubeletVersion"].lstrip("v")}, {info["containerRuntimeVersion"].replace("://", " ")}, runc {runc},
-Linux {info["kernelVersion"].split()[0]}, {info["osImage"]}, control groups of version {version}, {os.cpu_count()} CPUs.
-{run.results.passed} checks passed, {run.results.failed} failed.
-"""
+    introduction = (
+        "`tests/cluster/run-pods` installs the overlays of [deploy/kubernetes](../deploy/kubernetes/README.md) on a node with a "
+        f"real kubelet, and compares what their pods show with the node. Last on {time.strftime('%Y-%m-%d', time.gmtime())} with "
+        f"commit {git}: Kubernetes {info['kubeletVersion'].lstrip('v')}, {info['containerRuntimeVersion'].replace('://', ' ')}, "
+        f"runc {runc}, Linux {info['kernelVersion'].split()[0]}, {info['osImage']}, control groups of version {version}, "
+        f"{os.cpu_count()} CPUs. {run.results.passed} checks passed, {run.results.failed} failed.")
+    text = "<!-- Written by tests/cluster/run-pods --write docs/cluster.md. -->\n\n# Pods on a kubelet\n\n" + textwrap.fill(
+        introduction, 100, break_long_words=False, break_on_hyphens=False) + "\n"
     for overlay in dict.fromkeys(row[0] for row in run.rows):
-        title = "Mistakes" if overlay == "mistakes" else f"`{overlay}`"
+        title = f"`{overlay}`" if overlay in kustomize.OVERLAYS else overlay.capitalize()
         text += f"\n## {title}\n\n"
         if overlay == "mistakes":
-            text += ("Each of these was made, and kubectl showed what\n"
-                     "[deploy/kubernetes](../deploy/kubernetes/README.md#when-pods-do-not-start) quotes.\n\n")
+            text += ("kubectl showed what the table [When pods do not\n"
+                     "start](../deploy/kubernetes/README.md#when-pods-do-not-start) quotes.\n\n")
         text += "| check | seen |\n|---|---|\n"
         text += "".join(f"| {title} | {figure} |\n" for of, title, figure in run.rows if of == overlay)
     arguments.write.write_text(text)

@@ -1,4 +1,4 @@
-// Does nothing until it is told to end: the first process of a pod, and of the test's node.
+// Does nothing until a signal ends it: the first process of a pod, and of the test's node.
 package main
 
 import (
@@ -10,7 +10,7 @@ import (
 func main() {
 	// The kernel reaps the children of a process that ignores this.
 	signal.Ignore(syscall.SIGCHLD)
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, syscall.SIGINT, syscall.SIGTERM)
-	<-told
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	<-signals
 }
