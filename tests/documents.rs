@@ -378,7 +378,7 @@ $ pod=$(kubectl -n keyhole get pods --field-selector spec.nodeName=NODE --output
 $ socat UNIX-LISTEN:broker.sock,fork,mode=600 EXEC:\"kubectl -n keyhole exec -i $pod -c exporter -- /keyhole-exporter connect\"
 ```
 
-Each client is a connection of its own, which ends after ten minutes without a byte. In the examples below, write
+NODE is the node to ask. Each client is a connection of its own, which ends after ten minutes without a byte. In the examples below, write
 `broker.sock` for the socket.
 
 With [grpcurl](https://github.com/fullstorydev/grpcurl), from the repository's directory:

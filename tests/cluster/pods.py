@@ -518,7 +518,7 @@ def document(run, arguments):
         "`tests/cluster/run-pods` installs the overlays of [deploy/kubernetes](../deploy/kubernetes/README.md) on a node with a "
         f"real kubelet, and compares what their pods show with the node. Last on {time.strftime('%Y-%m-%d', time.gmtime())} with "
         f"commit {git}: Kubernetes {info['kubeletVersion'].lstrip('v')}, {info['containerRuntimeVersion'].replace('://', ' ')}, "
-        f"runc {runc}, Linux {info['kernelVersion'].split()[0]}, {info['osImage']}, control groups of version {version}, "
+        f"runc {runc}, Linux {re.match(r'[0-9.]+', info['kernelVersion'])[0]}, {info['osImage']}, control groups of version {version}, "
         f"{os.cpu_count()} CPUs. {run.results.passed} checks passed, {run.results.failed} failed.")
     text = "<!-- Written by tests/cluster/run-pods --write docs/cluster.md. -->\n\n# Pods on a kubelet\n\n" + textwrap.fill(
         introduction, 100, break_long_words=False, break_on_hyphens=False) + "\n"

@@ -74,7 +74,7 @@ def combinations():
             other = {"pod-monitor", "service-monitor"} - {monitor}
             every = [name for name in components if name not in other] + ["node-name"]
             yield f"{overlay} + all, by {monitor}", overlay, every
-            yield f"{overlay} + {monitor} on trial", overlay, [monitor, "trial"]
+            yield f"{overlay} + {monitor} on trial", overlay, [monitor, "trial", "node-name"]
 
 
 def objects(things, kind):

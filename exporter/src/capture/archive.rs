@@ -93,6 +93,9 @@ impl Archive {
     pub(super) fn read(mut source: impl Read) -> std::io::Result<Self> {
         let mut start = Vec::new();
         source.by_ref().take(GZIP.len() as u64).read_to_end(&mut start)?;
+        if start.is_empty() {
+            return Err(Error::new(ErrorKind::UnexpectedEof, "it is empty"));
+        }
         let is_compressed = start == GZIP;
         let source = Cursor::new(start).chain(source);
         if is_compressed { Self::read_tar(MultiGzDecoder::new(source)) } else { Self::read_tar(source) }

@@ -33,7 +33,7 @@ pub const COMMANDS: &[Command] = &[
     Command { name: "query",    operands: NAMES_OF_COLLECTORS, help: "print metrics once, or repeatedly with --watch: of these collectors, or of all that are enabled" },
     Command { name: "describe", operands: Operands::None,      help: "print which queries the broker can answer, which not and why, and its sandbox" },
     Command { name: "capture",  operands: CAPTURE_PATH,        help: "write the broker's answer to a directory, as files under the paths that they have on the host; with -, as a tar archive to standard output" },
-    Command { name: "replay",   operands: REPLAY_PATH,         help: "print the metrics of such a directory or archive, or of any tree with files of a host; with -, of an archive on standard input" },
+    Command { name: "replay",   operands: REPLAY_PATH,         help: "print the metrics of such a directory or archive, or of any tree with files of a host, in the text format of Prometheus; with -, of an archive on standard input" },
     Command { name: "connect",  operands: Operands::None,      help: "connect standard input and output to the broker's socket, for gRPC clients outside of a container" },
     COMPLETIONS,
 ];
