@@ -16,6 +16,8 @@ import yaml
 
 # Seconds to wait for a server, and for a request.
 START, REQUEST = 180, 30
+# The node of which a kubelet may be started, with `node_token`; a kubelet believes a client certificate of `authority`.
+NODE = "node-1"
 
 
 def free_port():
@@ -32,8 +34,9 @@ class ControlPlane:
         self.kubectl_program = kubectl
         self.kubeconfig = self.directory / "kubeconfig"
         self.certificates = self.directory / "certificates"
+        self.authority, self.authority_key = self.certificates / "kubelets.crt", self.certificates / "kubelets.key"
         self.processes = {}
-        self.token = secrets.token_hex(16)
+        self.token, self.node_token = secrets.token_hex(16), secrets.token_hex(16)
         self.port = free_port()
 
     def start(self, name, *arguments):
@@ -80,18 +83,25 @@ class ControlPlane:
                    f"--initial-cluster=default=http://127.0.0.1:{peer}", "--unsafe-no-fsync", "--log-level=warn")
         key = self.certificates / "service-accounts.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True, timeout=60)
+        # The API server shows it to kubelets, for logs and exec: it is its own authority.
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
+                        "-subj", "/O=system:masters/CN=kube-apiserver", "-keyout", self.authority_key,
+                        "-out", self.authority], check=True, capture_output=True, timeout=60)
         tokens = self.directory / "tokens.csv"
         tokens.touch(mode=0o600)
-        tokens.write_text(f'{self.token},cluster-admin,cluster-admin,"system:masters"\n')
+        tokens.write_text(f'{self.token},cluster-admin,cluster-admin,"system:masters"\n'
+                          f'{self.node_token},system:node:{NODE},kubelet,"system:nodes"\n')
         self.start("kube-apiserver", f"--etcd-servers=http://127.0.0.1:{store}", f"--cert-dir={self.certificates}",
                    "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--secure-port={self.port}",
                    f"--token-auth-file={tokens}", "--authorization-mode=Node,RBAC",
                    "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={key}",
                    f"--service-account-signing-key-file={key}", "--service-cluster-ip-range=10.0.0.0/24",
-                   "--allow-privileged=true", "--enable-admission-plugins=NodeRestriction", "--v=1")
+                   "--allow-privileged=true", "--enable-admission-plugins=NodeRestriction",
+                   f"--kubelet-client-certificate={self.authority}", f"--kubelet-client-key={self.authority_key}",
+                   "--kubelet-preferred-address-types=InternalIP", "--v=1")
         certificate = self.certificates / "apiserver.crt"
         self.wait_for("the API server's certificate", certificate.exists)
-        self.write_kubeconfig(certificate)
+        self.write_kubeconfig(self.kubeconfig, self.token)
         self.wait_for("the API server", lambda: self.kubectl("get", "--raw=/readyz") == "ok")
         # The account of each controller is its own, as on a real cluster: the policies go by one of them.
         self.start("kube-controller-manager", f"--kubeconfig={self.kubeconfig}", "--use-service-account-credentials=true",
@@ -108,14 +118,15 @@ class ControlPlane:
                               capture_output=True, text=True, timeout=REQUEST)
         return done.stdout if done.returncode == 0 else ""
 
-    def write_kubeconfig(self, certificate):
-        self.kubeconfig.touch(mode=0o600)
-        self.kubeconfig.write_text(yaml.safe_dump({
+    def write_kubeconfig(self, path, token):
+        certificate = (self.certificates / "apiserver.crt").read_bytes()
+        path.touch(mode=0o600)
+        path.write_text(yaml.safe_dump({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "it", "cluster": {
                 "server": f"https://127.0.0.1:{self.port}",
-                "certificate-authority-data": base64.b64encode(certificate.read_bytes()).decode()}}],
-            "users": [{"name": "it", "user": {"token": self.token}}],
+                "certificate-authority-data": base64.b64encode(certificate).decode()}}],
+            "users": [{"name": "it", "user": {"token": token}}],
             "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
         }))
 

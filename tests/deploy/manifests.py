@@ -98,6 +98,24 @@ def a_foreign_pod_without_the_claims_passes(policy):
     assert policy.review(case["request"], case["pod"]) == ([], [], {})
 
 
+def a_pod_of_a_former_policy_ends(policy, pod):
+    """Its status is the kubelet's to report, whatever its image is: otherwise it stays Terminating. It may not be changed."""
+    for change, expected in (
+        (lambda pod: pod.update(status={"phase": "Succeeded"}), []),
+        (lambda pod: pod["spec"].update(hostPID=True), ["no-host-namespaces", "images"]),
+        (lambda pod: pod["metadata"].update(annotations={"a": "b"}), ["images"]),
+        (lambda pod: pod["metadata"].update(ownerReferences=[]), ["images"]),
+    ):
+        case = mutations.create(pod)
+        for each in case["pod"]["spec"]["containers"]:
+            each["image"] += "-former"
+        mutations.update(lambda case: change(case["pod"]))(case)
+        case["request"]["subResource"] = "status"
+        assert policy.matches(case["request"])
+        refused, errors, _ = policy.review(case["request"], case["pod"], case["old"])
+        assert (refused, errors) == (expected, []), (refused, errors)
+
+
 def mutated(policy, pod, row, annotation):
     """The pod is refused by the rule that the row names, and the audit log says who asked."""
     title, rule, change = row
@@ -363,6 +381,8 @@ def main():
                     count += 1
         unhit = {name for name, _ in policy.validations} - hit
         results.check(f"{policy_name}: every rule refuses something", lambda: same(unhit, set()))
+        if policy_name == "keyhole-pod-shape":
+            results.check("a pod of a former policy ends", a_pod_of_a_former_policy_ends, policy, pod_of(sets[title]))
         if policy_name == "keyhole-claims":
             results.check("a pod without the claims is nobody's business", a_foreign_pod_without_the_claims_passes, policy)
     results.check("the kustomizations of the guides build", guide.the_kustomizations_build, arguments.kubectl)
