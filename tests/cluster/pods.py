@@ -23,10 +23,13 @@ import yaml
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / directory) for directory in ("deploy", "peers", "containers")]
 
+import grpc_client  # noqa: E402
 import images  # noqa: E402
 import kustomize  # noqa: E402
 import launch  # noqa: E402
 import mistakes  # noqa: E402
+import scrape  # noqa: E402
+import scrape_configuration  # noqa: E402
 from api import Cluster, wait_for  # noqa: E402
 from control_plane import NODE, control_plane  # noqa: E402
 from node import CGROUPS, REGISTRY, Node  # noqa: E402
@@ -265,6 +268,31 @@ def captured(run):
     return f"{len(done.stdout):,} bytes, {len(outside)} series"
 
 
+def connected(run):
+    """Python's gRPC clients reach the broker from outside by the socat of docs/queries.md."""
+    directory = pathlib.Path(tempfile.mkdtemp(dir=run.directory))
+    pb, broker, *_ = grpc_client.compile_protos(directory)
+    words = launch.KUBECTL_EXEC.replace("$pod", f"pod/{run.pod()['metadata']['name']}").split()
+    exporter = " ".join([str(run.cluster.program), f"--kubeconfig={run.cluster.kubeconfig}", *words[1:]])
+    process = launch.start_tunnel(directory / "broker.sock", exporter)
+    try:
+        grpc_client.check_tunnel(directory / "broker.sock", pb, broker)
+    finally:
+        launch.stop(process)
+    return "two clients at once"
+
+
+def discovered(run):
+    """A Prometheus with the documented configuration and role scrapes the pod."""
+    token = scrape.account(run.cluster)
+    run.cluster.kubectl("apply", "--filename", scrape_configuration.ROLE)
+    with scrape.server(run.cluster, token) as prometheus:
+        scrape.each_pod_is_a_target(prometheus, [run.pod()])
+        (cores,) = prometheus.ask('count(node_cpu_seconds_total{job="node-exporter", mode="idle"})')
+    assert int(cores["value"][1]) == os.cpu_count(), cores
+    return "up, with the labels of `pod-monitor` and `node-name`"
+
+
 def second_broker(run):
     before = len(run.node.processes(run.identifier("broker")))
     done = run.kubectl("exec", "ds/keyhole", "-c", "broker", "--", "/keyhole-broker", "--queries=default", "--allow-uid=64647",
@@ -426,6 +454,9 @@ def an_overlay(run, overlay):
     run.check(overlay, "`kubectl logs` of both containers", logged, run)
     run.check(overlay, "`kubectl exec` of `query` and `describe`", executed, run)
     run.check(overlay, "`kubectl exec` of `capture -`, replayed outside", captured, run)
+    if overlay == "restricted-pv":
+        run.check(overlay, "gRPC by `kubectl exec` of `connect`", connected, run)
+        run.check(overlay, "Prometheus without the operator", discovered, run)
     run.check(overlay, "a second broker by `kubectl exec` refuses to serve", second_broker, run)
     run.check(overlay, "the broker is killed", killed, run, "broker")
     run.check(overlay, "the exporter is killed", killed, run, "exporter")

@@ -142,6 +142,25 @@ def this_host():
     return flags if kthreadd else flags + ["--view=host"]
 
 
+KUBECTL_EXEC = "kubectl -n keyhole exec -i $pod -c exporter -- /keyhole-exporter"
+
+
+def start_tunnel(socket_path, exporter):
+    """Starts the socat of docs/queries.md, for clients outside of a pod: a socket that leads to the broker.
+
+    `exporter` takes the place of the documented `kubectl exec` of the exporter.
+    """
+    text = (REPOSITORY / "docs/queries.md").read_text()
+    [line] = [line for line in text.splitlines() if line.startswith("$ socat ")]
+    program, listen, execute = shlex.split(line[2:])
+    if not execute.startswith(f"EXEC:{KUBECTL_EXEC} ") or not listen.startswith("UNIX-LISTEN:broker.sock,"):
+        fail(f"docs/queries.md has another command: {line}")
+    listen, execute = listen.replace("broker.sock", str(socket_path)), execute.replace(KUBECTL_EXEC, exporter)
+    process = subprocess.Popen([program, listen, execute], stdin=subprocess.DEVNULL)
+    wait_for("socat", process, pathlib.Path(socket_path).exists)
+    return process
+
+
 # On SIGTERM, everything that was started is stopped.
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
@@ -204,20 +223,11 @@ class Keyhole:
         return process
 
     def start_tunnel(self):
-        """A socket from which the socat of docs/queries.md leads to the broker, without kubectl; for clients outside of a pod."""
-        text = (REPOSITORY / "docs/queries.md").read_text()
-        [line] = [line for line in text.splitlines() if line.startswith("$ socat ")]
-        program, listen, execute = shlex.split(line[2:])
-        kubectl = "EXEC:kubectl -n keyhole exec -i $pod -c exporter -- /keyhole-exporter "
-        if not execute.startswith(kubectl) or not listen.startswith("UNIX-LISTEN:broker.sock,"):
-            fail(f"docs/queries.md has another command: {line}")
+        """The socket of a tunnel to the broker, without kubectl."""
         drop = f"setpriv --reuid={EXPORTER_UID} --regid={BROKER_UID} --clear-groups " if os.geteuid() == 0 else ""
-        command = f"{drop}{self.home}/keyhole-exporter --broker.socket={self.socket} {execute.removeprefix(kubectl)}"
         tunnel = self.home / "tunnel.sock"
-        listen = listen.replace("broker.sock", str(tunnel))
-        process = subprocess.Popen([program, listen, f"EXEC:{command}"], stdin=subprocess.DEVNULL)
-        self.processes.append(process)
-        wait_for("socat", process, tunnel.exists)
+        program = f"{drop}{self.home}/keyhole-exporter --broker.socket={self.socket}"
+        self.processes.append(start_tunnel(tunnel, program))
         return tunnel
 
     def __exit__(self, kind=None, *_):
