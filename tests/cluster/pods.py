@@ -287,7 +287,7 @@ def discovered(run):
     token = scrape.account(run.cluster)
     run.cluster.kubectl("apply", "--filename", scrape_configuration.ROLE)
     with scrape.server(run.cluster, token) as prometheus:
-        scrape.each_pod_is_a_target(prometheus, [run.pod()])
+        scrape.each_pod_is_a_target(prometheus, [run.pod()], ["up == 1"])
         (cores,) = prometheus.ask('count(node_cpu_seconds_total{job="node-exporter", mode="idle"})')
     assert int(cores["value"][1]) == os.cpu_count(), cores
     return "up, with the labels of `pod-monitor` and `node-name`"
@@ -578,7 +578,7 @@ def main():
         plane = stack.enter_context(control_plane(directory, arguments.programs, arguments.kubectl))
         # The node is taken down before the test ends.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-        cluster = stack.enter_context(Cluster(plane.kubeconfig, arguments.kubectl).proxied())
+        cluster = stack.enter_context(Cluster(plane.kubeconfig, arguments.kubectl, arguments.programs).proxied())
         node = stack.enter_context(Node(pathlib.Path(directory, "node"), plane, arguments.programs, arguments.runtime))
         for archive in archives:
             node.load(archive)

@@ -115,8 +115,11 @@ def expected(pods):
         "pod": pod["metadata"]["name"], "container": "exporter", "endpoint": "metrics"} for pod in pods}
 
 
-def each_pod_is_a_target(prometheus, pods):
-    """Keyhole's pods are scraped, with the labels that the operator's monitors set, and no other pod is heard of."""
+def each_pod_is_a_target(prometheus, pods, series=("up == 1", "keyhole_build_info")):
+    """Keyhole's pods are scraped, with the labels that the operator's monitors set, and no other pod is heard of.
+
+    `series` are queries whose results have no other labels.
+    """
     wanted = expected(pods)
 
     def scraped():
@@ -125,7 +128,7 @@ def each_pod_is_a_target(prometheus, pods):
         assert found == wanted and len(targets) == len(wanted), f"{found} are not {wanted}"
         return all(target["health"] == "up" for target in targets)
     wait_for("each pod is scraped", scraped, DISCOVERY)
-    for query in ("up == 1", "keyhole_build_info"):
+    for query in series:
         wait_for(f"{query} is there", lambda: {
             each["metric"]["pod"]: {name: value for name, value in each["metric"].items() if name != "__name__"}
             for each in prometheus.ask(query) if each["metric"]["pod"] in wanted} == wanted, DISCOVERY)
