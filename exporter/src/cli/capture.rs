@@ -12,8 +12,8 @@ use keyhole_proto::v1::{Outcome, Query};
 use tokio::time::Instant;
 
 use super::terminal::{Progress, escape_controls, print_error};
-use super::watchdog::enter_sandbox_with_watchdog;
-use super::{Failure, StopSignal, StopSignals, broker, local, print, runtime};
+use super::watchdog::Watchdog;
+use super::{Failure, StopSignal, StopSignals, broker, enter_sandbox, local, print, runtime};
 use crate::broker_client::BrokerClient;
 use crate::capture::{self, CaptureInfo, INDEX_DIR, WriteError, Written};
 use crate::collector::in_parentheses;
@@ -36,8 +36,9 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<(), Failure> {
     let (snapshot, written) = runtime()?.block_on(async {
         // From here on a signal stops the command, without partial output.
         let mut signals = StopSignals::listen()?;
+        let broker = broker(options, BrokerClient::for_command)?;
         let (snapshot, about) = tokio::select! {
-            read = read(node_name, options, &mut progress) => read?,
+            read = read(&broker, node_name, &mut progress) => read?,
             stop = signals.next() => return Err(Failure::Stopped(stop)),
         };
         let files = snapshot.files().filter(|(_, content)| matches!(content, Content::Bytes { .. })).count();
@@ -61,8 +62,10 @@ pub(super) fn to_stdout(options: &Options) -> Result<(), Failure> {
     let mut progress = Progress::new();
     let (snapshot, about, watchdog) = runtime()?.block_on(async {
         let broker = broker(options, BrokerClient::for_command)?;
-        let watchdog = enter_sandbox_with_watchdog(broker.socket().into(), WRITE_TIMEOUT, "standard output")?;
-        let (snapshot, about) = read_from(&broker, node_name, &mut progress).await?;
+        let watchdog = Watchdog::default();
+        let start = || watchdog.start(WRITE_TIMEOUT, "standard output");
+        enter_sandbox(Vec::new(), broker.socket().into(), start)?;
+        let (snapshot, about) = read(&broker, node_name, &mut progress).await?;
         Ok::<_, Failure>((snapshot, about, watchdog))
     })?;
     progress.step("writing a tar archive to standard output");
@@ -84,14 +87,6 @@ fn status(snapshot: &Snapshot) -> Result<(), Failure> {
 }
 
 async fn read(
-    node_name: String,
-    options: &Options,
-    progress: &mut Progress,
-) -> Result<(Snapshot, CaptureInfo), Failure> {
-    read_from(&broker(options, BrokerClient::for_command)?, node_name, progress).await
-}
-
-async fn read_from(
     broker: &BrokerClient,
     node_name: String,
     progress: &mut Progress,

@@ -8,8 +8,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use super::watchdog::{Watchdog, enter_sandbox_with_threads, start_thread};
-use super::{Failure, broker, runtime};
+use super::watchdog::{Watchdog, start_thread};
+use super::{Failure, broker, enter_sandbox, runtime};
 use crate::broker_client::BrokerClient;
 use crate::options::Options;
 
@@ -20,7 +20,7 @@ const BUFFER_BYTES: usize = 16 << 10;
 /// Passes bytes on until both sides have ended.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if std::io::stdin().is_terminal() || std::io::stdout().is_terminal() {
-        let reason = "standard input and output are a terminal: a gRPC client must be at their other end; docs/query.md has examples";
+        let reason = "standard input and output are a terminal: a gRPC client must be at their other end; docs/queries.md has examples";
         return Err(Failure::Usage(reason.into()));
     }
     // Checks the path; the client itself is not needed.
@@ -30,7 +30,8 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     let connect = || UnixStream::connect(&socket).and_then(|stream| Ok((stream.try_clone()?, stream)));
     let (from_broker, to_broker) =
         connect().map_err(|error| format!("cannot connect to {socket}: {error}"))?;
-    let watchdog = enter_sandbox_with_threads(socket.into(), |watchdog| {
+    let watchdog = Watchdog::default();
+    enter_sandbox(Vec::new(), socket.into(), || {
         watchdog.start(IDLE_TIMEOUT, "connection to the broker")?;
         let watchdog = watchdog.clone();
         start_thread("send", move || send(to_broker, &watchdog))

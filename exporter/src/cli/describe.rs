@@ -10,10 +10,9 @@ use super::flags::{FILTER, HEADERS, OUTPUT, SCRAPE_TIMEOUT};
 use super::query::Format;
 use super::query::table::{Cell, Column, Table};
 use super::terminal::{self, Style, Terminal, escape_controls_in_json};
-use super::{Failure, StopSignals, broker, runtime};
+use super::{Failure, StopSignals, broker, enter_sandbox, runtime};
 use crate::broker_client::BrokerClient;
 use crate::options::Options;
-use crate::sandbox::{self, QUERY_SYSCALLS, SandboxOptions};
 
 /// Flags of `query` that are invalid here.
 const QUERY_FLAGS: &[&str] = &["watch", "count", "from"];
@@ -45,12 +44,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 async fn describe(options: &Options) -> Result<DescribeResponse, Failure> {
     let mut signals = StopSignals::listen()?;
     let broker = broker(options, BrokerClient::for_command)?;
-    let sandbox_options = SandboxOptions {
-        broker_socket: broker.socket().into(),
-        extra_syscalls: QUERY_SYSCALLS,
-        ..Default::default()
-    };
-    sandbox::enter(&sandbox_options)?;
+    enter_sandbox(Vec::new(), broker.socket().into(), || Ok(()))?;
     tokio::select! {
         description = broker.describe(Instant::now() + SCRAPE_TIMEOUT.get(options)) => {
             description.map_err(|error| error.to_string().into())

@@ -11,7 +11,7 @@ pub mod serve;
 pub mod terminal;
 mod watchdog;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keyhole_flags::{COMPLETIONS, Command, Operands, Unused};
@@ -25,6 +25,7 @@ use crate::budget::Budget;
 use crate::collector::{COLLECTORS, SetupError};
 use crate::local::LocalSource;
 use crate::options::{FlagError, Options};
+use crate::sandbox::{self, QUERY_SYSCALLS, SandboxOptions};
 
 /// Every command.
 #[rustfmt::skip]
@@ -176,6 +177,20 @@ fn broker(
 /// What this process knows without the broker.
 fn local() -> Result<LocalSource, Failure> {
     LocalSource::from_process().map_err(Failure::Usage)
+}
+
+/// Enters the sandbox of a command, before untrusted input is parsed. `start` starts the threads that it needs.
+fn enter_sandbox(
+    readable: Vec<PathBuf>,
+    broker_socket: PathBuf,
+    start: impl FnOnce() -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    let options = SandboxOptions { readable, broker_socket, extra_syscalls: QUERY_SYSCALLS };
+    let layers = sandbox::enter_with_threads(&options, start)?;
+    for layer in layers.iter().filter(|layer| !layer.in_force) {
+        tracing::debug!(layer = layer.name, detail = layer.detail, "sandbox layer MISSING");
+    }
+    Ok(())
 }
 
 /// A single-threaded runtime: the sandbox forbids new threads.

@@ -1,45 +1,19 @@
 //! Ends the process if its streams stall: a pipe that nobody reads would keep it waiting for ever.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use super::Failure;
 use super::terminal::print_error;
-use crate::sandbox::{self, QUERY_SYSCALLS, SandboxOptions};
 
 /// Counts reads and writes of streams. Clones share the count.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Watchdog(Arc<AtomicU64>);
 
-/// Enters the sandbox of a command with a thread that ends the process once no watched stream has moved for `timeout`, or at
-/// most twice as long. `stream` names what it waits for.
-pub(super) fn enter_sandbox_with_watchdog(
-    broker_socket: PathBuf,
-    timeout: Duration,
-    stream: &'static str,
-) -> Result<Watchdog, Failure> {
-    enter_sandbox_with_threads(broker_socket, |watchdog| watchdog.start(timeout, stream))
-}
-
-/// The same; `start` starts all threads that the command needs.
-pub(super) fn enter_sandbox_with_threads(
-    broker_socket: PathBuf,
-    start: impl FnOnce(&Watchdog) -> std::io::Result<()>,
-) -> Result<Watchdog, Failure> {
-    let watchdog = Watchdog::default();
-    let options = SandboxOptions { readable: Vec::new(), broker_socket, extra_syscalls: QUERY_SYSCALLS };
-    let layers = sandbox::enter_with_threads(&options, || start(&watchdog))?;
-    for layer in layers.iter().filter(|layer| !layer.in_force) {
-        tracing::debug!(layer = layer.name, detail = layer.detail, "sandbox layer MISSING");
-    }
-    Ok(watchdog)
-}
-
 impl Watchdog {
-    /// Starts the thread. It waits while nothing was read or written yet.
+    /// Starts the thread that ends the process once no watched stream has moved for `timeout`, or at most twice as long.
+    /// `stream` names what it waits for. It waits while nothing was read or written yet.
     pub(super) fn start(&self, timeout: Duration, stream: &'static str) -> std::io::Result<()> {
         let moved = Arc::clone(&self.0);
         let watch = move || {
