@@ -24,6 +24,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "deploy"))
 
 import admission  # noqa: E402
+import helm  # noqa: E402
 import kustomize  # noqa: E402
 import mutations  # noqa: E402
 import scrape  # noqa: E402
@@ -637,8 +638,14 @@ def scraped(results, cluster, directory, _):
     site.remove()
 
 
+def chart(results, cluster, directory, _):
+    """The Helm chart; helm lies beside kubectl."""
+    helm.check(results, cluster, pathlib.Path(cluster.program).resolve().with_name("helm"), directory, ready)
+
+
 PARTS = {
-    "restricted": restricted, "hostpath": hostpath, "places": places, "scrape": scraped, "everything": everything_applied,
+    "restricted": restricted, "hostpath": hostpath, "places": places, "scrape": scraped, "helm": chart,
+    "everything": everything_applied,
 }
 
 

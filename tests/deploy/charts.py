@@ -251,7 +251,7 @@ def at(value, path):
     return value, True
 
 
-def values_said_to_be_the_same_exist(chart):
+def values_that_are_the_same_exist(chart):
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     for row in yaml.safe_load(NODE_EXPORTER.read_text()):
         exists = at(defaults, row["value"])[1]
@@ -298,7 +298,7 @@ REFUSED = [
     ({"service": {"nodePort": 30100}}, ["service.nodePort"]),
     ({"serviceAccount": {"automountServiceAccountToken": True}}, ["serviceAccount.automountServiceAccountToken"]),
     ({"fullnameOverride": "ne"}, ["fullnameOverride", "namespaceOverride"]),
-    ({"permissionInitContainer": {"fixes": {"rapl": True}}}, ["permissionInitContainer", "root to true"]),
+    ({"permissionInitContainer": {"fixes": {"rapl": True}}}, ["permissionInitContainer.fixes.rapl", "root to true"]),
     ({"verticalPodAutoscaler": {"enabled": True}}, ["verticalPodAutoscaler.enabled", "broker.resources"]),
     ({"env": {"A": "b"}}, ["env: ", "extraArgs"]),
     ({"hostnetwork": True}, ["hostnetwork: there is no such value", "helm show values"]),
@@ -344,6 +344,26 @@ def refused(chart, values, words):
         assert not missing, f"{missing} not in: {error}"
         return
     raise AssertionError("rendered")
+
+
+def what_changes_nothing_is_accepted(chart):
+    """A file with all of their defaults, as people keep it, is refused for nothing but what must be decided."""
+    chart.render({
+        "hostNetwork": False, "hostPID": False, "hostIPC": False, "hostUsers": None, "endpoints": [], "sidecars": [], "version": "",
+        "kubeRBACProxy": {"enabled": False, "image": {"repository": "x"}, "port": 8100, "resources": {}, "tls": {"enabled": False}},
+        "tlsSecret": {"enabled": False, "secretName": "x"}, "rbac": {"create": True}, "image": {"distroless": False, "tag": "", "digest": ""},
+        "permissionInitContainer": {"image": {"repository": "x"}, "securityContext": {"runAsUser": 0}, "extraCommands": [],
+                                    "fixes": {"rapl": False, "slabinfo": False}},
+        "verticalPodAutoscaler": {"enabled": False, "controlledResources": [], "maxAllowed": {}},
+        "terminationMessageParams": {"enabled": False, "terminationMessagePath": "/dev/termination-log"},
+        "hostRootFsMount": {"enabled": False, "mountPropagation": "HostToContainer"}, "hostProcFsMount": {"mountPropagation": ""},
+        "service": {"type": "ClusterIP", "clusterIP": "", "nodePort": None, "targetPort": 9100, "listenOnAllInterfaces": True},
+        "serviceAccount": {"name": None, "automountServiceAccountToken": False}, "restartPolicy": None, "dnsPolicy": "", "dnsConfig": {},
+        "livenessProbe": {"httpGet": {"httpHeaders": [], "scheme": "http"}, "initialDelaySeconds": 0, "successThreshold": 1},
+        "prometheus": {"monitor": {"apiVersion": "", "selectorOverride": {}, "bearerTokenFile": None, "scheme": "http"},
+                       "podMonitor": {"apiVersion": "", "enableHttp2": "", "filterRunning": "", "path": "/metrics"}},
+        "containerSecurityContext": {"readOnlyRootFilesystem": True}, "terminationGracePeriodSeconds": None,
+    })
 
 
 def old_clusters_are_refused(chart):
@@ -459,7 +479,7 @@ def every_collector_has_its_queries(chart, programs):
         programs.take(pod)
 
 
-def notes_say_what_is_next(chart):
+def notes_report_what_is_next(chart):
     def notes(values, namespace="keyhole"):
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             yaml.safe_dump(values, file)
@@ -489,7 +509,7 @@ def main():
     chart, programs, results = Chart(arguments.helm), Programs(arguments.binaries), Results()
     results.check("generated files are fresh", generated_files_are_fresh)
     results.check("every value of prometheus-node-exporter has a row", every_value_of_theirs_has_a_row)
-    results.check("values that are said to be the same exist", lambda: values_said_to_be_the_same_exist(chart))
+    results.check("values that are the same exist", lambda: values_that_are_the_same_exist(chart))
     results.check("the schema has every value", schema_has_every_value)
     for values in [{}, {"component": "policies", "namespace": {"create": False}}, *map(lambda name: values_of(name, []), ("minimal", "privileged-hostpath"))]:
         results.check(f"lint with {values}", lambda: chart.lint(values))
@@ -504,8 +524,8 @@ def main():
                     results.check(f"{overlay}: {name_of(thing)} is valid in {version}", lambda: its_schema_takes_it(thing, version))
     for values, words in REFUSED:
         results.check(f"refused: {values}", lambda: refused(chart, values, words))
-    for test in (old_clusters_are_refused, policies_are_not_installed_into_the_namespace_that_they_make,
-                 a_values_file_of_the_stack_moves_over, the_alert_and_the_policies_follow_the_values, notes_say_what_is_next):
+    for test in (what_changes_nothing_is_accepted, old_clusters_are_refused, policies_are_not_installed_into_the_namespace_that_they_make,
+                 a_values_file_of_the_stack_moves_over, the_alert_and_the_policies_follow_the_values, notes_report_what_is_next):
         results.check(test.__name__.replace("_", " "), lambda: test(chart))
     results.check("every collector has its queries", lambda: every_collector_has_its_queries(chart, programs))
     return results.end()
