@@ -14,13 +14,17 @@ import functools
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 
 import yaml
 
-import claims
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "peers"))
+
+import launch
 import queries
 from kustomize import REPOSITORY, combinations, objects, one, pod_of, with_components
 from manifests import OPERATOR, VERSIONS, Programs, its_schema_takes_it
@@ -496,6 +500,35 @@ def notes_report_what_is_next(chart):
     assert "pod-security-level" in text and "uninstall that one first" in text, text
 
 
+def the_test_of_helm_scrapes(chart, binaries):
+    """The script of the pod of `helm test`: it passes beside a running exporter, and fails beside none."""
+    port = launch.free_port()
+    things = chart.render({"access": "minimal", "service": {"port": port}})
+    pod = one(things, "Pod", "keyhole-test")
+    (container,) = pod["spec"]["containers"]
+    with tempfile.TemporaryDirectory() as directory:
+        hosts = pathlib.Path(directory, "hosts")
+        hosts.write_text("127.0.0.1 localhost keyhole.keyhole.svc\n")
+        needed = pathlib.Path(directory, "needed")
+        needed.mkdir()
+        for name in ("sh", "wget", "grep"):
+            (needed / name).symlink_to(shutil.which(name))
+
+        def run():
+            command = ["unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && PATH={needed} exec "$@"', "sh",
+                       str(needed / container["command"][0]), *container["command"][1:], *container["args"]]
+            return subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = run()
+        assert done.returncode != 0 and "no answer" in done.stderr, (done.stdout, done.stderr)
+        with launch.Keyhole(binaries, exporter_flags=[f"--web.listen-address=127.0.0.1:{port}"]):
+            done = run()
+            assert done.returncode == 0 and re.search(r"svc:\d+/metrics: \d{3,} samples", done.stdout), (done.stdout, done.stderr)
+    # Where the pod could not reach the exporter, it is not made.
+    for values in ({"webConfig": {"enabled": True}}, {"networkPolicy": {"enabled": True}}, {"access": "privileged-hostpath"}):
+        assert not objects(chart.render(values), "Pod"), values
+    assert one(chart.render({"access": "privileged-hostpath", "tests": {"namespace": "elsewhere"}}), "Pod", "keyhole-test")
+
+
 def main():
     parser = argparse.ArgumentParser(description="tests of the Helm chart")
     parser.add_argument("--helm", default="helm")
@@ -527,6 +560,7 @@ def main():
     for test in (what_changes_nothing_is_accepted, old_clusters_are_refused, policies_are_not_installed_into_the_namespace_that_they_make,
                  a_values_file_of_the_stack_moves_over, the_alert_and_the_policies_follow_the_values, notes_report_what_is_next):
         results.check(test.__name__.replace("_", " "), lambda: test(chart))
+    results.check("the test of helm scrapes", lambda: the_test_of_helm_scrapes(chart, arguments.binaries))
     results.check("every collector has its queries", lambda: every_collector_has_its_queries(chart, programs))
     return results.end()
 
