@@ -24,6 +24,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / directory) for directory in ("deploy", "peers", "containers")]
 
 import grpc_client  # noqa: E402
+import helm  # noqa: E402
 import images  # noqa: E402
 import kustomize  # noqa: E402
 import launch  # noqa: E402
@@ -535,7 +536,48 @@ def switches(run):
     run.check("all overlays", "one is installed over another", switched, run)
 
 
-PARTS = {"restricted": restricted, "hostpath": hostpath, "minimal": minimal, "switches": switches, "user-namespaces": user_namespaces,
+def chart(run):
+    """The Helm chart, beside what the overlays show."""
+    client = helm.Helm(pathlib.Path(run.cluster.program).resolve().with_name("helm"), run.cluster, run.directory)
+    for access in kustomize.OVERLAYS:
+        values = {"access": access, "image": {"registry": REGISTRY, "tag": images.VERSION}}
+        run.check("Helm", f"{access}: installed", by_helm, run, client, values)
+        run.check("Helm", f"{access}: upgraded, with the queries of a collector that is turned on", upgraded_by_helm, run, client, values)
+        run.check("Helm", f"{access}: removed", removed_by_helm, run, client)
+
+
+def by_helm(run, client, values):
+    if values["access"] == "minimal":
+        client.exporter(values, "--create-namespace")
+        begun = time.monotonic()
+    else:
+        client.policies(values)
+        begun = time.monotonic()
+        client.exporter_once_allowed(values)
+    run.wait_until_ready()
+    run.good_scrape()
+    return f"2/2 {time.monotonic() - begun:.1f} s after the policies"
+
+
+def upgraded_by_helm(run, client, values):
+    former = run.pod()["metadata"]["name"]
+    client.exporter({**values, "extraArgs": ["--collector.buddyinfo"]})
+    wait_for("the pod is another one", lambda: run.pod()["metadata"]["name"] != former)
+    run.wait_until_ready()
+    found = [name for name in run.good_scrape() if name.startswith("node_buddyinfo_blocks")]
+    assert found, "no sample of the collector"
+    return f"{len(found)} samples of it"
+
+
+def removed_by_helm(run, client):
+    client.uninstall("keyhole", NAMESPACE)
+    client.run("uninstall", helm.POLICIES, "--namespace", "kube-system", "--ignore-not-found")
+    run.cluster.kubectl("delete", "namespace", NAMESPACE, "--timeout=60s")
+    assert not run.admin.get("/api/v1/persistentvolumes")["items"]
+    wait_for("the node has ended the containers", lambda: not run.node.ctr("containers", "list", "--quiet").split())
+
+
+PARTS = {"restricted": restricted, "hostpath": hostpath, "minimal": minimal, "helm": chart, "switches": switches, "user-namespaces": user_namespaces,
          "mistakes": troubles}
 
 

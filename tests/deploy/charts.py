@@ -450,6 +450,16 @@ def a_values_file_of_the_stack_moves_over(chart):
     assert one(things, "ConfigMap", "keyhole-extra")
 
 
+def the_values_for_talos_render(chart):
+    values = yaml.safe_load((REPOSITORY / "deploy/talos/values.yaml").read_text())
+    policies, exporter = chart.both(values)
+    assert one(policies, "Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert one(exporter, "PersistentVolume", "keyhole-udev") and one(exporter, "PodMonitor")
+    page = (REPOSITORY / "docs/talos.md").read_text()
+    assert page.count("(../deploy/talos/values.yaml)") >= 2 and "below 1.33" in page
+    chart.render({"access": "minimal"}, arguments=["--kube-version", "1.32.0"])
+
+
 def the_alert_and_the_policies_follow_the_values(chart):
     values = {"access": "privileged-hostpath", "namespaceOverride": "metrics", "root": True, "supplementalGroups": [64646, 998],
               "textfile": {"enabled": True, "path": "/var/text"}, "prometheus": {"rule": {"enabled": True}},
@@ -558,7 +568,7 @@ def main():
     for values, words in REFUSED:
         results.check(f"refused: {values}", lambda: refused(chart, values, words))
     for test in (what_changes_nothing_is_accepted, old_clusters_are_refused, policies_are_not_installed_into_the_namespace_that_they_make,
-                 a_values_file_of_the_stack_moves_over, the_alert_and_the_policies_follow_the_values, notes_report_what_is_next):
+                 a_values_file_of_the_stack_moves_over, the_values_for_talos_render, the_alert_and_the_policies_follow_the_values, notes_report_what_is_next):
         results.check(test.__name__.replace("_", " "), lambda: test(chart))
     results.check("the test of helm scrapes", lambda: the_test_of_helm_scrapes(chart, arguments.binaries))
     results.check("every collector has its queries", lambda: every_collector_has_its_queries(chart, programs))
