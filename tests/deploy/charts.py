@@ -24,6 +24,7 @@ import yaml
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "peers"))
 
+import guide
 import launch
 import queries
 from kustomize import REPOSITORY, combinations, objects, one, pod_of, with_components
@@ -458,6 +459,15 @@ def the_values_for_talos_render(chart):
     page = (REPOSITORY / "docs/talos.md").read_text()
     assert page.count("(../deploy/talos/values.yaml)") >= 2 and "below 1.33" in page
     chart.render({"access": "minimal"}, arguments=["--kube-version", "1.32.0"])
+
+
+def the_values_in_documents_render(chart):
+    blocks = guide.yaml_blocks("deploy/helm/keyhole/README.md")
+    blocks += [block for block in guide.yaml_blocks("docs/migrating.md") if block.startswith("# values.yaml")]
+    assert len(blocks) == 2, len(blocks)
+    for block in blocks:
+        _, exporter = chart.both(yaml.safe_load(block))
+        assert one(exporter, "PodMonitor")
 
 
 def the_alert_and_the_policies_follow_the_values(chart):
