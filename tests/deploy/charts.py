@@ -310,11 +310,11 @@ REFUSED = [
     ({"broker": {"resurces": {}}}, ["broker.resurces: there is no such value"]),
     ({"prometheus": {"podMonitor": {"enable": True}}}, ["prometheus.podMonitor.enable: there is no such value"]),
     ({"prometheus": {"servicemonitor": {"enabled": True}}}, ["prometheus.servicemonitor: there is no such value"]),
-    ({"extraArgs": ["--path.rootfs=/host/root"]}, ["--path.rootfs is the chart's"]),
+    ({"extraArgs": ["--path.rootfs=/host/root"]}, ["remove --path.rootfs: "]),
     ({"extraArgs": ["--web.listen-address=:9200"]}, ["--web.listen-address", "service.port"]),
     ({"extraArgs": ["--collector.textfile.directory=/x"]}, ["--collector.textfile.directory", "textfile.path"]),
     ({"extraArgs": ["--queries=all"]}, ["--queries"]),
-    ({"broker": {"extraArgs": ["--allow-uid=0"]}}, ["--allow-uid is the chart's"]),
+    ({"broker": {"extraArgs": ["--allow-uid=0"]}}, ["remove --allow-uid: "]),
     ({"access": "minimal", "root": True}, ["root: with `access: minimal`"]),
     ({"access": "minimal", "udev": {"enabled": True}}, ["udev.enabled"]),
     ({"access": "minimal", "textfile": {"enabled": True}}, ["textfile.enabled"]),
@@ -517,7 +517,7 @@ def notes_report_what_is_next(chart):
     text = notes({"image": {"registry": "registry.example"}, "prometheus": {"podMonitor": {"enabled": True}}})
     assert "ImagePullBackOff" not in text and 'job="node-exporter"' in text, text
     text = notes({"component": "policies"}, "kube-system")
-    assert "pod-security-level" in text and "uninstall that one first" in text, text
+    assert "pod-security-level" in text and "uninstall it after `keyhole`" in text, text
 
 
 def the_test_of_helm_scrapes(chart, binaries):
