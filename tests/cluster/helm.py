@@ -263,9 +263,9 @@ def rendered_file(cluster, directory, overlay, ready):
         assert not check or done.returncode == 0, (command, done.stderr)
         return done
     first, rest = head.split("\n", 1)
-    question, last = rest.split("\nEND\n")
+    question, last = rest.rsplit("\n", 1)
     run(first)
-    wait_for("the policies are in force", lambda: "pod-security-level" in run(f"{question}\nEND", check=False).stderr, 30)
+    wait_for("the policies are in force", lambda: "pod-security-level" in run(question, check=False).stderr, 30)
     run(last)
     ready(admin)
     (removal,) = re.findall(r"To remove it: (.*)", text)
