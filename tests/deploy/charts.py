@@ -318,7 +318,7 @@ REFUSED = [
     ({"access": "minimal", "root": True}, ["root: with `access: minimal`"]),
     ({"access": "minimal", "udev": {"enabled": True}}, ["udev.enabled"]),
     ({"access": "minimal", "textfile": {"enabled": True}}, ["textfile.enabled"]),
-    ({"hostUsers": False}, ["hostUsers: false works with"]),
+    ({"hostUsers": False}, ["hostUsers: false works only with"]),
     ({"prometheus": {"monitor": {"enabled": True}, "podMonitor": {"enabled": True}}}, ["disable one"]),
     ({"service": {"enabled": False}, "prometheus": {"monitor": {"enabled": True}}}, ["needs the service"]),
     ({"livenessProbe": {"httpGet": {"httpHeaders": [{"name": "a", "value": "b"}]}}}, ["livenessProbe.httpGet"]),
