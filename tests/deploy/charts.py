@@ -516,6 +516,8 @@ def notes_report_what_is_next(chart):
         assert word in text, (word, text)
     text = notes({"image": {"registry": "registry.example"}, "prometheus": {"podMonitor": {"enabled": True}}})
     assert "ImagePullBackOff" not in text and 'job="node-exporter"' in text, text
+    https = {"prometheus": {"monitor": {"enabled": True, "scheme": "https"}}}
+    assert "each scrape fails" in notes(https) and "each scrape fails" not in notes({**https, "webConfig": {"enabled": True}})
     text = notes({"component": "policies"}, "kube-system")
     assert "pod-security-level" in text and "uninstall it after `keyhole`" in text, text
 
