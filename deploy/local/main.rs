@@ -260,6 +260,8 @@ async fn start_broker(home: &Home, arguments: &[OsString]) -> Result<Child, Fail
     }
     if home.dedicated {
         command.arg(format!("--allow-uid={EXPORTER}"));
+    } else if rustix::process::geteuid().is_root() {
+        command.arg("--allow-root");
     }
     // Needed by collectors that are off unless they are named.
     if arguments.iter().any(|argument| argument.to_string_lossy().starts_with("--collector.process")) {
@@ -367,9 +369,12 @@ fn is_keyhole(address: &str) -> bool {
         stream.write_all(
             format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes(),
         )?;
-        let mut page = [0; 4096];
-        let count = stream.read(&mut page)?;
-        Ok(String::from_utf8_lossy(&page[..count]).into_owned())
+        let mut page = Vec::new();
+        let read = stream.take(64 << 10).read_to_end(&mut page);
+        if page.is_empty() {
+            read?;
+        }
+        Ok(String::from_utf8_lossy(&page).into_owned())
     };
     page().is_ok_and(|page| page.contains("Keyhole"))
 }
