@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs deploy/kubernetes on a real kubelet with containerd and runc: what becomes ready, what it shows, what it survives.
 
-usage: pods.py --kubectl PATH --programs DIR --runtime DIR --static DIR [--only PART]... [--write FILE]
+usage: pods.py --kubectl PATH --plugin PATH --programs DIR --runtime DIR --static DIR [--only PART]... [--write FILE]
 
 DIR of --programs has a control plane and the kubelet, that of --runtime what node.py needs, that of --static Keyhole's
 static programs. Needs root. --write replaces a document by what was seen.
@@ -28,6 +28,7 @@ import images  # noqa: E402
 import kustomize  # noqa: E402
 import launch  # noqa: E402
 import mistakes  # noqa: E402
+import plugin  # noqa: E402
 import scrape  # noqa: E402
 import scrape_configuration  # noqa: E402
 from api import Cluster, wait_for  # noqa: E402
@@ -59,8 +60,8 @@ READY = 120
 class Run:
     """A cluster with one node, and what was seen of it."""
 
-    def __init__(self, cluster, node, directory, static):
-        self.cluster, self.node, self.directory, self.static = cluster, node, directory, static
+    def __init__(self, cluster, node, directory, static, plugin):
+        self.cluster, self.node, self.directory, self.static, self.plugin = cluster, node, directory, static, plugin
         self.results, self.rows = Results(), []
         self.admin = cluster.client()
 
@@ -535,8 +536,12 @@ def switches(run):
     run.check("all overlays", "one is installed over another", switched, run)
 
 
+def kubectl_plugin(run):
+    plugin.check(run, installed, removed)
+
+
 PARTS = {"restricted": restricted, "hostpath": hostpath, "minimal": minimal, "switches": switches, "user-namespaces": user_namespaces,
-         "mistakes": troubles}
+         "mistakes": troubles, "plugin": kubectl_plugin}
 
 
 def document(run, arguments):
@@ -566,7 +571,7 @@ def document(run, arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("kubectl", "programs", "runtime", "static"):
+    for name in ("kubectl", "plugin", "programs", "runtime", "static"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--write", type=pathlib.Path)
     parser.add_argument("--only", choices=PARTS, action="append")
@@ -582,7 +587,7 @@ def main():
         node = stack.enter_context(Node(pathlib.Path(directory, "node"), plane, arguments.programs, arguments.runtime))
         for archive in archives:
             node.load(archive)
-        run = Run(cluster, node, directory, pathlib.Path(arguments.static).resolve())
+        run = Run(cluster, node, directory, pathlib.Path(arguments.static).resolve(), pathlib.Path(arguments.plugin).resolve())
         define_the_operators_kinds(run.admin)
         for name in arguments.only or PARTS:
             begun = time.monotonic()
