@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_of_the_exporter_is_told_apart_from_kubectls() {
+    fn the_status_of_the_exporter_is_not_mistaken_for_kubectls() {
         assert_eq!(status(Some(0), "noise\n"), Ok(Ended::Complete));
         let partial = "keyhole-exporter: netdev: not permitted\ncommand terminated with exit code 3\n";
         assert_eq!(status(Some(3), partial), Ok(Ended::Partial(vec!["netdev: not permitted".into()])));

@@ -221,8 +221,8 @@ impl Pod {
         let reasons = containers.filter_map(|each| {
             let reason = each.state.waiting.as_ref().or(each.state.terminated.as_ref())?;
             // The exporter waits for the broker, whose reason is the one.
-            let is_said = !reason.reason.is_empty() && reason.reason != "PodInitializing";
-            is_said.then(|| format!("{}: {}", each.name, reason.reason))
+            let is_cause = !reason.reason.is_empty() && reason.reason != "PodInitializing";
+            is_cause.then(|| format!("{}: {}", each.name, reason.reason))
         });
         let scheduled =
             self.status.conditions.iter().find(|each| each.kind == "PodScheduled" && each.status == "False");

@@ -194,7 +194,9 @@ impl Load {
         let named = |name: &'static str| reading.metrics.iter().filter(move |metric| metric.name == name);
         let value = |name| named(name).find_map(|metric| metric.value.number());
         let rate = |metric: &Metric| metric.rate.as_ref().and_then(|rate| rate.number());
-        let percent = |name| Some(named(name).find_map(rate)? * 100.0);
+        // The clocks of the two readings are not the kernel's: of one second, 1.01 may have passed.
+        let percent_of_time = |rate: f64| (rate * 100.0).min(100.0);
+        let percent = |name| named(name).find_map(rate).map(percent_of_time);
 
         let (mut busy, mut all) = (0.0, 0.0);
         for metric in named("node_cpu_seconds_total") {
@@ -226,7 +228,7 @@ impl Load {
             io_percent: named("node_disk_io_time_seconds_total")
                 .filter_map(rate)
                 .reduce(f64::max)
-                .map(|rate| rate * 100.0),
+                .map(percent_of_time),
             receive_bytes_per_second: network("node_network_receive_bytes_total"),
             transmit_bytes_per_second: network("node_network_transmit_bytes_total"),
             pressure_cpu_percent: percent("node_pressure_cpu_waiting_seconds_total"),
@@ -349,11 +351,13 @@ mod tests {
             device("disk_io_time_seconds_total", "sda", 0.25),
             device("disk_io_time_seconds_total", "sdb", 0.5),
             metric("pressure_io_waiting_seconds_total", "", 1.0, Some(0.125)),
+            metric("pressure_cpu_waiting_seconds_total", "", 1.0, Some(1.02)),
         ];
         let load = load(&metrics);
         assert_eq!(load.receive_bytes_per_second, Some(1500.0));
         assert_eq!(load.io_percent, Some(50.0));
         assert_eq!(load.pressure_io_percent, Some(12.5));
+        assert_eq!(load.pressure_cpu_percent, Some(100.0));
     }
 
     #[test]

@@ -103,13 +103,19 @@ fn the_manifest_keeps_krews_rules_and_has_the_archives_checksums() {
     let platforms: Vec<(&str, &str)> = spec
         .platforms
         .iter()
-        .map(|platform| (platform.selector.match_labels.os.as_str(), platform.selector.match_labels.arch.as_str()))
+        .map(|platform| {
+            (platform.selector.match_labels.os.as_str(), platform.selector.match_labels.arch.as_str())
+        })
         .collect();
     assert_eq!(platforms, PLATFORMS);
     for platform in &spec.platforms {
         let labels = &platform.selector.match_labels;
         let name = format!("kubectl-keyhole_{}_{}.tar.gz", labels.os, labels.arch);
-        assert!(platform.uri.ends_with(&format!("/v{}/{name}", env!("CARGO_PKG_VERSION"))), "{}", platform.uri);
+        assert!(
+            platform.uri.ends_with(&format!("/v{}/{name}", env!("CARGO_PKG_VERSION"))),
+            "{}",
+            platform.uri
+        );
         let sum = Command::new("sha256sum").arg(directory.path().join(name)).output().unwrap().stdout;
         assert_eq!(platform.sha256.as_bytes(), &sum[..64]);
         assert_eq!(platform.bin, env!("CARGO_PKG_NAME"));
