@@ -61,7 +61,10 @@ fn parse(node: &str, output: &Output) -> Parsed<Reading> {
     let reading = Reading::parse(node, &output.stdout)?;
     let missing = match ended {
         Ended::Complete => Vec::new(),
-        Ended::Partial(_) => reading.failures(),
+        Ended::Partial(messages) => {
+            let failures = reading.failures();
+            if failures.is_empty() { messages } else { failures }
+        }
     };
     Ok((reading, missing))
 }
