@@ -625,7 +625,7 @@ Every source file of every crate, with the first sentence of its documentation.
 ";
 
 /// The directories of source files, in the order of the document. Fuzz targets of one line are not listed.
-const SOURCE_DIRECTORIES: [&str; 14] = [
+const SOURCE_DIRECTORIES: [&str; 15] = [
     "proto/src",
     "proto/gen/src",
     "policy/src",
@@ -636,6 +636,7 @@ const SOURCE_DIRECTORIES: [&str; 14] = [
     "reader/src",
     "broker/src",
     "exporter/src",
+    "kubectl-keyhole/src",
     "deploy/local",
     "tests/support/src",
     "tests/attacks/src",

@@ -109,7 +109,7 @@ impl Program {
                 Operands::Any { known, .. } => {
                     known().iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" ")
                 }
-                Operands::None | Operands::Path { .. } => continue,
+                Operands::None | Operands::Path { .. } | Operands::Words { .. } => continue,
             };
             let _ = writeln!(words_after, "                *,{}) words=\"{words}\" ;;", command.name);
         }
@@ -160,7 +160,7 @@ complete -F {function} {name}
         for command in self.named_commands() {
             let when = after(command.name);
             match command.operands {
-                Operands::None => {}
+                Operands::None | Operands::Words { .. } => {}
                 Operands::Path { files, .. } => {
                     let paths =
                         if files { "(__fish_complete_path)" } else { "(__fish_complete_directories)" };
@@ -231,7 +231,7 @@ complete -F {function} {name}
         let mut after = String::new();
         for command in self.named_commands() {
             let offer = match command.operands {
-                Operands::None => continue,
+                Operands::None | Operands::Words { .. } => continue,
                 Operands::Path { files, .. } => if files { "_files" } else { "_files -/" }.to_owned(),
                 Operands::Shell => format!("compadd {}", SHELLS.join(" ")),
                 Operands::Any { known, placeholder } => {

@@ -52,8 +52,10 @@ impl Program {
         let own = |rows: &[(&str, &str)]| {
             rows.iter().map(|(term, meaning)| ((*term).to_owned(), (*meaning).to_owned())).collect::<Vec<_>>()
         };
-        let mut variables = vec![(format!("{}FLAG", crate::VARIABLE_PREFIX), self.environment_rule())];
-        variables.extend(own(self.variables));
+        let mut variables = own(self.variables);
+        if self.groups.iter().any(|group| group.environment) {
+            variables.insert(0, (format!("{}FLAG", crate::VARIABLE_PREFIX), self.environment_rule()));
+        }
         sections.push(Section { title: "Environment", rows: variables });
         sections.push(Section { title: "Exit status", rows: own(self.exit_statuses) });
         sections.extend(self.groups.iter().map(|group| Section::new(group.title, group.flags)));

@@ -104,6 +104,11 @@ pub enum Operands {
         /// The words that completions offer, with what they mean.
         known: fn() -> Vec<(&'static str, &'static str)>,
     },
+    /// Words that the program checks itself; completions offer none.
+    Words {
+        /// As in the help: `NODE [COLLECTOR...]`.
+        usage: &'static str,
+    },
 }
 
 impl Operands {
@@ -114,6 +119,7 @@ impl Operands {
             Self::Path { placeholder, .. } => placeholder.to_owned(),
             Self::Shell => "SHELL".to_owned(),
             Self::Any { placeholder, .. } => format!("[{placeholder}...]"),
+            Self::Words { usage } => usage.to_owned(),
         }
     }
 }
@@ -200,7 +206,7 @@ impl Program {
             return Err(FlagError::UnknownCommand { word: word.clone(), similar, commands });
         };
         let mistake = match (command.operands, operands.len()) {
-            (Operands::Any { .. }, _)
+            (Operands::Any { .. } | Operands::Words { .. }, _)
             | (Operands::None, 0)
             | (Operands::Path { .. } | Operands::Shell, 1) => {
                 return Ok(Some((command.name, operands)));

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs deploy/kubernetes on a real kubelet with containerd and runc: what becomes ready, what it shows, what it survives.
 
-usage: pods.py --kubectl PATH --programs DIR --runtime DIR --static DIR [--only PART]... [--write FILE]
+usage: pods.py --kubectl PATH --plugin PATH --programs DIR --runtime DIR --static DIR [--only PART]... [--write FILE]
 
 DIR of --programs has a control plane and the kubelet, that of --runtime what node.py needs, that of --static Keyhole's
 static programs. Needs root. --write replaces a document by what was seen.
@@ -29,6 +29,7 @@ import images  # noqa: E402
 import kustomize  # noqa: E402
 import launch  # noqa: E402
 import mistakes  # noqa: E402
+import plugin  # noqa: E402
 import scrape  # noqa: E402
 import scrape_configuration  # noqa: E402
 from api import Cluster, wait_for  # noqa: E402
@@ -60,8 +61,8 @@ READY = 120
 class Run:
     """A cluster with one node, and what was seen of it."""
 
-    def __init__(self, cluster, node, directory, static):
-        self.cluster, self.node, self.directory, self.static = cluster, node, directory, static
+    def __init__(self, cluster, node, directory, static, plugin):
+        self.cluster, self.node, self.directory, self.static, self.plugin = cluster, node, directory, static, plugin
         self.results, self.rows = Results(), []
         self.admin = cluster.client()
 
@@ -547,16 +548,15 @@ def chart(run):
 
 
 def by_helm(run, client, values):
+    begun = time.monotonic()
     if values["access"] == "minimal":
         client.exporter(values, "--create-namespace")
-        begun = time.monotonic()
     else:
         client.policies(values)
-        begun = time.monotonic()
         client.exporter_once_allowed(values)
     run.wait_until_ready()
     run.good_scrape()
-    return f"2/2 {time.monotonic() - begun:.1f} s after the policies"
+    return f"2/2 after {time.monotonic() - begun:.1f} s"
 
 
 def upgraded_by_helm(run, client, values):
@@ -577,8 +577,12 @@ def removed_by_helm(run, client):
     wait_for("the node has ended the containers", lambda: not run.node.ctr("containers", "list", "--quiet").split())
 
 
-PARTS = {"restricted": restricted, "hostpath": hostpath, "minimal": minimal, "helm": chart, "switches": switches, "user-namespaces": user_namespaces,
-         "mistakes": troubles}
+def kubectl_plugin(run):
+    plugin.check(run, installed, removed)
+
+
+PARTS = {"restricted": restricted, "hostpath": hostpath, "minimal": minimal, "helm": chart, "switches": switches,
+         "user-namespaces": user_namespaces, "mistakes": troubles, "plugin": kubectl_plugin}
 
 
 def document(run, arguments):
@@ -608,7 +612,7 @@ def document(run, arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("kubectl", "programs", "runtime", "static"):
+    for name in ("kubectl", "plugin", "programs", "runtime", "static"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--write", type=pathlib.Path)
     parser.add_argument("--only", choices=PARTS, action="append")
@@ -624,7 +628,7 @@ def main():
         node = stack.enter_context(Node(pathlib.Path(directory, "node"), plane, arguments.programs, arguments.runtime))
         for archive in archives:
             node.load(archive)
-        run = Run(cluster, node, directory, pathlib.Path(arguments.static).resolve())
+        run = Run(cluster, node, directory, pathlib.Path(arguments.static).resolve(), pathlib.Path(arguments.plugin).resolve())
         define_the_operators_kinds(run.admin)
         for name in arguments.only or PARTS:
             begun = time.monotonic()
