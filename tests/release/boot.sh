@@ -19,9 +19,13 @@ else
     mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
 fi
 mount -t tmpfs -o mode=755 tmpfs run
-mkdir run/lock
+# udev's data, which the broker's unit names: a minimal Debian has no udev.
+mkdir -p run/lock run/udev/data
 mount -t tmpfs -o mode=755 tmpfs dev
 mkdir dev/pts dev/shm
+mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
+mount -t tmpfs tmpfs dev/shm
+ln -s pts/ptmx dev/ptmx
 for device in null zero full random urandom tty; do
     touch "dev/$device"
     mount --bind "/dev/$device" "dev/$device"
