@@ -78,7 +78,7 @@ class Images(unittest.TestCase):
                     self.assertEqual(content, (where[architecture] / file).read_bytes())
                     self.assertEqual(int.from_bytes(content[18:20], "little"), programs.MACHINES[architecture])
 
-    def test_the_same_programs_give_the_same_bytes(self):
+    def test_the_same_programs_make_the_same_bytes(self):
         again = programs.run("images", "--source", SOURCE, directory / "again", *reversed(each(where)), env={**os.environ, "TZ": "Asia/Tokyo"})
         for line, path in zip(again.splitlines(), self.archives.values()):
             self.assertEqual(digest(pathlib.Path(line)), digest(path), path.name)

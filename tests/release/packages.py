@@ -72,7 +72,7 @@ class Contents(unittest.TestCase):
     def test_there_is_one_of_each_format_and_architecture(self):
         self.assertEqual(sorted(packages), [("aarch64", "rpm"), ("amd64", "deb"), ("arm64", "deb"), ("x86-64", "rpm")])
 
-    def test_the_same_programs_give_the_same_bytes(self):
+    def test_the_same_programs_make_the_same_bytes(self):
         # Other times, another directory and another umask.
         copy = directory / "copy"
         shutil.copytree(arguments.programs, copy)

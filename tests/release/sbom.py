@@ -157,7 +157,7 @@ class Sbom(unittest.TestCase):
             rustc = subprocess.run(["rustc", "--version"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
             self.assertEqual(native["rust-std"], rustc.split()[1])
 
-    def test_the_same_programs_give_the_same_bytes(self):
+    def test_the_same_programs_make_the_same_bytes(self):
         with tempfile.TemporaryDirectory() as directory:
             programs.run("sbom", directory, f"amd64={where['amd64']}", env={**os.environ, "TZ": "Asia/Tokyo", "PYTHONHASHSEED": "7"})
             for path in pathlib.Path(directory).iterdir():
