@@ -58,7 +58,7 @@ def in_a_mount_namespace():
 
 def run(name, *words, **options):
     """Runs a script of deploy/release; its output. An error is one with what it printed."""
-    done = subprocess.run([REPOSITORY / "deploy/release" / name, *words], capture_output=True, text=True, timeout=300, **options)
+    done = subprocess.run([REPOSITORY / "deploy/release" / name, *words], capture_output=True, text=True, timeout=500, **options)
     if done.returncode != 0:
         raise AssertionError(f"{name}: status {done.returncode}: {done.stderr}")
     return done.stdout
