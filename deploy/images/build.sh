@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the two images from this checkout, without a network once cargo has the dependencies.
 #
-# usage: build.sh programs DIRECTORY               the three static programs
+# usage: build.sh programs DIRECTORY [ARGUMENT]... the three static programs; each ARGUMENT goes to `cargo build`
 #        build.sh images DIRECTORY [ARGUMENT]...   keyhole-broker:VERSION (with the reader) and keyhole-exporter:VERSION of
 #                                               the programs in DIRECTORY, in buildah's storage; each ARGUMENT goes to
 #                                               `buildah build`
@@ -28,7 +28,7 @@ programs() {
         "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     )
     CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}") \
-        cargo build --locked --quiet --release --target "$target" -p keyhole-broker -p keyhole-reader -p keyhole-exporter
+        cargo build --locked --quiet --release --target "$target" -p keyhole-broker -p keyhole-reader -p keyhole-exporter "$@"
     install -D --mode=755 --target-directory="$directory" \
         "${CARGO_TARGET_DIR:-target}/$target/release/keyhole-"{broker,reader,exporter}
 }

@@ -33,20 +33,20 @@ def steps():
 def steps_of(job):
     """The steps of .ci/run that a job runs: named in a command, or by its matrix."""
     named = set()
-    for step in job["steps"]:
+    for step in job.get("steps", []):
         for line in step.get("run", "").splitlines():
             words = line.split()
             if words[:1] == [".ci/run"]:
                 named |= {word for word in words[1:] if word[0] not in "-$"}
     for row in job.get("strategy", {}).get("matrix", {}).get("include", []):
-        named |= set(row["steps"].split())
+        named |= set(row.get("steps", "").split())
     return named
 
 
 def unpinned(path):
     for number, line in enumerate(path.read_text().splitlines(), 1):
         uses = USES.match(line)
-        if uses and not (PINNED.fullmatch(uses[1]) and re.match(r"\s+# v\d+\.\d+\.\d+$", uses[2])):
+        if uses and not uses[1].startswith("./") and not (PINNED.fullmatch(uses[1]) and re.match(r"\s+# v\d+\.\d+\.\d+$", uses[2])):
             yield f"{path.relative_to(REPOSITORY)}:{number}: {uses[1]}: pin it as OWNER/NAME@DIGEST # vX.Y.Z, with 40 hexadecimal digits"
 
 
@@ -60,8 +60,12 @@ def main():
             wrong.append(f"{path.relative_to(REPOSITORY)}: permissions must be `contents: read`")
         wrong += unpinned(path)
         for name, job in workflow["jobs"].items():
-            if "timeout-minutes" not in job:
+            # A job that is another workflow of this repository has the limits of that one's jobs.
+            if "timeout-minutes" not in job and not job.get("uses", "").startswith("./"):
                 wrong.append(f"{path.relative_to(REPOSITORY)}: job {name} has no timeout-minutes")
+            wrong += [f"{path.relative_to(REPOSITORY)}: job {name}: {right}: {level}: a job that writes has no steps of .ci/run and no pull request"
+                      for right, level in job.get("permissions", {}).items()
+                      if level != "read" and (steps_of(job) or "pull_request" in workflow[True])]
             named = steps_of(job)
             wrong += [f"{path.relative_to(REPOSITORY)}: job {name}: .ci/run has no step {step}" for step in sorted(named - known)]
             ran |= named
