@@ -201,9 +201,13 @@ def policies_that_do_not_hold_are_refused(helm, cluster, ready):
     cluster.kubectl("patch", "validatingadmissionpolicy", "keyhole-service", "--type=merge", "--patch",
                     json.dumps({"spec": {"validations": [*rules, {"expression": "object.metadata.name != 'x'"}]}}))
     helm.exporter_once_allowed({})
+    cluster.kubectl("delete", "validatingadmissionpolicy", "keyhole-service")
+    helm.policies({})
+    helm.exporter_once_allowed({})
     # The namespace's other label.
+    done = helm.exporter({"root": True}, check=False)
+    assert done.returncode != 0 and "no label pod-security.kubernetes.io/enforce=baseline" in done.stderr, done.stderr
     helm.policies({"root": True})
-    cluster.kubectl("label", "--overwrite", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=baseline")
     helm.exporter_once_allowed({"root": True})
     helm.exporter({})
     ready(admin)
@@ -247,6 +251,8 @@ def wrong_orders_are_refused(helm, cluster, ready):
     helm.policies({})
     helm.exporter_once_allowed({})
     ready(admin)
+    wait_for("the volumes are bound", lambda: all(
+        each["status"].get("phase") == "Bound" for each in admin.get("/api/v1/persistentvolumes")["items"]), 60)
     # The namespace is deleted before the release: the volumes stay, and wait for claims that are gone.
     admin.delete(f"/api/v1/namespaces/{NAMESPACE}")
     wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"))
