@@ -251,19 +251,6 @@ def wrong_orders_are_refused(helm, cluster, ready):
     helm.policies({})
     helm.exporter_once_allowed({})
     ready(admin)
-    wait_for("the volumes are bound", lambda: all(
-        each["status"].get("phase") == "Bound" for each in admin.get("/api/v1/persistentvolumes")["items"]), 60)
-    # The namespace is deleted before the release: the volumes stay, and wait for claims that are gone.
-    admin.delete(f"/api/v1/namespaces/{NAMESPACE}")
-    wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"))
-    quietly(admin.create, "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    cluster.kubectl("label", "--overwrite", "namespace", NAMESPACE, "keyhole/access=restricted-pv", "pod-security.kubernetes.io/enforce=restricted")
-    for _ in range(2):
-        line = re.findall(r"^  kubectl (delete persistentvolume .*)$", refused(helm.exporter({}, check=False), "still belongs to a claim that was deleted"),
-                          re.MULTILINE)[0]
-        cluster.kubectl(*line.split())
-    helm.exporter_once_allowed({})
-    ready(admin)
     # Again right after an uninstall that did not wait.
     helm.run("uninstall", "keyhole", "--namespace", NAMESPACE)
 
