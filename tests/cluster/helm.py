@@ -2,6 +2,7 @@
 
 Its errors are followed as a user would: each that names a command is answered with that command.
 """
+import json
 import os
 import pathlib
 import re
@@ -167,6 +168,104 @@ def uninstalled(helm, cluster, before, ready):
     assert cluster_wide(admin) == before
 
 
+def policies_that_do_not_hold_are_refused(helm, cluster, ready):
+    """Present, but changed by somebody so that they refuse nothing: the exporter is not installed, and the commands that it names restore them."""
+    admin = cluster.client()
+    helm.policies({})
+    helm.exporter_once_allowed({})
+    for kind, name, patch, words in (
+        ("binding", "keyhole-claims", {"validationActions": ["Warn"]}, "validationActions"),
+        ("binding", "keyhole-claims", {"policyName": "keyhole-service"}, "policyName"),
+        ("binding", "keyhole-guard", {"matchResources": {"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "Exists"}]}}},
+         "matchResources"),
+        ("binding", "keyhole-label", {"matchResources": {"objectSelector": {"matchLabels": {"a": "b"}}}}, "matchResources"),
+        ("", "keyhole-claims", {"failurePolicy": "Ignore"}, "failurePolicy"),
+        ("", "keyhole-service", {"validations": [{"expression": "true"}]}, "validations"),
+        ("", "keyhole-binding", {"matchConditions": [{"name": "never", "expression": "false"}]}, "matchConditions"),
+    ):
+        cluster.kubectl("patch", f"validatingadmissionpolicy{kind}", name, "--type=merge", "--patch", json.dumps({"spec": patch}))
+        done = helm.exporter({}, check=False)
+        assert done.returncode != 0 and f"it differs in its {words}" in done.stderr and name in done.stderr, (patch, done.stderr)
+        (line,) = re.findall(r"^  kubectl (delete .*)$", done.stderr, re.MULTILINE)
+        cluster.kubectl(*line.split())
+        (line,) = re.findall(r"^  helm (upgrade --install .*)$", done.stderr, re.MULTILINE)
+        helm.run(*line.replace("CHART", str(CHART)).split())
+        spec = admin.get(f"{CLUSTER_WIDE[1] if kind else CLUSTER_WIDE[0]}/{name}")["spec"]
+        assert all(spec.get(key) != value for key, value in patch.items()), (patch, spec)
+    cluster.kubectl("delete", "validatingadmissionpolicybindings", "keyhole-namespace")
+    done = helm.exporter({}, check=False)
+    assert done.returncode != 0 and "keyhole-namespace is missing" in done.stderr, done.stderr
+    helm.policies({})
+    # A rule more is no rule less.
+    rules = admin.get(f"{CLUSTER_WIDE[0]}/keyhole-service")["spec"]["validations"]
+    cluster.kubectl("patch", "validatingadmissionpolicy", "keyhole-service", "--type=merge", "--patch",
+                    json.dumps({"spec": {"validations": [*rules, {"expression": "object.metadata.name != 'x'"}]}}))
+    helm.exporter_once_allowed({})
+    cluster.kubectl("delete", "validatingadmissionpolicy", "keyhole-service")
+    helm.policies({})
+    helm.exporter_once_allowed({})
+    # The namespace's other label.
+    done = helm.exporter({"root": True}, check=False)
+    assert done.returncode != 0 and "no label pod-security.kubernetes.io/enforce=baseline" in done.stderr, done.stderr
+    helm.policies({"root": True})
+    helm.exporter_once_allowed({"root": True})
+    helm.exporter({})
+    ready(admin)
+
+
+def wrong_orders_are_refused(helm, cluster, ready):
+    """In the place of the test before it: an exporter and its policies are installed."""
+    admin = cluster.client()
+
+    def refused(done, *words):
+        assert done.returncode != 0 and all(word in done.stderr for word in words), (words, done.stderr)
+        return done.stderr
+    # The policies of mounted directories are not exchanged for others.
+    refused(helm.policies({"access": "minimal"}, check=False), "`access: restricted-pv`", "Upgrade the exporter to `minimal` first")
+    refused(helm.policies({"access": "privileged-hostpath"}, check=False), f"helm uninstall keyhole --namespace {NAMESPACE}")
+    assert admin.exists(f"{CLUSTER_WIDE[0]}/keyhole-claims")
+    # A second one, whose volumes are the same.
+    other = {"namespaceOverride": "keyhole-two"}
+    cluster.kubectl("create", "namespace", "keyhole-two")
+    cluster.kubectl("label", "namespace", "keyhole-two", "keyhole/access=restricted-pv", "pod-security.kubernetes.io/enforce=restricted")
+    refused(helm.exporter(other, namespace="keyhole-two", check=False), f"keyhole-proc belongs to the namespace {NAMESPACE}")
+    cluster.kubectl("delete", "namespace", "keyhole-two")
+    refused(helm.exporter({}, namespace="default", check=False), "use --namespace keyhole")
+    # Without policies no upgrade: the exporter runs, and its own is refused until they are back.
+    helm.uninstall(POLICIES, "kube-system")
+    refused(helm.exporter({}, check=False), "keyhole-claims is missing")
+    # Those of the kustomization are as good.
+    built = cluster.kubectl("kustomize", kustomize.KUBERNETES / "policies/restricted-pv").stdout
+    file = pathlib.Path(helm.home, "policies.yaml")
+    file.write_text(built)
+    cluster.kubectl("apply", "--filename", file)
+    helm.exporter_once_allowed({})
+    # Helm does not adopt what is not its own, and says so.
+    refused(helm.policies({}, check=False), "invalid ownership metadata")
+    cluster.kubectl("delete", "--filename", file)
+    helm.policies({})
+    # From restricted-pv to minimal, the exporter first, and back.
+    helm.exporter({"access": "minimal"})
+    helm.policies({"access": "minimal"})
+    assert not admin.exists(f"{CLUSTER_WIDE[0]}/keyhole-claims")
+    helm.policies({})
+    helm.exporter_once_allowed({})
+    ready(admin)
+    # Again right after an uninstall that did not wait.
+    helm.run("uninstall", "keyhole", "--namespace", NAMESPACE)
+
+    def installed():
+        done = helm.exporter({}, check=False)
+        assert done.returncode == 0 or "is being deleted" in done.stderr, done.stderr
+        return done.returncode == 0
+    wait_for("the former pods have ended", installed, 60)
+    ready(admin)
+    helm.uninstall("keyhole", NAMESPACE)
+    helm.uninstall(POLICIES, "kube-system")
+    admin.delete(f"/api/v1/namespaces/{NAMESPACE}")
+    wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"))
+
+
 def hostpath_follows_its_images(helm, cluster, ready):
     """A new image: refused until the policies have it, and a rollback needs the policies' as well."""
     admin = cluster.client()
@@ -175,16 +274,18 @@ def hostpath_follows_its_images(helm, cluster, ready):
     helm.exporter_once_allowed(old)
     ready(admin)
 
-    def refused(action):
+    def refused(action, words="images: the containers' images"):
         done = action(check=False)
-        assert done.returncode != 0 and "images: the containers' images" in done.stderr, done.stderr
+        assert done.returncode != 0 and words in done.stderr, done.stderr
 
     def in_force(action):
         def done():
             return action(check=False).returncode == 0
         wait_for("the changed policy is in force", done, 30)
-    refused(lambda check: helm.exporter(new, check=check))
+    refused(lambda check: helm.exporter(new, check=check), "keyhole-pod-shape is not this chart's with these values: it differs in its variables")
     helm.policies(new)
+    # Changed policies take a moment as well.
+    refused(lambda check: helm.exporter(new, check=check), "takes a moment to be in force")
     in_force(lambda check: helm.exporter(new, check=check))
     ready(admin)
     history = helm.run("history", "keyhole", "--namespace", NAMESPACE, "--output", "json").stdout
@@ -285,6 +386,8 @@ def check(results, cluster, program, directory, ready):
         ("the second time nothing changes", nothing_to_change_the_second_time, admin),
         ("the pod of helm test is admitted", the_test_pod_is_admitted, admin),
         ("uninstalled, nothing else changed", uninstalled, cluster, before, ready),
+        ("policies that do not hold are refused", policies_that_do_not_hold_are_refused, cluster, ready),
+        ("wrong orders are refused", wrong_orders_are_refused, cluster, ready),
         ("privileged-hostpath follows its images", hostpath_follows_its_images, cluster, ready),
         ("a namespace of one's own is labelled", a_namespace_of_ones_own, cluster, ready),
         ("namespaceOverride moves everything", in_the_namespace_of_another_release, cluster, ready),

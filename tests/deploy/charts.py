@@ -12,11 +12,13 @@ import argparse
 import copy
 import functools
 import json
+import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 
 import yaml
@@ -274,7 +276,7 @@ def schema_has_every_value():
             else:
                 yield name
     free = {"resources", "broker.resources", "updateStrategy", "nodeSelector", "livenessProbe", "readinessProbe", "podLabels",
-            "service.labels", "grafanaDashboards.labels", "prometheus.monitor.additionalLabels",
+            "service.labels", "grafanaDashboards.labels", "affinity", "prometheus.monitor.additionalLabels",
             "prometheus.podMonitor.additionalLabels", "prometheus.rule.additionalLabels"}
     closed = lambda names: {next((each for each in free if name == each or name.startswith(f"{each}.")), name) for name in names}
     mine, theirs = closed(leaf_paths(yaml.safe_load((CHART / "values.yaml").read_text()))), closed(walk(schema))
@@ -338,6 +340,61 @@ REFUSED = [
     ({"textfile": {"path": "/"}}, ["/textfile/path"]),
     ({"textfile": {"path": "/a', 'proc': '/"}}, ["/textfile/path"]),
     ({"namespaceOverride": "Key_hole"}, ["/namespaceOverride"]),
+    # What would end the text, the expression or the object that it is put into.
+    ({"priorityClassName": "x\n      hostPID: true"}, ["/priorityClassName"]),
+    ({"image": {"registry": "x' || '' == '"}}, ["/image/registry"]),
+    ({"global": {"imageRegistry": "x\ny"}}, ["/global/imageRegistry"]),
+    ({"image": {"tag": "1' + '"}}, ["/image/tag"]),
+    ({"image": {"tag": 1.2}}, ["/image/tag", "got number"]),
+    ({"image": {"broker": {"repository": "x'"}}}, ["/image/broker/repository"]),
+    ({"image": {"exporter": {"repository": ""}}}, ["/image/exporter/repository"]),
+    ({"webConfig": {"secretName": "x\n        hostPath: {path: /}"}}, ["/webConfig/secretName"]),
+    ({"textfile": {"path": "/a\\"}}, ["/textfile/path"]),
+    ({"textfile": {"path": "/a\nb"}}, ["/textfile/path"]),
+    ({"textfile": {"path": "/a/../proc"}}, ["/textfile/path"]),
+    ({"textfile": {"path": "/proc"}}, ["/textfile/path"]),
+    ({"tests": {"image": "x\ny"}}, ["/tests/image"]),
+    ({"imagePullSecrets": [{"name": "a", "x": 1}]}, ["/imagePullSecrets/0"]),
+    ({"podAnnotations": {"container.apparmor.security.beta.kubernetes.io/broker": "unconfined"}}, ["podAnnotations: container.apparmor"]),
+    ({"podAnnotations": {"a\nb": "c"}}, ["/podAnnotations"]),
+    ({"commonLabels": {"a b": "c"}}, ["/commonLabels"]),
+    ({"commonLabels": {"a": "{{ printf \"b\\nkeyhole/access: minimal\" }}"}}, ["commonLabels: a: ", "no value of a label"]),
+    ({"podLabels": {"a": "x" * 64}}, ["podLabels: a: ", "at most 63"]),
+    ({"service": {"labels": {"a": "é"}}}, ["service.labels: a: "]),
+    ({"commonLabels": {"keyhole/access": "minimal"}}, ["commonLabels: the label keyhole/access is the chart's"]),
+    ({"commonLabels": {"pod-security.kubernetes.io/enforce": "privileged"}}, ["commonLabels: the label pod-security.kubernetes.io/enforce"]),
+    ({"podLabels": {"app.kubernetes.io/name": "x"}}, ["podLabels: the label app.kubernetes.io/name is the chart's"]),
+    ({"service": {"labels": {"app.kubernetes.io/instance": "x"}}}, ["service.labels: the label app.kubernetes.io/instance"]),
+    ({"prometheus": {"podMonitor": {"additionalLabels": {"helm.sh/chart": "x"}}}}, ["prometheus.podMonitor.additionalLabels: the label helm.sh/chart"]),
+    ({"grafanaDashboards": {"labels": {"app.kubernetes.io/name": "x"}}}, ["grafanaDashboards.labels: the label app.kubernetes.io/name"]),
+    ({"livenessProbe": {"exec": {"command": ["x"]}}}, ["/livenessProbe", "exec"]),
+    ({"resources": {"limits": {"memory": ["x"]}}}, ["/resources/limits/memory"]),
+    ({"resources": {"limits": {"memory": "much"}}}, ["/resources/limits/memory"]),
+    ({"resources": {"claims": [{"name": "gpu"}]}}, ["/resources/claims"]),
+    ({"updateStrategy": {"type": "Recreate"}}, ["/updateStrategy/type"]),
+    ({"affinity": {"nodeaffinity": {}}}, ["/affinity", "nodeaffinity"]),
+    ({"service": {"portName": "123"}}, ["/service/portName"]),
+    ({"supplementalGroups": [64646, 0]}, ["/supplementalGroups/1"]),
+    ({"webConfig": {"enabled": True}, "service": {"port": 9101}}, ["service.port", "9101"]),
+    ({"namespaceOverride": "kube-system"}, ["namespaceOverride", "Kubernetes' own"]),
+    ({"extraArgs": ["-path.procfs=/x"]}, ["/extraArgs/0"]),
+    ({"extraArgs": ["--collector.tcpstat\n--path.procfs=/x"]}, ["/extraArgs/0"]),
+    ({"extraArgs": ["--path.procfs /x"]}, ["/extraArgs/0"]),
+    ({"extraArgs": ["--path.procfs", "/x"]}, ["/extraArgs/1"]),
+    ({"extraArgs": [""]}, ["/extraArgs/0"]),
+    ({"extraArgs": [7]}, ["/extraArgs/0", "string"]),
+    ({"extraArgs": [f"--collector.filesystem.x={number}" for number in range(10000)]}, ["/extraArgs", "want 1,000"]),
+    ({"extraArgs": ["--collector.tcpstat", "--no-collector.tcpstat"]}, ["--no-collector.tcpstat contradicts or repeats --collector.tcpstat"]),
+    ({"extraArgs": ["--log.level=info", "--log.level=debug"]}, ["extraArgs: --log.level contradicts or repeats"]),
+    ({"extraArgs": ["--collector.tcpstat=false"]}, ["extraArgs: --collector.tcpstat takes no value", "--no-collector.tcpstat"]),
+    ({"extraArgs": ["--version"]}, ["extraArgs: --version"]),
+    ({"extraArgs": ["--no-web.systemd-socket"]}, ["--no-web.systemd-socket is the chart's"]),
+    ({"broker": {"extraArgs": ["--socket.group=0"]}}, ["--socket.group is the chart's"]),
+    ({"broker": {"extraArgs": ["--no-allow-processes"]}}, ["--no-allow-processes is the chart's"]),
+    ({"component": None}, ["component"]),
+    ({"access": None}, ["access"]),
+    ({"service": {"port": None}}, ["/service", "port"]),
+    ({"prometheus": None}, ["prometheus"]),
 ]
 
 
@@ -349,6 +406,107 @@ def refused(chart, values, words):
         assert not missing, f"{missing} not in: {error}"
         return
     raise AssertionError("rendered")
+
+
+def nulls_take_defaults_away(chart):
+    """A null is refused by the schema, which requires the value, or taken by each template that reads it."""
+    schema, defaults = json.loads((CHART / "values.schema.json").read_text()), yaml.safe_load((CHART / "values.yaml").read_text())
+    everything = {"webConfig": {"enabled": True}, "textfile": {"enabled": True}, "networkPolicy": {"enabled": True},
+                  "grafanaDashboards": {"enabled": True}, "prometheus": {"podMonitor": {"enabled": True}, "rule": {"enabled": True}},
+                  "service": {"ipDualStack": {"enabled": True}}}
+    kinds, count = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}, 0
+
+    def walk(part, default, path):
+        """The values with a null each that is not refused."""
+        nonlocal count
+        found = {}
+        for key, each in part["properties"].items():
+            if key in part.get("required", []):
+                # And is of the type of its default, so that nothing but a null is missing.
+                assert isinstance(default[key], kinds.get(each.get("type"), object)), f"{path}{key}"
+                if "properties" in each:
+                    found[key] = walk(each, default[key], f"{path}{key}.")
+                count += 1
+            elif each.get("type") != "null":
+                found[key] = None
+        return found
+    nulls = walk(schema, defaults, "")
+    assert count > 40 and len(list(leaf_paths(nulls))) > 60, (count, nulls)
+    for monitor in ("monitor", "podMonitor"):
+        for base in ({}, {"access": "privileged-hostpath"}):
+            values = merged(nulls, everything, base)
+            values["prometheus"]["monitor"]["enabled"] = monitor == "monitor"
+            values["prometheus"]["podMonitor"]["enabled"] = monitor == "podMonitor"
+            _, exporter = chart.both(values)
+            assert one(exporter, "DaemonSet") and one(exporter, "ConfigMap", "keyhole-dashboards") and one(exporter, "NetworkPolicy")
+
+
+def labels_are_merged(chart):
+    """The same label by two values, numbers and words that YAML takes for something else."""
+    labels = {"jobLabel": "mine", "number": 1234567, "team": "{{ .Release.Name }}", "yes": True, "null": "null"}
+    policies, exporter = chart.both({
+        "commonLabels": labels, "podLabels": {"number": 8}, "grafanaDashboards": {"enabled": True, "labels": {"team": "x"}},
+        "service": {"portName": "null-1", "annotations": {"a": 1}}, "nodeSelector": {"a": True}, "namespaceOverride": "123"})
+    for thing in policies + exporter:
+        found = thing["metadata"]["labels"]
+        assert found["number"] == "1234567" and found["yes"] == "true" and found["team"] == "keyhole", (name_of(thing), found)
+        assert all(isinstance(each, str) for each in found.values()), found
+    assert {thing["metadata"]["namespace"] for thing in exporter if "namespace" in thing["metadata"]} == {"123"}
+    assert one(policies, "Namespace", "123")
+    spec = one(exporter, "DaemonSet")["spec"]["template"]["spec"]
+    assert spec["nodeSelector"] == {"kubernetes.io/os": "linux", "a": "true"}
+    assert one(exporter, "Service")["metadata"]["annotations"] == {"a": "1"}
+
+
+def a_package_is_the_directory(chart):
+    """Symbolic links are followed, and the package renders what the directory does."""
+    with tempfile.TemporaryDirectory() as directory:
+        done = chart.run("package", CHART, "--destination", directory)
+        assert done.returncode == 0, done.stderr
+        (package,) = pathlib.Path(directory).iterdir()
+        with tarfile.open(package) as archive:
+            assert all(member.isfile() for member in archive), [member.name for member in archive if not member.isfile()]
+            names = {member.name.removeprefix("keyhole/") for member in archive}
+            # Helm writes Chart.yaml itself.
+            for name in names - {"Chart.yaml"}:
+                assert archive.extractfile(f"keyhole/{name}").read() == (CHART / name).read_bytes(), name
+        theirs = {str(pathlib.Path(top, name).relative_to(CHART)) for top, _, found in os.walk(CHART, followlinks=True) for name in found}
+        left_out = theirs - names
+        assert not names - theirs and left_out and all(name.endswith("kustomization.yaml") for name in left_out - {".helmignore"}), \
+            (names - theirs, left_out)
+        for values in ({}, {"component": "policies", "refuseExec": True},
+                       {"grafanaDashboards": {"enabled": True}, "prometheus": {"rule": {"enabled": True}}}):
+            rendered = [chart.run("template", "keyhole", where, "--namespace", "elsewhere", "--set-json", f"component={json.dumps(values.get('component', 'exporter'))}",
+                                  *(word for key, value in values.items() if key != "component" for word in ("--set-json", f"{key}={json.dumps(value)}")))
+                        for where in (CHART, package)]
+            assert rendered[0].returncode == rendered[1].returncode == 0, rendered[1].stderr
+            assert rendered[0].stdout == rendered[1].stdout, values
+
+
+def a_chart_may_depend_on_it(chart):
+    """With a condition, with global values of other charts, and twice by aliases."""
+    with tempfile.TemporaryDirectory() as directory:
+        parent = pathlib.Path(directory, "parent")
+        (parent / "charts").mkdir(parents=True)
+        done = chart.run("package", CHART, "--destination", parent / "charts")
+        assert done.returncode == 0, done.stderr
+        version = yaml.safe_load((CHART / "Chart.yaml").read_text())["version"]
+        dependency = {"name": "keyhole", "version": version, "repository": "https://example.org/keyhole"}
+        (parent / "Chart.yaml").write_text(yaml.safe_dump({
+            "apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [
+                {**dependency, "condition": "keyhole.enabled"}, {**dependency, "alias": "policies", "condition": "policies.enabled"}]}))
+        (parent / "values.yaml").write_text(yaml.safe_dump({
+            "global": {"storageClass": "x", "imageRegistry": "registry.example"}, "keyhole": {"enabled": True, "namespaceOverride": "keyhole"},
+            "policies": {"enabled": True, "component": "policies", "namespaceOverride": "keyhole"}}))
+
+        def render(*arguments):
+            return chart.run("template", "parent", parent, "--namespace", "monitoring", *arguments)
+        done = render("--set", "policies.enabled=false")
+        assert done.returncode == 0 and "registry.example/keyhole-broker" in done.stdout, done.stderr
+        done = render("--set", "keyhole.enabled=false")
+        assert done.returncode == 0 and "keyhole-claims" in done.stdout and "kind: DaemonSet" not in done.stdout, done.stderr
+        done = render("--set", "policies.enabled=false,keyhole.hostNetwork=true")
+        assert done.returncode != 0 and "hostNetwork" in done.stderr, done.stderr
 
 
 def what_changes_nothing_is_accepted(chart):
@@ -578,9 +736,10 @@ def main():
                 for version in VERSIONS:
                     results.check(f"{overlay}: {name_of(thing)} is valid in {version}", lambda: its_schema_takes_it(thing, version))
     for values, words in REFUSED:
-        results.check(f"refused: {values}", lambda: refused(chart, values, words))
+        results.check(f"refused: {values}"[:200], lambda: refused(chart, values, words))
     for test in (what_changes_nothing_is_accepted, old_clusters_are_refused, policies_are_not_installed_into_the_namespace_that_they_make,
-                 a_values_file_of_the_stack_moves_over, the_values_for_talos_render, the_alert_and_the_policies_follow_the_values, notes_report_what_is_next):
+                 a_values_file_of_the_stack_moves_over, the_values_for_talos_render, nulls_take_defaults_away, labels_are_merged,
+                 a_package_is_the_directory, a_chart_may_depend_on_it, the_alert_and_the_policies_follow_the_values, notes_report_what_is_next):
         results.check(test.__name__.replace("_", " "), lambda: test(chart))
     results.check("the test of helm scrapes", lambda: the_test_of_helm_scrapes(chart, arguments.binaries))
     results.check("every collector has its queries", lambda: every_collector_has_its_queries(chart, programs))

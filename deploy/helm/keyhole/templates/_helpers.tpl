@@ -12,8 +12,24 @@ app.kubernetes.io/instance: keyhole
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.commonLabels }}
-{{ tpl (toYaml .) $ }}
+{{ include "keyhole.strings" (list $ . true) }}
 {{- end }}
+{{- end -}}
+
+{{- /* A map whose values are strings, as YAML: (list $ map true) where they are templates. Each value is one by itself, so that it
+cannot end before the map does. */ -}}
+{{- define "keyhole.strings" -}}
+{{- $root := index . 0 -}}
+{{- $templates := index . 2 -}}
+{{- $found := dict -}}
+{{- range $key, $value := index . 1 -}}
+{{- $text := toString $value -}}
+{{- /* Numbers of a file are floating-point, as 1e+06. */ -}}
+{{- if and (kindIs "float64" $value) (eq $value (float64 (int64 $value))) }}{{ $text = toString (int64 $value) }}{{ end -}}
+{{- if $templates }}{{ $text = tpl $text $root }}{{ end -}}
+{{- $_ := set $found $key $text -}}
+{{- end -}}
+{{- toYaml $found -}}
 {{- end -}}
 
 {{- /* Labels of the objects that belong to the exporter. */ -}}
@@ -43,7 +59,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end -}}
 
 {{- define "keyhole.serviceAccountPullSecrets" -}}
-{{ include "keyhole.pullSecrets" (concat .Values.serviceAccount.imagePullSecrets .Values.imagePullSecrets .Values.global.imagePullSecrets) | trim }}
+{{ include "keyhole.pullSecrets" (concat (.Values.serviceAccount.imagePullSecrets | default list) (.Values.imagePullSecrets | default list) (.Values.global.imagePullSecrets | default list)) | trim }}
 {{- end -}}
 
 {{- /* The names of the flags among the arguments, without -- and values, as a list in JSON. */ -}}
@@ -142,11 +158,12 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 
 {{- /* Affinity: one's own, with the default node affinity unless it has required terms of its own. */ -}}
 {{- define "keyhole.affinity" -}}
-{{- $required := dig "nodeAffinity" "requiredDuringSchedulingIgnoredDuringExecution" dict .Values.affinity -}}
+{{- $own := .Values.affinity | default dict -}}
+{{- $required := ($own.nodeAffinity | default dict).requiredDuringSchedulingIgnoredDuringExecution -}}
 {{- $default := list (dict "matchExpressions" (list
   (dict "key" "eks.amazonaws.com/compute-type" "operator" "NotIn" "values" (list "fargate"))
   (dict "key" "type" "operator" "NotIn" "values" (list "virtual-kubelet")))) -}}
-{{- $affinity := deepCopy .Values.affinity -}}
+{{- $affinity := deepCopy $own -}}
 {{- if empty $required -}}
 {{- $node := dict "nodeAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" $default)) -}}
 {{- $affinity = mergeOverwrite $affinity $node -}}
