@@ -519,8 +519,8 @@ def main():
         save()
 
 
-if __name__ == "__main__":
-    status = "whole"
+def run():
+    """What init does: everything, and then the machine is off."""
     try:
         main()
     except BaseException as error:
@@ -531,3 +531,7 @@ if __name__ == "__main__":
     pathlib.Path("/proc/sysrq-trigger").write_text("o")
     time.sleep(60)
     sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()
