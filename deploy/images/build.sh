@@ -8,7 +8,8 @@
 #
 # The same sources and tools give the same bytes, whatever the directory, the day and the user's settings. In the environment:
 #   TARGET             whose programs: x86_64-unknown-linux-gnu or aarch64-unknown-linux-gnu (this machine's); for another
-#                      than this machine's, rustup needs the target and cargo its linker
+#                      than this machine's, rustup needs the target and cargo its linker; for aarch64 that is
+#                      aarch64-linux-gnu-gcc
 #   SOURCE_DATE_EPOCH  the date of the images and of the files in them (the commit's)
 set -euo pipefail
 
@@ -27,6 +28,7 @@ programs() {
         "--remap-path-prefix=$PWD=/keyhole"
         "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     )
+    [[ $target != aarch64-* ]] || export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$PWD/deploy/images/link-static-pie
     CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}") \
         cargo build --locked --quiet --release --target "$target" -p keyhole-broker -p keyhole-reader -p keyhole-exporter "$@"
     install -D --mode=755 --target-directory="$directory" \

@@ -77,6 +77,8 @@ pub const ZYGOTE: &[Row] = &[
     allow!(write, "reports; a reader's answers", STDOUT),
     allow!(clone, "fork(2) with exactly glibc's flags", exactly(0, FORK)),
     allow!(set_robust_list, "part of fork(2)", exactly(1, ROBUST_LIST_BYTES)),
+    allow!(rt_sigprocmask, "part of fork(2) since glibc 2.41: blocks signals", exactly(0, SIG_BLOCK), exactly(3, SIGNAL_SET_BYTES)),
+    allow!(rt_sigprocmask, "and restores them", exactly(0, SIG_SETMASK), exactly(3, SIGNAL_SET_BYTES)),
     allow!(pidfd_open, "notices when a reader exits", exactly(1, 0)),
     allow!(wait4, "how a reader exited, without waiting", exactly(2, WNOHANG)),
     allow!(brk, "memory"),
@@ -125,4 +127,6 @@ pub const ZYGOTE: &[Row] = &[
 ];
 
 const ROBUST_LIST_BYTES: u32 = 24;
+/// The kernel's own set of signals has 64 of them.
+const SIGNAL_SET_BYTES: u32 = 8;
 const LANDLOCK_RULE_PATH_BENEATH: u32 = 1;

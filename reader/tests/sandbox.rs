@@ -90,6 +90,19 @@ fn every_row_allows_its_call() {
 }
 
 #[test]
+fn the_zygote_forks_with_glibc_2_41_too_which_blocks_signals() {
+    in_own_process("the_zygote_forks_with_glibc_2_41_too_which_blocks_signals", || {
+        let set = |how: libc::c_int| Call(numbers::rt_sigprocmask, [how as u64, 0, 0, 8, 0, 0]);
+        let enter_sandbox = sandbox(&[ZYGOTE]);
+        for how in [libc::SIG_BLOCK, libc::SIG_SETMASK] {
+            let end = call_in_sandbox(&enter_sandbox, set(how));
+            assert!(returned(end), "{how}: {end:?}");
+        }
+        assert_eq!(call_in_sandbox(&enter_sandbox, set(libc::SIG_UNBLOCK)), KILLED_BY_SECCOMP);
+    });
+}
+
+#[test]
 fn a_reader_makes_at_most_16_system_calls() {
     for (class, calls) in [
         (Class::Procfs, 10),

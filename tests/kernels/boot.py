@@ -27,6 +27,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import typing
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -46,6 +47,9 @@ PACKAGES = (
     "bindfs,btrfs-progs,dmsetup,e2fsprogs,fuse3,iproute2,iptables,ipvsadm,kmod,mdadm,nfs-common,nfs-kernel-server,procps,"
     "python3,rpcbind,udev,util-linux,xfsprogs"
 )
+# What Debian installs everywhere, and what its packages' scripts would do: of packages that are only unpacked.
+BASE = "base-files,base-passwd,bash,coreutils,dash,findutils,grep,gzip,hostname,mount,sed,tar"
+LINKS = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "usr/bin/sh": "dash", "etc/mtab": "../proc/self/mounts"}
 # What the guest never loads, to keep the image small.
 UNUSED_MODULES = ["drivers/gpu", "drivers/media", "drivers/net/wireless", "drivers/staging", "sound", "drivers/iio"]
 BOOT_TIMEOUT = 1500
@@ -84,21 +88,41 @@ def run(*command, **more):
     return done
 
 
+class Architecture(typing.NamedTuple):
+    """What differs between the machines that are booted: tests/arm64/boot.py boots the other one."""
+    name: str  # Debian's
+    qemu: list
+    console: str
+    kernels: dict
+    suites: list
+    # Debian's userland; packages that this machine cannot run are only unpacked.
+    release: str
+    unpacked: bool
+    init: str  # below /keyhole in the guest
+    files: list  # that go there beside the programs
+
+
+AMD64 = Architecture("amd64", ["qemu-system-x86_64", *MACHINE], "ttyS0", KERNELS, SUITES, "bookworm", False, "guest.py", [HERE / "guest.py"])
+
+
 class Packages:
     """Packages of other releases than this machine's, of which nothing is installed."""
 
-    def __init__(self, work, mirror):
+    def __init__(self, work, mirror, architecture=AMD64):
+        self.architecture = architecture
         self.home = work / "apt"
         for directory in ("lists/partial", "cache/archives/partial", "state"):
             (self.home / directory).mkdir(parents=True, exist_ok=True)
         (self.home / "status").touch()
-        lines = [f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror}{of} {suite} main" for of, suite in SUITES]
+        # A list of sid is valid for a week, and a mirror may be older.
+        options = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg check-valid-until=no"
+        lines = [f"deb [{options}] {mirror}{of} {suite} main" for of, suite in architecture.suites]
         (self.home / "sources.list").write_text("\n".join(lines) + "\n")
         (self.home / "apt.conf").write_text(
             f'Dir::Etc::sourcelist "{self.home}/sources.list"; Dir::Etc::sourceparts "/dev/null"; Dir::Etc::main "/dev/null";\n'
             f'Dir::State "{self.home}/state"; Dir::State::lists "{self.home}/lists"; Dir::State::status "{self.home}/status";\n'
             f'Dir::Cache "{self.home}/cache"; Acquire::Languages "none"; APT::Sandbox::User "root";\n'
-            'APT::Architectures { "amd64"; };\n'
+            f'APT::Architecture "{architecture.name}"; APT::Architectures {{ "{architecture.name}"; }};\n'
         )
         self.environment = dict(os.environ, APT_CONFIG=str(self.home / "apt.conf"))
         if not any((self.home / "lists").glob("*Packages*")):
@@ -109,7 +133,7 @@ class Packages:
         names = subprocess.run(["apt-cache", "pkgnames", "linux-image-"], env=self.environment, capture_output=True, text=True)
         wanted = re.compile(re.escape(pattern).replace(r"\*", r"\d[\d.]*").replace(r"\[7\-9\]\.\d[\d.]*", r"[7-9]\.[\d.]*\d(\+deb\d+)?") + "$")
         found = [name for name in names.stdout.split() if wanted.match(name)]
-        return max(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name.replace("amd64", ""))], default=None)
+        return max(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name.replace(self.architecture.name, ""))], default=None)
 
     def download(self, name):
         """The package's file, and those of the packages that it is split into since Linux 7."""
@@ -126,7 +150,7 @@ class Packages:
 
 def kernel(packages, work, name):
     """The kernel's release, its image, an initramfs that finds the disks, and a disk with its modules."""
-    package = next(filter(None, map(packages.newest, KERNELS[name])), None) or fail(f"the mirror has no kernel {name}")
+    package = next(filter(None, map(packages.newest, packages.architecture.kernels[name])), None) or fail(f"the mirror has no kernel {name}")
     home = work / "kernel" / package
     tree = home / "tree"
     if not (home / "modules.img").exists():
@@ -146,19 +170,28 @@ def kernel(packages, work, name):
             modules = shutil.move(modules, tree / "lib/modules")
         modules = pathlib.Path(modules)
         run("depmod", "-b", tree, modules.name)
-        initramfs(home, tree, modules)
+        initramfs(packages, home, tree, modules)
         (home / "release").write_text(modules.name)
         disk(home / "modules.img", tree / "lib/modules")
         shutil.rmtree(tree)
     return (home / "release").read_text(), home
 
 
-def initramfs(home, tree, modules):
+def busybox(packages, home):
+    """A busybox of the guest's architecture."""
+    if not packages.architecture.unpacked:
+        return shutil.which("busybox") or fail("busybox is missing: apt-get install busybox-static")
+    for file in packages.download("busybox-static"):
+        run("dpkg-deb", "--extract", file, home / "busybox")
+    return next(iter(home.glob("busybox/**/bin/busybox")))
+
+
+def initramfs(packages, home, tree, modules):
     """busybox, and what is needed to find and mount the disks."""
     root = home / "initramfs"
     for directory in ("bin", "modules", "dev", "proc", "sys", "new"):
         (root / directory).mkdir(parents=True)
-    shutil.copy(shutil.which("busybox"), root / "bin/busybox")
+    shutil.copy(busybox(packages, home), root / "bin/busybox")
     needs = {}
     for line in (modules / "modules.dep").read_text().splitlines():
         path, _, depends = line.partition(":")
@@ -180,7 +213,7 @@ def initramfs(home, tree, modules):
         "$b mount -t ext4 /dev/vda /new && $b mkdir -p /new/lib/modules /new/keyhole\n"
         "$b mount -t ext4 -o ro /dev/vdb /new/lib/modules; $b mount -t tmpfs -o mode=755 keyhole /new/keyhole && $b tar -x -C /new/keyhole -f /dev/vdc\n"
         "$b umount /proc; $b umount /sys; $b mount --move /dev /new/dev\n"
-        "exec $b switch_root /new /usr/bin/python3 /keyhole/guest.py\n"
+        f"exec $b switch_root /new /usr/bin/python3 /keyhole/{packages.architecture.init}\n"
     )
     (root / "init").chmod(0o755)
     with open(home / "initramfs.img", "wb") as out:
@@ -197,14 +230,23 @@ def disk(path, directory):
     run("mke2fs", "-q", "-F", "-t", "ext4", "-N", "40000", "-d", directory, path)
 
 
-def system(work, mirror):
-    """A disk with Debian 12's userland."""
+def system(work, mirror, architecture=AMD64):
+    """A disk with Debian's userland."""
     image = work / "rootfs.img"
     if not image.exists():
         root = work / "rootfs"
         shutil.rmtree(root, ignore_errors=True)
-        run("mmdebstrap", "--quiet", "--variant=apt", f"--include={PACKAGES}", "--dpkgopt=path-exclude=/usr/share/doc/*",
-            "--dpkgopt=path-exclude=/usr/share/locale/*", "bookworm", root, mirror)
+        variant, packages = ("extract", f"{PACKAGES},{BASE}") if architecture.unpacked else ("apt", PACKAGES)
+        run("mmdebstrap", "--quiet", f"--variant={variant}", f"--architectures={architecture.name}", f"--include={packages}",
+            "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*", architecture.release, root, mirror)
+        if architecture.unpacked:
+            for link, path in LINKS.items():
+                if not (root / link).is_symlink():
+                    (root / link).symlink_to(path)
+            for directory in ("dev", "mnt", "proc", "run", "sys", "tmp"):
+                (root / directory).mkdir(exist_ok=True)
+            for name in ("passwd", "group"):
+                shutil.copy(root / f"usr/share/base-passwd/{name}.master", root / f"etc/{name}")
         for directory in ("var/lib/apt/lists", "var/cache/apt"):
             shutil.rmtree(root / directory, ignore_errors=True)
         disk(image.with_suffix(".new"), root)
@@ -214,7 +256,7 @@ def system(work, mirror):
 
 
 def boot(arguments, packages, name):
-    work = arguments.work
+    work, architecture = arguments.work, packages.architecture
     release, home = kernel(packages, work, name)
     results = work / "results" / name
     shutil.rmtree(results, ignore_errors=True)
@@ -225,11 +267,12 @@ def boot(arguments, packages, name):
         for program in ("keyhole-broker", "keyhole-reader", "keyhole-exporter"):
             tar.add(arguments.programs / program, program)
         tar.add(arguments.node_exporter, "node_exporter")
-        tar.add(HERE / "guest.py", "guest.py")
+        for file in architecture.files:
+            tar.add(file, file.name)
     run("truncate", "-s", "64M", results / "out.tar")
-    drives = [(system(work, arguments.mirror), "on"), (home / "modules.img", "on"), (results / "programs.tar", "on"), (results / "out.tar", "off")]
-    command = ["qemu-system-x86_64", *MACHINE, "-kernel", home / "vmlinuz", "-initrd", home / "initramfs.img"]
-    command += ["-append", f"console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off selinux=1 security=selinux steps={arguments.steps}"]
+    drives = [(system(work, arguments.mirror, architecture), "on"), (home / "modules.img", "on"), (results / "programs.tar", "on"), (results / "out.tar", "off")]
+    command = [*architecture.qemu, "-kernel", home / "vmlinuz", "-initrd", home / "initramfs.img"]
+    command += ["-append", f"console={architecture.console} panic=-1 quiet loglevel=4 mitigations=off selinux=1 security=selinux steps={arguments.steps}"]
     for path, snapshot in drives:
         command += ["-drive", f"if=virtio,format=raw,snapshot={snapshot},file={path}"]
     command += ["-serial", f"file:{results / 'console.log'}"]

@@ -479,11 +479,11 @@ def set_up():
         mount -t tracefs tracefs /sys/kernel/tracing
         hostname guest; ip link set lo up
         chmod 755 /keyhole/*
-        /lib/systemd/systemd-udevd --daemon; udevadm trigger --action=add --type=subsystems; udevadm trigger --action=add --type=devices; udevadm settle --timeout=120
+        /lib/systemd/systemd-udevd --daemon; udevadm trigger --action=add --type=subsystems; udevadm trigger --action=add --type=devices; udevadm settle --timeout=300
         for link in $(ls /sys/class/net); do ip link set $link up; done
         echo '+cpu +memory +io +pids' >/sys/fs/cgroup/cgroup.subtree_control; mkdir -p /sys/fs/cgroup/system.slice/one.service
     """.strip().split("\n"):
-        sh(command.strip(), 150)
+        sh(command.strip(), 330)
 
 
 def main():
@@ -519,8 +519,8 @@ def main():
         save()
 
 
-if __name__ == "__main__":
-    status = "whole"
+def run():
+    """What init does: everything, and then the machine is off."""
     try:
         main()
     except BaseException as error:
@@ -531,3 +531,7 @@ if __name__ == "__main__":
     pathlib.Path("/proc/sysrq-trigger").write_text("o")
     time.sleep(60)
     sys.exit(1)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,176 @@
+#!/usr/bin/env python3
+"""Boots Debian's arm64 kernel under QEMU, and compares what Keyhole shows there with the same kernel on x86_64.
+
+usage: run.py --programs DIR --node-exporter PATH [--beside DIR] [--work DIR] [--table PATH]
+
+  --programs DIR         the three programs for aarch64: tests/arm64/build DIR
+  --node-exporter PATH   node_exporter 1.12.1 for arm64: GOARCH=arm64 CGO_ENABLED=0 go install github.com/prometheus/node_exporter@v1.12.1
+  --beside DIR           results of the same kernel on x86_64: tests/kernels/boot.py --kernel 6.12 (target/kernels/results/6.12)
+  --work DIR             where packages, images and results are kept (target/arm64-kernel)
+  --table PATH           writes the table of this run: docs/arm64.md
+  --again                judges the results of the last boot, and boots nothing
+
+Exit status 1 when the programs do not start, a layer of the sandbox is not in force, a process outlives a system call that it may
+not make, or anything differs that EXPECTED does not name. Needs Debian or a derivative, root, and the packages mmdebstrap,
+qemu-system-arm, e2fsprogs, kmod and cpio.
+"""
+import argparse
+import collections
+import datetime
+import json
+import pathlib
+import re
+import sys
+import textwrap
+
+HERE = pathlib.Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+sys.path.insert(0, str(HERE.parent / "kernels"))
+import boot  # noqa: E402
+import guest  # noqa: E402
+import table  # noqa: E402
+
+NAME = "6.12"
+# The machine of x86_64 as far as one of aarch64 has it. Pointers are signed by an algorithm that is cheap to emulate.
+MACHINE = (" ".join(boot.MACHINE).replace("-machine q35", "-machine virt,gic-version=3").replace("-cpu max", "-cpu max,pauth-impdef=on")
+           .replace("-device ipmi-bmc-sim,id=bmc -device isa-ipmi-kcs,bmc=bmc ", "")
+           .replace("-device pvpanic ", "-device pvpanic-pci ")).split()
+ARM64 = boot.Architecture(
+    "arm64", ["qemu-system-aarch64", *MACHINE], "ttyAMA0", {NAME: ["linux-image-6.12.*+deb13-arm64"]}, [("", "trixie")],
+    "trixie", True, "init.py", [HERE.parent / "kernels/guest.py", HERE / "init.py"])
+# seccomp's lines in the kernel's log: EM_AARCH64, 64 bits, little endian; SIGSYS.
+AUDIT = re.compile(r'comm="([^"]*)".* sig=31 arch=c00000b7 syscall=173 ')
+
+
+class Expected(collections.namedtuple("Expected", "where pattern why")):
+    """Families that only one architecture has ("amd64" or "arm64"), and why."""
+
+
+EXPECTED = [
+]
+
+
+def families(path):
+    return set(re.findall(r"^# TYPE (\S+) ", path.read_text(), re.MULTILINE))
+
+
+def differences(ours, theirs):
+    """Rows for the table: where, the families, why. And what is wrong with EXPECTED."""
+    only = {"arm64": ours - theirs, "amd64": theirs - ours}
+    rows, wrong = [], []
+    for where, pattern, why in EXPECTED:
+        found = {name for name in only[where] if re.fullmatch(pattern, name)}
+        only[where] -= found
+        if found:
+            rows.append([where, ", ".join(f"`{name}`" for name in sorted(found)), why])
+        else:
+            wrong.append(f"EXPECTED: no family that only {where} has is called {pattern}: remove the row")
+    wrong += [f"only {where} has the family {name}" for where, names in only.items() for name in sorted(names)]
+    return rows, wrong
+
+
+def layers(run):
+    """The value of each process' layers; what a layer's detail says is of the kernel."""
+    return {re.sub(r'detail="[^"]*",?', "", labels): value for labels, value in run["steps"]["first"]["layers"]}
+
+
+def judge(ours, theirs, directory, beside):
+    """Everything that is wrong, and the table's rows of differences."""
+    wrong = []
+    for step in ("first", "seal"):
+        if step not in ours["steps"] or "exception" in ours["steps"][step]:
+            return [f"the step {step} did not end: {ours['steps'].get(step) or ours.get('exception')}"], []
+    first, seal = ours["steps"]["first"], ours["steps"]["seal"]
+    wrong += [f"{what} failed" for what in ("started", "probe", "query") if not first[what]]
+    here, there = layers(ours), layers(theirs)
+    if not here:
+        wrong.append("no layer of the sandbox is reported")
+    for layer in sorted(here.keys() | there.keys()):
+        if here.get(layer) != there.get(layer):
+            wrong.append(f"{layer} is {here.get(layer)} on arm64, and {there.get(layer)} on amd64")
+    left, _ = guest.sort(first["compare"], ours["release"])
+    wrong += [f"beside node_exporter: {table.WHERE[where]} {key}: {value}" for where, keys in left.items() for key, value in keys.items()]
+    if seal["control"] != "lives":
+        wrong.append(f"a process without a filter does not outlive the call: {seal['control']}")
+    for name, found in seal["processes"].items():
+        if found != ["lives", "SIGSYS", True]:
+            wrong.append(f"{name}: interrupted: {found[0]}; in a call that is in no list: {found[1]}; served again: {found[2]}")
+    logged = sum(bool(AUDIT.search(line)) for line in seal["audit"])
+    if logged != len(seal["processes"]):
+        wrong.append(f"the kernel logged {logged} processes that seccomp killed in getppid, of {len(seal['processes'])}")
+    rows, more = differences(families(directory / "first.prom"), families(beside / "first.prom"))
+    return wrong + more, rows
+
+
+HEAD = """<!-- Written by tests/arm64/run.py --table docs/arm64.md, after it has booted the kernel. -->
+
+# aarch64
+
+`tests/arm64/build` builds the programs on x86_64 with Debian's cross compiler, and `tests/arm64/run.py` boots Debian's arm64 kernel under
+QEMU and starts them there with the uids of the systemd units, beside node_exporter 1.12.1 with the same {collectors} collectors. Last on {date}
+with {version} (commit {commit}) on Linux {release}, on an emulated CPU.
+
+Each process was then stopped in the system call that it waits in, and made to call `getppid`, which is in no process' list: the kernel
+is to kill it with SIGSYS, and its log to say so. A process without a filter outlives the same call.
+"""
+
+
+def render(ours, theirs, directory, beside, rows):
+    first, seal = ours["steps"]["first"], ours["steps"]["seal"]
+    paragraphs = HEAD.format(
+        collectors=len(ours["collectors"]), date=datetime.date.today(), version=first["version"].split("\n")[0], commit=ours["commit"],
+        release=ours["release"]).split("\n\n")
+    text = "\n\n".join([*paragraphs[:2], *(table.fill(paragraph).rstrip("\n") for paragraph in paragraphs[2:])]) + "\n\n"
+    everywhere, lacking = table.layers(first)
+    count = [len(families(path / "first.prom")) for path in (directory, beside)]
+    text += table.table(["what", "arm64", "amd64"], [
+        ["kernel", f"`{ours['release']}`", f"`{theirs['release']}`"],
+        ["first scrape after", f"{first['seconds']} s", f"{theirs['steps']['first']['seconds']} s"],
+        ["samples", first["compare"]["samples"], theirs["steps"]["first"]["compare"]["samples"]],
+        ["families", *count],
+        ["Landlock", table.landlock(directory), table.landlock(beside)],
+        ["differences from node_exporter that [kernels.md](kernels.md#known-differences) does not name", 0, 0],
+    ])
+    text += "\n## Sandbox\n\n" + table.fill(f"""In force in every process, as on x86_64: {', '.join(f'`{layer}`' for layer in everywhere)}.
+        Missing on both, since this kernel lacks it: {', '.join(f'`{layer}`' for layer in lacking) or 'nothing'}.""")
+    text += table.table(["process", "stopped and continued", "in `getppid`", "the next scrape"], [
+        [name, found[0], f"killed by {found[1]}", "served" if found[2] else "none"] for name, found in seal["processes"].items()])
+    text += "\n## Families\n\n" + table.fill("""The families of the first scrape that only one of the two machines shows. The script fails
+        where one has no row here.""")
+    text += table.table(["only on", "families", "why"], rows)
+    return text
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--programs", type=pathlib.Path)
+    parser.add_argument("--node-exporter", type=pathlib.Path)
+    parser.add_argument("--beside", type=pathlib.Path, default=REPOSITORY / f"target/kernels/results/{NAME}")
+    parser.add_argument("--work", type=pathlib.Path, default=REPOSITORY / "target/arm64-kernel")
+    parser.add_argument("--table", type=pathlib.Path)
+    parser.add_argument("--mirror", default=boot.apt_mirror())
+    parser.add_argument("--again", action="store_true")
+    arguments = parser.parse_args()
+    if not (arguments.beside / "results.json").exists():
+        sys.exit(f"run.py: error: {arguments.beside} has no results of x86_64: tests/kernels/boot.py --kernel {NAME} --steps first")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    directory = arguments.work / "results" / NAME
+    if not arguments.again:
+        if not arguments.programs or not arguments.node_exporter:
+            sys.exit("run.py: error: --programs and --node-exporter are needed")
+        arguments.steps = "first,seal"
+        boot.boot(arguments, boot.Packages(arguments.work, arguments.mirror or boot.fail("which mirror? --mirror"), ARM64), NAME)
+    ours, theirs = (json.loads((path / "results.json").read_text()) for path in (directory, arguments.beside))
+    wrong, rows = judge(ours, theirs, directory, arguments.beside)
+    for line in wrong:
+        print(f"run.py: error: {line}", file=sys.stderr)
+    if wrong:
+        sys.exit(1)
+    if arguments.table:
+        arguments.table.write_text(render(ours, theirs, directory, arguments.beside, rows))
+    print(f"aarch64: {ours['release']} boots and is served, {len(ours['steps']['seal']['processes'])} processes sealed, "
+          f"{len(rows)} named differences from x86_64; see {directory}")
+
+
+if __name__ == "__main__":
+    main()
