@@ -638,9 +638,9 @@ def scraped(results, cluster, directory, _):
     site.remove()
 
 
-def chart(results, cluster, directory, _):
+def chart(results, cluster, directory, brief):
     """The Helm chart; helm lies beside kubectl."""
-    helm.check(results, cluster, pathlib.Path(cluster.program).resolve().with_name("helm"), directory, ready)
+    helm.check(results, cluster, pathlib.Path(cluster.program).resolve().with_name("helm"), directory, ready, brief)
 
 
 PARTS = {
