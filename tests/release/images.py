@@ -10,11 +10,14 @@ import hashlib
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import unittest
+import urllib.request
 
 import programs
 
@@ -92,30 +95,53 @@ class Images(unittest.TestCase):
 
 class Archives(unittest.TestCase):
     def test_each_has_the_programs_and_what_belongs_to_them(self):
-        plugin = directory / "with-plugin"
-        plugin.mkdir()
-        for name in programs.PROGRAMS:
-            (plugin / name).symlink_to(where["amd64"] / name)
-        (plugin / "kubectl-keyhole").symlink_to(where["amd64"] / "keyhole-reader")
-        lines = programs.run("archives", directory / "archives", f"amd64={plugin}", f"arm64={where['arm64']}").splitlines()
-        names = [f"keyhole_{version}_linux_amd64", f"kubectl-keyhole_{version}_linux_amd64", f"keyhole_{version}_linux_arm64"]
+        lines = programs.run("archives", directory / "archives", *each(where)).splitlines()
+        names = [f"keyhole_{version}_linux_{architecture}" for architecture in ("amd64", "arm64")]
         self.assertEqual([pathlib.Path(line).name for line in lines], [f"{name}.tar.gz" for name in names])
         files = [f"bin/{name}" for name in programs.PROGRAMS] + ["LICENSE", "THIRD-PARTY", "README.md", "CHANGELOG.md"]
         files += [f"systemd/{name}" for name in ("keyhole-broker.service", "keyhole-exporter.service", "keyhole.sysusers", "keyhole.default")]
         for name in ("keyhole-broker", "keyhole-exporter"):
             files += [f"man/{name}.1", f"completions/{name}.bash", f"completions/{name}.fish", f"completions/_{name}"]
         for line, name in zip(lines, names):
-            expected = {f"{name}/{file}" for file in (["kubectl-keyhole", "LICENSE"] if name.startswith("kubectl") else files)}
+            expected = {f"{name}/{file}" for file in files}
             with tarfile.open(line) as tar:
                 members = [member for member in tar if member.isfile()]
                 self.assertEqual({member.name for member in members}, expected)
                 self.assertEqual({(member.uid, member.gid) for member in members}, {(0, 0)})
                 for member in members:
-                    self.assertEqual(member.mode, 0o755 if "/bin/" in member.name or member.name.endswith("kubectl-keyhole") else 0o644, member.name)
-                third = next((tar.extractfile(member).read().decode() for member in members if member.name.endswith("THIRD-PARTY")), "tokio@ ring@")
+                    self.assertEqual(member.mode, 0o755 if "/bin/" in member.name else 0o644, member.name)
+                third = tar.extractfile(f"{name}/THIRD-PARTY").read().decode()
                 self.assertTrue("tokio@" in third and "ring@" in third and "proptest@" not in third)
-        again = programs.run("archives", directory / "archives-again", f"amd64={plugin}").splitlines()
-        self.assertEqual([digest(pathlib.Path(line)) for line in again], [digest(pathlib.Path(line)) for line in lines[:2]])
+        again = programs.run("archives", directory / "archives-again", f"amd64={where['amd64']}").splitlines()
+        self.assertEqual([digest(pathlib.Path(line)) for line in again], [digest(pathlib.Path(line)) for line in lines[:1]])
+
+    def test_the_plugin_has_an_archive_a_platform_and_a_manifest_of_krew(self):
+        platforms = [f"{system}_{architecture}" for system in ("linux", "darwin") for architecture in ("amd64", "arm64")]
+        # What is packed: the plugin of a debug build, or any program where there is none. That it runs is tested elsewhere.
+        built = REPOSITORY / "target/debug/kubectl-keyhole"
+        file = built if built.exists() else where["amd64"] / "keyhole-reader"
+        lines = programs.run("plugin", "pack", "--source", SOURCE, directory / "plugin", *[f"{each}={file}" for each in platforms]).splitlines()
+        self.assertEqual([pathlib.Path(line).name for line in lines],
+                         [*(f"kubectl-keyhole_{each}.tar.gz" for each in platforms), "keyhole.yaml"])
+        manifest = pathlib.Path(lines[-1]).read_text()
+        self.assertNotIn("https://example.org/keyhole", manifest)
+        for line, platform in zip(lines, platforms):
+            self.assertIn(f"uri: {SOURCE}/releases/download/v{version}/{pathlib.Path(line).name}\n      sha256: {digest(pathlib.Path(line))}\n", manifest)
+            with tarfile.open(line) as tar:
+                self.assertEqual([(member.name, member.mode) for member in tar], [("kubectl-keyhole", 0o755), ("LICENSE", 0o644)])
+        again = programs.run("plugin", "pack", directory / "plugin-again", f"linux_amd64={file}").splitlines()
+        self.assertEqual([digest(pathlib.Path(line)) for line in again], [digest(pathlib.Path(lines[0]))])
+        with self.assertRaisesRegex(AssertionError, "windows_amd64: a platform is"):
+            programs.run("plugin", "pack", directory / "none", f"windows_amd64={file}")
+
+    def test_each_overlay_is_one_file_with_the_images_of_the_registry(self):
+        lines = programs.run("manifests", "--registry", REGISTRY, directory / "manifests").splitlines()
+        self.assertEqual([pathlib.Path(line).name for line in lines],
+                         [f"keyhole_{version}_{name}.yaml" for name in ("minimal", "privileged-hostpath", "restricted-pv")])
+        for line in lines:
+            text = pathlib.Path(line).read_text()
+            for image in ("broker", "exporter"):
+                self.assertIn(f"image: {REGISTRY}/keyhole-{image}:{version}\n", text)
 
     def test_checksums_find_a_changed_file(self):
         at = directory / "sums"
@@ -155,6 +181,52 @@ class Charts(unittest.TestCase):
         for registry in ("", "https://registry.example", "registry.example/Upper"):
             with self.assertRaises(AssertionError):
                 self.pack(directory / "none", "--registry", registry)
+
+
+class Registry(unittest.TestCase):
+    """A real registry on this machine takes what is pushed, and Helm installs from it."""
+
+    def setUp(self):
+        at = directory / "registry"
+        at.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = "127.0.0.1:%d" % free.getsockname()[1]
+        (at / "config.yml").write_text(json.dumps({
+            "version": 0.1, "storage": {"filesystem": {"rootdirectory": str(at / "data")}}, "http": {"addr": self.address}}))
+        with open(at / "log", "w") as log:
+            self.process = subprocess.Popen(["docker-registry", "serve", at / "config.yml"], stdout=log, stderr=log)
+        self.addCleanup(self.stop)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                urllib.request.urlopen(f"http://{self.address}/v2/", timeout=2).close()
+                return
+            except OSError:
+                self.assertIsNone(self.process.poll(), (at / "log").read_text())
+                self.assertLess(time.monotonic(), deadline, (at / "log").read_text())
+                time.sleep(0.1)
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait(20)
+
+    def test_images_and_charts_are_pushed_and_found(self):
+        to, registry = directory / "pushed", f"{self.address}/keyhole"
+        programs.run("images", "--source", SOURCE, to, *each(where))
+        (chart,) = programs.run("charts", "--registry", registry, to, env={**os.environ, "HELM": str(arguments.helm)}).splitlines()
+        pushed = dict(line.split() for line in programs.run(
+            "push", "--insecure", to, registry, env={**os.environ, "HELM": str(arguments.helm)}).splitlines())
+        self.assertEqual(sorted(pushed), [f"{registry}/{name}" for name in ("charts/keyhole", "keyhole-broker", "keyhole-exporter")])
+        for image in ("broker", "exporter"):
+            raw = subprocess.run(["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{registry}/keyhole-{image}:{version}"],
+                                 check=True, capture_output=True, timeout=60).stdout
+            self.assertEqual(f"sha256:{hashlib.sha256(raw).hexdigest()}", pushed[f"{registry}/keyhole-{image}"])
+            self.assertEqual([each["platform"]["architecture"] for each in json.loads(raw)["manifests"]], ["amd64", "arm64"])
+        chart_of = lambda source, *flags: output(arguments.helm, "template", "keyhole", source, "--namespace", "keyhole", *flags)
+        pulled = chart_of(f"oci://{registry}/charts/keyhole", "--plain-http")
+        self.assertEqual(pulled[pulled.index("---"):], chart_of(chart)[chart_of(chart).index("---"):])
+        self.assertIn(f"image: \"{registry}/keyhole-broker:{version}\"", pulled)
 
 
 if __name__ == "__main__":
