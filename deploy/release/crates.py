@@ -39,9 +39,9 @@ def cargo(*arguments):
 def parse_tree(text):
     """The crates of each root, and the direct dependencies of each crate, of what `cargo tree --prefix depth --format '|{p}'` prints.
 
-    >>> reached, edges = parse_tree("0|a v1.0.0 (/a)\\n1|b v2.0.0\\n2|c v3.0.0\\n1|c v3.0.0\\n0|d v4.0.0 (/d)\\n1|b v2.0.0 (*)\\n")
-    >>> [str(crate) for crate in sorted(reached["d"])], edges[Crate("b", "2.0.0")]
-    (['b@2.0.0', 'c@3.0.0', 'd@4.0.0'], {Crate(name='c', version='3.0.0')})
+    >>> reached, edges = parse_tree("0|a v0.0.1 (/a)\\n1|b v0.0.2\\n2|c v0.0.3\\n1|c v0.0.3\\n0|d v0.0.4 (/d)\\n1|b v0.0.2 (*)\\n")
+    >>> [str(crate) for crate in sorted(reached["d"])], edges[Crate("b", "0.0.2")]
+    (['b@0.0.2', 'c@0.0.3', 'd@4.0.0'], {Crate(name='c', version='0.0.3')})
     """
     edges, path, roots = {}, [], []
     for line in filter(None, text.splitlines()):

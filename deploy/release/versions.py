@@ -27,7 +27,8 @@ PLACES = [
 ]
 # Charts are optional; whatever else matches no file is an error.
 OPTIONAL = {"deploy/helm/*/Chart.yaml"}
-# Where the current version may not appear beside PLACES: it would be missed by the next release.
+# Where the current version may not appear beside PLACES: it would be missed by the next release. So an example of a version is X.Y.Z, or
+# 0.0.N, which is no release.
 SEARCHED = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "deploy", "docs"]
 # Packages without a source, which are this workspace's.
 LOCK_ENTRY = re.compile(rf'^\[\[package\]\]\nname = "([\w-]+)"\nversion = "({VERSION})"\n(?!source)', re.MULTILINE)
@@ -60,8 +61,8 @@ def places():
 def replace(text, expression, version):
     """The text with the group of each match replaced.
 
-    >>> replace("a: 1.0.0 b: 1.0.0", re.compile("a: (1.0.0)"), "2.0.0")
-    'a: 2.0.0 b: 1.0.0'
+    >>> replace("a: 0.0.1 b: 0.0.1", re.compile("a: (0.0.1)"), "0.0.2")
+    'a: 0.0.2 b: 0.0.1'
     """
     return expression.sub(lambda match: match[0].replace(match[1], version), text)
 
@@ -111,7 +112,7 @@ def wrong(tag=None):
             yield f"{name}:{line}: repeats the version, and set-version does not know it: add it to PLACES in deploy/release/versions.py"
     section = sections().get(version)
     if section is None:
-        yield f"CHANGELOG.md: no section {version}"
+        yield f"CHANGELOG.md: no section {version}: write ## {version} - YYYY-MM-DD"
     if tag is not None:
         if tag != f"v{version}":
             yield f"the tag is {tag}, and the version of Cargo.toml makes it v{version}"

@@ -81,7 +81,7 @@ class ACopy(unittest.TestCase):
         done = run(self.directory, "set-version", "9.8.7-rc.1")
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(set(done.stdout.split()), set(self.git("diff", "--name-only").split()))
-        self.assertEqual(self.faults(), ["CHANGELOG.md: no section 9.8.7-rc.1"])
+        self.assertEqual(self.faults(), ["CHANGELOG.md: no section 9.8.7-rc.1: write ## 9.8.7-rc.1 - YYYY-MM-DD"])
         self.edit("CHANGELOG.md", "## Unreleased\n", "## Unreleased\n\n## 9.8.7-rc.1 - 2027-01-01\n\n- A change.\n")
         self.assertEqual(self.faults("v9.8.7-rc.1"), [])
         self.assertEqual(run(self.directory, "notes", "9.8.7-rc.1").stdout, "- A change.\n")
@@ -92,6 +92,10 @@ class ACopy(unittest.TestCase):
         done = subprocess.run(["cargo", "tree", "--locked", "--offline", "-p", "keyhole-reader", "--depth=0"],
                               cwd=self.directory, capture_output=True, text=True)
         self.assertIn("9.8.7-rc.1", done.stdout, done.stderr)
+        # An example in a document or a script is not taken for a place.
+        for version in ("1.0.0", "1.2.3", "2.0.0"):
+            run(self.directory, "set-version", version)
+            self.assertEqual(self.faults(), [f"CHANGELOG.md: no section {version}: write ## {version} - YYYY-MM-DD"])
         # And back again, byte by byte.
         run(self.directory, "set-version", current())
         self.git("checkout", "--quiet", "CHANGELOG.md")
