@@ -89,7 +89,7 @@ def run(*command, **more):
 
 
 class Architecture(typing.NamedTuple):
-    """What differs between the machines that are booted: tests/arm64/boot.py boots the other one."""
+    """What differs between the machines that are booted: tests/arm64/run.py boots the other one."""
     name: str  # Debian's
     qemu: list
     console: str
@@ -255,6 +255,14 @@ def system(work, mirror, architecture=AMD64):
     return image
 
 
+def built(program):
+    """The compilers and the C library of a static program, as it names them itself."""
+    data = program.read_bytes()
+    names = {"rustc": rb"rustc version ([\d.]+)", "gcc": rb"GCC: \([^)]+\) ([\d.]+)", "glibc": rb"GNU C Library \(\D+([^)]+)\)"}
+    found = {name: re.search(pattern, data) for name, pattern in names.items()}
+    return ", ".join(f"{name} {match[1].decode() if match else fail(f'{program} does not name its {name}')}" for name, match in found.items())
+
+
 def boot(arguments, packages, name):
     work, architecture = arguments.work, packages.architecture
     release, home = kernel(packages, work, name)
@@ -262,6 +270,7 @@ def boot(arguments, packages, name):
     shutil.rmtree(results, ignore_errors=True)
     results.mkdir(parents=True)
     sources = ["broker", "reader", "exporter", "os", "policy", "proto", "rate", "log", "Cargo.lock"]
+    programs = built(arguments.programs / "keyhole-exporter")
     commit = subprocess.run(["git", "log", "-1", "--format=%h", "--", *sources], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
     with tarfile.open(results / "programs.tar", "w") as tar:
         for program in ("keyhole-broker", "keyhole-reader", "keyhole-exporter"):
@@ -290,7 +299,7 @@ def boot(arguments, packages, name):
     (results / "out.tar").unlink()
     (results / "programs.tar").unlink()
     found = json.loads((results / "results.json").read_text())
-    found["commit"] = commit
+    found["commit"], found["built"] = commit, programs
     (results / "results.json").write_text(json.dumps(found, indent=1))
     return found
 
