@@ -128,7 +128,7 @@ impl<'de> Deserialize<'de> for Labels {
                 }
                 let mut names: Vec<&str> = labels.0.iter().map(|(name, _)| name.as_str()).collect();
                 names.sort_unstable();
-                // Whoever reads JSON takes the first or the last of them.
+                // Programs that read JSON take the first or the last of them.
                 if names.windows(2).any(|pair| pair[0] == pair[1]) {
                     return Err(A::Error::custom("a label twice"));
                 }
