@@ -191,6 +191,18 @@ class Mistakes(unittest.TestCase):
             (few / name).symlink_to(shutil.which(name))
         self.assertIn("readelf is missing", self.error("release/archives", out, amd64, PATH=str(few), SOURCE_DATE_EPOCH="1"))
 
+    def test_an_sbom_needs_a_date_and_cargo_and_is_of_all_programs_or_none(self):
+        amd64, out = f"amd64={where['amd64']}", directory / "mistakes"
+        for environment in ({"SOURCE_DATE_EPOCH": "yesterday"}, {"SOURCE_DATE_EPOCH": "", "GIT_DIR": "/nonexistent"}):
+            self.assertIn("sbom: error: no date of the commit", self.error("release/sbom", out, amd64, **environment))
+        few = directory / "without-cargo"
+        few.mkdir()
+        for name in ("python3", "git"):
+            (few / name).symlink_to(os.path.realpath(shutil.which(name)))
+        self.assertIn("sbom: error: cargo does not run", self.error("release/sbom", out, amd64, PATH=str(few)))
+        self.assertIn("is missing", self.error("release/sbom", out, amd64, "arm64=/nonexistent"))
+        self.assertFalse(out.exists())
+
     def test_a_rendered_file_is_whole_or_not_there(self):
         here = REPOSITORY / "deploy/kubernetes"
         for words in (["", "a"], ["../base", "a"], ["minimal", "https://a"], ["minimal", "a, b: c"], ["minimal", "a", ""],
