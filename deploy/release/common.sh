@@ -6,13 +6,31 @@ die() {
     exit 1
 }
 
+# needs PROGRAM...: each is there.
+needs() {
+    local program
+    for program; do command -v "$program" >/dev/null || die "$program is missing: install it"; done
+}
+
+# check_source URL: sed and the files that it becomes a part of take it as it is.
+check_source() {
+    [[ $1 =~ ^https?://[A-Za-z0-9._~:/@%+-]+$ ]] || die "--source=$1: name the repository's URL, such as https://example.org/keyhole"
+}
+
+# check_registry REGISTRY
+check_registry() {
+    [[ $1 =~ ^[a-z0-9][a-z0-9.:/_-]*[a-z0-9]$ && $1 != *://* ]] || die "--registry=$1: a registry is a host and a path in lower case, without a scheme"
+}
+
 PROGRAMS=(keyhole-broker keyhole-reader keyhole-exporter)
 # Those with a command line of their own, and so with a manual page and completions.
 COMMANDS=(keyhole-broker keyhole-exporter)
 
 version=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 # The date of all files and images. The same commit gives the same bytes.
-export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || true)}
+[[ $SOURCE_DATE_EPOCH =~ ^[0-9]+$ ]] || die "no date of the commit: run it in a checkout with git, or set SOURCE_DATE_EPOCH to seconds since 1970"
+export SOURCE_DATE_EPOCH
 export TZ=UTC LC_ALL=C.UTF-8
 umask 022
 
@@ -20,6 +38,7 @@ umask 022
 check_programs() {
     local architecture=$1 directory=$2 machine program header dynamic
     shift 2
+    needs readelf
     [ "$#" -gt 0 ] || set -- "${PROGRAMS[@]}"
     case $architecture in
         amd64) machine='Advanced Micro Devices X86-64' ;;
@@ -50,7 +69,7 @@ read_programs() {
     esac
     for word in "$@"; do
         architecture=${word%%=*}
-        [ "$architecture" != "$word" ] || die "$word: write ARCH=DIRECTORY, such as amd64=target/static"
+        [ "$architecture" != "$word" ] && [ -n "$architecture" ] && [ -n "${word#*=}" ] || die "$word: write ARCH=DIRECTORY, such as amd64=target/static"
         [ -z "${directories[$architecture]-}" ] || die "$architecture is named twice"
         directories[$architecture]=$(realpath -m "${word#*=}")
         check_programs "$architecture" "${directories[$architecture]}"

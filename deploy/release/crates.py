@@ -30,7 +30,10 @@ class Crate:
 
 
 def cargo(*arguments):
-    done = subprocess.run(["cargo", *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    try:
+        done = subprocess.run(["cargo", *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+    except OSError as error:
+        fail(f"cargo does not run: {error}: install Rust")
     if done.returncode != 0:
         fail(f"cargo {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout

@@ -69,20 +69,17 @@ def replace(text, expression, version):
 
 def set_to(version):
     """Writes a version to all places and to Cargo.lock; the files that changed."""
-    changed = []
+    texts = {}
     for path, expression, _ in places():
-        before = path.read_text()
-        after = replace(before, expression, version)
-        if after != before:
-            path.write_text(after)
-            changed.append(path)
+        texts[path] = replace(texts.get(path) or path.read_text(), expression, version)
     lock = REPOSITORY / "Cargo.lock"
-    before, old = lock.read_text(), current_of_lock()
-    after = LOCK_ENTRY.sub(lambda match: match[0].replace(f'"{old}"', f'"{version}"'), before)
-    if after != before:
-        lock.write_text(after)
-        changed.append(lock)
-    return [path.relative_to(REPOSITORY) for path in dict.fromkeys(changed)]
+    old = current_of_lock()
+    texts[lock] = LOCK_ENTRY.sub(lambda match: match[0].replace(f'"{old}"', f'"{version}"'), lock.read_text())
+    # Not before each place is known to be there: either all are written or none.
+    changed = [path for path, text in texts.items() if text != path.read_text()]
+    for path in changed:
+        path.write_text(texts[path])
+    return [path.relative_to(REPOSITORY) for path in changed]
 
 
 def current_of_lock():
@@ -105,6 +102,8 @@ def wrong(tag=None):
         if locked != version:
             yield f"Cargo.lock: {name} {locked}, and Cargo.toml has {version}: deploy/release/set-version {version}"
     listed = subprocess.run(["git", "grep", "-nIF", version, "--", *SEARCHED], cwd=REPOSITORY, capture_output=True, text=True)
+    if listed.returncode > 1:
+        fail(f"git grep: {listed.stderr.strip()}: run it in a checkout")
     for hit in listed.stdout.splitlines():
         name, line, text = hit.split(":", 2)
         whole = re.search(rf"(?<![\w.]){re.escape(version)}(?![\w.])", text.replace(f"v{version}", version))

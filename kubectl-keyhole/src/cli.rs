@@ -240,7 +240,8 @@ fn query(values: &Values, operands: &[String]) -> Result<Query, Failure> {
         word.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
     };
     if let Some(word) = collectors.iter().find(|word| !is_name(word) || word.is_empty()) {
-        return Err(Failure::Usage(format!("{word:?} is not the name of a collector")));
+        let all = if nodes == Nodes::All { "; --all-nodes takes no node" } else { "" };
+        return Err(Failure::Usage(format!("{word:?} is not the name of a collector{all}")));
     }
     let watch = match values.value("watch") {
         Some(Value::Interval(watch)) => *watch,
@@ -412,6 +413,10 @@ mod tests {
             (&["describe", "--all-nodes", "a"], "--all-nodes and the name of a node exclude each other"),
             (&["query", "node-1", "--from=x"], "unknown flag --from; try --help"),
             (&["query", "node-1", "Load"], "\"Load\" is not the name of a collector"),
+            (
+                &["query", "--all-nodes", "node-1"],
+                "\"node-1\" is not the name of a collector; --all-nodes takes no node",
+            ),
             (&["query", "--", "--output=json"], "\"--output=json\" is not the name of a node"),
             (&["query", "a\x1b[2J"], "\"a\\u{1b}[2J\" is not the name of a node"),
             (

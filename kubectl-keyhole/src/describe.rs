@@ -10,7 +10,8 @@ use crate::cli::{Describe, Format, Invocation, Nodes};
 use crate::explain;
 use crate::fleet::{self, Job, Parsed};
 use crate::kubectl::Output;
-use crate::output::{self, Table, escape, left, right, write_stdout};
+use crate::output::{self, Table, escape, left, right};
+use crate::reading::invalid;
 
 /// The most that a node may print: a description is 40 KB.
 const LIMIT: usize = 1 << 20;
@@ -50,7 +51,7 @@ pub async fn run(invocation: &Invocation, describe: &Describe) -> Result<(), Fai
             table(summaries, describe.headers)
         }
     };
-    write_stdout(text.as_bytes())?;
+    output::print(text).await?;
     answers.finish()
 }
 
@@ -72,9 +73,8 @@ fn parse_text(_: &str, output: &Output) -> Parsed<Answer> {
 
 fn parse_json(node: &str, output: &Output) -> Parsed<Answer> {
     explain::ended(output)?;
-    let invalid = |error| format!("its answer is not the JSON of keyhole-exporter: {error}");
-    let summary: Summary = serde_json::from_slice(&output.stdout).map_err(invalid)?;
-    let mut description: Value = serde_json::from_slice(&output.stdout).map_err(invalid)?;
+    let summary: Summary = serde_json::from_slice(&output.stdout).map_err(|error| invalid(&error))?;
+    let mut description: Value = serde_json::from_slice(&output.stdout).map_err(|error| invalid(&error))?;
     if let Value::Object(fields) = &mut description {
         fields.insert("node".into(), node.into());
     }

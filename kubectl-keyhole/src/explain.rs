@@ -113,7 +113,8 @@ pub fn last_line(stderr: &str) -> Option<String> {
 /// The most letters of a line that are shown.
 const LINE: usize = 500;
 
-fn shortened(line: &str) -> String {
+/// A line with its first letters, if it is a long one.
+pub fn shortened(line: &str) -> String {
     match line.char_indices().nth(LINE) {
         Some((at, _)) => format!("{}...", &line[..at]),
         None => line.to_owned(),

@@ -19,6 +19,9 @@ const TOTAL_LIMIT: usize = 256 << 20;
 /// The names of nodes in a message; more are counted.
 const NAMED: usize = 3;
 
+/// The most lines of reasons, which may be of as many nodes as a cluster has; more are counted.
+const LINES: usize = 100;
+
 /// What to run on each node.
 #[derive(Debug)]
 pub struct Job {
@@ -149,7 +152,12 @@ pub fn by_reason<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Str
         }
         reasons[place].1.push(node);
     }
-    reasons.iter().map(|(reason, nodes)| format!("{}: {reason}", names(nodes))).collect()
+    let mut lines: Vec<String> =
+        reasons.iter().take(LINES).map(|(reason, nodes)| format!("{}: {reason}", names(nodes))).collect();
+    if reasons.len() > LINES {
+        lines.push(format!("{} more reasons; --output=json shows them all", reasons.len() - LINES));
+    }
+    lines
 }
 
 /// `node-1, node-2, node-3 and 7 more`.
@@ -175,5 +183,8 @@ mod tests {
         let lines = by_reason(many.iter().map(|node| (&**node, "x")));
         assert_eq!(lines, ["node-00, node-01, node-02 and 97 more: x"]);
         assert_eq!(names(&["a", "b", "c", "d"]), "a, b, c, d");
+        let lines =
+            by_reason(many.iter().chain(&["e".to_owned(), "f".to_owned()]).map(|node| (&**node, &**node)));
+        assert_eq!((lines.len(), &*lines[100]), (101, "2 more reasons; --output=json shows them all"));
     }
 }

@@ -66,7 +66,7 @@ fn run() -> Result<(), Failure> {
         cli::Parsed::Run(invocation) => invocation,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let mut stop = (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
@@ -80,7 +80,10 @@ fn run() -> Result<(), Failure> {
             _ = stop.2.recv() => 1,
         };
         if invocation.command.is_endless() { Ok(()) } else { Err(Failure::Stopped(number)) }
-    })
+    });
+    // Not to wait for a write to standard output that nobody reads.
+    runtime.shutdown_background();
+    done
 }
 
 async fn execute(invocation: &Invocation) -> Result<(), Failure> {

@@ -48,6 +48,13 @@ pub fn write_stdout(bytes: &[u8]) -> Result<bool, Failure> {
     }
 }
 
+/// The same on a thread of its own: a reader that has stopped reading does not keep signals and deadlines from what waits here.
+pub async fn print(bytes: impl Into<Vec<u8>>) -> Result<bool, Failure> {
+    let bytes = bytes.into();
+    let written = tokio::task::spawn_blocking(move || write_stdout(&bytes)).await;
+    written.map_err(|error| Failure::Failed(error.to_string()))?
+}
+
 /// Prints a line on standard error; errors are ignored.
 pub fn print_error(line: &str) {
     let _ = writeln!(std::io::stderr(), "kubectl-keyhole: {}", escape(line));
@@ -68,6 +75,9 @@ pub const fn left(title: &'static str) -> Column {
 pub const fn right(title: &'static str) -> Column {
     Column { title, right: true }
 }
+
+/// A wider cell moves what follows it in its row, and no other row: of a name of megabytes, each row would have as many spaces.
+const WIDEST: usize = 100;
 
 /// Rows below titles; each column but the last is as wide as its widest cell.
 #[derive(Debug)]
@@ -92,7 +102,14 @@ impl Table {
         let rows = || head.then_some(&titles).into_iter().chain(&self.rows);
         let width = |cell: &String| cell.chars().count();
         let widths: Vec<usize> = (0..self.columns.len())
-            .map(|at| rows().filter_map(|row| row.get(at)).map(width).max().unwrap_or(0))
+            .map(|at| {
+                rows()
+                    .filter_map(|row| row.get(at))
+                    .map(width)
+                    .filter(|width| *width <= WIDEST)
+                    .max()
+                    .unwrap_or(0)
+            })
             .collect();
         let mut text = String::new();
         for row in rows() {
@@ -155,6 +172,8 @@ mod tests {
             "NODE        VALUE  LABELS\nnode-1        0.5\nn\\u{1b}[2J  12345  device=\"eth\\n0\"\n"
         );
         assert_eq!(table.text(false).lines().count(), 2);
+        table.row(["x".repeat(1 << 20).as_str(), "1", ""]);
+        assert!(table.text(false).starts_with("node-1        0.5\n"));
     }
 
     proptest! {

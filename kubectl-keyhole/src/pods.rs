@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 
 use crate::Failure;
 use crate::cli::Nodes;
-use crate::explain::kubectl_error;
+use crate::explain::{kubectl_error, shortened};
 use crate::kubectl::Kubectl;
 
 const SELECTOR: &str = "--selector=app.kubernetes.io/name=keyhole,app.kubernetes.io/instance=keyhole";
@@ -32,7 +32,8 @@ pub async fn find(kubectl: &Kubectl, nodes: &Nodes) -> Result<Vec<Target>, Failu
         return Err(Failure::Failed(kubectl_error(output.status, &output.stderr)));
     }
     let list: PodList = serde_json::from_slice(&output.stdout).map_err(|error| {
-        Failure::Failed(format!("kubectl get pods did not print a list of pods in JSON: {error}"))
+        let reason = format!("kubectl get pods did not print a list of pods in JSON: {error}");
+        Failure::Failed(shortened(&reason))
     })?;
     select(&list, nodes, &kubectl.namespace).map_err(Failure::Failed)
 }
@@ -41,6 +42,11 @@ fn select(list: &PodList, nodes: &Nodes, namespace: &str) -> Result<Vec<Target>,
     let mut pods: BTreeMap<&str, &Pod> = BTreeMap::new();
     for pod in &list.items {
         let Some(node) = pod.node() else { continue };
+        if !is_name(node) {
+            return Err(shortened(&format!(
+                "kubectl get pods named {node:?}, which is not the name of a node"
+            )));
+        }
         // Of the pods of a rollout, the one that answers.
         let known = pods.entry(node).or_insert(pod);
         if pod.rank() > known.rank() {
@@ -75,6 +81,12 @@ fn select(list: &PodList, nodes: &Nodes, namespace: &str) -> Result<Vec<Target>,
             names.into_iter().map(|node| target(node)).collect()
         }
     })
+}
+
+/// Whether Kubernetes permits this name: a DNS subdomain.
+fn is_name(name: &str) -> bool {
+    let is_of_names = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte);
+    (1..=253).contains(&name.len()) && name.bytes().all(is_of_names) && !name.starts_with(['-', '.'])
 }
 
 #[derive(Debug, Deserialize)]
@@ -205,6 +217,10 @@ impl Pod {
 
     fn name_if_running(&self, namespace: &str) -> Result<String, String> {
         let name = &self.metadata.name;
+        // It is an argument of kubectl, and a part of the advice below.
+        if !is_name(name) {
+            return Err(shortened(&format!("{name:?} is not the name of a pod")));
+        }
         if self.is_running() {
             return Ok(name.clone());
         }
@@ -305,6 +321,18 @@ mod tests {
                 target("node-4", Err(&does_not_run("keyhole-d", "Evicted"))),
             ]
         );
+    }
+
+    #[test]
+    fn a_name_is_no_flag_and_no_other_kind_of_object() {
+        for name in ["--profile=cpu", "-f", "", "a b", "deployment/x", "a;b", &"a".repeat(254)] {
+            let found = select(&[pod(name, "node-1", RUNNING)], &Nodes::All).unwrap();
+            assert_eq!(found, [target("node-1", Err(&format!("{name:?} is not the name of a pod")))]);
+        }
+        for name in ["--", "a b", "a\\nb", "../x", "A"] {
+            let error = select(&[pod("keyhole-a", name, RUNNING)], &Nodes::All).unwrap_err();
+            assert!(error.ends_with("which is not the name of a node"), "{error}");
+        }
     }
 
     #[test]

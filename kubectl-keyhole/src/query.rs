@@ -12,7 +12,7 @@ use crate::cli::{Format, Invocation, Nodes, Query};
 use crate::explain::{self, Ended};
 use crate::fleet::{self, Job, Parsed};
 use crate::kubectl::{Output, read_stderr, timed_out, too_large};
-use crate::output::{self, Column, Table, left, print_error, right, write_stdout};
+use crate::output::{self, Column, Table, left, print_error, right};
 use crate::reading::{LIMIT, Reading};
 use crate::{Failure, pods};
 
@@ -36,7 +36,7 @@ pub async fn run(invocation: &Invocation, query: &Query) -> Result<(), Failure> 
         Format::Table if answers.good().next().is_none() => String::new(),
         Format::Table => table(answers.good(), !is_one, false, query.headers),
     };
-    write_stdout(text.as_bytes())?;
+    output::print(text).await?;
     answers.finish()
 }
 
@@ -142,10 +142,14 @@ async fn watch(invocation: &Invocation, query: &Query, every: Duration) -> Resul
                     Ok(Err(error)) => return Err(failed(format!("kubectl: {error}"))),
                     Ok(Ok(0)) => return Ok(true),
                     Ok(Ok(_)) if line.len() > LIMIT => return Err(failed(too_large(LIMIT))),
+                    // It does not decide when this ends.
+                    Ok(Ok(_)) if query.count > 0 && shown == query.count => {
+                        return Err(failed(format!("it printed more than {} results", query.count)));
+                    }
                     Ok(Ok(_)) => {}
                 }
                 let reading = Reading::parse(&target.node, &line).map_err(failed)?;
-                if !show(query, &target.node, &reading, shown, every)? {
+                if !show(query, &target.node, &reading, shown, every).await? {
                     return Ok(false);
                 }
                 shown += 1;
@@ -187,9 +191,15 @@ async fn watch(invocation: &Invocation, query: &Query, every: Duration) -> Resul
 }
 
 /// Shows a result: on a terminal in place of the one before. Returns false if nobody reads standard output any more.
-fn show(query: &Query, node: &str, reading: &Reading, shown: u64, every: Duration) -> Result<bool, Failure> {
+async fn show(
+    query: &Query,
+    node: &str,
+    reading: &Reading,
+    shown: u64,
+    every: Duration,
+) -> Result<bool, Failure> {
     if query.format == Format::Json {
-        return write_stdout(output::json(reading, false)?.as_bytes());
+        return output::print(output::json(reading, false)?).await;
     }
     let text = table([(node, reading)].into_iter(), false, true, query.headers);
     let mut screen = String::new();
@@ -209,7 +219,7 @@ fn show(query: &Query, node: &str, reading: &Reading, shown: u64, every: Duratio
         }
         screen.push_str(&text);
     }
-    write_stdout(screen.as_bytes())
+    output::print(screen).await
 }
 
 fn terminal_size() -> (usize, usize) {

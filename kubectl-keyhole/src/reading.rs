@@ -1,9 +1,16 @@
 //! What `keyhole-exporter query --output=json` prints (docs/query.md), as known shapes: nothing else of it is kept.
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Number;
+
+use crate::explain::shortened;
+
+/// The error for what is none; serde_json's repeats what it has found, however long that is.
+pub fn invalid(error: &serde_json::Error) -> String {
+    shortened(&format!("its answer is not the JSON of keyhole-exporter: {error}"))
+}
 
 /// The most that a node may print: a reading of a large host is 3 MB.
 pub const LIMIT: usize = 16 << 20;
@@ -55,8 +62,7 @@ pub struct Labels(pub Vec<(String, String)>);
 impl Reading {
     /// Parses one result, and sets the name of the node: what it calls itself does not count.
     pub fn parse(node: &str, text: &[u8]) -> Result<Self, String> {
-        let mut reading: Self = serde_json::from_slice(text)
-            .map_err(|error| format!("its answer is not the JSON of keyhole-exporter: {error}"))?;
+        let mut reading: Self = serde_json::from_slice(text).map_err(|error| invalid(&error))?;
         reading.node = Some(node.to_owned());
         Ok(reading)
     }
@@ -64,7 +70,9 @@ impl Reading {
     /// The collectors that failed, with the reasons.
     pub fn failures(&self) -> Vec<String> {
         let failed = self.collectors.iter().filter(|each| each.state == "failed");
-        failed.map(|each| format!("{}: {}", each.name, each.error.as_deref().unwrap_or("failed"))).collect()
+        let reason =
+            |each: &Collector| format!("{}: {}", each.name, each.error.as_deref().unwrap_or("failed"));
+        failed.map(|each| shortened(&reason(each))).collect()
     }
 }
 
@@ -118,6 +126,12 @@ impl<'de> Deserialize<'de> for Labels {
                 while let Some(pair) = map.next_entry()? {
                     labels.0.push(pair);
                 }
+                let mut names: Vec<&str> = labels.0.iter().map(|(name, _)| name.as_str()).collect();
+                names.sort_unstable();
+                // Programs that read JSON take the first or the last of them.
+                if names.windows(2).any(|pair| pair[0] == pair[1]) {
+                    return Err(A::Error::custom("a label twice"));
+                }
                 Ok(labels)
             }
         }
@@ -164,5 +178,9 @@ mod tests {
             assert!(!error.contains('\n'), "{error}");
         }
         assert!(Reading::parse("node-1", b"\xff").is_err());
+        let twice = READING.replace(r#"{"device":"#, r#"{"device":"x","device":"#);
+        assert!(Reading::parse("node-1", twice.as_bytes()).unwrap_err().contains("a label twice"));
+        let long = format!("{{\"collectors\":\"{}\"}}", "x".repeat(1 << 20));
+        assert!(Reading::parse("node-1", long.as_bytes()).unwrap_err().len() < 600);
     }
 }

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::cli::{Format, Invocation, Top};
-use crate::explain;
+use crate::explain::{self, shortened};
 use crate::fleet::{self, Answers, Job, Parsed, by_reason};
 use crate::kubectl::Output;
-use crate::output::{self, Table, left, print_error, right, write_stdout};
-use crate::reading::{LIMIT, Metric, Reading};
+use crate::output::{self, Table, left, print_error, right};
+use crate::reading::{Collector, LIMIT, Metric, Reading};
 
 /// What is asked for. Each line of the table needs these alone.
 const COLLECTORS: [&str; 6] = ["cpu", "meminfo", "filesystem", "diskstats", "netdev", "pressure"];
@@ -106,7 +106,7 @@ pub async fn run(invocation: &Invocation, top: &Top) -> Result<(), Failure> {
         Format::Table if answers.good().next().is_none() => String::new(),
         Format::Table => table(&answers, top.headers),
     };
-    write_stdout(text.as_bytes())?;
+    output::print(text).await?;
     if top.format == Format::Table {
         let missing =
             answers.good().flat_map(|(node, load)| load.missing.iter().map(move |why| (node, &**why)));
@@ -275,7 +275,9 @@ fn share(part: f64, whole: f64) -> Option<f64> {
 /// The collectors that show nothing, with the reasons.
 fn missing(reading: &Reading) -> Vec<String> {
     let others = reading.collectors.iter().filter(|each| each.state != "ok");
-    others.map(|each| format!("{}: {}", each.name, each.error.as_deref().unwrap_or(&each.state))).collect()
+    let reason =
+        |each: &Collector| format!("{}: {}", each.name, each.error.as_deref().unwrap_or(&each.state));
+    others.map(|each| shortened(&reason(each))).collect()
 }
 
 #[cfg(test)]

@@ -444,6 +444,41 @@ fn progress_is_shown_on_a_terminal_alone_and_erased() {
 }
 
 #[test]
+fn what_a_node_prints_decides_neither_the_width_nor_the_end() {
+    let cluster = Cluster::new(&["wide-1", "endless-1"]);
+    let wide = cluster.run(&["query", "wide-1", "--no-headers"]);
+    assert_eq!((wide.status, wide.stdout.lines().count()), (Some(0), 100_001));
+    assert!(wide.stdout.len() < 2_000_000, "{}", wide.stdout.len());
+    let endless = cluster.run(&["query", "endless-1", "--watch", "--count=2"]);
+    assert_eq!(endless.status, Some(1), "{endless:?}");
+    assert!(endless.stderr.ends_with("endless-1: it printed more than 2 results\n"), "{endless:?}");
+}
+
+#[test]
+fn an_archive_that_was_cut_is_not_to_be_used() {
+    let cluster = Cluster::new(&["short-1"]);
+    let output = run_to_end(cluster.command(&["capture", "short-1"]));
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 1000));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("short-1: the archive ends after 1000 bytes, too early"), "{error}");
+}
+
+#[test]
+fn a_reader_that_has_stopped_keeps_no_signal_and_no_deadline_away() {
+    let cluster = Cluster::new(&["zeros-1", "wide-1"]);
+    for arguments in [&["capture", "zeros-1"][..], &["query", "wide-1"]] {
+        let mut command = cluster.command(arguments);
+        let mut plugin = ChildProcess::spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()));
+        std::thread::sleep(Duration::from_secs(3));
+        plugin.signal(Signal::TERM);
+        assert_eq!(plugin.wait().code(), Some(143), "{arguments:?}");
+    }
+    let mut command = cluster.command(&["capture", "zeros-1", "--timeout=1s"]);
+    let mut plugin = ChildProcess::spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()));
+    assert_eq!(plugin.wait().code(), Some(1));
+}
+
+#[test]
 fn nobody_reading_is_no_failure() {
     let cluster = Cluster::new(&["tree-1"]);
     let mut plugin = cluster.command(&["query", "tree-1"]).stdout(Stdio::piped()).spawn().unwrap();

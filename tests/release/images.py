@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -154,6 +155,77 @@ class Archives(unittest.TestCase):
         self.assertEqual(check(), 0)
         (at / "b c").write_text("changed")
         self.assertEqual(check(), 1)
+
+
+class Mistakes(unittest.TestCase):
+    """Each is an error in words, with nothing written."""
+
+    def error(self, script, *words, **environment):
+        done = subprocess.run([REPOSITORY / "deploy" / script, *words], capture_output=True, text=True, timeout=60,
+                              env={**os.environ, **environment})
+        self.assertIn(done.returncode, (1, 2), words)
+        self.assertEqual(done.stdout, "")
+        return done.stderr
+
+    def test_flags_without_a_value_and_values_that_would_be_more(self):
+        amd64, out = f"amd64={where['amd64']}", directory / "mistakes"
+        for words in (["release/packages", "--revision"], ["release/images", "--source"], ["release/plugin", "pack", "--source"]):
+            self.assertRegex(self.error(*words), "^usage: ")
+        for value in ("a b", "1/2", ""):
+            self.assertIn(f"--revision={value}: ", self.error("release/packages", "--revision", value, out, amd64))
+        for value in ("Name", "A <b@c>\nDepends: d <e@f>", "%{lua:x} <a@b>"):
+            self.assertIn(f"--maintainer={value}: ", self.error("release/packages", "--maintainer", value, out, amd64))
+        for value in ("ftp://a", "https://a|b", "https://a&b", "https://a\nb"):
+            for words in (["packages"], ["images"], ["plugin", "pack"]):
+                self.assertIn(f"--source={value}: ", self.error(f"release/{words[0]}", *words[1:], "--source", value, out, amd64))
+        self.assertIn("write ARCH=DIRECTORY", self.error("release/archives", out, f"={where['amd64']}"))
+        self.assertIn("a scheme", self.error("release/manifests", "--registry", "https://a", out))
+        self.assertFalse(out.exists())
+
+    def test_without_git_or_a_program_the_error_names_it(self):
+        amd64, out = f"amd64={where['amd64']}", directory / "mistakes"
+        self.assertIn("set SOURCE_DATE_EPOCH", self.error("release/archives", out, amd64, GIT_DIR="/nonexistent"))
+        few = directory / "few"
+        few.mkdir()
+        for name in ("bash", "basename", "dirname", "mktemp", "realpath", "rm", "sed", "uname"):
+            (few / name).symlink_to(shutil.which(name))
+        self.assertIn("readelf is missing", self.error("release/archives", out, amd64, PATH=str(few), SOURCE_DATE_EPOCH="1"))
+
+    def test_an_sbom_needs_a_date_and_cargo_and_is_of_all_programs_or_none(self):
+        amd64, out = f"amd64={where['amd64']}", directory / "mistakes"
+        for environment in ({"SOURCE_DATE_EPOCH": "yesterday"}, {"SOURCE_DATE_EPOCH": "", "GIT_DIR": "/nonexistent"}):
+            self.assertIn("sbom: error: no date of the commit", self.error("release/sbom", out, amd64, **environment))
+        few = directory / "without-cargo"
+        few.mkdir()
+        for name in ("python3", "git"):
+            (few / name).symlink_to(os.path.realpath(shutil.which(name)))
+        self.assertIn("sbom: error: cargo does not run", self.error("release/sbom", out, amd64, PATH=str(few)))
+        self.assertIn("is missing", self.error("release/sbom", out, amd64, "arm64=/nonexistent"))
+        self.assertFalse(out.exists())
+
+    def test_a_rendered_file_is_whole_or_not_there(self):
+        here = REPOSITORY / "deploy/kubernetes"
+        for words in (["", "a"], ["../base", "a"], ["minimal", "https://a"], ["minimal", "a, b: c"], ["minimal", "a", ""],
+                      ["minimal", "a", "../base"]):
+            self.assertIn("render: error: ", self.error("kubernetes/render", *words))
+        self.assertIn("/nonexistent was not found", self.error("kubernetes/render", "minimal", "a", KUBECTL="/nonexistent"))
+        self.assertIn("could not build", self.error("kubernetes/render", "minimal", "a", KUBECTL="/bin/false"))
+        self.assertEqual(list(here.glob(".render-*")), [])
+
+    def test_krews_manifest_is_not_written_without_all_platforms(self):
+        out = directory / "twice"
+        file = where["amd64"] / "keyhole-reader"
+        with self.assertRaisesRegex(AssertionError, "linux_amd64 is named twice"):
+            programs.run("plugin", "pack", out, f"linux_amd64={file}", f"linux_amd64={file}")
+        self.assertFalse((out / "keyhole.yaml").exists())
+
+    def test_checksums_of_a_name_with_a_line_feed_are_refused(self):
+        at = directory / "line feed"
+        at.mkdir()
+        (at / "a\nb").write_text("")
+        self.assertIn("a line feed in its name", self.error("release/checksums", at))
+        self.assertIn("is no directory", self.error("release/checksums", at / "none"))
+        self.assertFalse((at / "SHA256SUMS").exists())
 
 
 class Charts(unittest.TestCase):

@@ -131,6 +131,44 @@ class Contents(unittest.TestCase):
             build(directory / "third", f"amd64={where}")
 
 
+class MaintainerScripts(unittest.TestCase):
+    """They run with programs that all fail, but for systemd-sysusers: no failure of systemd's is one of the package."""
+
+    def setUp(self):
+        self.bin = pathlib.Path(tempfile.mkdtemp(dir=directory))
+        for name in ("deb-systemd-helper", "deb-systemd-invoke", "systemctl", "systemd-sysusers"):
+            self.put(name, "exit 1" if name != "systemd-sysusers" else "exit 0")
+
+    def put(self, name, text):
+        (self.bin / name).write_text(f"#!/bin/sh\n{text}\n")
+        (self.bin / name).chmod(0o755)
+
+    def script(self, name, *words, root=""):
+        return subprocess.run(["sh", REPOSITORY / "deploy/release/debian" / name, *words], capture_output=True, text=True, timeout=60,
+                              env={**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}", "DPKG_ROOT": root})
+
+    def test_another_uid_of_the_exporter_is_a_warning(self):
+        for uid, expected in (("64647", 0), ("1500", 1)):
+            self.put("id", f"echo {uid}")
+            # Twice: the second time as an upgrade.
+            for words in (["configure"], ["configure", "0.1.0"]):
+                done = self.script("postinst", *words)
+                self.assertEqual((done.returncode, done.stderr.count(f"--allow-uid={uid}")), (0, expected), done.stderr)
+        self.put("id", "exit 1")
+        self.assertEqual(self.script("postinst", "configure").stderr, "")
+
+    def test_failing_programs_and_a_missing_directory_are_no_failure(self):
+        root = str(self.bin / "root")
+        for name, word in (("postinst", "abort-upgrade"), ("prerm", "remove"), ("prerm", "upgrade"), ("postrm", "remove"), ("postrm", "purge"),
+                           ("postrm", "purge"), ("postrm", "abort-install")):
+            done = self.script(name, word, root=root)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), f"{name} {word}")
+
+    def test_users_that_cannot_be_made_are_a_failure(self):
+        self.put("systemd-sysusers", "exit 1")
+        self.assertEqual(self.script("postinst", "configure").returncode, 1)
+
+
 def listing(root):
     """Each file with its mode and content."""
     found = {}

@@ -111,6 +111,20 @@ class ACopy(unittest.TestCase):
         (fault,) = self.faults()
         self.assertRegex(fault, r"^README\.md:1: repeats the version")
 
+    def test_a_place_that_is_missing_leaves_all_others_as_they_are(self):
+        self.edit("deploy/systemd/README.md", f"keyhole_{current()}-1_amd64.deb", "keyhole.deb")
+        self.git("add", "--all")
+        done = run(self.directory, "set-version", "9.8.7")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("nothing matches", done.stderr)
+        self.assertEqual(self.git("diff", "--name-only"), "")
+
+    def test_without_git_there_is_no_verdict(self):
+        shutil.rmtree(self.directory / ".git")
+        done = run(self.directory, "check-version")
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn("git grep", done.stderr)
+
     def test_a_chart_is_a_place(self):
         chart = self.directory / "deploy/helm/some/Chart.yaml"
         chart.parent.mkdir(parents=True)
