@@ -51,6 +51,8 @@ const NOT_PROVOKED: &[(&str, &str, &str)] = &[
 /// Rows that are provoked now and then: it depends on which thread comes first, on the C library, on the kernel or on
 /// the size of the host.
 const SOMETIMES_PROVOKED: &[(&str, &str)] = &[
+    ("zygote", "rt_sigprocmask: part of fork(2) since glibc 2.41: blocks signals"),
+    ("zygote", "rt_sigprocmask: and restores them"),
     ("broker", "futex: two threads wait for the heap they share"),
     ("files", "mremap: memory for a long list"),
     ("processes", "mremap: memory for a long list"),
