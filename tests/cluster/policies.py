@@ -106,7 +106,7 @@ def ready(admin, namespace=NAMESPACE, nodes=len(NODES)):
         return (status.get("observedGeneration") == thing["metadata"]["generation"]
                 and status.get("updatedNumberScheduled") == status.get("numberReady") == nodes == len(pods)
                 and not any("deletionTimestamp" in pod["metadata"] for pod in pods))
-    wait_for("each node has its pod", counted, 120)
+    wait_for("each node has its pod", counted, 240)
 
 
 def applied_twice(site):
@@ -644,8 +644,8 @@ def chart(results, cluster, directory, brief):
 
 
 PARTS = {
-    "restricted": restricted, "hostpath": hostpath, "places": places, "scrape": scraped, "helm": chart,
-    "everything": everything_applied,
+    "restricted": restricted, "hostpath": hostpath, "places": places, "scrape": scraped,
+    "everything": everything_applied, "helm": chart,
 }
 
 
