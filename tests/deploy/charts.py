@@ -67,23 +67,21 @@ class Chart:
     def __init__(self, helm):
         self.helm = helm
 
-    def run(self, *arguments):
-        return subprocess.run([self.helm, *arguments], capture_output=True, text=True, timeout=60)
+    def run(self, *arguments, values=None):
+        command = [self.helm, *arguments]
+        if values is not None:
+            command += ["--values", "-"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60,
+                              input=None if values is None else yaml.safe_dump(values))
 
     def render(self, values, namespace="keyhole", arguments=()):
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            yaml.safe_dump(values, file)
-            file.flush()
-            done = self.run("template", "keyhole", CHART, "--namespace", namespace, "--values", file.name, *arguments)
+        done = self.run("template", "keyhole", CHART, "--namespace", namespace, *arguments, values=values)
         if done.returncode != 0:
             raise Refused(done.stderr)
         return [thing for thing in yaml.safe_load_all(done.stdout) if thing]
 
     def lint(self, values):
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            yaml.safe_dump(values, file)
-            file.flush()
-            done = self.run("lint", "--strict", CHART, "--values", file.name)
+        done = self.run("lint", "--strict", CHART, values=values)
         assert done.returncode == 0, done.stdout + done.stderr
 
     @functools.cache
@@ -147,8 +145,6 @@ def normal(thing, reference):
                                  for each in container["args"]]
             container["volumeMounts"].sort(key=lambda mount: mount["name"])
         spec["volumes"].sort(key=lambda volume: volume["name"])
-    if thing["kind"] == "ServiceAccount":
-        thing.pop("imagePullSecrets", None) if not thing.get("imagePullSecrets") else None
     return thing
 
 
@@ -258,7 +254,7 @@ def at(value, path):
     return value, True
 
 
-def values_that_are_the_same_exist(chart):
+def values_that_are_the_same_exist():
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     for row in yaml.safe_load(NODE_EXPORTER.read_text()):
         exists = at(defaults, row["value"])[1]
@@ -663,10 +659,7 @@ def every_collector_has_its_queries(chart, programs):
 
 def notes_report_what_is_next(chart):
     def notes(values, namespace="keyhole"):
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            yaml.safe_dump(values, file)
-            file.flush()
-            done = chart.run("install", "keyhole", CHART, "--dry-run=client", "--namespace", namespace, "--values", file.name)
+        done = chart.run("install", "keyhole", CHART, "--dry-run=client", "--namespace", namespace, values=values)
         assert done.returncode == 0, done.stderr
         return done.stdout.split("NOTES:", 1)[1]
     text = notes({"extraArgs": ["--collector.systemd"]})
@@ -722,7 +715,7 @@ def main():
     chart, programs, results = Chart(arguments.helm), Programs(arguments.binaries), Results()
     results.check("generated files are fresh", generated_files_are_fresh)
     results.check("every value of prometheus-node-exporter has a row", every_value_of_theirs_has_a_row)
-    results.check("values that are the same exist", lambda: values_that_are_the_same_exist(chart))
+    results.check("values that are the same exist", values_that_are_the_same_exist)
     results.check("the schema has every value", schema_has_every_value)
     for values in [{}, {"component": "policies", "namespace": {"create": False}}, *map(lambda name: values_of(name, []), ("minimal", "privileged-hostpath"))]:
         results.check(f"lint with {values}", lambda: chart.lint(values))
