@@ -66,6 +66,17 @@ class Helm:
     def uninstall(self, name, namespace):
         return self.run("uninstall", name, "--namespace", namespace, "--wait", "--timeout", "90s")
 
+    def uninstall_both(self, namespace=NAMESPACE):
+        """The exporter first, so that the policies outlive what they protect."""
+        self.uninstall("keyhole", namespace)
+        self.uninstall(POLICIES, "kube-system")
+
+
+def delete_namespace(admin, name=NAMESPACE):
+    """Deletes it with what is in it, if it is there, and waits until it is gone."""
+    quietly(admin.delete, f"/api/v1/namespaces/{name}")
+    wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{name}"))
+
 
 def cluster_wide(admin):
     return {path: {each["metadata"]["name"] for each in admin.get(path)["items"]} for path in CLUSTER_WIDE}
@@ -90,8 +101,7 @@ def without_policies_nothing_is_installed(helm, admin):
         assert "helm upgrade --install keyhole-policies CHART --namespace kube-system" in done.stderr, done.stderr
         assert not admin.exists(f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/keyhole")
     finally:
-        quietly(admin.delete, f"/api/v1/namespaces/{NAMESPACE}")
-        wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"))
+        delete_namespace(admin)
 
 
 def young_policies_are_refused(helm, admin):
@@ -159,12 +169,10 @@ def uninstalled(helm, cluster, before, ready):
         assert not admin.get("/api/v1/persistentvolumes")["items"]
         helm.exporter_once_allowed({})
         ready(admin)
-    helm.uninstall("keyhole", NAMESPACE)
-    helm.uninstall(POLICIES, "kube-system")
+    helm.uninstall_both()
     after = cluster_wide(admin)
     assert after["/api/v1/namespaces"] == before["/api/v1/namespaces"] | {NAMESPACE}, after["/api/v1/namespaces"]
-    admin.delete(f"/api/v1/namespaces/{NAMESPACE}")
-    wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"))
+    delete_namespace(admin)
     assert cluster_wide(admin) == before
 
 
@@ -261,8 +269,7 @@ def wrong_orders_are_refused(helm, cluster, ready):
     wait_for("the former pods have ended", installed, 60)
     ready(admin)
     # The namespace is deleted before the release: the volumes are left behind, and the chart says which to delete.
-    admin.delete(f"/api/v1/namespaces/{NAMESPACE}")
-    wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"))
+    delete_namespace(admin)
     helm.policies({})
     for _ in ("keyhole-proc", "keyhole-sys"):
         text = refused(helm.exporter({}, check=False), "still belongs to a claim that was deleted")
@@ -270,10 +277,8 @@ def wrong_orders_are_refused(helm, cluster, ready):
         cluster.kubectl(*line.split())
     helm.exporter_once_allowed({})
     ready(admin)
-    helm.uninstall("keyhole", NAMESPACE)
-    helm.uninstall(POLICIES, "kube-system")
-    admin.delete(f"/api/v1/namespaces/{NAMESPACE}")
-    wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"))
+    helm.uninstall_both()
+    delete_namespace(admin)
 
 
 def hostpath_follows_its_images(helm, cluster, ready):
@@ -304,10 +309,8 @@ def hostpath_follows_its_images(helm, cluster, ready):
     helm.run("rollback", POLICIES, "1", "--namespace", "kube-system")
     in_force(lambda check: helm.run("rollback", "keyhole", first, "--namespace", NAMESPACE, check=check))
     ready(admin)
-    helm.uninstall("keyhole", NAMESPACE)
-    helm.uninstall(POLICIES, "kube-system")
-    admin.delete(f"/api/v1/namespaces/{NAMESPACE}")
-    wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"))
+    helm.uninstall_both()
+    delete_namespace(admin)
 
 
 def a_namespace_of_ones_own(helm, cluster, ready):
@@ -324,11 +327,9 @@ def a_namespace_of_ones_own(helm, cluster, ready):
     cluster.kubectl(*line.split())
     helm.exporter_once_allowed({})
     ready(admin)
-    helm.uninstall("keyhole", NAMESPACE)
-    helm.uninstall(POLICIES, "kube-system")
+    helm.uninstall_both()
     assert admin.exists(f"/api/v1/namespaces/{NAMESPACE}"), "the namespace was the user's"
-    admin.delete(f"/api/v1/namespaces/{NAMESPACE}")
-    wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"))
+    delete_namespace(admin)
 
 
 def in_the_namespace_of_another_release(helm, cluster, ready):
@@ -340,10 +341,8 @@ def in_the_namespace_of_another_release(helm, cluster, ready):
     helm.exporter_once_allowed(values, namespace="monitoring")
     ready(admin, "keyhole-moved")
     assert not admin.exists(f"/api/v1/namespaces/{NAMESPACE}")
-    helm.uninstall("keyhole", "monitoring")
-    helm.uninstall(POLICIES, "kube-system")
-    admin.delete("/api/v1/namespaces/keyhole-moved")
-    wait_for("the namespace is gone", lambda: not admin.exists("/api/v1/namespaces/keyhole-moved"))
+    helm.uninstall_both("monitoring")
+    delete_namespace(admin, "keyhole-moved")
 
 
 def minimal_needs_no_policies(helm, cluster, ready):
@@ -352,8 +351,7 @@ def minimal_needs_no_policies(helm, cluster, ready):
     ready(admin)
     helm.uninstall("keyhole", NAMESPACE)
     assert left_in_the_namespace(cluster) == set(), left_in_the_namespace(cluster)
-    admin.delete(f"/api/v1/namespaces/{NAMESPACE}")
-    wait_for("the namespace is gone", lambda: not admin.exists(f"/api/v1/namespaces/{NAMESPACE}"))
+    delete_namespace(admin)
 
 
 def rendered_file(cluster, directory, overlay, ready):
